@@ -1,0 +1,163 @@
+// Package tasks is the vocabulary that the API and the workers share: the job,
+// its statuses and legal moves, what a caller asked for and what came of it,
+// and the errors that both sides know by name.
+//
+// It holds no behaviour that needs a network, a clock or Redis; those live in
+// its children: store keeps the record, queue carries it through Asynq. It
+// imports the standard library only.
+package tasks
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Job is one prompt on its way from a caller to a provider and back. The
+// record in Redis is the truth; Asynq only carries the job's id.
+//
+// A zero time means "not set". Times have millisecond resolution and come from
+// Redis, never from a process clock, except CreatedAt, NotBefore and Deadline
+// as a caller stated them.
+type Job struct {
+	ID       string // "job_" and a ULID
+	Tenant   string
+	Model    string
+	Pool     string
+	Priority Priority
+
+	Batch    string // the batch's id; empty for a job submitted alone
+	CustomID string // the caller's own id of a batch line
+	Line     int    // 1-based line in its batch; 0 for a job submitted alone
+
+	Status  Status
+	Fence   int64 // grows each time the job is handed out; a holder of an older one has lost it
+	Version int64 // grows at each change; the ETag
+
+	Attempts int // attempts used up; waiting, hand-backs and crashes are not counted
+
+	CreatedAt  time.Time
+	NotBefore  time.Time
+	Deadline   time.Time
+	DueAt      time.Time // when a scheduled or retrying job may run
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExpiresAt  time.Time // when the record is deleted
+
+	Request    Request
+	Metadata   map[string]string
+	WebhookURL string
+	Fallback   []string // models that may answer in place of Model, in order
+
+	Provider string          // who answered or was asked last
+	Result   json.RawMessage // the provider's body, unchanged
+	Error    *JobError
+	Usage    *Usage
+	Log      []Attempt // one entry an upstream call, counted or not, oldest first
+}
+
+// Priority orders a tenant's own jobs; it never moves one tenant before another.
+type Priority string
+
+// The priorities a caller may ask for. A low job is overtaken by high ones
+// for at most two days: the order is by submission time, shifted by a day each way.
+const (
+	High   Priority = "high"
+	Normal Priority = "normal"
+	Low    Priority = "low"
+)
+
+// Valid reports whether p is one of the three priorities.
+func (p Priority) Valid() bool { return p == High || p == Normal || p == Low }
+
+// Kind says which of the three forms of input a caller used.
+type Kind string
+
+// The forms of input. Text and Messages are turned into the provider's dialect
+// when the call is made; Raw is the provider's own body and is forwarded as it is.
+const (
+	Text     Kind = "prompt"
+	Messages Kind = "messages"
+	Raw      Kind = "request"
+)
+
+// Request is what the caller wants to be asked.
+type Request struct {
+	Kind Kind
+	// Body is, for Text, a JSON string; for Messages, an object with the members
+	// "messages" and perhaps "system", each as the caller wrote it; for Raw, the
+	// provider's body, byte for byte.
+	Body      []byte
+	MaxTokens int // output tokens at most, as asked for
+	// InputTokens is a local estimate; the provider's count replaces it.
+	InputTokens int
+	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
+	Version string
+	Beta    string
+}
+
+// Usage is the provider's count of one answer's tokens.
+type Usage struct {
+	InputTokens              int64 `json:"input_tokens"`
+	OutputTokens             int64 `json:"output_tokens"`
+	CacheReadInputTokens     int64 `json:"cache_read_input_tokens"`
+	CacheCreationInputTokens int64 `json:"cache_creation_input_tokens"`
+}
+
+// JobError says why a job has no result.
+type JobError struct {
+	Code           ErrorCode `json:"code"`
+	Message        string    `json:"message"`
+	UpstreamStatus int       `json:"upstream_status,omitempty"`
+	// MaybeBilled is true when a call may have been charged although no answer arrived.
+	MaybeBilled bool `json:"maybe_billed"`
+}
+
+// ErrorCode is the stable name of a job's failure.
+type ErrorCode string
+
+// The codes of a job's error. They are part of the public contract.
+const (
+	UpstreamRejected    ErrorCode = "upstream_rejected"    // the provider refused this request for good
+	UpstreamUnavailable ErrorCode = "upstream_unavailable" // the pool cannot be used with its configuration
+	DeadlineExceeded    ErrorCode = "deadline_exceeded"
+	CanceledByCaller    ErrorCode = "canceled"
+	AttemptsExhausted   ErrorCode = "attempts_exhausted"
+	ResultTooLarge      ErrorCode = "result_too_large"
+)
+
+// Attempt is one call upstream, as it stands in the job's log.
+type Attempt struct {
+	N         int       `json:"n"` // counts calls, also those that used up no attempt
+	StartedAt time.Time `json:"started_at"`
+	EndedAt   time.Time `json:"ended_at"` // zero while it runs, or when its worker died
+	Outcome   Outcome   `json:"outcome"`
+	Status    int       `json:"status"` // HTTP status; 0 when none arrived
+	RequestID string    `json:"request_id"`
+	Model     string    `json:"model,omitempty"` // set when another model than the job's was asked
+	// MaybeBilled is true when the provider may have charged for a call whose answer never arrived.
+	MaybeBilled bool `json:"maybe_billed"`
+}
+
+// Outcome is how one upstream call ended. The upstream package classifies
+// once; the retry rule and the breaker decide by it.
+type Outcome string
+
+// The outcomes of an attempt.
+const (
+	Running      Outcome = "running"
+	Succeeded    Outcome = "succeeded"
+	RateLimited  Outcome = "rate_limited"  // 429, ordinary
+	RampLimited  Outcome = "ramp_limited"  // 429, usage rose too sharply
+	SpendLimited Outcome = "spend_limited" // a spend cap: 429 without retry-after, 402, or the 400 of a cap the customer set
+	Unauthorized Outcome = "unauthorized"  // 401, 403: the key, not the request
+	Overloaded   Outcome = "overloaded"    // 529, 503, or the same inside a stream
+	ServerError  Outcome = "server_error"  // 5xx
+	Timeout      Outcome = "timeout"       // no complete answer within the pool's timeout, 408, 504
+	ConnectError Outcome = "connect_error" // the request never reached the provider
+	CutOff       Outcome = "cut_off"       // the connection or the stream ended before its closing event
+	Rejected     Outcome = "rejected"      // 4xx of the request itself
+	TooLarge     Outcome = "too_large"     // the answer passed results.max_bytes
+	CallCanceled Outcome = "canceled"      // cut off because the job was canceled
+	HandedBack   Outcome = "handed_back"   // cut off by a shutdown
+	WorkerLost   Outcome = "worker_lost"   // the worker died during the call
+)
