@@ -1,0 +1,141 @@
+package tasks
+
+import "time"
+
+// Submission is one job on its way into the store.
+type Submission struct {
+	Job Job
+	// Key is the caller's Idempotency-Key, scoped by the store to the tenant;
+	// "" for none. Fingerprint is a digest of what the key stands for.
+	Key         string
+	Fingerprint string
+	// MaxQueued refuses the job with a QuotaError when the tenant has that many
+	// waiting; 0 means no limit.
+	MaxQueued int64
+}
+
+// Accepted is what became of a Submission.
+type Accepted struct {
+	Job Job
+	// Replayed is true when the key was used before with the same fingerprint;
+	// Job is then the first one as it stands now, and Answer what was answered
+	// then, or nil when the first answer was never recorded.
+	Replayed bool
+	Answer   []byte
+}
+
+// Filter selects a tenant's jobs, newest first. Empty members select all.
+type Filter struct {
+	Tenant string
+	Status Status
+	Model  string
+	Batch  string
+	Limit  int    // 1 to 100
+	After  string // the id of the last job of the page before
+}
+
+// Page is one page of jobs. Next is the Filter.After of the next page.
+type Page struct {
+	Jobs    []Job
+	HasMore bool
+	Next    string
+}
+
+// BatchStatus is where a batch stands.
+type BatchStatus string
+
+// The statuses of a batch.
+const (
+	BatchInProgress BatchStatus = "in_progress"
+	BatchCanceling  BatchStatus = "canceling"
+	BatchEnded      BatchStatus = "ended"
+)
+
+// Batch is many jobs submitted at once. Its counts are live.
+type Batch struct {
+	ID        string // "batch_" and a ULID
+	Tenant    string
+	Status    BatchStatus
+	Counts    Counts
+	CreatedAt time.Time
+	EndedAt   time.Time
+	ExpiresAt time.Time
+}
+
+// Counts says how many of a batch's jobs stand where. Queued includes
+// scheduled and retrying ones.
+type Counts struct {
+	Total     int64 `json:"total"`
+	Queued    int64 `json:"queued"`
+	Running   int64 `json:"running"`
+	Succeeded int64 `json:"succeeded"`
+	Failed    int64 `json:"failed"`
+	Canceled  int64 `json:"canceled"`
+	Expired   int64 `json:"expired"`
+}
+
+// BatchCommit makes a staged batch visible.
+type BatchCommit struct {
+	Fingerprint string // see Submission
+	MaxQueued   int64  // see Submission
+}
+
+// Waiting says what a job that is not running waits for.
+type Waiting struct {
+	For            WaitReason
+	Position       int64     // 1 is next, among the tenant's own jobs of the pool; 0 when it is already handed out
+	EstimatedStart time.Time // zero when there is no estimate
+}
+
+// WaitReason is the binding reason why a job does not run yet.
+type WaitReason string
+
+// The reasons to wait. They are part of the public contract.
+const (
+	WaitNotBefore    WaitReason = "not_before"
+	WaitRequests     WaitReason = "requests"
+	WaitInputTokens  WaitReason = "input_tokens"
+	WaitOutputTokens WaitReason = "output_tokens"
+	WaitConcurrency  WaitReason = "concurrency"
+	WaitTenantShare  WaitReason = "tenant_share"
+	WaitPaused       WaitReason = "paused"
+	WaitRetry        WaitReason = "retry"
+)
+
+// PoolStatus is what a caller is told about a pool.
+type PoolStatus struct {
+	Name             string
+	State            PoolState
+	Since            time.Time // when State began; zero when unknown
+	Reason           string
+	PausedBy         string    // "operator", "breaker" or ""
+	ExpectedResumeAt time.Time // zero when unknown
+	Queued           int64     // waiting, all tenants
+	Running          int64
+	OldestQueuedAt   time.Time
+	Allowance        []Allowance
+}
+
+// PoolState is a pool's health.
+type PoolState string
+
+// The states of a pool.
+const (
+	PoolOpen     PoolState = "open"
+	PoolDegraded PoolState = "degraded" // held by the provider, or opening again at less than full pace
+	PoolPaused   PoolState = "paused"
+)
+
+// Allowance is one dimension of a pool's limits and how much of it is in use.
+type Allowance struct {
+	Dimension WaitReason // WaitRequests, WaitInputTokens, WaitOutputTokens or WaitConcurrency
+	Limit     int64      // a minute; for concurrency, at once
+	Used      float64    // share in use, 0 to 1
+}
+
+// Partial is the text of a running attempt so far, from a byte offset on.
+type Partial struct {
+	Attempt int // the call's number in the job's log; 0 when none has produced text
+	Offset  int // byte offset of Text in the attempt's text
+	Text    string
+}
