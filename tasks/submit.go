@@ -80,6 +80,13 @@ type BatchCommit struct {
 	MaxQueued   int64  // see Submission
 }
 
+// PriorBatch is what an Idempotency-Key that was used before stands for.
+type PriorBatch struct {
+	ID          string // the batch's id; empty when the key was used for a job
+	Fingerprint string // see Submission
+	Answer      []byte // what was answered then; nil when it was never recorded
+}
+
 // Waiting says what a job that is not running waits for.
 type Waiting struct {
 	For            WaitReason
