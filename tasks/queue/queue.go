@@ -1,0 +1,244 @@
+// Package queue carries claimed jobs through Asynq: it names the queues, turns
+// a ticket into a task and back, keeps each pool's shallow queue filled, and
+// lets an idle worker wait for work instead of polling for it.
+//
+// A task holds a job's id and the fence it was handed out at, nothing else. It
+// may come twice, late, or after the job is final: whoever takes it asks the
+// record first. The package knows nothing of the record; the Backlog interface
+// is all it asks of it.
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// TypePrompt is the Asynq type of a prompt task.
+const TypePrompt = "prompt"
+
+// Asynq's own tries are for infrastructure only, and stand well above what a
+// broken Redis can use up; attempts are counted in the job's record. Its
+// timeout never fires first: calls are bounded by their pool's own.
+const (
+	maxRetry    = 20
+	taskTimeout = 24 * time.Hour
+)
+
+type payload struct {
+	ID      string `json:"id"`
+	Attempt int64  `json:"attempt"`
+}
+
+// Task returns the Asynq task of a ticket and the options it is enqueued with.
+// Its id is the job's id and the fence, so that enqueueing twice is harmless.
+func Task(t tasks.Ticket) (*asynq.Task, []asynq.Option) {
+	b, err := json.Marshal(payload{ID: t.ID, Attempt: t.Fence})
+	if err != nil {
+		panic(err) // a string and a number
+	}
+	return asynq.NewTask(TypePrompt, b), []asynq.Option{
+		asynq.Queue(t.Pool), asynq.TaskID(taskID(t)), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout),
+	}
+}
+
+func taskID(t tasks.Ticket) string { return fmt.Sprintf("%s:%d", t.ID, t.Fence) }
+
+// Ticket reads a task's payload. The error says nothing of its content.
+func Ticket(pool string, body []byte) (tasks.Ticket, error) {
+	var p payload
+	if err := json.Unmarshal(body, &p); err != nil || p.ID == "" {
+		return tasks.Ticket{}, errors.New("the task's payload is not a job id and an attempt")
+	}
+	return tasks.Ticket{ID: p.ID, Fence: p.Attempt, Pool: pool}, nil
+}
+
+// Backlog is what a Feeder asks of the record.
+type Backlog interface {
+	// Sweep closes gaps and claims what there is room for.
+	Sweep(ctx context.Context) (tasks.Swept, error)
+	// Reissue hands a job out anew whose task is lost or will not run soon.
+	Reissue(ctx context.Context, t tasks.Ticket) (tasks.Ticket, bool, error)
+	// Unfold puts the next lines of an accepted batch into the backlogs.
+	Unfold(ctx context.Context, batch string) (left int64, hand []tasks.Ticket, err error)
+	// AbortBatch forgets a batch that was never accepted.
+	AbortBatch(ctx context.Context, batch string) error
+}
+
+// Config says what a Feeder works with.
+type Config struct {
+	Redis   redis.UniversalClient
+	Backlog Backlog
+	// Kick is told each pool that was handed a task, so that an idle worker
+	// wakes; nil: workers find out by themselves within a quarter second.
+	Kick func(ctx context.Context, pool string)
+	// Every is the pause between sweeps; 0 means one second.
+	Every   time.Duration
+	Log     *slog.Logger          // nil: silent
+	Metrics prometheus.Registerer // nil: none
+}
+
+// Feeder hands claimed jobs to Asynq. There is no leader: any number of
+// processes may run one.
+type Feeder struct {
+	c         Config
+	client    *asynq.Client
+	inspector *asynq.Inspector
+	handed    *prometheus.CounterVec
+	mended    *prometheus.CounterVec
+}
+
+// NewFeeder returns a Feeder. Whoever started Redis closes it.
+func NewFeeder(c Config) *Feeder {
+	if c.Every == 0 {
+		c.Every = time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	f := &Feeder{
+		c: c, client: asynq.NewClientFromRedisClient(c.Redis), inspector: asynq.NewInspectorFromRedisClient(c.Redis),
+		handed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_released_total", Help: "Jobs handed from the backlog to Asynq.",
+		}, []string{"pool"}),
+		mended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_sweep_mended_total", Help: "Gaps closed by the sweep, by kind.",
+		}, []string{"kind"}),
+	}
+	for _, kind := range []string{"worker_lost", "task_lost", "batch_unfolded", "batch_abandoned"} {
+		f.mended.WithLabelValues(kind)
+	}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(f.handed, f.mended)
+	}
+	return f
+}
+
+// Hand enqueues tickets and wakes a worker for each pool among them. A ticket
+// that cannot be enqueued is not lost: a sweep looks at it within ten seconds.
+func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
+	var errs []error
+	pools := map[string]bool{}
+	for _, t := range list {
+		if err := f.enqueue(ctx, t); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		f.handed.WithLabelValues(t.Pool).Inc()
+		pools[t.Pool] = true
+	}
+	if f.c.Kick != nil {
+		for pool := range pools {
+			f.c.Kick(ctx, pool)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f *Feeder) enqueue(ctx context.Context, t tasks.Ticket) error {
+	task, opts := Task(t)
+	// A conflict means that it is there: the id is ours, and the answer to an
+	// enqueue may have been lost.
+	if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+		return fmt.Errorf("enqueue job %s: %w", t.ID, err)
+	}
+	return nil
+}
+
+// Run sweeps until ctx ends: once a second, and when a job falls due.
+func (f *Feeder) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		pause := f.c.Every
+		next, err := f.sweep(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			f.c.Log.Warn("sweep", "error", err)
+		case next >= 0 && next < pause:
+			pause = max(next, time.Millisecond)
+		}
+		timer.Reset(pause)
+	}
+}
+
+func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
+	swept, err := f.c.Backlog.Sweep(ctx)
+	if err != nil {
+		return -1, err
+	}
+	if swept.Lost > 0 {
+		f.mended.WithLabelValues("worker_lost").Add(float64(swept.Lost))
+		f.c.Log.Warn("a worker was lost; its jobs were given back", "jobs", swept.Lost)
+	}
+	errs := []error{f.Hand(ctx, swept.Hand)}
+	for _, t := range swept.Look {
+		errs = append(errs, f.look(ctx, t))
+	}
+	for _, id := range swept.Unfold {
+		f.mended.WithLabelValues("batch_unfolded").Inc()
+		errs = append(errs, f.Unfold(ctx, id))
+	}
+	for _, id := range swept.Stale {
+		f.mended.WithLabelValues("batch_abandoned").Inc()
+		errs = append(errs, f.c.Backlog.AbortBatch(ctx, id))
+	}
+	return swept.NextDue, errors.Join(errs...)
+}
+
+// Unfold puts all lines of an accepted batch into the backlogs.
+func (f *Feeder) Unfold(ctx context.Context, batch string) error {
+	for {
+		left, hand, err := f.c.Backlog.Unfold(ctx, batch)
+		if err != nil {
+			return err
+		}
+		if err := f.Hand(ctx, hand); err != nil {
+			return err
+		}
+		if left <= 0 {
+			return nil
+		}
+	}
+}
+
+// look makes sure that a ticket handed over long ago still has a task that
+// will run. One that waits in Asynq's pending list does. One that is active
+// although no worker took its job was dequeued by an answer that got lost;
+// Asynq would notice in a minute or two. One that Asynq would retry, or has
+// archived, is not coming soon either. Those get a new task under a new fence,
+// and the old one is void.
+func (f *Feeder) look(ctx context.Context, t tasks.Ticket) error {
+	info, err := f.inspector.GetTaskInfo(t.Pool, taskID(t))
+	switch {
+	case errors.Is(err, asynq.ErrQueueNotFound), errors.Is(err, asynq.ErrTaskNotFound):
+		f.mended.WithLabelValues("task_lost").Inc()
+		return f.Hand(ctx, []tasks.Ticket{t})
+	case err != nil:
+		return fmt.Errorf("look for the task of job %s: %w", t.ID, err)
+	case info.State == asynq.TaskStatePending:
+		return nil
+	}
+	again, ok, err := f.c.Backlog.Reissue(ctx, t)
+	if err != nil || !ok {
+		return err
+	}
+	f.mended.WithLabelValues("task_lost").Inc()
+	return f.Hand(ctx, []tasks.Ticket{again})
+}

@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+//go:embed batch_open.lua
+var batchOpenLua string
+
+//go:embed batch_stage.lua
+var batchStageLua string
+
+//go:embed batch_commit.lua
+var batchCommitLua string
+
+//go:embed batch_unfold.lua
+var batchUnfoldLua string
+
+//go:embed batch_abort.lua
+var batchAbortLua string
+
+var (
+	batchOpenScript   = script(batchOpenLua)
+	batchStageScript  = script(batchStageLua)
+	batchCommitScript = script(batchCommitLua)
+	batchUnfoldScript = script(batchUnfoldLua)
+	batchAbortScript  = script(batchAbortLua)
+)
+
+// OpenBatch begins a batch. With an Idempotency-Key that was used before it
+// returns what is known of the first batch and no new one; ErrKeyBusy means
+// that the first is still being written.
+func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
+	if key != "" {
+		key = "batch:" + key
+	}
+	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
+	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds()).Slice()
+	if err != nil {
+		return tasks.Batch{}, nil, fmt.Errorf("open a batch: %w", err)
+	}
+	switch str(reply[0]) {
+	case "busy":
+		return tasks.Batch{}, nil, tasks.ErrKeyBusy
+	case "prior":
+		return tasks.Batch{}, &tasks.PriorBatch{Fingerprint: str(reply[1]), ID: str(reply[2]), Answer: []byte(str(reply[3]))}, nil
+	}
+	b.CreatedAt = fromMilli(num(reply[1]))
+	return b, nil, nil
+}
+
+// StageBatch writes lines of an open batch. Nobody sees them before CommitBatch.
+func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) error {
+	args := make([]any, 0, 2+9*len(jobs))
+	args = append(args, id, staleAfter.Milliseconds())
+	for i := range jobs {
+		j := &jobs[i]
+		status, due := entry(j)
+		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body)
+	}
+	open, err := s.run(ctx, batchStageScript, args...).Int64()
+	if err != nil {
+		return fmt.Errorf("write batch %s: %w", id, err)
+	}
+	if open == 0 {
+		return fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
+	}
+	return nil
+}
+
+// CommitBatch accepts a batch whole: after it, every line will run. Unfold
+// then puts them into the backlogs, and a sweep goes on where it is cut off.
+func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) error {
+	reply, err := s.run(ctx, batchCommitScript, id, c.Fingerprint, c.MaxQueued, answersKept.Milliseconds()).Slice()
+	if err != nil {
+		return fmt.Errorf("commit batch %s: %w", id, err)
+	}
+	switch str(reply[0]) {
+	case "full":
+		return full(c.MaxQueued, num(reply[1]))
+	case "gone":
+		return fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
+	}
+	return nil
+}
+
+// Unfold puts the next lines of an accepted batch into the backlogs and says
+// how many are left.
+func (s *Store) Unfold(ctx context.Context, id string) (left int64, out []tasks.Ticket, err error) {
+	reply, err := s.run(ctx, batchUnfoldScript, append([]any{id, unfoldLines, s.ttl.Milliseconds()}, s.pools...)...).Slice()
+	if err != nil {
+		return 0, nil, fmt.Errorf("unfold batch %s: %w", id, err)
+	}
+	return num(reply[0]), tickets(reply[1]), nil
+}
+
+// AbortBatch forgets a batch that was not committed.
+func (s *Store) AbortBatch(ctx context.Context, id string) error {
+	for {
+		left, err := s.run(ctx, batchAbortScript, id, unfoldLines).Int64()
+		if err != nil {
+			return fmt.Errorf("abort batch %s: %w", id, err)
+		}
+		if left == 0 {
+			return nil
+		}
+	}
+}
+
+// Batch returns a tenant's batch with its counts as they stand.
+func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
+	h, err := s.rdb.HGetAll(ctx, prefix+"g:"+id).Result()
+	if err != nil {
+		return tasks.Batch{}, fmt.Errorf("read batch %s: %w", id, known(err))
+	}
+	if h["t"] != tenant || h["whole"] == "" {
+		return tasks.Batch{}, tasks.ErrNotFound
+	}
+	b := tasks.Batch{
+		ID: id, Tenant: tenant, Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
+		Counts: tasks.Counts{
+			Total: atoi(h["total"]), Queued: atoi(h["queued"]), Running: atoi(h["running"]), Succeeded: atoi(h["succeeded"]),
+			Failed: atoi(h["failed"]), Canceled: atoi(h["canceled"]), Expired: atoi(h["expired"]),
+		},
+	}
+	switch {
+	case !b.EndedAt.IsZero():
+		b.Status, b.ExpiresAt = tasks.BatchEnded, b.EndedAt.Add(s.ttl)
+	case h["canceling"] != "":
+		b.Status = tasks.BatchCanceling
+	}
+	return b, nil
+}
+
+// BatchJobs returns up to limit of a batch's jobs in line order, from the
+// index from on, and whether there are more after them. Jobs that were deleted
+// are left out, so a page may be short.
+func (s *Store) BatchJobs(ctx context.Context, tenant, id string, from, limit int) ([]tasks.Job, bool, error) {
+	if _, err := s.Batch(ctx, tenant, id); err != nil {
+		return nil, false, err
+	}
+	ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, int64(from), int64(from+limit)).Result()
+	if err != nil {
+		return nil, false, fmt.Errorf("read batch %s: %w", id, known(err))
+	}
+	more := len(ids) > limit
+	if more {
+		ids = ids[:limit]
+	}
+	jobs, err := s.each(ctx, ids)
+	return jobs, more, err
+}
+
+// CancelBatch cancels every job of a batch that is not final. It may be called
+// again after an error. ErrFinal: the batch has ended.
+func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
+	b, err := s.Batch(ctx, tenant, id)
+	if err != nil {
+		return b, err
+	}
+	if b.Status == tasks.BatchEnded {
+		return b, tasks.ErrFinal
+	}
+	if err := s.rdb.HSet(ctx, prefix+"g:"+id, "canceling", 1).Err(); err != nil {
+		return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
+	}
+	for from := int64(0); from < b.Counts.Total; from += unfoldLines {
+		ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, from, from+unfoldLines-1).Result()
+		if err != nil {
+			return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
+		}
+		args := make([]any, 0, 2+len(ids))
+		args = append(args, tenant, s.ttl.Milliseconds())
+		for _, j := range ids {
+			args = append(args, j)
+		}
+		if err := s.run(ctx, cancelScript, args...).Err(); err != nil && err != redis.Nil {
+			return b, fmt.Errorf("cancel batch %s: %w", id, err)
+		}
+	}
+	return s.Batch(ctx, tenant, id)
+}
+
+func ulidTime(s string) time.Time {
+	u, err := ulid.ParseStrict(s)
+	if err != nil {
+		return time.Time{}
+	}
+	return ulid.Time(u.Time()).UTC()
+}

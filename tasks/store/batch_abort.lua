@@ -1,0 +1,21 @@
+-- Forgets the next lines of a batch that was never accepted, and the batch with the last of them.
+-- KEYS[1] prefix; ARGV[1] batch, ARGV[2] how many
+-- Returns the number of lines left.
+local g, list = P .. 'g:' .. ARGV[1], P .. 'gl:' .. ARGV[1]
+if redis.call('HEXISTS', g, 'whole') == 1 then return 0 end
+for _ = 1, tonumber(ARGV[2]) do
+  local id = redis.call('RPOP', list)
+  if not id then break end
+  redis.call('DEL', P .. 'j:' .. id)
+end
+local left = redis.call('LLEN', list)
+if left == 0 then
+  local h = redis.call('HMGET', g, 't', 'i')
+  if h[1] and h[2] ~= '' then
+    local ikey = P .. 'i:' .. h[1] .. ':' .. h[2]
+    if redis.call('HGET', ikey, 'busy') == ARGV[1] then redis.call('DEL', ikey) end
+  end
+  redis.call('DEL', g)
+  redis.call('ZREM', P .. 'staging', ARGV[1])
+end
+return left

@@ -1,0 +1,20 @@
+-- Accepts a batch: one write, after which every line of it will run.
+-- KEYS[1] prefix; ARGV[1] batch, ARGV[2] fingerprint, ARGV[3] most waiting jobs or 0, ARGV[4] idempotency ttl ms
+-- Returns {"ok"}, {"full", waiting} or {"gone"}.
+local g = P .. 'g:' .. ARGV[1]
+if not redis.call('ZSCORE', P .. 'staging', ARGV[1]) then return { 'gone' } end
+local h = redis.call('HMGET', g, 't', 'i')
+local total = redis.call('LLEN', P .. 'gl:' .. ARGV[1])
+local waiting = tonumber(redis.call('HGET', P .. 'tq', h[1]) or 0)
+if tonumber(ARGV[3]) > 0 and waiting + total > tonumber(ARGV[3]) then return { 'full', waiting } end
+redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0)
+redis.call('HINCRBY', P .. 'tq', h[1], total)
+redis.call('ZREM', P .. 'staging', ARGV[1])
+redis.call('ZADD', P .. 'unfold', now + 5000, ARGV[1])
+if h[2] ~= '' then
+  local ikey = P .. 'i:' .. h[1] .. ':' .. h[2]
+  redis.call('HSET', ikey, 'fp', ARGV[2], 'id', ARGV[1])
+  redis.call('HDEL', ikey, 'busy')
+  redis.call('PEXPIRE', ikey, ARGV[4])
+end
+return { 'ok' }

@@ -1,0 +1,14 @@
+-- Begins a batch and reserves its Idempotency-Key.
+-- KEYS[1] prefix; ARGV[1] batch, ARGV[2] tenant, ARGV[3] idempotency key or "", ARGV[4] ms until an abandoned one is swept
+-- Returns {"new", created ms}, {"busy"} or {"prior", fingerprint, id, answer}.
+if ARGV[3] ~= '' then
+  local ikey = P .. 'i:' .. ARGV[2] .. ':' .. ARGV[3]
+  local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans', 'busy')
+  if seen[1] then return { 'prior', seen[1], seen[2], seen[3] or '' } end
+  if seen[4] then return { 'busy' } end
+  redis.call('HSET', ikey, 'busy', ARGV[1])
+  redis.call('PEXPIRE', ikey, ARGV[4])
+end
+redis.call('HSET', P .. 'g:' .. ARGV[1], 't', ARGV[2], 'ct', now, 'i', ARGV[3])
+redis.call('ZADD', P .. 'staging', now + ARGV[4], ARGV[1])
+return { 'new', now }

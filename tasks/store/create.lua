@@ -1,0 +1,55 @@
+-- Stores jobs, each whole or not at all, and hands out what there is room for.
+-- KEYS[1] prefix
+-- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 13 values:
+--   id, tenant, pool, depth, shift of order ms, status, due ms, deadline ms,
+--   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0
+-- Returns {outcomes, tickets}: an outcome a job is {"new", created ms},
+--   {"replay", id, answer}, {"reused"} or {"full", waiting}; tickets are id, fence, pool in turn.
+local ttl, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
+local outcomes, tickets, depths = {}, {}, {}
+
+local function create(a)
+  local id, tenant, pool, status = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 5]
+  local ikey = ARGV[a + 10]
+  if ikey ~= '' then
+    ikey = P .. 'i:' .. tenant .. ':' .. ikey
+    local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans')
+    if seen[1] or seen[2] then
+      if seen[1] ~= ARGV[a + 11] then return { 'reused' } end
+      return { 'replay', seen[2], seen[3] or '' }
+    end
+  end
+  local most = tonumber(ARGV[a + 12])
+  if most > 0 then
+    local waiting = tonumber(redis.call('HGET', P .. 'tq', tenant) or 0)
+    if waiting >= most then return { 'full', waiting } end
+  end
+  local j = { id = id, key = P .. 'j:' .. id, t = tenant, p = pool, s = status, k = now + ARGV[a + 4] }
+  redis.call('HSET', j.key, 'e', ARGV[a + 8], 'b', ARGV[a + 9], 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
+  redis.call('ZADD', P .. 'tn:' .. tenant, 0, id)
+  count(j, nil, 'queued')
+  if tonumber(ARGV[a + 7]) > 0 then
+    redis.call('HSET', j.key, 'dl', ARGV[a + 7])
+    redis.call('ZADD', P .. 'dl', ARGV[a + 7], id)
+  end
+  if status == 'scheduled' then
+    redis.call('HSET', j.key, 'due', ARGV[a + 6])
+    redis.call('ZADD', P .. 'due', ARGV[a + 6], id)
+  else
+    backlog(j)
+    depths[pool] = tonumber(ARGV[a + 3])
+  end
+  if ikey ~= '' then
+    redis.call('HSET', ikey, 'fp', ARGV[a + 11], 'id', id)
+    redis.call('PEXPIRE', ikey, keep)
+  end
+  return { 'new', now }
+end
+
+for a = 3, #ARGV, 13 do
+  outcomes[#outcomes + 1] = create(a)
+end
+for pool, depth in pairs(depths) do
+  claim(pool, depth, ttl, tickets)
+end
+return { outcomes, tickets }

@@ -1,0 +1,11 @@
+-- The caller has a finished job forgotten.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant
+-- Returns "ok", "gone" or "conflict".
+local j = load(ARGV[1])
+if not j or j.t ~= ARGV[2] then return 'gone' end
+if not final(j.s) then return 'conflict' end
+redis.call('DEL', j.key)
+redis.call('ZREM', P .. 'tn:' .. j.t, j.id)
+redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
+redis.call('PUBLISH', P .. 'note:' .. j.id, 'deleted')
+return 'ok'

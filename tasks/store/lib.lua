@@ -1,0 +1,137 @@
+-- What every script of this package begins with: the keys, the clock and the
+-- moves that more than one script makes. KEYS[1] is the prefix of all keys; it
+-- carries one hash tag, so that whatever a script builds from it lives in one
+-- slot of a cluster.
+--
+--   j:<id>            hash  the job: e envelope, b body, s status, t tenant, p pool,
+--                           c batch, k order, ct created, f fence, v version, n attempts
+--                           used, m calls made, cur the call under way, log the calls
+--                           that ended, st started, fin finished, due, dl deadline,
+--                           o outcome, r result
+--   q:<pool>:<tenant> zset  a tenant's backlog, by order
+--   ring:<pool>       zset  the tenants with a backlog, by turn
+--   out:<pool>        zset  handed to Asynq, not yet taken; by when to look again
+--   hold:<pool>       zset  taken by a worker, waiting for pace; by end of lease
+--   run:<pool>        zset  running; by end of lease
+--   due, dl           zset  jobs to be woken, to be expired; by time
+--   gone              zset  finished jobs, by when their record ends
+--   tn:<tenant>       zset  the tenant's jobs, by id
+--   tq                hash  tenant -> waiting jobs
+--   n:<pool>          hash  queued, running
+--   g:<batch>         hash  the batch; gl:<batch> its job ids in line order
+--   staging, unfold   zset  batches being written, batches being put into backlogs
+--   i:<tenant>:<key>  hash  an Idempotency-Key: fp fingerprint, id, ans answer
+local P = KEYS[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local phase = {
+  queued = 'queued', scheduled = 'queued', retrying = 'queued', running = 'running',
+  succeeded = 'succeeded', failed = 'failed', canceled = 'canceled', expired = 'expired',
+}
+
+local function final(status)
+  local p = phase[status]
+  return p ~= 'queued' and p ~= 'running'
+end
+
+-- load returns what a move needs to know of a job, or nil when there is none.
+local function load(id)
+  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur')
+  if not h[1] then return nil end
+  return {
+    id = id, key = P .. 'j:' .. id, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
+    f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
+  }
+end
+
+local function count(j, from, to)
+  if from == to then return end
+  local n = P .. 'n:' .. j.p
+  if from == 'queued' or from == 'running' then redis.call('HINCRBY', n, from, -1) end
+  if to == 'queued' or to == 'running' then redis.call('HINCRBY', n, to, 1) end
+  if from == 'queued' then redis.call('HINCRBY', P .. 'tq', j.t, -1) end
+  if to == 'queued' then redis.call('HINCRBY', P .. 'tq', j.t, 1) end
+end
+
+-- become moves a job to a status, in its record and in every count.
+local function become(j, to, ttl)
+  local from, into = phase[j.s], phase[to]
+  count(j, from, into)
+  redis.call('HSET', j.key, 's', to)
+  local v = redis.call('HINCRBY', j.key, 'v', 1)
+  if j.c and from ~= into then
+    local g = P .. 'g:' .. j.c
+    if redis.call('EXISTS', g) == 1 then
+      redis.call('HINCRBY', g, from, -1)
+      redis.call('HINCRBY', g, into, 1)
+      if final(to) then
+        local left = redis.call('HMGET', g, 'queued', 'running', 'whole')
+        if tonumber(left[1] or 0) + tonumber(left[2] or 0) == 0 and left[3] then
+          redis.call('HSET', g, 'ended', now)
+          if ttl then
+            redis.call('PEXPIRE', g, ttl)
+            redis.call('PEXPIRE', P .. 'gl:' .. j.c, ttl)
+          end
+          redis.call('PUBLISH', P .. 'note:' .. j.c, 'ended')
+        end
+      end
+    end
+  end
+  j.s = to
+  redis.call('PUBLISH', P .. 'note:' .. j.id, v)
+end
+
+-- leave takes a job out of every index of jobs under way.
+local function leave(j)
+  redis.call('ZREM', P .. 'out:' .. j.p, j.id)
+  redis.call('ZREM', P .. 'hold:' .. j.p, j.id)
+  redis.call('ZREM', P .. 'run:' .. j.p, j.id)
+end
+
+-- close ends the call under way in the job's log: n, started, ended, details.
+-- ended is 0 when nobody knows. The oldest lines go when the log passes 16 KiB.
+local function close(j, ended, details)
+  if not j.cur then return end
+  local log = (redis.call('HGET', j.key, 'log') or '') .. j.cur .. ' ' .. ended .. ' ' .. details .. '\n'
+  while #log > 16384 do
+    local cut = string.find(log, '\n', 1, true)
+    if not cut or cut == #log then break end
+    log = string.sub(log, cut + 1)
+  end
+  redis.call('HSET', j.key, 'log', log)
+  redis.call('HDEL', j.key, 'cur')
+  j.cur = nil
+end
+
+-- backlog puts a job where the next pick finds it.
+local function backlog(j)
+  local q = P .. 'q:' .. j.p .. ':' .. j.t
+  redis.call('ZADD', q, j.k, j.id)
+  local ring = P .. 'ring:' .. j.p
+  if not redis.call('ZSCORE', ring, j.t) then
+    -- A tenant that comes back starts at the present turn: idling saves nothing up.
+    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', ring, first[2] or redis.call('GET', P .. 'turn:' .. j.p) or 0, j.t)
+  end
+end
+
+-- finish makes a job final. Its record, index entry and counts end ttl later.
+local function finish(j, to, outcome, ttl)
+  leave(j)
+  redis.call('ZREM', P .. 'q:' .. j.p .. ':' .. j.t, j.id)
+  redis.call('ZREM', P .. 'due', j.id)
+  redis.call('ZREM', P .. 'dl', j.id)
+  redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
+  redis.call('HDEL', j.key, 'due')
+  become(j, to, ttl)
+  redis.call('PEXPIRE', j.key, ttl)
+  redis.call('ZADD', P .. 'gone', now + ttl, j.t .. '|' .. j.id)
+end
+
+-- expire ends a job whose deadline has passed.
+local function expire(j, ttl)
+  local billed = j.cur and 'true' or 'false'
+  close(j, 0, '{"outcome":"canceled","maybe_billed":' .. billed .. '}')
+  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl)
+end

@@ -1,0 +1,277 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+//go:embed create.lua
+var createLua string
+
+//go:embed take.lua
+var takeLua string
+
+//go:embed start.lua
+var startLua string
+
+//go:embed end.lua
+var endLua string
+
+//go:embed renew.lua
+var renewLua string
+
+//go:embed cancel.lua
+var cancelLua string
+
+//go:embed requeue.lua
+var requeueLua string
+
+//go:embed delete.lua
+var deleteLua string
+
+//go:embed sweep.lua
+var sweepLua string
+
+//go:embed reissue.lua
+var reissueLua string
+
+var (
+	createScript  = script(createLua)
+	takeScript    = script(takeLua)
+	startScript   = script(startLua)
+	endScript     = script(endLua)
+	renewScript   = script(renewLua)
+	cancelScript  = script(cancelLua)
+	requeueScript = script(requeueLua)
+	deleteScript  = script(deleteLua)
+	sweepScript   = script(sweepLua)
+	reissueScript = script(reissueLua)
+)
+
+// Created is what became of one submission; Err is a *tasks.QuotaError or
+// tasks.ErrKeyReused.
+type Created struct {
+	tasks.Accepted
+	Err error
+}
+
+// Create stores jobs, each whole or not at all, in one durable move, and hands
+// out the tickets that there is room for; they may be of other jobs. A job's
+// ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
+func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
+	args := make([]any, 0, 2+13*len(subs))
+	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
+	for i := range subs {
+		j := &subs[i].Job
+		status, due := entry(j)
+		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), shift(j.Priority), string(status), due,
+			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].MaxQueued)
+	}
+	reply, err := s.run(ctx, createScript, args...).Slice()
+	if err != nil {
+		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
+	}
+	created := make([]Created, len(subs))
+	for i, o := range list(reply[0]) {
+		o := list(o)
+		c := &created[i]
+		c.Job = subs[i].Job
+		switch str(o[0]) {
+		case "new":
+			c.Job.CreatedAt = fromMilli(num(o[1]))
+			c.Job.Status, _ = entry(&c.Job)
+			c.Job.DueAt = c.Job.NotBefore
+		case "replay":
+			c.Replayed, c.Job.ID = true, str(o[1])
+			if answer := str(o[2]); answer != "" {
+				c.Answer = []byte(answer)
+			}
+		case "reused":
+			c.Err = tasks.ErrKeyReused
+		case "full":
+			c.Err = full(subs[i].MaxQueued, num(o[1]))
+		}
+	}
+	return created, tickets(reply[1]), nil
+}
+
+func full(limit, waiting int64) error {
+	return &tasks.QuotaError{Quota: "queued_jobs", Limit: limit, Remaining: max(0, limit-waiting), RetryAfter: 10 * time.Second}
+}
+
+// SaveAnswer keeps what was answered to the first request with a key, for as
+// long as the key is remembered.
+func (s *Store) SaveAnswer(ctx context.Context, tenant, key string, answer []byte) error {
+	if err := s.rdb.HSet(ctx, prefix+"i:"+tenant+":"+key, "ans", answer).Err(); err != nil {
+		return fmt.Errorf("save the answer of a key: %w", known(err))
+	}
+	return nil
+}
+
+// verdict turns a script's first word into an error.
+func verdict(word string) error {
+	switch word {
+	case "ok":
+		return nil
+	case "gone":
+		return tasks.ErrNotFound
+	case "final", "expired":
+		return tasks.ErrFinal
+	case "conflict":
+		return tasks.ErrConflict
+	}
+	return tasks.ErrLost
+}
+
+// Take gives the job of a ticket to a worker, to hold until the pace allows
+// it. ErrFinal, ErrLost and ErrNotFound mean that the ticket is void.
+func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
+	reply, err := s.run(ctx, takeScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds()).Slice()
+	if err != nil {
+		return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
+	}
+	if err := verdict(str(reply[0])); err != nil {
+		return tasks.Job{}, err
+	}
+	return unpack(t.ID, pairs(reply[1]))
+}
+
+// Start records that a call is about to be made. The tickets are for jobs that
+// there is room for now.
+func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
+	reply, err := s.run(ctx, startScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds(), s.depthOf(t.Pool)).Slice()
+	if err != nil {
+		return tasks.Started{}, nil, fmt.Errorf("start job %s: %w", t.ID, err)
+	}
+	if err := verdict(str(reply[0])); err != nil {
+		return tasks.Started{}, nil, err
+	}
+	return tasks.Started{
+		Call: int(num(reply[1])), Attempts: int(num(reply[2])), At: fromMilli(num(reply[3])), Wanted: str(reply[4]) != "",
+	}, tickets(reply[5]), nil
+}
+
+// End records how a worker's attempt ended. ErrFinal and ErrLost mean that the
+// job moved on without this worker, and nothing was changed.
+func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
+	what := string(e.Status)
+	if e.Status == tasks.StatusRetrying {
+		what = "hand_back"
+		if e.Counted {
+			what = "retry"
+		}
+	}
+	call := details{
+		Outcome: e.Attempt.Outcome, Status: e.Attempt.Status, RequestID: e.Attempt.RequestID,
+		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled,
+	}
+	reply, err := s.run(ctx, endScript, t.ID, t.Fence, what,
+		encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), e.Result, encode(call),
+		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(t.Pool)).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
+	}
+	if err := verdict(str(reply[0])); err != nil {
+		return nil, err
+	}
+	return tickets(reply[1]), nil
+}
+
+// Renew extends a worker's leases by Lease from now and returns the ids that
+// it has lost, by cancellation or because it was silent for too long.
+func (s *Store) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error) {
+	if len(held) == 0 {
+		return nil, nil
+	}
+	args := make([]any, 0, 1+2*len(held))
+	args = append(args, Lease.Milliseconds())
+	for _, t := range held {
+		args = append(args, t.ID, t.Fence)
+	}
+	lost, err := s.run(ctx, renewScript, args...).StringSlice()
+	if err != nil {
+		return nil, fmt.Errorf("renew %d leases: %w", len(held), err)
+	}
+	return lost, nil
+}
+
+// Cancel makes a tenant's job canceled at once, also a running one, whose
+// worker is told to cut the call off. ErrFinal: it was final already.
+func (s *Store) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
+	words, err := s.run(ctx, cancelScript, tenant, s.ttl.Milliseconds(), id).StringSlice()
+	if err != nil {
+		return tasks.Job{}, fmt.Errorf("cancel job %s: %w", id, err)
+	}
+	if err := verdict(words[0]); err != nil {
+		return tasks.Job{}, err
+	}
+	return s.Job(ctx, tenant, id)
+}
+
+// Requeue queues a failed, canceled or expired job again under its id, with
+// its attempts counted anew and no deadline.
+func (s *Store) Requeue(ctx context.Context, tenant, id string) (tasks.Job, []tasks.Ticket, error) {
+	j, err := s.Job(ctx, tenant, id)
+	if err != nil {
+		return tasks.Job{}, nil, err
+	}
+	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), shift(j.Priority)).Slice()
+	if err != nil {
+		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
+	}
+	if err := verdict(str(reply[0])); err != nil {
+		return tasks.Job{}, nil, err
+	}
+	j, err = s.Job(ctx, tenant, id)
+	return j, tickets(reply[1]), err
+}
+
+// Delete forgets a finished job. ErrConflict: it is not finished.
+func (s *Store) Delete(ctx context.Context, tenant, id string) error {
+	word, err := s.run(ctx, deleteScript, id, tenant).Text()
+	if err != nil {
+		return fmt.Errorf("delete job %s: %w", id, err)
+	}
+	return verdict(word)
+}
+
+// Sweep closes what crashes left open: it wakes jobs that are due, expires
+// those past their deadline, gives back the jobs of dead workers, forgets what
+// has outlived its time and hands out what there is room for. Any process may
+// call it, about once a second.
+func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
+	args := append([]any{s.ttl.Milliseconds(), Lease.Milliseconds(), sweepMost}, s.pools...)
+	reply, err := s.run(ctx, sweepScript, args...).Slice()
+	if err != nil {
+		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
+	}
+	return tasks.Swept{
+		Hand: tickets(reply[0]), Look: tickets(reply[1]),
+		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),
+		Unfold: words(reply[4]), Stale: words(reply[5]),
+	}, nil
+}
+
+// Reissue hands a ticket's job out anew, because Asynq no longer has the old
+// one or will not run it soon. It reports false when the job has moved on.
+func (s *Store) Reissue(ctx context.Context, t tasks.Ticket) (tasks.Ticket, bool, error) {
+	fence, err := s.run(ctx, reissueScript, t.ID, t.Fence).Int64()
+	if err != nil {
+		return t, false, fmt.Errorf("reissue job %s: %w", t.ID, err)
+	}
+	t.Fence = fence
+	return t, fence > 0, nil
+}
+
+func words(v any) []string {
+	l := list(v)
+	out := make([]string, len(l))
+	for i := range l {
+		out[i] = str(l[i])
+	}
+	return out
+}

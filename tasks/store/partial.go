@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// A reader's wish for a job's text as it comes is good for wishKept, and the
+// text is kept for partialKept after its last change.
+const (
+	wishKept    = 30 * time.Second
+	partialKept = 10 * time.Minute
+)
+
+var appendScript = script(`
+-- Adds text to a running attempt's partial text.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] call, ARGV[4] byte offset, ARGV[5] text, ARGV[6] kept ms
+-- Returns 1, or 0 when nobody wants the text any more or the caller has lost the job.
+local j = load(ARGV[1])
+if not j or j.s ~= 'running' or j.f ~= tonumber(ARGV[2]) then return 0 end
+if redis.call('EXISTS', P .. 'want:' .. j.id) == 0 then return 0 end
+local key = P .. 'text:' .. j.id
+if redis.call('HGET', key, 'n') ~= ARGV[3] then
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'n', ARGV[3], 't', '')
+end
+if redis.call('HSTRLEN', key, 't') == tonumber(ARGV[4]) then
+  redis.call('HSET', key, 't', redis.call('HGET', key, 't') .. ARGV[5])
+  redis.call('PEXPIRE', key, ARGV[6])
+  redis.call('PUBLISH', P .. 'note:' .. j.id, 'text')
+end
+return 1
+`)
+
+// Listen says that somebody wants a job's text as it comes. Good for 30 s; to
+// be renewed.
+func (s *Store) Listen(ctx context.Context, id string) error {
+	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Set(ctx, prefix+"want:"+id, 1, wishKept)
+		p.Publish(ctx, controlChannel, "listen "+id)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listen to job %s: %w", id, known(err))
+	}
+	return nil
+}
+
+// Append adds text to what a running attempt has brought so far, beginning at
+// a byte offset. It reports false when nobody wants it.
+func (s *Store) Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error) {
+	n, err := s.run(ctx, appendScript, t.ID, t.Fence, call, offset, text, partialKept.Milliseconds()).Int64()
+	if err != nil {
+		return false, fmt.Errorf("append the text of job %s: %w", t.ID, err)
+	}
+	return n == 1, nil
+}
+
+// Partial returns the text of a job's latest attempt from a byte offset on; of
+// another attempt than the one asked for, from its start.
+func (s *Store) Partial(ctx context.Context, id string, attempt, offset int) (tasks.Partial, error) {
+	h, err := s.rdb.HGetAll(ctx, prefix+"text:"+id).Result()
+	if err != nil {
+		return tasks.Partial{}, fmt.Errorf("read the text of job %s: %w", id, known(err))
+	}
+	n, _ := strconv.Atoi(h["n"])
+	if n != attempt || offset > len(h["t"]) {
+		offset = 0
+	}
+	return tasks.Partial{Attempt: n, Offset: offset, Text: h["t"][offset:]}, nil
+}

@@ -1,0 +1,153 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// envelope is what never changes about a job, as it is stored: short names,
+// since every queued job pays for them in memory.
+type envelope struct {
+	Model     string            `json:"m"`
+	Priority  tasks.Priority    `json:"p,omitempty"` // "" is normal
+	CustomID  string            `json:"c,omitempty"`
+	Line      int               `json:"l,omitempty"`
+	NotBefore int64             `json:"nb,omitempty"`
+	Deadline  int64             `json:"dl,omitempty"`
+	Kind      tasks.Kind        `json:"k"`
+	MaxTokens int               `json:"x,omitempty"`
+	Input     int               `json:"i,omitempty"`
+	Version   string            `json:"v,omitempty"`
+	Beta      string            `json:"b,omitempty"`
+	Metadata  map[string]string `json:"md,omitempty"`
+	Webhook   string            `json:"w,omitempty"`
+	Fallback  []string          `json:"f,omitempty"`
+}
+
+// outcome is what a finished job, or one that is tried again, has to show.
+type outcome struct {
+	Error    *tasks.JobError `json:"error,omitempty"`
+	Usage    *tasks.Usage    `json:"usage,omitempty"`
+	Provider string          `json:"provider,omitempty"`
+}
+
+// details are what a worker adds to a line of the log; the rest the scripts write.
+type details struct {
+	Outcome     tasks.Outcome `json:"outcome"`
+	Status      int           `json:"status,omitempty"`
+	RequestID   string        `json:"request_id,omitempty"`
+	Model       string        `json:"model,omitempty"`
+	MaybeBilled bool          `json:"maybe_billed,omitempty"`
+}
+
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("store: encode %T: %v", v, err)) // plain structs of strings and numbers
+	}
+	return string(b)
+}
+
+func pack(j *tasks.Job) string {
+	e := envelope{
+		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
+		NotBefore: milli(j.NotBefore), Deadline: milli(j.Deadline),
+		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Input: j.Request.InputTokens,
+		Version: j.Request.Version, Beta: j.Request.Beta,
+		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback,
+	}
+	if e.Priority == tasks.Normal {
+		e.Priority = ""
+	}
+	return encode(e)
+}
+
+// shift moves a job in its tenant's order by its priority, in milliseconds.
+func shift(p tasks.Priority) int64 {
+	switch p {
+	case tasks.High:
+		return -dayShift.Milliseconds()
+	case tasks.Low:
+		return dayShift.Milliseconds()
+	}
+	return 0
+}
+
+func entry(j *tasks.Job) (tasks.Status, int64) {
+	if !j.NotBefore.IsZero() && j.NotBefore.After(time.Now()) {
+		return tasks.StatusScheduled, milli(j.NotBefore)
+	}
+	return tasks.StatusQueued, 0
+}
+
+// unpack reads a record as HGETALL gives it.
+func unpack(id string, h map[string]string) (tasks.Job, error) {
+	var e envelope
+	if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+	}
+	j := tasks.Job{
+		ID: id, Tenant: h["t"], Model: e.Model, Pool: h["p"], Priority: e.Priority,
+		Batch: h["c"], CustomID: e.CustomID, Line: e.Line,
+		Status: tasks.Status(h["s"]), Fence: atoi(h["f"]), Version: atoi(h["v"]), Attempts: int(atoi(h["n"])),
+		CreatedAt: fromMilli(atoi(h["ct"])), NotBefore: fromMilli(e.NotBefore), Deadline: fromMilli(e.Deadline),
+		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
+		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
+		Request: tasks.Request{
+			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, InputTokens: e.Input,
+			Version: e.Version, Beta: e.Beta,
+		},
+		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback,
+	}
+	if j.Priority == "" {
+		j.Priority = tasks.Normal
+	}
+	if r := h["r"]; r != "" {
+		j.Result = json.RawMessage(r)
+	}
+	if o := h["o"]; o != "" {
+		var out outcome
+		if err := json.Unmarshal([]byte(o), &out); err != nil {
+			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+		}
+		j.Error, j.Usage, j.Provider = out.Error, out.Usage, out.Provider
+	}
+	for line := range strings.Lines(h["log"]) {
+		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(part) != 4 {
+			return tasks.Job{}, fmt.Errorf("read job %s: a line of its log is not whole", id)
+		}
+		var d details
+		if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
+			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+		}
+		j.Log = append(j.Log, tasks.Attempt{
+			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
+			Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
+		})
+	}
+	if n, started, ok := strings.Cut(h["cur"], " "); ok {
+		j.Log = append(j.Log, tasks.Attempt{N: int(atoi(n)), StartedAt: fromMilli(atoi(started)), Outcome: tasks.Running})
+	}
+	return j, nil
+}
+
+func atoi(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64) // scripts alone write these
+	return n
+}
+
+// pairs turns HGETALL's answer, as a script returns it, into a map.
+func pairs(v any) map[string]string {
+	l := list(v)
+	h := make(map[string]string, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		h[str(l[i])] = str(l[i+1])
+	}
+	return h
+}

@@ -1,0 +1,15 @@
+-- A worker is alive: its leases run on.
+-- KEYS[1] prefix; ARGV[1] lease ms, then pairs of id and fence
+-- Returns the ids that the caller no longer holds.
+local lost = {}
+for a = 2, #ARGV, 2 do
+  local j = load(ARGV[a])
+  if not j or final(j.s) or j.f ~= tonumber(ARGV[a + 1]) then
+    lost[#lost + 1] = ARGV[a]
+  elseif j.s == 'running' then
+    redis.call('ZADD', P .. 'run:' .. j.p, 'XX', now + ARGV[1], j.id)
+  else
+    redis.call('ZADD', P .. 'hold:' .. j.p, 'XX', now + ARGV[1], j.id)
+  end
+end
+return lost

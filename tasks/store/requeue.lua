@@ -1,0 +1,23 @@
+-- The caller wants a failed, canceled or expired job once more, under its id.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant, ARGV[3] result ttl ms, ARGV[4] depth, ARGV[5] shift of order ms
+-- Returns {"ok", tickets}, {"gone"} or {"conflict"}.
+local j = load(ARGV[1])
+if not j or j.t ~= ARGV[2] then return { 'gone' } end
+if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
+redis.call('PERSIST', j.key)
+redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
+-- Its deadline served the first time; kept, it would expire the job at once.
+redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n')
+j.k = now + ARGV[5]
+redis.call('HSET', j.key, 'k', j.k)
+if j.c then
+  local g = P .. 'g:' .. j.c
+  redis.call('HDEL', g, 'ended')
+  redis.call('PERSIST', g)
+  redis.call('PERSIST', P .. 'gl:' .. j.c)
+end
+become(j, 'queued')
+backlog(j)
+local tickets = {}
+claim(j.p, tonumber(ARGV[4]), tonumber(ARGV[3]), tickets)
+return { 'ok', tickets }

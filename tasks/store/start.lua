@@ -1,0 +1,24 @@
+-- An attempt begins: the call is in the record before it is made.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] lease ms, ARGV[4] result ttl ms, ARGV[5] depth
+-- Returns {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
+-- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
+local ttl = tonumber(ARGV[4])
+local j = load(ARGV[1])
+if not j then return { 'gone' } end
+if final(j.s) then return { 'final' } end
+if j.f ~= tonumber(ARGV[2]) or phase[j.s] ~= 'queued' then return { 'lost' } end
+if j.dl > 0 and j.dl <= now then
+  expire(j, ttl)
+  return { 'expired' }
+end
+leave(j)
+redis.call('ZADD', P .. 'run:' .. j.p, now + ARGV[3], j.id)
+local m = redis.call('HINCRBY', j.key, 'm', 1)
+local n = redis.call('HINCRBY', j.key, 'n', 1)
+redis.call('HSET', j.key, 'cur', m .. ' ' .. now)
+redis.call('HSETNX', j.key, 'st', now)
+redis.call('HDEL', j.key, 'due')
+become(j, 'running')
+local tickets = {}
+claim(j.p, tonumber(ARGV[5]), ttl, tickets)
+return { 'ok', m, n, now, redis.call('EXISTS', P .. 'want:' .. j.id) == 1 and '1' or '', tickets }

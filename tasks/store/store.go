@@ -1,0 +1,165 @@
+// Package store keeps the record of every job in Redis, and the backlogs in
+// which jobs wait for their turn.
+//
+// Each move of a job is one Lua script: it checks the job's status and fence,
+// and changes record, counts and indexes together, so that a crash leaves
+// either the job before the move or the job after it. Time is Redis's own. A
+// final job never changes, but by a retry that its caller asks for, and
+// nothing of it outlives Config.ResultTTL. All keys carry one hash tag.
+//
+// The store never calls Asynq and never reads a prompt.
+package store
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	// Lease is how long a worker may be silent before its jobs are given back.
+	// Renewed every RenewEvery, it is noticed within Lease and one sweep.
+	Lease      = 10 * time.Second
+	RenewEvery = 2500 * time.Millisecond
+
+	answersKept = 24 * time.Hour   // an Idempotency-Key's memory
+	staleAfter  = 10 * time.Minute // a batch whose writer has gone silent
+	sweepMost   = 200              // of each kind in one sweep
+	unfoldLines = 500              // lines of a batch in one script
+	dayShift    = 24 * time.Hour   // how far a priority moves a job in its tenant's order
+	prefix      = "sluice:{s}:"
+	minDepth    = 4
+)
+
+// Config says what a Store works with.
+type Config struct {
+	Redis redis.UniversalClient
+	// ResultTTL is how long a finished job is kept; 0 means 168 h.
+	ResultTTL time.Duration
+	// Depth is how many jobs of each pool may be between the backlog and the
+	// provider's answer's start: about two seconds of work. It also names the
+	// pools that a sweep looks after. A pool that is not in it has depth 4.
+	Depth map[string]int
+}
+
+// Store is a client of the records. Its methods may be called at once from anywhere.
+type Store struct {
+	rdb   redis.UniversalClient
+	ttl   time.Duration
+	depth map[string]int
+	pools []any // pairs of pool and depth, as scripts take them
+}
+
+// New returns a Store.
+func New(c Config) *Store {
+	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth}
+	if s.ttl == 0 {
+		s.ttl = 168 * time.Hour
+	}
+	for pool, depth := range c.Depth {
+		s.pools = append(s.pools, pool, depth)
+	}
+	return s
+}
+
+// NewID returns a new id: prefix, an underscore and a ULID, so that ids sort by time.
+func NewID(prefix string) string { return prefix + "_" + ulid.Make().String() }
+
+func (s *Store) depthOf(pool string) int {
+	if d := s.depth[pool]; d > 0 {
+		return d
+	}
+	return minDepth
+}
+
+//go:embed lib.lua
+var libLua string
+
+//go:embed pick.lua
+var pickLua string
+
+func script(body string) *redis.Script { return redis.NewScript(libLua + pickLua + body) }
+
+// run runs a script on the store's keys.
+func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) *redis.Cmd {
+	cmd := sc.Run(ctx, s.rdb, []string{prefix}, args...)
+	if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		cmd.SetErr(known(err))
+	}
+	return cmd
+}
+
+// known turns what Redis or the way to it says into the errors of package tasks.
+func known(err error) error {
+	var opErr *net.OpError
+	text := err.Error()
+	switch {
+	case err == nil, errors.Is(err, redis.Nil), errors.Is(err, context.Canceled):
+		return err
+	case strings.HasPrefix(text, "OOM "), strings.Contains(text, "OOM command not allowed"), strings.HasPrefix(text, "MISCONF "):
+		return fmt.Errorf("%w: %w", tasks.ErrFull, err)
+	case errors.As(err, &opErr), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, redis.ErrClosed), errors.Is(err, redis.ErrPoolTimeout),
+		strings.HasPrefix(text, "LOADING "), strings.HasPrefix(text, "READONLY "), strings.HasPrefix(text, "MASTERDOWN "),
+		strings.HasPrefix(text, "CLUSTERDOWN "), strings.HasPrefix(text, "TRYAGAIN "), strings.HasPrefix(text, "NOREPLICAS "),
+		strings.Contains(text, "connection"), strings.Contains(text, "timeout"):
+		return fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+	}
+	return err
+}
+
+// Ping reports whether Redis answers.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.rdb.Ping(ctx).Err(); err != nil {
+		return known(err)
+	}
+	return nil
+}
+
+// tickets reads id, fence and pool in turn.
+func tickets(v any) []tasks.Ticket {
+	list, _ := v.([]any)
+	out := make([]tasks.Ticket, 0, len(list)/3)
+	for i := 0; i+2 < len(list); i += 3 {
+		out = append(out, tasks.Ticket{ID: str(list[i]), Fence: num(list[i+1]), Pool: str(list[i+2])})
+	}
+	return out
+}
+
+func str(v any) string { s, _ := v.(string); return s }
+
+func num(v any) int64 {
+	switch n := v.(type) {
+	case int64:
+		return n
+	case string:
+		return atoi(n)
+	}
+	return 0
+}
+
+func list(v any) []any { l, _ := v.([]any); return l }
+
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

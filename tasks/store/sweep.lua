@@ -1,0 +1,84 @@
+-- Closes every gap between record, backlog and task; any process may run it.
+-- KEYS[1] prefix; ARGV[1] result ttl ms, ARGV[2] lease ms, ARGV[3] at most so many of each, then pairs of pool and depth
+-- Returns {tickets, looks, next, lost, unfold, stale}: tickets to hand to Asynq, looks at tickets handed out
+-- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
+-- batches to go on unfolding, and batches whose writer is gone.
+local ttl, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local tickets, looks, lost = {}, {}, 0
+
+local function upto(key)
+  return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+end
+
+for _, id in ipairs(upto(P .. 'dl')) do
+  local j = load(id)
+  if j and not final(j.s) and j.s ~= 'running' then expire(j, ttl) end
+  redis.call('ZREM', P .. 'dl', id) -- a running one is cut off by its worker, or expires when it comes back
+end
+
+for _, id in ipairs(upto(P .. 'due')) do
+  redis.call('ZREM', P .. 'due', id)
+  local j = load(id)
+  if j and phase[j.s] == 'queued' then
+    redis.call('HDEL', j.key, 'due')
+    backlog(j)
+    if j.s == 'scheduled' then become(j, 'queued') else become(j, j.s) end
+  end
+end
+
+for _, member in ipairs(upto(P .. 'gone')) do
+  redis.call('ZREM', P .. 'gone', member)
+  local bar = string.find(member, '|', 1, true)
+  redis.call('ZREM', P .. 'tn:' .. string.sub(member, 1, bar - 1), string.sub(member, bar + 1))
+  redis.call('DEL', P .. 'j:' .. string.sub(member, bar + 1))
+end
+
+-- When nobody has swept for a while, Redis or all of Sluice was away: no worker
+-- could renew, so no lease says anything yet.
+local last = tonumber(redis.call('GET', P .. 'swept') or now)
+redis.call('SET', P .. 'swept', now)
+if now - last > 3000 then redis.call('SET', P .. 'grace', now + lease, 'PX', lease) end
+local grace = redis.call('EXISTS', P .. 'grace') == 1
+
+for a = 4, #ARGV, 2 do
+  local pool, depth = ARGV[a], tonumber(ARGV[a + 1])
+  if not grace then
+    for _, where in ipairs({ 'hold:', 'run:' }) do
+      for _, id in ipairs(upto(P .. where .. pool)) do
+        redis.call('ZREM', P .. where .. pool, id)
+        local j = load(id)
+        if j and not final(j.s) then
+          redis.call('HINCRBY', j.key, 'f', 1)
+          if j.s == 'running' then
+            redis.call('HINCRBY', j.key, 'n', -1) -- its worker's fault, not the job's
+            close(j, 0, '{"outcome":"worker_lost","maybe_billed":true}')
+          end
+          lost = lost + 1
+          if j.dl > 0 and j.dl <= now then
+            expire(j, ttl)
+          else
+            backlog(j)
+            if j.s == 'running' then become(j, 'retrying') else become(j, j.s) end
+          end
+        end
+      end
+    end
+  end
+  claim(pool, depth, ttl, tickets)
+  for _, id in ipairs(upto(P .. 'out:' .. pool)) do
+    local f = redis.call('HGET', P .. 'j:' .. id, 'f')
+    if f then
+      redis.call('ZADD', P .. 'out:' .. pool, now + 10000, id)
+      looks[#looks + 1] = id
+      looks[#looks + 1] = tonumber(f)
+      looks[#looks + 1] = pool
+    else
+      redis.call('ZREM', P .. 'out:' .. pool, id)
+    end
+  end
+end
+
+local first = redis.call('ZRANGE', P .. 'due', 0, 0, 'WITHSCORES')
+local wait = -1
+if first[2] then wait = math.max(0, first[2] - now) end
+return { tickets, looks, wait, lost, upto(P .. 'unfold'), upto(P .. 'staging') }

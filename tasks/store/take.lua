@@ -1,0 +1,14 @@
+-- A worker takes a job that Asynq handed it, to hold until the pace allows it.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] lease ms, ARGV[4] result ttl ms
+-- Returns {"ok", record}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
+local j = load(ARGV[1])
+if not j then return { 'gone' } end
+if final(j.s) then return { 'final' } end
+if j.f ~= tonumber(ARGV[2]) or phase[j.s] ~= 'queued' then return { 'lost' } end
+if j.dl > 0 and j.dl <= now then
+  expire(j, tonumber(ARGV[4]))
+  return { 'expired' }
+end
+redis.call('ZREM', P .. 'out:' .. j.p, j.id)
+redis.call('ZADD', P .. 'hold:' .. j.p, now + ARGV[3], j.id)
+return { 'ok', redis.call('HGETALL', j.key) }

@@ -1,0 +1,41 @@
+package tasks
+
+import "time"
+
+// Ticket is a claim on one job at one fence: what an Asynq task carries, and
+// what a worker shows to move the job.
+type Ticket struct {
+	ID    string
+	Fence int64
+	Pool  string
+}
+
+// Started is what a worker learns when its attempt has begun.
+type Started struct {
+	Call     int // the number of this call in the job's log
+	Attempts int // attempts used, with this one
+	At       time.Time
+	Wanted   bool // a reader wants the text as it comes
+}
+
+// Ending is how a worker's attempt ended.
+type Ending struct {
+	Status   Status // StatusSucceeded, StatusFailed, or StatusRetrying for another try
+	Counted  bool   // for another try: it used up an attempt
+	Delay    time.Duration
+	Result   []byte // for StatusSucceeded
+	Error    *JobError
+	Usage    *Usage
+	Provider string
+	Attempt  Attempt // the call that ended; its times and number are the store's own
+}
+
+// Swept is what a sweep of the store found to do.
+type Swept struct {
+	Hand    []Ticket // to be handed to Asynq
+	Look    []Ticket // handed over long ago: does Asynq still have them?
+	Unfold  []string // batches to go on putting into backlogs
+	Stale   []string // batches whose writer is gone
+	Lost    int      // jobs that a dead worker gave back
+	NextDue time.Duration
+}
