@@ -1,0 +1,301 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestParseKeysRefuses(t *testing.T) {
+	k := newKeyPairs(t)
+	key := func(i int, edit func(m map[string]any)) string {
+		m := k.jwks(t)["keys"].([]any)[i].(map[string]any)
+		edit(m)
+		text, err := json.Marshal(map[string]any{"keys": []any{m}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	const rsaKey, ecKey, edKey = 0, 1, 2
+	for _, row := range []struct{ name, text string }{
+		{"empty", ``},
+		{"not JSON", `x`},
+		{"no keys", `{"keys":[]}`},
+		{"null", `null`},
+		{"duplicate member", `{"keys":[],"keys":[]}`},
+		{"symmetric", `{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}`},
+		{"only for encryption", key(rsaKey, func(m map[string]any) { m["use"] = "enc" })},
+		{"not to verify", key(rsaKey, func(m map[string]any) { m["key_ops"] = []string{"encrypt"} })},
+		{"private", key(edKey, func(m map[string]any) { m["d"] = "AAAA" })},
+		{"no kid", key(rsaKey, func(m map[string]any) { delete(m, "kid") })},
+		{"kid with a space", key(rsaKey, func(m map[string]any) { m["kid"] = "a b" })},
+		{"PS256", key(rsaKey, func(m map[string]any) { m["alg"] = "PS256" })},
+		{"small RSA", key(rsaKey, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xff}, 128)) })},
+		{"huge RSA", key(rsaKey, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xff}, 2048)) })},
+		{"even modulus", key(rsaKey, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xfe}, 256)) })},
+		{"exponent 1", key(rsaKey, func(m map[string]any) { m["e"] = "AQ" })},
+		{"exponent even", key(rsaKey, func(m map[string]any) { m["e"] = "AQAA" })},
+		{"no exponent", key(rsaKey, func(m map[string]any) { delete(m, "e") })},
+		{"padded modulus", key(rsaKey, func(m map[string]any) { m["n"] = m["n"].(string) + "==" })},
+		{"line break in the modulus", key(rsaKey, func(m map[string]any) { m["n"] = "\n" + m["n"].(string) })},
+		{"not on the curve", key(ecKey, func(m map[string]any) { m["x"] = m["y"] })},
+		{"point at infinity", key(ecKey, func(m map[string]any) { m["x"], m["y"] = b64(make([]byte, 32)), b64(make([]byte, 32)) })},
+		{"short coordinate", key(ecKey, func(m map[string]any) { m["x"] = "AAAA" })},
+		{"another curve", key(ecKey, func(m map[string]any) { m["crv"] = "P-384" })},
+		{"ES256 for Ed25519", key(edKey, func(m map[string]any) { m["alg"] = "ES256" })},
+		{"short Ed25519", key(edKey, func(m map[string]any) { m["x"] = "AAAA" })},
+		{"kid twice", strings.ReplaceAll(mustJSON(t, k.jwks(t)), `"kid":"e1"`, `"kid":"r1"`)},
+		{"too many", `{"keys":[` + strings.Repeat(`{"kty":"x"},`, maxKeys) + `{"kty":"x"}]}`},
+	} {
+		if keys, err := parseKeys([]byte(row.text)); err == nil {
+			t.Errorf("%s: got %d keys, want an error", row.name, len(keys))
+		}
+	}
+	keys, err := parseKeys([]byte(mustJSON(t, k.jwks(t))))
+	if err != nil || len(keys) != 3 {
+		t.Errorf("got %d keys, %v; want the three that are used", len(keys), err)
+	}
+}
+
+func mustJSON(t testing.TB, v any) string {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func FuzzParseKeys(f *testing.F) {
+	f.Add(mustJSON(f, newKeyPairs(f).jwks(f)))
+	f.Add(`{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"AA","y":"AA"}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		keys, err := parseKeys([]byte(text))
+		if (err == nil) != (len(keys) > 0) {
+			t.Fatalf("got %d keys, %v", len(keys), err)
+		}
+	})
+}
+
+func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	path := filepath.Join(t.TempDir(), "jwks.json")
+	before, after := newKeyPairs(t), newKeyPairs(t)
+	writeJSON(t, path, before.jwks(t))
+	var logged bytes.Buffer
+	reg := prometheus.NewPedanticRegistry()
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, JWKSFile: path, Metrics: reg,
+		Now: func() time.Time { return time.Unix(0, now.Load()) }, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	iat := time.Unix(0, now.Load()).Unix()
+	claims := strings.NewReplacer(fmt.Sprint(start+3600), fmt.Sprint(iat+3600), fmt.Sprint(start), fmt.Sprint(iat)).Replace(goodClaims)
+	const head = `{"alg":"EdDSA","typ":"JWT","kid":"d1"}`
+	one, two := before.sign(t, head, claims), after.sign(t, head, claims)
+	check := func(when string, wantOne, wantTwo bool) {
+		t.Helper()
+		_, err1 := v.Verify(t.Context(), one)
+		_, err2 := v.Verify(t.Context(), two)
+		if (err1 == nil) != wantOne || (err2 == nil) != wantTwo {
+			t.Fatalf("%s: got %v and %v, want accepted %t and %t", when, err1, err2, wantOne, wantTwo)
+		}
+	}
+	check("at first", true, false)
+	writeJSON(t, path, after.jwks(t))
+	check("after a new file", false, true)
+
+	// An unusable file is no reason to lock everybody out, and is said once.
+	if err := os.WriteFile(path, []byte("half a fi"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("after a broken file", false, true)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	check("after the file is gone", false, true)
+	if got := strings.Count(logged.String(), "level=ERROR"); got != 2 {
+		t.Errorf("%d errors logged, want one for the broken file and one for the missing one:\n%s", got, &logged)
+	}
+	writeJSON(t, path, before.jwks(t))
+	check("after the old file is back", true, false)
+
+	// Written in place within the grain of the file system's clock: same size, same time.
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := mustJSON(t, after.jwks(t))
+	if int64(len(text)) != info.Size() {
+		t.Fatalf("two sets of %d and %d bytes; this test needs equal ones", len(text), info.Size())
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	now.Add(int64(150 * time.Millisecond))
+	check("after an unseen change", false, true)
+	if n, err := testutil.GatherAndCount(reg, "sluice_auth_key_set_loads_total"); err != nil || n != 2 {
+		t.Errorf("got %d series, %v; want ok and error", n, err)
+	}
+}
+
+// issuer is a key server that counts its requests.
+type issuer struct {
+	*httptest.Server
+	mu     sync.Mutex
+	answer http.HandlerFunc
+	hits   int
+}
+
+func newIssuer(t *testing.T, answer http.HandlerFunc) *issuer {
+	i := &issuer{answer: answer}
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.mu.Lock()
+		i.hits++
+		answer := i.answer
+		i.mu.Unlock()
+		answer(w, r)
+	}))
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *issuer) now(answer http.HandlerFunc) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.answer = answer
+}
+
+func (i *issuer) count() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.hits
+}
+
+func serve(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }
+}
+
+func TestKeysFromAnAddress(t *testing.T) {
+	var offset atomic.Int64
+	now := func() time.Time { return clock().Add(time.Duration(offset.Load())) }
+	advance := func(d time.Duration) { offset.Add(int64(d)) }
+	k, next := newKeyPairs(t), newKeyPairs(t)
+	set := mustJSON(t, k.jwks(t))
+	iss := newIssuer(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, JWKSURL: iss.URL + "/keys?secret=hidden", Now: now, MaxLifetime: 100 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := with(t, fmt.Sprint(start+3600), fmt.Sprint(start+99*3600))
+	good := k.sign(t, `{"alg":"ES256","typ":"JWT","kid":"e1"}`, claims)
+	unknown := k.sign(t, `{"alg":"ES256","typ":"JWT","kid":"nobody"}`, claims)
+	rotated := next.sign(t, `{"alg":"ES256","typ":"JWT","kid":"e2"}`, claims)
+	step := func(name, token string, want error, wantHits int) {
+		t.Helper()
+		_, err := v.Verify(t.Context(), token)
+		if !errors.Is(err, want) || iss.count() != wantHits {
+			t.Fatalf("%s: got %v after %d requests, want %v after %d", name, err, iss.count(), want, wantHits)
+		}
+	}
+	if iss.count() != 0 {
+		t.Fatal("New asked the issuer")
+	}
+	step("issuer down", good, ErrUnavailable, 1)
+	step("asked again at once", good, ErrUnavailable, 1)
+	advance(retryAfter)
+	for name, answer := range map[string]http.HandlerFunc{
+		"redirect":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
+		"too long":   serve(strings.Repeat(" ", maxSetBytes) + set),
+		"not a set":  serve("<html>"),
+		"no content": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+	} {
+		iss.now(answer)
+		step(name, good, ErrUnavailable, iss.count()+1)
+		advance(retryAfter)
+	}
+	iss.now(serve(set))
+	hits := iss.count() + 1
+	step("issuer up", good, nil, hits)
+	step("no second request", good, nil, hits)
+	step("unknown kid just after", unknown, ErrInvalid, hits)
+	advance(retryAfter)
+	step("unknown kid later", unknown, ErrInvalid, hits+1)
+	step("unknown kid again", unknown, ErrInvalid, hits+1)
+	if _, err := v.Verify(t.Context(), unknown); errors.Is(err, ErrUnavailable) {
+		t.Errorf("an unknown kid is called unavailable: %v", err)
+	}
+
+	// The issuer rotates: the new key is found by its unknown name.
+	advance(retryAfter)
+	iss.now(serve(strings.ReplaceAll(mustJSON(t, next.jwks(t)), `"e1"`, `"e2"`)))
+	step("rotated", rotated, nil, hits+2)
+	step("the old one is gone", good, ErrInvalid, hits+2)
+
+	// The issuer is away: keys stay for a day, asked for at most every ten seconds.
+	iss.now(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	advance(refreshAfter)
+	step("stale", rotated, nil, hits+3)
+	step("stale again", rotated, nil, hits+3)
+	advance(dropAfter)
+	step("too stale", rotated, ErrUnavailable, hits+4)
+}
+
+// TestKeysAreFetchedOnce holds the issuer back while many callers need its keys.
+func TestKeysAreFetchedOnce(t *testing.T) {
+	k := newKeyPairs(t)
+	arrived, release := make(chan struct{}, 100), make(chan struct{})
+	iss := newIssuer(t, func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		_, _ = w.Write([]byte(mustJSON(t, k.jwks(t))))
+	})
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, JWKSURL: iss.URL, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := k.sign(t, `{"alg":"EdDSA","typ":"JWT","kid":"d1"}`, goodClaims)
+	// The first caller goes away; those who wait for its fetch are served all the same.
+	first, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 20)
+	go func() { _, err := v.Verify(first, token); errs <- err }()
+	<-arrived
+	cancel()
+	for range 19 {
+		go func() { _, err := v.Verify(t.Context(), token); errs <- err }()
+	}
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := v.Verify(gone, token); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a caller that is gone: got %v, want ErrUnavailable at once", err)
+	}
+	close(release)
+	for range 20 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := iss.count(); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+}
