@@ -25,7 +25,7 @@ else
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
   if what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
   if j.dl > 0 and j.dl <= now + delay then
-    expire(j, ttl)
+    expire(j, ttl, called)
   else
     if delay > 0 then
       redis.call('HSET', j.key, 'due', now + delay)

@@ -129,9 +129,9 @@ local function finish(j, to, outcome, ttl)
   redis.call('ZADD', P .. 'gone', now + ttl, j.t .. '|' .. j.id)
 end
 
--- expire ends a job whose deadline has passed.
-local function expire(j, ttl)
-  local billed = j.cur and 'true' or 'false'
-  close(j, 0, '{"outcome":"canceled","maybe_billed":' .. billed .. '}')
+-- expire ends a job whose deadline has passed; called says that a call was made
+-- in vain just now.
+local function expire(j, ttl, called)
+  local billed = called and 'true' or 'false'
   finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl)
 end

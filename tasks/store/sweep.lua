@@ -49,16 +49,17 @@ for a = 4, #ARGV, 2 do
         local j = load(id)
         if j and not final(j.s) then
           redis.call('HINCRBY', j.key, 'f', 1)
-          if j.s == 'running' then
+          local called = j.s == 'running'
+          if called then
             redis.call('HINCRBY', j.key, 'n', -1) -- its worker's fault, not the job's
             close(j, 0, '{"outcome":"worker_lost","maybe_billed":true}')
           end
           lost = lost + 1
           if j.dl > 0 and j.dl <= now then
-            expire(j, ttl)
+            expire(j, ttl, called)
           else
             backlog(j)
-            if j.s == 'running' then become(j, 'retrying') else become(j, j.s) end
+            if called then become(j, 'retrying') else become(j, j.s) end
           end
         end
       end

@@ -1,0 +1,204 @@
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const pool = "p"
+
+func setup(t *testing.T) (*store.Store, *queue.Feeder, *redis.Client) {
+	t.Helper()
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 4}})
+	return s, queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s, Every: 5 * time.Millisecond}), rdb
+}
+
+func submit(t *testing.T, s *store.Store) []tasks.Ticket {
+	t.Helper()
+	_, tickets, err := s.Create(t.Context(), tasks.Submission{Job: tasks.Job{
+		ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "m",
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"the prompt"`)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tickets
+}
+
+func TestATaskCarriesIDAndAttemptAlone(t *testing.T) {
+	k := tasks.Ticket{ID: "job_01", Fence: 7, Pool: pool}
+	task, _ := queue.Task(k)
+	if got := string(task.Payload()); got != `{"id":"job_01","attempt":7}` {
+		t.Errorf("payload %s", got)
+	}
+	back, err := queue.Ticket(pool, task.Payload())
+	if err != nil || back != k {
+		t.Errorf("back: %v, %v", back, err)
+	}
+	for _, bad := range []string{"", "{}", "null", `{"id":7}`, "\x00"} {
+		if _, err := queue.Ticket(pool, []byte(bad)); err == nil {
+			t.Errorf("payload %q was taken for a ticket", bad)
+		}
+	}
+}
+
+func TestHandingTwiceIsOneTask(t *testing.T) {
+	s, f, rdb := setup(t)
+	tickets := submit(t, s)
+	for range 2 {
+		if err := f.Hand(t.Context(), tickets); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := asynq.NewInspectorFromRedisClient(rdb).GetQueueInfo(pool)
+	if err != nil || info.Pending != 1 {
+		t.Errorf("queue: %+v, %v; want one pending task", info, err)
+	}
+}
+
+// pending waits until the pool's queue holds a task of the wanted id.
+func pending(t *testing.T, rdb *redis.Client, id string) {
+	t.Helper()
+	insp := asynq.NewInspectorFromRedisClient(rdb)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		if info, err := insp.GetTaskInfo(pool, id); err == nil && info.State == asynq.TaskStatePending {
+			return
+		}
+		select {
+		case <-t.Context().Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+	t.Fatalf("no pending task %s", id)
+}
+
+func run(t *testing.T, r func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestASweepMendsWhatACrashLeft(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lose func(ctx context.Context, rdb *redis.Client, k tasks.Ticket)
+		want func(k tasks.Ticket) string
+	}{
+		{"never enqueued", func(context.Context, *redis.Client, tasks.Ticket) {},
+			func(k tasks.Ticket) string { return fmt.Sprintf("%s:%d", k.ID, k.Fence) }},
+		{"dequeued by an answer that was lost", func(ctx context.Context, rdb *redis.Client, k tasks.Ticket) {
+			id := fmt.Sprintf("%s:%d", k.ID, k.Fence)
+			rdb.LRem(ctx, "asynq:{p}:pending", 1, id)
+			rdb.LPush(ctx, "asynq:{p}:active", id)
+			rdb.HSet(ctx, "asynq:{p}:t:"+id, "state", "active")
+		}, func(k tasks.Ticket) string { return fmt.Sprintf("%s:%d", k.ID, k.Fence+1) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, f, rdb := setup(t)
+			k := submit(t, s)[0]
+			if c.name != "never enqueued" {
+				if err := f.Hand(t.Context(), []tasks.Ticket{k}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.lose(t.Context(), rdb, k)
+			rdb.ZAddXX(t.Context(), "sluice:{s}:out:"+pool, redis.Z{Score: 1, Member: k.ID})
+			run(t, f.Run)
+			pending(t, rdb, c.want(k))
+		})
+	}
+}
+
+func TestASweepWakesADueJob(t *testing.T) {
+	s, f, rdb := setup(t)
+	id := store.NewID("job")
+	if _, _, err := s.Create(t.Context(), tasks.Submission{Job: tasks.Job{
+		ID: id, Tenant: "acme", Pool: pool, Model: "m", NotBefore: time.Now().Add(30 * time.Millisecond),
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	run(t, f.Run)
+	pending(t, rdb, id+":1")
+}
+
+// An idle server asks four times a second, and a kick lets it ask at once.
+func TestAnIdleServerWaitsForAKick(t *testing.T) {
+	srv := redistest.Start(t, redistest.Options{})
+	rdb, own := srv.Client(), srv.Client()
+	w := queue.NewWaker()
+	own.AddHook(w)
+	var asks atomic.Int64
+	own.AddHook(counter{&asks})
+
+	handled := make(chan string, 1)
+	server := asynq.NewServerFromRedisClient(own, asynq.Config{
+		Queues: map[string]int{pool: 1}, TaskCheckInterval: time.Millisecond, Concurrency: 2, LogLevel: asynq.FatalLevel,
+	})
+	if err := server.Start(asynq.HandlerFunc(func(_ context.Context, task *asynq.Task) error {
+		handled <- string(task.Payload())
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() { w.Release(); server.Shutdown() }
+	defer stop()
+
+	// Let it find the queue empty and begin to wait.
+	for asks.Load() == 0 {
+		<-time.After(time.Millisecond)
+	}
+	before, begin := asks.Load(), time.Now()
+	<-time.After(600 * time.Millisecond)
+	if n, most := asks.Load()-before, int64(time.Since(begin)/(200*time.Millisecond))+2; n > most {
+		t.Errorf("an idle server asked %d times in %v, want at most %d", n, time.Since(begin), most)
+	}
+	task, opts := queue.Task(tasks.Ticket{ID: "job_1", Fence: 1, Pool: pool})
+	if _, err := asynq.NewClientFromRedisClient(rdb).Enqueue(task, opts...); err != nil {
+		t.Fatal(err)
+	}
+	w.Kick(pool)
+	select {
+	case <-handled:
+	case <-time.After(5 * time.Second):
+		t.Error("the task was not handled")
+	}
+}
+
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (c counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if a := cmd.Args(); len(a) > 3 && a[3] == "asynq:{p}:pending" {
+			c.n.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
