@@ -1,0 +1,371 @@
+// Package limit is the gate of a pool: one allowance of requests, input tokens,
+// output tokens and concurrent calls, shared by any number of processes.
+//
+// It promises that the calls of all processes together stay inside the
+// allowance and leave nothing of it unused while work waits; that calls are let
+// through in the order in which they asked, large ones included; that a call
+// costs one question to Redis and one settlement; and that without Redis nothing
+// passes.
+//
+// It never sends anything, never retries a call, never looks at a prompt, and
+// never reads the clock of a process to decide on an allowance: Redis's clock is
+// the only one.
+//
+// How: each dimension is a continuous token bucket, mirrored in Redis. Take books
+// the next free place in all dimensions at once, in one script, and is told when
+// to send. What a call will use is booked as expected: the input as estimated,
+// the output as the mean of its class. Settle replaces the expectation by the
+// real figures, so a level may be in debt for a while, and a guard, computed from
+// the variance of what is under way, is kept free in each bucket.
+package limit
+
+import (
+	"container/list"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrStopped is what Take returns once Run has ended: nobody asks for slots any more.
+var ErrStopped = errors.New("limit: the gate's pump has stopped")
+
+// Limits are an allowance. Zero means no limit in that dimension.
+type Limits struct {
+	RequestsPerMinute     int64
+	InputTokensPerMinute  int64
+	OutputTokensPerMinute int64
+	// RequestBurst is how many requests the provider takes at once. A fifth of
+	// it, at most two, stays unused as a guard. Zero means one second's worth
+	// of RequestsPerMinute, at least 1 and at most 10, and above 6,000 a minute
+	// a tenth of a second's worth.
+	RequestBurst int
+	// Concurrency is the number of calls under way at once.
+	Concurrency int
+}
+
+// burst is RequestBurst or its default.
+func (l Limits) burst() int64 {
+	switch {
+	case l.RequestBurst > 0:
+		return int64(l.RequestBurst)
+	case l.RequestsPerMinute <= 0:
+		return 10
+	}
+	return max(1, min(10, l.RequestsPerMinute/60), l.RequestsPerMinute/600)
+}
+
+// Config describes a gate.
+type Config struct {
+	// Redis keeps the allowance. Required.
+	Redis redis.UniversalClient
+	// Pool names the allowance; processes with the same name share it. Required,
+	// without braces and white space.
+	Pool string
+	// Limits is the allowance. All processes of a pool should be given the same.
+	Limits Limits
+	// FollowProvider lets limits rise above the configured ones when the
+	// provider's headers say so. When false, headers only lower them, or fill in
+	// one that is not configured: a configured limit is then a share that is
+	// never exceeded.
+	FollowProvider bool
+	// Timeout is the longest that a call may take. A reservation that nobody
+	// settled ends 30 s later. Zero means 10 minutes.
+	Timeout time.Duration
+	// Log receives what an operator should know: Redis gone and back, state
+	// lost. Nil means slog.Default().
+	Log *slog.Logger
+	// Metrics is where the gate's metrics are registered. Nil means nowhere.
+	// Gates of several pools may share one.
+	Metrics prometheus.Registerer
+
+	// now replaces Redis's clock, in seconds; tests set it.
+	now func() float64
+	// lease is how long a holder counts as alive without a sign. Zero means 20 s.
+	lease time.Duration
+}
+
+// Gate is one process's door to a pool's allowance. Its methods may be called
+// from any goroutine.
+type Gate struct {
+	cfg     Config
+	rdb     redis.UniversalClient
+	log     *slog.Logger
+	m       *metrics
+	keys    []string
+	args    []any // what every script is given, from ARGV[3] on, but for the epoch
+	channel string
+	holder  string
+	epoch   atomic.Int64
+	serial  atomic.Uint64
+	running atomic.Bool
+	live    atomic.Bool // the subscription stands
+
+	mu      sync.Mutex
+	queue   list.List // of *waiter, first come first served
+	stopped bool
+	handed  []answer             // booked for us in line
+	held    map[string]time.Time // our unsettled reservations, until when to renew for them
+	ledger  []settlement         // what Redis has not been told yet
+	hold    time.Time            // as far as this process knows
+	holds   int                  // how often hold was noted
+	freed   int                  // how often a hold ended or the pace changed
+	asking  string               // the reservation that the pump stands in line for
+	slot    bool                 // the pump sleeps until a slot's send time
+
+	wakePump, wakeQueue, wakeLedger chan struct{}
+}
+
+// New returns a gate. It does not touch Redis.
+func New(cfg Config) (*Gate, error) {
+	if cfg.Redis == nil {
+		return nil, errors.New("limit: Config.Redis is missing")
+	}
+	if cfg.Pool == "" || strings.ContainsAny(cfg.Pool, "{} \t\r\n") {
+		return nil, fmt.Errorf("limit: Config.Pool %q: want a name without braces and white space", cfg.Pool)
+	}
+	l := cfg.Limits
+	for _, v := range []int64{l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute, int64(l.RequestBurst), int64(l.Concurrency)} {
+		if v < 0 {
+			return nil, fmt.Errorf("limit: pool %s: a limit below zero: %d", cfg.Pool, v)
+		}
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 10 * time.Minute
+	}
+	if cfg.lease <= 0 {
+		cfg.lease = 20 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	m, err := newMetrics(cfg.Metrics, cfg.Pool)
+	if err != nil {
+		return nil, fmt.Errorf("limit: register metrics: %w", err)
+	}
+	var id [6]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("limit: make a holder's name: %w", err)
+	}
+	follow := "0"
+	if cfg.FollowProvider {
+		follow = "1"
+	}
+	base := "sluice:limit:{" + cfg.Pool + "}:"
+	g := &Gate{
+		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), m: m,
+		channel: base + "say", holder: hex.EncodeToString(id[:]),
+		held:     map[string]time.Time{},
+		wakePump: make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
+	}
+	for _, k := range []string{"gate", "held", "booked", "classes", "transit", "waiting", "wants", "holders"} {
+		g.keys = append(g.keys, base+k)
+	}
+	g.args = []any{
+		l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute, l.burst(), l.Concurrency,
+		follow, g.channel, seconds(cfg.Timeout + 30*time.Second),
+	}
+	return g, nil
+}
+
+// Need is what a call asks for.
+type Need struct {
+	// ID says whose call it is, to an operator who reads the reservations. It
+	// need not be unique. White space is not allowed.
+	ID string
+	// Class groups calls of like size: their mean output is what the next one is
+	// expected to use. A good class is model, order of max_tokens, thinking.
+	Class string
+	// InputTokens is an estimate of the input; how far estimates are off, and how
+	// much of the input is read from a cache and not counted, is learned by class.
+	// Zero means: what the class usually has.
+	InputTokens int64
+	// MaxTokens caps the expected output. Zero means no cap.
+	MaxTokens int64
+}
+
+// Grant is a booked place. It has to be settled, once.
+type Grant struct {
+	ID     string
+	Class  string
+	Waited time.Duration // from Take's call until it returned
+
+	key   string
+	epoch int64
+}
+
+// Actual is what a call used.
+type Actual struct {
+	// InputTokens and OutputTokens are what the provider counted against the
+	// allowance: input without what was read from its cache.
+	InputTokens, OutputTokens int64
+	// Known says that both are known. Otherwise the call is taken to have used
+	// what was expected of it, for it may have been charged.
+	Known bool
+	// Refused says that the provider turned the call away without charging, or
+	// that it was never sent: the reservation is handed back.
+	Refused bool
+	// Observed is what the provider's headers said, if anything.
+	Observed *Observed
+}
+
+// Reading is what one dimension's rate-limit headers said.
+type Reading struct {
+	Limit, Remaining       int64
+	HasLimit, HasRemaining bool
+}
+
+// Observed is what the rate-limit headers of an answer said.
+type Observed struct {
+	Requests, InputTokens, OutputTokens Reading
+	// Rounding is the step to which Remaining of tokens is rounded: 1,000 with
+	// Anthropic. Zero means 1,000.
+	Rounding int64
+	// Age is how long ago the headers came. Of older ones than 2 s only limits
+	// are used: the level has moved since.
+	Age time.Duration
+}
+
+// Settle ends a reservation: what was expected is replaced by what was used.
+// A second Settle of the same grant changes nothing but for what it observed.
+// When Redis cannot be told, the settlement is kept, Run writes it later, and
+// the error says only that it is not written yet.
+func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
+	how := "expected"
+	switch {
+	case a.Refused:
+		how = "back"
+	case a.Known:
+		how = "used"
+	}
+	s := settlement{grant: grant, how: how, in: max(0, a.InputTokens), out: max(0, a.OutputTokens), seen: a.Observed}
+	g.mu.Lock()
+	delete(g.held, grant.key)
+	g.mu.Unlock()
+	err := g.settle(ctx, s)
+	if err != nil {
+		s.seen = nil // out of date by the time that it is written
+		g.later(s)
+		return fmt.Errorf("settle %s in pool %s: %w", grant.ID, g.cfg.Pool, err)
+	}
+	return nil
+}
+
+// SettleInput tells what a call's input really counted as, as soon as the
+// provider says so, and what its headers said, if anything, while they are
+// fresh. Settle still has to follow; the same input figure belongs there.
+func (g *Gate) SettleInput(ctx context.Context, grant Grant, inputTokens int64, seen *Observed) error {
+	if err := g.settle(ctx, settlement{grant: grant, how: "input", in: max(0, inputTokens), seen: seen}); err != nil {
+		return fmt.Errorf("settle the input of %s in pool %s: %w", grant.ID, g.cfg.Pool, err)
+	}
+	return nil
+}
+
+// Observe hands in headers that belong to no reservation, as of a probe.
+func (g *Gate) Observe(ctx context.Context, seen Observed) error {
+	if err := g.settle(ctx, settlement{how: "expected", seen: &seen}); err != nil {
+		return fmt.Errorf("observe pool %s: %w", g.cfg.Pool, err)
+	}
+	return nil
+}
+
+// Hold lets nothing through until Redis's now plus d. It never shortens a
+// longer hold. Slots that were booked and not sent return. A d of zero or less
+// does nothing.
+func (g *Gate) Hold(ctx context.Context, d time.Duration, reason string) error {
+	if d <= 0 {
+		return nil
+	}
+	g.m.holds.Inc()
+	left, err := g.steer(ctx, "hold", seconds(d), reason)
+	if err == nil {
+		g.noteHold(left)
+	}
+	return err
+}
+
+// Release ends a hold. The pace stays as it is.
+func (g *Gate) Release(ctx context.Context) error {
+	_, err := g.steer(ctx, "release", 0, "")
+	if err == nil {
+		g.free()
+	}
+	return err
+}
+
+// Resume ends a hold and starts at that share of the full pace (0.1 for a
+// tenth), doubling each 5 s until it is full. 1 or more is the full pace at once.
+func (g *Gate) Resume(ctx context.Context, pace float64) error {
+	_, err := g.steer(ctx, "resume", clampPace(pace), "")
+	if err == nil {
+		g.free()
+	}
+	return err
+}
+
+// SetPace runs the gate at that share of its allowance, at least 0.01 and at
+// most 1, until it is set again or Resume is called.
+func (g *Gate) SetPace(ctx context.Context, factor float64) error {
+	_, err := g.steer(ctx, "pace", clampPace(factor), "")
+	if err == nil {
+		g.free()
+	}
+	return err
+}
+
+// SoftRefusal reports a refusal whose retry-after is a second or less: one
+// request is taken off the level and the pace becomes 3 % slower, which 0.05 %
+// of the full pace a second make good. Only the third in 5 s holds the gate, for 1 s.
+func (g *Gate) SoftRefusal(ctx context.Context) error {
+	g.m.soft.Inc()
+	left, err := g.steer(ctx, "soft", 0, "")
+	if err == nil && left > 0 {
+		g.noteHold(left)
+	}
+	return err
+}
+
+func clampPace(f float64) float64 {
+	if math.IsNaN(f) {
+		return 1
+	}
+	return max(0.01, min(1, f))
+}
+
+// noteHold notes a hold that lasts for another d.
+func (g *Gate) noteHold(d time.Duration) {
+	until := time.Now().Add(d)
+	g.mu.Lock()
+	if until.After(g.hold) {
+		g.hold = until
+	}
+	g.holds++
+	g.mu.Unlock()
+	wake(g.wakePump)
+}
+
+// free notes that a hold is over or the pace another.
+func (g *Gate) free() {
+	g.mu.Lock()
+	g.hold = time.Time{}
+	g.freed++
+	g.mu.Unlock()
+	wake(g.wakePump)
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,238 @@
+package limit
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed gate.lua
+	gateLua string
+	//go:embed take.lua
+	takeLua string
+	//go:embed settle.lua
+	settleLua string
+	//go:embed renew.lua
+	renewLua string
+	//go:embed leave.lua
+	leaveLua string
+	//go:embed steer.lua
+	steerLua string
+	//go:embed state.lua
+	stateLua string
+
+	takeScript   = redis.NewScript(gateLua + takeLua)
+	settleScript = redis.NewScript(gateLua + settleLua)
+	renewScript  = redis.NewScript(gateLua + renewLua)
+	leaveScript  = redis.NewScript(gateLua + leaveLua)
+	steerScript  = redis.NewScript(gateLua + steerLua)
+	stateScript  = redis.NewScript(gateLua + stateLua)
+)
+
+// answer is a script's decision on one reservation.
+type answer struct {
+	status string // ok, hold, far, full; again: ask anew
+	wait   time.Duration
+	key    string
+	epoch  int64
+	at     time.Time // when it reached us
+}
+
+// settlement is one call of the settle script.
+type settlement struct {
+	grant   Grant
+	how     string // used, expected, input, back
+	in, out int64
+	seen    *Observed
+}
+
+func seconds(d time.Duration) float64 { return d.Seconds() }
+
+// run calls a script with what all of them are given and returns the epoch,
+// which every reply begins with, and the rest.
+func (g *Gate) run(ctx context.Context, script *redis.Script, argv ...any) (epoch int64, reply []string, err error) {
+	var now any = ""
+	if g.cfg.now != nil {
+		now = g.cfg.now()
+	}
+	known := g.epoch.Load()
+	all := make([]any, 0, 4+len(g.args)+len(argv))
+	all = append(all, now, g.holder, seconds(g.cfg.lease), known)
+	all = append(append(all, g.args...), argv...)
+	out, err := script.Run(ctx, g.rdb, g.keys, all...).Slice()
+	if err != nil {
+		return 0, nil, err
+	}
+	reply = make([]string, len(out))
+	for i, v := range out {
+		switch v := v.(type) {
+		case string:
+			reply[i] = v
+		case int64:
+			reply[i] = strconv.FormatInt(v, 10)
+		default:
+			return 0, nil, fmt.Errorf("script answered %T", v)
+		}
+	}
+	if len(reply) == 0 {
+		return 0, nil, errors.New("script answered nothing")
+	}
+	epoch, err = parseEpoch(reply[0])
+	if err != nil {
+		return 0, nil, err
+	}
+	if known != epoch && g.epoch.CompareAndSwap(known, epoch) && known != 0 {
+		g.m.lost.Inc()
+		g.log.WarnContext(ctx, "the gate's state in Redis was lost; it starts empty")
+	}
+	return epoch, reply[1:], nil
+}
+
+func parseEpoch(s string) (int64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read epoch: %w", err)
+	}
+	return int64(f), nil
+}
+
+func parseWait(s string) (time.Duration, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read wait: %w", err)
+	}
+	return time.Duration(f * float64(time.Second)), nil
+}
+
+// ask books slots for the needs, in order; there may be fewer answers than needs.
+func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
+	argv := make([]any, 0, 4*len(ws))
+	for _, w := range ws {
+		argv = append(argv, w.key, w.need.Class, w.need.InputTokens, w.need.MaxTokens)
+	}
+	epoch, reply, err := g.run(ctx, takeScript, argv...)
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	var out []answer
+	for i := 0; i+1 < len(reply); i += 2 {
+		wait, err := parseWait(reply[i+1])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at})
+	}
+	if len(out) == 0 || len(out) > len(ws) {
+		return nil, fmt.Errorf("script gave %d answers to %d questions", len(out), len(ws))
+	}
+	return out, nil
+}
+
+// settle writes one settlement.
+func (g *Gate) settle(ctx context.Context, s settlement) error {
+	argv := []any{s.grant.key, s.grant.epoch, s.how, s.in, s.out, "", "", "", "", "", "", 1000}
+	if o := s.seen; o != nil {
+		for d, r := range []Reading{o.Requests, o.InputTokens, o.OutputTokens} {
+			if r.HasLimit {
+				argv[5+d] = r.Limit
+			}
+			if r.HasRemaining && o.Age <= 2*time.Second {
+				argv[8+d] = r.Remaining
+			}
+		}
+		if o.Rounding > 0 {
+			argv[11] = o.Rounding
+		}
+	}
+	epoch, reply, err := g.run(ctx, settleScript, argv...)
+	if err != nil {
+		g.m.settles.WithLabelValues(g.cfg.Pool, "error").Inc()
+		return err
+	}
+	if len(reply) < 5 {
+		return fmt.Errorf("script answered %d values", len(reply))
+	}
+	switch {
+	case s.grant.key == "":
+	case reply[0] == "0":
+		g.m.settles.WithLabelValues(g.cfg.Pool, "unknown").Inc()
+	default:
+		g.m.settles.WithLabelValues(g.cfg.Pool, s.how).Inc()
+	}
+	if n, err := strconv.ParseFloat(reply[1], 64); err == nil {
+		g.m.inflight.Set(n)
+	}
+	for d, name := range dimensions {
+		if v, err := strconv.ParseFloat(reply[2+d], 64); err == nil {
+			g.m.level.WithLabelValues(g.cfg.Pool, name).Set(v)
+		}
+	}
+	return g.take(epoch, reply[5:])
+}
+
+// take puts slots that were handed over to us where the pump finds them.
+func (g *Gate) take(epoch int64, said []string) error {
+	for _, m := range said {
+		a, err := parseAnswer(m)
+		if err != nil {
+			return err
+		}
+		a.epoch = epoch
+		g.receive(a)
+	}
+	return nil
+}
+
+func (g *Gate) receive(a answer) {
+	g.mu.Lock()
+	g.handed = append(g.handed, a)
+	g.mu.Unlock()
+	wake(g.wakePump)
+}
+
+// parseAnswer reads "status wait key".
+func parseAnswer(m string) (answer, error) {
+	f := strings.Fields(m)
+	if len(f) != 3 {
+		return answer{}, fmt.Errorf("hand-over of %d words", len(f))
+	}
+	wait, err := parseWait(f[1])
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: f[0], wait: wait, key: f[2], at: time.Now()}, nil
+}
+
+// renew shows that this process lives.
+func (g *Gate) renew(ctx context.Context, waitsFor string) error {
+	epoch, reply, err := g.run(ctx, renewScript, waitsFor)
+	if err != nil {
+		return err
+	}
+	return g.take(epoch, reply)
+}
+
+func (g *Gate) leave(ctx context.Context) error {
+	_, _, err := g.run(ctx, leaveScript)
+	return err
+}
+
+// steer returns how long the hold still lasts.
+func (g *Gate) steer(ctx context.Context, verb string, x float64, reason string) (time.Duration, error) {
+	_, reply, err := g.run(ctx, steerScript, verb, x, reason)
+	if err == nil && len(reply) != 1 {
+		err = fmt.Errorf("script answered %d values", len(reply))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s pool %s: %w", verb, g.cfg.Pool, err)
+	}
+	return parseWait(reply[0])
+}

@@ -1,0 +1,92 @@
+-- settle: replaces a reservation's expectation by what was used, then lets the
+-- provider's headers correct the picture.
+-- After gate.lua. ARGV[13] reservation, empty: headers alone. ARGV[14] its epoch.
+-- ARGV[15] how: 'used' (input and output known), 'expected' (not known),
+-- 'input' (input known, the call goes on), 'back' (never charged).
+-- ARGV[16] input tokens. ARGV[17] output tokens.
+-- ARGV[18..20] the provider's limits a minute, ARGV[21..23] what it says remains;
+-- empty: not said. ARGV[24] step to which token headers are rounded.
+-- Returns {epoch, 1 or 0 (was there such a reservation), in flight, L1, L2, L3,
+-- then what was handed over to the caller: "status wait key", ...}.
+local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
+local found = 0
+local booked = key ~= '' and tonumber(ARGV[14]) == s.epoch and redis.call('HGET', BOOKED, key)
+if booked then
+  found = 1
+  local b = parse(booked)
+  local y = {1, yin, yout}
+  if how == 'back' then y = {0, 0, 0} elseif how == 'expected' then y = {1, b.ein, b.eout} end
+  if how == 'input' then y[3] = b.eout end
+  local e = {1, b.ein, b.eout}
+  for d = 1, 3 do
+    if s[LV[d]] then s[LV[d]] = s[LV[d]] + e[d] - y[d] end
+    s[USED[d]] = math.max(0, s[USED[d]] + y[d] - e[d])
+  end
+  if how == 'input' then
+    charged(key, b)
+    s.vi = s.vi - b.vin
+    b.ein, b.vin = yin, 0
+    book(key, b)
+  else
+    drop(key, b)
+    if how == 'used' then learn(b, yin, yout) end
+  end
+end
+
+-- The observer. A limit is taken over when it is said; upwards only after the
+-- quiet period and not above the configured one unless that is allowed.
+local told = false
+for d = 1, 3 do
+  local l = tonumber(ARGV[17 + d])
+  local rem = tonumber(ARGV[20 + d])
+  if l and l > 0 then
+    if s[CFG[d]] > 0 and ARGV[10] ~= '1' then l = math.min(l, s[CFG[d]]) end
+    local have = s[LIM[d]]
+    if have == 0 or l < have or (l > have and now >= s.quiet) then
+      s[LIM[d]] = l
+      limits()
+      if have == 0 and rem then s[LV[d]] = math.min(rem, B[d]) - pending(d) end
+    end
+  end
+  -- More requests than our bucket holds: a count over a longer window, which
+  -- says nothing of the short one.
+  if rem and r[d] > 0 and s[LV[d]] and not (d == 1 and rem > B[1]) then
+    told = true
+    local p = pending(d)
+    local off, band = rem - s[LV[d]] - p, 2
+    if d == 1 then
+      off = off + 0.5
+    elseif d == 2 then
+      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vi)) + 0.2 * s.U2
+    else
+      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vo))
+    end
+    local by = 0
+    if off < -band then
+      by = 0.5 * (off + band)
+    elseif off > band and now >= s.quiet then
+      by = 0.1 * (off - band)
+    end
+    s[LV[d]] = s[LV[d]] + by
+    -- The integral: a level that has to be lowered again and again has another
+    -- user, whose rate is what the corrections amount to a second.
+    s[BIAS[d]] = math.max(-0.5 * r[d], math.min(0, s[BIAS[d]] + 0.01 * by / s.og))
+  end
+end
+if told then
+  s.og = math.max(0.01, s.og + 0.05 * (math.min(now - s.ot, 60) - s.og))
+  s.ot = now
+end
+for d = 1, 3 do
+  if s[LV[d]] then s[LV[d]] = math.min(s[LV[d]], B[d] - pending(d)) end
+end
+
+handover()
+save()
+local function lv(d)
+  if s[LV[d]] then return F(s[LV[d]]) end
+  return ''
+end
+local reply = {F(s.epoch), found, inflight, lv(1), lv(2), lv(3)}
+for _, m in ipairs(mine) do reply[#reply + 1] = m end
+return reply

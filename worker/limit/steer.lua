@@ -1,0 +1,32 @@
+-- steer: holds, releases and paces the whole gate.
+-- After gate.lua. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
+-- 'hold' (seconds; never shortens a longer hold), 'release' (the hold ends),
+-- 'resume' (the hold ends, slow start from that pace), 'pace' (a fixed factor),
+-- 'soft' (a short refusal), 'peek' (asks only).
+-- Returns {epoch, seconds that the hold still lasts}.
+-- Messages to all: "* epoch hold seconds" and "* epoch free 0".
+local verb, x = ARGV[13], tonumber(ARGV[14])
+
+local function hold(d, why)
+  if now + d > s.hold then
+    s.hold, s.why = now + d, why
+    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', F(s.epoch), d))
+  end
+end
+
+if verb == 'hold' then
+  hold(x, ARGV[15])
+elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
+  if verb ~= 'pace' then s.hold, s.why = 0, '' end
+  if verb == 'resume' then s.slow, s.slow_t, s.pace = x, now, 1 end
+  if verb == 'pace' then s.pace = x end
+  redis.call('PUBLISH', CHANNEL, '* ' .. F(s.epoch) .. ' free 0')
+elseif verb == 'soft' then
+  if s.L1 then s.L1 = s.L1 - 1 end
+  s.soft = math.max(0.1, s.soft * 0.97)
+  if now - s.s1 <= 5 then hold(1, 'refused three times in 5 s') end
+  s.s1, s.s2 = s.s2, now
+end
+handover()
+save()
+return {F(s.epoch), string.format('%.6f', math.max(0, s.hold - now))}
