@@ -202,3 +202,21 @@ func (c counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
+
+func TestPausingTwiceIsOnePause(t *testing.T) {
+	rdb := redistest.New(t)
+	p := queue.NewPauser(rdb)
+	ctx := t.Context()
+	for _, want := range []bool{true, true, false, false} {
+		change := p.Resume
+		if want {
+			change = p.Pause
+		}
+		if err := change(ctx, pool); err != nil {
+			t.Fatalf("set pause to %t: %v", want, err)
+		}
+		if got, err := p.Paused(ctx, pool); err != nil || got != want {
+			t.Errorf("paused: %t, %v; want %t", got, err, want)
+		}
+	}
+}

@@ -77,19 +77,20 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold
-// then puts them into the backlogs, and a sweep goes on where it is cut off.
-func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) error {
+// then puts them into the backlogs, and a sweep goes on where it is cut off. It
+// returns whose batch it is.
+func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tenant string, err error) {
 	reply, err := s.run(ctx, batchCommitScript, id, c.Fingerprint, c.MaxQueued, answersKept.Milliseconds()).Slice()
 	if err != nil {
-		return fmt.Errorf("commit batch %s: %w", id, err)
+		return "", fmt.Errorf("commit batch %s: %w", id, err)
 	}
 	switch str(reply[0]) {
 	case "full":
-		return full(c.MaxQueued, num(reply[1]))
+		return "", full(c.MaxQueued, num(reply[1]))
 	case "gone":
-		return fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
+		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
 	}
-	return nil
+	return str(reply[1]), nil
 }
 
 // Unfold puts the next lines of an accepted batch into the backlogs and says

@@ -1,6 +1,6 @@
 -- Accepts a batch: one write, after which every line of it will run.
 -- KEYS[1] prefix; ARGV[1] batch, ARGV[2] fingerprint, ARGV[3] most waiting jobs or 0, ARGV[4] idempotency ttl ms
--- Returns {"ok"}, {"full", waiting} or {"gone"}.
+-- Returns {"ok", tenant}, {"full", waiting} or {"gone"}.
 local g = P .. 'g:' .. ARGV[1]
 if not redis.call('ZSCORE', P .. 'staging', ARGV[1]) then return { 'gone' } end
 local h = redis.call('HMGET', g, 't', 'i')
@@ -17,4 +17,4 @@ if h[2] ~= '' then
   redis.call('HDEL', ikey, 'busy')
   redis.call('PEXPIRE', ikey, ARGV[4])
 end
-return { 'ok' }
+return { 'ok', h[1] }

@@ -40,7 +40,7 @@ func TestABatchIsInvisibleUntilItIsWhole(t *testing.T) {
 	if load, _ := s.Load(ctx, pool); load.Queued != 0 {
 		t.Errorf("%d lines of an open batch are queued", load.Queued)
 	}
-	if err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
 		t.Fatal(err)
 	}
 	left, tickets, err := s.Unfold(ctx, b.ID)
@@ -94,7 +94,7 @@ func TestAnAcceptedBatchIsUnfoldedByASweep(t *testing.T) {
 	s, rdb := open(t, 3)
 	ctx := t.Context()
 	b := stage(t, s, 5)
-	if err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
 		t.Fatal(err)
 	}
 	rdb.ZAdd(ctx, "sluice:{s}:unfold", redis.Z{Score: 1, Member: b.ID}) // its API died
@@ -108,7 +108,7 @@ func TestCancelingABatchCancelsItsJobs(t *testing.T) {
 	s, _ := open(t, 2)
 	ctx := t.Context()
 	b := stage(t, s, 6)
-	if err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
 		t.Fatal(err)
 	}
 	// Canceled before it is unfolded, the counts still come out.
@@ -142,7 +142,7 @@ func TestABatchesKeySubmitsOnce(t *testing.T) {
 	if err := s.StageBatch(ctx, b.ID, []tasks.Job{j}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "fp"}); err != nil {
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "fp"}); err != nil {
 		t.Fatal(err)
 	}
 	_, prior, err := s.OpenBatch(ctx, "acme", "k")
@@ -163,7 +163,7 @@ func TestABatchLargerThanTheBacklogIsRefused(t *testing.T) {
 	s, _ := open(t, 2)
 	b := stage(t, s, 5)
 	var quota *tasks.QuotaError
-	if err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{MaxQueued: 4}); !errors.As(err, &quota) || quota.RetryAfter < time.Second {
+	if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{MaxQueued: 4}); !errors.As(err, &quota) || quota.RetryAfter < time.Second {
 		t.Errorf("commit: %v, want a QuotaError", err)
 	}
 }

@@ -1,0 +1,53 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+)
+
+// Pauser pauses a pool's Asynq queue: what asynqmon shows as paused. Doing so
+// twice is a success. A paused queue keeps its tasks; those that run go on.
+type Pauser struct {
+	rdb       redis.UniversalClient
+	inspector *asynq.Inspector
+}
+
+// NewPauser returns a Pauser. Whoever started Redis closes it.
+func NewPauser(rdb redis.UniversalClient) *Pauser {
+	return &Pauser{rdb: rdb, inspector: asynq.NewInspectorFromRedisClient(rdb)}
+}
+
+// Paused reports whether a pool's queue is paused.
+func (p *Pauser) Paused(ctx context.Context, pool string) (bool, error) {
+	n, err := p.rdb.Exists(ctx, "asynq:{"+pool+"}:paused").Result()
+	if err != nil {
+		return false, fmt.Errorf("ask whether queue %s is paused: %w", pool, err)
+	}
+	return n == 1, nil
+}
+
+// Pause pauses a pool's queue.
+func (p *Pauser) Pause(ctx context.Context, pool string) error {
+	return p.set(ctx, pool, true, p.inspector.PauseQueue)
+}
+
+// Resume lets a pool's queue go on.
+func (p *Pauser) Resume(ctx context.Context, pool string) error {
+	return p.set(ctx, pool, false, p.inspector.UnpauseQueue)
+}
+
+// set makes a change and takes an error for success when the queue is as
+// wanted: Asynq calls a repeated pause an error.
+func (p *Pauser) set(ctx context.Context, pool string, want bool, change func(string) error) error {
+	err := change(pool)
+	if err == nil {
+		return nil
+	}
+	if is, askErr := p.Paused(ctx, pool); askErr == nil && is == want {
+		return nil
+	}
+	return fmt.Errorf("set pause of queue %s to %t: %w", pool, want, err)
+}
