@@ -1,0 +1,166 @@
+-- The rules that the scripts of this folder share; script.go puts it before each.
+--
+-- KEYS[1]  hash: the pool's breaker, its operator's flag, and what was made of them
+-- KEYS[2]  list: what operators did, newest first
+-- ARGV[1]  now in ms, or '' for Redis TIME; only tests give one
+-- ARGV[2]  JSON: the arguments, read as a
+-- Returns  {result, now, field, value, field, value ...}: a number that each
+--          script explains, the time in ms, and the hash as it stands afterwards
+
+local a = cjson.decode(ARGV[2])
+local now = tonumber(ARGV[1])
+if not now then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local max_backoff = 120000 -- between two probes of an outage
+local steady = 60000       -- an outage sooner than this after the last one is the last one's relapse
+local good_probes = 3      -- to close
+local row_old = 5000       -- no success for so long makes row_few failures in a row enough
+local row_few = 5
+local row_many = 8         -- enough when they span row_span
+local row_span = 1000
+local buckets = 10
+
+local h = {}
+do
+  local flat = redis.call('HGETALL', KEYS[1])
+  for i = 1, #flat, 2 do h[flat[i]] = flat[i + 1] end
+end
+
+local function num(f) return tonumber(h[f]) or 0 end
+local function state() return h.state or 'closed' end
+-- The queue is to be paused: the operator and the breaker each have a say.
+local function wanted() return h.op == '1' or state() ~= 'closed' end
+local was = wanted()
+
+local dirty = {}
+local function set(f, v)
+  -- Lua would write a large number as 1.7e+12.
+  if type(v) == 'number' then v = string.format('%.0f', v) end
+  if h[f] ~= v then
+    h[f] = v
+    dirty[f] = true
+  end
+end
+
+-- moved counts a transition, so that whoever decided by an older state can tell.
+local function moved() set('rev', num('rev') + 1) end
+
+local function note(action, by, why)
+  redis.call('LPUSH', KEYS[2], cjson.encode({
+    at = string.format('%.0f', now), action = action, by = by, reason = why}))
+  redis.call('LTRIM', KEYS[2], 0, a.audit_max - 1)
+end
+
+-- answer writes what changed and ends a script.
+local function answer(result)
+  if wanted() ~= was then
+    set('flip', num('rev'))
+    set('flip_at', now)
+    if was then
+      -- A breaker that closed under an operator's pause still owes its slow start.
+      if h.ramp == '1' then set('ramp_at', now) else set('ramp_at', 0) end
+      set('ramp', 0)
+    else
+      set('held', 1)
+      -- An operator who pauses during a slow start does not end it.
+      if state() == 'closed' and num('ramp_at') > 0 and now - num('ramp_at') < a.slow then
+        set('ramp', 1)
+      end
+    end
+  end
+  if next(dirty) then
+    if not h.gen then set('gen', a.gen) end
+    local flat = {}
+    for f in pairs(dirty) do
+      flat[#flat + 1] = f
+      flat[#flat + 1] = h[f]
+    end
+    redis.call('HSET', KEYS[1], unpack(flat))
+  end
+  local out = {result, string.format('%.0f', now)}
+  for f, v in pairs(h) do
+    out[#out + 1] = f
+    out[#out + 1] = v
+  end
+  return out
+end
+
+local function forget_counts()
+  for i = 0, buckets - 1 do set('b' .. i, '') end
+  set('row', 0)
+  set('row_from', 0)
+  set('row_at', 0)
+  -- Calls sent before now say nothing about what follows.
+  set('counts_from', now)
+end
+
+-- delay until the next probe, in ms: the interval with equal jitter, doubled
+-- for each relapse after the first. Failed probes alone do not lengthen it, or a
+-- provider that is back would go unnoticed. The first probe comes sooner, so that
+-- a false alarm is over within one interval.
+local function delay(first)
+  local relapse = num('relapse')
+  local base = math.min(a.interval * 2 ^ math.max(0, relapse - 1), max_backoff)
+  if first and relapse == 0 then base = base / 2 end
+  return base * (0.5 + 0.5 * a.rnd)
+end
+
+-- A stated Retry-After is waited out, with up to a tenth on top.
+local function wait(ms)
+  if a.retry_after > 0 then ms = math.max(ms, a.retry_after * (1 + 0.1 * a.rnd)) end
+  return math.min(ms, max_backoff)
+end
+
+-- plan sets when the next probe is due; from is when the last one began.
+local function plan(cause, from, first)
+  set('resume_at', 0)
+  if cause == 'unauthorized' then
+    set('next', 0) -- until an operator resumes or another key arrives
+  elseif cause == 'spend' then
+    local at = a.resume_at
+    if at <= now and a.retry_after > 0 then at = now + a.retry_after end
+    if at > now then
+      at = math.min(at, now + 32 * 86400000)
+      set('resume_at', at)
+      set('next', at + 1000 * a.rnd)
+    else
+      set('next', now + 300000 + 600000 * a.rnd)
+    end
+  else
+    set('next', math.max(now, from + wait(delay(first))))
+  end
+end
+
+-- open trips the breaker, or gives an open one a graver cause.
+local function open(cause, why)
+  local first = state() == 'closed'
+  if first then
+    local ramp_at = num('ramp_at')
+    if ramp_at > 0 and now - ramp_at < steady then
+      set('relapse', num('relapse') + 1)
+    else
+      set('relapse', 0)
+    end
+    set('tries', 0)
+    set('opened_at', now)
+  elseif state() == 'half_open' then
+    set('relapse', num('relapse') + 1)
+  end
+  set('state', 'open')
+  set('cause', cause)
+  set('why', why)
+  set('good', 0)
+  set('ramp', 0)
+  -- A probe in flight has been overtaken.
+  set('fence', num('fence') + 1)
+  set('lease', '')
+  set('lease_until', 0)
+  set('probe_fp', '')
+  if cause ~= 'overload' then set('bad_fp', a.fp) end
+  forget_counts()
+  plan(cause, now, first)
+  moved()
+end

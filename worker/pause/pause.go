@@ -1,0 +1,497 @@
+// Package pause stops a pool while its provider cannot serve it, and starts it
+// again by itself: a breaker shared by all processes, which owns its pauses.
+//
+// It promises that
+//   - the pool's queue is paused exactly while an operator holds the pool or the
+//     breaker is open; a loop in every process brings the queue and the gate in
+//     line with the state each second, whichever process dies between two steps;
+//   - what an operator paused, also with another tool, only an operator resumes;
+//   - one process at a time probes the provider, and its crash delays the next
+//     probe by one lease at most;
+//   - the way back is a ramp, not a herd;
+//   - all clocks are Redis's, and no lock is held during a call.
+//
+// It never counts a refusal of a single request against the provider, never calls
+// a provider on behalf of a pool that an operator holds, and never sees a prompt,
+// a result or a key.
+//
+// # Loss of state
+//
+// When Redis loses everything, the queue's pause goes with it. Processes that
+// still run put an operator's pause back from memory; the breaker starts closed,
+// and a provider that is still down trips it again within a few calls. When only
+// this package's keys are lost and the queue is still paused, a running process
+// remembers whose pause it was. When none remembers, the pause counts as an
+// operator's: it shows as paused by "unknown" and stays until an operator
+// resumes it, since a pause that stays is seen, and one that goes may cost money.
+package pause
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	randv2 "math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	auditMax   = 1000                   // entries kept
+	maxReason  = 200                    // bytes of a reason or a name
+	fresh      = 250 * time.Millisecond // age at most of a cached state, and of a success not yet counted
+	callTime   = 5 * time.Second        // for a step that has to be finished even if its caller is gone
+	holdFor    = 5 * time.Second        // the gate's hold, renewed at each tick; lapses when every process is dead
+	leaseSpare = 5 * time.Second        // the lease outlasts the probe's timeout by this
+	adoptGrace = 10 * time.Second       // within this of our own resume, a pause may be a late one of ours
+	tellClaim  = 10 * time.Second       // another process tells a change that was not told by then
+
+	// From half open on, the pace is a tenth; three good probes earn the first
+	// doubling, and each 5 s the next: full pace about 12 s after the breaker
+	// closes when the gate ramps smoothly, 15 s when it ramps in steps. A second
+	// or so before it, and at most a probe interval to notice that the provider is
+	// back, keep the whole within 20 s.
+	halfOpenPace = 0.1
+	resumePace   = 0.2
+	doubling     = 5 * time.Second
+	slowStart    = 15 * time.Second
+)
+
+// Queue pauses a pool's queue. All three are idempotent: to pause a paused queue
+// is a success. Pause and Resume should return within about 5 s.
+type Queue interface {
+	Pause(ctx context.Context, pool string) error
+	Resume(ctx context.Context, pool string) error
+	Paused(ctx context.Context, pool string) (bool, error)
+}
+
+// Gate is the pool's pace.
+type Gate interface {
+	// Hold lets no call through for d; it is repeated while the pool is paused.
+	Hold(ctx context.Context, d time.Duration, reason string) error
+	// Resume ends the hold and goes on at this share of the pace (0 to 1),
+	// doubling each 5 s up to 1. It may be called again with the share that the
+	// same ramp has reached by then.
+	Resume(ctx context.Context, pace float64) error
+}
+
+// Kind says what an outcome means to the breaker.
+type Kind string
+
+// The kinds of a verdict.
+const (
+	Ignore       Kind = ""             // says nothing about the provider: an ordinary 429, a rejected request, a canceled call
+	Good         Kind = "good"         // the provider answered as it should
+	Bad          Kind = "bad"          // overload, 5xx, timeout, no connection
+	Spend        Kind = "spend"        // a spend cap was reached
+	Unauthorized Kind = "unauthorized" // 401, 402 or 403: the key, not the request
+)
+
+// Verdict is what one call says about the provider.
+type Verdict struct {
+	Kind Kind
+	// Reason names the outcome in a word or a few ("overloaded"); it is shown to
+	// operators and callers. At most 200 bytes are kept. No part of a prompt, a
+	// provider's answer or a key belongs here.
+	Reason string
+	// Took is how long ago the call was sent; 0 means just now. Calls sent before
+	// the breaker last moved do not trip it again.
+	Took time.Duration
+	// RetryAfter is the provider's Retry-After; 0 means none.
+	RetryAfter time.Duration
+	// ResumeAt is when a spend cap ends, if the provider said so.
+	ResumeAt time.Time
+}
+
+// Rules say when the breaker trips and how it probes.
+//
+// Besides the ratio, MinCalls failures in a row trip it, or 8 in a row over at
+// least one second, or 5 in a row with no success for 5 s. A success ends a row
+// only when its call was sent after the row's first one, since long calls go on
+// succeeding for a while after a provider has begun to refuse new ones.
+type Rules struct {
+	Window       time.Duration // counted outcomes are at most this old; 0 means 10 s; at least 1 s
+	MinCalls     int           // outcomes in the window before their ratio counts; 0 means 20
+	FailureRatio float64       // share of failures that trips; 0 means 0.5; at most 1
+	// ProbeInterval is the time between two probes while the provider is down; 0
+	// means 5 s. Jitter takes up to half of it off. It doubles, up to 120 s, with
+	// each relapse after the first; a Retry-After of the provider lengthens it.
+	// A refused key is not probed, a spend cap at its stated end or each 5 to 15 min.
+	ProbeInterval time.Duration
+}
+
+// Change is a pool that was paused or resumed, by either side.
+type Change struct {
+	ID               string // the same each time this change is told
+	Pool             string
+	Paused           bool
+	PausedBy         string // ByOperator or ByBreaker; "" when resumed
+	By               string // the operator
+	Reason           string
+	Cause            Cause
+	At               time.Time
+	ExpectedResumeAt time.Time // zero when unknown
+}
+
+// Config describes a Breaker.
+type Config struct {
+	Redis redis.UniversalClient // required
+	Pool  string                // required; no braces
+	Queue Queue                 // required
+	// Gate is the pool's pace; nil means none, as in a process that only
+	// passes on an operator's word: the workers then hold the gate within a second.
+	Gate Gate
+	// Probe makes one small call upstream, past the gate, and judges it. A
+	// refusal of the probe's own request (4xx) is Good: the provider is up. An error
+	// means that the call could not be judged; it is tried again later. Probe must
+	// return soon after its context ends. Nil means that this process does not probe.
+	Probe func(ctx context.Context) (Verdict, error)
+	Rules Rules
+	// ProbeTimeout ends a probe, which then counts as Bad; 0 means 10 s.
+	ProbeTimeout time.Duration
+	// Fingerprint tells one key from another: a digest of what makes a refused pool
+	// worth another try when it changes, such as key and base URL. Only a digest of
+	// it is stored. "" means that a restart never tries again by itself.
+	Fingerprint string
+	// OnChange is told each pause and resume, at least once over all processes,
+	// and in the process that caused it if that lives. An error has it told again
+	// after 10 s. It must return within 5 s and must not call Pause or Resume. Nil means nobody is told.
+	OnChange func(ctx context.Context, c Change) error
+	Prefix   string                // of the keys; "" means "sluice:pause:"
+	Log      *slog.Logger          // nil means none
+	Metrics  prometheus.Registerer // nil means none
+
+	now  func() time.Time // the scripts' clock in tests; nil means Redis TIME
+	rnd  func() float64   // jitter in tests; nil means random
+	tick time.Duration    // of the loop in tests; 0 means 1 s
+}
+
+// Breaker is a pool's breaker as one process sees it. Its methods may be called
+// by many goroutines.
+type Breaker struct {
+	rdb           redis.UniversalClient
+	pool          string
+	key, auditKey string
+	queue         Queue
+	gate          Gate
+	probe         func(context.Context) (Verdict, error)
+	rule          Rules
+	probeTimeout  time.Duration
+	fingerprint   string
+	onChange      func(context.Context, Change) error
+	log           *slog.Logger
+	count         *counters
+	script        scripts
+	now           func() time.Time
+	rnd           func() float64
+	tick          time.Duration
+	holder        string
+
+	goods struct {
+		sync.Mutex
+		n        int64
+		youngest time.Time // when the latest of them was sent
+		flushed  time.Time
+	}
+	waiting chan struct{} // successes wait to be counted
+	moved   chan struct{} // the state moved: Run looks at once
+
+	cache struct {
+		sync.Mutex
+		at   time.Time
+		snap snapshot
+		err  error
+	}
+	reading chan struct{} // one reads for the cache
+
+	applying chan struct{} // one brings queue and gate in line
+	seen     snapshot      // what Redis is not to forget; guarded by applying
+}
+
+// New checks c and returns a Breaker. It makes no call to Redis.
+func New(c Config) (*Breaker, error) {
+	r := c.Rules
+	r.Window = cmp.Or(r.Window, 10*time.Second)
+	r.MinCalls = cmp.Or(r.MinCalls, 20)
+	r.FailureRatio = cmp.Or(r.FailureRatio, 0.5)
+	r.ProbeInterval = cmp.Or(r.ProbeInterval, 5*time.Second)
+	var errs []error
+	bad := func(wrong bool, text string) {
+		if wrong {
+			errs = append(errs, errors.New(text))
+		}
+	}
+	bad(c.Redis == nil, "Redis is missing")
+	bad(c.Queue == nil, "Queue is missing")
+	bad(c.Pool == "" || strings.ContainsAny(c.Pool, "{}"), "Pool must be a name without braces")
+	bad(r.Window < time.Second, "Rules.Window must be at least 1 s")
+	bad(r.MinCalls < 1, "Rules.MinCalls must be at least 1")
+	bad(!(r.FailureRatio > 0 && r.FailureRatio <= 1), "Rules.FailureRatio must be above 0 and at most 1")
+	bad(r.ProbeInterval < time.Millisecond, "Rules.ProbeInterval must be at least 1 ms")
+	bad(c.ProbeTimeout < 0, "ProbeTimeout must not be negative")
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("breaker of pool %q: %w", c.Pool, errors.Join(errs...))
+	}
+	holder, err := randomID()
+	if err != nil {
+		return nil, err
+	}
+	count, err := newCounters(c.Metrics, c.Pool)
+	if err != nil {
+		return nil, fmt.Errorf("breaker of pool %q: %w", c.Pool, err)
+	}
+	key := cmp.Or(c.Prefix, "sluice:pause:") + "{" + c.Pool + "}"
+	b := &Breaker{
+		rdb: c.Redis, pool: c.Pool, key: key, auditKey: key + ":audit",
+		queue: c.Queue, gate: c.Gate, probe: c.Probe, rule: r,
+		probeTimeout: cmp.Or(c.ProbeTimeout, 10*time.Second),
+		onChange:     c.OnChange,
+		log:          slog.New(slog.DiscardHandler),
+		count:        count, script: newScripts(), now: c.now, rnd: c.rnd,
+		tick: cmp.Or(c.tick, time.Second), holder: holder,
+		waiting: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		reading: make(chan struct{}, 1), applying: make(chan struct{}, 1),
+	}
+	if c.Fingerprint != "" {
+		sum := sha256.Sum256([]byte("sluice pause\x00" + c.Fingerprint))
+		b.fingerprint = hex.EncodeToString(sum[:12])
+	}
+	if c.Log != nil {
+		b.log = c.Log.With("pool", c.Pool)
+	}
+	if b.rnd == nil {
+		b.rnd = randv2.Float64
+	}
+	return b, nil
+}
+
+// Record takes the outcome of one call. Successes are counted together, at
+// most 250 ms later; the rest at once. When this outcome trips the breaker, the gate is held and
+// the queue paused before Record returns. An error means that the outcome may not have
+// been counted; the call that it is about is not concerned.
+func (b *Breaker) Record(ctx context.Context, v Verdict) error {
+	switch v.Kind {
+	case Ignore:
+		return nil
+	case Good:
+		b.goods.Lock()
+		sent := time.Now().Add(-max(0, v.Took))
+		if b.goods.n == 0 || sent.After(b.goods.youngest) {
+			b.goods.youngest = sent
+		}
+		b.goods.n++
+		due := time.Since(b.goods.flushed) >= fresh
+		b.goods.Unlock()
+		if !due {
+			signal(b.waiting)
+			return nil
+		}
+	case Bad, Spend, Unauthorized:
+	default:
+		return fmt.Errorf("record outcome of pool %s: unknown kind %q", b.pool, v.Kind)
+	}
+	return b.send(ctx, v)
+}
+
+// send counts the successes that wait, and v.
+func (b *Breaker) send(ctx context.Context, v Verdict) error {
+	b.goods.Lock()
+	n, age := b.goods.n, time.Since(b.goods.youngest)
+	b.goods.n, b.goods.flushed = 0, time.Now()
+	b.goods.Unlock()
+	a := args{"goods": n, "good_age": int64(0), "kind": "", "age": max(0, v.Took).Milliseconds()}
+	if n > 0 {
+		a["good_age"] = age.Milliseconds()
+	}
+	if v.Kind != Good {
+		a["kind"] = string(v.Kind)
+	}
+	if n == 0 && a["kind"] == "" {
+		return nil
+	}
+	tripped, s, err := b.run(ctx, b.script.record, b.rules(verdictArgs(a, v)))
+	if err != nil {
+		b.count.errors.WithLabelValues(b.pool, "record").Inc()
+		return fmt.Errorf("record outcome of pool %s: %w", b.pool, err)
+	}
+	if tripped != 1 {
+		return nil
+	}
+	b.opened(s)
+	return b.enforceNow(ctx)
+}
+
+func verdictArgs(a args, v Verdict) args {
+	a["reason"] = clip(cmp.Or(v.Reason, string(v.Kind)))
+	a["retry_after"] = max(0, v.RetryAfter).Milliseconds()
+	a["resume_at"] = int64(0)
+	if !v.ResumeAt.IsZero() {
+		a["resume_at"] = max(0, v.ResumeAt.UnixMilli())
+	}
+	return a
+}
+
+// opened counts and logs a breaker that this process opened.
+func (b *Breaker) opened(s snapshot) {
+	st := s.state()
+	cause := s.h["cause"]
+	b.count.opened.WithLabelValues(b.pool, cause).Inc()
+	level := slog.LevelWarn
+	if Cause(cause) != Overload {
+		level = slog.LevelError // somebody has to act
+	}
+	b.log.Log(context.Background(), level, "breaker opened, the queue is paused", "cause", cause, "reason", s.h["why"],
+		"expected_resume_at", st.ExpectedResumeAt)
+}
+
+// State returns the pool's state, at most 250 ms old. With an error it is the
+// last one known.
+func (b *Breaker) State(ctx context.Context) (State, error) {
+	if s, err, ok := b.cached(); ok {
+		return s.state(), err
+	}
+	select {
+	case b.reading <- struct{}{}:
+		defer func() { <-b.reading }()
+	case <-ctx.Done():
+		s, _, _ := b.cached()
+		return s.state(), ctx.Err()
+	}
+	if s, err, ok := b.cached(); ok {
+		return s.state(), err
+	}
+	s, err := b.look(ctx)
+	if err != nil {
+		s, _, _ = b.cached()
+	}
+	return s.state(), err
+}
+
+func (b *Breaker) cached() (snapshot, error, bool) {
+	b.cache.Lock()
+	defer b.cache.Unlock()
+	return b.cache.snap, b.cache.err, !b.cache.at.IsZero() && time.Since(b.cache.at) < fresh
+}
+
+// look reads the state past the cache, and fills it. While Redis is away,
+// the cache holds the error, so that callers do not queue for the same answer.
+func (b *Breaker) look(ctx context.Context) (snapshot, error) {
+	_, s, err := b.run(ctx, b.script.look, args{})
+	if err != nil {
+		err = fmt.Errorf("read state of pool %s: %w", b.pool, err)
+	}
+	b.cache.Lock()
+	defer b.cache.Unlock()
+	switch {
+	case err == nil:
+		b.cache.at, b.cache.snap, b.cache.err = time.Now(), s, nil
+	case ctx.Err() == nil:
+		b.cache.at, b.cache.err = time.Now(), err
+	}
+	return s, err
+}
+
+// Pause holds the pool for an operator until Resume. To pause again replaces
+// who and why. On an error it may hold already; it is safe to repeat.
+func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
+	return b.operate(ctx, "pause", by, reason)
+}
+
+// Resume ends an operator's pause. A breaker that is open stays open, and
+// probes the provider at once; so Resume is also how an operator says that a
+// refused key or a spend cap has been seen to. To resume a pool that is not paused is a success.
+func (b *Breaker) Resume(ctx context.Context, by string) error {
+	return b.operate(ctx, "resume", by, "")
+}
+
+func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
+	// A state that was lost is put back first, or a resume would find nothing to
+	// resume, and the pause would come back after it.
+	if _, err := b.enforce(ctx); err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
+	}
+	done, _, err := b.run(ctx, b.script.operate, args{"verb": verb, "by": clip(by), "reason": clip(reason)})
+	if err != nil {
+		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
+	}
+	if done == 1 {
+		b.log.Info("operator's "+verb, "by", clip(by), "reason", clip(reason))
+	}
+	if err := b.enforceNow(ctx); err != nil {
+		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
+	}
+	return nil
+}
+
+// Entry is one line of a pool's audit list.
+type Entry struct {
+	At     time.Time
+	Action string // "pause" or "resume"
+	By     string
+	Reason string
+}
+
+// Audit returns the last n things that operators did, newest first. The list
+// keeps 1,000.
+func (b *Breaker) Audit(ctx context.Context, n int) ([]Entry, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	lines, err := b.rdb.LRange(ctx, b.auditKey, 0, int64(n)-1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read audit of pool %s: %w", b.pool, err)
+	}
+	entries := make([]Entry, 0, len(lines))
+	for _, line := range lines {
+		var e struct{ At, Action, By, Reason string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			return nil, fmt.Errorf("read audit of pool %s: %w", b.pool, err)
+		}
+		ms, err := strconv.ParseInt(e.At, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("read audit of pool %s: %w", b.pool, err)
+		}
+		entries = append(entries, Entry{At: time.UnixMilli(ms).UTC(), Action: e.Action, By: e.By, Reason: e.Reason})
+	}
+	return entries, nil
+}
+
+// signal wakes whoever waits on c, now or next.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// clip cuts s to what is kept of a reason or a name, between two characters.
+func clip(s string) string {
+	s = strings.ToValidUTF8(s, "�")
+	if len(s) <= maxReason {
+		return s
+	}
+	n := maxReason
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+func randomID() (string, error) {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return "", fmt.Errorf("read random bytes: %w", err)
+	}
+	return hex.EncodeToString(id[:]), nil
+}

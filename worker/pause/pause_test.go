@@ -1,0 +1,494 @@
+package pause
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+var (
+	good = Verdict{Kind: Good}
+	bad  = Verdict{Kind: Bad, Reason: "overloaded"}
+)
+
+// many is n times v.
+func many(n int, v Verdict) []Verdict { return slices.Repeat([]Verdict{v}, n) }
+
+func TestTripRules(t *testing.T) {
+	type event struct {
+		after time.Duration
+		n     int
+		v     Verdict
+	}
+	long := func(v Verdict, took time.Duration) Verdict { v.Took = took; return v }
+	for _, tt := range []struct {
+		name   string
+		events []event
+		want   Name
+	}{
+		{"four failures are few", []event{{0, 4, bad}}, Closed},
+		{"five in a row, no success ever", []event{{0, 5, bad}}, Open},
+		{"five in a row, success four seconds ago", []event{{0, 1, good}, {4 * time.Second, 5, bad}}, Closed},
+		{"five in a row, success five seconds ago", []event{{0, 1, good}, {5 * time.Second, 5, bad}}, Open},
+		{"eight in a row at once", []event{{0, 9, good}, {100 * time.Millisecond, 8, bad}}, Closed},
+		{"eight in a row over a second", []event{{0, 9, good}, {100 * time.Millisecond, 7, bad}, {time.Second, 1, bad}}, Open},
+		{"seven in a row over a second", []event{{0, 9, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, bad}}, Closed},
+		{"a success between ends the row", []event{{0, 9, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, good}, {time.Second, 2, bad}}, Closed},
+		{"a success sent before the row does not end it", []event{{0, 30, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, long(good, 3*time.Second)}, {time.Second, 2, bad}}, Open},
+		{"twenty in a row at once", []event{{0, 100, good}, {100 * time.Millisecond, 20, bad}}, Open},
+		{"nineteen in a row at once", []event{{0, 100, good}, {100 * time.Millisecond, 19, bad}}, Closed},
+		{"half of twenty", []event{{0, 7, good}, {time.Millisecond, 7, bad}, {time.Millisecond, 3, good}, {time.Millisecond, 3, bad}}, Open},
+		{"half of nineteen and a bit", []event{{0, 9, good}, {time.Millisecond, 5, bad}, {time.Millisecond, 1, good}, {time.Millisecond, 4, bad}}, Closed},
+		{"less than half", []event{{0, 11, good}, {time.Millisecond, 5, bad}, {time.Millisecond, 1, good}, {time.Millisecond, 5, bad}}, Closed},
+		{"what is older than the window is forgotten", []event{{0, 1, good}, {0, 4, bad}, {0, 1, good}, {0, 4, bad}, {11 * time.Second, 6, good}, {0, 4, bad}}, Closed},
+		{"a spend cap", []event{{0, 100, good}, {0, 1, Verdict{Kind: Spend}}}, Open},
+		{"a refused key", []event{{0, 100, good}, {0, 1, Verdict{Kind: Unauthorized}}}, Open},
+		{"what says nothing", []event{{0, 100, Verdict{}}}, Closed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			b := w.breaker()
+			for _, e := range tt.events {
+				w.pass(e.after)
+				for i, v := range many(e.n, e.v) {
+					if i == e.n-1 && e.v.Kind == Good {
+						b.goods.flushed = time.Time{} // the last of them counts all
+					}
+					w.record(b, v)
+				}
+			}
+			got := w.state(b)
+			if got.Name != tt.want {
+				t.Errorf("got %s (%s), want %s", got.Name, got.Reason, tt.want)
+			}
+			if open := tt.want == Open; w.queuePaused() != open || (w.flow() == 0) != open {
+				t.Errorf("state %s, but queue paused: %t, gate at %v", got.Name, w.queuePaused(), w.flow())
+			}
+		})
+	}
+}
+
+func TestGateIsHeldBeforeTheQueueIsPaused(t *testing.T) {
+	w := newWorld(t)
+	w.trip(w.breaker())
+	if got := strings.Join(w.log, ", "); !strings.HasPrefix(got, "hold, pause") {
+		t.Errorf("got %s, want hold before pause", got)
+	}
+}
+
+func TestFullPaceWithinTwentySecondsOfRecovery(t *testing.T) {
+	for _, rnd := range []float64{0, 0.5, 0.999} {
+		for _, outage := range []time.Duration{time.Second, 17 * time.Second, 10 * time.Minute} {
+			t.Run(fmt.Sprint(rnd, outage), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				w.rnd = rnd
+				b := w.breaker()
+				w.trip(b)
+				for began := w.at; w.at.Sub(began) < outage; w.pass(250 * time.Millisecond) {
+					w.step(b)
+				}
+				if want := max(1, int(outage/(10*time.Second))); outage > time.Second && w.probes < want {
+					t.Errorf("%d probes in %s, want at least %d", w.probes, outage, want)
+				}
+				w.answers(good)
+				back := w.at
+				took := w.until(b, SlowStart, 6*time.Second)
+				if took > 5500*time.Millisecond {
+					t.Errorf("noticed and closed %s after the recovery, want at most the probe interval", took)
+				}
+				if w.queuePaused() {
+					t.Error("queue is still paused")
+				}
+				last := 0.0
+				for w.flow() < 1 {
+					if w.flow() < last {
+						t.Errorf("pace fell from %v to %v", last, w.flow())
+					}
+					last = w.flow()
+					w.pass(250 * time.Millisecond)
+					w.step(b)
+				}
+				if got := w.at.Sub(back); got > 20*time.Second+500*time.Millisecond {
+					t.Errorf("full pace %s after the recovery, want at most 20 s", got)
+				}
+				w.pass(slowStart)
+				if s := w.state(b); s.Name != Closed || s.Paused || s.Pace != 1 {
+					t.Errorf("in the end: %+v", s)
+				}
+			})
+		}
+	}
+}
+
+func TestFalseAlarmIsOverWithinAProbeInterval(t *testing.T) {
+	for _, rnd := range []float64{0, 0.999} {
+		w := newWorld(t)
+		w.rnd = rnd
+		b := w.breaker()
+		w.trip(b)
+		w.answers(good)
+		if got := w.until(b, SlowStart, 10*time.Second); got > 5*time.Second {
+			t.Errorf("jitter %v: a healthy provider was paused for %s, want at most 5 s", rnd, got)
+		}
+	}
+}
+
+func TestOutageIsNoticedWithinTwoSecondsAndTwentyCalls(t *testing.T) {
+	for _, perSecond := range []int{5, 10, 40, 200} {
+		t.Run(fmt.Sprint(perSecond), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			b := w.breaker()
+			gap := time.Second / time.Duration(perSecond)
+			for range 12 * perSecond {
+				w.pass(gap)
+				w.record(b, Verdict{Kind: Good, Took: 4 * time.Second})
+			}
+			began, wasted := w.at, 0
+			for w.state(b).Name == Closed {
+				w.pass(gap)
+				w.record(b, bad)
+				// Long calls go on succeeding for a while.
+				w.record(b, Verdict{Kind: Good, Took: 4 * time.Second})
+				wasted++
+			}
+			if got := w.at.Sub(began); got > 2*time.Second || wasted > 20 {
+				t.Errorf("opened after %s and %d calls, want at most 2 s and 20 calls", got, wasted)
+			}
+		})
+	}
+}
+
+func TestFailureInHalfOpenOpensAgain(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	w.trip(b)
+	w.answers(good)
+	w.until(b, HalfOpen, 10*time.Second)
+	w.step(b) // the gate follows; the second probe
+	if !w.queuePaused() || w.flow() != halfOpenPace {
+		t.Errorf("half open: queue paused %t, flow %v; want paused, and a tenth for jobs in hand", w.queuePaused(), w.flow())
+	}
+	w.pass(time.Second)
+	w.record(b, Verdict{Kind: Bad, Took: 30 * time.Second})
+	if s := w.state(b); s.Name == Open {
+		t.Error("a call sent before the probe succeeded opened it again")
+	}
+	w.record(b, bad)
+	if s := w.state(b); s.Name != Open || w.flow() != 0 {
+		t.Errorf("a failed call in half open: %+v, flow %v; want open and held", s, w.flow())
+	}
+	// That relapse was free; from the next on the time between probes doubles, up to 120 s.
+	for n, want := range []float64{10, 20, 40, 80, 120, 120} {
+		w.answers(good)
+		w.until(b, HalfOpen, 3*time.Minute)
+		w.answers(bad)
+		w.step(b)
+		s, err := b.look(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := float64(s.int("next")-s.int("counts_from")) / 1000
+		if want *= 0.75; got != want { // the jitter takes up to half off
+			t.Errorf("relapse %d: next probe in %v s, want %v", n+2, got, want)
+		}
+	}
+}
+
+func TestProviderRetryAfterDelaysTheProbe(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	for range 5 {
+		w.record(b, Verdict{Kind: Bad, RetryAfter: 40 * time.Second})
+	}
+	got := w.state(b).ExpectedResumeAt.Sub(w.at)
+	if got < 40*time.Second || got > 44*time.Second {
+		t.Errorf("next probe in %s, want the Retry-After of 40 s and up to a tenth", got)
+	}
+}
+
+func TestSpendCap(t *testing.T) {
+	t.Run("until a stated time", func(t *testing.T) {
+		w := newWorld(t)
+		b := w.breaker()
+		end := w.at.Add(3 * time.Hour)
+		w.record(b, Verdict{Kind: Spend, Reason: "monthly spend cap", ResumeAt: end})
+		s := w.state(b)
+		if s.Name != Open || s.Cause != SpendCap || s.Reason != "monthly spend cap" || !s.ExpectedResumeAt.Equal(end) {
+			t.Errorf("got %+v", s)
+		}
+		w.pass(3*time.Hour - time.Second)
+		w.step(b)
+		if w.probes != 0 {
+			t.Errorf("%d probes before the stated time", w.probes)
+		}
+		w.answers(good)
+		w.until(b, SlowStart, 10*time.Second)
+	})
+	t.Run("with no stated time", func(t *testing.T) {
+		for _, rnd := range []float64{0, 0.999} {
+			w := newWorld(t)
+			w.rnd = rnd
+			b := w.breaker()
+			w.answers(Verdict{Kind: Spend})
+			w.record(b, Verdict{Kind: Spend})
+			for n := range 3 {
+				d := w.state(b).ExpectedResumeAt.Sub(w.at)
+				if d < 5*time.Minute || d > 15*time.Minute {
+					t.Errorf("probe %d in %s, want 5 to 15 min", n, d)
+				}
+				w.pass(d)
+				w.step(b)
+				if w.probes != n+1 {
+					t.Fatalf("%d probes, want %d", w.probes, n+1)
+				}
+			}
+		}
+	})
+}
+
+func TestRefusedKey(t *testing.T) {
+	refused := Verdict{Kind: Unauthorized, Reason: "authentication_error"}
+	setup := func(t *testing.T) (*world, *Breaker) {
+		w := newWorld(t)
+		b := w.breaker()
+		w.answers(refused)
+		w.record(b, many(3, good)...)
+		w.record(b, refused)
+		w.pass(24 * time.Hour)
+		w.step(b)
+		if s := w.state(b); w.probes != 0 || s.Cause != BadAuthority || !s.ExpectedResumeAt.IsZero() {
+			t.Fatalf("after a day: %d probes, %+v; want none and no expected end", w.probes, s)
+		}
+		return w, b
+	}
+	t.Run("a restart with the same key changes nothing", func(t *testing.T) {
+		w, _ := setup(t)
+		b := w.breaker()
+		if err := b.arrive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.step(b)
+		if w.probes != 0 {
+			t.Errorf("%d probes, want none", w.probes)
+		}
+	})
+	t.Run("another key is probed once, by its own holder", func(t *testing.T) {
+		w, old := setup(t)
+		c := w.config(w.rdb)
+		c.Fingerprint = "key two"
+		b := w.build(c)
+		if err := b.arrive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.step(old)
+		if w.probes != 0 {
+			t.Error("the process with the refused key probed")
+		}
+		for range 3 {
+			w.step(b)
+			w.pass(time.Hour)
+		}
+		if w.probes != 1 {
+			t.Errorf("%d probes with the new key, want 1", w.probes)
+		}
+		if err := b.arrive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.step(b)
+		if w.probes != 1 {
+			t.Error("a second start with the key that was refused probed again")
+		}
+		if keys, _ := w.rdb.HGetAll(t.Context(), b.key).Result(); strings.Contains(fmt.Sprint(keys), "key two") {
+			t.Error("the fingerprint itself is stored")
+		}
+	})
+	t.Run("an operator's resume probes once and does not open blindly", func(t *testing.T) {
+		w, b := setup(t)
+		if err := b.Resume(t.Context(), "ada"); err != nil {
+			t.Fatal(err)
+		}
+		if !w.queuePaused() {
+			t.Fatal("resume unpaused the queue before the provider was probed")
+		}
+		w.step(b)
+		w.pass(time.Hour)
+		w.step(b)
+		if s := w.state(b); w.probes != 1 || s.Name != Open || s.Cause != BadAuthority {
+			t.Errorf("still refused: %d probes, %+v", w.probes, s)
+		}
+		w.answers(good)
+		if err := b.Resume(t.Context(), "ada"); err != nil {
+			t.Fatal(err)
+		}
+		w.until(b, SlowStart, time.Second)
+		if w.queuePaused() {
+			t.Error("queue is still paused")
+		}
+	})
+}
+
+func TestGraverCauseTakesOver(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	w.trip(b)
+	w.pass(time.Second)
+	w.record(b, Verdict{Kind: Spend, Took: 2 * time.Second})
+	if s := w.state(b); s.Cause != Overload {
+		t.Errorf("a call sent before the breaker opened changed its cause to %s", s.Cause)
+	}
+	w.record(b, Verdict{Kind: Spend})
+	w.record(b, many(50, bad)...)
+	if s := w.state(b); s.Cause != SpendCap {
+		t.Errorf("got cause %s, want spend", s.Cause)
+	}
+	w.record(b, Verdict{Kind: Unauthorized})
+	w.record(b, Verdict{Kind: Spend})
+	if s := w.state(b); s.Cause != BadAuthority {
+		t.Errorf("got cause %s, want unauthorized", s.Cause)
+	}
+}
+
+func TestProbeThatSaysNothingIsRepeated(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	w.trip(b)
+	w.answers(Verdict{RetryAfter: 30 * time.Second})
+	w.pass(5 * time.Second)
+	w.step(b)
+	s := w.state(b)
+	if d := s.ExpectedResumeAt.Sub(w.at); w.probes != 1 || s.Name != Open || s.Tries != 0 || d < 30*time.Second || d > 33*time.Second {
+		t.Errorf("after an ordinary 429: %d probes, next in %s, %+v", w.probes, d, s)
+	}
+}
+
+func TestAudit(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	ctx := t.Context()
+	at := w.at
+	long := strings.Repeat("é", 150)
+	for _, do := range []func() error{
+		func() error { return b.Resume(ctx, "nobody") }, // nothing to resume: no entry
+		func() error { return b.Pause(ctx, "ada", "maintenance") },
+		func() error { return b.Pause(ctx, "ada", "maintenance") }, // nothing new: no entry
+		func() error { w.pass(time.Minute); return b.Pause(ctx, "bob", long) },
+		func() error { w.pass(time.Minute); return b.Resume(ctx, "cyd") },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := b.Audit(ctx, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Entry{
+		{at.Add(2 * time.Minute).UTC(), "resume", "cyd", ""},
+		{at.Add(time.Minute).UTC(), "pause", "bob", strings.Repeat("é", 100)},
+		{at.UTC(), "pause", "ada", "maintenance"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if got, err := b.Audit(ctx, 1); err != nil || !slices.Equal(got, want[:1]) {
+		t.Errorf("the last one: got %v, %v", got, err)
+	}
+	for n := range auditMax {
+		if _, _, err := b.run(ctx, b.script.operate, args{"verb": "pause", "by": "ada", "reason": fmt.Sprint(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := w.rdb.LLen(ctx, b.auditKey).Result(); err != nil || n != auditMax {
+		t.Errorf("the list holds %d entries, %v; want %d", n, err, auditMax)
+	}
+}
+
+func TestEachChangeIsToldOnce(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.breaker(), w.breaker()
+	ctx := t.Context()
+	w.trip(a)
+	w.step(b)
+	if err := b.Pause(ctx, "ada", "maintenance"); err != nil { // it was paused already
+		t.Fatal(err)
+	}
+	if err := a.Resume(ctx, "ada"); err != nil { // the breaker is still open
+		t.Fatal(err)
+	}
+	w.answers(good)
+	w.until(b, SlowStart, 10*time.Second)
+	w.step(a)
+	if err := b.Pause(ctx, "bob", "again"); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	ids := map[string]bool{}
+	for _, c := range w.told {
+		got = append(got, fmt.Sprint(c.Pool, c.Paused, c.PausedBy, c.By))
+		ids[c.ID] = true
+	}
+	if want := []string{"claudetruebreaker", "claudefalse", "claudetrueoperatorbob"}; !slices.Equal(got, want) || len(ids) != 3 {
+		t.Errorf("told %v with %d ids, want %v", got, len(ids), want)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	reg := prometheus.NewPedanticRegistry()
+	c := w.config(w.rdb)
+	c.Metrics = reg
+	b := w.build(c)
+	c.Pool = "gpt"
+	other := w.build(c) // a second pool shares the collectors
+	w.record(b, Verdict{Kind: Spend})
+	w.step(b)
+	if err := other.Pause(t.Context(), "ada", ""); err != nil {
+		t.Fatal(err)
+	}
+	err := testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP sluice_breaker_open 1 while the pool's breaker is open for this cause: overload, spend or unauthorized.
+# TYPE sluice_breaker_open gauge
+sluice_breaker_open{cause="overload",pool="claude"} 0
+sluice_breaker_open{cause="overload",pool="gpt"} 0
+sluice_breaker_open{cause="spend",pool="claude"} 1
+sluice_breaker_open{cause="spend",pool="gpt"} 0
+sluice_breaker_open{cause="unauthorized",pool="claude"} 0
+sluice_breaker_open{cause="unauthorized",pool="gpt"} 0
+# HELP sluice_pool_paused 1 while the pool is paused by this side: operator or breaker.
+# TYPE sluice_pool_paused gauge
+sluice_pool_paused{by="breaker",pool="claude"} 1
+sluice_pool_paused{by="breaker",pool="gpt"} 0
+sluice_pool_paused{by="operator",pool="claude"} 0
+sluice_pool_paused{by="operator",pool="gpt"} 1
+`), "sluice_breaker_open", "sluice_pool_paused")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := New(Config{Pool: "a{b}", Rules: Rules{Window: time.Millisecond, MinCalls: -1, FailureRatio: 2, ProbeInterval: -1}})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"Redis", "Queue", "Pool", "Window", "MinCalls", "FailureRatio", "ProbeInterval"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not name %s", err, want)
+		}
+	}
+}
+
+func TestUnknownKindIsRefused(t *testing.T) {
+	w := newWorld(t)
+	if err := w.breaker().Record(t.Context(), Verdict{Kind: "worse"}); err == nil {
+		t.Error("no error")
+	}
+}

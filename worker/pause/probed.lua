@@ -1,0 +1,70 @@
+-- probed takes the result of a probe and moves the breaker.
+-- KEYS     see lib.lua
+-- ARGV[2]  {fence: of the lease; kind: 'good', 'bad', 'spend', 'unauthorized', 'ignore' or
+--           'abandoned' (the prober was told to stop); reason, retry_after (ms),
+--           resume_at (ms), fp, interval (ms), rnd, gen, slow (ms), audit_max}
+-- Returns  0 the lease was lost, 1 nothing moved, 2 half open, 3 closed, 4 open again or
+--          for a graver cause
+
+if a.fence ~= num('fence') or state() == 'closed' then return answer(0) end
+set('lease', '')
+set('lease_until', 0)
+
+if a.kind == 'abandoned' then
+  set('next', now)
+  return answer(1)
+end
+
+if a.kind == 'good' then
+  set('good', num('good') + 1)
+  if num('good') >= good_probes then
+    set('state', 'closed')
+    set('cause', '')
+    set('why', '')
+    set('tries', 0)
+    set('next', 0)
+    set('resume_at', 0)
+    set('probe_fp', '')
+    set('ramp', 1)
+    forget_counts()
+    moved()
+    return answer(3)
+  end
+  set('next', now)
+  if state() == 'half_open' then return answer(1) end
+  set('state', 'half_open')
+  forget_counts()
+  moved()
+  return answer(2)
+end
+
+if a.kind == 'ignore' then
+  set('next', math.max(now, num('probe_at') + wait(delay(false))))
+  return answer(1)
+end
+
+set('tries', num('tries') + 1)
+if a.kind == 'bad' then
+  if state() == 'half_open' then
+    open('overload', a.reason)
+    return answer(4)
+  end
+  if h.cause == 'overload' then
+    plan('overload', num('probe_at'), false)
+    return answer(1)
+  end
+  -- The provider is ill as well. Its word on the spend cap or the key is still
+  -- awaited, at growing intervals.
+  local base = math.min(a.interval * 2 ^ num('tries'), max_backoff)
+  set('next', now + wait(base * (0.5 + 0.5 * a.rnd)))
+  return answer(1)
+end
+
+if state() == 'open' and h.cause == a.kind then
+  set('bad_fp', a.fp)
+  set('probe_fp', '')
+  plan(a.kind, now, false)
+  return answer(1)
+end
+open(a.kind, a.reason)
+return answer(4)

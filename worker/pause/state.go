@@ -1,0 +1,186 @@
+package pause
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+)
+
+// Name is where a pool's breaker stands.
+type Name string
+
+// The states of a breaker.
+const (
+	Closed    Name = "closed"     // calls flow at full pace
+	Open      Name = "open"       // no calls; the provider is probed, or an operator awaited
+	HalfOpen  Name = "half_open"  // a probe succeeded; the queue is still paused, jobs in hand go on at a tenth of the pace
+	SlowStart Name = "slow_start" // calls flow again, at less than full pace
+)
+
+// Cause is why a breaker opened.
+type Cause string
+
+// The causes, from the one that heals by itself to the one that never does.
+const (
+	Overload     Cause = "overload"     // too many calls failed: overload, 5xx, timeouts, no connection
+	SpendCap     Cause = "spend"        // the provider's or the customer's spend cap
+	BadAuthority Cause = "unauthorized" // the key was refused
+)
+
+// Who holds a pool.
+const (
+	ByOperator = "operator"
+	ByBreaker  = "breaker"
+)
+
+// State is what is known of a pool. A zero time means unknown or none; times
+// are Redis's, to the millisecond.
+type State struct {
+	Name   Name  // the breaker alone, whatever an operator did
+	Cause  Cause // why the breaker is not closed; "" when it is
+	Paused bool  // by either
+	// PausedBy is ByOperator when an operator paused the pool, even if the breaker is open
+	// too; else ByBreaker or "".
+	PausedBy string
+	By       string    // the operator
+	Reason   string    // the operator's words, or what tripped the breaker
+	Since    time.Time // when the pause began, or ended
+	// ExpectedResumeAt is when calls may flow again: the time that the provider
+	// stated, or the next probe. Zero while only an operator can tell.
+	ExpectedResumeAt time.Time
+	Tries            int     // failed probes of this outage
+	Pace             float64 // of the allowance, as the breaker wants it: 0 to 1
+	AsOf             time.Time
+}
+
+// snapshot is the hash in Redis at one moment.
+type snapshot struct {
+	now int64 // ms, as are all times here
+	h   map[string]string
+}
+
+// parse reads the answer that every script gives.
+func parse(flat []any) (int64, snapshot, error) {
+	if len(flat) < 2 || len(flat)%2 != 0 {
+		return 0, snapshot{}, fmt.Errorf("script answered %d values", len(flat))
+	}
+	result, ok := flat[0].(int64)
+	if !ok {
+		return 0, snapshot{}, fmt.Errorf("script answered %T first", flat[0])
+	}
+	text := make([]string, 0, len(flat)-1)
+	for _, v := range flat[1:] {
+		s, ok := v.(string)
+		if !ok {
+			return 0, snapshot{}, fmt.Errorf("script answered a %T", v)
+		}
+		text = append(text, s)
+	}
+	now, err := strconv.ParseInt(text[0], 10, 64)
+	if err != nil {
+		return 0, snapshot{}, errors.New("script answered no time")
+	}
+	s := snapshot{now: now, h: make(map[string]string, len(text)/2)}
+	for i := 1; i+1 < len(text); i += 2 {
+		s.h[text[i]] = text[i+1]
+	}
+	return result, s, nil
+}
+
+// int reads a number that only our scripts write; what is missing is 0.
+func (s snapshot) int(field string) int64 {
+	n, err := strconv.ParseInt(s.h[field], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func (s snapshot) time(field string) time.Time {
+	if ms := s.int(field); ms > 0 {
+		return time.UnixMilli(ms).UTC()
+	}
+	return time.Time{}
+}
+
+func (s snapshot) operator() bool { return s.h["op"] == "1" }
+
+func (s snapshot) broken() bool {
+	return s.h["state"] == string(Open) || s.h["state"] == string(HalfOpen)
+}
+
+// paused reports whether the queue is to be paused.
+func (s snapshot) paused() bool { return s.operator() || s.broken() }
+
+// owned reports whether a pause of the queue, if there is one, is ours.
+func (s snapshot) owned() bool { return s.h["own"] == "1" }
+
+// held reports whether the gate has still to be let go.
+func (s snapshot) held() bool { return s.h["held"] == "1" }
+
+// name is the breaker's state, with the slow start told from the closed one.
+func (s snapshot) name() Name {
+	if s.broken() {
+		return Name(s.h["state"])
+	}
+	if at := s.int("ramp_at"); !s.paused() && at > 0 && s.now-at < slowStart.Milliseconds() {
+		return SlowStart
+	}
+	return Closed
+}
+
+// pace is the share of the allowance at this moment. It depends on the time
+// alone, so that whoever applies it, however late, applies the right one.
+func (s snapshot) pace() float64 {
+	switch {
+	case s.operator() || s.h["state"] == string(Open):
+		return 0
+	case s.broken():
+		return halfOpenPace
+	case s.name() != SlowStart:
+		return 1
+	}
+	doublings := float64(s.now-s.int("ramp_at")) / float64(doubling.Milliseconds())
+	return min(1, resumePace*math.Exp2(max(0, doublings)))
+}
+
+func (s snapshot) state() State {
+	st := State{
+		Name: s.name(), Paused: s.paused(), Since: s.time("flip_at"),
+		Pace: s.pace(), AsOf: time.UnixMilli(s.now).UTC(),
+	}
+	if s.broken() {
+		st.Cause = Cause(s.h["cause"])
+		st.PausedBy = ByBreaker
+		st.Reason = s.h["why"]
+		st.Tries = int(s.int("tries"))
+		st.ExpectedResumeAt = s.time("resume_at")
+		if st.ExpectedResumeAt.IsZero() {
+			st.ExpectedResumeAt = s.time("next")
+		}
+	}
+	if s.operator() {
+		st.PausedBy = ByOperator
+		st.By, st.Reason = s.h["op_by"], s.h["op_why"]
+		st.ExpectedResumeAt = time.Time{}
+	}
+	if at := s.time("ramp_at"); st.Name == Closed && !st.Paused && !at.IsZero() {
+		st.Since = at.Add(slowStart)
+	}
+	return st
+}
+
+// untilProbe returns how long it is until a process with this fingerprint may
+// ask for the probe's lease, and false when there is nothing to probe.
+func (s snapshot) untilProbe(fingerprint string) (time.Duration, bool) {
+	next := s.int("next")
+	if !s.broken() || s.operator() || next == 0 {
+		return 0, false
+	}
+	if only := s.h["probe_fp"]; only != "" && only != fingerprint {
+		return 0, false
+	}
+	return time.Duration(max(0, max(next, s.int("lease_until"))-s.now)) * time.Millisecond, true
+}
