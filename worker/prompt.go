@@ -1,0 +1,240 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// prompt makes one attempt at one job: take it, wait for the pace, record the
+// call, make it, settle, record the end. A nil error acknowledges the task:
+// whatever is left to do stands in the record. An error means that the record
+// could not be asked at all.
+func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
+	job, err := w.take(base, t)
+	switch {
+	case errors.Is(err, tasks.ErrFinal), errors.Is(err, tasks.ErrLost), errors.Is(err, tasks.ErrNotFound):
+		w.m.stale.WithLabelValues(p.Name).Inc()
+		return nil
+	case err != nil:
+		return err
+	}
+
+	ctx, lose := context.WithCancelCause(base)
+	defer lose(nil)
+	h := &holding{ticket: t, lost: lose, text: &text{w: w, ticket: t}}
+	w.hold(h)
+	defer w.drop(h)
+
+	grant, err := w.pace(ctx, p, job)
+	if err != nil {
+		if !errors.Is(context.Cause(ctx), errLost) {
+			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying}) // not started: nothing is counted
+		}
+		return nil
+	}
+	started, next, err := w.c.Record.Start(ctx, t)
+	if err != nil {
+		// Canceled or expired while it waited, or Redis is away: no call is made.
+		w.settle(base, p, grant, limit.Actual{Refused: true})
+		if errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) {
+			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying})
+		}
+		return nil
+	}
+	w.hand(base, next)
+	w.m.wait.WithLabelValues(p.Name).Observe(started.At.Sub(ready(job)).Seconds())
+	h.text.begin(started)
+
+	sent := time.Now()
+	answer := w.ask(ctx, p, job, h.text)
+	took := time.Since(sent)
+	w.m.attempts.WithLabelValues(p.Name, string(answer.Outcome)).Inc()
+	p.budget.call()
+
+	if errors.Is(context.Cause(ctx), errLost) {
+		// The record has moved on already. What the provider did is still charged.
+		w.settle(base, p, grant, actual(answer, took))
+		return nil
+	}
+	if context.Cause(ctx) == errGrace && answer.Outcome != tasks.Succeeded {
+		answer.Outcome, answer.MaybeBilled = tasks.HandedBack, true
+	}
+	paused := false
+	if p.Health != nil {
+		paused = p.Health.Report(base, job.Model, took, answer)
+	}
+	v := decide(answer, situation{
+		attempts: started.Attempts, max: p.MaxAttempts, paused: paused, spent: p.budget.spent(), random: rand.Float64(),
+	})
+	e := tasks.Ending{
+		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: p.Provider,
+		Attempt: tasks.Attempt{
+			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
+		},
+	}
+	if v.code != "" {
+		e.Error = &tasks.JobError{Code: v.code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
+	}
+	if v.status == tasks.StatusRetrying && v.counted {
+		p.budget.retry()
+	}
+	// The gate first when the provider said to wait, so that nobody is sent meanwhile.
+	if v.hold > 0 {
+		w.m.refused.WithLabelValues(p.Name).Inc()
+		if err := p.Gate.Hold(base, v.hold, string(answer.Outcome)); err != nil {
+			w.log.Warn("the pool was not held", "pool", p.Name, "error", err)
+		}
+	} else if v.soft {
+		w.m.refused.WithLabelValues(p.Name).Inc()
+		if err := p.Gate.SoftRefusal(base); err != nil {
+			w.log.Warn("the pace was not softened", "pool", p.Name, "error", err)
+		}
+	}
+	w.settle(base, p, grant, actual(answer, took))
+	w.end(base, p, job, t, e)
+	w.count(p, job, started, answer, e)
+	return nil
+}
+
+// ready is when a job could first have run.
+func ready(j tasks.Job) time.Time {
+	if j.NotBefore.After(j.CreatedAt) {
+		return j.NotBefore
+	}
+	return j.CreatedAt
+}
+
+// take asks for the ticket's job, again while Redis is away.
+func (w *Worker) take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		job, err := w.c.Record.Take(ctx, t)
+		if err == nil || !errors.Is(err, tasks.ErrUnavailable) {
+			return job, err
+		}
+		select {
+		case <-w.stopping:
+			return job, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// pace waits until the job may be sent. The wait ends early when the job is
+// lost or the worker stops.
+func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-w.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	grant, err := p.Gate.Take(ctx, limit.Need{
+		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(p.Dialect, job.Model, job.Request),
+		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
+	})
+	cancel()
+	<-stopped
+	return grant, err
+}
+
+// ask makes the call, bounded by the pool's timeout and the job's deadline.
+func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, out *text) upstream.Answer {
+	w.m.inflight.WithLabelValues(p.Name).Inc()
+	defer w.m.inflight.WithLabelValues(p.Name).Dec()
+	timeout := p.Timeout
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if !job.Deadline.IsZero() {
+		var end context.CancelFunc
+		ctx, end = context.WithDeadline(ctx, job.Deadline)
+		defer end()
+	}
+	return p.Caller.Do(ctx, upstream.Ask{Model: job.Model, Request: job.Request, OnText: func(s string) { out.add(ctx, s) }})
+}
+
+// actual is what a call has cost, for the gate.
+func actual(a upstream.Answer, took time.Duration) limit.Actual {
+	out := limit.Actual{Refused: refusedUnpaid(a), Observed: observed(a.Rates, took)}
+	if a.Usage != nil {
+		out.Known, out.InputTokens, out.OutputTokens = true, a.ChargedInput, a.Usage.OutputTokens
+	}
+	return out
+}
+
+func (w *Worker) settle(ctx context.Context, p *pool, g limit.Grant, a limit.Actual) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.Gate.Settle(ctx, g, a); err != nil {
+		w.log.Warn("a call was not settled; its reservation will expire", "pool", p.Name, "error", err)
+	}
+}
+
+// end records an ending, again while Redis is away: an answer that was paid
+// for is not given up. Past the grace period it is tried once more only.
+func (w *Worker) end(base context.Context, p *pool, job tasks.Job, t tasks.Ticket, e tasks.Ending) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
+		next, err := w.c.Record.End(ctx, t, e)
+		if err == nil {
+			w.hand(ctx, next)
+			cancel()
+			return
+		}
+		cancel()
+		if !errors.Is(err, tasks.ErrUnavailable) && !errors.Is(err, tasks.ErrFull) {
+			if !errors.Is(err, tasks.ErrFinal) && !errors.Is(err, tasks.ErrLost) && !errors.Is(err, tasks.ErrNotFound) {
+				w.log.Error("an ending was not recorded", "job", job.ID, "pool", p.Name, "error", err)
+			}
+			return
+		}
+		w.log.Warn("an ending waits for Redis", "job", job.ID, "pool", p.Name, "error", err)
+		if context.Cause(base) != nil {
+			return
+		}
+		select {
+		case <-base.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// count writes the metrics of an ended attempt, and the one log line of an ended job.
+func (w *Worker) count(p *pool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
+	run := time.Since(started.At)
+	w.m.run.WithLabelValues(p.Name).Observe(run.Seconds())
+	if a.Usage != nil {
+		w.m.tokens.WithLabelValues(p.Name, "input").Add(float64(a.Usage.InputTokens + a.Usage.CacheCreationInputTokens))
+		w.m.tokens.WithLabelValues(p.Name, "output").Add(float64(a.Usage.OutputTokens))
+		w.m.tokens.WithLabelValues(p.Name, "cache_read").Add(float64(a.Usage.CacheReadInputTokens))
+	}
+	if !e.Status.Final() {
+		w.log.Info("attempt ended", "job", job.ID, "pool", p.Name, "outcome", string(a.Outcome), "upstream_status", a.Status,
+			"counted", e.Counted, "delay_ms", e.Delay.Milliseconds())
+		return
+	}
+	w.m.results.WithLabelValues(p.Name, string(e.Status)).Inc()
+	line := []any{
+		"job", job.ID, "tenant", job.Tenant, "pool", p.Name, "model", job.Model, "status", string(e.Status),
+		"attempts", started.Attempts, "calls", started.Call, "wait_ms", started.At.Sub(ready(job)).Milliseconds(),
+		"run_ms", run.Milliseconds(), "upstream_status", a.Status, "request_id", a.RequestID,
+	}
+	if a.Usage != nil {
+		line = append(line, "input_tokens", a.Usage.InputTokens, "output_tokens", a.Usage.OutputTokens)
+	}
+	if e.Error != nil {
+		line = append(line, "code", string(e.Error.Code))
+	}
+	w.log.Info("job ended", line...)
+}

@@ -1,0 +1,152 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// situation is what the retry rule knows beside the answer.
+type situation struct {
+	attempts int     // used, with this one
+	max      int     // allowed
+	paused   bool    // the pool's breaker has opened
+	spent    bool    // the retry budget is used up
+	random   float64 // 0 to 1
+}
+
+// verdict is what becomes of a job after an attempt.
+type verdict struct {
+	status  tasks.Status // succeeded, failed or retrying
+	counted bool         // another try, and this one used up an attempt
+	delay   time.Duration
+	code    tasks.ErrorCode // of a failed job
+	hold    time.Duration   // the whole pool waits that long
+	soft    bool            // the pace is softened instead
+}
+
+const (
+	retryBase = 500 * time.Millisecond
+	retryCap  = 30 * time.Second
+
+	softLimit   = time.Second      // a retry-after up to this softens the pace; a longer one holds the pool
+	defaultHold = 5 * time.Second  // for a 429 that says nothing
+	capHold     = 60 * time.Second // for a spend cap or a refused key
+	broke       = 5 * time.Second  // the least delay when the retry budget is spent
+)
+
+// decide is the one rule of when to try again: pure, and the only layer that
+// retries. Waiting of any kind is not an attempt; a fault of the provider is,
+// unless its pool has been paused for it; a fault of the request ends the job.
+func decide(a upstream.Answer, s situation) verdict {
+	switch a.Outcome {
+	case tasks.Succeeded:
+		return verdict{status: tasks.StatusSucceeded}
+
+	case tasks.RateLimited:
+		if a.HasRetryAfter && a.RetryAfter <= softLimit {
+			return verdict{status: tasks.StatusRetrying, delay: a.RetryAfter, soft: true}
+		}
+		if !a.HasRetryAfter {
+			return verdict{status: tasks.StatusRetrying, hold: defaultHold}
+		}
+		return verdict{status: tasks.StatusRetrying, hold: a.RetryAfter}
+
+	case tasks.RampLimited:
+		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold)}
+
+	case tasks.SpendLimited, tasks.Unauthorized:
+		return verdict{status: tasks.StatusRetrying, hold: capHold}
+
+	case tasks.HandedBack:
+		return verdict{status: tasks.StatusRetrying}
+
+	case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
+		if a.ShouldRetry != nil && !*a.ShouldRetry {
+			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
+		}
+		if s.paused {
+			return verdict{status: tasks.StatusRetrying}
+		}
+		if s.attempts >= s.max {
+			return verdict{status: tasks.StatusFailed, code: tasks.AttemptsExhausted}
+		}
+		return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
+
+	case tasks.TooLarge:
+		return verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}
+	}
+	return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
+}
+
+// backoff is exponential with full jitter, never shorter than a retry-after.
+func backoff(a upstream.Answer, s situation) time.Duration {
+	most := min(retryBase<<min(s.attempts-1, 10), retryCap)
+	d := time.Duration(s.random * float64(most))
+	if s.spent {
+		d += broke
+	}
+	if a.HasRetryAfter {
+		d = max(d, a.RetryAfter+time.Duration(s.random*0.1*float64(a.RetryAfter)))
+	}
+	return d
+}
+
+// refusedUnpaid reports whether the provider turned a call away before
+// charging anything, so that its reservation goes back whole.
+func refusedUnpaid(a upstream.Answer) bool {
+	switch a.Outcome {
+	case tasks.RateLimited, tasks.RampLimited, tasks.SpendLimited, tasks.Unauthorized, tasks.ConnectError, tasks.Rejected:
+		return a.Usage == nil
+	}
+	return false
+}
+
+// budget bounds retries to a tenth of the calls of the last ten seconds (and
+// always allows ten): past it, retries go on, but later, so that a pool that
+// answers errors is not called twice as often as one that works.
+// Source: sre.google/sre-book/handling-overload.
+type budget struct {
+	mu      sync.Mutex
+	at      [10]int64 // unix second of each bucket
+	calls   [10]int
+	retries [10]int
+	now     func() time.Time
+}
+
+func newBudget() *budget { return &budget{now: time.Now} }
+
+func (b *budget) bucket() int {
+	sec := b.now().Unix()
+	i := int(sec % 10)
+	if b.at[i] != sec {
+		b.at[i], b.calls[i], b.retries[i] = sec, 0, 0
+	}
+	return i
+}
+
+func (b *budget) call() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls[b.bucket()]++
+}
+
+func (b *budget) retry() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.retries[b.bucket()]++
+}
+
+func (b *budget) spent() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	calls, retries, sec := 0, 0, b.now().Unix()
+	for i := range b.at {
+		if sec-b.at[i] < 10 {
+			calls, retries = calls+b.calls[i], retries+b.retries[i]
+		}
+	}
+	return retries >= 10 && retries*10 > calls
+}

@@ -1,0 +1,60 @@
+package worker
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// textEvery is the shortest time between two writes of a running attempt's text.
+const textEvery = 50 * time.Millisecond
+
+// text collects what a running attempt has brought, and publishes it only
+// while somebody wants it: a job that is polled costs nothing here.
+type text struct {
+	w      *Worker
+	ticket tasks.Ticket
+
+	mu     sync.Mutex
+	call   int
+	wanted bool
+	all    strings.Builder
+	sent   int
+	last   time.Time
+}
+
+func (t *text) begin(s tasks.Started) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.call, t.wanted = s.Call, t.wanted || s.Wanted
+}
+
+func (t *text) want() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wanted = true
+}
+
+// add takes the next piece; it is called from one goroutine.
+func (t *text) add(ctx context.Context, piece string) {
+	t.mu.Lock()
+	t.all.WriteString(piece)
+	if !t.wanted || time.Since(t.last) < textEvery {
+		t.mu.Unlock()
+		return
+	}
+	call, from, out := t.call, t.sent, t.all.String()[t.sent:]
+	t.sent, t.last = t.all.Len(), time.Now()
+	t.mu.Unlock()
+
+	wanted, err := t.w.c.Texts.Append(ctx, t.ticket, call, from, out)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil || !wanted {
+		// From the start again when somebody wants it: what is stored may be gone by then.
+		t.wanted, t.sent = false, 0
+	}
+}

@@ -1,0 +1,340 @@
+// Package worker moves jobs through a provider: it takes what Asynq hands
+// over, waits for the pool's pace, makes one attempt, and records what came of
+// it.
+//
+// It promises that a job's end is recorded once, that waiting (for pace, for a
+// pause, for a shutdown) uses up no attempt, and that a call is in the record
+// before it is made. It never decides by Asynq's counts, never retries below
+// its own rule, and never logs a prompt, a result or a key.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// Record is what a worker asks of the jobs' record.
+type Record interface {
+	Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error)
+	Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error)
+	End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error)
+}
+
+// Leases keeps the jobs that a worker holds.
+type Leases interface {
+	Renew(ctx context.Context, held []tasks.Ticket) (lost []string, err error)
+}
+
+// Texts takes the text of a running attempt for readers who want it as it comes.
+type Texts interface {
+	Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error)
+}
+
+// Feeder hands further jobs to Asynq when a start or an end made room.
+type Feeder interface {
+	Hand(ctx context.Context, list []tasks.Ticket) error
+}
+
+// Caller asks a provider once.
+type Caller interface {
+	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
+}
+
+// Gate is a pool's shared allowance.
+type Gate interface {
+	Run(ctx context.Context) error
+	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
+	Settle(ctx context.Context, g limit.Grant, a limit.Actual) error
+	SoftRefusal(ctx context.Context) error
+	Hold(ctx context.Context, d time.Duration, reason string) error
+}
+
+// Health is told how each call ended, by which model and after how long, and
+// says whether the pool is paused.
+type Health interface {
+	Report(ctx context.Context, model string, took time.Duration, a upstream.Answer) (paused bool)
+}
+
+// Pool is one upstream allowance and the way to its provider.
+type Pool struct {
+	Name        string
+	Provider    string           // as the jobs' records name it
+	Dialect     upstream.Dialect // of the provider
+	Caller      Caller
+	Gate        Gate
+	Health      Health        // nil: nobody is told
+	Timeout     time.Duration // of one call; 0 means 10 minutes
+	MaxAttempts int           // 0 means 5
+	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
+}
+
+// Config says what a Worker works with.
+type Config struct {
+	Redis  redis.UniversalClient // for Asynq alone: the worker puts a hook on it
+	Record Record
+	Leases Leases
+	Texts  Texts
+	Feeder Feeder
+	Pools  []Pool
+	// RenewEvery is the pause between renewals of the leases; 0 means 2.5 s. It
+	// has to be well below the record's lease.
+	RenewEvery time.Duration
+	// Grace is how long calls in flight may go on after Run's context ends; 0 means 30 s.
+	Grace   time.Duration
+	Log     *slog.Logger          // nil: silent
+	Metrics prometheus.Registerer // nil: none
+}
+
+// Worker takes jobs of its pools until it is told to stop.
+type Worker struct {
+	c     Config
+	log   *slog.Logger
+	waker *queue.Waker
+	pools map[string]*pool
+	m     metrics
+
+	stopping chan struct{} // closed when no new call may begin
+
+	mu   sync.Mutex
+	held map[string]*holding // by job id
+	busy sync.WaitGroup      // handlers
+}
+
+type pool struct {
+	Pool
+	server *asynq.Server
+	budget *budget
+}
+
+// holding is one job in this process's hands.
+type holding struct {
+	ticket tasks.Ticket
+	lost   context.CancelCauseFunc // ends waiting and call alike
+	text   *text
+}
+
+// errLost ends what is being done for a job that is no longer this worker's:
+// canceled by its caller, or given to somebody else.
+var errLost = errors.New("the job is no longer this worker's")
+
+// errGrace ends calls that outlast the grace period.
+var errGrace = errors.New("the grace period is over")
+
+// New returns a Worker, or says what its configuration lacks.
+func New(c Config) (*Worker, error) {
+	if c.Redis == nil || c.Record == nil || c.Leases == nil || c.Texts == nil || c.Feeder == nil || len(c.Pools) == 0 {
+		return nil, errors.New("worker: Redis, Record, Leases, Texts, Feeder and at least one pool are needed")
+	}
+	if c.RenewEvery == 0 {
+		c.RenewEvery = 2500 * time.Millisecond
+	}
+	if c.Grace == 0 {
+		c.Grace = 30 * time.Second
+	}
+	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(), pools: map[string]*pool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
+	}
+	w.m = newMetrics(c.Metrics)
+	c.Redis.AddHook(w.waker)
+	for _, cfg := range c.Pools {
+		if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil {
+			return nil, errors.New("worker: each pool needs a name, a caller and a gate")
+		}
+		if w.pools[cfg.Name] != nil {
+			return nil, fmt.Errorf("worker: pool %s is named twice", cfg.Name)
+		}
+		if cfg.Timeout == 0 {
+			cfg.Timeout = 10 * time.Minute
+		}
+		if cfg.MaxAttempts == 0 {
+			cfg.MaxAttempts = 5
+		}
+		if cfg.Concurrency == 0 {
+			cfg.Concurrency = 64
+		}
+		p := &pool{Pool: cfg, budget: newBudget()}
+		p.server = asynq.NewServerFromRedisClient(c.Redis, asynq.Config{
+			Concurrency:       cfg.Concurrency,
+			Queues:            map[string]int{cfg.Name: 1},
+			TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
+			ShutdownTimeout:   c.Grace + 5*time.Second,
+			RetryDelayFunc:    func(int, error, *asynq.Task) time.Duration { return time.Second },
+			IsFailure:         func(error) bool { return false }, // attempts are counted in the record
+			Logger:            asynqLog{w.log},
+			LogLevel:          asynq.WarnLevel,
+		})
+		w.pools[cfg.Name] = p
+		w.m.touch(cfg.Name)
+	}
+	return w, nil
+}
+
+// Kick wakes this process's idle server of a pool.
+func (w *Worker) Kick(pool string) { w.waker.Kick(pool) }
+
+// Cancel cuts off the call for a job, if this process makes it.
+func (w *Worker) Cancel(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h := w.held[id]; h != nil {
+		h.lost(errLost)
+	}
+}
+
+// Listen begins to publish the text of a job, if this process runs it.
+func (w *Worker) Listen(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h := w.held[id]; h != nil {
+		h.text.want()
+	}
+}
+
+// Run takes jobs until ctx ends. Then it takes no more, hands back those that
+// wait, lets calls in flight finish within the grace period, and hands back
+// the rest uncounted. What it holds stays leased until it returns.
+func (w *Worker) Run(ctx context.Context) error {
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	parts, partsCtx := errgroup.WithContext(base)
+	partsCtx, stopParts := context.WithCancel(partsCtx)
+	defer stopParts()
+	for _, p := range w.pools {
+		parts.Go(func() error { return p.Gate.Run(partsCtx) })
+	}
+	parts.Go(func() error { return w.renew(partsCtx) })
+
+	var started []*pool
+	var startErr error
+	for _, p := range w.pools {
+		if startErr = p.server.Start(w.handler(base, p)); startErr != nil {
+			startErr = fmt.Errorf("start the server of pool %s: %w", p.Name, startErr)
+			break
+		}
+		started = append(started, p)
+	}
+	if startErr == nil {
+		select {
+		case <-ctx.Done():
+		case <-partsCtx.Done(): // a part ended by itself
+		}
+	}
+
+	w.waker.Release()
+	for _, p := range started {
+		p.server.Stop()
+	}
+	close(w.stopping)
+	idle := make(chan struct{})
+	go func() { w.busy.Wait(); close(idle) }()
+	grace := time.NewTimer(w.c.Grace)
+	defer grace.Stop()
+	select {
+	case <-idle:
+	case <-grace.C:
+		cut(errGrace)
+		<-idle
+	}
+	var down sync.WaitGroup
+	for _, p := range started {
+		down.Go(p.server.Shutdown)
+	}
+	down.Wait()
+	stopParts()
+	return errors.Join(startErr, parts.Wait())
+}
+
+// handler turns Asynq's tasks into attempts. Asynq's context is not used for
+// the work: it ends when Asynq loses its own lease, and our call goes on.
+func (w *Worker) handler(base context.Context, p *pool) asynq.Handler {
+	return asynq.HandlerFunc(func(_ context.Context, task *asynq.Task) error {
+		w.busy.Add(1)
+		defer w.busy.Done()
+		t, err := queue.Ticket(p.Name, task.Payload())
+		if err != nil {
+			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
+			return nil
+		}
+		return w.prompt(base, p, t)
+	})
+}
+
+// renew keeps the leases of all jobs in hand, and lets go of those that are lost.
+func (w *Worker) renew(ctx context.Context) error {
+	tick := time.NewTicker(w.c.RenewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		w.mu.Lock()
+		held := make([]tasks.Ticket, 0, len(w.held))
+		for _, h := range w.held {
+			held = append(held, h.ticket)
+		}
+		w.mu.Unlock()
+		lost, err := w.c.Leases.Renew(ctx, held)
+		if err != nil {
+			if ctx.Err() == nil {
+				w.log.Warn("leases were not renewed", "jobs", len(held), "error", err)
+			}
+			continue
+		}
+		for _, id := range lost {
+			w.Cancel(id)
+		}
+	}
+}
+
+func (w *Worker) hold(h *holding) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held[h.ticket.ID] = h
+}
+
+func (w *Worker) drop(h *holding) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held[h.ticket.ID] == h {
+		delete(w.held, h.ticket.ID)
+	}
+}
+
+// hand passes tickets on. One that is not enqueued now is found by a sweep.
+func (w *Worker) hand(ctx context.Context, list []tasks.Ticket) {
+	if len(list) == 0 {
+		return
+	}
+	if err := w.c.Feeder.Hand(ctx, list); err != nil {
+		w.log.Warn("jobs were not handed to the queue yet", "error", err)
+	}
+}
+
+// asynqLog lets Asynq speak through our logger. Its messages carry task ids,
+// never payloads.
+type asynqLog struct{ log *slog.Logger }
+
+func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...), "part", "asynq") }
+func (l asynqLog) Info(args ...any)  { l.log.Info(fmt.Sprint(args...), "part", "asynq") }
+func (l asynqLog) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...), "part", "asynq") }
+func (l asynqLog) Error(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }
+
+// Fatal logs: who embeds Asynq decides when to exit.
+func (l asynqLog) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }
