@@ -1,0 +1,55 @@
+// Renews the pools every two seconds while the page is looked at. Without it the
+// page still works: it then reloads itself as a whole.
+"use strict";
+
+const live = document.getElementById("live");
+const stale = document.getElementById("stale");
+const staleAt = document.getElementById("stale-at");
+let answeredAt = live.firstElementChild.dataset.at;
+
+async function renew() {
+  let answer;
+  try {
+    answer = await fetch("/console/pools", { cache: "no-store", signal: AbortSignal.timeout(8000) });
+  } catch {
+    old();
+    return;
+  }
+  if (answer.status === 401 || answer.status === 403) {
+    location.assign("/login"); // the session has ended
+    return;
+  }
+  if (answer.status !== 200 && answer.status !== 503) {
+    old();
+    return;
+  }
+  const html = await answer.text().catch(() => "");
+  if (!html.includes("data-title")) { // something in between answered
+    old();
+    return;
+  }
+  const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
+  live.innerHTML = html;
+  if (focused) {
+    document.getElementById(focused)?.focus({ preventScroll: true });
+  }
+  document.title = live.firstElementChild.dataset.title;
+  answeredAt = live.firstElementChild.dataset.at;
+  stale.hidden = true;
+}
+
+function old() {
+  if (stale.hidden) {
+    staleAt.textContent = answeredAt;
+    stale.hidden = false;
+    document.title = "No answer – Sluice";
+  }
+}
+
+async function loop() {
+  if (!document.hidden) {
+    await renew();
+  }
+  setTimeout(loop, 2000);
+}
+setTimeout(loop, 2000);

@@ -1,0 +1,368 @@
+package web
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	statusTimeout = 5 * time.Second
+	maxReason     = 200 // bytes
+)
+
+// consolePage is the whole page; fragmentPage the part of it that is renewed.
+type consolePage struct {
+	Viewer  viewer
+	Fake    bool
+	Notices []string
+	Version string
+	Live    fragmentPage
+}
+
+type fragmentPage struct {
+	Title   string // of the window: the worst first
+	Fault   bool   // the status could not be read
+	At      string
+	Queued  string
+	Running string
+	Oldest  string
+	Pools   []poolView
+}
+
+// poolView answers, for one pool: what waits, for what, since when, what next.
+type poolView struct {
+	Name     string
+	Path     string // of its forms
+	State    string
+	Since    moment
+	Reason   string
+	PausedBy string
+	Resume   moment
+	Queued   string
+	Running  string
+	Oldest   string
+	Waits    string
+	Next     string
+	Bars     []bar
+	CanPause bool
+	CanLift  bool
+}
+
+// moment is a time for a reader and for a machine.
+type moment struct {
+	Clock   string // for a reader
+	Machine string // RFC 3339
+	Away    string // "3 min 20 s"
+}
+
+// bar is one dimension of an allowance.
+type bar struct {
+	Label   string
+	Percent int
+	Width   int // 0 to 100
+	Limit   string
+	Level   string // "", "high" or "full"
+}
+
+func (w *Web) console(rw http.ResponseWriter, r *http.Request, v viewer) {
+	live, status := w.live(r.Context(), v)
+	w.page(rw, status, "console.html", consolePage{
+		Viewer: v, Fake: w.cfg.Fake, Notices: w.cfg.Notices, Version: w.cfg.Version, Live: live,
+	})
+}
+
+func (w *Web) fragment(rw http.ResponseWriter, r *http.Request, v viewer) {
+	live, status := w.live(r.Context(), v)
+	w.page(rw, status, "pools", live)
+}
+
+// live asks how the pools are. A fault is shown as one, with 503.
+func (w *Web) live(ctx context.Context, v viewer) (fragmentPage, int) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	pools, err := w.cfg.Status(ctx)
+	now := w.cfg.Now()
+	if err != nil {
+		w.cfg.Log.Error("read status for the console", "error", err)
+		return fragmentPage{Title: "Status unknown – Sluice", Fault: true, At: now.UTC().Format("15:04:05 UTC")}, http.StatusServiceUnavailable
+	}
+	return w.view(pools, v, now), http.StatusOK
+}
+
+// view puts a status into words, the pools in trouble first.
+func (w *Web) view(pools []tasks.PoolStatus, v viewer, now time.Time) fragmentPage {
+	pools = slices.Clone(pools)
+	slices.SortStableFunc(pools, func(a, b tasks.PoolStatus) int {
+		return cmp.Or(cmp.Compare(trouble(b.State), trouble(a.State)), strings.Compare(a.Name, b.Name))
+	})
+	page := fragmentPage{At: now.UTC().Format("15:04:05 UTC"), Oldest: "–"}
+	var queued, running int64
+	var paused, degraded int
+	var oldest time.Time
+	for _, p := range pools {
+		queued, running = queued+p.Queued, running+p.Running
+		if !p.OldestQueuedAt.IsZero() && (oldest.IsZero() || p.OldestQueuedAt.Before(oldest)) {
+			oldest = p.OldestQueuedAt
+		}
+		switch p.State {
+		case tasks.PoolPaused:
+			paused++
+		case tasks.PoolDegraded:
+			degraded++
+		}
+		page.Pools = append(page.Pools, w.viewPool(p, v, now))
+	}
+	page.Queued, page.Running = grouped(queued), grouped(running)
+	if !oldest.IsZero() {
+		page.Oldest = span(now.Sub(oldest))
+	}
+	switch {
+	case paused > 0:
+		page.Title = fmt.Sprintf("%d paused – Sluice", paused)
+	case degraded > 0:
+		page.Title = fmt.Sprintf("%d degraded – Sluice", degraded)
+	default:
+		page.Title = "Sluice"
+	}
+	return page
+}
+
+func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
+	view := poolView{
+		Name: p.Name, Path: "/console/pools/" + url.PathEscape(p.Name), State: string(p.State),
+		Since: at(p.Since, now), Reason: p.Reason, PausedBy: p.PausedBy, Resume: at(p.ExpectedResumeAt, now),
+		Queued: grouped(p.Queued), Running: grouped(p.Running), Oldest: "–",
+		Waits: waits(p), Next: next(p, now),
+		CanPause: v.Admin && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
+		CanLift:  v.Admin && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
+	}
+	if !p.OldestQueuedAt.IsZero() {
+		view.Oldest = span(now.Sub(p.OldestQueuedAt))
+	}
+	for _, a := range p.Allowance {
+		b := bar{Label: dimension(a.Dimension), Percent: int(a.Used*100 + 0.5), Limit: grouped(a.Limit) + " a minute"}
+		if a.Dimension == tasks.WaitConcurrency {
+			b.Limit = grouped(a.Limit) + " at once"
+		}
+		b.Width = min(max(b.Percent, 0), 100)
+		switch {
+		case a.Used >= 0.95:
+			b.Level = "full"
+		case a.Used >= 0.75:
+			b.Level = "high"
+		}
+		view.Bars = append(view.Bars, b)
+	}
+	return view
+}
+
+func trouble(s tasks.PoolState) int {
+	switch s {
+	case tasks.PoolOpen:
+		return 0
+	case tasks.PoolDegraded:
+		return 1
+	}
+	return 2
+}
+
+// waits says how many jobs wait, and for what.
+func waits(p tasks.PoolStatus) string {
+	if p.Queued == 0 {
+		return "Nothing waits."
+	}
+	jobs := grouped(p.Queued) + " jobs wait"
+	if p.Queued == 1 {
+		jobs = "1 job waits"
+	}
+	if p.State == tasks.PoolPaused {
+		switch p.PausedBy {
+		case "operator":
+			return jobs + " for an operator to resume the pool."
+		case "breaker":
+			return jobs + " for the provider to recover."
+		}
+		return jobs + " for the pool to be resumed."
+	}
+	var most tasks.Allowance
+	for _, a := range p.Allowance {
+		if a.Used > most.Used {
+			most = a
+		}
+	}
+	if most.Used >= 0.95 {
+		return fmt.Sprintf("%s for %s.", jobs, strings.ToLower(dimension(most.Dimension)))
+	}
+	return jobs + " for their turn."
+}
+
+// next says what happens without anybody's doing.
+func next(p tasks.PoolStatus, now time.Time) string {
+	expected := ""
+	if !p.ExpectedResumeAt.IsZero() {
+		m := at(p.ExpectedResumeAt, now)
+		expected = m.Clock + " (in " + m.Away + ")"
+		if !p.ExpectedResumeAt.After(now) {
+			expected = "any moment"
+		}
+	}
+	switch {
+	case p.State == tasks.PoolPaused && p.PausedBy == "operator":
+		return "It stays paused until an operator resumes it; nothing is lost."
+	case p.State == tasks.PoolPaused && expected != "":
+		return "The breaker tries the provider again, expected " + expected + ", and resumes the pool when that works."
+	case p.State == tasks.PoolPaused:
+		return "The breaker tries the provider again and resumes the pool when that works."
+	case p.State == tasks.PoolDegraded && expected != "":
+		return "Full pace is expected " + expected + "."
+	case p.State == tasks.PoolDegraded:
+		return "The pace rises step by step to the full allowance."
+	case p.Queued > 0:
+		return "They run as the allowance permits."
+	}
+	return "The next job starts at once."
+}
+
+func dimension(d tasks.WaitReason) string {
+	switch d {
+	case tasks.WaitRequests:
+		return "Requests"
+	case tasks.WaitInputTokens:
+		return "Input tokens"
+	case tasks.WaitOutputTokens:
+		return "Output tokens"
+	case tasks.WaitConcurrency:
+		return "Concurrency"
+	}
+	return strings.ReplaceAll(string(d), "_", " ")
+}
+
+// at returns a moment; the zero one for a time that is not known.
+func at(t, now time.Time) moment {
+	if t.IsZero() {
+		return moment{}
+	}
+	t = t.UTC()
+	layout := "15:04:05 UTC"
+	if t.Format(time.DateOnly) != now.UTC().Format(time.DateOnly) {
+		layout = "2 Jan 15:04 UTC"
+	}
+	return moment{Clock: t.Format(layout), Machine: t.Format(time.RFC3339), Away: span(now.Sub(t).Abs())}
+}
+
+// span writes a duration with its two largest units.
+func span(d time.Duration) string {
+	s := int64(max(d, 0) / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%d s", s)
+	case s < 3600:
+		return fmt.Sprintf("%d min %d s", s/60, s%60)
+	case s < 86400:
+		return fmt.Sprintf("%d h %d min", s/3600, s%3600/60)
+	}
+	return fmt.Sprintf("%d d %d h", s/86400, s%86400/3600)
+}
+
+// grouped writes a number with thin spaces between its thousands.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	from := 0
+	if n < 0 {
+		from = 1
+	}
+	for i := len(s) - 3; i > from; i -= 3 {
+		s = s[:i] + "\u202f" + s[i:]
+	}
+	return s
+}
+
+// pausePage asks for the reason of a pause. It is a page of its own, so that no
+// renewal of the console takes away what is being typed.
+type pausePage struct {
+	Viewer    viewer
+	Pool      string
+	Path      string
+	Reason    string
+	MaxReason int
+	Fault     string
+}
+
+func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if !w.mayChange(rw, v, w.cfg.Pause != nil) {
+		return
+	}
+	name := r.PathValue("pool")
+	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: maxReason})
+}
+
+func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if !w.mayChange(rw, v, w.cfg.Pause != nil) {
+		return
+	}
+	name := r.PathValue("pool")
+	form := pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: maxReason}
+	r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
+	if err := r.ParseForm(); err != nil {
+		form.Fault = "The form could not be read."
+		w.page(rw, http.StatusBadRequest, "pause.html", form)
+		return
+	}
+	form.Reason = strings.TrimSpace(r.PostForm.Get("reason"))
+	if form.Reason == "" || len(form.Reason) > maxReason || !utf8.ValidString(form.Reason) ||
+		strings.IndexFunc(form.Reason, func(c rune) bool { return !unicode.IsPrint(c) }) >= 0 {
+		form.Fault = fmt.Sprintf("Say why, in one line of at most %d bytes: whoever looks next needs to know.", maxReason)
+		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
+		return
+	}
+	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason))
+}
+
+func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if !w.mayChange(rw, v, w.cfg.Resume != nil) {
+		return
+	}
+	name := r.PathValue("pool")
+	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name))
+}
+
+// mayChange answers for itself when the viewer may not, or when there is nothing to call.
+func (w *Web) mayChange(rw http.ResponseWriter, v viewer, offered bool) bool {
+	switch {
+	case !v.Admin:
+		problem(rw, http.StatusForbidden, "this needs the scope admin")
+		return false
+	case !offered:
+		problem(rw, http.StatusNotFound, "pools cannot be changed here")
+		return false
+	}
+	return true
+}
+
+// changed answers a change of a pool and writes down who made it.
+func (w *Web) changed(rw http.ResponseWriter, r *http.Request, v viewer, act, pool string, err error) {
+	switch {
+	case err == nil:
+		w.cfg.Log.Info("pool changed by an operator", "act", act, "pool", pool, "subject", v.Subject, "tenant", v.Tenant)
+		http.Redirect(rw, r, "/", http.StatusSeeOther)
+	case errors.Is(err, tasks.ErrNotFound):
+		problem(rw, http.StatusNotFound, "there is no such pool")
+	case errors.Is(err, tasks.ErrConflict):
+		problem(rw, http.StatusConflict, "the pool's state does not allow this")
+	default:
+		w.cfg.Log.Error("change pool", "act", act, "pool", pool, "error", err)
+		problem(rw, http.StatusServiceUnavailable, "the pool could not be changed; try again")
+	}
+}

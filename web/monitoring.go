@@ -1,0 +1,173 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/hibiken/asynq"
+	"github.com/hibiken/asynqmon"
+)
+
+const monitoringRoot = "/monitoring"
+
+// monitoring is asynqmon with its edges taken off: no outside fonts, no source
+// maps, a policy of its own, real content types, and 404 for what does not exist.
+// It leaves to its caller who may see it.
+type monitoring struct {
+	app    http.Handler
+	index  []byte
+	policy string
+}
+
+// newMonitoring renders asynqmon's page once, to know which scripts are in it.
+func newMonitoring(redis asynq.RedisConnOpt, readOnly bool) (*monitoring, error) {
+	// Its Close would close the client that we are lent, so it is never called;
+	// it starts nothing else.
+	app := asynqmon.New(asynqmon.Options{
+		RootPath:         monitoringRoot,
+		RedisConnOpt:     redis,
+		ReadOnly:         readOnly,
+		PayloadFormatter: asynqmon.PayloadFormatterFunc(describe),
+		ResultFormatter:  asynqmon.ResultFormatterFunc(describe),
+	})
+	req, err := http.NewRequest(http.MethodGet, monitoringRoot+"/", nil)
+	if err != nil {
+		return nil, err
+	}
+	var page buffer
+	app.ServeHTTP(&page, req)
+	if !bytes.Contains(page.body.Bytes(), []byte("</html>")) {
+		return nil, errors.New("web: asynqmon has no page")
+	}
+	index := regexp.MustCompile(`<link rel="stylesheet" href="https?://[^"]*"/?>`).ReplaceAll(page.body.Bytes(), nil)
+	scripts := "'self'"
+	for _, inline := range regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllSubmatch(index, -1) {
+		sum := sha256.Sum256(inline[1])
+		scripts += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return &monitoring{
+		app:   app,
+		index: index,
+		// Its styles are written by script at run time, so they cannot be named in advance.
+		policy: "default-src 'self'; script-src " + scripts + "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
+			"font-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+	}, nil
+}
+
+func (m *monitoring) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	rw.Header().Set("Content-Security-Policy", m.policy)
+	rest := strings.TrimPrefix(path.Clean(r.URL.Path), monitoringRoot)
+	switch {
+	case strings.HasPrefix(rest, "/api/"):
+		m.app.ServeHTTP(&mended{ResponseWriter: rw}, r)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		rw.Header().Set("Allow", "GET, HEAD")
+		problem(rw, http.StatusMethodNotAllowed, "this is a page")
+	case strings.HasSuffix(rest, ".map"):
+		problem(rw, http.StatusNotFound, "no such file")
+	case strings.HasPrefix(rest, "/static/"):
+		rw.Header().Set("Cache-Control", "private, max-age=86400") // the names hold a hash of the content
+		m.app.ServeHTTP(&mended{ResponseWriter: rw, svg: strings.HasSuffix(rest, ".svg")}, r)
+	case strings.Count(rest, "/") == 1 && path.Ext(rest) != "":
+		m.app.ServeHTTP(&mended{ResponseWriter: rw}, r)
+	default: // a place within the page, which finds its way by itself
+		rw.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = rw.Write(m.index)
+	}
+}
+
+// mended mends what asynqmon answers: JSON that is not called so, and the page in
+// place of a file or call that does not exist. Only the page comes without a type
+// and begins with a tag.
+type mended struct {
+	http.ResponseWriter
+	svg     bool
+	begun   bool
+	missing bool
+}
+
+func (m *mended) WriteHeader(status int) {
+	m.begun = true
+	if m.svg {
+		m.Header().Set("Content-Type", "image/svg+xml")
+	}
+	m.ResponseWriter.WriteHeader(status)
+}
+
+func (m *mended) Write(b []byte) (int, error) {
+	if !m.begun {
+		if m.Header().Get("Content-Type") == "" {
+			if m.missing = bytes.HasPrefix(b, []byte("<")); m.missing {
+				m.begun = true
+				m.Header().Set("Cache-Control", "no-store")
+				problem(m.ResponseWriter, http.StatusNotFound, "no such file or call")
+				return len(b), nil
+			}
+			m.Header().Set("Content-Type", "application/json; charset=utf-8")
+		}
+		m.WriteHeader(http.StatusOK)
+	}
+	if m.missing {
+		return len(b), nil
+	}
+	return m.ResponseWriter.Write(b)
+}
+
+// buffer keeps an answer.
+type buffer struct {
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (b *buffer) Header() http.Header {
+	if b.header == nil {
+		b.header = make(http.Header)
+	}
+	return b.header
+}
+func (b *buffer) WriteHeader(int)             {}
+func (b *buffer) Write(p []byte) (int, error) { return b.body.Write(p) }
+
+// describe is all that asynqmon shows of a payload or result: the id and the
+// attempt when it is what Sluice puts into a task, else its size.
+func describe(_ string, data []byte) string {
+	if len(data) == 0 {
+		return ""
+	}
+	var task struct {
+		ID      string `json:"id"`
+		Attempt int    `json:"attempt"`
+	}
+	if err := json.Unmarshal(data, &task); err != nil || !identifier(task.ID) {
+		return fmt.Sprintf("%d bytes, not shown", len(data))
+	}
+	return fmt.Sprintf(`{"id":%q,"attempt":%d}`, task.ID, task.Attempt)
+}
+
+// identifier reports whether s has the form of an id: a short prefix and a ULID.
+// Anything else could be text of a caller.
+func identifier(s string) bool {
+	prefix, id, _ := strings.Cut(s, "_")
+	if len(prefix) == 0 || len(prefix) > 8 || len(id) != 26 {
+		return false
+	}
+	for i := range len(prefix) {
+		if prefix[i] < 'a' || prefix[i] > 'z' {
+			return false
+		}
+	}
+	for i := range len(id) {
+		if b := id[i]; (b < '0' || b > '9') && (b < 'A' || b > 'Z') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,294 @@
+// Package web is what an operator sees: the console at /, which says what waits,
+// for what, since when and what happens next, and asynqmon at /monitoring, both
+// behind a sign-in.
+//
+// It promises that nothing but the sign-in page and its style is served to
+// somebody without the scope monitor or admin, that only admin changes anything,
+// that no page of another origin can make a signed-in browser change anything,
+// and that its pages load nothing from anywhere else.
+//
+// It never shows a prompt or a result, never keeps a token, and never closes the
+// Redis client that it is lent.
+package web
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Identity is who a token speaks for.
+type Identity struct {
+	Subject   string
+	Tenant    string
+	Scopes    []string
+	ExpiresAt time.Time
+}
+
+// Verifier judges a token. Its errors are logged, so they must not repeat it.
+type Verifier interface {
+	Verify(ctx context.Context, raw string) (Identity, error)
+}
+
+// The scopes that open the console: one to look, the other to change as well.
+const (
+	scopeMonitor = "monitor"
+	scopeAdmin   = "admin"
+)
+
+// Config is what the console is made from.
+type Config struct {
+	// Redis lends asynqmon the client that the process already has: its
+	// MakeRedisClient must return the same redis.UniversalClient each time.
+	// Required.
+	Redis asynq.RedisConnOpt
+	// Verifier judges the token of a sign-in or of an Authorization field. Required.
+	Verifier Verifier
+	// PublicURL is the address that browsers use. When it is https, the session
+	// cookie is sent over https only. Empty means plain http on any name.
+	PublicURL string
+	// Status says how the pools are. It is asked every two seconds for each open
+	// page. Required.
+	Status func(context.Context) ([]tasks.PoolStatus, error)
+	// Pause and Resume change a pool for an admin; an unknown pool is
+	// tasks.ErrNotFound, a pool in another state tasks.ErrConflict. Nil hides
+	// the button.
+	Pause  func(ctx context.Context, pool, reason string) error
+	Resume func(ctx context.Context, pool string) error
+	// Fake says that the built-in fake provider answers; the console then says so.
+	Fake bool
+	// Notices are further lines that an operator must see, such as a Redis that
+	// forgets. Nil means none.
+	Notices []string
+	// Version is the program's, shown in the footer. Empty shows none.
+	Version string
+	// SessionKey signs the session cookie: at least 32 random bytes, the same in
+	// every process that serves the console. Required.
+	SessionKey []byte
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+	// Log is told of sign-ins, of every change, and of faults. Nil means nobody.
+	Log *slog.Logger
+	// Metrics counts sign-ins. Nil means none.
+	Metrics prometheus.Registerer
+}
+
+// Web serves the console and asynqmon. It starts nothing that would have to be stopped.
+type Web struct {
+	cfg     Config
+	secure  bool
+	pages   *template.Template
+	handler http.Handler
+	signIns *prometheus.CounterVec
+}
+
+//go:embed assets
+var assets embed.FS
+
+// New returns the handler, or every fault of the configuration at once. It
+// connects to nothing.
+func New(c Config) (*Web, error) {
+	var faults []error
+	need := func(ok bool, text string) {
+		if !ok {
+			faults = append(faults, errors.New(text))
+		}
+	}
+	need(c.Redis != nil, "web: Redis is required")
+	need(c.Verifier != nil, "web: Verifier is required")
+	need(c.Status != nil, "web: Status is required")
+	need(len(c.SessionKey) >= 32, "web: SessionKey must have at least 32 bytes")
+	public, err := url.Parse(c.PublicURL)
+	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
+		"public_url: must be an absolute http or https address")
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.SessionKey = slices.Clone(c.SessionKey)
+
+	w := &Web{
+		cfg:    c,
+		secure: public.Scheme == "https",
+		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_console_sign_ins_total",
+			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token) or forbidden (its scopes).",
+		}, []string{"result"}),
+	}
+	if w.pages, err = template.ParseFS(assets, "assets/*.html"); err != nil {
+		return nil, fmt.Errorf("web: read templates: %w", err)
+	}
+	watch, err := newMonitoring(c.Redis, true)
+	if err != nil {
+		return nil, err
+	}
+	change, err := newMonitoring(c.Redis, false)
+	if err != nil {
+		return nil, err
+	}
+	if c.Metrics != nil {
+		if err := c.Metrics.Register(w.signIns); err != nil {
+			return nil, fmt.Errorf("web: register metrics: %w", err)
+		}
+	}
+
+	origins := http.NewCrossOriginProtection()
+	if public.Host != "" {
+		// Behind a proxy the Host field may be another than the one in the address bar.
+		if err := origins.AddTrustedOrigin(public.Scheme + "://" + public.Host); err != nil {
+			return nil, fmt.Errorf("public_url: %w", err)
+		}
+	}
+	origins.SetDenyHandler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.cfg.Log.Warn("refused a request of another origin", "method", r.Method, "path", r.URL.Path)
+		problem(rw, http.StatusForbidden, "a page of another origin may not do this")
+	}))
+
+	// Every route, with who calls it and what a repeat does.
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /login", w.login)                                               // anybody
+	mux.HandleFunc("POST /login", w.signIn)                                             // the form; a repeat signs in again
+	mux.HandleFunc("POST /logout", w.signOut)                                           // anybody; a repeat changes nothing
+	mux.HandleFunc("GET /console/style.css", w.asset("style.css", "text/css"))          // every page, also the sign-in
+	mux.HandleFunc("GET /console/favicon.svg", w.asset("favicon.svg", "image/svg+xml")) // every page
+	mux.HandleFunc("GET /console/console.js", w.asset("console.js", "text/javascript")) // the console
+	mux.Handle("GET /{$}", w.guard(w.console))                                          // monitor
+	mux.Handle("GET /console/pools", w.guard(w.fragment))                               // the console's script, every 2 s
+	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
+	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason or is a conflict
+	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing or is a conflict
+	monitoring := w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
+		if !v.Admin {
+			watch.ServeHTTP(rw, r)
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.cfg.Log.Info("changed by asynqmon", "subject", v.Subject, "tenant", v.Tenant, "method", r.Method, "path", r.URL.Path)
+		}
+		change.ServeHTTP(rw, r)
+	})
+	mux.Handle("/monitoring", monitoring)  // monitor to look, admin to change
+	mux.Handle("/monitoring/", monitoring) // the same
+	w.handler = secured(origins.Handler(mux))
+	return w, nil
+}
+
+// Patterns returns what of the address space belongs to this handler, in the
+// form of net/http's ServeMux.
+func Patterns() []string {
+	return []string{"/{$}", "/login", "/logout", "/console/", "/monitoring", "/monitoring/"}
+}
+
+func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
+
+// secured sets the fields that every answer carries. asynqmon replaces the policy
+// by its own.
+func secured(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		h := rw.Header()
+		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		// Not no-referrer: browsers then send "Origin: null" with our own forms.
+		h.Set("Referrer-Policy", "same-origin")
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// guard lets through who may look, and sends the others to the sign-in.
+func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		v, err := w.who(r)
+		switch {
+		case err == nil:
+			next(rw, r, v)
+		case errors.Is(err, errForbidden):
+			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
+		case navigates(r):
+			to := "/login"
+			if r.URL.Path != "/" {
+				to += "?next=" + url.QueryEscape(r.URL.RequestURI())
+			}
+			http.Redirect(rw, r, to, http.StatusSeeOther)
+		default:
+			challenge := "Bearer"
+			if len(r.Header.Values("Authorization")) > 0 {
+				challenge = `Bearer error="invalid_token"`
+			}
+			rw.Header().Set("WWW-Authenticate", challenge)
+			problem(rw, http.StatusUnauthorized, "sign in at /login, or send a bearer token")
+		}
+	})
+}
+
+// navigates reports whether a request is of somebody who can be shown a page,
+// not of a script or a client of the API.
+func navigates(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || len(r.Header.Values("Authorization")) > 0 ||
+		strings.HasPrefix(r.URL.Path, monitoringRoot+"/api/") || r.URL.Path == "/console/pools" {
+		return false
+	}
+	accept := r.Header.Get("Accept")
+	return accept == "" || strings.Contains(accept, "text/html") || strings.Contains(accept, "*/*")
+}
+
+// problem answers with RFC 9457 Problem Details.
+func problem(rw http.ResponseWriter, status int, detail string) {
+	rw.Header().Set("Content-Type", "application/problem+json")
+	rw.WriteHeader(status)
+	// A connection that is gone is not worth a word.
+	_ = json.NewEncoder(rw).Encode(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{"about:blank", http.StatusText(status), status, detail})
+}
+
+// asset serves one embedded file; New has parsed the folder, so it is there.
+func (w *Web) asset(name, kind string) http.HandlerFunc {
+	return func(rw http.ResponseWriter, _ *http.Request) {
+		text, err := assets.ReadFile("assets/" + name)
+		if err != nil {
+			problem(rw, http.StatusNotFound, "no such file")
+			return
+		}
+		rw.Header().Set("Content-Type", kind+"; charset=utf-8")
+		_, _ = rw.Write(text)
+	}
+}
+
+// page writes a template, whole or not at all.
+func (w *Web) page(rw http.ResponseWriter, status int, name string, data any) {
+	var out strings.Builder
+	if err := w.pages.ExecuteTemplate(&out, name, data); err != nil {
+		w.cfg.Log.Error("render page", "page", name, "error", err)
+		problem(rw, http.StatusInternalServerError, "the page cannot be shown")
+		return
+	}
+	rw.Header().Set("Content-Type", "text/html; charset=utf-8")
+	rw.WriteHeader(status)
+	_, _ = rw.Write([]byte(out.String()))
+}
