@@ -1,0 +1,344 @@
+package upstream
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+var (
+	errMalformed = errors.New("an event that does not fit the dialect")
+	errTooLarge  = errors.New("the result is larger than allowed")
+)
+
+// message assembles an Anthropic message from its stream.
+//
+// Source: platform.claude.com/docs/en/build-with-claude/streaming. Members of
+// an event beside the ones that carry the assembly are kept too: those of
+// message_* on the message, those of content_block_* on their block.
+type message struct {
+	onText func(string)
+	onTick func(charged int64)
+
+	obj    object
+	begun  bool
+	done   bool
+	usage  object
+	final  bool // output_tokens is the whole answer's
+	blocks []element
+	inputs map[int64][]byte // the pieces of a block's input, joined
+	size   int
+}
+
+func (m *message) event(kind string, data []byte) (done bool, err error) {
+	var e struct {
+		kind         string
+		index        int64
+		body         []byte // message, content_block, delta or error
+		usage        []byte
+		extra        object
+		hasIndex, ok bool
+	}
+	err = eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
+		switch name {
+		case "type":
+			e.kind = text(v)
+		case "index":
+			e.index, e.hasIndex = number(v)
+		case "message", "content_block", "delta", "error":
+			if v.Kind() == '{' {
+				e.body, e.ok = v, true
+			}
+		case "usage":
+			e.usage = v
+		default:
+			e.extra.set(name, v)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, errMalformed
+	}
+	if e.kind == "" {
+		e.kind = kind
+	}
+	if e.kind == "error" {
+		return false, &providerError{parseProblem(data)}
+	}
+
+	switch e.kind {
+	case "message_start":
+		if m.begun || !e.ok {
+			return false, errMalformed
+		}
+		m.begun = true
+		return false, m.start(e.body, &e.extra)
+	case "content_block_start":
+		if !m.begun || !e.ok || !e.hasIndex {
+			return false, errMalformed
+		}
+		return false, m.block(e.index, e.body, &e.extra)
+	case "content_block_delta":
+		block := m.find(e.index)
+		if block == nil || !e.ok || !e.hasIndex {
+			return false, errMalformed
+		}
+		m.size += block.keep(&e.extra)
+		return false, m.delta(e.index, block, e.body)
+	case "content_block_stop":
+		block := m.find(e.index)
+		if block == nil || !e.hasIndex {
+			return false, errMalformed
+		}
+		m.size += block.keep(&e.extra)
+		return false, nil
+	case "message_delta":
+		if !m.begun {
+			return false, errMalformed
+		}
+		if e.ok {
+			grown, err := m.obj.load(e.body)
+			if err != nil {
+				return false, errMalformed
+			}
+			m.size += grown
+		}
+		m.size += m.obj.keep(&e.extra)
+		return false, m.count(e.usage, true)
+	case "message_stop":
+		if !m.begun {
+			return false, errMalformed
+		}
+		m.size += m.obj.keep(&e.extra)
+		m.done = true
+		return true, nil
+	}
+	return false, nil // a ping, or an event that this version does not know
+}
+
+// keep adds the members of extra that o does not have yet, or has as null.
+func (o *object) keep(extra *object) (grown int) {
+	for i := range extra.members {
+		m := &extra.members[i]
+		if n := o.get(m.name); n == nil || n.obj == nil && n.list == nil && isNull(n.raw) {
+			grown += o.set(m.name, m.node.raw)
+		}
+	}
+	return grown
+}
+
+func (m *message) start(body []byte, extra *object) error {
+	grown, err := m.obj.load(body)
+	if err != nil {
+		return errMalformed
+	}
+	m.size += grown + m.obj.keep(extra)
+	if usage := m.obj.get("usage"); usage != nil {
+		if err := m.count(usage.raw, false); err != nil {
+			return err
+		}
+		if m.onTick != nil && m.usage.get("input_tokens") != nil {
+			m.onTick(m.charged())
+		}
+	}
+	return nil
+}
+
+func (m *message) find(index int64) *object {
+	for i := range m.blocks {
+		if m.blocks[i].index == index {
+			return m.blocks[i].obj
+		}
+	}
+	return nil
+}
+
+func (m *message) block(index int64, body []byte, extra *object) error {
+	if m.find(index) != nil {
+		return errMalformed
+	}
+	block, grown, err := findElement(&m.blocks, index)
+	if err != nil {
+		return errMalformed
+	}
+	m.size += grown
+	grown, err = block.load(body)
+	if err != nil {
+		return errMalformed
+	}
+	m.size += grown + block.keep(extra)
+	if kind := block.get("type"); kind != nil && text(kind.raw) == "text" {
+		if t := block.get("text"); t != nil {
+			m.say(t.raw)
+		}
+	}
+	return nil
+}
+
+func (m *message) say(raw []byte) {
+	if m.onText == nil || len(raw) <= 2 {
+		return
+	}
+	if s := text(raw); s != "" {
+		m.onText(s)
+	}
+}
+
+// delta adds a piece to a block. A delta of a kind that is not known here adds
+// its members by the same rule as the known ones: strings and arrays grow.
+func (m *message) delta(index int64, block *object, body []byte) error {
+	var kind string
+	if err := eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
+		if name == "type" {
+			kind = text(v)
+		}
+		return nil
+	}); err != nil {
+		return errMalformed
+	}
+	return eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
+		switch {
+		case name == "type":
+		case kind == "input_json_delta" && name == "partial_json":
+			if v.Kind() != '"' {
+				return errMalformed
+			}
+			if m.inputs == nil {
+				m.inputs = make(map[int64][]byte)
+			}
+			piece := text(v)
+			m.inputs[index] = append(m.inputs[index], piece...)
+			m.size += len(piece)
+		case kind == "citations_delta" && name == "citation":
+			one := append(append([]byte{'['}, v...), ']')
+			m.size += block.at("citations").join(one)
+		case kind == "signature_delta" && name == "signature":
+			m.size += block.set("signature", v)
+		default:
+			m.size += block.at(name).join(v)
+			if kind == "text_delta" && name == "text" {
+				m.say(v)
+			}
+		}
+		return nil
+	})
+}
+
+// count takes in a usage object. A null in a later one does not undo a number.
+func (m *message) count(usage []byte, final bool) error {
+	if isNull(usage) {
+		return nil
+	}
+	err := eachMember(usage, func(name string, v jsontext.Value, _, _ int) error {
+		if old := m.usage.get(name); old != nil && isNull(v) {
+			return nil
+		}
+		m.size += m.usage.set(name, v)
+		if final && name == "output_tokens" {
+			m.final = true
+		}
+		return nil
+	})
+	if err != nil {
+		return errMalformed
+	}
+	return nil
+}
+
+func (m *message) tokens(name string) int64 {
+	if n := m.usage.get(name); n != nil {
+		return count(n.raw)
+	}
+	return 0
+}
+
+// charged is the input that counts against the limit: cache reads do not.
+// Source: platform.claude.com/docs/en/api/rate-limits.
+func (m *message) charged() int64 {
+	return m.tokens("input_tokens") + m.tokens("cache_creation_input_tokens")
+}
+
+func (m *message) counted() (tasks.Usage, int64, bool) {
+	return tasks.Usage{
+		InputTokens:              m.tokens("input_tokens"),
+		OutputTokens:             m.tokens("output_tokens"),
+		CacheReadInputTokens:     m.tokens("cache_read_input_tokens"),
+		CacheCreationInputTokens: m.tokens("cache_creation_input_tokens"),
+	}, m.charged(), m.final
+}
+
+func (m *message) grown() int { return m.size }
+
+func (m *message) result() ([]byte, error) {
+	if !m.done {
+		return nil, errMalformed
+	}
+	for i := range m.blocks {
+		input, ok := m.inputs[m.blocks[i].index]
+		if !ok || len(bytes.TrimSpace(input)) == 0 {
+			continue
+		}
+		m.blocks[i].obj.set("input", completed(input))
+	}
+	content := m.obj.at("content")
+	content.raw = nil
+	content.list = m.blocks
+	if content.list == nil {
+		content.raw = []byte("[]")
+	}
+	if len(m.usage.members) > 0 {
+		usage := m.obj.at("usage")
+		usage.raw = nil
+		usage.obj = &m.usage
+	}
+	return m.obj.appendTo(nil), nil
+}
+
+// completed returns input as it is when it is JSON. An answer that stopped at
+// max_tokens may have cut it short; then it is closed where it broke off.
+func completed(input []byte) []byte {
+	if jsontext.Value(input).IsValid(lenient) {
+		return bytes.TrimSpace(input)
+	}
+	var out bytes.Buffer
+	dec := jsontext.NewDecoder(bytes.NewReader(input), lenient)
+	enc := jsontext.NewEncoder(&out, lenient)
+	var name *jsontext.Token // an object's name waits for its value
+	for {
+		t, err := dec.ReadToken()
+		if err != nil {
+			break
+		}
+		if kind, n := dec.StackIndex(dec.StackDepth()); t.Kind() == '"' && kind == '{' && n%2 == 1 {
+			held := t.Clone()
+			name = &held
+			continue
+		}
+		if name != nil {
+			if enc.WriteToken(*name) != nil {
+				break
+			}
+			name = nil
+		}
+		if enc.WriteToken(t) != nil {
+			break
+		}
+	}
+	for enc.StackDepth() > 0 {
+		end := jsontext.EndArray
+		if kind, _ := enc.StackIndex(enc.StackDepth()); kind == '{' {
+			end = jsontext.EndObject
+		}
+		if enc.WriteToken(end) != nil {
+			break
+		}
+	}
+	closed := bytes.TrimSpace(out.Bytes())
+	if !jsontext.Value(closed).IsValid(lenient) {
+		return []byte("{}")
+	}
+	return closed
+}

@@ -1,0 +1,250 @@
+package upstream
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// problem is what a provider says about a call that failed.
+type problem struct {
+	kind      string // error.type
+	code      string // Anthropic: error.details.error_code; OpenAI: error.code
+	message   string
+	requestID string
+}
+
+// providerError is an error event inside a stream.
+type providerError struct{ problem problem }
+
+func (e *providerError) Error() string { return "the provider reported an error inside the stream" }
+
+// parseProblem reads an error body of either dialect, or as much as there is
+// of one. It returns the zero problem for anything else, such as a proxy's page.
+func parseProblem(body []byte) problem {
+	var envelope struct {
+		Error     json.RawMessage `json:"error"`
+		RequestID any             `json:"request_id"`
+		Message   any             `json:"message"`
+	}
+	if json.Unmarshal(body, &envelope) != nil {
+		return problem{}
+	}
+	var p problem
+	p.requestID, _ = envelope.RequestID.(string)
+	var inner struct {
+		Type    any `json:"type"`
+		Code    any `json:"code"`
+		Message any `json:"message"`
+		Details any `json:"details"`
+	}
+	if json.Unmarshal(envelope.Error, &inner) == nil {
+		p.kind, _ = inner.Type.(string)
+		p.code, _ = inner.Code.(string)
+		p.message, _ = inner.Message.(string)
+		if details, ok := inner.Details.(map[string]any); ok {
+			if code, ok := details["error_code"].(string); ok {
+				p.code = code
+			}
+		}
+	} else if json.Unmarshal(envelope.Error, &p.message) != nil {
+		p.message, _ = envelope.Message.(string)
+	}
+	return p
+}
+
+// status returns the HTTP status that an error inside a stream would have had.
+// Sources: platform.claude.com/docs/en/api/errors,
+// developers.openai.com/api/docs/guides/error-codes.
+func (p problem) status() int {
+	switch p.kind {
+	case "overloaded_error":
+		return 529
+	case "rate_limit_error", "rate_limit_exceeded", "insufficient_quota", "tokens", "requests":
+		return http.StatusTooManyRequests
+	case "authentication_error":
+		return http.StatusUnauthorized
+	case "billing_error":
+		return http.StatusPaymentRequired
+	case "permission_error":
+		return http.StatusForbidden
+	case "invalid_request_error":
+		return http.StatusBadRequest
+	case "not_found_error":
+		return http.StatusNotFound
+	case "request_too_large":
+		return http.StatusRequestEntityTooLarge
+	case "timeout_error":
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusInternalServerError
+}
+
+// spendCodes are the codes of an allowance of money that is used up. Waiting a
+// minute cures none of them.
+func spendCode(code string) bool {
+	switch code {
+	case "enforced_spend_limit_reached", "contract_spend_limit_reached",
+		"linked_organization_spend_limit_reached", "organization_on_hold",
+		"insufficient_quota", "billing_hard_limit_reached", "billing_not_active":
+		return true
+	}
+	return false
+}
+
+// spendMessage recognises the caps that come as an ordinary 400 and have no
+// code: one that the customer set, and a prepaid balance that is used up.
+func spendMessage(message string) bool {
+	return strings.HasPrefix(message, "You have reached your specified") && strings.Contains(message, "usage limits") ||
+		strings.HasPrefix(message, "Your credit balance is too low")
+}
+
+// classify says what an HTTP status with this problem means. waits is true
+// when the answer said how long to wait, or had no way to say so.
+//
+// Sources: platform.claude.com/docs/en/api/errors and /rate-limits,
+// developers.openai.com/api/docs/guides/error-codes.
+func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
+	if status >= 400 && status < 500 && (spendCode(p.code) || spendCode(p.kind)) {
+		return tasks.SpendLimited
+	}
+	switch {
+	case status == http.StatusTooManyRequests:
+		switch {
+		case p.code == "ramp_limit_exceeded", strings.Contains(p.message, "usage increase rate"):
+			return tasks.RampLimited
+		case d == OpenAI && strings.HasPrefix(p.message, "Request too large for"):
+			// One request above a whole minute's allowance: no wait makes it fit.
+			return tasks.Rejected
+		case d == Anthropic && !waits:
+			// An ordinary limit always says how long; a spend cap cannot.
+			return tasks.SpendLimited
+		}
+		return tasks.RateLimited
+	case status == http.StatusPaymentRequired:
+		return tasks.SpendLimited
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return tasks.Unauthorized
+	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout, status == 524:
+		return tasks.Timeout
+	case status == http.StatusConflict:
+		return tasks.ServerError // a passing clash inside the provider; its own clients try again
+	case status == http.StatusServiceUnavailable, status == 529:
+		return tasks.Overloaded
+	case status == http.StatusBadRequest && spendMessage(p.message):
+		return tasks.SpendLimited
+	case status >= 400 && status < 500:
+		return tasks.Rejected
+	}
+	// 5xx; and a 1xx or 3xx, which no API answers with: something else stands at
+	// that address, and the job is not to blame.
+	return tasks.ServerError
+}
+
+// billable reports whether a provider may have charged for a call that it, or
+// a gateway before it, answered with that status.
+func billable(status int) bool {
+	switch status {
+	case http.StatusBadGateway, http.StatusGatewayTimeout, 520, 524:
+		return true
+	}
+	return false
+}
+
+// resumeAt returns when a spend cap is lifted: the time that the message
+// states, or, for a tier's monthly cap, the documented 00:00 UTC on the first
+// of the next month.
+func resumeAt(p problem, now time.Time) time.Time {
+	const stated = "You will regain access on "
+	if _, rest, ok := strings.Cut(p.message, stated); ok {
+		const layout = "2006-01-02 at 15:04 UTC"
+		if len(rest) >= len(layout) {
+			if t, err := time.Parse(layout, rest[:len(layout)]); err == nil {
+				return t
+			}
+		}
+	}
+	if p.code == "enforced_spend_limit_reached" {
+		y, m, _ := now.UTC().Date()
+		return time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return time.Time{}
+}
+
+// maxMessage caps Answer.Message, in bytes.
+const maxMessage = 500
+
+// safeMessage joins type and message of a problem into a line for the job's
+// owner: no key, no control characters, at most maxMessage bytes.
+func safeMessage(p problem, key string) string {
+	s := p.message
+	if key != "" {
+		s = strings.ReplaceAll(s, key, "[key]")
+	}
+	s = redactKeys(s)
+	kind := redactKeys(p.kind)
+	switch {
+	case kind == "":
+		kind = redactKeys(p.code)
+	case p.code != "" && p.code != p.kind:
+		kind += " (" + redactKeys(p.code) + ")"
+	}
+	switch {
+	case kind != "" && s != "":
+		s = kind + ": " + s
+	case s == "":
+		s = kind
+	}
+	return clip(s, maxMessage)
+}
+
+// redactKeys blanks whatever looks like a key, masked or whole: providers
+// quote the key that they refuse.
+func redactKeys(s string) string {
+	var b strings.Builder
+	for {
+		i := strings.Index(s, "sk-")
+		if i < 0 {
+			b.WriteString(s)
+			return b.String()
+		}
+		if i > 0 && keyByte(s[i-1]) { // inside a word, such as "risk-free"
+			b.WriteString(s[:i+3])
+			s = s[i+3:]
+			continue
+		}
+		b.WriteString(s[:i])
+		end := i + 3
+		for end < len(s) && keyByte(s[end]) {
+			end++
+		}
+		b.WriteString("[key]")
+		s = s[end:]
+	}
+}
+
+func keyByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '*'
+}
+
+// clip returns s as one line of valid UTF-8 of at most n bytes.
+func clip(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0x2028 || r == 0x2029 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "�"))
+	if len(s) <= n {
+		return s
+	}
+	cut := n - len("…")
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}

@@ -1,0 +1,203 @@
+package upstream
+
+import (
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// completion assembles an OpenAI chat completion from its chunks.
+//
+// Source: developers.openai.com/api/docs/api-reference/chat-streaming. The
+// member "obfuscation" pads a chunk to a length and is part of no answer.
+type completion struct {
+	onText func(string)
+	onTick func(charged int64)
+
+	obj     object
+	choices []element
+	usage   []byte
+	begun   bool
+	size    int
+}
+
+func (c *completion) event(_ string, data []byte) (done bool, err error) {
+	if string(data) == "[DONE]" {
+		return true, c.check()
+	}
+	failed := false
+	err = eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
+		switch name {
+		case "error":
+			failed = failed || !isNull(v)
+		case "choices":
+			if v.Kind() != '[' {
+				return errMalformed
+			}
+			return eachElement(v, c.choice)
+		case "usage":
+			if !isNull(v) {
+				c.size += len(v) - len(c.usage)
+				c.usage = append(c.usage[:0], v...)
+			}
+		case "object":
+			c.size += c.obj.set("object", []byte(`"chat.completion"`))
+		case "obfuscation":
+		default:
+			if old := c.obj.get(name); old == nil || !isNull(v) {
+				c.size += c.obj.set(name, v)
+			}
+		}
+		return nil
+	})
+	if failed {
+		return false, &providerError{parseProblem(data)}
+	}
+	if err != nil {
+		return false, errMalformed
+	}
+	c.begun = true
+	return false, nil
+}
+
+// choice adds one chunk's part of a choice.
+func (c *completion) choice(data jsontext.Value) error {
+	var index int64
+	if err := eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
+		if name == "index" {
+			index, _ = number(v)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	choice, grown, err := findElement(&c.choices, index)
+	if err != nil {
+		return err
+	}
+	c.size += grown
+	if grown > 0 {
+		// The order in which the API answers.
+		choice.set("index", []byte("0"))
+		choice.at("message").obj = new(object)
+		choice.set("logprobs", []byte("null"))
+		choice.set("finish_reason", []byte("null"))
+		c.size += 64
+	}
+	return eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
+		switch name {
+		case "delta":
+			if v.Kind() != '{' {
+				return nil
+			}
+			if index == 0 && c.onText != nil {
+				c.say(v)
+			}
+			grown, err := choice.at("message").obj.merge(v, 0)
+			c.size += grown
+			return err
+		case "logprobs":
+			if v.Kind() != '{' {
+				return nil
+			}
+			n := choice.at("logprobs")
+			if n.obj == nil {
+				n.obj, n.raw = new(object), nil
+			}
+			grown, err := n.obj.merge(v, 0)
+			c.size += grown
+			return err
+		default:
+			if old := choice.get(name); old == nil || !isNull(v) {
+				c.size += choice.set(name, v)
+			}
+			return nil
+		}
+	})
+}
+
+func (c *completion) say(delta []byte) {
+	// A fault of the JSON shows when the delta is merged.
+	_ = eachMember(delta, func(name string, v jsontext.Value, _, _ int) error {
+		if name == "content" {
+			if s := text(v); s != "" {
+				c.onText(s)
+			}
+		}
+		return nil
+	})
+}
+
+// check reports whether every choice has said why it ended.
+func (c *completion) check() error {
+	if !c.begun || len(c.choices) == 0 {
+		return errMalformed
+	}
+	for _, choice := range c.choices {
+		if reason := choice.obj.get("finish_reason"); reason == nil || isNull(reason.raw) {
+			return errMalformed
+		}
+	}
+	return nil
+}
+
+func (c *completion) counted() (tasks.Usage, int64, bool) {
+	return openAIUsage(c.usage)
+}
+
+// openAIUsage reads a usage object. The provider counts cached tokens as part
+// of the prompt, and against its limits.
+func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
+	if isNull(data) {
+		return u, 0, false
+	}
+	err := eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
+		switch name {
+		case "prompt_tokens":
+			charged = count(v)
+		case "completion_tokens":
+			u.OutputTokens, ok = count(v), true
+		case "prompt_tokens_details":
+			if v.Kind() != '{' {
+				return nil
+			}
+			return eachMember(v, func(name string, v jsontext.Value, _, _ int) error {
+				if name == "cached_tokens" {
+					u.CacheReadInputTokens = count(v)
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return tasks.Usage{}, 0, false
+	}
+	u.CacheReadInputTokens = min(u.CacheReadInputTokens, charged)
+	u.InputTokens = charged - u.CacheReadInputTokens
+	return u, charged, ok
+}
+
+func (c *completion) grown() int { return c.size }
+
+func (c *completion) result() ([]byte, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	for _, choice := range c.choices {
+		if message := choice.obj.get("message").obj; message.get("content") == nil {
+			message.set("content", []byte("null"))
+		}
+	}
+	list := c.obj.at("choices")
+	list.raw, list.list = nil, c.choices
+	if c.usage != nil {
+		c.obj.set("usage", c.usage)
+	}
+	if c.onTick != nil {
+		if _, charged, ok := c.counted(); ok {
+			c.onTick(charged)
+		}
+	}
+	return c.obj.appendTo(nil), nil
+}

@@ -1,0 +1,99 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+)
+
+var errLongEvent = errors.New("an event longer than a result may be")
+
+// events reads server-sent events, as the WHATWG HTML standard defines them
+// (section 9.2.6, "Interpreting an event stream"), with one leniency: an event
+// that a clean end of the stream leaves without its blank line is delivered.
+type events struct {
+	lines *bufio.Scanner
+	limit int
+
+	begun  bool // the byte order mark has been looked for
+	skipLF bool // the last line ended in CR; an LF that follows belongs to it
+
+	kind []byte
+	data []byte
+	has  bool // data was given for the event under way
+}
+
+// newEvents reads r; no event's data may be longer than limit bytes.
+func newEvents(r io.Reader, limit int) *events {
+	e := &events{limit: limit}
+	e.lines = bufio.NewScanner(r)
+	e.lines.Buffer(make([]byte, 0, 8<<10), limit+64)
+	e.lines.Split(e.split)
+	return e
+}
+
+// split cuts lines at LF, CR LF and CR. A line that ends in CR is delivered at
+// once: waiting for a possible LF would hold back an event until the next.
+func (e *events) split(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	skipped := 0
+	if e.skipLF && len(data) > 0 {
+		e.skipLF = false
+		if data[0] == '\n' {
+			skipped = 1
+			data = data[1:]
+		}
+	}
+	if i := bytes.IndexAny(data, "\r\n"); i >= 0 {
+		e.skipLF = data[i] == '\r'
+		return skipped + i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return skipped + len(data), data, nil
+	}
+	return skipped, nil, nil
+}
+
+// next returns the next event that has data. Both slices are valid until the
+// next call. The error is io.EOF at a clean end.
+func (e *events) next() (kind string, data []byte, err error) {
+	e.kind, e.data, e.has = e.kind[:0], e.data[:0], false
+	for e.lines.Scan() {
+		line := e.lines.Bytes()
+		if !e.begun {
+			e.begun = true
+			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		}
+		if len(line) == 0 {
+			if e.has {
+				return string(e.kind), e.data, nil
+			}
+			e.kind = e.kind[:0]
+			continue
+		}
+		field, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimPrefix(value, []byte(" "))
+		switch string(field) {
+		case "event":
+			e.kind = append(e.kind[:0], value...)
+		case "data":
+			if e.has {
+				e.data = append(e.data, '\n')
+			}
+			if len(e.data)+len(value) > e.limit {
+				return "", nil, errLongEvent
+			}
+			e.data = append(e.data, value...)
+			e.has = true
+		}
+	}
+	switch err := e.lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return "", nil, errLongEvent
+	case err != nil:
+		return "", nil, err
+	case e.has:
+		return string(e.kind), e.data, nil
+	}
+	return "", nil, io.EOF
+}

@@ -1,0 +1,278 @@
+// Package upstream asks an LLM provider one question and says once, for good,
+// how that went.
+//
+// It promises that a call is sent at most once (nothing here retries), that it
+// is always streamed, that success is only claimed when the provider's closing
+// event has arrived, that a result is the JSON object the provider's
+// non-streaming API would have answered, and that a body given in the
+// provider's own form reaches the provider byte for byte, but for the members
+// that ask for a stream.
+//
+// It never follows a redirect, never reads the environment, never decides
+// whether to try again (that is the retry rule's), and never puts a prompt, a
+// result or a key into an error or a log.
+//
+// The package also holds Fake, a strict stand-in for both providers.
+package upstream
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Dialect is the protocol that a provider speaks.
+type Dialect string
+
+// The dialects: Anthropic's Messages API and OpenAI's chat completions, which
+// many other providers speak as well.
+const (
+	Anthropic Dialect = "anthropic"
+	OpenAI    Dialect = "openai"
+)
+
+// Valid reports whether d is a dialect.
+func (d Dialect) Valid() bool { return d == Anthropic || d == OpenAI }
+
+// The public addresses of the two providers, and the version of Anthropic's
+// API that is asked for when the caller named none.
+const (
+	AnthropicBaseURL = "https://api.anthropic.com"
+	OpenAIBaseURL    = "https://api.openai.com/v1"
+	DefaultVersion   = "2023-06-01"
+)
+
+// DefaultMaxResultBytes caps a result when Config says nothing.
+const DefaultMaxResultBytes = 8 << 20
+
+// Provider is somebody who answers prompts.
+type Provider struct {
+	// Name is the provider's name in configuration and job records.
+	Name string
+	// Dialect must be one of the two.
+	Dialect Dialect
+	// BaseURL is where the dialect's paths begin; empty means the public address.
+	// As with the official SDKs, Anthropic's is the host's root and OpenAI's
+	// includes "/v1". Both are forgiven: a trailing "/v1" of an Anthropic address
+	// is dropped, and an OpenAI address without any path gets one.
+	BaseURL string
+	// APIKey is sent as x-api-key or as a bearer token; empty sends neither.
+	APIKey string
+}
+
+// Config is what a Caller needs.
+type Config struct {
+	Provider
+
+	// Client sends the calls; nil means one with a pool of its own, HTTP/2, no
+	// proxy and no limit but the context's. Its redirect policy is replaced.
+	Client *http.Client
+	// MaxResultBytes caps the assembled result; 0 means DefaultMaxResultBytes.
+	MaxResultBytes int64
+	// UserAgent is sent with every call; empty means "sluice".
+	UserAgent string
+	// Now is read to turn a date into a wait when the answer has no Date header;
+	// nil means time.Now.
+	Now func() time.Time
+}
+
+// Caller makes calls to one provider. It is safe for concurrent use.
+type Caller struct {
+	provider  Provider
+	client    *http.Client
+	own       *http.Transport // nil when the client was given
+	url       string
+	maxResult int64
+	userAgent string
+	now       func() time.Time
+}
+
+// New returns a Caller, or an error that joins every fault of the Config.
+func New(cfg Config) (*Caller, error) {
+	var faults []error
+	if !cfg.Dialect.Valid() {
+		faults = append(faults, fmt.Errorf("dialect %q is neither %q nor %q", cfg.Dialect, Anthropic, OpenAI))
+	}
+	endpoint, err := endpoint(cfg.Dialect, cfg.BaseURL)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	if !printable(cfg.APIKey) {
+		faults = append(faults, errors.New("the API key holds a character that no header may carry"))
+	}
+	if !printable(cfg.UserAgent) {
+		faults = append(faults, errors.New("the user agent holds a character that no header may carry"))
+	}
+	if cfg.MaxResultBytes < 0 {
+		faults = append(faults, fmt.Errorf("a result of at most %d bytes", cfg.MaxResultBytes))
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("provider %q: %w", cfg.Name, errors.Join(faults...))
+	}
+
+	c := &Caller{
+		provider:  cfg.Provider,
+		url:       endpoint,
+		maxResult: cfg.MaxResultBytes,
+		userAgent: cfg.UserAgent,
+		now:       cfg.Now,
+	}
+	if c.maxResult == 0 {
+		c.maxResult = DefaultMaxResultBytes
+	}
+	if c.userAgent == "" {
+		c.userAgent = "sluice"
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if cfg.Client != nil {
+		client := *cfg.Client
+		c.client = &client
+	} else {
+		c.own = transport()
+		c.client = &http.Client{Transport: c.own}
+	}
+	c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c, nil
+}
+
+// Close drops the idle connections of a Caller that has a client of its own.
+func (c *Caller) Close() {
+	if c.own != nil {
+		c.own.CloseIdleConnections()
+	}
+}
+
+// Provider returns who is asked, without the key.
+func (c *Caller) Provider() Provider {
+	p := c.provider
+	p.APIKey = ""
+	return p
+}
+
+// transport returns a pool for many long calls to one host. It has no time
+// limit on an answer: a provider may think for minutes before its first byte,
+// and the call's context bounds the whole.
+func transport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                 nil,
+		DialContext:           dialer.DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true,
+		MaxIdleConns:          0,
+		MaxIdleConnsPerHost:   1024,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+	}
+}
+
+// endpoint returns the address of the dialect's one call.
+func endpoint(d Dialect, base string) (string, error) {
+	if base == "" {
+		base = AnthropicBaseURL
+		if d == OpenAI {
+			base = OpenAIBaseURL
+		}
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		// The parser's own message repeats the address, which may hold a password.
+		return "", errors.New("the base URL cannot be parsed")
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "", errors.New("the base URL is neither http nor https")
+	case u.Host == "":
+		return "", errors.New("the base URL names no host")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", errors.New("the base URL may hold a host and a path only")
+	}
+	path := strings.TrimRight(u.Path, "/")
+	if d == OpenAI {
+		if path == "" {
+			path = "/v1"
+		}
+		path += "/chat/completions"
+	} else {
+		path = strings.TrimSuffix(path, "/v1") + "/v1/messages"
+	}
+	u.Path, u.RawPath = path, ""
+	return u.String(), nil
+}
+
+// printable reports whether s can be the value of a header.
+func printable(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\t' && (s[i] < ' ' || s[i] > '~') {
+			return false
+		}
+	}
+	return true
+}
+
+// Ask is one question.
+type Ask struct {
+	// Model is asked in place of the one that a raw request names; empty keeps
+	// the request's own, and is only valid for a raw request.
+	Model   string
+	Request tasks.Request
+
+	// OnStart, if set, is told once how many input tokens the provider charged
+	// to its limit: as soon as an Anthropic stream begins, and at the end for a
+	// provider that says so only then. It is not called when that never arrives.
+	OnStart func(inputTokens int64)
+	// OnText, if set, is told each piece of text as it arrives; the pieces
+	// joined are tasks.ResultText of the result. Both are called in order from
+	// the goroutine that called Do.
+	OnText func(delta string)
+}
+
+// Answer is what came of an Ask. Outcome is always set.
+type Answer struct {
+	Outcome tasks.Outcome
+	// Status is the HTTP status; 0 when none arrived. An error that came inside a
+	// stream has the status under which the stream began, 200.
+	Status int
+	// RequestID is the provider's own name of the call; "" when none arrived.
+	RequestID string
+	// Result is the provider's body, only set when Outcome is tasks.Succeeded.
+	Result json.RawMessage
+	// Usage is the provider's final count; nil when it never arrived. Its parts
+	// do not overlap in either dialect: input tokens read from a cache are
+	// counted under CacheReadInputTokens alone.
+	Usage *tasks.Usage
+	// ChargedInput is how many input tokens count against the provider's limit:
+	// for Anthropic everything but what was read from a cache, for OpenAI the
+	// whole prompt. 0 when the provider did not say.
+	ChargedInput int64
+
+	// RetryAfter is how long the provider asks to wait, at most a day. It is
+	// meaningful only with HasRetryAfter.
+	RetryAfter    time.Duration
+	HasRetryAfter bool
+	// ResumeAt is when a spend cap is lifted, as stated or as documented; zero
+	// when unknown.
+	ResumeAt time.Time
+	// ShouldRetry is the provider's x-should-retry; nil when absent.
+	ShouldRetry *bool
+	// Rates are the rate-limit headers, as they stood when the answer began.
+	Rates Rates
+
+	// Message is a short text for the job's owner: the provider's type and
+	// message of the error, at most 500 bytes, never a key. It may quote the
+	// request, so it belongs into the job's error and into no log.
+	Message string
+	// MaybeBilled is true when the provider may have charged for a call whose
+	// answer did not arrive whole.
+	MaybeBilled bool
+}
