@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// mask stands where a secret is.
+const mask = "********"
+
+// Print writes the configuration as a file would hold it, secrets masked.
+func (c *Config) Print(w io.Writer) error {
+	if c.UsesFake() {
+		if _, err := fmt.Fprintln(w, "# No provider is set for some pools: the built-in fake provider serves them."); err != nil {
+			return err
+		}
+	}
+	b, err := yaml.Marshal(plain(reflect.ValueOf(*c)))
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// plain turns a part of the configuration into what YAML is made of.
+func plain(v reflect.Value) any {
+	if d, ok := v.Interface().(time.Duration); ok {
+		return shortDuration(d)
+	}
+	switch {
+	case named(v.Type()):
+		out := yaml.MapSlice{}
+		for i := range v.Len() {
+			item := v.Index(i)
+			if p, ok := item.Interface().(Provider); ok && p.Fake {
+				continue
+			}
+			out = append(out, yaml.MapItem{Key: item.FieldByName("Name").String(), Value: plain(item)})
+		}
+		return out
+	case v.Kind() == reflect.Struct:
+		out := yaml.MapSlice{}
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			key := f.Tag.Get("key")
+			if key == "" || v.Field(i).Kind() == reflect.String && v.Field(i).Len() == 0 {
+				continue
+			}
+			out = append(out, yaml.MapItem{Key: key, Value: secretly(f.Tag.Get("secret"), v.Field(i))})
+		}
+		return out
+	case v.Kind() == reflect.Slice && v.Len() == 0:
+		return []string{}
+	}
+	return v.Interface()
+}
+
+func secretly(how string, v reflect.Value) any {
+	switch how {
+	case "all":
+		return mask
+	case "url":
+		return maskRedis(v.String())
+	}
+	return plain(v)
+}
+
+// shortDuration writes 10m, not 10m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	for _, tail := range []string{"m0s", "h0m"} {
+		if n := len(s) - len(tail); n > 0 && s[n:] == tail {
+			s = s[:n+1]
+		}
+	}
+	return s
+}

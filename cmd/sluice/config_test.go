@@ -1,0 +1,574 @@
+package main
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// load reads a configuration from text.
+func load(t *testing.T, file string, environ ...string) (*Config, []Fault) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path, append([]string{"HOME=/home/op"}, environ...))
+}
+
+func mustLoad(t *testing.T, file string, environ ...string) *Config {
+	t.Helper()
+	c, faults := load(t, file, environ...)
+	if len(faults) > 0 {
+		t.Fatalf("faults: %v", faults)
+	}
+	return c
+}
+
+const contractFile = `
+listen: 127.0.0.1:8080
+ops_listen: 127.0.0.1:9090
+public_url: http://127.0.0.1:8080/
+redis:
+  url: redis://127.0.0.1:6379/0
+auth:
+  issuer: sluice
+  audience: sluice
+  max_lifetime: 24h
+  hmac_secret: 0123456789abcdef0123456789abcdef
+providers:
+  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1}
+pools:
+  claude:
+    provider: anthropic
+    models: ["claude-*"]
+    limits: {requests_per_minute: 1000, input_tokens_per_minute: 2000000, output_tokens_per_minute: 400000, request_burst: 10, concurrency: 64}
+    timeout: 10m
+    max_attempts: 5
+    breaker: {window: 10s, min_calls: 20, failure_ratio: 0.5, probe_interval: 5s}
+tenants:
+  default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
+results: {ttl: 168h, max_bytes: 8388608}
+data_dir: /var/lib/sluice
+webhooks: {allow_http: false, allow_private: false, allow_hosts: []}
+`
+
+func TestFileWithEveryKey(t *testing.T) {
+	c := mustLoad(t, contractFile)
+	if c.PublicURL != "http://127.0.0.1:8080" || c.DataDir != "/var/lib/sluice" || c.Redis.URL != "redis://127.0.0.1:6379/0" {
+		t.Errorf("got %+v", c)
+	}
+	want := Pool{
+		Name: "claude", Provider: "anthropic", Models: []string{"claude-*"}, Timeout: 10 * time.Minute, MaxAttempts: 5,
+		Limits:  Limits{1000, 2_000_000, 400_000, 10, 64},
+		Breaker: Breaker{10 * time.Second, 20, 0.5, 5 * time.Second},
+	}
+	got := c.Pools[0]
+	if !slices.Equal(got.Models, want.Models) || got.Limits != want.Limits || got.Breaker != want.Breaker ||
+		got.Name != want.Name || got.Provider != want.Provider || got.Timeout != want.Timeout || got.MaxAttempts != want.MaxAttempts || got.FollowProvider {
+		t.Errorf("pool: got %+v, want %+v", got, want)
+	}
+}
+
+// The contract's page and the program have the same keys.
+func TestContractFileNamesEveryKey(t *testing.T) {
+	r := &reader{}
+	root := r.parse("contract", []byte(contractFile))
+	for _, key := range Keys() {
+		if key == "auth.jwks_url" || key == "auth.jwks_file" { // in place of hmac_secret
+			continue
+		}
+		n := root
+		for name := range strings.SplitSeq(key, ".") {
+			if name == "<name>" {
+				n = n.entries[0].node
+			} else {
+				n = n.child(name)
+			}
+			if n == nil {
+				t.Errorf("the page does not show %s", key)
+				break
+			}
+		}
+	}
+}
+
+func TestNothingAtAllIsAConfiguration(t *testing.T) {
+	t.Chdir(t.TempDir())
+	c, faults := Load("", []string{"HOME=/home/op"})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	if !c.UsesFake() || c.Redis.URL != "" || c.DataDir != "/home/op/.local/share/sluice" || c.PublicURL != "http://127.0.0.1:8080" || c.File != "" {
+		t.Errorf("got %+v", c)
+	}
+	if p, ok := c.Pool("anything/at-all"); !ok || p != "fake" {
+		t.Errorf("Pool: got %q, %v; want fake", p, ok)
+	}
+	if got := c.Tenant("somebody"); got != (Tenant{"somebody", 1, 600, 100_000, 0}) {
+		t.Errorf("tenant: got %+v", got)
+	}
+	if c.Results != (Results{168 * time.Hour, 8388608}) || c.Auth.MaxLifetime != 24*time.Hour {
+		t.Errorf("got %+v %+v", c.Results, c.Auth)
+	}
+}
+
+func TestKeysOfTheProvidersMakeTheDefaultPools(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("sk-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]struct {
+		environ []string
+		pools   string // names
+		models  map[string]string
+	}{
+		"anthropic":                   {[]string{"ANTHROPIC_API_KEY=sk-1"}, "claude", map[string]string{"claude-sonnet-4-5": "claude", "gpt-5": ""}},
+		"openai":                      {[]string{"OPENAI_API_KEY=sk-1"}, "gpt", map[string]string{"claude-x": "", "gpt-5": "gpt", "o3": "gpt"}},
+		"both":                        {[]string{"OPENAI_API_KEY=sk-1", "ANTHROPIC_API_KEY_FILE=" + key}, "claude gpt", map[string]string{"claude-x": "claude", "o4-mini": "gpt"}},
+		"local":                       {[]string{"OPENAI_BASE_URL=http://localhost:8000/v1"}, "gpt", nil},
+		"address for another program": {[]string{"OPENAI_BASE_URL=https://gateway.example/v1"}, "fake", map[string]string{"gpt-5": "fake"}},
+		"empty":                       {[]string{"OPENAI_API_KEY=", "SLUICE_REDIS__URL="}, "fake", nil},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			cfg := mustLoad(t, "", c.environ...)
+			var names []string
+			for _, p := range cfg.Pools {
+				names = append(names, p.Name)
+				if !p.FollowProvider || p.Limits.RequestsPerMinute < 500 {
+					t.Errorf("pool %+v; want entry-tier limits that follow the provider's", p)
+				}
+			}
+			if got := strings.Join(names, " "); got != c.pools {
+				t.Errorf("pools %q; want %q", got, c.pools)
+			}
+			for model, want := range c.models {
+				if got, _ := cfg.Pool(model); got != want {
+					t.Errorf("Pool(%q) = %q; want %q", model, got, want)
+				}
+			}
+		})
+	}
+	c := mustLoad(t, "", "OPENAI_BASE_URL=http://127.0.0.1:1/v1", "ANTHROPIC_API_KEY_FILE="+key)
+	if c.Providers[0].APIKey != "sk-file" || c.Providers[1].BaseURL != "http://127.0.0.1:1/v1" {
+		t.Errorf("got %+v", c.Providers)
+	}
+}
+
+func TestEnvironmentOverridesTheFile(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("s", 40)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := `
+providers:
+  main: {dialect: anthropic, api_key: sk-1}
+pools:
+  big-models: {provider: main, models: ["claude-opus-*"]}
+  claude: {provider: main, models: ["claude-*"]}
+tenants:
+  Acme: {weight: 3}
+`
+	c := mustLoad(t, file,
+		"SLUICE_LISTEN=:9000",
+		"SLUICE_REDIS__URL=rediss://u:p@r.example:6380/2",
+		"SLUICE_AUTH__HMAC_SECRET_FILE="+secret,
+		"SLUICE_AUTH__MAX_LIFETIME=1h",
+		"SLUICE_PROVIDERS__MAIN__API_KEY=12345",
+		"SLUICE_POOLS__BIG_MODELS__LIMITS__REQUESTS_PER_MINUTE=7",
+		"SLUICE_POOLS__CLAUDE__MODELS=claude-*, sonnet-*",
+		"SLUICE_POOLS__CLAUDE__BREAKER={min_calls: 3}",
+		"SLUICE_POOLS__CLAUDE__BREAKER__FAILURE_RATIO=0.25",
+		"SLUICE_POOLS__LOCAL={\"provider\":\"box\",\"models\":[\"llama-*\"]}",
+		"SLUICE_PROVIDERS__BOX__DIALECT=openai",
+		"SLUICE_PROVIDERS__BOX__BASE_URL=http://127.0.0.1:8000",
+		"SLUICE_TENANTS__ACME__QUEUED_JOBS=5",
+		"SLUICE_TENANTS__DEFAULT__SUBMITS_PER_MINUTE=60",
+		"SLUICE_WEBHOOKS__ALLOW_HTTP=true",
+		"SLUICE_RESULTS__MAX_BYTES=1_000_000",
+		// No settings, and not refused.
+		"SLUICE_URL=http://x", "SLUICE_TOKEN=t", "SLUICE_LOG_LEVEL=debug",
+		"SLUICE_PORT=tcp://10.0.0.1:8080", "SLUICE_API_SERVICE_HOST=10.0.0.1", "SLUICE_API_PORT_8080_TCP_ADDR=10.0.0.1",
+	)
+	var names []string
+	for _, p := range c.Pools {
+		names = append(names, p.Name)
+	}
+	if got := strings.Join(names, " "); got != "big-models claude local" {
+		t.Errorf("pools in the order %q", got)
+	}
+	if got, _ := c.Pool("claude-opus-4"); got != "big-models" {
+		t.Errorf("the first match is %q; want big-models", got)
+	}
+	if l := c.Pools[0].Limits; l.RequestsPerMinute != 7 || l.InputTokensPerMinute != 2_000_000 || c.Pools[0].FollowProvider {
+		t.Errorf("limits %+v, follow %v; want 7 a minute, the rest by default, not above", l, c.Pools[0].FollowProvider)
+	}
+	if p := c.Pools[1]; !slices.Equal(p.Models, []string{"claude-*", "sonnet-*"}) || p.Breaker != (Breaker{10 * time.Second, 3, 0.25, 5 * time.Second}) {
+		t.Errorf("got %+v", p)
+	}
+	if pr, ok := c.ProviderOf("local"); !ok || pr.Dialect != "openai" || pr.BaseURL != "http://127.0.0.1:8000" {
+		t.Errorf("got %+v", pr)
+	}
+	if c.Providers[0].APIKey != "12345" || c.Auth.HMACSecret != strings.Repeat("s", 40) || c.Auth.MaxLifetime != time.Hour {
+		t.Errorf("got %+v %+v", c.Providers, c.Auth)
+	}
+	if got := c.Tenant("Acme"); got != (Tenant{"Acme", 3, 60, 5, 0}) {
+		t.Errorf("tenant: got %+v; want its own settings over default's", got)
+	}
+	if c.Listen != ":9000" || c.PublicURL != "http://127.0.0.1:9000" || !c.Webhooks.AllowHTTP || c.Results.MaxBytes != 1_000_000 {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestEveryFaultAtOnceByItsKey(t *testing.T) {
+	_, faults := load(t, `
+listen: nowhere
+ops_listen: 127.0.0.1:99999
+public_url: ftp://x
+color: red
+redis: {url: "mysql://root:hunter2@db/0", pool: 3}
+auth: {issuer: "", max_lifetime: 5, hmac_secret: short, jwks_url: http://keys.example, jwks_file: /k}
+providers:
+  anthropic: {dialect: anthropic}
+  other: {dialect: french, base_url: "https://x.example/?q=1", api_key: "a b"}
+  Big: {dialect: openai, api_key: 12}
+pools:
+  claude:
+    provider: anthropc
+    models: ["claude-[", ""]
+    limits: {requests_per_minute: 0, input_tokens_per_minute: many, concurrency: -1}
+    timeout: 10
+    max_attempts: 0
+    breaker: {window: 0s, failure_ratio: 1.5, failure_ratio: 0.5}
+tenants:
+  "a b": {weight: 0}
+results: {ttl: soon}
+webhooks: {allow_http: maybe, allow_hosts: ["http://x"]}
+`, "SLUICE_COLOR=blue", "SLUICE_RESULTS__MAX_BYTES=big", "SLUICE_DATA_DIR_FILE=/x")
+	want := []string{
+		"listen", "ops_listen", "public_url", "color", "redis.url", "redis.pool",
+		"auth.issuer", "auth.max_lifetime", "auth.hmac_secret", "auth.jwks_url", "auth.jwks_file",
+		"providers.anthropic.api_key", "providers.other.dialect", "providers.other.base_url", "providers.Big", "providers.Big.api_key",
+		"pools.claude.provider", "pools.claude.models[0]", "pools.claude.models[1]",
+		"pools.claude.limits.requests_per_minute", "pools.claude.limits.input_tokens_per_minute", "pools.claude.limits.concurrency",
+		"pools.claude.timeout", "pools.claude.max_attempts",
+		"pools.claude.breaker.window", "pools.claude.breaker.failure_ratio", "pools.claude.breaker.failure_ratio",
+		"tenants.a b", "tenants.a b.weight", "results.ttl", "results.max_bytes",
+		"webhooks.allow_http", "webhooks.allow_hosts[0]", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
+	}
+	var got []string
+	all := faultsError(faults).Error()
+	for _, f := range faults {
+		got = append(got, f.Key)
+		if f.Where == "" {
+			t.Errorf("%s: does not say where", f)
+		}
+	}
+	missing := slices.DeleteFunc(slices.Clone(want), func(k string) bool { return slices.Contains(got, k) })
+	extra := slices.DeleteFunc(slices.Clone(got), func(k string) bool { return slices.Contains(want, k) })
+	if len(missing) > 0 {
+		t.Errorf("not named: %q\n%s", missing, all)
+	}
+	if len(extra) > 0 {
+		t.Errorf("named without a fault: %q\n%s", extra, all)
+	}
+	for _, secret := range []string{"hunter2", ": short", "\"a b\" "} {
+		if strings.Contains(all, secret) {
+			t.Errorf("a secret, %q, is quoted:\n%s", secret, all)
+		}
+	}
+}
+
+func TestFaultsSayWhere(t *testing.T) {
+	_, faults := load(t, "listen: :8080\nresults:\n  ttl: soon\n", "SLUICE_RESULTS__MAX_BYTES=0")
+	var got []string
+	for _, f := range faults {
+		got = append(got, f.Key+" "+filepath.Base(f.Where))
+	}
+	want := []string{"results.ttl sluice.yaml:3", "results.max_bytes SLUICE_RESULTS__MAX_BYTES"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
+func TestSingleFaults(t *testing.T) {
+	cases := map[string]struct {
+		file    string
+		environ []string
+		want    string
+	}{
+		"broken YAML":                {"a: [", nil, "not valid YAML"},
+		"no mapping":                 {"- a", nil, "not a mapping"},
+		"two documents":              {"listen: :1\n---\nlisten: :2\n", nil, "more than one"},
+		"a key twice":                {"listen: :1\nlisten: :2\n", nil, "listen: given twice"},
+		"a section twice":            {"results: {ttl: 1h}\nlisten: :1\nresults: {ttl: 2h}\n", nil, "results: given twice"},
+		"unknown alias":              {"listen: *x", nil, "anchor"},
+		"same address twice":         {"listen: :1\nops_listen: :1\n", nil, "ops_listen: has to differ"},
+		"two pools by default":       {"providers: {a: {dialect: openai, api_key: k}, b: {dialect: openai, api_key: k}}", nil, "pools: needed"},
+		"no pools":                   {"pools: {}", nil, "pools: there is no pool"},
+		"provider without its key":   {"pools: {c: {provider: anthropic, models: [a]}}", nil, "set ANTHROPIC_API_KEY"},
+		"secret twice":               {"", []string{"SLUICE_AUTH__HMAC_SECRET=x", "SLUICE_AUTH__HMAC_SECRET_FILE=/x"}, "given twice"},
+		"secret file missing":        {"", []string{"SLUICE_AUTH__HMAC_SECRET_FILE=/does/not/exist"}, "auth.hmac_secret: open /does/not/exist"},
+		"key file missing":           {"", []string{"ANTHROPIC_API_KEY_FILE=/does/not/exist"}, "ANTHROPIC_API_KEY_FILE: open"},
+		"a file for no secret":       {"", []string{"SLUICE_LISTEN_FILE=/x"}, "SLUICE_LISTEN_FILE: is not a setting"},
+		"small letters":              {"", []string{"SLUICE_Listen=:1"}, "SLUICE_Listen: is not a setting"},
+		"too deep":                   {"", []string{"SLUICE_LISTEN__PORT=1"}, "is not a setting"},
+		"a mapping for a scalar":     {"listen: {port: 1}", nil, "listen: has to be text"},
+		"a scalar for a mapping":     {"redis: redis://x", nil, "redis: has to be a mapping"},
+		"a port that is a number":    {"listen: 8080", nil, "put it in quotes"},
+		"number past its range":      {"results: {max_bytes: 99999999999999999999}", nil, "results.max_bytes"},
+		"not a number":               {"providers: {a: {dialect: openai, api_key: k}}\npools: {c: {provider: a, models: [m], breaker: {failure_ratio: .nan}}}", nil, "failure_ratio: has to be a number"},
+		"plain http keys":            {"auth: {jwks_url: http://keys.example}", nil, "auth.jwks_url: has to be https"},
+		"reserved name of the links": {"", []string{"SLUICE_PORTAL=1"}, "SLUICE_PORTAL: is not a setting"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, faults := load(t, c.file, c.environ...)
+			if len(faults) == 0 || !strings.Contains(faultsError(faults).Error(), c.want) {
+				t.Errorf("got %v; want one with %q", faults, c.want)
+			}
+		})
+	}
+	if _, faults := Load(filepath.Join(t.TempDir(), "none.yaml"), nil); len(faults) == 0 {
+		t.Error("a named file that is not there is no fault")
+	}
+	t.Chdir(t.TempDir())
+	if _, faults := Load("", nil); len(faults) != 1 || faults[0].Key != "data_dir" {
+		t.Errorf("without a home: %v; want a fault of data_dir", faults)
+	}
+	if _, faults := Load("", []string{"SLUICE_REDIS__URL=redis://r"}); len(faults) > 0 {
+		t.Errorf("without a home, with Redis elsewhere: %v", faults)
+	}
+}
+
+func TestYAMLReuse(t *testing.T) {
+	c := mustLoad(t, `
+providers: {a: {dialect: anthropic, api_key: "k"}}
+pools:
+  one: &base
+    provider: a
+    models: ["m1"]
+    timeout: 3m
+  two:
+    <<: *base
+    models: ["m2"]
+  three: *base
+`)
+	if p := c.Pools[1]; p.Provider != "a" || p.Timeout != 3*time.Minute || !slices.Equal(p.Models, []string{"m2"}) {
+		t.Errorf("merged: %+v", p)
+	}
+	if p := c.Pools[2]; p.Name != "three" || !slices.Equal(p.Models, []string{"m1"}) {
+		t.Errorf("aliased: %+v", p)
+	}
+}
+
+func TestPoolOfTheFakeBesideARealProvider(t *testing.T) {
+	c := mustLoad(t, "pools:\n  real: {provider: anthropic, models: [\"claude-*\"]}\n  try: {provider: fake, models: [\"*\"]}\n", "ANTHROPIC_API_KEY=k")
+	if pr, ok := c.ProviderOf("try"); !ok || !pr.Fake || !c.UsesFake() {
+		t.Errorf("got %+v", pr)
+	}
+	if pr, ok := c.ProviderOf("real"); !ok || pr.Fake {
+		t.Errorf("got %+v", pr)
+	}
+}
+
+func TestPrintMasksAndReadsBack(t *testing.T) {
+	file := strings.ReplaceAll(contractFile, "redis://127.0.0.1:6379/0", "redis+sentinel://op:hunter2@h:1,h:2/m/3?sentinel_password=hunter2")
+	c := mustLoad(t, file)
+	var b strings.Builder
+	if err := c.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"hunter2", "sk-1", "0123456789abcdef"} {
+		if strings.Contains(b.String(), secret) {
+			t.Errorf("the secret %q is printed:\n%s", secret, b.String())
+		}
+	}
+	// What is printed is a configuration again, but for its secrets.
+	longKey := strings.Repeat("k", 32)
+	again := mustLoad(t, strings.NewReplacer("'********'", longKey, `"********"`, longKey, "********", "p").Replace(b.String()), "HOME=/other")
+	var second strings.Builder
+	if err := again.Print(&second); err != nil {
+		t.Fatal(err)
+	}
+	if second.String() != b.String() {
+		t.Errorf("printed again:\n%s\nwant:\n%s", second.String(), b.String())
+	}
+	for _, key := range []string{"requests_per_minute: 1000", "timeout: 10m", "ttl: 168h", "allow_hosts: []"} {
+		if !strings.Contains(b.String(), key) {
+			t.Errorf("%q is not printed:\n%s", key, b.String())
+		}
+	}
+}
+
+func TestEverySettingCanComeFromTheEnvironment(t *testing.T) {
+	for _, key := range Keys() {
+		words := strings.Split(strings.TrimPrefix(variable(strings.ReplaceAll(key, "<name>", "x")), "SLUICE_"), "__")
+		path, got, _ := resolve(&node{kind: mapping}, words)
+		if want := strings.ReplaceAll(key, "<name>", "x"); got != want || len(path) == 0 {
+			t.Errorf("%s is found as %q", key, got)
+		}
+	}
+}
+
+func TestParseRedis(t *testing.T) {
+	single := func(s string) string {
+		r, err := ParseRedis(s)
+		if err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		o := r.Single
+		return strings.Join([]string{o.Network, o.Addr, o.Username, o.Password}, " ") + " " + string(rune('0'+o.DB))
+	}
+	for s, want := range map[string]string{
+		"redis://h":                   "tcp h:6379   0",
+		"redis://:p%40ss@h:1/4":       "tcp h:1  p@ss 4",
+		"rediss://u:p@[::1]:6380/0":   "tcp [::1]:6380 u p 0",
+		"redis://[::1]":               "tcp [::1]:6379   0",
+		"unix:///run/r%20s.sock?db=2": "unix /run/r s.sock   2",
+		"unix://:p@/run/r.sock":       "unix /run/r.sock  p 0",
+	} {
+		if got := single(s); got != want {
+			t.Errorf("%s: got %q, want %q", s, got, want)
+		}
+	}
+	r, err := ParseRedis("rediss://h:1")
+	if err != nil || r.Single.TLSConfig == nil || r.Single.TLSConfig.ServerName != "h" {
+		t.Errorf("rediss: %+v, %v", r.Single, err)
+	}
+	r, err = ParseRedis("redis+sentinel://u:p@a,b:2,[::1]:3/mymaster/1?sentinel_password=q&tls=true")
+	if err != nil || r.Sentinel.MasterName != "mymaster" || r.Sentinel.DB != 1 || r.Sentinel.SentinelPassword != "q" || r.Sentinel.TLSConfig == nil ||
+		!slices.Equal(r.Sentinel.SentinelAddrs, []string{"a:26379", "b:2", "[::1]:3"}) || r.Sentinel.Username != "u" || r.Sentinel.Password != "p" {
+		t.Errorf("sentinel: %+v, %v", r.Sentinel, err)
+	}
+	r, err = ParseRedis("redis+cluster://:p@a:1,b:2")
+	if err != nil || !slices.Equal(r.Cluster.Addrs, []string{"a:1", "b:2"}) || r.Cluster.ClusterStateReloadInterval != 2*time.Second || r.Cluster.Password != "p" {
+		t.Errorf("cluster: %+v, %v", r.Cluster, err)
+	}
+	for _, s := range []string{
+		"", "h:6379", "http://h", "redis://", "redis://h/x", "redis://h/0/1", "redis://h:0", "redis://h:pw", "redis://a,b", "redis://::1",
+		"redis://u:%zz@h", "redis://h?db=1", "unix://run/s", "unix://", "unix:///s?db=-1", "redis+sentinel://a", "redis+sentinel://a/m/x",
+		"redis+sentinel://a,/m", "redis+cluster://a/0", "redis+cluster://a?tls=maybe", "redis://h/99999999",
+	} {
+		if r, err := ParseRedis(s); err == nil {
+			t.Errorf("%q is taken: %+v", s, r)
+		}
+	}
+	for _, s := range []string{"redis://u:hunter2@h:x", "redis://u:a/hunter2@h", "redis://u:hunter2/a@h", "redis://:hunter2@h/0?hunter2=1", "hunter2"} {
+		if _, err := ParseRedis(s); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q: %v; want an error without the password", s, err)
+		}
+		if got := maskRedis(s); strings.Contains(got, "hunter2") {
+			t.Errorf("masked as %q", got)
+		}
+	}
+	for _, s := range []string{"redis://h", "redis+sentinel://h/m", "redis+cluster://h"} {
+		r, err := ParseRedis(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.NewClient().Close(); err != nil {
+			t.Errorf("%s: close: %v", s, err)
+		}
+	}
+}
+
+func FuzzParseRedis(f *testing.F) {
+	for _, s := range []string{"redis://u:p@h:1/2", "unix:///s?db=1", "redis+sentinel://a,b/m?tls=true", "redis+cluster://[::1]:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseRedis(s)
+		n := 0
+		for _, set := range []bool{r.Single != nil, r.Sentinel != nil, r.Cluster != nil} {
+			if set {
+				n++
+			}
+		}
+		if err == nil && n != 1 || err != nil && n != 0 {
+			t.Errorf("%q: %d targets, error %v", s, n, err)
+		}
+		_ = maskRedis(s)
+	})
+}
+
+func FuzzConfigFile(f *testing.F) {
+	f.Add(contractFile)
+	f.Add("a: &a [*a]\n<<: *a")
+	f.Add("pools: {<<: {}, x: }")
+	f.Add("? [a]\n: b")
+	f.Fuzz(func(t *testing.T, file string) {
+		r := &reader{}
+		c := r.config(r.parse("f", []byte(file)), environment{"SLUICE_POOLS__X__TIMEOUT": "1m", "HOME": "/h"})
+		if len(r.faults) > 0 {
+			return
+		}
+		if err := c.Print(io.Discard); err != nil {
+			t.Errorf("a configuration without a fault cannot be printed: %v", err)
+		}
+	})
+}
+
+func TestSecretIsMadeOnceAndKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	c := &Config{DataDir: dir}
+	if b, err := c.Secret(); b != nil || err != nil {
+		t.Errorf("before: %q, %v; want none", b, err)
+	}
+	var wg sync.WaitGroup
+	got := make([]string, 8)
+	for i := range got {
+		wg.Go(func() {
+			b, err := c.EnsureSecret()
+			if err != nil {
+				t.Error(err)
+			}
+			got[i] = string(b)
+		})
+	}
+	wg.Wait()
+	for _, s := range got {
+		if s != got[0] || len(s) < minSecret {
+			t.Errorf("secrets %q; want one, of 32 bytes at least", got)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("left in the folder: %v, %v", files, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, secretFile)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	c.Auth.HMACSecret = "configured"
+	if b, _ := c.EnsureSecret(); string(b) != "configured" {
+		t.Errorf("got %q; want the configured one", b)
+	}
+	if err := os.WriteFile(filepath.Join(dir, secretFile), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Config{DataDir: dir}).Secret(); err == nil {
+		t.Error("a kept secret that is too short is taken")
+	}
+	if _, err := (&Config{}).EnsureSecret(); err == nil {
+		t.Error("a secret without a place to keep it is made")
+	}
+}
+
+func TestPublicFor(t *testing.T) {
+	c := mustLoad(t, "listen: 127.0.0.1:0\nops_listen: 127.0.0.1:0\n")
+	addr := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4242}
+	if got := c.PublicFor(addr); got != "http://127.0.0.1:4242" {
+		t.Errorf("got %s", got)
+	}
+	c.PublicURL = "https://jobs.example"
+	if got := c.PublicFor(addr); got != "https://jobs.example" {
+		t.Errorf("got %s", got)
+	}
+}
