@@ -47,7 +47,8 @@ func newMonitoring(redis asynq.RedisConnOpt, readOnly bool) (*monitoring, error)
 	if !bytes.Contains(page.body.Bytes(), []byte("</html>")) {
 		return nil, errors.New("web: asynqmon has no page")
 	}
-	index := regexp.MustCompile(`<link rel="stylesheet" href="https?://[^"]*"/?>`).ReplaceAll(page.body.Bytes(), nil)
+	// Away with the fonts of another host, and with a manifest that browsers fetch without the cookie.
+	index := regexp.MustCompile(`<link rel="(?:stylesheet" href="https?://[^"]*"|manifest" [^>]*?)/?>`).ReplaceAll(page.body.Bytes(), nil)
 	scripts := "'self'"
 	for _, inline := range regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllSubmatch(index, -1) {
 		sum := sha256.Sum256(inline[1])

@@ -102,7 +102,7 @@ func TestMonitoringPage(t *testing.T) {
 				t.Errorf("%s: %s, %s", path, a.Header.Get("Content-Type"), a.Header.Get("Cache-Control"))
 			}
 			policy := a.Header.Get("Content-Security-Policy")
-			if strings.Contains(a.body, "//fonts.") || strings.Contains(policy, "http") || !strings.Contains(policy, "frame-ancestors 'none'") {
+			if strings.Contains(a.body, "//fonts.") || strings.Contains(a.body, "manifest") || strings.Contains(policy, "http") || !strings.Contains(policy, "frame-ancestors 'none'") {
 				t.Errorf("%s: asks elsewhere, or may be framed: %s", path, policy)
 			}
 			script, _, _ := strings.Cut(policy[strings.Index(policy, "script-src"):], ";")

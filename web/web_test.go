@@ -470,7 +470,8 @@ func TestPauseAndResume(t *testing.T) {
 	s.set(somePools()...)
 	admin, monitor := s.signIn("change"), s.signIn("look")
 	a := s.do(admin, "GET", "/", nil)
-	s.want(a, 200, "admin", `href="/console/pools/gpt/pause"`, `action="/console/pools/claude/resume"`, `action="/console/pools/held%2F1/resume"`)
+	s.want(a, 200, "admin", `href="/console/pools/gpt/pause"`, `action="/console/pools/claude/resume"`, `action="/console/pools/held%2F1/resume"`,
+		`href="/console/pools/claude/pause">Keep paused…<`)
 	if strings.Contains(a.body, "/console/pools/held%2F1/pause") || strings.Contains(a.body, "/console/pools/gpt/resume") {
 		t.Error("a change is offered that changes nothing")
 	}

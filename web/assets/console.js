@@ -47,7 +47,8 @@ function old() {
 }
 
 async function loop() {
-  if (!document.hidden) {
+  // Pools change places; none may do so under a pointer that is about to press.
+  if (!document.hidden && !live.querySelector(".do:hover")) {
     await renew();
   }
   setTimeout(loop, 2000);
