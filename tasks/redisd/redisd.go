@@ -174,9 +174,6 @@ func (s *Server) start(ctx context.Context, c Config, dir, data string) error {
 	if err := writeKind(kindFile, kind); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	for _, n := range s.notices {
-		s.log.Warn(n)
-	}
 	return nil
 }
 
@@ -186,7 +183,8 @@ func (s *Server) Kind() Kind { return s.kind }
 // Durable reports whether jobs outlive this process.
 func (s *Server) Durable() bool { return s.kind.Durable() }
 
-// Notice returns what an operator should be told about this Redis, or "".
+// Notice returns what an operator should be told about this Redis, or "". It
+// is for the caller to say; the server does not log it.
 func (s *Server) Notice() string { return strings.Join(s.notices, "; ") }
 
 // Options returns how to reach the server, a fresh copy each time.
