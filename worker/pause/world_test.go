@@ -232,9 +232,8 @@ func (w *world) until(b *Breaker, name Name, limit time.Duration) time.Duration 
 // mortal is a client whose process dies at its n-th command: that command and all
 // later ones fail. Whether the last one still took effect is late's to say.
 type mortal struct {
-	left  atomic.Int64
-	late  bool
-	death context.CancelFunc
+	left atomic.Int64
+	late bool
 }
 
 var errDead = errors.New("this process is dead")
