@@ -1,0 +1,137 @@
+package api
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// bodySilence is how long an upload of a batch may stand still.
+const bodySilence = 30 * time.Second
+
+var errTooLong = errors.New("the body is too long")
+
+// openBody returns the request's body, decompressed, of at most limit bytes
+// both before and after: then reading fails with errTooLong. Its media type
+// must be one of those given; a request without one is taken at its word.
+func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...string) (body io.Reader, mediaType string, err error) {
+	if r.ContentLength > limit {
+		return nil, "", tooLong(limit)
+	}
+	if field := r.Header.Get("Content-Type"); field != "" {
+		media, params, err := mime.ParseMediaType(field)
+		charset := params["charset"]
+		if err != nil || !slices.Contains(types, media) || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
+			p := fail(unsupportedMedia, "The Content-Type must be %s, in UTF-8.", strings.Join(types, " or "))
+			p.header = http.Header{"Accept": {strings.Join(types, ", ")}}
+			return nil, "", p
+		}
+		mediaType = media
+	}
+	// The server closes the connection when a caller sends more than this.
+	body = http.MaxBytesReader(w, r.Body, limit)
+	switch encodings := r.Header["Content-Encoding"]; {
+	case len(encodings) == 0 || len(encodings) == 1 && (encodings[0] == "" || strings.EqualFold(encodings[0], "identity")):
+		return body, mediaType, nil
+	case len(encodings) == 1 && (strings.EqualFold(encodings[0], "gzip") || strings.EqualFold(encodings[0], "x-gzip")):
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, "", bodyError(err, limit)
+		}
+		return &capped{r: z, left: limit}, mediaType, nil
+	}
+	p := fail(unsupportedMedia, "The Content-Encoding must be gzip or identity.")
+	p.header = http.Header{"Accept-Encoding": {"gzip"}}
+	return nil, "", p
+}
+
+// readBody returns the whole body.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, types ...string) ([]byte, error) {
+	body, _, err := openBody(w, r, limit, types...)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	// What a caller claims is reserved only as far as it is cheap.
+	if n := r.ContentLength; n > 0 {
+		b.Grow(int(min(n, 1<<20)) + bytes.MinRead)
+	}
+	if _, err := b.ReadFrom(body); err != nil {
+		return nil, bodyError(err, limit)
+	}
+	return b.Bytes(), nil
+}
+
+func tooLong(limit int64) *problem {
+	return fail(bodyTooLarge, "The body must not be longer than %d bytes, before and after decompression.", limit)
+}
+
+// bodyError is the problem with a body that could not be read to its end.
+func bodyError(err error, limit int64) error {
+	var tooBig *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooBig), errors.Is(err, errTooLong):
+		return tooLong(limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fail(requestTimeout, "The body did not arrive in time.")
+	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isCorrupt(err):
+		return fail(invalidRequest, "The body is not valid gzip.")
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return fail(invalidRequest, "The body ends too early.")
+	}
+	// The connection broke: nobody will read the answer.
+	return fail(invalidRequest, "The body could not be read.")
+}
+
+// capped fails with errTooLong once more than left bytes were there.
+type capped struct {
+	r    io.Reader
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left < 0 {
+		return 0, errTooLong
+	}
+	// One byte more than allowed tells a body of the limit from a longer one.
+	if int64(len(p)) > c.left+1 {
+		p = p[:c.left+1]
+	}
+	n, err := c.r.Read(p)
+	c.left -= int64(n)
+	if c.left < 0 {
+		return n - 1, errTooLong
+	}
+	return n, err
+}
+
+// steady moves the connection's read deadline along while bytes arrive, so that
+// a long upload may last, and a silent one ends.
+type steady struct {
+	io.ReadCloser
+	control *http.ResponseController
+	moved   time.Time
+}
+
+func (s *steady) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(s.moved) > time.Second {
+		s.moved = now
+		// A connection without deadlines has the server's own limits.
+		_ = s.control.SetReadDeadline(now.Add(bodySilence))
+	}
+	return s.ReadCloser.Read(p)
+}
+
+// isCorrupt reports whether the decompressor found nonsense.
+func isCorrupt(err error) bool {
+	var corrupt flate.CorruptInputError
+	return errors.As(err, &corrupt)
+}

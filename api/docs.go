@@ -1,0 +1,43 @@
+package api
+
+import (
+	_ "embed"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+)
+
+// The description of the API and the page that shows it. The page asks for
+// nothing but /openapi.yaml and runs no code but its own.
+var (
+	//go:embed openapi.yaml
+	openAPI []byte
+	//go:embed docs.html
+	docsPage []byte
+)
+
+// getOpenAPI is GET /openapi.yaml.
+func (a *API) getOpenAPI(c echo.Context) error {
+	return static(c, "application/yaml", openAPI)
+}
+
+// getDocs is GET /docs.
+func (a *API) getDocs(c echo.Context) error {
+	c.Response().Header().Set("Content-Security-Policy",
+		"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+	return static(c, "text/html; charset=utf-8", docsPage)
+}
+
+func static(c echo.Context, media string, body []byte) error {
+	etag, h := bodyETag(body), c.Response().Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", "no-cache")
+	if matches(c.Request().Header, etag) {
+		c.Response().WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", media)
+	c.Response().WriteHeader(http.StatusOK)
+	_, _ = c.Response().Write(body)
+	return nil
+}

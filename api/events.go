@@ -1,0 +1,285 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	eventStreamType = "text/event-stream"
+	reconnectAfter  = time.Second // what a reader is told to wait before it resumes
+	streamWrite     = 30 * time.Second
+)
+
+// cursor is how much of a job a reader has seen. As an event's id it is
+// "version-attempt-offset", with "-done" after the last event.
+type cursor struct {
+	version int64 // of the last status event
+	attempt int   // whose text was sent last; 0: none yet
+	offset  int   // bytes of that text that were sent
+	done    bool
+}
+
+func (at cursor) String() string {
+	id := fmt.Sprintf("%d-%d-%d", at.version, at.attempt, at.offset)
+	if at.done {
+		id += "-done"
+	}
+	return id
+}
+
+// parseCursor reads a Last-Event-ID. One that is not ours starts from the
+// beginning: the reader then sees too much, never too little.
+func parseCursor(id string) (at cursor) {
+	id, at.done = strings.CutSuffix(id, "-done")
+	parts := strings.Split(id, "-")
+	if len(parts) != 3 {
+		return cursor{}
+	}
+	var numbers [3]int64
+	for i, part := range parts {
+		n, err := strconv.ParseInt(part, 10, 64)
+		if err != nil || n < 0 || n > 1<<53 {
+			return cursor{}
+		}
+		numbers[i] = n
+	}
+	at.version, at.attempt, at.offset = numbers[0], int(numbers[1]), int(numbers[2])
+	return at
+}
+
+// jobEvents is GET /v1/jobs/{id}/events: "status" with the job at each change,
+// "delta" with text as it is produced, and "done" at the end.
+//
+// The deltas of one attempt, joined by their offsets, are its text; a delta of
+// another attempt begins anew. A reader that comes back with the last event's
+// id misses nothing and is told nothing twice; one that has seen "done" gets a
+// 204, which stops a browser's reconnecting (HTML, 9.2.3).
+func (a *API) jobEvents(c echo.Context) error {
+	ctx, x := c.Request().Context(), exchangeOf(c)
+	id, err := objectID(c, "job_")
+	if err != nil {
+		return err
+	}
+	at := parseCursor(c.Request().Header.Get("Last-Event-ID"))
+	job, err := a.Jobs.Job(ctx, x.caller.Tenant, id)
+	if err != nil {
+		return err
+	}
+	if at.done && job.Status.Final() && job.Version <= at.version {
+		c.Response().WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	if at.version > job.Version {
+		at = cursor{} // of another job, or of a record that was lost
+	}
+	at.done = false
+	if !a.waits.take(x.caller.Tenant) {
+		p := fail(tooManyStreams, "The tenant holds %d requests open.", a.MaxWaits)
+		p.retryAfter = reconnectAfter
+		return p
+	}
+	defer a.waits.give(x.caller.Tenant)
+	a.metrics.held.Inc()
+	defer a.metrics.held.Dec()
+	changed, stop, err := a.Notices.Watch(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	h := c.Response().Header()
+	h.Set("Content-Type", eventStreamType)
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	c.Response().WriteHeader(http.StatusOK)
+	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at}
+	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
+	if err := s.run(ctx, x.caller.Tenant, id, changed); err != nil && ctx.Err() == nil {
+		a.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.id), slog.Any("error", err))
+	}
+	return nil
+}
+
+// stream is one open event stream.
+type stream struct {
+	api     *API
+	c       echo.Context
+	control *http.ResponseController
+	at      cursor
+	buf     []byte
+}
+
+// run sends events until the job is final, the reader is gone or the API drains.
+func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan struct{}) error {
+	heartbeat := time.NewTicker(s.api.Heartbeat)
+	defer heartbeat.Stop()
+	listen := time.NewTicker(s.api.ListenEvery)
+	defer listen.Stop()
+	deltas := time.NewTicker(s.api.DeltaEvery)
+	defer deltas.Stop()
+	reread := time.NewTicker(s.api.RereadEvery)
+	defer reread.Stop()
+
+	s.listen(ctx, id)
+	running, look := false, true
+	for {
+		if look {
+			job, err := s.api.Jobs.Job(ctx, tenant, id)
+			if err != nil {
+				_ = s.flush()
+				return err // deleted, or the store is gone: the reader may come back
+			}
+			running = job.Status == tasks.StatusRunning
+			if err := s.status(ctx, &job); err != nil || job.Status.Final() {
+				return err
+			}
+		}
+		if running {
+			s.partial(ctx, id)
+		}
+		if err := s.flush(); err != nil {
+			return err
+		}
+		look = false
+		tick := deltas.C
+		if !running || s.api.Partials == nil {
+			tick = nil
+		}
+		select {
+		case _, ok := <-changed:
+			if look = ok; !ok {
+				changed = nil
+			}
+		case <-reread.C:
+			look = true
+		case <-tick:
+		case <-listen.C:
+			s.listen(ctx, id)
+		case <-heartbeat.C:
+			s.buf = append(s.buf, ": waiting\n\n"...)
+		case <-s.api.draining:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// status sends the job when it has changed, and all that is left when it is final.
+func (s *stream) status(ctx context.Context, job *tasks.Job) error {
+	final := job.Status.Final()
+	if final && job.Status == tasks.StatusSucceeded {
+		s.rest(job)
+	}
+	if job.Version > s.at.version {
+		s.at.version = job.Version
+		s.event("status", oneLine(s.api.job(nil, job, s.api.waiting(ctx, job))))
+	}
+	if !final {
+		return nil
+	}
+	s.at.done = true
+	o := object{}
+	o.str("id", job.ID)
+	o.str("status", string(job.Status))
+	s.event("done", o.end())
+	return s.flush()
+}
+
+// rest sends what the reader has not seen of the text that was stored.
+func (s *stream) rest(job *tasks.Job) {
+	last := 0
+	for i := range job.Log {
+		last = max(last, job.Log[i].N)
+	}
+	text := tasks.ResultText(job.Result)
+	if s.at.attempt != last {
+		s.at.attempt, s.at.offset = last, 0
+	}
+	if s.at.offset < len(text) && (s.at.offset == 0 || utf8.RuneStart(text[s.at.offset])) {
+		s.delta(text[s.at.offset:])
+	}
+}
+
+// partial sends what a running attempt has produced since.
+func (s *stream) partial(ctx context.Context, id string) {
+	if s.api.Partials == nil {
+		return
+	}
+	p, err := s.api.Partials.Partial(ctx, id, s.at.attempt, s.at.offset)
+	if err != nil || p.Attempt < s.at.attempt || p.Attempt == 0 {
+		return // the text comes with the result at the latest
+	}
+	if p.Attempt > s.at.attempt {
+		if p.Offset != 0 {
+			return
+		}
+		s.at.attempt, s.at.offset = p.Attempt, 0
+	}
+	if p.Offset != s.at.offset {
+		return
+	}
+	s.delta(wholeRunes(p.Text))
+}
+
+// wholeRunes cuts off a character that has not arrived whole.
+func wholeRunes(text string) string {
+	for i := len(text) - 1; i >= 0 && i >= len(text)-utf8.UTFMax; i-- {
+		if utf8.RuneStart(text[i]) {
+			if !utf8.FullRuneInString(text[i:]) {
+				return text[:i]
+			}
+			break
+		}
+	}
+	return text
+}
+
+func (s *stream) delta(text string) {
+	if text == "" {
+		return
+	}
+	o := object{}
+	o.num("attempt", int64(s.at.attempt))
+	o.num("offset", int64(s.at.offset))
+	o.str("text", text)
+	s.at.offset += len(text)
+	s.event("delta", o.end())
+}
+
+// event appends one event whose data is a line of JSON.
+func (s *stream) event(name string, data []byte) {
+	s.buf = fmt.Appendf(s.buf, "id: %s\nevent: %s\ndata: ", s.at, name)
+	s.buf = append(append(s.buf, bytes.TrimRight(data, "\n")...), "\n\n"...)
+}
+
+// flush sends what is buffered; a reader that takes nothing for streamWrite is cut off.
+func (s *stream) flush() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	_ = s.control.SetWriteDeadline(time.Now().Add(streamWrite))
+	_, err := s.c.Response().Write(s.buf)
+	if s.buf = s.buf[:0]; err != nil {
+		return err
+	}
+	return s.control.Flush()
+}
+
+func (s *stream) listen(ctx context.Context, id string) {
+	if s.api.Partials != nil {
+		// Without it the text comes with the result.
+		_ = s.api.Partials.Listen(ctx, id)
+	}
+}

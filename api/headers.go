@@ -1,0 +1,145 @@
+package api
+
+import (
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/api/quota"
+)
+
+const (
+	maxWait = 60 * time.Second
+	maxKey  = 255
+)
+
+// idempotencyKey returns the Idempotency-Key, "" for none. The header is a
+// quoted string in draft-ietf-httpapi-idempotency-key-header and bare in most
+// clients; both name the same key.
+func idempotencyKey(h http.Header) (string, error) {
+	values, given := h["Idempotency-Key"]
+	if !given {
+		return "", nil
+	}
+	if len(values) > 1 {
+		return "", fail(invalidRequest, "There is more than one Idempotency-Key header.")
+	}
+	key := values[0]
+	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
+		key = key[1 : len(key)-1]
+	}
+	if key == "" || len(key) > maxKey || !isVisible(key) {
+		return "", fail(invalidRequest, "The Idempotency-Key must be 1 to %d visible ASCII characters.", maxKey)
+	}
+	return key, nil
+}
+
+// isVisible reports whether s is visible ASCII only.
+func isVisible(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// preferredWait returns the time of "Prefer: wait=N" (RFC 7240), 0 for none.
+// A preference that makes no sense is ignored, as the RFC has it, and one of
+// more than a minute is served as a minute.
+func preferredWait(h http.Header) time.Duration {
+	for _, field := range h["Prefer"] {
+		for preference := range strings.SplitSeq(field, ",") {
+			preference, _, _ = strings.Cut(preference, ";")
+			name, value, _ := strings.Cut(preference, "=")
+			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+				continue
+			}
+			// The first one counts.
+			n, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
+			if err != nil || n <= 0 {
+				return 0
+			}
+			return min(time.Duration(min(n, 3600))*time.Second, maxWait)
+		}
+	}
+	return 0
+}
+
+// queryWait returns the time of ?wait=N.
+func queryWait(q url.Values) (time.Duration, error) {
+	n, err := queryInt(q, "wait", 0, 0, int(maxWait/time.Second))
+	return time.Duration(n) * time.Second, err
+}
+
+// query parses the query; each of the named parameters may be given once.
+func query(r *http.Request, names ...string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fail(invalidRequest, "The query is malformed.")
+	}
+	for _, name := range names {
+		if len(q[name]) > 1 {
+			return nil, fail(invalidRequest, "The query parameter %q is given more than once.", name)
+		}
+	}
+	return q, nil
+}
+
+func queryInt(q url.Values, name string, absent, least, most int) (int, error) {
+	if !q.Has(name) {
+		return absent, nil
+	}
+	n, err := strconv.Atoi(q.Get(name))
+	if err != nil || n < least || n > most {
+		return 0, fail(invalidRequest, "The query parameter %q must be a whole number from %d to %d.", name, least, most)
+	}
+	return n, nil
+}
+
+// matches reports whether If-None-Match names the entity tag. Comparison is
+// weak (RFC 9110, 13.1.2): a proxy that compresses makes a strong tag weak.
+func matches(h http.Header, etag string) bool {
+	for _, field := range h["If-None-Match"] {
+		for tag := range strings.SplitSeq(field, ",") {
+			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+			if tag == etag || tag == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// setRateLimit tells what is left of the tenant's allowances
+// (draft-ietf-httpapi-ratelimit-headers).
+func setRateLimit(h http.Header, g quota.Grant) {
+	if len(g.Windows) == 0 {
+		return
+	}
+	var policies, limits []string
+	for _, w := range g.Windows {
+		policies = append(policies, policyField(w.Name, w.Limit, w.Span))
+		limits = append(limits, limitField(w.Name, w.Remaining, w.Reset))
+	}
+	h.Set("RateLimit-Policy", strings.Join(policies, ", "))
+	h.Set("RateLimit", strings.Join(limits, ", "))
+}
+
+func policyField(name string, limit int64, window time.Duration) string {
+	s := `"` + name + `";q=` + strconv.FormatInt(limit, 10)
+	if window > 0 {
+		s += ";w=" + strconv.FormatInt(int64(window/time.Second), 10)
+	}
+	return s
+}
+
+func limitField(name string, remaining int64, reset time.Duration) string {
+	return `"` + name + `";r=` + strconv.FormatInt(max(remaining, 0), 10) + ";t=" + strconv.FormatInt(int64(math.Ceil(max(reset, 0).Seconds())), 10)
+}

@@ -1,0 +1,427 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const jsonType = "application/json"
+
+// submitJob is POST /v1/jobs.
+func (a *API) submitJob(c echo.Context) error {
+	r, x := c.Request(), exchangeOf(c)
+	ctx, h, tenant := r.Context(), c.Response().Header(), x.caller.Tenant
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return err
+	}
+	wait := preferredWait(r.Header)
+	body, err := readBody(c.Response(), r, a.MaxBody, jsonType)
+	if err != nil {
+		return err
+	}
+	s, err := decodeSubmit(body, false, a.Now())
+	if err != nil {
+		return err
+	}
+	job := s.job
+	if err := providerHeaders(r.Header, &job.Request); err != nil {
+		return err
+	}
+	if err := a.place(&job); err != nil {
+		return err
+	}
+	if err := a.checkWebhookURL(ctx, job.WebhookURL); err != nil {
+		return err
+	}
+	job.ID, job.Tenant = a.NewID("job"), tenant
+	submission := tasks.Submission{Job: job, Key: key}
+	if key != "" {
+		f := newFingerprint(r, "/v1/jobs")
+		if err := f.add(body); err != nil {
+			return syntax(err)
+		}
+		submission.Fingerprint = f.String()
+	}
+
+	cost := quota.Cost{Submits: 1, Tokens: int64(job.Request.InputTokens) + int64(job.Request.MaxTokens)}
+	grant, err := a.admit(ctx, tenant, cost)
+	if err != nil {
+		return err
+	}
+	setRateLimit(h, grant)
+	submission.MaxQueued = grant.MaxQueued
+	accepted, err := a.Jobs.Submit(ctx, submission)
+	if err != nil {
+		// Whether a store that fell silent has the job is not known: then the
+		// tenant has spent, as it would have with the job.
+		if !errors.Is(err, tasks.ErrUnavailable) && ctx.Err() == nil {
+			a.refund(ctx, tenant, cost)
+		}
+		return err
+	}
+	if accepted.Replayed {
+		a.refund(ctx, tenant, cost)
+		h.Set("Idempotency-Replayed", "true")
+		if done, err := a.replay(c, accepted); done || err != nil {
+			return err
+		}
+	} else {
+		a.metrics.taken(accepted.Job.Pool, 1)
+	}
+
+	// From here on the job is safe, and nothing may end in an error.
+	job = accepted.Job
+	if wait > 0 {
+		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
+		extendWrite(c, wait)
+		if err := a.awaitResult(ctx, &job, wait); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			a.Log.LogAttrs(ctx, slog.LevelWarn, "wait for a result", slog.String("request_id", x.id), slog.Any("error", err))
+		}
+	}
+	ans := a.accepted(ctx, &job)
+	if key != "" {
+		a.saveAnswer(ctx, tenant, key, ans)
+	}
+	return ans.write(c)
+}
+
+// place finds the job's pool.
+func (a *API) place(job *tasks.Job) error {
+	pool, ok := a.Pools.Match(job.Model)
+	if !ok {
+		return fail(modelNotFound, `No pool serves the model in "model".`)
+	}
+	job.Pool = pool
+	for _, model := range job.Fallback {
+		if _, ok := a.Pools.Match(model); !ok {
+			return fail(modelNotFound, `No pool serves one of the models in "fallback_models".`)
+		}
+	}
+	return nil
+}
+
+// checkWebhookURL asks whoever knows the network's rules; "" passes.
+func (a *API) checkWebhookURL(ctx context.Context, url string) error {
+	if url == "" {
+		return nil
+	}
+	if a.CheckWebhookURL == nil {
+		if !strings.HasPrefix(strings.ToLower(url), "https:") {
+			return fail(webhookURLRefused, `The member "webhook_url" must be an https address.`)
+		}
+		return nil
+	}
+	if err := a.CheckWebhookURL(ctx, url); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// The reason could tell what a name means inside our network.
+		return fail(webhookURLRefused, `The address in "webhook_url" must not be called.`)
+	}
+	return nil
+}
+
+func (a *API) admit(ctx context.Context, tenant string, cost quota.Cost) (quota.Grant, error) {
+	if a.Quota == nil {
+		return quota.Grant{}, nil
+	}
+	return a.Quota.Admit(ctx, tenant, cost)
+}
+
+// refund gives a cost back. A failure is logged and costs the tenant no more
+// than a submit.
+func (a *API) refund(ctx context.Context, tenant string, cost quota.Cost) {
+	if a.Quota == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := a.Quota.Refund(ctx, tenant, cost); err != nil {
+		a.Log.LogAttrs(ctx, slog.LevelWarn, "refund a quota", slog.Any("error", err))
+	}
+}
+
+// awaitResult waits until the job is final. It gives up at once when the job's
+// pool is paused, because then it will not be soon.
+func (a *API) awaitResult(ctx context.Context, job *tasks.Job, wait time.Duration) error {
+	first := true
+	return a.await(ctx, job.Tenant, job.ID, wait, func() (bool, error) {
+		if !first {
+			latest, err := a.Jobs.Job(ctx, job.Tenant, job.ID)
+			if err != nil {
+				return false, err
+			}
+			*job = latest
+		}
+		first = false
+		if job.Status.Final() {
+			return true, nil
+		}
+		if job.Status == tasks.StatusRunning {
+			return false, nil
+		}
+		w, err := a.Pools.Waiting(ctx, *job)
+		return err == nil && w.For == tasks.WaitPaused, nil
+	})
+}
+
+// answer is what a submit was answered: it is kept under the Idempotency-Key
+// and given again byte for byte.
+type answer struct {
+	Status     int             `json:"status"`
+	Location   string          `json:"location"`
+	RetryAfter int64           `json:"retry_after,omitempty"`
+	Body       json.RawMessage `json:"-"`
+}
+
+// accepted is the answer to an accepted job: 200 when it is final already, else 202.
+func (a *API) accepted(ctx context.Context, job *tasks.Job) answer {
+	ans := answer{Status: http.StatusOK, Location: a.jobURL(job.ID)}
+	if job.Status.Final() {
+		ans.Body = append(a.job(nil, job, nil), '\n')
+		return ans
+	}
+	ans.Status = http.StatusAccepted
+	ans.RetryAfter = 1
+	if estimate, err := a.Pools.Estimate(ctx, job.Pool, job.Tenant); err == nil {
+		if !job.NotBefore.IsZero() {
+			estimate = max(estimate, job.NotBefore.Sub(a.Now()))
+		}
+		ans.RetryAfter = seconds(estimate)
+	}
+	ans.Body = append(a.job(make([]byte, 0, 1024), job, a.waiting(ctx, job)), '\n')
+	return ans
+}
+
+func (ans *answer) write(c echo.Context) error {
+	h := c.Response().Header()
+	h.Set("Location", ans.Location)
+	if ans.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(ans.RetryAfter, 10))
+	}
+	writeJSON(c.Response(), ans.Status, ans.Body)
+	return nil
+}
+
+// saveAnswer keeps the answer. Of a 200 it keeps only that it was one: a final
+// job reads the same ever after, so its result need not be kept twice, nor
+// outlive the job's deletion.
+func (a *API) saveAnswer(ctx context.Context, tenant, key string, ans answer) {
+	saved, err := json.Marshal(ans)
+	if err == nil {
+		if ans.Status != http.StatusOK {
+			saved = append(append(saved, '\n'), ans.Body...)
+		}
+		err = a.Jobs.SaveAnswer(ctx, tenant, key, saved)
+	}
+	if err != nil {
+		// A repeat will be answered with the job as it then stands.
+		a.Log.LogAttrs(ctx, slog.LevelWarn, "save the answer of an Idempotency-Key", slog.Any("error", err))
+	}
+}
+
+// loadAnswer reads what saveAnswer kept; ok is false when there is nothing to
+// give again.
+func loadAnswer(saved []byte) (ans answer, ok bool) {
+	head, body, found := bytes.Cut(saved, []byte("\n"))
+	if json.Unmarshal(head, &ans) != nil || !found {
+		return ans, false
+	}
+	ans.Body = body
+	return ans, true
+}
+
+// replay gives the first answer again. done is false when that was never
+// recorded, or was a final job: then the job is answered as it stands now.
+func (a *API) replay(c echo.Context, accepted tasks.Accepted) (done bool, err error) {
+	if ans, ok := loadAnswer(accepted.Answer); ok {
+		return true, ans.write(c)
+	}
+	if accepted.Job.ID == "" || accepted.Job.Status == "" {
+		return true, fail(notFound, "The job of this Idempotency-Key has been deleted.")
+	}
+	return false, nil
+}
+
+// waiting says what a job waits for; nil for nothing, or when it cannot be told.
+func (a *API) waiting(ctx context.Context, job *tasks.Job) *tasks.Waiting {
+	if job.Status.Final() || job.Status == tasks.StatusRunning {
+		return nil
+	}
+	w, err := a.Pools.Waiting(ctx, *job)
+	if err != nil {
+		return nil
+	}
+	return &w
+}
+
+// objectID returns the path's id, or a 404 for one that no object can have.
+func objectID(c echo.Context, prefix string) (string, error) {
+	id := c.Param("id")
+	if !isObjectID(id, prefix) {
+		return "", tasks.ErrNotFound
+	}
+	return id, nil
+}
+
+func isObjectID(id, prefix string) bool {
+	return len(id) <= 64 && strings.HasPrefix(id, prefix) && isToken(id)
+}
+
+// getJob is GET /v1/jobs/{id}.
+func (a *API) getJob(c echo.Context) error {
+	r, tenant := c.Request(), exchangeOf(c).caller.Tenant
+	id, err := objectID(c, "job_")
+	if err != nil {
+		return err
+	}
+	q, err := query(r, "wait")
+	if err != nil {
+		return err
+	}
+	wait, err := queryWait(q)
+	if err != nil {
+		return err
+	}
+	extendWrite(c, wait)
+	var job tasks.Job
+	err = a.await(r.Context(), tenant, id, wait, func() (_ bool, err error) {
+		job, err = a.Jobs.Job(r.Context(), tenant, id)
+		return job.Status.Final(), err
+	})
+	if err != nil {
+		return err
+	}
+	return a.writeJob(c, &job)
+}
+
+// writeJob answers with the job, or with 304 when the caller has it.
+func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
+	w := a.waiting(c.Request().Context(), job)
+	etag, h := a.jobETag(job, w), c.Response().Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", "private, no-cache")
+	if c.Request().Method == http.MethodGet && matches(c.Request().Header, etag) {
+		c.Response().WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	writeJSON(c.Response(), http.StatusOK, append(a.job(make([]byte, 0, 1024+len(job.Result)), job, w), '\n'))
+	return nil
+}
+
+// listJobs is GET /v1/jobs.
+func (a *API) listJobs(c echo.Context) error {
+	ctx := c.Request().Context()
+	q, err := query(c.Request(), "status", "model", "batch", "limit", "after")
+	if err != nil {
+		return err
+	}
+	f := tasks.Filter{
+		Tenant: exchangeOf(c).caller.Tenant, Status: tasks.Status(q.Get("status")),
+		Model: q.Get("model"), Batch: q.Get("batch"), After: q.Get("after"),
+	}
+	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
+		return err
+	}
+	switch {
+	case f.Status != "" && !f.Status.Valid():
+		return fail(invalidRequest, `The query parameter "status" must be a job's status.`)
+	case f.Batch != "" && !isObjectID(f.Batch, "batch_"):
+		return fail(invalidRequest, `The query parameter "batch" must be a batch's id.`)
+	case f.After != "" && !isObjectID(f.After, "job_"):
+		return fail(invalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+	case len(f.Model) > maxModel:
+		return fail(invalidRequest, `The query parameter "model" is too long.`)
+	}
+	page, err := a.Jobs.Jobs(ctx, f)
+	if err != nil {
+		return err
+	}
+	b := []byte(`{"data":[`)
+	for i := range page.Jobs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = a.job(b, &page.Jobs[i], a.waiting(ctx, &page.Jobs[i]))
+	}
+	b = append(b, `],"has_more":`...)
+	b = strconv.AppendBool(b, page.HasMore)
+	b = append(b, `,"next":`...)
+	if page.HasMore && page.Next != "" {
+		b = appendString(b, page.Next)
+	} else {
+		b = append(b, "null"...)
+	}
+	writeJSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	return nil
+}
+
+// cancelJob is POST /v1/jobs/{id}/cancel.
+func (a *API) cancelJob(c echo.Context) error { return a.move(c, a.Jobs.Cancel) }
+
+// retryJob is POST /v1/jobs/{id}/retry. It counts as a submit, because it costs
+// what one costs.
+func (a *API) retryJob(c echo.Context) error {
+	return a.move(c, func(ctx context.Context, tenant, id string) (tasks.Job, error) {
+		cost := quota.Cost{Submits: 1}
+		grant, err := a.admit(ctx, tenant, cost)
+		if err != nil {
+			return tasks.Job{}, err
+		}
+		setRateLimit(c.Response().Header(), grant)
+		job, err := a.Jobs.Retry(ctx, tenant, id)
+		if err != nil {
+			a.refund(ctx, tenant, cost)
+		}
+		return job, err
+	})
+}
+
+func (a *API) move(c echo.Context, move func(ctx context.Context, tenant, id string) (tasks.Job, error)) error {
+	id, err := objectID(c, "job_")
+	if err != nil {
+		return err
+	}
+	job, err := move(c.Request().Context(), exchangeOf(c).caller.Tenant, id)
+	if err != nil {
+		return err
+	}
+	return a.writeJob(c, &job)
+}
+
+// deleteJob is DELETE /v1/jobs/{id}.
+func (a *API) deleteJob(c echo.Context) error {
+	id, err := objectID(c, "job_")
+	if err != nil {
+		return err
+	}
+	if err := a.Jobs.Delete(c.Request().Context(), exchangeOf(c).caller.Tenant, id); err != nil {
+		return err
+	}
+	c.Response().WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// extendWrite gives a held request the time that it asked for and some to be
+// written in, whatever the server's write timeout.
+func extendWrite(c echo.Context, wait time.Duration) {
+	if wait > 0 {
+		_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
+	}
+}

@@ -1,0 +1,440 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+func TestSubmit(t *testing.T) {
+	s := serve(t)
+	r := s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"Say \"hi\" 😀","max_tokens":7,"priority":"high",
+		"metadata":{"b":"2","a":"1"},"fallback_models":["gpt-5"],"webhook_url":"https://hooks.example/x?y=1",
+		"not_before":"2999-01-01T00:00:00+01:00","deadline":"2999-01-02T00:00:00Z"}`,
+		"anthropic-version", "2023-06-01", "anthropic-beta", "a, b").want(t, 202)
+	id := r.str(t, "id")
+	if got := r.Header.Get("Location"); got != public+"/v1/jobs/"+id {
+		t.Errorf("Location is %q", got)
+	}
+	if r.Header.Get("Retry-After") == "" || r.Header.Get("Retry-After") == "2" {
+		t.Errorf("Retry-After of a job that may not begin before 2999 is %q", r.Header.Get("Retry-After"))
+	}
+	j, err := s.world.Job(t.Context(), "acme", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := j.Request
+	if q.Kind != tasks.Text || string(q.Body) != `"Say \"hi\" 😀"` || q.MaxTokens != 7 || q.Version != "2023-06-01" || q.Beta != "a, b" || q.InputTokens != tasks.EstimateTokens(len(q.Body)) {
+		t.Errorf("the request came out as %+v (%s)", q, q.Body)
+	}
+	if j.Priority != tasks.High || j.Pool != "claude" || j.Fallback[0] != "gpt-5" || j.WebhookURL != "https://hooks.example/x?y=1" ||
+		j.Metadata["a"] != "1" || j.Deadline != time.Date(2999, 1, 2, 0, 0, 0, 0, time.UTC) || j.NotBefore != time.Date(2998, 12, 31, 23, 0, 0, 0, time.UTC) {
+		t.Errorf("the job came out as %+v", j)
+	}
+	v := r.json(t)
+	if v["status"] != "scheduled" || v["waiting"].(map[string]any)["for"] != "not_before" {
+		t.Errorf("the answer is %s", r.body)
+	}
+	if !strings.Contains(string(r.body), `"metadata":{"a":"1","b":"2"}`) {
+		t.Errorf("metadata is not in order: %s", r.body)
+	}
+	if strings.Contains(s.log.String(), "hooks.example") || strings.Contains(s.log.String(), "Say") {
+		t.Errorf("the log tells too much: %s", s.log)
+	}
+}
+
+func TestSubmitKeepsTheCallersBytes(t *testing.T) {
+	s := serve(t)
+	for _, row := range []struct{ name, body, want, kind, model string }{
+		{"messages", `{"model":"claude-x","messages":[ {"role":"user","content":"\u00e9"} ]}`, `{"messages":[ {"role":"user","content":"\u00e9"} ]}`, "messages", "claude-x"},
+		{"system before", `{"system":[{"type":"text","text":"s"}],"model":"claude-x","messages":[{"role":"user","content":[]}]}`,
+			`{"messages":[{"role":"user","content":[]}],"system":[{"type":"text","text":"s"}]}`, "messages", "claude-x"},
+		{"request", `{"request": { "model" : "gpt-5","seed":90071992547409931234, "x":1.0e5,"nested":{"max_tokens":3} } }`,
+			`{ "model" : "gpt-5","seed":90071992547409931234, "x":1.0e5,"nested":{"max_tokens":3} }`, "request", "gpt-5"},
+		{"request and model", `{"model":"claude-x","request":{"messages":[]}}`, `{"messages":[]}`, "request", "claude-x"},
+		{"escaped names", `{"mo\u0064el":"claude-x","pr\u006fmpt":"x"}`, `"x"`, "prompt", "claude-x"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			id := s.call("POST", "/v1/jobs", writer, row.body).want(t, 202).str(t, "id")
+			j, err := s.world.Job(t.Context(), "acme", id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(j.Request.Body) != row.want || string(j.Request.Kind) != row.kind || j.Model != row.model {
+				t.Errorf("got %s %s for %s, want %s %s", j.Request.Kind, j.Request.Body, j.Model, row.kind, row.want)
+			}
+		})
+	}
+}
+
+func TestMaxTokensOfARequest(t *testing.T) {
+	s := serve(t)
+	for body, want := range map[string]int{
+		`{"request":{"model":"gpt-5","max_completion_tokens":5}}`:                   5,
+		`{"request":{"model":"gpt-5","max_tokens":6}}`:                              6,
+		`{"request":{"model":"gpt-5","max_tokens":null}}`:                           1024,
+		`{"max_tokens":9,"request":{"model":"gpt-5"}}`:                              9,
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_output_tokens":9}}`:        9,
+		`{"model":"gpt-5","prompt":"x"}`:                                            1024,
+		`{"model":"gpt-5","prompt":"x","not_before":null,"deadline":null}`:          1024,
+		`{"model":"gpt-5","prompt":"x","max_tokens":10000000,"metadata":{}}` + "\n": 10000000,
+	} {
+		id := s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id")
+		j, err := s.world.Job(t.Context(), "acme", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j.Request.MaxTokens != want {
+			t.Errorf("%s: got max_tokens %d, want %d", body, j.Request.MaxTokens, want)
+		}
+	}
+}
+
+func TestAJobsLife(t *testing.T) {
+	s := serve(t)
+	id := s.submit()
+	path := "/v1/jobs/" + id
+	queued := s.call("GET", path, reader, nil).want(t, 200)
+	s.world.start(id)
+	running := s.call("GET", path, reader, nil).want(t, 200)
+	if v := running.json(t); v["status"] != "running" || v["waiting"] != nil || v["attempts"] != 1.0 {
+		t.Errorf("running: %s", running.body)
+	}
+	s.world.again(id)
+	retrying := s.call("GET", path, reader, nil).want(t, 200)
+	s.world.start(id)
+	s.world.succeed(id, "Hello\n<b>")
+	done := s.call("GET", path, reader, nil).want(t, 200)
+	v := done.json(t)
+	if v["status"] != "succeeded" || v["text"] != "Hello\n<b>" || v["attempts"] != 2.0 {
+		t.Errorf("succeeded: %s", done.body)
+	}
+	if !bytes.Contains(done.body, append([]byte(`"result":`), answerBody("Hello\n<b>")...)) {
+		t.Errorf("the result was changed: %s", done.body)
+	}
+	up := v["upstream"].(map[string]any)
+	if up["provider"] != "fake" || len(up["attempts"].([]any)) != 2 || len(up["request_ids"].([]any)) != 1 {
+		t.Errorf("upstream is %v", up)
+	}
+	tags := map[string]bool{}
+	for _, r := range []reply{queued, running, retrying, done} {
+		tags[r.Header.Get("ETag")] = true
+	}
+	if len(tags) != 4 {
+		t.Errorf("four states have %d entity tags", len(tags))
+	}
+	r := s.call("GET", path, reader, nil, "If-None-Match", `"x", W/`+done.Header.Get("ETag")).want(t, 304)
+	if len(r.body) != 0 || r.Header.Get("ETag") != done.Header.Get("ETag") {
+		t.Errorf("304 with %q and %q", r.body, r.Header.Get("ETag"))
+	}
+	s.call("GET", path, reader, nil, "If-None-Match", queued.Header.Get("ETag")).want(t, 200)
+
+	s.call("POST", path+"/cancel", writer, nil).want(t, 409, "already_final")
+	s.call("POST", path+"/retry", writer, nil).want(t, 409, "conflict")
+	s.call("DELETE", path, writer, nil).want(t, 204)
+	s.call("DELETE", path, writer, nil).want(t, 404, "not_found")
+	s.call("GET", path, reader, nil).want(t, 404, "not_found")
+}
+
+func TestAnEntityTagChangesWithWhatAJobWaitsFor(t *testing.T) {
+	s := serve(t)
+	path := "/v1/jobs/" + s.submit()
+	first := s.call("GET", path, reader, nil).want(t, 200).Header.Get("ETag")
+	s.call("GET", path, reader, nil, "If-None-Match", first).want(t, 304)
+	s.call("POST", "/v1/pools/claude/pause", admin, `{"reason":"x"}`).want(t, 200)
+	r := s.call("GET", path, reader, nil, "If-None-Match", first).want(t, 200)
+	if r.json(t)["waiting"].(map[string]any)["for"] != "paused" {
+		t.Errorf("waiting: %s", r.body)
+	}
+}
+
+func TestCancelAndRetry(t *testing.T) {
+	s := serve(t)
+	path := "/v1/jobs/" + s.submit()
+	s.call("DELETE", path, writer, nil).want(t, 409, "conflict")
+	r := s.call("POST", path+"/cancel", writer, nil).want(t, 200)
+	if v := r.json(t); v["status"] != "canceled" || v["error"].(map[string]any)["code"] != "canceled" {
+		t.Errorf("canceled: %s", r.body)
+	}
+	if v := s.call("POST", path+"/retry", writer, nil).want(t, 200).json(t); v["status"] != "queued" || v["error"] != nil {
+		t.Errorf("retried: %v", v)
+	}
+	s.call("POST", path+"/retry", writer, nil).want(t, 409, "conflict")
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	s := serve(t)
+	first := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", `"abc"`).want(t, 202)
+	s.world.start(first.str(t, "id"))
+	// The same content in another order and form, the key bare.
+	again := s.call("POST", "/v1/jobs", writer, `{ "prompt":"Say \u0068ello.", "model":"claude-x" }`, "Idempotency-Key", "abc").want(t, 202)
+	if !bytes.Equal(first.body, again.body) {
+		t.Errorf("the first answer was\n%s, its repeat\n%s", first.body, again.body)
+	}
+	for _, name := range []string{"Location", "Retry-After"} {
+		if first.Header.Get(name) != again.Header.Get(name) || again.Header.Get(name) == "" {
+			t.Errorf("%s was %q, in the repeat %q", name, first.Header.Get(name), again.Header.Get(name))
+		}
+	}
+	if first.Header.Get("Idempotency-Replayed") != "" || again.Header.Get("Idempotency-Replayed") != "true" {
+		t.Error("Idempotency-Replayed must be on the repeat only")
+	}
+	s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"other"}`, "Idempotency-Key", "abc").want(t, 422, "idempotency_key_reused")
+	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "abc", "anthropic-beta", "x").want(t, 422, "idempotency_key_reused")
+	s.call("POST", "/v1/batches", writer, hello, "Idempotency-Key", "abc", "Content-Type", "application/x-ndjson").want(t, 422, "idempotency_key_reused")
+	if r := s.call("POST", "/v1/jobs", other, hello, "Idempotency-Key", "abc").want(t, 202); r.Header.Get("Idempotency-Replayed") != "" {
+		t.Error("another tenant's key was taken for this one's")
+	}
+	s.world.mu.Lock()
+	s.world.keys["acme|busy"] = &keyed{busy: true}
+	s.world.mu.Unlock()
+	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "busy").want(t, 409, "idempotency_key_busy")
+}
+
+func TestSeedsThatAFloatCannotTellApartAreOtherContent(t *testing.T) {
+	s := serve(t)
+	s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-5","seed":9007199254740993}}`, "Idempotency-Key", "k").want(t, 202)
+	s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-5","seed":9007199254740992}}`, "Idempotency-Key", "k").want(t, 422)
+}
+
+func TestManyIdenticalSubmitsMakeOneJob(t *testing.T) {
+	s := serve(t)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			r := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k")
+			if r.StatusCode != 202 && r.StatusCode != 409 {
+				t.Errorf("got %d: %s", r.StatusCode, r.body)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(s.world.jobs); n != 1 {
+		t.Errorf("%d jobs came of 50 identical submits", n)
+	}
+}
+
+func TestARepeatAfterTheJobsEnd(t *testing.T) {
+	s := serve(t)
+	finish := func(path string) {
+		until(t, "somebody waits", func() bool {
+			s.world.mu.Lock()
+			defer s.world.mu.Unlock()
+			for id, c := range s.world.watchers {
+				if len(c) > 0 && id != "" {
+					return true
+				}
+			}
+			return false
+		})
+		id := strings.TrimPrefix(path, "/v1/jobs/")
+		s.world.start(id)
+		s.world.succeed(id, "hi")
+	}
+	got := make(chan reply)
+	go func() {
+		got <- s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k", "Prefer", "wait=30")
+	}()
+	until(t, "the job is there", func() bool { s.world.mu.Lock(); defer s.world.mu.Unlock(); return len(s.world.order) == 1 })
+	finish("/v1/jobs/" + s.world.order[0])
+	first := (<-got).want(t, 200)
+	if first.Header.Get("Preference-Applied") != "wait=30" || first.str(t, "text") != "hi" {
+		t.Errorf("a waited-for submit: %v %s", first.Header, first.body)
+	}
+	again := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k", "Prefer", "wait=30").want(t, 200)
+	if !bytes.Equal(first.body, again.body) || again.Header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("the repeat differs: %s", again.body)
+	}
+	s.call("DELETE", "/v1/jobs/"+first.str(t, "id"), writer, nil).want(t, 204)
+	gone := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 404, "not_found")
+	if bytes.Contains(gone.body, []byte("msg_1")) {
+		t.Error("a deleted result came back")
+	}
+}
+
+func TestPreferWait(t *testing.T) {
+	s := serve(t)
+	start := time.Now()
+	r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "respond-async, wait=1").want(t, 202)
+	if took := time.Since(start); took < 900*time.Millisecond {
+		t.Errorf("wait=1 answered 202 after %v", took)
+	}
+	if r.Header.Get("Preference-Applied") != "wait=1" {
+		t.Errorf("Preference-Applied is %q", r.Header.Get("Preference-Applied"))
+	}
+	for _, prefer := range []string{"wait=x", "wait=-1", "wait", "wait=0", "return=minimal", "wait=99999999999999999999"} {
+		if r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", prefer).want(t, 202); r.Header.Get("Preference-Applied") != "" {
+			t.Errorf("Prefer: %s was applied as %q", prefer, r.Header.Get("Preference-Applied"))
+		}
+	}
+	// A paused pool answers at once, whether it was paused before or meanwhile.
+	s.call("POST", "/v1/pools/claude/pause", admin, `{"reason":"x"}`).want(t, 200)
+	start = time.Now()
+	if r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "wait=61").want(t, 202); r.Header.Get("Preference-Applied") != "wait=60" {
+		t.Errorf("wait=61 was applied as %q", r.Header.Get("Preference-Applied"))
+	}
+	s.call("POST", "/v1/pools/claude/resume", admin, nil).want(t, 200)
+	got := make(chan reply)
+	go func() { got <- s.call("POST", "/v1/jobs", writer, hello, "Prefer", "wait=60") }()
+	until(t, "the submit waits", func() bool {
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		return len(s.world.watchers[s.world.order[len(s.world.order)-1]]) == 1
+	})
+	s.call("POST", "/v1/pools/claude/pause", admin, nil).want(t, 200)
+	(<-got).want(t, 202)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("a paused pool held submits for %v", took)
+	}
+}
+
+func TestLongPoll(t *testing.T) {
+	s := serve(t)
+	id := s.submit()
+	path := "/v1/jobs/" + id
+	got := make(chan reply)
+	go func() { got <- s.call("GET", path+"?wait=60", reader, nil) }()
+	until(t, "the poll waits", func() bool { return s.world.watched(id) == 1 })
+	s.world.start(id)
+	select {
+	case r := <-got:
+		t.Fatalf("answered before the end: %s", r.body)
+	default:
+	}
+	s.world.succeed(id, "hi")
+	if r := (<-got).want(t, 200); r.str(t, "status") != "succeeded" {
+		t.Errorf("got %s", r.body)
+	}
+	until(t, "the subscription is gone", func() bool { return s.world.watched(id) == 0 })
+	for _, bad := range []string{"61", "-1", "x", "", "1&wait=2", "1.5"} {
+		s.call("GET", path+"?wait="+bad, reader, nil).want(t, 400, "invalid_request")
+	}
+}
+
+func TestALostNoticeIsMadeUpFor(t *testing.T) {
+	s := serve(t, func(c *api.Config) { c.RereadEvery = 10 * time.Millisecond })
+	id := s.submit()
+	got := make(chan reply)
+	go func() { got <- s.call("GET", "/v1/jobs/"+id+"?wait=60", reader, nil) }()
+	until(t, "the poll waits", func() bool { return s.world.watched(id) == 1 })
+	s.world.mu.Lock()
+	s.world.watchers[id] = nil // the notice of what follows is lost
+	s.world.mu.Unlock()
+	s.world.start(id)
+	s.world.succeed(id, "hi")
+	if r := (<-got).want(t, 200); r.str(t, "status") != "succeeded" {
+		t.Errorf("got %s", r.body)
+	}
+}
+
+func TestDrainLetsPollsGo(t *testing.T) {
+	s := serve(t)
+	id := s.submit()
+	got := make(chan reply)
+	go func() { got <- s.call("GET", "/v1/jobs/"+id+"?wait=60", reader, nil) }()
+	until(t, "the poll waits", func() bool { return s.world.watched(id) == 1 })
+	s.api.Drain()
+	if r := (<-got).want(t, 200); r.str(t, "status") != "queued" {
+		t.Errorf("got %s", r.body)
+	}
+}
+
+func TestOneTenantCannotHoldEverything(t *testing.T) {
+	s := serve(t, func(c *api.Config) { c.MaxWaits = 1 })
+	id := s.submit()
+	got := make(chan reply)
+	go func() { got <- s.call("GET", "/v1/jobs/"+id+"?wait=60", reader, nil) }()
+	until(t, "the poll waits", func() bool { return s.world.watched(id) == 1 })
+	s.call("GET", "/v1/jobs/"+id+"?wait=60", reader, nil).want(t, 200)
+	if r := s.call("GET", "/v1/jobs/"+id+"/events", reader, nil).want(t, 429, "too_many_streams"); r.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	s.world.start(id)
+	s.world.succeed(id, "")
+	(<-got).want(t, 200)
+}
+
+func TestList(t *testing.T) {
+	s := serve(t)
+	var ids []string
+	for range 5 {
+		ids = append(ids, s.submit())
+	}
+	s.call("POST", "/v1/jobs", other, hello).want(t, 202)
+	s.call("POST", "/v1/jobs", writer, `{"model":"gpt-5","prompt":"x"}`).want(t, 202)
+	s.world.start(ids[1])
+	s.world.fail_(ids[1])
+
+	type page struct {
+		Data []struct{ ID, Status, Model string }
+		Next *string
+		More bool `json:"has_more"`
+	}
+	list := func(query string) (p page) {
+		t.Helper()
+		if err := json.Unmarshal(s.call("GET", "/v1/jobs"+query, reader, nil).want(t, 200).body, &p); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := list(""); len(p.Data) != 6 || p.More || p.Next != nil || p.Data[1].ID != ids[4] {
+		t.Errorf("all: %+v", p)
+	}
+	var seen []string
+	for query := "?limit=2&model=claude-x"; ; {
+		p := list(query)
+		for _, j := range p.Data {
+			seen = append(seen, j.ID)
+		}
+		if !p.More {
+			break
+		}
+		query = "?limit=2&model=claude-x&after=" + *p.Next
+	}
+	if len(seen) != 5 || seen[0] != ids[4] || seen[4] != ids[0] {
+		t.Errorf("page by page: %v", seen)
+	}
+	if p := list("?status=failed"); len(p.Data) != 1 || p.Data[0].ID != ids[1] {
+		t.Errorf("failed: %+v", p)
+	}
+	for _, bad := range []string{"limit=0", "limit=101", "limit=x", "limit=", "status=done", "status=queued&status=failed", "after=1%0a", "batch=b", "a;b", "after=%zz"} {
+		s.call("GET", "/v1/jobs?"+bad, reader, nil).want(t, 400, "invalid_request")
+	}
+}
+
+func TestQuota(t *testing.T) {
+	s := serve(t)
+	s.world.limits.SubmitsPerMinute = 2
+	r := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
+	if r.Header.Get("RateLimit") != `"submits_per_minute";r=1;t=1` || r.Header.Get("RateLimit-Policy") != `"submits_per_minute";q=2;w=60` {
+		t.Errorf("RateLimit is %q, RateLimit-Policy %q", r.Header.Get("RateLimit"), r.Header.Get("RateLimit-Policy"))
+	}
+	// A repeat and a refused body cost nothing.
+	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
+	s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"y"}`, "Idempotency-Key", "k").want(t, 422)
+	s.call("POST", "/v1/jobs", writer, `{}`).want(t, 400)
+	s.call("POST", "/v1/jobs", writer, hello).want(t, 202)
+	r = s.call("POST", "/v1/jobs", writer, hello).want(t, 429, "quota_exceeded")
+	if r.Header.Get("Retry-After") != "12" || r.Header.Get("RateLimit") != `"submits_per_minute";r=0;t=12` || r.Header.Get("RateLimit-Policy") != `"submits_per_minute";q=2;w=60` {
+		t.Errorf("refused with %v", r.Header)
+	}
+	s.call("POST", "/v1/batches", writer, hello+"\n", "Content-Type", "application/x-ndjson").want(t, 429)
+
+	s = serve(t)
+	s.world.limits.QueuedJobs = 1
+	s.submit()
+	r = s.call("POST", "/v1/jobs", writer, hello).want(t, 429, "quota_exceeded")
+	if r.Header.Get("Retry-After") != "3" || r.Header.Get("RateLimit-Policy") != `"queued_jobs";q=1` {
+		t.Errorf("refused with %v", r.Header)
+	}
+	s.call("POST", "/v1/batches", writer, hello+"\n"+hello, "Content-Type", "application/x-ndjson").want(t, 429)
+	if len(s.world.batches) != 0 || len(s.world.staged) != 0 {
+		t.Errorf("a refused batch left something: %v %v", s.world.batches, s.world.staged)
+	}
+}

@@ -1,0 +1,82 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// waits bounds how many requests of one tenant are held at once.
+type waits struct {
+	most int
+	mu   sync.Mutex
+	held map[string]int
+}
+
+// take reports whether the tenant may hold one more request; give ends it.
+func (w *waits) take(tenant string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held[tenant] >= w.most {
+		return false
+	}
+	w.held[tenant]++
+	return true
+}
+
+func (w *waits) give(tenant string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.held[tenant]--; w.held[tenant] == 0 {
+		delete(w.held, tenant)
+	}
+}
+
+// await calls look until it reports done, its error is not nil, or wait has
+// passed: at once, at each change of the object, and every RereadEvery, should
+// a notice have been lost. It ends early, without error, when the API drains,
+// when the tenant holds too many requests already, and when notices cannot be
+// had: a poll then answers with what it has.
+func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, look func() (done bool, err error)) error {
+	// What is already over needs no subscription.
+	done, err := look()
+	if done || err != nil || wait <= 0 || !a.waits.take(tenant) {
+		return err
+	}
+	defer a.waits.give(tenant)
+	a.metrics.held.Inc()
+	defer a.metrics.held.Dec()
+
+	end := time.NewTimer(wait)
+	defer end.Stop()
+	changed, stop, err := a.Notices.Watch(ctx, id)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return nil
+	}
+	defer stop()
+	reread := time.NewTicker(a.RereadEvery)
+	defer reread.Stop()
+	for {
+		// Again before waiting: it may have changed before the subscription stood.
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		select {
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil // the subscription ended; rereading goes on
+			}
+		case <-reread.C:
+		case <-end.C:
+			_, err := look()
+			return err
+		case <-a.draining:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

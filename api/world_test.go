@@ -1,0 +1,621 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// world is everything behind the API, in memory: it keeps jobs and batches by
+// the rules of tasks.Transitions, and a test moves them as a worker would.
+type world struct {
+	mu       sync.Mutex
+	fail     error // returned by every call of the store, when set
+	seq      int
+	jobs     map[string]*tasks.Job
+	order    []string // newest last
+	keys     map[string]*keyed
+	batches  map[string]*tasks.Batch
+	lines    map[string][]string
+	staged   map[string][]tasks.Job
+	batchKey map[string]string
+	watchers map[string][]chan struct{}
+	partial  map[string]tasks.Partial
+	listened map[string]int
+	paused   map[string]string
+	limits   quota.Limits
+	admitted int64
+	refunded int64
+}
+
+type keyed struct {
+	fingerprint, id string
+	answer          []byte
+	busy            bool
+}
+
+func newWorld() *world {
+	return &world{
+		jobs: map[string]*tasks.Job{}, keys: map[string]*keyed{}, batches: map[string]*tasks.Batch{},
+		lines: map[string][]string{}, staged: map[string][]tasks.Job{}, batchKey: map[string]string{},
+		watchers: map[string][]chan struct{}{}, partial: map[string]tasks.Partial{}, listened: map[string]int{}, paused: map[string]string{},
+	}
+}
+
+func (w *world) newID(prefix string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seq++
+	return fmt.Sprintf("%s_%026d", prefix, w.seq)
+}
+
+func (w *world) break_(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail = err
+}
+
+func (w *world) put(j tasks.Job) {
+	j.Version, j.Status = 1, tasks.StatusQueued
+	if !j.NotBefore.IsZero() && j.NotBefore.After(time.Now()) {
+		j.Status = tasks.StatusScheduled
+	}
+	j.CreatedAt = time.Now().UTC().Truncate(time.Millisecond)
+	w.jobs[j.ID] = &j
+	w.order = append(w.order, j.ID)
+}
+
+func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return tasks.Accepted{}, w.fail
+	}
+	name := s.Job.Tenant + "|" + s.Key
+	if s.Key != "" {
+		if k := w.keys[name]; k != nil {
+			switch {
+			case k.busy:
+				return tasks.Accepted{}, tasks.ErrKeyBusy
+			case k.fingerprint != s.Fingerprint:
+				return tasks.Accepted{}, tasks.ErrKeyReused
+			}
+			a := tasks.Accepted{Replayed: true, Answer: k.answer}
+			if j := w.jobs[k.id]; j != nil {
+				a.Job = *j
+			}
+			return a, nil
+		}
+	}
+	if s.MaxQueued > 0 {
+		waiting := int64(0)
+		for _, j := range w.jobs {
+			if j.Tenant == s.Job.Tenant && !j.Status.Final() {
+				waiting++
+			}
+		}
+		if waiting >= s.MaxQueued {
+			return tasks.Accepted{}, fmt.Errorf("submit: %w", &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: s.MaxQueued, RetryAfter: 3 * time.Second})
+		}
+	}
+	w.put(s.Job)
+	if s.Key != "" {
+		w.keys[name] = &keyed{fingerprint: s.Fingerprint, id: s.Job.ID}
+	}
+	return tasks.Accepted{Job: *w.jobs[s.Job.ID]}, nil
+}
+
+func (w *world) SaveAnswer(_ context.Context, tenant, key string, answer []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.keys[tenant+"|"+key]
+	if k == nil {
+		return tasks.ErrNotFound
+	}
+	if k.answer == nil {
+		k.answer = bytes.Clone(answer)
+	}
+	return nil
+}
+
+func (w *world) find(tenant, id string) (*tasks.Job, error) {
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	j := w.jobs[id]
+	if j == nil || j.Tenant != tenant {
+		return nil, fmt.Errorf("read job %s: %w", id, tasks.ErrNotFound)
+	}
+	return j, nil
+}
+
+func (w *world) Job(_ context.Context, tenant, id string) (tasks.Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j, err := w.find(tenant, id)
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	return *j, nil
+}
+
+func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return tasks.Page{}, w.fail
+	}
+	var page tasks.Page
+	for i := len(w.order) - 1; i >= 0; i-- {
+		j := w.jobs[w.order[i]]
+		if j == nil || j.Tenant != f.Tenant || f.After != "" && j.ID >= f.After || f.Status != "" && j.Status != f.Status ||
+			f.Model != "" && j.Model != f.Model || f.Batch != "" && j.Batch != f.Batch {
+			continue
+		}
+		if len(page.Jobs) == f.Limit {
+			page.HasMore, page.Next = true, page.Jobs[f.Limit-1].ID
+			break
+		}
+		page.Jobs = append(page.Jobs, *j)
+	}
+	return page, nil
+}
+
+// move changes a job by a legal move and tells those who watch.
+func (w *world) move(j *tasks.Job, m tasks.Move, change func(*tasks.Job)) error {
+	to, err := tasks.Next(j.Status, m)
+	if err != nil {
+		return err
+	}
+	next := *j // readers may still hold the old one's slices
+	next.Status = to
+	next.Version++
+	if change != nil {
+		change(&next)
+	}
+	if to.Final() {
+		next.FinishedAt = time.Now().UTC()
+		next.ExpiresAt = next.FinishedAt.Add(time.Hour)
+	}
+	w.jobs[j.ID] = &next
+	w.tell(j.ID)
+	if j.Batch != "" {
+		w.tell(j.Batch)
+	}
+	return nil
+}
+
+func (w *world) tell(id string) {
+	for _, c := range w.watchers[id] {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *world) Cancel(_ context.Context, tenant, id string) (tasks.Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j, err := w.find(tenant, id)
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	if j.Status.Final() {
+		return tasks.Job{}, tasks.ErrFinal
+	}
+	err = w.move(j, tasks.MoveCancel, func(j *tasks.Job) {
+		j.Error = &tasks.JobError{Code: tasks.CanceledByCaller, Message: "canceled by the caller"}
+	})
+	return *w.jobs[id], err
+}
+
+func (w *world) Retry(_ context.Context, tenant, id string) (tasks.Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j, err := w.find(tenant, id)
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	if err := w.move(j, tasks.MoveRequeue, func(j *tasks.Job) {
+		j.Error, j.Attempts, j.FinishedAt, j.ExpiresAt = nil, 0, time.Time{}, time.Time{}
+	}); err != nil {
+		return tasks.Job{}, err
+	}
+	return *w.jobs[id], nil
+}
+
+func (w *world) Delete(_ context.Context, tenant, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j, err := w.find(tenant, id)
+	if err != nil {
+		return err
+	}
+	if !j.Status.Final() {
+		return tasks.ErrConflict
+	}
+	delete(w.jobs, id)
+	w.tell(id)
+	return nil
+}
+
+func (w *world) OpenBatch(_ context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
+	id := w.newID("batch")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return tasks.Batch{}, nil, w.fail
+	}
+	name := tenant + "|" + key
+	if key != "" {
+		if k := w.keys[name]; k != nil {
+			if k.busy {
+				return tasks.Batch{}, nil, tasks.ErrKeyBusy
+			}
+			return tasks.Batch{}, &tasks.PriorBatch{ID: k.id, Fingerprint: k.fingerprint, Answer: k.answer}, nil
+		}
+		w.keys[name] = &keyed{id: id, busy: true}
+		w.batchKey[id] = name
+	}
+	b := &tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress, CreatedAt: time.Now().UTC()}
+	w.staged[id] = []tasks.Job{}
+	w.batches[id] = b
+	return *b, nil, nil
+}
+
+func (w *world) StageBatch(_ context.Context, id string, jobs []tasks.Job) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(jobs) > 200 {
+		return fmt.Errorf("a chunk of %d jobs", len(jobs))
+	}
+	if w.fail != nil {
+		return w.fail
+	}
+	w.staged[id] = append(w.staged[id], jobs...)
+	return nil
+}
+
+func (w *world) CommitBatch(_ context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return tasks.Batch{}, w.fail
+	}
+	if c.MaxQueued > 0 && int64(len(w.staged[id])) > c.MaxQueued {
+		return tasks.Batch{}, &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: c.MaxQueued, RetryAfter: time.Second}
+	}
+	for _, j := range w.staged[id] {
+		w.put(j)
+		w.lines[id] = append(w.lines[id], j.ID)
+	}
+	delete(w.staged, id)
+	if name := w.batchKey[id]; name != "" {
+		k := w.keys[name]
+		k.busy, k.fingerprint = false, c.Fingerprint
+	}
+	return w.count(id), nil
+}
+
+func (w *world) AbortBatch(_ context.Context, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.staged, id)
+	delete(w.batches, id)
+	if name := w.batchKey[id]; name != "" {
+		delete(w.keys, name)
+	}
+	return nil
+}
+
+func (w *world) count(id string) tasks.Batch {
+	b := *w.batches[id]
+	b.Counts = tasks.Counts{}
+	for _, line := range w.lines[id] {
+		j := w.jobs[line]
+		if j == nil {
+			continue
+		}
+		b.Counts.Total++
+		switch j.Status {
+		case tasks.StatusRunning:
+			b.Counts.Running++
+		case tasks.StatusSucceeded:
+			b.Counts.Succeeded++
+		case tasks.StatusFailed:
+			b.Counts.Failed++
+		case tasks.StatusCanceled:
+			b.Counts.Canceled++
+		case tasks.StatusExpired:
+			b.Counts.Expired++
+		default:
+			b.Counts.Queued++
+		}
+	}
+	if b.Counts.Queued+b.Counts.Running == 0 {
+		b.Status, b.EndedAt = tasks.BatchEnded, time.Now().UTC().Truncate(time.Hour)
+	}
+	return b
+}
+
+func (w *world) Batch(_ context.Context, tenant, id string) (tasks.Batch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return tasks.Batch{}, w.fail
+	}
+	if b := w.batches[id]; b == nil || b.Tenant != tenant || w.staged[id] != nil {
+		return tasks.Batch{}, tasks.ErrNotFound
+	}
+	return w.count(id), nil
+}
+
+func (w *world) BatchJobs(_ context.Context, _, id string, from, limit int) (jobs []tasks.Job, more bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return nil, false, w.fail
+	}
+	lines := w.lines[id]
+	for _, line := range lines[min(from, len(lines)):min(from+limit, len(lines))] {
+		if j := w.jobs[line]; j != nil {
+			jobs = append(jobs, *j)
+		}
+	}
+	return jobs, from+limit < len(lines), nil
+}
+
+func (w *world) CancelBatch(_ context.Context, tenant, id string) (tasks.Batch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b := w.batches[id]; b == nil || b.Tenant != tenant {
+		return tasks.Batch{}, tasks.ErrNotFound
+	}
+	if w.count(id).Status == tasks.BatchEnded {
+		return tasks.Batch{}, tasks.ErrFinal
+	}
+	for _, line := range w.lines[id] {
+		if j := w.jobs[line]; !j.Status.Final() {
+			if err := w.move(j, tasks.MoveCancel, nil); err != nil {
+				return tasks.Batch{}, err
+			}
+		}
+	}
+	return w.count(id), nil
+}
+
+func (w *world) Watch(_ context.Context, id string) (changed <-chan struct{}, stop func(), err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return nil, nil, w.fail
+	}
+	c := make(chan struct{}, 1)
+	w.watchers[id] = append(w.watchers[id], c)
+	return c, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.watchers[id] = slices.DeleteFunc(w.watchers[id], func(other chan struct{}) bool { return other == c })
+	}, nil
+}
+
+// watched is how many requests are held on an object.
+func (w *world) watched(id string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.watchers[id])
+}
+
+func (w *world) Partial(_ context.Context, id string, attempt, offset int) (tasks.Partial, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.partial[id]
+	if p.Attempt == attempt {
+		if offset > len(p.Text) {
+			offset = len(p.Text)
+		}
+		p.Offset, p.Text = offset, p.Text[offset:]
+	}
+	return p, nil
+}
+
+func (w *world) Listen(_ context.Context, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.listened[id]++
+	return nil
+}
+
+// The worker's part.
+
+func (w *world) start(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	must(w.move(w.jobs[id], tasks.MoveStart, func(j *tasks.Job) {
+		j.Attempts++
+		j.Provider, j.StartedAt = "fake", time.Now().UTC()
+		j.Log = append(slices.Clip(j.Log), tasks.Attempt{N: len(j.Log) + 1, StartedAt: j.StartedAt, Outcome: tasks.Running})
+	}))
+}
+
+func (w *world) produce(id, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.partial[id]
+	if n := len(w.jobs[id].Log); p.Attempt != n {
+		p = tasks.Partial{Attempt: n}
+	}
+	p.Text += text
+	w.partial[id] = p
+}
+
+func (w *world) again(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	must(w.move(w.jobs[id], tasks.MoveRetry, func(j *tasks.Job) {
+		j.Log = slices.Clone(j.Log)
+		last := &j.Log[len(j.Log)-1]
+		last.EndedAt, last.Outcome, last.Status, last.MaybeBilled = time.Now().UTC(), tasks.CutOff, 200, true
+	}))
+}
+
+func answerBody(text string) []byte {
+	quoted, err := json.Marshal(text)
+	must(err)
+	// White space, odd numbers and escapes that a re-encoder would change.
+	return fmt.Appendf(nil, "{ \"id\":\"msg_1\",\n  \"n\": 1.50e+2, \"u\":\"\\u003c\\/\", \"content\":[{\"type\":\"text\",\"text\":%s}] }", quoted)
+}
+
+func (w *world) succeed(id, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	must(w.move(w.jobs[id], tasks.MoveSucceed, func(j *tasks.Job) {
+		j.Result = answerBody(text)
+		j.Usage = &tasks.Usage{InputTokens: 3, OutputTokens: 4}
+		j.Log = slices.Clone(j.Log)
+		last := &j.Log[len(j.Log)-1]
+		last.EndedAt, last.Outcome, last.Status, last.RequestID = time.Now().UTC(), tasks.Succeeded, 200, "req_up"
+	}))
+}
+
+func (w *world) fail_(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	must(w.move(w.jobs[id], tasks.MoveFail, func(j *tasks.Job) {
+		j.Error = &tasks.JobError{Code: tasks.UpstreamRejected, Message: "refused", UpstreamStatus: 400}
+	}))
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// The pools.
+
+func (w *world) Match(model string) (string, bool) {
+	switch {
+	case len(model) >= 6 && model[:6] == "claude":
+		return "claude", true
+	case len(model) >= 3 && model[:3] == "gpt":
+		return "gpt", true
+	}
+	return "", false
+}
+
+func (w *world) Status(context.Context) ([]tasks.PoolStatus, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	pools := []tasks.PoolStatus{
+		{Name: "claude", State: tasks.PoolOpen, Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Limit: 1000, Used: 0.25}, {Dimension: tasks.WaitConcurrency, Limit: 64, Used: 1.2}}},
+		{Name: "gpt", State: tasks.PoolOpen},
+	}
+	for i := range pools {
+		if reason, ok := w.paused[pools[i].Name]; ok {
+			pools[i].State, pools[i].Reason, pools[i].PausedBy = tasks.PoolPaused, reason, "operator"
+			pools[i].Since = time.Now()
+		}
+	}
+	return pools, nil
+}
+
+func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, paused := w.paused[j.Pool]; paused {
+		return tasks.Waiting{For: tasks.WaitPaused, Position: 1}, nil
+	}
+	if j.Status == tasks.StatusScheduled {
+		return tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.NotBefore}, nil
+	}
+	return tasks.Waiting{For: tasks.WaitRequests, Position: 12, EstimatedStart: time.Now().Add(time.Hour).Truncate(time.Hour)}, nil
+}
+
+func (w *world) Estimate(context.Context, string, string) (time.Duration, error) {
+	return 1500 * time.Millisecond, nil
+}
+
+func (w *world) Pause(_ context.Context, pool, reason, by string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if pool != "claude" && pool != "gpt" {
+		return tasks.ErrNotFound
+	}
+	if by == "" {
+		return fmt.Errorf("nobody pauses %s", pool)
+	}
+	w.paused[pool] = reason
+	for _, j := range w.jobs {
+		w.tell(j.ID)
+	}
+	return nil
+}
+
+func (w *world) Resume(_ context.Context, pool, _ string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if pool != "claude" && pool != "gpt" {
+		return tasks.ErrNotFound
+	}
+	delete(w.paused, pool)
+	return nil
+}
+
+// Admit is a bucket that never refills.
+func (w *world) Admit(_ context.Context, _ string, c quota.Cost) (quota.Grant, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := quota.Grant{MaxQueued: w.limits.QueuedJobs}
+	if most := w.limits.SubmitsPerMinute; most > 0 {
+		if w.admitted+c.Submits > most {
+			return g, &tasks.QuotaError{Quota: quota.SubmitsPerMinute, Limit: most, Window: time.Minute, RetryAfter: 11500 * time.Millisecond}
+		}
+		w.admitted += c.Submits
+		g.Windows = []quota.Window{{Name: quota.SubmitsPerMinute, Limit: most, Remaining: most - w.admitted, Span: time.Minute, Reset: time.Second}}
+	}
+	if most := w.limits.TokensPerDay; most > 0 && c.Tokens > most {
+		return g, &tasks.QuotaError{Quota: quota.TokensPerDay, Limit: most, Window: 24 * time.Hour, RetryAfter: time.Hour}
+	}
+	return g, nil
+}
+
+func (w *world) Refund(_ context.Context, _ string, c quota.Cost) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.admitted -= c.Submits
+	w.refunded += c.Submits
+	return nil
+}
+
+// Verify knows tokens of the form "tenant:scope,scope".
+func (w *world) Verify(_ context.Context, raw string) (auth.Claims, error) {
+	switch raw {
+	case "keys-gone":
+		return auth.Claims{}, fmt.Errorf("%w: %w", auth.ErrInvalid, auth.ErrUnavailable)
+	case "panic":
+		panic("a secret prompt")
+	}
+	for i := range raw {
+		if raw[i] == ':' {
+			c := auth.Claims{Tenant: raw[:i], Subject: "somebody", ID: "1"}
+			for _, scope := range bytes.Split([]byte(raw[i+1:]), []byte(",")) {
+				c.Scopes = append(c.Scopes, string(scope))
+			}
+			return c, nil
+		}
+	}
+	return auth.Claims{}, auth.ErrInvalid
+}
