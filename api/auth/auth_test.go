@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,7 +69,10 @@ func with(t testing.TB, old, new string) string {
 	return s
 }
 
-// keyPairs is the issuer's keys and their set.
+// rsaKey is the one RSA key of the tests: to find the primes takes a while.
+var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+// keyPairs is the issuer's keys and their set. Two differ in all but the RSA key.
 type keyPairs struct {
 	rsa *rsa.PrivateKey
 	ec  *ecdsa.PrivateKey
@@ -79,7 +83,7 @@ func newKeyPairs(t testing.TB) keyPairs {
 	t.Helper()
 	var k keyPairs
 	var err error
-	if k.rsa, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+	if k.rsa, err = rsaKey(); err != nil {
 		t.Fatal(err)
 	}
 	if k.ec, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
