@@ -334,3 +334,9 @@ func readFile(t testing.TB, name string) string {
 	}
 	return string(b)
 }
+
+// batch submits lines and returns the batch's id.
+func (s *site) batch(lines ...string) string {
+	s.t.Helper()
+	return s.call("POST", "/v1/batches", writer, strings.Join(lines, "\n"), "Content-Type", "application/x-ndjson").want(s.t, 202).str(s.t, "id")
+}

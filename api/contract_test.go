@@ -1,0 +1,440 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// operations lists what openapi.yaml describes, as "METHOD /path".
+func operations(t *testing.T) []string {
+	var list []string
+	for path, item := range openSpec(t).doc.Paths.Map() {
+		for method := range item.Operations() {
+			list = append(list, method+" "+path)
+		}
+	}
+	sort.Strings(list)
+	return list
+}
+
+func TestRoutesAreThoseOfTheDescription(t *testing.T) {
+	s := serve(t)
+	routes := s.api.Routes()
+	sort.Strings(routes)
+	if want := operations(t); !slices.Equal(routes, want) {
+		t.Errorf("the routes are\n%s\nopenapi.yaml has\n%s", strings.Join(routes, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestCodesAreThoseOfTheDescription(t *testing.T) {
+	described := map[string]bool{}
+	for _, code := range openSpec(t).doc.Components.Schemas["Problem"].Value.Properties["code"].Value.Enum {
+		described[code.(string)] = true
+	}
+	for _, code := range api.Codes() {
+		if !described[code] {
+			t.Errorf("openapi.yaml lacks the code %q", code)
+		}
+		delete(described, code)
+	}
+	for code := range described {
+		t.Errorf("openapi.yaml has a code %q that the API never answers", code)
+	}
+}
+
+func TestTheDescriptionStatesTheLimits(t *testing.T) {
+	members := openSpec(t).doc.Components.Schemas["SubmitMembers"].Value.Properties
+	source := readFile(t, "submit.go")
+	for name, got := range map[string]uint64{
+		"defaultMaxTokens": uint64(members["max_tokens"].Value.Default.(float64)),
+		"mostMaxTokens":    uint64(*members["max_tokens"].Value.Max),
+		"maxModel":         *members["model"].Value.MaxLength,
+		"maxFallbacks":     *members["fallback_models"].Value.MaxItems,
+		"maxMetadata":      *members["metadata"].Value.MaxProps,
+		"maxMetadataValue": *members["metadata"].Value.AdditionalProperties.Schema.Value.MaxLength,
+		"maxURL":           *members["webhook_url"].Value.MaxLength,
+		"maxCustomID":      *openSpec(t).doc.Components.Schemas["BatchLine"].Value.Properties["custom_id"].Value.MaxLength,
+	} {
+		m := regexp.MustCompile(`(?m)^\t` + name + `\s+= ([0-9_]+)`).FindStringSubmatch(source)
+		if m == nil {
+			t.Errorf("submit.go has no constant %s", name)
+			continue
+		}
+		if want := strings.ReplaceAll(m[1], "_", ""); fmt.Sprint(got) != want {
+			t.Errorf("%s is %s, in openapi.yaml %d", name, want, got)
+		}
+	}
+}
+
+// perRoute calls check with a request for each described route, its path filled in.
+func perRoute(t *testing.T, job, batch string, check func(method, path, pattern string)) {
+	for _, op := range operations(t) {
+		method, pattern, _ := strings.Cut(op, " ")
+		id := job
+		if strings.HasPrefix(pattern, "/v1/batches") {
+			id = batch
+		}
+		check(method, strings.NewReplacer("{id}", id, "{name}", "claude").Replace(pattern), pattern)
+	}
+}
+
+func TestEveryRouteAsksForAToken(t *testing.T) {
+	s := serve(t)
+	job, batch := s.submit(), s.batch(hello)
+	open := []string{"/healthz", "/readyz", "/openapi.yaml", "/docs"}
+	perRoute(t, job, batch, func(method, path, pattern string) {
+		if slices.Contains(open, pattern) {
+			s.call(method, path, "", nil).want(t, 200)
+			return
+		}
+		for name, h := range map[string][]string{
+			"no header": nil, "empty": {""}, "basic": {"Basic YTpi"}, "no token": {"Bearer"}, "blank": {"Bearer  "},
+			"invalid": {"Bearer x"}, "two": {"Bearer " + writer, "Bearer " + writer}, "other word": {"Token " + writer},
+		} {
+			req := s.request(t.Context(), method, path, "", nil)
+			if h != nil {
+				req.Header["Authorization"] = h
+			}
+			res, err := s.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != 401 || !strings.HasPrefix(res.Header.Get("WWW-Authenticate"), "Bearer") {
+				t.Errorf("%s %s with %s: got %d, WWW-Authenticate %q", method, path, name, res.StatusCode, res.Header.Get("WWW-Authenticate"))
+			}
+		}
+		s.call(method, path, "nobody:", nil).want(t, map[bool]int{true: 200, false: 403}[pattern == "/v1/status"])
+		if s.call(method, path+"?access_token="+writer, "", nil).StatusCode != 401 {
+			t.Errorf("%s %s takes a token from its query", method, path)
+		}
+	})
+	s.call("GET", "/v1/status", "keys-gone", nil).want(t, 503, "keys_unavailable")
+	s.call("GET", "/v1/status", "", nil, "Authorization", "bEARER "+reader).want(t, 200)
+}
+
+func TestEveryScopeIsAskedFor(t *testing.T) {
+	s := serve(t)
+	job, batch := s.submit(), s.batch(hello)
+	perRoute(t, job, batch, func(method, path, pattern string) {
+		if !strings.HasPrefix(pattern, "/v1/") || pattern == "/v1/status" {
+			return
+		}
+		needs := "jobs:read"
+		switch {
+		case strings.HasPrefix(pattern, "/v1/pools"):
+			needs = "admin"
+		case method != http.MethodGet:
+			needs = "jobs:write"
+		}
+		var rest []string
+		for _, scope := range []string{"jobs:read", "jobs:write", "webhooks:write", "monitor", "admin"} {
+			if scope != needs {
+				rest = append(rest, scope)
+			}
+		}
+		r := s.call(method, path, "acme:"+strings.Join(rest, ","), nil).want(t, 403, "forbidden")
+		if !strings.Contains(r.Header.Get("WWW-Authenticate"), `scope="`+needs+`"`) {
+			t.Errorf("%s %s: WWW-Authenticate is %q", method, path, r.Header.Get("WWW-Authenticate"))
+		}
+	})
+}
+
+func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
+	s := serve(t)
+	job, batch := s.submit(), s.batch(hello)
+	perRoute(t, job, batch, func(method, path, pattern string) {
+		if !strings.Contains(pattern, "{id}") {
+			return
+		}
+		s.call(method, path, other, nil).want(t, 404, "not_found")
+		for _, id := range []string{"job_none", "batch_none", "x", "job_%00", "job_..%2f..", "job_" + strings.Repeat("a", 80)} {
+			s.call(method, strings.NewReplacer(job, id, batch, id).Replace(path), writer, nil).want(t, 404, "not_found")
+		}
+	})
+	if r := s.call("GET", "/v1/jobs?batch="+batch, other, nil).want(t, 200); !bytes.Contains(r.body, []byte(`"data":[]`)) {
+		t.Errorf("another tenant lists %s", r.body)
+	}
+	if j, err := s.world.Job(t.Context(), "acme", job); err != nil || j.Status != tasks.StatusQueued {
+		t.Errorf("another tenant changed the job: %+v %v", j, err)
+	}
+}
+
+func TestUnknownRoutesAndMethods(t *testing.T) {
+	s := serve(t)
+	for _, path := range []string{"/", "/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v2/jobs", "/v1/jobs/a/b/c", "/metrics", "/V1/jobs"} {
+		s.call("GET", path, writer, nil).want(t, 404)
+	}
+	for path, allow := range map[string][]string{"/v1/jobs": {"GET", "POST"}, "/v1/jobs/job_1": {"GET", "DELETE"}, "/v1/status": {"GET"}, "/v1/jobs/job_1/cancel": {"POST"}, "/healthz": {"GET", "HEAD"}} {
+		for _, method := range []string{"PUT", "PATCH", "TRACE"} {
+			r := s.call(method, path, writer, nil).want(t, 405, "method_not_allowed")
+			for _, m := range allow {
+				if !strings.Contains(r.Header.Get("Allow"), m) {
+					t.Errorf("%s %s: Allow is %q, want %s in it", method, path, r.Header.Get("Allow"), m)
+				}
+			}
+		}
+	}
+}
+
+func TestErrorsOfTheStore(t *testing.T) {
+	for _, row := range []struct {
+		err    error
+		status int
+		code   string
+	}{
+		{tasks.ErrUnavailable, 503, "unavailable"},
+		{fmt.Errorf("submit: %w", tasks.ErrUnavailable), 503, "unavailable"},
+		{tasks.ErrFull, 503, "store_full"},
+		{tasks.ErrBacklogFull, 429, "quota_exceeded"},
+		{errors.New("READONLY secret-host:6379"), 500, "internal"},
+	} {
+		s := serve(t)
+		job, batch := s.submit(), s.batch(hello)
+		s.world.break_(row.err)
+		for _, call := range [][3]string{
+			{"POST", "/v1/jobs", hello}, {"POST", "/v1/jobs", hello}, {"GET", "/v1/jobs", ""}, {"GET", "/v1/jobs/" + job, ""},
+			{"POST", "/v1/jobs/" + job + "/cancel", ""}, {"POST", "/v1/jobs/" + job + "/retry", ""}, {"DELETE", "/v1/jobs/" + job, ""},
+			{"GET", "/v1/jobs/" + job + "/events", ""}, {"POST", "/v1/batches", hello}, {"GET", "/v1/batches/" + batch, ""},
+			{"GET", "/v1/batches/" + batch + "/results", ""}, {"GET", "/v1/status", ""},
+		} {
+			if row.status == 429 && call[0] == "GET" {
+				continue // no read is refused so
+			}
+			if row.status == 429 && !strings.HasSuffix(call[1], "s") {
+				continue
+			}
+			var body any
+			headers := []string{}
+			if call[2] != "" {
+				body = call[2]
+				if call[1] == "/v1/batches" {
+					headers = []string{"Content-Type", "application/x-ndjson"}
+				}
+			}
+			r := s.call(call[0], call[1], writer, body, headers...).want(t, row.status, row.code)
+			if row.status != 500 && r.Header.Get("Retry-After") == "" {
+				t.Errorf("%s %s: %d without Retry-After", call[0], call[1], r.StatusCode)
+			}
+			if bytes.Contains(r.body, []byte("secret-host")) {
+				t.Errorf("%s %s tells the cause: %s", call[0], call[1], r.body)
+			}
+		}
+		if row.status == 500 && !strings.Contains(s.log.String(), "secret-host") {
+			t.Error("the cause of a 500 is not in the log")
+		}
+		for id, g := range s.world.staged {
+			t.Errorf("%v: batch %s is left staged with %d jobs", row.err, id, len(g))
+		}
+	}
+}
+
+func TestAPanicIsABare500(t *testing.T) {
+	s := serve(t)
+	r := s.call("GET", "/v1/jobs", "panic", nil).want(t, 500, "internal")
+	if bytes.Contains(r.body, []byte("secret")) || strings.Contains(s.log.String(), "a secret prompt") {
+		t.Errorf("the panic's value is told: %s\n%s", r.body, s.log)
+	}
+	if !strings.Contains(s.log.String(), "level=ERROR msg=panic") {
+		t.Errorf("the panic is not logged: %s", s.log)
+	}
+	s.call("GET", "/v1/jobs", reader, nil).want(t, 200)
+}
+
+func TestRequestIDs(t *testing.T) {
+	s := serve(t)
+	if got := s.call("GET", "/v1/jobs", reader, nil, "X-Request-Id", "my-request-1").Header.Get("X-Request-Id"); got != "my-request-1" {
+		t.Errorf("a valid id became %q", got)
+	}
+	seen := map[string]bool{}
+	for _, bad := range []string{"", "short", strings.Repeat("a", 65), "has space", "a<script>b", "ümlautid"} {
+		got := s.call("GET", "/v1/jobs", reader, nil, "X-Request-Id", bad).Header.Get("X-Request-Id")
+		if got == bad || seen[got] || !regexp.MustCompile(`^req_[0-9a-f]{32}$`).MatchString(got) {
+			t.Errorf("the id %q became %q", bad, got)
+		}
+		seen[got] = true
+	}
+}
+
+func TestTheLogAndTheMetricsTellNothing(t *testing.T) {
+	s := serve(t)
+	const secret = "canary"
+	s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"canary","metadata":{"k":"canary"},"webhook_url":"https://canary.example/canary"}`).want(t, 202)
+	s.call("POST", "/v1/jobs", writer, `{"model":"canary-model","prompt":"canary"}`).want(t, 404, "model_not_found")
+	s.call("POST", "/v1/jobs", writer, `{"canary":"canary"`).want(t, 400)
+	s.call("GET", "/v1/jobs?model=canary&x=canary", reader, nil).want(t, 200)
+	s.call("GET", "/v1/jobs/job_canary", reader, nil).want(t, 404)
+	s.call("GET", "/canary", reader, nil).want(t, 404)
+	s.call("CANARY", "/v1/jobs", reader, nil).want(t, 405)
+	s.call("GET", "/v1/jobs", "canary", nil).want(t, 401)
+	if strings.Contains(strings.ToLower(s.log.String()), secret) {
+		t.Errorf("the log holds the canary:\n%s", s.log)
+	}
+	if !strings.Contains(s.log.String(), "route=/v1/jobs/:id method=GET status=404") || !strings.Contains(s.log.String(), "tenant=acme") {
+		t.Errorf("the access log lacks lines:\n%s", s.log)
+	}
+	families, err := s.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, f := range families {
+		names[f.GetName()] = true
+		if strings.Contains(strings.ToLower(f.String()), secret) {
+			t.Errorf("a metric holds the canary: %s", f)
+		}
+		if !strings.HasPrefix(f.GetName(), "sluice_") {
+			t.Errorf("a metric is named %s", f.GetName())
+		}
+	}
+	for _, name := range []string{"sluice_http_requests_total", "sluice_http_request_duration_seconds", "sluice_jobs_accepted_total", "sluice_jobs_rejected_total"} {
+		if !names[name] {
+			t.Errorf("there is no metric %s", name)
+		}
+	}
+}
+
+func TestPools(t *testing.T) {
+	s := serve(t)
+	v := s.call("GET", "/v1/status", "acme:", nil).want(t, 200).json(t)
+	if v["status"] != "ok" || len(v["pools"].([]any)) != 2 {
+		t.Errorf("status is %v", v)
+	}
+	r := s.call("POST", "/v1/pools/claude/pause", admin, `{"reason":"key rotation"}`).want(t, 200)
+	if v := r.json(t); v["state"] != "paused" || v["reason"] != "key rotation" || v["paused_by"] != "operator" || v["since"] == nil {
+		t.Errorf("paused: %s", r.body)
+	}
+	if v := s.call("GET", "/v1/status", reader, nil).want(t, 200).json(t); v["status"] != "degraded" {
+		t.Errorf("status with one pool of two paused: %v", v["status"])
+	}
+	s.call("POST", "/v1/pools/gpt/pause", admin, nil).want(t, 200)
+	if v := s.call("GET", "/v1/status", reader, nil).want(t, 200).json(t); v["status"] != "paused" {
+		t.Errorf("status with all pools paused: %v", v["status"])
+	}
+	s.submit() // submits go on
+	if v := s.call("POST", "/v1/pools/claude/resume", admin, nil).want(t, 200).json(t); v["state"] != "open" {
+		t.Errorf("resumed: %v", v)
+	}
+	s.call("GET", "/v1/pools", admin, nil).want(t, 200)
+	s.call("POST", "/v1/pools/none/pause", admin, nil).want(t, 404, "not_found")
+	s.call("POST", "/v1/pools/none/resume", admin, nil).want(t, 404, "not_found")
+	for _, bad := range []string{`{"reason":1}`, `{"why":"x"}`, `[]`, `{"reason":"a"}x`, `{"reason":"a","reason":"b"}`, `{`, `{"reason":"` + strings.Repeat("a", 501) + `"}`} {
+		s.call("POST", "/v1/pools/claude/pause", admin, bad).want(t, 400)
+	}
+	s.call("POST", "/v1/pools/claude/pause", admin, strings.Repeat(" ", 20<<10)).want(t, 413)
+	s = serve(t, func(c *api.Config) { c.PoolControl = nil })
+	s.call("POST", "/v1/pools/claude/pause", admin, nil).want(t, 404)
+	s.call("POST", "/v1/pools/claude/resume", admin, nil).want(t, 404)
+}
+
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := api.New(api.Config{Extra: map[string]http.Handler{"/v1/x": http.NotFoundHandler()}})
+	if err == nil {
+		t.Fatal("New accepted an empty Config")
+	}
+	for _, name := range []string{"Jobs", "Batches", "Notices", "Pools", "Verifier", "NewID", "PublicURL", "Extra"} {
+		if !strings.Contains(err.Error(), "Config."+name) {
+			t.Errorf("the error does not name %s: %v", name, err)
+		}
+	}
+}
+
+func TestExtraHandlers(t *testing.T) {
+	page := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(name)) })
+	}
+	s := serve(t, func(c *api.Config) {
+		c.Extra = map[string]http.Handler{"/": page("console"), "/monitoring": page("monitoring"), "/openai/": page("openai")}
+	})
+	get := func(path string) string {
+		res, err := s.client.Get(s.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		var b bytes.Buffer
+		_, _ = b.ReadFrom(res.Body)
+		return b.String()
+	}
+	for path, want := range map[string]string{
+		"/": "console", "/assets/x.js": "console", "/monitoring": "monitoring", "/monitoring/a": "monitoring", "/monitoringX": "console",
+		"/openai/v1/models": "openai", "/v1x": "console", "/healthz/x": "console",
+	} {
+		if got := get(path); got != want {
+			t.Errorf("%s came from %q, want %q", path, got, want)
+		}
+	}
+	if got := get("/v1/nothing"); !strings.Contains(got, "route_not_found") {
+		t.Errorf("/v1/nothing: %s", got)
+	}
+	if got := get("/healthz"); !strings.Contains(got, "ok") {
+		t.Errorf("/healthz: %s", got)
+	}
+}
+
+func TestReadiness(t *testing.T) {
+	down := errors.New("dial 10.0.0.9: refused")
+	var redis error
+	s := serve(t, func(c *api.Config) {
+		c.Operations = api.OperationsConfig{
+			Checks: []api.Check{
+				{Name: "redis", Check: func(context.Context) error { return redis }},
+				{Name: "worker", Check: func(context.Context) error { return nil }},
+			},
+			Notices: func() []string { return []string{"jobs do not survive a restart"} },
+		}
+	})
+	r := s.call("GET", "/readyz", "", nil).want(t, 200)
+	if string(r.body) != `{"status":"ready","parts":[{"name":"redis","status":"ok"},{"name":"worker","status":"ok"}],"notices":["jobs do not survive a restart"]}`+"\n" {
+		t.Errorf("ready: %s", r.body)
+	}
+	redis = down
+	r = s.call("GET", "/readyz", "", nil).want(t, 503)
+	if !bytes.Contains(r.body, []byte(`{"name":"redis","status":"down"}`)) || bytes.Contains(r.body, []byte("10.0.0.9")) {
+		t.Errorf("down: %s", r.body)
+	}
+	s.call("HEAD", "/readyz", "", nil).want(t, 503)
+	s.call("GET", "/healthz", "", nil).want(t, 200)
+}
+
+func TestLinksComeFromTheConfigurationOnly(t *testing.T) {
+	// Links must come from Config.PublicURL: no handler may look at what the caller calls us.
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), ".go") && !strings.HasSuffix(f.Name(), "_test.go") {
+			for _, word := range []string{".Host)", "r.Host", "X-Forwarded", "RealIP"} {
+				if strings.Contains(readFile(t, f.Name()), word) {
+					t.Errorf("%s uses %s", f.Name(), word)
+				}
+			}
+		}
+	}
+	s := serve(t)
+	req := s.request(t.Context(), "POST", "/v1/jobs", writer, hello, "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "gopher", "Forwarded", "host=evil.example")
+	req.Host = "evil.example"
+	res, err := s.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(res.Body)
+	if strings.Contains(b.String(), "evil") || strings.Contains(res.Header.Get("Location"), "evil") {
+		t.Errorf("a link came from the caller's headers: %s %s", res.Header.Get("Location"), b.String())
+	}
+}
