@@ -286,7 +286,11 @@ func TestAStreamCutAnywhereIsCutOff(t *testing.T) {
 		closing := bytes.LastIndex(body, []byte("data: "))
 		d := Dialect(strings.Split(name, "/")[0])
 		c := newCaller(t, d, "http://127.0.0.1:1", nil)
-		for cut := 0; cut < closing+len("data: [DONE"); cut++ {
+		end := closing + len("data: [DONE")
+		for cut := 0; cut < end; cut++ {
+			if cut > 300 && cut < end-300 && cut%7 != 0 {
+				continue // every byte at both ends, a sample between them
+			}
 			var a Answer
 			resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}},
 				Body: io.NopCloser(bytes.NewReader(body[:cut]))}

@@ -1,0 +1,271 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// Fault is a misbehaviour of the fake provider.
+//
+// Kinds that refuse a call, at no charge: "429" (an ordinary limit), "ramp",
+// "spend" (a tier's cap: 429 without retry-after), "customer_cap" (the 400 of
+// a cap the customer set), "400", "401", "402", "403", "404", "409", "413",
+// "500", "502", "503", "504", "529".
+//
+// Kinds that strike an accepted, charged call: "hang" (no answer until the
+// client leaves, or for Delay), "reset" (the connection is reset before an
+// answer), "cut" (the connection ends in the middle), "truncated" (the body
+// ends in the middle of its JSON, cleanly), "slow" (16 bytes every Delay),
+// "stream_error" (an overload reported inside the stream; a whole answer is
+// cut), "plain" (a whole answer although a stream was asked for), "garbage"
+// (something that is not JSON, with status 200).
+type Fault struct {
+	Kind string
+	// Probability that a call is struck; 0 means every call.
+	Probability float64
+	// Count is how many calls are struck before the fault is spent; 0 means any number.
+	Count int
+	// Duration is how long the fault is in force; 0 means until a reset.
+	Duration time.Duration
+	// RetryAfter is the wait that a refusal states, where it states one; 0 means a second.
+	RetryAfter time.Duration
+	// Delay is the pause of "slow" (0: 50 ms) or the length of "hang" (0: for ever).
+	Delay time.Duration
+	// Model is a glob of the models that are struck; empty means all.
+	Model string
+}
+
+func struckKinds() []string {
+	return []string{"hang", "reset", "cut", "truncated", "slow", "stream_error", "plain", "garbage"}
+}
+
+func (f Fault) check() error {
+	if _, refuses := fakeErrors[f.Kind]; !refuses && !slices.Contains(struckKinds(), f.Kind) {
+		return fmt.Errorf("there is no fault %q", f.Kind)
+	}
+	if f.Probability < 0 || f.Probability > 1 || f.Count < 0 || f.Duration < 0 || f.RetryAfter < 0 || f.Delay < 0 {
+		return fmt.Errorf("fault %q: a number is out of range", f.Kind)
+	}
+	if _, err := path.Match(f.Model, ""); err != nil {
+		return fmt.Errorf("fault %q: model %q: %w", f.Kind, f.Model, err)
+	}
+	return nil
+}
+
+// rule is a Fault in force.
+type rule struct {
+	Fault
+	left  int       // calls; meaningful when Count > 0
+	until time.Time // meaningful when Duration > 0
+}
+
+func newRule(f Fault, now time.Time) *rule {
+	return &rule{Fault: f, left: f.Count, until: now.Add(f.Duration)}
+}
+
+func (r *rule) spent(now time.Time) bool {
+	return r.Count > 0 && r.left == 0 || r.Duration > 0 && !now.Before(r.until)
+}
+
+// AddFault puts one more fault in force. Faults are tried in the order in
+// which they came; the first that strikes a call is the only one.
+func (f *Fake) AddFault(fault Fault) error {
+	if err := fault.check(); err != nil {
+		return err
+	}
+	now := f.clock.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = append(f.faults, newRule(fault, now))
+	return nil
+}
+
+// ClearFaults ends every fault in force.
+func (f *Fake) ClearFaults() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = nil
+}
+
+// faultFor returns the fault that strikes the call, or nil. seen is how often
+// the call's prompt has arrived, this call included. f.mu is held.
+func (f *Fake) faultFor(r *http.Request, x *exchange, seen int) *Fault {
+	for _, asked := range []string{r.Header.Get("X-Fake-Fault"), x.ask.directive("fault")} {
+		kind, times, limited := strings.Cut(asked, ":")
+		fault := &Fault{Kind: kind}
+		if fault.check() != nil {
+			continue
+		}
+		if n, err := strconv.Atoi(times); limited && (err != nil || seen > n) {
+			continue
+		}
+		return fault
+	}
+	f.faults = slices.DeleteFunc(f.faults, func(r *rule) bool { return r.spent(x.now) })
+	for _, rule := range f.faults {
+		if rule.Model != "" {
+			if ok, err := path.Match(rule.Model, x.ask.model); !ok || err != nil {
+				continue
+			}
+		}
+		if rule.Probability > 0 && f.dice.Float64() >= rule.Probability {
+			continue
+		}
+		if rule.Count > 0 {
+			rule.left--
+		}
+		return &rule.Fault
+	}
+	return nil
+}
+
+// faultForm is a Fault in JSON. Times are Go durations or seconds.
+type faultForm struct {
+	Kind        string  `json:"kind"`
+	Probability float64 `json:"probability,omitzero"`
+	Count       int     `json:"count,omitzero"`
+	Duration    span    `json:"duration,omitzero"`
+	RetryAfter  span    `json:"retry_after,omitzero"`
+	Delay       span    `json:"delay,omitzero"`
+	Model       string  `json:"model,omitzero"`
+}
+
+// span is a time.Duration that JSON states as "1m30s" or as 90.
+type span time.Duration
+
+func (s *span) UnmarshalJSON(b []byte) error {
+	v := string(b)
+	if unquoted := text(b); unquoted != "" {
+		v = unquoted
+	}
+	if seconds, err := strconv.ParseFloat(v, 64); err == nil && seconds >= 0 && seconds < 1e9 {
+		*s = span(seconds * float64(time.Second))
+		return nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return errors.New("neither a duration nor seconds")
+	}
+	*s = span(d)
+	return nil
+}
+
+func (s span) MarshalJSON() ([]byte, error) { return appendString(nil, time.Duration(s).String()), nil }
+
+func (f *Fake) addFault(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		http.Error(w, "the body cannot be read", http.StatusBadRequest)
+		return
+	}
+	var form faultForm
+	if err := json.Unmarshal(body, &form, json.RejectUnknownMembers(true)); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	err = f.AddFault(Fault{
+		Kind: form.Kind, Probability: form.Probability, Count: form.Count, Duration: time.Duration(form.Duration),
+		RetryAfter: time.Duration(form.RetryAfter), Delay: time.Duration(form.Delay), Model: form.Model,
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (f *Fake) clearFaults(w http.ResponseWriter, _ *http.Request) {
+	f.ClearFaults()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// serveFaults lists the faults in force, each with what is left of it.
+func (f *Fake) serveFaults(w http.ResponseWriter, _ *http.Request) {
+	now := f.clock.Now()
+	forms := []faultForm{}
+	f.mu.Lock()
+	for _, r := range f.faults {
+		if r.spent(now) {
+			continue
+		}
+		form := faultForm{Kind: r.Kind, Probability: r.Probability, Count: r.left, RetryAfter: span(r.RetryAfter),
+			Delay: span(r.Delay), Model: r.Model}
+		if r.Duration > 0 {
+			form.Duration = span(r.until.Sub(now))
+		}
+		forms = append(forms, form)
+	}
+	f.mu.Unlock()
+	writeJSON(w, forms)
+}
+
+// fakeError is an error as the two providers word it.
+type fakeError struct {
+	name   string
+	status int
+	waits  bool // states a retry-after
+	again  bool // x-should-retry
+	html   bool // comes from before the API
+
+	anthropicType string
+	errorCode     string // error.details.error_code
+	openAIType    string
+	openAICode    string
+	message       string
+}
+
+// fakeErrors is a table, read only.
+var fakeErrors = map[string]fakeError{
+	"400": {name: "400", status: 400, anthropicType: "invalid_request_error", openAIType: "invalid_request_error", message: "The request is not valid."},
+	"401": {name: "401", status: 401, anthropicType: "authentication_error", openAIType: "invalid_request_error", openAICode: "invalid_api_key", message: "invalid x-api-key"},
+	"402": {name: "402", status: 402, anthropicType: "billing_error", openAIType: "billing_error", openAICode: "billing_not_active", message: "There is a problem with your billing or payment information."},
+	"403": {name: "403", status: 403, anthropicType: "permission_error", openAIType: "invalid_request_error", message: "Your API key does not have permission to use the specified resource."},
+	"404": {name: "404", status: 404, anthropicType: "not_found_error", openAIType: "invalid_request_error", openAICode: "model_not_found", message: "Not Found"},
+	"409": {name: "409", status: 409, again: true, anthropicType: "conflict_error", openAIType: "conflict_error", message: "The request clashed with another."},
+	"413": {name: "413", status: 413, html: true},
+	"429": {name: "429", status: 429, waits: true, again: true, anthropicType: "rate_limit_error", openAIType: "requests", openAICode: "rate_limit_exceeded",
+		message: "This request would exceed your organization's rate limit."},
+	"ramp": {name: "ramp", status: 429, waits: true, again: true, anthropicType: "rate_limit_error", errorCode: "ramp_limit_exceeded", openAIType: "requests", openAICode: "ramp_limit_exceeded",
+		message: "Your organization's usage rose too sharply. Please increase it gradually."},
+	"spend": {name: "spend", status: 429, anthropicType: "rate_limit_error", errorCode: "enforced_spend_limit_reached", openAIType: "insufficient_quota", openAICode: "insufficient_quota",
+		message: "Your organization has reached its monthly spend limit."},
+	"customer_cap": {name: "customer_cap", status: 400, anthropicType: "invalid_request_error", openAIType: "invalid_request_error", openAICode: "billing_hard_limit_reached",
+		message: "You have reached your specified API usage limits. You will regain access on 2099-01-01 at 00:00 UTC."},
+	"500": {name: "500", status: 500, again: true, anthropicType: "api_error", openAIType: "server_error", message: "Internal server error"},
+	"502": {name: "502", status: 502, html: true},
+	"503": {name: "503", status: 503, again: true, anthropicType: "overloaded_error", openAIType: "server_error", message: "The engine is currently overloaded, please try again later"},
+	"504": {name: "504", status: 504, again: true, anthropicType: "timeout_error", openAIType: "server_error", message: "The request timed out."},
+	"529": {name: "529", status: 529, again: true, anthropicType: "overloaded_error", openAIType: "server_error", message: "Overloaded"},
+}
+
+// body words the error in a dialect.
+func (e fakeError) body(d Dialect, id, message string) []byte {
+	if message == "" {
+		message = e.message
+	}
+	if d == OpenAI {
+		b := append(appendString([]byte(`{"error":{"message":`), message), `,"type":`...)
+		b = append(appendString(b, e.openAIType), `,"param":null,"code":`...)
+		if e.openAICode == "" {
+			b = append(b, "null"...)
+		} else {
+			b = appendString(b, e.openAICode)
+		}
+		return append(b, "}}"...)
+	}
+	b := append(appendString([]byte(`{"type":"error","error":{"type":`), e.anthropicType), `,"message":`...)
+	b = appendString(b, message)
+	if e.errorCode != "" {
+		b = append(appendString(append(b, `,"details":{"error_code":`...), e.errorCode), '}')
+	}
+	return append(appendString(append(b, `},"request_id":`...), id), '}')
+}
