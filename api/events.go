@@ -77,7 +77,7 @@ func (a *API) jobEvents(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if at.done && job.Status.Final() && job.Version <= at.version {
+	if at.done && job.Status.Final() && job.Version == at.version {
 		c.Response().WriteHeader(http.StatusNoContent)
 		return nil
 	}

@@ -233,10 +233,24 @@ func (d *decoder) moment(name string) (t time.Time, err error) {
 	if err != nil {
 		return t, err
 	}
-	if err := t.UnmarshalText([]byte(unquote(v))); err != nil {
+	text := unquote(v)
+	if err := t.UnmarshalText([]byte(text)); err != nil || !strictTime(text) {
 		return time.Time{}, fail(invalidRequest, "The member %q must be a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z.", name)
 	}
 	return t.UTC().Truncate(time.Millisecond), nil
+}
+
+// strictTime refuses what package time takes beyond RFC 3339 (go.dev/issue/54580):
+// an hour of one digit, a comma before the fraction, an offset of a day and more.
+func strictTime(s string) bool {
+	if len(s) < len("2006-01-02T15:04:05Z") || s[len("2006-01-02T15")] != ':' || strings.ContainsRune(s, ',') {
+		return false
+	}
+	if s[len(s)-1] == 'Z' {
+		return true
+	}
+	zone := s[len(s)-len("15:04"):]
+	return zone[:2] <= "23" && zone[3:] <= "59"
 }
 
 // input is what one of prompt, messages and request was found to be.
