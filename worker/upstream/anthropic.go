@@ -190,41 +190,48 @@ func (m *message) say(raw []byte) {
 // delta adds a piece to a block. A delta of a kind that is not known here adds
 // its members by the same rule as the known ones: strings and arrays grow.
 func (m *message) delta(index int64, block *object, body []byte) error {
+	type piece struct {
+		name  string
+		value jsontext.Value
+	}
 	var kind string
-	if err := eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
+	pieces := make([]piece, 0, 4)
+	err := eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
 		if name == "type" {
 			kind = text(v)
+		} else {
+			pieces = append(pieces, piece{name, v})
 		}
 		return nil
-	}); err != nil {
+	})
+	if err != nil {
 		return errMalformed
 	}
-	return eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
+	for _, p := range pieces {
 		switch {
-		case name == "type":
-		case kind == "input_json_delta" && name == "partial_json":
-			if v.Kind() != '"' {
+		case kind == "input_json_delta" && p.name == "partial_json":
+			if p.value.Kind() != '"' {
 				return errMalformed
 			}
 			if m.inputs == nil {
 				m.inputs = make(map[int64][]byte)
 			}
-			piece := text(v)
-			m.inputs[index] = append(m.inputs[index], piece...)
-			m.size += len(piece)
-		case kind == "citations_delta" && name == "citation":
-			one := append(append([]byte{'['}, v...), ']')
+			s := text(p.value)
+			m.inputs[index] = append(m.inputs[index], s...)
+			m.size += len(s)
+		case kind == "citations_delta" && p.name == "citation":
+			one := append(append([]byte{'['}, p.value...), ']')
 			m.size += block.at("citations").join(one)
-		case kind == "signature_delta" && name == "signature":
-			m.size += block.set("signature", v)
+		case kind == "signature_delta" && p.name == "signature":
+			m.size += block.set("signature", p.value)
 		default:
-			m.size += block.at(name).join(v)
-			if kind == "text_delta" && name == "text" {
-				m.say(v)
+			m.size += block.at(p.name).join(p.value)
+			if kind == "text_delta" && p.name == "text" {
+				m.say(p.value)
 			}
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // count takes in a usage object. A null in a later one does not undo a number.

@@ -208,13 +208,13 @@ type assembler interface {
 
 // read takes in an answer with a 2xx status.
 func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, resp *http.Response, a *Answer) {
-	r := bufio.NewReaderSize(resp.Body, 16<<10)
 	var err error
 	switch media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); {
 	case media == "text/event-stream":
-		err = c.readStream(ask, r, a)
+		err = c.readStream(ask, resp.Body, a)
 	default:
 		// The first byte tells a JSON answer from a stream under another name.
+		r := bufio.NewReader(resp.Body)
 		var first byte
 		first, err = firstByte(r)
 		switch {
@@ -229,7 +229,7 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 	}
 	if err == nil {
 		a.Outcome = tasks.Succeeded
-		drain(cancel, r)
+		drain(cancel, resp.Body)
 		return
 	}
 

@@ -474,6 +474,53 @@ func TestAnswersShareAConnection(t *testing.T) {
 	}
 }
 
+func TestHTTP2(t *testing.T) {
+	f, err := NewFake(FakeConfig{MeanOutputTokens: 300, TimePerToken: 10 * time.Microsecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	versions := make(chan int, 16)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		versions <- r.ProtoMajor
+		f.ServeHTTP(w, r)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	c := newCaller(t, Anthropic, s.URL, func(cfg *Config) { cfg.Client = s.Client() })
+	for kind, want := range map[string]tasks.Outcome{"": tasks.Succeeded, "reset": tasks.CutOff, "cut": tasks.CutOff, "529": tasks.Overloaded} {
+		a := c.Do(t.Context(), ask("[[fault:"+kind+"]] hi"))
+		if a.Outcome != want || a.MaybeBilled != (want == tasks.CutOff) {
+			t.Errorf("fault %q: got %s (%s), maybe billed %v; want %s", kind, a.Outcome, a.Message, a.MaybeBilled, want)
+		}
+		if v := <-versions; v != 2 {
+			t.Errorf("fault %q: asked by HTTP/%d, want 2", kind, v)
+		}
+	}
+	if len(versions) != 0 {
+		t.Errorf("%d calls too many", len(versions))
+	}
+}
+
+func TestABrokenCallIsNeverSentAgain(t *testing.T) {
+	f, url := startFake(t, FakeConfig{})
+	c := newCaller(t, Anthropic, url, nil)
+	for i := range 5 {
+		if a := c.Do(t.Context(), ask("hi")); a.Outcome != tasks.Succeeded {
+			t.Fatalf("call %d: %s", i, a.Outcome)
+		}
+		// By the connection that the first call left, which then ends.
+		a := c.Do(t.Context(), ask("[[fault:cut]] hi"))
+		if a.Outcome != tasks.CutOff {
+			t.Fatalf("call %d: %s", i, a.Outcome)
+		}
+	}
+	if s := f.Stats(false); s.Calls != 10 {
+		t.Errorf("10 calls arrived as %d", s.Calls)
+	}
+}
+
 func TestNothingThatCannotBeSentIsSent(t *testing.T) {
 	c := newCaller(t, Anthropic, "http://127.0.0.1:1", nil)
 	for name, r := range map[string]tasks.Request{

@@ -28,7 +28,7 @@ type events struct {
 func newEvents(r io.Reader, limit int) *events {
 	e := &events{limit: limit}
 	e.lines = bufio.NewScanner(r)
-	e.lines.Buffer(make([]byte, 0, 8<<10), limit+64)
+	e.lines.Buffer(make([]byte, 0, 4<<10), limit+64)
 	e.lines.Split(e.split)
 	return e
 }
