@@ -87,7 +87,8 @@ func TestJobEventWithResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, data := decode(t, body)
-	if data["text"] != "THE ANSWER <1>" || !strings.Contains(string(body), "12345678901234567890") {
+	if data["text"] != "THE ANSWER <1>" || !strings.Contains(string(body), "12345678901234567890") ||
+		!strings.Contains(string(body), `"text":"THE ANSWER <1>"}]`) {
 		t.Errorf("body = %s", body)
 	}
 	if strings.Contains(string(body), "PROMPT") || strings.Contains(string(body), "KEY") {

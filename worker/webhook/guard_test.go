@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -411,13 +412,32 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
+// proxied is set for the child whose environment names a proxy: net/http reads
+// those variables once in the life of a process.
+const proxied = "SLUICE_TEST_PROXIED"
+
 // The environment names a proxy that would see every request.
 func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
-	t.Setenv("HTTPS_PROXY", "http://93.184.216.99:3128")
-	t.Setenv("HTTP_PROXY", "http://93.184.216.99:3128")
+	if os.Getenv(proxied) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyOfTheEnvironmentIsNotUsed$", "-test.v")
+		cmd.Env = append(os.Environ(), proxied+"=1",
+			"HTTPS_PROXY=http://93.184.216.99:443", "HTTP_PROXY=http://93.184.216.99:80", "NO_PROXY=", "no_proxy=")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Fatalf("with a proxy in the environment: %v\n%s", err, out)
+		}
+		return
+	}
 	g := newGuard(t, webhook.GuardConfig{AllowHTTP: true})
 	var rec recorder
 	g.Observe(rec.observe)
+	// A client with the defaults does go by the proxy.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://93.184.216.34/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := http.ProxyFromEnvironment(req); err != nil || p == nil {
+		t.Fatalf("the environment's proxy = %v, %v", p, err)
+	}
 	s := newSender(t, webhook.SenderConfig{Guard: g})
 	for _, u := range []string{"https://93.184.216.34/", "http://93.184.216.34/"} {
 		s.Send(t.Context(), delivery(u))
