@@ -177,7 +177,7 @@ func alwaysDenied() []netip.Prefix {
 
 // Check is what is asked when a URL is saved: CheckURL, and then whether any
 // address that its host has now is refused. A name that cannot be looked up
-// passes: it may come to be, and the address that counts is the one dialled. The
+// within 5 seconds passes: it may come to be, and the address that counts is the one dialled. The
 // error is a [Rule].
 func (g *Guard) Check(ctx context.Context, raw string) error {
 	if err := g.CheckURL(raw); err != nil {
@@ -188,6 +188,8 @@ func (g *Guard) Check(ctx context.Context, raw string) error {
 		return RuleMalformed
 	}
 	host := u.Hostname()
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	addrs, err := g.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil
