@@ -54,6 +54,7 @@ const (
 	callTime   = 5 * time.Second        // for a step that has to be finished even if its caller is gone
 	holdFor    = 5 * time.Second        // the gate's hold, renewed at each tick; lapses when every process is dead
 	leaseSpare = 5 * time.Second        // the lease outlasts the probe's timeout by this
+	trialFor   = 4 * time.Second        // half open, the gate is told its tenth again after this
 	adoptGrace = 10 * time.Second       // within this of our own resume, a pause may be a late one of ours
 	tellClaim  = 10 * time.Second       // another process tells a change that was not told by then
 

@@ -1,5 +1,6 @@
 -- restore puts back what must outlive a loss of the state: an operator's pause, and
--- that a pause of the queue or a hold of the gate is ours. Breaker and counts start anew; a provider that is
+-- that a pause of the queue or a hold of the gate is ours. Breaker and counts start
+-- anew; a provider that is
 -- still down trips it again within a few calls.
 -- KEYS     see lib.lua
 -- ARGV[2]  {was_gen, was_rev, was_fence: of the state remembered; op, op_by, op_why, op_at (ms), own, held: of it;

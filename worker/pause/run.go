@@ -262,13 +262,19 @@ func (b *Breaker) followGate(ctx context.Context, s snapshot) error {
 		}
 		return nil
 	}
+	// Half open, once is enough until the gate's ramp would double it: each time
+	// also ends a hold that a Retry-After has set meanwhile.
+	if s.paused() && s.int("trial") == s.int("rev") && s.now-s.int("trial_at") < trialFor.Milliseconds() {
+		return nil
+	}
 	if err := b.gate.Resume(ctx, s.pace()); err != nil {
 		return fmt.Errorf("let go gate of pool %s: %w", b.pool, err)
 	}
+	field, value := "held", int64(0)
 	if s.paused() {
-		return nil // half open: it stays at a tenth
+		field, value = "trial", s.int("rev")
 	}
-	_, err := b.mark(ctx, s, "held", false)
+	_, err := b.mark(ctx, s, field, value)
 	return err
 }
 
@@ -291,7 +297,7 @@ func (b *Breaker) followQueue(ctx context.Context, s snapshot, mine *bool) (bool
 		return b.adopt(ctx, s)
 
 	case s.paused() && paused && !s.owned():
-		_, err := b.mark(ctx, s, "own", true)
+		_, err := b.mark(ctx, s, "own", 1)
 		return true, err
 
 	case s.paused() && paused:
@@ -299,7 +305,7 @@ func (b *Breaker) followQueue(ctx context.Context, s snapshot, mine *bool) (bool
 
 	case s.paused():
 		if !s.owned() {
-			if ok, err := b.mark(ctx, s, "own", true); err != nil || !ok {
+			if ok, err := b.mark(ctx, s, "own", 1); err != nil || !ok {
 				return true, err
 			}
 		}
@@ -315,12 +321,12 @@ func (b *Breaker) followQueue(ctx context.Context, s snapshot, mine *bool) (bool
 		}
 		*mine = false
 		if s.owned() {
-			_, err = b.mark(ctx, s, "own", false)
+			_, err = b.mark(ctx, s, "own", 0)
 		}
 		return true, err
 
 	case s.owned():
-		_, err := b.mark(ctx, s, "own", false)
+		_, err := b.mark(ctx, s, "own", 0)
 		return true, err
 	}
 	return false, nil
@@ -342,11 +348,7 @@ func (b *Breaker) adopt(ctx context.Context, s snapshot) (bool, error) {
 }
 
 // mark notes what was made of s; false means that the state has moved since.
-func (b *Breaker) mark(ctx context.Context, s snapshot, field string, on bool) (bool, error) {
-	value := 0
-	if on {
-		value = 1
-	}
+func (b *Breaker) mark(ctx context.Context, s snapshot, field string, value int64) (bool, error) {
 	ok, _, err := b.run(ctx, b.script.mark, args{"rev": s.int("rev"), "field": field, "value": value})
 	if err != nil {
 		return false, fmt.Errorf("mark state of pool %s: %w", b.pool, err)

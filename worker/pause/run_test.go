@@ -535,6 +535,34 @@ func TestOperatorDuringSlowStart(t *testing.T) {
 	}
 }
 
+func TestHalfOpenLeavesAHoldOfTheProviderAlone(t *testing.T) {
+	w := newWorld(t)
+	c := w.config(w.rdb)
+	c.Probe = nil
+	a, b := w.breaker(), w.build(c)
+	w.trip(a)
+	w.answers(good)
+	w.until(a, HalfOpen, 10*time.Second)
+	if err := w.Hold(t.Context(), 3*time.Second, "retry-after"); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(2 * time.Second)
+	w.step(b)
+	if w.flow() != 0 {
+		t.Error("a hold of three seconds was over after two")
+	}
+	w.pass(2 * time.Second)
+	w.step(b)
+	if got := w.flow(); got != halfOpenPace {
+		t.Errorf("gate at %v, want a tenth", got)
+	}
+	w.pass(trialFor)
+	w.step(b)
+	if got := w.flow(); got != halfOpenPace {
+		t.Errorf("half open for long: gate at %v, want a tenth still", got)
+	}
+}
+
 func TestQueueAndGateAway(t *testing.T) {
 	w := newWorld(t)
 	away := errors.New("away")
