@@ -1,0 +1,277 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// defaultURL is where sluice dev listens.
+const defaultURL = "http://127.0.0.1:8080"
+
+// maxWait is the longest that the API holds a request open.
+const maxWait = 60 * time.Second
+
+// maxAnswer bounds what is read of one answer: a job with a result of the
+// largest size that can be configured to make sense.
+const maxAnswer = 256 << 20
+
+// ClientFlags are the flags of every command that asks the API.
+type ClientFlags struct {
+	URL       string `name:"url" placeholder:"URL" help:"Address of the API (default: $$SLUICE_URL, else http://127.0.0.1:8080)."`
+	TokenFile string `placeholder:"FILE" help:"File with the bearer token (default: $$SLUICE_TOKEN, else the file $$SLUICE_TOKEN_FILE)."`
+}
+
+// client asks the API.
+type client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// client returns a client; the caller closes it.
+func (f ClientFlags) client(env *Env) (*client, error) {
+	base := strings.TrimRight(firstSet(f.URL, env.vars["SLUICE_URL"], defaultURL), "/")
+	if fault := webURL(base); fault != "" {
+		return nil, wrongUsage{fmt.Errorf("the address of the API %s", fault)}
+	}
+	var token string
+	var err error
+	switch {
+	case f.TokenFile != "":
+		token, err = readSecret(f.TokenFile)
+	case env.vars["SLUICE_TOKEN"] != "":
+		token = env.vars["SLUICE_TOKEN"]
+	case env.vars["SLUICE_TOKEN_FILE"] != "":
+		token, err = readSecret(env.vars["SLUICE_TOKEN_FILE"])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the token: %w", err)
+	}
+	return &client{
+		base: base, token: strings.TrimSpace(token),
+		http: &http.Client{
+			Transport: &http.Transport{
+				Proxy:                 http.ProxyFromEnvironment,
+				DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+				TLSHandshakeTimeout:   10 * time.Second,
+				ResponseHeaderTimeout: maxWait + 15*time.Second,
+				ForceAttemptHTTP2:     true,
+			},
+			// A token goes to the address that was given and to no other.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// send makes one request. An answer that is not a success is an error; the
+// caller closes the body of one that is.
+func (c *client) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	req.Header.Set("User-Agent", "sluice-cli/"+version)
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return nil, fmt.Errorf("the API at %s cannot be reached: %w", c.base, err)
+	}
+	if res.StatusCode/100 == 2 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	return nil, c.problem(res)
+}
+
+// call makes one request and reads the whole answer.
+func (c *client) call(ctx context.Context, method, path string, header http.Header, body []byte) ([]byte, error) {
+	res, err := c.send(ctx, method, path, header, body)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	return b, nil
+}
+
+// apiError is a problem (RFC 9457) that the API answered.
+type apiError struct {
+	Status     int
+	Code       string `json:"code"`
+	Title      string `json:"title"`
+	Detail     string `json:"detail"`
+	RequestID  string `json:"request_id"`
+	RetryAfter time.Duration
+	noToken    bool
+}
+
+// Error is one line.
+func (e *apiError) Error() string {
+	s := strconv.Itoa(e.Status)
+	if e.Code != "" {
+		s += " " + e.Code
+	}
+	s += ": " + firstSet(e.Detail, e.Title, http.StatusText(e.Status), "no explanation")
+	if e.noToken {
+		s += " Set SLUICE_TOKEN; sluice dev prints one, sluice token mints one."
+	}
+	if e.RetryAfter > 0 {
+		s += fmt.Sprintf(" Try again in %s.", e.RetryAfter)
+	}
+	if e.RequestID != "" {
+		s += " (request " + e.RequestID + ")"
+	}
+	return strings.Join(strings.Fields(s), " ")
+}
+
+func (c *client) problem(res *http.Response) error {
+	e := &apiError{}
+	if b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10)); err == nil {
+		// A proxy in between may answer with something else: its status says enough.
+		_ = json.Unmarshal(b, e)
+	}
+	e.Status = res.StatusCode
+	e.noToken = res.StatusCode == http.StatusUnauthorized && c.token == ""
+	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
+	return e
+}
+
+// job is what the commands look at of a job; it is printed as it came.
+type job struct {
+	ID     string  `json:"id"`
+	Status string  `json:"status"`
+	Text   *string `json:"text"`
+	Error  *struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+	Waiting *struct {
+		For      *string `json:"for"`
+		Position int64   `json:"position"`
+	} `json:"waiting"`
+
+	raw []byte
+}
+
+func parseJob(b []byte) (*job, error) {
+	j := &job{raw: b}
+	if err := json.Unmarshal(b, j); err != nil || j.ID == "" {
+		return nil, errors.New("the answer is not a job: is this the address of a Sluice API?")
+	}
+	return j, nil
+}
+
+func (j *job) final() bool {
+	switch j.Status {
+	case "succeeded", "failed", "canceled", "expired":
+		return true
+	}
+	return false
+}
+
+// failure is the error of a job that ended without a result, or nil.
+func (j *job) failure() error {
+	switch {
+	case !j.final() || j.Status == "succeeded":
+		return nil
+	case j.Error != nil:
+		return fmt.Errorf("%s %s: %s: %s", j.ID, j.Status, j.Error.Code, j.Error.Message)
+	}
+	return fmt.Errorf("%s %s", j.ID, j.Status)
+}
+
+// print writes the job: one line, or laid out for a reader at a terminal.
+func (j *job) print(w io.Writer) error { return printJSON(w, j.raw) }
+
+func printJSON(w io.Writer, b []byte) error {
+	var out bytes.Buffer
+	var err error
+	if terminal(w) {
+		err = json.Indent(&out, b, "", "  ")
+	} else {
+		err = json.Compact(&out, b)
+	}
+	if err != nil {
+		return fmt.Errorf("the answer is not JSON: %w", err)
+	}
+	out.WriteByte('\n')
+	_, err = w.Write(out.Bytes())
+	return err
+}
+
+// printText writes the job's text alone. A job without one is an error.
+func (j *job) printText(w io.Writer) error {
+	if err := j.failure(); err != nil {
+		return err
+	}
+	if !j.final() {
+		return fmt.Errorf("%s is %s: sluice get --wait 60 --text %s waits for it", j.ID, j.Status, j.ID)
+	}
+	text := ""
+	if j.Text != nil {
+		text = *j.Text
+	}
+	if !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// getJob reads a job; with wait it asks again until the job is final or wait
+// has passed.
+func (c *client) getJob(ctx context.Context, id string, wait time.Duration) (*job, error) {
+	path := "/v1/jobs/" + url.PathEscape(id)
+	end := time.Now().Add(wait)
+	for {
+		query := ""
+		if left := time.Until(end); wait > 0 && left > 0 {
+			query = "?wait=" + seconds(min(left, maxWait))
+		}
+		b, err := c.call(ctx, http.MethodGet, path+query, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		j, err := parseJob(b)
+		if err != nil || j.final() || query == "" {
+			return j, err
+		}
+	}
+}
+
+// seconds writes a duration as the API takes one, rounded up.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Wait is a span given as seconds or as a duration, as in 30 or 2m.
+type Wait time.Duration
+
+// UnmarshalText reads one.
+func (w *Wait) UnmarshalText(b []byte) error {
+	s := string(b)
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		*w = Wait(time.Duration(n) * time.Second)
+		return nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q is neither seconds nor a duration, as in 30 or 2m", s)
+	}
+	*w = Wait(d)
+	return nil
+}
+
+// forever is a wait that only the job's end ends.
+const forever = time.Duration(math.MaxInt64 / 4)
+
+// SubmitCmd submits a job.
+type SubmitCmd struct {
+	Prompt []string `arg:"" optional:"" help:"The prompt; without one it is read from standard input."`
+
+	Model          string            `short:"m" help:"The model to ask."`
+	MaxTokens      int               `help:"Output tokens at most (default: the API's)."`
+	File           string            `short:"f" placeholder:"FILE" help:"Read the prompt from a file; - is standard input."`
+	JSON           string            `name:"json" placeholder:"FILE" help:"Send this body as it is; - is standard input."`
+	Priority       string            `help:"high, normal or low."`
+	NotBefore      string            `placeholder:"TIME" help:"Not earlier than this (RFC 3339)."`
+	Deadline       string            `placeholder:"TIME" help:"Not later than this (RFC 3339)."`
+	WebhookURL     string            `name:"webhook-url" placeholder:"URL" help:"Where the end of the job is told."`
+	Metadata       map[string]string `placeholder:"KEY=VALUE" help:"Strings to keep with the job."`
+	FallbackModel  []string          `placeholder:"MODEL" help:"Models that may answer instead."`
+	IdempotencyKey string            `placeholder:"KEY" help:"The same key and body is the same job."`
+	Wait           Wait              `placeholder:"SECONDS" help:"Wait so long for the job to end; exit 1 when it fails."`
+	Text           bool              `help:"Wait for the end and print the text alone."`
+	ClientFlags    `embed:""`
+}
+
+// Run submits and prints the job.
+func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
+	body, err := c.body(env)
+	if err != nil {
+		return err
+	}
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	wait := time.Duration(c.Wait)
+	if c.Text && wait == 0 {
+		wait = forever
+	}
+	header := http.Header{}
+	if c.IdempotencyKey != "" {
+		header.Set("Idempotency-Key", c.IdempotencyKey)
+	}
+	begun := time.Now()
+	if wait > 0 {
+		header.Set("Prefer", "wait="+seconds(min(wait, maxWait)))
+	}
+	b, err := api.call(ctx, http.MethodPost, "/v1/jobs", header, body)
+	if err != nil {
+		return err
+	}
+	j, err := parseJob(b)
+	if err != nil {
+		return err
+	}
+	if left := wait - time.Since(begun); wait > 0 && !j.final() && left > 0 {
+		fmt.Fprintf(env.Stderr, "%s is %s\n", j.ID, j.Status)
+		if j, err = api.getJob(ctx, j.ID, left); err != nil {
+			return err
+		}
+	}
+	if c.Text {
+		return j.printText(env.Stdout)
+	}
+	if err := j.print(env.Stdout); err != nil {
+		return err
+	}
+	if wait > 0 {
+		return j.failure()
+	}
+	return nil
+}
+
+// body is what is submitted.
+func (c *SubmitCmd) body(env *Env) ([]byte, error) {
+	given := 0
+	for _, set := range []bool{len(c.Prompt) > 0, c.File != "", c.JSON != ""} {
+		if set {
+			given++
+		}
+	}
+	if given > 1 {
+		return nil, wrongUsage{errors.New("a prompt, --file and --json exclude one another")}
+	}
+	if c.JSON != "" {
+		if c.Model != "" || c.MaxTokens != 0 || c.Priority != "" || c.NotBefore != "" || c.Deadline != "" || c.WebhookURL != "" ||
+			len(c.Metadata) > 0 || len(c.FallbackModel) > 0 {
+			return nil, wrongUsage{errors.New("--json is the whole body: put the other settings into it")}
+		}
+		return inputOf(env, c.JSON)
+	}
+	if c.Model == "" {
+		return nil, wrongUsage{errors.New("--model is needed")}
+	}
+	prompt := strings.Join(c.Prompt, " ")
+	if len(c.Prompt) == 0 {
+		b, err := inputOf(env, firstSet(c.File, "-"))
+		if err != nil {
+			return nil, err
+		}
+		prompt = string(b)
+	}
+	if strings.TrimSpace(prompt) == "" {
+		return nil, wrongUsage{errors.New("the prompt is empty")}
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(struct {
+		Model      string            `json:"model"`
+		Prompt     string            `json:"prompt"`
+		MaxTokens  int               `json:"max_tokens,omitempty"`
+		Priority   string            `json:"priority,omitempty"`
+		NotBefore  string            `json:"not_before,omitempty"`
+		Deadline   string            `json:"deadline,omitempty"`
+		WebhookURL string            `json:"webhook_url,omitempty"`
+		Metadata   map[string]string `json:"metadata,omitempty"`
+		Fallback   []string          `json:"fallback_models,omitempty"`
+	}{c.Model, prompt, c.MaxTokens, c.Priority, c.NotBefore, c.Deadline, c.WebhookURL, c.Metadata, c.FallbackModel})
+	return out.Bytes(), err
+}
+
+func inputOf(env *Env, name string) ([]byte, error) {
+	if name == "-" {
+		b, err := io.ReadAll(env.Stdin)
+		if err != nil {
+			return nil, fmt.Errorf("read standard input: %w", err)
+		}
+		return b, nil
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, wrongUsage{err}
+	}
+	return b, nil
+}
+
+// GetCmd prints a job.
+type GetCmd struct {
+	ID          string `arg:"" help:"The job's id."`
+	Wait        Wait   `placeholder:"SECONDS" help:"Wait so long for the job to end."`
+	Text        bool   `help:"Print the text alone; exit 1 when there is none."`
+	ClientFlags `embed:""`
+}
+
+// Run prints the job as it stands. That a job failed is no failure of get,
+// unless its text was asked for.
+func (c *GetCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	j, err := api.getJob(ctx, c.ID, time.Duration(c.Wait))
+	if err != nil {
+		return err
+	}
+	if c.Text {
+		return j.printText(env.Stdout)
+	}
+	return j.print(env.Stdout)
+}
+
+// CancelCmd cancels a job.
+type CancelCmd struct {
+	ID          string `arg:"" help:"The job's id."`
+	ClientFlags `embed:""`
+}
+
+// Run cancels the job and prints it.
+func (c *CancelCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	b, err := api.call(ctx, http.MethodPost, "/v1/jobs/"+url.PathEscape(c.ID)+"/cancel", nil, nil)
+	if err != nil {
+		return err
+	}
+	return printJSON(env.Stdout, b)
+}
+
+// PoolsCmd holds the commands about pools.
+type PoolsCmd struct {
+	List   PoolsListCmd   `cmd:"" default:"withargs" help:"List the pools and how they stand (any token)."`
+	Pause  PoolsPauseCmd  `cmd:"" help:"Stop a pool; its jobs wait (scope admin)."`
+	Resume PoolsResumeCmd `cmd:"" help:"Let a pool go on (scope admin)."`
+}
+
+// PoolsListCmd lists the pools.
+type PoolsListCmd struct {
+	JSON        bool `name:"json" help:"Print what the API answers."`
+	ClientFlags `embed:""`
+}
+
+// Run prints a table.
+func (c *PoolsListCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	b, err := api.call(ctx, http.MethodGet, "/v1/status", nil, nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(env.Stdout, b)
+	}
+	var status struct {
+		Pools []struct {
+			Name     string  `json:"name"`
+			State    string  `json:"state"`
+			PausedBy *string `json:"paused_by"`
+			Reason   *string `json:"reason"`
+			Queued   int64   `json:"queued"`
+			Running  int64   `json:"running"`
+			Oldest   *string `json:"oldest_queued_at"`
+		} `json:"pools"`
+	}
+	if err := json.Unmarshal(b, &status); err != nil {
+		return fmt.Errorf("the answer is not the status of an API: %w", err)
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "POOL\tSTATE\tBY\tQUEUED\tRUNNING\tOLDEST\tREASON")
+	for _, p := range status.Pools {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", p.Name, p.State, orDash(p.PausedBy), p.Queued, p.Running, orDash(p.Oldest), orDash(p.Reason))
+	}
+	return w.Flush()
+}
+
+// orDash is a cell of a table, kept on its line.
+func orDash(s *string) string {
+	if s == nil {
+		return "-"
+	}
+	return firstSet(strings.Join(strings.Fields(*s), " "), "-")
+}
+
+// PoolsPauseCmd pauses a pool.
+type PoolsPauseCmd struct {
+	Name        string `arg:"" help:"The pool's name."`
+	Reason      string `help:"Why, for whoever looks at the console."`
+	ClientFlags `embed:""`
+}
+
+// Run pauses the pool and prints it.
+func (c *PoolsPauseCmd) Run(ctx context.Context, env *Env) error {
+	body, err := json.Marshal(struct {
+		Reason string `json:"reason"`
+	}{c.Reason})
+	if err != nil {
+		return err
+	}
+	return operate(ctx, env, c.ClientFlags, c.Name, "pause", body)
+}
+
+// PoolsResumeCmd resumes a pool.
+type PoolsResumeCmd struct {
+	Name        string `arg:"" help:"The pool's name."`
+	ClientFlags `embed:""`
+}
+
+// Run resumes the pool and prints it.
+func (c *PoolsResumeCmd) Run(ctx context.Context, env *Env) error {
+	return operate(ctx, env, c.ClientFlags, c.Name, "resume", nil)
+}
+
+func operate(ctx context.Context, env *Env, f ClientFlags, pool, verb string, body []byte) error {
+	api, err := f.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	b, err := api.call(ctx, http.MethodPost, "/v1/pools/"+url.PathEscape(pool)+"/"+verb, nil, body)
+	if err != nil {
+		return err
+	}
+	return printJSON(env.Stdout, b)
+}

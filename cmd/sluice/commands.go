@@ -1,0 +1,46 @@
+package main
+
+import "time"
+
+// CLI is the command line.
+type CLI struct {
+	ConfigFile string `name:"config" placeholder:"FILE" help:"Configuration file (default: $SLUICE_CONFIG, else sluice.yaml if it is there)."`
+	LogLevel   string `placeholder:"LEVEL" help:"debug, info, warn or error (default: $SLUICE_LOG_LEVEL, else info)."`
+
+	Submit      SubmitCmd      `cmd:"" help:"Submit a job and print it."`
+	Get         GetCmd         `cmd:"" help:"Print a job."`
+	Watch       WatchCmd       `cmd:"" help:"Print a job's text as it is produced; exit 0 when it succeeds."`
+	Cancel      CancelCmd      `cmd:"" help:"Cancel a job and print it."`
+	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
+	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
+	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
+	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
+	Version     VersionCmd     `cmd:"" help:"Print the version."`
+	Healthcheck HealthcheckCmd `cmd:"" hidden:"" help:"Exit 0 when the process of this configuration is ready."`
+}
+
+// DevCmd is everything in one process.
+type DevCmd struct {
+	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}
+
+// RunCmd is the main job with no server.
+type RunCmd struct {
+	File       string        `arg:"" help:"JSON lines as POST /v1/batches takes them, or plain text with a prompt a line; - is standard input."`
+	Out        string        `short:"o" placeholder:"FILE" help:"Where the results go (default: standard output)."`
+	Model      string        `help:"The model that is asked, for plain text."`
+	MaxTokens  int           `default:"1024" help:"Output tokens a job at most, for plain text."`
+	Fresh      bool          `help:"Start over: forget what an earlier run of the same file has done."`
+	NoProgress bool          `help:"No progress bar, even on a terminal."`
+	Grace      time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}
+
+// APICmd is the role that speaks HTTP.
+type APICmd struct {
+	Grace time.Duration `default:"30s" help:"How long requests in flight may take after a stop signal."`
+}
+
+// WorkerCmd is the role that asks the providers.
+type WorkerCmd struct {
+	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// FakeCmd is the fake provider alone.
+type FakeCmd struct {
+	Listen        string        `default:"127.0.0.1:8089" help:"Address."`
+	RPM           float64       `name:"rpm" default:"1000" help:"Requests a minute of each key; 0 is no limit."`
+	ITPM          float64       `name:"itpm" default:"2000000" help:"Input tokens a minute."`
+	OTPM          float64       `name:"otpm" default:"400000" help:"Output tokens a minute."`
+	Burst         float64       `default:"10" help:"Requests at once; 0 is one second's worth."`
+	Latency       time.Duration `default:"500ms" help:"Mean time to the first byte."`
+	LatencySpread float64       `default:"0.5" help:"Sigma of its lognormal."`
+	TimePerToken  time.Duration `default:"5ms" help:"Time of each output token."`
+	OutputTokens  float64       `default:"64" help:"Mean length of an answer."`
+	OutputSpread  float64       `default:"0.5" help:"Sigma of its lognormal."`
+	Seed          uint64        `help:"Shifts every draw."`
+	RequireKey    string        `placeholder:"KEY" help:"The only key that is let in (default: any)."`
+	Model         []string      `placeholder:"GLOB" help:"The models that exist (default: all)."`
+	Fault         []string      `placeholder:"KIND[:PROBABILITY]" help:"Faults from the start, as in 529:0.1; more by POST /fake/faults."`
+}
+
+// fakeGrace is what calls in flight get when the fake provider is stopped.
+const fakeGrace = 2 * time.Second
+
+// Run serves until ctx ends. Its base URL is the one line on standard output.
+func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
+	faults, err := parseFaults(c.Fault)
+	if err != nil {
+		return wrongUsage{err}
+	}
+	fake, err := upstream.NewFake(upstream.FakeConfig{
+		RequestsPerMinute: c.RPM, InputTokensPerMinute: c.ITPM, OutputTokensPerMinute: c.OTPM, RequestBurst: c.Burst,
+		MeanLatency: c.Latency, LatencySigma: c.LatencySpread, TimePerToken: c.TimePerToken,
+		MeanOutputTokens: c.OutputTokens, OutputSigma: c.OutputSpread,
+		Seed: c.Seed, RequireKey: c.RequireKey, Models: c.Model, Faults: faults,
+	})
+	if err != nil {
+		return wrongUsage{err}
+	}
+	defer fake.Close()
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: fake, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	if _, err := fmt.Fprintf(env.Stdout, "http://%s\n", l.Addr()); err != nil {
+		return errors.Join(err, server.Close(), ignoreClosed(<-ended))
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	fake.Close() // calls that hang on purpose end here
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), fakeGrace)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		err = server.Close()
+	}
+	return errors.Join(err, ignoreClosed(<-ended))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// parseFaults reads KIND or KIND:PROBABILITY.
+func parseFaults(list []string) ([]upstream.Fault, error) {
+	var out []upstream.Fault
+	for _, s := range list {
+		kind, probability, given := strings.Cut(s, ":")
+		f := upstream.Fault{Kind: kind}
+		if given {
+			p, err := strconv.ParseFloat(probability, 64)
+			if err != nil || p <= 0 || p > 1 {
+				return nil, fmt.Errorf("fault %q: the probability has to be above 0 and at most 1", s)
+			}
+			f.Probability = p
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
