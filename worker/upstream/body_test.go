@@ -69,6 +69,26 @@ func TestMessagesInBothDialects(t *testing.T) {
 	}
 }
 
+// Some servers send an empty list of tool calls with every later chunk.
+func TestAnEmptyListOfToolCallsUndoesNothing(t *testing.T) {
+	o := new(object)
+	for _, delta := range []string{
+		`{"content":null,"tool_calls":[]}`,
+		`{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{"}}]}`,
+		`{"tool_calls":[]}`, `{"tool_calls":null}`,
+		`{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]}`,
+		`{"content":"","tool_calls":[ ]}`,
+	} {
+		if _, err := o.merge([]byte(delta), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `{"content":"","tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}}]}`
+	if got := string(o.appendTo(nil)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // Taking the stream member out again gives back what the caller wrote.
 func FuzzSpliceIsUndone(f *testing.F) {
 	for _, s := range []string{`{}`, ` { "a" : [1, {"stream":false}] } `, `{"stream":false}`, `{"a":1e400,"a":"\ud800"}`, `{"model":"x","stream_options":{}}`, `[]`} {

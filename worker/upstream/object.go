@@ -302,6 +302,8 @@ func (o *object) merge(delta []byte, depth int) (grown int, err error) {
 			g, err := n.mergeList(v, depth+1)
 			grown += g
 			return err
+		case n.list != nil && v[0] == '[' && len(joinArrays([]byte("[]"), v)) == len("[]"):
+			// An empty list beside one that is under way says nothing new.
 		default:
 			n.obj, n.list = nil, nil
 			grown += n.join(v)
