@@ -1,0 +1,80 @@
+package worker
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+func TestDecide(t *testing.T) {
+	after := func(o tasks.Outcome, d time.Duration) upstream.Answer {
+		return upstream.Answer{Outcome: o, HasRetryAfter: true, RetryAfter: d}
+	}
+	is := func(o tasks.Outcome) upstream.Answer { return upstream.Answer{Outcome: o} }
+	no := false
+	first := situation{attempts: 1, max: 3, random: 0.5}
+	last := situation{attempts: 3, max: 3, random: 0.5}
+	for _, c := range []struct {
+		name string
+		a    upstream.Answer
+		s    situation
+		want verdict
+	}{
+		{"success", is(tasks.Succeeded), first, verdict{status: tasks.StatusSucceeded}},
+		{"429, short", after(tasks.RateLimited, time.Second), first, verdict{status: tasks.StatusRetrying, delay: time.Second, soft: true}},
+		{"429, long", after(tasks.RateLimited, 7*time.Second), first, verdict{status: tasks.StatusRetrying, hold: 7 * time.Second}},
+		{"429, bare", is(tasks.RateLimited), first, verdict{status: tasks.StatusRetrying, hold: defaultHold}},
+		{"429 on the last attempt", after(tasks.RateLimited, 7*time.Second), last, verdict{status: tasks.StatusRetrying, hold: 7 * time.Second}},
+		{"ramp", after(tasks.RampLimited, 9*time.Second), first, verdict{status: tasks.StatusRetrying, hold: 9 * time.Second}},
+		{"spend cap", is(tasks.SpendLimited), last, verdict{status: tasks.StatusRetrying, hold: capHold}},
+		{"key refused", is(tasks.Unauthorized), last, verdict{status: tasks.StatusRetrying, hold: capHold}},
+		{"shutdown", is(tasks.HandedBack), last, verdict{status: tasks.StatusRetrying}},
+		{"500", is(tasks.ServerError), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
+		{"500, second", is(tasks.ServerError), situation{attempts: 2, max: 3, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 500 * time.Millisecond}},
+		{"529 with retry-after", after(tasks.Overloaded, 10*time.Second), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 10500 * time.Millisecond}},
+		{"500, last", is(tasks.ServerError), last, verdict{status: tasks.StatusFailed, code: tasks.AttemptsExhausted}},
+		{"500, last, but the pool is paused", is(tasks.ServerError), situation{attempts: 3, max: 3, paused: true}, verdict{status: tasks.StatusRetrying}},
+		{"timeout", is(tasks.Timeout), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
+		{"500, budget spent", is(tasks.ServerError), situation{attempts: 1, max: 3, random: 0.5, spent: true}, verdict{status: tasks.StatusRetrying, counted: true, delay: 5250 * time.Millisecond}},
+		{"500 that a retry cannot cure", upstream.Answer{Outcome: tasks.ServerError, ShouldRetry: &no}, first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"400", is(tasks.Rejected), first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"too large", is(tasks.TooLarge), first, verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}},
+	} {
+		if got := decide(c.a, c.s); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBackoffStaysBounded(t *testing.T) {
+	for attempts := 1; attempts < 1000; attempts++ {
+		if d := backoff(upstream.Answer{}, situation{attempts: attempts, random: 1}); d <= 0 || d > retryCap {
+			t.Fatalf("after %d attempts: %v", attempts, d)
+		}
+	}
+}
+
+func TestBudgetIsATenthOfTheCalls(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := newBudget()
+	b.now = func() time.Time { return now }
+	for range 200 {
+		b.call()
+	}
+	for range 20 {
+		b.retry()
+	}
+	if b.spent() {
+		t.Error("spent at 20 retries of 200 calls")
+	}
+	b.retry()
+	if !b.spent() {
+		t.Error("not spent at 21 retries of 200 calls")
+	}
+	now = now.Add(10 * time.Second)
+	if b.spent() {
+		t.Error("still spent ten seconds later")
+	}
+}

@@ -1,0 +1,389 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/worker"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const pool = "claude"
+
+// say answers as the Messages API streams "hi".
+func say(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Request-Id", "req_test")
+	for _, e := range []string{
+		`{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"usage":{"input_tokens":7,"output_tokens":1}}}`,
+		`{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`,
+		`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}`,
+		`{"type":"content_block_stop","index":0}`,
+		`{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}`,
+		`{"type":"message_stop"}`,
+	} {
+		var kind string
+		kind, _, _ = strings.Cut(strings.TrimPrefix(e, `{"type":"`), `"`)
+		fmt.Fprintf(w, "event: %s\ndata: %s\n\n", kind, e)
+	}
+}
+
+// refuse answers with a status and Anthropic's error body.
+func refuse(status int, kind string, header ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i+1 < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"type":"error","error":{"type":%q,"message":"no"}}`, kind)
+	}
+}
+
+// provider answers its calls with each of its steps in turn, the last for ever.
+type provider struct {
+	*httptest.Server
+	mu    sync.Mutex
+	steps []http.HandlerFunc
+	calls int
+}
+
+func newProvider(t *testing.T, steps ...http.HandlerFunc) *provider {
+	p := &provider{steps: steps}
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // a server notices that its caller is gone once it has read all
+		p.mu.Lock()
+		step := p.steps[min(p.calls, len(p.steps)-1)]
+		p.calls++
+		p.mu.Unlock()
+		step(w, r)
+	}))
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *provider) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls
+}
+
+// system is a worker and all that it needs, on a Redis of its own.
+type system struct {
+	t      *testing.T
+	store  *store.Store
+	feeder *queue.Feeder
+	notes  *store.Notices
+	srv    *redistest.Server
+	stop   func() // the worker, as a SIGTERM does
+}
+
+type options struct {
+	max     int
+	timeout time.Duration
+	grace   time.Duration
+	paused  *atomic.Bool
+	aof     string
+}
+
+type health struct{ paused *atomic.Bool }
+
+func (h health) Report(context.Context, string, time.Duration, upstream.Answer) bool {
+	return h.paused.Load()
+}
+
+func start(t *testing.T, p *provider, o options) *system {
+	t.Helper()
+	srv := redistest.Start(t, redistest.Options{AOF: o.aof})
+	rdb := srv.Client()
+	s := &system{t: t, srv: srv}
+	s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}})
+	var w *worker.Worker
+	s.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s.store, Every: 20 * time.Millisecond, Kick: func(_ context.Context, p string) { w.Kick(p) }})
+	gate, err := limit.New(limit.Config{Redis: rdb, Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller, err := upstream.New(upstream.Config{Provider: upstream.Provider{Name: "anthropic", Dialect: upstream.Anthropic, BaseURL: p.URL, APIKey: "k"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(caller.Close)
+	cfg := worker.Pool{Name: pool, Provider: "anthropic", Dialect: upstream.Anthropic, Caller: caller, Gate: gate, Timeout: o.timeout, MaxAttempts: o.max, Concurrency: 8}
+	if o.paused != nil {
+		cfg.Health = health{o.paused}
+	}
+	if o.grace == 0 {
+		o.grace = 10 * time.Second
+	}
+	w, err = worker.New(worker.Config{
+		Redis: srv.Client(), Record: s.store, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
+		RenewEvery: 50 * time.Millisecond, Grace: o.grace,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.notes = store.NewNotices(rdb, func(c store.Control) {
+		switch c.Verb {
+		case "cancel":
+			w.Cancel(c.What)
+		case "listen":
+			w.Listen(c.What)
+		}
+	})
+	run := func(f func(context.Context) error) (stop func()) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- f(ctx) }()
+		return sync.OnceFunc(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	stops := []func(){run(s.feeder.Run), run(s.notes.Run)}
+	s.stop = run(w.Run)
+	t.Cleanup(func() {
+		s.stop()
+		for _, stop := range stops {
+			stop()
+		}
+	})
+	return s
+}
+
+func (s *system) submit(change ...func(*tasks.Job)) string {
+	s.t.Helper()
+	j := tasks.Job{
+		ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "claude-sonnet-4-5",
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"hello"`), MaxTokens: 16, InputTokens: 5},
+	}
+	for _, c := range change {
+		c(&j)
+	}
+	_, tickets, err := s.store.Create(s.t.Context(), tasks.Submission{Job: j})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.feeder.Hand(s.t.Context(), tickets); err != nil {
+		s.t.Fatal(err)
+	}
+	return j.ID
+}
+
+func (s *system) until(id string, ok func(tasks.Job) bool) tasks.Job {
+	s.t.Helper()
+	var j tasks.Job
+	var err error
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
+		if j, err = s.store.Job(s.t.Context(), "acme", id); err == nil && ok(j) {
+			return j
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+	s.t.Fatalf("job %s never came so far: %+v, %v", id, j, err)
+	return j
+}
+
+func (s *system) final(id string) tasks.Job {
+	s.t.Helper()
+	return s.until(id, func(j tasks.Job) bool { return j.Status.Final() })
+}
+
+func outcomes(j tasks.Job) (out []tasks.Outcome) {
+	for _, a := range j.Log {
+		out = append(out, a.Outcome)
+	}
+	return out
+}
+
+func TestAJobIsAnswered(t *testing.T) {
+	p := newProvider(t, say)
+	s := start(t, p, options{})
+	j := s.final(s.submit())
+	if j.Status != tasks.StatusSucceeded || tasks.ResultText(j.Result) != "hi" || j.Usage.InputTokens != 7 || j.Usage.OutputTokens != 2 ||
+		j.Attempts != 1 || j.Provider != "anthropic" || len(j.Log) != 1 || j.Log[0].RequestID != "req_test" {
+		t.Errorf("job %+v", j)
+	}
+}
+
+func TestWhatBecomesOfEachAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		steps    []http.HandlerFunc
+		max      int
+		status   tasks.Status
+		code     tasks.ErrorCode
+		attempts int
+		outcomes string
+	}{
+		{"a fault of the provider is tried again", []http.HandlerFunc{refuse(500, "api_error"), say}, 3,
+			tasks.StatusSucceeded, "", 2, "[server_error succeeded]"},
+		{"an overload is tried again", []http.HandlerFunc{refuse(529, "overloaded_error"), say}, 3,
+			tasks.StatusSucceeded, "", 2, "[overloaded succeeded]"},
+		{"a 429 is not an attempt", []http.HandlerFunc{refuse(429, "rate_limit_error", "Retry-After", "1"), say}, 1,
+			tasks.StatusSucceeded, "", 1, "[rate_limited succeeded]"},
+		{"a long 429 holds the pool and is not an attempt", []http.HandlerFunc{refuse(429, "rate_limit_error", "Retry-After", "2"), say}, 1,
+			tasks.StatusSucceeded, "", 1, "[rate_limited succeeded]"},
+		{"a fault of the request ends the job", []http.HandlerFunc{refuse(400, "invalid_request_error"), say}, 3,
+			tasks.StatusFailed, tasks.UpstreamRejected, 1, "[rejected]"},
+		{"attempts end", []http.HandlerFunc{refuse(500, "api_error")}, 2,
+			tasks.StatusFailed, tasks.AttemptsExhausted, 2, "[server_error server_error]"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, c.steps...)
+			s := start(t, p, options{max: c.max})
+			j := s.final(s.submit())
+			var code tasks.ErrorCode
+			if j.Error != nil {
+				code = j.Error.Code
+			}
+			if j.Status != c.status || code != c.code || j.Attempts != c.attempts || fmt.Sprint(outcomes(j)) != c.outcomes {
+				t.Errorf("got %s %s after %d attempts, calls %v; want %s %s after %d, calls %s",
+					j.Status, code, j.Attempts, outcomes(j), c.status, c.code, c.attempts, c.outcomes)
+			}
+		})
+	}
+}
+
+// hang answers nothing until the caller goes away, and tells of both.
+func hang(began, gone chan<- struct{}) http.HandlerFunc {
+	return func(_ http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	}
+}
+
+func within(t *testing.T, c <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: not within 10 s", what)
+	}
+}
+
+func TestACanceledJobsCallIsCutOff(t *testing.T) {
+	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	s := start(t, newProvider(t, hang(began, gone)), options{})
+	id := s.submit()
+	within(t, began, "the call")
+	if j, err := s.store.Cancel(t.Context(), "acme", id); err != nil || j.Status != tasks.StatusCanceled {
+		t.Fatalf("cancel: %+v, %v", j, err)
+	}
+	within(t, gone, "the call's end")
+	if j := s.final(id); j.Status != tasks.StatusCanceled || j.Error.Code != tasks.CanceledByCaller || !j.Error.MaybeBilled {
+		t.Errorf("job %+v", j)
+	}
+}
+
+func TestADeadlineCutsTheCallOff(t *testing.T) {
+	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	s := start(t, newProvider(t, hang(began, gone)), options{})
+	id := s.submit(func(j *tasks.Job) { j.Deadline = time.Now().Add(300 * time.Millisecond) })
+	within(t, began, "the call")
+	within(t, gone, "the call's end")
+	if j := s.final(id); j.Status != tasks.StatusExpired || j.Error.Code != tasks.DeadlineExceeded || !j.Error.MaybeBilled {
+		t.Errorf("job %+v %+v", j, j.Error)
+	}
+}
+
+func TestShutdownFinishesCallsWithinTheGracePeriod(t *testing.T) {
+	began, release := make(chan struct{}, 1), make(chan struct{})
+	s := start(t, newProvider(t, func(w http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
+		<-release
+		say(w, r)
+	}), options{})
+	id := s.submit()
+	within(t, began, "the call")
+	stopped := make(chan struct{})
+	go func() { s.stop(); close(stopped) }()
+	close(release)
+	within(t, stopped, "the stop")
+	if j := s.final(id); j.Status != tasks.StatusSucceeded {
+		t.Errorf("job %+v", j)
+	}
+}
+
+func TestShutdownHandsBackUncounted(t *testing.T) {
+	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	s := start(t, newProvider(t, hang(began, gone)), options{grace: 50 * time.Millisecond})
+	id := s.submit()
+	within(t, began, "the call")
+	s.stop()
+	j, err := s.store.Job(t.Context(), "acme", id)
+	if err != nil || j.Status != tasks.StatusRetrying || j.Attempts != 0 || len(j.Log) != 1 || j.Log[0].Outcome != tasks.HandedBack || !j.Log[0].MaybeBilled {
+		t.Errorf("job %+v, %v", j, err)
+	}
+}
+
+// Asynq runs a task again when its completion was lost: the record says no.
+func TestAFinishedJobsTaskIsAcknowledgedUnrun(t *testing.T) {
+	p := newProvider(t, say)
+	s := start(t, p, options{})
+	id := s.submit()
+	s.final(id)
+	if err := s.feeder.Hand(t.Context(), []tasks.Ticket{{ID: id, Fence: 1, Pool: pool}}); err != nil {
+		t.Fatal(err)
+	}
+	second := s.submit()
+	s.final(second)
+	if n := p.count(); n != 2 {
+		t.Errorf("%d calls for two jobs", n)
+	}
+}
+
+// While its pool is paused, a provider's fault uses up nothing.
+func TestAPausedPoolsFaultsAreNotCounted(t *testing.T) {
+	var paused atomic.Bool
+	paused.Store(true)
+	p := newProvider(t, refuse(529, "overloaded_error"), refuse(529, "overloaded_error"), refuse(529, "overloaded_error"), say)
+	s := start(t, p, options{max: 1, paused: &paused})
+	if j := s.final(s.submit()); j.Status != tasks.StatusSucceeded || j.Attempts != 1 || len(j.Log) != 4 {
+		t.Errorf("job %+v", j)
+	}
+}
+
+// Redis is away when the answer comes: the answer is kept until it is back.
+func TestAnAnswerOutlivesAnOutageOfRedis(t *testing.T) {
+	began, release := make(chan struct{}, 1), make(chan struct{})
+	p := newProvider(t, func(w http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
+		<-release
+		say(w, r)
+	})
+	s := start(t, p, options{aof: "always"})
+	id := s.submit()
+	within(t, began, "the call")
+	s.srv.Kill()
+	close(release)
+	<-time.After(300 * time.Millisecond)
+	s.srv.Start()
+	if j := s.final(id); j.Status != tasks.StatusSucceeded || len(j.Log) != 1 {
+		t.Errorf("job %+v", j)
+	}
+	if n := p.count(); n != 1 {
+		t.Errorf("%d calls for one job", n)
+	}
+}
