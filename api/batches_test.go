@@ -14,7 +14,9 @@ import (
 func lines(t *testing.T, body []byte) (list []map[string]any) {
 	t.Helper()
 	for line := range bytes.Lines(body) {
-		conforms(t, "Result", line)
+		if len(list) < 10 {
+			conforms(t, "Result", line)
+		}
 		list = append(list, reply{Response: &http.Response{}, body: line}.json(t))
 	}
 	return list
@@ -53,7 +55,7 @@ func TestBatch(t *testing.T) {
 	}
 	s.world.succeed(jobs[0].ID, "zero")
 	s.world.succeed(jobs[440].ID, "late")
-	s.world.fail_(jobs[7].ID)
+	s.world.refuse(jobs[7].ID)
 	got := lines(t, s.call("GET", path+"/results", reader, nil).want(t, 200).body)
 	if len(got) != 3 || got[0]["custom_id"] != "c0" || got[0]["text"] != "zero" || got[1]["status"] != "failed" || got[2]["line"] != 441.0 || got[2]["attempts"] != 1.0 {
 		t.Errorf("results while it runs: %v", got)
@@ -215,7 +217,7 @@ func TestResultsThatBreakOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	s.world.break_(fmt.Errorf("gone"))
+	s.world.breakWith(fmt.Errorf("gone"))
 	if _, err := io.Copy(io.Discard, res.Body); err == nil {
 		t.Error("the answer ended as if it were whole")
 	}

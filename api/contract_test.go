@@ -203,9 +203,9 @@ func TestErrorsOfTheStore(t *testing.T) {
 	} {
 		s := serve(t)
 		job, batch := s.submit(), s.batch(hello)
-		s.world.break_(row.err)
+		s.world.breakWith(row.err)
 		for _, call := range [][3]string{
-			{"POST", "/v1/jobs", hello}, {"POST", "/v1/jobs", hello}, {"GET", "/v1/jobs", ""}, {"GET", "/v1/jobs/" + job, ""},
+			{"POST", "/v1/jobs", hello}, {"GET", "/v1/jobs", ""}, {"GET", "/v1/jobs/" + job, ""},
 			{"POST", "/v1/jobs/" + job + "/cancel", ""}, {"POST", "/v1/jobs/" + job + "/retry", ""}, {"DELETE", "/v1/jobs/" + job, ""},
 			{"GET", "/v1/jobs/" + job + "/events", ""}, {"POST", "/v1/batches", hello}, {"GET", "/v1/batches/" + batch, ""},
 			{"GET", "/v1/batches/" + batch + "/results", ""}, {"GET", "/v1/status", ""},

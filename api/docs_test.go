@@ -22,6 +22,19 @@ var docsTemplate = template.Must(template.New("docs").Funcs(template.FuncMap{
 	"anchor": func(method, path string) string {
 		return strings.ToLower(method) + strings.NewReplacer("/", "-", "{", "", "}", "", ".", "-").Replace(path)
 	},
+	// Text between back quotes is code.
+	"text": func(s string) template.HTML {
+		var b strings.Builder
+		for i, part := range strings.Split(s, "\x60") {
+			if i%2 == 1 {
+				part = "<code>" + template.HTMLEscapeString(part) + "</code>"
+			} else {
+				part = template.HTMLEscapeString(part)
+			}
+			b.WriteString(part)
+		}
+		return template.HTML(b.String()) //nolint:gosec // escaped above
+	},
 	"paragraphs": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n\n") },
 }).Parse(`<!doctype html>
 <html lang="en">
@@ -44,10 +57,10 @@ nav ul { columns: 2; padding-left: 1.2rem; } summary { cursor: pointer; }
 <body>
 <h1>{{.Title}} API</h1>
 <p>{{.Summary}} The description that this page shows: <a href="/openapi.yaml">openapi.yaml</a> (OpenAPI 3.1).</p>
-{{range paragraphs .Description}}<p>{{.}}</p>
+{{range paragraphs .Description}}<p>{{text .}}</p>
 {{end}}<h2>Authorization</h2>
 <p><code>Authorization: Bearer</code> and a JWT, on everything but the routes under “operations”.</p>
-<p>{{.Auth}}</p>
+<p>{{text .Auth}}</p>
 <nav aria-label="Calls">
 <ul>
 {{range .Tags}}{{range .Calls}}<li><a href="#{{anchor .Method .Path}}"><code>{{.Method}} {{.Path}}</code></a></li>
@@ -57,10 +70,10 @@ nav ul { columns: 2; padding-left: 1.2rem; } summary { cursor: pointer; }
 <p>{{.Description}}</p>
 {{range .Calls}}<section class="call" id="{{anchor .Method .Path}}">
 <h3><code><span class="method">{{.Method}}</span> {{.Path}}</code></h3>
-<p><strong>{{.Summary}}.</strong> {{.Description}}</p>
+<p><strong>{{.Summary}}.</strong> {{text .Description}}</p>
 {{if .Parameters}}<table>
 <tr><th>parameter</th><th>in</th><th></th></tr>
-{{range .Parameters}}<tr><td><code>{{.Name}}</code></td><td>{{.In}}</td><td>{{.Description}}</td></tr>
+{{range .Parameters}}<tr><td><code>{{.Name}}</code></td><td>{{.In}}</td><td>{{text .Description}}</td></tr>
 {{end}}</table>
 {{end}}{{range .Bodies}}<details><summary>Body <code>{{.Type}}</code></summary>
 {{if .Example}}<pre>{{.Example}}</pre>
@@ -68,11 +81,11 @@ nav ul { columns: 2; padding-left: 1.2rem; } summary { cursor: pointer; }
 {{end}}</details>
 {{end}}<table>
 <tr><th>status</th><th>answer</th></tr>
-{{range .Responses}}<tr><td>{{.Status}}</td><td>{{.Description}}</td></tr>
+{{range .Responses}}<tr><td>{{.Status}}</td><td>{{text .Description}}</td></tr>
 {{end}}</table>
 </section>
 {{end}}{{end}}<h2>schemas</h2>
-{{range .Schemas}}<details id="schema-{{.Name}}"><summary><code>{{.Name}}</code> {{.Description}}</summary>
+{{range .Schemas}}<details id="schema-{{.Name}}"><summary><code>{{.Name}}</code> {{text .Description}}</summary>
 <pre>{{.Schema}}</pre>
 </details>
 {{end}}</body>

@@ -128,17 +128,13 @@ func TestEventsResumeExactly(t *testing.T) {
 		t.Errorf("%d bytes came of %d", len(g.text[1]), len(text))
 	}
 	g.ended()
-	// Two readers of the stream's own ids never see a status twice.
+	// After each event of a stream comes exactly the rest of it.
 	h := s.follow(t, id)
 	var ids []string
 	h.until("done", func(e event) bool { ids = append(ids, e.id); return e.name == "done" })
 	for i, from := range ids[:len(ids)-1] {
 		k := s.follow(t, id, "Last-Event-ID", from)
-		k.text[1] = strings.Repeat("x", len(text)) // each offset is checked against it
 		var rest []string
-		if i == 0 && h.names[0] != "delta" {
-			k.text[1] = ""
-		}
 		k.until("done", func(e event) bool { rest = append(rest, e.id); return e.name == "done" })
 		if len(rest) != len(ids)-1-i || rest[len(rest)-1] != ids[len(ids)-1] {
 			t.Errorf("after %s came %v, want the tail of %v", from, rest, ids)

@@ -156,6 +156,7 @@ func TestHostileBodies(t *testing.T) {
 
 		{"129 levels", `{"request":` + deep(129) + `}`, 400, "nested"},
 		{"100,000 levels", `{"request":` + deep(100_000) + `}`, 400, "nested"},
+		{"129 levels after a string with quotes", `{"a\\\"[":"\\\\","request":` + deep(129) + `}`, 400, "nested"},
 		{"100,000 open lists", strings.Repeat("[", 100_000), 400, "nested"},
 	}
 	if len(rows) < 60 {
@@ -274,7 +275,7 @@ func TestBodySizes(t *testing.T) {
 	s.call("POST", "/v1/jobs", writer, zip(t, body(most)), gz...).want(t, 202)
 	s.call("POST", "/v1/jobs", writer, zip(t, body(most+1)), gz...).want(t, 413, "body_too_large")
 	s.call("POST", "/v1/jobs", writer, zip(t, body(most), " "), gz...).want(t, 413, "body_too_large")
-	s.call("POST", "/v1/jobs", writer, zip(t, strings.Repeat("a", 10<<20)), gz...).want(t, 413, "body_too_large")
+	s.call("POST", "/v1/jobs", writer, zip(t, strings.Repeat("a", 2<<20)), gz...).want(t, 413, "body_too_large")
 	s.call("POST", "/v1/jobs", writer, zip(t, hello)[:20], gz...).want(t, 400)
 	s.call("POST", "/v1/jobs", writer, append(zip(t, hello), "rest"...), gz...).want(t, 400)
 	broken := zip(t, body(most))
@@ -387,7 +388,7 @@ func FuzzSubmit(f *testing.F) {
 			if status != 400 && status != 413 && status != 422 {
 				t.Fatalf("refused with %d: %s", status, detail)
 			}
-			if !json.Valid([]byte(`"`+strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(detail)+`"`)) && strings.IndexFunc(detail, func(r rune) bool { return r < ' ' }) >= 0 {
+			if strings.IndexFunc(detail, func(r rune) bool { return r < ' ' }) >= 0 {
 				t.Fatalf("the detail holds control characters: %q", detail)
 			}
 			return

@@ -369,7 +369,7 @@ func TestList(t *testing.T) {
 	s.call("POST", "/v1/jobs", other, hello).want(t, 202)
 	s.call("POST", "/v1/jobs", writer, `{"model":"gpt-5","prompt":"x"}`).want(t, 202)
 	s.world.start(ids[1])
-	s.world.fail_(ids[1])
+	s.world.refuse(ids[1])
 
 	type page struct {
 		Data []struct{ ID, Status, Model string }

@@ -163,11 +163,8 @@ func (a *API) answerError(err error, c echo.Context) {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(seconds(p.retryAfter), 10))
 	}
-	if k.status == http.StatusServiceUnavailable || k.status == http.StatusRequestEntityTooLarge || k.status == http.StatusRequestTimeout {
-		// The rest of the body may never be read.
-		if c.Request().ContentLength != 0 {
-			h.Set("Connection", "close")
-		}
+	if k.status == http.StatusRequestEntityTooLarge || k.status == http.StatusRequestTimeout {
+		h.Set("Connection", "close") // the rest of the body will not be read
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", problemContentType)

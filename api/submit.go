@@ -63,29 +63,42 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) 
 // checkDepth refuses arrays and objects nested deeper than any prompt needs,
 // before anything recurses into them.
 func checkDepth(body []byte) error {
-	depth, inString := 0, false
+	depth := 0
 	for i := 0; i < len(body); i++ {
 		switch body[i] {
 		case '"':
-			inString = !inString
-		case '\\':
-			if inString {
-				i++
+			n := stringEnd(body[i+1:])
+			if n < 0 {
+				return nil // unfinished: the parser will say so
 			}
+			i += 1 + n
 		case '[', '{':
-			if inString {
-				continue
-			}
 			if depth++; depth > maxDepth {
 				return fail(invalidJSON, "Arrays and objects are nested deeper than %d levels.", maxDepth)
 			}
 		case ']', '}':
-			if !inString {
-				depth--
-			}
+			depth--
 		}
 	}
 	return nil
+}
+
+// stringEnd returns where the quote is that ends a string, -1 for nowhere.
+func stringEnd(rest []byte) int {
+	for from := 0; ; {
+		n := bytes.IndexByte(rest[from:], '"')
+		if n < 0 {
+			return -1
+		}
+		end, escapes := from+n, 0
+		for escapes < n && rest[end-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return end
+		}
+		from = end + 1
+	}
 }
 
 // syntax turns an error of the JSON parser into a problem that says where, and

@@ -57,7 +57,7 @@ func (w *world) newID(prefix string) string {
 	return fmt.Sprintf("%s_%026d", prefix, w.seq)
 }
 
-func (w *world) break_(err error) {
+func (w *world) breakWith(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fail = err
@@ -487,7 +487,7 @@ func (w *world) succeed(id, text string) {
 	}))
 }
 
-func (w *world) fail_(id string) {
+func (w *world) refuse(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	must(w.move(w.jobs[id], tasks.MoveFail, func(j *tasks.Job) {
