@@ -1,12 +1,20 @@
 package main
 
-import "time"
+import (
+	"context"
+	"fmt"
+	"time"
+)
 
 // CLI is the command line.
 type CLI struct {
 	ConfigFile string `name:"config" placeholder:"FILE" help:"Configuration file (default: $SLUICE_CONFIG, else sluice.yaml if it is there)."`
 	LogLevel   string `placeholder:"LEVEL" help:"debug, info, warn or error (default: $SLUICE_LOG_LEVEL, else info)."`
 
+	Run         RunCmd         `cmd:"" help:"Drain a file of prompts at the allowed pace, with no server."`
+	Dev         DevCmd         `cmd:"" help:"Everything in one process: API, worker, console, asynqmon."`
+	API         APICmd         `cmd:"" name:"api" help:"Run the API and the console."`
+	Worker      WorkerCmd      `cmd:"" help:"Run a worker."`
 	Submit      SubmitCmd      `cmd:"" help:"Submit a job and print it."`
 	Get         GetCmd         `cmd:"" help:"Print a job."`
 	Watch       WatchCmd       `cmd:"" help:"Print a job's text as it is produced; exit 0 when it succeeds."`
@@ -22,6 +30,15 @@ type CLI struct {
 // DevCmd is everything in one process.
 type DevCmd struct {
 	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}
+
+// Run serves until ctx ends.
+func (c *DevCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	return dev(ctx, cfg, c.Grace, env.Log, env.Stdout, env.Stderr)
 }
 
 // RunCmd is the main job with no server.
@@ -43,4 +60,50 @@ type APICmd struct {
 // WorkerCmd is the role that asks the providers.
 type WorkerCmd struct {
 	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}
+
+// Run drains the file. Its log holds warnings only, unless a level was asked
+// for: the summary says the rest.
+func (c *RunCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	if c.MaxTokens < 1 {
+		return wrongUsage{fmt.Errorf("--max-tokens has to be at least 1")}
+	}
+	log := env.Log
+	if !env.levelSet {
+		if log, err = newLog(env.Stderr, "warn"); err != nil {
+			return err
+		}
+	}
+	return run(ctx, cfg, runOptions{
+		File: c.File, Out: c.Out, Model: c.Model, MaxTokens: c.MaxTokens, Fresh: c.Fresh,
+		Progress: !c.NoProgress && terminal(env.Stderr), Grace: c.Grace,
+	}, log, env.Stdin, env.Stdout, env.Stderr)
+}
+
+// Run serves until ctx ends.
+func (c *APICmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	secret := []byte(cfg.Auth.HMACSecret)
+	if len(secret) == 0 && cfg.Auth.JWKSURL == "" && cfg.Auth.JWKSFile == "" {
+		if secret, err = cfg.Secret(); err != nil {
+			return err
+		}
+	}
+	return serveAPI(ctx, cfg, roles{api: true}, env.Log, secret, nil)
+}
+
+// Run works until ctx ends.
+func (c *WorkerCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	return serveWorker(ctx, cfg, c.Grace, env.Log)
 }

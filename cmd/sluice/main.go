@@ -40,8 +40,9 @@ type Env struct {
 	Environ        []string
 	Log            *slog.Logger
 
-	vars   environment
-	config string // --config
+	vars     environment
+	config   string // --config
+	levelSet bool   // somebody asked for a log level
 }
 
 // Config reads the configuration. Its error names every fault.
@@ -101,6 +102,7 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 		return 2
 	}
 	env.config = cli.ConfigFile
+	env.levelSet = firstSet(cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"]) != ""
 	if env.Log, err = newLog(stderr, firstSet(cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"], "info")); err != nil {
 		fmt.Fprintf(stderr, "sluice: %v\n", err)
 		return 2

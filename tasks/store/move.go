@@ -104,9 +104,9 @@ func full(limit, waiting int64) error {
 }
 
 // SaveAnswer keeps what was answered to the first request with a key, for as
-// long as the key is remembered.
+// long as the key is remembered. The first one saved stays.
 func (s *Store) SaveAnswer(ctx context.Context, tenant, key string, answer []byte) error {
-	if err := s.rdb.HSet(ctx, prefix+"i:"+tenant+":"+key, "ans", answer).Err(); err != nil {
+	if err := s.rdb.HSetNX(ctx, prefix+"i:"+tenant+":"+key, "ans", answer).Err(); err != nil {
 		return fmt.Errorf("save the answer of a key: %w", known(err))
 	}
 	return nil

@@ -50,6 +50,31 @@ func (s *Store) each(ctx context.Context, ids []string) ([]tasks.Job, error) {
 	return jobs, nil
 }
 
+// Ended returns those of ids whose job is final or gone.
+func (s *Store) Ended(ctx context.Context, ids []string) ([]string, error) {
+	var ended []string
+	for len(ids) > 0 {
+		n := min(1000, len(ids))
+		cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, id := range ids[:n] {
+				p.HGet(ctx, prefix+"j:"+id, "s")
+			}
+			return nil
+		})
+		if err != nil && err != redis.Nil {
+			return nil, fmt.Errorf("look at %d jobs: %w", n, known(err))
+		}
+		for i, c := range cmds {
+			status, err := c.(*redis.StringCmd).Result()
+			if err == redis.Nil || err == nil && tasks.Status(status).Final() {
+				ended = append(ended, ids[i])
+			}
+		}
+		ids = ids[n:]
+	}
+	return ended, nil
+}
+
 // A page of a filtered list reads at most so many jobs, so that a rare status
 // among a million jobs costs several pages, not one slow answer.
 const (

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// jobs is the store as the API sees it: whatever a move makes room for is
+// handed to Asynq within the call. A job that could not be handed over is
+// accepted all the same; a sweep finds it.
+type jobs struct {
+	*store.Store
+	feeder *queue.Feeder
+	log    *slog.Logger
+}
+
+func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
+	if len(list) == 0 {
+		return
+	}
+	// The record is durable: the caller's going away must not stop the rest.
+	if err := j.feeder.Hand(context.WithoutCancel(ctx), list); err != nil {
+		j.log.Warn("jobs were not handed to the queue yet", "error", err)
+	}
+}
+
+// Submit stores a job and hands it over.
+func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
+	made, tickets, err := j.Create(ctx, s)
+	if err != nil {
+		return tasks.Accepted{}, err
+	}
+	if made[0].Err != nil {
+		return tasks.Accepted{}, made[0].Err
+	}
+	j.hand(ctx, tickets)
+	a := made[0].Accepted
+	if a.Replayed {
+		// What is told of it is how it stands now, unless its answer was kept; no
+		// job at all when it was deleted since.
+		a.Job, err = j.Job(ctx, s.Job.Tenant, a.Job.ID)
+		if errors.Is(err, tasks.ErrNotFound) {
+			a.Job, err = tasks.Job{}, nil
+		}
+	}
+	return a, err
+}
+
+// Retry queues a finished job again.
+func (j jobs) Retry(ctx context.Context, tenant, id string) (tasks.Job, error) {
+	job, tickets, err := j.Requeue(ctx, tenant, id)
+	if err == nil {
+		j.hand(ctx, tickets)
+	}
+	return job, err
+}
+
+// CommitBatch accepts a batch and puts its lines into the backlogs. Once it is
+// accepted, what is cut off here is gone on with by a sweep.
+func (j jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
+	tenant, err := j.Store.CommitBatch(ctx, id, c)
+	if err != nil {
+		return tasks.Batch{}, err
+	}
+	if err := j.feeder.Unfold(context.WithoutCancel(ctx), id); err != nil {
+		j.log.Warn("a batch waits for the sweep to go on", "batch", id, "error", err)
+	}
+	return j.Batch(ctx, tenant, id)
+}

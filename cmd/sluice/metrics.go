@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// backlogMetrics reads what waits and runs at each scrape. Every process
+// reports the same, since it is Redis's; take the maximum, not the sum.
+type backlogMetrics struct{ p *pools }
+
+var (
+	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants.", []string{"pool"}, nil)
+	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes.", []string{"pool"}, nil)
+	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits; 0 when none does.", []string{"pool"}, nil)
+)
+
+// Describe lists the metrics.
+func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc} {
+		ch <- d
+	}
+}
+
+// Collect reads them; a Redis that is away leaves them out.
+func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	list, err := m.p.Status(ctx)
+	if err != nil {
+		return
+	}
+	for _, p := range list {
+		gauge := func(d *prometheus.Desc, v float64) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, p.Name)
+		}
+		gauge(backlogDesc, float64(p.Queued))
+		gauge(runningDesc, float64(p.Running))
+		oldest := 0.0
+		if !p.OldestQueuedAt.IsZero() && p.Queued > 0 {
+			oldest = time.Since(p.OldestQueuedAt).Seconds()
+		}
+		gauge(oldestDesc, oldest)
+	}
+}

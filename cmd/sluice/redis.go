@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks/redisd"
+)
+
+// redisConn is this process's way to Redis, embedded or not.
+type redisConn struct {
+	embedded *redisd.Server // nil: an external Redis
+	target   RedisTarget
+	calls    *atomic.Int64
+	notices  []string
+	opened   []redis.UniversalClient
+	registry prometheus.Registerer
+}
+
+// openRedis starts the embedded Redis or reaches the configured one. An
+// external one that cannot be reached is not an error: it may come.
+func openRedis(ctx context.Context, cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*redisConn, error) {
+	r := &redisConn{calls: new(atomic.Int64), registry: reg}
+	if cfg.Redis.URL == "" {
+		if cfg.DataDir == "" {
+			return nil, errors.New("data_dir is needed for the embedded Redis; or set redis.url")
+		}
+		server, err := redisd.Start(ctx, redisd.Config{Dir: cfg.DataDir, AllowMemory: true, Log: log})
+		if err != nil {
+			return nil, fmt.Errorf("start the embedded Redis: %w", err)
+		}
+		r.embedded = server
+		if n := server.Notice(); n != "" {
+			r.notices = append(r.notices, n)
+		}
+	} else {
+		target, err := ParseRedis(cfg.Redis.URL)
+		if err != nil {
+			return nil, fmt.Errorf("redis.url: %w", err)
+		}
+		r.target = target
+		c := r.client(0)
+		askCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		notices, err := redisd.Inspect(askCtx, c)
+		if err != nil {
+			log.Warn("redis cannot be reached yet", "error", err)
+		}
+		r.notices = notices
+	}
+	for _, n := range r.notices {
+		log.Warn(n, "part", "redis")
+	}
+	if reg != nil {
+		reg.MustRegister(
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "sluice_redis_calls_total", Help: "Round trips to Redis; a pipeline is one.",
+			}, func() float64 { return float64(r.calls.Load()) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "sluice_redis_durable", Help: "1 when accepted jobs survive a restart of Redis, as far as can be told.",
+			}, func() float64 {
+				if len(r.notices) == 0 {
+					return 1
+				}
+				return 0
+			}),
+		)
+	}
+	return r, nil
+}
+
+// client opens a client with room for so many connections at once; 0 means the
+// library's own.
+func (r *redisConn) client(conns int) redis.UniversalClient {
+	var c redis.UniversalClient
+	switch {
+	case r.embedded != nil:
+		o := *r.embedded.Options()
+		o.PoolSize = conns
+		c = redis.NewClient(&o)
+	case r.target.Single != nil:
+		o := *r.target.Single
+		o.PoolSize = conns
+		c = redis.NewClient(&o)
+	case r.target.Sentinel != nil:
+		o := *r.target.Sentinel
+		o.PoolSize = conns
+		c = redis.NewFailoverClient(&o)
+	default:
+		o := *r.target.Cluster
+		o.PoolSize = conns
+		c = redis.NewClusterClient(&o)
+	}
+	c.AddHook(callCounter{r.calls})
+	r.opened = append(r.opened, c)
+	return c
+}
+
+// close closes every client, then the embedded server.
+func (r *redisConn) close() error {
+	var errs []error
+	for _, c := range r.opened {
+		errs = append(errs, c.Close())
+	}
+	if r.embedded != nil {
+		errs = append(errs, r.embedded.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// run supervises the embedded server until ctx ends.
+func (r *redisConn) run(ctx context.Context) error {
+	if r.embedded == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return r.embedded.Run(ctx)
+}
+
+// lent is a client that asynqmon may use and must not close.
+type lent struct{ redis.UniversalClient }
+
+// MakeRedisClient is what Asynq asks of a connection.
+func (l lent) MakeRedisClient() interface{} { return l.UniversalClient }
+
+// Close leaves the client open: its owner closes it.
+func (l lent) Close() error { return nil }
+
+// callCounter counts round trips.
+type callCounter struct{ n *atomic.Int64 }
+
+func (c callCounter) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (c callCounter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.n.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+func (c callCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.n.Add(1)
+		return next(ctx, cmds)
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/auth"
+)
+
+// serveAPI runs the API and the console, alone or with a worker in the same
+// process. ready, if set, is called with the address once it listens.
+func serveAPI(ctx context.Context, cfg *Config, r roles, log *slog.Logger, secret []byte, ready func(url string)) error {
+	s, err := newService(ctx, cfg, r, log)
+	if err != nil {
+		return err
+	}
+	err = s.serveAPI(ctx, secret, ready)
+	return errors.Join(err, s.close())
+}
+
+func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url string)) error {
+	l, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	public := s.cfg.PublicFor(l.Addr())
+	a, err := s.newAPI(public, secret)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return s.run(ctx,
+		func(ctx context.Context) error {
+			if ready != nil {
+				ready(public)
+			}
+			s.log.Info("listening", "address", l.Addr().String())
+			return serve(ctx, l, a.Handler(), s.log, a.Drain)
+		},
+		s.serveOps,
+	)
+}
+
+// serveWorker runs a worker.
+func serveWorker(ctx context.Context, cfg *Config, grace time.Duration, log *slog.Logger) error {
+	s, err := newService(ctx, cfg, roles{worker: true, grace: grace}, log)
+	if err != nil {
+		return err
+	}
+	if cfg.UsesFake() {
+		log.Warn(fakeNotice)
+	}
+	log.Info("worker started", "pools", len(cfg.Pools))
+	return errors.Join(s.run(ctx, s.serveOps), s.close())
+}
+
+// dev runs everything in one process and says how to use it.
+func dev(ctx context.Context, cfg *Config, grace time.Duration, log *slog.Logger, stdout, stderr io.Writer) error {
+	secret, err := cfg.EnsureSecret()
+	if err != nil {
+		return err
+	}
+	token, err := auth.Mint(auth.MintConfig{
+		Secret: secret, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, Subject: "dev", Tenant: "dev",
+		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeWebhooksWrite, auth.ScopeMonitor, auth.ScopeAdmin},
+		TTL:    cfg.Auth.MaxLifetime,
+	})
+	if err != nil {
+		return err
+	}
+	if cfg.UsesFake() {
+		fmt.Fprintln(stderr, "sluice: "+fakeNotice)
+	}
+	return serveAPI(ctx, cfg, roles{api: true, worker: true, grace: grace}, log, secret, func(url string) {
+		fmt.Fprintf(stdout, "API      %s\nconsole  %s/   (sign in with the token)\nmonitor  %s/monitoring\ndocs     %s/docs\n\nexport SLUICE_URL=%s\nexport SLUICE_TOKEN=%s\n",
+			url, url, url, url, url, token)
+	})
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // it never fails
+	return b
+}
+
+// pauseFromConsole and resumeFromConsole are the console's buttons.
+func (p *pools) pauseFromConsole(ctx context.Context, pool, reason string) error {
+	return p.Pause(ctx, pool, reason, "console")
+}
+
+func (p *pools) resumeFromConsole(ctx context.Context, pool string) error {
+	return p.Resume(ctx, pool, "console")
+}
+
+var (
+	_ api.Jobs        = jobs{}
+	_ api.Batches     = jobs{}
+	_ api.Pools       = (*pools)(nil)
+	_ api.PoolControl = (*pools)(nil)
+)
