@@ -1,13 +1,13 @@
 -- The part that every script of this package begins with: it reads the gate,
 -- brings it up to Redis's present, and offers the moves that the scripts make.
 --
--- KEYS[1] gate     hash  the state: every field that `s` has below
+-- KEYS[1] gate     string the state, JSON: every field that `s` has below
 -- KEYS[2] held     zset  reservation -> when it is settled unasked, s
--- KEYS[3] booked   hash  reservation -> "holder send ein eout speed vin vout est class"
--- KEYS[4] classes  hash  class -> "n mean var ia ie ir i2 lat": what its calls have used
--- KEYS[5] transit  zset  reservation -> when the provider will have charged its arrival, s
+-- KEYS[3] booked   hash  reservation -> JSON [holder, send, ein, eout, speed, vin, vout, est, class]
+-- KEYS[4] classes  hash  class -> JSON [n, mean, var, ia, ie, ir, i2, lat]: what its calls have used
+-- KEYS[5] ahead    zset  reservation -> its send time, while that lies ahead, s
 -- KEYS[6] waiting  zset  holder -> its place in the line for a concurrency slot
--- KEYS[7] wants    hash  holder -> "key est max class", what it waits with
+-- KEYS[7] wants    hash  holder -> JSON [key, est, max, class], what it waits with
 -- KEYS[8] holders  zset  holder -> end of its lease, s
 --
 -- ARGV[1] now, s (only tests give it; empty: Redis TIME)    ARGV[2] the caller, a holder
@@ -20,20 +20,16 @@
 --
 -- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level (L1..L3) is
 -- what the provider's bucket will hold once every granted call is done, so it
--- may be negative. Times are seconds of Redis's clock.
+-- may be negative. Times are seconds since the epoch began, by Redis's clock;
+-- the epoch itself is the microsecond in which it began.
 
 local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local TRANSIT, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[11]
+local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
 local KEEP = tonumber(ARGV[12])
 local HORIZON, QUIET, STAIR = 30, 20, 5
 local LV, BIAS, LIM, CFG, USED, MEAN = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'},
   {'c1', 'c2', 'c3'}, {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
-
-local function F(x)
-  if type(x) == 'number' then return string.format('%.17g', x) end
-  return tostring(x)
-end
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -41,38 +37,36 @@ if not now then
   now = tonumber(c[1]) + tonumber(c[2]) / 1e6
 end
 
-local raw, s = {}, {}
-do
-  local f = redis.call('HGETALL', GATE)
-  for i = 1, #f, 2 do
-    raw[f[i]] = f[i + 1]
-    if f[i] == 'why' then s.why = f[i + 1] else s[f[i]] = tonumber(f[i + 1]) end
-  end
-end
+local s = redis.call('GET', GATE)
+if s then s = cjson.decode(s) end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned. A
 -- clock more than a minute behind our last write is a state that cannot be used.
 local lost = false
-if s.epoch and s.t - now > 60 then
-  lost = true
-  s.epoch = nil
+if s then
+  local at = now - tonumber(s.epoch) / 1e6
+  if s.t - at > 60 then
+    s, lost = nil, true
+  else
+    now = at
+  end
 end
-if not s.epoch then
-  lost = lost or known > 0
-  redis.call('DEL', GATE, HELD, BOOKED, CLASSES, TRANSIT, WAITING, WANTS, HOLDERS)
-  raw = {}
+if not s then
+  lost = lost or known ~= '0'
+  redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
   s = {
-    epoch = math.floor(now * 1e6), born = now, t = now, quiet = now + QUIET,
-    hold = lost and now + 1 or 0, why = lost and 'state lost' or '',
-    pace = 1, slow = 1, slow_t = now, soft = 1, s1 = 0, s2 = 0,
-    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0,
-    b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = now, seq = 0, bind = 0, bind_t = 0,
+    epoch = string.format('%.0f', now * 1e6), t = 0, quiet = QUIET, checked = 0,
+    hold = lost and 1 or 0, why = lost and 'state lost' or '',
+    pace = 1, slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
+    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0,
+    b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = 0, seq = 0, bind = 0, bind_t = 0,
   }
-elseif known > 0 and known ~= s.epoch then
+  now = 0
+elseif known ~= '0' and known ~= s.epoch then
   -- Somebody who could not know that state was lost made this epoch.
   lost = true
-  if now < s.born + 1 and s.hold < s.born + 1 then s.hold, s.why = s.born + 1, 'state lost' end
+  if now < 1 and s.hold < 1 then s.hold, s.why = 1, 'state lost' end
 end
 if now < s.t then now = s.t end
 
@@ -139,12 +133,13 @@ local function delay(credit)
 end
 
 local inflight = redis.call('ZCARD', HELD)
-if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi = 0, 0, 0, 0, 0 end
+if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi, s.un = 0, 0, 0, 0, 0, 0 end
 
 -- undrawn: output that running calls are still expected to draw: all that is
--- expected of them, less what each has drawn at its class's speed so far.
+-- expected of them, less what each has drawn at its class's speed so far. The
+-- speed of a class of which no call has ended yet is not known: 0, and counted in un.
 local function undrawn()
-  local u = s.so - s.sa * (now - s.born) + s.sb
+  local u = s.so - s.sa * now + s.sb
   return math.max(-s.so, math.min(s.so, u))
 end
 
@@ -163,21 +158,23 @@ local function guard(d, v)
   elseif d == 2 then
     return math.min(500 + 4 * math.sqrt(math.max(0, s.vi + v)), B[2] / 2)
   end
-  return math.min(500 + 4 * math.sqrt(math.max(0, s.vo + v)), B[3] / 2 - undrawn())
+  -- Long calls keep much of a small bucket for what they are yet to draw: then
+  -- the provider's level is held at the middle, but no deeper in debt than what
+  -- flows in while they draw it.
+  local g = 500 + 4 * math.sqrt(math.max(0, s.vo + v))
+  return math.min(g, math.max(B[3] / 2 - undrawn(), g - r[3] * (s.ml or 0) / 2))
 end
 
 local function parse(b)
-  local holder, send, ein, eout, speed, vin, vout, est, class =
-    string.match(b, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$')
+  b = cjson.decode(b)
   return {
-    holder = holder, send = tonumber(send), ein = tonumber(ein), eout = tonumber(eout), speed = tonumber(speed),
-    vin = tonumber(vin), vout = tonumber(vout), est = tonumber(est), class = class,
+    holder = b[1], send = b[2], ein = b[3], eout = b[4], speed = b[5], vin = b[6], vout = b[7], est = b[8], class = b[9],
   }
 end
 
 local function book(key, b)
-  redis.call('HSET', BOOKED, key, table.concat({b.holder, F(b.send), F(b.ein), F(b.eout), F(b.speed),
-    F(b.vin), F(b.vout), F(b.est), b.class}, ' '))
+  redis.call('HSET', BOOKED, key,
+    cjson.encode({b.holder, b.send, b.ein, b.eout, b.speed, b.vin, b.vout, b.est, b.class}))
 end
 
 -- fetch reads a reservation; one whose fields are gone is forgotten.
@@ -185,12 +182,12 @@ local function fetch(key)
   local b = redis.call('HGET', BOOKED, key)
   if b then return parse(b) end
   redis.call('ZREM', HELD, key)
-  redis.call('ZREM', TRANSIT, key)
+  redis.call('ZREM', AHEAD, key)
   return nil
 end
 
 local function charged(key, b)
-  if redis.call('ZREM', TRANSIT, key) == 1 then
+  if redis.call('ZREM', AHEAD, key) == 1 then
     s.U1, s.U2 = s.U1 - 1, s.U2 - b.ein
   end
 end
@@ -198,50 +195,56 @@ end
 -- drop ends a reservation and leaves its debit: the level stands as expected.
 local function drop(key, b)
   charged(key, b)
-  s.so, s.sa, s.sb = s.so - b.eout, s.sa - b.speed, s.sb - b.speed * (b.send - s.born)
+  s.so, s.sa, s.sb = s.so - b.eout, s.sa - b.speed, s.sb - b.speed * b.send
   s.vo, s.vi = s.vo - b.vout, s.vi - b.vin
+  if b.speed == 0 then s.un = s.un - 1 end
   redis.call('ZREM', HELD, key)
   redis.call('HDEL', BOOKED, key)
   inflight = inflight - 1
-  if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi = 0, 0, 0, 0, 0 end
+  if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi, s.un = 0, 0, 0, 0, 0, 0 end
 end
 
--- Arrivals that the provider has charged by now.
+-- Slots whose time has come are charged from now on. The way to the provider is
+-- not counted: it delays all calls alike, and for its jitter there is the guard.
 if s.U1 ~= 0 or s.U2 ~= 0 then
-  local due = redis.call('ZRANGEBYSCORE', TRANSIT, '-inf', F(now))
+  local due = redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)
   for _, key in ipairs(due) do
     local b = fetch(key)
     if b then charged(key, b) end
   end
-  if redis.call('ZCARD', TRANSIT) == 0 then s.U1, s.U2 = 0, 0 end
+  if redis.call('ZCARD', AHEAD) == 0 then s.U1, s.U2 = 0, 0 end
 end
 
--- Calls that were never settled, and those of holders that are gone.
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, '-inf', F(now))) do
-  local b = fetch(key)
-  if b then drop(key, b) end
-end
-if inflight > 0 and now - s.t > LEASE / 2 then
-  -- Nobody, not even a renewal, came through for long: Redis was away, not they.
-  for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
-    redis.call('ZADD', HOLDERS, F(now + LEASE), h)
+-- Calls that were never settled, and those of holders that are gone. Often enough.
+local function upkeep()
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, '-inf', now)) do
+    local b = fetch(key)
+    if b then drop(key, b) end
   end
-else
-  local gone = redis.call('ZRANGEBYSCORE', HOLDERS, '-inf', F(now))
-  if #gone > 0 then
-    local dead = {}
-    for _, h in ipairs(gone) do
-      dead[h] = true
-      redis.call('ZREM', HOLDERS, h)
-      redis.call('ZREM', WAITING, h)
-      redis.call('HDEL', WANTS, h)
+  if inflight > 0 and now - s.t > LEASE / 2 then
+    -- Nobody, not even a renewal, came through for long: Redis was away, not they.
+    for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
+      redis.call('ZADD', HOLDERS, now + LEASE, h)
     end
-    for _, key in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
-      local b = fetch(key)
-      if b and dead[b.holder] then drop(key, b) end
+  else
+    local gone = redis.call('ZRANGEBYSCORE', HOLDERS, '-inf', now)
+    if #gone > 0 then
+      local dead = {}
+      for _, h in ipairs(gone) do
+        dead[h] = true
+        redis.call('ZREM', HOLDERS, h)
+        redis.call('ZREM', WAITING, h)
+        redis.call('HDEL', WANTS, h)
+      end
+      for _, key in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
+        local b = fetch(key)
+        if b and dead[b.holder] then drop(key, b) end
+      end
     end
   end
+  s.checked = now
 end
+if now - s.t > LEASE / 2 or now - s.checked >= 0.5 then upkeep() end
 
 -- Refill. The clip: what is expected to be left, plus what is granted and not
 -- yet charged, can never be more than the provider's bucket holds.
@@ -261,19 +264,7 @@ do
 end
 
 local function save()
-  local set, del = {}, {}
-  for k, v in pairs(s) do
-    local x = F(v)
-    if raw[k] ~= x then
-      set[#set + 1] = k
-      set[#set + 1] = x
-    end
-  end
-  for k in pairs(raw) do
-    if s[k] == nil then del[#del + 1] = k end
-  end
-  if #set > 0 then redis.call('HSET', GATE, unpack(set)) end
-  if #del > 0 then redis.call('HDEL', GATE, unpack(del)) end
+  redis.call('SET', GATE, cjson.encode(s))
 end
 
 local seen = {}
@@ -283,9 +274,8 @@ local function stats(class)
   c = {n = 0, mean = 0, var = 0, ia = 0, ie = 0, ir = 0, i2 = 0, lat = 0}
   local x = redis.call('HGET', CLASSES, class)
   if x then
-    local n, mean, var, ia, ie, ir, i2, lat = string.match(x, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
-    c = {n = tonumber(n), mean = tonumber(mean), var = tonumber(var), ia = tonumber(ia), ie = tonumber(ie),
-      ir = tonumber(ir), i2 = tonumber(i2), lat = tonumber(lat)}
+    x = cjson.decode(x)
+    c = {n = x[1], mean = x[2], var = x[3], ia = x[4], ie = x[5], ir = x[6], i2 = x[7], lat = x[8]}
   end
   seen[class] = c
   return c
@@ -307,8 +297,7 @@ local function learn(b, yin, yout)
     c.ir = c.ir + w * (miss * miss - c.ir)
     c.i2 = c.i2 + w * (b.est * b.est - c.i2)
   end
-  redis.call('HSET', CLASSES, b.class, table.concat({F(c.n), F(c.mean), F(c.var), F(c.ia), F(c.ie), F(c.ir),
-    F(c.i2), F(c.lat)}, ' '))
+  redis.call('HSET', CLASSES, b.class, cjson.encode({c.n, c.mean, c.var, c.ia, c.ie, c.ir, c.i2, c.lat}))
 end
 
 -- ask books a slot: 'ok' and the wait until its send time, or why not and when
@@ -317,18 +306,20 @@ end
 local function ask(holder, key, class, est, max)
   local old = redis.call('HGET', BOOKED, key)
   if old then return 'ok', math.max(0, parse(old).send - now) end
-  if now < s.hold then return 'hold', s.hold - now end
+  if now < s.hold then return 'hold', math.max(0.0005, s.hold - now) end
   if s.conc > 0 and inflight >= s.conc then return 'full', 0 end
 
   local c = stats(class)
-  local mean, var, lat = c.mean, c.var, c.lat
-  if c.n < 1 then
-    mean = 512
-    if max > 0 then mean = math.min(max / 4, 512) end
-    lat = 1 + mean / 50
+  local mean, var, lat, speed = c.mean, c.var, c.lat, 0
+  if c.n > 0 then speed = mean / lat end
+  -- Nothing known, or less than what is under way: the calls that end first are
+  -- the short ones, so they alone may not lower the expectation.
+  if c.n < 1 or c.n < inflight then
+    local prior = 512
+    if max > 0 then prior = math.min(max / 4, 512) end
+    mean = math.max(mean, prior)
   end
   if c.n < 10 then var = math.max(var, mean * mean / 4) end
-  local speed = mean / lat
   if max > 0 then mean = math.min(mean, max) end
   mean = math.max(1, mean)
   local ein, rel = est, 0.1
@@ -364,20 +355,17 @@ local function ask(holder, key, class, est, max)
     s[USED[d]] = s[USED[d]] + e[d]
     s[MEAN[d]] = (s[MEAN[d]] or e[d]) + 0.02 * (e[d] - (s[MEAN[d]] or e[d]))
   end
-  s.ml = (s.ml or lat) + 0.02 * (lat - (s.ml or lat))
+  if c.n > 0 then s.ml = (s.ml or lat) + 0.02 * (lat - (s.ml or lat)) else s.un = s.un + 1 end
   if bind > 0 then s.bind, s.bind_t = bind, send end
-  if r[1] > 0 or r[2] > 0 then
-    -- The call is on its way for a moment; short, so that a small bucket is not clipped by it.
-    local way = 0.1
-    if r[1] > 0 then way = math.min(way, (B[1] - guard(1, 0)) / (4 * r[1])) end
+  if wait > 0 and (r[1] > 0 or r[2] > 0) then
     s.U1, s.U2 = s.U1 + 1, s.U2 + ein
-    redis.call('ZADD', TRANSIT, F(send + way), key)
+    redis.call('ZADD', AHEAD, send, key)
   end
-  s.so, s.sa, s.sb = s.so + mean, s.sa + speed, s.sb + speed * (send - s.born)
+  s.so, s.sa, s.sb = s.so + mean, s.sa + speed, s.sb + speed * send
   s.vo, s.vi = s.vo + var, s.vi + vin
   book(key, {holder = holder, send = send, ein = ein, eout = mean, speed = speed, vin = vin, vout = var,
     est = est, class = class})
-  redis.call('ZADD', HELD, F(send + KEEP), key)
+  redis.call('ZADD', HELD, send + KEEP, key)
   inflight = inflight + 1
   return 'ok', wait
 end
@@ -386,9 +374,9 @@ end
 local function queue(holder, key, class, est, max)
   if not redis.call('ZSCORE', WAITING, holder) then
     s.seq = s.seq + 1
-    redis.call('ZADD', WAITING, F(s.seq), holder)
+    redis.call('ZADD', WAITING, s.seq, holder)
   end
-  redis.call('HSET', WANTS, holder, table.concat({key, F(est), F(max), class}, ' '))
+  redis.call('HSET', WANTS, holder, cjson.encode({key, est, max, class}))
 end
 
 -- handover gives what is free to those in line, in order: to the caller in
@@ -403,18 +391,19 @@ local function handover()
     redis.call('HDEL', WANTS, w)
     local lease = redis.call('ZSCORE', HOLDERS, w)
     if want and lease and tonumber(lease) > now then
-      local key, est, max, class = string.match(want, '^(%S+) (%S+) (%S+) (.*)$')
-      local status, wait = ask(w, key, class, tonumber(est), tonumber(max))
+      want = cjson.decode(want)
+      local key = want[1]
+      local status, wait = ask(w, key, want[4], want[2], want[3])
       local say = table.concat({status, string.format('%.6f', wait), key}, ' ')
       if w == me then
         mine[#mine + 1] = say
       else
-        redis.call('PUBLISH', CHANNEL, w .. ' ' .. F(s.epoch) .. ' ' .. say)
+        redis.call('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
       end
     end
   end
 end
 
 local function lease()
-  redis.call('ZADD', HOLDERS, F(now + LEASE), me)
+  redis.call('ZADD', HOLDERS, now + LEASE, me)
 end

@@ -4,4 +4,4 @@ redis.call('ZREM', WAITING, me)
 redis.call('HDEL', WANTS, me)
 handover()
 save()
-return {F(s.epoch)}
+return {s.epoch}

@@ -168,7 +168,7 @@ func New(cfg Config) (*Gate, error) {
 		held:     map[string]time.Time{},
 		wakePump: make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
 	}
-	for _, k := range []string{"gate", "held", "booked", "classes", "transit", "waiting", "wants", "holders"} {
+	for _, k := range []string{"gate", "held", "booked", "classes", "ahead", "waiting", "wants", "holders"} {
 		g.keys = append(g.keys, base+k)
 	}
 	g.args = []any{

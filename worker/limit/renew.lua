@@ -12,6 +12,6 @@ if ARGV[13] ~= '' and #mine == 0 then
   end
 end
 save()
-local reply = {F(s.epoch)}
+local reply = {s.epoch}
 for _, m in ipairs(mine) do reply[#reply + 1] = m end
 return reply

@@ -10,7 +10,7 @@
 -- then what was handed over to the caller: "status wait key", ...}.
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
 local found = 0
-local booked = key ~= '' and tonumber(ARGV[14]) == s.epoch and redis.call('HGET', BOOKED, key)
+local booked = key ~= '' and ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
 if booked then
   found = 1
   local b = parse(booked)
@@ -61,6 +61,11 @@ for d = 1, 3 do
     else
       band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vo))
     end
+    if d == 3 and s.un > 0 then
+      -- How much is drawn is not known yet; but all that is left when
+      -- everything is done cannot be more than what is left now.
+      off = math.min(0, rem - s[LV[d]])
+    end
     local by = 0
     if off < -band then
       by = 0.5 * (off + band)
@@ -84,9 +89,9 @@ end
 handover()
 save()
 local function lv(d)
-  if s[LV[d]] then return F(s[LV[d]]) end
+  if s[LV[d]] then return string.format('%.3f', s[LV[d]]) end
   return ''
 end
-local reply = {F(s.epoch), found, inflight, lv(1), lv(2), lv(3)}
+local reply = {s.epoch, found, inflight, lv(1), lv(2), lv(3)}
 for _, m in ipairs(mine) do reply[#reply + 1] = m end
 return reply

@@ -12,16 +12,16 @@ if waiting > 0 then
 elseif s.bind > 0 and now - s.bind_t < 5 and r[s.bind] > 0 then
   bind = s.bind
 end
-local reply = {F(s.epoch), inflight, waiting, F(math.max(0, s.hold - now)), now < s.hold and s.why or '',
-  F(s.pace * slow(now) * s.soft), F(s.soft), bind, F(s.ml or 0), F(s.conc)}
+local reply = {s.epoch, inflight, waiting, string.format('%.9g', math.max(0, s.hold - now)), now < s.hold and s.why or '',
+  string.format('%.9g', s.pace * slow(now) * s.soft), string.format('%.9g', s.soft), bind, string.format('%.9g', s.ml or 0), string.format('%.9g', s.conc)}
 for d = 1, 3 do
   local limited = r[d] > 0
-  reply[#reply + 1] = F(s[LIM[d]])
-  reply[#reply + 1] = F(B[d])
-  reply[#reply + 1] = s[LV[d]] and F(s[LV[d]]) or ''
-  reply[#reply + 1] = F(limited and s[USED[d]] / s[LIM[d]] or 0)
-  reply[#reply + 1] = F(limited and guard(d, 0) or 0)
-  reply[#reply + 1] = F(s[MEAN[d]] or 0)
-  reply[#reply + 1] = F(limited and r[d] + s[BIAS[d]] or 0)
+  reply[#reply + 1] = string.format('%.0f', s[LIM[d]])
+  reply[#reply + 1] = string.format('%.0f', B[d])
+  reply[#reply + 1] = s[LV[d]] and string.format('%.9g', s[LV[d]]) or ''
+  reply[#reply + 1] = string.format('%.9g', limited and s[USED[d]] / s[LIM[d]] or 0)
+  reply[#reply + 1] = string.format('%.9g', limited and guard(d, 0) or 0)
+  reply[#reply + 1] = string.format('%.9g', s[MEAN[d]] or 0)
+  reply[#reply + 1] = string.format('%.9g', limited and r[d] + s[BIAS[d]] or 0)
 end
 return reply

@@ -10,7 +10,7 @@ local verb, x = ARGV[13], tonumber(ARGV[14])
 local function hold(d, why)
   if now + d > s.hold then
     s.hold, s.why = now + d, why
-    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', F(s.epoch), d))
+    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
   end
 end
 
@@ -20,7 +20,7 @@ elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
   if verb ~= 'pace' then s.hold, s.why = 0, '' end
   if verb == 'resume' then s.slow, s.slow_t, s.pace = x, now, 1 end
   if verb == 'pace' then s.pace = x end
-  redis.call('PUBLISH', CHANNEL, '* ' .. F(s.epoch) .. ' free 0')
+  redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
   if s.L1 then s.L1 = s.L1 - 1 end
   s.soft = math.max(0.1, s.soft * 0.97)
@@ -29,4 +29,4 @@ elseif verb == 'soft' then
 end
 handover()
 save()
-return {F(s.epoch), string.format('%.6f', math.max(0, s.hold - now))}
+return {s.epoch, string.format('%.6f', math.max(0, s.hold - now))}

@@ -3,7 +3,7 @@
 -- Returns {epoch, status, wait, status, wait, ...}: one pair for each call that
 -- was decided. Calls behind the first that waits or is refused are not looked at.
 lease()
-local reply = {F(s.epoch)}
+local reply = {s.epoch}
 if #ARGV >= 13 and redis.call('ZSCORE', WAITING, me) then
   queue(me, ARGV[13], ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]))
 end
