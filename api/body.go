@@ -21,12 +21,13 @@ var errTooLong = errors.New("the body is too long")
 
 // openBody returns the request's body, decompressed, of at most limit bytes
 // both before and after: then reading fails with errTooLong. Its media type
-// must be one of those given; a request without one is taken at its word.
+// must be one of those given; a request without one, or with the one that curl
+// puts where nobody said anything, is taken for the first of them.
 func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...string) (body io.Reader, mediaType string, err error) {
 	if r.ContentLength > limit {
 		return nil, "", tooLong(limit)
 	}
-	if field := r.Header.Get("Content-Type"); field != "" {
+	if field := r.Header.Get("Content-Type"); field != "" && field != "application/x-www-form-urlencoded" {
 		media, params, err := mime.ParseMediaType(field)
 		charset := params["charset"]
 		if err != nil || !slices.Contains(types, media) || (charset != "" && !strings.EqualFold(charset, "utf-8")) {

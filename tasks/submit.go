@@ -90,7 +90,7 @@ type PriorBatch struct {
 // Waiting says what a job that is not running waits for.
 type Waiting struct {
 	For            WaitReason
-	Position       int64     // 1 is next, among the tenant's own jobs of the pool; 0 when it is already handed out
+	Position       int64     // among the tenant's own waiting jobs of the pool; 1 is next or already handed out
 	EstimatedStart time.Time // zero when there is no estimate
 }
 

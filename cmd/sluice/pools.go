@@ -169,7 +169,7 @@ func (p *pools) Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
 	if err != nil {
 		return tasks.Waiting{}, err
 	}
-	w := tasks.Waiting{Position: place, EstimatedStart: now.Add(v.ahead(max(1, place), tenants)).Truncate(time.Millisecond)}
+	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(max(1, place), tenants)).Truncate(time.Millisecond)}
 	switch {
 	case v.pause.Paused:
 		w.For = tasks.WaitPaused

@@ -356,7 +356,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	return api.New(api.Config{
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: tenants,
 		Verifier: verifier,
-		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
+		NewID:    store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
 		Registerer: s.registry, Log: s.log,
 	})
 }

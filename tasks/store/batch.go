@@ -39,9 +39,6 @@ var (
 // returns what is known of the first batch and no new one; ErrKeyBusy means
 // that the first is still being written.
 func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
-	if key != "" {
-		key = "batch:" + key
-	}
 	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
 	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds()).Slice()
 	if err != nil {

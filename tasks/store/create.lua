@@ -4,7 +4,7 @@
 --   id, tenant, pool, depth, shift of order ms, status, due ms, deadline ms,
 --   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0
 -- Returns {outcomes, tickets}: an outcome a job is {"new", created ms},
---   {"replay", id, answer}, {"reused"} or {"full", waiting}; tickets are id, fence, pool in turn.
+--   {"replay", id, answer}, {"reused"}, {"busy"} or {"full", waiting}; tickets are id, fence, pool in turn.
 local ttl, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
 local outcomes, tickets, depths = {}, {}, {}
 
@@ -13,8 +13,9 @@ local function create(a)
   local ikey = ARGV[a + 10]
   if ikey ~= '' then
     ikey = P .. 'i:' .. tenant .. ':' .. ikey
-    local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans')
-    if seen[1] or seen[2] then
+    local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans', 'busy')
+    if seen[4] then return { 'busy' } end
+    if seen[1] then
       if seen[1] ~= ARGV[a + 11] then return { 'reused' } end
       return { 'replay', seen[2], seen[3] or '' }
     end

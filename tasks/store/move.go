@@ -52,8 +52,8 @@ var (
 	reissueScript = script(reissueLua)
 )
 
-// Created is what became of one submission; Err is a *tasks.QuotaError or
-// tasks.ErrKeyReused.
+// Created is what became of one submission; Err is a *tasks.QuotaError,
+// tasks.ErrKeyReused or tasks.ErrKeyBusy.
 type Created struct {
 	tasks.Accepted
 	Err error
@@ -92,6 +92,8 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			}
 		case "reused":
 			c.Err = tasks.ErrKeyReused
+		case "busy":
+			c.Err = tasks.ErrKeyBusy
 		case "full":
 			c.Err = full(subs[i].MaxQueued, num(o[1]))
 		}
