@@ -1,0 +1,518 @@
+package limit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks/redistest"
+)
+
+// eventually polls until ok holds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// taking starts a Take and returns where its end is told.
+func taking(ctx context.Context, g *Gate, n Need) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := g.Take(ctx, n)
+		done <- err
+	}()
+	return done
+}
+
+func waitFor(t testing.TB, done <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("Take did not return within 10 s")
+		return nil
+	}
+}
+
+func (g *Gate) queued() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.queue.Len()
+}
+
+func settle(t testing.TB, g *Gate, grant Grant, a Actual) {
+	t.Helper()
+	if err := g.Settle(t.Context(), grant, a); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProcessesShareThePace(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{RequestsPerMinute: 12_000, RequestBurst: 10} // 200 a second
+	var sent []time.Time
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 4 {
+		g := newGate(t, rdb, l)
+		start(t, g)
+		for range 4 {
+			wg.Go(func() {
+				for range 20 {
+					grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c"})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					sent = append(sent, time.Now())
+					mu.Unlock()
+					settle(t, g, grant, Actual{Known: true})
+				}
+			})
+		}
+	}
+	wg.Wait()
+	// 320 calls at 200 a second; a strict bucket of 10 has to take them all.
+	level, at := 10.0, sent[0]
+	for i, s := range sent {
+		level = min(10, level+200*s.Sub(at).Seconds()) - 1
+		at = s
+		if level < -0.5 {
+			t.Errorf("call %d finds the provider's bucket empty by %v", i, -level)
+			break
+		}
+	}
+	if took := sent[len(sent)-1].Sub(sent[0]); took > 2400*time.Millisecond {
+		t.Errorf("320 calls at 200 a second took %v, want about 1.6 s", took)
+	}
+}
+
+func TestCallsPassInTheOrderOfAsking(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, redistest.New(t), Limits{RequestsPerMinute: 6000, RequestBurst: 1})
+	var mu sync.Mutex
+	var order []int
+	var wg sync.WaitGroup
+	for i := range 10 { // queued one after the other, before anything passes
+		wg.Go(func() {
+			if _, err := g.Take(t.Context(), Need{ID: fmt.Sprint(i)}); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			order = append(order, i)
+			mu.Unlock()
+		})
+		eventually(t, "queued", func() bool { return g.queued() == i+1 })
+	}
+	start(t, g)
+	wg.Wait()
+	for i, got := range order {
+		if got != i {
+			t.Errorf("order %v, want that of asking", order)
+			break
+		}
+	}
+}
+
+func TestCallerWhoLeavesGivesTheSlotBack(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, redistest.New(t), Limits{RequestsPerMinute: 6, RequestBurst: 1}) // one each 10 s
+	start(t, g)
+	take(t, g, Need{ID: "first"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := taking(ctx, g, Need{ID: "second"})
+	eventually(t, "the slot ahead is booked", func() bool { return state(t, g).InFlight == 2 })
+	cancel()
+	if err := waitFor(t, done); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	eventually(t, "the slot is back", func() bool { return state(t, g).InFlight == 1 })
+	if level := state(t, g).Requests.Level; level < 0 {
+		t.Errorf("level %v, want the request back", level)
+	}
+	if n := g.queued(); n != 0 {
+		t.Errorf("%d queued, want none", n)
+	}
+}
+
+func TestSlotIsGivenBackWhenRunEnds(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{RequestsPerMinute: 6, RequestBurst: 1}
+	g := newGate(t, rdb, l)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	take(t, g, Need{ID: "first"})
+	done := taking(t.Context(), g, Need{ID: "second"})
+	eventually(t, "the slot ahead is booked", func() bool { return state(t, g).InFlight == 2 })
+	cancel()
+	if err := waitFor(t, ended); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if err := waitFor(t, done); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v, want ErrStopped", err)
+	}
+	if s := state(t, g); s.InFlight != 1 {
+		t.Errorf("%d in flight after Run ended, want 1", s.InFlight)
+	}
+	if _, err := g.Take(t.Context(), Need{ID: "third"}); !errors.Is(err, ErrStopped) {
+		t.Errorf("Take after Run: %v, want ErrStopped", err)
+	}
+}
+
+func TestRunTwice(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, redistest.New(t), Limits{})
+	start(t, g)
+	take(t, g, Need{ID: "a"})
+	if err := g.Run(t.Context()); err == nil {
+		t.Error("second Run: no error")
+	}
+}
+
+func TestHoldReachesAnotherProcess(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{RequestsPerMinute: 150, RequestBurst: 1} // one each 400 ms
+	a, b := newGate(t, rdb, l), newGate(t, rdb, l)
+	start(t, a)
+	take(t, a, Need{ID: "first"})
+	eventually(t, "subscribed", a.live.Load)
+	done := taking(t.Context(), a, Need{ID: "second"})
+	eventually(t, "the slot ahead is booked", func() bool { return state(t, a).InFlight == 2 })
+	if err := b.Hold(t.Context(), time.Hour, "refused"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the slot is back", func() bool { return state(t, b).InFlight == 1 })
+	select {
+	case err := <-done:
+		t.Fatalf("passed a held gate: %v", err)
+	default:
+	}
+	released := time.Now()
+	if err := b.Resume(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitFor(t, done); err != nil || time.Since(released) > 2*time.Second {
+		t.Errorf("after Resume: %v in %v", err, time.Since(released))
+	}
+}
+
+// A slot far ahead does not rely on having heard of the hold.
+func TestHoldIsCheckedAgainAtSend(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	g := newGate(t, rdb, Limits{RequestsPerMinute: 40, RequestBurst: 1}) // one each 1.5 s
+	start(t, g)
+	take(t, g, Need{ID: "first"})
+	done := taking(t.Context(), g, Need{ID: "second"})
+	eventually(t, "the slot ahead is booked", func() bool { return state(t, g).InFlight == 2 })
+	// A hold that no message tells of: on another channel.
+	deaf := newGate(t, rdb, Limits{RequestsPerMinute: 40, RequestBurst: 1})
+	deaf.args[6] = "elsewhere"
+	if err := deaf.Hold(t.Context(), time.Hour, "refused"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the slot is back", func() bool { return state(t, deaf).InFlight == 1 })
+	select {
+	case err := <-done:
+		t.Fatalf("passed a held gate: %v", err)
+	default:
+	}
+	if err := g.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitFor(t, done); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConcurrencyAcrossProcesses(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{Concurrency: 3}
+	var under, most atomic.Int64
+	var wg sync.WaitGroup
+	reg := prometheus.NewRegistry()
+	const jobs = 300
+	for range 3 {
+		g := newGate(t, rdb, l, func(c *Config) { c.Metrics = reg })
+		start(t, g)
+		eventually(t, "subscribed", g.live.Load)
+		for range 10 {
+			wg.Go(func() {
+				for range jobs / 30 {
+					grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c"})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					n := under.Add(1)
+					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					}
+					if err := rdb.Ping(t.Context()).Err(); err != nil { // the call, for a moment
+						t.Error(err)
+					}
+					under.Add(-1)
+					settle(t, g, grant, Actual{Known: true})
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if got := most.Load(); got > 3 {
+		t.Errorf("%d calls at once, want at most 3", got)
+	}
+	var asked float64
+	for _, result := range []string{"granted", "booked", "full", "hold", "far", "error"} {
+		asked += counter(t, reg, "sluice_gate_acquires_total", "result", result)
+	}
+	if asked > 1.1*jobs {
+		t.Errorf("%v questions for %d jobs, want at most 1.1 a job", asked, jobs)
+	}
+}
+
+// counter reads a counter of pool p.
+func counter(t testing.TB, reg *prometheus.Registry, name, label, value string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == label && l.GetValue() == value {
+					return m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return 0
+}
+
+func TestCallerWhoLeavesTheLine(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, redistest.New(t), Limits{Concurrency: 1})
+	start(t, g)
+	first := take(t, g, Need{ID: "first"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := taking(ctx, g, Need{ID: "second"})
+	eventually(t, "in line", func() bool { return state(t, g).WaitingProcesses == 1 })
+	third := taking(t.Context(), g, Need{ID: "third"})
+	eventually(t, "queued", func() bool { return g.queued() == 2 })
+	cancel()
+	if err := waitFor(t, done); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	settle(t, g, first, Actual{})
+	if err := waitFor(t, third); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "nobody in line, one under way", func() bool {
+		s := state(t, g)
+		return s.WaitingProcesses == 0 && s.InFlight == 1
+	})
+}
+
+// A worker that is killed leaves its concurrency behind only as long as its lease.
+func TestKilledProcessFreesItsConcurrency(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{Concurrency: 1}
+	short := func(c *Config) { c.lease = 400 * time.Millisecond }
+	killed, g := newGate(t, rdb, l, short), newGate(t, rdb, l, short)
+	if _, err := killed.ask(t.Context(), []*waiter{{key: "a/killed/1"}}); err != nil {
+		t.Fatal(err)
+	}
+	start(t, g)
+	if grant := take(t, g, Need{ID: "a"}); grant.Waited > 5*time.Second {
+		t.Errorf("waited %v", grant.Waited)
+	}
+}
+
+// The lease of a process at work is renewed.
+func TestLeaseIsRenewed(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	l := Limits{Concurrency: 1}
+	short := func(c *Config) { c.lease = 400 * time.Millisecond }
+	g, other := newGate(t, rdb, l, short), newGate(t, rdb, l, short)
+	start(t, g)
+	take(t, g, Need{ID: "a"})
+	end := time.Now().Add(1200 * time.Millisecond)
+	eventually(t, "three leases later", func() bool {
+		if s := state(t, other); s.InFlight != 1 {
+			t.Fatalf("%d in flight, want 1", s.InFlight)
+		}
+		return time.Now().After(end)
+	})
+}
+
+func TestNothingPassesWithoutRedis(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t, redistest.Options{AOF: "always"})
+	g := newGate(t, srv.Client(), Limits{RequestsPerMinute: 6000})
+	start(t, g)
+	before := take(t, g, Need{ID: "before", Class: "c"})
+	srv.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := g.Take(ctx, Need{ID: "during", Class: "c"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without Redis: got %v, want the context's end", err)
+	}
+	if err := g.Settle(t.Context(), before, Actual{}); err == nil {
+		t.Error("settled without Redis")
+	}
+	done := taking(t.Context(), g, Need{ID: "after", Class: "c"})
+	srv.Start()
+	if err := waitFor(t, done); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the settlement is written later", func() bool { return state(t, g).InFlight == 1 })
+}
+
+func TestStateLostWhileWorking(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	g := newGate(t, rdb, Limits{RequestsPerMinute: 6000, RequestBurst: 10})
+	start(t, g)
+	take(t, g, Need{ID: "before"})
+	if err := rdb.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if after := take(t, g, Need{ID: "after"}); after.Waited < 900*time.Millisecond || after.Waited > 3*time.Second {
+		t.Errorf("waited %v after the state was lost, want about 1 s", after.Waited)
+	}
+}
+
+func TestIdleGateAsksRedisNothing(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	g := newGate(t, rdb, Limits{RequestsPerMinute: 600}, func(c *Config) { c.lease = 200 * time.Millisecond })
+	start(t, g)
+	settle(t, g, take(t, g, Need{ID: "a"}), Actual{})
+	eventually(t, "subscribed", g.live.Load)
+	before := commands(t, rdb)
+	end := time.Now().Add(400 * time.Millisecond)
+	eventually(t, "the time is over", func() bool { return time.Now().After(end) })
+	if got := commands(t, rdb) - before; got > 1 {
+		t.Errorf("%d commands in 0.4 s, want only this test's own", got)
+	}
+}
+
+func commands(t testing.TB, rdb *redis.Client) int {
+	t.Helper()
+	info, err := rdb.Info(t.Context(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(info, "total_commands_processed:")
+	var n int
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestMetricsOfTwoPoolsInOneRegistry(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	reg := prometheus.NewRegistry()
+	for _, pool := range []string{"p", "q"} {
+		g := newGate(t, rdb, Limits{RequestsPerMinute: 600}, func(c *Config) { c.Metrics, c.Pool = reg, pool })
+		start(t, g)
+		settle(t, g, take(t, g, Need{ID: "a"}), Actual{Known: true})
+	}
+	const want = `
+# HELP sluice_gate_acquires_total Questions for a slot, by answer: granted at once, booked ahead, hold, far (line too long), full (concurrency), error.
+# TYPE sluice_gate_acquires_total counter
+sluice_gate_acquires_total{pool="p",result="granted"} 1
+sluice_gate_acquires_total{pool="q",result="granted"} 1
+# HELP sluice_gate_settles_total Settlements, by kind: used, expected, input, back (handed back), unknown (expired before), error.
+# TYPE sluice_gate_settles_total counter
+sluice_gate_settles_total{pool="p",result="used"} 1
+sluice_gate_settles_total{pool="q",result="used"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "sluice_gate_acquires_total", "sluice_gate_settles_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFaultyConfig(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	for _, cfg := range []Config{
+		{Pool: "p"},
+		{Redis: rdb},
+		{Redis: rdb, Pool: "a{b"},
+		{Redis: rdb, Pool: "p", Limits: Limits{RequestsPerMinute: -1}},
+		{Redis: rdb, Pool: "p", Limits: Limits{Concurrency: -1}},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("pool %q, %+v: no error", cfg.Pool, cfg.Limits)
+		}
+	}
+	g := newGate(t, rdb, Limits{})
+	for _, id := range []string{"", "a b"} {
+		if _, err := g.Take(t.Context(), Need{ID: id}); err == nil {
+			t.Errorf("Need.ID %q: no error", id)
+		}
+	}
+}
+
+func TestDefaultBurst(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		l    Limits
+		want int64
+	}{
+		{Limits{}, 10},
+		{Limits{RequestsPerMinute: 5}, 1},
+		{Limits{RequestsPerMinute: 240}, 4},
+		{Limits{RequestsPerMinute: 4000}, 10},
+		{Limits{RequestsPerMinute: 60_000}, 100},
+		{Limits{RequestsPerMinute: 60_000, RequestBurst: 7}, 7},
+	} {
+		if got := row.l.burst(); got != row.want {
+			t.Errorf("%+v: burst %d, want %d", row.l, got, row.want)
+		}
+	}
+}
+
+func TestEveryScriptSaysWhatItTakesAndReturns(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"gate": gateLua, "take": takeLua, "settle": settleLua, "renew": renewLua, "leave": leaveLua, "steer": steerLua, "state": stateLua,
+	} {
+		head, _, _ := strings.Cut(text, "\nlocal ")
+		if !strings.HasPrefix(text, "-- ") || !strings.Contains(head, "ARGV") || !strings.Contains(head, "KEYS") && !strings.Contains(head, "gate.lua") {
+			t.Errorf("%s.lua does not open with its KEYS and ARGV", name)
+		}
+		if name != "gate" && !strings.Contains(head, "Returns") {
+			t.Errorf("%s.lua does not say what it returns", name)
+		}
+	}
+}
