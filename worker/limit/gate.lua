@@ -27,7 +27,7 @@ local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
 local KEEP = tonumber(ARGV[12])
-local HORIZON, QUIET, STAIR = 30, 20, 5
+local HORIZON, QUIET, STAIR = 60, 20, 5
 local LV, BIAS, LIM, CFG, USED, MEAN = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'},
   {'c1', 'c2', 'c3'}, {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
 

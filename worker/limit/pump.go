@@ -339,10 +339,17 @@ func (g *Gate) line(ctx context.Context, w *waiter) answer {
 		select {
 		case <-g.wakePump:
 			t.Stop()
-			if a, ok := g.pick(w.key); ok {
-				g.mu.Lock()
+			a, ok := g.pick(w.key)
+			g.mu.Lock()
+			if !ok && g.hold.After(time.Now()) {
+				// Nothing is handed over in a hold, nor at its end: ask then.
+				a, ok = answer{status: "again"}, true
+			}
+			if ok {
 				g.asking = ""
-				g.mu.Unlock()
+			}
+			g.mu.Unlock()
+			if ok {
 				return a
 			}
 		case <-t.C:

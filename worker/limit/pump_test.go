@@ -337,6 +337,26 @@ func TestCallerWhoLeavesTheLine(t *testing.T) {
 	})
 }
 
+func TestHoldEndsForThoseInLineToo(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, redistest.New(t), Limits{Concurrency: 1})
+	start(t, g)
+	first := take(t, g, Need{ID: "first"})
+	done := taking(t.Context(), g, Need{ID: "second"})
+	eventually(t, "in line", func() bool { return state(t, g).WaitingProcesses == 1 })
+	if err := g.Hold(t.Context(), 300*time.Millisecond, "refused"); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, g, first, Actual{}) // during the hold: nobody is handed anything
+	began := time.Now()
+	if err := waitFor(t, done); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took < 200*time.Millisecond || took > 2*time.Second {
+		t.Errorf("passed after %v, want at the end of the hold", took)
+	}
+}
+
 // A worker that is killed leaves its concurrency behind only as long as its lease.
 func TestKilledProcessFreesItsConcurrency(t *testing.T) {
 	t.Parallel()
