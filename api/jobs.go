@@ -94,7 +94,11 @@ func (a *API) submitJob(c echo.Context) error {
 			a.Log.LogAttrs(ctx, slog.LevelWarn, "wait for a result", slog.String("request_id", x.id), slog.Any("error", err))
 		}
 	}
-	ans := a.accepted(ctx, &job)
+	waiting := accepted.Waiting
+	if wait > 0 || waiting == nil {
+		waiting = a.waiting(ctx, &job)
+	}
+	ans := a.accepted(ctx, &job, waiting)
 	if key != "" {
 		a.saveAnswer(ctx, tenant, key, ans)
 	}
@@ -191,7 +195,7 @@ type answer struct {
 }
 
 // accepted is the answer to an accepted job: 200 when it is final already, else 202.
-func (a *API) accepted(ctx context.Context, job *tasks.Job) answer {
+func (a *API) accepted(ctx context.Context, job *tasks.Job, waiting *tasks.Waiting) answer {
 	ans := answer{Status: http.StatusOK, Location: a.jobURL(job.ID)}
 	if job.Status.Final() {
 		ans.Body = append(a.job(nil, job, nil), '\n')
@@ -205,7 +209,7 @@ func (a *API) accepted(ctx context.Context, job *tasks.Job) answer {
 		}
 		ans.RetryAfter = seconds(estimate)
 	}
-	ans.Body = append(a.job(make([]byte, 0, 1024), job, a.waiting(ctx, job)), '\n')
+	ans.Body = append(a.job(make([]byte, 0, 1024), job, waiting), '\n')
 	return ans
 }
 

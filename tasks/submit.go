@@ -22,6 +22,8 @@ type Accepted struct {
 	// then, or nil when the first answer was never recorded.
 	Replayed bool
 	Answer   []byte
+	// Waiting is what a new job waits for; nil when that was not asked yet.
+	Waiting *Waiting
 }
 
 // Filter selects a tenant's jobs, newest first. Empty members select all.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/gather"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
 )
@@ -16,7 +18,31 @@ import (
 type jobs struct {
 	*store.Store
 	feeder *queue.Feeder
+	pools  *pools
 	log    *slog.Logger
+	group  *gather.Group[tasks.Submission, store.Created]
+}
+
+// Submits that come at once are stored together: so many in one script, and so
+// many scripts at a time.
+const (
+	submitsTogether = 64
+	submitFlights   = 2
+	submitTimeout   = 10 * time.Second
+)
+
+func newJobs(s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger) jobs {
+	j := jobs{Store: s, feeder: f, pools: p, log: log}
+	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
+		ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+		defer cancel()
+		made, tickets, err := s.Create(ctx, subs...)
+		if err == nil {
+			j.hand(ctx, tickets)
+		}
+		return made, err
+	})
+	return j
 }
 
 func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
@@ -31,15 +57,19 @@ func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
 
 // Submit stores a job and hands it over.
 func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
-	made, tickets, err := j.Create(ctx, s)
+	made, err := j.group.Do(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err
 	}
-	if made[0].Err != nil {
-		return tasks.Accepted{}, made[0].Err
+	if made.Err != nil {
+		return tasks.Accepted{}, made.Err
 	}
-	j.hand(ctx, tickets)
-	a := made[0].Accepted
+	a := made.Accepted
+	if !a.Replayed {
+		if w, err := j.pools.waiting(ctx, a.Job, made.Place, made.Tenants); err == nil {
+			a.Waiting = &w
+		}
+	}
 	if a.Replayed {
 		// What is told of it is how it stands now, unless its answer was kept; no
 		// job at all when it was deleted since.

@@ -27,6 +27,7 @@ type pools struct {
 
 	mu      sync.Mutex
 	views   map[string]view    // by pool
+	looking map[string]bool    // by pool: somebody reads it anew
 	backlog map[string]waiting // by pool and tenant
 }
 
@@ -44,7 +45,7 @@ type waiting struct {
 }
 
 func newPools(cfg *Config, s *store.Store, gates map[string]*limit.Gate, breakers map[string]*pause.Breaker) *pools {
-	return &pools{cfg: cfg, store: s, gates: gates, breakers: breakers, views: map[string]view{}, backlog: map[string]waiting{}}
+	return &pools{cfg: cfg, store: s, gates: gates, breakers: breakers, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]waiting{}}
 }
 
 // Match returns the first pool that serves a model.
@@ -54,10 +55,17 @@ func (p *pools) Match(model string) (string, bool) { return p.cfg.Pool(model) }
 func (p *pools) look(ctx context.Context, pool string, fresh time.Duration) (view, error) {
 	p.mu.Lock()
 	v, ok := p.views[pool]
-	p.mu.Unlock()
-	if ok && time.Since(v.at) < fresh {
-		return v, nil
+	if age := time.Since(v.at); ok && age < fresh || ok && age < 4*fresh && p.looking[pool] {
+		p.mu.Unlock()
+		return v, nil // while one looks, the others take what there is
 	}
+	p.looking[pool] = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.looking, pool)
+		p.mu.Unlock()
+	}()
 	gate, breaker := p.gates[pool], p.breakers[pool]
 	if gate == nil || breaker == nil {
 		return v, fmt.Errorf("pool %s: %w", pool, tasks.ErrNotFound)
@@ -153,6 +161,15 @@ func (p *pools) Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
 	if j.Status.Final() || j.Status == tasks.StatusRunning {
 		return tasks.Waiting{}, nil
 	}
+	place, tenants, err := p.store.Position(ctx, j)
+	if err != nil {
+		return tasks.Waiting{}, err
+	}
+	return p.waiting(ctx, j, place, tenants)
+}
+
+// waiting is Waiting for somebody who knows the job's place already.
+func (p *pools) waiting(ctx context.Context, j tasks.Job, place, tenants int64) (tasks.Waiting, error) {
 	v, err := p.look(ctx, j.Pool, viewFresh)
 	if err != nil {
 		return tasks.Waiting{}, err
@@ -164,10 +181,6 @@ func (p *pools) Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
 			w.For = tasks.WaitRetry
 		}
 		return w, nil
-	}
-	place, tenants, err := p.store.Position(ctx, j)
-	if err != nil {
-		return tasks.Waiting{}, err
 	}
 	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(max(1, place), tenants)).Truncate(time.Millisecond)}
 	switch {

@@ -89,7 +89,6 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control)
-	s.jobs = jobs{Store: s.store, feeder: s.feeder, log: s.log}
 
 	if r.worker && s.cfg.UsesFake() {
 		var err error
@@ -109,6 +108,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		s.ended = make(chan string, 4096)
 	}
 	s.pools = newPools(s.cfg, s.store, s.gates, s.breakers)
+	s.jobs = newJobs(s.store, s.feeder, s.pools, s.log)
 	s.registry.MustRegister(backlogMetrics{s.pools})
 	if !r.worker {
 		return nil

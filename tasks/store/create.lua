@@ -3,8 +3,8 @@
 -- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 13 values:
 --   id, tenant, pool, depth, shift of order ms, status, due ms, deadline ms,
 --   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0
--- Returns {outcomes, tickets}: an outcome a job is {"new", created ms},
---   {"replay", id, answer}, {"reused"}, {"busy"} or {"full", waiting}; tickets are id, fence, pool in turn.
+-- Returns {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"} or {"full", waiting}; tickets are id, fence, pool in turn.
 local ttl, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
 local outcomes, tickets, depths = {}, {}, {}
 
@@ -52,5 +52,12 @@ for a = 3, #ARGV, 13 do
 end
 for pool, depth in pairs(depths) do
   claim(pool, depth, ttl, tickets)
+end
+for i, o in ipairs(outcomes) do
+  if o[1] == 'new' then
+    local a = 3 + (i - 1) * 13
+    local rank = redis.call('ZRANK', P .. 'q:' .. ARGV[a + 2] .. ':' .. ARGV[a + 1], ARGV[a])
+    o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', P .. 'ring:' .. ARGV[a + 2])
+  end
 end
 return { outcomes, tickets }

@@ -57,6 +57,9 @@ var (
 type Created struct {
 	tasks.Accepted
 	Err error
+	// Place is a new job's place among its tenant's own in the backlog, 0 when it
+	// was handed out at once; Tenants is how many share the pool's turns.
+	Place, Tenants int64
 }
 
 // Create stores jobs, each whole or not at all, in one durable move, and hands
@@ -85,6 +88,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			c.Job.CreatedAt = fromMilli(num(o[1]))
 			c.Job.Status, _ = entry(&c.Job)
 			c.Job.DueAt = c.Job.NotBefore
+			c.Place, c.Tenants = num(o[2]), num(o[3])
 		case "replay":
 			c.Replayed, c.Job.ID = true, str(o[1])
 			if answer := str(o[2]); answer != "" {

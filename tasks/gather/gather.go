@@ -1,0 +1,92 @@
+// Package gather joins what many callers ask at the same moment into few
+// calls: while one call is under way, those who come meanwhile wait and go
+// together in the next. A caller who is alone is not delayed.
+//
+// It starts no goroutine: the first of those who wait makes the next call for
+// all of them. It promises nothing about order between calls.
+package gather
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// Group joins calls of one kind. Its methods may be called from anywhere.
+type Group[Q, A any] struct {
+	do     func(ctx context.Context, asked []Q) ([]A, error)
+	most   int // asked in one call
+	flight int // calls at once
+
+	mu      sync.Mutex
+	flying  int
+	waiting []*ask[Q, A]
+}
+
+type ask[Q, A any] struct {
+	q    Q
+	done chan struct{} // closed when a and err are set, or lead is
+	lead []*ask[Q, A]  // to be asked together by this one, itself among them
+	a    A
+	err  error
+}
+
+// New returns a Group that asks by do, which returns an answer to each question
+// in order, or one error for all; at most most in a call and flights calls at once.
+func New[Q, A any](most, flights int, do func(ctx context.Context, asked []Q) ([]A, error)) *Group[Q, A] {
+	return &Group[Q, A]{do: do, most: most, flight: flights}
+}
+
+// Do asks q, perhaps together with others. Since it may be asking for them, it
+// does not end with ctx: do has to bound itself.
+func (g *Group[Q, A]) Do(ctx context.Context, q Q) (A, error) {
+	own := &ask[Q, A]{q: q, done: make(chan struct{})}
+	g.mu.Lock()
+	if g.flying < g.flight {
+		g.flying++
+		own.lead = []*ask[Q, A]{own}
+	} else {
+		g.waiting = append(g.waiting, own)
+	}
+	g.mu.Unlock()
+	if own.lead == nil {
+		<-own.done
+		if own.lead == nil {
+			return own.a, own.err
+		}
+	}
+	together := own.lead
+	asked := make([]Q, len(together))
+	for i, a := range together {
+		asked[i] = a.q
+	}
+	answers, err := g.do(context.WithoutCancel(ctx), asked)
+	if err == nil && len(answers) != len(asked) {
+		err = fmt.Errorf("gather: %d answers to %d questions", len(answers), len(asked))
+	}
+	for i, a := range together {
+		if a.err = err; err == nil {
+			a.a = answers[i]
+		}
+		if a != own {
+			close(a.done)
+		}
+	}
+	g.next()
+	return own.a, own.err
+}
+
+// next lets the first of those who wait ask for as many as go together.
+func (g *Group[Q, A]) next() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.flying--
+		return
+	}
+	n := min(g.most, len(g.waiting))
+	leader := g.waiting[0]
+	leader.lead = append([]*ask[Q, A](nil), g.waiting[:n]...)
+	g.waiting = append([]*ask[Q, A](nil), g.waiting[n:]...)
+	close(leader.done)
+}
