@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/gather"
 )
 
 // The names of the quotas, as they stand in tasks.QuotaError and in the
@@ -58,6 +59,7 @@ type Quota struct {
 	limits func(tenant string) Limits
 	prefix string
 	admit  *redis.Script
+	group  *gather.Group[admission, accounted]
 }
 
 // New returns a Quota, or an error when Config lacks something.
@@ -66,6 +68,7 @@ func New(c Config) (*Quota, error) {
 		return nil, errors.New("quota: Config.Redis is missing")
 	}
 	q := &Quota{rdb: c.Redis, limits: c.Limits, prefix: c.Prefix, admit: redis.NewScript(admitLua)}
+	q.group = gather.New(admitTogether, admitFlights, q.admitAll)
 	if q.limits == nil {
 		q.limits = func(string) Limits { return Limits{} }
 	}
@@ -170,6 +173,62 @@ func (q *Quota) account(ctx context.Context, tenant string, limits Limits, c Cos
 	if limits.SubmitsPerMinute <= 0 && limits.TokensPerDay <= 0 || c == (Cost{}) {
 		return account{}, nil
 	}
+	got, err := q.group.Do(ctx, admission{tenant: tenant, limits: limits, cost: c})
+	if err == nil {
+		err = got.err
+	}
+	return got.account, err
+}
+
+// admission is one call of Admit or Refund, and accounted its answer.
+type admission struct {
+	tenant string
+	limits Limits
+	cost   Cost
+}
+
+type accounted struct {
+	account
+	err error
+}
+
+// Admissions that come at once are asked together: a script takes so many, and
+// so many are under way at a time.
+const (
+	admitTogether = 64
+	admitFlights  = 2
+	admitTimeout  = 10 * time.Second
+)
+
+// admitAll asks for the sum of what each tenant's callers want. Where that does
+// not suffice, it asks for each of them, in the order in which they came.
+func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, error) {
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	of := map[string][]int{}
+	for i, a := range asked {
+		of[a.tenant] = append(of[a.tenant], i)
+	}
+	out := make([]accounted, len(asked))
+	for tenant, some := range of {
+		sum := asked[some[0]]
+		for _, i := range some[1:] {
+			sum.cost.Submits += asked[i].cost.Submits
+			sum.cost.Tokens += asked[i].cost.Tokens
+		}
+		got, err := q.ask(ctx, tenant, sum.limits, sum.cost)
+		for _, i := range some {
+			if err == nil && got.refusedBy != 0 && len(some) > 1 {
+				out[i].account, out[i].err = q.ask(ctx, tenant, asked[i].limits, asked[i].cost)
+				continue
+			}
+			out[i] = accounted{got, err}
+		}
+	}
+	return out, nil
+}
+
+func (q *Quota) ask(ctx context.Context, tenant string, limits Limits, c Cost) (account, error) {
 	keys, args := q.call(tenant, limits, c)
 	got, err := q.admit.Run(ctx, q.rdb, keys, args...).Int64Slice()
 	if err != nil {
