@@ -42,14 +42,15 @@ func New[Q, A any](most, flights int, do func(ctx context.Context, asked []Q) ([
 func (g *Group[Q, A]) Do(ctx context.Context, q Q) (A, error) {
 	own := &ask[Q, A]{q: q, done: make(chan struct{})}
 	g.mu.Lock()
-	if g.flying < g.flight {
+	first := g.flying < g.flight
+	if first {
 		g.flying++
 		own.lead = []*ask[Q, A]{own}
 	} else {
 		g.waiting = append(g.waiting, own)
 	}
 	g.mu.Unlock()
-	if own.lead == nil {
+	if !first {
 		<-own.done
 		if own.lead == nil {
 			return own.a, own.err
