@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -20,6 +21,7 @@ type jobs struct {
 	feeder *queue.Feeder
 	pools  *pools
 	log    *slog.Logger
+	full   *atomic.Bool // Redis is nearly full: no more is taken in
 	group  *gather.Group[tasks.Submission, store.Created]
 }
 
@@ -32,7 +34,7 @@ const (
 )
 
 func newJobs(s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger) jobs {
-	j := jobs{Store: s, feeder: f, pools: p, log: log}
+	j := jobs{Store: s, feeder: f, pools: p, log: log, full: new(atomic.Bool)}
 	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
 		ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 		defer cancel()
@@ -43,6 +45,40 @@ func newJobs(s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger) jobs {
 		return made, err
 	})
 	return j
+}
+
+// Redis is asked for its memory so often, and at this share of it no more work
+// is taken in: what is left lets the jobs that wait come to their end, for Asynq
+// cannot hand out a task in a Redis that is quite full.
+const (
+	memoryEvery = time.Second
+	memoryMost  = 0.9
+)
+
+// watchMemory keeps the door shut while Redis is nearly full, until ctx ends.
+func (j jobs) watchMemory(ctx context.Context) error {
+	tick := time.NewTicker(memoryEvery)
+	defer tick.Stop()
+	for {
+		if used, err := j.Memory(ctx); err == nil {
+			if full := used >= memoryMost; j.full.Swap(full) != full {
+				j.log.Warn("redis memory", "used", used, "taking_jobs", !full)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// StageBatch writes lines of a batch.
+func (j jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) error {
+	if j.full.Load() {
+		return tasks.ErrFull
+	}
+	return j.Store.StageBatch(ctx, id, lines)
 }
 
 func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
@@ -57,6 +93,9 @@ func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
 
 // Submit stores a job and hands it over.
 func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
+	if j.full.Load() {
+		return tasks.Accepted{}, tasks.ErrFull
+	}
 	made, err := j.group.Do(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err

@@ -247,6 +247,7 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base, baseCtx := errgroup.WithContext(under)
 	base.Go(func() error { return s.notices.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
+	base.Go(func() error { return s.jobs.watchMemory(baseCtx) })
 	for _, b := range s.breakers {
 		base.Go(func() error { return b.Run(baseCtx) })
 	}

@@ -1,6 +1,7 @@
 -- Forgets the next lines of a batch that was never accepted, and the batch with the last of them.
 -- KEYS[1] prefix; ARGV[1] batch, ARGV[2] how many
 -- Returns the number of lines left.
+spare()
 local g, list = P .. 'g:' .. ARGV[1], P .. 'gl:' .. ARGV[1]
 if redis.call('HEXISTS', g, 'whole') == 1 then return 0 end
 for _ = 1, tonumber(ARGV[2]) do

@@ -1,6 +1,7 @@
 -- Puts the next lines of an accepted batch into the backlogs.
 -- KEYS[1] prefix; ARGV[1] batch, ARGV[2] how many, ARGV[3] result ttl ms, then pairs of pool and depth
 -- Returns {lines left, tickets}.
+spare()
 local g, list = P .. 'g:' .. ARGV[1], P .. 'gl:' .. ARGV[1]
 local at = tonumber(redis.call('HGET', g, 'at') or -1)
 if at < 0 then

@@ -2,6 +2,7 @@
 -- to cut the call off, and whatever it brings comes too late.
 -- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] result ttl ms, then ids
 -- Returns for each id "ok", "final" or "gone".
+spare()
 local ttl, answers = tonumber(ARGV[2]), {}
 for a = 3, #ARGV do
   local j = load(ARGV[a])

@@ -4,6 +4,7 @@
 -- ARGV[4] outcome JSON, ARGV[5] result, ARGV[6] details of the call as JSON, or ""
 -- ARGV[7] result ttl ms, ARGV[8] delay ms until the next try, ARGV[9] depth
 -- Returns {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
+spare()
 local what, ttl, delay = ARGV[3], tonumber(ARGV[7]), tonumber(ARGV[8])
 local j = load(ARGV[1])
 if not j then return { 'gone' } end

@@ -25,6 +25,11 @@ local P = KEYS[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- spare lets a script go on in a full Redis: one that has begun to write is not
+-- stopped in the middle. For moves that jobs need to come to their end, which
+-- makes room; never for what takes more in.
+local function spare() redis.call('DEL', P .. 'spare') end
+
 local phase = {
   queued = 'queued', scheduled = 'queued', retrying = 'queued', running = 'running',
   succeeded = 'succeeded', failed = 'failed', canceled = 'canceled', expired = 'expired',

@@ -1,6 +1,7 @@
 -- A worker is alive: its leases run on.
 -- KEYS[1] prefix; ARGV[1] lease ms, then pairs of id and fence
 -- Returns the ids that the caller no longer holds.
+spare()
 local lost = {}
 for a = 2, #ARGV, 2 do
   local j = load(ARGV[a])

@@ -2,6 +2,7 @@
 -- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] lease ms, ARGV[4] result ttl ms, ARGV[5] depth
 -- Returns {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
+spare()
 local ttl = tonumber(ARGV[4])
 local j = load(ARGV[1])
 if not j then return { 'gone' } end

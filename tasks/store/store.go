@@ -126,6 +126,29 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
+// Memory returns how much of its allowed memory Redis uses, 0 to 1; 0 when
+// nothing limits it, or it does not say.
+func (s *Store) Memory(ctx context.Context) (float64, error) {
+	info, err := s.rdb.Info(ctx, "memory").Result()
+	if err != nil {
+		return 0, fmt.Errorf("ask for Redis's memory: %w", known(err))
+	}
+	var used, most int64
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "used_memory":
+			used = atoi(value)
+		case "maxmemory":
+			most = atoi(value)
+		}
+	}
+	if most == 0 {
+		return 0, nil
+	}
+	return float64(used) / float64(most), nil
+}
+
 // tickets reads id, fence and pool in turn.
 func tickets(v any) []tasks.Ticket {
 	list, _ := v.([]any)

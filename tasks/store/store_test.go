@@ -603,16 +603,19 @@ func TestNoticesWakeAWatcher(t *testing.T) {
 	}
 }
 
-func TestAFullRedisAcceptsNothingByHalves(t *testing.T) {
+func TestAFullRedisAcceptsNothingByHalvesAndLetsJobsEnd(t *testing.T) {
 	srv := redistest.Start(t, redistest.Options{Args: []string{"--maxmemory", "3mb", "--maxmemory-policy", "noeviction"}})
 	s := store.New(store.Config{Redis: srv.Client(), Depth: map[string]int{pool: 2}})
+	ctx := t.Context()
 	var stored int
+	var held []tasks.Ticket
 	for {
 		j := job("acme")
 		j.Request.Body = make([]byte, 64<<10)
-		_, _, err := s.Create(t.Context(), tasks.Submission{Job: j})
+		_, tickets, err := s.Create(ctx, tasks.Submission{Job: j})
 		if err == nil {
 			stored++
+			held = append(held, tickets...)
 			continue
 		}
 		if !errors.Is(err, tasks.ErrFull) {
@@ -620,9 +623,20 @@ func TestAFullRedisAcceptsNothingByHalves(t *testing.T) {
 		}
 		break
 	}
-	load, err := s.Load(t.Context(), pool)
+	load, err := s.Load(ctx, pool)
 	if err != nil || load.Queued != int64(stored) {
 		t.Errorf("%d jobs accepted, %d counted, %v", stored, load.Queued, err)
+	}
+	if used, err := s.Memory(ctx); err != nil || used < 0.9 {
+		t.Errorf("memory in use: %.2f, %v", used, err)
+	}
+	take(t, s, held[0])
+	start(t, s, held[0])
+	if _, err := s.End(ctx, held[0], won); err != nil {
+		t.Errorf("a running job could not end in a full Redis: %v", err)
+	}
+	if _, err := s.Cancel(ctx, "acme", held[1].ID); err != nil {
+		t.Errorf("cancel in a full Redis: %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@
 -- Returns {tickets, looks, next, lost, unfold, stale}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
 -- batches to go on unfolding, and batches whose writer is gone.
+spare()
 local ttl, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tickets, looks, lost = {}, {}, 0
 

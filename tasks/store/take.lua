@@ -1,6 +1,7 @@
 -- A worker takes a job that Asynq handed it, to hold until the pace allows it.
 -- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] lease ms, ARGV[4] result ttl ms
 -- Returns {"ok", record}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
+spare()
 local j = load(ARGV[1])
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
