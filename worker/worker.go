@@ -94,7 +94,10 @@ type Config struct {
 	// has to be well below the record's lease.
 	RenewEvery time.Duration
 	// Grace is how long calls in flight may go on after Run's context ends; 0 means 30 s.
-	Grace   time.Duration
+	Grace time.Duration
+	// OnEnd is told of each job that this worker has ended, for accounts that are
+	// kept elsewhere; nil: nobody is. It must return soon.
+	OnEnd   func(ctx context.Context, j tasks.Job, e tasks.Ending)
 	Log     *slog.Logger          // nil: silent
 	Metrics prometheus.Registerer // nil: none
 }

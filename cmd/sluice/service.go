@@ -47,6 +47,7 @@ type service struct {
 	breakers map[string]*pause.Breaker
 	pools    *pools
 	jobs     jobs
+	quota    *quota.Quota
 
 	worker  *worker.Worker // nil in a process without that role
 	fake    *fakeServer    // nil unless the built-in provider serves
@@ -89,9 +90,16 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control)
+	var err error
+	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Limits: func(name string) quota.Limits {
+		t := s.cfg.Tenant(name)
+		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, QueuedJobs: t.QueuedJobs, TokensPerDay: t.TokensPerDay}
+	}})
+	if err != nil {
+		return err
+	}
 
 	if r.worker && s.cfg.UsesFake() {
-		var err error
 		if s.fake, err = startFake(s.cfg, s.log); err != nil {
 			return err
 		}
@@ -113,10 +121,9 @@ func (s *service) build(ctx context.Context, r roles) error {
 	if !r.worker {
 		return nil
 	}
-	var err error
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers,
-		RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
+		OnEnd: s.settleTokens, RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }
@@ -193,6 +200,23 @@ func (t telling) End(ctx context.Context, k tasks.Ticket, e tasks.Ending) ([]tas
 		}
 	}
 	return next, err
+}
+
+// settleTokens replaces what a job was admitted with by what it used, in its
+// tenant's account of the day.
+func (s *service) settleTokens(ctx context.Context, j tasks.Job, e tasks.Ending) {
+	if s.cfg.Tenant(j.Tenant).TokensPerDay <= 0 {
+		return
+	}
+	used := int64(0)
+	if e.Usage != nil {
+		used = e.Usage.InputTokens + e.Usage.CacheCreationInputTokens + e.Usage.CacheReadInputTokens + e.Usage.OutputTokens
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := s.quota.Settle(ctx, j.Tenant, j.CreatedAt, int64(j.Request.InputTokens+j.Request.MaxTokens), used); err != nil {
+		s.log.Warn("a tenant's tokens were not settled", "error", err)
+	}
 }
 
 // depthOf is how many jobs of a pool may be between its backlog and the
@@ -335,13 +359,6 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	tenants, err := quota.New(quota.Config{Redis: s.rdb, Limits: func(name string) quota.Limits {
-		t := s.cfg.Tenant(name)
-		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, QueuedJobs: t.QueuedJobs, TokensPerDay: t.TokensPerDay}
-	}})
-	if err != nil {
-		return nil, err
-	}
 	key, err := s.sessionKey(secret)
 	if err != nil {
 		return nil, err
@@ -355,7 +372,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		return nil, err
 	}
 	return api.New(api.Config{
-		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: tenants,
+		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier: verifier,
 		NewID:    store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
 		Registerer: s.registry, Log: s.log,
