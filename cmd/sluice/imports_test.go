@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport is the house rule: who may import what outside the standard library.
+// open to all but tasks, and a program under cmd may import anything. A name
+// that begins with "/" is a package of ours; one that ends in "/..." includes
+// what is under it.
+var mayImport = map[string][]string{
+	"/tasks":           {},
+	"/tasks/gather":    {},
+	"/tasks/store":     {"/tasks", redisClient, "github.com/oklog/ulid/v2"},
+	"/tasks/queue":     {"/tasks", asynqLib, redisClient},
+	"/tasks/redisd":    {redisClient, "github.com/alicebob/miniredis/v2/..."},
+	"/tasks/redistest": {redisClient},
+	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},
+	"/api/auth":        {jsonLib, "github.com/golang-jwt/jwt/v5"},
+	"/api/quota":       {"/tasks", "/tasks/gather", redisClient},
+	"/worker":          {"/tasks", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
+	"/worker/limit":    {redisClient},
+	"/worker/pause":    {redisClient},
+	"/worker/upstream": {"/tasks", jsonLib},
+	"/worker/webhook":  {"/tasks", "code.dny.dev/ssrf"},
+	"/web":             {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
+}
+
+const (
+	ours        = "github.com/sluicehq/sluice"
+	redisClient = "github.com/redis/go-redis/v9/..."
+	asynqLib    = "github.com/hibiken/asynq"
+	echoLib     = "github.com/labstack/echo/v4/..."
+	jsonLib     = "github.com/go-json-experiment/json/..."
+	metricsLib  = "github.com/prometheus/client_golang/prometheus/..."
+)
+
+func TestImports(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	list.Dir = "../.."
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := map[string]bool{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(p.ImportPath, ours)
+		may, ok := mayImport[name]
+		if name == "" || strings.HasPrefix(name, "/cmd/") {
+			continue // a program, or nothing but the module's list of tools
+		}
+		if !ok {
+			t.Errorf("%s has no row in the table", name)
+			continue
+		}
+		seen[name] = true
+		if name != "/tasks" {
+			may = append(slices.Clone(may), metricsLib)
+		}
+		for _, i := range p.Imports {
+			if first, _, _ := strings.Cut(i, "/"); !strings.Contains(first, ".") {
+				continue // the standard library
+			}
+			i = strings.TrimPrefix(i, ours)
+			if !slices.ContainsFunc(may, func(m string) bool { return covers(m, i) }) || i == "/tasks/redistest" || strings.HasPrefix(i, "/cmd/") {
+				t.Errorf("%s imports %s", name, i)
+			}
+		}
+	}
+	for name := range mayImport {
+		if !seen[name] {
+			t.Errorf("the table names %s, which does not exist", name)
+		}
+	}
+}
+
+// covers reports whether an entry of the table allows the import.
+func covers(entry, path string) bool {
+	under, deep := strings.CutSuffix(entry, "...")
+	if !deep {
+		return entry == path
+	}
+	return strings.HasPrefix(path+"/", under)
+}
