@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/worker/pause"
 )
 
 // runTenant owns the jobs of run: whoever is at this machine.
@@ -70,7 +71,7 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the run's folder: %w", err)
 	}
-	r := &runner{log: log, out: out, stderr: stderr, dir: dir, all: all, open: map[string]tasks.Job{}, total: len(all), progress: o.Progress}
+	r := &runner{log: log, out: out, stderr: stderr, dir: dir, all: all, open: map[string]tasks.Job{}, paused: map[string]bool{}, total: len(all), progress: o.Progress}
 	r.skipped = len(done)
 	left := all[:0:0]
 	for _, j := range all {
@@ -319,6 +320,7 @@ type runner struct {
 	dir    string
 	all    []tasks.Job
 	open   map[string]tasks.Job // by id: not written yet
+	paused map[string]bool      // by pool, as last said
 
 	begun                      time.Time
 	total, skipped             int
@@ -355,6 +357,8 @@ func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
 	defer look.Stop()
 	paint := time.NewTicker(200 * time.Millisecond)
 	defer paint.Stop()
+	watch := time.NewTicker(time.Second)
+	defer watch.Stop()
 	if err := r.collect(ctx); err != nil {
 		return err
 	}
@@ -375,11 +379,47 @@ func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
 			}
 		case <-paint.C:
 			r.paint()
+		case <-watch.C:
+			if err := r.watchPools(ctx); err != nil {
+				return err
+			}
 		}
 		if len(r.s.ended) == 0 {
 			if err := r.out.w.Flush(); err != nil {
 				return fmt.Errorf("write the results: %w", err)
 			}
+		}
+	}
+	return nil
+}
+
+// keyTried is how long a pool that an earlier run found refused may take to open.
+const keyTried = 10 * time.Second
+
+// watchPools says when a pool is paused and when it goes on. A provider that
+// refuses the key ends the run: nobody is there to change it meanwhile.
+func (r *runner) watchPools(ctx context.Context) error {
+	for name, b := range r.s.breakers {
+		s, err := b.State(ctx)
+		if err != nil {
+			continue // Redis is away; the log says so
+		}
+		// An earlier run's refusal is given the time to be tried with another key.
+		if s.Paused && s.Cause == pause.BadAuthority && (s.Since.After(r.begun) || time.Since(r.begun) > keyTried) {
+			return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: set the right key and run the same command again", name)
+		}
+		if s.Paused == r.paused[name] {
+			continue
+		}
+		r.paused[name] = s.Paused
+		r.clearProgress()
+		switch {
+		case !s.Paused:
+			fmt.Fprintf(r.stderr, "sluice: pool %s goes on\n", name)
+		case s.ExpectedResumeAt.IsZero():
+			fmt.Fprintf(r.stderr, "sluice: pool %s is paused: %s; its jobs wait\n", name, s.Reason)
+		default:
+			fmt.Fprintf(r.stderr, "sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s\n", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
 		}
 	}
 	return nil
