@@ -67,11 +67,11 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		answer.Outcome, answer.MaybeBilled = tasks.HandedBack, true
 	}
 	paused := false
-	if p.Health != nil {
+	if p.Health != nil && !outOfTime(job, p, answer, took) {
 		paused = p.Health.Report(base, job.Model, took, answer)
 	}
 	v := decide(answer, situation{
-		attempts: started.Attempts, max: p.MaxAttempts, paused: paused, spent: p.budget.spent(), random: rand.Float64(),
+		attempts: started.Attempts, max: p.MaxAttempts, paused: paused, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
 	})
 	e := tasks.Ending{
 		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: p.Provider,
@@ -88,7 +88,12 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	// The gate first when the provider said to wait, so that nobody is sent meanwhile.
 	if v.hold > 0 {
 		w.m.refused.WithLabelValues(p.Name).Inc()
-		if err := p.Gate.Hold(base, v.hold, string(answer.Outcome)); err != nil {
+		hold := v.hold
+		if v.ramp {
+			hold += rampSpare
+			p.ramp(v.hold)
+		}
+		if err := p.Gate.Hold(base, hold, string(answer.Outcome)); err != nil {
 			w.log.Warn("the pool was not held", "pool", p.Name, "error", err)
 		}
 	} else if v.soft {
@@ -101,6 +106,12 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	w.end(base, p, job, t, e)
 	w.count(base, p, job, started, answer, e)
 	return nil
+}
+
+// outOfTime reports whether the job's own deadline cut the call off: that says
+// nothing about the provider.
+func outOfTime(j tasks.Job, p *pool, a upstream.Answer, took time.Duration) bool {
+	return a.Outcome != tasks.Succeeded && took < p.Timeout && !j.Deadline.IsZero() && !time.Now().Before(j.Deadline)
 }
 
 // ready is when a job could first have run.

@@ -13,6 +13,7 @@ type situation struct {
 	attempts int     // used, with this one
 	max      int     // allowed
 	paused   bool    // the pool's breaker has opened
+	guarded  bool    // the pool has a breaker, which holds it when the provider refuses all
 	spent    bool    // the retry budget is used up
 	random   float64 // 0 to 1
 }
@@ -25,6 +26,7 @@ type verdict struct {
 	code    tasks.ErrorCode // of a failed job
 	hold    time.Duration   // the whole pool waits that long
 	soft    bool            // the pace is softened instead
+	ramp    bool            // after the hold the pool begins again slowly
 }
 
 const (
@@ -33,7 +35,8 @@ const (
 
 	softLimit   = time.Second      // a retry-after up to this softens the pace; a longer one holds the pool
 	defaultHold = 5 * time.Second  // for a 429 that says nothing
-	capHold     = 60 * time.Second // for a spend cap or a refused key
+	capHold     = 60 * time.Second // for a spend cap or a refused key in a pool without a breaker
+	stale       = time.Second      // for one whose breaker has opened and closed again since the call was sent
 	broke       = 5 * time.Second  // the least delay when the retry budget is spent
 )
 
@@ -55,10 +58,16 @@ func decide(a upstream.Answer, s situation) verdict {
 		return verdict{status: tasks.StatusRetrying, hold: a.RetryAfter}
 
 	case tasks.RampLimited:
-		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold)}
+		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold), ramp: true}
 
 	case tasks.SpendLimited, tasks.Unauthorized:
-		return verdict{status: tasks.StatusRetrying, hold: capHold}
+		switch {
+		case !s.guarded:
+			return verdict{status: tasks.StatusRetrying, hold: capHold}
+		case !s.paused:
+			return verdict{status: tasks.StatusRetrying, delay: stale}
+		}
+		return verdict{status: tasks.StatusRetrying}
 
 	case tasks.HandedBack:
 		return verdict{status: tasks.StatusRetrying}

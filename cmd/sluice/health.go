@@ -23,7 +23,8 @@ type health struct {
 	calls, input, output atomic.Int64 // what this process sent of the pool's allowance
 }
 
-// Report records an answer and says whether the pool is paused now.
+// Report records an answer and says whether the pool is paused now, or has been
+// since the call was sent.
 func (h *health) Report(ctx context.Context, model string, took time.Duration, a upstream.Answer) bool {
 	h.model.Store(model)
 	h.calls.Add(1)
@@ -43,7 +44,12 @@ func (h *health) Report(ctx context.Context, model string, took time.Duration, a
 		return false
 	}
 	s, err := h.breaker.State(ctx)
-	return err == nil && (s.Paused || s.Name == pause.Open || s.Name == pause.HalfOpen)
+	if err != nil {
+		return false
+	}
+	// Also when it has opened and closed again since the call was sent: the
+	// outage that the call fell into is over, and was not the job's.
+	return s.Paused || !s.Since.IsZero() && s.Since.Before(s.AsOf) && s.Since.After(s.AsOf.Add(-took))
 }
 
 // judge says what an answer means to the breaker: the outcomes by which a

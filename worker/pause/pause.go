@@ -326,6 +326,7 @@ func (b *Breaker) send(ctx context.Context, v Verdict) error {
 		b.count.errors.WithLabelValues(b.pool, "record").Inc()
 		return fmt.Errorf("record outcome of pool %s: %w", b.pool, err)
 	}
+	b.remember(s) // who asks for the state next decides by what this outcome found
 	if tripped != 1 {
 		return nil
 	}
@@ -383,6 +384,14 @@ func (b *Breaker) cached() (snapshot, error, bool) {
 	b.cache.Lock()
 	defer b.cache.Unlock()
 	return b.cache.snap, b.cache.err, !b.cache.at.IsZero() && time.Since(b.cache.at) < fresh
+}
+
+func (b *Breaker) remember(s snapshot) {
+	b.cache.Lock()
+	defer b.cache.Unlock()
+	if s.now >= b.cache.snap.now {
+		b.cache.at, b.cache.snap, b.cache.err = time.Now(), s, nil
+	}
 }
 
 // look reads the state past the cache, and fills it. While Redis is away,

@@ -1,0 +1,517 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
+)
+
+// What a provider does, byte for byte, and what callers see of it: the whole
+// program in one process, on a real Redis, over HTTP.
+
+// recorded returns a provider's answer as it was recorded, with old replaced.
+func recorded(t *testing.T, name string, replace ...string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "worker", "upstream", "testdata", name+".http"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(replace); i += 2 {
+		if !bytes.Contains(raw, []byte(replace[i])) {
+			t.Fatalf("%s does not hold %q", name, replace[i])
+		}
+		raw = bytes.ReplaceAll(raw, []byte(replace[i]), []byte(replace[i+1]))
+	}
+	return raw
+}
+
+// wire is a provider that answers recorded bytes.
+type wire struct {
+	*httptest.Server
+	mu     sync.Mutex
+	steps  [][]byte    // one a call of a job; the last for ever. nil answers nothing
+	probe  []byte      // what a probe gets; nil: as a job's call would
+	calls  []time.Time // of jobs
+	models []string    // that they named
+	probes int
+	gather int           // calls that are held until so many are there
+	held   chan struct{} // closed when they are
+}
+
+func newWire(t *testing.T, steps ...[]byte) *wire {
+	w := &wire{steps: steps, held: make(chan struct{})}
+	w.Server = httptest.NewServer(w)
+	t.Cleanup(w.Close)
+	return w
+}
+
+func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var asked struct {
+		Model     string `json:"model"`
+		MaxTokens int    `json:"max_tokens"`
+	}
+	_ = json.Unmarshal(body, &asked)
+	w.mu.Lock()
+	answer := w.steps[min(len(w.calls), len(w.steps)-1)]
+	wait := w.held
+	if asked.MaxTokens == 1 {
+		w.probes++
+		wait = nil
+		if w.probe != nil {
+			answer = w.probe
+		}
+	} else {
+		w.calls = append(w.calls, time.Now())
+		w.models = append(w.models, asked.Model)
+		switch {
+		case w.gather == 0:
+			wait = nil
+		case len(w.calls) == w.gather:
+			close(w.held)
+		}
+	}
+	w.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if answer == nil {
+		<-r.Context().Done()
+		return
+	}
+	conn, out, err := http.NewResponseController(rw).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_, _ = out.Write(answer)
+	_ = out.Flush()
+}
+
+// now makes the provider answer all further calls so.
+func (w *wire) now(answer []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.steps, w.probe = [][]byte{answer}, nil
+}
+
+func (w *wire) seen() (calls []time.Time, probes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]time.Time(nil), w.calls...), w.probes
+}
+
+// stage is the program under test.
+type stage struct {
+	t     *testing.T
+	s     *service
+	url   string
+	token string
+	redis *redistest.Server
+}
+
+// outage starts the program with these providers and pools, in YAML.
+func outage(t *testing.T, yaml string) *stage {
+	t.Helper()
+	secret := strings.Repeat("s", 32)
+	file := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &stage{t: t, redis: redistest.Start(t, redistest.Options{})}
+	cfg, faults := Load(file, []string{
+		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + r.redis.URL(), "SLUICE_AUTH__HMAC_SECRET=" + secret,
+		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
+	})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	var err error
+	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond}, log); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	listening, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		done <- r.s.serveAPI(ctx, []byte(secret), func(url string) { listening <- url })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, r.s.close()); err != nil {
+			t.Error(err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	})
+	select {
+	case r.url = <-listening:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the API does not listen after 10 s")
+	}
+	r.token, err = auth.Mint(auth.MintConfig{
+		Secret: []byte(secret), Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: "acme",
+		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeAdmin}, TTL: time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// claude is a configuration of one Anthropic pool at that address.
+func claude(url string) string {
+	return fmt.Sprintf(`
+providers:
+  anthropic: {dialect: anthropic, base_url: %q, api_key: the-secret-key}
+pools:
+  claude:
+    provider: anthropic
+    models: ["claude-*"]
+    limits: {requests_per_minute: 6000, request_burst: 50, concurrency: 32}
+    max_attempts: 5
+    breaker: {window: 10s, min_calls: 4, failure_ratio: 0.5, probe_interval: 300ms}
+`, url)
+}
+
+type jobView struct {
+	ID, Status, Model, Pool, Text string
+	Attempts                      int
+	Waiting                       *struct {
+		For            string
+		EstimatedStart *time.Time `json:"estimated_start_at"`
+	}
+	Error *struct {
+		Code string
+	}
+	Upstream *struct {
+		Provider string
+		Attempts []struct {
+			Outcome, Model string
+		}
+	}
+}
+
+func (j jobView) outcomes() string {
+	var out []string
+	if j.Upstream != nil {
+		for _, a := range j.Upstream.Attempts {
+			out = append(out, a.Outcome)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+type poolView struct {
+	Name, State, Reason string
+	PausedBy            string     `json:"paused_by"`
+	Resume              *time.Time `json:"expected_resume_at"`
+}
+
+// call makes one request and reads its answer into out.
+func (r *stage) call(method, path, body string, out any, header ...string) *http.Response {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		r.t.Fatalf("%s %s: %s: %v", method, path, b, err)
+	}
+	return res
+}
+
+const hello = `{"model":"claude-sonnet-4-5","prompt":"hello","max_tokens":16}`
+
+func (r *stage) submit() string {
+	r.t.Helper()
+	var j jobView
+	if res := r.call("POST", "/v1/jobs", hello, &j); res.StatusCode != http.StatusAccepted {
+		r.t.Fatalf("submit: %s", res.Status)
+	}
+	return j.ID
+}
+
+func (r *stage) job(id string) (j jobView) {
+	r.t.Helper()
+	r.call("GET", "/v1/jobs/"+id, "", &j)
+	return j
+}
+
+func (r *stage) pool(name string) poolView {
+	r.t.Helper()
+	var s struct{ Pools []poolView }
+	r.call("GET", "/v1/status", "", &s)
+	for _, p := range s.Pools {
+		if p.Name == name {
+			return p
+		}
+	}
+	r.t.Fatalf("no pool %s in %+v", name, s)
+	return poolView{}
+}
+
+// until polls until ok.
+func (r *stage) until(what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		if ok() {
+			return
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	r.t.Fatalf("not within 20 s: %s", what)
+}
+
+func (r *stage) final(id string) (j jobView) {
+	r.t.Helper()
+	r.until("job "+id+" ends", func() bool {
+		j = r.job(id)
+		return tasks.Status(j.Status).Final()
+	})
+	return j
+}
+
+func TestAnOrdinaryLimitHoldsThePoolUntilItsTime(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/429-ordinary", "retry-after: 17", "retry-after: 2"), recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	id := r.submit()
+	r.until("the pool is held", func() bool {
+		p := r.pool("claude")
+		return p.State == "degraded" && p.Reason == "rate_limited" && p.Resume != nil
+	})
+	j := r.final(id)
+	if j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "rate_limited succeeded" {
+		t.Errorf("job %+v", j)
+	}
+	if calls, _ := w.seen(); len(calls) != 2 || calls[1].Sub(calls[0]) < 2*time.Second {
+		t.Errorf("called at %v", calls)
+	}
+}
+
+func TestAShortLimitSoftensThePace(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/429-ordinary", "retry-after: 17", "retry-after: 1"), recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	first := r.submit()
+	r.until("the refusal", func() bool { return r.job(first).outcomes() == "rate_limited" })
+	state, err := r.s.gates["claude"].State(t.Context())
+	if err != nil || state.HeldFor != 0 || state.Pace >= 1 || state.Pace < 0.9 {
+		t.Errorf("gate %+v, %v; want a pace just below 1 and no hold", state, err)
+	}
+	if j := r.final(first); j.Status != "succeeded" || j.Attempts != 1 {
+		t.Errorf("job %+v", j)
+	}
+}
+
+func TestARampLimitIsFollowedByASlowStart(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/429-ramp", "retry-after: 20", "retry-after: 1"), recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	id := r.submit()
+	r.until("the pool goes on at a tenth", func() bool {
+		state, err := r.s.gates["claude"].State(t.Context())
+		return err == nil && state.HeldFor == 0 && state.Pace > 0 && state.Pace < 0.15
+	})
+	if j := r.final(id); j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "ramp_limited succeeded" {
+		t.Errorf("job %+v", j)
+	}
+	if calls, _ := w.seen(); len(calls) != 2 || calls[1].Sub(calls[0]) < 5*time.Second {
+		t.Errorf("called at %v; want the least hold of 5 s between them", calls)
+	}
+}
+
+// A spend cap and a refused key pause the pool; nothing is counted, nothing is
+// called, and an operator's resume tries again.
+func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
+	t.Parallel()
+	y, m, _ := time.Now().UTC().Date()
+	nextMonth := time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
+	stated := time.Now().UTC().Add(3 * time.Hour).Truncate(time.Minute)
+	for _, c := range []struct {
+		answer  string
+		replace []string
+		outcome string
+		resume  time.Time // zero: nobody knows
+		soon    bool      // resume is a probe in 5 to 15 minutes
+	}{
+		{answer: "anthropic/429-spend", outcome: "spend_limited", resume: nextMonth},
+		{answer: "anthropic/429-contract", outcome: "spend_limited", soon: true},
+		{answer: "anthropic/429-bare", outcome: "spend_limited", soon: true},
+		{answer: "anthropic/400-customer-cap", replace: []string{"2026-12-01 at 00:00 UTC", stated.Format("2006-01-02 at 15:04 UTC")}, outcome: "spend_limited", resume: stated},
+		{answer: "anthropic/400-credit", outcome: "spend_limited", soon: true},
+		{answer: "anthropic/402", outcome: "spend_limited", soon: true},
+		{answer: "anthropic/401", outcome: "unauthorized"},
+		{answer: "anthropic/403", outcome: "unauthorized"},
+	} {
+		t.Run(c.answer, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t, recorded(t, c.answer, c.replace...))
+			r := outage(t, claude(w.URL))
+			first := r.submit()
+			var p poolView
+			r.until("the pool is paused", func() bool {
+				p = r.pool("claude")
+				return p.State == "paused"
+			})
+			if p.PausedBy != "breaker" || p.Reason != c.outcome {
+				t.Errorf("pool %+v", p)
+			}
+			switch in := time.Duration(0); {
+			case c.soon:
+				if p.Resume != nil {
+					in = time.Until(*p.Resume)
+				}
+				if in < 4*time.Minute || in > 16*time.Minute {
+					t.Errorf("next probe in %v; want 5 to 15 minutes", in)
+				}
+			case c.resume.IsZero() != (p.Resume == nil), p.Resume != nil && !p.Resume.Equal(c.resume):
+				t.Errorf("resumes at %v; want %v", p.Resume, c.resume)
+			}
+			// It is accepted all the same, and its caller is told at once.
+			var second jobView
+			asked := time.Now()
+			res := r.call("POST", "/v1/jobs", hello, &second, "Prefer", "wait=30")
+			if res.StatusCode != http.StatusAccepted || second.Waiting == nil || second.Waiting.For != "paused" {
+				t.Fatalf("submit while paused: %s %+v", res.Status, second)
+			}
+			if took := time.Since(asked); took > 5*time.Second {
+				t.Errorf("the answer took %v; want it at once", took)
+			}
+			after, err := strconv.Atoi(res.Header.Get("Retry-After"))
+			if err != nil || after < 1 {
+				t.Errorf("Retry-After %q", res.Header.Get("Retry-After"))
+			}
+			if p.Resume != nil {
+				if at := time.Now().Add(time.Duration(after) * time.Second); at.Before(p.Resume.Add(-2*time.Second)) || at.After(p.Resume.Add(time.Minute)) {
+					t.Errorf("Retry-After %d s, the pool resumes at %v", after, p.Resume)
+				}
+				if start := second.Waiting.EstimatedStart; start == nil || start.Before(p.Resume.Add(-2*time.Second)) {
+					t.Errorf("estimated start %v, the pool resumes at %v", start, p.Resume)
+				}
+			}
+			if calls, probes := w.seen(); len(calls) != 1 || probes != 0 {
+				t.Errorf("%d calls and %d probes; want 1 and 0", len(calls), probes)
+			}
+			w.now(recorded(t, "anthropic/text"))
+			r.call("POST", "/v1/pools/claude/resume", "", &p)
+			for _, id := range []string{first, second.ID} {
+				if j := r.final(id); j.Status != "succeeded" || j.Attempts != 1 {
+					t.Errorf("job %+v", j)
+				}
+			}
+			if j := r.job(first); j.outcomes() != c.outcome+" succeeded" {
+				t.Errorf("attempts %q", j.outcomes())
+			}
+			if _, probes := w.seen(); probes == 0 {
+				t.Error("jobs were sent before a probe")
+			}
+		})
+	}
+}
+
+// Calls that fail together open the breaker; those in flight then use up no
+// attempt, nothing is called but the probe, and the pool reopens by itself.
+func TestAnOutagePausesProbesAndReopens(t *testing.T) {
+	t.Parallel()
+	const jobs, trips = 8, 4
+	for _, answer := range []string{"anthropic/529", "anthropic/500", "anthropic/504", "anthropic/stream-overloaded"} {
+		t.Run(answer, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t, recorded(t, answer))
+			w.gather = jobs
+			r := outage(t, claude(w.URL))
+			var ids []string
+			for range jobs {
+				ids = append(ids, r.submit())
+			}
+			r.until("the pool is paused and probed", func() bool {
+				_, probes := w.seen()
+				return probes > 1 && r.pool("claude").State == "paused"
+			})
+			if p := r.pool("claude"); p.PausedBy != "breaker" || p.Resume == nil {
+				t.Errorf("pool %+v", p)
+			}
+			if calls, _ := w.seen(); len(calls) != jobs {
+				t.Errorf("%d calls of jobs while down; want the first %d", len(calls), jobs)
+			}
+			w.now(recorded(t, "anthropic/text"))
+			attempts := 0
+			for _, id := range ids {
+				j := r.final(id)
+				if j.Status != "succeeded" {
+					t.Errorf("job %+v", j)
+				}
+				attempts += j.Attempts
+			}
+			if attempts >= jobs+trips {
+				t.Errorf("%d attempts used by %d jobs; want at most %d from before the breaker opened", attempts, jobs, trips-1)
+			}
+			r.until("the pool is open", func() bool { return r.pool("claude").State != "paused" })
+		})
+	}
+}
+
+// A caller's own short deadline says nothing about the provider.
+func TestDeadlinesDoNotOpenTheBreaker(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, nil)
+	r := outage(t, claude(w.URL))
+	var ids []string
+	for range 6 {
+		var j jobView
+		body := strings.Replace(hello, "{", `{"deadline":"`+time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)+`",`, 1)
+		if res := r.call("POST", "/v1/jobs", body, &j); res.StatusCode != http.StatusAccepted {
+			t.Fatalf("submit: %s", res.Status)
+		}
+		ids = append(ids, j.ID)
+	}
+	for _, id := range ids {
+		if j := r.final(id); j.Status != "expired" {
+			t.Errorf("job %+v", j)
+		}
+	}
+	if calls, _ := w.seen(); len(calls) != len(ids) {
+		t.Errorf("%d calls; want each job's", len(calls))
+	}
+	if p := r.pool("claude"); p.State == "paused" {
+		t.Errorf("pool %+v", p)
+	}
+}
