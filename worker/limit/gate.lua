@@ -27,7 +27,7 @@ local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
 local KEEP = tonumber(ARGV[12])
-local HORIZON, QUIET, STAIR = 60, 20, 5
+local HORIZON, QUIET, STAIR, RECENT = 60, 20, 5, 0.3
 local LV, BIAS, LIM, CFG, USED, MEAN = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'},
   {'c1', 'c2', 'c3'}, {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
 
@@ -59,7 +59,7 @@ if not s then
     epoch = string.format('%.0f', now * 1e6), t = 0, quiet = QUIET, checked = 0,
     hold = lost and 1 or 0, why = lost and 'state lost' or '',
     pace = 1, slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
-    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0,
+    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0, x1 = 0, x2 = 0,
     b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = 0, seq = 0, bind = 0, bind_t = 0,
   }
   now = 0
@@ -186,9 +186,15 @@ local function fetch(key)
   return nil
 end
 
+-- sent notes a call as just sent: headers that come now may be older than it.
+local function sent(ein)
+  s.x1, s.x2 = s.x1 + 1, s.x2 + ein
+end
+
 local function charged(key, b)
   if redis.call('ZREM', AHEAD, key) == 1 then
     s.U1, s.U2 = s.U1 - 1, s.U2 - b.ein
+    sent(b.ein)
   end
 end
 
@@ -250,7 +256,8 @@ if now - s.t > LEASE / 2 or now - s.checked >= 0.5 then upkeep() end
 -- yet charged, can never be more than the provider's bucket holds.
 do
   local dt, e = now - s.t, earned(s.t, now)
-  local fade, forget = math.exp(-dt / 60), math.exp(-dt / 600)
+  local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
+  s.x1, s.x2 = s.x1 * recent, s.x2 * recent
   for d = 1, 3 do
     if r[d] > 0 then
       if lost and not s[LV[d]] then s[LV[d]] = guard(d, 0) end
@@ -360,6 +367,8 @@ local function ask(holder, key, class, est, max)
   if wait > 0 and (r[1] > 0 or r[2] > 0) then
     s.U1, s.U2 = s.U1 + 1, s.U2 + ein
     redis.call('ZADD', AHEAD, send, key)
+  else
+    sent(ein)
   end
   s.so, s.sa, s.sb = s.so + mean, s.sa + speed, s.sb + speed * send
   s.vo, s.vi = s.vo + var, s.vi + vin

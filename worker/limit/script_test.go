@@ -678,6 +678,25 @@ func TestHeadersCorrectTheLevel(t *testing.T) {
 	}
 }
 
+// Headers that were written before a call was sent do not know of it.
+func TestHeadersOlderThanACallDoNotRaiseTheLevel(t *testing.T) {
+	t.Parallel()
+	c := newClock(t, Limits{InputTokensPerMinute: 60_000})
+	_, first := c.ask(c.g, Need{Class: "c", InputTokens: 100})
+	c.settle(c.g, first, Actual{InputTokens: 100, OutputTokens: 1, Known: true})
+	c.t += 30
+	told := int64(state(t, c.g).InputTokens.Level)
+	c.wait(Need{Class: "c", InputTokens: 10_000})
+	c.t += 0.03
+	before := state(t, c.g).InputTokens.Level
+	if err := c.g.Observe(t.Context(), Observed{InputTokens: reading(-1, told)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(t, c.g).InputTokens.Level - before; got > 0 {
+		t.Errorf("raised by %v", got)
+	}
+}
+
 // The in-process Redis of a bare machine has to understand the scripts too.
 func TestScriptsRunOnMiniredis(t *testing.T) {
 	m := miniredis.RunT(t)

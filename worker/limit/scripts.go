@@ -138,7 +138,7 @@ func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
 
 // settle writes one settlement.
 func (g *Gate) settle(ctx context.Context, s settlement) error {
-	argv := []any{s.grant.key, s.grant.epoch, s.how, s.in, s.out, "", "", "", "", "", "", 1000}
+	argv := []any{s.grant.key, s.grant.epoch, s.how, s.in, s.out, "", "", "", "", "", "", 1000, 0}
 	if o := s.seen; o != nil {
 		for d, r := range []Reading{o.Requests, o.InputTokens, o.OutputTokens} {
 			if r.HasLimit {
@@ -151,6 +151,7 @@ func (g *Gate) settle(ctx context.Context, s settlement) error {
 		if o.Rounding > 0 {
 			argv[11] = o.Rounding
 		}
+		argv[12] = seconds(max(0, o.Age))
 	}
 	epoch, reply, err := g.run(ctx, settleScript, argv...)
 	if err != nil {

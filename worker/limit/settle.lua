@@ -5,7 +5,8 @@
 -- 'input' (input known, the call goes on), 'back' (never charged).
 -- ARGV[16] input tokens. ARGV[17] output tokens.
 -- ARGV[18..20] the provider's limits a minute, ARGV[21..23] what it says remains;
--- empty: not said. ARGV[24] step to which token headers are rounded.
+-- empty: not said. ARGV[24] step to which token headers are rounded. ARGV[25] age
+-- of the headers, s.
 -- Returns {epoch, 1 or 0 (was there such a reservation), in flight, L1, L2, L3,
 -- then what was handed over to the caller: "status wait key", ...}.
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
@@ -57,7 +58,7 @@ for d = 1, 3 do
     if d == 1 then
       off = off + 0.5
     elseif d == 2 then
-      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vi)) + 0.2 * s.U2
+      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vi))
     else
       band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vo))
     end
@@ -66,11 +67,15 @@ for d = 1, 3 do
       -- everything is done cannot be more than what is left now.
       off = math.min(0, rem - s[LV[d]])
     end
+    -- Upwards: what was sent since the headers were written is in our level and
+    -- not in them.
+    local since = 1 + tonumber(ARGV[25]) / RECENT
+    local up = band + (d == 1 and s.x1 or d == 2 and s.x2 or 0) * since
     local by = 0
     if off < -band then
       by = 0.5 * (off + band)
-    elseif off > band and now >= s.quiet then
-      by = 0.1 * (off - band)
+    elseif off > up and now >= s.quiet then
+      by = 0.1 * (off - up)
     end
     s[LV[d]] = s[LV[d]] + by
     -- The integral: a level that has to be lowered again and again has another
