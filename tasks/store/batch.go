@@ -37,10 +37,11 @@ var (
 
 // OpenBatch begins a batch. With an Idempotency-Key that was used before it
 // returns what is known of the first batch and no new one; ErrKeyBusy means
-// that the first is still being written.
+// that the first is still being written; a writer that has been silent for 15 s
+// may lose its key to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
-	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds()).Slice()
+	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds(), silentAfter.Milliseconds()).Slice()
 	if err != nil {
 		return tasks.Batch{}, nil, fmt.Errorf("open a batch: %w", err)
 	}
@@ -86,6 +87,8 @@ func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit)
 		return "", full(c.MaxQueued, num(reply[1]))
 	case "gone":
 		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
+	case "lost":
+		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrKeyBusy)
 	}
 	return str(reply[1]), nil
 }

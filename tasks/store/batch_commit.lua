@@ -1,9 +1,11 @@
 -- Accepts a batch: one write, after which every line of it will run.
 -- KEYS[1] prefix; ARGV[1] batch, ARGV[2] fingerprint, ARGV[3] most waiting jobs or 0, ARGV[4] idempotency ttl ms
--- Returns {"ok", tenant}, {"full", waiting} or {"gone"}.
+-- Returns {"ok", tenant}, {"full", waiting}, {"gone"}, or {"lost"} when another writer has taken its key meanwhile.
 local g = P .. 'g:' .. ARGV[1]
+local h = redis.call('HMGET', g, 't', 'i', 'whole')
+if h[3] then return { 'ok', h[1] } end -- accepted already: the same commit, sent again
 if not redis.call('ZSCORE', P .. 'staging', ARGV[1]) then return { 'gone' } end
-local h = redis.call('HMGET', g, 't', 'i')
+if h[2] ~= '' and redis.call('HGET', P .. 'i:' .. h[1] .. ':' .. h[2], 'busy') ~= ARGV[1] then return { 'lost' } end
 local total = redis.call('LLEN', P .. 'gl:' .. ARGV[1])
 local waiting = tonumber(redis.call('HGET', P .. 'tq', h[1]) or 0)
 if tonumber(ARGV[3]) > 0 and waiting + total > tonumber(ARGV[3]) then return { 'full', waiting } end

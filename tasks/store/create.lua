@@ -10,6 +10,17 @@ local outcomes, tickets, depths = {}, {}, {}
 
 local function create(a)
   local id, tenant, pool, status = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 5]
+  -- The same submit once more: the connection ended before the first answer, and
+  -- the client sent it again. Its ticket may have been in that answer.
+  local made = load(id)
+  if made then
+    if redis.call('ZSCORE', P .. 'out:' .. pool, id) then
+      tickets[#tickets + 1] = id
+      tickets[#tickets + 1] = made.f
+      tickets[#tickets + 1] = pool
+    end
+    return { 'new', tonumber(redis.call('HGET', made.key, 'ct')) }
+  end
   local ikey = ARGV[a + 10]
   if ikey ~= '' then
     ikey = P .. 'i:' .. tenant .. ':' .. ikey

@@ -5,7 +5,7 @@
 --
 --   j:<id>            hash  the job: e envelope, b body, s status, t tenant, p pool,
 --                           c batch, k order, ct created, f fence, v version, n attempts
---                           used, m calls made, cur the call under way, log the calls
+--                           used, m calls made, cur the call under way, by the name of its start, log the calls
 --                           that ended, st started, fin finished, due, dl deadline,
 --                           o outcome, r result
 --   q:<pool>:<tenant> zset  a tenant's backlog, by order
@@ -105,7 +105,7 @@ local function close(j, ended, details)
     log = string.sub(log, cut + 1)
   end
   redis.call('HSET', j.key, 'log', log)
-  redis.call('HDEL', j.key, 'cur')
+  redis.call('HDEL', j.key, 'cur', 'by')
   j.cur = nil
 end
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"fmt"
 	"time"
@@ -149,7 +150,7 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 // Start records that a call is about to be made. The tickets are for jobs that
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
-	reply, err := s.run(ctx, startScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds(), s.depthOf(t.Pool)).Slice()
+	reply, err := s.run(ctx, startScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds(), s.depthOf(t.Pool), rand.Text()[:12]).Slice()
 	if err != nil {
 		return tasks.Started{}, nil, fmt.Errorf("start job %s: %w", t.ID, err)
 	}

@@ -34,6 +34,7 @@ const (
 
 	answersKept = 24 * time.Hour   // an Idempotency-Key's memory
 	staleAfter  = 10 * time.Minute // a batch whose writer has gone silent
+	silentAfter = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
 	sweepMost   = 200              // of each kind in one sweep
 	unfoldLines = 500              // lines of a batch in one script
 	dayShift    = 24 * time.Hour   // how far a priority moves a job in its tenant's order
