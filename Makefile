@@ -28,6 +28,10 @@ fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
 		done; \
 	done
 
+.PHONY: prove
+prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or paid for twice
+	go run ./cmd/prove
+
 .PHONY: image
 image: ## Build the container image
 	docker build -t sluice .
