@@ -24,7 +24,11 @@ type row struct {
 }
 
 func (r *report) row(ok bool, what, bar, format string, args ...any) {
-	r.rows = append(r.rows, row{what, fmt.Sprintf(format, args...), bar, ok})
+	got := fmt.Sprintf(format, args...)
+	r.rows = append(r.rows, row{what, got, bar, ok})
+	if !ok {
+		r.broken = append(r.broken, fmt.Sprintf("%s: %s, want %s", what, got, bar))
+	}
 }
 
 func (r *report) print(w io.Writer) {

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluicehq/sluice/cmd/prove/rig"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The proof itself, small: real processes, a few of them killed.
+func TestNothingIsLostWhateverIsKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds the program and takes about 15 s")
+	}
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("redis-server is not on PATH")
+		}
+		t.Skip("redis-server is not on PATH")
+	}
+	dir, err := os.MkdirTemp("", "prove") // a socket's path has to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Second)
+	defer cancel()
+	seed := uint64(time.Now().UnixNano())
+	var out strings.Builder
+	r, err := prove(ctx, plan{
+		jobs: 200, rate: 50, latency: 100 * time.Millisecond, workerKills: 2, apiKills: 1, redisKills: 1, seed: seed,
+	}, dir, &out)
+	if err != nil {
+		t.Fatalf("seed %d: %v\n%s", seed, err, &out)
+	}
+	if r.print(&out); len(r.broken) > 0 {
+		t.Errorf("seed %d:\n%s", seed, &out)
+	}
+}
+
+// sound is the evidence of two jobs, of which the second was called twice: its
+// worker was killed during the first call.
+func sound() *evidence {
+	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	done := func(id, text string, marks ...bool) rig.Job {
+		j := rig.Job{ID: id, Status: "succeeded", Text: text, Result: []byte(`{}`), FinishedAt: "x"}
+		j.Upstream = &struct {
+			Attempts []struct {
+				N           int    `json:"n"`
+				Outcome     string `json:"outcome"`
+				MaybeBilled bool   `json:"maybe_billed"`
+			} `json:"attempts"`
+		}{}
+		for _, m := range marks {
+			j.Upstream.Attempts = append(j.Upstream.Attempts, struct {
+				N           int    `json:"n"`
+				Outcome     string `json:"outcome"`
+				MaybeBilled bool   `json:"maybe_billed"`
+			}{MaybeBilled: m})
+		}
+		return j
+	}
+	seen := func(prompt, key string, at time.Duration, completed bool) call {
+		return call{upstream.Call{
+			Key: key, Prompt: rig.PromptDigest(prompt), At: t0.Add(at), Accepted: true, Completed: completed,
+		}, t0.Add(at + 100*time.Millisecond)}
+	}
+	one, two := done("job_1", "1", false), done("job_2", "2", true, false)
+	return &evidence{
+		plan:   plan{workerKills: 1},
+		jobs:   []accepted{{"a", "job_1", one, one}, {"b", "job_2", two, two}},
+		listed: []rig.Job{one, two},
+		calls: []call{
+			seen("a", "w1", 0, true), seen("b", "w2", time.Second, false), seen("b", "w1", 12*time.Second, true),
+		},
+		kills: []kill{{name: "worker-2", worker: "w2", at: t0.Add(1050 * time.Millisecond), gone: t0.Add(1060 * time.Millisecond)}},
+		want:  map[string]string{"a": "1", "b": "2"},
+	}
+}
+
+func TestTheJudgeSeesEachBreach(t *testing.T) {
+	if r := sound().judge(); len(r.broken) > 0 {
+		t.Fatalf("sound evidence was called broken: %v", r.broken)
+	}
+	for want, spoil := range map[string]func(e *evidence){
+		"lost":         func(e *evidence) { e.jobs[0].last.Status = "queued" },
+		"ids":          func(e *evidence) { e.jobs[1].id, e.jobs[1].last.ID = "job_1", "job_1" },
+		"unasked":      func(e *evidence) { e.listed = append(e.listed, rig.Job{ID: "job_3"}) },
+		"changed":      func(e *evidence) { e.jobs[0].last.Result = []byte(`{"late":true}`) },
+		"failed":       func(e *evidence) { e.jobs[0].last.Status = "failed" },
+		"wrong":        func(e *evidence) { e.jobs[0].last.Text = "2" },
+		"batch":        func(e *evidence) { e.batches = []rig.Batch{{Status: "ended"}} },
+		"repeat":       func(e *evidence) { e.calls[1].Key = "w3" },
+		"repeats":      func(e *evidence) { e.kills[0].worker = "w3" },
+		"maybe_billed": func(e *evidence) { e.jobs[1].last.Upstream.Attempts[0].MaybeBilled = false },
+		"log": func(e *evidence) {
+			e.jobs[0].last.Upstream.Attempts = nil
+		},
+		"uncalled": func(e *evidence) { e.calls = e.calls[1:] },
+		"prompts": func(e *evidence) {
+			extra := e.calls[0]
+			extra.Prompt = "another"
+			e.calls = append(e.calls, extra)
+		},
+		"kills": func(e *evidence) { e.workerKills = 2 },
+	} {
+		e := sound()
+		spoil(e)
+		found := false
+		r := e.judge()
+		for _, b := range r.broken {
+			found = found || strings.HasPrefix(b, want+": ")
+		}
+		if !found {
+			t.Errorf("%s: the judge says %v", want, r.broken)
+		}
+	}
+}
