@@ -53,7 +53,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	h.text.begin(started)
 
 	sent := time.Now()
-	answer := w.ask(ctx, p, job, h.text)
+	answer := w.ask(ctx, p, job, grant, h.text)
 	took := time.Since(sent)
 	w.m.attempts.WithLabelValues(p.Name, string(answer.Outcome)).Inc()
 	p.budget.call()
@@ -161,7 +161,7 @@ func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant,
 }
 
 // ask makes the call, bounded by the pool's timeout and the job's deadline.
-func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, out *text) upstream.Answer {
+func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Grant, out *text) upstream.Answer {
 	w.m.inflight.WithLabelValues(p.Name).Inc()
 	defer w.m.inflight.WithLabelValues(p.Name).Dec()
 	timeout := p.Timeout
@@ -172,7 +172,19 @@ func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, out *text) ups
 		ctx, end = context.WithDeadline(ctx, job.Deadline)
 		defer end()
 	}
-	return p.Caller.Do(ctx, upstream.Ask{Model: job.Model, Request: job.Request, OnText: func(s string) { out.add(ctx, s) }})
+	ask := upstream.Ask{Model: job.Model, Request: job.Request, OnText: func(s string) { out.add(ctx, s) }}
+	begun := time.Now()
+	if p.slow() {
+		// The gate learns the input and the headers now, not when they are stale.
+		ask.OnStart = func(input int64, rates upstream.Rates) {
+			if err := p.Gate.SettleInput(ctx, grant, input, observed(rates, 0)); err != nil {
+				w.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
+			}
+		}
+	}
+	answer := p.Caller.Do(ctx, ask)
+	p.took(time.Since(begun))
+	return answer
 }
 
 // actual is what a call has cost, for the gate.

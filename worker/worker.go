@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -58,6 +59,7 @@ type Caller interface {
 type Gate interface {
 	Run(ctx context.Context) error
 	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
+	SettleInput(ctx context.Context, g limit.Grant, inputTokens int64, seen *limit.Observed) error
 	Settle(ctx context.Context, g limit.Grant, a limit.Actual) error
 	SoftRefusal(ctx context.Context) error
 	Hold(ctx context.Context, d time.Duration, reason string) error

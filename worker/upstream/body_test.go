@@ -207,7 +207,7 @@ func FuzzStream(f *testing.F) {
 		}
 		var a Answer
 		said := ""
-		q := Ask{OnText: func(s string) { said += s }, OnStart: func(n int64) {
+		q := Ask{OnText: func(s string) { said += s }, OnStart: func(n int64, _ Rates) {
 			if n < 0 {
 				t.Fatal("negative count")
 			}

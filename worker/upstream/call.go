@@ -283,10 +283,14 @@ func drain(cancel context.CancelFunc, r io.Reader) {
 // readStream assembles the result from a stream.
 func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 	var asm assembler
+	var started func(inputTokens int64)
+	if ask.OnStart != nil {
+		started = func(inputTokens int64) { ask.OnStart(inputTokens, a.Rates) }
+	}
 	if c.provider.Dialect == OpenAI {
-		asm = &completion{onText: ask.OnText, onTick: ask.OnStart}
+		asm = &completion{onText: ask.OnText, onTick: started}
 	} else {
-		asm = &message{onText: ask.OnText, onTick: ask.OnStart}
+		asm = &message{onText: ask.OnText, onTick: started}
 	}
 	defer func() {
 		usage, charged, final := asm.counted()
@@ -364,7 +368,7 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 		}
 	}
 	if ask.OnStart != nil && a.Usage != nil {
-		ask.OnStart(a.ChargedInput)
+		ask.OnStart(a.ChargedInput, a.Rates)
 	}
 	if ask.OnText != nil {
 		if s := tasks.ResultText(body); s != "" {

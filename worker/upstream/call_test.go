@@ -132,7 +132,7 @@ func TestAStreamBecomesTheBodyOfTheOtherAPI(t *testing.T) {
 				c := newCaller(t, d, serveBytes(t, raw, false).url, nil)
 				q := ask("hi")
 				start, said := int64(-1), ""
-				q.OnStart = func(n int64) { start = n }
+				q.OnStart = func(n int64, _ Rates) { start = n }
 				q.OnText = func(s string) { said += s }
 				a := c.Do(t.Context(), q)
 				if a.Outcome != tasks.Succeeded {
@@ -263,7 +263,7 @@ func TestABodyThatIsNoStreamIsKeptByteForByte(t *testing.T) {
 	said, start := "", int64(0)
 	q := ask("hi")
 	q.OnText = func(s string) { said += s }
-	q.OnStart = func(n int64) { start = n }
+	q.OnStart = func(n int64, _ Rates) { start = n }
 	a := newCaller(t, Anthropic, serveBytes(t, raw, false).url, nil).Do(t.Context(), q)
 	if a.Outcome != tasks.Succeeded || !bytes.Equal(a.Result, body) {
 		t.Errorf("got %s, result %q; want %q", a.Outcome, a.Result, body)

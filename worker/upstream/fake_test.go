@@ -117,7 +117,7 @@ func TestTheFakesStreamIsItsWholeAnswer(t *testing.T) {
 			_, whole := post(t, url, d, body(d, text, more))
 			said, start := "", int64(0)
 			a := c.Do(t.Context(), Ask{Request: tasks.Request{Kind: tasks.Raw, Body: []byte(body(d, text, more))},
-				OnText: func(s string) { said += s }, OnStart: func(n int64) { start = n }})
+				OnText: func(s string) { said += s }, OnStart: func(n int64, _ Rates) { start = n }})
 			if a.Outcome != tasks.Succeeded {
 				t.Fatalf("%s: %s %s", d, a.Outcome, a.Message)
 			}

@@ -230,7 +230,8 @@ type Ask struct {
 	// OnStart, if set, is told once how many input tokens the provider charged
 	// to its limit: as soon as an Anthropic stream begins, and at the end for a
 	// provider that says so only then. It is not called when that never arrives.
-	OnStart func(inputTokens int64)
+	// rates are the answer's rate-limit headers, as fresh as they can be.
+	OnStart func(inputTokens int64, rates Rates)
 	// OnText, if set, is told each piece of text as it arrives; the pieces
 	// joined are tasks.ResultText of the result. Both are called in order from
 	// the goroutine that called Do.
