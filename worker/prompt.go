@@ -44,7 +44,8 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		// Canceled or expired while it waited, or Redis is away: no call is made.
 		w.settle(base, p, grant, limit.Actual{Refused: true})
 		if errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) {
-			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying})
+			// It may be in the record all the same, its answer lost.
+			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
 		}
 		return nil
 	}

@@ -101,6 +101,7 @@ type options struct {
 	grace   time.Duration
 	paused  *atomic.Bool
 	aof     string
+	record  func(worker.Record) worker.Record // around the store; nil: the store itself
 }
 
 type health struct{ paused *atomic.Bool }
@@ -130,11 +131,15 @@ func start(t *testing.T, p *provider, o options) *system {
 	if o.paused != nil {
 		cfg.Health = health{o.paused}
 	}
+	record := worker.Record(s.store)
+	if o.record != nil {
+		record = o.record(record)
+	}
 	if o.grace == 0 {
 		o.grace = 10 * time.Second
 	}
 	w, err = worker.New(worker.Config{
-		Redis: srv.Client(), Record: s.store, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
+		Redis: srv.Client(), Record: record, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
 		RenewEvery: 50 * time.Millisecond, Grace: o.grace,
 	})
 	if err != nil {
