@@ -126,7 +126,17 @@ type pool struct {
 	server *asynq.Server
 	budget *budget
 	ramps  chan time.Duration // from refusals for a rise of use, to slowly
+	mean   atomic.Int64       // of the calls' times of late, in nanoseconds
 }
+
+// slowCall is the mean time of calls from which on their input is settled when
+// they begin: a call of Redis more, where the end would come too late.
+const slowCall = 1500 * time.Millisecond
+
+func (p *pool) slow() bool { return time.Duration(p.mean.Load()) > slowCall }
+
+// took notes a call's time. A lost update of two at once does not matter.
+func (p *pool) took(d time.Duration) { p.mean.Store(p.mean.Load() + (int64(d)-p.mean.Load())/8) }
 
 // holding is one job in this process's hands.
 type holding struct {
