@@ -119,6 +119,8 @@ type Pools interface {
 type PoolControl interface {
 	Pause(ctx context.Context, pool, reason, by string) error
 	Resume(ctx context.Context, pool, by string) error
+	// Audit returns the last n things that operators did to the pool, newest first.
+	Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error)
 }
 
 // Quota is a tenant's admission; *quota.Quota is one.
@@ -142,7 +144,7 @@ type Config struct {
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
 	Partials Partials
-	// PoolControl pauses and resumes; nil: both answer 404.
+	// PoolControl pauses and resumes; nil: all of that answers 404.
 	PoolControl PoolControl
 	// Quota admits submits; nil: everybody, without limit.
 	Quota Quota
@@ -306,6 +308,8 @@ func (a *API) routes() {
 	e.GET("/v1/status", a.getStatus, a.scope(""))
 	// An operator lists the pools. Reading changes nothing.
 	e.GET("/v1/pools", a.listPools, a.scope(auth.ScopeAdmin))
+	// An operator looks up who paused a pool, and why. Reading changes nothing.
+	e.GET("/v1/pools/:name/audit", a.poolAudit, a.scope(auth.ScopeAdmin))
 	// An operator stops a pool before the next call. A repeat replaces the reason.
 	e.POST("/v1/pools/:name/pause", a.pausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.

@@ -328,6 +328,16 @@ func TestPools(t *testing.T) {
 		t.Errorf("resumed: %v", v)
 	}
 	s.call("GET", "/v1/pools", admin, nil).want(t, 200)
+	r = s.call("GET", "/v1/pools/claude/audit", admin, nil).want(t, 200)
+	if want := `{"data":[{"at":"2030-03-17T17:47:40.000Z","action":"resume","by":"bob","reason":null},{"at":"2030-03-17T17:46:40.000Z","action":"pause","by":"ann","reason":"key rotation"}]}`; strings.TrimSpace(string(r.body)) != want {
+		t.Errorf("audit: %s; want %s", r.body, want)
+	}
+	if r := s.call("GET", "/v1/pools/claude/audit?limit=1", admin, nil).want(t, 200); strings.Contains(string(r.body), "ann") {
+		t.Errorf("audit of one: %s", r.body)
+	}
+	s.call("GET", "/v1/pools/claude/audit?limit=0", admin, nil).want(t, 400)
+	s.call("GET", "/v1/pools/claude/audit", writer, nil).want(t, 403, "forbidden")
+	s.call("GET", "/v1/pools/none/audit", admin, nil).want(t, 404, "not_found")
 	s.call("POST", "/v1/pools/none/pause", admin, nil).want(t, 404, "not_found")
 	s.call("POST", "/v1/pools/none/resume", admin, nil).want(t, 404, "not_found")
 	for _, bad := range []string{`{"reason":1}`, `{"why":"x"}`, `[]`, `{"reason":"a"}x`, `{"reason":"a","reason":"b"}`, `{`, `{"reason":"` + strings.Repeat("a", 501) + `"}`} {
@@ -337,6 +347,7 @@ func TestPools(t *testing.T) {
 	s = serve(t, func(c *api.Config) { c.PoolControl = nil })
 	s.call("POST", "/v1/pools/claude/pause", admin, nil).want(t, 404)
 	s.call("POST", "/v1/pools/claude/resume", admin, nil).want(t, 404)
+	s.call("GET", "/v1/pools/claude/audit", admin, nil).want(t, 404)
 }
 
 func TestNewNamesEveryFault(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -47,6 +48,9 @@ func (a *API) submitJob(c echo.Context) error {
 		return err
 	}
 	job.ID, job.Tenant = a.NewID("job"), tenant
+	if err := a.reachable(ctx, &job); err != nil {
+		return err
+	}
 	submission := tasks.Submission{Job: job, Key: key}
 	if key != "" {
 		f := newFingerprint(r, "/v1/jobs")
@@ -118,6 +122,40 @@ func (a *API) place(job *tasks.Job) error {
 		}
 	}
 	return nil
+}
+
+// estimateSpare is how far past the deadline an estimate has to lie before a
+// job is refused for it: estimates are no better.
+const estimateSpare = time.Second
+
+// reachable refuses a job that would have to wait past its deadline, in its own
+// pool and in those of its fallbacks: told now, its caller can do something
+// else. A job of high priority passes, since estimates are of the tenant's
+// whole backlog; so does one whose pool opens nobody knows when. Those end
+// expired, without a call.
+func (a *API) reachable(ctx context.Context, job *tasks.Job) error {
+	if job.Deadline.IsZero() || job.Priority == tasks.High {
+		return nil
+	}
+	left := job.Deadline.Sub(a.Now())
+	late := time.Duration(math.MaxInt64)
+	for _, model := range append([]string{job.Model}, job.Fallback...) {
+		pool, ok := a.Pools.Match(model)
+		if !ok {
+			continue
+		}
+		estimate, err := a.Pools.Estimate(ctx, pool, job.Tenant)
+		if err != nil {
+			return nil
+		}
+		late = min(late, estimate-left)
+	}
+	if late <= estimateSpare {
+		return nil
+	}
+	p := fail(deadlineUnreachable, `The queue is longer than the time to "deadline".`)
+	p.retryAfter = late
+	return p
 }
 
 // checkWebhookURL asks whoever knows the network's rules; "" passes.

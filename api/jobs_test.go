@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -437,4 +438,21 @@ func TestQuota(t *testing.T) {
 	if len(s.world.batches) != 0 || len(s.world.staged) != 0 {
 		t.Errorf("a refused batch left something: %v %v", s.world.batches, s.world.staged)
 	}
+}
+
+func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
+	s := serve(t)
+	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
+	body := func(deadline, more string) string {
+		return `{"model":"claude-sonnet-4-5","prompt":"x","deadline":"` + deadline + `"` + more + `}`
+	}
+	s.call("POST", "/v1/jobs", writer, body(in(600*time.Millisecond), "")).want(t, 202) // within what an estimate is worth
+	s.world.delay.Store(int64(time.Hour))
+	r := s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), "")).want(t, 503, "deadline_unreachable")
+	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 49*60 || after > 51*60 {
+		t.Errorf("Retry-After %q; want about 50 minutes", r.Header.Get("Retry-After"))
+	}
+	s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), `,"fallback_models":["gpt-5"]`)).want(t, 503, "deadline_unreachable")
+	s.call("POST", "/v1/jobs", writer, body(in(2*time.Hour), "")).want(t, 202)
+	s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), `,"priority":"high"`)).want(t, 202)
 }

@@ -93,6 +93,39 @@ func (a *API) resumePool(c echo.Context) error {
 	return a.writePool(c, name)
 }
 
+// poolAudit is GET /v1/pools/{name}/audit.
+func (a *API) poolAudit(c echo.Context) error {
+	q, err := query(c.Request(), "limit")
+	if err != nil {
+		return err
+	}
+	limit, err := queryInt(q, "limit", 20, 1, 100)
+	if err != nil {
+		return err
+	}
+	if a.PoolControl == nil {
+		return tasks.ErrNotFound
+	}
+	acts, err := a.PoolControl.Audit(c.Request().Context(), c.Param("name"), limit)
+	if err != nil {
+		return err
+	}
+	b := []byte(`{"data":[`)
+	for i := range acts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		o := object{b: b}
+		o.time("at", acts[i].At)
+		o.str("action", acts[i].Action)
+		o.str("by", acts[i].By)
+		o.optional("reason", acts[i].Reason)
+		b = o.end()
+	}
+	writeJSON(c.Response(), http.StatusOK, append(b, "]}\n"...))
+	return nil
+}
+
 func (a *API) writePool(c echo.Context, name string) error {
 	pools, err := a.Pools.Status(c.Request().Context())
 	if err != nil {

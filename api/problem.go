@@ -28,27 +28,28 @@ type kind struct {
 
 // The kinds that the API makes itself.
 const (
-	invalidRequest     = "invalid_request"
-	invalidJSON        = "invalid_json"
-	unauthorized       = "unauthorized"
-	forbidden          = "forbidden"
-	notFound           = "not_found"
-	routeNotFound      = "route_not_found"
-	modelNotFound      = "model_not_found"
-	methodNotAllowed   = "method_not_allowed"
-	bodyTooLarge       = "body_too_large"
-	unsupportedMedia   = "unsupported_media_type"
-	impossible         = "impossible_time"
-	webhookURLRefused  = "webhook_url_refused"
-	tooManyStreams     = "too_many_streams"
-	quotaExceeded      = "quota_exceeded"
-	unavailable        = "unavailable"
-	internal           = "internal"
-	requestTimeout     = "request_timeout"
-	problemTypePrefix  = "urn:sluice:problem:"
-	problemContentType = "application/problem+json"
-	statusClientClosed = 499 // only in logs and metrics: nobody is there to read it
-	defaultUnavailable = 5 * time.Second
+	invalidRequest      = "invalid_request"
+	invalidJSON         = "invalid_json"
+	unauthorized        = "unauthorized"
+	forbidden           = "forbidden"
+	notFound            = "not_found"
+	routeNotFound       = "route_not_found"
+	modelNotFound       = "model_not_found"
+	methodNotAllowed    = "method_not_allowed"
+	bodyTooLarge        = "body_too_large"
+	unsupportedMedia    = "unsupported_media_type"
+	impossible          = "impossible_time"
+	webhookURLRefused   = "webhook_url_refused"
+	tooManyStreams      = "too_many_streams"
+	quotaExceeded       = "quota_exceeded"
+	unavailable         = "unavailable"
+	deadlineUnreachable = "deadline_unreachable"
+	internal            = "internal"
+	requestTimeout      = "request_timeout"
+	problemTypePrefix   = "urn:sluice:problem:"
+	problemContentType  = "application/problem+json"
+	statusClientClosed  = 499 // only in logs and metrics: nobody is there to read it
+	defaultUnavailable  = 5 * time.Second
 )
 
 // kinds is the one table from failures, and from the sentinels of tasks
@@ -78,6 +79,7 @@ func kinds() []kind {
 		{unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
 		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
 		{"store_full", 503, "The store is full", tasks.ErrFull},
+		{deadlineUnreachable, 503, "The job would wait past its deadline", nil},
 		{internal, 500, "Internal error", nil},
 	}
 }
@@ -149,7 +151,7 @@ func (a *API) answerError(err error, c echo.Context) {
 	}
 	k, p := classify(err)
 	x.code = k.code
-	if k.status >= 500 {
+	if k.status >= 500 && k.code != deadlineUnreachable {
 		a.Log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
 			slog.String("request_id", x.id), slog.String("route", x.route(c)), slog.String("code", k.code), slog.Any("error", err))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -17,6 +18,7 @@ import (
 // world is everything behind the API, in memory: it keeps jobs and batches by
 // the rules of tasks.Transitions, and a test moves them as a worker would.
 type world struct {
+	delay    atomic.Int64 // nanoseconds that every estimate is longer
 	mu       sync.Mutex
 	fail     error // returned by every call of the store, when set
 	seq      int
@@ -545,7 +547,18 @@ func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
 }
 
 func (w *world) Estimate(context.Context, string, string) (time.Duration, error) {
-	return 1500 * time.Millisecond, nil
+	return 1500*time.Millisecond + time.Duration(w.delay.Load()), nil
+}
+
+func (w *world) Audit(_ context.Context, pool string, n int) ([]tasks.PoolAct, error) {
+	if pool != "claude" && pool != "gpt" {
+		return nil, tasks.ErrNotFound
+	}
+	acts := []tasks.PoolAct{
+		{At: time.Unix(1_900_000_060, 0), Action: "resume", By: "bob"},
+		{At: time.Unix(1_900_000_000, 0), Action: "pause", By: "ann", Reason: "key rotation"},
+	}
+	return acts[:min(n, len(acts))], nil
 }
 
 func (w *world) Pause(_ context.Context, pool, reason, by string) error {

@@ -125,6 +125,14 @@ type PoolStatus struct {
 	Allowance        []Allowance
 }
 
+// PoolAct is something that an operator did to a pool.
+type PoolAct struct {
+	At     time.Time
+	Action string // "pause" or "resume"
+	By     string
+	Reason string // as given; may be empty
+}
+
 // PoolState is a pool's health.
 type PoolState string
 

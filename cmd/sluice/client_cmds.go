@@ -222,6 +222,7 @@ type PoolsCmd struct {
 	List   PoolsListCmd   `cmd:"" default:"withargs" help:"List the pools and how they stand (any token)."`
 	Pause  PoolsPauseCmd  `cmd:"" help:"Stop a pool; its jobs wait (scope admin)."`
 	Resume PoolsResumeCmd `cmd:"" help:"Let a pool go on (scope admin)."`
+	Audit  PoolsAuditCmd  `cmd:"" help:"List who paused and resumed a pool, and why (scope admin)."`
 }
 
 // PoolsListCmd lists the pools.
@@ -301,6 +302,47 @@ type PoolsResumeCmd struct {
 // Run resumes the pool and prints it.
 func (c *PoolsResumeCmd) Run(ctx context.Context, env *Env) error {
 	return operate(ctx, env, c.ClientFlags, c.Name, "resume", nil)
+}
+
+// PoolsAuditCmd lists what operators did to a pool.
+type PoolsAuditCmd struct {
+	Name        string `arg:"" help:"The pool's name."`
+	Limit       int    `default:"20" help:"So many at most, the newest first; 1 to 100."`
+	JSON        bool   `name:"json" help:"Print what the API answers."`
+	ClientFlags `embed:""`
+}
+
+// Run prints a table.
+func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	b, err := api.call(ctx, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/audit?limit="+strconv.Itoa(c.Limit), nil, nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(env.Stdout, b)
+	}
+	var audit struct {
+		Data []struct {
+			At     string  `json:"at"`
+			Action string  `json:"action"`
+			By     string  `json:"by"`
+			Reason *string `json:"reason"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(b, &audit); err != nil {
+		return fmt.Errorf("the answer is not the audit of a pool: %w", err)
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "AT\tACTION\tBY\tREASON")
+	for _, a := range audit.Data {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.At, a.Action, orDash(&a.By), orDash(a.Reason))
+	}
+	return w.Flush()
 }
 
 func operate(ctx context.Context, env *Env, f ClientFlags, pool, verb string, body []byte) error {

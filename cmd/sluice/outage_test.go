@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
+
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
@@ -427,6 +429,16 @@ func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
 					t.Errorf("estimated start %v, the pool resumes at %v", start, p.Resume)
 				}
 			}
+			// A deadline before the stated time cannot be met, and its caller is told.
+			if !c.resume.IsZero() {
+				var refused struct{ Code string }
+				late := strings.Replace(hello, "{", `{"deadline":"`+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+`",`, 1)
+				res := r.call("POST", "/v1/jobs", late, &refused)
+				if after, err := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != http.StatusServiceUnavailable || refused.Code != "deadline_unreachable" ||
+					err != nil || after < int(time.Until(c.resume.Add(-time.Hour-time.Minute)).Seconds()) {
+					t.Errorf("a deadline in an hour: %s %s, Retry-After %q", res.Status, refused.Code, res.Header.Get("Retry-After"))
+				}
+			}
 			if calls, probes := w.seen(); len(calls) != 1 || probes != 0 {
 				t.Errorf("%d calls and %d probes; want 1 and 0", len(calls), probes)
 			}
@@ -513,5 +525,37 @@ func TestDeadlinesDoNotOpenTheBreaker(t *testing.T) {
 	}
 	if p := r.pool("claude"); p.State == "paused" {
 		t.Errorf("pool %+v", p)
+	}
+}
+
+// What somebody paused in asynqmon is an operator's pause: the breaker keeps
+// it, callers are told, and only an operator resumes. The audit list has both.
+func TestAPauseMadeInAsynqmonIsAnOperators(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	r.final(r.submit()) // the queue exists
+	if err := asynq.NewInspectorFromRedisClient(r.redis.Client()).PauseQueue("claude"); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the pause is seen", func() bool { return r.pool("claude").State == "paused" })
+	if p := r.pool("claude"); p.PausedBy != "operator" {
+		t.Errorf("pool %+v", p)
+	}
+	id := r.submit()
+	if j := r.job(id); j.Waiting == nil || j.Waiting.For != "paused" {
+		t.Errorf("job %+v", j)
+	}
+	var p poolView
+	r.call("POST", "/v1/pools/claude/resume", "", &p)
+	if j := r.final(id); j.Status != "succeeded" {
+		t.Errorf("job %+v", j)
+	}
+	var audit struct {
+		Data []struct{ Action, By string }
+	}
+	r.call("GET", "/v1/pools/claude/audit", "", &audit)
+	if got := fmt.Sprint(audit.Data); got != "[{resume ann} {pause unknown}]" {
+		t.Errorf("audit %s", got)
 	}
 }

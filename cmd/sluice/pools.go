@@ -243,6 +243,23 @@ func (p *pools) Resume(ctx context.Context, pool, by string) error {
 	return p.changed(pool, b.Resume(ctx, by))
 }
 
+// Audit returns the last n things that operators did to a pool, newest first.
+func (p *pools) Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error) {
+	b := p.breakers[pool]
+	if b == nil {
+		return nil, fmt.Errorf("pool %s: %w", pool, tasks.ErrNotFound)
+	}
+	entries, err := b.Audit(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+	}
+	acts := make([]tasks.PoolAct, len(entries))
+	for i, e := range entries {
+		acts[i] = tasks.PoolAct{At: e.At, Action: e.Action, By: e.By, Reason: e.Reason}
+	}
+	return acts, nil
+}
+
 func (p *pools) changed(pool string, err error) error {
 	p.mu.Lock()
 	delete(p.views, pool)

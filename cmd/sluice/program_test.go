@@ -124,7 +124,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, c := range []string{
-		"", "submit", "get", "watch", "cancel", "pools", "pools list", "pools pause", "pools resume", "token", "fake", "config", "config check", "version", "healthcheck",
+		"", "submit", "get", "watch", "cancel", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck",
 	} {
 		code, stdout, stderr := invoke(t, "", nil, append(strings.Fields(c), "--help")...)
 		if code != 0 || !strings.Contains(stdout, strings.TrimSpace("Usage: sluice "+c)) || stderr != "" {
@@ -344,6 +344,12 @@ func TestTokenComesFromAFileToo(t *testing.T) {
 
 func TestPools(t *testing.T) {
 	api := newFakeAPI(t, func(_ int, r asked, w http.ResponseWriter) {
+		if strings.HasSuffix(r.uri, "/v1/pools/claude/audit?limit=2") {
+			_, _ = io.WriteString(w, `{"data":[
+				{"at":"2026-01-01T00:00:00Z","action":"resume","by":"bob","reason":null},
+				{"at":"2025-12-31T00:00:00Z","action":"pause","by":"ann","reason":"credit\nused up"}]}`)
+			return
+		}
 		if r.method == http.MethodGet {
 			_, _ = io.WriteString(w, `{"status":"degraded","pools":[
 				{"name":"claude","state":"paused","since":null,"reason":"credit\nused up","paused_by":"operator","queued":12,"running":0,"oldest_queued_at":"2026-01-01T00:00:00Z"},
@@ -375,6 +381,12 @@ func TestPools(t *testing.T) {
 		if r := all[len(all)-1]; r.method != http.MethodPost || r.uri != "/v1/pools/claude/"+verb || r.body != body {
 			t.Errorf("%s asked %+v", verb, r)
 		}
+	}
+	want = "AT                    ACTION  BY   REASON\n" +
+		"2026-01-01T00:00:00Z  resume  bob  -\n" +
+		"2025-12-31T00:00:00Z  pause   ann  credit used up\n"
+	if code, stdout, stderr := invoke(t, "", api.environ(), "pools", "audit", "claude", "--limit", "2"); code != 0 || stdout != want {
+		t.Errorf("audit: code %d, stderr %q, stdout\n%s\nwant\n%s", code, stderr, stdout, want)
 	}
 }
 
