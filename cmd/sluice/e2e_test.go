@@ -120,6 +120,7 @@ func TestEndToEnd(t *testing.T) {
 		Dir: filepath.Join("testdata", "e2e"),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
 			e.Setenv("SLUICE_LISTEN", "127.0.0.1:0")
 			e.Setenv("SLUICE_OPS_LISTEN", "127.0.0.1:0")
 			e.Setenv("EXTERNAL_REDIS", redis.URL())
@@ -142,7 +143,7 @@ func TestEndToEnd(t *testing.T) {
 					ts.Fatalf("usage: begin NAME PATTERN command [args...]")
 				}
 				environ := os.Environ()[:0:0]
-				for _, k := range []string{"PATH", "HOME", "TMPDIR"} {
+				for _, k := range []string{"PATH", "HOME", "TMPDIR", "GORACE"} {
 					environ = append(environ, k+"="+ts.Getenv(k))
 				}
 				for _, kv := range strings.Fields(ts.Getenv("PASS")) {
@@ -158,7 +159,8 @@ func TestEndToEnd(t *testing.T) {
 					ts.Setenv(k, v)
 				}
 			},
-			// end NAME INT|TERM|KILL CODE [PATTERN] ends a process that begin has started.
+			// end NAME INT|TERM|KILL CODE [PATTERN] ends a process that begin has started;
+			// what it said is in NAME.log.
 			"end": func(ts *testscript.TestScript, neg bool, args []string) {
 				if neg || len(args) < 3 {
 					ts.Fatalf("usage: end NAME INT|TERM|KILL CODE [PATTERN]")
@@ -169,12 +171,12 @@ func TestEndToEnd(t *testing.T) {
 				ts.Check(err)
 				delete(running, args[0])
 				said, _ := c.said()
-				ts.Logf("%s", said)
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]+".log"), []byte(said), 0o600))
 				if strconv.Itoa(code) != args[2] {
-					ts.Fatalf("%s ended with %d; want %s", args[0], code, args[2])
+					ts.Fatalf("%s ended with %d; want %s:\n%s", args[0], code, args[2], said)
 				}
 				if len(args) > 3 && !regexp.MustCompile("(?m)"+args[3]).MatchString(said) {
-					ts.Fatalf("%s did not say %s", args[0], args[3])
+					ts.Fatalf("%s did not say %s:\n%s", args[0], args[3], said)
 				}
 			},
 			// calls URL N: a fake provider has had N calls; with N+, waits for as many.
