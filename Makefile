@@ -32,6 +32,33 @@ fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
 prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or paid for twice
 	go run ./cmd/prove
 
+.PHONY: bench
+bench: bench-pace bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
+
+.PHONY: bench-pace
+bench-pace: ## Share of the allowance used, 429s, Redis calls a job
+	go run ./cmd/bench $(BENCHFLAGS) pace
+
+.PHONY: bench-submit
+bench-submit: ## Submits a second, against a bare handler
+	go run ./cmd/bench $(BENCHFLAGS) submit
+
+.PHONY: bench-pickup
+bench-pickup: ## From submit to provider while idle
+	go run ./cmd/bench $(BENCHFLAGS) pickup
+
+.PHONY: bench-sync
+bench-sync: ## What waiting within the submit adds to a direct call
+	go run ./cmd/bench $(BENCHFLAGS) sync
+
+.PHONY: bench-memory
+bench-memory: ## Bytes of Redis a queued job
+	go run ./cmd/bench $(BENCHFLAGS) memory
+
+.PHONY: bench-backlog
+bench-backlog: ## Rates with 200,000 jobs queued
+	go run ./cmd/bench $(BENCHFLAGS) backlog
+
 .PHONY: image
 image: ## Build the container image
 	docker build -t sluice .

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bufio"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestPercentile(t *testing.T) {
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(100 - i) // unsorted on purpose
+	}
+	for _, c := range []struct {
+		values []float64
+		p      float64
+		want   float64
+	}{
+		{nil, 0.5, 0},
+		{[]float64{7}, 0.01, 7},
+		{[]float64{7}, 1, 7},
+		{[]float64{3, 1, 2}, 0.5, 2},
+		{[]float64{4, 3, 2, 1}, 0.5, 2},
+		{hundred, 0.5, 50},
+		{hundred, 0.99, 99},
+		{hundred, 0.991, 100},
+		{hundred, 1, 100},
+	} {
+		before := slices.Clone(c.values)
+		if got := percentile(c.values, c.p); got != c.want {
+			t.Errorf("percentile(%v, %v) = %v, want %v", c.values, c.p, got, c.want)
+		}
+		if !slices.Equal(before, c.values) {
+			t.Errorf("percentile(%v, %v) changed its argument to %v", before, c.p, c.values)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{nil, 0},
+		{[]float64{5}, 5},
+		{[]float64{9, 1, 5}, 5},
+		{[]float64{9, 1, 5, 6}, 5.5},
+	} {
+		if got := median(c.values); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.values, got, c.want)
+		}
+	}
+}
+
+func TestAllowance(t *testing.T) {
+	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(after time.Duration, amount float64) sent { return sent{at: t0.Add(after), amount: amount} }
+	var ideal, slow []sent
+	for range 10 {
+		ideal = append(ideal, at(0, 1))
+		slow = append(slow, at(0, 1))
+	}
+	for i := range 1000 {
+		ideal = append(ideal, at(time.Duration(i+1)*10*time.Millisecond, 1))
+		slow = append(slow, at(time.Duration(i+1)*20*time.Millisecond, 1))
+	}
+	slices.Reverse(slow)
+	for name, c := range map[string]struct {
+		calls       []sent
+		burst, rate float64
+		want        share
+	}{
+		"none":         {nil, 10, 100, share{}},
+		"one":          {[]sent{at(0, 1)}, 10, 100, share{}},
+		"at once":      {[]sent{at(0, 1), at(0, 1)}, 10, 100, share{used: 2}},
+		"ideal":        {ideal, 10, 100, share{1, 1, 1010, 10 * time.Second}},
+		"half":         {slow, 10, 100, share{0.5, 1010.0 / 2010, 1010, 20 * time.Second}},
+		"burst unused": {ideal[9:], 10, 100, share{0.991, 1001.0 / 1010, 1001, 10 * time.Second}},
+		"tokens":       {[]sent{at(0, 500), at(time.Second, 250), at(2*time.Second, 250)}, 400, 400, share{0.75, 1000.0 / 1200, 1000, 2 * time.Second}},
+	} {
+		got := allowance(c.calls, c.burst, c.rate)
+		if math.Abs(got.strict-c.want.strict) > 1e-9 || math.Abs(got.whole-c.want.whole) > 1e-9 || got.used != c.want.used || got.span != c.want.span {
+			t.Errorf("%s: got %+v, want %+v", name, got, c.want)
+		}
+		if got.strict > got.whole+1e-9 {
+			t.Errorf("%s: strict %v is above whole %v", name, got.strict, got.whole)
+		}
+	}
+}
+
+func TestReadAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name, wire string
+		status     int
+		body       string
+		bad        bool
+	}{
+		{"length", "HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhelloHTTP", 202, "hello", false},
+		{"length in other letters", "HTTP/1.1 200 OK\r\ncontent-length:  2 \r\n\r\nok", 200, "ok", false},
+		{"chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", 200, "abc0123456789", false},
+		{"no body", "HTTP/1.1 204 No Content\r\n\r\n", 204, "", false},
+		{"cut", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", 0, "", true},
+		{"not HTTP", "hello\r\n\r\n", 0, "", true},
+	} {
+		status, body, err := readAnswer(bufio.NewReader(strings.NewReader(c.wire)), nil)
+		if (err != nil) != c.bad {
+			t.Errorf("%s: error %v, want one: %v", c.name, err, c.bad)
+			continue
+		}
+		if !c.bad && (status != c.status || string(body) != c.body) {
+			t.Errorf("%s: got %d %q, want %d %q", c.name, status, body, c.status, c.body)
+		}
+	}
+}
+
+func TestSumOfMetric(t *testing.T) {
+	text := `# HELP sluice_gate_acquires_total Questions.
+# TYPE sluice_gate_acquires_total counter
+sluice_gate_acquires_total{pool="p",result="granted"} 7
+sluice_gate_acquires_total{pool="p",result="booked"} 1.5e+01
+sluice_gate_acquires_totals 100
+# TYPE sluice_redis_calls_total counter
+sluice_redis_calls_total 42
+`
+	for name, want := range map[string]float64{"sluice_gate_acquires_total": 22, "sluice_redis_calls_total": 42, "absent": 0} {
+		got, err := sumOf(strings.NewReader(text), name)
+		if err != nil || got[name] != want {
+			t.Errorf("sumOf(%s) = %v, %v; want %v", name, got[name], err, want)
+		}
+	}
+}
