@@ -131,6 +131,31 @@ func (s *steady) Read(p []byte) (int, error) {
 	return s.ReadCloser.Read(p)
 }
 
+// What is read of a body after its request was refused.
+const (
+	lingerBytes = 256 << 20
+	lingerTime  = 10 * time.Second
+)
+
+// linger sends the answer on its way and reads the rest of the body for a while.
+// A connection that is closed with bytes unread is reset, and a caller that
+// sends all before it reads would then lose the answer (RFC 9112, 9.6).
+func linger(w http.ResponseWriter, r *http.Request) {
+	// Who expects to be asked for the body sends none before that.
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Header.Get("Expect") != "" {
+		return
+	}
+	body := r.Body
+	if s, ok := body.(*steady); ok {
+		body = s.ReadCloser
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(lingerTime))
+	if control.Flush() == nil {
+		_, _ = io.CopyN(io.Discard, body, lingerBytes)
+	}
+}
+
 // isCorrupt reports whether the decompressor found nonsense.
 func isCorrupt(err error) bool {
 	var corrupt flate.CorruptInputError

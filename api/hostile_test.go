@@ -1,12 +1,14 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -301,6 +303,43 @@ func TestBodySizes(t *testing.T) {
 	}
 	if len(s.world.staged) != 0 {
 		t.Errorf("%d batches are left staged", len(s.world.staged))
+	}
+}
+
+// Most callers send the whole body before they read, and those find the
+// answer although nobody wanted the rest.
+func TestTheAnswerArrivesThoughTheBodyIsNotWanted(t *testing.T) {
+	s := serve(t, func(c *api.Config) { c.MaxBody = 1 << 20 })
+	long := strings.Repeat(`{"model":"claude-x","prompt":"`+strings.Repeat("a", 1000)+`"}`+"\n", 16_000)
+	for name, x := range map[string]struct {
+		path, token, body string
+		status            int
+	}{
+		"too long":          {"/v1/jobs", writer, long, 413},
+		"a malformed line":  {"/v1/batches", writer, "{\n" + long, 400},
+		"no token":          {"/v1/batches", "", long, 401},
+		"a scope is lacked": {"/v1/jobs", reader, long, 403},
+		"no such route":     {"/v1/job", writer, long, 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			req := s.request(t.Context(), "POST", x.path, x.token, x.body, "Content-Type", "application/x-ndjson")
+			if err := req.Write(conn); err != nil {
+				t.Fatalf("the body was cut off: %v", err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if res.StatusCode != x.status {
+				t.Errorf("status %d; want %d", res.StatusCode, x.status)
+			}
+		})
 	}
 }
 

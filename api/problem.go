@@ -188,8 +188,12 @@ func (a *API) answerError(err error, c echo.Context) {
 	b = append(b, `,"request_id":`...)
 	b = appendString(b, x.id)
 	b = append(b, '}', '\n')
+	h.Set("Content-Length", strconv.Itoa(len(b)))
 	c.Response().WriteHeader(k.status)
 	_, _ = c.Response().Write(b)
+	if k.status != http.StatusRequestTimeout {
+		linger(c.Response(), c.Request())
+	}
 }
 
 // seconds rounds up to whole seconds, at least 1, as Retry-After takes them.
