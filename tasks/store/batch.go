@@ -125,8 +125,12 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 	if h["t"] != tenant || h["whole"] == "" {
 		return tasks.Batch{}, tasks.ErrNotFound
 	}
+	return s.unpackBatch(id, h), nil
+}
+
+func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 	b := tasks.Batch{
-		ID: id, Tenant: tenant, Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
+		ID: id, Tenant: h["t"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
 		Counts: tasks.Counts{
 			Total: atoi(h["total"]), Queued: atoi(h["queued"]), Running: atoi(h["running"]), Succeeded: atoi(h["succeeded"]),
 			Failed: atoi(h["failed"]), Canceled: atoi(h["canceled"]), Expired: atoi(h["expired"]),
@@ -138,7 +142,7 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 	case h["canceling"] != "":
 		b.Status = tasks.BatchCanceling
 	}
-	return b, nil
+	return b
 }
 
 // BatchJobs returns up to limit of a batch's jobs in line order, from the

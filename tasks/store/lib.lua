@@ -59,6 +59,9 @@ local function count(j, from, to)
   if to == 'queued' then redis.call('HINCRBY', P .. 'tq', j.t, 1) end
 end
 
+-- tell writes the deliveries of an event; delivery_lib.lua has it.
+local tell
+
 -- become moves a job to a status, in its record and in every count.
 local function become(j, to, ttl)
   local from, into = phase[j.s], phase[to]
@@ -79,12 +82,21 @@ local function become(j, to, ttl)
             redis.call('PEXPIRE', P .. 'gl:' .. j.c, ttl)
           end
           redis.call('PUBLISH', P .. 'note:' .. j.c, 'ended')
+          tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '', ttl or 0)
         end
       end
     end
   end
   j.s = to
   redis.call('PUBLISH', P .. 'note:' .. j.id, v)
+  return v
+end
+
+-- ownURL is the address that a job asked for itself, or nil.
+local function ownURL(j)
+  local e = redis.call('HGET', j.key, 'e')
+  if not e or not string.find(e, '"w":"', 1, true) then return nil end
+  return cjson.decode(e).w
 end
 
 -- leave takes a job out of every index of jobs under way.
@@ -121,7 +133,7 @@ local function backlog(j)
   end
 end
 
--- finish makes a job final. Its record, index entry and counts end ttl later.
+-- finish makes a job final and tells of it. Its record, index entry and counts end ttl later.
 local function finish(j, to, outcome, ttl)
   leave(j)
   redis.call('ZREM', P .. 'q:' .. j.p .. ':' .. j.t, j.id)
@@ -129,7 +141,8 @@ local function finish(j, to, outcome, ttl)
   redis.call('ZREM', P .. 'dl', j.id)
   redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
   redis.call('HDEL', j.key, 'due')
-  become(j, to, ttl)
+  local v = become(j, to, ttl)
+  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
   redis.call('PEXPIRE', j.key, ttl)
   redis.call('ZADD', P .. 'gone', now + ttl, j.t .. '|' .. j.id)
 end

@@ -51,6 +51,9 @@ type Config struct {
 	// provider's answer's start: about two seconds of work. It also names the
 	// pools that a sweep looks after. A pool that is not in it has depth 4.
 	Depth map[string]int
+	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
+	// a tenant that never asked for one has none.
+	NewSecret func() string
 }
 
 // Store is a client of the records. Its methods may be called at once from anywhere.
@@ -59,11 +62,12 @@ type Store struct {
 	ttl   time.Duration
 	depth map[string]int
 	pools []any // pairs of pool and depth, as scripts take them
+	fresh func() string
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth}
+	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}
@@ -89,7 +93,10 @@ var libLua string
 //go:embed pick.lua
 var pickLua string
 
-func script(body string) *redis.Script { return redis.NewScript(libLua + pickLua + body) }
+//go:embed delivery_lib.lua
+var deliveryLua string
+
+func script(body string) *redis.Script { return redis.NewScript(libLua + deliveryLua + pickLua + body) }
 
 // run runs a script on the store's keys.
 func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) *redis.Cmd {

@@ -1,0 +1,126 @@
+package tasks
+
+import (
+	"fmt"
+	"time"
+)
+
+// Endpoint is an address of a tenant that its events are sent to.
+type Endpoint struct {
+	ID            string // "whe_" and a ULID
+	Tenant        string
+	URL           string
+	Events        []string // the events it takes, as in "job.succeeded"
+	IncludeResult bool     // job events carry the result when it fits
+	Signature     string   // "v1", or "v1a" for Ed25519 beside it
+	CreatedAt     time.Time
+	DisabledAt    time.Time // zero: it is sent to
+	// DisabledReason is the outcome that disabled it, or "operator" when its owner did.
+	DisabledReason string
+	FailingSince   time.Time // the first failure after the last success
+	Keys           SigningKeys
+}
+
+// EndpointChange is what its owner changes about an endpoint; nil members stay.
+type EndpointChange struct {
+	URL           *string
+	Events        []string
+	IncludeResult *bool
+	Disabled      *bool
+}
+
+// SigningKeys sign deliveries. They show themselves to nobody who prints them.
+type SigningKeys struct {
+	Secret     string // whsec_…
+	Private    string // whsk_…; empty: no v1a
+	OldSecret  string // signs too until OldUntil
+	OldPrivate string
+	OldUntil   time.Time
+}
+
+// Format writes a placeholder for every verb.
+func (SigningKeys) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[signing keys]")) }
+
+// DeliveryStatus is where a delivery stands.
+type DeliveryStatus string
+
+// The statuses of a delivery. An exhausted one can be sent again.
+const (
+	DeliveryPending   DeliveryStatus = "pending"
+	DeliveryDelivered DeliveryStatus = "delivered"
+	DeliveryExhausted DeliveryStatus = "exhausted"
+)
+
+// Delivery is one event on its way to one address.
+type Delivery struct {
+	ID          string // "dlv_" and a number that grows with time
+	Tenant      string
+	Endpoint    string // empty: the job's own webhook_url
+	Event       string // the webhook-id: the same at every attempt and for every endpoint
+	Type        string // the event's type
+	Object      string // id of the job, batch, pool or endpoint that it is about
+	Status      DeliveryStatus
+	Attempts    int // in the present round; sent again, a delivery begins a new one
+	CreatedAt   time.Time
+	DueAt       time.Time // of the next attempt; zero when it waits for nothing
+	DeliveredAt time.Time
+	Log         []DeliveryAttempt // oldest first; the oldest go when it gets long
+
+	URL    string // the job's own
+	Body   []byte // as it was first sent; nil: to be built
+	Detail string // what the event adds, by type
+	Fence  int64
+}
+
+// DeliveryAttempt is one attempt at a delivery.
+type DeliveryAttempt struct {
+	At      time.Time     `json:"at"`
+	Outcome string        `json:"outcome"` // as worker/webhook names them
+	Status  int           `json:"status,omitempty"`
+	Latency time.Duration `json:"latency"`
+	Answer  string        `json:"answer,omitempty"` // its beginning, at most 4 KiB
+}
+
+// DeliveryTicket is a claim on one delivery at one fence.
+type DeliveryTicket struct {
+	ID    string `json:"id"`
+	Fence int64  `json:"fence"`
+}
+
+// Sending is a delivery with all that an attempt at it needs.
+type Sending struct {
+	Delivery Delivery
+	Endpoint *Endpoint // nil: the job's own webhook_url, or an endpoint that is gone
+	Keys     SigningKeys
+	Job      *Job   // of a job event, when it still exists
+	Batch    *Batch // of a batch event, when it still exists
+}
+
+// Settled is how an attempt at a delivery ended.
+type Settled struct {
+	Ticket  DeliveryTicket
+	Status  DeliveryStatus // DeliveryPending: again after Delay
+	Delay   time.Duration
+	Counted bool   // false: nothing was attempted
+	Reason  string // the outcome
+	Attempt DeliveryAttempt
+	Body    []byte
+	// Disable says that the endpoint wants no more (410).
+	Disable bool
+}
+
+// DeliveryFilter selects a tenant's deliveries, newest first.
+type DeliveryFilter struct {
+	Tenant   string
+	Endpoint string // empty: all of the tenant's
+	Status   DeliveryStatus
+	Limit    int
+	After    string
+}
+
+// DeliveryPage is one page of deliveries.
+type DeliveryPage struct {
+	Deliveries []Delivery
+	HasMore    bool
+	Next       string
+}

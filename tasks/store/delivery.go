@@ -1,0 +1,366 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	// DeliveryLease is how long a sender may have a delivery: an attempt's
+	// timeout, and what it may wait before that.
+	DeliveryLease = 45 * time.Second
+
+	deliveryDepth = 256 // deliveries under way at once, all processes together
+	failureMost   = 5 * 24 * time.Hour
+)
+
+//go:embed delivery_settle.lua
+var deliverySettleLua string
+
+//go:embed delivery_sweep.lua
+var deliverySweepLua string
+
+//go:embed delivery_again.lua
+var deliveryAgainLua string
+
+//go:embed pool_event.lua
+var poolEventLua string
+
+var (
+	deliverySettleScript = script(deliverySettleLua)
+	deliverySweepScript  = script(deliverySweepLua)
+	deliveryAgainScript  = script(deliveryAgainLua)
+	poolEventScript      = script(poolEventLua)
+)
+
+// SweptDeliveries is what a sweep of the deliveries found.
+type SweptDeliveries struct {
+	Hand    []tasks.DeliveryTicket
+	NextDue time.Duration // -1: none waits
+	Out     int           // handed out
+	Lanes   int           // receivers with something ready
+	Waiting int           // for another try
+}
+
+// SweepDeliveries makes deliveries ready whose time has come and hands out what
+// there is room for. Any process may call it.
+func (s *Store) SweepDeliveries(ctx context.Context) (SweptDeliveries, error) {
+	reply, err := s.run(ctx, deliverySweepScript, deliveryDepth, DeliveryLease.Milliseconds(), sweepMost).Slice()
+	if err != nil {
+		return SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
+	}
+	return SweptDeliveries{
+		Hand: deliveryTickets(reply[0]), NextDue: time.Duration(num(reply[1])) * time.Millisecond,
+		Out: int(num(reply[2])), Lanes: int(num(reply[3])), Waiting: int(num(reply[4])),
+	}, nil
+}
+
+// SettleDeliveries records how attempts ended and hands out further ones. A
+// ticket that is void by now changes nothing.
+func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]tasks.DeliveryTicket, error) {
+	args := make([]any, 0, 4+9*len(list))
+	args = append(args, deliveryDepth, DeliveryLease.Milliseconds(), s.ttl.Milliseconds(), failureMost.Milliseconds())
+	for i := range list {
+		e := &list[i]
+		line := ""
+		if e.Counted {
+			line = encode(e.Attempt)
+		}
+		args = append(args, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, e.Body, flag(e.Disable))
+	}
+	reply, err := s.run(ctx, deliverySettleScript, args...).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
+	}
+	return deliveryTickets(reply), nil
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
+}
+
+func deliveryTickets(v any) []tasks.DeliveryTicket {
+	l := list(v)
+	out := make([]tasks.DeliveryTicket, 0, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		out = append(out, tasks.DeliveryTicket{ID: str(l[i]), Fence: num(l[i+1])})
+	}
+	return out
+}
+
+// OpenDeliveries reads what the attempts of tickets need, in the tickets' order;
+// void tickets are left out.
+func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket) ([]tasks.Sending, error) {
+	fail := func(err error) ([]tasks.Sending, error) {
+		return nil, fmt.Errorf("read %d deliveries: %w", len(list), known(err))
+	}
+	keys := make([]string, len(list))
+	for i, t := range list {
+		keys[i] = "d:" + t.ID
+	}
+	records, err := s.hashes(ctx, keys)
+	if err != nil {
+		return fail(err)
+	}
+	var out []tasks.Sending
+	var more []string
+	for i, h := range records {
+		if len(h) == 0 || atoi(h["f"]) != list[i].Fence || h["s"] != string(tasks.DeliveryPending) {
+			continue
+		}
+		d, err := unpackDelivery(list[i].ID, h)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tasks.Sending{Delivery: d})
+		signer := "wsec:" + d.Tenant
+		if d.Endpoint != "" {
+			signer = "wh:" + d.Endpoint
+		}
+		object := "j:" + d.Object
+		if strings.HasPrefix(d.Object, "batch_") {
+			object = "g:" + d.Object
+		}
+		more = append(more, signer, object)
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	records, err = s.hashes(ctx, more)
+	if err != nil {
+		return fail(err)
+	}
+	for i := range out {
+		d, signer, object := &out[i].Delivery, records[2*i], records[2*i+1]
+		switch {
+		case d.Endpoint == "":
+			if out[i].Keys = keysOf(signer); out[i].Keys.Secret == "" {
+				if out[i].Keys, err = s.TenantKeys(ctx, d.Tenant); err != nil {
+					return nil, err
+				}
+			}
+		case signer["t"] == d.Tenant:
+			e := unpackEndpoint(d.Endpoint, signer)
+			out[i].Endpoint, out[i].Keys = &e, e.Keys
+		}
+		if object["t"] != d.Tenant || d.Body != nil {
+			continue
+		}
+		if strings.HasPrefix(d.Object, "batch_") {
+			b := s.unpackBatch(d.Object, object)
+			out[i].Batch = &b
+		} else {
+			j, err := unpack(d.Object, object)
+			if err != nil {
+				return nil, err
+			}
+			out[i].Job = &j
+		}
+	}
+	return out, nil
+}
+
+func (s *Store) hashes(ctx context.Context, keys []string) ([]map[string]string, error) {
+	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, k := range keys {
+			p.HGetAll(ctx, prefix+k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]map[string]string, len(keys))
+	for i, c := range cmds {
+		out[i] = c.(*redis.MapStringStringCmd).Val()
+	}
+	return out, nil
+}
+
+func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
+	d := tasks.Delivery{
+		ID: id, Tenant: h["t"], Endpoint: h["w"], Event: h["v"], Type: h["y"], Object: h["o"], Status: tasks.DeliveryStatus(h["s"]),
+		Attempts: int(atoi(h["n"])), CreatedAt: fromMilli(atoi(h["ct"])), DueAt: fromMilli(atoi(h["due"])),
+		URL: h["u"], Detail: h["x"], Fence: atoi(h["f"]),
+	}
+	if d.Status == tasks.DeliveryDelivered {
+		d.DeliveredAt = fromMilli(atoi(h["fin"]))
+	}
+	if b := h["b"]; b != "" {
+		d.Body = []byte(b)
+	}
+	for line := range strings.Lines(h["log"]) {
+		var a tasks.DeliveryAttempt
+		if err := json.Unmarshal([]byte(line), &a); err != nil {
+			return d, fmt.Errorf("read delivery %s: a line of its log is not whole", id)
+		}
+		d.Log = append(d.Log, a)
+	}
+	return d, nil
+}
+
+// Delivery returns a tenant's delivery; another's is ErrNotFound.
+func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
+	h, err := s.rdb.HGetAll(ctx, prefix+"d:"+id).Result()
+	if err != nil {
+		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, known(err))
+	}
+	if h["t"] != tenant {
+		return tasks.Delivery{}, tasks.ErrNotFound
+	}
+	return unpackDelivery(id, h)
+}
+
+// Deliveries returns one page of a tenant's deliveries, newest first. A page of
+// a rare status may be short although HasMore is true.
+func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error) {
+	key := prefix + "wt:" + f.Tenant
+	if f.Endpoint != "" {
+		if _, err := s.Endpoint(ctx, f.Tenant, f.Endpoint); err != nil {
+			return tasks.DeliveryPage{}, err
+		}
+		key = prefix + "we:" + f.Endpoint
+	}
+	from := "+"
+	if f.After != "" {
+		from = "(" + f.After
+	}
+	var page tasks.DeliveryPage
+	for range listReads {
+		ids, err := s.rdb.ZRevRangeByLex(ctx, key, &redis.ZRangeBy{Min: "-", Max: from, Count: listChunk}).Result()
+		if err != nil {
+			return page, fmt.Errorf("list deliveries: %w", known(err))
+		}
+		keys := make([]string, len(ids))
+		for i, id := range ids {
+			keys[i] = "d:" + id
+		}
+		records, err := s.hashes(ctx, keys)
+		if err != nil {
+			return page, fmt.Errorf("list deliveries: %w", known(err))
+		}
+		for i, h := range records {
+			if len(h) == 0 || (f.Status != "" && h["s"] != string(f.Status)) {
+				continue
+			}
+			if len(page.Deliveries) == f.Limit {
+				page.HasMore, page.Next = true, page.Deliveries[f.Limit-1].ID
+				return page, nil
+			}
+			d, err := unpackDelivery(ids[i], h)
+			if err != nil {
+				return page, err
+			}
+			page.Deliveries = append(page.Deliveries, d)
+		}
+		if len(ids) < listChunk {
+			return page, nil
+		}
+		page.Next = ids[len(ids)-1]
+		from = "(" + page.Next
+	}
+	page.HasMore = true
+	return page, nil
+}
+
+// Redeliver sends a delivery again, from the first attempt on and under the
+// same event id; one that waits for another try goes now. ErrConflict: its
+// endpoint is disabled or gone.
+func (s *Store) Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
+	answers, err := s.again(ctx, tenant, true, []string{id})
+	if err != nil {
+		return tasks.Delivery{}, err
+	}
+	switch answers[0] {
+	case "gone":
+		return tasks.Delivery{}, tasks.ErrNotFound
+	case "disabled":
+		return tasks.Delivery{}, tasks.ErrConflict
+	}
+	return s.Delivery(ctx, tenant, id)
+}
+
+// RedeliverRange sends an endpoint's deliveries again that were made from since
+// on and before until, those that arrived only if delivered is set. It returns how many.
+func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (int, error) {
+	e, err := s.Endpoint(ctx, tenant, endpoint)
+	if err != nil {
+		return 0, err
+	}
+	if !e.DisabledAt.IsZero() {
+		return 0, tasks.ErrConflict
+	}
+	bound := func(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
+	from, sent := "["+bound(since), 0
+	for {
+		ids, err := s.rdb.ZRangeByLex(ctx, prefix+"we:"+endpoint, &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
+		if err != nil {
+			return sent, fmt.Errorf("list deliveries: %w", known(err))
+		}
+		if len(ids) == 0 {
+			return sent, nil
+		}
+		answers, err := s.again(ctx, tenant, delivered, ids)
+		if err != nil {
+			return sent, err
+		}
+		for _, a := range answers {
+			if a == "ok" {
+				sent++
+			}
+		}
+		from = "(" + ids[len(ids)-1]
+	}
+}
+
+func (s *Store) again(ctx context.Context, tenant string, delivered bool, ids []string) ([]string, error) {
+	args := []any{tenant, flag(delivered), s.ttl.Milliseconds()}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	answers, err := s.run(ctx, deliveryAgainScript, args...).StringSlice()
+	if err != nil {
+		return nil, fmt.Errorf("send %d deliveries again: %w", len(ids), err)
+	}
+	return answers, nil
+}
+
+// PoolEvent tells the endpoints that take events of pools that a pool is paused
+// or goes on, once for each change, however many processes see it.
+func (s *Store) PoolEvent(ctx context.Context, pool string, paused bool, body []byte) error {
+	state := "resumed"
+	if paused {
+		state = "paused"
+	}
+	was, err := s.rdb.HGet(ctx, prefix+"wpool", pool).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("tell of pool %s: %w", pool, known(err))
+	}
+	if was == state || (was == "" && !paused) {
+		return nil
+	}
+	if err := s.run(ctx, poolEventScript, pool, state, s.ttl.Milliseconds(), body).Err(); err != nil {
+		return fmt.Errorf("tell of pool %s: %w", pool, err)
+	}
+	return nil
+}
+
+// joinEvents is the events as an endpoint's record holds them: each between commas.
+func joinEvents(events []string) string {
+	e := slices.Clone(events)
+	slices.Sort(e)
+	return "," + strings.Join(slices.Compact(e), ",") + ","
+}

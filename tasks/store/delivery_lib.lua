@@ -1,0 +1,134 @@
+-- What every script knows of webhooks: an event becomes one delivery for each
+-- endpoint that takes it, in the same move that made it.
+--
+--   d:<id>           hash  a delivery: t tenant, w endpoint, u the job's own URL, l lane, y type of the event,
+--                          o object, v event, x detail, s status, ct created, n attempts of this round, due, fin,
+--                          f fence, log attempts, b body as it was sent
+--   wt:<tenant>, we:<endpoint>  zset  their deliveries, by id
+--   wq:<lane>        zset  ready to be sent, by when; a lane is an endpoint, or a tenant and a host
+--   wring            zset  lanes with something ready and room, by turn; wturn the turn
+--   wfly             hash  lane -> deliveries handed out
+--   wbad             zset  lanes whose last attempt failed, by when
+--   wout             zset  handed out, by end of lease
+--   wdue             zset  to be tried again, by when
+--   wgone            zset  deliveries by when their record ends
+--   wh:<endpoint>    hash  an endpoint: t, u, ev events, ir include_result, sg signature, ct, dis, why, bad failing since,
+--                          k secret, a private key, k2, a2 the ones before, x2 until when
+--   whs:<tenant>     zset  the tenant's endpoints, by id
+--   hooks:<tenant>   hash  enabled endpoint -> its events; no key, no cost
+--   whp              hash  enabled endpoint that takes events of pools -> its tenant
+--   wsec:<tenant>    hash  the tenant's keys, named as in an endpoint
+
+-- A lane may have so many deliveries under way at once; one whose last attempt
+-- failed only a few, so that it holds nobody up.
+local wmost, wfew, wsick = 16, 2, 600000
+
+local function wroom(lane)
+  local bad = redis.call('ZSCORE', P .. 'wbad', lane)
+  local most = (bad and bad + wsick > now) and wfew or wmost
+  return most - tonumber(redis.call('HGET', P .. 'wfly', lane) or 0)
+end
+
+-- wline puts a lane where the next claim finds it, when it has work and room.
+local function wline(lane)
+  if wroom(lane) <= 0 or redis.call('EXISTS', P .. 'wq:' .. lane) == 0 then return end
+  local ring = P .. 'wring'
+  if not redis.call('ZSCORE', ring, lane) then
+    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', ring, first[2] or redis.call('GET', P .. 'wturn') or 0, lane)
+  end
+end
+
+local function wready(id, lane)
+  redis.call('ZADD', P .. 'wq:' .. lane, now, id)
+  wline(lane)
+end
+
+-- wland takes a delivery back from whoever had it; false when nobody had.
+local function wland(id, lane)
+  if redis.call('ZREM', P .. 'wout', id) == 0 then return false end
+  if redis.call('HINCRBY', P .. 'wfly', lane, -1) <= 0 then redis.call('HDEL', P .. 'wfly', lane) end
+  return true
+end
+
+-- wkept is how long a delivery is kept: as long as results, and a week at least.
+local function wkept(ttl) return math.max(ttl, 604800000) end
+
+-- deliver writes one delivery and returns its id.
+local function deliver(tenant, endpoint, url, kind, object, event, detail, ttl)
+  local id = string.format('dlv_%013d%06d', now, redis.call('INCR', P .. 'wseq') % 1000000)
+  local lane = endpoint
+  if endpoint == '' then lane = tenant .. '|' .. (string.match(url, '^%a+://([^/?#]+)') or '') end
+  local d = P .. 'd:' .. id
+  redis.call('HSET', d, 't', tenant, 'l', lane, 'y', kind, 'o', object, 'v', event, 's', 'pending', 'ct', now)
+  if endpoint ~= '' then
+    redis.call('HSET', d, 'w', endpoint)
+    redis.call('ZADD', P .. 'we:' .. endpoint, 0, id)
+  else
+    redis.call('HSET', d, 'u', url)
+  end
+  if detail ~= '' then redis.call('HSET', d, 'x', detail) end
+  redis.call('ZADD', P .. 'wt:' .. tenant, 0, id)
+  redis.call('ZADD', P .. 'wgone', now + wkept(ttl), id)
+  wready(id, lane)
+  return id
+end
+
+local function wwake() redis.call('PUBLISH', P .. 'control', 'deliver now') end
+
+-- tell writes the deliveries of an event: to the endpoints that take it, but
+-- for one, and to the job's own URL, if it has one.
+tell = function(tenant, kind, object, event, url, detail, ttl, but)
+  local hooks, made = redis.call('HGETALL', P .. 'hooks:' .. tenant), false
+  for i = 1, #hooks, 2 do
+    if hooks[i] ~= but and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
+      deliver(tenant, hooks[i], '', kind, object, event, detail, ttl)
+      made = true
+    end
+  end
+  if url then
+    deliver(tenant, '', url, kind, object, event, detail, ttl)
+    made = true
+  end
+  if made then wwake() end
+end
+
+-- wclaim hands out deliveries until depth of them are under way, a few of a
+-- lane at a turn; it appends id and fence of each to tickets.
+local function wclaim(depth, lease, tickets)
+  local ring, room = P .. 'wring', depth - redis.call('ZCARD', P .. 'wout')
+  while room > 0 do
+    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+    local lane = first[1]
+    if not lane then return end
+    local free = math.min(wroom(lane), room, 4)
+    local got = free > 0 and redis.call('ZPOPMIN', P .. 'wq:' .. lane, free) or {}
+    for i = 1, #got, 2 do
+      local d = P .. 'd:' .. got[i]
+      if redis.call('EXISTS', d) == 1 then
+        tickets[#tickets + 1] = got[i]
+        tickets[#tickets + 1] = redis.call('HINCRBY', d, 'f', 1)
+        redis.call('ZADD', P .. 'wout', now + lease, got[i])
+        redis.call('HINCRBY', P .. 'wfly', lane, 1)
+        room = room - 1
+      end
+    end
+    redis.call('SET', P .. 'wturn', first[2] + 1)
+    if wroom(lane) <= 0 or redis.call('EXISTS', P .. 'wq:' .. lane) == 0 then
+      redis.call('ZREM', ring, lane)
+    else
+      redis.call('ZADD', ring, first[2] + 1, lane)
+    end
+  end
+end
+
+-- wdisable ends the sending to an endpoint and tells the tenant's others.
+local function wdisable(endpoint, why, ttl)
+  local wh = P .. 'wh:' .. endpoint
+  local h = redis.call('HMGET', wh, 't', 'dis')
+  if not h[1] or h[2] then return end
+  redis.call('HSET', wh, 'dis', now, 'why', why)
+  redis.call('HDEL', P .. 'hooks:' .. h[1], endpoint)
+  redis.call('HDEL', P .. 'whp', endpoint)
+  tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, ttl, endpoint)
+end

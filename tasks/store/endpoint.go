@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	maxEndpoints = 50             // of a tenant
+	oldKeysKept  = 24 * time.Hour // after a rotation both sign
+)
+
+//go:embed endpoint_save.lua
+var endpointSaveLua string
+
+//go:embed endpoint_delete.lua
+var endpointDeleteLua string
+
+//go:embed keys_rotate.lua
+var keysRotateLua string
+
+var testEventScript = script(`
+-- Writes the delivery that an endpoint's owner asks for to see one arrive.
+-- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] endpoint, ARGV[3] result ttl ms, ARGV[4] event id
+-- Returns {"ok", id}, {"gone"} or {"conflict"} when the endpoint is disabled.
+local h = redis.call('HMGET', P .. 'wh:' .. ARGV[2], 't', 'dis')
+if h[1] ~= ARGV[1] then return { 'gone' } end
+if h[2] then return { 'conflict' } end
+local id = deliver(ARGV[1], ARGV[2], '', 'endpoint.test', ARGV[2], ARGV[4], '', tonumber(ARGV[3]))
+wwake()
+return { 'ok', id }
+`)
+
+var (
+	endpointSaveScript   = script(endpointSaveLua)
+	endpointDeleteScript = script(endpointDeleteLua)
+	keysRotateScript     = script(keysRotateLua)
+)
+
+// CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
+func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
+	word, err := s.run(ctx, endpointSaveScript, e.Tenant, e.ID, "1", maxEndpoints, "",
+		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "sg", e.Signature, "k", e.Keys.Secret, "a", e.Keys.Private).Text()
+	if err != nil {
+		return tasks.Endpoint{}, fmt.Errorf("create endpoint %s: %w", e.ID, err)
+	}
+	if word == "full" {
+		return tasks.Endpoint{}, &tasks.QuotaError{Quota: "webhook_endpoints", Limit: maxEndpoints, RetryAfter: time.Minute}
+	}
+	if err := verdict(word); err != nil {
+		return tasks.Endpoint{}, err
+	}
+	return s.Endpoint(ctx, e.Tenant, e.ID)
+}
+
+// ChangeEndpoint changes a tenant's endpoint. Enabled again, it starts afresh.
+func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.EndpointChange) (tasks.Endpoint, error) {
+	disabled := ""
+	if c.Disabled != nil {
+		disabled = "0"
+		if *c.Disabled {
+			disabled = "1"
+		}
+	}
+	args := []any{tenant, id, "", maxEndpoints, disabled}
+	if c.URL != nil {
+		args = append(args, "u", *c.URL)
+	}
+	if c.Events != nil {
+		args = append(args, "ev", joinEvents(c.Events))
+	}
+	if c.IncludeResult != nil {
+		args = append(args, "ir", flag(*c.IncludeResult))
+	}
+	word, err := s.run(ctx, endpointSaveScript, args...).Text()
+	if err != nil {
+		return tasks.Endpoint{}, fmt.Errorf("change endpoint %s: %w", id, err)
+	}
+	if err := verdict(word); err != nil {
+		return tasks.Endpoint{}, err
+	}
+	return s.Endpoint(ctx, tenant, id)
+}
+
+// DeleteEndpoint forgets an endpoint; what was not delivered yet is listed as exhausted.
+func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
+	word, err := s.run(ctx, endpointDeleteScript, tenant, id).Text()
+	if err != nil {
+		return fmt.Errorf("delete endpoint %s: %w", id, err)
+	}
+	return verdict(word)
+}
+
+// Endpoint returns a tenant's endpoint; another's is ErrNotFound.
+func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
+	h, err := s.rdb.HGetAll(ctx, prefix+"wh:"+id).Result()
+	if err != nil {
+		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, known(err))
+	}
+	if h["t"] != tenant {
+		return tasks.Endpoint{}, tasks.ErrNotFound
+	}
+	return unpackEndpoint(id, h), nil
+}
+
+// Endpoints returns all of a tenant's endpoints, newest first.
+func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error) {
+	ids, err := s.rdb.ZRevRangeByLex(ctx, prefix+"whs:"+tenant, &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
+	if err != nil {
+		return nil, fmt.Errorf("list endpoints: %w", known(err))
+	}
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = "wh:" + id
+	}
+	records, err := s.hashes(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("list endpoints: %w", known(err))
+	}
+	var out []tasks.Endpoint
+	for i, h := range records {
+		if h["t"] == tenant {
+			out = append(out, unpackEndpoint(ids[i], h))
+		}
+	}
+	return out, nil
+}
+
+// RotateKeys replaces an endpoint's keys, or with no endpoint the tenant's own.
+// The old ones sign too for 24 h.
+func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys) error {
+	return s.setKeys(ctx, tenant, endpoint, k, false)
+}
+
+func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys, keep bool) error {
+	word, err := s.run(ctx, keysRotateScript, tenant, endpoint, k.Secret, k.Private, oldKeysKept.Milliseconds(), flag(keep)).Text()
+	if err != nil {
+		return fmt.Errorf("change signing keys: %w", err)
+	}
+	return verdict(word)
+}
+
+// TenantKeys returns the keys that sign for jobs' own URLs; the first call makes them.
+func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
+	for range 2 {
+		h, err := s.rdb.HGetAll(ctx, prefix+"wsec:"+tenant).Result()
+		if err != nil {
+			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", known(err))
+		}
+		if len(h) > 0 {
+			return keysOf(h), nil
+		}
+		if s.fresh == nil {
+			break
+		}
+		if err := s.setKeys(ctx, tenant, "", tasks.SigningKeys{Secret: s.fresh()}, true); err != nil {
+			return tasks.SigningKeys{}, err
+		}
+	}
+	return tasks.SigningKeys{}, tasks.ErrNotFound
+}
+
+// TestEndpoint writes a delivery of an event that only its owner asked for.
+// ErrConflict: the endpoint is disabled.
+func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (tasks.Delivery, error) {
+	reply, err := s.run(ctx, testEventScript, tenant, endpoint, s.ttl.Milliseconds(), NewID("evt")).StringSlice()
+	if err != nil {
+		return tasks.Delivery{}, fmt.Errorf("test endpoint %s: %w", endpoint, err)
+	}
+	if err := verdict(reply[0]); err != nil {
+		return tasks.Delivery{}, err
+	}
+	return s.Delivery(ctx, tenant, reply[1])
+}
+
+func keysOf(h map[string]string) tasks.SigningKeys {
+	return tasks.SigningKeys{Secret: h["k"], Private: h["a"], OldSecret: h["k2"], OldPrivate: h["a2"], OldUntil: fromMilli(atoi(h["x2"]))}
+}
+
+func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
+	return tasks.Endpoint{
+		ID: id, Tenant: h["t"], URL: h["u"], Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "",
+		Signature: h["sg"], CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
+		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h),
+	}
+}
