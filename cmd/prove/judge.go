@@ -129,9 +129,9 @@ func (e *evidence) judge() report {
 	r.row(uneven == 0, "batches with wrong counts", "0", "%d of %d", uneven, len(e.batches))
 	e.judgeCalls(&r, breach)
 
-	r.row(len(e.kills) == e.workerKills+e.apiKills+e.redisKills, "kills made (workers, APIs, Redis)",
-		fmt.Sprintf("%d+%d+%d", e.workerKills, e.apiKills, e.redisKills), "%d", len(e.kills))
-	if len(e.kills) != e.workerKills+e.apiKills+e.redisKills {
+	r.row(len(e.kills) == e.workerKills+e.apiKills+e.redisKills+e.freezes, "kills made (workers, APIs, Redis), and workers stopped",
+		fmt.Sprintf("%d+%d+%d, %d", e.workerKills, e.apiKills, e.redisKills, e.freezes), "%d", len(e.kills))
+	if len(e.kills) != e.workerKills+e.apiKills+e.redisKills+e.freezes {
 		breach("kills", "the jobs were done before all kills were made: %d", len(e.kills))
 	}
 	r.row(true, "requests that callers repeated", "-", "%d", e.retries)
@@ -165,7 +165,7 @@ func (e *evidence) judgeCalls(r *report, breach func(kind, format string, args .
 			}
 		}
 		if k.worker != "" || k.redis {
-			r.kills = append(r.kills, fmt.Sprintf("kill -9 %-9s %2d calls in flight or about to be recorded, %d of them cut off", k.name, n, left))
+			r.kills = append(r.kills, fmt.Sprintf("%-10s %-9s %3d calls in flight or about to be recorded, %d of them cut off", k.verb(), k.name, n, left))
 		}
 	}
 	repeats, unexplained, unmarked, cutOff, hidden := 0, 0, 0, 0, 0

@@ -5,7 +5,8 @@
 // disk, submits jobs, and kills a random worker, an API and Redis with kill -9
 // again and again while they are done. Then it holds the jobs' records against
 // what the provider has seen. It prints what it counted, and exits with 1 when
-// a guarantee was broken. It is a proof, not a part of the product.
+// a guarantee was broken. Workers are also stopped (SIGSTOP) for longer than
+// their lease and let go on, so that they come back with late results. It is a proof, not a part of the product.
 package main
 
 import (
@@ -33,7 +34,10 @@ func program(ctx context.Context) int {
 	flag.IntVar(&p.workerKills, "worker-kills", 8, "how often a worker is killed")
 	flag.IntVar(&p.apiKills, "api-kills", 5, "how often an API is killed")
 	flag.IntVar(&p.redisKills, "redis-kills", 5, "how often Redis is killed")
+	flag.IntVar(&p.freezes, "freezes", 2, "how often a worker is stopped for longer than its lease, and let go on")
+	flag.DurationVar(&p.redisDown, "redis-down", 4*time.Second, "how long Redis stays away at most, and at its last kill")
 	flag.Uint64Var(&p.seed, "seed", 0, "of the kills; 0 draws one")
+	flag.StringVar(&p.bin, "bin", "", "the program; without it it is built")
 	dir := flag.String("dir", "", "an empty folder for data and logs, kept; without it one is made and removed")
 	limit := flag.Duration("timeout", 4*time.Minute, "the proof fails when it takes longer")
 	flag.Parse()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,8 @@ type plan struct {
 	rate                              float64 // calls a second
 	latency                           time.Duration
 	workerKills, apiKills, redisKills int
+	freezes                           int           // of a worker
+	redisDown                         time.Duration // of Redis, at most and at the last kill
 	seed                              uint64
 	bin                               string // of the program; "" builds it
 }
@@ -36,13 +39,14 @@ const (
 	callers   = 24 // at once, for submits and for waiting
 )
 
-// kill is one kill -9.
+// kill is one kill -9, or one stop of a worker for longer than its lease.
 type kill struct {
+	freeze bool
 	name   string
 	worker string    // digest of a killed worker's provider key; "" for others
 	redis  bool      // Redis was killed
 	at     time.Time // just before the signal
-	gone   time.Time // the process has ended
+	gone   time.Time // the process has ended, or goes on
 	back   time.Time // for Redis: it answers again
 }
 
@@ -263,6 +267,7 @@ func (e *evidence) killAll(ctx context.Context, s *rig.Stage, begin time.Time, p
 		}
 		return out
 	}
+	down := max(e.redisDown, 100*time.Millisecond)
 	lanes := [][]step{
 		lane(e.workerKills, func() (*rig.Proc, kill) {
 			i := dice.IntN(len(s.Workers))
@@ -272,7 +277,22 @@ func (e *evidence) killAll(ctx context.Context, s *rig.Stage, begin time.Time, p
 			p := s.APIs[dice.IntN(len(s.APIs))]
 			return p, kill{name: p.Name}
 		}, 100*time.Millisecond, 2*time.Second),
-		lane(e.redisKills, func() (*rig.Proc, kill) { return s.Redis, kill{name: s.Redis.Name, redis: true} }, 50*time.Millisecond, 4*time.Second),
+		lane(e.redisKills, func() (*rig.Proc, kill) { return s.Redis, kill{name: s.Redis.Name, redis: true} }, 50*time.Millisecond, down),
+		lane(e.freezes, func() (*rig.Proc, kill) {
+			i := dice.IntN(len(s.Workers))
+			return s.Workers[i], kill{name: s.Workers[i].Name, worker: rig.Digest(rig.Key(i)), freeze: true}
+		}, 12*time.Second, 15*time.Second),
+	}
+	if last := len(lanes[2]) - 1; last >= 0 {
+		lanes[2][last].down = down
+	}
+	busy := make([]sync.Mutex, len(s.Workers)) // one is either killed or stopped
+	hold := func(p *rig.Proc) (release func()) {
+		if i := slices.Index(s.Workers, p); i >= 0 {
+			busy[i].Lock()
+			return busy[i].Unlock
+		}
+		return func() {}
 	}
 	var mu sync.Mutex
 	var g errgroup.Group
@@ -284,28 +304,17 @@ func (e *evidence) killAll(ctx context.Context, s *rig.Stage, begin time.Time, p
 					return nil
 				case <-time.After(time.Until(begin.Add(st.at))):
 				}
+				release := hold(st.proc)
 				k := st.kill
 				k.at = time.Now()
-				if err := st.proc.Kill(); err != nil {
+				if err := k.strike(ctx, s, st.proc, st.down); err != nil {
+					release()
 					return err
 				}
-				k.gone = time.Now()
-				select {
-				case <-ctx.Done(): // started again all the same: the end is read from it
-				case <-time.After(st.down):
-				}
-				if err := st.proc.Start(); err != nil {
-					return err
-				}
-				if k.redis {
-					if err := s.AwaitRedis(context.WithoutCancel(ctx)); err != nil {
-						return err
-					}
-				}
-				k.back = time.Now()
+				release()
 				mu.Lock()
 				e.kills = append(e.kills, k)
-				fmt.Fprintf(progress, "%6.1f s  kill -9 %s, back after %.1f s\n", k.at.Sub(begin).Seconds(), k.name, k.back.Sub(k.at).Seconds())
+				fmt.Fprintf(progress, "%6.1f s  %s %s, back after %.1f s\n", k.at.Sub(begin).Seconds(), k.verb(), k.name, k.back.Sub(k.at).Seconds())
 				mu.Unlock()
 			}
 			return nil
@@ -314,6 +323,45 @@ func (e *evidence) killAll(ctx context.Context, s *rig.Stage, begin time.Time, p
 	err := g.Wait()
 	slices.SortFunc(e.kills, func(a, b kill) int { return a.at.Compare(b.at) })
 	return err
+}
+
+func (k *kill) verb() string {
+	if k.freeze {
+		return "kill -STOP"
+	}
+	return "kill -9"
+}
+
+// strike kills or stops the process, and starts it again or lets it go on. It
+// does so also when ctx ends: what follows is read from it.
+func (k *kill) strike(ctx context.Context, s *rig.Stage, p *rig.Proc, down time.Duration) error {
+	begin := p.Kill
+	end := p.Start
+	if k.freeze {
+		begin = func() error { return p.Signal(syscall.SIGSTOP) }
+		end = func() error { return p.Signal(syscall.SIGCONT) }
+	}
+	if err := begin(); err != nil {
+		return err
+	}
+	k.gone = time.Now()
+	select {
+	case <-ctx.Done():
+	case <-time.After(down):
+	}
+	if err := end(); err != nil {
+		return err
+	}
+	if k.redis {
+		if err := s.AwaitRedis(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+	}
+	k.back = time.Now()
+	if k.freeze {
+		k.gone = k.back
+	}
+	return nil
 }
 
 // answers asks a provider like the proof's, without its latency, for what each

@@ -43,6 +43,8 @@ type Config struct {
 	// RedisArgs are further arguments of redis-server, which writes its
 	// append-only file at each command unless they say otherwise.
 	RedisArgs []string
+	// RedisEnv is added to redis-server's environment.
+	RedisEnv []string
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
@@ -103,6 +105,7 @@ func (s *Stage) open(ctx context.Context, c Config) error {
 		"--port", "0", "--unixsocket", s.socket, "--dir", filepath.Join(c.Dir, "redis"), "--save", "",
 		"--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
 	}, c.RedisArgs...)}
+	s.Redis.Env = append(environ(), c.RedisEnv...)
 	if err := s.Redis.Start(); err != nil {
 		return err
 	}
