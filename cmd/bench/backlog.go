@@ -126,6 +126,9 @@ func (s *side) round(ctx context.Context, counts bool) error {
 		return err
 	}
 
+	if err := s.st.watchRedis(ctx); err != nil {
+		return err
+	}
 	from := s.p.count()
 	target := drainRound
 	if s.jobs == smallBacklog {
@@ -144,6 +147,9 @@ func (s *side) round(ctx context.Context, counts bool) error {
 		return err
 	}
 	wait()
+	if err := s.st.redisTime(ctx, s.p.count()-from); err != nil {
+		return err
+	}
 	// Until nothing comes any more.
 	for was := -1; was != s.p.count(); {
 		was = s.p.count()

@@ -136,3 +136,19 @@ sluice_redis_calls_total 42
 		}
 	}
 }
+
+func TestCommandKind(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, ""},
+		{[]string{"PING"}, "ping"},
+		{[]string{"HGET", "job_01J", "x"}, "hget"},
+		{[]string{"evalsha", "0123456789abcdef", "2", "sluice:{p}:job:01KAPQ7Z8Y", "asynq:{p}:pending", "3"}, "evalsha 01234567 sluice:{p}:job:* asynq:{p}:pending"},
+	} {
+		if got := commandKind(c.args); got != c.want {
+			t.Errorf("commandKind(%q) = %q, want %q", c.args, got, c.want)
+		}
+	}
+}

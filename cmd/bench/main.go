@@ -38,6 +38,7 @@ type bench struct {
 	only     string
 	rounds   int
 	profiles string
+	slow     bool
 	verbose  bool
 }
 
@@ -77,6 +78,7 @@ func program(args []string) int {
 	flags.StringVar(&b.only, "only", "", "one load of pace: requests, output or input (default: all)")
 	flags.IntVar(&b.rounds, "rounds", 0, "rounds of those that take several (default: the benchmark's own)")
 	flags.StringVar(&b.profiles, "profile", "", "folder for processor profiles of each process during the load")
+	flags.BoolVar(&b.slow, "slow", false, "show where Redis's time went, by command (pace, backlog)")
 	flags.BoolVar(&b.verbose, "v", false, "show what the processes logged")
 	flags.DurationVar(&limit, "limit", 10*time.Minute, "the longest that a run may take")
 	flags.Usage = func() {

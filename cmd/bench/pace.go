@@ -107,6 +107,9 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 		return err
 	}
 
+	if err := st.watchRedis(ctx); err != nil {
+		return err
+	}
 	requests := st.singles(l.jobs, l.prompt, l.maxTokens, l.spread)
 	start := time.Now()
 	wait := st.profile(ctx, "pace-"+l.name, 20*time.Second)
@@ -138,6 +141,9 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 		return err
 	}
 
+	if err := st.redisTime(ctx, l.jobs); err != nil {
+		return err
+	}
 	calls := p.accepted(0, l.amount)
 	used := allowance(calls, l.burst, l.rate)
 	t := p.tally()
