@@ -1,0 +1,182 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+// What deploy holds is compared with what a running dev tells.
+
+// startDev starts dev with an embedded Redis and returns it with the address
+// of its metrics and what it tells its user to set.
+func startDev(t *testing.T) (c *child, ops string, environ []string) {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "" {
+		t.Fatal("redis-server is not on PATH")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ops = l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
+	c, err = startChild(t.TempDir(), append(slices.Clone(base), "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN="+ops), "sluice", "dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if code, err := c.end(os.Interrupt); code != 0 || err != nil {
+			said, _ := c.said()
+			t.Errorf("dev ended with %d, %v:\n%s", code, err, said)
+		}
+	})
+	if _, err := c.await(regexp.MustCompile(`(?m)^export SLUICE_TOKEN=.+$`)); err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range c.exported() {
+		base = append(base, k+"="+v)
+	}
+	return c, ops, base
+}
+
+// scrape returns the labels of every metric that a process tells.
+func scrape(t *testing.T, ops string) map[string]map[string]bool {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + ops + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("scrape: %s, %v", res.Status, err)
+	}
+	found := map[string]map[string]bool{}
+	label := regexp.MustCompile(`(\w+)="`)
+	for _, m := range regexp.MustCompile(`(?m)^(\w+)(?:\{(.*)\})? \S+$`).FindAllStringSubmatch(string(text), -1) {
+		if found[m[1]] == nil {
+			found[m[1]] = map[string]bool{}
+		}
+		for _, l := range label.FindAllStringSubmatch(m[2], -1) {
+			found[m[1]][l[1]] = true
+		}
+	}
+	return found
+}
+
+// expressions are the queries of the dashboard and the rules.
+func expressions(t *testing.T) []string {
+	t.Helper()
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(project(t, "deploy/grafana/dashboard.json")), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Expr        string
+				Annotations map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(project(t, "deploy/alerts.yml")), &rules); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, p := range dashboard.Panels {
+		for _, target := range p.Targets {
+			all = append(all, target.Expr)
+		}
+	}
+	tests := project(t, "deploy/alerts_test.yml")
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			all = append(all, r.Expr)
+			if !strings.Contains(tests, "alertname: "+r.Alert) {
+				t.Errorf("%s has no test in deploy/alerts_test.yml", r.Alert)
+			}
+			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("%s does not say what it means", r.Alert)
+			}
+		}
+	}
+	return all
+}
+
+func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
+	_, ops, environ := startDev(t)
+	submit := exec.CommandContext(t.Context(), "sluice", "submit", "-m", "m", "--text", "hi")
+	submit.Env = environ
+	if out, err := submit.CombinedOutput(); err != nil {
+		t.Fatalf("submit: %v: %s", err, out)
+	}
+	found := scrape(t, ops)
+	label := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
+	all := expressions(t)
+	if len(all) < 20 {
+		t.Fatalf("only %d expressions", len(all))
+	}
+	for _, expr := range all {
+		for _, m := range regexp.MustCompile(`(sluice_\w+)(?:\{([^}]*)\})?`).FindAllStringSubmatch(expr, -1) {
+			labels, ok := found[m[1]]
+			if !ok {
+				t.Errorf("%s asks for %s, which a running dev does not tell", expr, m[1])
+				continue
+			}
+			for _, l := range label.FindAllStringSubmatch(m[2], -1) {
+				if !labels[l[1]] {
+					t.Errorf("%s: %s has no label %s, only %v", expr, m[1], l[1], slices.Sorted(maps.Keys(labels)))
+				}
+			}
+		}
+	}
+}
+
+func TestComposeMountsFilesThatExist(t *testing.T) {
+	mounts := regexp.MustCompile(`- (\./\S+?):(/\S+?):ro`).FindAllStringSubmatch(project(t, "docker-compose.yml"), -1)
+	if len(mounts) < 4 {
+		t.Fatalf("%d mounts", len(mounts))
+	}
+	for _, m := range mounts {
+		if _, err := os.Stat(filepath.Join("..", "..", m[1])); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAlertsByPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not on PATH (Debian: prometheus)")
+	}
+	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "alerts_test.yml"}} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = filepath.Join("..", "..", "deploy")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", fmt.Sprint(args), err, out)
+		}
+	}
+}
