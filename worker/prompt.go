@@ -39,6 +39,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		}
 		return nil
 	}
+	asked := time.Now()
 	started, next, err := w.c.Record.Start(ctx, t)
 	if err != nil {
 		// Canceled or expired while it waited, or Redis is away: no call is made.
@@ -50,6 +51,13 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		return nil
 	}
 	w.hand(base, next)
+	if time.Since(asked) > w.c.StartWithin {
+		// This process or Redis stood still: the lease may be over, and somebody
+		// else's call for the job under way.
+		w.settle(base, p, grant, limit.Actual{Refused: true})
+		w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
+		return nil
+	}
 	w.m.wait.WithLabelValues(p.Name).Observe(started.At.Sub(ready(job)).Seconds())
 	h.text.begin(started)
 

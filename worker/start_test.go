@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker"
@@ -34,5 +35,34 @@ func TestAStartWithoutAnAnswerIsHandedBack(t *testing.T) {
 	}
 	if len(j.Log) != 2 || j.Log[0].Outcome != tasks.HandedBack || j.Log[0].MaybeBilled {
 		t.Errorf("log %+v; want a start that was handed back, unbilled, and the call", j.Log)
+	}
+}
+
+// slow answers the first start late, as when the process was stopped meanwhile.
+type slow struct {
+	worker.Record
+	starts *atomic.Int64
+}
+
+func (s slow) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
+	started, next, err := s.Record.Start(ctx, t)
+	if s.starts.Add(1) == 1 {
+		<-time.After(600 * time.Millisecond)
+	}
+	return started, next, err
+}
+
+// The lease of such a start may be over, and the job somebody else's.
+func TestAStaleStartIsNotCalled(t *testing.T) {
+	p := newProvider(t, say)
+	starts := new(atomic.Int64)
+	s := start(t, p, options{startWithin: 500 * time.Millisecond, record: func(r worker.Record) worker.Record { return slow{r, starts} }})
+	j := s.final(s.submit())
+	calls := int64(p.count())
+	if j.Status != tasks.StatusSucceeded || starts.Load() < 2 || calls != starts.Load()-1 || j.Attempts != 1 {
+		t.Errorf("%s after %d starts, %d calls and %d attempts; want one call fewer than starts, one attempt", j.Status, starts.Load(), calls, j.Attempts)
+	}
+	if j.Log[0].Outcome != tasks.HandedBack || j.Log[0].MaybeBilled {
+		t.Errorf("log %+v; want the first start handed back, unbilled", j.Log)
 	}
 }

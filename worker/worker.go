@@ -97,6 +97,9 @@ type Config struct {
 	// RenewEvery is the pause between renewals of the leases; 0 means 2.5 s. It
 	// has to be well below the record's lease.
 	RenewEvery time.Duration
+	// StartWithin is how long the record of a start may take for its call still to
+	// be made; 0 means 5 s. It has to be well below the record's lease.
+	StartWithin time.Duration
 	// Grace is how long calls in flight may go on after Run's context ends; 0 means 30 s.
 	Grace time.Duration
 	// OnEnd is told of each job that this worker has ended, for accounts that are
@@ -159,6 +162,9 @@ func New(c Config) (*Worker, error) {
 	}
 	if c.RenewEvery == 0 {
 		c.RenewEvery = 2500 * time.Millisecond
+	}
+	if c.StartWithin == 0 {
+		c.StartWithin = 5 * time.Second
 	}
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second

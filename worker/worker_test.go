@@ -96,12 +96,13 @@ type system struct {
 }
 
 type options struct {
-	max     int
-	timeout time.Duration
-	grace   time.Duration
-	paused  *atomic.Bool
-	aof     string
-	record  func(worker.Record) worker.Record // around the store; nil: the store itself
+	max         int
+	timeout     time.Duration
+	grace       time.Duration
+	paused      *atomic.Bool
+	aof         string
+	startWithin time.Duration
+	record      func(worker.Record) worker.Record // around the store; nil: the store itself
 }
 
 type health struct{ paused *atomic.Bool }
@@ -140,7 +141,7 @@ func start(t *testing.T, p *provider, o options) *system {
 	}
 	w, err = worker.New(worker.Config{
 		Redis: srv.Client(), Record: record, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
-		RenewEvery: 50 * time.Millisecond, Grace: o.grace,
+		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace,
 	})
 	if err != nil {
 		t.Fatal(err)
