@@ -20,7 +20,7 @@ local good_probes = 3      -- to close
 local row_old = 5000       -- no success for so long makes row_few failures in a row enough
 local row_few = 5
 local row_many = 8         -- enough when they span row_span
-local row_span = 1000
+local row_span = 500
 local buckets = 10
 
 local h = {}

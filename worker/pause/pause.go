@@ -118,7 +118,7 @@ type Verdict struct {
 // Rules say when the breaker trips and how it probes.
 //
 // Besides the ratio, MinCalls failures in a row trip it, or 8 in a row over at
-// least one second, or 5 in a row with no success for 5 s. A success ends a row
+// least half a second, or 5 in a row with no success for 5 s. A success ends a row
 // only when its call was sent after the row's first one, since long calls go on
 // succeeding for a while after a provider has begun to refuse new ones.
 type Rules struct {

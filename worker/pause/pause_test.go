@@ -37,6 +37,8 @@ func TestTripRules(t *testing.T) {
 		{"five in a row, success five seconds ago", []event{{0, 1, good}, {5 * time.Second, 5, bad}}, Open},
 		{"eight in a row at once", []event{{0, 9, good}, {100 * time.Millisecond, 8, bad}}, Closed},
 		{"eight in a row over a second", []event{{0, 9, good}, {100 * time.Millisecond, 7, bad}, {time.Second, 1, bad}}, Open},
+		{"eight in a row over half a second", []event{{0, 9, good}, {100 * time.Millisecond, 7, bad}, {500 * time.Millisecond, 1, bad}}, Open},
+		{"eight in a row at once", []event{{0, 9, good}, {100 * time.Millisecond, 8, bad}}, Closed},
 		{"seven in a row over a second", []event{{0, 9, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, bad}}, Closed},
 		{"a success between ends the row", []event{{0, 9, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, good}, {time.Second, 2, bad}}, Closed},
 		{"a success sent before the row does not end it", []event{{0, 30, good}, {100 * time.Millisecond, 6, bad}, {time.Second, 1, long(good, 3*time.Second)}, {time.Second, 2, bad}}, Open},
