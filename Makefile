@@ -59,6 +59,10 @@ bench-memory: ## Bytes of Redis a queued job
 bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/bench $(BENCHFLAGS) backlog
 
+.PHONY: bench-outage
+bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)
+	go run ./cmd/outage
+
 .PHONY: image
 image: ## Build the container image
 	docker build -t sluice .

@@ -104,19 +104,20 @@ func outage(ctx context.Context, b *bench) error {
 
 // foreign: somebody else uses a fifth of the same key.
 func foreign(ctx context.Context, b *bench) error {
-	if err := b.open(ctx, warmUp+b.minute+5*time.Second); err != nil {
+	if err := b.open(ctx, warmUp+2*b.minute); err != nil {
 		return err
 	}
 	if err := wait(ctx, warmUp); err != nil {
 		return err
 	}
-	begin := time.Now()
+	start := time.Now()
+	begin := start.Add(b.minute) // the use is learned before
 	end := begin.Add(b.minute)
 	dice := rand.New(rand.NewPCG(1, 2))
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	var g errgroup.Group
-	for at, n := begin, 0; at.Before(end); n++ {
+	for at, n := start, 0; at.Before(end); n++ {
 		if err := wait(ctx, time.Until(at)); err != nil {
 			return err
 		}
@@ -139,11 +140,10 @@ func foreign(ctx context.Context, b *bench) error {
 	row("our calls answered 429", fmt.Sprintf("%d of %d, %s", limited, all, percent(float64(limited), float64(all))), "<= 1 %")
 	row("the other's calls answered 429", fmt.Sprintf("%d of %d", limitedOther, allOther), "")
 	row("used of what is left", percent(float64(accepted), b.rate*b.minute.Seconds()-float64(used)), ">= 97 %")
-	half := begin.Add(b.minute / 2)
-	used, _, _ = between(other, half, end)
-	accepted, limited, all = between(ours, half, end)
-	row("second half: our 429s; used of what is left",
-		fmt.Sprintf("%d of %d; %s", limited, all, percent(float64(accepted), b.rate*b.minute.Seconds()/2-float64(used))), "")
+	used, _, _ = between(other, start, begin)
+	accepted, limited, all = between(ours, start, begin)
+	row("the minute before, while it is learned: 429s; used of what is left",
+		fmt.Sprintf("%d of %d; %s", limited, all, percent(float64(accepted), b.rate*b.minute.Seconds()-float64(used))), "")
 	return b.finish(ctx, b.minute)
 }
 
