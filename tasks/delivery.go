@@ -64,6 +64,7 @@ type Delivery struct {
 	CreatedAt   time.Time
 	DueAt       time.Time // of the next attempt; zero when it waits for nothing
 	DeliveredAt time.Time
+	Reason      string            // why it is exhausted: the outcome, or what became of its endpoint
 	Log         []DeliveryAttempt // oldest first; the oldest go when it gets long
 
 	URL    string // the job's own
@@ -107,6 +108,15 @@ type Settled struct {
 	Body    []byte
 	// Disable says that the endpoint wants no more (410).
 	Disable bool
+}
+
+// SweptDeliveries is what a sweep of the deliveries found.
+type SweptDeliveries struct {
+	Hand    []DeliveryTicket // to be handed to Asynq
+	NextDue time.Duration    // until the next falls due; -1: none waits
+	Out     int              // handed out
+	Lanes   int              // receivers with something ready
+	Waiting int              // for another try
 }
 
 // DeliveryFilter selects a tenant's deliveries, newest first.

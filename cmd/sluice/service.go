@@ -30,6 +30,7 @@ import (
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
 	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/webhook"
 )
 
 // service is Sluice in one process: the parts that every role has, and those
@@ -48,6 +49,11 @@ type service struct {
 	pools    *pools
 	jobs     jobs
 	quota    *quota.Quota
+
+	guard     *webhook.Guard
+	sender    *webhook.Sender   // nil in a process without workers
+	deliverer *worker.Deliverer // nil in a process without workers
+	public    atomic.Pointer[string]
 
 	worker  *worker.Worker // nil in a process without that role
 	fake    *fakeServer    // nil unless the built-in provider serves
@@ -87,7 +93,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
 	}
-	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth})
+	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control)
 	var err error
@@ -96,6 +102,10 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, QueuedJobs: t.QueuedJobs, TokensPerDay: t.TokensPerDay}
 	}})
 	if err != nil {
+		return err
+	}
+
+	if s.guard, err = newGuard(s.cfg); err != nil {
 		return err
 	}
 
@@ -120,6 +130,9 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.registry.MustRegister(backlogMetrics{s.pools})
 	if !r.worker {
 		return nil
+	}
+	if err := s.newDeliverer(); err != nil {
+		return err
 	}
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers,
@@ -235,6 +248,10 @@ func depthOf(l Limits) int {
 // kick wakes a worker that waits for a pool: this process's, and the others'.
 func (s *service) kick(ctx context.Context, pool string) {
 	if s.worker != nil {
+		if pool == queue.Deliveries {
+			s.deliverer.Kick()
+			return
+		}
 		s.worker.Kick(pool)
 		return // a worker that feeds takes the work itself; others look four times a second
 	}
@@ -249,6 +266,8 @@ func (s *service) control(c store.Control) {
 		return
 	}
 	switch c.Verb {
+	case "deliver":
+		s.deliverer.Wake()
 	case "kick":
 		s.worker.Kick(c.What)
 	case "cancel":
@@ -279,6 +298,8 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	first, frontCtx := errgroup.WithContext(ctx)
 	if s.worker != nil {
 		first.Go(func() error { return s.worker.Run(frontCtx) })
+		first.Go(func() error { return s.deliverer.Run(frontCtx) })
+		base.Go(func() error { return s.tellOfPools(baseCtx) })
 	}
 	for _, f := range front {
 		first.Go(func() error {
@@ -315,6 +336,9 @@ var errDone = errors.New("done")
 func (s *service) close() error {
 	for _, c := range s.callers {
 		c.Close()
+	}
+	if s.sender != nil {
+		s.sender.Close()
 	}
 	var err error
 	if s.fake != nil {
@@ -371,10 +395,12 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.public.Store(&public)
 	return api.New(api.Config{
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
-		Verifier: verifier,
-		NewID:    store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
+		Verifier:        verifier,
+		CheckWebhookURL: s.guard.Check,
+		NewID:           store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
 		Registerer: s.registry, Log: s.log,
 	})
 }

@@ -43,23 +43,14 @@ var (
 	poolEventScript      = script(poolEventLua)
 )
 
-// SweptDeliveries is what a sweep of the deliveries found.
-type SweptDeliveries struct {
-	Hand    []tasks.DeliveryTicket
-	NextDue time.Duration // -1: none waits
-	Out     int           // handed out
-	Lanes   int           // receivers with something ready
-	Waiting int           // for another try
-}
-
 // SweepDeliveries makes deliveries ready whose time has come and hands out what
 // there is room for. Any process may call it.
-func (s *Store) SweepDeliveries(ctx context.Context) (SweptDeliveries, error) {
+func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error) {
 	reply, err := s.run(ctx, deliverySweepScript, deliveryDepth, DeliveryLease.Milliseconds(), sweepMost).Slice()
 	if err != nil {
-		return SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
+		return tasks.SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
 	}
-	return SweptDeliveries{
+	return tasks.SweptDeliveries{
 		Hand: deliveryTickets(reply[0]), NextDue: time.Duration(num(reply[1])) * time.Millisecond,
 		Out: int(num(reply[2])), Lanes: int(num(reply[3])), Waiting: int(num(reply[4])),
 	}, nil
@@ -198,6 +189,9 @@ func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	}
 	if d.Status == tasks.DeliveryDelivered {
 		d.DeliveredAt = fromMilli(atoi(h["fin"]))
+	}
+	if d.Status == tasks.DeliveryExhausted {
+		d.Reason = h["why"]
 	}
 	if b := h["b"]; b != "" {
 		d.Body = []byte(b)

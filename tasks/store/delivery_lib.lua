@@ -2,7 +2,7 @@
 -- endpoint that takes it, in the same move that made it.
 --
 --   d:<id>           hash  a delivery: t tenant, w endpoint, u the job's own URL, l lane, y type of the event,
---                          o object, v event, x detail, s status, ct created, n attempts of this round, due, fin,
+--                          o object, v event, x detail, s status, ct created, n attempts of this round, due, fin, why,
 --                          f fence, log attempts, b body as it was sent
 --   wt:<tenant>, we:<endpoint>  zset  their deliveries, by id
 --   wq:<lane>        zset  ready to be sent, by when; a lane is an endpoint, or a tenant and a host

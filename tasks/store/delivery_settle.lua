@@ -26,7 +26,7 @@ for a = 5, #ARGV, 9 do
       redis.call('HSET', d, 'due', now + ARGV[a + 4])
       redis.call('ZADD', P .. 'wdue', now + ARGV[a + 4], id)
     else
-      redis.call('HSET', d, 's', status, 'fin', now)
+      redis.call('HSET', d, 's', status, 'fin', now, 'why', outcome)
       redis.call('HDEL', d, 'due')
       -- A large body has served, and can be built again.
       if status == 'delivered' and redis.call('HSTRLEN', d, 'b') > 4096 then redis.call('HDEL', d, 'b') end

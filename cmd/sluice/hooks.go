@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/gather"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/worker"
+	"github.com/sluicehq/sluice/worker/webhook"
+)
+
+// Endings of deliveries that come at once are recorded together.
+const (
+	settlesTogether = 64
+	settleFlights   = 2
+	settleTimeout   = 10 * time.Second
+)
+
+// deliveries is the record as a Deliverer sees it: what an ending makes room
+// for is handed to Asynq within the call.
+type deliveries struct {
+	*store.Store
+	group *gather.Group[tasks.Settled, struct{}]
+}
+
+func newDeliveries(s *store.Store, f *queue.Feeder, log *slog.Logger) deliveries {
+	return deliveries{s, gather.New(settlesTogether, settleFlights, func(ctx context.Context, list []tasks.Settled) ([]struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
+		next, err := s.SettleDeliveries(ctx, list)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.HandDeliveries(ctx, next); err != nil {
+			log.Warn("deliveries were not handed to the queue yet", "error", err)
+		}
+		return make([]struct{}, len(list)), nil
+	})}
+}
+
+// SettleDelivery records how an attempt ended.
+func (d deliveries) SettleDelivery(ctx context.Context, e tasks.Settled) error {
+	_, err := d.group.Do(ctx, e)
+	return err
+}
+
+// newGuard decides where webhooks may go.
+func newGuard(cfg *Config) (*webhook.Guard, error) {
+	g := webhook.GuardConfig{AllowHTTP: cfg.Webhooks.AllowHTTP, AllowPrivate: cfg.Webhooks.AllowPrivate, AllowHosts: cfg.Webhooks.AllowHosts}
+	if u, err := url.Parse(cfg.PublicURL); err == nil && u.Hostname() != "" {
+		g.OwnHosts = []string{u.Hostname()}
+	}
+	return webhook.NewGuard(g)
+}
+
+// newDeliverer makes the part of a worker that sends webhooks.
+func (s *service) newDeliverer() error {
+	var err error
+	if s.sender, err = webhook.NewSender(webhook.SenderConfig{Guard: s.guard, MaxPerHost: 64, Registerer: s.registry}); err != nil {
+		return err
+	}
+	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
+		Redis: s.redis.client(32), Record: newDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
+		Base: s.base, Log: s.log, Metrics: s.registry,
+	})
+	return err
+}
+
+// base is the beginning of links in webhooks.
+func (s *service) base() string {
+	if public := s.public.Load(); public != nil {
+		return *public
+	}
+	return s.cfg.PublicURL
+}
+
+// newSecret makes a signing secret in its whsec_ form.
+func newSecret() string { return webhook.NewSecret().Reveal() }
+
+// poolsEvery is how often the pools are looked at for a pause to tell of.
+const poolsEvery = time.Second
+
+// tellOfPools tells the endpoints that want to know when a pool is paused or
+// goes on, until ctx ends. Any number of processes may; each change is told once.
+func (s *service) tellOfPools(ctx context.Context) error {
+	tick := time.NewTicker(poolsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		list, err := s.pools.Status(ctx)
+		if err != nil {
+			continue // Redis is away, which others say
+		}
+		for _, p := range list {
+			_, body, err := webhook.PoolEvent(p, s.base())
+			if err == nil {
+				err = s.store.PoolEvent(ctx, p.Name, p.State == tasks.PoolPaused, body)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.Warn("a pool's state was not told", "pool", p.Name, "error", err)
+			}
+		}
+	}
+}
+
+// endpoints is the store as the API's webhook routes see it; keys are made here.
+type endpoints struct{ *store.Store }
+
+func newKeys(signature string) tasks.SigningKeys {
+	k := tasks.SigningKeys{Secret: newSecret()}
+	if signature == "v1a" {
+		k.Private = webhook.NewPrivateKey().Reveal()
+	}
+	return k
+}
+
+// CreateEndpoint keeps an endpoint with keys of its own.
+func (e endpoints) CreateEndpoint(ctx context.Context, made tasks.Endpoint) (tasks.Endpoint, error) {
+	made.Keys = newKeys(made.Signature)
+	return e.Store.CreateEndpoint(ctx, made)
+}
+
+// RotateEndpoint replaces an endpoint's keys.
+func (e endpoints) RotateEndpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
+	was, err := e.Endpoint(ctx, tenant, id)
+	if err != nil {
+		return was, err
+	}
+	if err := e.RotateKeys(ctx, tenant, id, newKeys(was.Signature)); err != nil {
+		return was, err
+	}
+	return e.Endpoint(ctx, tenant, id)
+}
+
+// RotateTenantKeys replaces the keys that sign for jobs' own addresses.
+func (e endpoints) RotateTenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
+	if err := e.RotateKeys(ctx, tenant, "", newKeys("v1")); err != nil {
+		return tasks.SigningKeys{}, err
+	}
+	return e.TenantKeys(ctx, tenant)
+}
+
+// PublicKey is what a receiver verifies v1a with, in its whpk_ form.
+func (e endpoints) PublicKey(k tasks.SigningKeys) string {
+	private, err := webhook.ParsePrivateKey(k.Private)
+	if err != nil {
+		return ""
+	}
+	return private.Public().String()
+}

@@ -1,0 +1,70 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// TypeDeliver is the Asynq type of a task that carries deliveries of webhooks,
+// and Deliveries the queue that they go through. No pool may have its name.
+const (
+	TypeDeliver = "deliver"
+	Deliveries  = "webhooks"
+)
+
+// A task carries a few deliveries, so that Asynq's share of the cost of each is
+// small. They are sent beside each other.
+const (
+	deliveriesTogether = 8
+	deliverTimeout     = 2 * time.Minute // never fires first: a sender gives up sooner
+)
+
+// DeliverTask returns the Asynq task of some deliveries. It may come twice: the
+// fences say what is void.
+func DeliverTask(list []tasks.DeliveryTicket) (*asynq.Task, []asynq.Option) {
+	b, err := json.Marshal(list)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return asynq.NewTask(TypeDeliver, b), []asynq.Option{
+		asynq.Queue(Deliveries), asynq.TaskID(fmt.Sprintf("%s:%d", list[0].ID, list[0].Fence)),
+		asynq.MaxRetry(maxRetry), asynq.Timeout(deliverTimeout),
+	}
+}
+
+// DeliveryTickets reads such a task's payload. The error says nothing of its content.
+func DeliveryTickets(body []byte) ([]tasks.DeliveryTicket, error) {
+	var list []tasks.DeliveryTicket
+	if err := json.Unmarshal(body, &list); err != nil || len(list) == 0 {
+		return nil, errors.New("the task's payload is not a list of deliveries")
+	}
+	return list, nil
+}
+
+// HandDeliveries enqueues deliveries and wakes a sender. Those that cannot be
+// enqueued are handed out again when their lease has ended.
+func (f *Feeder) HandDeliveries(ctx context.Context, list []tasks.DeliveryTicket) error {
+	if len(list) == 0 {
+		return nil
+	}
+	var errs []error
+	for len(list) > 0 {
+		n := min(deliveriesTogether, len(list))
+		task, opts := DeliverTask(list[:n])
+		list = list[n:]
+		if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+			errs = append(errs, fmt.Errorf("enqueue deliveries: %w", err))
+		}
+	}
+	if f.c.Kick != nil {
+		f.c.Kick(ctx, Deliveries)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,339 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/worker/webhook"
+)
+
+// Deliveries is what a Deliverer asks of the record.
+type Deliveries interface {
+	// SweepDeliveries hands out what is due.
+	SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error)
+	// OpenDeliveries reads what attempts need; void tickets are left out.
+	OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket) ([]tasks.Sending, error)
+	// SettleDelivery records how an attempt ended, and hands further ones to the queue.
+	SettleDelivery(ctx context.Context, s tasks.Settled) error
+}
+
+// Sender makes one attempt; *webhook.Sender is one.
+type Sender interface {
+	Send(ctx context.Context, d webhook.Delivery) webhook.Result
+}
+
+// DelivererConfig says what a Deliverer works with.
+type DelivererConfig struct {
+	Redis  redis.UniversalClient // for Asynq alone: a hook is put on it
+	Record Deliveries
+	// Hand puts deliveries that a sweep handed out into the queue.
+	Hand   func(ctx context.Context, list []tasks.DeliveryTicket) error
+	Sender Sender
+	// Base is public_url, the beginning of the links in a body; it may be known
+	// only once the API listens.
+	Base func() string
+	// Concurrency is how many tasks of the queue this process has in hand at once;
+	// 0 means 256, as many as there are deliveries under way.
+	Concurrency int
+	// Every is the pause between sweeps when nothing wakes one; 0 means one second.
+	Every   time.Duration
+	Log     *slog.Logger          // nil: silent
+	Metrics prometheus.Registerer // nil: none
+}
+
+// Deliverer sends the events that the record holds, until it is told to stop.
+// An attempt whose end was not recorded is made again: a receiver gets each
+// event at least once, always under the same id.
+type Deliverer struct {
+	c        DelivererConfig
+	log      *slog.Logger
+	waker    *queue.Waker
+	server   *asynq.Server
+	wake     chan struct{}
+	stopping chan struct{}
+	busy     sync.WaitGroup
+	ended    *prometheus.CounterVec
+	standing *prometheus.GaugeVec
+}
+
+// Deliveries in hand get so long at a shutdown; then they are cut off, and sent
+// again by the next process.
+const deliverGrace = 5 * time.Second
+
+// A sweep is made this long after the one before at the soonest, however many
+// events come.
+const sweepPause = 5 * time.Millisecond
+
+// NewDeliverer returns a Deliverer, or says what its configuration lacks.
+func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
+	if c.Redis == nil || c.Record == nil || c.Hand == nil || c.Sender == nil || c.Base == nil {
+		return nil, errors.New("deliverer: Redis, Record, Hand, Sender and Base are needed")
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = 256
+	}
+	if c.Every == 0 {
+		c.Every = time.Second
+	}
+	d := &Deliverer{
+		c: c, log: c.Log, waker: queue.NewWaker(), wake: make(chan struct{}, 1), stopping: make(chan struct{}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_deliveries_total", Help: "Deliveries of webhooks that ended, by status.",
+		}, []string{"status"}),
+		standing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sluice_deliveries", Help: "Deliveries handed out or waiting for another try, and receivers with something ready.",
+		}, []string{"state"}),
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	for _, s := range []tasks.DeliveryStatus{tasks.DeliveryDelivered, tasks.DeliveryExhausted} {
+		d.ended.WithLabelValues(string(s))
+	}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(d.ended, d.standing)
+	}
+	c.Redis.AddHook(d.waker)
+	d.server = asynq.NewServerFromRedisClient(c.Redis, asynq.Config{
+		Concurrency: c.Concurrency, Queues: map[string]int{queue.Deliveries: 1}, TaskCheckInterval: time.Millisecond,
+		ShutdownTimeout: 2 * deliverGrace,
+		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },
+		IsFailure:       func(error) bool { return false },
+		Logger:          asynqLog{d.log}, LogLevel: asynq.WarnLevel,
+	})
+	return d, nil
+}
+
+// Kick wakes this process's idle server.
+func (d *Deliverer) Kick() { d.waker.Kick(queue.Deliveries) }
+
+// Wake says that something may be due.
+func (d *Deliverer) Wake() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Run delivers until ctx ends. Attempts in hand then get five seconds.
+func (d *Deliverer) Run(ctx context.Context) error {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	err := d.server.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
+		d.busy.Add(1)
+		defer d.busy.Done()
+		return d.handle(base, t)
+	}))
+	if err != nil {
+		return fmt.Errorf("start the server of webhooks: %w", err)
+	}
+	d.sweeps(ctx)
+	d.waker.Release()
+	d.server.Stop()
+	close(d.stopping)
+	idle := make(chan struct{})
+	go func() { d.busy.Wait(); close(idle) }()
+	grace := time.NewTimer(deliverGrace)
+	defer grace.Stop()
+	select {
+	case <-idle:
+	case <-grace.C:
+		cut()
+		<-idle
+	}
+	d.server.Shutdown()
+	return nil
+}
+
+func (d *Deliverer) sweeps(ctx context.Context) {
+	for {
+		pause := d.c.Every
+		swept, err := d.c.Record.SweepDeliveries(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			d.log.Warn("sweep of deliveries", "error", err)
+		default:
+			if err := d.c.Hand(ctx, swept.Hand); err != nil {
+				d.log.Warn("deliveries were not handed to the queue yet", "error", err)
+			}
+			d.standing.WithLabelValues("out").Set(float64(swept.Out))
+			d.standing.WithLabelValues("waiting").Set(float64(swept.Waiting))
+			d.standing.WithLabelValues("lanes").Set(float64(swept.Lanes))
+			if swept.NextDue >= 0 {
+				pause = min(pause, swept.NextDue)
+			}
+		}
+		spare := time.NewTimer(sweepPause)
+		select {
+		case <-ctx.Done():
+			spare.Stop()
+			return
+		case <-spare.C:
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-d.wake:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// handle makes the attempts of one task, beside each other. A nil error
+// acknowledges the task: what is left to do stands in the record.
+func (d *Deliverer) handle(ctx context.Context, t *asynq.Task) error {
+	list, err := queue.DeliveryTickets(t.Payload())
+	if err != nil {
+		d.log.Error("a task that is not ours was dropped", "error", err)
+		return nil
+	}
+	open, err := d.c.Record.OpenDeliveries(ctx, list)
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	for i := range open {
+		if i == len(open)-1 {
+			d.attempt(ctx, &open[i])
+			break
+		}
+		all.Go(func() { d.attempt(ctx, &open[i]) })
+	}
+	all.Wait()
+	return nil
+}
+
+// attempt sends once and records what came of it.
+func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
+	dl := &s.Delivery
+	e := tasks.Settled{Ticket: tasks.DeliveryTicket{ID: dl.ID, Fence: dl.Fence}}
+	switch {
+	case dl.Endpoint != "" && s.Endpoint == nil:
+		e.Status, e.Reason = tasks.DeliveryExhausted, "endpoint_deleted"
+	case s.Endpoint != nil && !s.Endpoint.DisabledAt.IsZero():
+		e.Status, e.Reason = tasks.DeliveryExhausted, "endpoint_disabled"
+	default:
+		body, err := eventBody(s, d.c.Base())
+		if err != nil {
+			d.log.Error("a webhook has no body", "delivery", dl.ID, "error", err)
+			e.Status, e.Reason = tasks.DeliveryExhausted, string(webhook.Invalid)
+			break
+		}
+		url := dl.URL
+		if s.Endpoint != nil {
+			url = s.Endpoint.URL
+		}
+		at := time.Now()
+		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at)})
+		delay, again := webhook.Next(dl.Attempts+1, res, rand.Float64())
+		e.Status, e.Reason, e.Delay, e.Counted = tasks.DeliveryExhausted, string(res.Outcome), delay, res.Outcome.Attempted()
+		e.Body, e.Disable = body, res.Outcome == webhook.Gone
+		e.Attempt = tasks.DeliveryAttempt{At: at.UTC().Truncate(time.Millisecond), Outcome: string(res.Outcome), Status: res.Status, Latency: res.Latency, Answer: res.Body}
+		switch {
+		case res.Outcome == webhook.Delivered:
+			e.Status = tasks.DeliveryDelivered
+		case again:
+			e.Status = tasks.DeliveryPending
+		}
+	}
+	if d.settle(ctx, e) && e.Status != tasks.DeliveryPending {
+		d.ended.WithLabelValues(string(e.Status)).Inc()
+		if e.Status == tasks.DeliveryExhausted {
+			d.log.Warn("a webhook is exhausted", "delivery", dl.ID, "tenant", dl.Tenant, "type", dl.Type, "reason", e.Reason)
+		}
+	}
+}
+
+// settle records an end, again while Redis is away. What cannot be recorded
+// within the lease is sent once more by whoever has it next.
+func (d *Deliverer) settle(base context.Context, e tasks.Settled) bool {
+	deadline := time.Now().Add(20 * time.Second)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
+		err := d.c.Record.SettleDelivery(ctx, e)
+		cancel()
+		if err == nil {
+			return true
+		}
+		d.log.Warn("an attempt at a webhook was not recorded yet", "delivery", e.Ticket.ID, "error", err)
+		if time.Now().After(deadline) || !errors.Is(err, tasks.ErrUnavailable) && !errors.Is(err, tasks.ErrFull) {
+			return false
+		}
+		select {
+		case <-d.stopping:
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+// signers are the keys of an attempt, the current ones first.
+func signers(s *tasks.Sending, now time.Time) []webhook.Key {
+	var keys []webhook.Key
+	add := func(secret, private string) {
+		if k, err := webhook.ParseSecret(secret); err == nil {
+			keys = append(keys, k)
+		}
+		if k, err := webhook.ParsePrivateKey(private); private != "" && err == nil {
+			keys = append(keys, k)
+		}
+	}
+	add(s.Keys.Secret, s.Keys.Private)
+	if now.Before(s.Keys.OldUntil) {
+		add(s.Keys.OldSecret, s.Keys.OldPrivate)
+	}
+	return keys
+}
+
+// eventBody is the body as it was first sent, or builds it. An event of an ending
+// that the job or batch has left behind, or whose record is gone, says what the
+// delivery itself knows.
+func eventBody(s *tasks.Sending, base string) ([]byte, error) {
+	d := &s.Delivery
+	if d.Body != nil {
+		return d.Body, nil
+	}
+	switch t := webhook.Type(d.Type); t {
+	case webhook.BatchCompleted:
+		b := tasks.Batch{ID: d.Object}
+		if s.Batch != nil {
+			b = *s.Batch
+		}
+		b.Status, b.EndedAt = tasks.BatchEnded, d.CreatedAt
+		return webhook.BatchEvent(b, base)
+	case webhook.PoolPaused, webhook.PoolResumed:
+		return []byte(d.Detail), nil
+	case webhook.EndpointDisabled:
+		return webhook.EndpointDisabledEvent(d.Object, d.CreatedAt, webhook.Outcome(d.Detail), base)
+	case webhook.JobSucceeded, webhook.JobFailed, webhook.JobCanceled, webhook.JobExpired:
+		j := tasks.Job{ID: d.Object}
+		if s.Job != nil {
+			j = *s.Job
+		}
+		if status := tasks.Status(strings.TrimPrefix(d.Type, "job.")); j.Status != status || !j.FinishedAt.Equal(d.CreatedAt) {
+			j.Status, j.FinishedAt = status, d.CreatedAt
+			j.Result, j.Error, j.Usage = nil, nil, nil
+		}
+		_, body, err := webhook.JobEvent(j, base, s.Endpoint != nil && s.Endpoint.IncludeResult)
+		return body, err
+	}
+	return webhook.TestEvent(d.Object, d.CreatedAt, base)
+}
