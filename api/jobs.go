@@ -103,7 +103,14 @@ func (a *API) submitJob(c echo.Context) error {
 		waiting = a.waiting(ctx, &job)
 	}
 	ans := a.accepted(ctx, &job, waiting)
-	if key != "" {
+	switch {
+	case accepted.Replayed:
+		// What this is a repeat of gave, or gives in a moment, an answer of its
+		// own: nothing is kept in its place, and without a wait it is a 202.
+		if wait == 0 && len(accepted.Answer) == 0 {
+			ans.Status, ans.RetryAfter = http.StatusAccepted, max(ans.RetryAfter, 1)
+		}
+	case key != "":
 		a.saveAnswer(ctx, tenant, key, ans)
 	}
 	return ans.write(c)

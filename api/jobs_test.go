@@ -198,6 +198,33 @@ func TestIdempotencyKey(t *testing.T) {
 	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "busy").want(t, 409, "idempotency_key_busy")
 }
 
+// A repeat may come between the job's being stored and its answer's being kept.
+func TestARepeatBeforeTheAnswerIsKeptIsA202(t *testing.T) {
+	s := serve(t)
+	first := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
+	s.world.mu.Lock()
+	kept := s.world.keys["acme|k"].answer
+	s.world.keys["acme|k"].answer = nil
+	s.world.mu.Unlock()
+	id := first.str(t, "id")
+	s.world.start(id)
+	s.world.succeed(id, "done")
+	r := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
+	if r.str(t, "id") != id || r.Header.Get("Idempotency-Replayed") != "true" || r.Header.Get("Retry-After") == "" {
+		t.Errorf("%s %v", r.body, r.Header)
+	}
+	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k", "Prefer", "wait=5").want(t, 200)
+	s.world.mu.Lock()
+	if s.world.keys["acme|k"].answer != nil {
+		t.Error("a repeat's answer is kept as the first one")
+	}
+	s.world.keys["acme|k"].answer = kept
+	s.world.mu.Unlock()
+	if r := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202); !bytes.Equal(r.body, first.body) {
+		t.Errorf("first %s\nagain %s", first.body, r.body)
+	}
+}
+
 func TestSeedsThatAFloatCannotTellApartAreOtherContent(t *testing.T) {
 	s := serve(t)
 	s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-5","seed":9007199254740993}}`, "Idempotency-Key", "k").want(t, 202)
