@@ -556,7 +556,7 @@ func (d *decoder) fallbacks() ([]string, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
 	}
-	var models []string
+	models := []string{} // an empty list asks for no other model, whatever the pool's own list
 	for d.PeekKind() != ']' {
 		m, err := d.model("fallback_models")
 		if err != nil {

@@ -47,12 +47,23 @@ type Job struct {
 	Metadata   map[string]string
 	WebhookURL string
 	Fallback   []string // models that may answer in place of Model, in order
+	Passed     int      // how many of Fallback the job has gone to or passed over
+	Spent      int      // of Attempts, those used up before it went to the last of them
 
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
 	Error    *JobError
 	Usage    *Usage
 	Log      []Attempt // one entry an upstream call, counted or not, oldest first
+}
+
+// Asks returns the model that is asked for the job now: its own, or the
+// fallback that it has gone to.
+func (j *Job) Asks() string {
+	if j.Passed > 0 && j.Passed <= len(j.Fallback) {
+		return j.Fallback[j.Passed-1]
+	}
+	return j.Model
 }
 
 // Priority orders a tenant's own jobs; it never moves one tenant before another.

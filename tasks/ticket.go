@@ -27,7 +27,15 @@ type Ending struct {
 	Error    *JobError
 	Usage    *Usage
 	Provider string
+	Detour   *Detour // for another try: with a fallback model; nil: as before
 	Attempt  Attempt // the call that ended; its times and number are the store's own
+}
+
+// Detour is a job's way to one of its fallback models.
+type Detour struct {
+	Pool   string // of the model
+	Passed int    // the model's place in the job's list, from 1
+	Left   int    // models after it
 }
 
 // Swept is what a sweep of the store found to do.

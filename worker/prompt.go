@@ -77,16 +77,24 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	}
 	paused := false
 	if p.Health != nil && !outOfTime(job, p, answer, took) {
-		paused = p.Health.Report(base, job.Model, took, answer)
+		paused = p.Health.Report(base, job.Asks(), took, answer)
 	}
 	v := decide(answer, situation{
-		attempts: started.Attempts, max: p.MaxAttempts, paused: paused, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
+		attempts: started.Attempts - job.Spent, max: p.MaxAttempts, paused: paused, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
 	})
 	e := tasks.Ending{
 		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: p.Provider,
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 		},
+	}
+	if job.Passed > 0 {
+		e.Attempt.Model = job.Asks()
+	}
+	if v.code == tasks.AttemptsExhausted && w.c.Detour != nil {
+		if d, ok := w.c.Detour(base, job); ok {
+			e.Status, e.Counted, e.Detour, v.code = tasks.StatusRetrying, true, &d, ""
+		}
 	}
 	if v.code != "" {
 		e.Error = &tasks.JobError{Code: v.code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
@@ -161,7 +169,7 @@ func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant,
 		}
 	}()
 	grant, err := p.Gate.Take(ctx, limit.Need{
-		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(p.Dialect, job.Model, job.Request),
+		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(p.Dialect, job.Asks(), job.Request),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
 	})
 	cancel()
@@ -181,7 +189,7 @@ func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Gr
 		ctx, end = context.WithDeadline(ctx, job.Deadline)
 		defer end()
 	}
-	ask := upstream.Ask{Model: job.Model, Request: job.Request, OnText: func(s string) { out.add(ctx, s) }}
+	ask := upstream.Ask{Model: job.Asks(), Request: job.Request, OnText: func(s string) { out.add(ctx, s) }}
 	begun := time.Now()
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
@@ -251,6 +259,9 @@ func (w *Worker) count(base context.Context, p *pool, job tasks.Job, started tas
 		w.m.tokens.WithLabelValues(p.Name, "output").Add(float64(a.Usage.OutputTokens))
 		w.m.tokens.WithLabelValues(p.Name, "cache_read").Add(float64(a.Usage.CacheReadInputTokens))
 	}
+	if e.Detour != nil {
+		w.log.Info("a job goes to its fallback", "job", job.ID, "pool", p.Name, "to", e.Detour.Pool)
+	}
 	if !e.Status.Final() {
 		w.log.Info("attempt ended", "job", job.ID, "pool", p.Name, "outcome", string(a.Outcome), "upstream_status", a.Status,
 			"counted", e.Counted, "delay_ms", e.Delay.Milliseconds())
@@ -261,7 +272,7 @@ func (w *Worker) count(base context.Context, p *pool, job tasks.Job, started tas
 		w.c.OnEnd(context.WithoutCancel(base), job, e)
 	}
 	line := []any{
-		"job", job.ID, "tenant", job.Tenant, "pool", p.Name, "model", job.Model, "status", string(e.Status),
+		"job", job.ID, "tenant", job.Tenant, "pool", p.Name, "model", job.Asks(), "status", string(e.Status),
 		"attempts", started.Attempts, "calls", started.Call, "wait_ms", started.At.Sub(ready(job)).Milliseconds(),
 		"run_ms", run.Milliseconds(), "upstream_status", a.Status, "request_id", a.RequestID,
 	}

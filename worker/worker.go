@@ -94,6 +94,9 @@ type Config struct {
 	Texts  Texts
 	Feeder Feeder
 	Pools  []Pool
+	// Detour returns the next fallback model that can answer a job whose attempts
+	// are exhausted; false: none. Nil: no job has any.
+	Detour func(ctx context.Context, j tasks.Job) (tasks.Detour, bool)
 	// RenewEvery is the pause between renewals of the leases; 0 means 2.5 s. It
 	// has to be well below the record's lease.
 	RenewEvery time.Duration

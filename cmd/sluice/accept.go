@@ -21,6 +21,7 @@ type jobs struct {
 	feeder *queue.Feeder
 	pools  *pools
 	log    *slog.Logger
+	fall   *fallback
 	full   *atomic.Bool // Redis is nearly full: no more is taken in
 	group  *gather.Group[tasks.Submission, store.Created]
 }
@@ -33,8 +34,8 @@ const (
 	submitTimeout   = 10 * time.Second
 )
 
-func newJobs(s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger) jobs {
-	j := jobs{Store: s, feeder: f, pools: p, log: log, full: new(atomic.Bool)}
+func newJobs(s *store.Store, f *queue.Feeder, p *pools, fall *fallback, log *slog.Logger) jobs {
+	j := jobs{Store: s, feeder: f, pools: p, log: log, fall: fall, full: new(atomic.Bool)}
 	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
 		ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 		defer cancel()
@@ -78,6 +79,9 @@ func (j jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) erro
 	if j.full.Load() {
 		return tasks.ErrFull
 	}
+	for i := range lines {
+		j.fall.adopt(&lines[i])
+	}
 	return j.Store.StageBatch(ctx, id, lines)
 }
 
@@ -96,6 +100,7 @@ func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, e
 	if j.full.Load() {
 		return tasks.Accepted{}, tasks.ErrFull
 	}
+	j.fall.adopt(&s.Job)
 	made, err := j.group.Do(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err
@@ -104,7 +109,12 @@ func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, e
 		return tasks.Accepted{}, made.Err
 	}
 	a := made.Accepted
-	if !a.Replayed {
+	if !a.Replayed && j.fall.one(context.WithoutCancel(ctx), a.Job) {
+		// It is stored whatever comes; only what is told of it may be older.
+		if moved, err := j.Job(ctx, s.Job.Tenant, a.Job.ID); err == nil {
+			a.Job = moved
+		}
+	} else if !a.Replayed {
 		if w, err := j.pools.waiting(ctx, a.Job, made.Place, made.Tenants); err == nil {
 			a.Waiting = &w
 		}

@@ -71,6 +71,10 @@ type Pool struct {
 	Timeout     time.Duration `key:"timeout"` // of one attempt
 	MaxAttempts int           `key:"max_attempts"`
 	Breaker     Breaker       `key:"breaker"`
+	// FallbackModels answer in place of a job's own model while this pool is
+	// paused or when the job's attempts are exhausted, in this order, for jobs
+	// that have no list of their own. Empty: none.
+	FallbackModels []string `key:"fallback_models"`
 
 	// FollowProvider is set when no rate of the limits was given: they are a
 	// guess then, which the provider's headers may raise as well as lower.

@@ -317,6 +317,11 @@ func (v *validator) pools(c *Config) {
 				v.bad(fmt.Sprintf("%s.models[%d]", key, i), "%q is not a pattern (*, ? and [a-z] are)", glob)
 			}
 		}
+		for i, model := range p.FallbackModels {
+			if _, ok := c.Pool(model); !ok {
+				v.bad(fmt.Sprintf("%s.fallback_models[%d]", key, i), "no pool serves the model %q", model)
+			}
+		}
 		v.atLeast(key+".limits.requests_per_minute", p.Limits.RequestsPerMinute, 1)
 		v.atLeast(key+".limits.input_tokens_per_minute", p.Limits.InputTokensPerMinute, 0)
 		v.atLeast(key+".limits.output_tokens_per_minute", p.Limits.OutputTokensPerMinute, 0)

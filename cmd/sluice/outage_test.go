@@ -559,3 +559,78 @@ func TestAPauseMadeInAsynqmonIsAnOperators(t *testing.T) {
 		t.Errorf("audit %s", got)
 	}
 }
+
+// both is a configuration of two pools, the first with a fallback to the second.
+func both(first, second, more string) string {
+	return fmt.Sprintf(`
+providers:
+  anthropic: {dialect: anthropic, base_url: %q, api_key: the-secret-key}
+  openai: {dialect: openai, base_url: %q, api_key: another-key}
+pools:
+  claude:
+    provider: anthropic
+    models: ["claude-*"]
+    limits: {requests_per_minute: 6000, request_burst: 50, concurrency: 32}
+    max_attempts: 2
+    breaker: {window: 10s, min_calls: 50, failure_ratio: 0.5, probe_interval: 300ms}
+    %s
+  gpt:
+    provider: openai
+    models: ["gpt-*"]
+    limits: {requests_per_minute: 6000, request_burst: 50, concurrency: 32}
+`, first, second, more)
+}
+
+// A job that names other models is answered by one of them while its pool is
+// paused, and says so; one that names none waits.
+func TestFallbacksAnswerWhileThePoolIsPaused(t *testing.T) {
+	t.Parallel()
+	down, up := newWire(t, recorded(t, "anthropic/401")), newWire(t, recorded(t, "openai/text"))
+	r := outage(t, both(down.URL, up.URL, ""))
+	with := strings.Replace(hello, "{", `{"fallback_models":["claude-haiku-4-5","gpt-5"],`, 1)
+	var first, second jobView
+	r.call("POST", "/v1/jobs", with, &first) // finds out that the key is refused
+	j := r.final(first.ID)
+	if j.Status != "succeeded" || j.Pool != "gpt" || j.Model != "claude-sonnet-4-5" || j.Attempts != 1 || j.outcomes() != "unauthorized succeeded" ||
+		j.Upstream.Provider != "openai" || j.Upstream.Attempts[0].Model != "" || j.Upstream.Attempts[1].Model != "gpt-5" {
+		t.Errorf("job %+v %+v", j, j.Upstream)
+	}
+	plain := r.submit()
+	if res := r.call("POST", "/v1/jobs", with, &second, "Prefer", "wait=20"); res.StatusCode != http.StatusOK || second.Status != "succeeded" {
+		t.Errorf("with a fallback, the pool paused: %s %+v", res.Status, second)
+	}
+	// The provider's own body goes to no other dialect.
+	var raw jobView
+	r.call("POST", "/v1/jobs", `{"request":{"model":"claude-sonnet-4-5","max_tokens":16,"messages":[{"role":"user","content":"x"}]},"fallback_models":["gpt-5"]}`, &raw)
+	for _, id := range []string{plain, raw.ID} {
+		if j := r.job(id); j.Waiting == nil || j.Waiting.For != "paused" || j.Pool != "claude" {
+			t.Errorf("job %+v; want it to wait", j)
+		}
+	}
+	if calls, _ := down.seen(); len(calls) != 1 {
+		t.Errorf("%d calls to the provider that refuses the key", len(calls))
+	}
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	if fmt.Sprint(up.models) != "[gpt-5 gpt-5]" {
+		t.Errorf("the fallback was asked for %q", up.models)
+	}
+}
+
+// The pool's own list serves jobs that have none, also when attempts end; an
+// empty list of a job's own asks for no other model.
+func TestFallbacksAnswerWhenAttemptsAreExhausted(t *testing.T) {
+	t.Parallel()
+	down, up := newWire(t, recorded(t, "anthropic/500")), newWire(t, recorded(t, "openai/text"))
+	r := outage(t, both(down.URL, up.URL, "fallback_models: [gpt-5]"))
+	id := r.submit()
+	if j := r.final(id); j.Status != "succeeded" || j.Pool != "gpt" || j.Attempts != 3 || j.outcomes() != "server_error server_error succeeded" ||
+		j.Upstream.Attempts[2].Model != "gpt-5" {
+		t.Errorf("job %+v %+v", j, j.Upstream)
+	}
+	var none jobView
+	r.call("POST", "/v1/jobs", strings.Replace(hello, "{", `{"fallback_models":[],`, 1), &none)
+	if j := r.final(none.ID); j.Status != "failed" || j.Error == nil || j.Error.Code != "attempts_exhausted" || j.Attempts != 2 {
+		t.Errorf("job %+v", j)
+	}
+}

@@ -480,6 +480,7 @@ func (r *runner) submit(ctx context.Context, fresh []tasks.Job) error {
 	for chunk := fresh; len(chunk) > 0; {
 		n := min(200, len(chunk))
 		for i := range chunk[:n] {
+			r.s.fall.adopt(&chunk[i])
 			chunk[i].ID, chunk[i].Tenant, chunk[i].Batch = store.NewID("job"), runTenant, b.ID
 		}
 		if err := r.s.store.StageBatch(ctx, b.ID, chunk[:n]); err != nil {

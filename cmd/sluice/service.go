@@ -48,6 +48,7 @@ type service struct {
 	breakers map[string]*pause.Breaker
 	pools    *pools
 	jobs     jobs
+	fall     *fallback
 	quota    *quota.Quota
 
 	guard     *webhook.Guard
@@ -126,7 +127,8 @@ func (s *service) build(ctx context.Context, r roles) error {
 		s.ended = make(chan string, 4096)
 	}
 	s.pools = newPools(s.cfg, s.store, s.gates, s.breakers)
-	s.jobs = newJobs(s.store, s.feeder, s.pools, s.log)
+	s.fall = newFallback(s.cfg, s.store, s.feeder, s.pools, s.log, s.registry)
+	s.jobs = newJobs(s.store, s.feeder, s.pools, s.fall, s.log)
 	s.registry.MustRegister(backlogMetrics{s.pools})
 	if !r.worker {
 		return nil
@@ -135,7 +137,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers,
+		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Detour: s.fall.Exhausted,
 		OnEnd: s.settleTokens, RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
@@ -290,6 +292,7 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base, baseCtx := errgroup.WithContext(under)
 	base.Go(func() error { return s.notices.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
+	base.Go(func() error { return s.fall.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.watchMemory(baseCtx) })
 	for _, b := range s.breakers {
 		base.Go(func() error { return b.Run(baseCtx) })

@@ -62,7 +62,7 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 	for i := range jobs {
 		j := &jobs[i]
 		status, due := entry(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body)
+		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback))
 	}
 	open, err := s.run(ctx, batchStageScript, args...).Int64()
 	if err != nil {

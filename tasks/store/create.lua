@@ -1,8 +1,8 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS[1] prefix
--- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 13 values:
+-- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 14 values:
 --   id, tenant, pool, depth, shift of order ms, status, due ms, deadline ms,
---   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0
+--   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0, fallback models
 -- Returns {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"} or {"full", waiting}; tickets are id, fence, pool in turn.
 local ttl, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -38,6 +38,10 @@ local function create(a)
   end
   local j = { id = id, key = P .. 'j:' .. id, t = tenant, p = pool, s = status, k = now + ARGV[a + 4] }
   redis.call('HSET', j.key, 'e', ARGV[a + 8], 'b', ARGV[a + 9], 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
+  if ARGV[a + 13] ~= '0' then
+    j.fb = ARGV[a + 13]
+    redis.call('HSET', j.key, 'fb', j.fb)
+  end
   redis.call('ZADD', P .. 'tn:' .. tenant, 0, id)
   count(j, nil, 'queued')
   if tonumber(ARGV[a + 7]) > 0 then
@@ -58,7 +62,7 @@ local function create(a)
   return { 'new', now }
 end
 
-for a = 3, #ARGV, 13 do
+for a = 3, #ARGV, 14 do
   outcomes[#outcomes + 1] = create(a)
 end
 for pool, depth in pairs(depths) do
@@ -66,7 +70,7 @@ for pool, depth in pairs(depths) do
 end
 for i, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local a = 3 + (i - 1) * 13
+    local a = 3 + (i - 1) * 14
     local rank = redis.call('ZRANK', P .. 'q:' .. ARGV[a + 2] .. ':' .. ARGV[a + 1], ARGV[a])
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', P .. 'ring:' .. ARGV[a + 2])
   end

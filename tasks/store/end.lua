@@ -3,6 +3,7 @@
 -- ARGV[1] id, ARGV[2] fence, ARGV[3] what: succeeded, failed, retry, hand_back
 -- ARGV[4] outcome JSON, ARGV[5] result, ARGV[6] details of the call as JSON, or ""
 -- ARGV[7] result ttl ms, ARGV[8] delay ms until the next try, ARGV[9] depth
+-- ARGV[10] the pool of a fallback model to go to, or "", ARGV[11] fallback models gone to with it, ARGV[12] left after it
 -- Returns {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
 spare()
 local what, ttl, delay = ARGV[3], tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -27,6 +28,9 @@ else
   if what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
   if j.dl > 0 and j.dl <= now + delay then
     expire(j, ttl, called)
+  elseif ARGV[10] ~= '' then
+    if called then become(j, 'retrying') end
+    divert(j, ARGV[10], ARGV[11], ARGV[12])
   else
     if delay > 0 then
       redis.call('HSET', j.key, 'due', now + delay)

@@ -7,12 +7,14 @@
 --                           c batch, k order, ct created, f fence, v version, n attempts
 --                           used, m calls made, cur the call under way, by the name of its start, log the calls
 --                           that ended, st started, fin finished, due, dl deadline,
---                           o outcome, r result
+--                           o outcome, r result; fb fallback models left, fi those gone to,
+--                           nb attempts used before the last of them, p0 the first pool
 --   q:<pool>:<tenant> zset  a tenant's backlog, by order
 --   ring:<pool>       zset  the tenants with a backlog, by turn
 --   out:<pool>        zset  handed to Asynq, not yet taken; by when to look again
 --   hold:<pool>       zset  taken by a worker, waiting for pace; by end of lease
 --   run:<pool>        zset  running; by end of lease
+--   fall:<pool>       zset  those of q, out and hold that have a model left to fall back to
 --   due, dl           zset  jobs to be woken, to be expired; by time
 --   gone              zset  finished jobs, by when their record ends
 --   tn:<tenant>       zset  the tenant's jobs, by id
@@ -42,11 +44,12 @@ end
 
 -- load returns what a move needs to know of a job, or nil when there is none.
 local function load(id)
-  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur')
+  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb')
   if not h[1] then return nil end
   return {
     id = id, key = P .. 'j:' .. id, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
+    fb = h[10] or nil,
   }
 end
 
@@ -104,6 +107,7 @@ local function leave(j)
   redis.call('ZREM', P .. 'out:' .. j.p, j.id)
   redis.call('ZREM', P .. 'hold:' .. j.p, j.id)
   redis.call('ZREM', P .. 'run:' .. j.p, j.id)
+  if j.fb then redis.call('ZREM', P .. 'fall:' .. j.p, j.id) end
 end
 
 -- close ends the call under way in the job's log: n, started, ended, details.
@@ -125,12 +129,38 @@ end
 local function backlog(j)
   local q = P .. 'q:' .. j.p .. ':' .. j.t
   redis.call('ZADD', q, j.k, j.id)
+  if j.fb then redis.call('ZADD', P .. 'fall:' .. j.p, j.k, j.id) end
   local ring = P .. 'ring:' .. j.p
   if not redis.call('ZSCORE', ring, j.t) then
     -- A tenant that comes back starts at the present turn: idling saves nothing up.
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
     redis.call('ZADD', ring, first[2] or redis.call('GET', P .. 'turn:' .. j.p) or 0, j.t)
   end
+end
+
+-- divert makes a waiting job another pool's: to is the pool, passed how many of
+-- its fallback models it has gone to, left how many remain. Its place in its
+-- tenant's order stays; whoever holds it has lost it.
+local function divert(j, to, passed, left)
+  leave(j)
+  local q = P .. 'q:' .. j.p .. ':' .. j.t
+  redis.call('ZREM', q, j.id)
+  if redis.call('EXISTS', q) == 0 then redis.call('ZREM', P .. 'ring:' .. j.p, j.t) end
+  redis.call('HINCRBY', P .. 'n:' .. j.p, 'queued', -1)
+  redis.call('HINCRBY', P .. 'n:' .. to, 'queued', 1)
+  redis.call('HSETNX', j.key, 'p0', j.p)
+  redis.call('HSET', j.key, 'p', to, 'fi', passed, 'nb', redis.call('HGET', j.key, 'n') or 0)
+  if tonumber(left) > 0 then
+    j.fb = left
+    redis.call('HSET', j.key, 'fb', left)
+  else
+    j.fb = nil
+    redis.call('HDEL', j.key, 'fb')
+  end
+  redis.call('HINCRBY', j.key, 'f', 1)
+  j.p = to
+  backlog(j)
+  become(j, j.s)
 end
 
 -- finish makes a job final and tells of it. Its record, index entry and counts end ttl later.

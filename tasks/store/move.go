@@ -67,13 +67,13 @@ type Created struct {
 // out the tickets that there is room for; they may be of other jobs. A job's
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	args := make([]any, 0, 2+13*len(subs))
+	args := make([]any, 0, 2+14*len(subs))
 	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
 	for i := range subs {
 		j := &subs[i].Job
 		status, due := entry(j)
 		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), shift(j.Priority), string(status), due,
-			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].MaxQueued)
+			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].MaxQueued, len(j.Fallback))
 	}
 	reply, err := s.run(ctx, createScript, args...).Slice()
 	if err != nil {
@@ -176,9 +176,13 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 		Outcome: e.Attempt.Outcome, Status: e.Attempt.Status, RequestID: e.Attempt.RequestID,
 		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled,
 	}
+	detour, pool := tasks.Detour{}, t.Pool
+	if e.Detour != nil && e.Status == tasks.StatusRetrying {
+		detour, pool = *e.Detour, e.Detour.Pool
+	}
 	reply, err := s.run(ctx, endScript, t.ID, t.Fence, what,
 		encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), e.Result, encode(call),
-		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(t.Pool)).Slice()
+		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(pool), detour.Pool, detour.Passed, detour.Left).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
 	}

@@ -8,6 +8,13 @@ redis.call('PERSIST', j.key)
 redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.
 redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n')
+-- It begins again with its own model.
+local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
+if h[1] then
+  j.p, j.fb = h[1], tonumber(h[2]) + tonumber(h[3] or 0)
+  redis.call('HSET', j.key, 'p', j.p, 'fb', j.fb)
+  redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
+end
 j.k = now + ARGV[5]
 redis.call('HSET', j.key, 'k', j.k)
 if j.c then

@@ -1,0 +1,79 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+//go:embed divert.lua
+var divertLua string
+
+var divertScript = script(divertLua)
+
+// Divertible returns jobs that wait in a pool and have a fallback model left,
+// in the order in which they would run: up to limit of them, after skipping
+// offset. They come without their prompts.
+func (s *Store) Divertible(ctx context.Context, pool string, offset, limit int) ([]tasks.Job, error) {
+	ids, err := s.rdb.ZRange(ctx, prefix+"fall:"+pool, int64(offset), int64(offset+limit-1)).Result()
+	if err != nil || len(ids) == 0 {
+		return nil, wrapDivert(pool, err)
+	}
+	fields := []string{"e", "t", "p", "s", "f", "fi"}
+	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, id := range ids {
+			p.HMGet(ctx, prefix+"j:"+id, fields...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, wrapDivert(pool, err)
+	}
+	jobs := make([]tasks.Job, 0, len(ids))
+	for i, c := range cmds {
+		h := map[string]string{}
+		for k, v := range c.(*redis.SliceCmd).Val() {
+			h[fields[k]] = str(v)
+		}
+		if h["e"] == "" {
+			continue
+		}
+		j, err := unpack(ids[i], h)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}
+
+func wrapDivert(pool string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("look for jobs of %s with a fallback: %w", pool, known(err))
+}
+
+// Divert moves waiting jobs of a pool to the pools of their fallback models,
+// uncounted; detours are by job id. A worker that holds one is told to let go.
+// A job that has started or ended meanwhile stays. It returns the ids of those
+// that moved, and tickets to hand out.
+func (s *Store) Divert(ctx context.Context, pool string, detours map[string]tasks.Detour) ([]string, []tasks.Ticket, error) {
+	if len(detours) == 0 {
+		return nil, nil, nil
+	}
+	args := make([]any, 0, 2+5*len(detours))
+	args = append(args, s.ttl.Milliseconds(), pool)
+	for id, d := range detours {
+		args = append(args, id, d.Pool, s.depthOf(d.Pool), d.Passed, d.Left)
+	}
+	reply, err := s.run(ctx, divertScript, args...).Slice()
+	if err != nil {
+		return nil, nil, fmt.Errorf("divert %d jobs of %s: %w", len(detours), pool, err)
+	}
+	return words(reply[0]), tickets(reply[1]), nil
+}
