@@ -117,7 +117,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 }
 
 // Kick wakes this process's idle server.
-func (d *Deliverer) Kick() { d.waker.Kick(queue.Deliveries) }
+func (d *Deliverer) Kick() { d.waker.Kick(queue.Deliveries, 0) }
 
 // Wake says that something may be due.
 func (d *Deliverer) Wake() {

@@ -64,7 +64,7 @@ func (f *Feeder) HandDeliveries(ctx context.Context, list []tasks.DeliveryTicket
 		}
 	}
 	if f.c.Kick != nil {
-		f.c.Kick(ctx, Deliveries)
+		f.c.Kick(ctx, Deliveries, 0)
 	}
 	return errors.Join(errs...)
 }

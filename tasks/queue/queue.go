@@ -78,9 +78,9 @@ type Backlog interface {
 type Config struct {
 	Redis   redis.UniversalClient
 	Backlog Backlog
-	// Kick is told each pool that was handed a task, so that an idle worker
+	// Kick is told each pool that was handed tasks and how many, so that an idle worker
 	// wakes; nil: workers find out by themselves within a quarter second.
-	Kick func(ctx context.Context, pool string)
+	Kick func(ctx context.Context, pool string, n int)
 	// Every is the pause between sweeps; 0 means one second.
 	Every   time.Duration
 	Log     *slog.Logger          // nil: silent
@@ -127,18 +127,18 @@ func NewFeeder(c Config) *Feeder {
 // that cannot be enqueued is not lost: a sweep looks at it within ten seconds.
 func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
 	var errs []error
-	pools := map[string]bool{}
+	pools := map[string]int{}
 	for _, t := range list {
 		if err := f.enqueue(ctx, t); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		f.handed.WithLabelValues(t.Pool).Inc()
-		pools[t.Pool] = true
+		pools[t.Pool]++
 	}
 	if f.c.Kick != nil {
-		for pool := range pools {
-			f.c.Kick(ctx, pool)
+		for pool, n := range pools {
+			f.c.Kick(ctx, pool, n)
 		}
 	}
 	return errors.Join(errs...)

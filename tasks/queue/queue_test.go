@@ -180,11 +180,17 @@ func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	if _, err := asynq.NewClientFromRedisClient(rdb).Enqueue(task, opts...); err != nil {
 		t.Fatal(err)
 	}
-	w.Kick(pool)
+	told := asks.Load()
+	w.Kick(pool, 1)
 	select {
 	case <-handled:
 	case <-time.After(5 * time.Second):
 		t.Error("the task was not handled")
+	}
+	// One ask for the one task; what more there is comes from the slow poll.
+	<-time.After(100 * time.Millisecond)
+	if n := asks.Load() - told; n > 2 {
+		t.Errorf("%d asks for one task that was told of", n)
 	}
 }
 

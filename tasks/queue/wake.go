@@ -22,20 +22,27 @@ const idlePoll = 250 * time.Millisecond
 type Waker struct {
 	mu     sync.Mutex
 	kicked map[string]chan struct{} // by queue; closed by a kick
-	empty  map[string]bool          // by queue: the last ask found nothing
+	empty  map[string]bool          // by queue: nothing is known to be in it, but what is told
+	told   map[string]int           // by queue: tasks that were put into an empty one, and not asked for yet
 	open   chan struct{}            // closed by Release
 }
 
 // NewWaker returns a Waker for one client.
 func NewWaker() *Waker {
-	return &Waker{kicked: map[string]chan struct{}{}, empty: map[string]bool{}, open: make(chan struct{})}
+	return &Waker{kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, open: make(chan struct{})}
 }
 
-// Kick lets the held ask of a queue go ahead.
-func (w *Waker) Kick(queue string) {
+// Kick lets the held ask of a queue go ahead, for it holds n tasks more: so
+// many asks are made, and none to learn that it is empty again. 0 means that
+// nobody knows how many: it is asked until it is empty.
+func (w *Waker) Kick(queue string, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.empty[queue] = false
+	if n > 0 && w.empty[queue] {
+		w.told[queue] += n
+	} else {
+		w.empty[queue], w.told[queue] = false, 0
+	}
 	if c := w.kicked[queue]; c != nil {
 		close(c)
 		delete(w.kicked, queue)
@@ -53,41 +60,50 @@ func (w *Waker) Release() {
 	}
 }
 
-// before holds an ask of a queue whose last ask found nothing. It returns the
-// channel that a kick from now on closes.
-func (w *Waker) before(ctx context.Context, queue string) <-chan struct{} {
+// before holds an ask of a queue in which nothing is known to be. It returns the
+// channel that a kick from now on closes, and whether nobody told of a task.
+func (w *Waker) before(ctx context.Context, queue string) (kick <-chan struct{}, polled bool) {
 	w.mu.Lock()
-	kick := w.kicked[queue]
-	if kick == nil {
-		kick = make(chan struct{})
-		w.kicked[queue] = kick
+	next := w.kicked[queue]
+	if next == nil {
+		next = make(chan struct{})
+		w.kicked[queue] = next
 	}
-	hold := w.empty[queue]
+	hold := w.empty[queue] && w.told[queue] == 0
+	if !hold && w.empty[queue] {
+		w.told[queue]--
+	}
 	w.mu.Unlock()
 	if !hold {
-		return kick
+		return next, false
 	}
 	timer := time.NewTimer(idlePoll)
 	defer timer.Stop()
 	select {
-	case <-kick:
+	case <-next:
 		return w.before(ctx, queue)
 	case <-timer.C:
 	case <-w.open:
 	case <-ctx.Done():
 	}
-	return kick
+	return next, true
 }
 
 // after notes whether the ask found nothing; a kick that came meanwhile wins.
-func (w *Waker) after(queue string, nothing bool, kick <-chan struct{}) {
+// polled says that nobody had told of a task: one that was found then may not
+// be alone.
+func (w *Waker) after(queue string, nothing, polled bool, kick <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	select {
-	case <-kick:
-		w.empty[queue] = false
-	default:
-		w.empty[queue] = nothing
+	switch {
+	case nothing:
+		select {
+		case <-kick:
+		default:
+			w.empty[queue], w.told[queue] = true, 0 // others have taken what was told
+		}
+	case polled:
+		w.empty[queue], w.told[queue] = false, 0
 	}
 }
 
@@ -122,11 +138,11 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if queue == "" {
 			return next(ctx, cmd)
 		}
-		kick := w.before(ctx, queue)
+		kick, polled := w.before(ctx, queue)
 		err := next(ctx, cmd)
 		// A Redis that cannot answer is not asked more often than an empty queue;
 		// an unknown script is sent whole by the very next command.
-		w.after(queue, err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT"), kick)
+		w.after(queue, err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT"), polled, kick)
 		return err
 	}
 }
