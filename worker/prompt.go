@@ -119,8 +119,13 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 			w.log.Warn("the pace was not softened", "pool", p.Name, "error", err)
 		}
 	}
-	w.settle(base, p, grant, actual(answer, took))
-	w.end(base, p, job, t, e)
+	if e.Status == tasks.StatusSucceeded {
+		w.end(base, p, job, t, e) // somebody may wait for it
+		w.settle(base, p, grant, actual(answer, took))
+	} else {
+		w.settle(base, p, grant, actual(answer, took))
+		w.end(base, p, job, t, e)
+	}
 	w.count(base, p, job, started, answer, e)
 	return nil
 }

@@ -211,8 +211,9 @@ func New(c Config) (*Worker, error) {
 	return w, nil
 }
 
-// Kick wakes this process's idle server of a pool.
-func (w *Worker) Kick(pool string) { w.waker.Kick(pool) }
+// Kick wakes this process's idle server of a pool, which holds n tasks more; 0
+// when nobody knows how many.
+func (w *Worker) Kick(pool string, n int) { w.waker.Kick(pool, n) }
 
 // Cancel cuts off the call for a job, if this process makes it.
 func (w *Worker) Cancel(id string) {

@@ -118,7 +118,7 @@ func start(t *testing.T, p *provider, o options) *system {
 	s := &system{t: t, srv: srv}
 	s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}})
 	var w *worker.Worker
-	s.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s.store, Every: 20 * time.Millisecond, Kick: func(_ context.Context, p string) { w.Kick(p) }})
+	s.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s.store, Every: 20 * time.Millisecond, Kick: func(_ context.Context, p string, n int) { w.Kick(p, n) }})
 	gate, err := limit.New(limit.Config{Redis: rdb, Pool: pool})
 	if err != nil {
 		t.Fatal(err)

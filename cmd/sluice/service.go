@@ -248,13 +248,13 @@ func depthOf(l Limits) int {
 }
 
 // kick wakes a worker that waits for a pool: this process's, and the others'.
-func (s *service) kick(ctx context.Context, pool string) {
+func (s *service) kick(ctx context.Context, pool string, n int) {
 	if s.worker != nil {
 		if pool == queue.Deliveries {
 			s.deliverer.Kick()
 			return
 		}
-		s.worker.Kick(pool)
+		s.worker.Kick(pool, n)
 		return // a worker that feeds takes the work itself; others look four times a second
 	}
 	if err := s.store.Tell(ctx, store.Control{Verb: "kick", What: pool}); err != nil {
@@ -271,7 +271,7 @@ func (s *service) control(c store.Control) {
 	case "deliver":
 		s.deliverer.Wake()
 	case "kick":
-		s.worker.Kick(c.What)
+		s.worker.Kick(c.What, 0)
 	case "cancel":
 		s.worker.Cancel(c.What)
 	case "listen":
