@@ -95,6 +95,27 @@ func TestAllowance(t *testing.T) {
 	}
 }
 
+func TestSecondHalf(t *testing.T) {
+	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var calls []sent
+	for i := range 101 {
+		amount := 1.0
+		if i > 50 {
+			amount = 0.5
+		}
+		calls = append(calls, sent{t0.Add(time.Duration(i) * 100 * time.Millisecond), amount})
+	}
+	slices.Reverse(calls)
+	if got := secondHalf(calls, 10); math.Abs(got-0.5) > 1e-9 {
+		t.Errorf("got %v of the rate, want 0.5", got)
+	}
+	for _, few := range [][]sent{nil, calls[:1], {calls[0], calls[0]}} {
+		if got := secondHalf(few, 10); got != 0 {
+			t.Errorf("of %d calls at once: got %v, want 0", len(few), got)
+		}
+	}
+}
+
 func TestReadAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name, wire string

@@ -37,6 +37,8 @@ type bench struct {
 	aof      string
 	only     string
 	rounds   int
+	workers  int
+	idle     time.Duration
 	profiles string
 	slow     bool
 	verbose  bool
@@ -77,6 +79,8 @@ func program(args []string) int {
 	flags.StringVar(&b.aof, "aof", "", "appendfsync of Redis: everysec or always (default: what the benchmark is about)")
 	flags.StringVar(&b.only, "only", "", "one load of pace: requests, output or input (default: all)")
 	flags.IntVar(&b.rounds, "rounds", 0, "rounds of those that take several (default: the benchmark's own)")
+	flags.IntVar(&b.workers, "workers", 4, "worker processes of pace")
+	flags.DurationVar(&b.idle, "idle", 10*time.Second, "how long pace watches the background before its load")
 	flags.StringVar(&b.profiles, "profile", "", "folder for processor profiles of each process during the load")
 	flags.BoolVar(&b.slow, "slow", false, "show where Redis's time went, by command (pace, backlog)")
 	flags.BoolVar(&b.verbose, "v", false, "show what the processes logged")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/worker/upstream"
@@ -29,7 +30,7 @@ type drainLoad struct {
 
 // drainLoads are one load for each bucket. A bucket of tokens holds a minute's
 // worth, as at the provider, and is full at the start: those loads are as long
-// as it takes to use that up and a minute more.
+// as it takes to use that up and a minute more, and requests do not bind them.
 func drainLoads() []drainLoad {
 	const tokens = 240_000.0 // a minute
 	return []drainLoad{
@@ -38,20 +39,17 @@ func drainLoads() []drainLoad {
 			jobs: 3000, prompt: 1024, maxTokens: 256, output: 64, amount: oneRequest, burst: 10, rate: 100, bar: 0.995,
 		},
 		{
-			name: "output", bound: "4,000 output tokens/s, a minute's worth at once", limits: limits{requests: 6000, output: tokens, burst: 10, concurrency: 64},
+			name: "output", bound: "4,000 output tokens/s, a minute's worth at once", limits: limits{requests: 60_000, output: tokens, burst: 1000, concurrency: 64},
 			jobs: 2400, prompt: 512, maxTokens: 1024, output: 200, sigma: 0.5, amount: outputTokens, burst: tokens, rate: tokens / 60, bar: 0.99,
 		},
 		{
-			name: "input", bound: "4,000 input tokens/s, a minute's worth at once", limits: limits{requests: 6000, input: tokens, burst: 10, concurrency: 64},
+			name: "input", bound: "4,000 input tokens/s, a minute's worth at once", limits: limits{requests: 60_000, input: tokens, burst: 1000, concurrency: 64},
 			jobs: 2400, prompt: 800, spread: 0.5, maxTokens: 64, output: 16, amount: inputTokens, burst: tokens, rate: tokens / 60, bar: 0.99,
 		},
 	}
 }
 
-// idleTime is how long the background is watched before a load.
-const idleTime = 10 * time.Second
-
-// pace drains each load with four workers at the strict fake provider.
+// pace drains each load with several workers at the strict fake provider.
 func (b *bench) pace(ctx context.Context) error {
 	found := false
 	for _, l := range drainLoads() {
@@ -81,8 +79,7 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	const workers = 4
-	st, err := b.newStack(ctx, setup{aof: b.fsync("everysec"), provider: p.addr, limits: l.limits, workers: workers})
+	st, err := b.newStack(ctx, setup{aof: b.fsync("everysec"), provider: p.addr, limits: l.limits, workers: b.workers})
 	defer st.close()
 	if err != nil {
 		return err
@@ -94,7 +91,7 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 		return err
 	}
 	quietStart := time.Now()
-	if err := pause(ctx, idleTime); err != nil {
+	if err := pause(ctx, b.idle); err != nil {
 		return err
 	}
 	before, beforeAPI, err := st.scrape(ctx)
@@ -152,6 +149,11 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 	background := idleRate * took.Seconds() / jobs
 	gate := after[acquires] - before[acquires]
 	trips := after[redisCalls] - before[redisCalls]
+	if b.verbose {
+		if err := p.timeline(os.Stdout, 2*time.Second, l.amount); err != nil {
+			return err
+		}
+	}
 	cpu := ""
 	for _, c := range st.children {
 		spent, err := c.cpu()
@@ -160,10 +162,11 @@ func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
 		}
 		cpu += fmt.Sprintf(" %s %.1f", c.name, spent.Seconds())
 	}
-	return report(os.Stdout, fmt.Sprintf("pace: %d jobs one by one, %d workers, %s", l.jobs, workers, l.bound), []figure{
+	return report(os.Stdout, fmt.Sprintf("pace: %d jobs one by one, %d workers, %s", l.jobs, b.workers, l.bound), []figure{
 		atLeast("allowance used", "%.2f %%", 100*used.strict, 100*l.bar, fmt.Sprintf("(used - burst) / (rate x span): (%.0f - %.0f) / (%.0f x %.2f s)", used.used, l.burst, l.rate, used.span.Seconds())),
 		plain("  of all there was", "%.2f %%", 100*used.whole, "used / (burst + rate x span)"),
-		atMost("429s in 10,000 calls", "%.1f", perTenThousand, 1, fmt.Sprintf("%d of %d calls; %d ended otherwise", t.refused, t.calls, t.other)),
+		plain("  rate of the second half", "%.2f %%", 100*secondHalf(calls, l.rate), "what was used in it / (rate x its length)"),
+		atMost("429s in 10,000 calls", "%.1f", perTenThousand, 1, strings.TrimSuffix(fmt.Sprintf("%d of %d calls; %d ended otherwise; %s", t.refused, t.calls, t.other, p.refusals()), "; ")),
 		atMost("gate calls a job", "%.3f", gate/jobs, 1.1, "one question may book several"),
 		atMost("Redis round trips a job", "%.2f", trips/jobs, 10, fmt.Sprintf("all processes, Asynq and background included; the API %.2f", (afterAPI-beforeAPI)/jobs)),
 		plain("  of it background", "%.2f", background, fmt.Sprintf("idle, all processes make %.1f a second", idleRate)),

@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"github.com/sluicehq/sluice/worker/upstream"
@@ -66,7 +71,7 @@ func (p *provider) close() error {
 	return err
 }
 
-// ended calls and those of them that were completed, refused for pace, or
+// tally counts the calls that have ended, and those of them that were completed, refused for pace, or
 // ended otherwise.
 type tally struct {
 	calls, completed, refused, other int
@@ -103,6 +108,72 @@ func (p *provider) accepted(from int, amount func(upstream.Call) float64) []sent
 	return out
 }
 
+// refusals says which limits were short and when, counted from the first call.
+func (p *provider) refusals() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	short := map[string]int{}
+	var first, from, to time.Time
+	for _, c := range p.calls {
+		if first.IsZero() || c.At.Before(first) {
+			first = c.At
+		}
+		if c.Status != http.StatusTooManyRequests {
+			continue
+		}
+		short[c.Refused]++
+		if from.IsZero() || c.At.Before(from) {
+			from = c.At
+		}
+		if c.At.After(to) {
+			to = c.At
+		}
+	}
+	if len(short) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(short)) {
+		fmt.Fprintf(&b, "%d for %s, ", short[name], name)
+	}
+	fmt.Fprintf(&b, "from %.1f to %.1f s", from.Sub(first).Seconds(), to.Sub(first).Seconds())
+	return b.String()
+}
+
+// timeline prints what was accepted and refused in each stretch of time.
+func (p *provider) timeline(w io.Writer, every time.Duration, amount func(upstream.Call) float64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.calls) == 0 {
+		return nil
+	}
+	first := slices.MinFunc(p.calls, func(a, b upstream.Call) int { return a.At.Compare(b.At) }).At
+	type stretch struct {
+		calls, refused int
+		used           float64
+	}
+	var all []stretch
+	for _, c := range p.calls {
+		i := int(c.At.Sub(first) / every)
+		for len(all) <= i {
+			all = append(all, stretch{})
+		}
+		if c.Accepted {
+			all[i].calls++
+			all[i].used += amount(c)
+		} else {
+			all[i].refused++
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "from\taccepted\tused\trefused\t")
+	for i, s := range all {
+		fmt.Fprintf(t, "%.0f s\t%d\t%.0f\t%d\t\n", (time.Duration(i) * every).Seconds(), s.calls, s.used, s.refused)
+	}
+	return t.Flush()
+}
+
+// count is how many calls have ended.
 func (p *provider) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -76,6 +76,27 @@ func allowance(calls []sent, burst, rate float64) share {
 	return s
 }
 
+// secondHalf is how much of a rate a second was used in the second half of the
+// time between the first and the last send: the pace once a burst is behind.
+func secondHalf(calls []sent, rate float64) float64 {
+	if len(calls) < 2 {
+		return 0
+	}
+	byTime := func(a, b sent) int { return a.at.Compare(b.at) }
+	first, last := slices.MinFunc(calls, byTime).at, slices.MaxFunc(calls, byTime).at
+	half := last.Sub(first) / 2
+	if half <= 0 || rate <= 0 {
+		return 0
+	}
+	used := 0.0
+	for _, c := range calls {
+		if c.at.After(last.Add(-half)) {
+			used += c.amount
+		}
+	}
+	return used / (rate * half.Seconds())
+}
+
 // milliseconds returns durations as numbers.
 func milliseconds(d []time.Duration) []float64 {
 	out := make([]float64, len(d))
