@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/tasks/redistest"
+)
+
+// What README.md says is held to what the program is and does.
+
+// table returns the cells of the table of README.md that begins with header.
+func table(t *testing.T, header string) [][]string {
+	t.Helper()
+	var rows [][]string
+	in := false
+	lines := bufio.NewScanner(strings.NewReader(project(t, "README.md")))
+	for lines.Scan() {
+		line := lines.Text()
+		switch {
+		case strings.HasPrefix(line, header):
+			in = true
+		case in && !strings.HasPrefix(line, "|"):
+			return rows
+		case in && !strings.HasPrefix(line, "| ---"):
+			cells := strings.Split(strings.Trim(line, "|"), " | ")
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			rows = append(rows, cells)
+		}
+	}
+	if !in {
+		t.Fatalf("README.md has no table that begins with %s", header)
+	}
+	return rows
+}
+
+// compare reports every row that is in one list only.
+func compare(t *testing.T, what string, documented, real []string) {
+	t.Helper()
+	for _, row := range real {
+		if !slices.Contains(documented, row) {
+			t.Errorf("README.md lacks %s %s", what, row)
+		}
+	}
+	for _, row := range documented {
+		if !slices.Contains(real, row) {
+			t.Errorf("README.md has %s %s, which is not so", what, row)
+		}
+	}
+}
+
+func TestDocumentedCommands(t *testing.T) {
+	parser, err := kong.New(&CLI{}, kong.Name("sluice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, commands []string
+	for _, row := range table(t, "| command |") {
+		documented = append(documented, "| "+row[0]+" | "+row[1]+" |")
+	}
+	for _, leaf := range parser.Model.Leaves(true) {
+		name := leaf.FullPath()
+		for _, a := range leaf.Positional {
+			name += " " + strings.ToUpper(a.Summary())
+		}
+		commands = append(commands, fmt.Sprintf("| `%s` | %s |", strings.NewReplacer("<", "", ">", "").Replace(name), leaf.Help))
+	}
+	compare(t, "the command", documented, commands)
+}
+
+func TestDocumentedConfiguration(t *testing.T) {
+	c := defaults(newEnvironment([]string{"HOME=~"}))
+	c.PublicURL, c.DataDir = publicURL(c.Listen), strings.Replace(userDataDir(environment{"HOME": "/"}), "/.local", "~/.local", 1)
+	pool := defaultPool()
+	pool.Limits.fill(entryLimits("anthropic"))
+	c.Providers, c.Pools = []Provider{{}}, []Pool{pool}
+
+	var documented, settings []string
+	for _, row := range table(t, "| key |") {
+		documented = append(documented, "| "+row[0]+" | "+row[1]+" |")
+	}
+	for _, key := range Keys() {
+		v := reflect.ValueOf(*c)
+		for _, part := range strings.Split(key, ".") {
+			if part == "<name>" {
+				v = v.Index(0)
+				continue
+			}
+			f, ok := field(v.Type(), part)
+			if !ok {
+				t.Fatalf("no field for %s of %s", part, key)
+			}
+			v = v.FieldByIndex(f.Index)
+		}
+		value := "`" + fmt.Sprint(plain(v)) + "`"
+		if value == "``" || value == "`[]`" {
+			value = "none"
+		}
+		settings = append(settings, fmt.Sprintf("| `%s` | %s |", key, value))
+	}
+	compare(t, "the setting", documented, settings)
+}
+
+func TestDocumentedMetrics(t *testing.T) {
+	keys := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(keys, []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__JWKS_FILE=" + keys}
+	cfg, faults := Load("", environ)
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	s, err := newService(t.Context(), cfg, roles{api: true, worker: true}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := s.newAPI("http://127.0.0.1", nil); err != nil {
+		t.Fatal(err)
+	}
+	descriptions := make(chan *prometheus.Desc)
+	go func() {
+		s.registry.Describe(descriptions)
+		close(descriptions)
+	}()
+	var documented, metrics []string
+	for _, row := range table(t, "| metric |") {
+		documented = append(documented, fmt.Sprintf("| %s | %s | %s |", row[0], row[1], row[2]))
+	}
+	shape := regexp.MustCompile(`^Desc\{fqName: "(sluice_\w+)", help: "(.*?)"(?:, unit: "\w*")?, constLabels: \{\}, variableLabels: \{(.*)\}\}$`)
+	for d := range descriptions {
+		if m := shape.FindStringSubmatch(d.String()); m != nil {
+			metrics = append(metrics, fmt.Sprintf("| `%s` | %s | %s |", m[1], strings.ReplaceAll(m[3], ",", ", "), m[2]))
+		}
+	}
+	compare(t, "the metric", documented, metrics)
+}
+
+// TestTheReadmeRuns does what the README tells a reader to do with a running
+// dev: every block marked as tested, in order, in one shell.
+func TestTheReadmeRuns(t *testing.T) {
+	for _, tool := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%s is not on PATH", tool)
+			}
+			t.Skipf("%s is not on PATH", tool)
+		}
+	}
+	readme := project(t, "README.md")
+	c, ops, environ := startDev(t)
+
+	// What dev prints, but for its address and token.
+	said, _ := c.said()
+	printed := regexp.MustCompile("(?s)<!-- printed by dev -->\n```text\n(.*?)```").FindStringSubmatch(readme)
+	if printed == nil {
+		t.Fatal("README.md does not show what dev prints")
+	}
+	address, token := regexp.MustCompile(`127\.0\.0\.1:\d+`), regexp.MustCompile(`(?m)^(export SLUICE_TOKEN=eyJ).+$`)
+	seen := token.ReplaceAllString(address.ReplaceAllString(said, "127.0.0.1:8080"), "$1…")
+	if !strings.Contains(seen, printed[1]) {
+		t.Errorf("dev prints\n%s\nREADME.md has\n%s", seen, printed[1])
+	}
+
+	blocks := regexp.MustCompile("(?s)<!-- tested -->\n```sh\n(.*?)```").FindAllStringSubmatch(readme, -1)
+	if len(blocks) < 6 {
+		t.Fatalf("README.md has %d blocks to run", len(blocks))
+	}
+	var script strings.Builder
+	for _, b := range blocks {
+		script.WriteString(strings.ReplaceAll(b[1], "127.0.0.1:9090", ops))
+	}
+	shell := exec.CommandContext(t.Context(), "bash", "-eu", "-c", script.String())
+	shell.Dir, shell.Env = filepath.Join("..", ".."), append(environ, "TMPDIR="+t.TempDir())
+	out, err := shell.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the README's commands: %v\n%s", err, out)
+	}
+	for _, want := range []string{
+		`"status":"succeeded"`, "event: done", `"object":"batch"`, "HTTP/1.1 202 Accepted", "HTTP/1.1 200 OK", "Idempotency-Replayed: true",
+		"application/problem+json", "idempotency_key_reused", `"status":"canceled"`, "paused", `"custom_id":"sotu-0001"`, "sluice_backlog_jobs", `"status":"ok"`,
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the README's commands do not show %s:\n%s", want, out)
+		}
+	}
+}
+
+// TestTheFirstScreen holds the two commands that a reader types first.
+func TestTheFirstScreen(t *testing.T) {
+	first := strings.Join(strings.SplitN(project(t, "README.md"), "\n", 46)[:45], "\n")
+	run := "go run ./cmd/sluice run examples/prompts.jsonl -o results.jsonl"
+	if !strings.Contains(first, "\n"+run+"\n") {
+		t.Errorf("the README does not begin with %s", run)
+	}
+	tests := regexp.MustCompile(`(?m)^go test .*$`)
+	documented := tests.FindString(first)
+	for _, file := range []string{".ci/run", "Makefile"} {
+		if documented == "" || !strings.Contains(project(t, file), documented) {
+			t.Errorf("the README says %q, which %s does not run", documented, file)
+		}
+	}
+}
+
+// TestDocumentedRoutesExist asks a running dev for every path that the README
+// names; a route that does not exist says so.
+func TestDocumentedRoutesExist(t *testing.T) {
+	paths := regexp.MustCompile("`(GET|POST|PATCH|DELETE) (/[^`? ]+)").FindAllStringSubmatch(project(t, "README.md"), -1)
+	if len(paths) < 15 {
+		t.Fatalf("README.md names %d routes", len(paths))
+	}
+	_, _, environ := startDev(t)
+	var url, token string
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "SLUICE_URL="); ok {
+			url = v
+		}
+		if v, ok := strings.CutPrefix(kv, "SLUICE_TOKEN="); ok {
+			token = v
+		}
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, p := range paths {
+		req, err := http.NewRequestWithContext(t.Context(), p[1], url+strings.NewReplacer("{id}", "job_none", "{name}", "none").Replace(p[2]), http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusMethodNotAllowed || strings.Contains(string(body), `"code":"route_not_found"`) {
+			t.Errorf("%s %s: %s %s", p[1], p[2], res.Status, body)
+		}
+	}
+}
