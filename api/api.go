@@ -146,6 +146,8 @@ type Config struct {
 	Partials Partials
 	// PoolControl pauses and resumes; nil: all of that answers 404.
 	PoolControl PoolControl
+	// Webhooks keeps endpoints and deliveries; nil: their routes answer 404.
+	Webhooks Webhooks
 	// Quota admits submits; nil: everybody, without limit.
 	Quota Quota
 	// Verifier judges tokens. An error that wraps auth.ErrUnavailable is a 503,
@@ -314,6 +316,30 @@ func (a *API) routes() {
 	e.POST("/v1/pools/:name/pause", a.pausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
 	e.POST("/v1/pools/:name/resume", a.resumePool, a.scope(auth.ScopeAdmin))
+
+	// A receiver's owner says where events go. A repeat makes a second endpoint.
+	e.POST("/v1/webhook-endpoints", a.createEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner looks at what there is. Reading changes nothing.
+	e.GET("/v1/webhook-endpoints", a.listEndpoints, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/webhook-endpoints/:id", a.getEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner changes or enables it again. A repeat changes nothing.
+	e.PATCH("/v1/webhook-endpoints/:id", a.changeEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner wants no more. A repeat is a 404.
+	e.DELETE("/v1/webhook-endpoints/:id", a.deleteEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner wants another secret. A repeat makes one more, and the first old one signs no longer.
+	e.POST("/v1/webhook-endpoints/:id/rotate-secret", a.rotateEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner wants to see an event arrive. A repeat sends another.
+	e.POST("/v1/webhook-endpoints/:id/test", a.testEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner asks what became of events. Reading changes nothing.
+	e.GET("/v1/webhook-endpoints/:id/deliveries", a.listDeliveries, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/deliveries", a.listDeliveries, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/deliveries/:id", a.getDelivery, a.scope(auth.ScopeWebhooksWrite))
+	// Its owner wants events again that got lost. A repeat while they are under way changes nothing.
+	e.POST("/v1/webhook-endpoints/:id/redeliver", a.redeliverRange, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/deliveries/:id/redeliver", a.redeliver, a.scope(auth.ScopeWebhooksWrite))
+	// A tenant learns, or replaces, what the webhook_url of its jobs is signed with. As rotate-secret.
+	e.GET("/v1/signing-secret", a.getSigningSecret, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/signing-secret/rotate", a.rotateSigningSecret, a.scope(auth.ScopeWebhooksWrite))
 
 	// A supervisor asks whether the process lives, a balancer whether to send
 	// requests here. Reading changes nothing.

@@ -129,7 +129,7 @@ func renderDocs(t *testing.T, doc *openapi3.T) []byte {
 		group := docsTag{Name: tag.Name, Description: tag.Description}
 		for _, path := range doc.Paths.InMatchingOrder() {
 			item := doc.Paths.Value(path)
-			for _, method := range []string{"POST", "GET", "DELETE"} {
+			for _, method := range []string{"POST", "GET", "PATCH", "DELETE"} {
 				op := item.GetOperation(method)
 				if op == nil || op.Tags[0] != tag.Name {
 					continue

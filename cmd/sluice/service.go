@@ -255,7 +255,7 @@ func (s *service) kick(ctx context.Context, pool string, n int) {
 			return
 		}
 		s.worker.Kick(pool, n)
-		return // a worker that feeds takes the work itself; others look four times a second
+		return // a worker that feeds takes the work itself; others look twice a second
 	}
 	if err := s.store.Tell(ctx, store.Control{Verb: "kick", What: pool}); err != nil {
 		s.log.Warn("workers were not woken; they look by themselves", "error", err)
@@ -402,8 +402,8 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	return api.New(api.Config{
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
-		CheckWebhookURL: s.guard.Check,
-		NewID:           store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
+		CheckWebhookURL: s.guard.Check, Webhooks: endpoints{s.store},
+		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
 		Registerer: s.registry, Log: s.log,
 	})
 }

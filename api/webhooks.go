@@ -1,0 +1,485 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Webhooks is what the webhook routes ask of the store. Another tenant's object
+// is tasks.ErrNotFound.
+type Webhooks interface {
+	// CreateEndpoint gives the endpoint keys of its own.
+	CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error)
+	Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error)
+	Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error)
+	ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.EndpointChange) (tasks.Endpoint, error)
+	DeleteEndpoint(ctx context.Context, tenant, id string) error
+	// RotateEndpoint replaces its keys; the old ones sign too for a while.
+	RotateEndpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error)
+	// TestEndpoint sends an event of no meaning; tasks.ErrConflict when it is disabled.
+	TestEndpoint(ctx context.Context, tenant, id string) (tasks.Delivery, error)
+	// PublicKey is the public half of the private key, "" when there is none.
+	PublicKey(k tasks.SigningKeys) string
+
+	// TenantKeys sign for the webhook_url of jobs; the first call makes them.
+	TenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error)
+	RotateTenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error)
+
+	Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error)
+	Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error)
+	// Redeliver sends it again; tasks.ErrConflict when its endpoint is disabled or gone.
+	Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error)
+	RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (int, error)
+}
+
+const (
+	maxEndpointBody = 16 << 10
+	maxEventsNamed  = 16
+)
+
+// eventTypes are the events that an endpoint can take.
+func eventTypes() []string {
+	return []string{
+		"job.succeeded", "job.failed", "job.canceled", "job.expired", "batch.completed",
+		"pool.paused", "pool.resumed", "endpoint.disabled",
+	}
+}
+
+// endpointBody is the body of POST and PATCH /v1/webhook-endpoints.
+type endpointBody struct {
+	URL           *string  `json:"url"`
+	Events        []string `json:"events"`
+	IncludeResult *bool    `json:"include_result"`
+	Signature     *string  `json:"signature"`
+	Disabled      *bool    `json:"disabled"`
+}
+
+// decodeObject reads a JSON object with the members of v and no others.
+func decodeObject(c echo.Context, v any) error {
+	body, err := readBody(c.Response(), c.Request(), maxEndpointBody, jsonType)
+	if err != nil {
+		return err
+	}
+	if err := checkDepth(body); err != nil {
+		return err
+	}
+	var bad *jsontext.SyntacticError
+	switch err := json.Unmarshal(body, v, json.RejectUnknownMembers(true)); {
+	case errors.As(err, &bad):
+		return fail(invalidJSON, "The body is not one JSON object with distinct members.")
+	case err != nil:
+		// The library's words may quote a value.
+		return fail(invalidRequest, "A member of the body is unknown or of the wrong type.")
+	}
+	return nil
+}
+
+func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
+	if b.URL != nil {
+		if len(*b.URL) > maxURL {
+			return fail(webhookURLRefused, `The member "url" is too long.`)
+		}
+		var p *problem
+		err := checkURL(*b.URL)
+		if err == nil {
+			err = a.checkWebhookURL(ctx, *b.URL)
+		}
+		if errors.As(err, &p) && p.code == webhookURLRefused {
+			return fail(webhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.Events != nil {
+		if len(b.Events) == 0 || len(b.Events) > maxEventsNamed {
+			return fail(invalidRequest, `The member "events" must name at least one event.`)
+		}
+		for _, e := range b.Events {
+			if !slices.Contains(eventTypes(), e) {
+				return fail(invalidRequest, `The member "events" names an event that does not exist.`)
+			}
+		}
+	}
+	if b.Signature != nil && *b.Signature != "v1" && *b.Signature != "v1a" {
+		return fail(invalidRequest, `The member "signature" must be "v1" or "v1a".`)
+	}
+	return nil
+}
+
+// hooks returns the store of webhooks and the caller's tenant. A path's id has to
+// begin with one of the prefixes.
+func (a *API) hooks(c echo.Context, prefix ...string) (Webhooks, string, error) {
+	if a.Webhooks == nil {
+		return nil, "", tasks.ErrNotFound
+	}
+	for _, p := range prefix {
+		if _, err := objectID(c, p); err != nil {
+			return nil, "", err
+		}
+	}
+	// What is answered may hold a secret, and is out of date soon.
+	c.Response().Header().Set("Cache-Control", "no-store")
+	return a.Webhooks, exchangeOf(c).caller.Tenant, nil
+}
+
+// createEndpoint is POST /v1/webhook-endpoints.
+func (a *API) createEndpoint(c echo.Context) error {
+	store, tenant, err := a.hooks(c)
+	if err != nil {
+		return err
+	}
+	var b endpointBody
+	if err := decodeObject(c, &b); err != nil {
+		return err
+	}
+	switch {
+	case b.URL == nil:
+		return fail(invalidRequest, `The member "url" is missing.`)
+	case b.Disabled != nil:
+		return fail(invalidRequest, `The member "disabled" is for a change.`)
+	}
+	ctx := c.Request().Context()
+	if err := a.checkEndpoint(ctx, &b); err != nil {
+		return err
+	}
+	e := tasks.Endpoint{ID: a.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
+	if e.Events == nil {
+		e.Events = eventTypes()
+	}
+	if b.Signature != nil {
+		e.Signature = *b.Signature
+	}
+	e.IncludeResult = b.IncludeResult != nil && *b.IncludeResult
+	if e, err = store.CreateEndpoint(ctx, e); err != nil {
+		return err
+	}
+	c.Response().Header().Set("Location", a.endpointURL(e.ID))
+	writeJSON(c.Response(), http.StatusCreated, append(a.endpoint(nil, &e, true), '\n'))
+	return nil
+}
+
+// listEndpoints is GET /v1/webhook-endpoints.
+func (a *API) listEndpoints(c echo.Context) error {
+	store, tenant, err := a.hooks(c)
+	if err != nil {
+		return err
+	}
+	list, err := store.Endpoints(c.Request().Context(), tenant)
+	if err != nil {
+		return err
+	}
+	b := []byte(`{"data":[`)
+	for i := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = a.endpoint(b, &list[i], false)
+	}
+	writeJSON(c.Response(), http.StatusOK, append(b, `],"has_more":false,"next":null}`+"\n"...))
+	return nil
+}
+
+// getEndpoint is GET /v1/webhook-endpoints/{id}.
+func (a *API) getEndpoint(c echo.Context) error {
+	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
+		return w.Endpoint(ctx, tenant, id)
+	})
+}
+
+// changeEndpoint is PATCH /v1/webhook-endpoints/{id}.
+func (a *API) changeEndpoint(c echo.Context) error {
+	var b endpointBody
+	if err := decodeObject(c, &b); err != nil {
+		return err
+	}
+	if b.Signature != nil {
+		return fail(invalidRequest, `The member "signature" cannot be changed.`)
+	}
+	if err := a.checkEndpoint(c.Request().Context(), &b); err != nil {
+		return err
+	}
+	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
+		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, Disabled: b.Disabled})
+	})
+}
+
+// rotateEndpoint is POST /v1/webhook-endpoints/{id}/rotate-secret.
+func (a *API) rotateEndpoint(c echo.Context) error {
+	return a.answerEndpoint(c, true, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
+		return w.RotateEndpoint(ctx, tenant, id)
+	})
+}
+
+func (a *API) answerEndpoint(c echo.Context, secret bool, do func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error)) error {
+	store, tenant, err := a.hooks(c, "whe_")
+	if err != nil {
+		return err
+	}
+	e, err := do(c.Request().Context(), store, tenant, c.Param("id"))
+	if err != nil {
+		return err
+	}
+	writeJSON(c.Response(), http.StatusOK, append(a.endpoint(nil, &e, secret), '\n'))
+	return nil
+}
+
+// deleteEndpoint is DELETE /v1/webhook-endpoints/{id}.
+func (a *API) deleteEndpoint(c echo.Context) error {
+	store, tenant, err := a.hooks(c, "whe_")
+	if err != nil {
+		return err
+	}
+	if err := store.DeleteEndpoint(c.Request().Context(), tenant, c.Param("id")); err != nil {
+		return err
+	}
+	c.Response().WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// testEndpoint is POST /v1/webhook-endpoints/{id}/test.
+func (a *API) testEndpoint(c echo.Context) error {
+	store, tenant, err := a.hooks(c, "whe_")
+	if err != nil {
+		return err
+	}
+	d, err := store.TestEndpoint(c.Request().Context(), tenant, c.Param("id"))
+	return a.answerSent(c, d, err)
+}
+
+// redeliver is POST /v1/deliveries/{id}/redeliver.
+func (a *API) redeliver(c echo.Context) error {
+	store, tenant, err := a.hooks(c, "dlv_")
+	if err != nil {
+		return err
+	}
+	d, err := store.Redeliver(c.Request().Context(), tenant, c.Param("id"))
+	return a.answerSent(c, d, err)
+}
+
+func notSentTo(err error) error {
+	if errors.Is(err, tasks.ErrConflict) {
+		return fail("conflict", "The endpoint is disabled or deleted.")
+	}
+	return err
+}
+
+func (a *API) answerSent(c echo.Context, d tasks.Delivery, err error) error {
+	if err != nil {
+		return notSentTo(err)
+	}
+	writeJSON(c.Response(), http.StatusAccepted, append(appendDelivery(nil, &d), '\n'))
+	return nil
+}
+
+// redeliverRange is POST /v1/webhook-endpoints/{id}/redeliver.
+func (a *API) redeliverRange(c echo.Context) error {
+	store, tenant, err := a.hooks(c, "whe_")
+	if err != nil {
+		return err
+	}
+	var b struct {
+		Since     *time.Time `json:"since"`
+		Until     *time.Time `json:"until"`
+		Delivered bool       `json:"include_delivered"`
+	}
+	if err := decodeObject(c, &b); err != nil {
+		return err
+	}
+	if b.Since == nil {
+		return fail(invalidRequest, `The member "since" is missing.`)
+	}
+	until := a.Now().Add(time.Minute)
+	if b.Until != nil {
+		until = *b.Until
+	}
+	if !until.After(*b.Since) {
+		return fail(invalidRequest, `The member "until" is not after "since".`)
+	}
+	n, err := store.RedeliverRange(c.Request().Context(), tenant, c.Param("id"), *b.Since, until, b.Delivered)
+	if err != nil {
+		return notSentTo(err)
+	}
+	writeJSON(c.Response(), http.StatusAccepted, append(strconv.AppendInt([]byte(`{"deliveries":`), int64(n), 10), "}\n"...))
+	return nil
+}
+
+// listDeliveries is GET /v1/deliveries and GET /v1/webhook-endpoints/{id}/deliveries.
+func (a *API) listDeliveries(c echo.Context) error {
+	var prefix []string
+	if c.Param("id") != "" {
+		prefix = []string{"whe_"}
+	}
+	store, tenant, err := a.hooks(c, prefix...)
+	if err != nil {
+		return err
+	}
+	q, err := query(c.Request(), "status", "limit", "after")
+	if err != nil {
+		return err
+	}
+	f := tasks.DeliveryFilter{Tenant: tenant, Endpoint: c.Param("id"), Status: tasks.DeliveryStatus(q.Get("status")), After: q.Get("after")}
+	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
+		return err
+	}
+	switch f.Status {
+	case "", tasks.DeliveryPending, tasks.DeliveryDelivered, tasks.DeliveryExhausted:
+	default:
+		return fail(invalidRequest, `The query parameter "status" must be a delivery's status.`)
+	}
+	if f.After != "" && !isObjectID(f.After, "dlv_") {
+		return fail(invalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+	}
+	page, err := store.Deliveries(c.Request().Context(), f)
+	if err != nil {
+		return err
+	}
+	b := []byte(`{"data":[`)
+	for i := range page.Deliveries {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendDelivery(b, &page.Deliveries[i])
+	}
+	b = strconv.AppendBool(append(b, `],"has_more":`...), page.HasMore)
+	b = append(b, `,"next":`...)
+	if page.HasMore {
+		b = appendString(b, page.Next)
+	} else {
+		b = append(b, "null"...)
+	}
+	writeJSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	return nil
+}
+
+// getDelivery is GET /v1/deliveries/{id}.
+func (a *API) getDelivery(c echo.Context) error {
+	store, tenant, err := a.hooks(c, "dlv_")
+	if err != nil {
+		return err
+	}
+	d, err := store.Delivery(c.Request().Context(), tenant, c.Param("id"))
+	if err != nil {
+		return err
+	}
+	writeJSON(c.Response(), http.StatusOK, append(appendDelivery(nil, &d), '\n'))
+	return nil
+}
+
+// getSigningSecret is GET /v1/signing-secret.
+func (a *API) getSigningSecret(c echo.Context) error {
+	return a.answerSecret(c, Webhooks.TenantKeys)
+}
+
+// rotateSigningSecret is POST /v1/signing-secret/rotate.
+func (a *API) rotateSigningSecret(c echo.Context) error {
+	return a.answerSecret(c, Webhooks.RotateTenantKeys)
+}
+
+func (a *API) answerSecret(c echo.Context, ask func(Webhooks, context.Context, string) (tasks.SigningKeys, error)) error {
+	store, tenant, err := a.hooks(c)
+	if err != nil {
+		return err
+	}
+	k, err := ask(store, c.Request().Context(), tenant)
+	if err != nil {
+		return err
+	}
+	o := object{}
+	o.str("object", "signing_secret")
+	o.str("secret", k.Secret)
+	o.time("previous_valid_until", a.oldUntil(k))
+	writeJSON(c.Response(), http.StatusOK, append(o.end(), '\n'))
+	return nil
+}
+
+// oldUntil is zero when no older key signs any more.
+func (a *API) oldUntil(k tasks.SigningKeys) time.Time {
+	if k.OldUntil.After(a.Now()) {
+		return k.OldUntil
+	}
+	return time.Time{}
+}
+
+func (a *API) endpointURL(id string) string { return a.base + "/v1/webhook-endpoints/" + id }
+
+// endpoint appends an endpoint as its owner sees it; its secret only when it is new.
+func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
+	o := object{b: b}
+	o.str("id", e.ID)
+	o.str("object", "webhook_endpoint")
+	o.str("url", e.URL)
+	o.name("events")
+	o.b = append(o.b, '[')
+	for i, t := range e.Events {
+		if i > 0 {
+			o.b = append(o.b, ',')
+		}
+		o.b = appendString(o.b, t)
+	}
+	o.b = append(o.b, ']')
+	o.boolean("include_result", e.IncludeResult)
+	o.str("signature", e.Signature)
+	if secret {
+		o.str("secret", e.Keys.Secret)
+	}
+	o.optional("public_key", a.Webhooks.PublicKey(e.Keys))
+	o.time("previous_secret_valid_until", a.oldUntil(e.Keys))
+	o.boolean("disabled", !e.DisabledAt.IsZero())
+	o.time("disabled_at", e.DisabledAt)
+	o.optional("disabled_reason", e.DisabledReason)
+	o.time("failing_since", e.FailingSince)
+	o.time("created_at", e.CreatedAt)
+	o.within("links", func(o *object) {
+		o.str("self", a.endpointURL(e.ID))
+		o.str("deliveries", a.endpointURL(e.ID)+"/deliveries")
+	})
+	return o.end()
+}
+
+func appendDelivery(b []byte, d *tasks.Delivery) []byte {
+	o := object{b: b}
+	o.str("id", d.ID)
+	o.str("object", "delivery")
+	o.str("event_id", d.Event)
+	o.str("type", d.Type)
+	o.str("about", d.Object)
+	o.optional("endpoint", d.Endpoint)
+	o.str("status", string(d.Status))
+	o.optional("reason", d.Reason)
+	o.num("attempts", int64(d.Attempts))
+	o.time("created_at", d.CreatedAt)
+	o.time("delivered_at", d.DeliveredAt)
+	o.time("next_attempt_at", d.DueAt)
+	o.name("log")
+	o.b = append(o.b, '[')
+	for i := range d.Log {
+		if i > 0 {
+			o.b = append(o.b, ',')
+		}
+		at := &d.Log[i]
+		l := object{b: o.b}
+		l.time("at", at.At)
+		l.str("outcome", at.Outcome)
+		if at.Status == 0 {
+			l.null("status")
+		} else {
+			l.num("status", int64(at.Status))
+		}
+		l.num("latency_ms", at.Latency.Milliseconds())
+		l.str("answer", at.Answer)
+		o.b = l.end()
+	}
+	o.b = append(o.b, ']')
+	return o.end()
+}
