@@ -88,7 +88,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		c.Every = time.Second
 	}
 	d := &Deliverer{
-		c: c, log: c.Log, waker: queue.NewWaker(), wake: make(chan struct{}, 1), stopping: make(chan struct{}),
+		c: c, log: c.Log, waker: queue.NewWaker(time.Second), wake: make(chan struct{}, 1), stopping: make(chan struct{}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_deliveries_total", Help: "Deliveries of webhooks that ended, by status.",
 		}, []string{"status"}),

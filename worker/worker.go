@@ -83,6 +83,7 @@ type Pool struct {
 	Health      Health        // nil: nobody is told
 	Timeout     time.Duration // of one call; 0 means 10 minutes
 	MaxAttempts int           // 0 means 5
+	CacheFor    time.Duration // a repeatable request's answer serves again for so long; 0: never
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
 }
 
@@ -94,6 +95,8 @@ type Config struct {
 	Texts  Texts
 	Feeder Feeder
 	Pools  []Pool
+	// Answers keeps answers for the pools that want it; nil: none is kept.
+	Answers Answers
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.
 	Detour func(ctx context.Context, j tasks.Job) (tasks.Detour, bool)
@@ -172,7 +175,7 @@ func New(c Config) (*Worker, error) {
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second
 	}
-	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(), pools: map[string]*pool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
+	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(0), pools: map[string]*pool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}

@@ -79,7 +79,7 @@ type Config struct {
 	Redis   redis.UniversalClient
 	Backlog Backlog
 	// Kick is told each pool that was handed tasks and how many, so that an idle worker
-	// wakes; nil: workers find out by themselves within a quarter second.
+	// wakes; nil: workers find out by themselves within half a second.
 	Kick func(ctx context.Context, pool string, n int)
 	// Every is the pause between sweeps; 0 means one second.
 	Every   time.Duration

@@ -145,11 +145,11 @@ func TestASweepWakesADueJob(t *testing.T) {
 	pending(t, rdb, id+":1")
 }
 
-// An idle server asks four times a second, and a kick lets it ask at once.
+// An idle server asks twice a second, and a kick lets it ask at once.
 func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	srv := redistest.Start(t, redistest.Options{})
 	rdb, own := srv.Client(), srv.Client()
-	w := queue.NewWaker()
+	w := queue.NewWaker(0)
 	own.AddHook(w)
 	var asks atomic.Int64
 	own.AddHook(counter{&asks})

@@ -10,16 +10,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// idlePoll is how long an idle server waits for a kick before it looks by
-// itself: four calls a second.
-const idlePoll = 250 * time.Millisecond
-
 // Waker is a go-redis hook that makes an Asynq server wait for work instead of
 // polling for it. Asynq asks an empty queue again after TaskCheckInterval;
 // with the hook on the server's client, the next ask after an empty one is
-// held until Kick or a quarter second has passed. Nothing of Asynq changes,
+// held until Kick or until its poll is due. Nothing of Asynq changes,
 // and without kicks it is only a slower poll.
 type Waker struct {
+	poll time.Duration
+
 	mu     sync.Mutex
 	kicked map[string]chan struct{} // by queue; closed by a kick
 	empty  map[string]bool          // by queue: nothing is known to be in it, but what is told
@@ -27,9 +25,13 @@ type Waker struct {
 	open   chan struct{}            // closed by Release
 }
 
-// NewWaker returns a Waker for one client.
-func NewWaker() *Waker {
-	return &Waker{kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, open: make(chan struct{})}
+// NewWaker returns a Waker for one client. An idle server looks by itself every
+// poll; 0 means half a second.
+func NewWaker(poll time.Duration) *Waker {
+	if poll == 0 {
+		poll = 500 * time.Millisecond
+	}
+	return &Waker{poll: poll, kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, open: make(chan struct{})}
 }
 
 // Kick lets the held ask of a queue go ahead, for it holds n tasks more: so
@@ -77,7 +79,7 @@ func (w *Waker) before(ctx context.Context, queue string) (kick <-chan struct{},
 	if !hold {
 		return next, false
 	}
-	timer := time.NewTimer(idlePoll)
+	timer := time.NewTimer(w.poll)
 	defer timer.Stop()
 	select {
 	case <-next:
