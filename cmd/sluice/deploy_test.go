@@ -127,6 +127,7 @@ func expressions(t *testing.T) []string {
 }
 
 func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
+	t.Parallel()
 	_, ops, environ := startDev(t)
 	submit := exec.CommandContext(t.Context(), "sluice", "submit", "-m", "m", "--text", "hi")
 	submit.Env = environ
@@ -168,6 +169,7 @@ func TestComposeMountsFilesThatExist(t *testing.T) {
 }
 
 func TestAlertsByPromtool(t *testing.T) {
+	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
 		t.Skip("promtool is not on PATH (Debian: prometheus)")

@@ -160,6 +160,7 @@ func TestDocumentedMetrics(t *testing.T) {
 // TestTheReadmeRuns does what the README tells a reader to do with a running
 // dev: every block marked as tested, in order, in one shell.
 func TestTheReadmeRuns(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") != "" {
@@ -226,6 +227,7 @@ func TestTheFirstScreen(t *testing.T) {
 // TestDocumentedRoutesExist asks a running dev for every path that the README
 // names; a route that does not exist says so.
 func TestDocumentedRoutesExist(t *testing.T) {
+	t.Parallel()
 	paths := regexp.MustCompile("`(GET|POST|PATCH|DELETE) (/[^`? ]+)").FindAllStringSubmatch(project(t, "README.md"), -1)
 	if len(paths) < 15 {
 		t.Fatalf("README.md names %d routes", len(paths))

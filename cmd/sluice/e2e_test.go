@@ -113,6 +113,7 @@ func (c *child) exported() map[string]string {
 
 // TestEndToEnd runs testdata/e2e: whole processes on a real Redis.
 func TestEndToEnd(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t, redistest.Options{AOF: "always"})
 	example := project(t, "examples/prompts.jsonl")
 	type children = map[string]*child
