@@ -98,7 +98,8 @@ func (st *stack) start(ctx context.Context, s setup) error {
 		return err
 	}
 	st.rdb = redis.NewClient(&redis.Options{
-		Addr: redisAddr, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		// The slow log of a whole run is a long answer.
+		Addr: redisAddr, ReadTimeout: time.Minute, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	err = st.ready(ctx, st.redis, func(ctx context.Context) bool { return st.rdb.Ping(ctx).Err() == nil })
 	if err != nil {
