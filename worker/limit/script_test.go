@@ -465,6 +465,7 @@ func TestSoftRefusal(t *testing.T) {
 	c.wait(Need{})
 	c.t += 100
 	for i := range 3 {
+		c.t += 1.5
 		if s := state(t, c.g); s.HeldFor != 0 {
 			t.Errorf("held after %d refusals", i)
 		}
@@ -481,7 +482,7 @@ func TestSoftRefusal(t *testing.T) {
 		t.Errorf("third in 5 s: held for %v, want 1 s", s.HeldFor)
 	}
 	c.t += 60
-	if s := state(t, c.g); !approx(s.Pace, 0.97*0.97*0.97+0.03, 1e-3) {
+	if s := state(t, c.g); !approx(s.Pace, 0.97*0.97*0.97+0.03, 3e-3) {
 		t.Errorf("a minute later: pace %v, want 3 %% more", s.Pace)
 	}
 	c.t += 1000
@@ -493,6 +494,32 @@ func TestSoftRefusal(t *testing.T) {
 	}
 	if s := state(t, c.g); s.HeldFor != 0 {
 		t.Errorf("three in 6 s: held for %v", s.HeldFor)
+	}
+}
+
+// Calls that were delayed together are refused together: that is one burst, and
+// says no more of the pace than one refusal.
+func TestABurstOfSoftRefusalsSlowsOnce(t *testing.T) {
+	t.Parallel()
+	c := newClock(t, Limits{RequestsPerMinute: 600, RequestBurst: 10})
+	c.wait(Need{})
+	c.t += 100
+	before := state(t, c.g)
+	for range 4 {
+		if err := c.g.SoftRefusal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := state(t, c.g)
+	if !approx(after.Pace, 0.97, 1e-3) || !approx(before.Requests.Level-after.Requests.Level, 4, 1e-6) {
+		t.Errorf("pace %v, level %v to %v; want 0.97 and four less", after.Pace, before.Requests.Level, after.Requests.Level)
+	}
+	// An outage's slow start is a new beginning.
+	if err := c.g.Resume(t.Context(), 0.5); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(t, c.g); !approx(s.Pace, 0.5, 1e-3) {
+		t.Errorf("after a resume at a half: pace %v", s.Pace)
 	}
 }
 

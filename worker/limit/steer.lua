@@ -18,12 +18,13 @@ if verb == 'hold' then
   hold(x, ARGV[15])
 elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
   if verb ~= 'pace' then s.hold, s.why = 0, '' end
-  if verb == 'resume' then s.slow, s.slow_t, s.pace = x, now, 1 end
+  if verb == 'resume' then s.slow, s.slow_t, s.pace, s.soft = x, now, 1, 1 end
   if verb == 'pace' then s.pace = x end
   redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
   if s.L1 then s.L1 = s.L1 - 1 end
-  s.soft = math.max(0.1, s.soft * 0.97)
+  -- Calls that were delayed together are refused together: one burst slows once.
+  if now - (s.cut or -60) >= 1 then s.soft, s.cut = math.max(0.1, s.soft * 0.97), now end
   if now - s.s1 <= 5 then hold(1, 'refused three times in 5 s') end
   s.s1, s.s2 = s.s2, now
 end
