@@ -169,6 +169,7 @@ const (
 	Rejected     Outcome = "rejected"      // 4xx of the request itself
 	TooLarge     Outcome = "too_large"     // the answer passed results.max_bytes
 	CallCanceled Outcome = "canceled"      // cut off because the job was canceled
+	Cached       Outcome = "cached"        // no call: the same request of the same tenant was answered before
 	HandedBack   Outcome = "handed_back"   // cut off by a shutdown
 	WorkerLost   Outcome = "worker_lost"   // the worker died during the call
 )

@@ -32,6 +32,9 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	w.hold(h)
 	defer w.drop(h)
 
+	if w.recall(base, p, job, t) {
+		return nil
+	}
 	grant, err := w.pace(ctx, p, job)
 	if err != nil {
 		if !errors.Is(context.Cause(ctx), errLost) {
@@ -127,6 +130,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		w.end(base, p, job, t, e)
 	}
 	w.count(base, p, job, started, answer, e)
+	w.remember(base, p, job, e)
 	return nil
 }
 

@@ -75,6 +75,7 @@ type Pool struct {
 	// paused or when the job's attempts are exhausted, in this order, for jobs
 	// that have no list of their own. Empty: none.
 	FallbackModels []string `key:"fallback_models"`
+	Cache          Cache    `key:"cache"`
 
 	// FollowProvider is set when no rate of the limits was given: they are a
 	// guess then, which the provider's headers may raise as well as lower.
@@ -88,6 +89,12 @@ type Limits struct {
 	OutputTokensPerMinute int64 `key:"output_tokens_per_minute"`
 	RequestBurst          int64 `key:"request_burst"`
 	Concurrency           int   `key:"concurrency"`
+}
+
+// Cache says how long the answer to a request of temperature 0 serves the same
+// request of the same tenant again. 0 is never.
+type Cache struct {
+	TTL time.Duration `key:"ttl"`
 }
 
 // Breaker says when a pool is paused because its provider fails.

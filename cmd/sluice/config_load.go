@@ -328,6 +328,9 @@ func (v *validator) pools(c *Config) {
 		v.within(key+".limits.request_burst", p.Limits.RequestBurst, 1, math.MaxInt32)
 		v.within(key+".limits.concurrency", int64(p.Limits.Concurrency), 1, 10_000)
 		v.positive(key+".timeout", p.Timeout)
+		if p.Cache.TTL < 0 {
+			v.bad(key+".cache.ttl", "is %v; it has to be 0s, which is off, or longer", p.Cache.TTL)
+		}
 		v.atLeast(key+".max_attempts", int64(p.MaxAttempts), 1)
 		v.positive(key+".breaker.window", p.Breaker.Window)
 		v.atLeast(key+".breaker.min_calls", int64(p.Breaker.MinCalls), 1)

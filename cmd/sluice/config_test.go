@@ -53,6 +53,7 @@ pools:
     max_attempts: 5
     breaker: {window: 10s, min_calls: 20, failure_ratio: 0.5, probe_interval: 5s}
     fallback_models: [claude-haiku-4-5]
+    cache: {ttl: 0s}
 tenants:
   default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
 results: {ttl: 168h, max_bytes: 8388608}

@@ -171,14 +171,21 @@ func outage(t *testing.T, yaml string) *stage {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the API does not listen after 10 s")
 	}
-	r.token, err = auth.Mint(auth.MintConfig{
-		Secret: []byte(secret), Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: "acme",
+	r.token = r.mint("acme")
+	return r
+}
+
+// mint returns a tenant's token.
+func (r *stage) mint(tenant string) string {
+	r.t.Helper()
+	token, err := auth.Mint(auth.MintConfig{
+		Secret: []byte(strings.Repeat("s", 32)), Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: tenant,
 		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeAdmin}, TTL: time.Hour,
 	})
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	return r
+	return token
 }
 
 // claude is a configuration of one Anthropic pool at that address.
@@ -633,4 +640,62 @@ func TestFallbacksAnswerWhenAttemptsAreExhausted(t *testing.T) {
 	if j := r.final(none.ID); j.Status != "failed" || j.Error == nil || j.Error.Code != "attempts_exhausted" || j.Attempts != 2 {
 		t.Errorf("job %+v", j)
 	}
+}
+
+// A request of temperature 0 is answered once for its tenant while its answer is
+// kept; deleting a job that has it forgets the kept copy too.
+func TestARepeatableRequestIsAnsweredFromMemory(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/text"))
+	r := outage(t, strings.Replace(claude(w.URL), "max_attempts: 5", "max_attempts: 5\n    cache: {ttl: 1h}", 1))
+	ask := func(temperature string) (out struct {
+		jobView
+		Result json.RawMessage
+		Usage  *struct{}
+	}) {
+		t.Helper()
+		body := `{"request":{"model":"claude-sonnet-4-5","max_tokens":16,"temperature":` + temperature + `,"messages":[{"role":"user","content":"x"}]}}`
+		if res := r.call("POST", "/v1/jobs", body, &out, "Prefer", "wait=20"); res.StatusCode != http.StatusOK || out.Status != "succeeded" {
+			t.Fatalf("submit: %s %+v", res.Status, out)
+		}
+		return out
+	}
+	calls := func(want int, what string) {
+		t.Helper()
+		if got, _ := w.seen(); len(got) != want {
+			t.Errorf("%d calls after %s; want %d", len(got), what, want)
+		}
+	}
+	first := ask("0")
+	r.until("the answer is kept", func() bool {
+		keys, err := r.redis.Client().Keys(t.Context(), "sluice:{s}:a:*").Result()
+		return err == nil && len(keys) == 1
+	})
+	second := ask("0")
+	calls(1, "the same request twice")
+	if second.outcomes() != "cached" || first.outcomes() != "succeeded" || second.Upstream.Provider != "anthropic" ||
+		!bytes.Equal(second.Result, first.Result) || second.Usage != nil || first.Usage == nil {
+		t.Errorf("first %+v, second %+v", first, second)
+	}
+	ask("0.5")
+	ask("0.5")
+	calls(3, "two of another temperature")
+	own := r.token
+	r.token = r.mint("umbrella")
+	if other := ask("0"); other.outcomes() != "succeeded" {
+		t.Errorf("another tenant's job %+v", other)
+	}
+	calls(4, "another tenant's")
+	r.token = own
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, r.url+"/v1/jobs/"+second.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil || res.Body.Close() != nil || res.StatusCode != http.StatusNoContent {
+		t.Fatalf("delete: %v %v", res, err)
+	}
+	ask("0")
+	calls(5, "the deletion of a job that had the answer")
 }

@@ -137,7 +137,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Detour: s.fall.Exhausted,
+		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.fall.Exhausted,
 		OnEnd: s.settleTokens, RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
@@ -164,7 +164,7 @@ func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
 			Window: p.Breaker.Window, MinCalls: p.Breaker.MinCalls, FailureRatio: p.Breaker.FailureRatio, ProbeInterval: p.Breaker.ProbeInterval,
 		},
 	}
-	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts}
+	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL}
 	h := &health{log: s.log, refused: &s.refused}
 	s.healths[p.Name] = h
 	if works {

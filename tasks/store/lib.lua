@@ -8,7 +8,9 @@
 --                           used, m calls made, cur the call under way, by the name of its start, log the calls
 --                           that ended, st started, fin finished, due, dl deadline,
 --                           o outcome, r result; fb fallback models left, fi those gone to,
---                           nb attempts used before the last of them, p0 the first pool
+--                           nb attempts used before the last of them, p0 the first pool,
+--                           ca the digest under which a copy of its answer is kept
+--   a:<digest>              the answer to a request that has one
 --   q:<pool>:<tenant> zset  a tenant's backlog, by order
 --   ring:<pool>       zset  the tenants with a backlog, by turn
 --   out:<pool>        zset  handed to Asynq, not yet taken; by when to look again
