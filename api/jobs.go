@@ -132,8 +132,9 @@ func (a *API) place(job *tasks.Job) error {
 }
 
 // estimateSpare is how far past the deadline an estimate has to lie before a
-// job is refused for it: estimates are no better.
-const estimateSpare = time.Second
+// job is refused for it: estimates are no better, and of a pool that opens
+// nobody knows when they are a guess of some seconds.
+const estimateSpare = 30 * time.Second
 
 // reachable refuses a job that would have to wait past its deadline, in its own
 // pool and in those of its fallbacks: told now, its caller can do something

@@ -474,6 +474,8 @@ func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
 		return `{"model":"claude-sonnet-4-5","prompt":"x","deadline":"` + deadline + `"` + more + `}`
 	}
 	s.call("POST", "/v1/jobs", writer, body(in(600*time.Millisecond), "")).want(t, 202) // within what an estimate is worth
+	s.world.delay.Store(int64(6 * time.Second))                                         // as of a pool that an operator has paused
+	s.call("POST", "/v1/jobs", writer, body(in(600*time.Millisecond), "")).want(t, 202)
 	s.world.delay.Store(int64(time.Hour))
 	r := s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), "")).want(t, 503, "deadline_unreachable")
 	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 49*60 || after > 51*60 {
