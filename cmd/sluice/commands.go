@@ -22,6 +22,7 @@ type CLI struct {
 	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
 	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
+	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`
 	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
 	Version     VersionCmd     `cmd:"" help:"Print the version."`
 	Healthcheck HealthcheckCmd `cmd:"" hidden:"" help:"Exit 0 when the process of this configuration is ready."`

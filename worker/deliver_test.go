@@ -1,0 +1,391 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/worker"
+	"github.com/sluicehq/sluice/worker/webhook"
+)
+
+// arrival is one request that a receiver got.
+type arrival struct {
+	id, kind, object, path string
+	body                   []byte
+	head                   http.Header
+}
+
+// receiver keeps what arrives and answers by path: /500, /410, or 204.
+type receiver struct {
+	*httptest.Server
+	mu   sync.Mutex
+	got  []arrival
+	hang chan struct{} // /hang answers when it is closed
+}
+
+func newReceiver(t *testing.T) *receiver {
+	r := &receiver{hang: make(chan struct{})}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		var e struct {
+			Type string
+			Data struct{ ID string }
+		}
+		_ = json.Unmarshal(body, &e)
+		r.mu.Lock()
+		r.got = append(r.got, arrival{req.Header.Get("webhook-id"), e.Type, e.Data.ID, req.URL.Path, body, req.Header})
+		r.mu.Unlock()
+		switch req.URL.Path {
+		case "/500":
+			w.WriteHeader(500)
+			_, _ = io.WriteString(w, "not today")
+		case "/410":
+			w.WriteHeader(410)
+		case "/hang":
+			select {
+			case <-r.hang:
+			case <-req.Context().Done():
+			}
+		default:
+			w.WriteHeader(204)
+		}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) at(path string) []arrival {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []arrival
+	for _, a := range r.got {
+		if a.path == path {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// desk is a store with a Deliverer on a real Redis.
+type desk struct {
+	*store.Store
+	t      *testing.T
+	server *redistest.Server
+	feeder *queue.Feeder
+	stop   func()
+}
+
+// SettleDelivery records one ending.
+func (d *desk) SettleDelivery(ctx context.Context, e tasks.Settled) error {
+	next, err := d.SettleDeliveries(ctx, []tasks.Settled{e})
+	if err != nil {
+		return err
+	}
+	return d.feeder.HandDeliveries(ctx, next)
+}
+
+func newDesk(t *testing.T) *desk {
+	server := redistest.Start(t, redistest.Options{AOF: "always"})
+	rdb := server.Client()
+	d := &desk{t: t, server: server, Store: store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}, NewSecret: func() string { return webhook.NewSecret().Reveal() }})}
+	d.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: d.Store})
+	d.start()
+	return d
+}
+
+func (d *desk) start() {
+	guard, err := webhook.NewGuard(webhook.GuardConfig{AllowHTTP: true, AllowPrivate: true})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	sender, err := webhook.NewSender(webhook.SenderConfig{Guard: guard, MaxPerHost: 64})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	deliverer, err := worker.NewDeliverer(worker.DelivererConfig{
+		Redis: d.server.Client(), Record: d, Hand: d.feeder.HandDeliveries, Sender: sender, Base: func() string { return "https://sluice.example" }, Every: 50 * time.Millisecond,
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- deliverer.Run(ctx) }()
+	d.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			d.t.Error(err)
+		}
+		sender.Close()
+	})
+	d.t.Cleanup(d.stop)
+}
+
+// end makes a job and cancels it, which is an end like another.
+func (d *desk) end(url string) string {
+	d.t.Helper()
+	j := tasks.Job{
+		ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: pool, Priority: tasks.Normal, WebhookURL: url,
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"a secret prompt"`)},
+	}
+	if _, _, err := d.Create(d.t.Context(), tasks.Submission{Job: j}); err != nil {
+		d.t.Fatal(err)
+	}
+	if _, err := d.Cancel(d.t.Context(), "acme", j.ID); err != nil {
+		d.t.Fatal(err)
+	}
+	return j.ID
+}
+
+func (d *desk) endpoint(url string, events ...string) tasks.Endpoint {
+	d.t.Helper()
+	e, err := d.CreateEndpoint(d.t.Context(), tasks.Endpoint{
+		ID: store.NewID("whe"), Tenant: "acme", URL: url, Events: events, Signature: "v1", Keys: tasks.SigningKeys{Secret: webhook.NewSecret().Reveal()},
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return e
+}
+
+func (d *desk) list(f tasks.DeliveryFilter) []tasks.Delivery {
+	d.t.Helper()
+	f.Tenant, f.Limit = "acme", 100
+	page, err := d.Deliveries(d.t.Context(), f)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return page.Deliveries
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not so after 10 s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// verified fails the test unless the official library takes the message.
+func verified(t *testing.T, a arrival, secret string) {
+	t.Helper()
+	w, err := standard.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Verify(a.body, a.head); err != nil {
+		t.Errorf("the official library refuses %s: %v", a.id, err)
+	}
+}
+
+func TestAJobsOwnAddressIsToldOfItsEnd(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	job := d.end(r.URL + "/ok")
+	until(t, "it arrived", func() bool { return len(r.at("/ok")) == 1 })
+	a := r.at("/ok")[0]
+	k, err := d.TenantKeys(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified(t, a, k.Secret)
+	if a.kind != "job.canceled" || a.object != job || !strings.HasPrefix(a.id, "evt_") {
+		t.Errorf("got %s of %s as %s", a.kind, a.object, a.id)
+	}
+	if strings.Contains(string(a.body), "secret prompt") {
+		t.Error("the prompt is in the body")
+	}
+	until(t, "it is listed as delivered", func() bool { return len(d.list(tasks.DeliveryFilter{Status: tasks.DeliveryDelivered})) == 1 })
+	dl := d.list(tasks.DeliveryFilter{})[0]
+	if len(dl.Log) != 1 || dl.Log[0].Status != 204 || dl.Event != a.id {
+		t.Errorf("the delivery is %+v", dl)
+	}
+
+	// Sent again, it is the same event at another time.
+	if _, err := d.Redeliver(t.Context(), "acme", dl.ID); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it arrived again", func() bool { return len(r.at("/ok")) == 2 })
+	again := r.at("/ok")[1]
+	verified(t, again, k.Secret)
+	if again.id != a.id || string(again.body) != string(a.body) {
+		t.Errorf("sent again it is %s %s, was %s %s", again.id, again.body, a.id, a.body)
+	}
+	if _, err := d.Redeliver(t.Context(), "other", dl.ID); err != tasks.ErrNotFound {
+		t.Errorf("another tenant's redelivery: %v", err)
+	}
+}
+
+func TestARefusedWebhookIsTriedAgainByTheSchedule(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	d.end(r.URL + "/500")
+	until(t, "the failure is in the log", func() bool {
+		l := d.list(tasks.DeliveryFilter{Status: tasks.DeliveryPending})
+		return len(l) == 1 && len(l[0].Log) == 1
+	})
+	dl := d.list(tasks.DeliveryFilter{})[0]
+	if at := dl.Log[0]; at.Status != 500 || at.Answer != "not today" || at.Outcome != "http_5xx" {
+		t.Errorf("the attempt is %+v", at)
+	}
+	if wait := dl.DueAt.Sub(dl.Log[0].At); wait < 4*time.Second || wait > 7*time.Second {
+		t.Errorf("the second attempt is %v after the first, want 4 to 6 s", wait)
+	}
+	if _, err := d.Redeliver(t.Context(), "acme", dl.ID); err != nil { // now rather than then
+		t.Fatal(err)
+	}
+	until(t, "the second attempt", func() bool { return len(r.at("/500")) == 2 })
+	if g := r.at("/500"); g[0].id != g[1].id {
+		t.Errorf("the id changed from %s to %s", g[0].id, g[1].id)
+	}
+}
+
+func TestEndpointsTakeTheirEvents(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	ends := d.endpoint(r.URL+"/ends", "job.canceled")
+	d.endpoint(r.URL+"/none", "job.failed")
+	b, _, err := d.OpenBatch(t.Context(), "acme", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := d.endpoint(r.URL+"/batch", "batch.completed")
+	lines := []tasks.Job{
+		{ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
+		{ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
+	}
+	if err := d.StageBatch(t.Context(), b.ID, lines); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.CancelBatch(t.Context(), "acme", b.ID); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "three events arrived", func() bool { return len(r.at("/ends")) == 2 && len(r.at("/batch")) == 1 })
+	verified(t, r.at("/ends")[0], ends.Keys.Secret)
+	verified(t, r.at("/batch")[0], whole.Keys.Secret)
+	if a := r.at("/batch")[0]; a.kind != "batch.completed" || a.object != b.ID || !strings.Contains(string(a.body), `"canceled":2`) {
+		t.Errorf("got %s", a.body)
+	}
+	if len(r.at("/none")) > 0 {
+		t.Error("an endpoint got an event that it does not take")
+	}
+
+	// After a rotation both secrets verify.
+	fresh := webhook.NewSecret().Reveal()
+	if err := d.RotateKeys(t.Context(), "acme", ends.ID, tasks.SigningKeys{Secret: fresh}); err != nil {
+		t.Fatal(err)
+	}
+	d.end("")
+	until(t, "an event after the rotation", func() bool { return len(r.at("/ends")) == 3 })
+	verified(t, r.at("/ends")[2], fresh)
+	verified(t, r.at("/ends")[2], ends.Keys.Secret)
+}
+
+func TestAnEndpointThatIsGoneIsDisabledAndTheOthersAreTold(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	gone := d.endpoint(r.URL+"/410", "job.canceled", "endpoint.disabled")
+	d.endpoint(r.URL+"/other", "endpoint.disabled")
+	d.end("")
+	until(t, "the other endpoint is told", func() bool { return len(r.at("/other")) == 1 })
+	if a := r.at("/other")[0]; a.kind != "endpoint.disabled" || a.object != gone.ID {
+		t.Errorf("told %s of %s", a.kind, a.object)
+	}
+	e, err := d.Endpoint(t.Context(), "acme", gone.ID)
+	if err != nil || e.DisabledAt.IsZero() || e.DisabledReason != "gone" {
+		t.Fatalf("the endpoint is %+v, %v", e, err)
+	}
+	d.end("")
+	no := false
+	if _, err := d.ChangeEndpoint(t.Context(), "acme", gone.ID, tasks.EndpointChange{Disabled: &no}); err != nil {
+		t.Fatal(err)
+	}
+	d.end("")
+	until(t, "it is sent to again", func() bool { return len(r.at("/410")) == 2 })
+	if n := len(d.list(tasks.DeliveryFilter{Endpoint: gone.ID})); n != 2 {
+		t.Errorf("%d deliveries, want 2: none while it was disabled", n)
+	}
+}
+
+func TestAReceiverThatHangsHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	defer close(r.hang)
+	d.endpoint(r.URL+"/hang", "job.canceled")
+	d.endpoint(r.URL+"/quick", "job.canceled")
+	for range 100 {
+		d.end("")
+	}
+	until(t, "the quick one has all", func() bool { return len(r.at("/quick")) == 100 })
+	if n := len(r.at("/hang")); n > 16 {
+		t.Errorf("%d deliveries hang, want 16 at most", n)
+	}
+	var ids []string
+	for _, a := range r.at("/quick") {
+		ids = append(ids, a.id)
+	}
+	slices.Sort(ids)
+	if n := len(slices.Compact(ids)); n != 100 {
+		t.Errorf("%d ids of 100 events", n)
+	}
+}
+
+func TestAPoolThatIsPausedIsToldOnce(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	d.endpoint(r.URL+"/pools", "pool.paused", "pool.resumed")
+	for _, paused := range []bool{false, true, true, false, false} {
+		body := fmt.Sprintf(`{"type":"pool","data":{"id":%q,"paused":%v}}`, pool, paused)
+		if err := d.PoolEvent(t.Context(), pool, paused, []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "both are told", func() bool { return len(r.at("/pools")) == 2 })
+	if n := len(d.list(tasks.DeliveryFilter{})); n != 2 {
+		t.Errorf("%d deliveries, want 2", n)
+	}
+}
+
+func TestDeliveriesOutliveRedisAndTheirSender(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	d.stop()
+	var jobs []string
+	for range 20 {
+		jobs = append(jobs, d.end(r.URL+"/ok"))
+	}
+	d.server.Kill()
+	d.server.Start()
+	d.start()
+	until(t, "all arrived", func() bool { return len(r.at("/ok")) >= 20 })
+	seen := map[string]bool{}
+	for _, a := range r.at("/ok") {
+		seen[a.object] = true
+	}
+	for _, id := range jobs {
+		if !seen[id] {
+			t.Errorf("%s was never told", id)
+		}
+	}
+}
