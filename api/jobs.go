@@ -48,7 +48,7 @@ func (a *API) submitJob(c echo.Context) error {
 		return err
 	}
 	job.ID, job.Tenant = a.NewID("job"), tenant
-	if err := a.reachable(ctx, &job); err != nil {
+	if err := a.reachable(ctx, &job); err != nil && !a.known(ctx, tenant, key) {
 		return err
 	}
 	submission := tasks.Submission{Job: job, Key: key}
@@ -164,6 +164,23 @@ func (a *API) reachable(ctx context.Context, job *tasks.Job) error {
 	p := fail(deadlineUnreachable, `The queue is longer than the time to "deadline".`)
 	p.retryAfter = late
 	return p
+}
+
+// known reports whether a key stands for something already: its repeat gets the
+// first answer, however long the queue is now. A key is looked up by reserving
+// it for a moment, as a batch does.
+func (a *API) known(ctx context.Context, tenant, key string) bool {
+	if key == "" {
+		return false
+	}
+	b, prior, err := a.Batches.OpenBatch(ctx, tenant, key)
+	if err != nil || prior != nil {
+		return true // or it cannot be told: then the submit says why
+	}
+	if err := a.Batches.AbortBatch(context.WithoutCancel(ctx), b.ID); err != nil {
+		a.Log.LogAttrs(ctx, slog.LevelWarn, "let go of an Idempotency-Key", slog.Any("error", err))
+	}
+	return false
 }
 
 // checkWebhookURL asks whoever knows the network's rules; "" passes.

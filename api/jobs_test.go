@@ -476,7 +476,15 @@ func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
 	s.call("POST", "/v1/jobs", writer, body(in(600*time.Millisecond), "")).want(t, 202) // within what an estimate is worth
 	s.world.delay.Store(int64(6 * time.Second))                                         // as of a pool that an operator has paused
 	s.call("POST", "/v1/jobs", writer, body(in(600*time.Millisecond), "")).want(t, 202)
+	keyed := body(in(10*time.Minute), "")
+	s.call("POST", "/v1/jobs", writer, keyed, "Idempotency-Key", "first").want(t, 202)
 	s.world.delay.Store(int64(time.Hour))
+	if r := s.call("POST", "/v1/jobs", writer, keyed, "Idempotency-Key", "first").want(t, 202); r.Header.Get("Idempotency-Replayed") != "true" {
+		t.Error("the repeat of an accepted submit is not the first answer")
+	}
+	for range 2 { // the refused key is free again
+		s.call("POST", "/v1/jobs", writer, keyed, "Idempotency-Key", "second").want(t, 503, "deadline_unreachable")
+	}
 	r := s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), "")).want(t, 503, "deadline_unreachable")
 	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 49*60 || after > 51*60 {
 		t.Errorf("Retry-After %q; want about 50 minutes", r.Header.Get("Retry-After"))

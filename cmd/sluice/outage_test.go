@@ -440,7 +440,8 @@ func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
 			if !c.resume.IsZero() {
 				var refused struct{ Code string }
 				late := strings.Replace(hello, "{", `{"deadline":"`+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+`",`, 1)
-				res := r.call("POST", "/v1/jobs", late, &refused)
+				r.call("POST", "/v1/jobs", late, &refused, "Idempotency-Key", "late")
+				res := r.call("POST", "/v1/jobs", late, &refused, "Idempotency-Key", "late") // the first has not kept it
 				if after, err := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != http.StatusServiceUnavailable || refused.Code != "deadline_unreachable" ||
 					err != nil || after < int(time.Until(c.resume.Add(-time.Hour-time.Minute)).Seconds()) {
 					t.Errorf("a deadline in an hour: %s %s, Retry-After %q", res.Status, refused.Code, res.Header.Get("Retry-After"))
