@@ -77,7 +77,6 @@ func (b *bench) newStack(ctx context.Context, s setup) (*stack, error) {
 }
 
 func (st *stack) start(ctx context.Context, s setup) error {
-	st.token = ""
 	var err error
 	st.token, err = auth.Mint(auth.MintConfig{
 		Secret: []byte(st.secret), Issuer: "sluice", Audience: "sluice", Subject: "bench", Tenant: "bench", Scopes: auth.Scopes(),
@@ -208,8 +207,8 @@ func (st *stack) ready(ctx context.Context, c *child, answers func(context.Conte
 	return nil
 }
 
-// close ends every child, the last first, and waits for it. It returns what
-// they complained of, when st.b is verbose.
+// close ends every child, the last first, and waits for it. A verbose run is
+// told what each of them logged.
 func (st *stack) close() {
 	if st == nil {
 		return
