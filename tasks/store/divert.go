@@ -23,7 +23,7 @@ func (s *Store) Divertible(ctx context.Context, pool string, offset, limit int) 
 	if err != nil || len(ids) == 0 {
 		return nil, wrapDivert(pool, err)
 	}
-	fields := []string{"e", "t", "p", "s", "f", "fi"}
+	fields := []string{"e", "t", "p", "s", "f", "fi", "dl"}
 	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, id := range ids {
 			p.HMGet(ctx, prefix+"j:"+id, fields...)

@@ -18,7 +18,6 @@ type envelope struct {
 	CustomID  string            `json:"c,omitempty"`
 	Line      int               `json:"l,omitempty"`
 	NotBefore int64             `json:"nb,omitempty"`
-	Deadline  int64             `json:"dl,omitempty"`
 	Kind      tasks.Kind        `json:"k"`
 	MaxTokens int               `json:"x,omitempty"`
 	Input     int               `json:"i,omitempty"`
@@ -56,8 +55,8 @@ func encode(v any) string {
 func pack(j *tasks.Job) string {
 	e := envelope{
 		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
-		NotBefore: milli(j.NotBefore), Deadline: milli(j.Deadline),
-		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Input: j.Request.InputTokens,
+		NotBefore: milli(j.NotBefore),
+		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
 		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback,
 	}
@@ -95,7 +94,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		ID: id, Tenant: h["t"], Model: e.Model, Pool: h["p"], Priority: e.Priority,
 		Batch: h["c"], CustomID: e.CustomID, Line: e.Line,
 		Status: tasks.Status(h["s"]), Fence: atoi(h["f"]), Version: atoi(h["v"]), Attempts: int(atoi(h["n"])),
-		CreatedAt: fromMilli(atoi(h["ct"])), NotBefore: fromMilli(e.NotBefore), Deadline: fromMilli(e.Deadline),
+		CreatedAt: fromMilli(atoi(h["ct"])), NotBefore: fromMilli(e.NotBefore), Deadline: fromMilli(atoi(h["dl"])),
 		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{

@@ -552,6 +552,28 @@ func TestRequeueRunsAFailedJobAgain(t *testing.T) {
 	}
 }
 
+// The deadline served the first time: a worker would cut every call off by it.
+func TestRequeueLiftsTheDeadline(t *testing.T) {
+	s, _ := open(t, 4)
+	ctx := t.Context()
+	first := job("acme")
+	first.Deadline = time.Now().Add(time.Hour).UTC().Truncate(time.Millisecond)
+	create(t, s, first)
+	if j := read(t, s, first.ID); !j.Deadline.Equal(first.Deadline) {
+		t.Fatalf("deadline %v; want %v", j.Deadline, first.Deadline)
+	}
+	if _, err := s.Cancel(ctx, "acme", first.ID); err != nil {
+		t.Fatal(err)
+	}
+	j, tickets, err := s.Requeue(ctx, "acme", first.ID)
+	if err != nil || len(tickets) != 1 || !j.Deadline.IsZero() {
+		t.Fatalf("requeued: %+v, %v, %v", j, tickets, err)
+	}
+	if j, err := s.Take(ctx, tickets[0]); err != nil || !j.Deadline.IsZero() {
+		t.Errorf("the worker reads the deadline %v, %v", j.Deadline, err)
+	}
+}
+
 func TestNoticesWakeAWatcher(t *testing.T) {
 	s, rdb := open(t, 4)
 	controls := make(chan store.Control, 8)
