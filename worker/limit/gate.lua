@@ -89,7 +89,7 @@ limits()
 
 -- pace: a fixed factor, times the slow start (doubling at each stair), times
 -- the factor that soft refusals lower and time restores.
-s.soft = math.min(1, s.soft + 0.0005 * (now - s.t))
+s.soft = math.min(1, s.soft + 0.001 * (now - s.t))
 
 local function slow(at)
   if s.slow >= 1 then return 1 end

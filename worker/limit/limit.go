@@ -325,7 +325,7 @@ func (g *Gate) SetPace(ctx context.Context, factor float64) error {
 
 // SoftRefusal reports a refusal whose retry-after is a second or less: one
 // request is taken off the level, and the pace becomes 3 % slower, at most once
-// a second. 0.05 % of the full pace a second make it good, or Resume at once.
+// a second. 0.1 % of the full pace a second make it good, or Resume at once.
 // Only the third in 5 s holds the gate, for 1 s.
 func (g *Gate) SoftRefusal(ctx context.Context) error {
 	g.m.soft.Inc()

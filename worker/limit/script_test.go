@@ -481,9 +481,9 @@ func TestSoftRefusal(t *testing.T) {
 	if s := state(t, c.g); !near(s.HeldFor, 1, 1e-3) {
 		t.Errorf("third in 5 s: held for %v, want 1 s", s.HeldFor)
 	}
-	c.t += 60
-	if s := state(t, c.g); !approx(s.Pace, 0.97*0.97*0.97+0.03, 3e-3) {
-		t.Errorf("a minute later: pace %v, want 3 %% more", s.Pace)
+	c.t += 30
+	if s := state(t, c.g); !approx(s.Pace, 0.97*0.97*0.97+0.03, 4e-3) {
+		t.Errorf("30 s later: pace %v, want 3 %% more", s.Pace)
 	}
 	c.t += 1000
 	for range 3 {
