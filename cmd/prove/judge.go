@@ -150,7 +150,7 @@ func (e *evidence) judgeCalls(r *report, breach func(kind, format string, args .
 		}
 	}
 	atKill := map[call]bool{}
-	cut := map[string]int{} // by prompt: calls without an end, at a kill of their worker
+	cutCalls := map[call]bool{} // without an end, at a kill of their worker or more than one
 	for _, k := range e.kills {
 		n, left := 0, 0
 		for _, c := range e.calls {
@@ -161,12 +161,16 @@ func (e *evidence) judgeCalls(r *report, breach func(kind, format string, args .
 			atKill[c] = true
 			if !c.Completed && k.worker != "" {
 				left++
-				cut[c.Prompt]++
+				cutCalls[c] = true
 			}
 		}
 		if k.worker != "" || k.redis {
 			r.kills = append(r.kills, fmt.Sprintf("%-10s %-9s %3d calls in flight or about to be recorded, %d of them cut off", k.verb(), k.name, n, left))
 		}
+	}
+	cut := map[string]int{} // by prompt
+	for c := range cutCalls {
+		cut[c.Prompt]++
 	}
 	repeats, unexplained, unmarked, cutOff, hidden := 0, 0, 0, 0, 0
 	for _, j := range e.jobs {

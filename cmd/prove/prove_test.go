@@ -87,6 +87,16 @@ func sound() *evidence {
 	}
 }
 
+// A worker that was stopped, let go on and killed at once cut its call off once.
+func TestTheJudgeCountsACallOnce(t *testing.T) {
+	e := sound()
+	e.kills = append(e.kills, e.kills[0])
+	e.workerKills = 2
+	if r := e.judge(); len(r.broken) > 0 {
+		t.Errorf("one call, two kills: %v", r.broken)
+	}
+}
+
 func TestTheJudgeSeesEachBreach(t *testing.T) {
 	if r := sound().judge(); len(r.broken) > 0 {
 		t.Fatalf("sound evidence was called broken: %v", r.broken)
