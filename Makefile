@@ -35,6 +35,10 @@ prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or pa
 .PHONY: bench
 bench: bench-pace bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 
+.PHONY: bench-webhooks
+bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
+	go run ./cmd/hookbench
+
 .PHONY: bench-pace
 bench-pace: ## Share of the allowance used, 429s, Redis calls a job
 	go run ./cmd/bench $(BENCHFLAGS) pace
