@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+
+	"github.com/sluicehq/sluice/tasks/queue"
 )
 
 // Load reads the configuration: the file at path (or where SLUICE_CONFIG
@@ -298,6 +300,9 @@ func (v *validator) pools(c *Config) {
 	}
 	for _, p := range c.Pools {
 		key := "pools." + p.Name
+		if p.Name == queue.Deliveries {
+			v.bad(key, "the name is taken by the queue of webhooks")
+		}
 		v.name(key, p.Name)
 		if _, ok := c.ProviderOf(p.Name); !ok {
 			switch p.Provider {
