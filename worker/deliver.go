@@ -63,7 +63,6 @@ type Deliverer struct {
 	server   *asynq.Server
 	wake     chan struct{}
 	stopping chan struct{}
-	busy     sync.WaitGroup
 	ended    *prometheus.CounterVec
 	standing *prometheus.GaugeVec
 }
@@ -132,8 +131,6 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	err := d.server.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
-		d.busy.Add(1)
-		defer d.busy.Done()
 		return d.handle(base, t)
 	}))
 	if err != nil {
@@ -143,17 +140,16 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	d.waker.Release()
 	d.server.Stop()
 	close(d.stopping)
-	idle := make(chan struct{})
-	go func() { d.busy.Wait(); close(idle) }()
+	down := make(chan struct{})
+	go func() { d.server.Shutdown(); close(down) }() // it waits for the handlers
 	grace := time.NewTimer(deliverGrace)
 	defer grace.Stop()
 	select {
-	case <-idle:
+	case <-down:
 	case <-grace.C:
 		cut()
-		<-idle
+		<-down
 	}
-	d.server.Shutdown()
 	return nil
 }
 

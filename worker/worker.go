@@ -127,7 +127,6 @@ type Worker struct {
 
 	mu   sync.Mutex
 	held map[string]*holding // by job id
-	busy sync.WaitGroup      // handlers
 }
 
 type pool struct {
@@ -160,6 +159,10 @@ var errLost = errors.New("the job is no longer this worker's")
 
 // errGrace ends calls that outlast the grace period.
 var errGrace = errors.New("the grace period is over")
+
+// afterGrace is what Asynq gives handlers beyond the grace period, to hand back
+// what was cut off.
+const afterGrace = 15 * time.Second
 
 // New returns a Worker, or says what its configuration lacks.
 func New(c Config) (*Worker, error) {
@@ -202,7 +205,7 @@ func New(c Config) (*Worker, error) {
 			Concurrency:       cfg.Concurrency,
 			Queues:            map[string]int{cfg.Name: 1},
 			TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
-			ShutdownTimeout:   c.Grace + 5*time.Second,
+			ShutdownTimeout:   c.Grace + afterGrace,
 			RetryDelayFunc:    func(int, error, *asynq.Task) time.Duration { return time.Second },
 			IsFailure:         func(error) bool { return false }, // attempts are counted in the record
 			Logger:            asynqLog{w.log},
@@ -272,21 +275,21 @@ func (w *Worker) Run(ctx context.Context) error {
 		p.server.Stop()
 	}
 	close(w.stopping)
-	idle := make(chan struct{})
-	go func() { w.busy.Wait(); close(idle) }()
+	// Shutdown waits for the handlers.
+	var servers sync.WaitGroup
+	for _, p := range started {
+		servers.Go(p.server.Shutdown)
+	}
+	down := make(chan struct{})
+	go func() { servers.Wait(); close(down) }()
 	grace := time.NewTimer(w.c.Grace)
 	defer grace.Stop()
 	select {
-	case <-idle:
+	case <-down:
 	case <-grace.C:
 		cut(errGrace)
-		<-idle
+		<-down
 	}
-	var down sync.WaitGroup
-	for _, p := range started {
-		down.Go(p.server.Shutdown)
-	}
-	down.Wait()
 	stopParts()
 	return errors.Join(startErr, parts.Wait())
 }
@@ -295,8 +298,6 @@ func (w *Worker) Run(ctx context.Context) error {
 // the work: it ends when Asynq loses its own lease, and our call goes on.
 func (w *Worker) handler(base context.Context, p *pool) asynq.Handler {
 	return asynq.HandlerFunc(func(_ context.Context, task *asynq.Task) error {
-		w.busy.Add(1)
-		defer w.busy.Done()
 		t, err := queue.Ticket(p.Name, task.Payload())
 		if err != nil {
 			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
