@@ -136,8 +136,11 @@ func (c *Client) Submit(ctx context.Context, key, prompt string, maxTokens int) 
 	if err != nil {
 		return "", err
 	}
+	// The answer to a key whose first answer was lost with its API may be the job
+	// as it stands by now, finished.
+	again := a.Status == http.StatusOK && a.Header.Get("Idempotency-Replayed") == "true"
 	var j Job
-	if err := json.Unmarshal(a.Body, &j); err != nil || a.Status != http.StatusAccepted || j.ID == "" {
+	if err := json.Unmarshal(a.Body, &j); err != nil || a.Status != http.StatusAccepted && !again || j.ID == "" {
 		return "", fmt.Errorf("submit: status %d, %s", a.Status, a.Body)
 	}
 	return j.ID, nil
