@@ -138,7 +138,10 @@ func wholeSecond(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return t.Round(time.Second)
+	if whole := t.Truncate(time.Second); whole.Before(t) {
+		return whole.Add(time.Second) // never before the moment that it is counted from
+	}
+	return t
 }
 
 // writeOutcome writes result, text, error and usage, as a job and a line of a

@@ -382,6 +382,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	verifier, err := auth.New(auth.Config{
 		Issuer: s.cfg.Auth.Issuer, Audience: s.cfg.Auth.Audience, MaxLifetime: s.cfg.Auth.MaxLifetime,
 		HMACSecret: secret, JWKSFile: s.cfg.Auth.JWKSFile, JWKSURL: s.cfg.Auth.JWKSURL,
+		Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
