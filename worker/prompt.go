@@ -222,8 +222,9 @@ func actual(a upstream.Answer, took time.Duration) limit.Actual {
 	return out
 }
 
-func (w *Worker) settle(ctx context.Context, p *pool, g limit.Grant, a limit.Actual) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+func (w *Worker) settle(base context.Context, p *pool, g limit.Grant, a limit.Actual) {
+	// Also past the grace period: a reservation that is kept holds others up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
 	defer cancel()
 	if err := p.Gate.Settle(ctx, g, a); err != nil {
 		w.log.Warn("a call was not settled; its reservation will expire", "pool", p.Name, "error", err)

@@ -32,7 +32,7 @@ func TestTheAPIFromOutside(t *testing.T) {
 			"forwarding": testForwarding, "idempotency": testIdempotency, "waits": testWaits, "lists": testLists,
 			"moves": testMoves, "times": testTimes, "priority": testPriority, "events": testEvents, "batches": testBatches,
 			"batch faults": testBatchFaults, "batch cancel": testBatchCancel, "pools": testPools, "quota": testQuota,
-			"operations": testOperations, "console": testConsole,
+			"operations": testOperations, "console": testConsole, "webhooks": testWebhooks,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

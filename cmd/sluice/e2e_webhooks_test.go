@@ -1,0 +1,118 @@
+package main_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	webhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/sluicehq/sluice/api/auth"
+)
+
+// arrival is one delivery as a receiver got it.
+type arrival struct {
+	header http.Header
+	body   []byte
+}
+
+// A receiver that verifies with the scheme's own library gets what was asked
+// for, and nobody sees another tenant's endpoints, secrets or deliveries.
+func testWebhooks(t *testing.T, s *system) {
+	arrivals := make(chan arrival, 16)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		arrivals <- arrival{r.Header, body}
+	}))
+	defer receiver.Close()
+	next := func() arrival {
+		t.Helper()
+		select {
+		case a := <-arrivals:
+			return a
+		case <-time.After(20 * time.Second):
+			t.Fatal("no delivery within 20 s")
+			return arrival{}
+		}
+	}
+	verified := func(secret string, a arrival) map[string]any {
+		t.Helper()
+		v, err := webhooks.NewWebhook(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Verify(a.body, a.header); err != nil {
+			t.Errorf("the official library refuses a delivery: %v", err)
+		}
+		var body map[string]any
+		if err := json.Unmarshal(a.body, &body); err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	c := s.as(t, "hooks", auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeWebhooksWrite)
+
+	made := c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`/all","events":["job.succeeded"],"include_result":true}`).want(t, 201)
+	endpoint, secret := made.str("id"), made.str("secret")
+	if !strings.HasPrefix(endpoint, "whe_") || !strings.HasPrefix(secret, "whsec_") {
+		t.Fatalf("endpoint %q, secret %q", endpoint, secret)
+	}
+	job := c.submit(prompt("claude-x", "a webhook"))
+	a := next()
+	body := verified(secret, a)
+	if body["type"] != "job.succeeded" || at(body, "data.id") != job || at(body, "data.result") == nil {
+		t.Errorf("event %s", a.body)
+	}
+	id := a.header.Get("Webhook-Id")
+
+	// The log has it, and it can be sent again under the same id.
+	var delivery string
+	eventually(t, "the delivery in the log", func() bool {
+		list, _ := c.do("GET", "/v1/webhook-endpoints/"+endpoint+"/deliveries", "").want(t, 200).get("data").([]any)
+		if len(list) == 0 {
+			return false
+		}
+		delivery, _ = at(list[0], "id").(string)
+		return at(list[0], "status") == "delivered"
+	})
+	c.do("POST", "/v1/deliveries/"+delivery+"/redeliver", "")
+	if again := next(); again.header.Get("Webhook-Id") != id {
+		t.Errorf("redelivered under %q, first %q", again.header.Get("Webhook-Id"), id)
+	}
+
+	// A rotated secret and the old one both verify.
+	rotated := c.do("POST", "/v1/webhook-endpoints/"+endpoint+"/rotate-secret", "").str("secret")
+	c.do("POST", "/v1/webhook-endpoints/"+endpoint+"/test", "")
+	probe := next()
+	verified(secret, probe)
+	verified(rotated, probe)
+
+	// A job's own address is signed with the tenant's secret.
+	c.do("DELETE", "/v1/webhook-endpoints/"+endpoint, "").want(t, 204)
+	own := c.do("GET", "/v1/signing-secret", "").want(t, 200).str("secret")
+	c.submit(`{"model":"claude-x","prompt":"its own","webhook_url":"` + receiver.URL + `/own"}`)
+	if body := verified(own, next()); at(body, "data.result") != nil {
+		t.Error("a thin event holds the result")
+	}
+
+	// Another tenant sees nothing of it.
+	other := s.as(t, "hooks-other", auth.ScopeWebhooksWrite)
+	for _, route := range []string{
+		"GET /v1/webhook-endpoints/" + endpoint, "DELETE /v1/webhook-endpoints/" + endpoint, "GET /v1/deliveries/" + delivery,
+		"POST /v1/deliveries/" + delivery + "/redeliver", "POST /v1/webhook-endpoints/" + endpoint + "/rotate-secret",
+	} {
+		method, path, _ := strings.Cut(route, " ")
+		other.do(method, path, "").want(t, 404)
+	}
+	if got := other.do("GET", "/v1/signing-secret", "").want(t, 200).str("secret"); got == own {
+		t.Error("two tenants share a signing secret")
+	}
+	// What must not be called is refused when it is saved.
+	for _, bad := range []string{"ftp://example.com/", "https://user:pass@example.com/", "http://169.254.169.254/latest", "https://"} {
+		other.do("POST", "/v1/webhook-endpoints", `{"url":"`+bad+`","events":["job.succeeded"]}`).want(t, 422)
+	}
+}
