@@ -13,7 +13,7 @@
 --   a:<digest>              the answer to a request that has one
 --   q:<pool>:<tenant> zset  a tenant's backlog, by order
 --   ring:<pool>       zset  the tenants with a backlog, by turn
---   out:<pool>        zset  handed to Asynq, not yet taken; by when to look again
+--   out:<pool>        zset  handed to Asynq, or taken just now; by when to look again
 --   hold:<pool>       zset  taken by a worker, waiting for pace; by end of lease
 --   run:<pool>        zset  running; by end of lease
 --   fall:<pool>       zset  those of q, out and hold that have a model left to fall back to

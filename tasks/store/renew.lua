@@ -10,7 +10,8 @@ for a = 2, #ARGV, 2 do
   elseif j.s == 'running' then
     redis.call('ZADD', P .. 'run:' .. j.p, 'XX', now + ARGV[1], j.id)
   else
-    redis.call('ZADD', P .. 'hold:' .. j.p, 'XX', now + ARGV[1], j.id)
+    redis.call('ZREM', P .. 'out:' .. j.p, j.id)
+    redis.call('ZADD', P .. 'hold:' .. j.p, now + ARGV[1], j.id)
   end
 end
 return lost

@@ -443,6 +443,9 @@ func TestADeadWorkersJobsComeBackUncounted(t *testing.T) {
 	take(t, s, running)
 	start(t, s, running)
 	take(t, s, held)
+	if lost, err := s.Renew(ctx, []tasks.Ticket{held}); err != nil || len(lost) != 0 {
+		t.Fatalf("renew: lost %v, %v", lost, err)
+	}
 	age(ctx, rdb, "run", running.ID)
 	age(ctx, rdb, "hold", held.ID)
 	swept, err := s.Sweep(ctx)
@@ -495,6 +498,9 @@ func TestALostTaskIsLookedForAndReissued(t *testing.T) {
 		t.Errorf("the old ticket: %v, want ErrLost", err)
 	}
 	take(t, s, again)
+	if lost, err := s.Renew(ctx, []tasks.Ticket{again}); err != nil || len(lost) != 0 {
+		t.Fatalf("renew: lost %v, %v", lost, err)
+	}
 	if _, ok, _ := s.Reissue(ctx, again); ok {
 		t.Error("a job that a worker holds was reissued")
 	}
