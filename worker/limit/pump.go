@@ -241,7 +241,8 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 	case "ok":
 		g.use(ctx, w, a)
 	case "hold", "far":
-		g.sleep(ctx, w, a.at.Add(a.wait), false)
+		// The word that frees the gate can pass before we wait for it: ask again.
+		g.sleep(ctx, w, a.at.Add(min(a.wait, recheck)), false)
 	}
 }
 
