@@ -12,7 +12,7 @@ build: ## Build the program, static, into ./bin
 
 .PHONY: test
 test: ## Run every test with the race detector
-	CI=1 go test -race -timeout 5m ./...
+	CI=1 go test -race -p 1 -timeout 5m ./...
 
 .PHONY: lint
 lint: ## Check the format and run go vet

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -134,7 +135,14 @@ func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
 	if out, err := submit.CombinedOutput(); err != nil {
 		t.Fatalf("submit: %v: %s", err, out)
 	}
+	// A job's answer is there before it is counted.
 	found := scrape(t, ops)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); found = scrape(t, ops) {
+		if found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil {
+			break
+		}
+		<-time.After(20 * time.Millisecond)
+	}
 	label := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
 	all := expressions(t)
 	if len(all) < 20 {

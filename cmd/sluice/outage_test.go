@@ -489,8 +489,9 @@ func TestAnOutagePausesProbesAndReopens(t *testing.T) {
 			if p := r.pool("claude"); p.PausedBy != "breaker" || p.Resume == nil {
 				t.Errorf("pool %+v", p)
 			}
-			if calls, _ := w.seen(); len(calls) != jobs {
-				t.Errorf("%d calls of jobs while down; want the first %d", len(calls), jobs)
+			// One that failed before the breaker had heard of enough may be tried once more.
+			if calls, _ := w.seen(); len(calls) < jobs || len(calls) > jobs+trips {
+				t.Errorf("%d calls of jobs while down; want the first %d and at most %d more", len(calls), jobs, trips)
 			}
 			w.now(recorded(t, "anthropic/text"))
 			attempts := 0
@@ -501,8 +502,8 @@ func TestAnOutagePausesProbesAndReopens(t *testing.T) {
 				}
 				attempts += j.Attempts
 			}
-			if attempts >= jobs+trips {
-				t.Errorf("%d attempts used by %d jobs; want at most %d from before the breaker opened", attempts, jobs, trips-1)
+			if attempts >= jobs+2*trips {
+				t.Errorf("%d attempts used by %d jobs; want at most %d more, from before the breaker opened", attempts, jobs, 2*trips-1)
 			}
 			r.until("the pool is open", func() bool { return r.pool("claude").State != "paused" })
 		})
