@@ -92,6 +92,9 @@ type Notices interface {
 	// Watch is subscribed when it returns. changed signals each change of that
 	// job or batch, several of them perhaps once; stop ends the subscription.
 	Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), err error)
+	// WatchEnd does the same for the end alone. ended gives the job as it ended, or
+	// nil: then it has to be looked for.
+	WatchEnd(ctx context.Context, id string) (ended <-chan *tasks.Job, stop func(), err error)
 }
 
 // Partials is the text of a running attempt while it is produced.

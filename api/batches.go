@@ -439,7 +439,7 @@ func (a *API) getBatch(c echo.Context) error {
 	}
 	extendWrite(c, wait)
 	var g tasks.Batch
-	err = a.await(r.Context(), tenant, id, wait, func() (_ bool, err error) {
+	err = a.await(r.Context(), tenant, id, wait, nil, func() (_ bool, err error) {
 		g, err = a.Batches.Batch(r.Context(), tenant, id)
 		return g.Status == tasks.BatchEnded, err
 	})

@@ -91,7 +91,7 @@ func (a *API) submitJob(c echo.Context) error {
 	if wait > 0 {
 		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
 		extendWrite(c, wait)
-		if err := a.awaitResult(ctx, &job, wait); err != nil {
+		if err := a.awaitResult(ctx, &job, accepted.Waiting, wait); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -225,16 +225,17 @@ func (a *API) refund(ctx context.Context, tenant string, cost quota.Cost) {
 }
 
 // awaitResult waits until the job is final. It gives up at once when the job's
-// pool is paused, because then it will not be soon.
-func (a *API) awaitResult(ctx context.Context, job *tasks.Job, wait time.Duration) error {
+// pool is paused, because then it will not be soon; told is what is known of
+// that already, or nil.
+func (a *API) awaitResult(ctx context.Context, job *tasks.Job, told *tasks.Waiting, wait time.Duration) error {
 	first := true
-	return a.await(ctx, job.Tenant, job.ID, wait, func() (bool, error) {
+	return a.await(ctx, job.Tenant, job.ID, wait, job, func() (bool, error) {
 		if !first {
 			latest, err := a.Jobs.Job(ctx, job.Tenant, job.ID)
 			if err != nil {
 				return false, err
 			}
-			*job = latest
+			*job, told = latest, nil
 		}
 		first = false
 		if job.Status.Final() {
@@ -242,6 +243,9 @@ func (a *API) awaitResult(ctx context.Context, job *tasks.Job, wait time.Duratio
 		}
 		if job.Status == tasks.StatusRunning {
 			return false, nil
+		}
+		if told != nil {
+			return told.For == tasks.WaitPaused, nil
 		}
 		w, err := a.Pools.Waiting(ctx, *job)
 		return err == nil && w.For == tasks.WaitPaused, nil
@@ -368,7 +372,7 @@ func (a *API) getJob(c echo.Context) error {
 	}
 	extendWrite(c, wait)
 	var job tasks.Job
-	err = a.await(r.Context(), tenant, id, wait, func() (_ bool, err error) {
+	err = a.await(r.Context(), tenant, id, wait, &job, func() (_ bool, err error) {
 		job, err = a.Jobs.Job(r.Context(), tenant, id)
 		return job.Status.Final(), err
 	})

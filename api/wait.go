@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // waits bounds how many requests of one tenant are held at once.
@@ -33,11 +35,12 @@ func (w *waits) give(tenant string) {
 }
 
 // await calls look until it reports done, its error is not nil, or wait has
-// passed: at once, at each change of the object, and every RereadEvery, should
-// a notice have been lost. It ends early, without error, when the API drains,
-// when the tenant holds too many requests already, and when notices cannot be
-// had: a poll then answers with what it has.
-func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, look func() (done bool, err error)) error {
+// passed: at once, when the object may have ended, and every RereadEvery, should
+// a notice have been lost. Where the notice brings the job as it ended, and job
+// is not nil, it is laid down there and there is no further look. It ends early,
+// without error, when the API drains, when the tenant holds too many requests
+// already, and when notices cannot be had: a poll then answers with what it has.
+func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, job *tasks.Job, look func() (done bool, err error)) error {
 	// What is already over needs no subscription.
 	done, err := look()
 	if done || err != nil || wait <= 0 || !a.waits.take(tenant) {
@@ -49,7 +52,7 @@ func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, 
 
 	end := time.NewTimer(wait)
 	defer end.Stop()
-	changed, stop, err := a.Notices.Watch(ctx, id)
+	ended, stop, err := a.Notices.WatchEnd(ctx, id)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -65,9 +68,10 @@ func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, 
 			return err
 		}
 		select {
-		case _, ok := <-changed:
-			if !ok {
-				changed = nil // the subscription ended; rereading goes on
+		case last := <-ended:
+			if last != nil && job != nil && last.Tenant == tenant {
+				*job = *last
+				return nil
 			}
 		case <-reread.C:
 		case <-end.C:

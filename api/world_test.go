@@ -29,7 +29,7 @@ type world struct {
 	lines    map[string][]string
 	staged   map[string][]tasks.Job
 	batchKey map[string]string
-	watchers map[string][]chan struct{}
+	watchers map[string][]watcher
 	partial  map[string]tasks.Partial
 	listened map[string]int
 	paused   map[string]string
@@ -48,7 +48,7 @@ func newWorld() *world {
 	return &world{
 		jobs: map[string]*tasks.Job{}, keys: map[string]*keyed{}, batches: map[string]*tasks.Batch{},
 		lines: map[string][]string{}, staged: map[string][]tasks.Job{}, batchKey: map[string]string{},
-		watchers: map[string][]chan struct{}{}, partial: map[string]tasks.Partial{}, listened: map[string]int{}, paused: map[string]string{},
+		watchers: map[string][]watcher{}, partial: map[string]tasks.Partial{}, listened: map[string]int{}, paused: map[string]string{},
 	}
 }
 
@@ -196,12 +196,29 @@ func (w *world) move(j *tasks.Job, m tasks.Move, change func(*tasks.Job)) error 
 }
 
 func (w *world) tell(id string) {
+	var last *tasks.Job
+	if j := w.jobs[id]; j != nil {
+		last = new(*j)
+	}
 	for _, c := range w.watchers[id] {
+		if c.ended != nil && (last == nil || last.Status.Final()) {
+			select {
+			case <-c.ended:
+			default:
+			}
+			c.ended <- last
+		}
 		select {
-		case c <- struct{}{}:
+		case c.changed <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// watcher watches every change, or, when it has ended, ends alone.
+type watcher struct {
+	changed chan struct{}
+	ended   chan *tasks.Job
 }
 
 func (w *world) Cancel(_ context.Context, tenant, id string) (tasks.Job, error) {
@@ -396,17 +413,28 @@ func (w *world) CancelBatch(_ context.Context, tenant, id string) (tasks.Batch, 
 }
 
 func (w *world) Watch(_ context.Context, id string) (changed <-chan struct{}, stop func(), err error) {
+	c := watcher{changed: make(chan struct{}, 1)}
+	stop, err = w.watch(id, c)
+	return c.changed, stop, err
+}
+
+func (w *world) WatchEnd(_ context.Context, id string) (ended <-chan *tasks.Job, stop func(), err error) {
+	c := watcher{ended: make(chan *tasks.Job, 1)}
+	stop, err = w.watch(id, c)
+	return c.ended, stop, err
+}
+
+func (w *world) watch(id string, c watcher) (stop func(), err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail != nil {
-		return nil, nil, w.fail
+		return nil, w.fail
 	}
-	c := make(chan struct{}, 1)
 	w.watchers[id] = append(w.watchers[id], c)
-	return c, func() {
+	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.watchers[id] = slices.DeleteFunc(w.watchers[id], func(other chan struct{}) bool { return other == c })
+		w.watchers[id] = slices.DeleteFunc(w.watchers[id], func(other watcher) bool { return other == c })
 	}, nil
 }
 

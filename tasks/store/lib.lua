@@ -67,6 +67,26 @@ end
 -- tell writes the deliveries of an event; delivery_lib.lua has it.
 local tell
 
+-- note wakes those who wait for a job: "ended" when it is final, else its version. To
+-- whoever waits for the end, a record that is not large comes with it, field by field,
+-- each with its length before it: who has it need not read it, beside all that a
+-- worker writes at just this moment.
+local function note(j, v)
+  local channel = P .. 'note:' .. j.id
+  if not final(j.s) then
+    redis.call('PUBLISH', channel, v)
+    return
+  end
+  local said = { 'ended ' }
+  if redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0
+    and redis.call('HSTRLEN', j.key, 'r') + redis.call('HSTRLEN', j.key, 'b') < 65536 then
+    for _, part in ipairs(redis.call('HGETALL', j.key)) do
+      said[#said + 1] = #part .. ':' .. part
+    end
+  end
+  redis.call('PUBLISH', channel, table.concat(said))
+end
+
 -- become moves a job to a status, in its record and in every count.
 local function become(j, to, ttl)
   local from, into = phase[j.s], phase[to]
@@ -93,7 +113,7 @@ local function become(j, to, ttl)
     end
   end
   j.s = to
-  redis.call('PUBLISH', P .. 'note:' .. j.id, v)
+  note(j, v)
   return v
 end
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,17 +27,22 @@ type Notices struct {
 	rdb     redis.UniversalClient
 	control func(Control)
 
-	mu     sync.Mutex
-	sub    *redis.PubSub // nil while not running
-	ready  map[string]chan struct{}
-	ears   map[string]map[chan struct{}]struct{}
-	closed bool
+	mu    sync.Mutex
+	sub   *redis.PubSub // nil while not running
+	ready map[string]chan struct{}
+	ears  map[string]map[*ear]struct{}
+}
+
+// ear is one watcher: of every change, or of the end alone.
+type ear struct {
+	changed chan struct{}
+	ended   chan *tasks.Job // nil for a watcher of every change
 }
 
 // NewNotices returns the ear of this process. Control, when set, is called for
 // each control message, one at a time.
 func NewNotices(rdb redis.UniversalClient, control func(Control)) *Notices {
-	return &Notices{rdb: rdb, control: control, ready: map[string]chan struct{}{}, ears: map[string]map[chan struct{}]struct{}{}}
+	return &Notices{rdb: rdb, control: control, ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
 
 const (
@@ -81,7 +87,7 @@ func (n *Notices) Run(ctx context.Context) error {
 					}
 					continue
 				}
-				n.wake(strings.TrimPrefix(m.Channel, noteChannel))
+				n.wake(strings.TrimPrefix(m.Channel, noteChannel), m.Payload)
 			}
 		}
 	}
@@ -91,73 +97,125 @@ func (n *Notices) subscribed(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if ready := n.ready[id]; ready != nil {
-		close(ready)
+		close(ready) // nobody could miss anything yet: who watches looks now
 		delete(n.ready, id)
+		return
 	}
-	n.wakeLocked(id) // after a lost connection something may have been missed
+	for e := range n.ears[id] {
+		e.signal(nil) // after a lost connection something may have been missed
+	}
 }
 
-func (n *Notices) wake(id string) {
+func (n *Notices) wake(id, said string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.wakeLocked(id)
-}
-
-func (n *Notices) wakeLocked(id string) {
-	for ear := range n.ears[id] {
-		select {
-		case ear <- struct{}{}:
-		default: // it has a signal already
+	what, record, _ := strings.Cut(said, " ")
+	end := what == "ended" || what == "deleted"
+	var job *tasks.Job
+	for e := range n.ears[id] {
+		if e.ended != nil && end && job == nil {
+			job = carried(id, record)
+		}
+		if e.ended == nil || end {
+			e.signal(job)
 		}
 	}
+}
+
+// signal never blocks: several signals are one, and the last has the job.
+func (e *ear) signal(job *tasks.Job) {
+	if e.ended == nil {
+		select {
+		case e.changed <- struct{}{}:
+		default: // it has a signal already
+		}
+		return
+	}
+	select {
+	case <-e.ended:
+	default:
+	}
+	e.ended <- job
+}
+
+// carried reads the record that a notice of an end carries: each field and
+// value with its length before it. Nil: there is none, or it is not whole.
+func carried(id, record string) *tasks.Job {
+	var parts []any
+	for record != "" {
+		size, rest, ok := strings.Cut(record, ":")
+		n, err := strconv.Atoi(size)
+		if !ok || err != nil || n < 0 || n > len(rest) {
+			return nil
+		}
+		parts, record = append(parts, rest[:n]), rest[n:]
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	j, err := unpack(id, pairs(parts))
+	if err != nil || !j.Status.Final() {
+		return nil
+	}
+	return &j
 }
 
 // Watch signals each change of a job or batch, several as one. It is
 // subscribed when it returns; stop ends it.
 func (n *Notices) Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), err error) {
-	ear := make(chan struct{}, 1)
+	e := &ear{changed: make(chan struct{}, 1)}
+	stop, err = n.watch(ctx, id, e)
+	return e.changed, stop, err
+}
+
+// WatchEnd signals that a job or batch may have ended: with the job itself as
+// it ended, or with nil, and then it has to be looked for. It is subscribed
+// when it returns; stop ends it.
+func (n *Notices) WatchEnd(ctx context.Context, id string) (ended <-chan *tasks.Job, stop func(), err error) {
+	e := &ear{ended: make(chan *tasks.Job, 1)}
+	stop, err = n.watch(ctx, id, e)
+	return e.ended, stop, err
+}
+
+func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), err error) {
 	n.mu.Lock()
 	if n.sub == nil {
 		n.mu.Unlock()
-		return nil, nil, fmt.Errorf("watch %s: not listening: %w", id, tasks.ErrUnavailable)
+		return nil, fmt.Errorf("watch %s: not listening: %w", id, tasks.ErrUnavailable)
 	}
 	ready := n.ready[id]
 	if n.ears[id] == nil {
-		n.ears[id] = map[chan struct{}]struct{}{}
+		n.ears[id] = map[*ear]struct{}{}
 		ready = make(chan struct{})
 		n.ready[id] = ready
 		if err := n.sub.Subscribe(ctx, noteChannel+id); err != nil {
 			delete(n.ears, id)
 			delete(n.ready, id)
 			n.mu.Unlock()
-			return nil, nil, fmt.Errorf("watch %s: %w", id, known(err))
+			return nil, fmt.Errorf("watch %s: %w", id, known(err))
 		}
 	}
-	n.ears[id][ear] = struct{}{}
+	n.ears[id][e] = struct{}{}
 	n.mu.Unlock()
-	stop = sync.OnceFunc(func() { n.unwatch(id, ear) })
+	stop = sync.OnceFunc(func() { n.unwatch(id, e) })
 	if ready != nil {
 		select {
 		case <-ready:
 		case <-time.After(5 * time.Second):
 			stop()
-			return nil, nil, fmt.Errorf("watch %s: %w", id, tasks.ErrUnavailable)
+			return nil, fmt.Errorf("watch %s: %w", id, tasks.ErrUnavailable)
 		case <-ctx.Done():
 			stop()
-			return nil, nil, ctx.Err()
-		}
-		select { // being subscribed is not a change
-		case <-ear:
-		default:
+			return nil, ctx.Err()
 		}
 	}
-	return ear, stop, nil
+	return stop, nil
 }
 
-func (n *Notices) unwatch(id string, ear chan struct{}) {
+func (n *Notices) unwatch(id string, e *ear) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.ears[id], ear)
+	delete(n.ears[id], e)
 	if len(n.ears[id]) > 0 {
 		return
 	}

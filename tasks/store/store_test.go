@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sort"
+	"strings"
 	"testing"
 	"time"
 
@@ -628,6 +630,62 @@ func TestNoticesWakeAWatcher(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("no word of the cancellation")
+	}
+}
+
+func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
+	s, rdb := open(t, 4)
+	n := store.NewNotices(rdb, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range []struct {
+		name    string
+		result  string
+		carried bool
+	}{
+		{"small", `{"text":"7:ü ended \n"}`, true},
+		{"large", `"` + strings.Repeat("x", 100_000) + `"`, false},
+	} {
+		k := claimed(t, s)
+		var ended <-chan *tasks.Job
+		var stop func()
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			var err error
+			if ended, stop, err = n.WatchEnd(ctx, k.ID); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+		take(t, s, k)
+		start(t, s, k)
+		if _, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(c.result), Attempt: tasks.Attempt{Outcome: tasks.Succeeded}}); err != nil {
+			t.Fatal(err)
+		}
+		want, err := s.Job(ctx, "acme", k.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-ended:
+			switch {
+			case (got != nil) != c.carried:
+				t.Errorf("%s: carried %v, want %v", c.name, got != nil, c.carried)
+			case got != nil && !reflect.DeepEqual(*got, want):
+				t.Errorf("%s: carried\n%+v\nwant\n%+v", c.name, *got, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: no signal at the end", c.name)
+		}
+		stop()
 	}
 }
 
