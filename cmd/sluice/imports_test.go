@@ -17,8 +17,9 @@ import (
 var mayImport = map[string][]string{
 	"/tasks":           {},
 	"/tasks/gather":    {},
+	"/tasks/pipeline":  {redisClient},
 	"/tasks/store":     {"/tasks", redisClient, "github.com/oklog/ulid/v2"},
-	"/tasks/queue":     {"/tasks", asynqLib, redisClient},
+	"/tasks/queue":     {"/tasks", "/tasks/pipeline", asynqLib, redisClient},
 	"/tasks/redisd":    {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest": {redisClient},
 	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},

@@ -95,7 +95,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		depth[p.Name] = depthOf(p.Limits)
 	}
 	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
-	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Log: s.log, Metrics: s.registry})
+	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control)
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Limits: func(name string) quota.Limits {
@@ -247,19 +247,25 @@ func depthOf(l Limits) int {
 	return 256
 }
 
-// kick wakes a worker that waits for a pool: this process's, and the others'.
-func (s *service) kick(ctx context.Context, pool string, n int) {
-	if s.worker != nil {
-		if pool == queue.Deliveries {
-			s.deliverer.Kick()
-			return
-		}
-		s.worker.Kick(pool, n)
-		return // a worker that feeds takes the work itself; others look twice a second
+// kick wakes this process's worker that waits for a queue. Those of other
+// processes are told in the round trip that brings the tasks.
+func (s *service) kick(_ context.Context, name string, n int) {
+	switch {
+	case s.worker == nil:
+	case name == queue.Deliveries:
+		s.deliverer.Kick()
+	default:
+		s.worker.Kick(name, n)
 	}
-	if err := s.store.Tell(ctx, store.Control{Verb: "kick", What: pool}); err != nil {
-		s.log.Warn("workers were not woken; they look by themselves", "error", err)
+}
+
+// tell wakes the workers of other processes. Nil in a process that has one
+// itself: it takes the work, and others look twice a second.
+func (s *service) tell(r roles) func(p redis.Pipeliner, pool string, n int) {
+	if r.worker {
+		return nil
 	}
+	return s.store.Kick
 }
 
 // control hears what other processes say.
@@ -271,7 +277,7 @@ func (s *service) control(c store.Control) {
 	case "deliver":
 		s.deliverer.Wake()
 	case "kick":
-		s.worker.Kick(c.What, 0)
+		s.worker.Kick(c.What, c.N)
 	case "cancel":
 		s.worker.Cancel(c.What)
 	case "listen":

@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
 // TypePrompt is the Asynq type of a prompt task.
@@ -78,9 +79,12 @@ type Backlog interface {
 type Config struct {
 	Redis   redis.UniversalClient
 	Backlog Backlog
-	// Kick is told each pool that was handed tasks and how many, so that an idle worker
-	// wakes; nil: workers find out by themselves within half a second.
-	Kick func(ctx context.Context, pool string, n int)
+	// Kick is told each queue that has been handed tasks and how many, so that an idle
+	// worker wakes; nil: workers find out by themselves within half a second.
+	Kick func(ctx context.Context, queue string, n int)
+	// Tell does the same for other processes: what it adds travels in the round trip
+	// that hands tasks to a pool, right behind them. Nil: nothing is added.
+	Tell func(p redis.Pipeliner, pool string, n int)
 	// Every is the pause between sweeps; 0 means one second.
 	Every   time.Duration
 	Log     *slog.Logger          // nil: silent
@@ -106,7 +110,7 @@ func NewFeeder(c Config) *Feeder {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &Feeder{
-		c: c, client: asynq.NewClientFromRedisClient(c.Redis), inspector: asynq.NewInspectorFromRedisClient(c.Redis),
+		c: c, client: asynq.NewClientFromRedisClient(pipeline.Client(c.Redis)), inspector: asynq.NewInspectorFromRedisClient(c.Redis),
 		handed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_released_total", Help: "Jobs handed from the backlog to Asynq.",
 		}, []string{"pool"}),
@@ -123,19 +127,35 @@ func NewFeeder(c Config) *Feeder {
 	return f
 }
 
-// Hand enqueues tickets and wakes a worker for each pool among them. A ticket
-// that cannot be enqueued is not lost: a sweep looks at it within ten seconds.
+// Hand enqueues tickets, in one round trip, and wakes a worker for each pool
+// among them. A ticket that cannot be enqueued is not lost: a sweep looks at it
+// within ten seconds.
 func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
-	var errs []error
+	if len(list) == 0 {
+		return nil
+	}
 	pools := map[string]int{}
 	for _, t := range list {
-		if err := f.enqueue(ctx, t); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		f.handed.WithLabelValues(t.Pool).Inc()
 		pools[t.Pool]++
 	}
+	var tell func(redis.Pipeliner)
+	if f.c.Tell != nil {
+		tell = func(p redis.Pipeliner) {
+			for pool, n := range pools {
+				f.c.Tell(p, pool, n)
+			}
+		}
+	}
+	errs := make([]error, len(list))
+	steps := make([]func(context.Context), len(list))
+	for i, t := range list {
+		steps[i] = func(ctx context.Context) {
+			if errs[i] = f.enqueue(ctx, t); errs[i] == nil {
+				f.handed.WithLabelValues(t.Pool).Inc()
+			}
+		}
+	}
+	pipeline.Join(ctx, tell, steps...)
 	if f.c.Kick != nil {
 		for pool, n := range pools {
 			f.c.Kick(ctx, pool, n)

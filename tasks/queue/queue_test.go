@@ -71,6 +71,72 @@ func TestHandingTwiceIsOneTask(t *testing.T) {
 	}
 }
 
+// Whatever is handed over at once goes in one round trip, and so does what wakes
+// other processes, behind it.
+func TestHandingIsOneRoundTrip(t *testing.T) {
+	srv := redistest.Start(t, redistest.Options{})
+	rdb := srv.Client()
+	ctx := t.Context()
+	sub := srv.Client().Subscribe(ctx, "woken")
+	defer sub.Close()
+	if _, err := sub.Receive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f := queue.NewFeeder(queue.Config{Redis: rdb, Tell: func(p redis.Pipeliner, pool string, n int) {
+		p.Publish(ctx, "woken", fmt.Sprint(pool, " ", n))
+	}})
+	list := func(from, n int) (out []tasks.Ticket) {
+		for i := range n {
+			out = append(out, tasks.Ticket{ID: fmt.Sprintf("job_%d", from+i), Fence: 1, Pool: pool})
+		}
+		return out
+	}
+	// Asynq's first task of a queue takes two more: the queue's name, and the script.
+	if err := f.Hand(ctx, list(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	trips := &roundTrips{}
+	rdb.AddHook(trips)
+	if err := f.Hand(ctx, list(1, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if n := trips.n.Load(); n != 1 {
+		t.Errorf("%d round trips for 100 tasks, want 1", n)
+	}
+	for want := "p 100"; ; {
+		m, err := sub.ReceiveMessage(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Payload == "p 1" {
+			continue // the first, perhaps twice
+		}
+		if m.Payload != want {
+			t.Errorf("told %q, want %q", m.Payload, want)
+		}
+		break
+	}
+	info, err := asynq.NewInspectorFromRedisClient(rdb).GetQueueInfo(pool)
+	if err != nil || info.Pending != 101 {
+		t.Errorf("queue: %+v, %v; want 101 pending tasks", info, err)
+	}
+}
+
+type roundTrips struct{ n atomic.Int64 }
+
+func (r *roundTrips) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (r *roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { r.n.Add(1); return next(ctx, cmd) }
+}
+func (r *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() != "client" {
+			r.n.Add(1)
+		}
+		return next(ctx, cmds)
+	}
+}
+
 // pending waits until the pool's queue holds a task of the wanted id.
 func pending(t *testing.T, rdb *redis.Client, id string) {
 	t.Helper()

@@ -15,8 +15,9 @@ import (
 
 // Control is what one process tells the others.
 type Control struct {
-	Verb string // "kick" a pool, "cancel" a job, "listen" to a job's text
+	Verb string // "kick" a pool, "cancel" a job, "listen" to a job's text, "deliver" what is due
 	What string
+	N    int // with "kick": tasks more; 0 when nobody knows
 }
 
 // Notices is one process's ear: a single subscription through which waiting
@@ -81,9 +82,8 @@ func (n *Notices) Run(ctx context.Context) error {
 				}
 			case *redis.Message:
 				if m.Channel == controlChannel {
-					verb, what, _ := strings.Cut(m.Payload, " ")
 					if n.control != nil {
-						n.control(Control{Verb: verb, What: what})
+						n.control(parseControl(m.Payload))
 					}
 					continue
 				}
@@ -91,6 +91,12 @@ func (n *Notices) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+func parseControl(said string) Control {
+	verb, rest, _ := strings.Cut(said, " ")
+	what, count, _ := strings.Cut(rest, " ")
+	return Control{Verb: verb, What: what, N: int(atoi(count))}
 }
 
 func (n *Notices) subscribed(id string) {
@@ -224,6 +230,12 @@ func (n *Notices) unwatch(id string, e *ear) {
 	if n.sub != nil {
 		_ = n.sub.Unsubscribe(context.Background(), noteChannel+id)
 	}
+}
+
+// Kick adds to a pipeline what wakes the workers of a pool, which holds n tasks
+// more, in every process.
+func (s *Store) Kick(p redis.Pipeliner, pool string, n int) {
+	p.Publish(context.Background(), controlChannel, "kick "+pool+" "+strconv.Itoa(n))
 }
 
 // Tell sends a control message to every process.
