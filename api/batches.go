@@ -161,6 +161,7 @@ type intake struct {
 
 	chunk  []tasks.Job
 	bytes  int
+	laid   chan error     // the end of the staging under way; nil: none is
 	pools  map[string]int // jobs by pool
 	tokens int64
 }
@@ -172,8 +173,13 @@ func (in *intake) fingerprint() string {
 	return in.sum.String()
 }
 
-// read takes in the whole body.
+// read takes in the whole body. Nothing is under way when it returns.
 func (in *intake) read(ctx context.Context, body io.Reader, media string) (err error) {
+	defer func() {
+		if last := in.staged(); err == nil {
+			err = last
+		}
+	}()
 	each := func(line int, raw []byte) error { return in.take(ctx, line, raw) }
 	if media == jsonType {
 		err = readDocument(body, in.api.MaxBody, in.api.MaxBatchLines, each)
@@ -258,13 +264,25 @@ func (in *intake) decode(ctx context.Context, line int, raw []byte) (tasks.Job, 
 	return job, nil
 }
 
-// stage hands the jobs laid down to the store.
+// stage hands the jobs laid down to the store, which writes them while the next
+// are read; it waits for those before.
 func (in *intake) stage(ctx context.Context) error {
-	if len(in.chunk) == 0 {
+	if err := in.staged(); err != nil || len(in.chunk) == 0 {
+		return err
+	}
+	chunk, laid := in.chunk, make(chan error, 1)
+	in.chunk, in.bytes, in.laid = make([]tasks.Job, 0, stageJobs), 0, laid
+	go func() { laid <- in.api.Batches.StageBatch(ctx, in.batch, chunk) }()
+	return nil
+}
+
+// staged waits for the staging under way.
+func (in *intake) staged() error {
+	if in.laid == nil {
 		return nil
 	}
-	err := in.api.Batches.StageBatch(ctx, in.batch, in.chunk)
-	in.chunk, in.bytes = nil, 0
+	err := <-in.laid
+	in.laid = nil
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
@@ -123,8 +124,10 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		}
 	}
 	if e.Status == tasks.StatusSucceeded {
-		w.end(base, p, job, t, e) // somebody may wait for it
-		w.settle(base, p, grant, actual(answer, took))
+		// In one round trip, the end first: somebody may wait for it.
+		pipeline.Join(base, nil,
+			func(ctx context.Context) { w.end(ctx, p, job, t, e) },
+			func(ctx context.Context) { w.settle(ctx, p, grant, actual(answer, took)) })
 	} else {
 		w.settle(base, p, grant, actual(answer, took))
 		w.end(base, p, job, t, e)

@@ -139,15 +139,12 @@ func (j jobs) Retry(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	return job, err
 }
 
-// CommitBatch accepts a batch and puts its lines into the backlogs. Once it is
-// accepted, what is cut off here is gone on with by a sweep.
+// CommitBatch accepts a batch. Its lines go into the backlogs after the answer.
 func (j jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
 	tenant, err := j.Store.CommitBatch(ctx, id, c)
 	if err != nil {
 		return tasks.Batch{}, err
 	}
-	if err := j.feeder.Unfold(context.WithoutCancel(ctx), id); err != nil {
-		j.log.Warn("a batch waits for the sweep to go on", "batch", id, "error", err)
-	}
+	j.feeder.Begin(id)
 	return j.Batch(ctx, tenant, id)
 }

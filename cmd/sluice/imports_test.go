@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},
 	"/api/auth":        {jsonLib, "github.com/golang-jwt/jwt/v5"},
 	"/api/quota":       {"/tasks", "/tasks/gather", redisClient},
-	"/worker":          {"/tasks", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
+	"/worker":          {"/tasks", "/tasks/pipeline", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
 	"/worker/limit":    {redisClient},
 	"/worker/pause":    {redisClient},
 	"/worker/upstream": {"/tasks", jsonLib},

@@ -23,6 +23,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/web"
@@ -41,6 +42,7 @@ type service struct {
 	registry *prometheus.Registry
 	redis    *redisConn
 	rdb      redis.UniversalClient
+	joined   redis.UniversalClient // rdb, where steps that are written apart may go together
 	store    *store.Store
 	feeder   *queue.Feeder
 	notices  *store.Notices
@@ -90,11 +92,12 @@ func newService(ctx context.Context, cfg *Config, r roles, log *slog.Logger) (*s
 
 func (s *service) build(ctx context.Context, r roles) error {
 	s.rdb = s.redis.client(64)
+	s.joined = pipeline.Client(s.rdb)
 	depth := map[string]int{}
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
 	}
-	s.store = store.New(store.Config{Redis: s.rdb, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
+	s.store = store.New(store.Config{Redis: s.joined, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control)
 	var err error
@@ -147,7 +150,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
 	fail := func(err error) (worker.Pool, error) { return worker.Pool{}, fmt.Errorf("pools.%s: %w", p.Name, err) }
 	gate, err := limit.New(limit.Config{
-		Redis: s.rdb, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
+		Redis: s.joined, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
 		Limits: limit.Limits{
 			RequestsPerMinute: p.Limits.RequestsPerMinute, InputTokensPerMinute: p.Limits.InputTokensPerMinute,
 			OutputTokensPerMinute: p.Limits.OutputTokensPerMinute, RequestBurst: int(p.Limits.RequestBurst), Concurrency: p.Limits.Concurrency,

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -97,6 +98,7 @@ type Feeder struct {
 	c         Config
 	client    *asynq.Client
 	inspector *asynq.Inspector
+	begun     chan string // batches that were accepted just now
 	handed    *prometheus.CounterVec
 	mended    *prometheus.CounterVec
 }
@@ -111,6 +113,7 @@ func NewFeeder(c Config) *Feeder {
 	}
 	f := &Feeder{
 		c: c, client: asynq.NewClientFromRedisClient(pipeline.Client(c.Redis)), inspector: asynq.NewInspectorFromRedisClient(c.Redis),
+		begun: make(chan string, 64),
 		handed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_released_total", Help: "Jobs handed from the backlog to Asynq.",
 		}, []string{"pool"}),
@@ -174,8 +177,23 @@ func (f *Feeder) enqueue(ctx context.Context, t tasks.Ticket) error {
 	return nil
 }
 
-// Run sweeps until ctx ends: once a second, and when a job falls due.
+// Run sweeps until ctx ends: once a second, and when a job falls due. Beside that
+// it puts into the backlogs what Begin names.
 func (f *Feeder) Run(ctx context.Context) error {
+	var unfolds sync.WaitGroup
+	defer unfolds.Wait()
+	unfolds.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case batch := <-f.begun:
+				if err := f.Unfold(ctx, batch); err != nil && ctx.Err() == nil {
+					f.c.Log.Warn("a batch waits for the sweep to go on", "batch", batch, "error", err)
+				}
+			}
+		}
+	})
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -220,6 +238,15 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 		errs = append(errs, f.c.Backlog.AbortBatch(ctx, id))
 	}
 	return swept.NextDue, errors.Join(errs...)
+}
+
+// Begin has Run put the lines of an accepted batch into the backlogs. What Run
+// is too busy for, or does not come to, a sweep does within some seconds.
+func (f *Feeder) Begin(batch string) {
+	select {
+	case f.begun <- batch:
+	default:
+	}
 }
 
 // Unfold puts all lines of an accepted batch into the backlogs.

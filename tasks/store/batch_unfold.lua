@@ -9,20 +9,40 @@ if at < 0 then
   return { 0, {} }
 end
 local ids = redis.call('LRANGE', list, at, at + ARGV[2] - 1)
+-- What is the same for many lines is written once for all of them.
+local mine, counts, lines = {}, {}, {}
 for _, id in ipairs(ids) do
   local j = load(id)
   if j then
     -- Also for one that was canceled before it got here: its count was taken off already.
-    redis.call('HINCRBY', P .. 'n:' .. j.p, 'queued', 1)
-    redis.call('ZADD', P .. 'tn:' .. j.t, 0, id)
+    counts[j.p] = (counts[j.p] or 0) + 1
+    mine[#mine + 1], mine[#mine + 2] = 0, id
     if not final(j.s) then
       j.k = now + j.k
       redis.call('HSET', j.key, 'k', j.k)
       if j.dl > 0 then redis.call('ZADD', P .. 'dl', j.dl, id) end
-      local due = redis.call('HGET', j.key, 'due')
-      if j.s == 'scheduled' and due then redis.call('ZADD', P .. 'due', due, id) else backlog(j) end
+      local due = j.s == 'scheduled' and redis.call('HGET', j.key, 'due')
+      if due then
+        redis.call('ZADD', P .. 'due', due, id)
+      else
+        local pool = lines[j.p]
+        if not pool then
+          pool = { first = j }
+          lines[j.p] = pool
+        end
+        pool[#pool + 1], pool[#pool + 2] = j.k, id
+        if j.fb then redis.call('ZADD', P .. 'fall:' .. j.p, j.k, id) end
+      end
     end
   end
+end
+if #mine > 0 then redis.call('ZADD', P .. 'tn:' .. redis.call('HGET', g, 't'), unpack(mine)) end
+for pool, n in pairs(counts) do
+  redis.call('HINCRBY', P .. 'n:' .. pool, 'queued', n)
+end
+for pool, some in pairs(lines) do
+  redis.call('ZADD', P .. 'q:' .. pool .. ':' .. some.first.t, unpack(some))
+  ring(some.first)
 end
 local left = redis.call('LLEN', list) - at - #ids
 if left <= 0 then

@@ -147,17 +147,21 @@ local function close(j, ended, details)
   j.cur = nil
 end
 
+-- ring gives a job's tenant a turn in its pool, if it has none.
+local function ring(j)
+  local turns = P .. 'ring:' .. j.p
+  if not redis.call('ZSCORE', turns, j.t) then
+    -- A tenant that comes back starts at the present turn: idling saves nothing up.
+    local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', turns, first[2] or redis.call('GET', P .. 'turn:' .. j.p) or 0, j.t)
+  end
+end
+
 -- backlog puts a job where the next pick finds it.
 local function backlog(j)
-  local q = P .. 'q:' .. j.p .. ':' .. j.t
-  redis.call('ZADD', q, j.k, j.id)
+  redis.call('ZADD', P .. 'q:' .. j.p .. ':' .. j.t, j.k, j.id)
   if j.fb then redis.call('ZADD', P .. 'fall:' .. j.p, j.k, j.id) end
-  local ring = P .. 'ring:' .. j.p
-  if not redis.call('ZSCORE', ring, j.t) then
-    -- A tenant that comes back starts at the present turn: idling saves nothing up.
-    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', ring, first[2] or redis.call('GET', P .. 'turn:' .. j.p) or 0, j.t)
-  end
+  ring(j)
 end
 
 -- divert makes a waiting job another pool's: to is the pool, passed how many of
