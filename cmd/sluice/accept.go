@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,10 @@ type jobs struct {
 	fall   *fallback
 	full   *atomic.Bool // Redis is nearly full: no more is taken in
 	group  *gather.Group[tasks.Submission, store.Created]
+
+	// idle are the pools whose last job was handed out by its own submit; nil where
+	// records and tasks may lie on different servers.
+	idle *sync.Map
 }
 
 // Submits that come at once are stored together: so many in one script, and so
@@ -34,18 +40,46 @@ const (
 	submitTimeout   = 10 * time.Second
 )
 
-func newJobs(s *store.Store, f *queue.Feeder, p *pools, fall *fallback, log *slog.Logger) jobs {
+func newJobs(s *store.Store, f *queue.Feeder, p *pools, fall *fallback, oneServer bool, log *slog.Logger) jobs {
 	j := jobs{Store: s, feeder: f, pools: p, log: log, fall: fall, full: new(atomic.Bool)}
+	if oneServer {
+		j.idle = new(sync.Map)
+	}
 	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
 		ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 		defer cancel()
-		made, tickets, err := s.Create(ctx, subs...)
-		if err == nil {
-			j.hand(ctx, tickets)
-		}
-		return made, err
+		return j.create(ctx, subs)
 	})
 	return j
+}
+
+// create stores jobs and hands over what there is room for. A job that comes
+// alone to an idle pool is enqueued in the round trip that stores it, with the
+// fence that it then gets. Where that guess is wrong, the task is void: whoever
+// takes it asks the record first.
+func (j jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
+	var made []store.Created
+	var next []tasks.Ticket
+	var err error
+	var guess []tasks.Ticket
+	job := &subs[0].Job
+	if len(subs) == 1 && job.NotBefore.IsZero() && j.idle != nil {
+		if idle, _ := j.idle.Load(job.Pool); idle == true {
+			guess = []tasks.Ticket{{ID: job.ID, Fence: 1, Pool: job.Pool}}
+		}
+	}
+	missed := j.feeder.HandBehind(ctx, func(ctx context.Context) { made, next, err = j.Create(ctx, subs...) }, guess)
+	if err != nil {
+		return nil, err
+	}
+	if j.idle != nil && made[0].Err == nil && !made[0].Replayed {
+		j.idle.Store(job.Pool, slices.Contains(next, tasks.Ticket{ID: job.ID, Fence: 1, Pool: job.Pool}))
+	}
+	if missed == nil && len(guess) > 0 {
+		next = slices.DeleteFunc(next, func(t tasks.Ticket) bool { return t == guess[0] })
+	}
+	j.hand(ctx, next)
+	return made, nil
 }
 
 // Redis is asked for its memory so often, and at this share of it no more work

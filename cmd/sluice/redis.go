@@ -104,6 +104,9 @@ func (r *redisConn) client(conns int) redis.UniversalClient {
 	return c
 }
 
+// cluster reports whether keys may lie on different servers.
+func (r *redisConn) cluster() bool { return r.embedded == nil && r.target.Cluster != nil }
+
 // close closes every client, then the embedded server.
 func (r *redisConn) close() error {
 	var errs []error

@@ -131,7 +131,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.pools = newPools(s.cfg, s.store, s.gates, s.breakers)
 	s.fall = newFallback(s.cfg, s.store, s.feeder, s.pools, s.log, s.registry)
-	s.jobs = newJobs(s.store, s.feeder, s.pools, s.fall, s.log)
+	s.jobs = newJobs(s.store, s.feeder, s.pools, s.fall, !s.redis.cluster(), s.log)
 	s.registry.MustRegister(backlogMetrics{s.pools})
 	if !r.worker {
 		return nil

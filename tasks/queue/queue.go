@@ -134,7 +134,17 @@ func NewFeeder(c Config) *Feeder {
 // among them. A ticket that cannot be enqueued is not lost: a sweep looks at it
 // within ten seconds.
 func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
+	return f.HandBehind(ctx, nil, list)
+}
+
+// HandBehind is Hand in the round trip of what first asks, if it is not nil, by
+// a script on a pipeline.Client of the same Redis: the tickets are enqueued just
+// behind it, whatever it is answered.
+func (f *Feeder) HandBehind(ctx context.Context, first func(context.Context), list []tasks.Ticket) error {
 	if len(list) == 0 {
+		if first != nil {
+			first(ctx)
+		}
 		return nil
 	}
 	pools := map[string]int{}
@@ -150,13 +160,16 @@ func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
 		}
 	}
 	errs := make([]error, len(list))
-	steps := make([]func(context.Context), len(list))
+	steps := make([]func(context.Context), 0, 1+len(list))
+	if first != nil {
+		steps = append(steps, first)
+	}
 	for i, t := range list {
-		steps[i] = func(ctx context.Context) {
+		steps = append(steps, func(ctx context.Context) {
 			if errs[i] = f.enqueue(ctx, t); errs[i] == nil {
 				f.handed.WithLabelValues(t.Pool).Inc()
 			}
-		}
+		})
 	}
 	pipeline.Join(ctx, tell, steps...)
 	if f.c.Kick != nil {

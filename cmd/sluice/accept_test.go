@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// A job that comes alone to an idle pool is stored and enqueued in one round
+// trip; where the pool turns out not to be idle, the task is void, and the job
+// is handed out in its turn.
+func TestASubmitToAnIdlePoolIsOneRoundTrip(t *testing.T) {
+	rdb := redistest.New(t)
+	joined := pipeline.Client(rdb)
+	s := store.New(store.Config{Redis: joined, Depth: map[string]int{"p": 8}})
+	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s})
+	j := jobs{Store: s, feeder: f, log: slog.New(slog.DiscardHandler), idle: new(sync.Map)}
+	insp := asynq.NewInspectorFromRedisClient(rdb)
+	ctx := t.Context()
+	trips := new(atomic.Int64)
+	rdb.AddHook(callCounter{trips})
+
+	submit := func() (id string, took int64) {
+		t.Helper()
+		id = store.NewID("job")
+		before := trips.Load()
+		made, err := j.create(ctx, []tasks.Submission{{Job: tasks.Job{
+			ID: id, Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal,
+			Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},
+		}}})
+		if err != nil || made[0].Err != nil {
+			t.Fatal(err, made[0].Err)
+		}
+		return id, trips.Load() - before
+	}
+	pending := func(id string) bool {
+		info, err := insp.GetTaskInfo("p", id+":1")
+		return err == nil && info.State == asynq.TaskStatePending
+	}
+
+	first, _ := submit() // scripts are loaded, connections made on the way
+	submit()
+	for range 2 {
+		id, took := submit()
+		if took != 1 {
+			t.Errorf("%d round trips to an idle pool, want 1", took)
+		}
+		if !pending(first) || !pending(id) {
+			t.Error("a task is not in the queue")
+		}
+	}
+
+	if err := s.SetPaused(ctx, "p", true); err != nil {
+		t.Fatal(err)
+	}
+	held, _ := submit()
+	if _, err := s.Take(ctx, tasks.Ticket{ID: held, Fence: 1, Pool: "p"}); !errors.Is(err, tasks.ErrLost) {
+		t.Errorf("a job of a paused pool was taken: %v", err)
+	}
+	next, _ := submit() // nobody guesses now
+	if pending(next) {
+		t.Error("a job of a paused pool is in the queue")
+	}
+	if err := s.SetPaused(ctx, "p", false); err != nil {
+		t.Fatal(err)
+	}
+	swept, err := s.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Hand(ctx, swept.Hand); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{held, next} {
+		if !pending(id) {
+			t.Errorf("job %s was not handed out after the pause", id)
+		}
+		if _, err := s.Take(ctx, tasks.Ticket{ID: id, Fence: 1, Pool: "p"}); err != nil {
+			t.Errorf("take job %s after the pause: %v", id, err)
+		}
+	}
+}
+
+// What is refused leaves no more than a void task.
+func TestAGuessBehindARefusalIsVoid(t *testing.T) {
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: pipeline.Client(rdb), Depth: map[string]int{"p": 8}})
+	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s, Tell: func(p redis.Pipeliner, _ string, _ int) { p.Ping(context.Background()) }})
+	j := jobs{Store: s, feeder: f, log: slog.New(slog.DiscardHandler), idle: new(sync.Map)}
+	j.idle.Store("p", true)
+	sub := tasks.Submission{MaxQueued: 1, Job: tasks.Job{
+		Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal, Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},
+	}}
+	var quota *tasks.QuotaError
+	for i, want := range []bool{false, true} {
+		sub.Job.ID = store.NewID("job")
+		made, err := j.create(t.Context(), []tasks.Submission{sub})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := errors.As(made[0].Err, &quota); got != want {
+			t.Errorf("submit %d refused: %t, want %t", i+1, got, want)
+		}
+	}
+	if _, err := s.Take(t.Context(), tasks.Ticket{ID: sub.Job.ID, Fence: 1, Pool: "p"}); !errors.Is(err, tasks.ErrNotFound) {
+		t.Errorf("a job that was refused: %v", err)
+	}
+}
