@@ -72,7 +72,7 @@ func (j jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Crea
 	if err != nil {
 		return nil, err
 	}
-	if j.idle != nil && made[0].Err == nil && !made[0].Replayed {
+	if j.idle != nil {
 		j.idle.Store(job.Pool, slices.Contains(next, tasks.Ticket{ID: job.ID, Fence: 1, Pool: job.Pool}))
 	}
 	if missed == nil && len(guess) > 0 {
