@@ -109,12 +109,11 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	// The gate first when the provider said to wait, so that nobody is sent meanwhile.
 	if v.hold > 0 {
 		w.m.refused.WithLabelValues(p.Name).Inc()
-		hold := v.hold
+		hold := p.Gate.Hold
 		if v.ramp {
-			hold += rampSpare
-			p.ramp(v.hold)
+			hold = p.Gate.Ramp
 		}
-		if err := p.Gate.Hold(base, hold, string(answer.Outcome)); err != nil {
+		if err := hold(base, v.hold, string(answer.Outcome)); err != nil {
 			w.log.Warn("the pool was not held", "pool", p.Name, "error", err)
 		}
 	} else if v.soft {

@@ -63,8 +63,7 @@ type Gate interface {
 	Settle(ctx context.Context, g limit.Grant, a limit.Actual) error
 	SoftRefusal(ctx context.Context) error
 	Hold(ctx context.Context, d time.Duration, reason string) error
-	Resume(ctx context.Context, pace float64) error
-	State(ctx context.Context) (limit.State, error)
+	Ramp(ctx context.Context, d time.Duration, reason string) error
 }
 
 // Health is told how each call ended, by which model and after how long, and
@@ -133,8 +132,7 @@ type pool struct {
 	Pool
 	server *asynq.Server
 	budget *budget
-	ramps  chan time.Duration // from refusals for a rise of use, to slowly
-	mean   atomic.Int64       // of the calls' times of late, in nanoseconds
+	mean   atomic.Int64 // of the calls' times of late, in nanoseconds
 }
 
 // slowCall is the mean time of calls from which on their input is settled when
@@ -200,7 +198,7 @@ func New(c Config) (*Worker, error) {
 		if cfg.Concurrency == 0 {
 			cfg.Concurrency = 64
 		}
-		p := &pool{Pool: cfg, budget: newBudget(), ramps: make(chan time.Duration, 1)}
+		p := &pool{Pool: cfg, budget: newBudget()}
 		p.server = asynq.NewServerFromRedisClient(c.Redis, asynq.Config{
 			Concurrency:       cfg.Concurrency,
 			Queues:            map[string]int{cfg.Name: 1},
@@ -250,7 +248,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopParts()
 	for _, p := range w.pools {
 		parts.Go(func() error { return p.Gate.Run(partsCtx) })
-		parts.Go(func() error { w.slowly(partsCtx, p); return nil })
 	}
 	parts.Go(func() error { return w.renew(partsCtx) })
 

@@ -286,8 +286,22 @@ func (g *Gate) Hold(ctx context.Context, d time.Duration, reason string) error {
 	if d <= 0 {
 		return nil
 	}
+	return g.holdBy(ctx, "hold", d, reason)
+}
+
+// Ramp holds as Hold does, after the provider has said that use rose too
+// sharply: a hold alone would be followed by the same rise. When the hold ends,
+// by itself or by a Resume, the gate goes on at a tenth of the pace, doubling
+// each 5 s, whoever lives by then.
+//
+// Source: platform.claude.com/docs/en/api/rate-limits, acceleration limits.
+func (g *Gate) Ramp(ctx context.Context, d time.Duration, reason string) error {
+	return g.holdBy(ctx, "ramp", max(0, d), reason)
+}
+
+func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason string) error {
 	g.m.holds.Inc()
-	left, err := g.steer(ctx, "hold", seconds(d), reason)
+	left, err := g.steer(ctx, verb, seconds(d), reason)
 	if err == nil {
 		g.noteHold(left)
 	}
@@ -304,7 +318,8 @@ func (g *Gate) Release(ctx context.Context) error {
 }
 
 // Resume ends a hold and starts at that share of the full pace (0.1 for a
-// tenth), doubling each 5 s until it is full. 1 or more is the full pace at once.
+// tenth), doubling each 5 s until it is full. 1 or more is the full pace at once,
+// but for a slow start that Ramp has begun and that has not got so far.
 func (g *Gate) Resume(ctx context.Context, pace float64) error {
 	_, err := g.steer(ctx, "resume", clampPace(pace), "")
 	if err == nil {

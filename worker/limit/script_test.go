@@ -444,6 +444,72 @@ func TestSlotAheadCountsOnTheSlowStart(t *testing.T) {
 	}
 }
 
+// Of the process that was refused nothing is needed after the refusal: whoever
+// asks when the hold is over finds the slow start.
+func TestARampsSlowStartNeedsNobodyWhoLives(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	limits := Limits{RequestsPerMinute: 600, RequestBurst: 1}
+	c := onClock(t, rdb, limits)
+	ctx := t.Context()
+	c.wait(Need{})
+	if err := c.g.Ramp(ctx, 10*time.Second, "ramp_limited"); err != nil {
+		t.Fatal(err)
+	}
+	other := c.another(rdb, limits)
+	c.t += 5
+	if err := other.Hold(ctx, 10*time.Second, "rate_limited"); err != nil { // a longer one: the slow start waits for its end
+		t.Fatal(err)
+	}
+	if a, _ := c.ask(other, Need{}); a.status != "hold" || !near(a.wait, 10, 1e-3) {
+		t.Errorf("got %s %v, want hold 10 s", a.status, a.wait)
+	}
+	for _, step := range []struct{ after, pace float64 }{{10.01, 0.1}, {4.9, 0.1}, {0.1, 0.2}, {5, 0.4}, {5, 0.8}, {5, 1}} {
+		c.t += step.after
+		if s := state(t, other); !approx(s.Pace, step.pace, 1e-6) || s.HeldFor != 0 {
+			t.Errorf("at %v s: pace %v, held for %v; want %v, 0", c.t-1_800_000_000, s.Pace, s.HeldFor, step.pace)
+		}
+	}
+}
+
+// The breaker, or an operator, resumes at a pace of its own, and perhaps more
+// than once. It may be slower than a ramp's slow start and not faster.
+func TestAResumeDoesNotCutARampShort(t *testing.T) {
+	t.Parallel()
+	c := newClock(t, Limits{RequestsPerMinute: 600})
+	ctx := t.Context()
+	pace := func(want float64, what string) {
+		t.Helper()
+		if s := state(t, c.g); !approx(s.Pace, want, 1e-6) || s.HeldFor != 0 {
+			t.Errorf("%s: pace %v, held for %v; want %v, 0", what, s.Pace, s.HeldFor, want)
+		}
+	}
+	resume := func(at float64) {
+		t.Helper()
+		if err := c.g.Resume(ctx, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.wait(Need{})
+	if err := c.g.Ramp(ctx, 10*time.Second, "ramp_limited"); err != nil {
+		t.Fatal(err)
+	}
+	c.t++
+	resume(1)
+	resume(1) // another process
+	pace(0.1, "resumed in the hold")
+	c.t += 5.1
+	resume(0.8)
+	pace(0.2, "resumed after a doubling")
+	resume(0.05)
+	pace(0.05, "resumed at less")
+	c.t += 25.1
+	pace(1, "at the end")
+	resume(0.1)
+	resume(1)
+	pace(1, "long after")
+}
+
 func TestSetPace(t *testing.T) {
 	t.Parallel()
 	c := newClock(t, Limits{RequestsPerMinute: 60, RequestBurst: 1})

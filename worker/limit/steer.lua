@@ -1,24 +1,37 @@
 -- steer: holds, releases and paces the whole gate.
 -- After gate.lua. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
--- 'hold' (seconds; never shortens a longer hold), 'release' (the hold ends),
+-- 'hold' (seconds; never shortens a longer hold), 'ramp' (a hold that is followed
+-- by a slow start), 'release' (the hold ends),
 -- 'resume' (the hold ends, slow start from that pace), 'pace' (a fixed factor),
 -- 'soft' (a short refusal), 'peek' (asks only).
 -- Returns {epoch, seconds that the hold still lasts}.
 -- Messages to all: "* epoch hold seconds" and "* epoch free 0".
 local verb, x = ARGV[13], tonumber(ARGV[14])
+local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 
 local function hold(d, why)
   if now + d > s.hold then
     s.hold, s.why = now + d, why
+    if s.ramp and s.slow_t > now then s.slow_t = s.hold end -- the slow start waits for the end
     redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
   end
 end
 
 if verb == 'hold' then
   hold(x, ARGV[15])
+elseif verb == 'ramp' then
+  -- It stands from now on, so that it needs nobody who lives until the hold ends.
+  hold(x, ARGV[15])
+  s.ramp, s.slow, s.slow_t = 1, RAMP, s.hold
 elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
   if verb ~= 'pace' then s.hold, s.why = 0, '' end
-  if verb == 'resume' then s.slow, s.slow_t, s.pace, s.soft = x, now, 1, 1 end
+  if verb == 'resume' then
+    -- Whoever resumes, and however often, does not cut a ramp's slow start short.
+    if s.ramp then
+      if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramp = nil end
+    end
+    s.slow, s.slow_t, s.pace, s.soft = x, now, 1, 1
+  end
   if verb == 'pace' then s.pace = x end
   redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
