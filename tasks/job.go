@@ -49,6 +49,7 @@ type Job struct {
 	Fallback   []string // models that may answer in place of Model, in order
 	Passed     int      // how many of Fallback the job has gone to or passed over
 	Spent      int      // of Attempts, those used up before it went to the last of them
+	Followed   string   // digest of the request whose answer it waits for, or has waited for; "": none
 
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
@@ -170,6 +171,7 @@ const (
 	TooLarge     Outcome = "too_large"     // the answer passed results.max_bytes
 	CallCanceled Outcome = "canceled"      // cut off because the job was canceled
 	Cached       Outcome = "cached"        // no call: the same request of the same tenant was answered before
+	Shared       Outcome = "shared"        // no call: the same request of the same tenant was under way, and this is its answer
 	HandedBack   Outcome = "handed_back"   // cut off by a shutdown
 	WorkerLost   Outcome = "worker_lost"   // the worker died during the call
 )

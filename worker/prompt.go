@@ -33,7 +33,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	w.hold(h)
 	defer w.drop(h)
 
-	if w.recall(base, p, job, t) {
+	if w.recall(base, p, job, t) || w.follow(base, p, job, t) {
 		return nil
 	}
 	grant, err := w.pace(ctx, p, job)

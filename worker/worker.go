@@ -83,6 +83,7 @@ type Pool struct {
 	Timeout     time.Duration // of one call; 0 means 10 minutes
 	MaxAttempts int           // 0 means 5
 	CacheFor    time.Duration // a repeatable request's answer serves again for so long; 0: never
+	Share       bool          // requests of a tenant that are the same and under way at once share one call
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
 }
 
@@ -94,7 +95,7 @@ type Config struct {
 	Texts  Texts
 	Feeder Feeder
 	Pools  []Pool
-	// Answers keeps answers for the pools that want it; nil: none is kept.
+	// Answers keeps and shares answers for the pools that want it; nil: none is.
 	Answers Answers
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.

@@ -76,6 +76,9 @@ type Pool struct {
 	// that have no list of their own. Empty: none.
 	FallbackModels []string `key:"fallback_models"`
 	Cache          Cache    `key:"cache"`
+	// ShareInFlight has requests of one tenant that are the same, and under way at
+	// the same time, share one call upstream.
+	ShareInFlight bool `key:"share_in_flight"`
 
 	// FollowProvider is set when no rate of the limits was given: they are a
 	// guess then, which the provider's headers may raise as well as lower.

@@ -54,6 +54,7 @@ pools:
     breaker: {window: 10s, min_calls: 20, failure_ratio: 0.5, probe_interval: 5s}
     fallback_models: [claude-haiku-4-5]
     cache: {ttl: 0s}
+    share_in_flight: true
 tenants:
   default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
 results: {ttl: 168h, max_bytes: 8388608}
@@ -73,7 +74,7 @@ func TestFileWithEveryKey(t *testing.T) {
 	}
 	got := c.Pools[0]
 	if !slices.Equal(got.Models, want.Models) || got.Limits != want.Limits || got.Breaker != want.Breaker ||
-		got.Name != want.Name || got.Provider != want.Provider || got.Timeout != want.Timeout || got.MaxAttempts != want.MaxAttempts || got.FollowProvider {
+		got.Name != want.Name || got.Provider != want.Provider || got.Timeout != want.Timeout || got.MaxAttempts != want.MaxAttempts || got.FollowProvider || !got.ShareInFlight {
 		t.Errorf("pool: got %+v, want %+v", got, want)
 	}
 }

@@ -189,6 +189,8 @@ func (p *pools) waiting(ctx context.Context, j tasks.Job, place, tenants int64) 
 		if v.pause.ExpectedResumeAt.IsZero() {
 			w.EstimatedStart = time.Time{} // nobody knows
 		}
+	case j.Followed != "" && place == 0:
+		w.For = tasks.WaitConcurrency // a call that is under way already
 	case tenants > 1 && place > 0:
 		w.For = tasks.WaitTenantShare
 	case v.gate.Binds != "":

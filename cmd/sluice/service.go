@@ -167,7 +167,7 @@ func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
 			Window: p.Breaker.Window, MinCalls: p.Breaker.MinCalls, FailureRatio: p.Breaker.FailureRatio, ProbeInterval: p.Breaker.ProbeInterval,
 		},
 	}
-	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL}
+	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL, Share: p.ShareInFlight}
 	h := &health{log: s.log, refused: &s.refused}
 	s.healths[p.Name] = h
 	if works {

@@ -19,6 +19,10 @@ if what == 'succeeded' or what == 'failed' then
   if what == 'succeeded' then
     if not called then return { 'lost' } end
     redis.call('HSET', j.key, 'r', ARGV[5])
+    if j.sh and redis.call('EXISTS', P .. 'fol:' .. j.p .. ':' .. j.sh) == 1 then
+      redis.call('SET', P .. 'a:' .. j.sh, ARGV[5], 'PX', math.min(600000, ttl))
+      redis.call('HSET', j.key, 'ca', j.sh)
+    end
     redis.call('HDEL', j.key, 'b') -- the prompt has served; only a job that failed may be asked again
   end
   finish(j, what, ARGV[4], ttl)

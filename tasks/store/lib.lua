@@ -9,14 +9,17 @@
 --                           that ended, st started, fin finished, due, dl deadline,
 --                           o outcome, r result; fb fallback models left, fi those gone to,
 --                           nb attempts used before the last of them, p0 the first pool,
---                           ca the digest under which a copy of its answer is kept
+--                           ca the digest under which a copy of its answer is kept,
+--                           sh the digest of the request that it leads, fo of the one that it follows or has followed
 --   a:<digest>              the answer to a request that has one
+--   lead:<pool>:<digest>    the job that asks for all that ask the same, until it is final or another pool's
+--   fol:<pool>:<digest> zset  those that wait for its answer and stand in no other line, by order
 --   q:<pool>:<tenant> zset  a tenant's backlog, by order
 --   ring:<pool>       zset  the tenants with a backlog, by turn
 --   out:<pool>        zset  handed to Asynq, or taken just now; by when to look again
 --   hold:<pool>       zset  taken by a worker, waiting for pace; by end of lease
 --   run:<pool>        zset  running; by end of lease
---   fall:<pool>       zset  those of q, out and hold that have a model left to fall back to
+--   fall:<pool>       zset  those of q, out, hold and fol that have a model left to fall back to
 --   due, dl           zset  jobs to be woken, to be expired; by time
 --   gone              zset  finished jobs, by when their record ends
 --   tn:<tenant>       zset  the tenant's jobs, by id
@@ -46,12 +49,12 @@ end
 
 -- load returns what a move needs to know of a job, or nil when there is none.
 local function load(id)
-  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb')
+  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo')
   if not h[1] then return nil end
   return {
     id = id, key = P .. 'j:' .. id, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
-    fb = h[10] or nil,
+    fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil,
   }
 end
 
@@ -124,12 +127,13 @@ local function ownURL(j)
   return cjson.decode(e).w
 end
 
--- leave takes a job out of every index of jobs under way.
+-- leave takes a job out of every index of jobs under way, and from behind the one that it follows.
 local function leave(j)
   redis.call('ZREM', P .. 'out:' .. j.p, j.id)
   redis.call('ZREM', P .. 'hold:' .. j.p, j.id)
   redis.call('ZREM', P .. 'run:' .. j.p, j.id)
   if j.fb then redis.call('ZREM', P .. 'fall:' .. j.p, j.id) end
+  if j.fo then redis.call('ZREM', P .. 'fol:' .. j.p .. ':' .. j.fo, j.id) end
 end
 
 -- close ends the call under way in the job's log: n, started, ended, details.
@@ -164,11 +168,42 @@ local function backlog(j)
   ring(j)
 end
 
+-- pass ends a job's lead over those that ask the same: so many of them go into
+-- the backlog, and the last of these leads the rest. So whoever follows has, at
+-- any moment, somebody before it who will ask, or has asked.
+local function pass(j, many)
+  if not j.sh then return end
+  local lead, fol = P .. 'lead:' .. j.p .. ':' .. j.sh, P .. 'fol:' .. j.p .. ':' .. j.sh
+  redis.call('HDEL', j.key, 'sh')
+  redis.call('DEL', lead)
+  local last
+  while many > 0 do
+    local popped = redis.call('ZPOPMIN', fol)[1]
+    if not popped then break end
+    local f = load(popped)
+    if f and phase[f.s] == 'queued' then
+      backlog(f)
+      become(f, f.s)
+      many, last = many - 1, f
+    end
+  end
+  if last and redis.call('EXISTS', fol) == 1 then
+    redis.call('HSET', last.key, 'sh', j.sh)
+    redis.call('SET', lead, last.id)
+  end
+  j.sh = nil
+end
+
 -- divert makes a waiting job another pool's: to is the pool, passed how many of
 -- its fallback models it has gone to, left how many remain. Its place in its
 -- tenant's order stays; whoever holds it has lost it.
 local function divert(j, to, passed, left)
   leave(j)
+  pass(j, 1)
+  if j.fo then
+    redis.call('HDEL', j.key, 'fo')
+    j.fo = nil
+  end
   local q = P .. 'q:' .. j.p .. ':' .. j.t
   redis.call('ZREM', q, j.id)
   if redis.call('EXISTS', q) == 0 then redis.call('ZREM', P .. 'ring:' .. j.p, j.t) end
@@ -201,6 +236,9 @@ local function finish(j, to, outcome, ttl)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
   redis.call('PEXPIRE', j.key, ttl)
   redis.call('ZADD', P .. 'gone', now + ttl, j.t .. '|' .. j.id)
+  -- Those that an answer waits for are done with at once, and need no pace; one
+  -- that did not get it leaves the asking to the next.
+  pass(j, to == 'succeeded' and 64 or 1)
 end
 
 -- expire ends a job whose deadline has passed; called says that a call was made

@@ -101,7 +101,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta,
 		},
-		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])),
+		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"],
 	}
 	if j.Priority == "" {
 		j.Priority = tasks.Normal

@@ -7,7 +7,7 @@ if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
 redis.call('PERSIST', j.key)
 redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.
-redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n')
+redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo')
 -- It begins again with its own model.
 local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
 if h[1] then
