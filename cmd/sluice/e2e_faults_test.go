@@ -335,6 +335,52 @@ func TestAWorkerIsKilled(t *testing.T) {
 	}
 }
 
+// The process that makes the shared call dies, and the one that waits with it:
+// the call is made once more, and everybody has the answer.
+func TestAWorkerWithASharedCallIsKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a lease has to end: 15 s")
+	}
+	t.Parallel()
+	s := newSystem(t, nil, "SLUICE_POOLS__CLAUDE__SHARE_IN_FLIGHT=true")
+	second := s.startWorker()
+	c := s.as(t, "kill")
+	var ids []string
+	for range 8 {
+		ids = append(ids, c.submit(prompt("claude-x", "shared-call [[latency:5s]]")))
+	}
+	eventually(t, "the call is made", func() bool { return len(s.provider.calls("shared-call")) == 1 })
+	eventually(t, "the others wait for it", func() bool {
+		n := 0
+		for _, id := range ids {
+			if c.do("GET", "/v1/jobs/"+id, "").str("waiting.for") == "concurrency" {
+				n++
+			}
+		}
+		return n == len(ids)-1
+	})
+	for _, w := range []*process{s.worker, second} {
+		w.signal(syscall.SIGKILL)
+		w.exits()
+	}
+	s.startWorker()
+	outcomes := map[string]int{}
+	for _, id := range ids {
+		f := c.final(id)
+		attempts, _ := f.get("upstream.attempts").([]any)
+		if f.str("status") != "succeeded" || f.num("attempts") != 1 || len(attempts) == 0 {
+			t.Fatalf("%s", f.body)
+		}
+		for _, a := range attempts {
+			outcome, _ := at(a, "outcome").(string)
+			outcomes[outcome]++
+		}
+	}
+	if outcomes["worker_lost"] != 1 || outcomes["succeeded"] != 1 || outcomes["shared"] != len(ids)-1 || len(s.provider.calls("shared-call")) != 2 {
+		t.Errorf("outcomes %v with %d calls", outcomes, len(s.provider.calls("shared-call")))
+	}
+}
+
 // TestTheAPIStopsGently holds a long poll and a stream through a SIGTERM.
 func TestTheAPIStopsGently(t *testing.T) {
 	t.Parallel()

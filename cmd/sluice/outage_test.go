@@ -53,7 +53,7 @@ type wire struct {
 	calls  []time.Time // of jobs
 	models []string    // that they named
 	probes int
-	gather int           // calls that are held until so many are there
+	gather int           // calls that are held until so many are there; below 0: until a test says so
 	held   chan struct{} // closed when they are
 }
 
