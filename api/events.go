@@ -23,16 +23,16 @@ const (
 )
 
 // cursor is how much of a job a reader has seen. As an event's id it is
-// "version-attempt-offset", with "-done" after the last event.
+// "seen-attempt-offset", with "-done" after the last event.
 type cursor struct {
-	version int64 // of the last status event
+	seen    int64 // one more than the version in the last status event; 0: none yet
 	attempt int   // whose text was sent last; 0: none yet
 	offset  int   // bytes of that text that were sent
 	done    bool
 }
 
 func (at cursor) String() string {
-	id := fmt.Sprintf("%d-%d-%d", at.version, at.attempt, at.offset)
+	id := fmt.Sprintf("%d-%d-%d", at.seen, at.attempt, at.offset)
 	if at.done {
 		id += "-done"
 	}
@@ -55,7 +55,7 @@ func parseCursor(id string) (at cursor) {
 		}
 		numbers[i] = n
 	}
-	at.version, at.attempt, at.offset = numbers[0], int(numbers[1]), int(numbers[2])
+	at.seen, at.attempt, at.offset = numbers[0], int(numbers[1]), int(numbers[2])
 	return at
 }
 
@@ -77,11 +77,11 @@ func (a *API) jobEvents(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if at.done && job.Status.Final() && job.Version == at.version {
+	if at.done && job.Status.Final() && at.seen == job.Version+1 {
 		c.Response().WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	if at.version > job.Version {
+	if at.seen > job.Version+1 {
 		at = cursor{} // of another job, or of a record that was lost
 	}
 	at.done = false
@@ -182,8 +182,8 @@ func (s *stream) status(ctx context.Context, job *tasks.Job) error {
 	if final && job.Status == tasks.StatusSucceeded {
 		s.rest(job)
 	}
-	if job.Version > s.at.version {
-		s.at.version = job.Version
+	if job.Version >= s.at.seen { // a new job's version is 0
+		s.at.seen = job.Version + 1
 		s.event("status", oneLine(s.api.job(nil, job, s.api.waiting(ctx, job))))
 	}
 	if !final {

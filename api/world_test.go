@@ -66,7 +66,7 @@ func (w *world) breakWith(err error) {
 }
 
 func (w *world) put(j tasks.Job) {
-	j.Version, j.Status = 1, tasks.StatusQueued
+	j.Version, j.Status = 0, tasks.StatusQueued // a record counts its changes: a new one has none
 	if !j.NotBefore.IsZero() && j.NotBefore.After(time.Now()) {
 		j.Status = tasks.StatusScheduled
 	}
@@ -532,6 +532,8 @@ func must(err error) {
 }
 
 // The pools.
+
+func (*world) Provider(string) string { return "fake" }
 
 func (w *world) Match(model string) (string, bool) {
 	switch {
