@@ -24,6 +24,7 @@ const (
 	stageJobs    = 200     // jobs in one chunk at most
 	stageBytes   = 4 << 20 // and bytes of their requests, about
 	resultsPage  = 32      // jobs read at once for a results answer, each perhaps megabytes
+	formBytes    = 1 << 10 // looked at to tell the form of a batch, where its type is not given
 	abortTimeout = 5 * time.Second
 )
 
@@ -45,6 +46,10 @@ func (a *API) submitBatch(c echo.Context) error {
 		ndjsonType, "application/ndjson", "application/jsonl", "application/x-jsonlines", jsonType)
 	if err != nil {
 		return err
+	}
+	if media == "" {
+		peeked := bufio.NewReaderSize(body, formBytes)
+		body, media = peeked, batchForm(peeked)
 	}
 	cost := quota.Cost{Submits: 1}
 	grant, err := a.admit(ctx, tenant, cost)
@@ -98,6 +103,17 @@ func (a *API) submitBatch(c echo.Context) error {
 		a.saveAnswer(ctx, tenant, key, ans)
 	}
 	return ans.write(c)
+}
+
+// batchForm tells the two forms of a batch apart by how it begins: no submit
+// body has a member "jobs".
+func batchForm(body *bufio.Reader) string {
+	start, _ := body.Peek(formBytes) // what is wrong comes again when the body is read
+	start, isObject := bytes.CutPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{"))
+	if isObject && bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte(`"jobs"`)) {
+		return jsonType
+	}
+	return ndjsonType
 }
 
 // acceptedBatch is the answer to an accepted batch. The first result is

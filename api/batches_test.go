@@ -22,6 +22,28 @@ func lines(t *testing.T, body []byte) (list []map[string]any) {
 	return list
 }
 
+// A caller that names no media type, as curl does, may send either form.
+func TestBatchFormWithoutContentType(t *testing.T) {
+	s := serve(t)
+	const job = `{"model":"claude-x","prompt":"x"}`
+	for _, header := range []string{"", "application/x-www-form-urlencoded"} {
+		for body, jobs := range map[string]float64{
+			job:                                  1,
+			job + "\n" + job:                     2,
+			`{"jobs":[` + job + `,` + job + `]}`: 2,
+			"\r\n { \"jobs\" : [" + job + "]}\n": 1,
+		} {
+			r := s.call("POST", "/v1/batches", writer, body, "Content-Type", header).want(t, 202)
+			if total := r.json(t)["counts"].(map[string]any)["total"]; total != jobs {
+				t.Errorf("Content-Type %q, %q: %v jobs, want %v", header, body, total, jobs)
+			}
+		}
+		for _, body := range []string{"", " ", "{", `{"jobs"`, `{"jobs":[]}`, `{"job":[]}`} {
+			s.call("POST", "/v1/batches", writer, body, "Content-Type", header).want(t, 400)
+		}
+	}
+}
+
 func TestBatch(t *testing.T) {
 	s := serve(t)
 	const n = 450 // three chunks
