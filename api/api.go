@@ -111,6 +111,8 @@ type Partials interface {
 // called for each submit and should answer from memory.
 type Pools interface {
 	Match(model string) (pool string, ok bool)
+	// Provider returns who answers for a pool; "" for a pool that is no more.
+	Provider(pool string) string
 	Status(ctx context.Context) ([]tasks.PoolStatus, error)
 	// Waiting says what a job waits for; a zero For means it waits for nothing.
 	Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
@@ -188,8 +190,9 @@ type Config struct {
 
 	// Operations is what /healthz and /readyz answer by.
 	Operations OperationsConfig
-	// Extra mounts further handlers by path prefix ("/", "/monitoring"); the
-	// longest that matches whole segments wins, and the API's own paths go first.
+	// Extra mounts further handlers by path, with what is under it, but "/" by
+	// itself: a path that nobody has is the API's 404. The longest that matches
+	// whole segments wins, and the API's own paths go first.
 	Extra map[string]http.Handler
 
 	// Registerer takes the metrics; nil: none are kept.
@@ -382,12 +385,14 @@ func (a *API) Handler() http.Handler {
 	})
 }
 
-// mounted returns the handler of the longest prefix of whole segments of path, or nil.
+// mounted returns the handler of the longest prefix of whole segments of path,
+// or nil. The root is a prefix of nothing but itself.
 func (a *API) mounted(path string) (found http.Handler) {
 	longest := -1
 	for prefix, h := range a.Extra {
 		bare := strings.TrimRight(prefix, "/")
-		if len(bare) > longest && (path == bare || strings.HasPrefix(path, bare+"/")) {
+		under := bare != "" && (path == bare || strings.HasPrefix(path, bare+"/"))
+		if len(bare) > longest && (path == prefix || under) {
 			longest, found = len(bare), h
 		}
 	}

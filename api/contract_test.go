@@ -299,7 +299,7 @@ func TestTheLogAndTheMetricsTellNothing(t *testing.T) {
 	if strings.Contains(strings.ToLower(s.log.String()), secret) {
 		t.Errorf("the log holds the canary:\n%s", s.log)
 	}
-	if !strings.Contains(s.log.String(), "route=/v1/jobs/:id method=GET status=404") || !strings.Contains(s.log.String(), "tenant=acme") {
+	if !strings.Contains(s.log.String(), "route=/v1/jobs/:id method=GET status=404") || !strings.Contains(s.log.String(), "code=not_found") || !strings.Contains(s.log.String(), "tenant=acme") {
 		t.Errorf("the access log lacks lines:\n%s", s.log)
 	}
 	families, err := s.registry.Gather()
@@ -384,7 +384,7 @@ func TestExtraHandlers(t *testing.T) {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(name)) })
 	}
 	s := serve(t, func(c *api.Config) {
-		c.Extra = map[string]http.Handler{"/": page("console"), "/monitoring": page("monitoring"), "/openai/": page("openai")}
+		c.Extra = map[string]http.Handler{"/": page("console"), "/console": page("console"), "/monitoring": page("monitoring"), "/openai/": page("openai")}
 	})
 	get := func(path string) string {
 		res, err := s.client.Get(s.url + path)
@@ -397,15 +397,15 @@ func TestExtraHandlers(t *testing.T) {
 		return b.String()
 	}
 	for path, want := range map[string]string{
-		"/": "console", "/assets/x.js": "console", "/monitoring": "monitoring", "/monitoring/a": "monitoring", "/monitoringX": "console",
-		"/openai/v1/models": "openai", "/v1x": "console", "/healthz/x": "console",
+		"/": "console", "/console/x.js": "console", "/monitoring": "monitoring", "/monitoring/a": "monitoring",
+		"/openai/v1/models": "openai",
 	} {
 		if got := get(path); got != want {
 			t.Errorf("%s came from %q, want %q", path, got, want)
 		}
 	}
-	if got := get("/v1/nothing"); !strings.Contains(got, "route_not_found") {
-		t.Errorf("/v1/nothing: %s", got)
+	for _, path := range []string{"/v1/nothing", "/nothing", "/v2/jobs", "/v1x", "/monitoringX", "/healthz/x"} {
+		s.call("GET", path, "", nil).want(t, 404, "route_not_found")
 	}
 	if got := get("/healthz"); !strings.Contains(got, "ok") {
 		t.Errorf("/healthz: %s", got)

@@ -67,9 +67,14 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			if x.code != "" && r.Method == http.MethodPost && (route == "/v1/jobs" || route == "/v1/batches") {
 				a.metrics.rejected(x.code)
 			}
-			a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			line := []slog.Attr{
 				slog.String("route", route), slog.String("method", method(r.Method)), slog.Int("status", status),
-				slog.Duration("duration", took), slog.String("request_id", x.id), slog.String("tenant", x.caller.Tenant))
+				slog.Duration("duration", took), slog.String("request_id", x.id), slog.String("tenant", x.caller.Tenant),
+			}
+			if x.code != "" {
+				line = append(line, slog.String("code", x.code)) // why it was refused
+			}
+			a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", line...)
 		}()
 		defer func() {
 			v := recover()

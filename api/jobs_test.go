@@ -104,7 +104,8 @@ func TestAJobsLife(t *testing.T) {
 	queued := s.call("GET", path, reader, nil).want(t, 200)
 	s.world.start(id)
 	running := s.call("GET", path, reader, nil).want(t, 200)
-	if v := running.json(t); v["status"] != "running" || v["waiting"] != nil || v["attempts"] != 1.0 {
+	if v := running.json(t); v["status"] != "running" || v["waiting"] != nil || v["attempts"] != 1.0 ||
+		v["upstream"].(map[string]any)["provider"] != "fake" {
 		t.Errorf("running: %s", running.body)
 	}
 	s.world.again(id)

@@ -103,7 +103,7 @@ func (a *API) job(b []byte, j *tasks.Job, waiting *tasks.Waiting) []byte {
 		})
 	}
 	writeOutcome(&o, j)
-	writeUpstream(&o, j)
+	a.writeUpstream(&o, j)
 	o.within("metadata", func(o *object) {
 		for _, key := range slices.Sorted(maps.Keys(j.Metadata)) {
 			if o.begun {
@@ -181,13 +181,17 @@ func writeOutcome(o *object, j *tasks.Job) {
 	}
 }
 
-func writeUpstream(o *object, j *tasks.Job) {
-	if j.Provider == "" && len(j.Log) == 0 {
+func (a *API) writeUpstream(o *object, j *tasks.Job) {
+	provider := j.Provider
+	switch {
+	case provider == "" && len(j.Log) == 0:
 		o.null("upstream")
 		return
+	case provider == "":
+		provider = a.Pools.Provider(j.Pool) // the record has it once an attempt has ended
 	}
 	o.within("upstream", func(o *object) {
-		o.optional("provider", j.Provider)
+		o.optional("provider", provider)
 		o.name("request_ids")
 		o.b = append(o.b, '[')
 		n := 0

@@ -192,10 +192,10 @@ func New(c Config) (*Web, error) {
 	return w, nil
 }
 
-// Patterns returns what of the address space belongs to this handler, in the
-// form of net/http's ServeMux.
-func Patterns() []string {
-	return []string{"/{$}", "/login", "/logout", "/console/", "/monitoring", "/monitoring/"}
+// Paths returns what of the address space belongs to this handler: each with
+// what is under it, but "/" by itself.
+func Paths() []string {
+	return []string{"/", "/login", "/logout", "/console", "/monitoring"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }

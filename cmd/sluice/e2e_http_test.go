@@ -62,6 +62,8 @@ func testErrors(t *testing.T, s *system) {
 		"no route":             {c, "GET", "/v1/nothing", "", nil, 404, "route_not_found"},
 		"no route, no token":   {anon, "GET", "/v1/nothing", "", nil, 404, "route_not_found"},
 		"the bare prefix":      {c, "GET", "/v1", "", nil, 404, "route_not_found"},
+		"no page":              {anon, "GET", "/nothing", "", nil, 404, "route_not_found"},
+		"another version":      {anon, "POST", "/v2/jobs", job, nil, 404, "route_not_found"},
 		"method":               {c, "PUT", "/v1/jobs", job, nil, 405, "method_not_allowed"},
 		"method of a job":      {c, "PATCH", "/v1/jobs/job_x", "{}", nil, 405, "method_not_allowed"},
 		"method of health":     {anon, "POST", "/healthz", "", nil, 405, "method_not_allowed"},

@@ -51,6 +51,12 @@ func newPools(cfg *Config, s *store.Store, gates map[string]*limit.Gate, breaker
 // Match returns the first pool that serves a model.
 func (p *pools) Match(model string) (string, bool) { return p.cfg.Pool(model) }
 
+// Provider returns the name of a pool's provider.
+func (p *pools) Provider(pool string) string {
+	provider, _ := p.cfg.ProviderOf(pool)
+	return provider.Name
+}
+
 // look returns a pool as it was at most fresh ago.
 func (p *pools) look(ctx context.Context, pool string, fresh time.Duration) (view, error) {
 	p.mu.Lock()

@@ -409,11 +409,15 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		return nil, err
 	}
 	s.public.Store(&public)
+	pages := map[string]http.Handler{}
+	for _, path := range web.Paths() {
+		pages[path] = console
+	}
 	return api.New(api.Config{
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
 		CheckWebhookURL: s.guard.Check, Webhooks: endpoints{s.store},
-		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: map[string]http.Handler{"/": console},
+		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: pages,
 		Registerer: s.registry, Log: s.log,
 	})
 }
