@@ -204,6 +204,11 @@ func TestRedisDiesAndComesBack(t *testing.T) {
 	s.redis.Start()
 	for _, p := range []*process{s.api, s.worker} {
 		eventually(t, "/readyz is well again", func() bool { return s.probe(p, "/readyz") == 200 })
+		for line := range strings.Lines(p.stderr.String()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("while Redis was away, a line of the log is %q", line)
+			}
+		}
 	}
 	if f := c.final(running); f.str("status") != "succeeded" || len(s.provider.calls("through-the-outage")) != 1 {
 		t.Errorf("the running job, %d calls: %s", len(s.provider.calls("through-the-outage")), f.body)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
+	"github.com/redis/go-redis/v9/logging"
 )
 
 func main() {
@@ -28,6 +29,8 @@ func main() {
 func start() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	// go-redis writes lines of its own, of another form, about errors that it also returns.
+	logging.Disable()
 	signals := make(chan os.Signal, 2) // two that come at once are two
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {

@@ -81,6 +81,7 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	}
 	if len(left) == 0 {
 		fmt.Fprintf(stderr, "all %d jobs were done by an earlier run; --fresh asks again\n", len(all))
+		r.summary(0, 0, 0)
 		return nil
 	}
 	own := *cfg
@@ -98,7 +99,8 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	r.s, r.begun = s, time.Now()
 	err = s.run(ctx, func(ctx context.Context) error { return r.drain(ctx, left) })
 	r.clearProgress()
-	r.summary()
+	seconds := time.Since(r.begun).Seconds()
+	r.summary(seconds, r.share(seconds), s.refused.Load())
 	if closeErr := s.close(); closeErr != nil {
 		log.Warn("close", "error", closeErr)
 	}
@@ -108,7 +110,7 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	case r.written < len(left):
 		return fmt.Errorf("interrupted with %d of %d jobs done; the same command goes on from there", r.skipped+r.written, r.total)
 	}
-	if o.Out != "" {
+	if out.lasting {
 		if err := os.RemoveAll(dir); err != nil { // the results file says what is done
 			log.Warn("the run's folder was not removed", "error", err)
 		}
@@ -214,8 +216,9 @@ func runKey(o runOptions, input []byte) string {
 
 // results is where the lines go.
 type results struct {
-	w    *bufio.Writer
-	file *os.File // nil: standard output, which is not closed
+	w       *bufio.Writer
+	file    *os.File // nil: standard output, which is not closed
+	lasting bool     // a file that keeps what is written; a pipe or a device does not
 }
 
 func (r *results) Close() error {
@@ -232,6 +235,14 @@ func (r *results) Close() error {
 func openResults(o runOptions, all []tasks.Job, stdout io.Writer) (*results, map[int]bool, error) {
 	if o.Out == "" {
 		return &results{w: bufio.NewWriter(stdout)}, nil, nil
+	}
+	if at, err := os.Stat(o.Out); err == nil && !at.Mode().IsRegular() && !at.IsDir() {
+		// A pipe or a device holds nothing of an earlier run, and reading it might never end.
+		f, err := os.OpenFile(o.Out, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, nil, wrongUsage{fmt.Errorf("the results cannot be written: %w", err)}
+		}
+		return &results{w: bufio.NewWriter(f), file: f}, nil, nil
 	}
 	flags := os.O_RDWR | os.O_CREATE
 	if o.Fresh {
@@ -266,7 +277,7 @@ func openResults(o runOptions, all []tasks.Job, stdout io.Writer) (*results, map
 	if _, err := f.Seek(0, io.SeekEnd); err != nil {
 		return fail(err)
 	}
-	return &results{w: bufio.NewWriter(f), file: f}, done, nil
+	return &results{w: bufio.NewWriter(f), file: f, lasting: true}, done, nil
 }
 
 // readResults reads an earlier run's results: which lines they have, and what
@@ -577,11 +588,11 @@ func (r *runner) clearProgress() {
 	}
 }
 
-// summary is the run's one line.
-func (r *runner) summary() {
-	seconds := time.Since(r.begun).Seconds()
+// summary is the run's one line: share is of the binding allowance, refused the
+// 429s.
+func (r *runner) summary(seconds, share float64, refused int64) {
 	fmt.Fprintf(r.stderr, "%d jobs: %d succeeded, %d failed, %d done before; %d input and %d output tokens in %.1f s; %.1f %% of the allowance used; %d 429s seen\n",
-		r.total, r.succeeded, r.failed, r.skipped, r.usage.InputTokens, r.usage.OutputTokens, seconds, 100*r.share(seconds), r.s.refused.Load())
+		r.total, r.succeeded, r.failed, r.skipped, r.usage.InputTokens, r.usage.OutputTokens, seconds, 100*share, refused)
 }
 
 // share is how much of the binding allowance the run used from its start to its
