@@ -66,7 +66,9 @@ func settle(t testing.TB, g *Gate, grant Grant, a Actual) {
 func TestProcessesShareThePace(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
-	l := Limits{RequestsPerMinute: 12_000, RequestBurst: 10} // 200 a second
+	// 50 a second: a process that the machine holds up for some milliseconds between
+	// its slot and its call is late by a part of a call.
+	l := Limits{RequestsPerMinute: 3000, RequestBurst: 10}
 	var sent []time.Time
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -75,7 +77,7 @@ func TestProcessesShareThePace(t *testing.T) {
 		start(t, g)
 		for range 4 {
 			wg.Go(func() {
-				for range 20 {
+				for range 5 {
 					grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c"})
 					if err != nil {
 						t.Error(err)
@@ -90,10 +92,10 @@ func TestProcessesShareThePace(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	// 320 calls at 200 a second; a strict bucket of 10 has to take them all.
+	// 80 calls at 50 a second; a strict bucket of 10 has to take them all.
 	level, at := 10.0, sent[0]
 	for i, s := range sent {
-		level = min(10, level+200*s.Sub(at).Seconds()) - 1
+		level = min(10, level+50*s.Sub(at).Seconds()) - 1
 		at = s
 		if level < -0.5 {
 			t.Errorf("call %d finds the provider's bucket empty by %v", i, -level)
@@ -101,7 +103,7 @@ func TestProcessesShareThePace(t *testing.T) {
 		}
 	}
 	if took := sent[len(sent)-1].Sub(sent[0]); took > 2400*time.Millisecond {
-		t.Errorf("320 calls at 200 a second took %v, want about 1.6 s", took)
+		t.Errorf("80 calls at 50 a second took %v, want about 1.6 s", took)
 	}
 }
 
