@@ -1,17 +1,19 @@
-// Command hookbench measures the delivery of webhooks: a store on a real Redis
-// (AOF, always), the deliverer of a worker, and receivers on loopback, all with
-// the code that the program runs. It prints each figure beside its bar, and
-// ends only the processes that it started.
+// Command hookbench measures the delivery of webhooks: a real Redis (AOF,
+// always), and 50 receivers on loopback. It prints each figure beside its bar,
+// and ends only the processes that it started.
 //
-//   - rate: sustained deliveries a second to 50 receivers, as a share of what
-//     signing and sending alone reach in the same run (bar: 60 %);
-//   - kill: Redis is killed and the sender cut off again and again while 10,000
-//     events are delivered; each has to arrive, under one id of its own;
+//   - rate: sustained deliveries a second, as a share of what signing and sending
+//     alone reach in the same run (bar: 60 %, or 1,000 a second). The deliverer is
+//     the worker's own, in this process, as is what it is compared with;
+//   - kill: processes of the worker, and Redis, are killed by kill -9 while they
+//     deliver 10,000 events; each has to arrive, under one id of its own;
 //   - slow: one receiver hangs and one answers 500; the 99th percentile of the
 //     others against the same without them (bar: 20 % more).
 //
 // The exit code is 1 when an event is lost or something could not be measured;
 // the other figures are reported and not judged.
+//
+//	hookbench [flags] [rate | kill | slow]
 package main
 
 import (
@@ -25,15 +27,18 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/gather"
 	"github.com/sluicehq/sluice/tasks/queue"
@@ -55,64 +60,70 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	events := flag.Int("events", 10_000, "events of the rate and the kill")
+	var b bench
+	flag.IntVar(&b.events, "events", 10_000, "events of the kill; the rate takes three times as many")
+	flag.StringVar(&b.profile, "cpuprofile", "", "write a profile of the rate's deliveries to this file")
 	flag.Parse()
-	dir, err := os.MkdirTemp("", "hookbench")
-	if err != nil {
+	all := []struct {
+		name string
+		run  func(*bench, context.Context) error
+	}{{"rate", (*bench).rate}, {"kill", (*bench).kill}, {"slow", (*bench).slow}}
+	var err error
+	if b.dir, err = os.MkdirTemp("", "hookbench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	b := &bench{dir: dir, events: *events}
-	if err := b.startRedis(ctx); err != nil {
-		return err
+	defer os.RemoveAll(b.dir)
+	var errs []error
+	for _, m := range all {
+		if flag.NArg() == 0 || slices.Contains(flag.Args(), m.name) {
+			errs = append(errs, m.run(&b, ctx))
+		}
 	}
-	defer b.killRedis()
-	b.rdb = b.client()
-	defer b.rdb.Close()
-	b.store = store.New(store.Config{Redis: b.rdb, Depth: map[string]int{"bench": 1}})
-	if err := b.store.SetPaused(ctx, "bench", true); err != nil {
-		return err
-	}
-	b.site = newSite()
-	defer b.site.close()
-	// What slow leaves to be tried again would be taken for events of the others.
-	return errors.Join(b.rate(ctx), b.kill(ctx), b.slow(ctx))
+	return errors.Join(errs...)
 }
 
+// bench is one run. Each measurement has a Redis and receivers of its own.
 type bench struct {
-	dir    string
-	events int
-	redis  *exec.Cmd
-	rdb    *redis.Client
-	store  *store.Store
-	site   *site
+	dir     string
+	events  int
+	profile string
+
+	stage *rig.Stage
+	rdb   *redis.Client
+	store *store.Store
+	site  *site
+}
+
+// open starts a Redis, that many workers, and the receivers.
+func (b *bench) open(ctx context.Context, name string, workers int) (end func() error, err error) {
+	c := rig.Config{
+		Dir: filepath.Join(b.dir, name), Workers: workers, Pool: "limits: {requests_per_minute: 60}",
+		WorkerEnv: []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"},
+	}
+	if workers > 0 {
+		if c.Bin, err = rig.Build(ctx, b.dir); err != nil {
+			return nil, err
+		}
+	}
+	if b.stage, err = rig.Open(ctx, c); err != nil {
+		return nil, err
+	}
+	b.rdb = b.client()
+	// No worker knows this pool: its jobs end by being canceled.
+	b.store = store.New(store.Config{Redis: b.rdb, Depth: map[string]int{"bench": 1}})
+	b.site = newSite()
+	end = func() error {
+		b.site.close()
+		return errors.Join(b.rdb.Close(), b.stage.Close())
+	}
+	if err := b.store.SetPaused(ctx, "bench", true); err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return end, nil
 }
 
 func (b *bench) client() *redis.Client {
-	return redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(b.dir, "s"), PoolSize: 64})
-}
-
-func (b *bench) startRedis(ctx context.Context) error {
-	b.redis = exec.Command("redis-server", "--port", "0", "--unixsocket", filepath.Join(b.dir, "s"), "--dir", b.dir,
-		"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning")
-	if err := b.redis.Start(); err != nil {
-		return err
-	}
-	c := b.client()
-	defer c.Close()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if c.Ping(ctx).Err() == nil {
-			return nil
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
-			return errors.New("redis-server did not come up")
-		}
-	}
-}
-
-func (b *bench) killRedis() {
-	_ = b.redis.Process.Kill()
-	_ = b.redis.Wait()
+	return redis.NewClient(&redis.Options{Network: "unix", Addr: b.stage.Socket(), PoolSize: 64})
 }
 
 // site is the receivers.
@@ -296,7 +307,12 @@ func (b *bench) wait(ctx context.Context, n int, most time.Duration) error {
 }
 
 // rate is deliveries a second from a full record, and signing and sending alone.
-func (b *bench) rate(ctx context.Context) error {
+func (b *bench) rate(ctx context.Context) (err error) {
+	end, err := b.open(ctx, "rate", 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	k, err := b.secret(ctx, "rate")
 	if err != nil {
 		return err
@@ -305,6 +321,8 @@ func (b *bench) rate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer sender.Close()
+	n := 3 * b.events
 	body, err := webhook.TestEvent("whe_bench", time.Now(), "https://sluice.example")
 	if err != nil {
 		return err
@@ -319,16 +337,29 @@ func (b *bench) rate(ctx context.Context) error {
 			}
 		})
 	}
-	for i := range b.events {
+	for i := range n {
 		jobs <- i
 	}
 	close(jobs)
 	all.Wait()
-	ceiling := float64(b.events) / time.Since(start).Seconds()
-	sender.Close()
+	ceiling := float64(n) / time.Since(start).Seconds()
 
 	b.site.reset(false)
-	ids, err := b.end(ctx, "rate", b.events, 0)
+	if _, err := b.end(ctx, "rate", n, 0); err != nil {
+		return err
+	}
+	if b.profile != "" {
+		f, err := os.Create(b.profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	before, err := b.spent(ctx)
 	if err != nil {
 		return err
 	}
@@ -337,14 +368,41 @@ func (b *bench) rate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.wait(ctx, len(ids), 2*time.Minute)
-	rate := float64(len(ids)) / time.Since(start).Seconds()
-	fmt.Printf("rate   %.0f deliveries/s of %.0f/s signed and sent alone: %.0f %% (bar 60 %%)\n", rate, ceiling, 100*rate/ceiling)
-	return errors.Join(err, stop())
+	err = b.wait(ctx, n, 2*time.Minute)
+	rate := float64(n) / time.Since(start).Seconds()
+	after, spent := b.spent(ctx)
+	fmt.Printf("rate   %.0f deliveries/s of %.0f/s signed and sent alone: %.0f %% (bar 60 %%, or 1,000/s); Redis spent %.0f µs a delivery\n",
+		rate, ceiling, 100*rate/ceiling, 1e6*(after-before)/float64(n))
+	return errors.Join(err, spent, stop())
+}
+
+// spent is how many seconds of a processor Redis has used.
+func (b *bench) spent(ctx context.Context) (float64, error) {
+	info, err := b.rdb.Info(ctx, "cpu").Result()
+	if err != nil {
+		return 0, err
+	}
+	var sum float64
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "used_cpu_user" || name == "used_cpu_sys" {
+			s, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += s
+		}
+	}
+	return sum, nil
 }
 
 // slow is the others' latency beside a receiver that hangs and one that fails.
-func (b *bench) slow(ctx context.Context) error {
+func (b *bench) slow(ctx context.Context) (err error) {
+	end, err := b.open(ctx, "slow", 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	if _, err := b.secret(ctx, "slow"); err != nil {
 		return err
 	}
@@ -371,36 +429,56 @@ func (b *bench) slow(ctx context.Context) error {
 	return nil
 }
 
-// kill is whether every event arrives.
-func (b *bench) kill(ctx context.Context) error {
+// kill is whether every event arrives, whatever of the processes is killed.
+func (b *bench) kill(ctx context.Context) (err error) {
+	end, err := b.open(ctx, "kill", 2)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	if _, err := b.secret(ctx, "kill"); err != nil {
 		return err
 	}
-	b.site.reset(false)
+	// The events are made while no worker runs, so that there is much to deliver
+	// at each kill.
+	s := b.stage
+	for _, w := range s.Workers {
+		if err := w.Stop(); err != nil {
+			return err
+		}
+	}
 	ids, err := b.end(ctx, "kill", b.events, 0)
 	if err != nil {
 		return err
 	}
+	for _, w := range s.Workers {
+		if err := w.Start(); err != nil {
+			return err
+		}
+	}
+	plan := [][]*rig.Proc{{s.Workers[0]}, {s.Redis}, s.Workers, {s.Redis, s.Workers[0], s.Workers[1]}}
 	kills := 0
-	for ; kills < 3; kills++ {
-		run, cut := context.WithCancel(ctx)
-		stop, err := b.deliver(run)
-		if err != nil {
-			cut()
+	for i, procs := range plan {
+		// What a killed worker had in hand comes back when its lease ends.
+		if err := b.wait(ctx, len(ids)*(i+1)/(len(plan)+1), 2*time.Minute); err != nil {
 			return err
 		}
-		err = b.wait(ctx, min(len(ids), b.site.count()+len(ids)/5), time.Minute)
-		b.killRedis() // with deliveries in hand: their ends are not recorded
-		cut()
-		if err := errors.Join(err, b.startRedis(ctx), stop()); err != nil {
+		for _, p := range procs {
+			if err := p.Kill(); err != nil {
+				return err
+			}
+			kills++
+		}
+		for _, p := range procs {
+			if err := p.Start(); err != nil {
+				return err
+			}
+		}
+		if err := s.AwaitRedis(ctx); err != nil {
 			return err
 		}
 	}
-	stop, err := b.deliver(ctx)
-	if err != nil {
-		return err
-	}
-	waited := b.wait(ctx, len(ids), 3*time.Minute)
+	err = b.wait(ctx, len(ids), 3*time.Minute)
 	missing, several, arrivals, known := 0, 0, 0, map[string]bool{}
 	b.site.mu.Lock()
 	for _, id := range ids {
@@ -420,9 +498,10 @@ func (b *bench) kill(ctx context.Context) error {
 		}
 	}
 	b.site.mu.Unlock()
-	fmt.Printf("kill   %d events, %d kills of Redis and sender: %d missing, %d without one id of their own, %d arrivals\n", len(ids), kills, missing, several, arrivals)
+	fmt.Printf("kill   %d events, kill -9 of %d processes, workers and Redis: %d missing, %d without one id of their own, %d arrivals\n",
+		len(ids), kills, missing, several, arrivals)
 	if missing+several > 0 {
-		err = errors.New("an event was lost or has not one id of its own")
+		err = errors.Join(err, errors.New("an event was lost or has not one id of its own"))
 	}
-	return errors.Join(err, waited, stop())
+	return err
 }
