@@ -12,6 +12,7 @@ type Endpoint struct {
 	URL           string
 	Events        []string // the events it takes, as in "job.succeeded"
 	IncludeResult bool     // job events carry the result when it fits
+	MaxPerSecond  int      // attempts; 0: as many as come
 	Signature     string   // "v1", or "v1a" for Ed25519 beside it
 	CreatedAt     time.Time
 	DisabledAt    time.Time // zero: it is sent to
@@ -26,6 +27,7 @@ type EndpointChange struct {
 	URL           *string
 	Events        []string
 	IncludeResult *bool
+	MaxPerSecond  *int
 	Disabled      *bool
 }
 
@@ -105,7 +107,7 @@ type Settled struct {
 	Counted bool   // false: nothing was attempted
 	Reason  string // the outcome
 	Attempt DeliveryAttempt
-	Body    []byte
+	Body    []byte // as it was sent; nil when the record has it already
 	// Disable says that the endpoint wants no more (410).
 	Disable bool
 }
@@ -113,7 +115,7 @@ type Settled struct {
 // SweptDeliveries is what a sweep of the deliveries found.
 type SweptDeliveries struct {
 	Hand    []DeliveryTicket // to be handed to Asynq
-	NextDue time.Duration    // until the next falls due; -1: none waits
+	NextDue time.Duration    // until the next falls due or may go by its pace; -1: none waits
 	Out     int              // handed out
 	Lanes   int              // receivers with something ready
 	Waiting int              // for another try

@@ -241,7 +241,10 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at)})
 		delay, again := webhook.Next(dl.Attempts+1, res, rand.Float64())
 		e.Status, e.Reason, e.Delay, e.Counted = tasks.DeliveryExhausted, string(res.Outcome), delay, res.Outcome.Attempted()
-		e.Body, e.Disable = body, res.Outcome == webhook.Gone
+		e.Disable = res.Outcome == webhook.Gone
+		if dl.Body == nil {
+			e.Body = body
+		}
 		e.Attempt = tasks.DeliveryAttempt{At: at.UTC().Truncate(time.Millisecond), Outcome: string(res.Outcome), Status: res.Status, Latency: res.Latency, Answer: res.Body}
 		switch {
 		case res.Outcome == webhook.Delivered:

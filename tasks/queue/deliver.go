@@ -22,7 +22,7 @@ const (
 // A task carries a few deliveries, so that Asynq's share of the cost of each is
 // small. They are sent beside each other.
 const (
-	deliveriesTogether = 16
+	deliveriesTogether = 64
 	deliverTimeout     = 2 * time.Minute // never fires first: a sender gives up sooner
 )
 

@@ -107,7 +107,7 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 		return fail(err)
 	}
 	var out []tasks.Sending
-	var more []string
+	more := &asked{at: map[string]int{}}
 	for i, h := range records {
 		if len(h) == 0 || atoi(h["f"]) != list[i].Fence || h["s"] != string(tasks.DeliveryPending) {
 			continue
@@ -117,25 +117,25 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 			return nil, err
 		}
 		out = append(out, tasks.Sending{Delivery: d})
-		signer := "wsec:" + d.Tenant
-		if d.Endpoint != "" {
-			signer = "wh:" + d.Endpoint
+		more.add(signerOf(&d))
+		switch {
+		case d.Body != nil:
+		case strings.HasPrefix(d.Object, "batch_"):
+			more.add("g:" + d.Object)
+		default:
+			more.add("j:"+d.Object, "e", "t", "p", "c", "s", "n", "ct", "fin", "o")
 		}
-		object := "j:" + d.Object
-		if strings.HasPrefix(d.Object, "batch_") {
-			object = "g:" + d.Object
-		}
-		more = append(more, signer, object)
 	}
 	if len(out) == 0 {
 		return nil, nil
 	}
-	records, err = s.hashes(ctx, more)
-	if err != nil {
+	if records, err = s.ask(ctx, more.list); err != nil {
 		return fail(err)
 	}
+	results := &asked{at: map[string]int{}} // large, and most receivers want none
 	for i := range out {
-		d, signer, object := &out[i].Delivery, records[2*i], records[2*i+1]
+		d := &out[i].Delivery
+		signer := records[more.at[signerOf(d)]]
 		switch {
 		case d.Endpoint == "":
 			if out[i].Keys = keysOf(signer); out[i].Keys.Secret == "" {
@@ -147,36 +147,104 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 			e := unpackEndpoint(d.Endpoint, signer)
 			out[i].Endpoint, out[i].Keys = &e, e.Keys
 		}
-		if object["t"] != d.Tenant || d.Body != nil {
+		if d.Body != nil {
 			continue
 		}
 		if strings.HasPrefix(d.Object, "batch_") {
-			b := s.unpackBatch(d.Object, object)
-			out[i].Batch = &b
-		} else {
-			j, err := unpack(d.Object, object)
+			if g := records[more.at["g:"+d.Object]]; g["t"] == d.Tenant {
+				b := s.unpackBatch(d.Object, g)
+				out[i].Batch = &b
+			}
+			continue
+		}
+		if h := records[more.at["j:"+d.Object]]; h["t"] == d.Tenant {
+			j, err := unpack(d.Object, h)
 			if err != nil {
 				return nil, err
 			}
 			out[i].Job = &j
+			if out[i].Endpoint != nil && out[i].Endpoint.IncludeResult {
+				results.add("j:"+d.Object, "r")
+			}
+		}
+	}
+	if len(results.list) == 0 {
+		return out, nil
+	}
+	if records, err = s.ask(ctx, results.list); err != nil {
+		return fail(err)
+	}
+	for i := range out {
+		if at, ok := results.at["j:"+out[i].Delivery.Object]; ok && out[i].Job != nil && records[at]["r"] != "" {
+			out[i].Job.Result = json.RawMessage(records[at]["r"])
 		}
 	}
 	return out, nil
 }
 
+// signerOf is the key of the record that holds a delivery's signing keys.
+func signerOf(d *tasks.Delivery) string {
+	if d.Endpoint != "" {
+		return "wh:" + d.Endpoint
+	}
+	return "wsec:" + d.Tenant
+}
+
+// asked are hashes to be read together, each once.
+type asked struct {
+	list []ask
+	at   map[string]int // key -> place in list
+}
+
+// ask is a hash to be read: some of its fields, or with none named all of them.
+type ask struct {
+	key    string
+	fields []string
+}
+
+func (a *asked) add(key string, fields ...string) {
+	if _, ok := a.at[key]; !ok {
+		a.at[key] = len(a.list)
+		a.list = append(a.list, ask{key, fields})
+	}
+}
+
 func (s *Store) hashes(ctx context.Context, keys []string) ([]map[string]string, error) {
+	list := make([]ask, len(keys))
+	for i, k := range keys {
+		list[i].key = k
+	}
+	return s.ask(ctx, list)
+}
+
+// ask reads hashes in one round trip. What is not there is left out of a map.
+func (s *Store) ask(ctx context.Context, list []ask) ([]map[string]string, error) {
 	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, k := range keys {
-			p.HGetAll(ctx, prefix+k)
+		for _, a := range list {
+			if a.fields == nil {
+				p.HGetAll(ctx, prefix+a.key)
+			} else {
+				p.HMGet(ctx, prefix+a.key, a.fields...)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]map[string]string, len(keys))
+	out := make([]map[string]string, len(list))
 	for i, c := range cmds {
-		out[i] = c.(*redis.MapStringStringCmd).Val()
+		switch c := c.(type) {
+		case *redis.MapStringStringCmd:
+			out[i] = c.Val()
+		case *redis.SliceCmd:
+			out[i] = make(map[string]string, len(list[i].fields))
+			for n, v := range c.Val() {
+				if v != nil {
+					out[i][list[i].fields[n]] = str(v)
+				}
+			}
+		}
 	}
 	return out, nil
 }

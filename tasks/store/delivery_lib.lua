@@ -9,29 +9,45 @@
 --   wring            zset  lanes with something ready and room, by turn; wturn the turn
 --   wfly             hash  lane -> deliveries handed out
 --   wbad             zset  lanes whose last attempt failed, by when
+--   wrest            zset  lanes that their pace holds back, by until when; wp:<lane> when its next would be on time
 --   wout             zset  handed out, by end of lease
 --   wdue             zset  to be tried again, by when
 --   wgone            zset  deliveries by when their record ends
 --   wh:<endpoint>    hash  an endpoint: t, u, ev events, ir include_result, sg signature, ct, dis, why, bad failing since,
---                          k secret, a private key, k2, a2 the ones before, x2 until when
+--                          mx most a second, k secret, a private key, k2, a2 the ones before, x2 until when
 --   whs:<tenant>     zset  the tenant's endpoints, by id
 --   hooks:<tenant>   hash  enabled endpoint -> its events; no key, no cost
 --   whp              hash  enabled endpoint that takes events of pools -> its tenant
 --   wsec:<tenant>    hash  the tenant's keys, named as in an endpoint
 
--- A lane may have so many deliveries under way at once; one whose last attempt
--- failed only a few, so that it holds nobody up.
+-- A lane may have so many deliveries under way at once. One whose last attempt
+-- failed has only a few, and one a second, until one arrives: it holds nobody up,
+-- and a receiver that is down is not hammered.
 local wmost, wfew, wsick = 16, 2, 600000
 
-local function wroom(lane)
+local function wfails(lane)
   local bad = redis.call('ZSCORE', P .. 'wbad', lane)
-  local most = (bad and bad + wsick > now) and wfew or wmost
-  return most - tonumber(redis.call('HGET', P .. 'wfly', lane) or 0)
+  return bad and bad + wsick > now
+end
+
+-- wroom is how many more of a lane may be under way.
+local function wroom(lane, fails)
+  return (fails and wfew or wmost) - tonumber(redis.call('HGET', P .. 'wfly', lane) or 0)
+end
+
+-- wpace is how many of a lane may go now by its pace, nil for any number; then
+-- from when on one may, and ms from one to the next.
+local function wpace(lane, fails)
+  local rate = fails and 1 or tonumber(redis.call('HGET', P .. 'wh:' .. lane, 'mx') or 0)
+  if rate <= 0 then return nil end
+  local every, burst = 1000 / rate, math.max(1, math.floor(rate / 10))
+  local next = math.max(now, tonumber(redis.call('GET', P .. 'wp:' .. lane) or 0))
+  return math.floor((now - next) / every + burst), next - (burst - 1) * every, every
 end
 
 -- wline puts a lane where the next claim finds it, when it has work and room.
 local function wline(lane)
-  if wroom(lane) <= 0 or redis.call('EXISTS', P .. 'wq:' .. lane) == 0 then return end
+  if wroom(lane, wfails(lane)) <= 0 or redis.call('EXISTS', P .. 'wq:' .. lane) == 0 then return end
   local ring = P .. 'wring'
   if not redis.call('ZSCORE', ring, lane) then
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
@@ -44,11 +60,9 @@ local function wready(id, lane)
   wline(lane)
 end
 
--- wland takes a delivery back from whoever had it; false when nobody had.
-local function wland(id, lane)
-  if redis.call('ZREM', P .. 'wout', id) == 0 then return false end
-  if redis.call('HINCRBY', P .. 'wfly', lane, -1) <= 0 then redis.call('HDEL', P .. 'wfly', lane) end
-  return true
+-- wland takes back how many of a lane are under way no more.
+local function wland(lane, n)
+  if redis.call('HINCRBY', P .. 'wfly', lane, -n) <= 0 then redis.call('HDEL', P .. 'wfly', lane) end
 end
 
 -- wkept is how long a delivery is kept: as long as results, and a week at least.
@@ -96,30 +110,45 @@ end
 -- wclaim hands out deliveries until depth of them are under way, a few of a
 -- lane at a turn; it appends id and fence of each to tickets.
 local function wclaim(depth, lease, tickets)
-  local ring, room = P .. 'wring', depth - redis.call('ZCARD', P .. 'wout')
+  local ring, room, turn = P .. 'wring', depth - redis.call('ZCARD', P .. 'wout'), nil
   while room > 0 do
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
     local lane = first[1]
-    if not lane then return end
-    local free = math.min(wroom(lane), room, 4)
-    local got = free > 0 and redis.call('ZPOPMIN', P .. 'wq:' .. lane, free) or {}
+    if not lane then break end
+    local q, fails, out = P .. 'wq:' .. lane, wfails(lane), {}
+    local free = wroom(lane, fails)
+    local pace, from, every = wpace(lane, fails)
+    local most = math.min(free, room, pace or 4, 4)
+    local got = most > 0 and redis.call('ZPOPMIN', q, most) or {}
     for i = 1, #got, 2 do
       local d = P .. 'd:' .. got[i]
       if redis.call('EXISTS', d) == 1 then
         tickets[#tickets + 1] = got[i]
         tickets[#tickets + 1] = redis.call('HINCRBY', d, 'f', 1)
-        redis.call('ZADD', P .. 'wout', now + lease, got[i])
-        redis.call('HINCRBY', P .. 'wfly', lane, 1)
-        room = room - 1
+        out[#out + 1] = now + lease
+        out[#out + 1] = got[i]
       end
     end
-    redis.call('SET', P .. 'wturn', first[2] + 1)
-    if wroom(lane) <= 0 or redis.call('EXISTS', P .. 'wq:' .. lane) == 0 then
+    local n = #out / 2
+    if n > 0 then
+      redis.call('ZADD', P .. 'wout', unpack(out))
+      redis.call('HINCRBY', P .. 'wfly', lane, n)
+      if pace then
+        local last = math.max(now, tonumber(redis.call('GET', P .. 'wp:' .. lane) or 0))
+        redis.call('SET', P .. 'wp:' .. lane, last + n * every, 'PX', 60000)
+      end
+    end
+    room, turn = room - n, first[2] + 1
+    if pace and pace <= 0 and free > 0 then
+      redis.call('ZADD', P .. 'wrest', math.ceil(from), lane)
+      redis.call('ZREM', ring, lane)
+    elseif free <= n or #got < 2 * most or redis.call('EXISTS', q) == 0 then
       redis.call('ZREM', ring, lane)
     else
-      redis.call('ZADD', ring, first[2] + 1, lane)
+      redis.call('ZADD', ring, turn, lane)
     end
   end
+  if turn then redis.call('SET', P .. 'wturn', turn) end
 end
 
 -- wdisable ends the sending to an endpoint and tells the tenant's others.

@@ -1,50 +1,64 @@
 -- Attempts at deliveries have ended.
 -- KEYS[1] prefix; ARGV[1] depth, ARGV[2] lease ms, ARGV[3] result ttl ms, ARGV[4] ms of failure after which an
 -- endpoint is disabled, then for each delivery 9 values: id, fence, status, counted "1" or "", delay ms, outcome,
--- line of the log, body or "", disable "1" or ""
+-- line of the log, body when none is kept yet or "", disable "1" or ""
 -- Returns tickets: id and fence in turn.
 spare()
-local tickets = {}
+local tickets, landed, healed = {}, {}, {}
 for a = 5, #ARGV, 9 do
-  local id, status, counted, outcome = ARGV[a], ARGV[a + 2], ARGV[a + 3] == '1', ARGV[a + 5]
+  local id, status, counted, outcome, body = ARGV[a], ARGV[a + 2], ARGV[a + 3] == '1', ARGV[a + 5], ARGV[a + 7]
   local d = P .. 'd:' .. id
-  local h = redis.call('HMGET', d, 'f', 'l', 'w', 'log', 's')
-  if h[1] == ARGV[a + 1] and h[5] == 'pending' and wland(id, h[2]) then
-    local lane, wh = h[2], h[3] and P .. 'wh:' .. h[3]
+  local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log')
+  if h[1] == ARGV[a + 1] and h[2] == 'pending' and redis.call('ZREM', P .. 'wout', id) == 1 then
+    local lane, wh, set = h[3], h[4] and P .. 'wh:' .. h[4], {}
+    local function put(k, v) set[#set + 1] = k; set[#set + 1] = v end
+    landed[lane] = (landed[lane] or 0) + 1
     if counted then
-      local log = (h[4] or '') .. ARGV[a + 6] .. '\n'
+      local log = (h[6] or '') .. ARGV[a + 6] .. '\n'
       while #log > 16384 do
         local cut = string.find(log, '\n', 1, true)
         if not cut or cut == #log then break end
         log = string.sub(log, cut + 1)
       end
-      redis.call('HINCRBY', d, 'n', 1)
-      redis.call('HSET', d, 'log', log)
-      if ARGV[a + 7] ~= '' then redis.call('HSETNX', d, 'b', ARGV[a + 7]) end
+      put('n', (h[5] or 0) + 1)
+      put('log', log)
     end
+    -- A large body that has served can be built again.
+    if status == 'delivered' then
+      if body == '' and redis.call('HSTRLEN', d, 'b') > 4096 then redis.call('HDEL', d, 'b') end
+      if #body > 4096 then body = '' end
+    end
+    if counted and body ~= '' then put('b', body) end
     if status == 'pending' then
-      redis.call('HSET', d, 'due', now + ARGV[a + 4])
+      put('due', now + ARGV[a + 4])
       redis.call('ZADD', P .. 'wdue', now + ARGV[a + 4], id)
     else
-      redis.call('HSET', d, 's', status, 'fin', now, 'why', outcome)
-      redis.call('HDEL', d, 'due')
-      -- A large body has served, and can be built again.
-      if status == 'delivered' and redis.call('HSTRLEN', d, 'b') > 4096 then redis.call('HDEL', d, 'b') end
+      put('s', status)
+      put('fin', now)
+      put('why', outcome)
     end
+    redis.call('HSET', d, unpack(set))
     if status == 'delivered' then
-      redis.call('ZREM', P .. 'wbad', lane)
-      if wh then redis.call('HDEL', wh, 'bad') end
+      if not healed[lane] then
+        redis.call('ZREM', P .. 'wbad', lane)
+        if wh then redis.call('HDEL', wh, 'bad') end
+        healed[lane] = true
+      end
     elseif counted then
+      healed[lane] = nil
       redis.call('ZADD', P .. 'wbad', now, lane)
       if wh and redis.call('EXISTS', wh) == 1 then
         redis.call('HSETNX', wh, 'bad', now)
         if ARGV[a + 8] == '1' or now - redis.call('HGET', wh, 'bad') >= tonumber(ARGV[4]) then
-          wdisable(h[3], outcome, tonumber(ARGV[3]))
+          wdisable(h[4], outcome, tonumber(ARGV[3]))
         end
       end
     end
-    wline(lane)
   end
+end
+for lane, n in pairs(landed) do
+  wland(lane, n)
+  wline(lane)
 end
 wclaim(tonumber(ARGV[1]), tonumber(ARGV[2]), tickets)
 return tickets

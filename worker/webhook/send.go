@@ -92,6 +92,7 @@ const (
 	tlsTimeout     = 5 * time.Second
 	headerTimeout  = 10 * time.Second
 	maxHeaderBytes = 32 << 10
+	idlePerHost    = 16       // connections kept for reuse: as many as one receiver's deliveries under way
 	maxReadBytes   = 64 << 10 // of an answer's body, before the connection is given up
 	maxKeepBytes   = 4 << 10  // of an answer's body, for the tenant's log
 )
@@ -195,7 +196,7 @@ func newTransport(guard *Guard, roots *x509.CertPool, maxPerHost int) *http.Tran
 		// what is held.
 		DisableCompression:  true,
 		MaxConnsPerHost:     maxPerHost,
-		MaxIdleConnsPerHost: 2,
+		MaxIdleConnsPerHost: min(maxPerHost, idlePerHost),
 		MaxIdleConns:        256,
 		IdleConnTimeout:     30 * time.Second,
 		Protocols:           protocols,
