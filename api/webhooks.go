@@ -45,6 +45,7 @@ type Webhooks interface {
 const (
 	maxEndpointBody = 16 << 10
 	maxEventsNamed  = 16
+	maxPerSecond    = 1000
 )
 
 // eventTypes are the events that an endpoint can take.
@@ -60,6 +61,7 @@ type endpointBody struct {
 	URL           *string  `json:"url"`
 	Events        []string `json:"events"`
 	IncludeResult *bool    `json:"include_result"`
+	MaxPerSecond  *int     `json:"max_per_second"`
 	Signature     *string  `json:"signature"`
 	Disabled      *bool    `json:"disabled"`
 }
@@ -111,6 +113,9 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 			}
 		}
 	}
+	if b.MaxPerSecond != nil && (*b.MaxPerSecond < 0 || *b.MaxPerSecond > maxPerSecond) {
+		return fail(invalidRequest, `The member "max_per_second" must be from 0 to 1000.`)
+	}
 	if b.Signature != nil && *b.Signature != "v1" && *b.Signature != "v1a" {
 		return fail(invalidRequest, `The member "signature" must be "v1" or "v1a".`)
 	}
@@ -161,6 +166,9 @@ func (a *API) createEndpoint(c echo.Context) error {
 		e.Signature = *b.Signature
 	}
 	e.IncludeResult = b.IncludeResult != nil && *b.IncludeResult
+	if b.MaxPerSecond != nil {
+		e.MaxPerSecond = *b.MaxPerSecond
+	}
 	if e, err = store.CreateEndpoint(ctx, e); err != nil {
 		return err
 	}
@@ -210,7 +218,7 @@ func (a *API) changeEndpoint(c echo.Context) error {
 		return err
 	}
 	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
-		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, Disabled: b.Disabled})
+		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Disabled: b.Disabled})
 	})
 }
 
@@ -429,6 +437,7 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 	}
 	o.b = append(o.b, ']')
 	o.boolean("include_result", e.IncludeResult)
+	o.num("max_per_second", int64(e.MaxPerSecond))
 	o.str("signature", e.Signature)
 	if secret {
 		o.str("secret", e.Keys.Secret)

@@ -28,9 +28,11 @@ type arrival struct {
 	id, kind, object, path string
 	body                   []byte
 	head                   http.Header
+	when                   time.Time
 }
 
-// receiver keeps what arrives and answers by path: /500, /410, or 204.
+// receiver keeps what arrives and answers by path: /500, /429 (come back in an
+// hour), /410, or 204.
 type receiver struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -48,12 +50,15 @@ func newReceiver(t *testing.T) *receiver {
 		}
 		_ = json.Unmarshal(body, &e)
 		r.mu.Lock()
-		r.got = append(r.got, arrival{req.Header.Get("webhook-id"), e.Type, e.Data.ID, req.URL.Path, body, req.Header})
+		r.got = append(r.got, arrival{req.Header.Get("webhook-id"), e.Type, e.Data.ID, req.URL.Path, body, req.Header, time.Now()})
 		r.mu.Unlock()
 		switch req.URL.Path {
 		case "/500":
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, "not today")
+		case "/429":
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(429)
 		case "/410":
 			w.WriteHeader(410)
 		case "/hang":
@@ -325,6 +330,198 @@ func TestAnEndpointThatIsGoneIsDisabledAndTheOthersAreTold(t *testing.T) {
 	until(t, "it is sent to again", func() bool { return len(r.at("/410")) == 2 })
 	if n := len(d.list(tasks.DeliveryFilter{Endpoint: gone.ID})); n != 2 {
 		t.Errorf("%d deliveries, want 2: none while it was disabled", n)
+	}
+}
+
+// field changes one field of an endpoint's record, to move its past.
+func (d *desk) field(endpoint, name string, at time.Time) {
+	d.t.Helper()
+	rdb := d.server.Client()
+	keys, err := rdb.Keys(d.t.Context(), "*wh:"+endpoint).Result()
+	if err != nil || len(keys) != 1 {
+		d.t.Fatalf("the endpoint's keys are %v, %v", keys, err)
+	}
+	if err := rdb.HSet(d.t.Context(), keys[0], name, at.UnixMilli()).Err(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func TestAnEndpointThatFailsForFiveDaysIsDisabled(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	bad := d.endpoint(r.URL+"/500", "job.canceled", "endpoint.disabled")
+	d.endpoint(r.URL+"/other", "endpoint.disabled")
+	failed := func(n int) func() bool {
+		return func() bool {
+			logs := 0
+			for _, dl := range d.list(tasks.DeliveryFilter{Endpoint: bad.ID}) {
+				logs += len(dl.Log)
+			}
+			return logs == n
+		}
+	}
+	d.end("")
+	until(t, "an attempt failed", failed(1))
+	const span = 5 * 24 * time.Hour
+	d.field(bad.ID, "bad", time.Now().Add(time.Minute-span))
+	d.end("")
+	until(t, "another failed", failed(2))
+	e, err := d.Endpoint(t.Context(), "acme", bad.ID)
+	if err != nil || !e.DisabledAt.IsZero() {
+		t.Fatalf("a minute before five days: %+v, %v", e, err)
+	}
+	d.field(bad.ID, "bad", time.Now().Add(-span))
+	d.end("")
+	until(t, "the other endpoint is told", func() bool { return len(r.at("/other")) == 1 })
+	if a := r.at("/other")[0]; a.kind != "endpoint.disabled" || a.object != bad.ID || !strings.Contains(string(a.body), `"reason":"http_5xx"`) {
+		t.Errorf("told %s", a.body)
+	}
+	if e, err = d.Endpoint(t.Context(), "acme", bad.ID); err != nil || e.DisabledAt.IsZero() || e.DisabledReason != "http_5xx" {
+		t.Errorf("after five days: %+v, %v", e, err)
+	}
+	no := false
+	if e, err = d.ChangeEndpoint(t.Context(), "acme", bad.ID, tasks.EndpointChange{Disabled: &no}); err != nil || !e.DisabledAt.IsZero() || !e.FailingSince.IsZero() {
+		t.Errorf("enabled again: %+v, %v", e, err)
+	}
+	d.end("")
+	until(t, "it is tried again", failed(4))
+	if e, err = d.Endpoint(t.Context(), "acme", bad.ID); err != nil || !e.DisabledAt.IsZero() {
+		t.Errorf("one failure after it was enabled again: %+v, %v", e, err)
+	}
+}
+
+func TestRetryAfterIsHeardAndClamped(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	d.end(r.URL + "/429")
+	until(t, "the refusal is in the log", func() bool { l := d.list(tasks.DeliveryFilter{}); return len(l) == 1 && len(l[0].Log) == 1 })
+	dl := d.list(tasks.DeliveryFilter{})[0]
+	// Planned are 5 s; it asked for an hour, and gets twice what is planned.
+	if wait := dl.DueAt.Sub(dl.Log[0].At.Add(dl.Log[0].Latency)); dl.Log[0].Outcome != "throttled" || wait < 9900*time.Millisecond || wait > 11*time.Second {
+		t.Errorf("after %s the next attempt is %v later, want 10 s", dl.Log[0].Outcome, wait)
+	}
+}
+
+func TestAnOldSecretSignsForADay(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	e := d.endpoint(r.URL+"/ok", "job.canceled")
+	if err := d.RotateKeys(t.Context(), "acme", e.ID, tasks.SigningKeys{Secret: webhook.NewSecret().Reveal()}); err != nil {
+		t.Fatal(err)
+	}
+	now, err := d.Endpoint(t.Context(), "acme", e.ID)
+	if left := time.Until(now.Keys.OldUntil); err != nil || left < 23*time.Hour || left > 24*time.Hour+time.Minute {
+		t.Fatalf("the old secret signs for %v more, %v", left, err)
+	}
+	d.end("")
+	until(t, "an event", func() bool { return len(r.at("/ok")) == 1 })
+	d.field(e.ID, "x2", time.Now().Add(-time.Second))
+	d.end("")
+	until(t, "an event a day later", func() bool { return len(r.at("/ok")) == 2 })
+	for i, want := range []int{2, 1} {
+		a := r.at("/ok")[i]
+		if got := len(strings.Fields(a.head.Get("webhook-signature"))); got != want {
+			t.Errorf("event %d has %d signatures, want %d", i+1, got, want)
+		}
+		verified(t, a, now.Keys.Secret)
+	}
+	verified(t, r.at("/ok")[0], e.Keys.Secret)
+}
+
+// handed sweeps until n deliveries that ours picks have been handed out, and
+// returns how long that took. No sender may run.
+func (d *desk) handed(n int, ours func(id string) bool) time.Duration {
+	d.t.Helper()
+	began, got := time.Now(), 0
+	until(d.t, fmt.Sprintf("%d are handed out", n), func() bool {
+		swept, err := d.SweepDeliveries(d.t.Context())
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		for _, ticket := range swept.Hand {
+			if ours(ticket.ID) {
+				got++
+			}
+		}
+		if got < n && (swept.NextDue < 0 || swept.NextDue > time.Second) {
+			d.t.Fatalf("the next may go in %v", swept.NextDue)
+		}
+		return got >= n
+	})
+	return time.Since(began)
+}
+
+func TestAnEndpointsRateIsKept(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	e := d.endpoint(r.URL+"/slow", "job.canceled")
+	d.endpoint(r.URL+"/quick", "job.canceled")
+	rate := 10
+	if _, err := d.ChangeEndpoint(t.Context(), "acme", e.ID, tasks.EndpointChange{MaxPerSecond: &rate}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		d.end("")
+	}
+	until(t, "all arrived", func() bool { return len(r.at("/slow")) == 4 && len(r.at("/quick")) == 4 })
+	until(t, "all are recorded", func() bool { return len(d.list(tasks.DeliveryFilter{Status: tasks.DeliveryDelivered})) == 8 })
+	for _, dl := range d.list(tasks.DeliveryFilter{Endpoint: e.ID}) {
+		if dl.Attempts != 1 {
+			t.Errorf("waiting used up an attempt: %+v", dl)
+		}
+	}
+	d.stop()
+	for range 8 {
+		d.end("")
+	}
+	slow := map[string]bool{}
+	for _, dl := range d.list(tasks.DeliveryFilter{Endpoint: e.ID}) {
+		slow[dl.ID] = true
+	}
+	others := 0
+	took := d.handed(8, func(id string) bool {
+		if !slow[id] {
+			others++
+		}
+		return slow[id]
+	})
+	if took < 690*time.Millisecond || others != 8 {
+		t.Errorf("8 deliveries at 10 a second were handed out within %v, want 700 ms; and %d to the other endpoint, want 8", took, others)
+	}
+}
+
+func TestAReceiverThatFailsGetsOneASecond(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	fail := func(n int) {
+		t.Helper()
+		d.end(r.URL + "/500")
+		until(t, "the failure is recorded", func() bool {
+			failed := 0
+			for _, dl := range d.list(tasks.DeliveryFilter{Status: tasks.DeliveryPending}) {
+				failed += min(1, len(dl.Log))
+			}
+			return failed == n
+		})
+	}
+	fail(1)
+	d.end(r.URL + "/ok") // the same lane, which is well again
+	until(t, "it arrived", func() bool { return len(d.list(tasks.DeliveryFilter{Status: tasks.DeliveryDelivered})) == 1 })
+	for range 20 {
+		d.end(r.URL + "/ok")
+	}
+	began := time.Now()
+	until(t, "all arrived", func() bool { return len(r.at("/ok")) == 21 })
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("20 deliveries to one that is well again took %v", took)
+	}
+	until(t, "they are recorded", func() bool { return len(d.list(tasks.DeliveryFilter{Status: tasks.DeliveryDelivered})) == 21 })
+	fail(2)
+	d.stop()
+	d.end(r.URL + "/500")
+	d.end(r.URL + "/500")
+	if took := d.handed(2, func(string) bool { return true }); took < 990*time.Millisecond {
+		t.Errorf("two attempts at a receiver that fails were handed out within %v, want a second between them", took)
 	}
 }
 

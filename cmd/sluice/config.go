@@ -123,11 +123,12 @@ type Results struct {
 	MaxBytes int64         `key:"max_bytes"`
 }
 
-// Webhooks loosens what may be dialled; everything is off by default.
+// Webhooks loosens what may be dialled, which is off by default, and denies more.
 type Webhooks struct {
 	AllowHTTP    bool     `key:"allow_http"`
 	AllowPrivate bool     `key:"allow_private"`
 	AllowHosts   []string `key:"allow_hosts"`
+	DenyNetworks []string `key:"deny_networks"`
 }
 
 // FakeProvider is the name of the built-in fake provider.

@@ -225,6 +225,11 @@ func (v *validator) config(c *Config) {
 			v.bad(fmt.Sprintf("webhooks.allow_hosts[%d]", i), "%q is neither a host name nor an IP address", h)
 		}
 	}
+	for i, n := range c.Webhooks.DenyNetworks {
+		if _, err := netip.ParsePrefix(n); err != nil {
+			v.bad(fmt.Sprintf("webhooks.deny_networks[%d]", i), "%q is not a prefix, as in 198.51.100.0/24", n)
+		}
+	}
 }
 
 func (v *validator) address(key, s string) {

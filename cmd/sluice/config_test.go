@@ -59,7 +59,7 @@ tenants:
   default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
 results: {ttl: 168h, max_bytes: 8388608}
 data_dir: /var/lib/sluice
-webhooks: {allow_http: false, allow_private: false, allow_hosts: []}
+webhooks: {allow_http: false, allow_private: false, allow_hosts: [], deny_networks: []}
 `
 
 func TestFileWithEveryKey(t *testing.T) {
@@ -253,7 +253,7 @@ pools:
 tenants:
   "a b": {weight: 0}
 results: {ttl: soon}
-webhooks: {allow_http: maybe, allow_hosts: ["http://x"]}
+webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0.0"]}
 `, "SLUICE_COLOR=blue", "SLUICE_RESULTS__MAX_BYTES=big", "SLUICE_DATA_DIR_FILE=/x")
 	want := []string{
 		"listen", "ops_listen", "public_url", "color", "redis.url", "redis.pool",
@@ -264,7 +264,7 @@ webhooks: {allow_http: maybe, allow_hosts: ["http://x"]}
 		"pools.claude.timeout", "pools.claude.max_attempts",
 		"pools.claude.breaker.window", "pools.claude.breaker.failure_ratio", "pools.claude.breaker.failure_ratio",
 		"tenants.a b", "tenants.a b.weight", "results.ttl", "results.max_bytes",
-		"webhooks.allow_http", "webhooks.allow_hosts[0]", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
+		"webhooks.allow_http", "webhooks.allow_hosts[0]", "webhooks.deny_networks[0]", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
 	}
 	var got []string
 	all := faultsError(faults).Error()

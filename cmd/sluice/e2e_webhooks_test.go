@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -90,6 +92,23 @@ func testWebhooks(t *testing.T, s *system) {
 	probe := next()
 	verified(secret, probe)
 	verified(rotated, probe)
+
+	// Ed25519 on request: the key that verifies it is handed out by the API.
+	signed := c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`/v1a","events":["job.failed"],"signature":"v1a","max_per_second":50}`).want(t, 201)
+	c.do("POST", "/v1/webhook-endpoints/"+signed.str("id")+"/test", "").want(t, 202)
+	asymmetric := next()
+	verified(signed.str("secret"), asymmetric) // v1 stands beside it, and first
+	public, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(c.do("GET", "/v1/webhook-endpoints/"+signed.str("id"), "").want(t, 200).str("public_key"), "whpk_"))
+	if err != nil || len(public) != ed25519.PublicKeySize {
+		t.Fatalf("public key of %d bytes, %v", len(public), err)
+	}
+	_, entry, _ := strings.Cut(asymmetric.header.Get("Webhook-Signature"), " v1a,")
+	signature, err := base64.StdEncoding.DecodeString(entry)
+	message := asymmetric.header.Get("Webhook-Id") + "." + asymmetric.header.Get("Webhook-Timestamp") + "." + string(asymmetric.body)
+	if err != nil || !ed25519.Verify(public, []byte(message), signature) {
+		t.Errorf("v1a does not verify: %q, %v", asymmetric.header.Get("Webhook-Signature"), err)
+	}
+	c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`","max_per_second":-1}`).want(t, 400)
 
 	// A job's own address is signed with the tenant's secret.
 	c.do("DELETE", "/v1/webhook-endpoints/"+endpoint, "").want(t, 204)

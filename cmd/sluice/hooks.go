@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -54,6 +56,13 @@ func newGuard(cfg *Config) (*webhook.Guard, error) {
 	g := webhook.GuardConfig{AllowHTTP: cfg.Webhooks.AllowHTTP, AllowPrivate: cfg.Webhooks.AllowPrivate, AllowHosts: cfg.Webhooks.AllowHosts}
 	if u, err := url.Parse(cfg.PublicURL); err == nil && u.Hostname() != "" {
 		g.OwnHosts = []string{u.Hostname()}
+	}
+	for _, n := range cfg.Webhooks.DenyNetworks {
+		p, err := netip.ParsePrefix(n)
+		if err != nil {
+			return nil, fmt.Errorf("webhooks.deny_networks: %w", err)
+		}
+		g.DenyPrefixes = append(g.DenyPrefixes, p)
 	}
 	return webhook.NewGuard(g)
 }
