@@ -10,6 +10,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
 // TypeDeliver is the Asynq type of a task that carries deliveries of webhooks,
@@ -48,21 +49,24 @@ func DeliveryTickets(body []byte) ([]tasks.DeliveryTicket, error) {
 	return list, nil
 }
 
-// HandDeliveries enqueues deliveries and wakes a sender. Those that cannot be
-// enqueued are handed out again when their lease has ended.
+// HandDeliveries enqueues deliveries, in one round trip, and wakes a sender.
+// Those that cannot be enqueued are handed out again when their lease has ended.
 func (f *Feeder) HandDeliveries(ctx context.Context, list []tasks.DeliveryTicket) error {
 	if len(list) == 0 {
 		return nil
 	}
-	var errs []error
-	for len(list) > 0 {
-		n := min(deliveriesTogether, len(list))
-		task, opts := DeliverTask(list[:n])
-		list = list[n:]
-		if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
-			errs = append(errs, fmt.Errorf("enqueue deliveries: %w", err))
-		}
+	errs := make([]error, (len(list)+deliveriesTogether-1)/deliveriesTogether)
+	var steps []func(context.Context)
+	for i := range errs {
+		some := list[i*deliveriesTogether : min((i+1)*deliveriesTogether, len(list))]
+		steps = append(steps, func(ctx context.Context) {
+			task, opts := DeliverTask(some)
+			if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+				errs[i] = fmt.Errorf("enqueue deliveries: %w", err)
+			}
+		})
 	}
+	pipeline.Join(ctx, nil, steps...)
 	if f.c.Kick != nil {
 		f.c.Kick(ctx, Deliveries, 0)
 	}
