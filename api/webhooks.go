@@ -48,6 +48,12 @@ const (
 	maxPerSecond    = 1000
 )
 
+// The forms of an endpoint's bodies.
+const (
+	formatSluice = "sluice"
+	formatOpenAI = "openai"
+)
+
 // eventTypes are the events that an endpoint can take.
 func eventTypes() []string {
 	return []string{
@@ -63,6 +69,7 @@ type endpointBody struct {
 	IncludeResult *bool    `json:"include_result"`
 	MaxPerSecond  *int     `json:"max_per_second"`
 	Signature     *string  `json:"signature"`
+	Format        *string  `json:"format"`
 	Disabled      *bool    `json:"disabled"`
 }
 
@@ -119,6 +126,9 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 	if b.Signature != nil && *b.Signature != "v1" && *b.Signature != "v1a" {
 		return fail(invalidRequest, `The member "signature" must be "v1" or "v1a".`)
 	}
+	if b.Format != nil && *b.Format != formatSluice && *b.Format != formatOpenAI {
+		return fail(invalidRequest, `The member "format" must be "sluice" or "openai".`)
+	}
 	return nil
 }
 
@@ -165,6 +175,7 @@ func (a *API) createEndpoint(c echo.Context) error {
 	if b.Signature != nil {
 		e.Signature = *b.Signature
 	}
+	e.OpenAI = b.Format != nil && *b.Format == formatOpenAI
 	e.IncludeResult = b.IncludeResult != nil && *b.IncludeResult
 	if b.MaxPerSecond != nil {
 		e.MaxPerSecond = *b.MaxPerSecond
@@ -213,6 +224,9 @@ func (a *API) changeEndpoint(c echo.Context) error {
 	}
 	if b.Signature != nil {
 		return fail(invalidRequest, `The member "signature" cannot be changed.`)
+	}
+	if b.Format != nil {
+		return fail(invalidRequest, `The member "format" cannot be changed.`)
 	}
 	if err := a.checkEndpoint(c.Request().Context(), &b); err != nil {
 		return err
@@ -439,6 +453,11 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 	o.boolean("include_result", e.IncludeResult)
 	o.num("max_per_second", int64(e.MaxPerSecond))
 	o.str("signature", e.Signature)
+	format := formatSluice
+	if e.OpenAI {
+		format = formatOpenAI
+	}
+	o.str("format", format)
 	if secret {
 		o.str("secret", e.Keys.Secret)
 	}

@@ -14,6 +14,7 @@ type Endpoint struct {
 	IncludeResult bool     // job events carry the result when it fits
 	MaxPerSecond  int      // attempts; 0: as many as come
 	Signature     string   // "v1", or "v1a" for Ed25519 beside it
+	OpenAI        bool     // bodies of jobs and batches are in the form of OpenAI's webhooks
 	CreatedAt     time.Time
 	DisabledAt    time.Time // zero: it is sent to
 	// DisabledReason is the outcome that disabled it, or "operator" when its owner did.

@@ -310,7 +310,13 @@ func eventBody(s *tasks.Sending, base string) ([]byte, error) {
 	if d.Body != nil {
 		return d.Body, nil
 	}
-	switch t := webhook.Type(d.Type); t {
+	t := webhook.Type(d.Type)
+	if s.Endpoint != nil && s.Endpoint.OpenAI {
+		if body, err := webhook.OpenAIEvent(d.Event, t, d.CreatedAt, d.Object); err == nil {
+			return body, nil
+		}
+	}
+	switch t {
 	case webhook.BatchCompleted:
 		b := tasks.Batch{ID: d.Object}
 		if s.Batch != nil {

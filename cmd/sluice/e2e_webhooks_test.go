@@ -110,8 +110,21 @@ func testWebhooks(t *testing.T, s *system) {
 	}
 	c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`","max_per_second":-1}`).want(t, 400)
 
-	// A job's own address is signed with the tenant's secret.
 	c.do("DELETE", "/v1/webhook-endpoints/"+endpoint, "").want(t, 204)
+
+	// A receiver made for OpenAI's webhooks gets bodies as it knows them.
+	theirs := c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`/openai","events":["job.succeeded"],"format":"openai","include_result":true}`).want(t, 201)
+	if theirs.str("format") != "openai" || signed.str("format") != "sluice" {
+		t.Errorf("formats %q and %q", theirs.str("format"), signed.str("format"))
+	}
+	job = c.submit(prompt("claude-x", "in another form"))
+	if body := verified(theirs.str("secret"), next()); body["type"] != "response.completed" || body["object"] != "event" || at(body, "data.id") != job {
+		t.Errorf("event in OpenAI's form: %v", body)
+	}
+	c.do("PATCH", "/v1/webhook-endpoints/"+theirs.str("id"), `{"format":"sluice"}`).want(t, 400)
+	c.do("DELETE", "/v1/webhook-endpoints/"+theirs.str("id"), "").want(t, 204)
+
+	// A job's own address is signed with the tenant's secret.
 	own := c.do("GET", "/v1/signing-secret", "").want(t, 200).str("secret")
 	c.submit(`{"model":"claude-x","prompt":"its own","webhook_url":"` + receiver.URL + `/own"}`)
 	if body := verified(own, next()); at(body, "data.result") != nil {

@@ -47,7 +47,7 @@ var (
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
 	word, err := s.run(ctx, endpointSaveScript, e.Tenant, e.ID, "1", maxEndpoints, "",
-		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "k", e.Keys.Secret, "a", e.Keys.Private).Text()
+		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private).Text()
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("create endpoint %s: %w", e.ID, err)
 	}
@@ -190,7 +190,7 @@ func keysOf(h map[string]string) tasks.SigningKeys {
 func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
 	return tasks.Endpoint{
 		ID: id, Tenant: h["t"], URL: h["u"], Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
-		Signature: h["sg"], CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
+		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
 		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h),
 	}
 }
