@@ -99,11 +99,13 @@ type bench struct {
 func (b *bench) open(ctx context.Context, name string, workers int) (end func() error, err error) {
 	c := rig.Config{
 		Dir: filepath.Join(b.dir, name), Workers: workers, Pool: "limits: {requests_per_minute: 60}",
-		WorkerEnv: []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"},
 	}
 	if workers > 0 {
 		if c.Bin, err = rig.Build(ctx, b.dir); err != nil {
 			return nil, err
+		}
+		c.Worker = func(int) (string, []string) {
+			return c.Bin, []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"}
 		}
 	}
 	if b.stage, err = rig.Open(ctx, c); err != nil {

@@ -23,6 +23,7 @@ type bench struct {
 	rate     float64
 	minute   time.Duration
 
+	worker  func(i int) (bin string, env []string) // nil: bin, and nothing more
 	stage   *rig.Stage
 	client  *rig.Client
 	batches []rig.Batch
@@ -40,11 +41,11 @@ type call struct {
 
 // open starts the processes and submits what the pool needs for so long at
 // full pace.
-func (b *bench) open(ctx context.Context, load time.Duration, redisEnv ...string) error {
+func (b *bench) open(ctx context.Context, load time.Duration) error {
 	b.calls, b.batches = nil, nil
 	var err error
 	b.stage, err = rig.Open(ctx, rig.Config{
-		Bin: b.bin, Dir: b.dir, APIs: 1, Workers: 4, OneKey: true, RedisEnv: redisEnv,
+		Bin: b.bin, Dir: b.dir, APIs: 1, Workers: 4, OneKey: true, Worker: b.worker,
 		Pool: fmt.Sprintf("timeout: 30s, limits: {requests_per_minute: %.0f, request_burst: %.0f, concurrency: 64}", b.rate*60, burst),
 		Fake: upstream.FakeConfig{
 			RequestsPerMinute: b.rate * 60, RequestBurst: burst, MeanLatency: 200 * time.Millisecond, LatencySigma: 0.5,

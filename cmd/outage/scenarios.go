@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -245,53 +240,5 @@ func killed(ctx context.Context, b *bench) error {
 	row(fmt.Sprintf("used of the allowance, a worker killed each %.0f s", b.minute.Seconds()/kills),
 		percent(float64(accepted), b.rate*end.Sub(begin).Seconds()), ">= 99 %")
 	row("429s, of all calls", fmt.Sprintf("%d of %d", limited, all), "")
-	return b.finish(ctx, b.minute)
-}
-
-//go:embed ahead/ahead.c.txt
-var aheadC string
-
-// skew: Redis's clock is an hour ahead of the workers', which is the workers'
-// an hour behind. Their own cannot be moved from outside: the program asks the
-// kernel for the time, not libc.
-func skew(ctx context.Context, b *bench) error {
-	cc, err := exec.LookPath("cc")
-	if err != nil || runtime.GOOS != "linux" {
-		fmt.Println("  left out: it needs Linux and a C compiler")
-		return nil
-	}
-	if err := os.MkdirAll(b.dir, 0o700); err != nil {
-		return err
-	}
-	library := filepath.Join(b.dir, "ahead.so")
-	compile := exec.CommandContext(ctx, cc, "-shared", "-fPIC", "-o", library, "-x", "c", "-")
-	compile.Stdin = strings.NewReader(aheadC)
-	if out, err := compile.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile a clock that is ahead: %w\n%s", err, out)
-	}
-	if err := b.open(ctx, warmUp+b.minute, "LD_PRELOAD="+library); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
-	begin := time.Now()
-	if err := wait(ctx, b.minute/2); err != nil {
-		return err
-	}
-	calls := b.seen(nil)
-	accepted, limited, all := between(calls, begin, begin.Add(b.minute/2))
-	reply, err := b.stage.RedisCommand("TIME")
-	if err != nil {
-		return err
-	}
-	var digits int
-	var sec int64
-	if _, err := fmt.Sscanf(reply, "*2\r\n$%d\r\n%d", &digits, &sec); err != nil {
-		return fmt.Errorf("redis's time: %w", err)
-	}
-	row("Redis's clock is ahead by", fmt.Sprintf("%.0f s", time.Unix(sec, 0).Sub(time.Now()).Seconds()), "3600 s")
-	row("used of the allowance", percent(float64(accepted), b.rate*b.minute.Seconds()/2), ">= 99 %")
-	row("429s, of all calls", fmt.Sprintf("%d of %d", limited, all), "0")
 	return b.finish(ctx, b.minute)
 }

@@ -43,8 +43,6 @@ type Config struct {
 	// RedisArgs are further arguments of redis-server, which writes its
 	// append-only file at each command unless they say otherwise.
 	RedisArgs []string
-	// RedisEnv is added to redis-server's environment.
-	RedisEnv []string
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
@@ -53,8 +51,9 @@ type Config struct {
 	// by which the provider tells their calls apart: for proofs in which the
 	// provider sets no limits.
 	OneKey bool
-	// WorkerEnv is added to each worker's environment.
-	WorkerEnv []string
+	// Worker returns each worker's program and what is added to its environment.
+	// Nil: Bin, and nothing.
+	Worker func(i int) (bin string, env []string)
 }
 
 // Model is the model whose jobs the pool serves.
@@ -105,7 +104,7 @@ func (s *Stage) open(ctx context.Context, c Config) error {
 		"--port", "0", "--unixsocket", s.socket, "--dir", filepath.Join(c.Dir, "redis"), "--save", "",
 		"--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
 	}, c.RedisArgs...)}
-	s.Redis.Env = append(environ(), c.RedisEnv...)
+	s.Redis.Env = environ()
 	if err := s.Redis.Start(); err != nil {
 		return err
 	}
@@ -149,13 +148,13 @@ data_dir: %q
 	if err != nil {
 		return err
 	}
-	role := func(name, kind string, env ...string) (*Proc, error) {
+	role := func(bin, name, kind string, env ...string) (*Proc, error) {
 		ops, err := freeAddress()
 		if err != nil {
 			return nil, err
 		}
 		p := &Proc{
-			Name: name, Path: c.Bin, Args: []string{"--config", file, kind}, Log: filepath.Join(c.Dir, name+".log"), Ops: ops,
+			Name: name, Path: bin, Args: []string{"--config", file, kind}, Log: filepath.Join(c.Dir, name+".log"), Ops: ops,
 			Env: append(environ(), append(env, "SLUICE_OPS_LISTEN="+ops)...),
 		}
 		return p, p.Start()
@@ -165,7 +164,7 @@ data_dir: %q
 		if err != nil {
 			return err
 		}
-		p, err := role(fmt.Sprintf("api-%d", i+1), "api", "SLUICE_LISTEN="+address)
+		p, err := role(c.Bin, fmt.Sprintf("api-%d", i+1), "api", "SLUICE_LISTEN="+address)
 		if p != nil {
 			s.APIs, s.URLs = append(s.APIs, p), append(s.URLs, "http://"+address)
 		}
@@ -174,11 +173,14 @@ data_dir: %q
 		}
 	}
 	for i := range c.Workers {
-		env := append([]string(nil), c.WorkerEnv...)
+		bin, env := c.Bin, []string(nil)
+		if c.Worker != nil {
+			bin, env = c.Worker(i)
+		}
 		if !c.OneKey {
 			env = append(env, "SLUICE_PROVIDERS__PROVIDER__API_KEY="+Key(i))
 		}
-		p, err := role(fmt.Sprintf("worker-%d", i+1), "worker", env...)
+		p, err := role(bin, fmt.Sprintf("worker-%d", i+1), "worker", env...)
 		if p != nil {
 			s.Workers = append(s.Workers, p)
 		}
