@@ -65,8 +65,9 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	w.m.wait.WithLabelValues(p.Name).Observe(started.At.Sub(ready(job)).Seconds())
 	h.text.begin(started)
 
+	most, own := bound(p, job, started)
 	sent := time.Now()
-	answer := w.ask(ctx, p, job, grant, h.text)
+	answer := w.ask(ctx, p, job, grant, h.text, most)
 	took := time.Since(sent)
 	w.m.attempts.WithLabelValues(p.Name, string(answer.Outcome)).Inc()
 	p.budget.call()
@@ -80,7 +81,9 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		answer.Outcome, answer.MaybeBilled = tasks.HandedBack, true
 	}
 	paused := false
-	if p.Health != nil && !outOfTime(job, p, answer, took) {
+	// That the job's own deadline cut the call off says nothing about the provider.
+	outOfTime := own && answer.Outcome != tasks.Succeeded && took >= most
+	if p.Health != nil && !outOfTime {
 		paused = p.Health.Report(base, job.Asks(), took, answer)
 	}
 	v := decide(answer, situation{
@@ -136,10 +139,14 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	return nil
 }
 
-// outOfTime reports whether the job's own deadline cut the call off: that says
-// nothing about the provider.
-func outOfTime(j tasks.Job, p *pool, a upstream.Answer, took time.Duration) bool {
-	return a.Outcome != tasks.Succeeded && took < p.Timeout && !j.Deadline.IsZero() && !time.Now().Before(j.Deadline)
+// bound is how long a job's call may take, and whether its own deadline says so
+// and not its pool. The deadline is measured from the start by Redis's clock:
+// this process's may be wrong.
+func bound(p *pool, j tasks.Job, started tasks.Started) (d time.Duration, own bool) {
+	if j.Deadline.IsZero() || j.Deadline.Sub(started.At) >= p.Timeout {
+		return p.Timeout, false
+	}
+	return j.Deadline.Sub(started.At), true
 }
 
 // ready is when a job could first have run.
@@ -188,18 +195,12 @@ func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant,
 	return grant, err
 }
 
-// ask makes the call, bounded by the pool's timeout and the job's deadline.
-func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Grant, out *text) upstream.Answer {
+// ask makes the call, which may take so long.
+func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Grant, out *text, most time.Duration) upstream.Answer {
 	w.m.inflight.WithLabelValues(p.Name).Inc()
 	defer w.m.inflight.WithLabelValues(p.Name).Dec()
-	timeout := p.Timeout
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	if !job.Deadline.IsZero() {
-		var end context.CancelFunc
-		ctx, end = context.WithDeadline(ctx, job.Deadline)
-		defer end()
-	}
 	ask := upstream.Ask{Model: job.Asks(), Request: job.Request, OnText: func(s string) { out.add(ctx, s) }}
 	begun := time.Now()
 	if p.slow() {
