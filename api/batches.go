@@ -458,23 +458,9 @@ func (m *meter) Read(p []byte) (int, error) {
 
 // getBatch is GET /v1/batches/{id}.
 func (a *API) getBatch(c echo.Context) error {
-	r, tenant := c.Request(), exchangeOf(c).caller.Tenant
-	id, err := objectID(c, "batch_")
-	if err != nil {
-		return err
-	}
-	q, err := query(r, "wait")
-	if err != nil {
-		return err
-	}
-	wait, err := queryWait(q)
-	if err != nil {
-		return err
-	}
-	extendWrite(c, wait)
 	var g tasks.Batch
-	err = a.await(r.Context(), tenant, id, wait, nil, func() (_ bool, err error) {
-		g, err = a.Batches.Batch(r.Context(), tenant, id)
+	err := a.poll(c, "batch_", nil, func(ctx context.Context, tenant, id string) (_ bool, err error) {
+		g, err = a.Batches.Batch(ctx, tenant, id)
 		return g.Status == tasks.BatchEnded, err
 	})
 	if err != nil {

@@ -357,12 +357,27 @@ func isObjectID(id, prefix string) bool {
 
 // getJob is GET /v1/jobs/{id}.
 func (a *API) getJob(c echo.Context) error {
-	r, tenant := c.Request(), exchangeOf(c).caller.Tenant
-	id, err := objectID(c, "job_")
+	var job tasks.Job
+	err := a.poll(c, "job_", &job, func(ctx context.Context, tenant, id string) (_ bool, err error) {
+		job, err = a.Jobs.Job(ctx, tenant, id)
+		return job.Status.Final(), err
+	})
 	if err != nil {
 		return err
 	}
-	q, err := query(r, "wait")
+	return a.writeJob(c, &job)
+}
+
+// poll reads the object that the path names, by read, which reports whether it
+// has ended, and waits for its end as long as ?wait=N says. Where a notice of
+// the end brings the job, it is laid down in job; nil: it brings none.
+func (a *API) poll(c echo.Context, prefix string, job *tasks.Job, read func(ctx context.Context, tenant, id string) (ended bool, err error)) error {
+	ctx, tenant := c.Request().Context(), exchangeOf(c).caller.Tenant
+	id, err := objectID(c, prefix)
+	if err != nil {
+		return err
+	}
+	q, err := query(c.Request(), "wait")
 	if err != nil {
 		return err
 	}
@@ -371,15 +386,7 @@ func (a *API) getJob(c echo.Context) error {
 		return err
 	}
 	extendWrite(c, wait)
-	var job tasks.Job
-	err = a.await(r.Context(), tenant, id, wait, &job, func() (_ bool, err error) {
-		job, err = a.Jobs.Job(r.Context(), tenant, id)
-		return job.Status.Final(), err
-	})
-	if err != nil {
-		return err
-	}
-	return a.writeJob(c, &job)
+	return a.await(ctx, tenant, id, wait, job, func() (bool, error) { return read(ctx, tenant, id) })
 }
 
 // writeJob answers with the job, or with 304 when the caller has it.
