@@ -55,17 +55,18 @@ func TestCodesAreThoseOfTheDescription(t *testing.T) {
 }
 
 func TestTheDescriptionStatesTheLimits(t *testing.T) {
-	members := openSpec(t).doc.Components.Schemas["SubmitMembers"].Value.Properties
+	schemas := openSpec(t).doc.Components.Schemas
+	members, metadata := schemas["SubmitMembers"].Value.Properties, schemas["Metadata"].Value
 	source := readFile(t, "submit.go")
 	for name, got := range map[string]uint64{
 		"defaultMaxTokens": uint64(members["max_tokens"].Value.Default.(float64)),
 		"mostMaxTokens":    uint64(*members["max_tokens"].Value.Max),
 		"maxModel":         *members["model"].Value.MaxLength,
 		"maxFallbacks":     *members["fallback_models"].Value.MaxItems,
-		"maxMetadata":      *members["metadata"].Value.MaxProps,
-		"maxMetadataValue": *members["metadata"].Value.AdditionalProperties.Schema.Value.MaxLength,
+		"maxMetadata":      *metadata.MaxProps,
+		"maxMetadataValue": *metadata.AdditionalProperties.Schema.Value.MaxLength,
 		"maxURL":           *members["webhook_url"].Value.MaxLength,
-		"maxCustomID":      *openSpec(t).doc.Components.Schemas["BatchLine"].Value.Properties["custom_id"].Value.MaxLength,
+		"maxCustomID":      *schemas["BatchLine"].Value.Properties["custom_id"].Value.MaxLength,
 	} {
 		m := regexp.MustCompile(`(?m)^\t` + name + `\s+= ([0-9_]+)`).FindStringSubmatch(source)
 		if m == nil {

@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,6 +70,41 @@ func TestSubmitKeepsTheCallersBytes(t *testing.T) {
 			}
 			if string(j.Request.Body) != row.want || string(j.Request.Kind) != row.kind || j.Model != row.model {
 				t.Errorf("got %s %s for %s, want %s %s", j.Request.Kind, j.Request.Body, j.Model, row.kind, row.want)
+			}
+		})
+	}
+}
+
+// Clients that write out every field of a type send null for those that are not set.
+func TestAMemberThatIsNullIsNotGiven(t *testing.T) {
+	s := serve(t)
+	const unset = `"max_tokens":null,"priority":null,"webhook_url":null,"metadata":null,"fallback_models":null,"not_before":null,"deadline":null`
+	for name, row := range map[string]struct{ given, nulls string }{
+		"prompt":   {`"model":"claude-x","prompt":"x"`, `"messages":null,"system":null,"request":null`},
+		"messages": {`"model":"claude-x","messages":[{"role":"user","content":"x"}]`, `"prompt":null,"system":null,"request":null`},
+		"request":  {`"request":{"model":"claude-x","messages":[]}`, `"model":null,"prompt":null,"messages":null,"system":null`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			job := func(body string) tasks.Job {
+				conforms(t, "Submit", []byte(body))
+				id := s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id")
+				j, err := s.world.Job(t.Context(), "acme", id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				j.ID, j.CreatedAt = "", time.Time{}
+				return j
+			}
+			left, null := job("{"+row.given+"}"), job("{"+row.nulls+","+row.given+","+unset+"}")
+			if !reflect.DeepEqual(left, null) {
+				t.Errorf("left out it is\n%+v, null\n%+v", left, null)
+			}
+			line := "{" + row.given + "," + unset + `,"custom_id":null}`
+			conforms(t, "BatchLine", []byte(line))
+			b := s.call("POST", "/v1/batches", writer, line, "Content-Type", "application/x-ndjson").want(t, 202).str(t, "id")
+			jobs, _, err := s.world.BatchJobs(t.Context(), "acme", b, 0, 1)
+			if err != nil || len(jobs) != 1 || jobs[0].CustomID != "1" {
+				t.Errorf("in a batch: %+v, %v", jobs, err)
 			}
 		})
 	}

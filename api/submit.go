@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,13 @@ const (
 	maxDepth         = 128 // levels of nested arrays and objects
 	maxNameShown     = 64  // bytes of a member's name that a detail repeats
 )
+
+// submitMembers are what a submit body may have; null is as good as leaving one
+// out, for that is how many clients write what was not set.
+var submitMembers = []string{
+	"model", "prompt", "messages", "system", "request", "max_tokens", "priority", "not_before", "deadline",
+	"webhook_url", "metadata", "fallback_models",
+}
 
 // submission is a decoded submit body that has passed every check which needs
 // nothing but the body and the clock.
@@ -233,14 +241,10 @@ func (d *decoder) count(name string) (int, error) {
 	return n, nil
 }
 
-// moment consumes an RFC 3339 time or null.
+// moment consumes an RFC 3339 time.
 func (d *decoder) moment(name string) (t time.Time, err error) {
-	k := d.PeekKind()
-	if k == 'n' {
-		return t, d.SkipValue()
-	}
-	if k != '"' {
-		return t, d.wrong(k, name, "a time in the form of RFC 3339, or null")
+	if k := d.PeekKind(); k != '"' {
+		return t, d.wrong(k, name, "a time in the form of RFC 3339")
 	}
 	v, err := d.ReadValue()
 	if err != nil {
@@ -286,6 +290,9 @@ func (d *decoder) submit(inBatch bool, now time.Time) (s submission, err error) 
 	job := &s.job
 	var in input
 	_, err = d.members(func(name string) (err error) {
+		if d.PeekKind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
+			return d.SkipValue()
+		}
 		switch name {
 		case "model":
 			job.Model, err = d.model(name)
