@@ -14,15 +14,16 @@ import (
 // Body returns the bytes that are sent for r.
 //
 // A raw request keeps every byte it has; only its top-level "stream" is set to
-// true, for OpenAI "stream_options.include_usage" as well, and "model" when
-// another one is asked. Each is replaced where it stands or added at the end
-// of its object. The two other forms are written in the dialect.
+// true, for OpenAI "stream_options.include_usage" as well, "model" when another
+// one is asked, and for Anthropic, which refuses a body without it, "max_tokens"
+// when there is none. Each is replaced where it stands or added at the end of
+// its object. The two other forms are written in the dialect.
 //
 // An error means that r can never be sent; it quotes nothing of r.
 func Body(d Dialect, model string, r tasks.Request) ([]byte, error) {
 	switch r.Kind {
 	case tasks.Raw:
-		return rawBody(d, model, r.Body)
+		return rawBody(d, model, r)
 	case tasks.Text:
 		if !jsontext.Value(r.Body).IsValid(lenient) || jsontext.Value(r.Body).Kind() != '"' {
 			return nil, errors.New("the prompt is not a JSON string")
@@ -90,7 +91,7 @@ func builtBody(d Dialect, model string, maxTokens int, system, messages []byte) 
 }
 
 // rawBody is Body for a raw request.
-func rawBody(d Dialect, model string, body []byte) ([]byte, error) {
+func rawBody(d Dialect, model string, r tasks.Request) ([]byte, error) {
 	edits := []edit{{name: "stream", value: []byte("true")}}
 	if d == OpenAI {
 		edits = append(edits, edit{name: "stream_options", change: func(old jsontext.Value) ([]byte, error) {
@@ -102,6 +103,13 @@ func rawBody(d Dialect, model string, body []byte) ([]byte, error) {
 			}
 			return old, nil // for the provider to refuse
 		}})
+	} else if r.MaxTokens > 0 {
+		edits = append(edits, edit{name: "max_tokens", change: func(old jsontext.Value) ([]byte, error) {
+			if isNull(old) {
+				return strconv.AppendInt(nil, int64(r.MaxTokens), 10), nil
+			}
+			return old, nil
+		}})
 	}
 	if model != "" {
 		edits = append(edits, edit{name: "model", change: func(old jsontext.Value) ([]byte, error) {
@@ -111,7 +119,7 @@ func rawBody(d Dialect, model string, body []byte) ([]byte, error) {
 			return appendString(nil, model), nil
 		}})
 	}
-	out, err := splice(body, edits)
+	out, err := splice(r.Body, edits)
 	if err != nil {
 		return nil, errors.New("the request is not a JSON object")
 	}

@@ -51,6 +51,27 @@ func TestARawBodyKeepsEveryByte(t *testing.T) {
 	}
 }
 
+// Anthropic refuses a body without max_tokens; the job has one, by default 1024.
+func TestARawAnthropicBodyGetsTheJobsMaxTokens(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		d        Dialect
+		in, want string
+	}{
+		{"missing", Anthropic, `{ "model":"m", "n":1.50 }`, `{ "model":"m", "n":1.50,"stream":true,"max_tokens":7 }`},
+		{"null", Anthropic, `{"max_tokens" : null,"model":"m","stream":true}`, `{"max_tokens" : 7,"model":"m","stream":true}`},
+		{"its own", Anthropic, `{"model":"m","max_tokens": 9,"stream":true}`, `{"model":"m","max_tokens": 9,"stream":true}`},
+		{"odd", Anthropic, `{"model":"m","max_tokens":"9","stream":true}`, `{"model":"m","max_tokens":"9","stream":true}`},
+		{"only within", Anthropic, `{"model":"m","x":{"max_tokens":9},"stream":true}`, `{"model":"m","x":{"max_tokens":9},"stream":true,"max_tokens":7}`},
+		{"of OpenAI", OpenAI, `{"model":"m","stream_options":{"include_usage":true},"stream":true}`, `{"model":"m","stream_options":{"include_usage":true},"stream":true}`},
+	} {
+		got, err := Body(tc.d, "m", tasks.Request{Kind: tasks.Raw, Body: []byte(tc.in), MaxTokens: 7})
+		if err != nil || string(got) != tc.want {
+			t.Errorf("%s: got %s, %v\nwant %s", tc.name, got, err, tc.want)
+		}
+	}
+}
+
 func TestMessagesInBothDialects(t *testing.T) {
 	r := tasks.Request{Kind: tasks.Messages, MaxTokens: 5,
 		Body: []byte(`{"messages": [ {"role":"user","content":"a\u00e9"} ],"system":"be <brief>"}`)}
