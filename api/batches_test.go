@@ -166,6 +166,12 @@ func TestABatchAsADocument(t *testing.T) {
 			t.Errorf("%s: line %v, want %v: %s", row.body, got, row.line, r.body)
 		}
 	}
+	for _, body := range []string{`{"jobs":[` + hello + `],"jobs":[` + hello + `]}`, `{"jobs":[` + hello + `],"j\u006fbs":7}`} {
+		r := s.call("POST", "/v1/batches", writer, body).want(t, 400, "invalid_json")
+		if v := r.json(t); v["line"] != nil || !strings.Contains(r.str(t, "detail"), "twice") {
+			t.Errorf("%s: %s", body, r.body)
+		}
+	}
 	if len(s.world.staged) != 0 || len(s.world.batches) != 1 {
 		t.Error("a refused batch left something")
 	}
