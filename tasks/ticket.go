@@ -45,5 +45,6 @@ type Swept struct {
 	Unfold  []string // batches to go on putting into backlogs
 	Stale   []string // batches whose writer is gone
 	Lost    int      // jobs that a dead worker gave back
+	Expired []Job    // ended by their deadlines, not by a worker: id, tenant, pool and attempts, nothing else
 	NextDue time.Duration
 }

@@ -173,6 +173,25 @@ func (j jobs) Retry(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	return job, err
 }
 
+// Cancel ends a job, and logs it as a worker logs the end of one that it ran.
+func (j jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
+	job, err := j.Store.Cancel(ctx, tenant, id)
+	if err == nil {
+		j.log.Info("job ended", "job", id, "tenant", tenant, "pool", job.Pool, "model", job.Asks(),
+			"status", string(tasks.StatusCanceled), "attempts", job.Attempts, "code", string(tasks.CanceledByCaller))
+	}
+	return job, err
+}
+
+// CancelBatch ends a batch's jobs, with one line for all that are canceled now.
+func (j jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
+	b, err := j.Store.CancelBatch(ctx, tenant, id)
+	if err == nil {
+		j.log.Info("batch canceled", "batch", id, "tenant", tenant, "canceled", b.Counts.Canceled)
+	}
+	return b, err
+}
+
 // CommitBatch accepts a batch. Its lines go into the backlogs after the answer.
 func (j jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
 	tenant, err := j.Store.CommitBatch(ctx, id, c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -89,6 +90,54 @@ func TestASubmitToAnIdlePoolIsOneRoundTrip(t *testing.T) {
 		}
 		if _, err := s.Take(ctx, tasks.Ticket{ID: id, Fence: 1, Pool: "p"}); err != nil {
 			t.Errorf("take job %s after the pause: %v", id, err)
+		}
+	}
+}
+
+// A worker logs the end of a job that it ran; the end of one that its caller
+// canceled is logged where it was made.
+func TestCancelingIsInTheLog(t *testing.T) {
+	rdb := redistest.New(t)
+	said := new(strings.Builder)
+	s := store.New(store.Config{Redis: rdb, Depth: map[string]int{"p": 8}})
+	j := jobs{Store: s, feeder: queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s}), log: slog.New(slog.NewTextHandler(said, nil))}
+	ctx := t.Context()
+	job := tasks.Job{
+		ID: store.NewID("job"), Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal,
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"the prompt"`)},
+	}
+	if _, err := j.create(ctx, []tasks.Submission{{Job: job}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Cancel(ctx, "acme", job.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Cancel(ctx, "acme", job.ID); !errors.Is(err, tasks.ErrFinal) {
+		t.Errorf("canceled twice: %v, want ErrFinal", err)
+	}
+	b, _, err := s.OpenBatch(ctx, "acme", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := []tasks.Job{job, job}
+	for i := range lines {
+		lines[i].ID, lines[i].Batch, lines[i].Line = store.NewID("job"), b.ID, i+1
+	}
+	if err := s.StageBatch(ctx, b.ID, lines); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.CancelBatch(ctx, "acme", b.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`msg="job ended" job=` + job.ID + " tenant=acme pool=p model=m status=canceled attempts=0 code=canceled\n",
+		`msg="batch canceled" batch=` + b.ID + " tenant=acme canceled=2\n",
+	} {
+		if strings.Count(said.String(), want) != 1 {
+			t.Errorf("the log says\n%swant once\n%s", said, want)
 		}
 	}
 }

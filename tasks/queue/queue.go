@@ -238,6 +238,11 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 		f.mended.WithLabelValues("worker_lost").Add(float64(swept.Lost))
 		f.c.Log.Warn("a worker was lost; its jobs were given back", "jobs", swept.Lost)
 	}
+	for i := range swept.Expired {
+		j := &swept.Expired[i]
+		f.c.Log.Info("job ended", "job", j.ID, "tenant", j.Tenant, "pool", j.Pool, "status", string(tasks.StatusExpired),
+			"attempts", j.Attempts, "code", string(tasks.DeadlineExceeded))
+	}
 	errs := []error{f.Hand(ctx, swept.Hand)}
 	for _, t := range swept.Look {
 		errs = append(errs, f.look(ctx, t))

@@ -3,6 +3,8 @@ package queue_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -55,6 +57,44 @@ func TestATaskCarriesIDAndAttemptAlone(t *testing.T) {
 			t.Errorf("payload %q was taken for a ticket", bad)
 		}
 	}
+}
+
+// A worker logs the end of a job that it ran; what expires unrun ends here.
+func TestAnExpiredJobHasItsLineInTheLog(t *testing.T) {
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 4}})
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	said := &lines{want: "job ended", seen: stop}
+	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s, Every: 5 * time.Millisecond, Log: slog.New(slog.NewTextHandler(said, nil))})
+	id := store.NewID("job")
+	if _, _, err := s.Create(ctx, tasks.Submission{Job: tasks.Job{
+		ID: id, Tenant: "acme", Pool: pool, Model: "m", Deadline: time.Now().Add(-time.Second),
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"the prompt"`)},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want := `msg="job ended" job=` + id + " tenant=acme pool=p status=expired attempts=0 code=deadline_exceeded\n"
+	if got := said.String(); strings.Count(got, "job ended") != 1 || !strings.Contains(got, want) {
+		t.Errorf("the log says\n%swant\n%s", got, want)
+	}
+}
+
+// lines keeps what a log says, and calls seen at the first line with want in it.
+type lines struct {
+	strings.Builder
+	want string
+	seen func()
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), l.want) {
+		l.seen()
+	}
+	return l.Builder.Write(p)
 }
 
 func TestHandingTwiceIsOneTask(t *testing.T) {

@@ -21,6 +21,7 @@
 --   run:<pool>        zset  running; by end of lease
 --   fall:<pool>       zset  those of q, out, hold and fol that have a model left to fall back to
 --   due, dl           zset  jobs to be woken, to be expired; by time
+--   late              list  expired jobs that no sweep has told of
 --   gone              zset  finished jobs, by when their record ends
 --   tn:<tenant>       zset  the tenant's jobs, by id
 --   tq                hash  tenant -> waiting jobs
@@ -244,6 +245,7 @@ end
 -- expire ends a job whose deadline has passed; called says that a call was made
 -- in vain just now.
 local function expire(j, ttl, called)
+  redis.call('RPUSH', P .. 'late', j.id)
   local billed = called and 'true' or 'false'
   finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl)
 end

@@ -260,10 +260,15 @@ func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
 	}
+	late := list(reply[6])
+	var expired []tasks.Job
+	for ; len(late) >= 4; late = late[4:] {
+		expired = append(expired, tasks.Job{ID: str(late[0]), Tenant: str(late[1]), Pool: str(late[2]), Attempts: int(num(late[3]))})
+	}
 	return tasks.Swept{
 		Hand: tickets(reply[0]), Look: tickets(reply[1]),
 		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),
-		Unfold: words(reply[4]), Stale: words(reply[5]),
+		Unfold: words(reply[4]), Stale: words(reply[5]), Expired: expired,
 	}, nil
 }
 

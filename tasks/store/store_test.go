@@ -508,6 +508,42 @@ func TestALostTaskIsLookedForAndReissued(t *testing.T) {
 	}
 }
 
+// Whatever script finds a deadline passed, the next sweep tells of the job, once.
+func TestASweepTellsWhichJobsExpired(t *testing.T) {
+	s, rdb := open(t, 4)
+	ctx := t.Context()
+	past := job("acme")
+	past.Deadline = time.Now().Add(-time.Second)
+	byClaim, _ := create(t, s, past)
+	soon := job("acme")
+	soon.Deadline = time.Now().Add(time.Hour)
+	byHandBack, tickets := create(t, s, soon)
+	soon.ID = store.NewID("job")
+	bySweep, _ := create(t, s, soon)
+	take(t, s, tickets[0])
+	start(t, s, tickets[0])
+	if _, err := s.End(ctx, tickets[0], tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Delay: 2 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.ZAdd(ctx, "sluice:{s}:dl", redis.Z{Score: 1, Member: bySweep.ID}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	swept, err := s.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []tasks.Job{
+		{ID: byClaim.ID, Tenant: "acme", Pool: pool}, {ID: byHandBack.ID, Tenant: "acme", Pool: pool, Attempts: 1},
+		{ID: bySweep.ID, Tenant: "acme", Pool: pool},
+	}
+	if !reflect.DeepEqual(swept.Expired, want) {
+		t.Errorf("expired: %+v\nwant %+v", swept.Expired, want)
+	}
+	if swept, err := s.Sweep(ctx); err != nil || len(swept.Expired) != 0 {
+		t.Errorf("told again: %+v, %v", swept.Expired, err)
+	}
+}
+
 func TestNothingOutlivesAFinishedJob(t *testing.T) {
 	s, rdb := open(t, 4)
 	ctx := t.Context()

@@ -1,8 +1,8 @@
 -- Closes every gap between record, backlog and task; any process may run it.
 -- KEYS[1] prefix; ARGV[1] result ttl ms, ARGV[2] lease ms, ARGV[3] at most so many of each, then pairs of pool and depth
--- Returns {tickets, looks, next, lost, unfold, stale}: tickets to hand to Asynq, looks at tickets handed out
+-- Returns {tickets, looks, next, lost, unfold, stale, late}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
--- batches to go on unfolding, and batches whose writer is gone.
+-- batches to go on unfolding, batches whose writer is gone, and jobs that expired (id, tenant, pool, attempts each).
 spare()
 local ttl, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tickets, looks, lost = {}, {}, 0
@@ -83,4 +83,12 @@ end
 local first = redis.call('ZRANGE', P .. 'due', 0, 0, 'WITHSCORES')
 local wait = -1
 if first[2] then wait = math.max(0, first[2] - now) end
-return { tickets, looks, wait, lost, upto(P .. 'unfold'), upto(P .. 'staging') }
+local late = {}
+for _, id in ipairs(redis.call('LRANGE', P .. 'late', 0, most - 1)) do
+  local h = redis.call('HMGET', P .. 'j:' .. id, 't', 'p', 'n')
+  if h[1] then
+    for _, v in ipairs({ id, h[1], h[2], tonumber(h[3] or 0) }) do late[#late + 1] = v end
+  end
+end
+redis.call('LTRIM', P .. 'late', most, -1)
+return { tickets, looks, wait, lost, upto(P .. 'unfold'), upto(P .. 'staging'), late }
