@@ -121,7 +121,7 @@ type PoolStatus struct {
 	ExpectedResumeAt time.Time // zero when unknown
 	Queued           int64     // waiting, all tenants
 	Running          int64
-	OldestQueuedAt   time.Time
+	OldestQueuedAt   time.Time // of those that may run now; zero when none may
 	Allowance        []Allowance
 }
 

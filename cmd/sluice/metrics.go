@@ -12,9 +12,9 @@ import (
 type backlogMetrics struct{ p *pools }
 
 var (
-	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants.", []string{"pool"}, nil)
+	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants, those for later too.", []string{"pool"}, nil)
 	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes.", []string{"pool"}, nil)
-	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits; 0 when none does.", []string{"pool"}, nil)
+	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits and may run now; 0 when there is none.", []string{"pool"}, nil)
 )
 
 // Describe lists the metrics.

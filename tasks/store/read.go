@@ -183,9 +183,9 @@ func (s *Store) backwards(ctx context.Context, batch, after string) (func(contex
 type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too
 	Running        int64
-	Handed         int64 // of the queued, those already handed to Asynq or held by a worker
-	Tenants        int64 // tenants with a backlog
-	OldestQueuedAt time.Time
+	Handed         int64     // of the queued, those already handed to Asynq or held by a worker
+	Tenants        int64     // tenants with a backlog
+	OldestQueuedAt time.Time // of those that may run now; zero when all are for later
 }
 
 // Load reports a pool's load. The oldest job is looked for at the head of the
