@@ -54,6 +54,17 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	if len(all) == 0 {
 		return usagef("%s holds no prompts", o.File)
 	}
+	hooks := 0
+	for i := range all {
+		if all[i].WebhookURL != "" {
+			// Nobody could check the signature, or be tried again once the run is over.
+			all[i].WebhookURL = ""
+			hooks++
+		}
+	}
+	if hooks > 0 {
+		fmt.Fprintf(stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)
+	}
 	if cfg.DataDir == "" {
 		return usagef("data_dir is needed to keep what is done; set SLUICE_DATA_DIR")
 	}
