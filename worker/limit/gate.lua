@@ -27,9 +27,9 @@ local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
 local KEEP = tonumber(ARGV[12])
-local HORIZON, QUIET, STAIR, RECENT = 60, 20, 5, 0.3
-local LV, BIAS, LIM, CFG, USED, MEAN = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'},
-  {'c1', 'c2', 'c3'}, {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
+local HORIZON, QUIET, STAIR, RECENT, WAY = 60, 20, 5, 0.3, 0.06
+local LV, BIAS, LIM, CFG = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'}, {'c1', 'c2', 'c3'}
+local USED, MEAN = {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -41,8 +41,9 @@ local s = redis.call('GET', GATE)
 if s then s = cjson.decode(s) end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
--- The first call of a new gate passes at once, then the allowance is earned. A
--- clock more than a minute behind our last write is a state that cannot be used.
+-- The first call of a new gate passes at once, then the allowance is earned, until
+-- the provider says what is left. That is believed at once, but not when state was
+-- lost: calls that we do not know of any more are still to be charged. A clock more than a minute behind our last write is a state that cannot be used.
 local lost = false
 if s then
   local at = now - tonumber(s.epoch) / 1e6
@@ -56,10 +57,10 @@ if not s then
   lost = lost or known ~= '0'
   redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
   s = {
-    epoch = string.format('%.0f', now * 1e6), t = 0, quiet = QUIET, checked = 0,
+    epoch = string.format('%.0f', now * 1e6), t = 0, quiet = lost and QUIET or 0, checked = 0,
     hold = lost and 1 or 0, why = lost and 'state lost' or '',
     pace = 1, slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
-    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0, x1 = 0, x2 = 0,
+    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0, drew = 0,
     b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = 0, seq = 0, bind = 0, bind_t = 0,
   }
   now = 0
@@ -67,6 +68,7 @@ elseif known ~= '0' and known ~= s.epoch then
   -- Somebody who could not know that state was lost made this epoch.
   lost = true
   if now < 1 and s.hold < 1 then s.hold, s.why = 1, 'state lost' end
+  s.quiet = QUIET
 end
 if now < s.t then now = s.t end
 
@@ -158,11 +160,18 @@ local function guard(d, v)
   elseif d == 2 then
     return math.min(500 + 4 * math.sqrt(math.max(0, s.vi + v)), B[2] / 2)
   end
-  -- Long calls keep much of a small bucket for what they are yet to draw: then
-  -- the provider's level is held at the middle, but no deeper in debt than what
-  -- flows in while they draw it.
-  local g = 500 + 4 * math.sqrt(math.max(0, s.vo + v))
-  return math.min(g, math.max(B[3] / 2 - undrawn(), g - r[3] * (s.ml or 0) / 2))
+  local sigma, inflow = math.sqrt(math.max(0, s.vo + v)), r[3] * (s.ml or 0) / 2
+  if s.b3 < -0.02 * r[3] then
+    -- Another user draws too. Long calls keep much of a small bucket for what
+    -- they are yet to draw: then the provider's level is held at the middle, but
+    -- no deeper in debt than what flows in while they draw it.
+    local g = 500 + 4 * sigma
+    return math.min(g, math.max(B[3] / 2 - undrawn(), g - inflow))
+  end
+  -- The provider lets a call in while anything is left, so what has to be
+  -- guarded is its level of now: above ours by what is yet to be drawn, which is
+  -- on average what flows in while calls draw it.
+  return math.min(100 + 5.5 * sigma, B[3] / 2) - math.min(undrawn(), inflow)
 end
 
 local function parse(b)
@@ -186,15 +195,21 @@ local function fetch(key)
   return nil
 end
 
--- sent notes a call as just sent: headers that come now may be older than it.
-local function sent(ein)
-  s.x1, s.x2 = s.x1 + 1, s.x2 + ein
+-- since: what was charged within the last so many seconds. Sends are counted by
+-- the calls still under way; ended calls' output at the rate of late.
+local function since(d, span)
+  if d == 3 then return s.drew * math.min(1, span / RECENT) end
+  local sum = 0
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + KEEP, now + KEEP)) do
+    local b = fetch(key)
+    if b then sum = sum + (d == 1 and 1 or b.ein) end
+  end
+  return sum
 end
 
 local function charged(key, b)
   if redis.call('ZREM', AHEAD, key) == 1 then
     s.U1, s.U2 = s.U1 - 1, s.U2 - b.ein
-    sent(b.ein)
   end
 end
 
@@ -257,7 +272,7 @@ if now - s.t > LEASE / 2 or now - s.checked >= 0.5 then upkeep() end
 do
   local dt, e = now - s.t, earned(s.t, now)
   local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
-  s.x1, s.x2 = s.x1 * recent, s.x2 * recent
+  s.drew = (s.drew or 0) * recent
   for d = 1, 3 do
     if r[d] > 0 then
       if lost and not s[LV[d]] then s[LV[d]] = guard(d, 0) end
@@ -343,8 +358,10 @@ local function ask(holder, key, class, est, max)
   for d = 1, 3 do
     if r[d] > 0 then
       local g = guard(d, v[d])
-      local need = math.min(e[d], B[d] - g)
-      if not s[LV[d]] then s[LV[d]] = math.min(g + need, B[d] - pending(d)) end
+      -- Output is drawn after a call was let in: what it will draw need not be
+      -- there yet. A gate that nobody knew takes a second's worth to have come.
+      local need = d < 3 and math.min(e[d], B[d] - g) or 0
+      if not s[LV[d]] then s[LV[d]] = math.min(g + (d < 3 and need or r[3]), B[d] - pending(d)) end
       local rate = r[d] + s[BIAS[d]]
       local x = (g + need - s[LV[d]]) / rate
       if x > credit then credit, bind = x, d end
@@ -367,8 +384,6 @@ local function ask(holder, key, class, est, max)
   if wait > 0 and (r[1] > 0 or r[2] > 0) then
     s.U1, s.U2 = s.U1 + 1, s.U2 + ein
     redis.call('ZADD', AHEAD, send, key)
-  else
-    sent(ein)
   end
   s.so, s.sa, s.sb = s.so + mean, s.sa + speed, s.sb + speed * send
   s.vo, s.vi = s.vo + var, s.vi + vin

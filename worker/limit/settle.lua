@@ -10,7 +10,7 @@
 -- Returns {epoch, 1 or 0 (was there such a reservation), in flight, L1, L2, L3,
 -- then what was handed over to the caller: "status wait key", ...}.
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
-local found = 0
+local found, own = 0, 0
 local booked = key ~= '' and ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
 if booked then
   found = 1
@@ -30,7 +30,11 @@ if booked then
     book(key, b)
   else
     drop(key, b)
-    if how == 'used' then learn(b, yin, yout) end
+    if how == 'used' then
+      learn(b, yin, yout)
+      own = yout
+      s.drew = s.drew + yout
+    end
   end
 end
 
@@ -53,29 +57,22 @@ for d = 1, 3 do
   -- says nothing of the short one.
   if rem and r[d] > 0 and s[LV[d]] and not (d == 1 and rem > B[1]) then
     told = true
-    local p = pending(d)
-    local off, band = rem - s[LV[d]] - p, 2
-    if d == 1 then
-      off = off + 0.5
-    elseif d == 2 then
-      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vi))
-    else
-      band = 100 + tonumber(ARGV[24]) / 2 + 2 * math.sqrt(math.max(0, s.vo))
-    end
-    if d == 3 and s.un > 0 then
-      -- How much is drawn is not known yet; but all that is left when
-      -- everything is done cannot be more than what is left now.
-      off = math.min(0, rem - s[LV[d]])
-    end
-    -- Upwards: what was sent since the headers were written is in our level and
-    -- not in them.
-    local since = 1 + tonumber(ARGV[25]) / RECENT
-    local up = band + (d == 1 and s.x1 or d == 2 and s.x2 or 0) * since
-    local by = 0
-    if off < -band then
-      by = 0.5 * (off + band)
-    elseif off > up and now >= s.quiet then
-      by = 0.1 * (off - up)
+    local by, band = 0, d > 1 and tonumber(ARGV[24]) / 2 or 2
+    -- An input that was estimated wrongly shows here now and is settled later.
+    if d == 2 then band = band + 2 * math.sqrt(math.max(0, s.vi)) end
+    -- Downwards: what is under way has drawn as much as we think, so what it
+    -- varies by is no sign. While that is not known: all that is left when
+    -- everything is done cannot be more than what is left now.
+    local down = rem - s[LV[d]] + band
+    if d < 3 or s.un == 0 then down = down - pending(d) end
+    if d == 3 then down = down + 2 * math.sqrt(math.max(0, s.vo)) end
+    -- Upwards only by what is certain: of what is under way nothing is drawn
+    -- yet, and what was charged since the headers were written is not in them.
+    local up = rem - s[LV[d]] - (d == 3 and s.so + own or pending(d)) - band
+    if down < 0 then
+      by = 0.5 * down
+    elseif up > 0 and now >= s.quiet then
+      by = 0.1 * math.max(0, up - since(d, tonumber(ARGV[25]) + (d == 2 and 2 * WAY or WAY)))
     end
     s[LV[d]] = s[LV[d]] + by
     -- The integral: a level that has to be lowered again and again has another

@@ -24,6 +24,7 @@ type provider struct {
 	level      [3]float64
 	speed      float64 // output drawn a second by all running calls
 	t          float64
+	atEnd      bool // a call's output is drawn all at once when it ends, just after its headers
 
 	used       [3]float64
 	accepted   int
@@ -54,7 +55,7 @@ func (p *provider) advance(t float64) {
 func (p *provider) arrive(t, in, speed float64) float64 {
 	p.advance(t)
 	for d, need := range [3]float64{1 - 1e-9, min(in, p.size[1]), 1e-9} {
-		if p.level[d] < need {
+		if p.rate[d] > 0 && p.level[d] < need {
 			p.refused++
 			p.refusedFor[d]++
 			return (need-p.level[d])/p.rate[d] + 1e-3
@@ -65,13 +66,23 @@ func (p *provider) arrive(t, in, speed float64) float64 {
 	p.level[1] -= in
 	p.used[0]++
 	p.used[1] += in
-	p.speed += speed
+	if !p.atEnd {
+		p.speed += speed
+	}
 	return 0
 }
 
-func (p *provider) end(t, speed float64) {
+// end ends a call and returns the headers that its answer ends with.
+func (p *provider) end(t, speed, out float64) *Observed {
 	p.advance(t)
+	if p.atEnd {
+		seen := p.headers()
+		p.level[2] -= out
+		p.used[2] += out
+		return seen
+	}
 	p.speed -= speed
+	return p.headers()
 }
 
 func (p *provider) headers() *Observed {
@@ -89,15 +100,16 @@ type load struct {
 	name     string
 	in, out  float64 // means
 	sigma    float64 // of the input's lognormal
+	steady   bool    // the output is always the mean, and the latency too
 	latency  float64 // mean, s; follows the output
 	maxTimes float64 // max_tokens as a multiple of the mean output
 }
 
 var (
-	loadA = load{"requests bind", 120, 24, 0.3, 4, 8}
-	loadB = load{"output binds", 600, 300, 0.5, 4, 8}
-	loadC = load{"input binds", 2000, 150, 1.0, 4, 8}
-	loadD = load{"all near", 160, 32, 0.3, 4, 8}
+	loadA = load{"requests bind", 120, 24, 0.3, false, 4, 8}
+	loadB = load{"output binds", 600, 300, 0.5, false, 4, 8}
+	loadC = load{"input binds", 2000, 150, 1.0, false, 4, 8}
+	loadD = load{"all near", 160, 32, 0.3, false, 4, 8}
 )
 
 type call struct {
@@ -111,6 +123,9 @@ func lognormal(r *rand.Rand, mean, sigma float64) float64 {
 func (l load) draw(r *rand.Rand) call {
 	out := min(lognormal(r, l.out, 0.5), l.out*l.maxTimes)
 	in := lognormal(r, l.in, l.sigma)
+	if l.steady {
+		return call{in: math.Ceil(in), out: math.Ceil(out), est: math.Ceil(in * max(0.3, 1+0.1*r.NormFloat64())), latency: l.latency}
+	}
 	return call{
 		in: math.Ceil(in), out: math.Ceil(out),
 		est:     math.Ceil(in * max(0.3, 1+0.1*r.NormFloat64())),
@@ -154,7 +169,10 @@ type sim struct {
 	pumping               []bool
 	dead                  []bool
 	loads                 func(t float64) []load
-	headers               string // "", "end", "start"
+	headers               string  // "", "end", "start"
+	path, late            float64 // means: of the way to the provider, of what passes between an answer and its settlement, s
+	jobs                  int     // how many calls are to be sent yet; below 0: no end
+	first, last           float64 // when the first and the last call was sent
 	acquires, sends       int
 	waits                 []float64 // since the pump first asked
 	sizes                 []float64
@@ -170,6 +188,10 @@ type simConfig struct {
 	headers  string
 	seed     uint64
 	change   func(*Config)
+
+	path, late float64 // path 0: 30 ms
+	jobs       int     // 0: no end
+	atEnd      bool
 }
 
 func newSim(tb testing.TB, c simConfig) *sim {
@@ -178,7 +200,14 @@ func newSim(tb testing.TB, c simConfig) *sim {
 		loads: c.loads, headers: c.headers, concurrency: c.limits.Concurrency,
 	}
 	s.p = newProvider(float64(c.limits.RequestsPerMinute), float64(c.limits.InputTokensPerMinute), float64(c.limits.OutputTokensPerMinute), c.burst)
-	s.p.t = s.now
+	s.p.t, s.p.atEnd = s.now, c.atEnd
+	s.path, s.late, s.jobs = c.path, c.late, c.jobs
+	if s.path == 0 {
+		s.path = 0.03
+	}
+	if s.jobs == 0 {
+		s.jobs = -1
+	}
 	for i := range c.n {
 		g := newGate(tb, s.rdb, c.limits, func(cfg *Config) {
 			cfg.now = func() float64 { return s.now }
@@ -228,9 +257,10 @@ func (s *sim) renew(i int) {
 
 // pump lets process i ask for its next call, when it may.
 func (s *sim) pump(i int) {
-	if s.dead[i] || s.pumping[i] || s.idle[i] == 0 {
+	if s.dead[i] || s.pumping[i] || s.idle[i] == 0 || s.jobs == 0 {
 		return
 	}
+	s.jobs--
 	s.pumping[i] = true
 	kinds := s.loads(s.now)
 	l := kinds[s.rng.IntN(len(kinds))]
@@ -268,9 +298,13 @@ func (s *sim) try(i int, w *waiter, c call, since float64) {
 	}
 }
 
-func (s *sim) way() float64 { return lognormal(s.rng, 0.03, 0.5) }
+func (s *sim) way() float64 { return lognormal(s.rng, s.path, 0.5) }
 
 func (s *sim) send(i int, grant Grant, c call) {
+	s.last = s.now
+	if s.sends == 0 {
+		s.first = s.now
+	}
 	s.sends++
 	s.underway++
 	s.mostUnderway = max(s.mostUnderway, s.underway)
@@ -287,6 +321,9 @@ func (s *sim) send(i int, grant Grant, c call) {
 	s.at(s.way(), func() {
 		speed := c.out / c.latency
 		if after := s.p.arrive(s.now, c.in, speed); after > 0 {
+			if s.jobs >= 0 {
+				s.jobs++ // it comes again
+			}
 			s.at(s.way(), func() { settle(Actual{Refused: true}, func() { s.react(i, after) }) })
 			return
 		}
@@ -299,12 +336,21 @@ func (s *sim) send(i int, grant Grant, c call) {
 			})
 		}
 		s.at(c.latency, func() {
-			s.p.end(s.now, speed)
+			seen := s.p.end(s.now, speed, c.out)
 			a := Actual{InputTokens: int64(c.in), OutputTokens: int64(c.out), Known: true}
 			if s.headers == "end" {
-				a.Observed = s.p.headers()
+				a.Observed = seen
 			}
-			s.at(s.way(), func() { settle(a, func() {}) })
+			s.at(s.way(), func() {
+				late := 0.0
+				if s.late > 0 {
+					late = lognormal(s.rng, s.late, 1)
+				}
+				if a.Observed != nil && s.late > 0 {
+					a.Observed.Age = time.Duration(late * 1e9)
+				}
+				s.at(late, func() { settle(a, func() {}) })
+			})
 		})
 	})
 }
@@ -463,7 +509,7 @@ func TestForeignUseOfTheKeyIsLearned(t *testing.T) {
 				speed := c.out / 2
 				if before := s.p.refused; s.p.arrive(s.now, c.in, speed) == 0 {
 					own -= []float64{1, c.in, c.out}[c.dim]
-					s.at(2, func() { s.p.end(s.now, speed) })
+					s.at(2, func() { s.p.end(s.now, speed, c.out) })
 				} else {
 					s.p.refused = before // not ours
 				}
@@ -531,5 +577,84 @@ func TestConcurrencyBinds(t *testing.T) {
 	t.Logf("at most %d under way, %d calls", s.mostUnderway, s.p.accepted)
 	if s.mostUnderway > 8 || s.p.accepted < 200 {
 		t.Errorf("%d under way at most, %d calls in 120 s; want 8 and about 230", s.mostUnderway, s.p.accepted)
+	}
+}
+
+// A bucket of tokens is full at the start, is emptied by as many calls at once
+// as there may be, and runs dry with all of them under way. Output is drawn all
+// at once at the end of a call, so a call's time of the refill is always lost.
+func TestAFullBucketRunsDry(t *testing.T) {
+	const tokens = 240_000
+	for _, c := range []struct {
+		load   load
+		limits Limits
+		dim    int
+	}{
+		{load{"input binds", 200, 16, 0.3, true, 0.2, 4}, Limits{RequestsPerMinute: 60_000, InputTokensPerMinute: tokens}, 1},
+		{load{"output binds", 150, 200, 0.3, true, 0.2, 5}, Limits{RequestsPerMinute: 60_000, OutputTokensPerMinute: tokens}, 2},
+	} {
+		t.Run(c.load.name, func(t *testing.T) {
+			t.Parallel()
+			c.limits.RequestBurst, c.limits.Concurrency = 1000, 64
+			used, refused, accepted := 0.0, 0, 0
+			const seeds = 4
+			for seed := range uint64(seeds) {
+				s := newSim(t, simConfig{
+					limits: c.limits, burst: 1000, loads: always(c.load), n: 4, slots: 64, headers: "end", seed: seed,
+					path: 0.001, late: 0.01, jobs: 2400, atEnd: true,
+				})
+				s.run(s.now + 80)
+				// What was used beyond the full bucket, against what flowed in from the
+				// first to the last call.
+				share := (s.p.used[c.dim] - s.p.size[c.dim]) / (s.p.rate[c.dim] * (s.last - s.first))
+				t.Logf("seed %d: used %.4f, %d of %d refused %v", seed, share, s.p.refused, s.p.accepted, s.p.refusedFor)
+				used, refused, accepted = used+share/seeds, refused+s.p.refused, accepted+s.p.accepted
+			}
+			if used < 0.99 || refused > accepted/10_000 || accepted != 2400*seeds {
+				t.Errorf("used %.2f %%, %d of %d refused; want 99 and none", 100*used, refused, accepted)
+			}
+		})
+	}
+}
+
+// Another user takes a fifth of a bucket that holds half a second's worth of
+// requests, as a fifth of all calls come: whenever they like.
+func TestForeignRequestsOnASmallBurst(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			const rate = 20.0
+			s := newSim(t, simConfig{
+				limits: Limits{RequestsPerMinute: 60 * rate, RequestBurst: 10, Concurrency: 64}, burst: 10,
+				loads: always(load{"short", 20, 16, 0.3, false, 0.2, 2}), n: 4, slots: 64, headers: "end", seed: seed,
+				path: 0.001, late: 0.01, atEnd: true,
+			})
+			s.run(s.now + 10)
+			theirs := 0
+			var foreign func()
+			foreign = func() {
+				if before := s.p.refused; s.p.arrive(s.now, 1, 0) == 0 {
+					theirs++
+				} else {
+					s.p.refused = before // not ours
+				}
+				s.at(s.rng.ExpFloat64()/(rate/5), foreign)
+			}
+			s.at(0, foreign)
+			for _, minute := range []struct {
+				name          string
+				refused, used float64
+			}{{"while it is learned", 0.015, 0.97}, {"the next minute", 0.01, 0.97}} {
+				theirs = 0
+				w := s.measure(60)
+				ours := float64(w.accepted - theirs)
+				refused, used := float64(w.refused)/(ours+float64(w.refused)), ours/(60*rate-float64(theirs))
+				t.Logf("%s: %d refused, %.2f %%; used %.2f %% of what was left", minute.name, w.refused, 100*refused, 100*used)
+				if refused > minute.refused || used < minute.used {
+					t.Errorf("%s: %.2f %% refused, used %.2f %% of what was left; want at most %v and at least %v %%",
+						minute.name, 100*refused, 100*used, 100*minute.refused, 100*minute.used)
+				}
+			}
+		})
 	}
 }
