@@ -9,8 +9,8 @@ import (
 
 // observed turns an answer's rate-limit headers into what the gate corrects
 // itself by; nil when there were none. A provider's one limit for tokens of
-// both kinds says nothing about either, and is left out. age is at least as
-// long ago as the headers came.
+// both kinds says nothing about either, and is left out. age is how long
+// ago the headers came.
 func observed(r upstream.Rates, age time.Duration) *limit.Observed {
 	reading := func(r upstream.Rate) limit.Reading {
 		if !r.Present || r.Window != time.Minute {

@@ -74,7 +74,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 
 	if errors.Is(context.Cause(ctx), errLost) {
 		// The record has moved on already. What the provider did is still charged.
-		w.settle(base, p, grant, actual(answer, took))
+		w.settle(base, p, grant, actual(answer))
 		return nil
 	}
 	if context.Cause(ctx) == errGrace && answer.Outcome != tasks.Succeeded {
@@ -129,9 +129,9 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		// In one round trip, the end first: somebody may wait for it.
 		pipeline.Join(base, nil,
 			func(ctx context.Context) { w.end(ctx, p, job, t, e) },
-			func(ctx context.Context) { w.settle(ctx, p, grant, actual(answer, took)) })
+			func(ctx context.Context) { w.settle(ctx, p, grant, actual(answer)) })
 	} else {
-		w.settle(base, p, grant, actual(answer, took))
+		w.settle(base, p, grant, actual(answer))
 		w.end(base, p, job, t, e)
 	}
 	w.count(base, p, job, started, answer, e)
@@ -217,8 +217,8 @@ func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Gr
 }
 
 // actual is what a call has cost, for the gate.
-func actual(a upstream.Answer, took time.Duration) limit.Actual {
-	out := limit.Actual{Refused: refusedUnpaid(a), Observed: observed(a.Rates, took)}
+func actual(a upstream.Answer) limit.Actual {
+	out := limit.Actual{Refused: refusedUnpaid(a), Observed: observed(a.Rates, time.Since(a.HeadersAt))}
 	if a.Usage != nil {
 		out.Known, out.InputTokens, out.OutputTokens = true, a.ChargedInput, a.Usage.OutputTokens
 	}

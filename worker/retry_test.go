@@ -81,3 +81,13 @@ func TestBudgetIsATenthOfTheCalls(t *testing.T) {
 		t.Error("still spent ten seconds later")
 	}
 }
+
+// The gate takes off what was sent since the headers came, so it has to be told
+// when that was, however long the call took.
+func TestHeadersAreAsOldAsTheyAre(t *testing.T) {
+	rate := upstream.Rate{Present: true, Limit: 10, Remaining: 5, Granularity: 1, Window: time.Minute}
+	a := actual(upstream.Answer{Rates: upstream.Rates{Requests: rate}, HeadersAt: time.Now().Add(-time.Hour)})
+	if got := a.Observed.Age; got < time.Hour || got > time.Hour+time.Minute {
+		t.Errorf("headers of an hour ago are %v old", got)
+	}
+}

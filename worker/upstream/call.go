@@ -60,6 +60,7 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 		Status:      resp.StatusCode,
 		RequestID:   parseRequestID(c.provider.Dialect, resp.Header),
 		Rates:       parseRates(resp.Header, now),
+		HeadersAt:   now,
 		ShouldRetry: parseShouldRetry(resp.Header),
 	}
 	a.RetryAfter, a.HasRetryAfter = parseRetryAfter(resp.Header, now)

@@ -160,7 +160,11 @@ func TestAStreamBecomesTheBodyOfTheOtherAPI(t *testing.T) {
 
 func TestHeadersOfAnAnswerAreRead(t *testing.T) {
 	c := newCaller(t, Anthropic, serveBytes(t, fixture(t, "anthropic/text.http"), false).url, nil)
-	got := c.Do(t.Context(), ask("hi")).Rates
+	a := c.Do(t.Context(), ask("hi"))
+	if !a.HeadersAt.Equal(c.now()) {
+		t.Errorf("headers came at %v, want %v", a.HeadersAt, c.now())
+	}
+	got := a.Rates
 	want := Rates{
 		Requests: Rate{Present: true, Limit: 1000, Remaining: 999, Granularity: 1, Window: time.Minute},
 		Input:    Rate{Present: true, Limit: 2000000, Remaining: 1998000, Granularity: 1000, Reset: time.Second, Window: time.Minute},

@@ -266,8 +266,10 @@ type Answer struct {
 	ResumeAt time.Time
 	// ShouldRetry is the provider's x-should-retry; nil when absent.
 	ShouldRetry *bool
-	// Rates are the rate-limit headers, as they stood when the answer began.
-	Rates Rates
+	// Rates are the rate-limit headers, as they stood when the answer began, and
+	// HeadersAt is when they came.
+	Rates     Rates
+	HeadersAt time.Time
 
 	// Message is a short text for the job's owner: the provider's type and
 	// message of the error, at most 500 bytes, never a key. It may quote the
