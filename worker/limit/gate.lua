@@ -1,7 +1,7 @@
 -- The part that every script of this package begins with: it reads the gate,
 -- brings it up to Redis's present, and offers the moves that the scripts make.
 --
--- KEYS[1] gate     string the state, JSON: every field that `s` has below
+-- KEYS[1] gate     string the state, packed: every field that `s` has below
 -- KEYS[2] held     zset  reservation -> when it is settled unasked, s
 -- KEYS[3] booked   hash  reservation -> JSON [holder, send, ein, eout, speed, vin, vout, est, class]
 -- KEYS[4] classes  hash  class -> JSON [n, mean, var, ia, ie, ir, i2, lat]: what its calls have used
@@ -37,8 +37,11 @@ if not now then
   now = tonumber(c[1]) + tonumber(c[2]) / 1e6
 end
 
+-- Redis packs the state three times as fast in its own form as in JSON; the
+-- embedded Redis knows JSON alone.
+local msgpack = rawget(_G, 'cmsgpack')
 local s = redis.call('GET', GATE)
-if s then s = cjson.decode(s) end
+if s then s = string.sub(s, 1, 1) == '{' and cjson.decode(s) or msgpack.unpack(s) end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
@@ -286,7 +289,7 @@ do
 end
 
 local function save()
-  redis.call('SET', GATE, cjson.encode(s))
+  redis.call('SET', GATE, msgpack and msgpack.pack(s) or cjson.encode(s))
 end
 
 local seen = {}
