@@ -199,9 +199,10 @@ local function fetch(key)
 end
 
 -- since: what was charged within the last so many seconds. Sends are counted by
--- the calls still under way; ended calls' output at the rate of late.
+-- the calls still under way; ended calls' output by a sum that fades, and the more
+-- so the longer ago, when the rate may have been another.
 local function since(d, span)
-  if d == 3 then return s.drew * math.min(1, span / RECENT) end
+  if d == 3 then return s.drew * (math.exp(span / RECENT) - 1) end
   local sum = 0
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + KEEP, now + KEEP)) do
     local b = fetch(key)
