@@ -618,31 +618,43 @@ func TestRequeueLiftsTheDeadline(t *testing.T) {
 	}
 }
 
-func TestNoticesWakeAWatcher(t *testing.T) {
-	s, rdb := open(t, 4)
-	controls := make(chan store.Control, 8)
-	n := store.NewNotices(rdb, func(c store.Control) { controls <- c })
+// listening returns an ear that listens until the test ends.
+func listening(t *testing.T, rdb *redis.Client, control func(store.Control)) *store.Notices {
+	t.Helper()
+	n := store.NewNotices(rdb, control)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
-	k := claimed(t, s)
-	var changed <-chan struct{}
-	var stop func()
+	})
+	return n
+}
+
+// watching watches an object, as soon as the ear listens.
+func watching[T any](t *testing.T, watch func(context.Context, string) (<-chan T, func(), error), id string) (<-chan T, func()) {
+	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; {
-		var err error
-		if changed, stop, err = n.Watch(ctx, k.ID); err == nil {
-			break
+		signal, stop, err := watch(t.Context(), id)
+		if err == nil {
+			return signal, stop
 		}
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestNoticesWakeAWatcher(t *testing.T) {
+	s, rdb := open(t, 4)
+	controls := make(chan store.Control, 8)
+	n := listening(t, rdb, func(c store.Control) { controls <- c })
+	ctx := t.Context()
+	k := claimed(t, s)
+	changed, stop := watching(t, n.Watch, k.ID)
 	defer stop()
 	select {
 	case <-changed:
@@ -671,16 +683,8 @@ func TestNoticesWakeAWatcher(t *testing.T) {
 
 func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
 	s, rdb := open(t, 4)
-	n := store.NewNotices(rdb, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	n := listening(t, rdb, nil)
+	ctx := t.Context()
 	for _, c := range []struct {
 		name    string
 		result  string
@@ -690,17 +694,7 @@ func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
 		{"large", `"` + strings.Repeat("x", 100_000) + `"`, false},
 	} {
 		k := claimed(t, s)
-		var ended <-chan *tasks.Job
-		var stop func()
-		for deadline := time.Now().Add(5 * time.Second); ; {
-			var err error
-			if ended, stop, err = n.WatchEnd(ctx, k.ID); err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-		}
+		ended, stop := watching(t, n.WatchEnd, k.ID)
 		take(t, s, k)
 		start(t, s, k)
 		if _, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(c.result), Attempt: tasks.Attempt{Outcome: tasks.Succeeded}}); err != nil {

@@ -46,7 +46,8 @@ if s then s = string.sub(s, 1, 1) == '{' and cjson.decode(s) or msgpack.unpack(s
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
 -- the provider says what is left. That is believed at once, but not when state was
--- lost: calls that we do not know of any more are still to be charged. A clock more than a minute behind our last write is a state that cannot be used.
+-- lost: calls that we do not know of any more are still to be charged. A clock
+-- more than a minute behind our last write is a state that cannot be used.
 local lost = false
 if s then
   local at = now - tonumber(s.epoch) / 1e6
