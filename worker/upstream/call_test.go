@@ -284,6 +284,27 @@ func TestABodyThatIsNoStreamIsKeptByteForByte(t *testing.T) {
 	}
 }
 
+// Some servers send a whole message inside a chunk; the call panicked at one.
+func TestAChunkMayHoldAWholeMessage(t *testing.T) {
+	const whole = `"message":{"role":"assistant","content":"hello","n":1.50}`
+	for name, events := range map[string][]string{
+		"alone":          {`{"choices":[{"index":0,` + whole + `,"finish_reason":"stop"}]}`},
+		"after deltas":   {`{"choices":[{"index":0,"delta":{"content":"hel"}}]}`, `{"choices":[{"index":0,"delta":{"content":"lo"}}]}`, `{"choices":[{"index":0,` + whole + `,"finish_reason":"stop"}]}`},
+		"before a delta": {`{"choices":[{"index":0,` + whole + `,"delta":{},"finish_reason":"stop"}]}`},
+		"then null":      {`{"choices":[{"index":0,` + whole + `}]}`, `{"choices":[{"index":0,"message":null,"delta":{},"finish_reason":"stop"}]}`},
+		"then a string":  {`{"choices":[{"index":0,` + whole + `}]}`, `{"choices":[{"index":0,"message":"x","delta":{},"finish_reason":"stop"}]}`},
+	} {
+		raw := "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\ndata: " + strings.Join(append(events, "[DONE]"), "\n\ndata: ") + "\n\n"
+		q, said := ask("hi"), ""
+		q.OnText = func(s string) { said += s }
+		a := newCaller(t, OpenAI, serveBytes(t, []byte(raw), false).url, nil).Do(t.Context(), q)
+		want := `{"choices":[{"index":0,` + whole + `,"logprobs":null,"finish_reason":"stop"}]}`
+		if a.Outcome != tasks.Succeeded || string(a.Result) != want || said != "hello" {
+			t.Errorf("%s: got %s (%s), text %q, result\n %s, want\n %s", name, a.Outcome, a.Message, said, a.Result, want)
+		}
+	}
+}
+
 // Wherever a stream ends early, the call is cut off and never a success.
 func TestAStreamCutAnywhereIsCutOff(t *testing.T) {
 	for _, name := range []string{"anthropic/text", "anthropic/rich", "openai/text", "openai/tools"} {

@@ -18,6 +18,7 @@ type completion struct {
 	choices []element
 	usage   []byte
 	begun   bool
+	said    bool // onText has been told something
 	size    int
 }
 
@@ -96,6 +97,20 @@ func (c *completion) choice(data jsontext.Value) error {
 			grown, err := choice.at("message").obj.merge(v, 0)
 			c.size += grown
 			return err
+		case "message":
+			// The whole of it, as some servers send in place of deltas, or after them.
+			if v.Kind() != '{' {
+				return nil
+			}
+			if index == 0 && c.onText != nil && !c.said {
+				c.say(v)
+			}
+			n := choice.at("message")
+			c.size -= len(n.appendTo(nil))
+			n.obj = new(object)
+			grown, err := n.obj.load(v)
+			c.size += grown
+			return err
 		case "logprobs":
 			if v.Kind() != '{' {
 				return nil
@@ -121,6 +136,7 @@ func (c *completion) say(delta []byte) {
 	_ = eachMember(delta, func(name string, v jsontext.Value, _, _ int) error {
 		if name == "content" {
 			if s := text(v); s != "" {
+				c.said = true
 				c.onText(s)
 			}
 		}
