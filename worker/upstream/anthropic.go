@@ -30,6 +30,7 @@ type message struct {
 	final  bool // output_tokens is the whole answer's
 	blocks []element
 	inputs map[int64][]byte // the pieces of a block's input, joined
+	other  *providerError   // of an event that is none of the dialect
 	size   int
 }
 
@@ -41,6 +42,7 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 		usage        []byte
 		extra        object
 		hasIndex, ok bool
+		failed       bool
 	}
 	err = eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
 		switch name {
@@ -52,6 +54,7 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 			if v.Kind() == '{' {
 				e.body, e.ok = v, true
 			}
+			e.failed = e.failed || name == "error" && !isNull(v)
 		case "usage":
 			e.usage = v
 		default:
@@ -65,8 +68,8 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 	if e.kind == "" {
 		e.kind = kind
 	}
-	if e.kind == "error" {
-		return false, &providerError{parseProblem(data)}
+	if e.kind == "error" || e.failed {
+		return false, reported(data)
 	}
 
 	switch e.kind {
@@ -115,8 +118,17 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 		m.size += m.obj.keep(&e.extra)
 		m.done = true
 		return true, nil
+	case "ping":
+	default:
+		// Of an event that this version does not know, or of another dialect: it
+		// counts only if no answer comes.
+		if m.other == nil {
+			if e := judge(Anthropic, data); e != nil && e.stated {
+				m.other = e
+			}
+		}
 	}
-	return false, nil // a ping, or an event that this version does not know
+	return false, nil
 }
 
 // keep adds the members of extra that o does not have yet, or has as null.
@@ -279,6 +291,8 @@ func (m *message) counted() (tasks.Usage, int64, bool) {
 
 func (m *message) grown() int { return m.size }
 
+func (m *message) instead() *providerError { return m.other }
+
 func (m *message) result() ([]byte, error) {
 	if !m.done {
 		return nil, errMalformed
@@ -300,6 +314,9 @@ func (m *message) result() ([]byte, error) {
 		usage := m.obj.at("usage")
 		usage.raw = nil
 		usage.obj = &m.usage
+	}
+	if kind := m.obj.get("type"); kind == nil || isNull(kind.raw) {
+		m.obj.set("type", []byte(`"message"`)) // the event's name said so
 	}
 	return m.obj.appendTo(nil), nil
 }

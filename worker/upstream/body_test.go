@@ -217,6 +217,11 @@ func FuzzStream(f *testing.F) {
 			}
 		}
 	}
+	for d, answer := range answersByDialect() {
+		f.Add([]byte(streamed(d, answer)), d == OpenAI)
+		f.Add([]byte("data: "+answer+"\n\ndata: [DONE]\n\n"), d != OpenAI)
+		f.Add([]byte("data: "+answer+"\n\ndata: [DONE]\n\n"), d == OpenAI)
+	}
 	f.Fuzz(func(t *testing.T, stream []byte, openai bool) {
 		d := Anthropic
 		if openai {
@@ -242,6 +247,9 @@ func FuzzStream(f *testing.F) {
 		if a.Outcome == tasks.Succeeded {
 			if !jsontext.Value(a.Result).IsValid(lenient) || len(a.Result) > 64<<10 {
 				t.Fatalf("result of %d bytes: %q", len(a.Result), a.Result)
+			}
+			if !shaped(d, a.Result) {
+				t.Fatalf("%s: a success without the shape: %q", d, a.Result)
 			}
 		} else if a.Result != nil {
 			t.Fatalf("%s with a result", a.Outcome)

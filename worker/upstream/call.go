@@ -2,10 +2,10 @@ package upstream
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -205,6 +203,9 @@ type assembler interface {
 	// counted returns the usage, the input charged, and whether both are final.
 	counted() (tasks.Usage, int64, bool)
 	result() ([]byte, error)
+	// instead returns what the provider has said so far in place of an answer, or
+	// nil; it is asked for when no answer came.
+	instead() *providerError
 }
 
 // read takes in an answer with a 2xx status.
@@ -236,10 +237,14 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 
 	a.Result = nil
 	a.MaybeBilled = true
-	var stated *providerError
+	var instead *providerError
 	switch {
-	case errors.As(err, &stated):
-		c.explain(a, stated.problem, stated.problem.status(), true, serverTime(resp.Header, c.now()))
+	case errors.As(err, &instead):
+		p := instead.problem
+		if p.message == "" && instead.came != "" {
+			p.message = fmt.Sprintf("the provider answered %d with %s", resp.StatusCode, instead.came)
+		}
+		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
 	case errors.Is(err, errTooLarge), errors.Is(err, errLongEvent):
 		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
 	case ended(ctx, a):
@@ -301,30 +306,48 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		}
 	}()
 	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
+	result, err := c.assemble(stream, asm)
+	if err == nil {
+		e := judge(c.provider.Dialect, result)
+		if e == nil {
+			a.Result = result
+			return nil
+		}
+		err = e
+	}
+	var vague *providerError
+	switch {
+	case errors.As(err, &vague) && !vague.stated,
+		errors.Is(err, errMalformed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if e := asm.instead(); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+// assemble reads a stream up to its closing event.
+func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
 	for {
 		kind, data, err := stream.next()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		done, err := asm.event(kind, data)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if int64(asm.grown()) > c.maxResult {
-			return errTooLarge
+			return nil, errTooLarge
 		}
 		if !done {
 			continue
 		}
 		result, err := asm.result()
-		if err != nil {
-			return err
+		if err == nil && int64(len(result)) > c.maxResult {
+			return nil, errTooLarge
 		}
-		if int64(len(result)) > c.maxResult {
-			return errTooLarge
-		}
-		a.Result = result
-		return nil
+		return result, err
 	}
 }
 
@@ -337,32 +360,17 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	if int64(len(body)) > c.maxResult {
 		return errTooLarge
 	}
-	var usage []byte
-	failed := false
-	err = eachMember(body, func(name string, v jsontext.Value, start, end int) error {
-		switch name {
-		case "usage":
-			usage = body[start:end]
-		case "error":
-			failed = failed || !isNull(v)
-		case "type":
-			failed = failed || text(v) == "error"
-		}
-		return nil
-	})
+	shape, err := outlined(body)
 	if err != nil {
 		return errMalformed
 	}
-	if failed {
-		return &providerError{parseProblem(bytes.TrimSpace(body))}
-	}
 	if c.provider.Dialect == OpenAI {
-		if u, charged, ok := openAIUsage(usage); ok {
+		if u, charged, ok := openAIUsage(shape.usage); ok {
 			a.Usage, a.ChargedInput = &u, charged
 		}
 	} else {
 		m := &message{}
-		if m.count(usage, true) == nil {
+		if m.count(shape.usage, true) == nil {
 			if u, charged, ok := m.counted(); ok {
 				a.Usage, a.ChargedInput = &u, charged
 			}
@@ -370,6 +378,9 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	}
 	if ask.OnStart != nil && a.Usage != nil {
 		ask.OnStart(a.ChargedInput, a.Rates)
+	}
+	if e := shape.judge(c.provider.Dialect, body); e != nil {
+		return e
 	}
 	if ask.OnText != nil {
 		if s := tasks.ResultText(body); s != "" {

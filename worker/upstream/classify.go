@@ -18,11 +18,6 @@ type problem struct {
 	requestID string
 }
 
-// providerError is an error event inside a stream.
-type providerError struct{ problem problem }
-
-func (e *providerError) Error() string { return "the provider reported an error inside the stream" }
-
 // parseProblem reads an error body of either dialect, or as much as there is
 // of one. It returns the zero problem for anything else, such as a proxy's page.
 func parseProblem(body []byte) problem {

@@ -17,14 +17,13 @@ type completion struct {
 	obj     object
 	choices []element
 	usage   []byte
-	begun   bool
 	said    bool // onText has been told something
 	size    int
 }
 
 func (c *completion) event(_ string, data []byte) (done bool, err error) {
 	if string(data) == "[DONE]" {
-		return true, c.check()
+		return true, nil
 	}
 	failed := false
 	err = eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
@@ -32,8 +31,8 @@ func (c *completion) event(_ string, data []byte) (done bool, err error) {
 		case "error":
 			failed = failed || !isNull(v)
 		case "choices":
-			if v.Kind() != '[' {
-				return errMalformed
+			if isNull(v) {
+				return nil
 			}
 			return eachElement(v, c.choice)
 		case "usage":
@@ -52,12 +51,11 @@ func (c *completion) event(_ string, data []byte) (done bool, err error) {
 		return nil
 	})
 	if failed {
-		return false, &providerError{parseProblem(data)}
+		return false, reported(data)
 	}
 	if err != nil {
 		return false, errMalformed
 	}
-	c.begun = true
 	return false, nil
 }
 
@@ -144,19 +142,6 @@ func (c *completion) say(delta []byte) {
 	})
 }
 
-// check reports whether every choice has said why it ended.
-func (c *completion) check() error {
-	if !c.begun || len(c.choices) == 0 {
-		return errMalformed
-	}
-	for _, choice := range c.choices {
-		if reason := choice.obj.get("finish_reason"); reason == nil || isNull(reason.raw) {
-			return errMalformed
-		}
-	}
-	return nil
-}
-
 func (c *completion) counted() (tasks.Usage, int64, bool) {
 	return openAIUsage(c.usage)
 }
@@ -197,9 +182,34 @@ func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
 func (c *completion) grown() int { return c.size }
 
 func (c *completion) result() ([]byte, error) {
-	if err := c.check(); err != nil {
-		return nil, err
+	for _, choice := range c.choices {
+		// [DONE] alone proves nothing: it also closes streams that were given up.
+		if reason := choice.obj.get("finish_reason"); reason == nil || isNull(reason.raw) {
+			return nil, errMalformed
+		}
 	}
+	result := c.assembled()
+	if c.onTick != nil {
+		if _, charged, ok := c.counted(); ok {
+			c.onTick(charged)
+		}
+	}
+	return result, nil
+}
+
+func (c *completion) instead() *providerError {
+	body := c.assembled()
+	if e := judge(OpenAI, body); e != nil && e.stated {
+		return e
+	}
+	if e := stated(body, ""); e.stated {
+		return e
+	}
+	return nil
+}
+
+// assembled returns the completion as far as it has come.
+func (c *completion) assembled() []byte {
 	for _, choice := range c.choices {
 		if message := choice.obj.get("message").obj; message.get("content") == nil {
 			message.set("content", []byte("null"))
@@ -210,10 +220,5 @@ func (c *completion) result() ([]byte, error) {
 	if c.usage != nil {
 		c.obj.set("usage", c.usage)
 	}
-	if c.onTick != nil {
-		if _, charged, ok := c.counted(); ok {
-			c.onTick(charged)
-		}
-	}
-	return c.obj.appendTo(nil), nil
+	return c.obj.appendTo(nil)
 }

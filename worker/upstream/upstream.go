@@ -3,7 +3,8 @@
 //
 // It promises that a call is sent at most once (nothing here retries), that it
 // is always streamed, that success is only claimed when the provider's closing
-// event has arrived, that a result is the JSON object the provider's
+// event has arrived and what came has the shape of the dialect's answers,
+// whatever the status, that a result is the JSON object the provider's
 // non-streaming API would have answered, and that a body given in the
 // provider's own form reaches the provider byte for byte, but for the members
 // that ask for a stream.
@@ -241,8 +242,8 @@ type Ask struct {
 // Answer is what came of an Ask. Outcome is always set.
 type Answer struct {
 	Outcome tasks.Outcome
-	// Status is the HTTP status; 0 when none arrived. An error that came inside a
-	// stream has the status under which the stream began, 200.
+	// Status is the HTTP status; 0 when none arrived. An error that came in place
+	// of an answer or inside a stream has the status that it began with, 200.
 	Status int
 	// RequestID is the provider's own name of the call; "" when none arrived.
 	RequestID string

@@ -1,0 +1,225 @@
+package upstream
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// providerError is what came with a 2xx status and is no answer of the dialect.
+type providerError struct {
+	problem problem
+	// status is the HTTP status that the problem would have had; 500 when nothing tells.
+	status int
+	// came says what came instead of an answer, for a problem without words.
+	came string
+	// stated is true when what came says by itself that it is no answer, and not
+	// merely the beginning of one.
+	stated bool
+}
+
+func (e *providerError) Error() string { return "the provider gave something else than an answer" }
+
+// outline is what the shape of an answer is judged by: members of a JSON
+// object. Of one that is given twice the last counts, as most readers have it.
+type outline struct {
+	failed  bool // an error that is not null, or a type that says so
+	kind    string
+	choices jsontext.Value
+	content jsontext.Value
+	stop    jsontext.Value
+	usage   jsontext.Value
+}
+
+// outlined reads the outline of the JSON object in body, and aliases it.
+func outlined(body []byte) (o outline, err error) {
+	err = eachMember(body, func(name string, v jsontext.Value, _, _ int) error {
+		switch name {
+		case "error":
+			o.failed = o.failed || !isNull(v)
+		case "type":
+			o.kind = text(v)
+			o.failed = o.failed || o.kind == "error"
+		case "choices":
+			o.choices = v
+		case "content":
+			o.content = v
+		case "stop_reason":
+			o.stop = v
+		case "usage":
+			o.usage = v
+		}
+		return nil
+	})
+	return o, err
+}
+
+// judge is the one rule of what an answer is, for an object that came whole as
+// for one put together from a stream: nil when body has the dialect's shape,
+// else what it is instead. A status of 200 says nothing: gateways send their
+// errors with it, and a provider that fails half way has no other one left.
+func judge(d Dialect, body []byte) *providerError {
+	o, err := outlined(body)
+	if err != nil {
+		return noAnswer("something that is no JSON object")
+	}
+	return o.judge(d, body)
+}
+
+func (o *outline) judge(d Dialect, body []byte) *providerError {
+	if o.failed {
+		return reported(body)
+	}
+	var e *providerError
+	if d == OpenAI {
+		e = o.completion()
+	} else {
+		e = o.message()
+	}
+	if e == nil || e.stated {
+		return e
+	}
+	// Perhaps an error in an envelope of a gateway's own.
+	if said := stated(body, e.came); said.stated {
+		return said
+	}
+	return e
+}
+
+func noAnswer(came string) *providerError {
+	return &providerError{status: problem{}.status(), came: came}
+}
+
+// completion judges an OpenAI chat completion: at least one choice, each with a
+// message. Source: developers.openai.com/api/docs/api-reference/chat/object.
+func (o *outline) completion() *providerError {
+	if o.choices.Kind() != '[' {
+		if strings.HasPrefix(o.kind, "message") || strings.HasPrefix(o.kind, "content_block") {
+			return otherDialect(Anthropic)
+		}
+		return noAnswer("something that is no chat completion: it has no choices")
+	}
+	worst := noAnswer("something that is no chat completion: its choices are empty")
+	first := true
+	_ = eachElement(o.choices, func(v jsontext.Value) error { // read once already
+		e := judgeChoice(v)
+		if first || worst == nil || e != nil && e.stated && !worst.stated {
+			worst = e
+		}
+		first = false
+		return nil
+	})
+	return worst
+}
+
+// judgeChoice judges one choice. Its finish_reason is a word; some servers
+// (KoboldCpp, several gateways) never give one, and then a message that says
+// something is whole all the same: its JSON was closed. For a stream that is no
+// proof, and its assembly asks for the word itself.
+func judgeChoice(choice jsontext.Value) *providerError {
+	var message, finish, fault jsontext.Value
+	if choice.Kind() != '{' {
+		return noAnswer("something that is no chat completion: a choice is no object")
+	}
+	_ = eachMember(choice, func(name string, v jsontext.Value, _, _ int) error { // read once already
+		switch name {
+		case "message":
+			message = v
+		case "finish_reason":
+			finish = v
+		case "error":
+			fault = v
+		}
+		return nil
+	})
+	reason := text(finish)
+	switch {
+	case fault.Kind() == '{', text(fault) != "":
+		return inside(fault, "an error inside a choice")
+	case finish.Kind() == '{':
+		return inside(finish, "a choice whose finish_reason is no word")
+	case broken(reason):
+		return endedBadly("finish_reason", reason)
+	case message.Kind() != '{':
+		return noAnswer("something that is no chat completion: a choice has no message")
+	case reason != "":
+		return nil
+	case finish.Kind() != '"' && !isNull(finish):
+		return noAnswer("a choice whose finish_reason is no word")
+	case !speaks(message):
+		return noAnswer("a choice that has neither text nor a finish_reason")
+	}
+	return nil
+}
+
+// speaks reports whether an assistant's message holds anything of an answer.
+func speaks(message jsontext.Value) bool {
+	spoke := false
+	_ = eachMember(message, func(name string, v jsontext.Value, _, _ int) error { // read once already
+		switch name {
+		case "content", "refusal", "tool_calls", "function_call", "audio":
+			switch v.Kind() {
+			case '"':
+				spoke = spoke || len(v) > len(`""`)
+			case '[', '{':
+				spoke = spoke || len(bytes.TrimSpace(v[1:len(v)-1])) > 0
+			}
+		}
+		return nil
+	})
+	return spoke
+}
+
+// message judges an Anthropic message. Its content may be empty, as when a
+// model has nothing to add; a stop_reason is always there when it has ended.
+// Source: platform.claude.com/docs/en/api/messages.
+func (o *outline) message() *providerError {
+	reason := text(o.stop)
+	switch {
+	case o.kind != "message" && o.choices.Kind() == '[':
+		return otherDialect(OpenAI)
+	case o.kind != "message":
+		return noAnswer("something that is no message")
+	case o.content.Kind() != '[':
+		return noAnswer("a message that has no content")
+	case broken(reason):
+		return endedBadly("stop_reason", reason)
+	case reason == "":
+		return noAnswer("a message that has no stop_reason")
+	}
+	return nil
+}
+
+func otherDialect(d Dialect) *providerError {
+	e := noAnswer(fmt.Sprintf("an answer of the dialect %s, which is not the one configured: set the provider's dialect to %s", d, d))
+	e.stated = true
+	return e
+}
+
+// broken reports whether the reason for which an answer ended is a failure of
+// the provider. Other words, also unknown ones, are ways for an answer to end.
+// Known from OpenRouter (error), Z.ai (network_error), vLLM and SGLang (abort),
+// DeepSeek (insufficient_system_resource).
+func broken(reason string) bool {
+	switch reason = strings.ToLower(reason); reason {
+	case "abort", "aborted", "canceled", "cancelled", "failed", "failure", "timeout", "insufficient_system_resource":
+		return true
+	}
+	return strings.Contains(reason, "error")
+}
+
+func endedBadly(member, reason string) *providerError {
+	e := noAnswer("")
+	e.problem.message = fmt.Sprintf("the provider ended the answer with the %s %q", member, clip(reason, 64))
+	e.stated = true
+	return e
+}
+
+// inside returns the error that a part of an answer holds.
+func inside(part jsontext.Value, came string) *providerError {
+	e := stated(part, came)
+	e.stated = true
+	return e
+}
