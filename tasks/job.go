@@ -160,14 +160,14 @@ const (
 	Succeeded    Outcome = "succeeded"
 	RateLimited  Outcome = "rate_limited"  // 429, ordinary
 	RampLimited  Outcome = "ramp_limited"  // 429, usage rose too sharply
-	SpendLimited Outcome = "spend_limited" // a spend cap: 429 without retry-after, 402, or the 400 of a cap the customer set
-	Unauthorized Outcome = "unauthorized"  // 401, 403: the key, not the request
+	SpendLimited Outcome = "spend_limited" // a spend cap: 429 without retry-after, 402 of the account, or the 400 of a cap the customer set
+	Unauthorized Outcome = "unauthorized"  // 401, 403: of the key, as far as is known
 	Overloaded   Outcome = "overloaded"    // 529, 503, or the same inside a stream
 	ServerError  Outcome = "server_error"  // 5xx
 	Timeout      Outcome = "timeout"       // no complete answer within the pool's timeout, 408, 504
 	ConnectError Outcome = "connect_error" // the request never reached the provider
 	CutOff       Outcome = "cut_off"       // the connection or the stream ended before its closing event
-	Rejected     Outcome = "rejected"      // 4xx of the request itself
+	Rejected     Outcome = "rejected"      // 4xx of the request itself, also a 401, 402 or 403 whose key was found well
 	TooLarge     Outcome = "too_large"     // the answer passed results.max_bytes
 	CallCanceled Outcome = "canceled"      // cut off because the job was canceled
 	Cached       Outcome = "cached"        // no call: the same request of the same tenant was answered before

@@ -97,26 +97,31 @@ func (c *Caller) request(ctx context.Context, ask Ask, body []byte) (*http.Reque
 	h.Set("Content-Type", "application/json")
 	h.Set("Accept", "text/event-stream, application/json")
 	h.Set("Accept-Encoding", "identity")
+	c.sign(h, ask.Request)
+	return req, sent, nil
+}
+
+// sign sets the headers that say who asks, and in which version.
+func (c *Caller) sign(h http.Header, r tasks.Request) {
 	h.Set("User-Agent", c.userAgent)
 	key := c.provider.APIKey
 	if c.provider.Dialect == OpenAI {
 		if key != "" {
 			h.Set("Authorization", "Bearer "+key)
 		}
-		return req, sent, nil
+		return
 	}
 	if key != "" {
 		h.Set("X-Api-Key", key)
 	}
-	version := ask.Request.Version
+	version := r.Version
 	if version == "" {
 		version = DefaultVersion
 	}
 	h.Set("Anthropic-Version", version)
-	if ask.Request.Beta != "" {
-		h.Set("Anthropic-Beta", ask.Request.Beta)
+	if r.Beta != "" {
+		h.Set("Anthropic-Beta", r.Beta)
 	}
-	return req, sent, nil
 }
 
 // outgoing remembers whether the whole body was handed to the connection. As
@@ -178,7 +183,7 @@ func ended(ctx context.Context, a *Answer) bool {
 
 // explain classifies a problem that the provider reported.
 func (c *Caller) explain(a *Answer, p problem, status int, waits bool, now time.Time) {
-	a.Outcome = classify(c.provider.Dialect, status, p, waits)
+	a.Outcome, a.Doubt = classify(c.provider.Dialect, status, p, waits), doubt(status, p)
 	if a.RequestID == "" {
 		a.RequestID = safeID(p.requestID)
 	}

@@ -98,6 +98,68 @@ func spendMessage(message string) bool {
 		strings.HasPrefix(message, "Your credit balance is too low")
 }
 
+// Doubt is what a refusal leaves open: whether the provider refused one request,
+// or the key with everything that is asked under it. The answer alone cannot
+// tell: the same status is sent for both.
+type Doubt string
+
+// The doubts, by what a provider answered.
+const (
+	NoDoubt     Doubt = ""
+	DoubtKey    Doubt = "key"    // 401
+	DoubtCredit Doubt = "credit" // 402: out of money, or for this request alone
+	DoubtAccess Doubt = "access" // 403: no permission, a filter, or something in between that blocks
+	DoubtModel  Doubt = "model"  // no such model, or none that this key may use
+)
+
+// doubt returns what a status with this problem leaves open.
+func doubt(status int, p problem) Doubt {
+	switch {
+	case status < 400 || status > 499 || spendCode(p.code) || spendCode(p.kind):
+		return NoDoubt
+	case noSuchModel(status, p):
+		return DoubtModel
+	case status == http.StatusUnauthorized:
+		return DoubtKey
+	case status == http.StatusPaymentRequired:
+		return DoubtCredit
+	case status == http.StatusForbidden:
+		return DoubtAccess
+	}
+	return NoDoubt
+}
+
+// noSuchModel recognises that the model is not there for this key. OpenAI says
+// so by its code, under 404 and 403; Anthropic by a message that is nothing but
+// "model: " and the name; other servers by a sentence.
+func noSuchModel(status int, p problem) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound:
+	default:
+		return false
+	}
+	switch p.code {
+	case "model_not_found", "model_not_available", "unknown_model", "invalid_model":
+		return true
+	}
+	if status == http.StatusForbidden {
+		return false
+	}
+	message := strings.ToLower(p.message)
+	if status == http.StatusNotFound && strings.HasPrefix(message, "model: ") {
+		return true
+	}
+	if !strings.Contains(message, "model") {
+		return false
+	}
+	for _, words := range []string{"does not exist", "not found", "no such model", "unknown model", "is not a valid model"} {
+		if strings.Contains(message, words) {
+			return true
+		}
+	}
+	return false
+}
+
 // classify says what an HTTP status with this problem means. waits is true
 // when the answer said how long to wait, or had no way to say so.
 //
@@ -108,6 +170,8 @@ func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
 		return tasks.SpendLimited
 	}
 	switch {
+	case noSuchModel(status, p):
+		return tasks.Rejected
 	case status == http.StatusTooManyRequests:
 		switch {
 		case p.code == "ramp_limit_exceeded", strings.Contains(p.message, "usage increase rate"):

@@ -89,7 +89,8 @@ type Caller struct {
 	provider  Provider
 	client    *http.Client
 	own       *http.Transport // nil when the client was given
-	url       string
+	url       string          // of the dialect's one call
+	models    string          // of the list of models
 	maxResult int64
 	userAgent string
 	now       func() time.Time
@@ -121,6 +122,7 @@ func New(cfg Config) (*Caller, error) {
 	c := &Caller{
 		provider:  cfg.Provider,
 		url:       endpoint,
+		models:    modelsURL(cfg.Dialect, endpoint),
 		maxResult: cfg.MaxResultBytes,
 		userAgent: cfg.UserAgent,
 		now:       cfg.Now,
@@ -242,6 +244,9 @@ type Ask struct {
 // Answer is what came of an Ask. Outcome is always set.
 type Answer struct {
 	Outcome tasks.Outcome
+	// Doubt is set where a refusal may have been meant for this request alone or
+	// for everything that is asked under the same key.
+	Doubt Doubt
 	// Status is the HTTP status; 0 when none arrived. An error that came in place
 	// of an answer or inside a stream has the status that it began with, 200.
 	Status int

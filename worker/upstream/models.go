@@ -1,0 +1,69 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// maxModels caps what is read of a list of models.
+const maxModels = 1 << 20
+
+// Models asks for the provider's list of models, the call that costs nothing and
+// shows whether the key is taken. A list makes the Outcome Succeeded and Result
+// its body; whatever else came is classified as in [Caller.Do]. names are the
+// models' ids, as many as the list's first page has.
+func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
+	callCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	req, err := http.NewRequestWithContext(callCtx, http.MethodGet, c.models, nil)
+	if err != nil {
+		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}, nil
+	}
+	c.sign(req.Header, tasks.Request{})
+	resp, err := c.client.Do(req)
+	if err != nil {
+		a = unanswered(ctx, err, true)
+		a.MaybeBilled = false
+		return a, nil
+	}
+	defer resp.Body.Close()
+	now := c.now()
+	a = Answer{Status: resp.StatusCode, RequestID: parseRequestID(c.provider.Dialect, resp.Header), HeadersAt: now}
+	a.RetryAfter, a.HasRetryAfter = parseRetryAfter(resp.Header, now)
+	patience := time.AfterFunc(errorBodyWait, cancel)
+	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxModels))
+	patience.Stop()
+	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
+		c.explain(&a, parseProblem(body), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, now))
+		return a, nil
+	}
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	if err := errors.Join(readErr, json.Unmarshal(body, &list)); err != nil || list.Data == nil {
+		a.Outcome, a.Message = tasks.ServerError, "the address did not answer with a list of models"
+		return a, nil
+	}
+	for _, m := range list.Data {
+		names = append(names, m.ID)
+	}
+	a.Outcome, a.Result = tasks.Succeeded, body
+	return a, names
+}
+
+// modelsURL is the address of the list, beside that of the dialect's one call.
+func modelsURL(d Dialect, call string) string {
+	if d == OpenAI {
+		return strings.TrimSuffix(call, "/chat/completions") + "/models"
+	}
+	return strings.TrimSuffix(call, "/messages") + "/models"
+}
