@@ -117,10 +117,9 @@ end
 -- plan sets when the next probe is due; from is when the last one began.
 local function plan(cause, from, first)
   set('resume_at', 0)
-  if cause == 'unauthorized' then
-    set('next', 0) -- until an operator resumes or another key arrives
-  elseif cause == 'spend' then
-    local at = a.resume_at
+  if cause ~= 'overload' then
+    -- A spend cap at its stated end; else, and for a refused key, now and then.
+    local at = cause == 'spend' and a.resume_at or 0
     if at <= now and a.retry_after > 0 then at = now + a.retry_after end
     if at > now then
       at = math.min(at, now + 32 * 86400000)
@@ -132,6 +131,21 @@ local function plan(cause, from, first)
   else
     set('next', math.max(now, from + wait(delay(first))))
   end
+end
+
+-- close lets calls flow again, slowly.
+local function close()
+  set('state', 'closed')
+  set('cause', '')
+  set('why', '')
+  set('tries', 0)
+  set('next', 0)
+  set('resume_at', 0)
+  set('probe_fp', '')
+  set('lease', '')
+  set('lease_until', 0)
+  set('ramp', 1)
+  forget_counts()
 end
 
 -- open trips the breaker, or gives an open one a graver cause.

@@ -1,7 +1,9 @@
--- operate carries out an operator's word. It touches the breaker only to make it
--- probe at once when an operator resumes.
+-- operate carries out an operator's word. A resume also clears what the breaker
+-- holds against the key or the account, for calls that are sent from now on: the
+-- operator has seen to it. A provider that is down is probed at once instead.
 -- KEYS     see lib.lua
--- ARGV[2]  {verb: 'pause' or 'resume'; by, reason; gen, slow (ms), audit_max}
+-- ARGV[2]  {verb: 'pause', 'resume', or 'try': what is held against key or account is
+--           cleared, and an operator's pause is not; by, reason; gen, slow (ms), audit_max}
 -- Returns  1 when anything changed, else 0
 
 if a.verb == 'pause' then
@@ -15,11 +17,22 @@ if a.verb == 'pause' then
   return answer(1)
 end
 
-if h.op ~= '1' and state() == 'closed' then return answer(0) end
+local refused = state() ~= 'closed' and h.cause ~= 'overload'
+
+if a.verb == 'try' then
+  if h.op == '1' or not refused then return answer(0) end
+elseif h.op ~= '1' and state() == 'closed' then
+  return answer(0)
+end
+
 set('op', 0)
 set('op_by', '')
 set('op_why', '')
-if state() ~= 'closed' then
+if refused then
+  -- A probe in flight has been overtaken.
+  set('fence', num('fence') + 1)
+  close()
+elseif state() ~= 'closed' then
   set('next', now)
   set('probe_fp', '')
 end

@@ -96,7 +96,7 @@ const (
 	Good         Kind = "good"         // the provider answered as it should
 	Bad          Kind = "bad"          // overload, 5xx, timeout, no connection
 	Spend        Kind = "spend"        // a spend cap was reached
-	Unauthorized Kind = "unauthorized" // 401, 402 or 403: the key, not the request
+	Unauthorized Kind = "unauthorized" // the key was refused, and not one request alone
 )
 
 // Verdict is what one call says about the provider.
@@ -128,7 +128,7 @@ type Rules struct {
 	// ProbeInterval is the time between two probes while the provider is down; 0
 	// means 5 s. Jitter takes up to half of it off. It doubles, up to 120 s, with
 	// each relapse after the first; a Retry-After of the provider lengthens it.
-	// A refused key is not probed, a spend cap at its stated end or each 5 to 15 min.
+	// A spend cap is probed at its stated end, else, as a refused key, each 5 to 15 min.
 	ProbeInterval time.Duration
 }
 
@@ -418,11 +418,19 @@ func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
 	return b.operate(ctx, "pause", by, reason)
 }
 
-// Resume ends an operator's pause. A breaker that is open stays open, and
-// probes the provider at once; so Resume is also how an operator says that a
-// refused key or a spend cap has been seen to. To resume a pool that is not paused is a success.
+// Resume ends an operator's pause, and clears a refused key or a spend cap, which
+// the operator has seen to: calls flow again, slowly at first, and only what is
+// sent from now on can pause the pool for it anew. A breaker that is open for an
+// overload stays open, and probes the provider at once. To resume a pool that is
+// not paused is a success.
 func (b *Breaker) Resume(ctx context.Context, by string) error {
 	return b.operate(ctx, "resume", by, "")
+}
+
+// Try clears a refused key or a spend cap as [Breaker.Resume] does, and leaves
+// everything else as it is, an operator's pause above all.
+func (b *Breaker) Try(ctx context.Context, by string) error {
+	return b.operate(ctx, "try", by, "")
 }
 
 func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
@@ -436,7 +444,7 @@ func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
 		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
 	}
 	if done == 1 {
-		b.log.Info("operator's "+verb, "by", clip(by), "reason", clip(reason))
+		b.log.Info("told to "+verb, "by", clip(by), "reason", clip(reason))
 	}
 	if err := b.enforceNow(ctx); err != nil {
 		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)

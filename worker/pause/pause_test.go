@@ -264,13 +264,28 @@ func TestRefusedKey(t *testing.T) {
 		w.answers(refused)
 		w.record(b, many(3, good)...)
 		w.record(b, refused)
-		w.pass(24 * time.Hour)
+		w.pass(4 * time.Minute)
 		w.step(b)
-		if s := w.state(b); w.probes != 0 || s.Cause != BadAuthority || !s.ExpectedResumeAt.IsZero() {
-			t.Fatalf("after a day: %d probes, %+v; want none and no expected end", w.probes, s)
+		if s := w.state(b); w.probes != 0 || s.Cause != BadAuthority || s.ExpectedResumeAt.Before(w.at) {
+			t.Fatalf("after four minutes: %d probes, %+v; want none yet", w.probes, s)
 		}
 		return w, b
 	}
+	t.Run("it is probed now and then", func(t *testing.T) {
+		w, b := setup(t)
+		for range 24 * 60 {
+			w.pass(time.Minute)
+			w.step(b)
+		}
+		if w.probes < 24*60/15 || w.probes > 24*60/5 {
+			t.Errorf("%d probes in a day, want one each 5 to 15 minutes", w.probes)
+		}
+		w.answers(good)
+		w.until(b, SlowStart, 16*time.Minute)
+		if w.queuePaused() {
+			t.Error("the key is taken again, and the queue still paused")
+		}
+	})
 	t.Run("a restart with the same key changes nothing", func(t *testing.T) {
 		w, _ := setup(t)
 		b := w.breaker()
@@ -296,7 +311,7 @@ func TestRefusedKey(t *testing.T) {
 		}
 		for range 3 {
 			w.step(b)
-			w.pass(time.Hour)
+			w.pass(time.Minute)
 		}
 		if w.probes != 1 {
 			t.Errorf("%d probes with the new key, want 1", w.probes)
@@ -312,29 +327,76 @@ func TestRefusedKey(t *testing.T) {
 			t.Error("the fingerprint itself is stored")
 		}
 	})
-	t.Run("an operator's resume probes once and does not open blindly", func(t *testing.T) {
-		w, b := setup(t)
-		if err := b.Resume(t.Context(), "ada"); err != nil {
+}
+
+// An operator's word counts for more than what was seen before it: the pool goes
+// on slowly, and only what is sent from then on pauses it again.
+func TestAResumeClearsWhatIsHeldAgainstTheKey(t *testing.T) {
+	for _, kind := range []Kind{Unauthorized, Spend} {
+		for _, probing := range []bool{false, true} {
+			t.Run(fmt.Sprint(kind, probing), func(t *testing.T) {
+				w := newWorld(t)
+				b := w.breaker()
+				w.record(b, Verdict{Kind: kind})
+				w.pass(time.Hour)
+				var fence int64
+				if probing {
+					var err error
+					if fence, _, err = b.run(t.Context(), b.script.take, args{"holder": b.holder, "lease": 15000, "fp": b.fingerprint}); err != nil || fence == 0 {
+						t.Fatalf("no lease to probe: %d, %v", fence, err)
+					}
+				}
+				if err := b.Resume(t.Context(), "ada"); err != nil {
+					t.Fatal(err)
+				}
+				if s := w.state(b); w.probes != 0 || s.Name != SlowStart || w.queuePaused() || w.flow() > 0.25 || w.flow() == 0 {
+					t.Errorf("after the resume: %d probes, queue paused %t, flow %v, %+v", w.probes, w.queuePaused(), w.flow(), s)
+				}
+				if probing { // its answer is older than the operator's word
+					if result, _, err := b.run(t.Context(), b.script.probed, b.rules(verdictArgs(args{"fence": fence, "kind": string(kind)}, Verdict{Kind: kind}))); err != nil || result != 0 {
+						t.Errorf("a probe from before the resume: %d, %v", result, err)
+					}
+				}
+				w.pass(time.Second)
+				w.record(b, Verdict{Kind: kind, Took: 2 * time.Second})
+				if s := w.state(b); s.Paused {
+					t.Errorf("a call sent before the resume paused the pool: %+v", s)
+				}
+				w.record(b, Verdict{Kind: kind, Took: 500 * time.Millisecond})
+				if s := w.state(b); !s.Paused || s.PausedBy != ByBreaker {
+					t.Errorf("a call sent after the resume did not: %+v", s)
+				}
+			})
+		}
+	}
+}
+
+func TestATryLeavesAnOperatorsPauseAndAnOutage(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	try := func(want Name, paused bool) {
+		t.Helper()
+		if err := b.Try(t.Context(), "run"); err != nil {
 			t.Fatal(err)
 		}
-		if !w.queuePaused() {
-			t.Fatal("resume unpaused the queue before the provider was probed")
+		if s := w.state(b); s.Name != want || s.Paused != paused {
+			t.Errorf("got %+v, want %s, paused %t", s, want, paused)
 		}
-		w.step(b)
-		w.pass(time.Hour)
-		w.step(b)
-		if s := w.state(b); w.probes != 1 || s.Name != Open || s.Cause != BadAuthority {
-			t.Errorf("still refused: %d probes, %+v", w.probes, s)
-		}
-		w.answers(good)
-		if err := b.Resume(t.Context(), "ada"); err != nil {
-			t.Fatal(err)
-		}
-		w.until(b, SlowStart, time.Second)
-		if w.queuePaused() {
-			t.Error("queue is still paused")
-		}
-	})
+	}
+	try(Closed, false)
+	w.trip(b)
+	try(Open, true)
+	w.record(b, Verdict{Kind: Unauthorized})
+	if err := b.Pause(t.Context(), "ada", "bill"); err != nil {
+		t.Fatal(err)
+	}
+	try(Open, true)
+	if err := b.Resume(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(time.Second)
+	w.record(b, Verdict{Kind: Unauthorized})
+	try(SlowStart, false)
 }
 
 func TestGraverCauseTakesOver(t *testing.T) {

@@ -18,15 +18,7 @@ end
 if a.kind == 'good' then
   set('good', num('good') + 1)
   if num('good') >= good_probes then
-    set('state', 'closed')
-    set('cause', '')
-    set('why', '')
-    set('tries', 0)
-    set('next', 0)
-    set('resume_at', 0)
-    set('probe_fp', '')
-    set('ramp', 1)
-    forget_counts()
+    close()
     moved()
     return answer(3)
   end
