@@ -10,6 +10,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/worker/limit"
+	allowance "github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -80,14 +81,24 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	if context.Cause(ctx) == errGrace && answer.Outcome != tasks.Succeeded {
 		answer.Outcome, answer.MaybeBilled = tasks.HandedBack, true
 	}
-	paused := false
+	doubtful := answer.Doubt != upstream.NoDoubt
+	if doubtful {
+		w.settle(base, p, grant, actual(answer)) // while the refusal is held, its reservation holds up nobody
+	}
+	standing := allowance.Open
 	// That the job's own deadline cut the call off says nothing about the provider.
 	outOfTime := own && answer.Outcome != tasks.Succeeded && took >= most
 	if p.Health != nil && !outOfTime {
-		paused = p.Health.Report(base, job.Asks(), took, answer)
+		standing = p.Health.Report(base, allowance.Call{Model: job.Asks(), Prompt: job.Request.Body, Took: took}, answer)
+	}
+	switch {
+	case standing == allowance.AtFault:
+		answer.Outcome = tasks.Rejected
+	case standing == allowance.Unsettled && context.Cause(base) == errGrace:
+		answer.Outcome = tasks.HandedBack
 	}
 	v := decide(answer, situation{
-		attempts: started.Attempts - job.Spent, max: p.MaxAttempts, paused: paused, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
+		attempts: started.Attempts - job.Spent, max: p.MaxAttempts, standing: standing, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
 	})
 	e := tasks.Ending{
 		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: p.Provider,
@@ -131,7 +142,9 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 			func(ctx context.Context) { w.end(ctx, p, job, t, e) },
 			func(ctx context.Context) { w.settle(ctx, p, grant, actual(answer)) })
 	} else {
-		w.settle(base, p, grant, actual(answer))
+		if !doubtful {
+			w.settle(base, p, grant, actual(answer))
+		}
 		w.end(base, p, job, t, e)
 	}
 	w.count(base, p, job, started, answer, e)

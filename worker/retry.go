@@ -5,17 +5,18 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	allowance "github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
 // situation is what the retry rule knows beside the answer.
 type situation struct {
-	attempts int     // used, with this one
-	max      int     // allowed
-	paused   bool    // the pool's breaker has opened
-	guarded  bool    // the pool has a breaker, which holds it when the provider refuses all
-	spent    bool    // the retry budget is used up
-	random   float64 // 0 to 1
+	attempts int                // used, with this one
+	max      int                // allowed
+	standing allowance.Standing // of the pool and of the call in it
+	guarded  bool               // the pool has a breaker, which holds it when the provider refuses all
+	spent    bool               // the retry budget is used up
+	random   float64            // 0 to 1
 }
 
 // verdict is what becomes of a job after an attempt.
@@ -36,7 +37,7 @@ const (
 	softLimit   = time.Second      // a retry-after up to this softens the pace; a longer one holds the pool
 	defaultHold = 5 * time.Second  // for a 429 that says nothing
 	capHold     = 60 * time.Second // for a spend cap or a refused key in a pool without a breaker
-	stale       = time.Second      // for one whose breaker has opened and closed again since the call was sent
+	stale       = time.Second      // for one that nobody knows to be paused for it, as while Redis is away
 	broke       = 5 * time.Second  // the least delay when the retry budget is spent
 )
 
@@ -64,10 +65,24 @@ func decide(a upstream.Answer, s situation) verdict {
 		switch {
 		case !s.guarded:
 			return verdict{status: tasks.StatusRetrying, hold: capHold}
-		case !s.paused:
+		case s.standing == allowance.Paused:
+			return verdict{status: tasks.StatusRetrying}
+		case s.standing != allowance.Unsettled:
 			return verdict{status: tasks.StatusRetrying, delay: stale}
+		case s.attempts >= s.max:
+			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 		}
-		return verdict{status: tasks.StatusRetrying}
+		return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
+
+	case tasks.Rejected:
+		switch {
+		case s.standing == allowance.Paused:
+			return verdict{status: tasks.StatusRetrying}
+		case a.Doubt == upstream.DoubtKey && s.attempts < min(2, s.max):
+			// No request is to blame for a 401. One that passes is worth another try.
+			return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
+		}
+		return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 
 	case tasks.HandedBack:
 		return verdict{status: tasks.StatusRetrying}
@@ -76,7 +91,7 @@ func decide(a upstream.Answer, s situation) verdict {
 		if a.ShouldRetry != nil && !*a.ShouldRetry {
 			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 		}
-		if s.paused {
+		if s.standing == allowance.Paused {
 			return verdict{status: tasks.StatusRetrying}
 		}
 		if s.attempts >= s.max {

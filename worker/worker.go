@@ -25,6 +25,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/worker/limit"
+	allowance "github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -66,10 +67,10 @@ type Gate interface {
 	Ramp(ctx context.Context, d time.Duration, reason string) error
 }
 
-// Health is told how each call ended, by which model and after how long, and
-// says whether the pool is paused.
+// Health is told how each call ended and says what that means for the job. It
+// holds a refusal of which nobody knows yet whether it was meant for the key.
 type Health interface {
-	Report(ctx context.Context, model string, took time.Duration, a upstream.Answer) (paused bool)
+	Report(ctx context.Context, c allowance.Call, a upstream.Answer) allowance.Standing
 }
 
 // Pool is one upstream allowance and the way to its provider.

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
+	allowance "github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -107,8 +108,11 @@ type options struct {
 
 type health struct{ paused *atomic.Bool }
 
-func (h health) Report(context.Context, string, time.Duration, upstream.Answer) bool {
-	return h.paused.Load()
+func (h health) Report(context.Context, allowance.Call, upstream.Answer) allowance.Standing {
+	if h.paused.Load() {
+		return allowance.Paused
+	}
+	return allowance.Open
 }
 
 func start(t *testing.T, p *provider, o options) *system {

@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"/worker":          {"/tasks", "/tasks/pipeline", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
 	"/worker/limit":    {redisClient},
 	"/worker/pause":    {redisClient},
+	"/worker/pool":     {"/tasks", "/worker/limit", "/worker/pause", "/worker/upstream"},
 	"/worker/upstream": {"/tasks", jsonLib},
 	"/worker/webhook":  {"/tasks", "code.dny.dev/ssrf"},
 	"/web":             {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},

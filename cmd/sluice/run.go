@@ -111,7 +111,7 @@ func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin
 	err = s.run(ctx, func(ctx context.Context) error { return r.drain(ctx, left) })
 	r.clearProgress()
 	seconds := time.Since(r.begun).Seconds()
-	r.summary(seconds, r.share(seconds), s.refused.Load())
+	r.summary(seconds, r.share(seconds), r.refused())
 	if closeErr := s.close(); closeErr != nil {
 		log.Warn("close", "error", closeErr)
 	}
@@ -358,6 +358,9 @@ const journal = "batch"
 // drain submits what no earlier run has submitted, and writes results until
 // every line has one or ctx ends.
 func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
+	if err := r.tryKeys(ctx); err != nil {
+		return err
+	}
 	if err := r.resume(ctx, left); err != nil {
 		return err
 	}
@@ -415,8 +418,16 @@ func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
 	return nil
 }
 
-// keyTried is how long a pool that an earlier run found refused may take to open.
-const keyTried = 10 * time.Second
+// tryKeys lets each pool that an earlier run found refused, or out of credit,
+// try again: who gives the command has perhaps seen to it, and sees what comes.
+func (r *runner) tryKeys(ctx context.Context) error {
+	for name, b := range r.s.breakers {
+		if err := b.Try(ctx, "sluice run"); err != nil {
+			return fmt.Errorf("try pool %s again: %w", name, err)
+		}
+	}
+	return nil
+}
 
 // watchPools says when a pool is paused and when it goes on. A provider that
 // refuses the key ends the run: nobody is there to change it meanwhile.
@@ -426,9 +437,8 @@ func (r *runner) watchPools(ctx context.Context) error {
 		if err != nil {
 			continue // Redis is away; the log says so
 		}
-		// An earlier run's refusal is given the time to be tried with another key.
-		if s.Paused && s.Cause == pause.BadAuthority && (s.Since.After(r.begun) || time.Since(r.begun) > keyTried) {
-			return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: set the right key and run the same command again", name)
+		if s.PausedBy == pause.ByBreaker && s.Cause == pause.BadAuthority {
+			return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", name)
 		}
 		if s.Paused == r.paused[name] {
 			continue
@@ -606,6 +616,14 @@ func (r *runner) summary(seconds, share float64, refused int64) {
 		r.total, r.succeeded, r.failed, r.skipped, r.usage.InputTokens, r.usage.OutputTokens, seconds, 100*share, refused)
 }
 
+// refused is how many 429s the run has seen.
+func (r *runner) refused() (n int64) {
+	for _, h := range r.s.healths {
+		n += h.Refused()
+	}
+	return n
+}
+
 // share is how much of the binding allowance the run used from its start to its
 // end: of each pool what it sent, over what its bucket held and was refilled.
 func (r *runner) share(seconds float64) float64 {
@@ -617,9 +635,10 @@ func (r *runner) share(seconds float64) float64 {
 				most = max(most, float64(used)/(burst+float64(perMinute)*seconds/60))
 			}
 		}
-		of(h.calls.Load(), p.Limits.RequestsPerMinute, float64(p.Limits.RequestBurst))
-		of(h.input.Load(), p.Limits.InputTokensPerMinute, 0)
-		of(h.output.Load(), p.Limits.OutputTokensPerMinute, 0)
+		calls, in, out := h.Used()
+		of(calls, p.Limits.RequestsPerMinute, float64(p.Limits.RequestBurst))
+		of(in, p.Limits.InputTokensPerMinute, 0)
+		of(out, p.Limits.OutputTokensPerMinute, 0)
 	}
 	return min(1, most)
 }

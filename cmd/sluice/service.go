@@ -30,6 +30,7 @@ import (
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
@@ -63,9 +64,8 @@ type service struct {
 	callers []*upstream.Caller
 	up      atomic.Bool // every part that should run does
 
-	ended   chan string  // ids of jobs that this process ended; nil: nobody wants them
-	refused atomic.Int64 // 429s seen by this process
-	healths map[string]*health
+	ended   chan string // ids of jobs that this process ended; nil: nobody wants them
+	healths map[string]*pool.Health
 }
 
 // roles are what a process does.
@@ -78,7 +78,7 @@ type roles struct {
 // newService makes every part and starts none but the embedded Redis and the
 // fake provider. The caller closes it.
 func newService(ctx context.Context, cfg *Config, r roles, log *slog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*health{}}
+	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{}}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	if s.redis, err = openRedis(ctx, cfg, log, s.registry); err != nil {
@@ -168,8 +168,7 @@ func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
 		},
 	}
 	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL, Share: p.ShareInFlight}
-	h := &health{log: s.log, refused: &s.refused}
-	s.healths[p.Name] = h
+	hc := pool.HealthConfig{Models: p.Models, Log: s.log}
 	if works {
 		provider, _ := s.cfg.ProviderOf(p.Name)
 		if provider.Fake {
@@ -185,18 +184,19 @@ func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
 			return fail(err)
 		}
 		s.callers = append(s.callers, caller)
-		pc.Gate, pc.Probe, pc.Fingerprint = gate, h.probe(caller, p.Models), provider.BaseURL+" "+provider.APIKey
+		pc.Gate, pc.Fingerprint, hc.Asker = gate, provider.BaseURL+" "+provider.APIKey, caller
 		out.Caller, out.Provider, out.Dialect = caller, provider.Name, upstream.Dialect(provider.Dialect)
 		out.Concurrency = depth + p.Limits.Concurrency
 		if p.Limits.Concurrency == 0 {
 			out.Concurrency = depth + 256
 		}
 	}
-	breaker, err := pause.New(pc)
+	hc.Breaker = pc
+	h, err := pool.NewHealth(hc)
 	if err != nil {
 		return fail(err)
 	}
-	s.breakers[p.Name], h.breaker = breaker, breaker
+	s.healths[p.Name], s.breakers[p.Name] = h, h.Breaker()
 	out.Health = h
 	return out, nil
 }

@@ -1,0 +1,246 @@
+// Package pool is what one upstream allowance makes of its calls: how each
+// ended, what that means to the breaker, and whether a refusal was meant for one
+// request or for the key.
+//
+// It promises that what a provider says to one prompt stops nobody else: a
+// refusal that may concern the key is held until a probe, or an ordinary success,
+// has shown which it was, and neither the job nor the pool is judged before.
+//
+// It never sees a job's record, never logs a prompt, an answer or a key, and
+// keeps of a prompt no more than a digest.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/pause"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// Asker is the way to the provider, past the gate.
+type Asker interface {
+	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
+	// Models lists the models that the key may see.
+	Models(ctx context.Context) (a upstream.Answer, names []string)
+}
+
+// Call is one call upstream, as its answer is judged.
+type Call struct {
+	Model  string        // that was asked
+	Prompt []byte        // the request's body; only a digest of it is kept
+	Took   time.Duration // since it was sent
+}
+
+// Standing is what a call's answer means for its job and its pool.
+type Standing int
+
+// The standings.
+const (
+	Open      Standing = iota // the pool goes on, and the job is judged by its answer alone
+	Paused                    // the pool is paused, or was since the call was sent: the job has no part in it
+	AtFault                   // a refusal, and the key is well: it was meant for this request
+	Unsettled                 // a refusal, and nobody could say whether of the request or of the key
+)
+
+// HealthConfig says what a Health works with.
+type HealthConfig struct {
+	// Breaker describes the pool's breaker; its Probe is set here.
+	Breaker pause.Config
+	// Asker probes the provider; nil in a process that makes no calls.
+	Asker Asker
+	// Models are the globs of the models that the pool serves.
+	Models []string
+	Log    *slog.Logger // nil: none
+}
+
+// Health tells a pool's breaker how its calls end. Its methods may be called by
+// many goroutines.
+type Health struct {
+	breaker *pause.Breaker
+	doubts  *doubts // nil where no calls are made
+	models  []string
+	log     *slog.Logger
+
+	calls, input, output, refused atomic.Int64 // what this process sent of the allowance; 429s
+}
+
+// NewHealth returns a pool's Health and makes its breaker.
+func NewHealth(c HealthConfig) (*Health, error) {
+	h := &Health{models: c.Models, log: c.Log}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	h.log = h.log.With("pool", c.Breaker.Pool)
+	if c.Asker != nil {
+		h.doubts = newDoubts(c.Asker, c.Models, h.log)
+		c.Breaker.Probe = h.probe
+	}
+	var err error
+	if h.breaker, err = pause.New(c.Breaker); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Breaker returns the pool's breaker, for whoever runs it and asks its state.
+func (h *Health) Breaker() *pause.Breaker { return h.breaker }
+
+// Used returns what this process has sent of the pool's allowance: calls, and
+// the tokens that were charged.
+func (h *Health) Used() (calls, input, output int64) {
+	return h.calls.Load(), h.input.Load(), h.output.Load()
+}
+
+// Refused returns how many 429s this process has seen.
+func (h *Health) Refused() int64 { return h.refused.Load() }
+
+// Report records how a call ended and says what that means. A refusal that may
+// have been meant for the key is held until it is known, at most for some
+// seconds: Report returns only then, or when ctx ends.
+func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing {
+	h.calls.Add(1)
+	h.input.Add(a.ChargedInput)
+	if a.Usage != nil {
+		h.output.Add(a.Usage.OutputTokens)
+	}
+	if a.Status == 429 {
+		h.refused.Add(1)
+	}
+	if a.Doubt != upstream.NoDoubt && h.doubts != nil {
+		return h.settle(ctx, c, a)
+	}
+	v := judge(a)
+	h.record(ctx, v, c.Took)
+	if h.doubts != nil {
+		h.doubts.answered(c.Model, a.Outcome, c.Took)
+	}
+	if v.Kind != pause.Good && v.Kind != pause.Ignore && h.pausedSince(ctx, c.Took) {
+		return Paused
+	}
+	return Open
+}
+
+// settle holds a refusal until it is known for whom it was meant.
+func (h *Health) settle(ctx context.Context, c Call, a upstream.Answer) Standing {
+	f := h.doubts.settle(ctx, c, a, func(took time.Duration) bool { return h.pausedSince(ctx, took) })
+	switch f.of {
+	case theRequest:
+		h.record(ctx, pause.Verdict{Kind: pause.Good}, c.Took) // the provider is up, and the key is well
+		return AtFault
+	case theKey:
+		v := pause.Verdict{Kind: pause.Unauthorized, Reason: string(tasks.Unauthorized), RetryAfter: f.answer.RetryAfter, ResumeAt: f.answer.ResumeAt}
+		if f.answer.Outcome == tasks.SpendLimited {
+			v.Kind, v.Reason = pause.Spend, string(tasks.SpendLimited)
+		}
+		h.record(ctx, v, f.age)
+		return Paused
+	case nobody:
+		return Paused
+	}
+	return Unsettled
+}
+
+func (h *Health) record(ctx context.Context, v pause.Verdict, took time.Duration) {
+	v.Took = took
+	if err := h.breaker.Record(ctx, v); err != nil {
+		h.log.Warn("an outcome was not told to the breaker", "error", err)
+	}
+}
+
+// pausedSince reports whether the pool is paused, or was since a call was sent
+// that long ago: the outage that the call fell into is over then, and was not
+// the job's.
+func (h *Health) pausedSince(ctx context.Context, took time.Duration) bool {
+	s, err := h.breaker.State(ctx)
+	if err != nil {
+		return false
+	}
+	return s.Paused || !s.Since.IsZero() && s.Since.Before(s.AsOf) && s.Since.After(s.AsOf.Add(-took))
+}
+
+// judge says what an answer means to the breaker: the outcomes by which a
+// provider shows that it is down or out of credit.
+func judge(a upstream.Answer) pause.Verdict {
+	v := pause.Verdict{Reason: string(a.Outcome), RetryAfter: a.RetryAfter, ResumeAt: a.ResumeAt}
+	switch a.Outcome {
+	case tasks.Succeeded, tasks.Rejected, tasks.TooLarge:
+		v.Kind = pause.Good
+	case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
+		v.Kind = pause.Bad
+	case tasks.SpendLimited:
+		v.Kind = pause.Spend
+	case tasks.Unauthorized:
+		v.Kind = pause.Unauthorized
+	}
+	return v
+}
+
+// probe makes the smallest call that tells whether the breaker may close. While
+// the provider is down, a refusal says that it is up again; for whom the refusal
+// was meant is settled by the calls that follow. While the key counts as refused,
+// the same refusal says that it still is.
+func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
+	s, err := h.breaker.State(ctx)
+	if err != nil {
+		return pause.Verdict{}, fmt.Errorf("read why the pool is paused: %w", err)
+	}
+	if s.Cause == pause.BadAuthority {
+		if a, _ := h.doubts.asker.Models(ctx); a.Doubt == upstream.DoubtKey {
+			return judge(a), nil
+		}
+	}
+	model := h.doubts.knownModel()
+	known := model != ""
+	if !known {
+		model = probeModel(h.models)
+	}
+	sent := time.Now()
+	a := h.doubts.asker.Do(ctx, ping(model))
+	h.doubts.answered(model, a.Outcome, time.Since(sent))
+	if s.Cause == pause.Overload && a.Doubt != upstream.NoDoubt {
+		return pause.Verdict{Kind: pause.Good}, nil
+	}
+	if !known && a.Doubt == upstream.DoubtModel {
+		return pause.Verdict{}, errors.New("no model is known that the key may use")
+	}
+	return judge(a), nil
+}
+
+// ping is the smallest question.
+func ping(model string) upstream.Ask {
+	return upstream.Ask{Model: model, Request: tasks.Request{
+		Kind: tasks.Text, Body: []byte(`"ping"`), MaxTokens: 1, InputTokens: 8,
+	}}
+}
+
+// probeModel is the model of a probe in a pool where none has succeeded yet:
+// the cheapest that its globs name.
+func probeModel(globs []string) string {
+	for _, g := range globs {
+		for _, known := range []string{"claude-haiku-4-5", "gpt-4o-mini"} {
+			if ok, err := path.Match(g, known); err == nil && ok {
+				return known
+			}
+		}
+	}
+	if m, ok := onlyModel(globs[:min(1, len(globs))]); ok {
+		return m
+	}
+	return "claude-haiku-4-5"
+}
+
+// onlyModel returns the one model that globs name, if they name no more.
+func onlyModel(globs []string) (string, bool) {
+	if len(globs) == 1 && !strings.ContainsAny(globs[0], "*?[") {
+		return globs[0], true
+	}
+	return "", false
+}
