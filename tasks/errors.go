@@ -1,7 +1,10 @@
 package tasks
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 )
 
@@ -15,9 +18,50 @@ var (
 	ErrBacklogFull = errors.New("the tenant's backlog is full")
 	ErrKeyReused   = errors.New("the Idempotency-Key was used for another body")
 	ErrKeyBusy     = errors.New("the first request with this Idempotency-Key is still being accepted")
-	ErrUnavailable = errors.New("the store cannot be reached") // Redis gone or loading
+	ErrUnavailable = errors.New("the store cannot be reached") // Redis gone, or its answer none of ours
 	ErrFull        = errors.New("the store is full")           // Redis at maxmemory
 )
+
+// Void reports whether the record itself says that it has moved on without the
+// asker: the job is final, somebody else's, or gone. Only this is a reason to
+// let go of an ending; an error that nobody knows is not.
+func Void(err error) bool {
+	return errors.Is(err, ErrFinal) || errors.Is(err, ErrLost) || errors.Is(err, ErrNotFound)
+}
+
+// Away reports whether the store could not answer now: every error but those by
+// which the record itself says no. An unknown error is one, for what was not
+// recorded is not recorded whatever the reason. context.Canceled alone is none:
+// the asker went away, and the store has said nothing.
+func Away(err error) bool {
+	var quota *QuotaError
+	switch {
+	case err == nil, Void(err):
+		return false
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrFull):
+		return true
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
+		return false
+	}
+	return !errors.Is(err, context.Canceled)
+}
+
+// NotNow marks an error that Redis, or the way to it, has given in place of an
+// answer: ErrFull where it has no room or cannot write its disk, else
+// ErrUnavailable, whatever it says. A canceled asker's stays as it is.
+func NotNow(err error) error {
+	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFull) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	// Older servers put the word behind a script's name.
+	text := err.Error()
+	for _, word := range []string{"OOM command not allowed", "MISCONF "} {
+		if strings.HasPrefix(text, word) || strings.Contains(text, "-"+word) {
+			return fmt.Errorf("%w: %w", ErrFull, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
 
 // QuotaError says that a tenant has used up an allowance of its own.
 type QuotaError struct {

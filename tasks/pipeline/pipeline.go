@@ -144,7 +144,14 @@ func (g *group) send(ready []*asked) {
 			if g.after != nil {
 				g.after(p)
 			}
-			_, _ = p.Exec(own[len(own)-1].ctx) // each command has its own error
+			_, err := p.Exec(own[len(own)-1].ctx)
+			// Each command has its own answer or error, but for a connection that
+			// Redis refuses while it is made: then the round trip alone has one.
+			for _, a := range own {
+				if a.cmd.Err() == nil && a.cmd.Val() == nil {
+					a.cmd.SetErr(err)
+				}
+			}
 		}
 		for _, a := range own {
 			close(a.done)

@@ -151,3 +151,23 @@ func TestARedisThatIsAwayFailsEveryStep(t *testing.T) {
 		t.Errorf("errors: %v", errs)
 	}
 }
+
+// A connection that Redis refuses while it is made gives no command an error of
+// its own: each is told why all the same.
+func TestWhyAConnectionIsRefusedIsToldToEveryStep(t *testing.T) {
+	o := *redistest.New(t).Options()
+	o.Username, o.Password = "app", "another password"
+	rdb := redis.NewClient(&o)
+	defer rdb.Close()
+	c := pipeline.Client(rdb)
+	errs := make([]error, 2)
+	pipeline.Join(t.Context(), func(p redis.Pipeliner) { p.Publish(t.Context(), "x", "y") },
+		func(ctx context.Context) { _, errs[0] = add.Run(ctx, c, []string{"a"}, 1).Slice() },
+		func(ctx context.Context) { errs[1] = add.Run(ctx, c, []string{"b"}, 1).Err() },
+	)
+	for _, err := range errs {
+		if !redis.IsAuthError(err) {
+			t.Errorf("error %v, want that the password is wrong", err)
+		}
+	}
+}

@@ -15,8 +15,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"time"
 
@@ -99,31 +97,29 @@ var deliveryLua string
 func script(body string) *redis.Script { return redis.NewScript(libLua + deliveryLua + pickLua + body) }
 
 // run runs a script on the store's keys.
-func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) *redis.Cmd {
-	cmd := sc.Run(ctx, s.rdb, []string{prefix}, args...)
-	if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
-		cmd.SetErr(known(err))
-	}
-	return cmd
+func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) reply {
+	return reply{sc.Run(ctx, s.rdb, []string{prefix}, args...)}
 }
 
-// known turns what Redis or the way to it says into the errors of package tasks.
+// reply is what a script has answered. What is none of its answers is ErrFull or
+// ErrUnavailable.
+type reply struct{ cmd *redis.Cmd }
+
+func (r reply) Err() error                     { return known(r.cmd.Err()) }
+func (r reply) Int64() (int64, error)          { return checked(r.cmd.Int64()) }
+func (r reply) Text() (string, error)          { return checked(r.cmd.Text()) }
+func (r reply) Slice() ([]any, error)          { return checked(r.cmd.Slice()) }
+func (r reply) StringSlice() ([]string, error) { return checked(r.cmd.StringSlice()) }
+
+func checked[T any](v T, err error) (T, error) { return v, known(err) }
+
+// known turns what Redis or the way to it says in place of an answer into the
+// errors of package tasks. That there is nothing is an answer.
 func known(err error) error {
-	var opErr *net.OpError
-	text := err.Error()
-	switch {
-	case err == nil, errors.Is(err, redis.Nil), errors.Is(err, context.Canceled):
+	if errors.Is(err, redis.Nil) {
 		return err
-	case strings.HasPrefix(text, "OOM "), strings.Contains(text, "OOM command not allowed"), strings.HasPrefix(text, "MISCONF "):
-		return fmt.Errorf("%w: %w", tasks.ErrFull, err)
-	case errors.As(err, &opErr), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, context.DeadlineExceeded),
-		errors.Is(err, redis.ErrClosed), errors.Is(err, redis.ErrPoolTimeout),
-		strings.HasPrefix(text, "LOADING "), strings.HasPrefix(text, "READONLY "), strings.HasPrefix(text, "MASTERDOWN "),
-		strings.HasPrefix(text, "CLUSTERDOWN "), strings.HasPrefix(text, "TRYAGAIN "), strings.HasPrefix(text, "NOREPLICAS "),
-		strings.Contains(text, "connection"), strings.Contains(text, "timeout"):
-		return fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
 	}
-	return err
+	return tasks.NotNow(err)
 }
 
 // Ping reports whether Redis answers.
