@@ -53,11 +53,12 @@ func NotNow(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFull) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	// Older servers put the word behind a script's name.
-	text := err.Error()
-	for _, word := range []string{"OOM command not allowed", "MISCONF "} {
-		if strings.HasPrefix(text, word) || strings.Contains(text, "-"+word) {
-			return fmt.Errorf("%w: %w", ErrFull, err)
+	for said := err; said != nil; said = errors.Unwrap(said) {
+		for _, word := range []string{"OOM command not allowed", "MISCONF "} {
+			// Older servers put a script's error behind its name and a dash.
+			if text := said.Error(); strings.HasPrefix(text, word) || strings.Contains(text, "-"+word) {
+				return fmt.Errorf("%w: %w", ErrFull, err)
+			}
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -60,8 +60,10 @@ func TestWhatRedisSaysInPlaceOfAnAnswerIsNotNow(t *testing.T) {
 		"tls: failed to verify certificate":                                                                                         tasks.ErrUnavailable,
 	} {
 		said := errors.New(text)
-		if err := tasks.NotNow(said); !errors.Is(err, want) || !errors.Is(err, said) {
-			t.Errorf("%q: %v, want %v", text, err, want)
+		for _, given := range []error{said, fmt.Errorf("pause pool p: %w", said)} {
+			if err := tasks.NotNow(given); !errors.Is(err, want) || !errors.Is(err, said) {
+				t.Errorf("%q: %v, want %v", given, err, want)
+			}
 		}
 	}
 	if err := tasks.NotNow(nil); err != nil {

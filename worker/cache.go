@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"io"
 	"strconv"
 	"time"
@@ -74,7 +73,7 @@ func (w *Worker) recall(base context.Context, p *pool, job tasks.Job, t tasks.Ti
 	}
 	started, next, err := w.c.Record.Start(base, t)
 	if err != nil {
-		if errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) {
+		if !tasks.Void(err) {
 			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
 		}
 		return true
@@ -112,7 +111,7 @@ func (w *Worker) follow(base context.Context, p *pool, job tasks.Job, t tasks.Ti
 	defer cancel()
 	leads, next, err := w.c.Answers.Join(ctx, t, w.digest(p, &job))
 	switch {
-	case errors.Is(err, tasks.ErrFinal), errors.Is(err, tasks.ErrLost), errors.Is(err, tasks.ErrNotFound):
+	case tasks.Void(err):
 		return true
 	case err != nil:
 		w.log.Warn("a job was not joined to others that ask the same", "job", job.ID, "pool", p.Name, "error", err)

@@ -261,27 +261,21 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	}
 }
 
-// settle records an end, again while Redis is away. What cannot be recorded
-// within the lease is sent once more by whoever has it next.
+// settleWithin is how long a delivery's end is worth recording: well within its
+// lease. Then whoever has it next sends it once more.
+const settleWithin = 20 * time.Second
+
+// settle records an end, again while Redis is away, and reports whether it did.
 func (d *Deliverer) settle(base context.Context, e tasks.Settled) bool {
-	deadline := time.Now().Add(20 * time.Second)
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	return persist(d.stopping, settleWithin, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
+		defer cancel()
 		err := d.c.Record.SettleDelivery(ctx, e)
-		cancel()
-		if err == nil {
-			return true
+		if err != nil {
+			d.log.Warn("an attempt at a webhook was not recorded yet", "delivery", e.Ticket.ID, "error", err)
 		}
-		d.log.Warn("an attempt at a webhook was not recorded yet", "delivery", e.Ticket.ID, "error", err)
-		if time.Now().After(deadline) || !errors.Is(err, tasks.ErrUnavailable) && !errors.Is(err, tasks.ErrFull) {
-			return false
-		}
-		select {
-		case <-d.stopping:
-			return false
-		case <-time.After(pause):
-		}
-	}
+		return err
+	}) == nil
 }
 
 // signers are the keys of an attempt, the current ones first.

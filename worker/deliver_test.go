@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,10 +95,16 @@ type desk struct {
 	server *redistest.Server
 	feeder *queue.Feeder
 	stop   func()
+	refuse func() error // asked before an ending is recorded; nil: nothing is refused
 }
 
 // SettleDelivery records one ending.
 func (d *desk) SettleDelivery(ctx context.Context, e tasks.Settled) error {
+	if d.refuse != nil {
+		if err := d.refuse(); err != nil {
+			return err
+		}
+	}
 	next, err := d.SettleDeliveries(ctx, []tasks.Settled{e})
 	if err != nil {
 		return err
@@ -104,11 +112,14 @@ func (d *desk) SettleDelivery(ctx context.Context, e tasks.Settled) error {
 	return d.feeder.HandDeliveries(ctx, next)
 }
 
-func newDesk(t *testing.T) *desk {
+func newDesk(t *testing.T, options ...func(*desk)) *desk {
 	server := redistest.Start(t, redistest.Options{AOF: "always"})
 	rdb := server.Client()
 	d := &desk{t: t, server: server, Store: store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}, NewSecret: func() string { return webhook.NewSecret().Reveal() }})}
 	d.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: d.Store})
+	for _, o := range options {
+		o(d)
+	}
 	d.start()
 	return d
 }
@@ -584,5 +595,33 @@ func TestDeliveriesOutliveRedisAndTheirSender(t *testing.T) {
 		if !seen[id] {
 			t.Errorf("%s was never told", id)
 		}
+	}
+}
+
+// What Redis says while a delivery's end is recorded, known or not, is no reason
+// to send it once more.
+func TestADeliveryIsNotSentAgainAfterAnErrorOfRedis(t *testing.T) {
+	t.Parallel()
+	said := make(chan error, 3)
+	for _, err := range []error{syscall.EPIPE, errors.New("NOPERM this user has no permissions"), errors.New("nobody has seen this yet")} {
+		said <- err
+	}
+	d, r := newDesk(t, func(d *desk) {
+		d.refuse = func() error {
+			select {
+			case err := <-said:
+				return err
+			default:
+				return nil
+			}
+		}
+	}), newReceiver(t)
+	d.end(r.URL + "/ok")
+	until(t, "its end is recorded", func() bool {
+		list := d.list(tasks.DeliveryFilter{})
+		return len(list) == 1 && list[0].Status == tasks.DeliveryDelivered
+	})
+	if n := len(r.at("/ok")); n != 1 || len(said) > 0 {
+		t.Errorf("sent %d times with %d errors to come; want once after all", n, len(said))
 	}
 }

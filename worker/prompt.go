@@ -21,7 +21,7 @@ import (
 func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	job, err := w.take(base, t)
 	switch {
-	case errors.Is(err, tasks.ErrFinal), errors.Is(err, tasks.ErrLost), errors.Is(err, tasks.ErrNotFound):
+	case tasks.Void(err):
 		w.m.stale.WithLabelValues(p.Name).Inc()
 		return nil
 	case err != nil:
@@ -49,7 +49,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	if err != nil {
 		// Canceled or expired while it waited, or Redis is away: no call is made.
 		w.settle(base, p, grant, limit.Actual{Refused: true})
-		if errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) {
+		if !tasks.Void(err) {
 			// It may be in the record all the same, its answer lost.
 			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
 		}
@@ -170,19 +170,18 @@ func ready(j tasks.Job) time.Time {
 	return j.CreatedAt
 }
 
+// takeWithin is how long a worker asks for a ticket's job before it gives the
+// task back to Asynq, which brings it again: a record that cannot be read while
+// others can holds no place.
+const takeWithin = 30 * time.Second
+
 // take asks for the ticket's job, again while Redis is away.
-func (w *Worker) take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		job, err := w.c.Record.Take(ctx, t)
-		if err == nil || !errors.Is(err, tasks.ErrUnavailable) {
-			return job, err
-		}
-		select {
-		case <-w.stopping:
-			return job, err
-		case <-time.After(pause):
-		}
-	}
+func (w *Worker) take(ctx context.Context, t tasks.Ticket) (job tasks.Job, err error) {
+	err = persist(w.stopping, takeWithin, func() (err error) {
+		job, err = w.c.Record.Take(ctx, t)
+		return err
+	})
+	return job, err
 }
 
 // pace waits until the job may be sent. The wait ends early when the job is
@@ -247,33 +246,22 @@ func (w *Worker) settle(base context.Context, p *pool, g limit.Grant, a limit.Ac
 	}
 }
 
-// end records an ending, again while Redis is away: an answer that was paid
-// for is not given up. Past the grace period it is tried once more only.
+// end records an ending, again until the record has it or has moved on: an
+// answer that was paid for is not given up, whatever Redis says meanwhile. Past
+// the grace period it is tried once more only.
 func (w *Worker) end(base context.Context, p *pool, job tasks.Job, t tasks.Ticket, e tasks.Ending) {
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	_ = persist(base.Done(), 0, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
+		defer cancel()
 		next, err := w.c.Record.End(ctx, t, e)
-		if err == nil {
+		switch {
+		case err == nil:
 			w.hand(ctx, next)
-			cancel()
-			return
+		case !tasks.Void(err):
+			w.log.Warn("an ending waits for Redis", "job", job.ID, "pool", p.Name, "error", err)
 		}
-		cancel()
-		if !errors.Is(err, tasks.ErrUnavailable) && !errors.Is(err, tasks.ErrFull) {
-			if !errors.Is(err, tasks.ErrFinal) && !errors.Is(err, tasks.ErrLost) && !errors.Is(err, tasks.ErrNotFound) {
-				w.log.Error("an ending was not recorded", "job", job.ID, "pool", p.Name, "error", err)
-			}
-			return
-		}
-		w.log.Warn("an ending waits for Redis", "job", job.ID, "pool", p.Name, "error", err)
-		if context.Cause(base) != nil {
-			return
-		}
-		select {
-		case <-base.Done():
-		case <-time.After(pause):
-		}
-	}
+		return err
+	})
 }
 
 // count writes the metrics of an ended attempt, and the one log line of an ended job.

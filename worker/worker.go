@@ -349,6 +349,27 @@ func (w *Worker) drop(h *holding) {
 	}
 }
 
+// persist asks until the answer is one, or Void, at growing intervals. Once stop
+// is closed it asks once more at most, and after within not again; 0: no bound.
+func persist(stop <-chan struct{}, within time.Duration, ask func() error) error {
+	begun := time.Now()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := ask()
+		if err == nil || tasks.Void(err) || within > 0 && time.Since(begun) > within {
+			return err
+		}
+		select {
+		case <-stop:
+			return err
+		default:
+		}
+		select {
+		case <-stop:
+		case <-time.After(pause):
+		}
+	}
+}
+
 // hand passes tickets on. One that is not enqueued now is found by a sweep.
 func (w *Worker) hand(ctx context.Context, list []tasks.Ticket) {
 	if len(list) == 0 {

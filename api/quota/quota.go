@@ -101,7 +101,7 @@ type Window struct {
 
 // Admit takes c from the tenant's allowances, all of it or nothing. It returns
 // a *tasks.QuotaError when one of them does not suffice, and an error that
-// wraps tasks.ErrUnavailable when Redis does not answer.
+// wraps tasks.ErrUnavailable or ErrFull when Redis does not answer.
 func (q *Quota) Admit(ctx context.Context, tenant string, c Cost) (Grant, error) {
 	limits := q.limits(tenant)
 	grant := Grant{MaxQueued: limits.QueuedJobs}
@@ -154,7 +154,7 @@ func (q *Quota) Settle(ctx context.Context, tenant string, submitted time.Time, 
 	}
 	keys, args := q.call(tenant, limits, Cost{Tokens: used - estimate})
 	if err := q.admit.Run(ctx, q.rdb, keys, append(args, submitted.UnixMilli()/day.Milliseconds())...).Err(); err != nil {
-		return fmt.Errorf("settle a quota: %w: %w", tasks.ErrUnavailable, err)
+		return fmt.Errorf("settle a quota: %w", tasks.NotNow(err))
 	}
 	return nil
 }
@@ -232,7 +232,7 @@ func (q *Quota) ask(ctx context.Context, tenant string, limits Limits, c Cost) (
 	keys, args := q.call(tenant, limits, c)
 	got, err := q.admit.Run(ctx, q.rdb, keys, args...).Int64Slice()
 	if err != nil {
-		return account{}, fmt.Errorf("ask a quota: %w: %w", tasks.ErrUnavailable, err)
+		return account{}, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
 	}
 	if len(got) != 6 {
 		return account{}, fmt.Errorf("ask a quota: %d values in the answer", len(got))

@@ -138,25 +138,60 @@ type stage struct {
 	url   string
 	token string
 	redis *redistest.Server
+	said  *heard
+}
+
+// heard keeps what the program logs.
+type heard struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write takes a line.
+func (h *heard) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.b.Write(p)
+}
+
+func (h *heard) count(text string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Count(h.b.String(), text)
 }
 
 // outage starts the program with these providers and pools, in YAML.
 func outage(t *testing.T, yaml string) *stage {
 	t.Helper()
-	secret := strings.Repeat("s", 32)
+	redis := redistest.Start(t, redistest.Options{})
+	return outageOn(t, redis, redis.URL(), yaml)
+}
+
+// configured is the program's configuration with a Redis at url.
+func configured(t *testing.T, url, yaml string) *Config {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "sluice.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &stage{t: t, redis: redistest.Start(t, redistest.Options{})}
 	cfg, faults := Load(file, []string{
-		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + r.redis.URL(), "SLUICE_AUTH__HMAC_SECRET=" + secret,
+		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + url, "SLUICE_AUTH__HMAC_SECRET=" + string(stageSecret),
 		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
 	})
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return cfg
+}
+
+var stageSecret = bytes.Repeat([]byte("s"), 32)
+
+// outageOn starts the program on a Redis that it reaches at url.
+func outageOn(t *testing.T, redis *redistest.Server, url, yaml string) *stage {
+	t.Helper()
+	cfg := configured(t, url, yaml)
+	r := &stage{t: t, redis: redis, said: &heard{}}
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
 	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond}, log); err != nil {
 		t.Fatal(err)
@@ -164,7 +199,7 @@ func outage(t *testing.T, yaml string) *stage {
 	ctx, cancel := context.WithCancel(context.Background())
 	listening, done := make(chan string, 1), make(chan error, 1)
 	go func() {
-		done <- r.s.serveAPI(ctx, []byte(secret), func(url string) { listening <- url })
+		done <- r.s.serveAPI(ctx, stageSecret, func(url string) { listening <- url })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -186,8 +221,8 @@ func outage(t *testing.T, yaml string) *stage {
 func (r *stage) mint(tenant string) string {
 	r.t.Helper()
 	token, err := auth.Mint(auth.MintConfig{
-		Secret: []byte(strings.Repeat("s", 32)), Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: tenant,
-		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeAdmin}, TTL: time.Hour,
+		Secret: stageSecret, Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: tenant,
+		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeWebhooksWrite, auth.ScopeAdmin}, TTL: time.Hour,
 	})
 	if err != nil {
 		r.t.Fatal(err)

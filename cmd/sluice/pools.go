@@ -82,10 +82,10 @@ func (p *pools) look(ctx context.Context, pool string, fresh time.Duration) (vie
 		return v, err
 	}
 	if v.gate, err = gate.State(ctx); err != nil {
-		return v, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+		return v, tasks.NotNow(err)
 	}
 	if v.pause, err = breaker.State(ctx); err != nil {
-		return v, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+		return v, tasks.NotNow(err)
 	}
 	p.mu.Lock()
 	p.views[pool] = v
@@ -259,7 +259,7 @@ func (p *pools) Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct,
 	}
 	entries, err := b.Audit(ctx, n)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+		return nil, tasks.NotNow(err)
 	}
 	acts := make([]tasks.PoolAct, len(entries))
 	for i, e := range entries {
@@ -272,10 +272,7 @@ func (p *pools) changed(pool string, err error) error {
 	p.mu.Lock()
 	delete(p.views, pool)
 	p.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
-	}
-	return nil
+	return tasks.NotNow(err)
 }
 
 // pausing stops Asynq's queue and the backlog before it together.

@@ -543,7 +543,7 @@ func (r *runner) collect(ctx context.Context) error {
 	}
 	ended, err := r.s.store.Ended(ctx, ids)
 	if err != nil {
-		if errors.Is(err, tasks.ErrUnavailable) || ctx.Err() != nil {
+		if tasks.Away(err) || ctx.Err() != nil {
 			return nil // the next look finds them
 		}
 		return err
@@ -559,7 +559,8 @@ func (r *runner) collect(ctx context.Context) error {
 func (r *runner) write(ctx context.Context, id string) error {
 	j, err := r.s.store.Job(context.WithoutCancel(ctx), runTenant, id)
 	if err != nil {
-		if errors.Is(err, tasks.ErrUnavailable) {
+		if tasks.Away(err) {
+			r.s.log.Warn("a result cannot be read yet", "job", id, "error", err)
 			return nil // the next look finds it
 		}
 		return err

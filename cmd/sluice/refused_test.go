@@ -1,0 +1,365 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks/redistest"
+)
+
+// What becomes of jobs and callers when Redis answers, but not with what it was
+// asked for.
+
+// between is a proxy in front of a Redis, which can be told to answer in its place.
+type between struct {
+	t    *testing.T
+	l    net.Listener
+	to   string // the Redis's socket
+	live sync.WaitGroup
+
+	mu    sync.Mutex
+	line  string // answers every command, if not empty
+	reset bool   // connections are reset, new ones too
+	conns map[net.Conn]struct{}
+}
+
+func newBetween(t *testing.T, s *redistest.Server) *between {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &between{t: t, l: l, conns: map[net.Conn]struct{}{}}
+	if s != nil {
+		b.to = s.Socket()
+	}
+	b.live.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b.live.Go(func() { b.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		b.cut()
+		b.live.Wait()
+	})
+	return b
+}
+
+func (b *between) url() string { return "redis://" + b.l.Addr().String() + "/0" }
+
+// answer makes the proxy answer every command so; "": what Redis says.
+func (b *between) answer(line string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.line = line
+}
+
+// resets makes it reset every connection, as a load balancer without a backend does.
+func (b *between) resets(on bool) {
+	b.mu.Lock()
+	b.reset = on
+	b.mu.Unlock()
+	if on {
+		b.cut()
+	}
+}
+
+// cut resets all connections.
+func (b *between) cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.conns {
+		if c, ok := c.(*net.TCPConn); ok {
+			_ = c.SetLinger(0)
+		}
+		_ = c.Close()
+	}
+}
+
+// keep notes a connection, and closes it when all are to be reset.
+func (b *between) keep(c net.Conn) (forget func()) {
+	b.mu.Lock()
+	b.conns[c] = struct{}{}
+	reset := b.reset
+	b.mu.Unlock()
+	if reset {
+		b.cut()
+	}
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.conns, c)
+		_ = c.Close()
+	}
+}
+
+// serve passes one command after the other on. From a subscription on, both
+// directions flow freely.
+func (b *between) serve(client net.Conn) {
+	defer b.keep(client)()
+	var redis net.Conn
+	if b.to != "" {
+		var err error
+		if redis, err = net.Dial("unix", b.to); err != nil {
+			return
+		}
+		defer b.keep(redis)()
+	}
+	asked, said := bufio.NewReader(client), bufio.NewReader(redis)
+	for {
+		command, err := frame(asked)
+		if err != nil {
+			return
+		}
+		b.mu.Lock()
+		line := b.line
+		b.mu.Unlock()
+		if line != "" {
+			if _, err := io.WriteString(client, line+"\r\n"); err != nil {
+				return
+			}
+			continue
+		}
+		if _, err := redis.Write(command); err != nil {
+			return
+		}
+		if words := bytes.Fields(command); len(words) > 2 && strings.EqualFold(string(words[2]), "subscribe") {
+			b.live.Go(func() {
+				_, _ = io.Copy(redis, asked)
+				_ = redis.Close()
+			})
+			_, _ = io.Copy(client, said)
+			return
+		}
+		reply, err := frame(said)
+		if err != nil {
+			return
+		}
+		if _, err := client.Write(reply); err != nil {
+			return
+		}
+	}
+}
+
+// frame reads one value of Redis's protocol as it stands.
+func frame(r *bufio.Reader) ([]byte, error) {
+	out, err := r.ReadBytes('\n')
+	if err != nil {
+		return nil, err
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(out[1:])))
+	switch out[0] {
+	case '$', '=', '!':
+		if n >= 0 {
+			body := make([]byte, n+2)
+			_, err = io.ReadFull(r, body)
+			out = append(out, body...)
+		}
+	case '%':
+		n *= 2
+		fallthrough
+	case '*', '~', '>':
+		for range n {
+			part, err := frame(r)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, part...)
+		}
+	}
+	return out, err
+}
+
+// refusals are error lines that a Redis or what stands before it answers with.
+var refusals = map[string]string{
+	"NOAUTH":        "-NOAUTH Authentication required.",
+	"WRONGPASS":     "-WRONGPASS invalid username-password pair or user is disabled.",
+	"NOPERM":        "-NOPERM User app has no permissions to run the 'evalsha' command",
+	"BUSY":          "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+	"maxclients":    "-ERR max number of clients reached",
+	"UNBLOCKED":     "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+	"MOVED":         "-MOVED 3828 127.0.0.1:1",
+	"EXECABORT":     "-EXECABORT Transaction discarded because of previous errors.",
+	"script":        "-ERR Error running script (call to f_1): @user_script:1: attempt to index a nil value",
+	"proxy":         "-ERR proxy: no backend available",
+	"unheard of":    "-SOMETHING that nobody has seen yet",
+	"LOADING":       "-LOADING Redis is loading the dataset in memory",
+	"READONLY":      "-READONLY You can't write against a read only replica.",
+	"NOREPLICAS":    "-NOREPLICAS Not enough good replicas to write.",
+	"OOM":           "-OOM command not allowed when used memory > 'maxmemory'.",
+	"MISCONF":       "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+	"not an answer": "+OK",
+}
+
+// fault is one trouble with Redis: a way to make it, and to heal it.
+type fault struct{ begin, end func() }
+
+// An answer that was paid for is kept until it is recorded, whatever Redis says
+// meanwhile: nothing is asked twice, and no worker is said to be lost.
+func TestAnAnswerIsNotBoughtAgainAfterAnErrorOfRedis(t *testing.T) {
+	t.Parallel()
+	type world struct {
+		t     *testing.T
+		admin *redis.Conn
+		proxy *between
+	}
+	do := func(w world, args ...any) {
+		if err := w.admin.Do(w.t.Context(), args...).Err(); err != nil {
+			w.t.Errorf("%v: %v", args, err)
+		}
+	}
+	cases := map[string]func(w world) fault{
+		"the user is switched off": func(w world) fault {
+			return fault{func() { do(w, "ACL", "SETUSER", "app", "off"); do(w, "CLIENT", "KILL", "USER", "app") }, func() { do(w, "ACL", "SETUSER", "app", "on") }}
+		},
+		"the password is another": func(w world) fault {
+			return fault{func() { do(w, "ACL", "SETUSER", "app", "resetpass", ">other"); do(w, "CLIENT", "KILL", "USER", "app") }, func() { do(w, "ACL", "SETUSER", "app", ">pw") }}
+		},
+		"the permissions are taken": func(w world) fault {
+			return fault{func() { do(w, "ACL", "SETUSER", "app", "-@all") }, func() { do(w, "ACL", "SETUSER", "app", "+@all") }}
+		},
+		"there is room for no client": func(w world) fault {
+			return fault{func() { do(w, "CONFIG", "SET", "maxclients", 1); do(w, "CLIENT", "KILL", "SKIPME", "yes") }, func() { do(w, "CONFIG", "SET", "maxclients", 1000) }}
+		},
+		"connections are reset": func(w world) fault {
+			return fault{func() { w.proxy.resets(true) }, func() { w.proxy.resets(false) }}
+		},
+	}
+	for _, name := range []string{"NOAUTH", "BUSY", "MOVED", "EXECABORT", "script", "proxy", "unheard of", "not an answer", "OOM"} {
+		cases[name] = func(w world) fault {
+			return fault{func() { w.proxy.answer(refusals[name]) }, func() { w.proxy.answer("") }}
+		}
+	}
+	for name, make := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const jobs = 6
+			server := redistest.Start(t, redistest.Options{})
+			w := world{t: t, admin: server.Client().Conn(), proxy: newBetween(t, server)}
+			t.Cleanup(func() { _ = w.admin.Close() })
+			do(w, "ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all")
+			provider := newWire(t, recorded(t, "anthropic/text"))
+			provider.gather = -1
+			r := outageOn(t, server, strings.Replace(w.proxy.url(), "redis://", "redis://app:pw@", 1), claude(provider.URL))
+			var ids []string
+			for range jobs {
+				ids = append(ids, r.submit())
+			}
+			r.until("the calls are under way", func() bool {
+				calls, _ := provider.seen()
+				return len(calls) == jobs
+			})
+			trouble := make(w)
+			trouble.begin()
+			close(provider.held)
+			r.until("the endings are refused", func() bool { return r.said.count("an ending w") >= jobs })
+			trouble.end()
+			for _, id := range ids {
+				if j := r.final(id); j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "succeeded" {
+					t.Errorf("job %+v, attempts %q", j, j.outcomes())
+				}
+			}
+			if calls, _ := provider.seen(); len(calls) != jobs {
+				t.Errorf("%d calls for %d jobs", len(calls), jobs)
+			}
+		})
+	}
+}
+
+// Whatever Redis or what stands before it answers, a caller is told to come
+// again, never of an internal error.
+func TestAnErrorOfRedisIsNever500(t *testing.T) {
+	t.Parallel()
+	for name, line := range refusals {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stub := newBetween(t, nil)
+			stub.answer(line)
+			code := "unavailable"
+			if name == "OOM" || name == "MISCONF" {
+				code = "store_full"
+			}
+			refusedEverywhere(t, stub.url(), code, slices.Contains([]string{"LOADING", "READONLY", "NOREPLICAS", "maxclients"}, name))
+		})
+	}
+	t.Run("untrusted certificate", func(t *testing.T) {
+		t.Parallel()
+		stub := httptest.NewTLSServer(http.NotFoundHandler())
+		stub.Config.ErrorLog = log.New(io.Discard, "", 0)
+		defer stub.Close()
+		refusedEverywhere(t, strings.Replace(stub.URL, "https://", "rediss://", 1)+"/0", "unavailable", true)
+	})
+}
+
+func refusedEverywhere(t *testing.T, url, code string, slow bool) {
+	t.Helper()
+	cfg := configured(t, url, claude("http://127.0.0.1:1")+"tenants:\n  free: {submits_per_minute: 0, queued_jobs: 0, tokens_per_day: 0}\n")
+	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.close() }()
+	a, err := s.newAPI("http://sluice.test", stageSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(a.Handler())
+	defer server.Close()
+	r := &stage{t: t, s: s, url: server.URL}
+	for i, c := range []struct{ tenant, method, path, body string }{
+		{"acme", "POST", "/v1/jobs", hello}, // asked for a quota first
+		{"acme", "POST", "/v1/jobs/job_1/retry", ""},
+		{"acme", "POST", "/v1/batches", `{"jobs":[` + hello + `]}`},
+		{"free", "POST", "/v1/jobs", hello},
+		{"free", "POST", "/v1/jobs", strings.Replace(hello, "{", `{"deadline":"2099-01-01T00:00:00Z",`, 1)},
+		{"free", "GET", "/v1/jobs/job_1", ""},
+		{"free", "GET", "/v1/jobs/job_1?wait=1", ""},
+		{"free", "GET", "/v1/jobs/job_1/events", ""},
+		{"free", "GET", "/v1/jobs", ""},
+		{"free", "POST", "/v1/jobs/job_1/cancel", ""},
+		{"free", "POST", "/v1/jobs/job_1/retry", ""},
+		{"free", "DELETE", "/v1/jobs/job_1", ""},
+		{"free", "POST", "/v1/batches", `{"jobs":[` + hello + `]}`},
+		{"free", "GET", "/v1/batches/batch_1", ""},
+		{"free", "GET", "/v1/batches/batch_1/results", ""},
+		{"free", "POST", "/v1/batches/batch_1/cancel", ""},
+		{"free", "GET", "/v1/status", ""},
+		{"free", "GET", "/v1/pools", ""},
+		{"free", "GET", "/v1/pools/claude/audit", ""},
+		{"free", "POST", "/v1/pools/claude/pause", `{"reason":"x"}`},
+		{"free", "POST", "/v1/pools/claude/resume", ""},
+		{"free", "GET", "/v1/webhook-endpoints", ""},
+		{"free", "POST", "/v1/webhook-endpoints", `{"url":"https://example.com/hook","events":["job.succeeded"]}`},
+		{"free", "GET", "/v1/webhook-endpoints/whe_1", ""},
+		{"free", "GET", "/v1/signing-secret", ""},
+		{"free", "POST", "/v1/signing-secret/rotate", ""},
+	} {
+		if slow && i >= 9 {
+			break // the client library asks some of these again and again
+		}
+		r.token = r.mint(c.tenant)
+		var p struct{ Code, Detail string }
+		res := r.call(c.method, c.path, c.body, &p)
+		if after, err := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != 503 || p.Code != code || err != nil || after < 1 {
+			t.Errorf("%s %s (%s): %s %s %q, Retry-After %q; want 503 %s and a time", c.method, c.path, c.tenant, res.Status, p.Code, p.Detail, res.Header.Get("Retry-After"), code)
+		}
+	}
+}
