@@ -14,7 +14,7 @@ for a = 3, #ARGV do
     local billed = j.s == 'running' and 'true' or 'false'
     if j.s == 'running' then
       close(j, now, '{"outcome":"canceled","maybe_billed":true}')
-      redis.call('PUBLISH', P .. 'control', 'cancel ' .. j.id)
+      redis.pcall('PUBLISH', P .. 'control', 'cancel ' .. j.id)
     end
     redis.call('HINCRBY', j.key, 'f', 1)
     finish(j, 'canceled', '{"error":{"code":"canceled","message":"canceled by the caller","maybe_billed":' .. billed .. '}}', ttl)

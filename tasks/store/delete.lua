@@ -10,5 +10,5 @@ if copy then redis.call('DEL', P .. 'a:' .. copy) end
 redis.call('DEL', j.key)
 redis.call('ZREM', P .. 'tn:' .. j.t, j.id)
 redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
-redis.call('PUBLISH', P .. 'note:' .. j.id, 'deleted')
+redis.pcall('PUBLISH', P .. 'note:' .. j.id, 'deleted')
 return 'ok'

@@ -88,7 +88,7 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail, ttl)
   return id
 end
 
-local function wwake() redis.call('PUBLISH', P .. 'control', 'deliver now') end
+local function wwake() redis.pcall('PUBLISH', P .. 'control', 'deliver now') end
 
 -- tell writes the deliveries of an event: to the endpoints that take it, but
 -- for one, and to the job's own URL, if it has one.

@@ -10,7 +10,7 @@ for a = 3, #ARGV, 5 do
   if j and phase[j.s] == 'queued' and j.p == ARGV[2] and j.fb and redis.call('ZSCORE', P .. 'fall:' .. j.p, j.id) then
     local held = redis.call('ZSCORE', P .. 'hold:' .. j.p, j.id)
     divert(j, to, ARGV[a + 3], ARGV[a + 4])
-    if held then redis.call('PUBLISH', P .. 'control', 'cancel ' .. j.id) end -- its worker lets go of it
+    if held then redis.pcall('PUBLISH', P .. 'control', 'cancel ' .. j.id) end -- its worker lets go of it
     moved[#moved + 1] = j.id
     depths[to] = tonumber(ARGV[a + 2])
   end

@@ -74,21 +74,22 @@ local tell
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To
 -- whoever waits for the end, a record that is not large comes with it, field by field,
 -- each with its length before it: who has it need not read it, beside all that a
--- worker writes at just this moment.
+-- worker writes at just this moment. Nothing that is said here may end the script,
+-- which has written by now: whoever may not be told looks by himself.
 local function note(j, v)
   local channel = P .. 'note:' .. j.id
   if not final(j.s) then
-    redis.call('PUBLISH', channel, v)
+    redis.pcall('PUBLISH', channel, v)
     return
   end
   local said = { 'ended ' }
-  if redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0
+  if (redis.pcall('PUBSUB', 'NUMSUB', channel)[2] or 0) > 0
     and redis.call('HSTRLEN', j.key, 'r') + redis.call('HSTRLEN', j.key, 'b') < 65536 then
     for _, part in ipairs(redis.call('HGETALL', j.key)) do
       said[#said + 1] = #part .. ':' .. part
     end
   end
-  redis.call('PUBLISH', channel, table.concat(said))
+  redis.pcall('PUBLISH', channel, table.concat(said))
 end
 
 -- become moves a job to a status, in its record and in every count.
@@ -110,7 +111,7 @@ local function become(j, to, ttl)
             redis.call('PEXPIRE', g, ttl)
             redis.call('PEXPIRE', P .. 'gl:' .. j.c, ttl)
           end
-          redis.call('PUBLISH', P .. 'note:' .. j.c, 'ended')
+          redis.pcall('PUBLISH', P .. 'note:' .. j.c, 'ended')
           tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '', ttl or 0)
         end
       end

@@ -33,7 +33,7 @@ end
 if redis.call('HSTRLEN', key, 't') == tonumber(ARGV[4]) then
   redis.call('HSET', key, 't', redis.call('HGET', key, 't') .. ARGV[5])
   redis.call('PEXPIRE', key, ARGV[6])
-  redis.call('PUBLISH', P .. 'note:' .. j.id, 'text')
+  redis.pcall('PUBLISH', P .. 'note:' .. j.id, 'text')
 end
 return 1
 `)

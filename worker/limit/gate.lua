@@ -427,7 +427,7 @@ local function handover()
       if w == me then
         mine[#mine + 1] = say
       else
-        redis.call('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
+        redis.pcall('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
       end
     end
   end

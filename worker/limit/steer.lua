@@ -13,7 +13,7 @@ local function hold(d, why)
   if now + d > s.hold then
     s.hold, s.why = now + d, why
     if s.ramp and s.slow_t > now then s.slow_t = s.hold end -- the slow start waits for the end
-    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
+    redis.pcall('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
   end
 end
 
@@ -33,7 +33,7 @@ elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
     s.slow, s.slow_t, s.pace, s.soft = x, now, 1, 1
   end
   if verb == 'pace' then s.pace = x end
-  redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
+  redis.pcall('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
   if s.L1 then s.L1 = s.L1 - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
