@@ -538,3 +538,39 @@ func TestEveryScriptSaysWhatItTakesAndReturns(t *testing.T) {
 		}
 	}
 }
+
+// Channels that are permitted only later are heard from then on; until then those
+// in line ask for themselves.
+func TestAGateHearsOnceItMay(t *testing.T) {
+	t.Parallel()
+	admin := redistest.New(t)
+	grant := func(rules ...any) {
+		if err := admin.Do(t.Context(), append([]any{"ACL", "SETUSER", "app"}, rules...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grant("on", ">pw", "~*", "+@all")
+	o := *admin.Options()
+	o.Username, o.Password = "app", "pw"
+	rdb := redis.NewClient(&o)
+	t.Cleanup(func() { _ = rdb.Close() })
+	a, b := newGate(t, rdb, Limits{Concurrency: 1}), newGate(t, rdb, Limits{Concurrency: 1})
+	start(t, a)
+	start(t, b)
+	first, err := a.Take(t.Context(), Need{ID: "a", Class: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := taking(t.Context(), b, Need{ID: "b", Class: "c"})
+	eventually(t, "b stands in line", func() bool { return rdb.ZCard(t.Context(), b.keys[5]).Val() == 1 })
+	settle(t, a, first, Actual{Known: true})
+	told := time.Now()
+	if err := waitFor(t, done); err != nil || time.Since(told) > 3*time.Second {
+		t.Fatalf("b's turn came with %v after %v; want it as soon as b asks itself", err, time.Since(told))
+	}
+	if a.live.Load() || b.live.Load() {
+		t.Error("a gate hears although it may not")
+	}
+	grant("&sluice:*")
+	eventually(t, "both gates hear", func() bool { return a.live.Load() && b.live.Load() })
+}
