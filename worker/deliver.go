@@ -105,7 +105,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		c.Metrics.MustRegister(d.ended, d.standing)
 	}
 	c.Redis.AddHook(d.waker)
-	d.server = asynq.NewServerFromRedisClient(c.Redis, asynq.Config{
+	d.server = asynq.NewServerFromRedisClient(queue.Server(c.Redis), asynq.Config{
 		Concurrency: c.Concurrency, Queues: map[string]int{queue.Deliveries: 1}, TaskCheckInterval: time.Millisecond,
 		ShutdownTimeout: 2 * deliverGrace,
 		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },

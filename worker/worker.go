@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -201,7 +202,7 @@ func New(c Config) (*Worker, error) {
 			cfg.Concurrency = 64
 		}
 		p := &pool{Pool: cfg, budget: newBudget()}
-		p.server = asynq.NewServerFromRedisClient(c.Redis, asynq.Config{
+		p.server = asynq.NewServerFromRedisClient(queue.Server(c.Redis), asynq.Config{
 			Concurrency:       cfg.Concurrency,
 			Queues:            map[string]int{cfg.Name: 1},
 			TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
@@ -387,7 +388,16 @@ type asynqLog struct{ log *slog.Logger }
 func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...), "part", "asynq") }
 func (l asynqLog) Info(args ...any)  { l.log.Info(fmt.Sprint(args...), "part", "asynq") }
 func (l asynqLog) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...), "part", "asynq") }
-func (l asynqLog) Error(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }
+
+// Error logs. That Asynq may not subscribe to its cancelations, which it tries
+// each five seconds, is no matter: nothing here is canceled through Asynq.
+func (l asynqLog) Error(args ...any) {
+	text, level := fmt.Sprint(args...), slog.LevelError
+	if strings.HasPrefix(text, "cannot subscribe to cancelation channel") {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, text, "part", "asynq")
+}
 
 // Fatal logs: who embeds Asynq decides when to exit.
 func (l asynqLog) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }

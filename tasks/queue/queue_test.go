@@ -332,3 +332,32 @@ func TestPausingTwiceIsOnePause(t *testing.T) {
 		}
 	}
 }
+
+// Asynq subscribes again and again where channels are not permitted, and never
+// ends what was refused.
+func TestARefusedSubscriptionOfAsynqIsNotLeftOpen(t *testing.T) {
+	admin := redistest.New(t)
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	o := *admin.Options()
+	o.Username, o.Password = "app", "pw"
+	rdb := redis.NewClient(&o)
+	defer rdb.Close()
+	server := queue.Server(rdb)
+	for range 5 {
+		if _, err := server.Subscribe(t.Context(), "asynq:cancel").Receive(t.Context()); !redis.IsPermissionError(err) {
+			t.Fatalf("subscribe: %v", err)
+		}
+	}
+	open := -1
+	for deadline := time.Now().Add(5 * time.Second); open != 1; {
+		clients, err := admin.ClientList(t.Context()).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if open = strings.Count(clients, "user=app"); time.Now().After(deadline) {
+			t.Fatalf("%d connections after five subscriptions; want the last alone", open)
+		}
+	}
+}
