@@ -185,7 +185,7 @@ type Config struct {
 	// ListenEvery is the time between calls of Partials.Listen; 0 means 10 s.
 	ListenEvery time.Duration
 	// RereadEvery bounds how late a held request sees a change whose notice was
-	// lost; 0 means 5 s.
+	// lost; 0 means 5 s. Where there are no notices it looks each second at least.
 	RereadEvery time.Duration
 
 	// Operations is what /healthz and /readyz answer by.

@@ -93,17 +93,18 @@ func (a *API) jobEvents(c echo.Context) error {
 	defer a.waits.give(x.caller.Tenant)
 	a.metrics.held.Inc()
 	defer a.metrics.held.Dec()
-	changed, stop, err := a.Notices.Watch(ctx, id)
-	if err != nil {
-		return err
+	watch, cancel := context.WithTimeout(ctx, untold)
+	changed, stop, err := a.Notices.Watch(watch, id)
+	cancel()
+	if err == nil {
+		defer stop()
 	}
-	defer stop()
 
 	h := c.Response().Header()
 	h.Set("Content-Type", eventStreamType)
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
-	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at}
+	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, reread: a.rereadEvery(err)}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
 	if err := s.run(ctx, x.caller.Tenant, id, changed); err != nil && ctx.Err() == nil {
 		a.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.id), slog.Any("error", err))
@@ -117,6 +118,7 @@ type stream struct {
 	c       echo.Context
 	control *http.ResponseController
 	at      cursor
+	reread  time.Duration
 	buf     []byte
 }
 
@@ -128,7 +130,7 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 	defer listen.Stop()
 	deltas := time.NewTicker(s.api.DeltaEvery)
 	defer deltas.Stop()
-	reread := time.NewTicker(s.api.RereadEvery)
+	reread := time.NewTicker(s.reread)
 	defer reread.Stop()
 
 	s.listen(ctx, id)

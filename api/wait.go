@@ -34,12 +34,25 @@ func (w *waits) give(tenant string) {
 	}
 }
 
+// untold is how soon a subscription has to stand, and how often an object is
+// looked at of which nobody tells.
+const untold = time.Second
+
+// rereadEvery is how often an object is looked at, given how watching it went:
+// without notices, as when Redis does not permit channels, waiting goes on by looking.
+func (a *API) rereadEvery(err error) time.Duration {
+	if err != nil {
+		return min(a.RereadEvery, untold)
+	}
+	return a.RereadEvery
+}
+
 // await calls look until it reports done, its error is not nil, or wait has
 // passed: at once, when the object may have ended, and every RereadEvery, should
-// a notice have been lost. Where the notice brings the job as it ended, and job
+// a notice have been lost, or each second where there are none. Where the notice brings the job as it ended, and job
 // is not nil, it is laid down there and there is no further look. It ends early,
-// without error, when the API drains, when the tenant holds too many requests
-// already, and when notices cannot be had: a poll then answers with what it has.
+// without error, when the API drains and when the tenant holds too many requests
+// already: a poll then answers with what it has.
 func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, job *tasks.Job, look func() (done bool, err error)) error {
 	// What is already over needs no subscription.
 	done, err := look()
@@ -52,15 +65,13 @@ func (a *API) await(ctx context.Context, tenant, id string, wait time.Duration, 
 
 	end := time.NewTimer(wait)
 	defer end.Stop()
-	ended, stop, err := a.Notices.WatchEnd(ctx, id)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return nil
+	watch, cancel := context.WithTimeout(ctx, min(wait, untold))
+	defer cancel()
+	ended, stop, err := a.Notices.WatchEnd(watch, id)
+	if err == nil {
+		defer stop()
 	}
-	defer stop()
-	reread := time.NewTicker(a.RereadEvery)
+	reread := time.NewTicker(a.rereadEvery(err))
 	defer reread.Stop()
 	for {
 		// Again before waiting: it may have changed before the subscription stood.

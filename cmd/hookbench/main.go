@@ -258,7 +258,7 @@ func (b *bench) deliver(ctx context.Context) (stop func() error, err error) {
 		if c.Verb == "deliver" {
 			d.Wake()
 		}
-	})
+	}, nil)
 	go func() { done <- notices.Run(ctx) }()
 	return func() error {
 		cancel()

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -362,4 +363,141 @@ func refusedEverywhere(t *testing.T, url, code string, slow bool) {
 			t.Errorf("%s %s (%s): %s %s %q, Retry-After %q; want 503 %s and a time", c.method, c.path, c.tenant, res.Status, p.Code, p.Detail, res.Header.Get("Retry-After"), code)
 		}
 	}
+}
+
+// A user as Redis makes one by default since version 7 may use no channel. Jobs run
+// and end, callers who wait have their answer, a cancel is one, nothing is said to
+// have been billed that nobody called, and an operator is told what to grant.
+func TestJobsRunForAUserWhoMayUseNoChannel(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	admin := server.Client()
+	grant := func(rules ...any) {
+		t.Helper()
+		if err := admin.Do(t.Context(), append([]any{"ACL", "SETUSER", "app"}, rules...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grant("on", ">pw", "~sluice:*", "~asynq:*", "+@all")
+	provider := newWire(t, recorded(t, "anthropic/text"))
+	url := strings.Replace(server.URL(), "unix://", "unix://app:pw@", 1)
+	r := outageOn(t, server, url, strings.Replace(claude(provider.URL), "concurrency: 32", "concurrency: 2", 1))
+	notices := func() string {
+		var ready struct {
+			Status  string
+			Notices []string
+		}
+		if r.call("GET", "/readyz", "", &ready); ready.Status != "ready" {
+			t.Errorf("/readyz: %+v", ready)
+		}
+		return strings.Join(ready.Notices, "; ")
+	}
+	r.until("the missing permission is named", func() bool { return strings.Contains(notices(), "&sluice:*") })
+	once := func(what string, j jobView) {
+		t.Helper()
+		if j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "succeeded" {
+			t.Errorf("%s: %+v, attempts %q", what, j, j.outcomes())
+		}
+	}
+	within := func(what string, d time.Duration, f func()) {
+		t.Helper()
+		begun := time.Now()
+		if f(); time.Since(begun) > d {
+			t.Errorf("%s took %v; want at most %v", what, time.Since(begun), d)
+		}
+	}
+
+	// More than may run at once, so that places are handed over too.
+	var ids []string
+	for range 6 {
+		ids = append(ids, r.submit())
+	}
+	for _, id := range ids {
+		once("job", r.final(id))
+	}
+	within("a submit that waits", 5*time.Second, func() {
+		var j jobView
+		if res := r.call("POST", "/v1/jobs", hello, &j, "Prefer", "wait=20"); res.StatusCode != http.StatusOK {
+			t.Errorf("submit with wait=20: %s", res.Status)
+		}
+		once("waited for", j)
+	})
+	if calls, _ := provider.seen(); len(calls) != 7 {
+		t.Errorf("%d calls for 7 jobs", len(calls))
+	}
+
+	// A call that is under way: a poll and a stream are held until it ends.
+	provider.now(nil)
+	held := r.submit()
+	r.until("the call is made", func() bool { return r.job(held).Status == "running" })
+	events := make(chan string)
+	go func() { events <- r.stream("/v1/jobs/" + held + "/events") }()
+	polled := make(chan jobView)
+	go func() {
+		var j jobView
+		r.call("GET", "/v1/jobs/"+held+"?wait=30", "", &j)
+		polled <- j
+	}()
+	r.until("both are held", func() bool { return r.gauge("sluice_http_held_requests") == 2 })
+	within("a cancel and what follows from it", 6*time.Second, func() {
+		var j jobView
+		if res := r.call("POST", "/v1/jobs/"+held+"/cancel", "", &j); res.StatusCode != http.StatusOK || j.Status != "canceled" {
+			t.Errorf("cancel: %s %+v", res.Status, j)
+		}
+		if j := <-polled; j.Status != "canceled" || j.outcomes() != "canceled" {
+			t.Errorf("the poll: %+v %q", j, j.outcomes())
+		}
+		if text := <-events; !strings.Contains(text, "event: done") {
+			t.Errorf("the stream: %s", text)
+		}
+		r.until("the call is cut off", func() bool { return r.gauge("sluice_calls_in_flight") == 0 })
+	})
+	waiting := strings.Replace(hello, "{", `{"not_before":"2099-01-01T00:00:00Z",`, 1)
+	var j jobView
+	r.call("POST", "/v1/jobs", waiting, &j)
+	if res := r.call("POST", "/v1/jobs/"+j.ID+"/cancel", "", &j); res.StatusCode != http.StatusOK || j.outcomes() != "" {
+		t.Errorf("cancel of a job that waits: %s %+v", res.Status, j)
+	}
+
+	// Said once; and gone when the permission comes.
+	if n := r.said.count("&sluice:*"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	if n := r.said.count("cancelation channel"); n != 0 {
+		t.Errorf("asynq complains %d times", n)
+	}
+	grant("&sluice:*", "&asynq:*")
+	r.until("the notice is gone", func() bool { return !strings.Contains(notices(), "&sluice:*") })
+}
+
+// gauge is the sum of a metric of the program.
+func (r *stage) gauge(name string) (sum float64) {
+	families, err := r.s.registry.Gather()
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// stream reads an event stream to its end.
+func (r *stage) stream(path string) string {
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.url+path, nil)
+	if err != nil {
+		return err.Error()
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer res.Body.Close()
+	text, _ := io.ReadAll(res.Body)
+	return res.Status + "\n" + string(text)
 }

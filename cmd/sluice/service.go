@@ -99,7 +99,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.store = store.New(store.Config{Redis: s.joined, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
-	s.notices = store.NewNotices(s.rdb, s.control)
+	s.notices = store.NewNotices(s.rdb, s.control, s.log)
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Limits: func(name string) quota.Limits {
 		t := s.cfg.Tenant(name)
@@ -379,6 +379,9 @@ func (s *service) operations() api.OperationsConfig {
 // notes are what an operator should know although everything works.
 func (s *service) notes() []string {
 	out := append([]string(nil), s.redis.notices...)
+	if refused := s.notices.Refused(); refused != "" {
+		out = append(out, refused)
+	}
 	if s.cfg.UsesFake() {
 		out = append(out, fakeNotice)
 	}

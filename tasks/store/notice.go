@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,15 +25,20 @@ type Control struct {
 // Notices is one process's ear: a single subscription through which waiting
 // readers wake when a job or batch changes, and workers hear of cancellations.
 // A notice can be lost with its connection; whoever waits also looks again
-// from time to time, and whoever must not miss a cancellation renews a lease.
+// from time to time, and whoever must not miss a cancellation renews a lease. So
+// a Redis that permits no channels, as it does for a user who was not given them,
+// makes waiting slower and breaks nothing.
 type Notices struct {
 	rdb     redis.UniversalClient
 	control func(Control)
+	log     *slog.Logger
+	stands  chan struct{} // the subscription does, anew
 
-	mu    sync.Mutex
-	sub   *redis.PubSub // nil while not running
-	ready map[string]chan struct{}
-	ears  map[string]map[*ear]struct{}
+	mu         sync.Mutex
+	sub        *redis.PubSub // nil while not running
+	ready      map[string]chan struct{}
+	ears       map[string]map[*ear]struct{}
+	deaf, mute error // why Redis lets nothing be heard, or said
 }
 
 // ear is one watcher: of every change, or of the end alone.
@@ -41,55 +48,154 @@ type ear struct {
 }
 
 // NewNotices returns the ear of this process. Control, when set, is called for
-// each control message, one at a time.
-func NewNotices(rdb redis.UniversalClient, control func(Control)) *Notices {
-	return &Notices{rdb: rdb, control: control, ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
+// each control message, one at a time; log, when set, is told once when Redis
+// does not permit channels, and when it does again.
+func NewNotices(rdb redis.UniversalClient, control func(Control), log *slog.Logger) *Notices {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Notices{rdb: rdb, control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
 
+// noteChannel alone is nobody's: whoever may subscribe to it may to any job's.
 const (
 	noteChannel    = prefix + "note:"
 	controlChannel = prefix + "control"
 )
 
+const (
+	tendEvery  = time.Second            // a connection is tried so often, and what was not permitted
+	retryAfter = 100 * time.Millisecond // after an error: a connection may break as soon as it is made
+)
+
+// noChannels is what an operator is told.
+const noChannels = "redis does not let this user use channels: waiting callers and workers look each second or so instead of being told; grant them, as in ACL SETUSER <user> &sluice:* &asynq:*"
+
+// Refused says, for an operator, that Redis does not permit what notices need;
+// "" while nothing is refused.
+func (n *Notices) Refused() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.deaf == nil && n.mute == nil {
+		return ""
+	}
+	return noChannels
+}
+
 // Run listens until ctx ends.
 func (n *Notices) Run(ctx context.Context) error {
-	sub := n.rdb.Subscribe(ctx, controlChannel)
+	sub := n.rdb.Subscribe(ctx, controlChannel, noteChannel)
 	n.mu.Lock()
 	n.sub = sub
 	for id := range n.ears {
 		_ = sub.Subscribe(ctx, noteChannel+id) // again on reconnect, by go-redis
 	}
 	n.mu.Unlock()
+	var tended sync.WaitGroup
+	tended.Go(func() { n.tend(ctx, sub) })
+	// A blocked read ends only when its connection does.
+	closed := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer func() {
+		closed()
 		n.mu.Lock()
 		n.sub = nil
 		n.mu.Unlock()
 		_ = sub.Close()
+		tended.Wait()
 	}()
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelSize(1024), redis.WithChannelHealthCheckInterval(3*time.Second))
 	for {
+		m, err := sub.Receive(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			if redis.IsPermissionError(err) {
+				n.permit(&n.deaf, err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryAfter):
+			}
+		default:
+			n.hear(m)
+		}
+	}
+}
+
+// hear takes what came through the subscription.
+func (n *Notices) hear(m any) {
+	switch m := m.(type) {
+	case *redis.Subscription:
+		switch {
+		case m.Kind != "subscribe":
+		case m.Channel == noteChannel:
+			n.permit(&n.deaf, nil)
+			select {
+			case n.stands <- struct{}{}:
+			default:
+			}
+		default:
+			n.subscribed(strings.TrimPrefix(m.Channel, noteChannel))
+		}
+	case *redis.Message:
+		if m.Channel != controlChannel {
+			n.wake(strings.TrimPrefix(m.Channel, noteChannel), m.Payload)
+		} else if n.control != nil {
+			n.control(parseControl(m.Payload))
+		}
+	}
+}
+
+// tend keeps the connection in use, finds out whether this process may speak as
+// well as hear, and tries again what Redis did not permit, until ctx ends.
+func (n *Notices) tend(ctx context.Context, sub *redis.PubSub) {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		speak := true
 		select {
 		case <-ctx.Done():
-			return nil
-		case m, ok := <-messages:
-			if !ok {
-				return nil
+			return
+		case <-n.stands:
+		case <-tick.C:
+			n.mu.Lock()
+			deaf, mute := n.deaf != nil, n.mute != nil
+			n.mu.Unlock()
+			if deaf {
+				_ = sub.Subscribe(ctx, controlChannel, noteChannel)
+			} else {
+				_ = sub.Ping(ctx)
 			}
-			switch m := m.(type) {
-			case *redis.Subscription:
-				if m.Kind == "subscribe" {
-					n.subscribed(strings.TrimPrefix(m.Channel, noteChannel))
-				}
-			case *redis.Message:
-				if m.Channel == controlChannel {
-					if n.control != nil {
-						n.control(parseControl(m.Payload))
-					}
-					continue
-				}
-				n.wake(strings.TrimPrefix(m.Channel, noteChannel), m.Payload)
-			}
+			speak = mute
 		}
+		if !speak {
+			continue
+		}
+		if err := n.rdb.Publish(ctx, noteChannel, "hello").Err(); err == nil || redis.IsPermissionError(err) {
+			n.permit(&n.mute, err)
+		}
+	}
+}
+
+// permit notes whether Redis permits what *why is about. Those that wait for a
+// subscription which will not stand are let go.
+func (n *Notices) permit(why *error, err error) {
+	n.mu.Lock()
+	before := n.deaf != nil || n.mute != nil
+	*why = err
+	now := n.deaf != nil || n.mute != nil
+	if now {
+		for id, ready := range n.ready {
+			close(ready)
+			delete(n.ready, id)
+		}
+	}
+	n.mu.Unlock()
+	switch {
+	case now && !before:
+		n.log.Warn(noChannels, "error", err)
+	case before && !now:
+		n.log.Info("redis lets this user use channels now")
 	}
 }
 
@@ -167,7 +273,8 @@ func carried(id, record string) *tasks.Job {
 }
 
 // Watch signals each change of a job or batch, several as one. It is
-// subscribed when it returns; stop ends it.
+// subscribed when it returns; stop ends it. An error means that nothing will be
+// told: look from time to time.
 func (n *Notices) Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), err error) {
 	e := &ear{changed: make(chan struct{}, 1)}
 	stop, err = n.watch(ctx, id, e)
@@ -185,9 +292,9 @@ func (n *Notices) WatchEnd(ctx context.Context, id string) (ended <-chan *tasks.
 
 func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), err error) {
 	n.mu.Lock()
-	if n.sub == nil {
+	if err := n.unheardLocked(id); err != nil {
 		n.mu.Unlock()
-		return nil, fmt.Errorf("watch %s: not listening: %w", id, tasks.ErrUnavailable)
+		return nil, err
 	}
 	ready := n.ready[id]
 	if n.ears[id] == nil {
@@ -207,6 +314,13 @@ func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), er
 	if ready != nil {
 		select {
 		case <-ready:
+			n.mu.Lock()
+			err := n.unheardLocked(id)
+			n.mu.Unlock()
+			if err != nil {
+				stop()
+				return nil, err
+			}
 		case <-time.After(5 * time.Second):
 			stop()
 			return nil, fmt.Errorf("watch %s: %w", id, tasks.ErrUnavailable)
@@ -216,6 +330,17 @@ func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), er
 		}
 	}
 	return stop, nil
+}
+
+// unheardLocked says why no notice of id would come.
+func (n *Notices) unheardLocked(id string) error {
+	switch why := cmp.Or(n.deaf, n.mute); {
+	case n.sub == nil:
+		return fmt.Errorf("watch %s: not listening: %w", id, tasks.ErrUnavailable)
+	case why != nil:
+		return fmt.Errorf("watch %s: %w", id, known(why))
+	}
+	return nil
 }
 
 func (n *Notices) unwatch(id string, e *ear) {

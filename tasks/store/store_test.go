@@ -621,7 +621,7 @@ func TestRequeueLiftsTheDeadline(t *testing.T) {
 // listening returns an ear that listens until the test ends.
 func listening(t *testing.T, rdb *redis.Client, control func(store.Control)) *store.Notices {
 	t.Helper()
-	n := store.NewNotices(rdb, control)
+	n := store.NewNotices(rdb, control, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
@@ -679,6 +679,49 @@ func TestNoticesWakeAWatcher(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("no word of the cancellation")
 	}
+}
+
+// Where channels are not permitted, nobody waits for a subscription that will not
+// stand; an operator is told, and it ends by itself when they are.
+func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
+	_, admin := open(t, 4)
+	grant := func(rules ...any) {
+		t.Helper()
+		if err := admin.Do(t.Context(), append([]any{"ACL", "SETUSER", "app"}, rules...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grant("on", ">pw", "~*", "+@all")
+	o := *admin.Options()
+	o.Username, o.Password = "app", "pw"
+	rdb := redis.NewClient(&o)
+	t.Cleanup(func() { _ = rdb.Close() })
+	n := listening(t, rdb, nil)
+	refused := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); (n.Refused() != "") != want; <-time.After(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("still %q", n.Refused())
+			}
+		}
+	}
+	for range 2 {
+		refused(true)
+		begun := time.Now()
+		if _, _, err := n.WatchEnd(t.Context(), "job_1"); !errors.Is(err, tasks.ErrUnavailable) || time.Since(begun) > time.Second {
+			t.Errorf("watch: %v after %v", err, time.Since(begun))
+		}
+		grant("&sluice:*")
+		refused(false)
+		if _, stop, err := n.WatchEnd(t.Context(), "job_1"); err != nil {
+			t.Errorf("watch: %v", err)
+		} else {
+			stop()
+		}
+		grant("resetchannels")
+	}
+	grant("&sluice:*", "-publish")
+	refused(true) // nobody could tell
 }
 
 func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
