@@ -36,6 +36,8 @@ type Submitter interface {
 	// SaveAnswer keeps the first answer to a request with an Idempotency-Key;
 	// the first one saved stays.
 	SaveAnswer(ctx context.Context, tenant, key string, answer []byte) error
+	// Tokens reports how the tenant's tokens of the day stand.
+	Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error)
 }
 
 // Reader finds a tenant's jobs. Another tenant's job is tasks.ErrNotFound.
@@ -49,7 +51,8 @@ type Mover interface {
 	// Cancel ends the job at once, also a running one; tasks.ErrFinal when it has ended already.
 	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
 	// Retry queues a failed, canceled or expired job again; else tasks.ErrConflict.
-	Retry(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Past a limit of its tenant it is a *tasks.QuotaError.
+	Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error)
 	// Delete forgets a final job; else tasks.ErrConflict.
 	Delete(ctx context.Context, tenant, id string) error
 }
@@ -130,8 +133,8 @@ type PoolControl interface {
 
 // Quota is a tenant's admission; *quota.Quota is one.
 type Quota interface {
-	Admit(ctx context.Context, tenant string, c quota.Cost) (quota.Grant, error)
-	Refund(ctx context.Context, tenant string, c quota.Cost) error
+	Admit(ctx context.Context, tenant string, submits int64) (quota.Grant, error)
+	Refund(ctx context.Context, tenant string, submits int64) error
 }
 
 // Verifier judges bearer tokens; *auth.Verifier is one.

@@ -15,7 +15,6 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
-	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -51,8 +50,7 @@ func (a *API) submitBatch(c echo.Context) error {
 		peeked := bufio.NewReaderSize(body, formBytes)
 		body, media = peeked, batchForm(peeked)
 	}
-	cost := quota.Cost{Submits: 1}
-	grant, err := a.admit(ctx, tenant, cost)
+	grant, err := a.admit(ctx, tenant)
 	if err != nil {
 		return err
 	}
@@ -61,40 +59,36 @@ func (a *API) submitBatch(c echo.Context) error {
 
 	g, prior, err := a.Batches.OpenBatch(ctx, tenant, key)
 	if err != nil {
-		a.refund(ctx, tenant, cost)
+		a.refund(ctx, tenant)
 		return err
 	}
 	in := &intake{
-		api: a, tenant: tenant, batch: g.ID, common: common, seen: map[string]int{}, staging: prior == nil,
+		api: a, tenant: tenant, batch: g.ID, common: common, limits: grant.Limits, seen: map[string]int{}, staging: prior == nil,
 		sum: newFingerprint(r, "/v1/batches"), keyed: key != "", pools: map[string]int{}, hooks: map[string]error{},
 	}
 	if prior != nil {
-		a.refund(ctx, tenant, cost)
+		a.refund(ctx, tenant)
 		return a.replayBatch(c, in, body, media, prior)
 	}
 	committed := false
 	defer func() {
 		if !committed {
-			a.refund(ctx, tenant, cost)
+			a.refund(ctx, tenant)
 			a.abort(ctx, x.id, in.batch)
 		}
 	}()
 	if err := in.read(ctx, body, media); err != nil {
 		return err
 	}
-	// A batch is known to cost what it costs only at its end.
-	tokens := quota.Cost{Tokens: in.tokens}
-	if _, err := a.admit(ctx, tenant, tokens); err != nil {
-		return err
-	}
-	g, err = a.Batches.CommitBatch(ctx, in.batch, tasks.BatchCommit{Fingerprint: in.fingerprint(), MaxQueued: grant.MaxQueued})
+	// What a batch costs is known only at its end.
+	g, err = a.Batches.CommitBatch(ctx, in.batch, tasks.BatchCommit{Fingerprint: in.fingerprint(), Limits: grant.Limits})
 	if err != nil {
-		a.refund(ctx, tenant, tokens)
 		// An abort takes nothing back that was committed, should a store that
 		// fell silent have done so.
 		return err
 	}
 	committed = true
+	a.tellQuotas(ctx, h, tenant, grant)
 	for pool, n := range in.pools {
 		a.metrics.taken(pool, n)
 	}
@@ -169,17 +163,17 @@ type intake struct {
 	tenant  string
 	batch   string
 	common  tasks.Request    // the headers that go upstream with every job
+	limits  tasks.Limits     // of the tenant
 	seen    map[string]int   // custom_id to line
 	hooks   map[string]error // webhook addresses already checked
 	staging bool             // false: only compare, keep nothing
 	keyed   bool             // there is an Idempotency-Key, so the content is digested
 	sum     fingerprint
 
-	chunk  []tasks.Job
-	bytes  int
-	laid   chan error     // the end of the staging under way; nil: none is
-	pools  map[string]int // jobs by pool
-	tokens int64
+	chunk []tasks.Job
+	bytes int
+	laid  chan error     // the end of the staging under way; nil: none is
+	pools map[string]int // jobs by pool
 }
 
 func (in *intake) fingerprint() string {
@@ -235,7 +229,6 @@ func (in *intake) take(ctx context.Context, line int, raw []byte) error {
 		}
 	}
 	in.pools[job.Pool]++
-	in.tokens += int64(job.Request.InputTokens) + int64(job.Request.MaxTokens)
 	if !in.staging {
 		return nil
 	}
@@ -277,6 +270,7 @@ func (in *intake) decode(ctx context.Context, line int, raw []byte) (tasks.Job, 
 		job.ID = in.api.NewID("job")
 	}
 	job.Tenant, job.Batch, job.Line = in.tenant, in.batch, line
+	job.Reserved = reserve(&job.Request, in.limits)
 	return job, nil
 }
 

@@ -60,24 +60,24 @@ func (a *API) submitJob(c echo.Context) error {
 		submission.Fingerprint = f.String()
 	}
 
-	cost := quota.Cost{Submits: 1, Tokens: int64(job.Request.InputTokens) + int64(job.Request.MaxTokens)}
-	grant, err := a.admit(ctx, tenant, cost)
+	grant, err := a.admit(ctx, tenant)
 	if err != nil {
 		return err
 	}
-	setRateLimit(h, grant)
-	submission.MaxQueued = grant.MaxQueued
+	submission.Limits = grant.Limits
+	submission.Job.Reserved = reserve(&job.Request, grant.Limits)
 	accepted, err := a.Jobs.Submit(ctx, submission)
 	if err != nil {
 		// Whether a store that fell silent has the job is not known: then the
 		// tenant has spent, as it would have with the job.
 		if !errors.Is(err, tasks.ErrUnavailable) && ctx.Err() == nil {
-			a.refund(ctx, tenant, cost)
+			a.refund(ctx, tenant)
 		}
 		return err
 	}
+	a.tellQuotas(ctx, h, tenant, grant)
 	if accepted.Replayed {
-		a.refund(ctx, tenant, cost)
+		a.refund(ctx, tenant)
 		h.Set("Idempotency-Replayed", "true")
 		if done, err := a.replay(c, accepted); done || err != nil {
 			return err
@@ -204,22 +204,45 @@ func (a *API) checkWebhookURL(ctx context.Context, url string) error {
 	return nil
 }
 
-func (a *API) admit(ctx context.Context, tenant string, cost quota.Cost) (quota.Grant, error) {
+// admit takes a submit of the tenant's allowance. What else limits it is in the
+// grant, and is held by the store where it queues the work.
+func (a *API) admit(ctx context.Context, tenant string) (quota.Grant, error) {
 	if a.Quota == nil {
 		return quota.Grant{}, nil
 	}
-	return a.Quota.Admit(ctx, tenant, cost)
+	return a.Quota.Admit(ctx, tenant, 1)
 }
 
-// refund gives a cost back. A failure is logged and costs the tenant no more
-// than a submit.
-func (a *API) refund(ctx context.Context, tenant string, cost quota.Cost) {
+// reserve is how many tokens are set aside for a request.
+func reserve(r *tasks.Request, l tasks.Limits) int64 {
+	if l.TokensPerDay <= 0 {
+		return 0
+	}
+	return r.Tokens()
+}
+
+// tellQuotas tells an admitted caller what is left, its tokens after what it has
+// just taken. That these cannot be looked up is no reason to fail.
+func (a *API) tellQuotas(ctx context.Context, h http.Header, tenant string, g quota.Grant) {
+	if limit := g.Limits.TokensPerDay; limit > 0 {
+		if day, err := a.Jobs.Tokens(ctx, tenant); err == nil {
+			g.Windows = append(g.Windows, quota.Window{
+				Name: quota.TokensPerDay, Limit: limit, Remaining: limit - day.Used - day.Reserved, Span: 24 * time.Hour, Reset: day.ResetsIn,
+			})
+		}
+	}
+	setRateLimit(h, g)
+}
+
+// refund gives a submit back. A failure is logged and costs the tenant no more
+// than that.
+func (a *API) refund(ctx context.Context, tenant string) {
 	if a.Quota == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := a.Quota.Refund(ctx, tenant, cost); err != nil {
+	if err := a.Quota.Refund(ctx, tenant, 1); err != nil {
 		a.Log.LogAttrs(ctx, slog.LevelWarn, "refund a quota", slog.Any("error", err))
 	}
 }
@@ -453,21 +476,21 @@ func (a *API) listJobs(c echo.Context) error {
 // cancelJob is POST /v1/jobs/{id}/cancel.
 func (a *API) cancelJob(c echo.Context) error { return a.move(c, a.Jobs.Cancel) }
 
-// retryJob is POST /v1/jobs/{id}/retry. It counts as a submit, because it costs
-// what one costs.
+// retryJob is POST /v1/jobs/{id}/retry. It takes of every quota what a submit
+// takes, because it costs what one costs.
 func (a *API) retryJob(c echo.Context) error {
 	return a.move(c, func(ctx context.Context, tenant, id string) (tasks.Job, error) {
-		cost := quota.Cost{Submits: 1}
-		grant, err := a.admit(ctx, tenant, cost)
+		grant, err := a.admit(ctx, tenant)
 		if err != nil {
 			return tasks.Job{}, err
 		}
-		setRateLimit(c.Response().Header(), grant)
-		job, err := a.Jobs.Retry(ctx, tenant, id)
+		job, err := a.Jobs.Retry(ctx, tenant, id, grant.Limits)
 		if err != nil {
-			a.refund(ctx, tenant, cost)
+			a.refund(ctx, tenant)
+			return tasks.Job{}, err
 		}
-		return job, err
+		a.tellQuotas(ctx, c.Response().Header(), tenant, grant)
+		return job, nil
 	})
 }
 

@@ -504,6 +504,36 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// A retry takes of every quota what a submit takes, and a refusal takes nothing.
+func TestARetryIsAdmittedLikeASubmit(t *testing.T) {
+	s := serve(t)
+	s.world.limits.SubmitsPerMinute, s.world.limits.TokensPerDay = 10, 2500 // hello may take about 1,030
+	first := s.submit()
+	r := s.call("POST", "/v1/jobs", writer, hello).want(t, 202)
+	if got := r.Header.Get("RateLimit"); !strings.Contains(got, `"submits_per_minute";r=8;`) || !strings.Contains(got, `"tokens_per_day";r=4`) {
+		t.Errorf("RateLimit is %q, want 8 submits and some 440 tokens left", got)
+	}
+	s.call("POST", "/v1/jobs/"+first+"/cancel", writer, nil).want(t, 200)
+	r = s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil).want(t, 429, "quota_exceeded")
+	if r.Header.Get("Retry-After") != "3600" || r.Header.Get("RateLimit-Policy") != `"tokens_per_day";q=2500;w=86400` || s.world.admitted != 2 {
+		t.Errorf("refused with %v, %d submits taken, want 2", r.Header, s.world.admitted)
+	}
+	s.world.limits.TokensPerDay, s.world.limits.QueuedJobs = 0, 1
+	r = s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil).want(t, 429, "quota_exceeded")
+	if r.Header.Get("RateLimit-Policy") != `"queued_jobs";q=1` || s.world.admitted != 2 {
+		t.Errorf("refused with %v, %d submits taken, want 2", r.Header, s.world.admitted)
+	}
+	s.world.limits.QueuedJobs = 2
+	r = s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil).want(t, 200)
+	if got := r.Header.Get("RateLimit"); !strings.Contains(got, `"submits_per_minute";r=7;`) {
+		t.Errorf("RateLimit is %q, want 7 submits left", got)
+	}
+	s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil).want(t, 409, "conflict")
+	if s.world.admitted != 3 {
+		t.Errorf("%d submits taken, want 3: a refused retry took one", s.world.admitted)
+	}
+}
+
 func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
 	s := serve(t)
 	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }

@@ -36,6 +36,7 @@ type world struct {
 	limits   quota.Limits
 	admitted int64
 	refunded int64
+	tokens   int64 // set aside for good
 }
 
 type keyed struct {
@@ -97,22 +98,37 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 			return a, nil
 		}
 	}
-	if s.MaxQueued > 0 {
-		waiting := int64(0)
-		for _, j := range w.jobs {
-			if j.Tenant == s.Job.Tenant && !j.Status.Final() {
-				waiting++
-			}
-		}
-		if waiting >= s.MaxQueued {
-			return tasks.Accepted{}, fmt.Errorf("submit: %w", &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: s.MaxQueued, RetryAfter: 3 * time.Second})
-		}
+	if err := w.take(s.Job.Tenant, 1, s.Job.Reserved, s.Limits); err != nil {
+		return tasks.Accepted{}, fmt.Errorf("submit: %w", err)
 	}
 	w.put(s.Job)
 	if s.Key != "" {
 		w.keys[name] = &keyed{fingerprint: s.Fingerprint, id: s.Job.ID}
 	}
 	return tasks.Accepted{Job: *w.jobs[s.Job.ID]}, nil
+}
+
+// take holds a tenant's limits.
+func (w *world) take(tenant string, jobs, tokens int64, l tasks.Limits) error {
+	for _, j := range w.jobs {
+		if j.Tenant == tenant && !j.Status.Final() {
+			jobs++
+		}
+	}
+	if l.QueuedJobs > 0 && jobs > l.QueuedJobs {
+		return &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: l.QueuedJobs, RetryAfter: 3 * time.Second}
+	}
+	if l.TokensPerDay > 0 && w.tokens+tokens > l.TokensPerDay {
+		return &tasks.QuotaError{Quota: quota.TokensPerDay, Limit: l.TokensPerDay, Window: 24 * time.Hour, RetryAfter: time.Hour}
+	}
+	w.tokens += tokens
+	return nil
+}
+
+func (w *world) Tokens(context.Context, string) (tasks.DayTokens, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return tasks.DayTokens{Reserved: w.tokens, ResetsIn: time.Hour}, nil
 }
 
 func (w *world) SaveAnswer(_ context.Context, tenant, key string, answer []byte) error {
@@ -237,11 +253,17 @@ func (w *world) Cancel(_ context.Context, tenant, id string) (tasks.Job, error) 
 	return *w.jobs[id], err
 }
 
-func (w *world) Retry(_ context.Context, tenant, id string) (tasks.Job, error) {
+func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	j, err := w.find(tenant, id)
 	if err != nil {
+		return tasks.Job{}, err
+	}
+	if _, err := tasks.Next(j.Status, tasks.MoveRequeue); err != nil {
+		return tasks.Job{}, err
+	}
+	if err := w.take(tenant, 1, j.Request.Tokens(), l); err != nil {
 		return tasks.Job{}, err
 	}
 	if err := w.move(j, tasks.MoveRequeue, func(j *tasks.Job) {
@@ -310,8 +332,12 @@ func (w *world) CommitBatch(_ context.Context, id string, c tasks.BatchCommit) (
 	if w.fail != nil {
 		return tasks.Batch{}, w.fail
 	}
-	if c.MaxQueued > 0 && int64(len(w.staged[id])) > c.MaxQueued {
-		return tasks.Batch{}, &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: c.MaxQueued, RetryAfter: time.Second}
+	tokens := int64(0)
+	for _, j := range w.staged[id] {
+		tokens += j.Reserved
+	}
+	if err := w.take(w.batches[id].Tenant, int64(len(w.staged[id])), tokens, c.Limits); err != nil {
+		return tasks.Batch{}, err
 	}
 	for _, j := range w.staged[id] {
 		w.put(j)
@@ -618,28 +644,25 @@ func (w *world) Resume(_ context.Context, pool, _ string) error {
 }
 
 // Admit is a bucket that never refills.
-func (w *world) Admit(_ context.Context, _ string, c quota.Cost) (quota.Grant, error) {
+func (w *world) Admit(_ context.Context, _ string, submits int64) (quota.Grant, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := quota.Grant{MaxQueued: w.limits.QueuedJobs}
+	g := quota.Grant{Limits: tasks.Limits{QueuedJobs: w.limits.QueuedJobs, TokensPerDay: w.limits.TokensPerDay}}
 	if most := w.limits.SubmitsPerMinute; most > 0 {
-		if w.admitted+c.Submits > most {
+		if w.admitted+submits > most {
 			return g, &tasks.QuotaError{Quota: quota.SubmitsPerMinute, Limit: most, Window: time.Minute, RetryAfter: 11500 * time.Millisecond}
 		}
-		w.admitted += c.Submits
+		w.admitted += submits
 		g.Windows = []quota.Window{{Name: quota.SubmitsPerMinute, Limit: most, Remaining: most - w.admitted, Span: time.Minute, Reset: time.Second}}
-	}
-	if most := w.limits.TokensPerDay; most > 0 && c.Tokens > most {
-		return g, &tasks.QuotaError{Quota: quota.TokensPerDay, Limit: most, Window: 24 * time.Hour, RetryAfter: time.Hour}
 	}
 	return g, nil
 }
 
-func (w *world) Refund(_ context.Context, _ string, c quota.Cost) error {
+func (w *world) Refund(_ context.Context, _ string, submits int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.admitted -= c.Submits
-	w.refunded += c.Submits
+	w.admitted -= submits
+	w.refunded += submits
 	return nil
 }
 

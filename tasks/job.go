@@ -44,6 +44,7 @@ type Job struct {
 	ExpiresAt  time.Time // when the record is deleted
 
 	Request    Request
+	Reserved   int64 // tokens of its tenant's day that are set aside for it until it is final; 0: its tenant has no such limit
 	Metadata   map[string]string
 	WebhookURL string
 	Fallback   []string // models that may answer in place of Model, in order
@@ -107,12 +108,20 @@ type Request struct {
 	Beta    string
 }
 
+// Tokens is how many tokens an answer may take, in and out, as far as can be told before.
+func (r *Request) Tokens() int64 { return int64(r.InputTokens) + int64(r.MaxTokens) }
+
 // Usage is the provider's count of one answer's tokens.
 type Usage struct {
 	InputTokens              int64 `json:"input_tokens"`
 	OutputTokens             int64 `json:"output_tokens"`
 	CacheReadInputTokens     int64 `json:"cache_read_input_tokens"`
 	CacheCreationInputTokens int64 `json:"cache_creation_input_tokens"`
+}
+
+// Tokens is how many tokens the answer took, in and out.
+func (u *Usage) Tokens() int64 {
+	return u.InputTokens + u.CacheReadInputTokens + u.CacheCreationInputTokens + u.OutputTokens
 }
 
 // JobError says why a job has no result.

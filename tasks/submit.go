@@ -9,9 +9,23 @@ type Submission struct {
 	// "" for none. Fingerprint is a digest of what the key stands for.
 	Key         string
 	Fingerprint string
-	// MaxQueued refuses the job with a QuotaError when the tenant has that many
-	// waiting; 0 means no limit.
-	MaxQueued int64
+	Limits      Limits
+}
+
+// Limits are what a tenant may have, 0 being no limit. Whatever queues a job
+// takes them, and the store holds them in the move that queues it: past one of
+// them it is refused with a QuotaError and nothing is changed.
+type Limits struct {
+	QueuedJobs   int64 // waiting at once
+	TokensPerDay int64 // used and set aside (Job.Reserved), from midnight to midnight UTC
+}
+
+// DayTokens is how a tenant's tokens of the present UTC day stand. They are
+// counted for the jobs that have tokens set aside.
+type DayTokens struct {
+	Used     int64 // by jobs that are final, and by attempts that are over
+	Reserved int64 // set aside for jobs that are not
+	ResetsIn time.Duration
 }
 
 // Accepted is what became of a Submission.
@@ -79,7 +93,7 @@ type Counts struct {
 // BatchCommit makes a staged batch visible.
 type BatchCommit struct {
 	Fingerprint string // see Submission
-	MaxQueued   int64  // see Submission
+	Limits      Limits
 }
 
 // PriorBatch is what an Idempotency-Key that was used before stands for.

@@ -86,7 +86,7 @@ func (w *Worker) recall(base context.Context, p *pool, job tasks.Job, t tasks.Ti
 	}
 	w.keep(base, p, digest, job.ID, nil)
 	w.end(base, p, job, t, e)
-	w.count(base, p, job, started, upstream.Answer{Outcome: outcome}, e)
+	w.count(p, job, started, upstream.Answer{Outcome: outcome}, e)
 	return true
 }
 

@@ -147,7 +147,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 		}
 		w.end(base, p, job, t, e)
 	}
-	w.count(base, p, job, started, answer, e)
+	w.count(p, job, started, answer, e)
 	w.remember(base, p, job, e)
 	return nil
 }
@@ -265,7 +265,7 @@ func (w *Worker) end(base context.Context, p *pool, job tasks.Job, t tasks.Ticke
 }
 
 // count writes the metrics of an ended attempt, and the one log line of an ended job.
-func (w *Worker) count(base context.Context, p *pool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
+func (w *Worker) count(p *pool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
 	run := time.Since(started.At)
 	w.m.run.WithLabelValues(p.Name).Observe(run.Seconds())
 	if a.Usage != nil {
@@ -282,9 +282,6 @@ func (w *Worker) count(base context.Context, p *pool, job tasks.Job, started tas
 		return
 	}
 	w.m.results.WithLabelValues(p.Name, string(e.Status)).Inc()
-	if w.c.OnEnd != nil {
-		w.c.OnEnd(context.WithoutCancel(base), job, e)
-	}
 	line := []any{
 		"job", job.ID, "tenant", job.Tenant, "pool", p.Name, "model", job.Asks(), "status", string(e.Status),
 		"attempts", started.Attempts, "calls", started.Call, "wait_ms", started.At.Sub(ready(job)).Milliseconds(),

@@ -109,10 +109,7 @@ type Config struct {
 	// be made; 0 means 5 s. It has to be well below the record's lease.
 	StartWithin time.Duration
 	// Grace is how long calls in flight may go on after Run's context ends; 0 means 30 s.
-	Grace time.Duration
-	// OnEnd is told of each job that this worker has ended, for accounts that are
-	// kept elsewhere; nil: nobody is. It must return soon.
-	OnEnd   func(ctx context.Context, j tasks.Job, e tasks.Ending)
+	Grace   time.Duration
 	Log     *slog.Logger          // nil: silent
 	Metrics prometheus.Registerer // nil: none
 }

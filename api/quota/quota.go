@@ -1,10 +1,10 @@
-// Package quota decides whether a tenant may submit more: a token bucket of
-// submits a minute and an allowance of model tokens a UTC day, kept in Redis
-// and counted by Redis's own clock, so that every API process shares them.
+// Package quota decides whether a tenant may submit now: a token bucket of
+// submits a minute, kept in Redis and counted by Redis's own clock, so that
+// every API process shares it.
 //
 // A refusal takes nothing. The package never reads a job, never names a tenant
-// in an error, and does not count waiting jobs: that limit is only passed on,
-// because the store enforces it where it accepts the job.
+// in an error, and does not count waiting jobs and model tokens: those limits
+// are only passed on, because the store holds them in the move that queues a job.
 package quota
 
 import (
@@ -29,16 +29,14 @@ const (
 	TokensPerDay     = "tokens_per_day"
 )
 
-const day = 24 * time.Hour
-
 //go:embed admit.lua
 var admitLua string
 
 // Limits are one tenant's allowances; 0 means no limit.
 type Limits struct {
 	SubmitsPerMinute int64 // requests that submit, a batch counts as one; as many may come at once
-	QueuedJobs       int64 // jobs waiting at once; enforced by the store
-	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC
+	QueuedJobs       int64 // jobs waiting at once; held by the store
+	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC; held by the store
 }
 
 // Config says what a Quota works with.
@@ -78,16 +76,10 @@ func New(c Config) (*Quota, error) {
 	return q, nil
 }
 
-// Cost is what a submit takes from its tenant's allowances.
-type Cost struct {
-	Submits int64
-	Tokens  int64 // an estimate; Settle replaces it
-}
-
 // Grant is what an admitted tenant is told.
 type Grant struct {
-	Windows   []Window // the limited allowances, as they stand now
-	MaxQueued int64    // the most jobs that may wait; 0 means no limit
+	Windows []Window     // the limited allowances, as they stand now
+	Limits  tasks.Limits // what the store holds
 }
 
 // Window is one allowance and what is left of it.
@@ -99,13 +91,13 @@ type Window struct {
 	Reset     time.Duration // until the whole of Limit is there again
 }
 
-// Admit takes c from the tenant's allowances, all of it or nothing. It returns
-// a *tasks.QuotaError when one of them does not suffice, and an error that
-// wraps tasks.ErrUnavailable or ErrFull when Redis does not answer.
-func (q *Quota) Admit(ctx context.Context, tenant string, c Cost) (Grant, error) {
+// Admit takes submits from the tenant's allowance, all of them or none. It
+// returns a *tasks.QuotaError when it does not suffice, and an error that wraps
+// tasks.ErrUnavailable or ErrFull when Redis does not answer.
+func (q *Quota) Admit(ctx context.Context, tenant string, submits int64) (Grant, error) {
 	limits := q.limits(tenant)
-	grant := Grant{MaxQueued: limits.QueuedJobs}
-	account, err := q.account(ctx, tenant, limits, c)
+	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, TokensPerDay: limits.TokensPerDay}}
+	account, err := q.account(ctx, tenant, limits.SubmitsPerMinute, submits)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -115,65 +107,35 @@ func (q *Quota) Admit(ctx context.Context, tenant string, c Cost) (Grant, error)
 			Span: time.Minute, Reset: account.full,
 		})
 	}
-	if limits.TokensPerDay > 0 {
-		grant.Windows = append(grant.Windows, Window{
-			Name: TokensPerDay, Limit: limits.TokensPerDay, Remaining: account.tokens,
-			Span: day, Reset: account.midnight,
-		})
-	}
-	switch account.refusedBy {
-	case 1:
+	if account.refused {
 		return grant, &tasks.QuotaError{
 			Quota: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: account.submits,
 			Window: time.Minute, RetryAfter: account.wait,
-		}
-	case 2:
-		return grant, &tasks.QuotaError{
-			Quota: TokensPerDay, Limit: limits.TokensPerDay, Remaining: account.tokens,
-			Window: day, RetryAfter: account.midnight,
 		}
 	}
 	return grant, nil
 }
 
-// Refund gives c back: the submit was not accepted after all, or was a repeat
-// of one that was.
-func (q *Quota) Refund(ctx context.Context, tenant string, c Cost) error {
-	_, err := q.account(ctx, tenant, q.limits(tenant), Cost{Submits: -c.Submits, Tokens: -c.Tokens})
+// Refund gives submits back: they were not accepted after all, or were repeats
+// of some that were.
+func (q *Quota) Refund(ctx context.Context, tenant string, submits int64) error {
+	_, err := q.account(ctx, tenant, q.limits(tenant).SubmitsPerMinute, -submits)
 	return err
-}
-
-// Settle replaces the estimate that a job was admitted with by the tokens that
-// the provider counted. It is to be called once, when the job is final, with
-// the time of its submission: an estimate of a day that has passed is not given
-// back to this one. A settled job may bring the tenant over its allowance.
-func (q *Quota) Settle(ctx context.Context, tenant string, submitted time.Time, estimate, used int64) error {
-	limits := q.limits(tenant)
-	if limits.TokensPerDay <= 0 || estimate == used {
-		return nil
-	}
-	keys, args := q.call(tenant, limits, Cost{Tokens: used - estimate})
-	if err := q.admit.Run(ctx, q.rdb, keys, append(args, submitted.UnixMilli()/day.Milliseconds())...).Err(); err != nil {
-		return fmt.Errorf("settle a quota: %w", tasks.NotNow(err))
-	}
-	return nil
 }
 
 // account is what the script reports.
 type account struct {
-	refusedBy int64 // 0 nobody, 1 the submits, 2 the tokens
-	submits   int64
-	wait      time.Duration // until the refused submits would pass
-	full      time.Duration // until the bucket is full
-	tokens    int64
-	midnight  time.Duration
+	refused bool
+	submits int64         // left
+	wait    time.Duration // until the refused submits would pass
+	full    time.Duration // until the bucket is full
 }
 
-func (q *Quota) account(ctx context.Context, tenant string, limits Limits, c Cost) (account, error) {
-	if limits.SubmitsPerMinute <= 0 && limits.TokensPerDay <= 0 || c == (Cost{}) {
+func (q *Quota) account(ctx context.Context, tenant string, perMinute, submits int64) (account, error) {
+	if perMinute <= 0 || submits == 0 {
 		return account{}, nil
 	}
-	got, err := q.group.Do(ctx, admission{tenant: tenant, limits: limits, cost: c})
+	got, err := q.group.Do(ctx, admission{tenant, perMinute, submits})
 	if err == nil {
 		err = got.err
 	}
@@ -182,9 +144,9 @@ func (q *Quota) account(ctx context.Context, tenant string, limits Limits, c Cos
 
 // admission is one call of Admit or Refund, and accounted its answer.
 type admission struct {
-	tenant string
-	limits Limits
-	cost   Cost
+	tenant    string
+	perMinute int64
+	submits   int64
 }
 
 type accounted struct {
@@ -210,16 +172,15 @@ func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, e
 		of[a.tenant] = append(of[a.tenant], i)
 	}
 	out := make([]accounted, len(asked))
-	for tenant, some := range of {
+	for _, some := range of {
 		sum := asked[some[0]]
 		for _, i := range some[1:] {
-			sum.cost.Submits += asked[i].cost.Submits
-			sum.cost.Tokens += asked[i].cost.Tokens
+			sum.submits += asked[i].submits
 		}
-		got, err := q.ask(ctx, tenant, sum.limits, sum.cost)
+		got, err := q.ask(ctx, sum)
 		for _, i := range some {
-			if err == nil && got.refusedBy != 0 && len(some) > 1 {
-				out[i].account, out[i].err = q.ask(ctx, tenant, asked[i].limits, asked[i].cost)
+			if err == nil && got.refused && len(some) > 1 {
+				out[i].account, out[i].err = q.ask(ctx, asked[i])
 				continue
 			}
 			out[i] = accounted{got, err}
@@ -228,24 +189,18 @@ func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, e
 	return out, nil
 }
 
-func (q *Quota) ask(ctx context.Context, tenant string, limits Limits, c Cost) (account, error) {
-	keys, args := q.call(tenant, limits, c)
-	got, err := q.admit.Run(ctx, q.rdb, keys, args...).Int64Slice()
+func (q *Quota) ask(ctx context.Context, a admission) (account, error) {
+	// Escaped, so that a tenant's name can neither hold braces, which Redis
+	// Cluster reads, nor meet another tenant's key.
+	key := q.prefix + url.QueryEscape(a.tenant)
+	got, err := q.admit.Run(ctx, q.rdb, []string{key}, a.submits, a.perMinute).Int64Slice()
 	if err != nil {
 		return account{}, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
 	}
-	if len(got) != 6 {
+	if len(got) != 4 {
 		return account{}, fmt.Errorf("ask a quota: %d values in the answer", len(got))
 	}
 	return account{
-		refusedBy: got[0], submits: got[1], wait: time.Duration(got[2]) * time.Millisecond,
-		full: time.Duration(got[3]) * time.Millisecond, tokens: got[4], midnight: time.Duration(got[5]) * time.Millisecond,
+		refused: got[0] != 0, submits: got[1], wait: time.Duration(got[2]) * time.Millisecond, full: time.Duration(got[3]) * time.Millisecond,
 	}, nil
-}
-
-func (q *Quota) call(tenant string, limits Limits, c Cost) (keys []string, args []any) {
-	// Escaped, so that a tenant's name can neither hold braces, which Redis
-	// Cluster reads, nor meet another tenant's key.
-	return []string{q.prefix + url.QueryEscape(tenant)},
-		[]any{c.Submits, max(limits.SubmitsPerMinute, 0), c.Tokens, max(limits.TokensPerDay, 0)}
 }

@@ -27,21 +27,21 @@ func open(t *testing.T, rdb redis.UniversalClient, l quota.Limits) *quota.Quota 
 }
 
 func TestABucketHoldsAMinutesWorthAndFillsSteadily(t *testing.T) {
-	q := open(t, redistest.New(t), quota.Limits{SubmitsPerMinute: 5, QueuedJobs: 7})
+	q := open(t, redistest.New(t), quota.Limits{SubmitsPerMinute: 5, QueuedJobs: 7, TokensPerDay: 900})
 	for i := range 5 {
-		g, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 1})
+		g, err := q.Admit(t.Context(), "acme", 1)
 		if err != nil {
 			t.Fatalf("submit %d of 5: %v", i+1, err)
 		}
-		if g.MaxQueued != 7 || len(g.Windows) != 1 {
-			t.Fatalf("submit %d: got grant %+v, want MaxQueued 7 and one window", i+1, g)
+		if g.Limits.QueuedJobs != 7 || g.Limits.TokensPerDay != 900 || len(g.Windows) != 1 {
+			t.Fatalf("submit %d: got grant %+v, want 7 queued jobs, 900 tokens and one window", i+1, g)
 		}
 		w := g.Windows[0]
 		if w.Name != quota.SubmitsPerMinute || w.Limit != 5 || w.Remaining != int64(4-i) || w.Span != time.Minute {
 			t.Errorf("submit %d: got window %+v, want %d of 5 left in a minute", i+1, w, 4-i)
 		}
 	}
-	_, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 1})
+	_, err := q.Admit(t.Context(), "acme", 1)
 	var refused *tasks.QuotaError
 	if !errors.As(err, &refused) {
 		t.Fatalf("submit 6 of 5: got %v, want a QuotaError", err)
@@ -50,25 +50,25 @@ func TestABucketHoldsAMinutesWorthAndFillsSteadily(t *testing.T) {
 	if refused.Quota != quota.SubmitsPerMinute || refused.Limit != 5 || refused.RetryAfter <= 10*time.Second || refused.RetryAfter > 12*time.Second {
 		t.Errorf("got %+v, want submits_per_minute of 5, again in about 12 s", refused)
 	}
-	if _, err := q.Admit(t.Context(), "other", quota.Cost{Submits: 1}); err != nil {
+	if _, err := q.Admit(t.Context(), "other", 1); err != nil {
 		t.Errorf("another tenant: %v", err)
 	}
-	if err := q.Refund(t.Context(), "acme", quota.Cost{Submits: 1}); err != nil {
+	if err := q.Refund(t.Context(), "acme", 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 1}); err != nil {
+	if _, err := q.Admit(t.Context(), "acme", 1); err != nil {
 		t.Errorf("after a refund: %v", err)
 	}
 }
 
 func TestTheBucketRefills(t *testing.T) {
 	q := open(t, redistest.New(t), quota.Limits{SubmitsPerMinute: 60_000}) // one a millisecond
-	if _, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 60_000}); err != nil {
+	if _, err := q.Admit(t.Context(), "acme", 60_000); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	for {
-		_, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 3})
+		_, err := q.Admit(t.Context(), "acme", 3)
 		if err == nil {
 			return
 		}
@@ -87,7 +87,7 @@ func TestConcurrentSubmitsNeverPassTheLimit(t *testing.T) {
 	)
 	for range 100 {
 		wg.Go(func() {
-			_, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 1})
+			_, err := q.Admit(t.Context(), "acme", 1)
 			var refused *tasks.QuotaError
 			if err != nil && !errors.As(err, &refused) {
 				t.Error(err)
@@ -106,59 +106,14 @@ func TestConcurrentSubmitsNeverPassTheLimit(t *testing.T) {
 	}
 }
 
-func TestTokensADay(t *testing.T) {
-	rdb := redistest.New(t)
-	q := open(t, rdb, quota.Limits{TokensPerDay: 1000})
-	admit := func(tokens int64) error {
-		_, err := q.Admit(t.Context(), "acme", quota.Cost{Submits: 1, Tokens: tokens})
-		return err
-	}
-	now, err := rdb.Time(t.Context()).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if now.UTC().Add(time.Minute).Day() != now.UTC().Day() {
-		t.Skip("midnight UTC is less than a minute away")
-	}
-	if err := admit(600); err != nil {
-		t.Fatal(err)
-	}
-	err = admit(401)
-	var refused *tasks.QuotaError
-	if !errors.As(err, &refused) || refused.Quota != quota.TokensPerDay || refused.Remaining != 400 || refused.Window != 24*time.Hour {
-		t.Fatalf("401 of 400 left: got %#v, want a refusal by tokens_per_day with 400 left", err)
-	}
-	if refused.RetryAfter <= 0 || refused.RetryAfter > 24*time.Hour {
-		t.Errorf("got RetryAfter %v, want until midnight", refused.RetryAfter)
-	}
-	// The 600 turned out to be 100.
-	if err := q.Settle(t.Context(), "acme", now, 600, 100); err != nil {
-		t.Fatal(err)
-	}
-	if err := admit(900); err != nil {
-		t.Errorf("900 of 900 left: %v", err)
-	}
-	// An estimate of yesterday is not given back to today; real use over it counts.
-	if err := q.Settle(t.Context(), "acme", now.Add(-25*time.Hour), 500, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := admit(1); err == nil {
-		t.Error("an estimate of yesterday was given back to today")
-	}
-	// A settled job may pass the limit, and is never refused.
-	if err := q.Settle(t.Context(), "acme", now, 10, 5000); err != nil {
-		t.Errorf("settle above the limit: %v", err)
-	}
-}
-
 func TestNoLimitAsksNobody(t *testing.T) {
 	// Nothing listens there: an unlimited tenant must not depend on it.
 	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: t.TempDir() + "/none", MaxRetries: -1})
 	t.Cleanup(func() { _ = rdb.Close() })
-	if _, err := open(t, rdb, quota.Limits{}).Admit(t.Context(), "acme", quota.Cost{Submits: 1, Tokens: 9}); err != nil {
+	if _, err := open(t, rdb, quota.Limits{}).Admit(t.Context(), "acme", 1); err != nil {
 		t.Errorf("no limits: %v", err)
 	}
-	_, err := open(t, rdb, quota.Limits{SubmitsPerMinute: 1}).Admit(t.Context(), "acme", quota.Cost{Submits: 1})
+	_, err := open(t, rdb, quota.Limits{SubmitsPerMinute: 1}).Admit(t.Context(), "acme", 1)
 	if !errors.Is(err, tasks.ErrUnavailable) {
 		t.Errorf("Redis gone: got %v, want ErrUnavailable", err)
 	}
@@ -168,7 +123,7 @@ func TestAccountsExpireAndDoNotMeet(t *testing.T) {
 	rdb := redistest.New(t)
 	q := open(t, rdb, quota.Limits{SubmitsPerMinute: 10})
 	for _, tenant := range []string{"a", "a}{b", "A", "a b"} {
-		if _, err := q.Admit(t.Context(), tenant, quota.Cost{Submits: 1}); err != nil {
+		if _, err := q.Admit(t.Context(), tenant, 1); err != nil {
 			t.Fatal(err)
 		}
 	}

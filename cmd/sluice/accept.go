@@ -164,9 +164,12 @@ func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, e
 	return a, err
 }
 
-// Retry queues a finished job again.
-func (j jobs) Retry(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	job, tickets, err := j.Requeue(ctx, tenant, id)
+// Retry queues a finished job again, where a new one would be taken in.
+func (j jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
+	if j.full.Load() {
+		return tasks.Job{}, tasks.ErrFull
+	}
+	job, tickets, err := j.Requeue(ctx, tenant, id, l)
 	if err == nil {
 		j.hand(ctx, tickets)
 	}

@@ -149,7 +149,7 @@ func TestAGuessBehindARefusalIsVoid(t *testing.T) {
 	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s, Tell: func(p redis.Pipeliner, _ string, _ int) { p.Ping(context.Background()) }})
 	j := jobs{Store: s, feeder: f, log: slog.New(slog.DiscardHandler), idle: new(sync.Map)}
 	j.idle.Store("p", true)
-	sub := tasks.Submission{MaxQueued: 1, Job: tasks.Job{
+	sub := tasks.Submission{Limits: tasks.Limits{QueuedJobs: 1}, Job: tasks.Job{
 		Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal, Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},
 	}}
 	var quota *tasks.QuotaError

@@ -486,7 +486,7 @@ func (r *runner) resume(ctx context.Context, left []tasks.Job) error {
 				}
 				delete(wanted, j.Line)
 				if j.Status.Final() && j.Status != tasks.StatusSucceeded {
-					if _, err := r.s.jobs.Retry(ctx, runTenant, j.ID); err != nil {
+					if _, err := r.s.jobs.Retry(ctx, runTenant, j.ID, tasks.Limits{}); err != nil {
 						return err
 					}
 				}

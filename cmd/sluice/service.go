@@ -141,7 +141,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.fall.Exhausted,
-		OnEnd: s.settleTokens, RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
+		RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }
@@ -218,23 +218,6 @@ func (t telling) End(ctx context.Context, k tasks.Ticket, e tasks.Ending) ([]tas
 		}
 	}
 	return next, err
-}
-
-// settleTokens replaces what a job was admitted with by what it used, in its
-// tenant's account of the day.
-func (s *service) settleTokens(ctx context.Context, j tasks.Job, e tasks.Ending) {
-	if s.cfg.Tenant(j.Tenant).TokensPerDay <= 0 {
-		return
-	}
-	used := int64(0)
-	if e.Usage != nil {
-		used = e.Usage.InputTokens + e.Usage.CacheCreationInputTokens + e.Usage.CacheReadInputTokens + e.Usage.OutputTokens
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := s.quota.Settle(ctx, j.Tenant, j.CreatedAt, int64(j.Request.InputTokens+j.Request.MaxTokens), used); err != nil {
-		s.log.Warn("a tenant's tokens were not settled", "error", err)
-	}
 }
 
 // depthOf is how many jobs of a pool may be between its backlog and the

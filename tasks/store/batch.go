@@ -57,12 +57,12 @@ func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch,
 
 // StageBatch writes lines of an open batch. Nobody sees them before CommitBatch.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) error {
-	args := make([]any, 0, 2+9*len(jobs))
+	args := make([]any, 0, 2+11*len(jobs))
 	args = append(args, id, staleAfter.Milliseconds())
 	for i := range jobs {
 		j := &jobs[i]
 		status, due := entry(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback))
+		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
 	}
 	open, err := s.run(ctx, batchStageScript, args...).Int64()
 	if err != nil {
@@ -78,13 +78,14 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 // then puts them into the backlogs, and a sweep goes on where it is cut off. It
 // returns whose batch it is.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tenant string, err error) {
-	reply, err := s.run(ctx, batchCommitScript, id, c.Fingerprint, c.MaxQueued, answersKept.Milliseconds()).Slice()
+	reply, err := s.run(ctx, batchCommitScript, id, c.Fingerprint, c.Limits.QueuedJobs, answersKept.Milliseconds(), c.Limits.TokensPerDay).Slice()
 	if err != nil {
 		return "", fmt.Errorf("commit batch %s: %w", id, err)
 	}
+	if err := refused(c.Limits, reply); err != nil {
+		return "", err
+	}
 	switch str(reply[0]) {
-	case "full":
-		return "", full(c.MaxQueued, num(reply[1]))
 	case "gone":
 		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
 	case "lost":

@@ -163,7 +163,7 @@ func TestABatchLargerThanTheBacklogIsRefused(t *testing.T) {
 	s, _ := open(t, 2)
 	b := stage(t, s, 5)
 	var quota *tasks.QuotaError
-	if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{MaxQueued: 4}); !errors.As(err, &quota) || quota.RetryAfter < time.Second {
+	if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Limits: tasks.Limits{QueuedJobs: 4}}); !errors.As(err, &quota) || quota.RetryAfter < time.Second {
 		t.Errorf("commit: %v, want a QuotaError", err)
 	}
 }

@@ -11,13 +11,14 @@ for a = 3, #ARGV do
   elseif final(j.s) then
     answers[#answers + 1] = 'final'
   else
-    local billed = j.s == 'running' and 'true' or 'false'
+    local billed, used = 'false', 0
     if j.s == 'running' then
+      billed, used = 'true', unknown
       close(j, now, '{"outcome":"canceled","maybe_billed":true}')
       redis.pcall('PUBLISH', P .. 'control', 'cancel ' .. j.id)
     end
     redis.call('HINCRBY', j.key, 'f', 1)
-    finish(j, 'canceled', '{"error":{"code":"canceled","message":"canceled by the caller","maybe_billed":' .. billed .. '}}', ttl)
+    finish(j, 'canceled', '{"error":{"code":"canceled","message":"canceled by the caller","maybe_billed":' .. billed .. '}}', ttl, used)
     answers[#answers + 1] = 'ok'
   end
 end

@@ -120,7 +120,7 @@ func TestAnExhaustedJobGoesToItsFallback(t *testing.T) {
 	if j := read(t, s, k.ID); j.Attempts != 2 || len(j.Log) != 2 || j.Log[1].Model != "m2" {
 		t.Errorf("job %+v", j)
 	}
-	if j, _, err = s.Requeue(t.Context(), "acme", k.ID); err != nil || j.Pool != pool || j.Asks() != "m" || j.Spent != 0 {
+	if j, _, err = s.Requeue(t.Context(), "acme", k.ID, tasks.Limits{}); err != nil || j.Pool != pool || j.Asks() != "m" || j.Spent != 0 {
 		t.Errorf("requeued %+v, %v", j, err)
 	}
 	if left, err := s.Divertible(t.Context(), pool, 0, 10); err != nil || len(left) != 1 {

@@ -4,6 +4,7 @@
 -- ARGV[4] outcome JSON, ARGV[5] result, ARGV[6] details of the call as JSON, or ""
 -- ARGV[7] result ttl ms, ARGV[8] delay ms until the next try, ARGV[9] depth
 -- ARGV[10] the pool of a fallback model to go to, or "", ARGV[11] fallback models gone to with it, ARGV[12] left after it
+-- ARGV[13] tokens that the call used, -1 when nobody knows
 -- Returns {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
 spare()
 local what, ttl, delay = ARGV[3], tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -12,6 +13,7 @@ if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
 if j.f ~= tonumber(ARGV[2]) then return { 'lost' } end
 local called = j.s == 'running'
+local used = called and tonumber(ARGV[13]) or 0
 if called then
   close(j, now, ARGV[6])
 end
@@ -25,17 +27,19 @@ if what == 'succeeded' or what == 'failed' then
     end
     redis.call('HDEL', j.key, 'b') -- the prompt has served; only a job that failed may be asked again
   end
-  finish(j, what, ARGV[4], ttl)
+  finish(j, what, ARGV[4], ttl, used)
 else
   leave(j)
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
   if what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
   if j.dl > 0 and j.dl <= now + delay then
-    expire(j, ttl, called)
+    expire(j, ttl, called, used)
   elseif ARGV[10] ~= '' then
+    charge(j, used)
     if called then become(j, 'retrying') end
     divert(j, ARGV[10], ARGV[11], ARGV[12])
   else
+    charge(j, used)
     if delay > 0 then
       redis.call('HSET', j.key, 'due', now + delay)
       redis.call('ZADD', P .. 'due', now + delay, j.id)

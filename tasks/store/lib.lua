@@ -10,7 +10,8 @@
 --                           o outcome, r result; fb fallback models left, fi those gone to,
 --                           nb attempts used before the last of them, p0 the first pool,
 --                           ca the digest under which a copy of its answer is kept,
---                           sh the digest of the request that it leads, fo of the one that it follows or has followed
+--                           sh the digest of the request that it leads, fo of the one that it follows or has followed,
+--                           q tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 --   a:<digest>              the answer to a request that has one
 --   lead:<pool>:<digest>    the job that asks for all that ask the same, until it is final or another pool's
 --   fol:<pool>:<digest> zset  those that wait for its answer and stand in no other line, by order
@@ -25,8 +26,9 @@
 --   gone              zset  finished jobs, by when their record ends
 --   tn:<tenant>       zset  the tenant's jobs, by id
 --   tq                hash  tenant -> waiting jobs
+--   day:<tenant>      hash  the tenant's tokens of the UTC day d: u used, r set aside
 --   n:<pool>          hash  queued, running
---   g:<batch>         hash  the batch; gl:<batch> its job ids in line order
+--   g:<batch>         hash  the batch: among others q tokens to be set aside for its lines, qd the day of that; gl:<batch> its job ids in line order
 --   staging, unfold   zset  batches being written, batches being put into backlogs
 --   i:<tenant>:<key>  hash  an Idempotency-Key: fp fingerprint, id, ans answer
 local P = KEYS[1]
@@ -50,12 +52,12 @@ end
 
 -- load returns what a move needs to know of a job, or nil when there is none.
 local function load(id)
-  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo')
+  local h = redis.call('HMGET', P .. 'j:' .. id, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q')
   if not h[1] then return nil end
   return {
     id = id, key = P .. 'j:' .. id, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
-    fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil,
+    fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil,
   }
 end
 
@@ -66,6 +68,65 @@ local function count(j, from, to)
   if to == 'queued' or to == 'running' then redis.call('HINCRBY', n, to, 1) end
   if from == 'queued' then redis.call('HINCRBY', P .. 'tq', j.t, -1) end
   if to == 'queued' then redis.call('HINCRBY', P .. 'tq', j.t, 1) end
+end
+
+-- A tenant's tokens of the day. Every move that queues a job sets tokens aside by
+-- take, every one that makes it final counts what it used by settle, each in the
+-- script that moves the record: nothing can lie between the two, and what was set
+-- aside comes back once, whoever ends the job.
+local today = math.floor(now / 86400000)
+local unknown = -1 -- tokens used by a call whose outcome nobody saw
+
+local function account(tenant)
+  local key = P .. 'day:' .. tenant
+  local h = redis.call('HMGET', key, 'd', 'u', 'r')
+  if tonumber(h[1]) ~= today then return { key = key, used = 0, reserved = 0 } end
+  return { key = key, used = tonumber(h[2]), reserved = tonumber(h[3]) }
+end
+
+local function book(a)
+  redis.call('HSET', a.key, 'd', today, 'u', string.format('%.0f', a.used), 'r', string.format('%.0f', a.reserved))
+  redis.call('PEXPIREAT', a.key, (today + 1) * 86400000)
+end
+
+-- take sets tokens aside. It takes none and returns {"spent", tokens left, ms until
+-- midnight UTC} where that would pass the most of a day; 0 is no limit.
+local function take(tenant, tokens, most)
+  if tokens == 0 then return nil end
+  local a = account(tenant)
+  local left = most - a.used - a.reserved
+  if most > 0 and tokens > left then
+    return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
+  end
+  a.reserved = a.reserved + tokens
+  book(a)
+end
+
+-- settle counts what a job used in place of what was set aside for it, or all
+-- of that where it is unknown. The record has nothing set aside afterwards.
+local function settle(j, used)
+  if not j.q then return end
+  local tokens, day = string.match(j.q, '^(%d+) ?(%d*)$')
+  if day == '' then day = redis.call('HGET', P .. 'g:' .. (j.c or ''), 'qd') end
+  tokens = tonumber(tokens)
+  if used == unknown then used = tokens end
+  redis.call('HDEL', j.key, 'q')
+  j.q = nil
+  local a = account(j.t)
+  if tonumber(day) == today then
+    a.used, a.reserved = a.used + used, a.reserved - tokens
+  else -- the day that it was set aside on has paid for it; what is over that is of today
+    a.used = a.used + math.max(0, used - tokens)
+  end
+  book(a)
+end
+
+-- charge counts what an attempt used that the job outlives.
+local function charge(j, used)
+  if not j.q or used <= 0 then return end
+  local a = account(j.t)
+  a.used = a.used + used
+  book(a)
 end
 
 -- tell writes the deliveries of an event; delivery_lib.lua has it.
@@ -226,14 +287,15 @@ local function divert(j, to, passed, left)
   become(j, j.s)
 end
 
--- finish makes a job final and tells of it. Its record, index entry and counts end ttl later.
-local function finish(j, to, outcome, ttl)
+-- finish makes a job final, having used so many tokens, and tells of it. Its record, index entry and counts end ttl later.
+local function finish(j, to, outcome, ttl, used)
   leave(j)
   redis.call('ZREM', P .. 'q:' .. j.p .. ':' .. j.t, j.id)
   redis.call('ZREM', P .. 'due', j.id)
   redis.call('ZREM', P .. 'dl', j.id)
   redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
   redis.call('HDEL', j.key, 'due')
+  settle(j, used)
   local v = become(j, to, ttl)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
   redis.call('PEXPIRE', j.key, ttl)
@@ -244,9 +306,9 @@ local function finish(j, to, outcome, ttl)
 end
 
 -- expire ends a job whose deadline has passed; called says that a call was made
--- in vain just now.
-local function expire(j, ttl, called)
+-- in vain just now, and used how many tokens it took, as far as is known.
+local function expire(j, ttl, called, used)
   redis.call('RPUSH', P .. 'late', j.id)
   local billed = called and 'true' or 'false'
-  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl)
+  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl, called and used or 0)
 end

@@ -53,6 +53,14 @@ var (
 	reissueScript = script(reissueLua)
 )
 
+var tokensScript = script(`
+-- Looks at a tenant's tokens of the day.
+-- KEYS[1] prefix; ARGV[1] tenant
+-- Returns {tokens used, tokens set aside, ms until midnight UTC}.
+local a = account(ARGV[1])
+return { a.used, a.reserved, (today + 1) * 86400000 - now }
+`)
+
 // Created is what became of one submission; Err is a *tasks.QuotaError,
 // tasks.ErrKeyReused or tasks.ErrKeyBusy.
 type Created struct {
@@ -67,13 +75,14 @@ type Created struct {
 // out the tickets that there is room for; they may be of other jobs. A job's
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	args := make([]any, 0, 2+14*len(subs))
+	args := make([]any, 0, 2+16*len(subs))
 	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
 	for i := range subs {
 		j := &subs[i].Job
 		status, due := entry(j)
 		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), shift(j.Priority), string(status), due,
-			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].MaxQueued, len(j.Fallback))
+			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
+			j.Reserved, subs[i].Limits.TokensPerDay)
 	}
 	reply, err := s.run(ctx, createScript, args...).Slice()
 	if err != nil {
@@ -99,15 +108,34 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			c.Err = tasks.ErrKeyReused
 		case "busy":
 			c.Err = tasks.ErrKeyBusy
-		case "full":
-			c.Err = full(subs[i].MaxQueued, num(o[1]))
+		default:
+			c.Err = refused(subs[i].Limits, o)
 		}
 	}
 	return created, tickets(reply[1]), nil
 }
 
-func full(limit, waiting int64) error {
-	return &tasks.QuotaError{Quota: "queued_jobs", Limit: limit, Remaining: max(0, limit-waiting), RetryAfter: 10 * time.Second}
+// refused is a script's refusal to queue work past a tenant's limits; nil: it has not refused.
+func refused(l tasks.Limits, reply []any) error {
+	switch str(reply[0]) {
+	case "full":
+		return &tasks.QuotaError{Quota: "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+	case "spent":
+		return &tasks.QuotaError{
+			Quota: "tokens_per_day", Limit: l.TokensPerDay, Remaining: num(reply[1]), Window: 24 * time.Hour,
+			RetryAfter: time.Duration(num(reply[2])) * time.Millisecond,
+		}
+	}
+	return nil
+}
+
+// Tokens reports how a tenant's tokens of the day stand.
+func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error) {
+	reply, err := s.run(ctx, tokensScript, tenant).Slice()
+	if err != nil {
+		return tasks.DayTokens{}, fmt.Errorf("read the tokens of a day: %w", err)
+	}
+	return tasks.DayTokens{Used: num(reply[0]), Reserved: num(reply[1]), ResetsIn: time.Duration(num(reply[2])) * time.Millisecond}, nil
 }
 
 // SaveAnswer keeps what was answered to the first request with a key, for as
@@ -182,7 +210,7 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	}
 	reply, err := s.run(ctx, endScript, t.ID, t.Fence, what,
 		encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), e.Result, encode(call),
-		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(pool), detour.Pool, detour.Passed, detour.Left).Slice()
+		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(pool), detour.Pool, detour.Passed, detour.Left, used(&e)).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
 	}
@@ -190,6 +218,18 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 		return nil, err
 	}
 	return tickets(reply[1]), nil
+}
+
+// used is how many tokens an ended call took, as scripts count them. Where the
+// provider's count never came, that is unknown, unless nothing can have been charged.
+func used(e *tasks.Ending) int64 {
+	switch {
+	case e.Usage != nil:
+		return e.Usage.Tokens()
+	case e.Attempt.MaybeBilled, e.Attempt.Outcome == tasks.Succeeded:
+		return -1
+	}
+	return 0
 }
 
 // Renew extends a worker's leases by Lease from now and returns the ids that
@@ -224,15 +264,24 @@ func (s *Store) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error
 }
 
 // Requeue queues a failed, canceled or expired job again under its id, with
-// its attempts counted anew and no deadline.
-func (s *Store) Requeue(ctx context.Context, tenant, id string) (tasks.Job, []tasks.Ticket, error) {
+// its attempts counted anew and no deadline. It takes of its tenant's limits
+// what a new job takes.
+func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, []tasks.Ticket, error) {
 	j, err := s.Job(ctx, tenant, id)
 	if err != nil {
 		return tasks.Job{}, nil, err
 	}
-	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), shift(j.Priority)).Slice()
+	reserved := int64(0)
+	if l.TokensPerDay > 0 {
+		reserved = j.Request.Tokens()
+	}
+	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), shift(j.Priority),
+		l.QueuedJobs, reserved, l.TokensPerDay).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
+	}
+	if err := refused(l, reply); err != nil {
+		return tasks.Job{}, nil, err
 	}
 	if err := verdict(str(reply[0])); err != nil {
 		return tasks.Job{}, nil, err

@@ -103,6 +103,8 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		},
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"],
 	}
+	tokens, _, _ := strings.Cut(h["q"], " ")
+	j.Reserved = atoi(tokens)
 	if j.Priority == "" {
 		j.Priority = tasks.Normal
 	}

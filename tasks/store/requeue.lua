@@ -1,9 +1,16 @@
 -- The caller wants a failed, canceled or expired job once more, under its id.
--- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant, ARGV[3] result ttl ms, ARGV[4] depth, ARGV[5] shift of order ms
--- Returns {"ok", tickets}, {"gone"} or {"conflict"}.
+-- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant, ARGV[3] result ttl ms, ARGV[4] depth, ARGV[5] shift of order ms,
+-- ARGV[6] most waiting jobs or 0, ARGV[7] tokens to set aside or 0, ARGV[8] most tokens a day or 0
+-- Returns {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
 local j = load(ARGV[1])
 if not j or j.t ~= ARGV[2] then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
+local most, tokens = tonumber(ARGV[6]), tonumber(ARGV[7])
+local waiting = tonumber(redis.call('HGET', P .. 'tq', j.t) or 0)
+if most > 0 and waiting >= most then return { 'full', waiting } end
+local spent = take(j.t, tokens, tonumber(ARGV[8]))
+if spent then return spent end
+if tokens > 0 then redis.call('HSET', j.key, 'q', ARGV[7] .. ' ' .. today) end
 redis.call('PERSIST', j.key)
 redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.

@@ -190,7 +190,7 @@ func TestMovesFollowTheTable(t *testing.T) {
 			return err
 		},
 		tasks.MoveCancel:  func(k tasks.Ticket) error { _, err := s.Cancel(ctx, "acme", k.ID); return err },
-		tasks.MoveRequeue: func(k tasks.Ticket) error { _, _, err := s.Requeue(ctx, "acme", k.ID); return err },
+		tasks.MoveRequeue: func(k tasks.Ticket) error { _, _, err := s.Requeue(ctx, "acme", k.ID, tasks.Limits{}); return err },
 	}
 	for _, from := range tasks.Statuses {
 		for move, do := range moves {
@@ -342,7 +342,7 @@ func TestAKeySubmitsOnce(t *testing.T) {
 func TestAFullBacklogRefuses(t *testing.T) {
 	s, _ := open(t, 4)
 	for i := range 3 {
-		made, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), MaxQueued: 2})
+		made, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), Limits: tasks.Limits{QueuedJobs: 2}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -359,7 +359,7 @@ func TestOtherTenantsSeeNothing(t *testing.T) {
 	k := claimed(t, s)
 	_, errJob := s.Job(ctx, "zoe", k.ID)
 	_, errCancel := s.Cancel(ctx, "zoe", k.ID)
-	_, _, errRequeue := s.Requeue(ctx, "zoe", k.ID)
+	_, _, errRequeue := s.Requeue(ctx, "zoe", k.ID, tasks.Limits{})
 	for what, err := range map[string]error{"read": errJob, "cancel": errCancel, "requeue": errRequeue, "delete": s.Delete(ctx, "zoe", k.ID)} {
 		if !errors.Is(err, tasks.ErrNotFound) {
 			t.Errorf("%s by another tenant: %v, want ErrNotFound", what, err)
@@ -582,7 +582,7 @@ func TestRequeueRunsAFailedJobAgain(t *testing.T) {
 	if _, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusFailed, Error: &tasks.JobError{Code: tasks.UpstreamRejected, UpstreamStatus: 400}}); err != nil {
 		t.Fatal(err)
 	}
-	j, tickets, err := s.Requeue(ctx, "acme", k.ID)
+	j, tickets, err := s.Requeue(ctx, "acme", k.ID, tasks.Limits{})
 	if err != nil || len(tickets) != 1 || j.Status != tasks.StatusQueued || j.Error != nil || j.Attempts != 0 || !j.ExpiresAt.IsZero() {
 		t.Fatalf("requeued: %+v, %v, %v", j, tickets, err)
 	}
@@ -609,7 +609,7 @@ func TestRequeueLiftsTheDeadline(t *testing.T) {
 	if _, err := s.Cancel(ctx, "acme", first.ID); err != nil {
 		t.Fatal(err)
 	}
-	j, tickets, err := s.Requeue(ctx, "acme", first.ID)
+	j, tickets, err := s.Requeue(ctx, "acme", first.ID, tasks.Limits{})
 	if err != nil || len(tickets) != 1 || !j.Deadline.IsZero() {
 		t.Fatalf("requeued: %+v, %v, %v", j, tickets, err)
 	}

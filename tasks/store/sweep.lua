@@ -57,7 +57,7 @@ for a = 4, #ARGV, 2 do
           end
           lost = lost + 1
           if j.dl > 0 and j.dl <= now then
-            expire(j, ttl, called)
+            expire(j, ttl, called, unknown)
           else
             backlog(j)
             if called then become(j, 'retrying') else become(j, j.s) end

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What one tenant may do to itself and to others: the whole program in one
+// process, on a real Redis, over HTTP.
+
+// talker is a provider that refuses what asks it to, and streams an answer with
+// its text in two parts, the second of them once it is released.
+type talker struct {
+	*httptest.Server
+	text    string
+	release chan struct{} // nil: at once
+}
+
+func newTalker(t *testing.T, text string, release chan struct{}) *talker {
+	k := &talker{text: text, release: release}
+	k.Server = httptest.NewServer(k)
+	t.Cleanup(k.Close)
+	return k
+}
+
+func (k *talker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	if strings.Contains(string(body), "refuse") {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"type":"error","error":{"type":"invalid_request_error","message":"no"}}`)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	say := func(event, format string, args ...any) {
+		_, _ = fmt.Fprintf(w, "event: "+event+"\ndata: "+format+"\n\n", args...)
+		_ = http.NewResponseController(w).Flush()
+	}
+	say("message_start", `{"type":"message_start","message":{"model":"m","id":"msg_1","type":"message","role":"assistant","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":100,"output_tokens":1}}}`)
+	say("content_block_start", `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`)
+	say("content_block_delta", `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":%q}}`, k.text)
+	for tick, open := time.NewTicker(10*time.Millisecond), k.release == nil; !open; {
+		select {
+		case <-k.release:
+			open = true
+		case <-tick.C: // what has come is passed on with what comes next
+			say("content_block_delta", `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"."}}`)
+		case <-r.Context().Done():
+			return
+		}
+	}
+	say("content_block_delta", `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" and the rest"}}`)
+	say("content_block_stop", `{"type":"content_block_stop","index":0}`)
+	say("message_delta", `{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":500}}`)
+	say("message_stop", `{"type":"message_stop"}`)
+}
+
+// status makes one request and returns its answer's status and code.
+func (r *stage) status(method, path, body string, header ...string) (status int, code string) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	req.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), `"code":"`)
+	code, _, _ = strings.Cut(rest, `"`)
+	return res.StatusCode, code
+}
+
+func asking(prompt string, maxTokens int) string {
+	return fmt.Sprintf(`{"model":"claude-x","prompt":%q,"max_tokens":%d}`, prompt, maxTokens)
+}
+
+// A refused job that is retried over and over gave its estimate back at each
+// end, and took it once: whoever did that had an empty account.
+func TestRetriesDoNotEmptyTheTokensAccount(t *testing.T) {
+	t.Parallel()
+	k := newTalker(t, "hello", nil)
+	r := outage(t, claude(k.URL)+"tenants: {default: {tokens_per_day: 1000}}\n")
+	var done, refused jobView
+	if res := r.call("POST", "/v1/jobs", asking("hi", 550), &done, "Prefer", "wait=20"); res.StatusCode != 200 || done.Status != "succeeded" {
+		t.Fatalf("submit: %s %+v", res.Status, done)
+	}
+	// It used 600 of 1,000. One of 350 and its prompt fits, and is given back.
+	r.call("POST", "/v1/jobs", asking("refuse", 350), &refused)
+	for range 5 {
+		if j := r.final(refused.ID); j.Status != "failed" {
+			t.Fatalf("job %+v", j)
+		}
+		var again jobView
+		if res := r.call("POST", "/v1/jobs/"+refused.ID+"/retry", "", &again); res.StatusCode != 200 {
+			t.Fatalf("retry: %s", res.Status)
+		}
+	}
+	r.final(refused.ID)
+	if status, code := r.status("POST", "/v1/jobs", asking("refuse", 450)); status != 429 || code != "quota_exceeded" {
+		t.Errorf("450 tokens more with 600 of 1,000 used: %d %s, want 429 quota_exceeded", status, code)
+	}
+	if status, _ := r.status("POST", "/v1/jobs", asking("refuse", 350)); status != 202 {
+		t.Errorf("350 tokens more with 600 of 1,000 used: %d, want 202", status)
+	}
+}
+
+// A retry asks for the tokens and for the place that a submit asks for, and one
+// that is canceled before it is sent gives both back.
+func TestARetryPaysLikeASubmit(t *testing.T) {
+	t.Parallel()
+	k := newTalker(t, "hello", nil)
+	r := outage(t, claude(k.URL)+"tenants: {default: {tokens_per_day: 1000, queued_jobs: 3}}\n")
+	var none map[string]any
+	if res := r.call("POST", "/v1/pools/claude/pause", `{"reason":"a test"}`, &none); res.StatusCode != 200 {
+		t.Fatalf("pause: %s", res.Status)
+	}
+	var ids []string
+	for i := range 6 {
+		var j jobView
+		if res := r.call("POST", "/v1/jobs", asking("hi", 300), &j); res.StatusCode != 202 {
+			t.Fatalf("submit %d: %s, want 202: those before it were canceled", i+1, res.Status)
+		}
+		ids = append(ids, j.ID)
+		if i < 3 {
+			if status, code := r.status("POST", "/v1/jobs/"+j.ID+"/cancel", ""); status != 200 {
+				t.Fatalf("cancel: %d %s", status, code)
+			}
+		}
+	}
+	retry := func(id string) (int, string) { return r.status("POST", "/v1/jobs/"+id+"/retry", "") }
+	if status, code := retry(ids[0]); status != 429 || code != "quota_exceeded" {
+		t.Errorf("a fourth in the queue by retry: %d %s, want 429 quota_exceeded", status, code)
+	}
+	r.status("POST", "/v1/jobs/"+ids[3]+"/cancel", "")
+	if status, code := retry(ids[0]); status != 200 {
+		t.Errorf("a third in the queue by retry: %d %s, want 200", status, code)
+	}
+	// There is a place again, but no tokens.
+	for _, id := range []string{ids[0], ids[4]} {
+		r.status("POST", "/v1/jobs/"+id+"/cancel", "")
+	}
+	if status, _ := r.status("POST", "/v1/jobs", asking("hi", 650)); status != 202 {
+		t.Errorf("654 tokens more with 304 of 1,000 set aside: %d, want 202", status)
+	}
+	if status, code := retry(ids[1]); status != 429 || code != "quota_exceeded" {
+		t.Errorf("304 tokens more by retry with 958 of 1,000 set aside: %d %s, want 429 quota_exceeded", status, code)
+	}
+	var told jobView
+	r.status("POST", "/v1/jobs/"+ids[5]+"/cancel", "")
+	res := r.call("POST", "/v1/jobs/"+ids[1]+"/retry", "", &told)
+	if left := res.Header.Get("RateLimit"); res.StatusCode != 200 || !strings.Contains(left, `"tokens_per_day";r=42;`) {
+		t.Errorf("retried: %s, RateLimit %q; want 42 tokens left", res.Status, left)
+	}
+}

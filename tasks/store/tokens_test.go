@@ -1,0 +1,502 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+func dayTokens(t *testing.T, s *store.Store) tasks.DayTokens {
+	t.Helper()
+	d, err := s.Tokens(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// noMidnight skips a test that midnight would disturb.
+func noMidnight(t *testing.T, s *store.Store) {
+	t.Helper()
+	if dayTokens(t, s).ResetsIn < time.Minute {
+		t.Skip("midnight UTC is less than a minute away")
+	}
+}
+
+// limited is a job that sets tokens aside.
+func limited(maxTokens int) tasks.Job {
+	j := job("acme")
+	j.Request.MaxTokens = maxTokens
+	j.Reserved = j.Request.Tokens()
+	return j
+}
+
+// ledger is what a tenant's account has to say, by another book.
+type ledger struct {
+	t      *testing.T
+	s      *store.Store
+	rdb    *redis.Client
+	dice   *rand.Rand
+	limits tasks.Limits
+
+	jobs    map[string]*entry
+	order   []string
+	batches []string
+	used    int64 // by what has ended, deleted jobs too
+	queued  int64 // as the store counts them
+	did     string
+}
+
+type entry struct {
+	ticket   tasks.Ticket
+	estimate int64
+	reserved int64
+	status   tasks.Status
+	batch    string
+}
+
+func (l *ledger) reserved() (sum int64) {
+	for _, e := range l.jobs {
+		sum += e.reserved
+	}
+	return sum
+}
+
+func (l *ledger) hand(list []tasks.Ticket) {
+	for _, k := range list {
+		l.jobs[k.ID].ticket = k
+	}
+}
+
+// pick returns a job in one of the statuses, "" when there is none.
+func (l *ledger) pick(statuses ...tasks.Status) string {
+	var some []string
+	for _, id := range l.order {
+		for _, s := range statuses {
+			if e := l.jobs[id]; e != nil && e.status == s {
+				some = append(some, id)
+			}
+		}
+	}
+	if len(some) == 0 {
+		return ""
+	}
+	return some[l.dice.IntN(len(some))]
+}
+
+// asked checks that work of so many jobs and tokens was taken in, or refused, as
+// the limits say.
+func (l *ledger) asked(err error, jobs, tokens int64) (taken bool) {
+	l.t.Helper()
+	want := ""
+	switch {
+	case l.queued+jobs > l.limits.QueuedJobs:
+		want = "queued_jobs"
+	case l.used+l.reserved()+tokens > l.limits.TokensPerDay:
+		want = "tokens_per_day"
+	}
+	got := ""
+	var refused *tasks.QuotaError
+	if errors.As(err, &refused) {
+		got = refused.Quota
+	} else if err != nil {
+		l.t.Fatalf("%s: %v", l.did, err)
+	}
+	if got != want {
+		l.t.Fatalf("%s: refused by %q, want %q: %d queued, %d used, %d set aside, %d asked", l.did, got, want, l.queued, l.used, l.reserved(), tokens)
+	}
+	return err == nil
+}
+
+// final notes that a job has ended, having used so many tokens.
+func (l *ledger) final(id string, s tasks.Status, used int64) {
+	e := l.jobs[id]
+	if e.status != tasks.StatusRunning {
+		l.queued--
+	}
+	e.status, e.reserved = s, 0
+	l.used += used
+}
+
+func (l *ledger) submit() {
+	j := limited(10 + l.dice.IntN(90))
+	l.did = fmt.Sprintf("submit %s of %d", j.ID, j.Reserved)
+	made, tickets, err := l.s.Create(l.t.Context(), tasks.Submission{Job: j, Limits: l.limits})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if l.asked(made[0].Err, 1, j.Reserved) {
+		l.add(j, "")
+		l.hand(tickets)
+	}
+}
+
+func (l *ledger) add(j tasks.Job, batch string) {
+	l.jobs[j.ID] = &entry{estimate: j.Request.Tokens(), reserved: j.Reserved, status: tasks.StatusQueued, batch: batch}
+	l.order = append(l.order, j.ID)
+	l.queued++
+}
+
+func (l *ledger) batch() {
+	b, _, err := l.s.OpenBatch(l.t.Context(), "acme", "")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var lines []tasks.Job
+	sum := int64(0)
+	for i := range 1 + l.dice.IntN(3) {
+		j := limited(10 + l.dice.IntN(40))
+		j.Batch, j.Line = b.ID, i+1
+		lines = append(lines, j)
+		sum += j.Reserved
+		if err := l.s.StageBatch(l.t.Context(), b.ID, lines[i:]); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.did = fmt.Sprintf("batch %s of %d", b.ID, sum)
+	_, err = l.s.CommitBatch(l.t.Context(), b.ID, tasks.BatchCommit{Limits: l.limits})
+	if !l.asked(err, int64(len(lines)), sum) {
+		if err := l.s.AbortBatch(l.t.Context(), b.ID); err != nil {
+			l.t.Fatal(err)
+		}
+		return
+	}
+	for _, j := range lines {
+		l.add(j, b.ID)
+	}
+	l.batches = append(l.batches, b.ID)
+	for left := int64(1); left > 0; {
+		var tickets []tasks.Ticket
+		if left, tickets, err = l.s.Unfold(l.t.Context(), b.ID); err != nil {
+			l.t.Fatal(err)
+		}
+		l.hand(tickets)
+	}
+}
+
+func (l *ledger) start() {
+	id := l.pick(tasks.StatusQueued, tasks.StatusRetrying)
+	if id == "" {
+		return
+	}
+	l.did = "start " + id
+	e := l.jobs[id]
+	take(l.t, l.s, e.ticket)
+	start(l.t, l.s, e.ticket)
+	e.status = tasks.StatusRunning
+	l.queued--
+}
+
+// end ends an attempt in one of the ways that a call can end in.
+func (l *ledger) end() {
+	id := l.pick(tasks.StatusRunning)
+	if id == "" {
+		return
+	}
+	e := l.jobs[id]
+	usage := &tasks.Usage{InputTokens: int64(l.dice.IntN(20)), OutputTokens: int64(l.dice.IntN(120)), CacheReadInputTokens: 2, CacheCreationInputTokens: 3}
+	spent := usage.InputTokens + usage.OutputTokens + 5
+	failed := &tasks.JobError{Code: tasks.UpstreamRejected}
+	ways := []struct {
+		name   string
+		ending tasks.Ending
+		used   int64
+	}{
+		{"succeed", tasks.Ending{Status: tasks.StatusSucceeded, Usage: usage, Result: []byte(`{}`), Attempt: tasks.Attempt{Outcome: tasks.Succeeded}}, spent},
+		{"succeed uncounted", tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Attempt: tasks.Attempt{Outcome: tasks.Succeeded}}, e.estimate},
+		{"be answered from memory", tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Attempt: tasks.Attempt{Outcome: tasks.Cached}}, 0},
+		{"be refused", tasks.Ending{Status: tasks.StatusFailed, Error: failed, Attempt: tasks.Attempt{Outcome: tasks.Rejected}}, 0},
+		{"fail, counted", tasks.Ending{Status: tasks.StatusFailed, Usage: usage, Error: failed, Attempt: tasks.Attempt{Outcome: tasks.TooLarge, MaybeBilled: true}}, spent},
+		{"fail unseen", tasks.Ending{Status: tasks.StatusFailed, Error: failed, Attempt: tasks.Attempt{Outcome: tasks.CutOff, MaybeBilled: true}}, e.estimate},
+		{"be tried again", tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Attempt: tasks.Attempt{Outcome: tasks.Overloaded}}, 0},
+		{"be tried again, counted", tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Usage: usage, Attempt: tasks.Attempt{Outcome: tasks.Overloaded}}, spent},
+		{"be handed back", tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack, MaybeBilled: true}}, 0},
+	}
+	way := ways[l.dice.IntN(len(ways))]
+	l.did = fmt.Sprintf("%s: %s, used %d", way.name, id, way.used)
+	old := e.ticket
+	tickets, err := l.s.End(l.t.Context(), old, way.ending)
+	if err != nil {
+		l.t.Fatalf("%s: %v", l.did, err)
+	}
+	if way.ending.Status.Final() {
+		l.final(id, way.ending.Status, way.used)
+	} else {
+		e.status = tasks.StatusRetrying
+		l.queued++
+		l.used += way.used
+	}
+	l.hand(tickets)
+	if _, err := l.s.End(l.t.Context(), old, way.ending); err == nil {
+		l.t.Fatalf("%s: ended twice", l.did)
+	}
+}
+
+func (l *ledger) cancel() {
+	id := l.pick(tasks.StatusQueued, tasks.StatusRetrying, tasks.StatusRunning)
+	if id == "" {
+		return
+	}
+	l.did = fmt.Sprintf("cancel %s, %s", id, l.jobs[id].status)
+	if _, err := l.s.Cancel(l.t.Context(), "acme", id); err != nil {
+		l.t.Fatal(err)
+	}
+	l.canceled(id)
+}
+
+func (l *ledger) canceled(id string) {
+	used := int64(0)
+	if e := l.jobs[id]; e.status == tasks.StatusRunning { // its call may be charged
+		used = e.estimate
+	}
+	l.final(id, tasks.StatusCanceled, used)
+}
+
+func (l *ledger) cancelBatch() {
+	if len(l.batches) == 0 {
+		return
+	}
+	b := l.batches[l.dice.IntN(len(l.batches))]
+	l.did = "cancel " + b
+	if _, err := l.s.CancelBatch(l.t.Context(), "acme", b); err != nil && !errors.Is(err, tasks.ErrFinal) {
+		l.t.Fatal(err)
+	}
+	for id, e := range l.jobs {
+		if e.batch == b && !e.status.Final() {
+			l.canceled(id)
+		}
+	}
+}
+
+func (l *ledger) retry() {
+	id := l.pick(tasks.StatusFailed, tasks.StatusCanceled, tasks.StatusExpired)
+	if id == "" {
+		return
+	}
+	e := l.jobs[id]
+	l.did = fmt.Sprintf("retry %s of %d", id, e.estimate)
+	_, tickets, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits)
+	if l.asked(err, 1, e.estimate) {
+		e.status, e.reserved = tasks.StatusQueued, e.estimate
+		l.queued++
+		l.hand(tickets)
+	}
+	if _, _, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits); err == nil {
+		l.t.Fatalf("%s: queued twice", l.did)
+	}
+}
+
+// expire lets a deadline pass, of one that waits or of one whose worker is dead.
+func (l *ledger) expire() {
+	id := l.pick(tasks.StatusQueued, tasks.StatusRetrying, tasks.StatusRunning)
+	if id == "" {
+		return
+	}
+	ctx, e := l.t.Context(), l.jobs[id]
+	l.did = fmt.Sprintf("expire %s, %s", id, e.status)
+	used := int64(0)
+	if e.status == tasks.StatusRunning {
+		l.rdb.HSet(ctx, "sluice:{s}:j:"+id, "dl", 1)
+		age(ctx, l.rdb, "run", id)
+		used = e.estimate
+	} else {
+		l.rdb.ZAdd(ctx, "sluice:{s}:dl", redis.Z{Score: 1, Member: id})
+	}
+	l.sweep()
+	l.final(id, tasks.StatusExpired, used)
+}
+
+func (l *ledger) lose() {
+	id := l.pick(tasks.StatusRunning)
+	if id == "" {
+		return
+	}
+	l.did = "lose the worker of " + id
+	age(l.t.Context(), l.rdb, "run", id)
+	l.sweep()
+	l.jobs[id].status = tasks.StatusRetrying
+	l.queued++
+}
+
+func (l *ledger) sweep() {
+	swept, err := l.s.Sweep(l.t.Context())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.hand(swept.Hand)
+}
+
+func (l *ledger) remove() {
+	id := l.pick(tasks.StatusSucceeded, tasks.StatusFailed, tasks.StatusCanceled, tasks.StatusExpired)
+	if id == "" {
+		return
+	}
+	l.did = "delete " + id
+	if err := l.s.Delete(l.t.Context(), "acme", id); err != nil {
+		l.t.Fatal(err)
+	}
+	delete(l.jobs, id)
+}
+
+// An account says what was used, and what is set aside for what has not ended,
+// whatever happens to the jobs and in whatever order; and no door takes more
+// work in than the limits allow.
+func TestATokensAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			s, rdb := open(t, 1000)
+			noMidnight(t, s)
+			l := &ledger{
+				t: t, s: s, rdb: rdb, dice: rand.New(rand.NewPCG(seed, 1)), jobs: map[string]*entry{},
+				limits: tasks.Limits{QueuedJobs: 7, TokensPerDay: 1500 + 500*int64(seed)},
+			}
+			l.sweep()
+			moves := []func(){l.submit, l.submit, l.batch, l.start, l.start, l.end, l.end, l.cancel, l.cancelBatch, l.retry, l.retry, l.expire, l.lose, l.remove}
+			for range 400 {
+				moves[l.dice.IntN(len(moves))]()
+				got := dayTokens(t, s)
+				if got.Used != l.used || got.Reserved != l.reserved() {
+					t.Fatalf("%s: %d used and %d set aside, want %d and %d", l.did, got.Used, got.Reserved, l.used, l.reserved())
+				}
+				if n, _ := rdb.HGet(t.Context(), "sluice:{s}:tq", "acme").Int64(); n != l.queued {
+					t.Fatalf("%s: %d jobs are counted as queued, want %d", l.did, n, l.queued)
+				}
+				for id, e := range l.jobs {
+					if j := read(t, s, id); j.Reserved != e.reserved || j.Status != e.status {
+						t.Fatalf("%s: job %s is %s with %d set aside, want %s with %d", l.did, id, j.Status, j.Reserved, e.status, e.reserved)
+					}
+				}
+			}
+		})
+	}
+}
+
+// The client library sends a script again when its answer was lost.
+func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
+	s, _ := openTwice(t)
+	noMidnight(t, s)
+	ctx := t.Context()
+	limits := tasks.Limits{TokensPerDay: 1000}
+	want := func(what string, used, reserved int64) {
+		t.Helper()
+		if d := dayTokens(t, s); d.Used != used || d.Reserved != reserved {
+			t.Errorf("%s: %d used and %d set aside, want %d and %d", what, d.Used, d.Reserved, used, reserved)
+		}
+	}
+	made, tickets, err := s.Create(ctx, tasks.Submission{Job: limited(96), Limits: limits})
+	if err != nil || made[0].Err != nil || len(tickets) != 1 {
+		t.Fatalf("create: %v, %+v", err, made)
+	}
+	want("submitted", 0, 100)
+	take(t, s, tickets[0])
+	start(t, s, tickets[0])
+	if _, err := s.End(ctx, tickets[0], won); !errors.Is(err, tasks.ErrFinal) {
+		t.Fatalf("end: %v; the second answer says that it has ended", err)
+	}
+	want("ended", 8, 0)
+	b, _, err := s.OpenBatch(ctx, "acme", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := []tasks.Job{limited(46), limited(146)}
+	for i := range lines {
+		lines[i].Batch, lines[i].Line = b.ID, i+1
+	}
+	if err := s.StageBatch(ctx, b.ID, lines); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Limits: limits}); err != nil {
+		t.Fatal(err)
+	}
+	want("a batch", 8, 200)
+	if _, err := s.Cancel(ctx, "acme", lines[1].ID); !errors.Is(err, tasks.ErrFinal) {
+		t.Fatalf("cancel: %v; the second answer says that it has ended", err)
+	}
+	want("a line of it canceled", 8, 50)
+	if _, _, err := s.Requeue(ctx, "acme", lines[1].ID, limits); !errors.Is(err, tasks.ErrConflict) {
+		t.Fatalf("retry: %v; the second answer says that it is queued", err)
+	}
+	want("retried", 8, 200)
+}
+
+func TestWhatWasSetAsideYesterdayDoesNotComeBackToday(t *testing.T) {
+	s, rdb := open(t, 10)
+	noMidnight(t, s)
+	ctx := t.Context()
+	limits := tasks.Limits{TokensPerDay: 1000}
+	for _, row := range []struct{ used, today int64 }{{60, 0}, {130, 30}} {
+		made, tickets, err := s.Create(ctx, tasks.Submission{Job: limited(96), Limits: limits})
+		if err != nil || made[0].Err != nil {
+			t.Fatalf("create: %v, %+v", err, made)
+		}
+		before := dayTokens(t, s)
+		day := time.Now().UnixMilli() / (24 * time.Hour).Milliseconds()
+		if err := rdb.HSet(ctx, "sluice:{s}:j:"+made[0].Job.ID, "q", fmt.Sprint("100 ", day-1)).Err(); err != nil {
+			t.Fatal(err)
+		}
+		take(t, s, tickets[0])
+		start(t, s, tickets[0])
+		how := won
+		how.Usage = &tasks.Usage{OutputTokens: row.used}
+		if _, err := s.End(ctx, tickets[0], how); err != nil {
+			t.Fatal(err)
+		}
+		if d := dayTokens(t, s); d.Used-before.Used != row.today || d.Reserved != before.Reserved {
+			t.Errorf("%d used of 100 of yesterday: today has %d more used and %d set aside; want %d and %d",
+				row.used, d.Used-before.Used, d.Reserved, row.today, before.Reserved)
+		}
+	}
+	// The account ends with its day.
+	if ttl := rdb.PTTL(ctx, "sluice:{s}:day:acme").Val(); ttl <= 0 || ttl > 24*time.Hour {
+		t.Errorf("the account lives %v, want until midnight", ttl)
+	}
+	// One of another day says nothing of this one.
+	if err := rdb.HSet(ctx, "sluice:{s}:day:acme", "d", 1, "u", 5000).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if d := dayTokens(t, s); d.Used != 0 || d.Reserved != 0 {
+		t.Errorf("yesterday's account counts today: %+v", d)
+	}
+}
+
+func TestTheFirstTokensPastTheDaysAreRefused(t *testing.T) {
+	s, rdb := open(t, 10)
+	noMidnight(t, s)
+	for i, row := range []struct {
+		tokens int
+		left   int64 // -1: taken
+	}{{600, -1}, {401, 400}, {400, -1}, {1, 0}} {
+		j := limited(row.tokens - 4)
+		made, _, err := s.Create(t.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{TokensPerDay: 1000}, Key: fmt.Sprint(i), Fingerprint: "f"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var refused *tasks.QuotaError
+		if !errors.As(made[0].Err, &refused) {
+			if row.left >= 0 || made[0].Err != nil {
+				t.Errorf("%d tokens: %v, want a refusal with %d left", row.tokens, made[0].Err, row.left)
+			}
+			continue
+		}
+		if refused.Quota != "tokens_per_day" || refused.Limit != 1000 || refused.Remaining != row.left || refused.Window != 24*time.Hour ||
+			refused.RetryAfter <= 0 || refused.RetryAfter > 24*time.Hour {
+			t.Errorf("%d tokens: %+v, want a refusal until midnight with %d left", row.tokens, refused, row.left)
+		}
+		if rdb.Exists(t.Context(), "sluice:{s}:j:"+j.ID, "sluice:{s}:i:acme:"+fmt.Sprint(i)).Val() != 0 {
+			t.Errorf("%d tokens: a refused job left something", row.tokens)
+		}
+	}
+	// A tenant without that limit has nothing set aside, and no account.
+	free := job("zoe")
+	create(t, s, free)
+	if rdb.Exists(t.Context(), "sluice:{s}:day:zoe").Val() != 0 || rdb.HExists(t.Context(), "sluice:{s}:j:"+free.ID, "q").Val() {
+		t.Error("a tenant without a limit of tokens pays for an account")
+	}
+}
