@@ -33,9 +33,9 @@ type Submitter interface {
 	// Submit returns once the job is durable. It fails with a *tasks.QuotaError,
 	// tasks.ErrKeyReused, ErrKeyBusy, ErrFull or ErrUnavailable.
 	Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error)
-	// SaveAnswer keeps the first answer to a request with an Idempotency-Key;
-	// the first one saved stays.
-	SaveAnswer(ctx context.Context, tenant, key string, answer []byte) error
+	// SaveAnswer keeps the first answer to a request with an Idempotency-Key, which
+	// made the job or batch of that id; the first one saved stays.
+	SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error
 	// Tokens reports how the tenant's tokens of the day stand.
 	Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error)
 }

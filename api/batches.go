@@ -94,7 +94,7 @@ func (a *API) submitBatch(c echo.Context) error {
 	}
 	ans := a.acceptedBatch(ctx, &g, in.pools)
 	if key != "" {
-		a.saveAnswer(ctx, tenant, key, ans)
+		a.saveAnswer(ctx, tenant, key, g.ID, ans)
 	}
 	return ans.write(c)
 }
@@ -136,14 +136,17 @@ func (a *API) replayBatch(c echo.Context, in *intake, body io.Reader, media stri
 		return tasks.ErrKeyReused
 	}
 	c.Response().Header().Set("Idempotency-Replayed", "true")
-	if ans, ok := loadAnswer(prior.Answer); ok {
-		return ans.write(c)
-	}
 	g, err := a.Batches.Batch(ctx, in.tenant, prior.ID)
 	if err != nil {
+		if errors.Is(err, tasks.ErrNotFound) {
+			return fail(notFound, "The batch of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+		}
 		return err
 	}
-	ans := a.acceptedBatch(ctx, &g, in.pools)
+	ans, ok := loadAnswer(prior.Answer)
+	if !ok {
+		ans = a.acceptedBatch(ctx, &g, in.pools)
+	}
 	return ans.write(c)
 }
 

@@ -111,7 +111,7 @@ func (a *API) submitJob(c echo.Context) error {
 			ans.Status, ans.RetryAfter = http.StatusAccepted, max(ans.RetryAfter, 1)
 		}
 	case key != "":
-		a.saveAnswer(ctx, tenant, key, ans)
+		a.saveAnswer(ctx, tenant, key, job.ID, ans)
 	}
 	return ans.write(c)
 }
@@ -316,13 +316,13 @@ func (ans *answer) write(c echo.Context) error {
 // saveAnswer keeps the answer. Of a 200 it keeps only that it was one: a final
 // job reads the same ever after, so its result need not be kept twice, nor
 // outlive the job's deletion.
-func (a *API) saveAnswer(ctx context.Context, tenant, key string, ans answer) {
+func (a *API) saveAnswer(ctx context.Context, tenant, key, id string, ans answer) {
 	saved, err := json.Marshal(ans)
 	if err == nil {
 		if ans.Status != http.StatusOK {
 			saved = append(append(saved, '\n'), ans.Body...)
 		}
-		err = a.Jobs.SaveAnswer(ctx, tenant, key, saved)
+		err = a.Jobs.SaveAnswer(ctx, tenant, key, id, saved)
 	}
 	if err != nil {
 		// A repeat will be answered with the job as it then stands.
@@ -342,13 +342,14 @@ func loadAnswer(saved []byte) (ans answer, ok bool) {
 }
 
 // replay gives the first answer again. done is false when that was never
-// recorded, or was a final job: then the job is answered as it stands now.
+// recorded, or was a final job: then the job is answered as it stands now. Of a
+// job that is no more nobody is told that it was accepted.
 func (a *API) replay(c echo.Context, accepted tasks.Accepted) (done bool, err error) {
+	if accepted.Job.ID == "" || accepted.Job.Status == "" {
+		return true, fail(notFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+	}
 	if ans, ok := loadAnswer(accepted.Answer); ok {
 		return true, ans.write(c)
-	}
-	if accepted.Job.ID == "" || accepted.Job.Status == "" {
-		return true, fail(notFound, "The job of this Idempotency-Key has been deleted.")
 	}
 	return false, nil
 }

@@ -37,7 +37,8 @@ type Webhooks interface {
 
 	Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error)
 	Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error)
-	// Redeliver sends it again; tasks.ErrConflict when its endpoint is disabled or gone.
+	// Redeliver sends it again; tasks.ErrConflict when its endpoint is disabled or
+	// gone, tasks.ErrDeleted when its job was deleted.
 	Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error)
 	RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (int, error)
 }
@@ -290,8 +291,11 @@ func (a *API) redeliver(c echo.Context) error {
 }
 
 func notSentTo(err error) error {
-	if errors.Is(err, tasks.ErrConflict) {
+	switch {
+	case errors.Is(err, tasks.ErrConflict):
 		return fail("conflict", "The endpoint is disabled or deleted.")
+	case errors.Is(err, tasks.ErrDeleted):
+		return fail("conflict", "The job of this delivery was deleted, and what was sent of it with it.")
 	}
 	return err
 }

@@ -131,11 +131,11 @@ func (w *world) Tokens(context.Context, string) (tasks.DayTokens, error) {
 	return tasks.DayTokens{Reserved: w.tokens, ResetsIn: time.Hour}, nil
 }
 
-func (w *world) SaveAnswer(_ context.Context, tenant, key string, answer []byte) error {
+func (w *world) SaveAnswer(_ context.Context, tenant, key, id string, answer []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := w.keys[tenant+"|"+key]
-	if k == nil {
+	if k == nil || k.id != id {
 		return tasks.ErrNotFound
 	}
 	if k.answer == nil {

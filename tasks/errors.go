@@ -14,6 +14,7 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrConflict    = errors.New("the job's state does not allow this")
 	ErrFinal       = errors.New("the job is already final")
+	ErrDeleted     = errors.New("the job was deleted")
 	ErrLost        = errors.New("the job was handed to somebody else") // a stale fence
 	ErrBacklogFull = errors.New("the tenant's backlog is full")
 	ErrKeyReused   = errors.New("the Idempotency-Key was used for another body")

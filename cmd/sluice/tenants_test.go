@@ -1,13 +1,20 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 // What one tenant may do to itself and to others: the whole program in one
@@ -166,4 +173,171 @@ func TestARetryPaysLikeASubmit(t *testing.T) {
 	if left := res.Header.Get("RateLimit"); res.StatusCode != 200 || !strings.Contains(left, `"tokens_per_day";r=42;`) {
 		t.Errorf("retried: %s, RateLimit %q; want 42 tokens left", res.Status, left)
 	}
+}
+
+// echo is a receiver of webhooks that says again what it was sent.
+type echo struct {
+	*httptest.Server
+	mu     sync.Mutex
+	status int
+	got    []string
+}
+
+func newEcho(t *testing.T, status int) *echo {
+	e := &echo{status: status}
+	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		e.mu.Lock()
+		e.got = append(e.got, string(body))
+		status := e.status
+		e.mu.Unlock()
+		w.WriteHeader(status)
+		_, _ = w.Write(body)
+	}))
+	t.Cleanup(e.Close)
+	return e
+}
+
+func (e *echo) answer(status int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status = status
+}
+
+func (e *echo) seen() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string(nil), e.got...)
+}
+
+// The prompt, the answer and the metadata of a deleted job are in no key of
+// Redis: not with its webhooks and what their receivers said, not under its
+// Idempotency-Key, not as a kept or shared answer, not as partial text. What is
+// still to be told of it is told without them.
+func TestNothingOfADeletedJobIsLeft(t *testing.T) {
+	t.Parallel()
+	const canary = "Canary7f3b"
+	release := make(chan struct{})
+	k := newTalker(t, canary, release)
+	conf := strings.Replace(claude(k.URL), "max_attempts: 5", "max_attempts: 5\n    cache: {ttl: 1h}\n    share_in_flight: true", 1)
+	r := outage(t, conf+"webhooks: {allow_http: true, allow_private: true}\n")
+	well, ill := newEcho(t, 200), newEcho(t, 500)
+	for _, url := range []string{well.URL, ill.URL} {
+		var e struct{ ID string }
+		if res := r.call("POST", "/v1/webhook-endpoints", `{"url":"`+url+`","events":["job.succeeded"],"include_result":true}`, &e); res.StatusCode != 201 {
+			t.Fatalf("endpoint: %s", res.Status)
+		}
+	}
+	body := `{"request":{"model":"claude-x","max_tokens":16,"temperature":0,"messages":[{"role":"user","content":"` + canary + `"}]},` +
+		`"metadata":{"k":"` + canary + `"},"webhook_url":"` + well.URL + `/own"}`
+	key := []string{"Idempotency-Key", canary}
+	var first, second jobView
+	r.call("POST", "/v1/jobs", body, &first, key...)
+	r.until("the first is being answered", func() bool { return r.job(first.ID).Status == "running" })
+	r.call("POST", "/v1/jobs", body, &second)
+	r.until("the second waits for the first's answer", func() bool { return r.follows("acme", second.ID) })
+	r.reads(first.ID, canary)
+	close(release)
+	for _, id := range []string{first.ID, second.ID} {
+		if j := r.final(id); j.Status != "succeeded" || !strings.Contains(j.Text, canary) {
+			t.Fatalf("job %+v", j)
+		}
+	}
+	type delivery struct {
+		ID, About, Status string
+		Log               []struct {
+			Outcome, Answer string
+		}
+	}
+	var list struct{ Data []delivery }
+	r.until("every delivery has been attempted", func() bool {
+		r.call("GET", "/v1/deliveries", "", &list)
+		n := 0
+		for _, d := range list.Data {
+			if len(d.Log) > 0 && strings.Contains(d.Log[0].Answer, canary) {
+				n++
+			}
+		}
+		return n == 6
+	})
+
+	rdb := r.redis.Client()
+	if len(redistest.Holding(t, rdb, canary)) < 8 {
+		t.Fatal("the test is void: what it looks for is not there")
+	}
+	for _, id := range []string{first.ID, second.ID} {
+		if status, code := r.status("DELETE", "/v1/jobs/"+id, ""); status != 204 {
+			t.Fatalf("delete: %d %s", status, code)
+		}
+	}
+	for _, key := range redistest.Holding(t, rdb, canary) {
+		t.Errorf("%s still holds it", key)
+	}
+
+	// What became of its events can be looked up, and what has not arrived still does.
+	ill.answer(200)
+	before := len(ill.seen())
+	r.call("GET", "/v1/deliveries", "", &list)
+	pending := 0
+	for _, d := range list.Data {
+		if len(d.Log) == 0 || d.Log[0].Outcome == "" || d.Log[0].Answer != "" {
+			t.Errorf("delivery %+v: want its attempt without the receiver's words", d)
+		}
+		if d.Status == "pending" {
+			pending++
+			rdb.ZAddXX(t.Context(), "sluice:{s}:wdue", redis.Z{Score: 1, Member: d.ID})
+			continue
+		}
+		if status, code := r.status("POST", "/v1/deliveries/"+d.ID+"/redeliver", ""); status != 409 || code != "conflict" {
+			t.Errorf("redeliver what told of a deleted job: %d %s, want 409 conflict", status, code)
+		}
+	}
+	if pending != 2 || len(list.Data) != 6 {
+		t.Errorf("%d deliveries, %d of them pending; want 6 and 2", len(list.Data), pending)
+	}
+	r.until("the rest is told", func() bool { return len(ill.seen()) >= before+2 })
+	for _, got := range ill.seen()[before:] {
+		if !strings.Contains(got, `"job.succeeded"`) || !strings.Contains(got, `"id":"job_`) || strings.Contains(got, canary) {
+			t.Errorf("told of a deleted job: %s", got)
+		}
+	}
+	r.until("they are recorded", func() bool {
+		r.call("GET", "/v1/deliveries?status=pending", "", &list)
+		return len(list.Data) == 0
+	})
+	for _, key := range redistest.Holding(t, rdb, canary) {
+		t.Errorf("%s holds it again", key)
+	}
+
+	// Its key is free: accepted must mean that something runs.
+	var again jobView
+	if res := r.call("POST", "/v1/jobs", body, &again, key...); res.StatusCode != 202 || again.ID == first.ID || res.Header.Get("Idempotency-Replayed") != "" {
+		t.Errorf("submitted again under its key: %s, %s, was %s; want a new job", res.Status, again.ID, first.ID)
+	}
+	if j := r.final(again.ID); j.Status != "succeeded" {
+		t.Errorf("job %+v", j)
+	}
+}
+
+// reads follows a job until a text has come.
+func (r *stage) reads(id, text string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+"/v1/jobs/"+id+"/events", nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if strings.Contains(lines.Text(), text) && strings.Contains(lines.Text(), `"offset"`) {
+			return
+		}
+	}
+	r.t.Fatalf("the events of %s ended without %q", id, text)
 }

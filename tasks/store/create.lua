@@ -62,6 +62,7 @@ local function create(a)
     depths[pool] = tonumber(ARGV[a + 3])
   end
   if ikey ~= '' then
+    redis.call('HSET', j.key, 'ik', ARGV[a + 10])
     redis.call('HSET', ikey, 'fp', ARGV[a + 11], 'id', id)
     redis.call('PEXPIRE', ikey, keep)
   end

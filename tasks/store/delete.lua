@@ -5,10 +5,6 @@ spare()
 local j = load(ARGV[1])
 if not j or j.t ~= ARGV[2] then return 'gone' end
 if not final(j.s) then return 'conflict' end
-local copy = redis.call('HGET', j.key, 'ca')
-if copy then redis.call('DEL', P .. 'a:' .. copy) end
-redis.call('DEL', j.key)
-redis.call('ZREM', P .. 'tn:' .. j.t, j.id)
-redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
+forget(j.t, j.id, 'deleted')
 redis.pcall('PUBLISH', P .. 'note:' .. j.id, 'deleted')
 return 'ok'

@@ -340,7 +340,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 
 // Redeliver sends a delivery again, from the first attempt on and under the
 // same event id; one that waits for another try goes now. ErrConflict: its
-// endpoint is disabled or gone.
+// endpoint is disabled or gone. ErrDeleted: its job was.
 func (s *Store) Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
 	answers, err := s.again(ctx, tenant, true, []string{id})
 	if err != nil {
@@ -351,6 +351,8 @@ func (s *Store) Redeliver(ctx context.Context, tenant, id string) (tasks.Deliver
 		return tasks.Delivery{}, tasks.ErrNotFound
 	case "disabled":
 		return tasks.Delivery{}, tasks.ErrConflict
+	case "deleted":
+		return tasks.Delivery{}, tasks.ErrDeleted
 	}
 	return s.Delivery(ctx, tenant, id)
 }

@@ -3,7 +3,8 @@
 --
 --   d:<id>           hash  a delivery: t tenant, w endpoint, u the job's own URL, l lane, y type of the event,
 --                          o object, v event, x detail, s status, ct created, n attempts of this round, due, fin, why,
---                          f fence, log attempts, b body as it was sent
+--                          f fence, log attempts, b body as it was sent; gone: why nothing of its job's may be in it any more
+--   jd:<job>         list  the deliveries that tell of a job
 --   wt:<tenant>, we:<endpoint>  zset  their deliveries, by id
 --   wq:<lane>        zset  ready to be sent, by when; a lane is an endpoint, or a tenant and a host
 --   wring            zset  lanes with something ready and room, by turn; wturn the turn
@@ -82,6 +83,10 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail, ttl)
     redis.call('HSET', d, 'u', url)
   end
   if detail ~= '' then redis.call('HSET', d, 'x', detail) end
+  if string.sub(kind, 1, 4) == 'job.' then
+    redis.call('RPUSH', P .. 'jd:' .. object, id)
+    redis.call('PEXPIRE', P .. 'jd:' .. object, wkept(ttl))
+  end
   redis.call('ZADD', P .. 'wt:' .. tenant, 0, id)
   redis.call('ZADD', P .. 'wgone', now + wkept(ttl), id)
   wready(id, lane)
@@ -149,6 +154,40 @@ local function wclaim(depth, lease, tickets)
     end
   end
   if turn then redis.call('SET', P .. 'wturn', turn) end
+end
+
+-- unquoted is a delivery's log without what receivers said, which may be what they
+-- were sent. The answer is the last member of a line (tasks.DeliveryAttempt).
+local function unquoted(log)
+  return (string.gsub(log, '[^\n]+', function(line)
+    local at = string.find(line, ',"answer":"', 1, true)
+    return at and string.sub(line, 1, at - 1) .. '}' or line
+  end))
+end
+
+-- forget removes a job and every copy of what it asked and of its answer, why
+-- being "deleted" or "expired". What is still to be told of it is told without them.
+-- Its Idempotency-Key is free when its caller had it deleted; else the key goes on
+-- standing for it, so that a late repeat is not paid for.
+local function forget(tenant, id, why)
+  local h = redis.call('HMGET', P .. 'j:' .. id, 'ca', 'ik')
+  if h[1] then redis.call('DEL', P .. 'a:' .. h[1]) end
+  if h[2] then
+    local ikey = P .. 'i:' .. tenant .. ':' .. h[2]
+    if redis.call('HGET', ikey, 'id') == id then
+      if why == 'deleted' then redis.call('DEL', ikey) else redis.call('HDEL', ikey, 'ans') end
+    end
+  end
+  for _, delivery in ipairs(redis.call('LRANGE', P .. 'jd:' .. id, 0, -1)) do
+    local d = P .. 'd:' .. delivery
+    if redis.call('EXISTS', d) == 1 then
+      redis.call('HSET', d, 'gone', why, 'log', unquoted(redis.call('HGET', d, 'log') or ''))
+      redis.call('HDEL', d, 'b')
+    end
+  end
+  redis.call('DEL', P .. 'j:' .. id, P .. 'text:' .. id, P .. 'want:' .. id, P .. 'jd:' .. id)
+  redis.call('ZREM', P .. 'tn:' .. tenant, id)
+  redis.call('ZREM', P .. 'gone', tenant .. '|' .. id)
 end
 
 -- wdisable ends the sending to an endpoint and tells the tenant's others.

@@ -8,13 +8,13 @@ local tickets, landed, healed = {}, {}, {}
 for a = 5, #ARGV, 9 do
   local id, status, counted, outcome, body = ARGV[a], ARGV[a + 2], ARGV[a + 3] == '1', ARGV[a + 5], ARGV[a + 7]
   local d = P .. 'd:' .. id
-  local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log')
+  local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log', 'gone')
   if h[1] == ARGV[a + 1] and h[2] == 'pending' and redis.call('ZREM', P .. 'wout', id) == 1 then
     local lane, wh, set = h[3], h[4] and P .. 'wh:' .. h[4], {}
     local function put(k, v) set[#set + 1] = k; set[#set + 1] = v end
     landed[lane] = (landed[lane] or 0) + 1
     if counted then
-      local log = (h[6] or '') .. ARGV[a + 6] .. '\n'
+      local log = (h[6] or '') .. (h[7] and unquoted(ARGV[a + 6]) or ARGV[a + 6]) .. '\n'
       while #log > 16384 do
         local cut = string.find(log, '\n', 1, true)
         if not cut or cut == #log then break end
@@ -28,7 +28,8 @@ for a = 5, #ARGV, 9 do
       if body == '' and redis.call('HSTRLEN', d, 'b') > 4096 then redis.call('HDEL', d, 'b') end
       if #body > 4096 then body = '' end
     end
-    if counted and body ~= '' then put('b', body) end
+    -- Nor is one kept whose job was forgotten, or whose endpoint, while it was on its way.
+    if counted and body ~= '' and not h[7] and (not wh or redis.call('EXISTS', wh) == 1) then put('b', body) end
     if status == 'pending' then
       put('due', now + ARGV[a + 4])
       redis.call('ZADD', P .. 'wdue', now + ARGV[a + 4], id)

@@ -92,13 +92,18 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 	return s.Endpoint(ctx, tenant, id)
 }
 
-// DeleteEndpoint forgets an endpoint; what was not delivered yet is listed as exhausted.
+// DeleteEndpoint forgets an endpoint and what it was sent; what was not
+// delivered yet is listed as exhausted. It may be called again after an error.
 func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
-	word, err := s.run(ctx, endpointDeleteScript, tenant, id).Text()
-	if err != nil {
-		return fmt.Errorf("delete endpoint %s: %w", id, err)
+	for {
+		word, err := s.run(ctx, endpointDeleteScript, tenant, id, sweepMost).Text()
+		if err != nil {
+			return fmt.Errorf("delete endpoint %s: %w", id, err)
+		}
+		if word != "more" {
+			return verdict(word)
+		}
 	}
-	return verdict(word)
 }
 
 // Endpoint returns a tenant's endpoint; another's is ErrNotFound.

@@ -9,7 +9,7 @@
 --                           that ended, st started, fin finished, due, dl deadline,
 --                           o outcome, r result; fb fallback models left, fi those gone to,
 --                           nb attempts used before the last of them, p0 the first pool,
---                           ca the digest under which a copy of its answer is kept,
+--                           ca the digest under which a copy of its answer is kept, ik its Idempotency-Key,
 --                           sh the digest of the request that it leads, fo of the one that it follows or has followed,
 --                           q tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 --   a:<digest>              the answer to a request that has one
@@ -287,7 +287,8 @@ local function divert(j, to, passed, left)
   become(j, j.s)
 end
 
--- finish makes a job final, having used so many tokens, and tells of it. Its record, index entry and counts end ttl later.
+-- finish makes a job final, having used so many tokens, and tells of it. A sweep
+-- forgets it ttl later; should none come, the record ends soon after by itself.
 local function finish(j, to, outcome, ttl, used)
   leave(j)
   redis.call('ZREM', P .. 'q:' .. j.p .. ':' .. j.t, j.id)
@@ -298,7 +299,7 @@ local function finish(j, to, outcome, ttl, used)
   settle(j, used)
   local v = become(j, to, ttl)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
-  redis.call('PEXPIRE', j.key, ttl)
+  redis.call('PEXPIRE', j.key, ttl + 60000)
   redis.call('ZADD', P .. 'gone', now + ttl, j.t .. '|' .. j.id)
   -- Those that an answer waits for are done with at once, and need no pace; one
   -- that did not get it leaves the asking to the next.

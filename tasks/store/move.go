@@ -61,6 +61,15 @@ local a = account(ARGV[1])
 return { a.used, a.reserved, (today + 1) * 86400000 - now }
 `)
 
+var saveAnswerScript = script(`
+-- Keeps the first answer under an Idempotency-Key, unless what it stands for was forgotten meanwhile.
+-- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] key, ARGV[3] id of the job or batch, ARGV[4] answer
+-- Returns 1, or 0 when it is not kept.
+local ikey = P .. 'i:' .. ARGV[1] .. ':' .. ARGV[2]
+if redis.call('HGET', ikey, 'id') ~= ARGV[3] then return 0 end
+return redis.call('HSETNX', ikey, 'ans', ARGV[4])
+`)
+
 // Created is what became of one submission; Err is a *tasks.QuotaError,
 // tasks.ErrKeyReused or tasks.ErrKeyBusy.
 type Created struct {
@@ -139,10 +148,10 @@ func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, err
 }
 
 // SaveAnswer keeps what was answered to the first request with a key, for as
-// long as the key is remembered. The first one saved stays.
-func (s *Store) SaveAnswer(ctx context.Context, tenant, key string, answer []byte) error {
-	if err := s.rdb.HSetNX(ctx, prefix+"i:"+tenant+":"+key, "ans", answer).Err(); err != nil {
-		return fmt.Errorf("save the answer of a key: %w", known(err))
+// long as the key stands for the job or batch of that id. The first one saved stays.
+func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error {
+	if err := s.run(ctx, saveAnswerScript, tenant, key, id, answer).Err(); err != nil {
+		return fmt.Errorf("save the answer of a key: %w", err)
 	}
 	return nil
 }
@@ -290,7 +299,9 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 	return j, tickets(reply[1]), err
 }
 
-// Delete forgets a finished job. ErrConflict: it is not finished.
+// Delete forgets a finished job and every copy of what it asked and of its
+// answer. What is still to be told of it is told without them, and its
+// Idempotency-Key is free. ErrConflict: it is not finished.
 func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 	word, err := s.run(ctx, deleteScript, id, tenant).Text()
 	if err != nil {

@@ -113,8 +113,8 @@ func TestAJobsWholeLife(t *testing.T) {
 	if load, err := s.Load(t.Context(), pool); err != nil || load.Queued != 0 || load.Running != 0 || load.Handed != 0 {
 		t.Errorf("load when all is done: %+v, %v", load, err)
 	}
-	if ttl := rdb.PTTL(t.Context(), "sluice:{s}:j:"+k.ID).Val(); ttl <= 0 || ttl > time.Hour {
-		t.Errorf("the record's time to live is %v, want up to 1h", ttl)
+	if ttl := rdb.PTTL(t.Context(), "sluice:{s}:j:"+k.ID).Val(); ttl <= 0 || ttl > time.Hour+time.Minute {
+		t.Errorf("the record's time to live is %v, want up to 1h and the minute of a late sweep", ttl)
 	}
 }
 
@@ -322,7 +322,7 @@ func TestAKeySubmitsOnce(t *testing.T) {
 		return made[0], made[0].Err
 	}
 	first, _ := submit("acme", "k1", "a")
-	if err := s.SaveAnswer(ctx, "acme", "k1", []byte("answer")); err != nil {
+	if err := s.SaveAnswer(ctx, "acme", "k1", first.Job.ID, []byte("answer")); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := submit("acme", "k1", "a"); err != nil || !again.Replayed || again.Job.ID != first.Job.ID || string(again.Answer) != "answer" {

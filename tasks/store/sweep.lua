@@ -28,10 +28,8 @@ for _, id in ipairs(upto(P .. 'due')) do
 end
 
 for _, member in ipairs(upto(P .. 'gone')) do
-  redis.call('ZREM', P .. 'gone', member)
   local bar = string.find(member, '|', 1, true)
-  redis.call('ZREM', P .. 'tn:' .. string.sub(member, 1, bar - 1), string.sub(member, bar + 1))
-  redis.call('DEL', P .. 'j:' .. string.sub(member, bar + 1))
+  forget(string.sub(member, 1, bar - 1), string.sub(member, bar + 1), 'expired')
 end
 
 -- When nobody has swept for a while, Redis or all of Sluice was away: no worker
