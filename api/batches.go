@@ -520,7 +520,7 @@ func (a *API) batchResults(c echo.Context) error {
 		b = b[:0]
 		for i := range jobs {
 			if jobs[i].Status.Final() {
-				b = resultLine(b, &jobs[i])
+				b = resultLine(b, &jobs[i], "")
 			}
 		}
 		_ = control.SetWriteDeadline(time.Now().Add(streamWrite))

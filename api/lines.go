@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -15,13 +16,28 @@ import (
 // that has no server.
 type Lines struct {
 	Match func(model string) (pool string, ok bool) // required
+	Model string                                    // of lines that name none; "" means that they are faulty
 	Now   func() time.Time                          // nil means time.Now
 	Most  int                                       // lines at most; 0 means 1,000,000
+	// Fault takes each faulty line and says by nil that the rest is to be read, so
+	// that all are found; nil means that the first ends the reading.
+	Fault func(*LineFault) error
 }
 
+// LineFault is what is wrong with one line of a file of prompts. It repeats no
+// value of the line.
+type LineFault struct {
+	Line     int // 1-based
+	Detail   string
+	Unserved bool // it names no model, or one that no pool serves
+}
+
+// Error begins with the line's number.
+func (f *LineFault) Error() string { return "Line " + strconv.Itoa(f.Line) + ": " + f.Detail }
+
 // Read calls each with every job of an NDJSON file, in order: its model's pool,
-// line and custom id are set, its id and tenant are not. The first fault ends
-// it with an error that begins with the line's number and repeats no value.
+// line and custom id are set, its id and tenant are not. What ends it early is
+// an error of each or of the reader, or a *LineFault.
 func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	if l.Now == nil {
 		l.Now = time.Now
@@ -29,36 +45,50 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	setDefault(&l.Most, 1_000_000)
 	seen := map[string]int{}
 	err := readLines(file, 32<<20, l.Most, func(line int, raw []byte) error {
-		s, err := decodeSubmit(bytes.Clone(raw), true, l.Now())
+		job, err := l.decode(line, raw, seen)
+		var fault *LineFault
+		if errors.As(err, &fault) && l.Fault != nil {
+			return l.Fault(fault)
+		}
 		if err != nil {
-			var p *problem
-			if errors.As(err, &p) {
-				return p.onLine(line)
-			}
 			return err
 		}
-		job := s.job
-		job.Line, job.CustomID = line, s.customID
-		if job.CustomID == "" {
-			job.CustomID = strconv.Itoa(line)
-		}
-		if first, twice := seen[job.CustomID]; twice {
-			return fmt.Errorf("Line %d: the \"custom_id\" is that of line %d already.", line, first) //lint:ignore ST1005 shown to a person as it is
-		}
-		seen[job.CustomID] = line
-		pool, ok := l.Match(job.Model)
-		if !ok {
-			return fmt.Errorf("Line %d: no pool serves the model.", line) //lint:ignore ST1005 shown to a person as it is
-		}
-		job.Pool = pool
 		return each(job)
 	})
 	var p *problem
-	if errors.As(err, &p) {
-		return errors.New(p.detail)
+	if errors.As(err, &p) { // longer or more than is read
+		return &LineFault{Line: p.line, Detail: strings.TrimPrefix(p.detail, fmt.Sprintf("Line %d: ", p.line))}
 	}
 	return err
 }
 
+// decode reads one line. seen are the custom ids so far, and where.
+func (l Lines) decode(line int, raw []byte, seen map[string]int) (tasks.Job, error) {
+	s, err := decode(bytes.Clone(raw), true, l.Model, l.Now())
+	if err != nil {
+		var p *problem
+		if errors.As(err, &p) {
+			return tasks.Job{}, &LineFault{Line: line, Detail: p.detail, Unserved: p.detail == modelMissing}
+		}
+		return tasks.Job{}, err
+	}
+	job := s.job
+	job.Line, job.CustomID = line, s.customID
+	if job.CustomID == "" {
+		job.CustomID = strconv.Itoa(line)
+	}
+	if first, twice := seen[job.CustomID]; twice {
+		return job, &LineFault{Line: line, Detail: "the \"custom_id\" is that of line " + strconv.Itoa(first) + " already."}
+	}
+	seen[job.CustomID] = line
+	pool, ok := l.Match(job.Model)
+	if !ok {
+		return job, &LineFault{Line: line, Detail: "no pool serves the model.", Unserved: true}
+	}
+	job.Pool = pool
+	return job, nil
+}
+
 // ResultLine returns a finished job as a line of results, with its line break.
-func ResultLine(j *tasks.Job) []byte { return resultLine(nil, j) }
+// Digest is that of what was asked.
+func ResultLine(j *tasks.Job, digest string) []byte { return resultLine(nil, j, digest) }

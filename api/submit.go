@@ -54,6 +54,12 @@ type submission struct {
 //
 // It fails with a *problem whose detail names the member at fault.
 func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) {
+	return decode(body, inBatch, "", now)
+}
+
+// decode is decodeSubmit for a body that may name no model: then it is model,
+// unless that is empty.
+func decode(body []byte, inBatch bool, model string, now time.Time) (submission, error) {
 	if err := checkDepth(body); err != nil {
 		return submission{}, err
 	}
@@ -61,7 +67,7 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) 
 		Decoder: jsontext.NewDecoder(bytes.NewBuffer(body)),
 		body:    body,
 	}
-	s, err := d.submit(inBatch, now)
+	s, err := d.submit(inBatch, model, now)
 	if err != nil {
 		return submission{}, syntax(err)
 	}
@@ -278,7 +284,7 @@ type input struct {
 	requestMaxTokens int
 }
 
-func (d *decoder) submit(inBatch bool, now time.Time) (s submission, err error) {
+func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submission, err error) {
 	if k := d.PeekKind(); k != '{' {
 		if k == 0 {
 			if err := d.SkipValue(); err != nil {
@@ -345,7 +351,7 @@ func (d *decoder) submit(inBatch bool, now time.Time) (s submission, err error) 
 	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
 		return s, fail(invalidJSON, "Something follows the JSON object.")
 	}
-	if err := in.settle(job); err != nil {
+	if err := in.settle(job, model); err != nil {
 		return s, err
 	}
 	if job.Priority == "" {
@@ -359,8 +365,11 @@ func (d *decoder) submit(inBatch bool, now time.Time) (s submission, err error) 
 	return s, checkTimes(job, now)
 }
 
-// settle puts the one form of input into the job.
-func (in *input) settle(job *tasks.Job) error {
+// modelMissing is the fault of a body that names no model.
+const modelMissing = `The member "model" is missing.`
+
+// settle puts the one form of input into the job, and model where none is named.
+func (in *input) settle(job *tasks.Job, model string) error {
 	forms := 0
 	for _, form := range [][]byte{in.prompt, in.messages, in.request} {
 		if form != nil {
@@ -399,7 +408,10 @@ func (in *input) settle(job *tasks.Job) error {
 		}
 	}
 	if job.Model == "" {
-		return fail(invalidRequest, `The member "model" is missing.`)
+		job.Model = model
+	}
+	if job.Model == "" {
+		return fail(invalidRequest, modelMissing)
 	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = defaultMaxTokens

@@ -229,8 +229,9 @@ func (a *API) writeUpstream(o *object, j *tasks.Job) {
 	})
 }
 
-// resultLine appends a finished job in the form of the run command's output.
-func resultLine(b []byte, j *tasks.Job) []byte {
+// resultLine appends a finished job in the form of the run command's output,
+// which has the digest of what was asked as well; "" leaves it out.
+func resultLine(b []byte, j *tasks.Job, digest string) []byte {
 	o := object{b: b}
 	o.str("custom_id", j.CustomID)
 	o.num("line", int64(j.Line))
@@ -240,6 +241,9 @@ func resultLine(b []byte, j *tasks.Job) []byte {
 	single.Result = oneLine(j.Result)
 	writeOutcome(&o, &single)
 	o.num("attempts", int64(j.Attempts))
+	if digest != "" {
+		o.str("digest", digest)
+	}
 	return append(o.end(), '\n')
 }
 

@@ -568,7 +568,7 @@ func (r *runner) write(ctx context.Context, id string) error {
 	if !j.Status.Final() {
 		return nil
 	}
-	if _, err := r.out.w.Write(api.ResultLine(&j)); err != nil {
+	if _, err := r.out.w.Write(api.ResultLine(&j, "")); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
 	delete(r.open, id)
