@@ -44,9 +44,10 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 
 // RunCmd is the main job with no server.
 type RunCmd struct {
-	File       string        `arg:"" help:"JSON lines as POST /v1/batches takes them, or plain text with a prompt a line; - is standard input."`
+	File       string        `arg:"" help:"JSON lines as POST /v1/batches takes them, or plain text (.txt) with a prompt a line, or either as .gz; - is standard input."`
 	Out        string        `short:"o" placeholder:"FILE" help:"Where the results go (default: standard output)."`
-	Model      string        `help:"The model that is asked, for plain text."`
+	Text       bool          `help:"Plain text, whatever the file's name: each line is a prompt."`
+	Model      string        `help:"The model of lines that name none, as plain text does."`
 	MaxTokens  int           `default:"1024" help:"Output tokens a job at most, for plain text."`
 	Fresh      bool          `help:"Start over: forget what an earlier run of the same file has done."`
 	NoProgress bool          `help:"No progress bar, even on a terminal."`
@@ -80,7 +81,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 		}
 	}
 	return run(ctx, cfg, runOptions{
-		File: c.File, Out: c.Out, Model: c.Model, MaxTokens: c.MaxTokens, Fresh: c.Fresh,
+		File: c.File, Out: c.Out, Text: c.Text, Model: c.Model, MaxTokens: c.MaxTokens, Fresh: c.Fresh,
 		Progress: !c.NoProgress && terminal(env.Stderr), Grace: c.Grace,
 	}, log, env.Stdin, env.Stdout, env.Stderr)
 }

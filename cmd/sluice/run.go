@@ -25,7 +25,8 @@ func usagef(format string, args ...any) error { return wrongUsage{fmt.Errorf(for
 type runOptions struct {
 	File      string // "-" is standard input
 	Out       string // "" is standard output
-	Model     string // for plain text
+	Text      bool   // each line is a prompt, whatever the file's name
+	Model     string // of lines that name none
 	MaxTokens int    // for plain text
 	Fresh     bool   // forget what an earlier run of the same file did
 	Progress  bool
@@ -35,27 +36,9 @@ type runOptions struct {
 // run drains a file of prompts with no server and writes a line a job. What an
 // earlier run of the same file finished is not asked again.
 func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin io.Reader, stdout, stderr io.Writer) error {
-	input, err := readInput(o.File, stdin)
+	all, input, err := readPrompts(cfg, o, stdin, stderr)
 	if err != nil {
 		return err
-	}
-	all, err := parseInput(cfg, o, input)
-	if err != nil {
-		return err
-	}
-	if len(all) == 0 {
-		return usagef("%s holds no prompts", o.File)
-	}
-	hooks := 0
-	for i := range all {
-		if all[i].WebhookURL != "" {
-			// Nobody could check the signature, or be tried again once the run is over.
-			all[i].WebhookURL = ""
-			hooks++
-		}
-	}
-	if hooks > 0 {
-		fmt.Fprintf(stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)
 	}
 	if cfg.DataDir == "" {
 		return usagef("data_dir is needed to keep what is done; set SLUICE_DATA_DIR")

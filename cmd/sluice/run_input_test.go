@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"unicode/utf16"
+)
+
+func gzipped(s string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = io.WriteString(z, s)
+	_ = z.Close()
+	return b.String()
+}
+
+func utf16le(s string) string {
+	var b []byte
+	for _, u := range utf16.Encode([]rune(s)) {
+		b = append(b, byte(u), byte(u>>8))
+	}
+	return string(b)
+}
+
+func swapped(s string) string {
+	b := []byte(s)
+	for i := 0; i+1 < len(b); i += 2 {
+		b[i], b[i+1] = b[i+1], b[i]
+	}
+	return string(b)
+}
+
+func utf32le(s string) string {
+	var b []byte
+	for _, r := range s {
+		b = append(b, byte(r), byte(r>>8), byte(r>>16), 0)
+	}
+	return string(b)
+}
+
+// TestWhatIsNotPromptsIsNotSent was: what was no JSON lines was sent to the
+// provider line by line, and paid for.
+func TestWhatIsNotPromptsIsNotSent(t *testing.T) {
+	t.Parallel()
+	const (
+		one    = `{"model":"m1","prompt":"hello"}` + "\n"
+		alpaca = "[\n    {\n        \"instruction\": \"Give three tips.\",\n        \"input\": \"\"\n    }\n]\n"
+		csv    = "id,prompt\r\n1,\"Summarise, please:\r\nline two\"\r\n2,Hello\r\n"
+	)
+	type file struct {
+		name, content string
+		args          []string
+		want          string // of what is refused: words on stderr
+		taken         int    // prompts of what is taken
+	}
+	text := []string{"--model", "m1"}
+	asText := []string{"--model", "m1", "--text"}
+	refused := func(name, content, want string, args ...string) file { return file{name, content, args, want, 0} }
+	taken := func(name, content string, n int, args ...string) file { return file{name, content, args, "", n} }
+	for _, c := range []file{
+		refused("alpaca.json", alpaca, "a JSON array, which run does not read; nothing was sent; make it JSON lines: jq -c '.[]' FILE"),
+		refused("alpaca.txt", alpaca, "a JSON array", text...),
+		refused("alpaca.jsonl", alpaca, "a JSON array"),
+		refused("-", alpaca, "a JSON array"),
+		refused("oneline.json", `[{"instruction":"a"},{"instruction":"b"}]`, "a JSON array"),
+		refused("oneline.txt", `[{"instruction":"a"},{"instruction":"b"}]`, "a JSON array", text...),
+		refused("strings.txt", `["a", "b"]`, "a JSON array", text...),
+		refused("cut.txt", `[{"instruction":"a"},{"instr`, "a JSON array", text...),
+		refused("pretty.json", "{\n \"model\": \"m1\",\n \"prompt\": \"a\"\n}\n", "a JSON document over several lines"),
+		refused("pretty.jsonl", "{\n \"model\": \"m1\",\n \"prompt\": \"a\"\n}\n", "a JSON document over several lines"),
+		refused("pretty2.jsonl", "{\"model\": \"m1\",\n \"prompt\": \"a\"}\n", "a JSON document over several lines"),
+		refused("jobs.json", `{"jobs":[{"model":"m1","prompt":"a"}]}`, "a JSON document with its jobs in a list"),
+		refused("lines.txt", one, "JSON lines, which run does not read; nothing was sent; name it .jsonl, or say --text", text...),
+		refused("prompts.csv", csv, "CSV"),
+		refused("prompts.csv", csv, "CSV", text...),
+		refused("prompts", csv, "CSV", text...),
+		refused("-", csv, "CSV", text...),
+		refused("semicolons", "id;prompt\n1;a\n2;b\n", "CSV", text...),
+		refused("prompts.tsv", "id\tprompt\n1\ta\n", "TSV"),
+		refused("tabs", "id\tprompt\n1\ta\n", "TSV", text...),
+		refused("prompts.yaml", "- prompt: a\n- prompt: b\n", "YAML", text...),
+		refused("prompts", "- prompt: a\n  model: m\n- prompt: b\n", "YAML", text...),
+		refused("page.html", "<!DOCTYPE html>\n<p>hi\n", "HTML or XML", text...),
+		refused("page.txt", "<?xml version=\"1.0\"?>\n<a/>\n", "HTML or XML", text...),
+		refused("prompts.md", "Say hello.\nSay goodbye.\n", "plain text, which run does not read; nothing was sent; if each line is a prompt, name it .txt or say --text", text...),
+		refused("-", "Say hello.\n", "standard input seems to be plain text", text...),
+		refused("le.txt", "\xff\xfe"+utf16le("Say hello.\r\nSay goodbye.\r\n"), "UTF-16, which run does not read; nothing was sent; make it UTF-8: iconv -f UTF-16 -t UTF-8 FILE", text...),
+		refused("be.txt", "\xfe\xff"+swapped(utf16le("Say hello.\n")), "UTF-16", text...),
+		refused("nomark.txt", utf16le("Say hello.\nSay goodbye.\n"), "UTF-16", text...),
+		refused("nomark.txt", swapped(utf16le("Say hello.\nSay goodbye.\n")), "UTF-16", asText...),
+		refused("le.jsonl", "\xff\xfe"+utf16le(one), "UTF-16"),
+		refused("wide.txt", "\xff\xfe\x00\x00"+utf32le("Say hello.\n"), "UTF-32", text...),
+		refused("widenomark.txt", utf32le("Say hello.\n"), "UTF-32", text...),
+		refused("nul.txt", "hello\x00world\nand again\n", "binary, for it holds NUL bytes", text...),
+		refused("nul.txt", "hello\x00world\nand again\n", "binary, for it holds NUL bytes", asText...),
+		refused("mac.txt", "Say hello.\rSay goodbye.\r", "lines end in CR alone", text...),
+		refused("latin1.txt", "plain\ncaf\xe9\n", "Line 2: not UTF-8 text; nothing was sent; if it is Latin-1 or Windows-1252", text...),
+		refused("latin1.jsonl", "{\"model\":\"m1\",\"prompt\":\"caf\xe9\"}\n", "Line 1: not UTF-8 text"),
+		refused("p.jsonl", gzipped(one), "gzip, which run does not read; nothing was sent; name it .gz"),
+		refused("-", gzipped(one), "gzip"),
+		refused("p.jsonl.gz", gzipped(gzipped(one)), "gzip"),
+		refused("p.jsonl.gz", one, "its name ends in .gz, and it is not gzip"),
+		refused("p.jsonl.gz", gzipped(one)+"garbage", "its gzip is damaged or cut off"),
+		refused("p.jsonl.gz", gzipped(one)[:len(gzipped(one))-3], "its gzip is damaged or cut off"),
+		refused("p.csv.gz", gzipped(csv), "CSV"),
+		refused("book.xlsx", "PK\x03\x04\x14\x00\x06\x00\x08\x00[Content_Types].xml\x00xl/workbook.xml", "a spreadsheet (xlsx)"),
+		refused("p.txt", "PK\x03\x04\x14\x00\x06\x00\x08\x00prompts.txt", "a zip archive", text...),
+		refused("p.pdf", "%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),
+		refused("p.parquet", "PAR1\x15\x04\x15\x1e", "Parquet"),
+		refused("p.db", "SQLite format 3\x00\x10\x00", "an SQLite database"),
+		refused("p.zst", "\x28\xb5\x2f\xfd\x04\x58", "zstd"),
+		refused("p.rtf", "{\\rtf1\\ansi hello}", "RTF"),
+		refused("empty.txt", "\n \r\n", "holds no prompts", text...),
+		refused("bom.txt", bomUTF8, "holds no prompts", text...),
+		refused("p.txt", "Say hello.\n", "plain text names no model, and none is picked: name one with --model; the pools serve m*"),
+		refused("-", "Say hello.\n", "none is picked", "--text"),
+		refused("p.txt", "Say hello.\n", `no pool serves the model "gpt-9"; name another with --model; the pools serve m*`, "--model", "gpt-9"),
+		refused("p.jsonl", `{"prompt":"a"}`, "The member \"model\" is missing.\nnothing was sent\n--model names the model of lines that name none; the pools serve m*"),
+		refused("p.jsonl", `{"model":"x","prompt":"a"}`, "Line 1: no pool serves the model.\nnothing was sent\n--model names the model of lines that name none; the pools serve m*"),
+
+		taken("p.jsonl", one, 1),
+		taken("p.ndjson", one+"\n"+one, 2),
+		taken("p.jsonl", bomUTF8+one, 1),
+		taken("p.json", one+one, 2), // lines, whatever the name
+		taken("p", one, 1),
+		taken("-", one, 1),
+		taken("-", "\n  "+one, 1),
+		taken("p.jsonl.gz", gzipped(bomUTF8+one), 1),
+		taken("p.txt.gz", gzipped("Say hello.\nSay goodbye.\n"), 2, text...),
+		taken("two.gz", gzipped(one)+gzipped(one), 2), // two members are one file
+		taken("p.jsonl", `{"prompt":"a"}`, 1, "--model", "m2"),
+		taken("p.txt", "Say hello.\r\n\r\nSay goodbye.", 2, text...),
+		taken("p.txt", bomUTF8+"Say hello.\n", 1, text...),
+		taken("p.txt", "One, two, three,\nfour, five, six,\n", 2, text...),
+		taken("p.txt", "[INST] hello [/INST]\n{name}, who are you?\n<b>what</b> is this?\n- why: so\n", 4, text...),
+		taken("p.txt", "{name}, who are you?\n", 1, text...),
+		taken("p.txt", "one\rtwo\nthree\n", 2, text...), // a CR within a line of a file with LF
+		taken("p.txt", "only one\r", 1, text...),
+		taken("p.txt", "a\u2028b\nc\u0085d\n", 2, text...),
+		taken("-", "Say hello.\n", 1, asText...),
+		taken("p.md", "Say hello.\n", 1, asText...),
+		taken("p.jsonl", one, 1, asText...),
+		taken("p.csv", "a,b\nc,d\n", 2, asText...),
+	} {
+		t.Run(c.name+" "+c.want, func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t)
+			arg, stdin := "-", c.content
+			if c.name != "-" {
+				d.write(c.name, c.content)
+				arg, stdin = "@"+c.name, ""
+			}
+			code, stdout, stderr := d.runs(t.Context(), stdin, append([]string{arg}, c.args...)...)
+			_, calls := d.provider.seen()
+			said := strings.ReplaceAll(stderr, d.path(c.name), "FILE")
+			switch {
+			case c.want == "" && (code != 0 || calls != c.taken || strings.Count(stdout, "\n") != c.taken || !strings.Contains(stderr, "; the first prompt: \"")):
+				t.Errorf("code %d, %d calls; want %d prompts to be taken\n%s", code, calls, c.taken, stderr)
+			case c.want != "" && (code != 2 || calls != 0 || stdout != "" || !strings.Contains(said, c.want)):
+				t.Errorf("code %d, %d calls, stdout %q; want %q on stderr:\n%s", code, calls, stdout, c.want, said)
+			}
+		})
+	}
+}
+
+// TestTheFirstPromptIsShownBeforeTheFirstCall: what is going to be paid for, on
+// one line and without what a terminal would obey.
+func TestTheFirstPromptIsShownBeforeTheFirstCall(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	long := strings.Repeat("word ", 30)
+	for line, want := range map[string]string{
+		`{"model":"m1","prompt":"one\ntwo\u001b[31m\u202e \"q\""}`:                                                                                  `1 JSON line; the first prompt: "one two\x1b[31m\u202e \"q\""`,
+		`{"model":"m1","prompt":"` + long + `"}` + "\n" + `{"model":"m1","prompt":"b"}`:                                                             `2 JSON lines; the first prompt: "` + long[:60] + `…"`,
+		`{"model":"m1","system":"s","messages":[{"role":"assistant","content":"a"},{"role":"user","content":[{"type":"text","text":"in parts"}]}]}`: `the first prompt: "in parts"`,
+		`{"model":"m1","request":{"messages":[{"role":"user","content":"as a request"}],"n":1}}`:                                                    `the first prompt: "as a request"`,
+		`{"model":"m1","request":{"messages":[{"role":"system","content":"alone"}]}}`:                                                               `the first prompt: "{\"messages\":[{\"role\":\"system\",\"content\":\"alone\"}]}"`,
+	} {
+		d.write("p.jsonl", line)
+		_, stderr := d.ok("@p.jsonl")
+		first, _, _ := strings.Cut(stderr, "\n")
+		if !strings.HasPrefix(first, "sluice: "+d.path("p.jsonl")+": ") || !strings.HasSuffix(first, want) {
+			t.Errorf("%s\nsays %s\nwant %s", line, first, want)
+		}
+	}
+	d.write("p.txt", "a\nb\n")
+	if _, stderr := d.ok("@p.txt", "--model", "m1"); !strings.Contains(stderr, `: 2 lines of plain text; the first prompt: "a"`) {
+		t.Errorf("plain text:\n%s", stderr)
+	}
+}
+
+// TestAllFaultyLinesAreNamed was: ten faults were ten tries.
+func TestAllFaultyLinesAreNamed(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	var b strings.Builder
+	for i := range 60 {
+		if i%2 == 0 {
+			fmt.Fprintf(&b, "{\"model\":\"m1\",\"prompt\":\"secret %d\"\n", i)
+		} else {
+			fmt.Fprintf(&b, "{\"model\":\"m1\",\"prompt\":\"fine %d\"}\n", i)
+		}
+	}
+	d.write("p.jsonl", b.String())
+	code, stdout, stderr := d.run("@p.jsonl", "-o", "@out.jsonl")
+	if _, calls := d.provider.seen(); code != 2 || stdout != "" || calls != 0 || d.read("out.jsonl") != "" {
+		t.Errorf("code %d, %d calls, %s", code, calls, stdout)
+	}
+	for i := range 60 {
+		want := i%2 == 0 && i < 40
+		if got := strings.Contains(stderr, fmt.Sprintf("p.jsonl: Line %d: ", i+1)); got != want {
+			t.Errorf("line %d is named: %t; want %t", i+1, got, want)
+		}
+	}
+	if !strings.Contains(stderr, "\nand 10 more\n30 lines are faulty\nnothing was sent") || strings.Contains(stderr, "secret") {
+		t.Error(stderr)
+	}
+}
