@@ -49,7 +49,7 @@ type RunCmd struct {
 	Text       bool          `help:"Plain text, whatever the file's name: each line is a prompt."`
 	Model      string        `help:"The model of lines that name none, as plain text does."`
 	MaxTokens  int           `default:"1024" help:"Output tokens a job at most, for plain text."`
-	Fresh      bool          `help:"Start over: forget what an earlier run of the same file has done."`
+	Fresh      bool          `help:"Start over: ask again what an earlier run was answered, and write over its results."`
 	NoProgress bool          `help:"No progress bar, even on a terminal."`
 	Grace      time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
 }

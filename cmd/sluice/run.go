@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sluicehq/sluice/api"
@@ -28,76 +26,65 @@ type runOptions struct {
 	Text      bool   // each line is a prompt, whatever the file's name
 	Model     string // of lines that name none
 	MaxTokens int    // for plain text
-	Fresh     bool   // forget what an earlier run of the same file did
+	Fresh     bool   // forget what an earlier run did
 	Progress  bool
 	Grace     time.Duration
 }
 
 // run drains a file of prompts with no server and writes a line a job. What an
-// earlier run of the same file finished is not asked again.
+// earlier run was answered is not asked again: a line is known by what it asks.
 func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin io.Reader, stdout, stderr io.Writer) error {
-	all, input, err := readPrompts(cfg, o, stdin, stderr)
+	all, raw, err := readPrompts(cfg, o, stdin, stderr)
 	if err != nil {
 		return err
 	}
 	if cfg.DataDir == "" {
 		return usagef("data_dir is needed to keep what is done; set SLUICE_DATA_DIR")
 	}
-	dir := filepath.Join(cfg.DataDir, "runs", runKey(o, input))
-	out, done, err := openResults(o, all, stdout)
+	out, err := openResults(o, stdout)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	if o.Fresh {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("forget the earlier run: %w", err)
+	r := &runner{log: log, out: out, stderr: stderr, at: folderOf(cfg, o, out, raw), open: map[string]prompt{}, paused: map[string]bool{}, total: len(all), progress: o.Progress}
+	defer r.end()
+	if o.Fresh || r.at.begun() {
+		if err := r.begin(ctx, cfg, o); err != nil {
+			return err
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the run's folder: %w", err)
-	}
-	r := &runner{log: log, out: out, stderr: stderr, dir: dir, all: all, open: map[string]tasks.Job{}, paused: map[string]bool{}, total: len(all), progress: o.Progress}
-	r.skipped = len(done)
-	left := all[:0:0]
-	for _, j := range all {
-		if !done[j.Line] {
-			left = append(left, j)
-		}
-	}
-	if len(left) == 0 {
-		fmt.Fprintf(stderr, "all %d jobs were done by an earlier run; --fresh asks again\n", len(all))
-		r.summary(0, 0, 0)
-		return nil
-	}
-	own := *cfg
-	if own.Redis.URL == "" {
-		// A run's own embedded Redis, so that several runs and a dev server share nothing.
-		own.DataDir = dir
-	}
-	s, err := newService(ctx, &own, roles{worker: true, tell: true, grace: o.Grace}, log)
+	before, err := r.earlier(ctx, all)
 	if err != nil {
 		return err
 	}
-	if s.cfg.UsesFake() {
-		fmt.Fprintln(stderr, "sluice: "+fakeNotice)
-	}
-	r.s, r.begun = s, time.Now()
-	err = s.run(ctx, func(ctx context.Context) error { return r.drain(ctx, left) })
-	r.clearProgress()
-	seconds := time.Since(r.begun).Seconds()
-	r.summary(seconds, r.share(seconds), r.refused())
-	if closeErr := s.close(); closeErr != nil {
-		log.Warn("close", "error", closeErr)
-	}
-	switch {
-	case err != nil:
+	prior, err := out.settle(o, all, digestsOf(before))
+	if err != nil {
 		return err
-	case r.written < len(left):
+	}
+	r.skipped = len(all) - len(prior.left)
+	r.tellRetired(prior.retired)
+	if len(prior.left) == 0 && r.s == nil {
+		r.tellDone()
+		r.summary(0, 0, 0)
+		return nil
+	}
+	if r.s == nil {
+		if err := r.begin(ctx, cfg, o); err != nil {
+			return err
+		}
+	}
+	if err := r.work(ctx, before, prior); err != nil {
+		return err
+	}
+	if r.skipped+r.written < r.total {
 		return fmt.Errorf("interrupted with %d of %d jobs done; the same command goes on from there", r.skipped+r.written, r.total)
 	}
 	if out.lasting {
-		if err := os.RemoveAll(dir); err != nil { // the results file says what is done
+		// The results say what is done once they are on disk.
+		if err := out.sync(); err != nil {
+			return err
+		}
+		if err := r.at.remove(); err != nil {
 			log.Warn("the run's folder was not removed", "error", err)
 		}
 		fmt.Fprintf(stderr, "results are in %s\n", o.Out)
@@ -114,10 +101,9 @@ type runner struct {
 	log    *slog.Logger
 	out    *results
 	stderr io.Writer
-	dir    string
-	all    []tasks.Job
-	open   map[string]tasks.Job // by id: not written yet
-	paused map[string]bool      // by pool, as last said
+	at     *folder
+	open   map[string]prompt // by the job's id: not written yet
+	paused map[string]bool   // by pool, as last said
 
 	begun                      time.Time
 	total, skipped             int
@@ -127,26 +113,69 @@ type runner struct {
 	shown                      bool
 }
 
+// begin makes the parts of a run, and starts the embedded Redis.
+func (r *runner) begin(ctx context.Context, cfg *Config, o runOptions) error {
+	abandoned, err := r.at.enter(o, !r.out.lasting && cfg.Redis.URL == "")
+	if err != nil {
+		return err
+	}
+	own := *cfg
+	if own.Redis.URL == "" {
+		// A run's own embedded Redis, so that several runs and a dev server share nothing.
+		own.DataDir = r.at.dir
+	}
+	if r.s, err = newService(ctx, &own, roles{worker: true, tell: true, grace: o.Grace}, r.log); err != nil {
+		return err
+	}
+	if r.s.cfg.UsesFake() {
+		fmt.Fprintln(r.stderr, "sluice: "+fakeNotice)
+	}
+	r.begun = time.Now()
+	if cfg.Redis.URL == "" {
+		return nil // what is abandoned is gone with the folder
+	}
+	for _, id := range abandoned {
+		if _, err := r.s.jobs.CancelBatch(ctx, runTenant, id); err != nil && !errors.Is(err, tasks.ErrNotFound) && !errors.Is(err, tasks.ErrFinal) {
+			return err
+		}
+	}
+	return nil
+}
+
+// end undoes begin.
+func (r *runner) end() {
+	if r.s != nil {
+		if err := r.s.close(); err != nil {
+			r.log.Warn("close", "error", err)
+		}
+		r.s = nil
+	}
+	r.at.leave()
+}
+
+// work asks what is left to ask, until every line has its result or ctx ends.
+func (r *runner) work(ctx context.Context, before []earlier, prior settled) error {
+	// No worker runs before it is known which jobs are wanted still.
+	left, err := r.resume(ctx, before, prior)
+	if err != nil {
+		return err
+	}
+	r.tellDone()
+	err = r.s.run(ctx, func(ctx context.Context) error { return r.drain(ctx, left) })
+	r.clearProgress()
+	seconds := time.Since(r.begun).Seconds()
+	r.summary(seconds, r.share(seconds), r.refused())
+	r.end()
+	return err
+}
+
 // drain submits what no earlier run has submitted, and writes results until
 // every line has one or ctx ends.
-func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
+func (r *runner) drain(ctx context.Context, left []prompt) error {
 	if err := r.tryKeys(ctx); err != nil {
 		return err
 	}
-	if err := r.resume(ctx, left); err != nil {
-		return err
-	}
-	var fresh []tasks.Job
-	known := map[int]bool{}
-	for _, j := range r.open {
-		known[j.Line] = true
-	}
-	for _, j := range left {
-		if !known[j.Line] {
-			fresh = append(fresh, j)
-		}
-	}
-	if err := r.submit(ctx, fresh); err != nil {
+	if err := r.submit(ctx, left); err != nil {
 		return err
 	}
 	// The worker tells of each end; jobs that end otherwise, or elsewhere, are looked for.
@@ -165,8 +194,8 @@ func (r *runner) drain(ctx context.Context, left []tasks.Job) error {
 			// What ends within the grace period is written by the next run.
 			return nil
 		case id := <-r.s.ended:
-			if j, ok := r.open[id]; ok {
-				if err := r.write(ctx, j.ID); err != nil {
+			if _, ok := r.open[id]; ok {
+				if err := r.write(ctx, id); err != nil {
 					return err
 				}
 			}
@@ -229,36 +258,31 @@ func (r *runner) watchPools(ctx context.Context) error {
 	return nil
 }
 
-// submit puts jobs into one batch, whose name is in the journal before it is accepted.
-func (r *runner) submit(ctx context.Context, fresh []tasks.Job) error {
-	if len(fresh) == 0 {
+// submit puts jobs into one batch, which is in the journal before it is accepted.
+func (r *runner) submit(ctx context.Context, left []prompt) error {
+	if len(left) == 0 {
 		return nil
 	}
 	b, _, err := r.s.store.OpenBatch(ctx, runTenant, "")
 	if err != nil {
 		return err
 	}
-	for chunk := fresh; len(chunk) > 0; {
-		n := min(200, len(chunk))
-		for i := range chunk[:n] {
-			r.s.fall.adopt(&chunk[i])
-			chunk[i].ID, chunk[i].Tenant, chunk[i].Batch = store.NewID("job"), runTenant, b.ID
+	digests := make(map[string]string, len(left))
+	for from := 0; from < len(left); from += 200 {
+		var chunk []tasks.Job
+		for _, p := range left[from:min(from+200, len(left))] {
+			j := p.Job
+			r.s.fall.adopt(&j)
+			j.ID, j.Tenant, j.Batch = store.NewID("job"), runTenant, b.ID
+			r.open[j.ID], digests[j.ID] = p, p.digest
+			chunk = append(chunk, j)
 		}
-		if err := r.s.store.StageBatch(ctx, b.ID, chunk[:n]); err != nil {
+		if err := r.s.store.StageBatch(ctx, b.ID, chunk); err != nil {
 			return err
 		}
-		chunk = chunk[n:]
 	}
-	f, err := os.OpenFile(filepath.Join(r.dir, journal), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("write the run's journal: %w", err)
-	}
-	_, err = fmt.Fprintln(f, b.ID)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the run's journal: %w", err)
-	}
-	for _, j := range fresh {
-		r.open[j.ID] = j
+	if err := r.at.note(b.ID, digests); err != nil {
+		return err
 	}
 	_, err = r.s.jobs.CommitBatch(ctx, b.ID, tasks.BatchCommit{})
 	return err
@@ -285,6 +309,7 @@ func (r *runner) collect(ctx context.Context) error {
 	return r.out.w.Flush()
 }
 
+// write writes the result of an open job that has ended.
 func (r *runner) write(ctx context.Context, id string) error {
 	j, err := r.s.store.Job(context.WithoutCancel(ctx), runTenant, id)
 	if err != nil {
@@ -297,8 +322,8 @@ func (r *runner) write(ctx context.Context, id string) error {
 	if !j.Status.Final() {
 		return nil
 	}
-	if _, err := r.out.w.Write(api.ResultLine(&j, "")); err != nil {
-		return fmt.Errorf("write the results: %w", err)
+	if err := r.put(&j, r.open[id]); err != nil {
+		return err
 	}
 	delete(r.open, id)
 	r.written++
@@ -310,6 +335,16 @@ func (r *runner) write(ctx context.Context, id string) error {
 	if j.Usage != nil {
 		r.usage.InputTokens += j.Usage.InputTokens
 		r.usage.OutputTokens += j.Usage.OutputTokens
+	}
+	return nil
+}
+
+// put writes a job's result as that of a prompt, wherever that stood when the
+// job was submitted.
+func (r *runner) put(j *tasks.Job, p prompt) error {
+	j.Line, j.CustomID = p.Line, p.CustomID
+	if _, err := r.out.w.Write(api.ResultLine(j, p.digest)); err != nil {
+		return fmt.Errorf("write the results: %w", err)
 	}
 	return nil
 }

@@ -15,6 +15,12 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
+// prompt is one line of the input, and the digest by which it is known again.
+type prompt struct {
+	tasks.Job
+	digest string
+}
+
 const (
 	mostFaults = 20      // faulty lines that are named
 	mostShown  = 60      // characters of the first prompt that are shown
@@ -23,7 +29,7 @@ const (
 
 // readPrompts reads the input and says what it was taken for. It returns the
 // bytes as they were read, too. Nothing of a file with a fault is used.
-func readPrompts(cfg *Config, o runOptions, stdin io.Reader, stderr io.Writer) (all []tasks.Job, raw []byte, err error) {
+func readPrompts(cfg *Config, o runOptions, stdin io.Reader, stderr io.Writer) (all []prompt, raw []byte, err error) {
 	raw, err = readInput(o.File, stdin)
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +64,7 @@ func readPrompts(cfg *Config, o runOptions, stdin io.Reader, stderr io.Writer) (
 			j.WebhookURL = ""
 			hooks++
 		}
-		all = append(all, j)
+		all = append(all, prompt{j, j.Digest()})
 	}
 	if hooks > 0 {
 		fmt.Fprintf(stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)

@@ -31,6 +31,24 @@ func (r *runner) clearProgress() {
 	}
 }
 
+// tellDone says what an earlier run has done already.
+func (r *runner) tellDone() {
+	switch r.skipped {
+	case 0:
+	case r.total:
+		fmt.Fprintf(r.stderr, "all %d jobs were done by an earlier run; --fresh asks again\n", r.total)
+	default:
+		fmt.Fprintf(r.stderr, "%d of %d jobs were done by an earlier run; --fresh asks again\n", r.skipped, r.total)
+	}
+}
+
+// tellRetired says where the answers are that no line asks for any more.
+func (r *runner) tellRetired(n int) {
+	if n > 0 {
+		fmt.Fprintf(r.stderr, "sluice: %d answers that no line asks for any more are in %s\n", n, r.out.stale())
+	}
+}
+
 // summary is the run's one line: share is of the binding allowance, refused the
 // 429s.
 func (r *runner) summary(seconds, share float64, refused int64) {

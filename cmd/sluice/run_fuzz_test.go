@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// FuzzRow holds that a line of results is refused or can be given another place,
+// and that nothing but the place changes.
+func FuzzRow(f *testing.F) {
+	f.Add(`{"custom_id":"a","line":1,"id":"job_1","status":"succeeded","result":{"a":1.10,"a":"\ud83d"},"text":"}","digest":"d"}`)
+	f.Add(`{ "line" : 7, "status":"failed", "id":"x", "custom_id":"\"" }`)
+	f.Add(`{"line":1,"line":2,"custom_id":"a","custom_id":"b","id":"x","status":"failed"}`)
+	f.Fuzz(func(t *testing.T, line string) {
+		r, err := readRow([]byte(line))
+		if err != nil {
+			return
+		}
+		p := prompt{tasks.Job{Line: 12345, CustomID: "c\"\n"}, "d"}
+		moved, err := r.as(&p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := readRow(moved)
+		if err != nil || now.line != p.Line || now.customID != p.CustomID || now.id != r.id || now.digest != r.digest || now.status != r.status {
+			t.Fatalf("%q became %q: %+v, %v", line, moved, now, err)
+		}
+		back, err := now.as(&prompt{tasks.Job{Line: r.line, CustomID: r.customID}, ""})
+		if again, readErr := readRow(back); err != nil || readErr != nil || again.line != r.line || again.customID != r.customID {
+			t.Fatalf("%q, moved and back: %q, %v, %v", line, back, err, readErr)
+		}
+	})
+}
+
+// FuzzKind holds that what is taken for prompts is text in UTF-8, and that what
+// is refused is told apart from nothing.
+func FuzzKind(f *testing.F) {
+	for _, name := range []string{"p.txt", "p.jsonl", "p", "-"} {
+		f.Add(name, "a\nb\n", false)
+		f.Add(name, "[\n{\n", false)
+		f.Add(name, "a,b\n1,2\n", true)
+		f.Add(name, "{\"a\":\n1}\x00", false)
+	}
+	f.Fuzz(func(t *testing.T, name, content string, text bool) {
+		b := []byte(content)
+		if len(bytes.TrimSpace(b)) == 0 {
+			return
+		}
+		k, err := kindOf(runOptions{File: name, Text: text}, name, b)
+		switch {
+		case err == nil && (strings.Contains(content, "\x00") || notUTF8(b) > 0):
+			t.Errorf("%q is taken for %s", content, k)
+		case err == nil && text && k != plainText, err == nil && k == "":
+			t.Errorf("%q is taken for %q", content, k)
+		case err != nil && !strings.Contains(err.Error(), "nothing was sent; "):
+			t.Errorf("%q: %v", content, err)
+		}
+	})
+}
