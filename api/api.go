@@ -43,6 +43,7 @@ type Submitter interface {
 // Reader finds a tenant's jobs. Another tenant's job is tasks.ErrNotFound.
 type Reader interface {
 	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Jobs lists without results.
 	Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error)
 }
 
@@ -78,9 +79,10 @@ type BatchWriter interface {
 // BatchReader finds a tenant's batches.
 type BatchReader interface {
 	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
-	// BatchJobs returns the jobs at the positions from to from+limit-1 of the
-	// batch, 0 being its first, and whether there are positions after them.
-	BatchJobs(ctx context.Context, tenant, id string, from, limit int) (jobs []tasks.Job, more bool, err error)
+	// BatchResults returns the next final jobs of the batch with their results, some
+	// megabytes of them, from the position from on, 0 being its first, and the
+	// position to go on from, 0 at the end.
+	BatchResults(ctx context.Context, tenant, id string, from int) (jobs []tasks.Job, next int, err error)
 	CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error)
 }
 

@@ -22,7 +22,6 @@ const (
 	ndjsonType   = "application/x-ndjson"
 	stageJobs    = 200     // jobs in one chunk at most
 	stageBytes   = 4 << 20 // and bytes of their requests, about
-	resultsPage  = 32      // jobs read at once for a results answer, each perhaps megabytes
 	formBytes    = 1 << 10 // looked at to tell the form of a batch, where its type is not given
 	abortTimeout = 5 * time.Second
 )
@@ -506,9 +505,9 @@ func (a *API) batchResults(c echo.Context) error {
 	}
 	control := http.NewResponseController(c.Response())
 	var b []byte
-	for from, more := 0, true; more; from += resultsPage {
+	for next, more := 0, true; more; more = next > 0 {
 		var jobs []tasks.Job
-		jobs, more, err = a.Batches.BatchJobs(ctx, tenant, id, from, resultsPage)
+		jobs, next, err = a.Batches.BatchResults(ctx, tenant, id, next)
 		if err != nil {
 			if !c.Response().Committed {
 				return err
@@ -519,9 +518,7 @@ func (a *API) batchResults(c echo.Context) error {
 		}
 		b = b[:0]
 		for i := range jobs {
-			if jobs[i].Status.Final() {
-				b = resultLine(b, &jobs[i], "")
-			}
+			b = resultLine(b, &jobs[i], "")
 		}
 		_ = control.SetWriteDeadline(time.Now().Add(streamWrite))
 		if !c.Response().Committed {

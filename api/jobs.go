@@ -427,7 +427,7 @@ func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
 	return nil
 }
 
-// listJobs is GET /v1/jobs.
+// listJobs is GET /v1/jobs. A list shows no results: they are read one by one.
 func (a *API) listJobs(c echo.Context) error {
 	ctx := c.Request().Context()
 	q, err := query(c.Request(), "status", "model", "batch", "limit", "after")

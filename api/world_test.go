@@ -182,7 +182,9 @@ func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
 			page.HasMore, page.Next = true, page.Jobs[f.Limit-1].ID
 			break
 		}
-		page.Jobs = append(page.Jobs, *j)
+		listed := *j
+		listed.Result = nil
+		page.Jobs = append(page.Jobs, listed)
 	}
 	return page, nil
 }
@@ -417,6 +419,16 @@ func (w *world) BatchJobs(_ context.Context, _, id string, from, limit int) (job
 		}
 	}
 	return jobs, from+limit < len(lines), nil
+}
+
+// BatchResults gives 32 lines at a time.
+func (w *world) BatchResults(ctx context.Context, tenant, id string, from int) (jobs []tasks.Job, next int, err error) {
+	const lines = 32
+	jobs, more, err := w.BatchJobs(ctx, tenant, id, from, lines)
+	if more {
+		next = from + lines
+	}
+	return slices.DeleteFunc(jobs, func(j tasks.Job) bool { return !j.Status.Final() }), next, err
 }
 
 func (w *world) CancelBatch(_ context.Context, tenant, id string) (tasks.Batch, error) {

@@ -131,7 +131,8 @@ type DeliveryFilter struct {
 	After    string
 }
 
-// DeliveryPage is one page of deliveries.
+// DeliveryPage is one page of deliveries, without their bodies. With HasMore
+// there is at least one.
 type DeliveryPage struct {
 	Deliveries []Delivery
 	HasMore    bool

@@ -40,7 +40,8 @@ type Accepted struct {
 	Waiting *Waiting
 }
 
-// Filter selects a tenant's jobs, newest first. Empty members select all.
+// Filter selects a tenant's jobs, newest first; they come without prompts and
+// results. Empty members select all.
 type Filter struct {
 	Tenant string
 	Status Status
@@ -50,7 +51,8 @@ type Filter struct {
 	After  string // the id of the last job of the page before
 }
 
-// Page is one page of jobs. Next is the Filter.After of the next page.
+// Page is one page of jobs. Next is the Filter.After of the next page. With
+// HasMore there is at least one job.
 type Page struct {
 	Jobs    []Job
 	HasMore bool

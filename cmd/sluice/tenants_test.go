@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -175,16 +176,46 @@ func TestARetryPaysLikeASubmit(t *testing.T) {
 	}
 }
 
-// echo is a receiver of webhooks that says again what it was sent.
-type echo struct {
+// A list is for finding jobs: it does not grow with their results.
+func TestAListShowsNoResults(t *testing.T) {
+	t.Parallel()
+	k := newTalker(t, strings.Repeat("x", 200_000), nil)
+	r := outage(t, claude(k.URL))
+	for range 5 {
+		var j jobView
+		if res := r.call("POST", "/v1/jobs", asking("hi", 100), &j, "Prefer", "wait=20"); res.StatusCode != 200 || len(j.Text) < 200_000 {
+			t.Fatalf("submit: %s, a text of %d bytes", res.Status, len(j.Text))
+		}
+	}
+	for _, query := range []string{"", "?status=succeeded", "?model=claude-x"} {
+		var page struct {
+			Data []struct {
+				ID, Status   string
+				Result, Text *json.RawMessage
+				Usage        *struct{}
+			}
+		}
+		if res := r.call("GET", "/v1/jobs"+query, "", &page); len(page.Data) != 5 {
+			t.Errorf("GET /v1/jobs%s: %s, %d jobs, want 5", query, res.Status, len(page.Data))
+		}
+		for _, j := range page.Data {
+			if j.Status != "succeeded" || j.Result != nil || j.Text != nil || j.Usage == nil {
+				t.Errorf("listed: %+v", j)
+			}
+		}
+	}
+}
+
+// repeater is a receiver of webhooks that says again what it was sent.
+type repeater struct {
 	*httptest.Server
 	mu     sync.Mutex
 	status int
 	got    []string
 }
 
-func newEcho(t *testing.T, status int) *echo {
-	e := &echo{status: status}
+func newRepeater(t *testing.T, status int) *repeater {
+	e := &repeater{status: status}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		e.mu.Lock()
@@ -198,13 +229,13 @@ func newEcho(t *testing.T, status int) *echo {
 	return e
 }
 
-func (e *echo) answer(status int) {
+func (e *repeater) answer(status int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status = status
 }
 
-func (e *echo) seen() []string {
+func (e *repeater) seen() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return append([]string(nil), e.got...)
@@ -221,7 +252,7 @@ func TestNothingOfADeletedJobIsLeft(t *testing.T) {
 	k := newTalker(t, canary, release)
 	conf := strings.Replace(claude(k.URL), "max_attempts: 5", "max_attempts: 5\n    cache: {ttl: 1h}\n    share_in_flight: true", 1)
 	r := outage(t, conf+"webhooks: {allow_http: true, allow_private: true}\n")
-	well, ill := newEcho(t, 200), newEcho(t, 500)
+	well, ill := newRepeater(t, 200), newRepeater(t, 500)
 	for _, url := range []string{well.URL, ill.URL} {
 		var e struct{ ID string }
 		if res := r.call("POST", "/v1/webhook-endpoints", `{"url":"`+url+`","events":["job.succeeded"],"include_result":true}`, &e); res.StatusCode != 201 {

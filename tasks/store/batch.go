@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -147,8 +148,8 @@ func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 }
 
 // BatchJobs returns up to limit of a batch's jobs in line order, from the
-// index from on, and whether there are more after them. Jobs that were deleted
-// are left out, so a page may be short.
+// index from on, and whether there are more after them. They come without
+// prompts and results. Jobs that were deleted are left out, so a page may be short.
 func (s *Store) BatchJobs(ctx context.Context, tenant, id string, from, limit int) ([]tasks.Job, bool, error) {
 	if _, err := s.Batch(ctx, tenant, id); err != nil {
 		return nil, false, err
@@ -161,8 +162,53 @@ func (s *Store) BatchJobs(ctx context.Context, tenant, id string, from, limit in
 	if more {
 		ids = ids[:limit]
 	}
-	jobs, err := s.each(ctx, ids)
+	jobs, err := s.each(ctx, ids, shown)
 	return jobs, more, err
+}
+
+// Results are read so many lines at a time, and no more of them than about so
+// many bytes.
+const (
+	resultLines = 100
+	resultBytes = 4 << 20
+)
+
+// BatchResults returns a batch's next final jobs in line order with their
+// results, from the index from on, and the index to go on from, 0 at the end.
+func (s *Store) BatchResults(ctx context.Context, tenant, id string, from int) (jobs []tasks.Job, next int, err error) {
+	if _, err := s.Batch(ctx, tenant, id); err != nil {
+		return nil, 0, err
+	}
+	fail := func(err error) ([]tasks.Job, int, error) {
+		return nil, 0, fmt.Errorf("read the results of batch %s: %w", id, known(err))
+	}
+	ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, int64(from), int64(from+resultLines)).Result()
+	if err != nil {
+		return fail(err)
+	}
+	if len(ids) > resultLines {
+		ids, next = ids[:resultLines], from+resultLines
+	}
+	sizes, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, job := range ids {
+			p.HStrLen(ctx, prefix+"j:"+job, "r")
+		}
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	size := int64(0)
+	for i, c := range sizes {
+		if size += c.(*redis.IntCmd).Val(); size > resultBytes && i > 0 {
+			ids, next = ids[:i], from+i
+			break
+		}
+	}
+	if jobs, err = s.each(ctx, ids, append([]string{"r"}, shown...)); err != nil {
+		return fail(err)
+	}
+	return slices.DeleteFunc(jobs, func(j tasks.Job) bool { return !j.Status.Final() }), next, nil
 }
 
 // CancelBatch cancels every job of a batch that is not final. It may be called

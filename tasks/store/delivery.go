@@ -132,7 +132,7 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 	if records, err = s.ask(ctx, more.list); err != nil {
 		return fail(err)
 	}
-	results := &asked{at: map[string]int{}} // large, and most receivers want none
+	var wanted []any // results: large, and most receivers want none
 	for i := range out {
 		d := &out[i].Delivery
 		signer := records[more.at[signerOf(d)]]
@@ -164,23 +164,42 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 			}
 			out[i].Job = &j
 			if out[i].Endpoint != nil && out[i].Endpoint.IncludeResult {
-				results.add("j:"+d.Object, "r")
+				wanted = append(wanted, j.ID)
 			}
 		}
 	}
-	if len(results.list) == 0 {
+	if len(wanted) == 0 {
 		return out, nil
 	}
-	if records, err = s.ask(ctx, results.list); err != nil {
+	results, err := s.run(ctx, eventResultsScript, append([]any{eventResult}, wanted...)...).StringSlice()
+	if err != nil {
 		return fail(err)
 	}
 	for i := range out {
-		if at, ok := results.at["j:"+out[i].Delivery.Object]; ok && out[i].Job != nil && records[at]["r"] != "" {
-			out[i].Job.Result = json.RawMessage(records[at]["r"])
+		if out[i].Job != nil && out[i].Endpoint != nil && out[i].Endpoint.IncludeResult {
+			if results[0] != "" {
+				out[i].Job.Result = json.RawMessage(results[0])
+			}
+			results = results[1:]
 		}
 	}
 	return out, nil
 }
+
+// eventResult is the longest result that an event carries, as worker/webhook has
+// it (MaxResultBytes). Of a longer one so much is read that its length shows.
+const eventResult = 256 << 10
+
+var eventResultsScript = script(`
+-- Reads the results of jobs as far as events carry them.
+-- KEYS[1] prefix; ARGV[1] most bytes, then job ids
+-- Returns for each job its result, "" when it has none, or its beginning, one byte longer than most.
+local most, out = tonumber(ARGV[1]), {}
+for a = 2, #ARGV do
+  out[#out + 1] = string.sub(redis.call('HGET', P .. 'j:' .. ARGV[a], 'r') or '', 1, most + 1)
+end
+return out
+`)
 
 // signerOf is the key of the record that holds a delivery's signing keys.
 func signerOf(d *tasks.Delivery) string {
@@ -274,68 +293,79 @@ func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	return d, nil
 }
 
-// Delivery returns a tenant's delivery; another's is ErrNotFound.
+// told are the fields of a delivery that its owner is shown: all but its body.
+var told = []string{"t", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "fin", "why", "f", "log"}
+
+// Delivery returns a tenant's delivery, without its body; another's is ErrNotFound.
 func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
-	h, err := s.rdb.HGetAll(ctx, prefix+"d:"+id).Result()
+	records, err := s.ask(ctx, []ask{{"d:" + id, told}})
 	if err != nil {
 		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, known(err))
 	}
-	if h["t"] != tenant {
+	if records[0]["t"] != tenant {
 		return tasks.Delivery{}, tasks.ErrNotFound
 	}
-	return unpackDelivery(id, h)
+	return unpackDelivery(id, records[0])
 }
 
-// Deliveries returns one page of a tenant's deliveries, newest first. A page of
-// a rare status may be short although HasMore is true.
+// Deliveries returns one page of a tenant's deliveries, newest first.
 func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error) {
-	key := prefix + "wt:" + f.Tenant
+	index := "wt:" + f.Tenant
 	if f.Endpoint != "" {
 		if _, err := s.Endpoint(ctx, f.Tenant, f.Endpoint); err != nil {
 			return tasks.DeliveryPage{}, err
 		}
-		key = prefix + "we:" + f.Endpoint
+		index = "we:" + f.Endpoint
 	}
-	from := "+"
-	if f.After != "" {
-		from = "(" + f.After
+	ids, more, err := scan(ctx, f.Limit, s.newest(index, f.After), func(ctx context.Context, ids []string) ([]string, error) {
+		return s.deliveriesOf(ctx, f.Status, ids)
+	})
+	if err != nil {
+		return tasks.DeliveryPage{}, err
 	}
-	var page tasks.DeliveryPage
-	for range listReads {
-		ids, err := s.rdb.ZRevRangeByLex(ctx, key, &redis.ZRangeBy{Min: "-", Max: from, Count: listChunk}).Result()
+	list := make([]ask, len(ids))
+	for i, id := range ids {
+		list[i] = ask{"d:" + id, told}
+	}
+	records, err := s.ask(ctx, list)
+	if err != nil {
+		return tasks.DeliveryPage{}, fmt.Errorf("list deliveries: %w", known(err))
+	}
+	page := tasks.DeliveryPage{HasMore: more != "", Next: more}
+	for i, h := range records {
+		if h["t"] == "" {
+			continue
+		}
+		d, err := unpackDelivery(ids[i], h)
 		if err != nil {
-			return page, fmt.Errorf("list deliveries: %w", known(err))
+			return tasks.DeliveryPage{}, err
 		}
-		keys := make([]string, len(ids))
-		for i, id := range ids {
-			keys[i] = "d:" + id
-		}
-		records, err := s.hashes(ctx, keys)
-		if err != nil {
-			return page, fmt.Errorf("list deliveries: %w", known(err))
-		}
-		for i, h := range records {
-			if len(h) == 0 || (f.Status != "" && h["s"] != string(f.Status)) {
-				continue
-			}
-			if len(page.Deliveries) == f.Limit {
-				page.HasMore, page.Next = true, page.Deliveries[f.Limit-1].ID
-				return page, nil
-			}
-			d, err := unpackDelivery(ids[i], h)
-			if err != nil {
-				return page, err
-			}
-			page.Deliveries = append(page.Deliveries, d)
-		}
-		if len(ids) < listChunk {
-			return page, nil
-		}
-		page.Next = ids[len(ids)-1]
-		from = "(" + page.Next
+		page.Deliveries = append(page.Deliveries, d)
 	}
-	page.HasMore = true
+	if page.HasMore && len(page.Deliveries) == 0 { // all of it has ended its time just now
+		f.After = more
+		return s.Deliveries(ctx, f)
+	}
 	return page, nil
+}
+
+// deliveriesOf returns those of ids that have a status, "" being any.
+func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, ids []string) ([]string, error) {
+	list := make([]ask, len(ids))
+	for i, id := range ids {
+		list[i] = ask{"d:" + id, []string{"s"}}
+	}
+	records, err := s.ask(ctx, list)
+	if err != nil {
+		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), known(err))
+	}
+	var out []string
+	for i, h := range records {
+		if h["s"] != "" && (status == "" || h["s"] == string(status)) {
+			out = append(out, ids[i])
+		}
+	}
+	return out, nil
 }
 
 // Redeliver sends a delivery again, from the first attempt on and under the

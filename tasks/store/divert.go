@@ -5,8 +5,6 @@ import (
 	_ "embed"
 	"fmt"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -23,32 +21,8 @@ func (s *Store) Divertible(ctx context.Context, pool string, offset, limit int) 
 	if err != nil || len(ids) == 0 {
 		return nil, wrapDivert(pool, err)
 	}
-	fields := []string{"e", "t", "p", "s", "f", "fi", "dl"}
-	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, id := range ids {
-			p.HMGet(ctx, prefix+"j:"+id, fields...)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, wrapDivert(pool, err)
-	}
-	jobs := make([]tasks.Job, 0, len(ids))
-	for i, c := range cmds {
-		h := map[string]string{}
-		for k, v := range c.(*redis.SliceCmd).Val() {
-			h[fields[k]] = str(v)
-		}
-		if h["e"] == "" {
-			continue
-		}
-		j, err := unpack(ids[i], h)
-		if err != nil {
-			return nil, err
-		}
-		jobs = append(jobs, j)
-	}
-	return jobs, nil
+	jobs, err := s.each(ctx, ids, []string{"e", "t", "p", "s", "f", "fi", "dl"})
+	return jobs, wrapDivert(pool, err)
 }
 
 func wrapDivert(pool string, err error) error {

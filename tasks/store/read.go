@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -11,34 +12,32 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Job returns a tenant's job. Another tenant's, or one that has outlived its
-// time, is ErrNotFound.
+// Job returns a tenant's job, without its prompt. Another tenant's, or one that
+// has outlived its time, is ErrNotFound.
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	h, err := s.rdb.HGetAll(ctx, prefix+"j:"+id).Result()
+	records, err := s.ask(ctx, []ask{{"j:" + id, append([]string{"r"}, shown...)}})
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, known(err))
 	}
-	if len(h) == 0 || h["t"] != tenant {
+	if records[0]["t"] != tenant {
 		return tasks.Job{}, tasks.ErrNotFound
 	}
-	return unpack(id, h)
+	return unpack(id, records[0])
 }
 
-// each reads jobs in one round trip; those that are gone are left out.
-func (s *Store) each(ctx context.Context, ids []string) ([]tasks.Job, error) {
-	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, id := range ids {
-			p.HGetAll(ctx, prefix+"j:"+id)
-		}
-		return nil
-	})
+// each reads fields of jobs in one round trip; those that are gone are left out.
+func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, error) {
+	list := make([]ask, len(ids))
+	for i, id := range ids {
+		list[i] = ask{"j:" + id, fields}
+	}
+	records, err := s.ask(ctx, list)
 	if err != nil {
 		return nil, fmt.Errorf("read %d jobs: %w", len(ids), known(err))
 	}
 	jobs := make([]tasks.Job, 0, len(ids))
-	for i, c := range cmds {
-		h := c.(*redis.MapStringStringCmd).Val()
-		if len(h) == 0 {
+	for i, h := range records {
+		if h["e"] == "" {
 			continue
 		}
 		j, err := unpack(ids[i], h)
@@ -75,16 +74,45 @@ func (s *Store) Ended(ctx context.Context, ids []string) ([]string, error) {
 	return ended, nil
 }
 
-// A page of a filtered list reads at most so many jobs, so that a rare status
-// among a million jobs costs several pages, not one slow answer.
+// Of a list, what decides whether a row is on the page is read scanMost rows at
+// a time. A page that has a row, but is not full after scanPatience, is given as
+// it is; one that has none is looked for as long as there is anything to look at.
 const (
-	listChunk = 100
-	listReads = 50
+	scanMost     = 500
+	scanPatience = 2 * time.Second
 )
+
+// scan collects ids for a page: of next, which lists n more, those that match
+// lets through. more is the page's last or the last that was looked at, where
+// the next page goes on, "" when nothing is left.
+func scan(ctx context.Context, limit int, next func(ctx context.Context, n int) ([]string, error),
+	match func(ctx context.Context, ids []string) ([]string, error),
+) (ids []string, more string, err error) {
+	begun := time.Now()
+	for n := limit + 1; ; n = min(2*n, scanMost) {
+		some, err := next(ctx, n)
+		if err != nil {
+			return nil, "", err
+		}
+		found, err := match(ctx, some)
+		if err != nil {
+			return nil, "", err
+		}
+		ids = append(ids, found...)
+		switch {
+		case len(ids) > limit:
+			return ids[:limit], ids[limit-1], nil
+		case len(some) < n:
+			return ids, "", nil
+		case len(ids) > 0 && time.Since(begun) > scanPatience:
+			return ids, some[n-1], nil
+		}
+	}
+}
 
 // Jobs returns one page of a tenant's jobs, newest first.
 func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
-	next := s.newest(f.Tenant, f.After)
+	next := s.newest("tn:"+f.Tenant, f.After)
 	if f.Batch != "" {
 		b, err := s.Batch(ctx, f.Tenant, f.Batch)
 		if err != nil {
@@ -94,46 +122,66 @@ func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
 			return tasks.Page{}, err
 		}
 	}
-	var page tasks.Page
-	var last string
-	for range listReads {
-		ids, err := next(ctx)
-		if err != nil {
-			return tasks.Page{}, err
-		}
-		jobs, err := s.each(ctx, ids)
-		if err != nil {
-			return tasks.Page{}, err
-		}
-		for _, j := range jobs {
-			if (f.Status != "" && j.Status != f.Status) || (f.Model != "" && j.Model != f.Model) {
-				continue
-			}
-			if len(page.Jobs) == f.Limit {
-				page.HasMore, page.Next = true, page.Jobs[f.Limit-1].ID
-				return page, nil
-			}
-			page.Jobs = append(page.Jobs, j)
-		}
-		if len(ids) < listChunk {
-			return page, nil
-		}
-		last = ids[len(ids)-1]
+	ids, more, err := scan(ctx, f.Limit, next, func(ctx context.Context, ids []string) ([]string, error) { return s.jobsOf(ctx, f, ids) })
+	if err != nil {
+		return tasks.Page{}, err
 	}
-	page.HasMore, page.Next = true, last
+	page := tasks.Page{HasMore: more != "", Next: more}
+	if page.Jobs, err = s.each(ctx, ids, shown); err != nil {
+		return tasks.Page{}, err
+	}
+	if page.HasMore && len(page.Jobs) == 0 { // all of it was deleted just now
+		f.After = more
+		return s.Jobs(ctx, f)
+	}
 	return page, nil
 }
 
-// newest lists a tenant's ids from after on, a chunk a call.
-func (s *Store) newest(tenant, after string) func(context.Context) ([]string, error) {
+// jobsOf returns those of ids that a filter lets through.
+func (s *Store) jobsOf(ctx context.Context, f tasks.Filter, ids []string) ([]string, error) {
+	fields := []string{"s"}
+	if f.Model != "" {
+		fields = append(fields, "e")
+	}
+	list := make([]ask, len(ids))
+	for i, id := range ids {
+		list[i] = ask{"j:" + id, fields}
+	}
+	records, err := s.ask(ctx, list)
+	if err != nil {
+		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), known(err))
+	}
+	var out []string
+	for i, h := range records {
+		if h["s"] == "" || f.Status != "" && h["s"] != string(f.Status) {
+			continue
+		}
+		if f.Model != "" {
+			var e struct {
+				Model string `json:"m"`
+			}
+			if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {
+				return nil, fmt.Errorf("read job %s: %w", ids[i], err)
+			}
+			if e.Model != f.Model {
+				continue
+			}
+		}
+		out = append(out, ids[i])
+	}
+	return out, nil
+}
+
+// newest lists the ids of an index from its end, or the one before after.
+func (s *Store) newest(index, after string) func(context.Context, int) ([]string, error) {
 	from := "+"
 	if after != "" {
 		from = "(" + after
 	}
-	return func(ctx context.Context) ([]string, error) {
-		ids, err := s.rdb.ZRevRangeByLex(ctx, prefix+"tn:"+tenant, &redis.ZRangeBy{Min: "-", Max: from, Count: listChunk}).Result()
+	return func(ctx context.Context, n int) ([]string, error) {
+		ids, err := s.rdb.ZRevRangeByLex(ctx, prefix+index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
 		if err != nil {
-			return nil, fmt.Errorf("list jobs: %w", known(err))
+			return nil, fmt.Errorf("list %s: %w", index, known(err))
 		}
 		if len(ids) > 0 {
 			from = "(" + ids[len(ids)-1]
@@ -143,7 +191,7 @@ func (s *Store) newest(tenant, after string) func(context.Context) ([]string, er
 }
 
 // backwards lists a batch's ids from its last line, or the one before after.
-func (s *Store) backwards(ctx context.Context, batch, after string) (func(context.Context) ([]string, error), error) {
+func (s *Store) backwards(ctx context.Context, batch, after string) (func(context.Context, int) ([]string, error), error) {
 	key := prefix + "gl:" + batch
 	end := int64(-1)
 	if after != "" {
@@ -162,11 +210,11 @@ func (s *Store) backwards(ctx context.Context, batch, after string) (func(contex
 		}
 		end = n - 1
 	}
-	return func(ctx context.Context) ([]string, error) {
+	return func(ctx context.Context, n int) ([]string, error) {
 		if end < 0 {
 			return nil, nil
 		}
-		start := max(0, end-listChunk+1)
+		start := max(0, end-int64(n)+1)
 		ids, err := s.rdb.LRange(ctx, key, start, end).Result()
 		if err != nil {
 			return nil, fmt.Errorf("list batch %s: %w", batch, known(err))

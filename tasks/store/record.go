@@ -84,7 +84,13 @@ func entry(j *tasks.Job) (tasks.Status, int64) {
 	return tasks.StatusQueued, 0
 }
 
-// unpack reads a record as HGETALL gives it.
+// shown are the fields of a record that a caller may be shown, but for its
+// result, r, which is as large as it likes. Its prompt, b, nobody is shown.
+var shown = []string{
+	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur",
+}
+
+// unpack reads a record as HGETALL gives it, or some fields of it.
 func unpack(id string, h map[string]string) (tasks.Job, error) {
 	var e envelope
 	if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {

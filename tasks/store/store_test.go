@@ -107,7 +107,7 @@ func TestAJobsWholeLife(t *testing.T) {
 		len(j.Log) != 1 || j.Log[0].RequestID != "req_1" || j.FinishedAt.IsZero() || !j.ExpiresAt.Equal(j.FinishedAt.Add(time.Hour)) {
 		t.Errorf("finished job: %+v", j)
 	}
-	if len(j.Request.Body) != 0 {
+	if rdb.HExists(t.Context(), "sluice:{s}:j:"+k.ID, "b").Val() {
 		t.Error("the prompt of a succeeded job is still stored")
 	}
 	if load, err := s.Load(t.Context(), pool); err != nil || load.Queued != 0 || load.Running != 0 || load.Handed != 0 {
