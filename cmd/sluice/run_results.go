@@ -31,7 +31,7 @@ type results struct {
 func (r *results) Close() error {
 	err := r.w.Flush()
 	if r.file != nil {
-		err = errors.Join(err, r.file.Close())
+		err = errors.Join(err, release(r.file))
 	}
 	return err
 }
@@ -141,6 +141,13 @@ func lock(f *os.File) error {
 			return nil
 		}
 	}
+}
+
+// release closes a locked file. The lock is given up by itself: a process that is
+// just being started beside us has a copy of the file for a moment.
+func release(f *os.File) error {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	return f.Close()
 }
 
 // row is one line of results, as an earlier run has written it.
@@ -442,7 +449,7 @@ func (r *results) rewrite(old []byte, rows [][]byte) error {
 		if err != nil {
 			return fmt.Errorf("rewrite the results: %w", err)
 		}
-		if err := r.file.Close(); err != nil {
+		if err := release(r.file); err != nil {
 			return errors.Join(err, f.Close())
 		}
 		r.file = f

@@ -124,7 +124,7 @@ func (f *folder) enter(o runOptions, locked bool) (abandoned []string, err error
 
 func (f *folder) leave() {
 	if f.lock != nil {
-		_ = f.lock.Close()
+		_ = release(f.lock)
 		f.lock = nil
 	}
 }
