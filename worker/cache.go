@@ -29,7 +29,7 @@ type Answers interface {
 // digest names a request by all that its answer depends on, and by its tenant:
 // one tenant is never answered with what another asked. Requests that a caller
 // put in different words or members are different, whatever they mean.
-func (w *Worker) digest(p *pool, j *tasks.Job) string {
+func (w *Worker) digest(p *servedPool, j *tasks.Job) string {
 	h := sha256.New()
 	for _, part := range []string{
 		"sluice answer 2", j.Tenant, p.Provider, j.Asks(), j.Request.Version, j.Request.Beta,
@@ -44,17 +44,17 @@ func (w *Worker) digest(p *pool, j *tasks.Job) string {
 }
 
 // cacheable reports whether an answer may serve later jobs that ask the same.
-func (w *Worker) cacheable(p *pool, j *tasks.Job) bool {
+func (w *Worker) cacheable(p *servedPool, j *tasks.Job) bool {
 	return p.CacheFor > 0 && w.c.Answers != nil && upstream.Repeatable(j.Request)
 }
 
 // shareable reports whether jobs that ask the same at the same time share a call.
-func (w *Worker) shareable(p *pool) bool { return p.Share && w.c.Answers != nil }
+func (w *Worker) shareable(p *servedPool) bool { return p.Share && w.c.Answers != nil }
 
 // recall ends a job with the answer that the same request of the same tenant
 // got before, and reports whether it is done with. It needs no pace and no call.
 // What is kept for those that waited for a call is given to nobody else.
-func (w *Worker) recall(base context.Context, p *pool, job tasks.Job, t tasks.Ticket) bool {
+func (w *Worker) recall(base context.Context, p *servedPool, job tasks.Job, t tasks.Ticket) bool {
 	cached := w.cacheable(p, &job)
 	if !cached && (job.Followed == "" || !w.shareable(p)) {
 		return false
@@ -91,7 +91,7 @@ func (w *Worker) recall(base context.Context, p *pool, job tasks.Job, t tasks.Ti
 }
 
 // remember keeps an answer for the next that asks the same.
-func (w *Worker) remember(base context.Context, p *pool, job tasks.Job, e tasks.Ending) {
+func (w *Worker) remember(base context.Context, p *servedPool, job tasks.Job, e tasks.Ending) {
 	if e.Status != tasks.StatusSucceeded {
 		return
 	}
@@ -103,7 +103,7 @@ func (w *Worker) remember(base context.Context, p *pool, job tasks.Job, e tasks.
 // follow has a job wait for the answer of one that asks the same and is under
 // way, and reports whether it does, or is somebody else's by now. A job that
 // cannot be joined to others is asked upstream by itself.
-func (w *Worker) follow(base context.Context, p *pool, job tasks.Job, t tasks.Ticket) bool {
+func (w *Worker) follow(base context.Context, p *servedPool, job tasks.Job, t tasks.Ticket) bool {
 	if !w.shareable(p) {
 		return false
 	}
@@ -121,7 +121,7 @@ func (w *Worker) follow(base context.Context, p *pool, job tasks.Job, t tasks.Ti
 	return !leads
 }
 
-func (w *Worker) keep(base context.Context, p *pool, digest, job string, result []byte) {
+func (w *Worker) keep(base context.Context, p *servedPool, digest, job string, result []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 2*time.Second)
 	defer cancel()
 	if err := w.c.Answers.KeepAnswer(ctx, digest, job, result, p.CacheFor); err != nil {

@@ -67,12 +67,11 @@ type Deliverer struct {
 	standing *prometheus.GaugeVec
 }
 
-// Deliveries in hand get so long at a shutdown; then they are cut off, and sent
-// again by the next process.
+// deliverGrace is how long a shutdown waits for the deliveries in hand. Then it
+// cuts them off, and the next process sends them again.
 const deliverGrace = 5 * time.Second
 
-// A sweep is made this long after the one before at the soonest, however many
-// events come.
+// sweepPause is the shortest time between two sweeps, however many events come.
 const sweepPause = 5 * time.Millisecond
 
 // NewDeliverer returns a Deliverer, or says what its configuration lacks.

@@ -115,7 +115,7 @@ func (d *desk) SettleDelivery(ctx context.Context, e tasks.Settled) error {
 func newDesk(t *testing.T, options ...func(*desk)) *desk {
 	server := redistest.Start(t, redistest.Options{AOF: "always"})
 	rdb := server.Client()
-	d := &desk{t: t, server: server, Store: store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}, NewSecret: func() string { return webhook.NewSecret().Reveal() }})}
+	d := &desk{t: t, server: server, Store: store.New(store.Config{Redis: rdb, Depth: map[string]int{claude: 8}, NewSecret: func() string { return webhook.NewSecret().Reveal() }})}
 	d.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: d.Store})
 	for _, o := range options {
 		o(d)
@@ -156,7 +156,7 @@ func (d *desk) start() {
 func (d *desk) end(url string) string {
 	d.t.Helper()
 	j := tasks.Job{
-		ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: pool, Priority: tasks.Normal, WebhookURL: url,
+		ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: claude, Priority: tasks.Normal, WebhookURL: url,
 		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"a secret prompt"`)},
 	}
 	if _, _, err := d.Create(d.t.Context(), tasks.Submission{Job: j}); err != nil {
@@ -285,8 +285,8 @@ func TestEndpointsTakeTheirEvents(t *testing.T) {
 	}
 	whole := d.endpoint(r.URL+"/batch", "batch.completed")
 	lines := []tasks.Job{
-		{ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
-		{ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
+		{ID: store.NewID("job"), Tenant: "acme", Pool: claude, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
+		{ID: store.NewID("job"), Tenant: "acme", Pool: claude, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
 	}
 	if err := d.StageBatch(t.Context(), b.ID, lines); err != nil {
 		t.Fatal(err)
@@ -564,8 +564,8 @@ func TestAPoolThatIsPausedIsToldOnce(t *testing.T) {
 	d, r := newDesk(t), newReceiver(t)
 	d.endpoint(r.URL+"/pools", "pool.paused", "pool.resumed")
 	for _, paused := range []bool{false, true, true, false, false} {
-		body := fmt.Sprintf(`{"type":"pool","data":{"id":%q,"paused":%v}}`, pool, paused)
-		if err := d.PoolEvent(t.Context(), pool, paused, []byte(body)); err != nil {
+		body := fmt.Sprintf(`{"type":"pool","data":{"id":%q,"paused":%v}}`, claude, paused)
+		if err := d.PoolEvent(t.Context(), claude, paused, []byte(body)); err != nil {
 			t.Fatal(err)
 		}
 	}

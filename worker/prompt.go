@@ -10,7 +10,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/worker/limit"
-	allowance "github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -18,7 +18,7 @@ import (
 // call, make it, settle, record the end. A nil error acknowledges the task:
 // whatever is left to do stands in the record. An error means that the record
 // could not be asked at all.
-func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
+func (w *Worker) prompt(base context.Context, p *servedPool, t tasks.Ticket) error {
 	job, err := w.take(base, t)
 	switch {
 	case tasks.Void(err):
@@ -85,16 +85,16 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 	if doubtful {
 		w.settle(base, p, grant, actual(answer)) // while the refusal is held, its reservation holds up nobody
 	}
-	standing := allowance.Open
+	standing := pool.Open
 	// That the job's own deadline cut the call off says nothing about the provider.
 	outOfTime := own && answer.Outcome != tasks.Succeeded && took >= most
 	if p.Health != nil && !outOfTime {
-		standing = p.Health.Report(base, allowance.Call{Model: job.Asks(), Prompt: job.Request.Body, Took: took}, answer)
+		standing = p.Health.Report(base, pool.Call{Model: job.Asks(), Prompt: job.Request.Body, Took: took}, answer)
 	}
 	switch {
-	case standing == allowance.AtFault:
+	case standing == pool.AtFault:
 		answer.Outcome = tasks.Rejected
-	case standing == allowance.Unsettled && context.Cause(base) == errGrace:
+	case standing == pool.Unsettled && context.Cause(base) == errGrace:
 		answer.Outcome = tasks.HandedBack
 	}
 	v := decide(answer, situation{
@@ -155,7 +155,7 @@ func (w *Worker) prompt(base context.Context, p *pool, t tasks.Ticket) error {
 // bound is how long a job's call may take, and whether its own deadline says so
 // and not its pool. The deadline is measured from the start by Redis's clock:
 // this process's may be wrong.
-func bound(p *pool, j tasks.Job, started tasks.Started) (d time.Duration, own bool) {
+func bound(p *servedPool, j tasks.Job, started tasks.Started) (d time.Duration, own bool) {
 	if j.Deadline.IsZero() || j.Deadline.Sub(started.At) >= p.Timeout {
 		return p.Timeout, false
 	}
@@ -186,7 +186,7 @@ func (w *Worker) take(ctx context.Context, t tasks.Ticket) (job tasks.Job, err e
 
 // pace waits until the job may be sent. The wait ends early when the job is
 // lost or the worker stops.
-func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant, error) {
+func (w *Worker) pace(ctx context.Context, p *servedPool, job tasks.Job) (limit.Grant, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stopped := make(chan struct{})
@@ -208,7 +208,7 @@ func (w *Worker) pace(ctx context.Context, p *pool, job tasks.Job) (limit.Grant,
 }
 
 // ask makes the call, which may take so long.
-func (w *Worker) ask(ctx context.Context, p *pool, job tasks.Job, grant limit.Grant, out *text, most time.Duration) upstream.Answer {
+func (w *Worker) ask(ctx context.Context, p *servedPool, job tasks.Job, grant limit.Grant, out *text, most time.Duration) upstream.Answer {
 	w.m.inflight.WithLabelValues(p.Name).Inc()
 	defer w.m.inflight.WithLabelValues(p.Name).Dec()
 	ctx, cancel := context.WithTimeout(ctx, most)
@@ -237,7 +237,7 @@ func actual(a upstream.Answer) limit.Actual {
 	return out
 }
 
-func (w *Worker) settle(base context.Context, p *pool, g limit.Grant, a limit.Actual) {
+func (w *Worker) settle(base context.Context, p *servedPool, g limit.Grant, a limit.Actual) {
 	// Also past the grace period: a reservation that is kept holds others up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
 	defer cancel()
@@ -249,7 +249,7 @@ func (w *Worker) settle(base context.Context, p *pool, g limit.Grant, a limit.Ac
 // end records an ending, again until the record has it or has moved on: an
 // answer that was paid for is not given up, whatever Redis says meanwhile. Past
 // the grace period it is tried once more only.
-func (w *Worker) end(base context.Context, p *pool, job tasks.Job, t tasks.Ticket, e tasks.Ending) {
+func (w *Worker) end(base context.Context, p *servedPool, job tasks.Job, t tasks.Ticket, e tasks.Ending) {
 	_ = persist(base.Done(), 0, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
 		defer cancel()
@@ -265,7 +265,7 @@ func (w *Worker) end(base context.Context, p *pool, job tasks.Job, t tasks.Ticke
 }
 
 // count writes the metrics of an ended attempt, and the one log line of an ended job.
-func (w *Worker) count(p *pool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
+func (w *Worker) count(p *servedPool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
 	run := time.Since(started.At)
 	w.m.run.WithLabelValues(p.Name).Observe(run.Seconds())
 	if a.Usage != nil {

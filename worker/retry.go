@@ -5,18 +5,18 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
-	allowance "github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
 // situation is what the retry rule knows beside the answer.
 type situation struct {
-	attempts int                // used, with this one
-	max      int                // allowed
-	standing allowance.Standing // of the pool and of the call in it
-	guarded  bool               // the pool has a breaker, which holds it when the provider refuses all
-	spent    bool               // the retry budget is used up
-	random   float64            // 0 to 1
+	attempts int           // used, with this one
+	max      int           // allowed
+	standing pool.Standing // of the pool and of the call in it
+	guarded  bool          // the pool has a breaker, which holds it when the provider refuses all
+	spent    bool          // the retry budget is used up
+	random   float64       // 0 to 1
 }
 
 // verdict is what becomes of a job after an attempt.
@@ -37,8 +37,12 @@ const (
 	softLimit   = time.Second      // a retry-after up to this softens the pace; a longer one holds the pool
 	defaultHold = 5 * time.Second  // for a 429 that says nothing
 	capHold     = 60 * time.Second // for a spend cap or a refused key in a pool without a breaker
-	stale       = time.Second      // for one that nobody knows to be paused for it, as while Redis is away
-	broke       = 5 * time.Second  // the least delay when the retry budget is spent
+
+	// reopenedDelay is for a refused key whose pool is open: it was opened again
+	// meanwhile, or was not paused because Redis is away.
+	reopenedDelay = time.Second
+	// budgetPenalty comes on top of each delay while the retry budget is spent.
+	budgetPenalty = 5 * time.Second
 )
 
 // decide is the one rule of when to try again: pure, and the only layer that
@@ -65,10 +69,10 @@ func decide(a upstream.Answer, s situation) verdict {
 		switch {
 		case !s.guarded:
 			return verdict{status: tasks.StatusRetrying, hold: capHold}
-		case s.standing == allowance.Paused:
+		case s.standing == pool.Paused:
 			return verdict{status: tasks.StatusRetrying}
-		case s.standing != allowance.Unsettled:
-			return verdict{status: tasks.StatusRetrying, delay: stale}
+		case s.standing != pool.Unsettled:
+			return verdict{status: tasks.StatusRetrying, delay: reopenedDelay}
 		case s.attempts >= s.max:
 			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 		}
@@ -76,7 +80,7 @@ func decide(a upstream.Answer, s situation) verdict {
 
 	case tasks.Rejected:
 		switch {
-		case s.standing == allowance.Paused:
+		case s.standing == pool.Paused:
 			return verdict{status: tasks.StatusRetrying}
 		case a.Doubt == upstream.DoubtKey && s.attempts < min(2, s.max):
 			// No request is to blame for a 401. One that passes is worth another try.
@@ -91,7 +95,7 @@ func decide(a upstream.Answer, s situation) verdict {
 		if a.ShouldRetry != nil && !*a.ShouldRetry {
 			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 		}
-		if s.standing == allowance.Paused {
+		if s.standing == pool.Paused {
 			return verdict{status: tasks.StatusRetrying}
 		}
 		if s.attempts >= s.max {
@@ -110,7 +114,7 @@ func backoff(a upstream.Answer, s situation) time.Duration {
 	most := min(retryBase<<min(s.attempts-1, 10), retryCap)
 	d := time.Duration(s.random * float64(most))
 	if s.spent {
-		d += broke
+		d += budgetPenalty
 	}
 	if a.HasRetryAfter {
 		d = max(d, a.RetryAfter+time.Duration(s.random*0.1*float64(a.RetryAfter)))

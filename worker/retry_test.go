@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
-	allowance "github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -32,22 +32,22 @@ func TestDecide(t *testing.T) {
 		{"ramp", after(tasks.RampLimited, 9*time.Second), first, verdict{status: tasks.StatusRetrying, hold: 9 * time.Second, ramp: true}},
 		{"spend cap, no breaker", is(tasks.SpendLimited), last, verdict{status: tasks.StatusRetrying, hold: capHold}},
 		{"key refused, no breaker", is(tasks.Unauthorized), last, verdict{status: tasks.StatusRetrying, hold: capHold}},
-		{"spend cap", is(tasks.SpendLimited), situation{attempts: 3, max: 3, standing: allowance.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
-		{"key refused", is(tasks.Unauthorized), situation{attempts: 3, max: 3, standing: allowance.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
-		{"key refused, but the pool is open again", is(tasks.Unauthorized), situation{attempts: 3, max: 3, guarded: true}, verdict{status: tasks.StatusRetrying, delay: stale}},
-		{"a refusal that nobody could settle", is(tasks.Unauthorized), situation{attempts: 1, max: 3, standing: allowance.Unsettled, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
-		{"a refusal that nobody could settle, last", is(tasks.SpendLimited), situation{attempts: 3, max: 3, standing: allowance.Unsettled, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
-		{"403, and the key is well", refused(upstream.DoubtAccess), situation{attempts: 1, max: 3, standing: allowance.AtFault, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
-		{"401, and the key is well", refused(upstream.DoubtKey), situation{attempts: 1, max: 3, standing: allowance.AtFault, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
-		{"401 again, and the key is well", refused(upstream.DoubtKey), situation{attempts: 2, max: 3, standing: allowance.AtFault, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
-		{"no such model, and the key is refused", refused(upstream.DoubtModel), situation{attempts: 3, max: 3, standing: allowance.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
+		{"spend cap", is(tasks.SpendLimited), situation{attempts: 3, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
+		{"key refused", is(tasks.Unauthorized), situation{attempts: 3, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
+		{"key refused, but the pool is open again", is(tasks.Unauthorized), situation{attempts: 3, max: 3, guarded: true}, verdict{status: tasks.StatusRetrying, delay: reopenedDelay}},
+		{"a refusal that nobody could settle", is(tasks.Unauthorized), situation{attempts: 1, max: 3, standing: pool.Unsettled, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
+		{"a refusal that nobody could settle, last", is(tasks.SpendLimited), situation{attempts: 3, max: 3, standing: pool.Unsettled, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"403, and the key is well", refused(upstream.DoubtAccess), situation{attempts: 1, max: 3, standing: pool.AtFault, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"401, and the key is well", refused(upstream.DoubtKey), situation{attempts: 1, max: 3, standing: pool.AtFault, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
+		{"401 again, and the key is well", refused(upstream.DoubtKey), situation{attempts: 2, max: 3, standing: pool.AtFault, guarded: true}, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"no such model, and the key is refused", refused(upstream.DoubtModel), situation{attempts: 3, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
 		{"no such model, no breaker", refused(upstream.DoubtModel), first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
 		{"shutdown", is(tasks.HandedBack), last, verdict{status: tasks.StatusRetrying}},
 		{"500", is(tasks.ServerError), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
 		{"500, second", is(tasks.ServerError), situation{attempts: 2, max: 3, random: 0.5}, verdict{status: tasks.StatusRetrying, counted: true, delay: 500 * time.Millisecond}},
 		{"529 with retry-after", after(tasks.Overloaded, 10*time.Second), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 10500 * time.Millisecond}},
 		{"500, last", is(tasks.ServerError), last, verdict{status: tasks.StatusFailed, code: tasks.AttemptsExhausted}},
-		{"500, last, but the pool is paused", is(tasks.ServerError), situation{attempts: 3, max: 3, standing: allowance.Paused}, verdict{status: tasks.StatusRetrying}},
+		{"500, last, but the pool is paused", is(tasks.ServerError), situation{attempts: 3, max: 3, standing: pool.Paused}, verdict{status: tasks.StatusRetrying}},
 		{"timeout", is(tasks.Timeout), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
 		{"500, budget spent", is(tasks.ServerError), situation{attempts: 1, max: 3, random: 0.5, spent: true}, verdict{status: tasks.StatusRetrying, counted: true, delay: 5250 * time.Millisecond}},
 		{"500 that a retry cannot cure", upstream.Answer{Outcome: tasks.ServerError, ShouldRetry: &no}, first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},

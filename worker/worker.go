@@ -26,7 +26,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/worker/limit"
-	allowance "github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -57,7 +57,7 @@ type Caller interface {
 	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
 }
 
-// Gate is a pool's shared allowance.
+// Gate is a pool's shared pool.
 type Gate interface {
 	Run(ctx context.Context) error
 	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
@@ -71,7 +71,7 @@ type Gate interface {
 // Health is told how each call ended and says what that means for the job. It
 // holds a refusal of which nobody knows yet whether it was meant for the key.
 type Health interface {
-	Report(ctx context.Context, c allowance.Call, a upstream.Answer) allowance.Standing
+	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
 }
 
 // Pool is one upstream allowance and the way to its provider.
@@ -119,7 +119,7 @@ type Worker struct {
 	c     Config
 	log   *slog.Logger
 	waker *queue.Waker
-	pools map[string]*pool
+	pools map[string]*servedPool
 	m     metrics
 
 	stopping chan struct{} // closed when no new call may begin
@@ -128,21 +128,23 @@ type Worker struct {
 	held map[string]*holding // by job id
 }
 
-type pool struct {
+// servedPool is a pool, and what this process keeps to serve it.
+type servedPool struct {
 	Pool
 	server *asynq.Server
 	budget *budget
-	mean   atomic.Int64 // of the calls' times of late, in nanoseconds
+	mean   atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
 
-// slowCall is the mean time of calls from which on their input is settled when
-// they begin: a call of Redis more, where the end would come too late.
+// slowCall is the average time from which on the input of a call is settled when
+// its answer begins. That costs one more call of Redis; at the end it would be
+// too late.
 const slowCall = 1500 * time.Millisecond
 
-func (p *pool) slow() bool { return time.Duration(p.mean.Load()) > slowCall }
+func (p *servedPool) slow() bool { return time.Duration(p.mean.Load()) > slowCall }
 
 // took notes a call's time. A lost update of two at once does not matter.
-func (p *pool) took(d time.Duration) { p.mean.Store(p.mean.Load() + (int64(d)-p.mean.Load())/8) }
+func (p *servedPool) took(d time.Duration) { p.mean.Store(p.mean.Load() + (int64(d)-p.mean.Load())/8) }
 
 // holding is one job in this process's hands.
 type holding struct {
@@ -176,7 +178,7 @@ func New(c Config) (*Worker, error) {
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second
 	}
-	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(0), pools: map[string]*pool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
+	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(0), pools: map[string]*servedPool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -198,7 +200,7 @@ func New(c Config) (*Worker, error) {
 		if cfg.Concurrency == 0 {
 			cfg.Concurrency = 64
 		}
-		p := &pool{Pool: cfg, budget: newBudget()}
+		p := &servedPool{Pool: cfg, budget: newBudget()}
 		p.server = asynq.NewServerFromRedisClient(queue.Server(c.Redis), asynq.Config{
 			Concurrency:       cfg.Concurrency,
 			Queues:            map[string]int{cfg.Name: 1},
@@ -251,7 +253,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	parts.Go(func() error { return w.renew(partsCtx) })
 
-	var started []*pool
+	var started []*servedPool
 	var startErr error
 	for _, p := range w.pools {
 		if startErr = p.server.Start(w.handler(base, p)); startErr != nil {
@@ -293,7 +295,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // handler turns Asynq's tasks into attempts. Asynq's context is not used for
 // the work: it ends when Asynq loses its own lease, and our call goes on.
-func (w *Worker) handler(base context.Context, p *pool) asynq.Handler {
+func (w *Worker) handler(base context.Context, p *servedPool) asynq.Handler {
 	return asynq.HandlerFunc(func(_ context.Context, task *asynq.Task) error {
 		t, err := queue.Ticket(p.Name, task.Payload())
 		if err != nil {

@@ -20,13 +20,13 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
-	allowance "github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const pool = "claude"
+const claude = "claude"
 
 // say answers as the Messages API streams "hi".
 func say(w http.ResponseWriter, _ *http.Request) {
@@ -108,11 +108,11 @@ type options struct {
 
 type health struct{ paused *atomic.Bool }
 
-func (h health) Report(context.Context, allowance.Call, upstream.Answer) allowance.Standing {
+func (h health) Report(context.Context, pool.Call, upstream.Answer) pool.Standing {
 	if h.paused.Load() {
-		return allowance.Paused
+		return pool.Paused
 	}
-	return allowance.Open
+	return pool.Open
 }
 
 func start(t *testing.T, p *provider, o options) *system {
@@ -120,10 +120,10 @@ func start(t *testing.T, p *provider, o options) *system {
 	srv := redistest.Start(t, redistest.Options{AOF: o.aof})
 	rdb := srv.Client()
 	s := &system{t: t, srv: srv}
-	s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{pool: 8}})
+	s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{claude: 8}})
 	var w *worker.Worker
 	s.feeder = queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s.store, Every: 20 * time.Millisecond, Kick: func(_ context.Context, p string, n int) { w.Kick(p, n) }})
-	gate, err := limit.New(limit.Config{Redis: rdb, Pool: pool})
+	gate, err := limit.New(limit.Config{Redis: rdb, Pool: claude})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func start(t *testing.T, p *provider, o options) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(caller.Close)
-	cfg := worker.Pool{Name: pool, Provider: "anthropic", Dialect: upstream.Anthropic, Caller: caller, Gate: gate, Timeout: o.timeout, MaxAttempts: o.max, Concurrency: 8}
+	cfg := worker.Pool{Name: claude, Provider: "anthropic", Dialect: upstream.Anthropic, Caller: caller, Gate: gate, Timeout: o.timeout, MaxAttempts: o.max, Concurrency: 8}
 	if o.paused != nil {
 		cfg.Health = health{o.paused}
 	}
@@ -183,7 +183,7 @@ func start(t *testing.T, p *provider, o options) *system {
 func (s *system) submit(change ...func(*tasks.Job)) string {
 	s.t.Helper()
 	j := tasks.Job{
-		ID: store.NewID("job"), Tenant: "acme", Pool: pool, Model: "claude-sonnet-4-5",
+		ID: store.NewID("job"), Tenant: "acme", Pool: claude, Model: "claude-sonnet-4-5",
 		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"hello"`), MaxTokens: 16, InputTokens: 5},
 	}
 	for _, c := range change {
@@ -354,7 +354,7 @@ func TestAFinishedJobsTaskIsAcknowledgedUnrun(t *testing.T) {
 	s := start(t, p, options{})
 	id := s.submit()
 	s.final(id)
-	if err := s.feeder.Hand(t.Context(), []tasks.Ticket{{ID: id, Fence: 1, Pool: pool}}); err != nil {
+	if err := s.feeder.Hand(t.Context(), []tasks.Ticket{{ID: id, Fence: 1, Pool: claude}}); err != nil {
 		t.Fatal(err)
 	}
 	second := s.submit()
