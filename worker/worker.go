@@ -245,7 +245,7 @@ func (w *Worker) Listen(id string) {
 func (w *Worker) Run(ctx context.Context) error {
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
-	parts, partsCtx := errgroup.WithContext(base)
+	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx)) // they outlive the cut
 	partsCtx, stopParts := context.WithCancel(partsCtx)
 	defer stopParts()
 	for _, p := range w.pools {

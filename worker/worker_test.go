@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -104,6 +105,7 @@ type options struct {
 	aof         string
 	startWithin time.Duration
 	record      func(worker.Record) worker.Record // around the store; nil: the store itself
+	leases      func(worker.Leases) worker.Leases // likewise
 }
 
 type health struct{ paused *atomic.Bool }
@@ -140,11 +142,15 @@ func start(t *testing.T, p *provider, o options) *system {
 	if o.record != nil {
 		record = o.record(record)
 	}
+	leases := worker.Leases(s.store)
+	if o.leases != nil {
+		leases = o.leases(leases)
+	}
 	if o.grace == 0 {
 		o.grace = 10 * time.Second
 	}
 	w, err = worker.New(worker.Config{
-		Redis: srv.Client(), Record: record, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
+		Redis: srv.Client(), Record: record, Leases: leases, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
 		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace,
 	})
 	if err != nil {
@@ -345,6 +351,57 @@ func TestShutdownHandsBackUncounted(t *testing.T) {
 	j, err := s.store.Job(t.Context(), "acme", id)
 	if err != nil || j.Status != tasks.StatusRetrying || j.Attempts != 0 || len(j.Log) != 1 || j.Log[0].Outcome != tasks.HandedBack || !j.Log[0].MaybeBilled {
 		t.Errorf("job %+v, %v", j, err)
+	}
+}
+
+// renewals tells of each renewal of leases, to who listens.
+type renewals struct {
+	worker.Leases
+	told chan struct{}
+}
+
+func (r renewals) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error) {
+	lost, err := r.Leases.Renew(ctx, held)
+	select {
+	case r.told <- struct{}{}:
+	default:
+	}
+	return lost, err
+}
+
+// patient records an end only when the leases were renewed twice meanwhile.
+type patient struct {
+	worker.Record
+	renewed <-chan struct{}
+	err     error
+}
+
+func (p *patient) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
+	for range 2 {
+		select {
+		case <-p.renewed:
+		case <-time.After(5 * time.Second):
+			p.err = errors.New("no lease was renewed for 5 s")
+		}
+	}
+	return p.Record.End(ctx, t, e)
+}
+
+// A slow Redis may take longer than a lease to hand back what the end of the
+// grace period cut off: nobody else is given the job before.
+func TestAJobIsLeasedUntilItIsHandedBack(t *testing.T) {
+	began, gone, renewed := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	record := &patient{renewed: renewed}
+	s := start(t, newProvider(t, hang(began, gone)), options{
+		grace:  50 * time.Millisecond,
+		record: func(r worker.Record) worker.Record { record.Record = r; return record },
+		leases: func(l worker.Leases) worker.Leases { return renewals{l, renewed} },
+	})
+	s.submit()
+	within(t, began, "the call")
+	s.stop()
+	if record.err != nil {
+		t.Error(record.err)
 	}
 }
 
