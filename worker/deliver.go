@@ -3,14 +3,12 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
@@ -59,10 +57,8 @@ type DelivererConfig struct {
 type Deliverer struct {
 	c        DelivererConfig
 	log      *slog.Logger
-	waker    *queue.Waker
-	server   *asynq.Server
+	server   *server
 	wake     chan struct{}
-	stopping chan struct{}
 	ended    *prometheus.CounterVec
 	standing *prometheus.GaugeVec
 }
@@ -86,7 +82,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		c.Every = time.Second
 	}
 	d := &Deliverer{
-		c: c, log: c.Log, waker: queue.NewWaker(time.Second), wake: make(chan struct{}, 1), stopping: make(chan struct{}),
+		c: c, log: c.Log, wake: make(chan struct{}, 1),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_deliveries_total", Help: "Deliveries of webhooks that ended, by status.",
 		}, []string{"status"}),
@@ -103,19 +99,13 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(d.ended, d.standing)
 	}
-	c.Redis.AddHook(d.waker)
-	d.server = asynq.NewServerFromRedisClient(queue.Server(c.Redis), asynq.Config{
-		Concurrency: c.Concurrency, Queues: map[string]int{queue.Deliveries: 1}, TaskCheckInterval: time.Millisecond,
-		ShutdownTimeout: 2 * deliverGrace,
-		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },
-		IsFailure:       func(error) bool { return false },
-		Logger:          asynqLog{d.log}, LogLevel: asynq.WarnLevel,
-	})
+	d.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(time.Second), grace: deliverGrace, handBack: deliverGrace, log: d.log})
+	d.server.serve(queue.Deliveries, c.Concurrency, d.handle)
 	return d, nil
 }
 
 // Kick wakes this process's idle server.
-func (d *Deliverer) Kick() { d.waker.Kick(queue.Deliveries, 0) }
+func (d *Deliverer) Kick() { d.server.kick(queue.Deliveries, 0) }
 
 // Wake says that something may be due.
 func (d *Deliverer) Wake() {
@@ -127,29 +117,7 @@ func (d *Deliverer) Wake() {
 
 // Run delivers until ctx ends. Attempts in hand then get five seconds.
 func (d *Deliverer) Run(ctx context.Context) error {
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	err := d.server.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
-		return d.handle(base, t)
-	}))
-	if err != nil {
-		return fmt.Errorf("start the server of webhooks: %w", err)
-	}
-	d.sweeps(ctx)
-	d.waker.Release()
-	d.server.Stop()
-	close(d.stopping)
-	down := make(chan struct{})
-	go func() { d.server.Shutdown(); close(down) }() // it waits for the handlers
-	grace := time.NewTimer(deliverGrace)
-	defer grace.Stop()
-	select {
-	case <-down:
-	case <-grace.C:
-		cut()
-		<-down
-	}
-	return nil
+	return d.server.run(ctx, func() { d.sweeps(ctx) })
 }
 
 func (d *Deliverer) sweeps(ctx context.Context) {
@@ -194,8 +162,8 @@ func (d *Deliverer) sweeps(ctx context.Context) {
 
 // handle makes the attempts of one task, beside each other. A nil error
 // acknowledges the task: what is left to do stands in the record.
-func (d *Deliverer) handle(ctx context.Context, t *asynq.Task) error {
-	list, err := queue.DeliveryTickets(t.Payload())
+func (d *Deliverer) handle(ctx context.Context, payload []byte) error {
+	list, err := queue.DeliveryTickets(payload)
 	if err != nil {
 		d.log.Error("a task that is not ours was dropped", "error", err)
 		return nil
@@ -266,7 +234,7 @@ const settleWithin = 20 * time.Second
 
 // settle records an end, again while Redis is away, and reports whether it did.
 func (d *Deliverer) settle(base context.Context, e tasks.Settled) bool {
-	return persist(d.stopping, settleWithin, func() error {
+	return persist(d.server.stopping, settleWithin, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
 		defer cancel()
 		err := d.c.Record.SettleDelivery(ctx, e)

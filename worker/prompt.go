@@ -177,7 +177,7 @@ const takeWithin = 30 * time.Second
 
 // take asks for the ticket's job, again while Redis is away.
 func (w *Worker) take(ctx context.Context, t tasks.Ticket) (job tasks.Job, err error) {
-	err = persist(w.stopping, takeWithin, func() (err error) {
+	err = persist(w.server.stopping, takeWithin, func() (err error) {
 		job, err = w.c.Record.Take(ctx, t)
 		return err
 	})
@@ -193,7 +193,7 @@ func (w *Worker) pace(ctx context.Context, p *servedPool, job tasks.Job) (limit.
 	go func() {
 		defer close(stopped)
 		select {
-		case <-w.stopping:
+		case <-w.server.stopping:
 			cancel()
 		case <-ctx.Done():
 		}

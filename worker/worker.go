@@ -13,12 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -116,13 +114,11 @@ type Config struct {
 
 // Worker takes jobs of its pools until it is told to stop.
 type Worker struct {
-	c     Config
-	log   *slog.Logger
-	waker *queue.Waker
-	pools map[string]*servedPool
-	m     metrics
-
-	stopping chan struct{} // closed when no new call may begin
+	c      Config
+	log    *slog.Logger
+	server *server
+	pools  map[string]*servedPool
+	m      metrics
 
 	mu   sync.Mutex
 	held map[string]*holding // by job id
@@ -131,7 +127,6 @@ type Worker struct {
 // servedPool is a pool, and what this process keeps to serve it.
 type servedPool struct {
 	Pool
-	server *asynq.Server
 	budget *budget
 	mean   atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
@@ -157,9 +152,6 @@ type holding struct {
 // canceled by its caller, or given to somebody else.
 var errLost = errors.New("the job is no longer this worker's")
 
-// errGrace ends calls that outlast the grace period.
-var errGrace = errors.New("the grace period is over")
-
 // afterGrace is what Asynq gives handlers beyond the grace period, to hand back
 // what was cut off.
 const afterGrace = 15 * time.Second
@@ -178,12 +170,12 @@ func New(c Config) (*Worker, error) {
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second
 	}
-	w := &Worker{c: c, log: c.Log, waker: queue.NewWaker(0), pools: map[string]*servedPool{}, held: map[string]*holding{}, stopping: make(chan struct{})}
+	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*holding{}}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
 	w.m = newMetrics(c.Metrics)
-	c.Redis.AddHook(w.waker)
+	w.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
 		if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil {
 			return nil, errors.New("worker: each pool needs a name, a caller and a gate")
@@ -201,16 +193,7 @@ func New(c Config) (*Worker, error) {
 			cfg.Concurrency = 64
 		}
 		p := &servedPool{Pool: cfg, budget: newBudget()}
-		p.server = asynq.NewServerFromRedisClient(queue.Server(c.Redis), asynq.Config{
-			Concurrency:       cfg.Concurrency,
-			Queues:            map[string]int{cfg.Name: 1},
-			TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
-			ShutdownTimeout:   c.Grace + afterGrace,
-			RetryDelayFunc:    func(int, error, *asynq.Task) time.Duration { return time.Second },
-			IsFailure:         func(error) bool { return false }, // attempts are counted in the record
-			Logger:            asynqLog{w.log},
-			LogLevel:          asynq.WarnLevel,
-		})
+		w.server.serve(cfg.Name, cfg.Concurrency, w.handler(p))
 		w.pools[cfg.Name] = p
 		w.m.touch(cfg.Name)
 	}
@@ -219,7 +202,7 @@ func New(c Config) (*Worker, error) {
 
 // Kick wakes this process's idle server of a pool, which holds n tasks more; 0
 // when nobody knows how many.
-func (w *Worker) Kick(pool string, n int) { w.waker.Kick(pool, n) }
+func (w *Worker) Kick(pool string, n int) { w.server.kick(pool, n) }
 
 // Cancel cuts off the call for a job, if this process makes it.
 func (w *Worker) Cancel(id string) {
@@ -243,9 +226,7 @@ func (w *Worker) Listen(id string) {
 // wait, lets calls in flight finish within the grace period, and hands back
 // the rest uncounted. What it holds stays leased until it returns.
 func (w *Worker) Run(ctx context.Context) error {
-	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cut(nil)
-	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx)) // they outlive the cut
+	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx)) // they outlive the calls
 	partsCtx, stopParts := context.WithCancel(partsCtx)
 	defer stopParts()
 	for _, p := range w.pools {
@@ -253,57 +234,26 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	parts.Go(func() error { return w.renew(partsCtx) })
 
-	var started []*servedPool
-	var startErr error
-	for _, p := range w.pools {
-		if startErr = p.server.Start(w.handler(base, p)); startErr != nil {
-			startErr = fmt.Errorf("start the server of pool %s: %w", p.Name, startErr)
-			break
-		}
-		started = append(started, p)
-	}
-	if startErr == nil {
+	err := w.server.run(ctx, func() {
 		select {
 		case <-ctx.Done():
 		case <-partsCtx.Done(): // a part ended by itself
 		}
-	}
-
-	w.waker.Release()
-	for _, p := range started {
-		p.server.Stop()
-	}
-	close(w.stopping)
-	// Shutdown waits for the handlers.
-	var servers sync.WaitGroup
-	for _, p := range started {
-		servers.Go(p.server.Shutdown)
-	}
-	down := make(chan struct{})
-	go func() { servers.Wait(); close(down) }()
-	grace := time.NewTimer(w.c.Grace)
-	defer grace.Stop()
-	select {
-	case <-down:
-	case <-grace.C:
-		cut(errGrace)
-		<-down
-	}
+	})
 	stopParts()
-	return errors.Join(startErr, parts.Wait())
+	return errors.Join(err, parts.Wait())
 }
 
-// handler turns Asynq's tasks into attempts. Asynq's context is not used for
-// the work: it ends when Asynq loses its own lease, and our call goes on.
-func (w *Worker) handler(base context.Context, p *servedPool) asynq.Handler {
-	return asynq.HandlerFunc(func(_ context.Context, task *asynq.Task) error {
-		t, err := queue.Ticket(p.Name, task.Payload())
+// handler turns the tasks of a pool's queue into attempts.
+func (w *Worker) handler(p *servedPool) handler {
+	return func(base context.Context, payload []byte) error {
+		t, err := queue.Ticket(p.Name, payload)
 		if err != nil {
 			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
 			return nil
 		}
 		return w.prompt(base, p, t)
-	})
+	}
 }
 
 // renew keeps the leases of all jobs in hand, and lets go of those that are lost.
@@ -349,27 +299,6 @@ func (w *Worker) drop(h *holding) {
 	}
 }
 
-// persist asks until the answer is one, or Void, at growing intervals. Once stop
-// is closed it asks once more at most, and after within not again; 0: no bound.
-func persist(stop <-chan struct{}, within time.Duration, ask func() error) error {
-	begun := time.Now()
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		err := ask()
-		if err == nil || tasks.Void(err) || within > 0 && time.Since(begun) > within {
-			return err
-		}
-		select {
-		case <-stop:
-			return err
-		default:
-		}
-		select {
-		case <-stop:
-		case <-time.After(pause):
-		}
-	}
-}
-
 // hand passes tickets on. One that is not enqueued now is found by a sweep.
 func (w *Worker) hand(ctx context.Context, list []tasks.Ticket) {
 	if len(list) == 0 {
@@ -379,24 +308,3 @@ func (w *Worker) hand(ctx context.Context, list []tasks.Ticket) {
 		w.log.Warn("jobs were not handed to the queue yet", "error", err)
 	}
 }
-
-// asynqLog lets Asynq speak through our logger. Its messages carry task ids,
-// never payloads.
-type asynqLog struct{ log *slog.Logger }
-
-func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...), "part", "asynq") }
-func (l asynqLog) Info(args ...any)  { l.log.Info(fmt.Sprint(args...), "part", "asynq") }
-func (l asynqLog) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...), "part", "asynq") }
-
-// Error logs. That Asynq may not subscribe to its cancelations, which it tries
-// each five seconds, is no matter: nothing here is canceled through Asynq.
-func (l asynqLog) Error(args ...any) {
-	text, level := fmt.Sprint(args...), slog.LevelError
-	if strings.HasPrefix(text, "cannot subscribe to cancelation channel") {
-		level = slog.LevelDebug
-	}
-	l.log.Log(context.Background(), level, text, "part", "asynq")
-}
-
-// Fatal logs: who embeds Asynq decides when to exit.
-func (l asynqLog) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }

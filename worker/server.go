@@ -1,0 +1,164 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/queue"
+)
+
+// server hands the tasks of Asynq's queues to their handlers until it is told to
+// stop. Then it takes no more, waits for the grace period, cuts off what is
+// still in hand, and returns once that is handed back.
+type server struct {
+	c        serverConfig
+	queues   []*served
+	stopping chan struct{} // closed when no new work may begin
+}
+
+// served is one queue.
+type served struct {
+	name   string
+	handle handler
+	asynq  *asynq.Server
+}
+
+// handler does the work of one task. An error gives the task back to Asynq,
+// which brings it again. base ends with the grace period, by errGrace. Asynq's
+// own context is not used: it ends when Asynq loses its lease, and our call
+// goes on.
+type handler func(base context.Context, payload []byte) error
+
+// serverConfig says what a server works with.
+type serverConfig struct {
+	redis    redis.UniversalClient // the server puts the waker's hook on it
+	waker    *queue.Waker
+	grace    time.Duration // for what is in hand at a stop
+	handBack time.Duration // for handlers beyond it, to hand back what was cut off
+	log      *slog.Logger
+}
+
+// errGrace ends calls that outlast the grace period.
+var errGrace = errors.New("the grace period is over")
+
+func newServer(c serverConfig) *server {
+	c.redis.AddHook(c.waker)
+	return &server{c: c, stopping: make(chan struct{})}
+}
+
+// serve adds a queue, of which this process has so many tasks in hand at once.
+func (s *server) serve(name string, concurrency int, handle handler) {
+	s.queues = append(s.queues, &served{name, handle, asynq.NewServerFromRedisClient(queue.Server(s.c.redis), asynq.Config{
+		Concurrency:       concurrency,
+		Queues:            map[string]int{name: 1},
+		TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
+		ShutdownTimeout:   s.c.grace + s.c.handBack,
+		RetryDelayFunc:    func(int, error, *asynq.Task) time.Duration { return time.Second },
+		IsFailure:         func(error) bool { return false }, // attempts are counted in the record
+		Logger:            asynqLog{s.c.log},
+		LogLevel:          asynq.WarnLevel,
+	})})
+}
+
+// kick wakes an idle queue, which holds n tasks more; 0 when nobody knows how many.
+func (s *server) kick(name string, n int) { s.c.waker.Kick(name, n) }
+
+// run serves until during returns, and then stops. A queue that cannot be served
+// stops those that are.
+func (s *server) run(ctx context.Context, during func()) error {
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	started, err := s.start(base)
+	if err == nil {
+		during()
+	}
+	s.stop(started, cut)
+	return err
+}
+
+// start starts the queues in turn, and returns those that it has started.
+func (s *server) start(base context.Context) (started []*served, err error) {
+	for _, q := range s.queues {
+		err := q.asynq.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
+			return q.handle(base, t.Payload())
+		}))
+		if err != nil {
+			return started, fmt.Errorf("start the server of queue %s: %w", q.name, err)
+		}
+		started = append(started, q)
+	}
+	return started, nil
+}
+
+func (s *server) stop(started []*served, cut context.CancelCauseFunc) {
+	s.c.waker.Release()
+	for _, q := range started {
+		q.asynq.Stop()
+	}
+	close(s.stopping)
+	var handlers sync.WaitGroup
+	for _, q := range started {
+		handlers.Go(q.asynq.Shutdown) // it waits for its handlers
+	}
+	down := make(chan struct{})
+	go func() { handlers.Wait(); close(down) }()
+	grace := time.NewTimer(s.c.grace)
+	defer grace.Stop()
+	select {
+	case <-down:
+	case <-grace.C:
+		cut(errGrace)
+		<-down
+	}
+}
+
+// persist asks until the answer is one, or Void, at growing intervals. Once stop
+// is closed it asks once more at most, and after within not again; 0: no bound.
+func persist(stop <-chan struct{}, within time.Duration, ask func() error) error {
+	begun := time.Now()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := ask()
+		if err == nil || tasks.Void(err) || within > 0 && time.Since(begun) > within {
+			return err
+		}
+		select {
+		case <-stop:
+			return err
+		default:
+		}
+		select {
+		case <-stop:
+		case <-time.After(pause):
+		}
+	}
+}
+
+// asynqLog lets Asynq speak through our logger. Its messages carry task ids,
+// never payloads.
+type asynqLog struct{ log *slog.Logger }
+
+func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...), "part", "asynq") }
+func (l asynqLog) Info(args ...any)  { l.log.Info(fmt.Sprint(args...), "part", "asynq") }
+func (l asynqLog) Warn(args ...any)  { l.log.Warn(fmt.Sprint(args...), "part", "asynq") }
+
+// Error logs. That Asynq may not subscribe to its cancelations, which it tries
+// each five seconds, is no matter: nothing here is canceled through Asynq.
+func (l asynqLog) Error(args ...any) {
+	text, level := fmt.Sprint(args...), slog.LevelError
+	if strings.HasPrefix(text, "cannot subscribe to cancelation channel") {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, text, "part", "asynq")
+}
+
+// Fatal logs: who embeds Asynq decides when to exit.
+func (l asynqLog) Fatal(args ...any) { l.log.Error(fmt.Sprint(args...), "part", "asynq") }
