@@ -14,142 +14,338 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
-// prompt makes one attempt at one job: take it, wait for the pace, record the
-// call, make it, settle, record the end. A nil error acknowledges the task:
-// whatever is left to do stands in the record. An error means that the record
-// could not be asked at all.
-func (w *Worker) prompt(base context.Context, p *servedPool, t tasks.Ticket) error {
-	job, err := w.take(base, t)
-	switch {
-	case tasks.Void(err):
-		w.m.stale.WithLabelValues(p.Name).Inc()
-		return nil
-	case err != nil:
-		return err
-	}
+// attempt is one try at one job, from its ticket to its end in the record. Its
+// steps run one after the other, and each leaves here what the later ones need.
+//
+// A step is given base, which ends with the grace period, or ctx, which ends
+// with it and also when the job is no longer this worker's.
+type attempt struct {
+	w      *Worker
+	p      *servedPool
+	ticket tasks.Ticket
+	lose   context.CancelCauseFunc // ends ctx: waiting and call alike
+	text   *text
 
+	job       tasks.Job // taken
+	digest    string    // of its request, in a pool that keeps or shares answers
+	cacheable bool      // its answer may serve later jobs that ask the same
+
+	grant   limit.Grant // of the pace
+	settled bool        // the gate knows what the call has cost
+	started tasks.Started
+
+	answer    upstream.Answer
+	took      time.Duration // the call
+	outOfTime bool          // the job's own deadline cut the call off
+}
+
+func (w *Worker) attempt(p *servedPool, t tasks.Ticket) *attempt {
+	return &attempt{w: w, p: p, ticket: t, text: &text{w: w, ticket: t}}
+}
+
+// run makes the attempt. A nil error acknowledges the task: whatever is left to
+// do stands in the record. An error means that the record could not be asked at
+// all.
+func (a *attempt) run(base context.Context) error {
 	ctx, lose := context.WithCancelCause(base)
 	defer lose(nil)
-	h := &holding{ticket: t, lost: lose, text: &text{w: w, ticket: t}}
-	w.hold(h)
-	defer w.drop(h)
+	a.lose = lose
+	if err := a.take(base); err != nil {
+		if tasks.Void(err) {
+			a.w.m.stale.WithLabelValues(a.p.Name).Inc()
+			return nil
+		}
+		return err
+	}
+	a.w.hold(a)
+	defer a.w.drop(a)
 
-	if w.recall(base, p, job, t) || w.follow(base, p, job, t) {
+	a.identify()
+	if a.recall(base) || a.follow(base) {
 		return nil
 	}
-	grant, err := w.pace(ctx, p, job)
-	if err != nil {
-		if !errors.Is(context.Cause(ctx), errLost) {
-			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying}) // not started: nothing is counted
+	if err := a.pace(ctx); err != nil {
+		if !lost(ctx) {
+			a.handBack(base, "") // not started: nothing is counted
 		}
 		return nil
 	}
-	asked := time.Now()
-	started, next, err := w.c.Record.Start(ctx, t)
-	if err != nil {
-		// Canceled or expired while it waited, or Redis is away: no call is made.
-		w.settle(base, p, grant, limit.Actual{Refused: true})
+	if err := a.start(base, ctx); err != nil {
+		a.settle(base, limit.Actual{Refused: true}) // no call is made
 		if !tasks.Void(err) {
-			// It may be in the record all the same, its answer lost.
-			w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
+			a.handBack(base, tasks.HandedBack)
 		}
 		return nil
 	}
-	w.hand(base, next)
-	if time.Since(asked) > w.c.StartWithin {
-		// This process or Redis stood still: the lease may be over, and somebody
-		// else's call for the job under way.
-		w.settle(base, p, grant, limit.Actual{Refused: true})
-		w.end(base, p, job, t, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
-		return nil
-	}
-	w.m.wait.WithLabelValues(p.Name).Observe(started.At.Sub(ready(job)).Seconds())
-	h.text.begin(started)
-
-	most, own := bound(p, job, started)
-	sent := time.Now()
-	answer := w.ask(ctx, p, job, grant, h.text, most)
-	took := time.Since(sent)
-	w.m.attempts.WithLabelValues(p.Name, string(answer.Outcome)).Inc()
-	p.budget.call()
-
-	if errors.Is(context.Cause(ctx), errLost) {
+	a.ask(ctx)
+	if lost(ctx) {
 		// The record has moved on already. What the provider did is still charged.
-		w.settle(base, p, grant, actual(answer))
+		a.settle(base, actual(a.answer))
 		return nil
 	}
-	if context.Cause(ctx) == errGrace && answer.Outcome != tasks.Succeeded {
-		answer.Outcome, answer.MaybeBilled = tasks.HandedBack, true
+	a.end(base, a.judge(base))
+	return nil
+}
+
+// lost reports whether the job is no longer this worker's.
+func lost(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errLost) }
+
+// takeWithin is how long a worker asks for a ticket's job before it gives the
+// task back to Asynq, which brings it again: a record that cannot be read while
+// others can holds no place.
+const takeWithin = 30 * time.Second
+
+// take asks for the ticket's job, again while Redis is away.
+func (a *attempt) take(base context.Context) error {
+	return persist(a.w.server.stopping, takeWithin, func() (err error) {
+		a.job, err = a.w.c.Record.Take(base, a.ticket)
+		return err
+	})
+}
+
+// pace waits until the job may be sent. The wait ends early when the job is
+// lost or the worker stops.
+func (a *attempt) pace(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-a.w.server.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	job := &a.job
+	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
+		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(a.p.Dialect, job.Asks(), job.Request),
+		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
+	})
+	cancel()
+	<-stopped
+	return err
+}
+
+// errLate is a start whose record took so long that the lease may be over, and
+// somebody else's call for the job under way: this process or Redis stood still.
+var errLate = errors.New("the start was recorded too late")
+
+// start records the call before it is made. After an error none may be: the job
+// was canceled or has expired while it waited (tasks.Void), or nobody knows
+// whether the start is in the record.
+func (a *attempt) start(base, ctx context.Context) error {
+	asked := time.Now()
+	started, next, err := a.w.c.Record.Start(ctx, a.ticket)
+	if err != nil {
+		return err
 	}
-	doubtful := answer.Doubt != upstream.NoDoubt
-	if doubtful {
-		w.settle(base, p, grant, actual(answer)) // while the refusal is held, its reservation holds up nobody
+	a.w.hand(base, next)
+	if time.Since(asked) > a.w.c.StartWithin {
+		return errLate
 	}
-	standing := pool.Open
+	a.started = started
+	a.w.m.wait.WithLabelValues(a.p.Name).Observe(started.At.Sub(ready(a.job)).Seconds())
+	a.text.begin(started)
+	return nil
+}
+
+// ask makes the call.
+func (a *attempt) ask(ctx context.Context) {
+	p, m := a.p, a.w.m
+	m.inflight.WithLabelValues(p.Name).Inc()
+	defer m.inflight.WithLabelValues(p.Name).Dec()
+	most, own := bound(p, a.job, a.started)
+	sent := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	ask := upstream.Ask{Model: a.job.Asks(), Request: a.job.Request, OnText: func(s string) { a.text.add(ctx, s) }}
+	if p.slow() {
+		// The gate learns the input and the headers now, not when they are stale.
+		ask.OnStart = func(input int64, rates upstream.Rates) {
+			if err := p.Gate.SettleInput(ctx, a.grant, input, observed(rates, 0)); err != nil {
+				a.w.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
+			}
+		}
+	}
+	a.answer = p.Caller.Do(ctx, ask)
+	a.took = time.Since(sent)
+	a.outOfTime = own && a.answer.Outcome != tasks.Succeeded && a.took >= most
+	p.took(a.took)
+	p.budget.call()
+	m.attempts.WithLabelValues(p.Name, string(a.answer.Outcome)).Inc()
+}
+
+// judge says what becomes of the job: by the answer, by what the pool's health
+// makes of it, and by the one rule.
+func (a *attempt) judge(base context.Context) tasks.Ending {
+	standing := a.report(base)
+	v := decide(a.answer, situation{
+		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, standing: standing, guarded: a.p.Health != nil,
+		spent: a.p.budget.spent(), random: rand.Float64(),
+	})
+	if v.status == tasks.StatusRetrying && v.counted {
+		a.p.budget.retry()
+	}
+	a.brake(base, v)
+	return a.ending(base, v)
+}
+
+// report tells the pool's health how the call ended, and returns what that means
+// for the job. A refusal of which nobody knows yet whether it was meant for the
+// key is held meanwhile.
+func (a *attempt) report(base context.Context) pool.Standing {
+	if context.Cause(base) == errGrace && a.answer.Outcome != tasks.Succeeded {
+		a.answer.Outcome, a.answer.MaybeBilled = tasks.HandedBack, true
+	}
+	if a.answer.Doubt != upstream.NoDoubt {
+		a.settle(base, actual(a.answer)) // while the refusal is held, its reservation holds up nobody
+	}
 	// That the job's own deadline cut the call off says nothing about the provider.
-	outOfTime := own && answer.Outcome != tasks.Succeeded && took >= most
-	if p.Health != nil && !outOfTime {
-		standing = p.Health.Report(base, pool.Call{Model: job.Asks(), Prompt: job.Request.Body, Took: took}, answer)
+	if a.p.Health == nil || a.outOfTime {
+		return pool.Open
 	}
+	standing := a.p.Health.Report(base, pool.Call{Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took}, a.answer)
 	switch {
 	case standing == pool.AtFault:
-		answer.Outcome = tasks.Rejected
+		a.answer.Outcome = tasks.Rejected
 	case standing == pool.Unsettled && context.Cause(base) == errGrace:
-		answer.Outcome = tasks.HandedBack
+		a.answer.Outcome = tasks.HandedBack
 	}
-	v := decide(answer, situation{
-		attempts: started.Attempts - job.Spent, max: p.MaxAttempts, standing: standing, guarded: p.Health != nil, spent: p.budget.spent(), random: rand.Float64(),
-	})
+	return standing
+}
+
+// brake has the gate wait, or send more slowly, when the provider said so. That
+// is before the end, so that nobody is sent meanwhile.
+func (a *attempt) brake(base context.Context, v verdict) {
+	gate := a.p.Gate
+	switch {
+	case v.hold > 0:
+		a.w.m.refused.WithLabelValues(a.p.Name).Inc()
+		hold := gate.Hold
+		if v.ramp {
+			hold = gate.Ramp
+		}
+		if err := hold(base, v.hold, string(a.answer.Outcome)); err != nil {
+			a.w.log.Warn("the pool was not held", "pool", a.p.Name, "error", err)
+		}
+	case v.soft:
+		a.w.m.refused.WithLabelValues(a.p.Name).Inc()
+		if err := gate.SoftRefusal(base); err != nil {
+			a.w.log.Warn("the pace was not softened", "pool", a.p.Name, "error", err)
+		}
+	}
+}
+
+// ending is what the record is told of the attempt. A job whose attempts are
+// exhausted goes to its next fallback model instead, if that can answer it.
+func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
+	answer := &a.answer
 	e := tasks.Ending{
-		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: p.Provider,
+		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: a.p.Provider,
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 		},
 	}
-	if job.Passed > 0 {
-		e.Attempt.Model = job.Asks()
+	if a.job.Passed > 0 {
+		e.Attempt.Model = a.job.Asks()
 	}
-	if v.code == tasks.AttemptsExhausted && w.c.Detour != nil {
-		if d, ok := w.c.Detour(base, job); ok {
-			e.Status, e.Counted, e.Detour, v.code = tasks.StatusRetrying, true, &d, ""
+	if v.code == tasks.AttemptsExhausted && a.w.c.Detour != nil {
+		if d, ok := a.w.c.Detour(base, a.job); ok {
+			e.Status, e.Counted, e.Detour = tasks.StatusRetrying, true, &d
+			return e
 		}
 	}
 	if v.code != "" {
 		e.Error = &tasks.JobError{Code: v.code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
 	}
-	if v.status == tasks.StatusRetrying && v.counted {
-		p.budget.retry()
-	}
-	// The gate first when the provider said to wait, so that nobody is sent meanwhile.
-	if v.hold > 0 {
-		w.m.refused.WithLabelValues(p.Name).Inc()
-		hold := p.Gate.Hold
-		if v.ramp {
-			hold = p.Gate.Ramp
-		}
-		if err := hold(base, v.hold, string(answer.Outcome)); err != nil {
-			w.log.Warn("the pool was not held", "pool", p.Name, "error", err)
-		}
-	} else if v.soft {
-		w.m.refused.WithLabelValues(p.Name).Inc()
-		if err := p.Gate.SoftRefusal(base); err != nil {
-			w.log.Warn("the pace was not softened", "pool", p.Name, "error", err)
-		}
-	}
+	return e
+}
+
+// end records an ending and settles the call.
+func (a *attempt) end(base context.Context, e tasks.Ending) {
+	record := func(ctx context.Context) { a.record(ctx, e) }
+	settle := func(ctx context.Context) { a.settle(ctx, actual(a.answer)) }
 	if e.Status == tasks.StatusSucceeded {
-		// In one round trip, the end first: somebody may wait for it.
-		pipeline.Join(base, nil,
-			func(ctx context.Context) { w.end(ctx, p, job, t, e) },
-			func(ctx context.Context) { w.settle(ctx, p, grant, actual(answer)) })
+		pipeline.Join(base, nil, record, settle) // in one round trip, the end first: somebody may wait for it
 	} else {
-		if !doubtful {
-			w.settle(base, p, grant, actual(answer))
-		}
-		w.end(base, p, job, t, e)
+		settle(base)
+		record(base)
 	}
-	w.count(p, job, started, answer, e)
-	w.remember(base, p, job, e)
-	return nil
+	a.count(e)
+	a.remember(base, e)
+}
+
+// handBack gives the job to whoever takes it next, uncounted. The outcome is that
+// of a start that may be in the record; "": there was none.
+func (a *attempt) handBack(base context.Context, o tasks.Outcome) {
+	a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: o}})
+}
+
+// record writes an ending, again until the record has it or has moved on: an
+// answer that was paid for is not given up, whatever Redis says meanwhile. Past
+// the grace period it is tried once more only.
+func (a *attempt) record(base context.Context, e tasks.Ending) {
+	_ = persist(base.Done(), 0, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
+		defer cancel()
+		next, err := a.w.c.Record.End(ctx, a.ticket, e)
+		switch {
+		case err == nil:
+			a.w.hand(ctx, next)
+		case !tasks.Void(err):
+			a.w.log.Warn("an ending waits for Redis", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		}
+		return err
+	})
+}
+
+// settle tells the gate once what the call has cost, also past the grace period:
+// a reservation that is kept holds others up.
+func (a *attempt) settle(base context.Context, cost limit.Actual) {
+	if a.settled {
+		return
+	}
+	a.settled = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
+	defer cancel()
+	if err := a.p.Gate.Settle(ctx, a.grant, cost); err != nil {
+		a.w.log.Warn("a call was not settled; its reservation will expire", "pool", a.p.Name, "error", err)
+	}
+}
+
+// count writes the metrics of an ended attempt, and of an ended job the one log
+// line and the account that is kept elsewhere.
+func (a *attempt) count(e tasks.Ending) {
+	name, m, log := a.p.Name, a.w.m, a.w.log
+	ran, usage := time.Since(a.started.At), a.answer.Usage
+	m.run.WithLabelValues(name).Observe(ran.Seconds())
+	if usage != nil {
+		m.tokens.WithLabelValues(name, "input").Add(float64(usage.InputTokens + usage.CacheCreationInputTokens))
+		m.tokens.WithLabelValues(name, "output").Add(float64(usage.OutputTokens))
+		m.tokens.WithLabelValues(name, "cache_read").Add(float64(usage.CacheReadInputTokens))
+	}
+	if e.Detour != nil {
+		log.Info("a job goes to its fallback", "job", a.job.ID, "pool", name, "to", e.Detour.Pool)
+	}
+	if !e.Status.Final() {
+		log.Info("attempt ended", "job", a.job.ID, "pool", name, "outcome", string(a.answer.Outcome), "upstream_status", a.answer.Status,
+			"counted", e.Counted, "delay_ms", e.Delay.Milliseconds())
+		return
+	}
+	m.results.WithLabelValues(name, string(e.Status)).Inc()
+	line := []any{
+		"job", a.job.ID, "tenant", a.job.Tenant, "pool", name, "model", a.job.Asks(), "status", string(e.Status),
+		"attempts", a.started.Attempts, "calls", a.started.Call, "wait_ms", a.started.At.Sub(ready(a.job)).Milliseconds(),
+		"run_ms", ran.Milliseconds(), "upstream_status", a.answer.Status, "request_id", a.answer.RequestID,
+	}
+	if usage != nil {
+		line = append(line, "input_tokens", usage.InputTokens, "output_tokens", usage.OutputTokens)
+	}
+	if e.Error != nil {
+		line = append(line, "code", string(e.Error.Code))
+	}
+	log.Info("job ended", line...)
 }
 
 // bound is how long a job's call may take, and whether its own deadline says so
@@ -170,64 +366,6 @@ func ready(j tasks.Job) time.Time {
 	return j.CreatedAt
 }
 
-// takeWithin is how long a worker asks for a ticket's job before it gives the
-// task back to Asynq, which brings it again: a record that cannot be read while
-// others can holds no place.
-const takeWithin = 30 * time.Second
-
-// take asks for the ticket's job, again while Redis is away.
-func (w *Worker) take(ctx context.Context, t tasks.Ticket) (job tasks.Job, err error) {
-	err = persist(w.server.stopping, takeWithin, func() (err error) {
-		job, err = w.c.Record.Take(ctx, t)
-		return err
-	})
-	return job, err
-}
-
-// pace waits until the job may be sent. The wait ends early when the job is
-// lost or the worker stops.
-func (w *Worker) pace(ctx context.Context, p *servedPool, job tasks.Job) (limit.Grant, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-w.server.stopping:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	grant, err := p.Gate.Take(ctx, limit.Need{
-		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(p.Dialect, job.Asks(), job.Request),
-		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
-	})
-	cancel()
-	<-stopped
-	return grant, err
-}
-
-// ask makes the call, which may take so long.
-func (w *Worker) ask(ctx context.Context, p *servedPool, job tasks.Job, grant limit.Grant, out *text, most time.Duration) upstream.Answer {
-	w.m.inflight.WithLabelValues(p.Name).Inc()
-	defer w.m.inflight.WithLabelValues(p.Name).Dec()
-	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	ask := upstream.Ask{Model: job.Asks(), Request: job.Request, OnText: func(s string) { out.add(ctx, s) }}
-	begun := time.Now()
-	if p.slow() {
-		// The gate learns the input and the headers now, not when they are stale.
-		ask.OnStart = func(input int64, rates upstream.Rates) {
-			if err := p.Gate.SettleInput(ctx, grant, input, observed(rates, 0)); err != nil {
-				w.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
-			}
-		}
-	}
-	answer := p.Caller.Do(ctx, ask)
-	p.took(time.Since(begun))
-	return answer
-}
-
 // actual is what a call has cost, for the gate.
 func actual(a upstream.Answer) limit.Actual {
 	out := limit.Actual{Refused: refusedUnpaid(a), Observed: observed(a.Rates, time.Since(a.HeadersAt))}
@@ -235,63 +373,4 @@ func actual(a upstream.Answer) limit.Actual {
 		out.Known, out.InputTokens, out.OutputTokens = true, a.ChargedInput, a.Usage.OutputTokens
 	}
 	return out
-}
-
-func (w *Worker) settle(base context.Context, p *servedPool, g limit.Grant, a limit.Actual) {
-	// Also past the grace period: a reservation that is kept holds others up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
-	defer cancel()
-	if err := p.Gate.Settle(ctx, g, a); err != nil {
-		w.log.Warn("a call was not settled; its reservation will expire", "pool", p.Name, "error", err)
-	}
-}
-
-// end records an ending, again until the record has it or has moved on: an
-// answer that was paid for is not given up, whatever Redis says meanwhile. Past
-// the grace period it is tried once more only.
-func (w *Worker) end(base context.Context, p *servedPool, job tasks.Job, t tasks.Ticket, e tasks.Ending) {
-	_ = persist(base.Done(), 0, func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
-		defer cancel()
-		next, err := w.c.Record.End(ctx, t, e)
-		switch {
-		case err == nil:
-			w.hand(ctx, next)
-		case !tasks.Void(err):
-			w.log.Warn("an ending waits for Redis", "job", job.ID, "pool", p.Name, "error", err)
-		}
-		return err
-	})
-}
-
-// count writes the metrics of an ended attempt, and the one log line of an ended job.
-func (w *Worker) count(p *servedPool, job tasks.Job, started tasks.Started, a upstream.Answer, e tasks.Ending) {
-	run := time.Since(started.At)
-	w.m.run.WithLabelValues(p.Name).Observe(run.Seconds())
-	if a.Usage != nil {
-		w.m.tokens.WithLabelValues(p.Name, "input").Add(float64(a.Usage.InputTokens + a.Usage.CacheCreationInputTokens))
-		w.m.tokens.WithLabelValues(p.Name, "output").Add(float64(a.Usage.OutputTokens))
-		w.m.tokens.WithLabelValues(p.Name, "cache_read").Add(float64(a.Usage.CacheReadInputTokens))
-	}
-	if e.Detour != nil {
-		w.log.Info("a job goes to its fallback", "job", job.ID, "pool", p.Name, "to", e.Detour.Pool)
-	}
-	if !e.Status.Final() {
-		w.log.Info("attempt ended", "job", job.ID, "pool", p.Name, "outcome", string(a.Outcome), "upstream_status", a.Status,
-			"counted", e.Counted, "delay_ms", e.Delay.Milliseconds())
-		return
-	}
-	w.m.results.WithLabelValues(p.Name, string(e.Status)).Inc()
-	line := []any{
-		"job", job.ID, "tenant", job.Tenant, "pool", p.Name, "model", job.Asks(), "status", string(e.Status),
-		"attempts", started.Attempts, "calls", started.Call, "wait_ms", started.At.Sub(ready(job)).Milliseconds(),
-		"run_ms", run.Milliseconds(), "upstream_status", a.Status, "request_id", a.RequestID,
-	}
-	if a.Usage != nil {
-		line = append(line, "input_tokens", a.Usage.InputTokens, "output_tokens", a.Usage.OutputTokens)
-	}
-	if e.Error != nil {
-		line = append(line, "code", string(e.Error.Code))
-	}
-	w.log.Info("job ended", line...)
 }

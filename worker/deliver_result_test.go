@@ -25,7 +25,7 @@ func TestAnEventSaysThatItsResultIsTooLarge(t *testing.T) {
 		omitted bool
 	}{{100, false}, {webhook.MaxResultBytes - 4096, false}, {webhook.MaxResultBytes + 1, true}, {5 << 20, true}} {
 		j := tasks.Job{
-			ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: pool, Priority: tasks.Normal,
+			ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: claude, Priority: tasks.Normal,
 			Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},
 		}
 		_, tickets, err := d.Create(t.Context(), tasks.Submission{Job: j})

@@ -41,7 +41,7 @@ const (
 	// reopenedDelay is for a refused key whose pool is open: it was opened again
 	// meanwhile, or was not paused because Redis is away.
 	reopenedDelay = time.Second
-	// budgetPenalty comes on top of each delay while the retry budget is spent.
+	// budgetPenalty is added to each delay while the retry budget is spent.
 	budgetPenalty = 5 * time.Second
 )
 

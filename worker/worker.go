@@ -95,7 +95,7 @@ type Config struct {
 	Texts  Texts
 	Feeder Feeder
 	Pools  []Pool
-	// Answers keeps and shares answers for the pools that want it; nil: none is.
+	// Answers keeps and shares answers for the pools that want it; nil: no pool does.
 	Answers Answers
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.
@@ -121,7 +121,7 @@ type Worker struct {
 	m      metrics
 
 	mu   sync.Mutex
-	held map[string]*holding // by job id
+	held map[string]*attempt // by job id
 }
 
 // servedPool is a pool, and what this process keeps to serve it.
@@ -140,13 +140,6 @@ func (p *servedPool) slow() bool { return time.Duration(p.mean.Load()) > slowCal
 
 // took notes a call's time. A lost update of two at once does not matter.
 func (p *servedPool) took(d time.Duration) { p.mean.Store(p.mean.Load() + (int64(d)-p.mean.Load())/8) }
-
-// holding is one job in this process's hands.
-type holding struct {
-	ticket tasks.Ticket
-	lost   context.CancelCauseFunc // ends waiting and call alike
-	text   *text
-}
 
 // errLost ends what is being done for a job that is no longer this worker's:
 // canceled by its caller, or given to somebody else.
@@ -170,7 +163,7 @@ func New(c Config) (*Worker, error) {
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second
 	}
-	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*holding{}}
+	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -192,6 +185,9 @@ func New(c Config) (*Worker, error) {
 		if cfg.Concurrency == 0 {
 			cfg.Concurrency = 64
 		}
+		if c.Answers == nil {
+			cfg.CacheFor, cfg.Share = 0, false
+		}
 		p := &servedPool{Pool: cfg, budget: newBudget()}
 		w.server.serve(cfg.Name, cfg.Concurrency, w.handler(p))
 		w.pools[cfg.Name] = p
@@ -208,8 +204,8 @@ func (w *Worker) Kick(pool string, n int) { w.server.kick(pool, n) }
 func (w *Worker) Cancel(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if h := w.held[id]; h != nil {
-		h.lost(errLost)
+	if a := w.held[id]; a != nil {
+		a.lose(errLost)
 	}
 }
 
@@ -217,8 +213,8 @@ func (w *Worker) Cancel(id string) {
 func (w *Worker) Listen(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if h := w.held[id]; h != nil {
-		h.text.want()
+	if a := w.held[id]; a != nil {
+		a.text.want()
 	}
 }
 
@@ -252,7 +248,8 @@ func (w *Worker) handler(p *servedPool) handler {
 			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
 			return nil
 		}
-		return w.prompt(base, p, t)
+		a := w.attempt(p, t)
+		return a.run(base)
 	}
 }
 
@@ -268,8 +265,8 @@ func (w *Worker) renew(ctx context.Context) error {
 		}
 		w.mu.Lock()
 		held := make([]tasks.Ticket, 0, len(w.held))
-		for _, h := range w.held {
-			held = append(held, h.ticket)
+		for _, a := range w.held {
+			held = append(held, a.ticket)
 		}
 		w.mu.Unlock()
 		lost, err := w.c.Leases.Renew(ctx, held)
@@ -285,17 +282,17 @@ func (w *Worker) renew(ctx context.Context) error {
 	}
 }
 
-func (w *Worker) hold(h *holding) {
+func (w *Worker) hold(a *attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held[h.ticket.ID] = h
+	w.held[a.ticket.ID] = a
 }
 
-func (w *Worker) drop(h *holding) {
+func (w *Worker) drop(a *attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.held[h.ticket.ID] == h {
-		delete(w.held, h.ticket.ID)
+	if w.held[a.ticket.ID] == a {
+		delete(w.held, a.ticket.ID)
 	}
 }
 
