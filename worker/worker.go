@@ -80,8 +80,8 @@ type Pool struct {
 	Caller      Caller
 	Gate        Gate
 	Health      Health        // nil: nobody is told
-	Timeout     time.Duration // of one call; 0 means 10 minutes
-	MaxAttempts int           // 0 means 5
+	Timeout     time.Duration // of one call; above 0, since the configuration has the default
+	MaxAttempts int           // likewise
 	CacheFor    time.Duration // a repeatable request's answer serves again for so long; 0: never
 	Share       bool          // requests of a tenant that are the same and under way at once share one call
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
@@ -170,17 +170,11 @@ func New(c Config) (*Worker, error) {
 	w.m = newMetrics(c.Metrics)
 	w.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
-		if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil {
-			return nil, errors.New("worker: each pool needs a name, a caller and a gate")
+		if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
+			return nil, errors.New("worker: each pool needs a name, a caller, a gate, a timeout and a number of attempts")
 		}
 		if w.pools[cfg.Name] != nil {
 			return nil, fmt.Errorf("worker: pool %s is named twice", cfg.Name)
-		}
-		if cfg.Timeout == 0 {
-			cfg.Timeout = 10 * time.Minute
-		}
-		if cfg.MaxAttempts == 0 {
-			cfg.MaxAttempts = 5
 		}
 		if cfg.Concurrency == 0 {
 			cfg.Concurrency = 64

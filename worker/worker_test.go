@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func start(t *testing.T, p *provider, o options) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(caller.Close)
-	cfg := worker.Pool{Name: claude, Provider: "anthropic", Dialect: upstream.Anthropic, Caller: caller, Gate: gate, Timeout: o.timeout, MaxAttempts: o.max, Concurrency: 8}
+	cfg := worker.Pool{Name: claude, Provider: "anthropic", Dialect: upstream.Anthropic, Caller: caller, Gate: gate, Timeout: cmp.Or(o.timeout, 10*time.Minute), MaxAttempts: cmp.Or(o.max, 5), Concurrency: 8}
 	if o.paused != nil {
 		cfg.Health = health{o.paused}
 	}
