@@ -170,24 +170,31 @@ func New(c Config) (*Worker, error) {
 	w.m = newMetrics(c.Metrics)
 	w.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
-		if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
-			return nil, errors.New("worker: each pool needs a name, a caller, a gate, a timeout and a number of attempts")
+		if err := w.serve(cfg); err != nil {
+			return nil, err
 		}
-		if w.pools[cfg.Name] != nil {
-			return nil, fmt.Errorf("worker: pool %s is named twice", cfg.Name)
-		}
-		if cfg.Concurrency == 0 {
-			cfg.Concurrency = 64
-		}
-		if c.Answers == nil {
-			cfg.CacheFor, cfg.Share = 0, false
-		}
-		p := &servedPool{Pool: cfg, budget: newBudget()}
-		w.server.serve(cfg.Name, cfg.Concurrency, w.handler(p))
-		w.pools[cfg.Name] = p
-		w.m.touch(cfg.Name)
 	}
 	return w, nil
+}
+
+func (w *Worker) serve(cfg Pool) error {
+	if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
+		return errors.New("worker: each pool needs a name, a caller, a gate, a timeout and a number of attempts")
+	}
+	if w.pools[cfg.Name] != nil {
+		return fmt.Errorf("worker: pool %s is named twice", cfg.Name)
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 64
+	}
+	if w.c.Answers == nil {
+		cfg.CacheFor, cfg.Share = 0, false
+	}
+	p := &servedPool{Pool: cfg, budget: newBudget()}
+	w.server.serve(cfg.Name, cfg.Concurrency, w.handler(p))
+	w.pools[cfg.Name] = p
+	w.m.touch(cfg.Name)
+	return nil
 }
 
 // Kick wakes this process's idle server of a pool, which holds n tasks more; 0
