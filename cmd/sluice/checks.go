@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // ConfigCmd holds the commands about the configuration.
@@ -43,7 +44,7 @@ func (c *TokenCmd) Run(env *Env) error {
 		return err
 	}
 	if c.TTL <= 0 || c.TTL > cfg.Auth.MaxLifetime {
-		return wrongUsage{fmt.Errorf("--ttl %s is not above zero and at most auth.max_lifetime, %s", shortDuration(c.TTL), shortDuration(cfg.Auth.MaxLifetime))}
+		return wrongUsage{fmt.Errorf("--ttl %s is not above zero and at most auth.max_lifetime, %s", config.FormatDuration(c.TTL), config.FormatDuration(cfg.Auth.MaxLifetime))}
 	}
 	secret, err := cfg.Secret()
 	if err != nil {
@@ -80,7 +81,7 @@ func (c *HealthcheckCmd) Run(ctx context.Context, env *Env) error {
 		if err != nil {
 			return err
 		}
-		target = publicURL(cfg.OpsListen) + "/readyz"
+		target = config.LocalURL(cfg.OpsListen) + "/readyz"
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()

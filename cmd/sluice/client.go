@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // defaultURL is where sluice dev listens.
@@ -41,18 +43,18 @@ type client struct {
 // client returns a client; the caller closes it.
 func (f ClientFlags) client(env *Env) (*client, error) {
 	base := strings.TrimRight(firstSet(f.URL, env.vars["SLUICE_URL"], defaultURL), "/")
-	if fault := webURL(base); fault != "" {
-		return nil, wrongUsage{fmt.Errorf("the address of the API %s", fault)}
+	if err := config.CheckURL(base); err != nil {
+		return nil, wrongUsage{fmt.Errorf("the address of the API %w", err)}
 	}
 	var token string
 	var err error
 	switch {
 	case f.TokenFile != "":
-		token, err = readSecret(f.TokenFile)
+		token, err = config.ReadSecret(f.TokenFile)
 	case env.vars["SLUICE_TOKEN"] != "":
 		token = env.vars["SLUICE_TOKEN"]
 	case env.vars["SLUICE_TOKEN_FILE"] != "":
-		token, err = readSecret(env.vars["SLUICE_TOKEN_FILE"])
+		token, err = config.ReadSecret(env.vars["SLUICE_TOKEN_FILE"])
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the token: %w", err)

@@ -14,10 +14,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -85,36 +87,48 @@ func TestDocumentedCommands(t *testing.T) {
 }
 
 func TestDocumentedConfiguration(t *testing.T) {
-	c := defaults(newEnvironment([]string{"HOME=~"}))
-	c.PublicURL, c.DataDir = publicURL(c.Listen), strings.Replace(userDataDir(environment{"HOME": "/"}), "/.local", "~/.local", 1)
-	pool := defaultPool()
-	pool.Limits.fill(entryLimits("anthropic"))
-	c.Providers, c.Pools = []Provider{{}}, []Pool{pool}
+	c, faults := config.Load("", []string{"HOME=/", "ANTHROPIC_API_KEY=k"})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	c.DataDir = "~" + c.DataDir
+	// What has to be given has no default.
+	c.Providers[0] = config.Provider{}
+	c.Pools[0].Provider, c.Pools[0].Models = "", nil
 
-	var documented, settings []string
+	var documented []string
 	for _, row := range table(t, "| key |") {
 		documented = append(documented, "| "+row[0]+" | "+row[1]+" |")
 	}
-	for _, key := range Keys() {
-		v := reflect.ValueOf(*c)
-		for _, part := range strings.Split(key, ".") {
-			if part == "<name>" {
-				v = v.Index(0)
-				continue
-			}
-			f, ok := field(v.Type(), part)
-			if !ok {
-				t.Fatalf("no field for %s of %s", part, key)
-			}
-			v = v.FieldByIndex(f.Index)
+	compare(t, "the setting", documented, settings(reflect.ValueOf(*c), ""))
+}
+
+// settings are the rows of a part of the configuration, each a key and its value.
+func settings(v reflect.Value, prefix string) (rows []string) {
+	for i := range v.NumField() {
+		key := prefix + v.Type().Field(i).Tag.Get("key")
+		if key == prefix {
+			continue
 		}
-		value := "`" + fmt.Sprint(plain(v)) + "`"
-		if value == "``" || value == "`[]`" {
+		f := v.Field(i)
+		switch {
+		case f.Kind() == reflect.Struct:
+			rows = append(rows, settings(f, key+".")...)
+			continue
+		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.Struct:
+			rows = append(rows, settings(f.Index(0), key+".<name>.")...)
+			continue
+		}
+		value := fmt.Sprintf("`%v`", f.Interface())
+		switch d, ok := f.Interface().(time.Duration); {
+		case ok:
+			value = "`" + config.FormatDuration(d) + "`"
+		case value == "``" || value == "`[]`":
 			value = "none"
 		}
-		settings = append(settings, fmt.Sprintf("| `%s` | %s |", key, value))
+		rows = append(rows, fmt.Sprintf("| `%s` | %s |", key, value))
 	}
-	compare(t, "the setting", documented, settings)
+	return rows
 }
 
 func TestDocumentedMetrics(t *testing.T) {
@@ -123,7 +137,7 @@ func TestDocumentedMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	environ := []string{"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__JWKS_FILE=" + keys}
-	cfg, faults := Load("", environ)
+	cfg, faults := config.Load("", environ)
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}

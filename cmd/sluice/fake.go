@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -27,8 +28,8 @@ type fakeServer struct {
 
 // startFake serves the fake provider with the limits of the first pool that
 // uses it, so that the pace is real.
-func startFake(cfg *Config, log *slog.Logger) (*fakeServer, error) {
-	var limits Limits
+func startFake(cfg *config.Config, log *slog.Logger) (*fakeServer, error) {
+	var limits config.Limits
 	for _, p := range cfg.Pools {
 		if provider, ok := cfg.ProviderOf(p.Name); ok && provider.Fake {
 			limits = p.Limits

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -16,7 +17,7 @@ import (
 // is paused. Whoever answers works by the gate and breaker of its own pool, and
 // the job says which model it was. A job goes forward in its list only.
 type fallback struct {
-	cfg    *Config
+	cfg    *config.Config
 	store  *store.Store
 	feeder *queue.Feeder
 	pools  *pools
@@ -30,7 +31,7 @@ const (
 	divertMost  = 4000 // looked at in a pool each time
 )
 
-func newFallback(cfg *Config, s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger, reg prometheus.Registerer) *fallback {
+func newFallback(cfg *config.Config, s *store.Store, f *queue.Feeder, p *pools, log *slog.Logger, reg prometheus.Registerer) *fallback {
 	fb := &fallback{cfg: cfg, store: s, feeder: f, pools: p, log: log, moved: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_jobs_diverted_total", Help: "Jobs that this process sent to a fallback model, by the pool that they left.",
 	}, []string{"pool"})}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/gather"
 	"github.com/sluicehq/sluice/tasks/queue"
@@ -52,7 +53,7 @@ func (d deliveries) SettleDelivery(ctx context.Context, e tasks.Settled) error {
 }
 
 // newGuard decides where webhooks may go.
-func newGuard(cfg *Config) (*webhook.Guard, error) {
+func newGuard(cfg *config.Config) (*webhook.Guard, error) {
 	g := webhook.GuardConfig{AllowHTTP: cfg.Webhooks.AllowHTTP, AllowPrivate: cfg.Webhooks.AllowPrivate, AllowHosts: cfg.Webhooks.AllowHosts}
 	if u, err := url.Parse(cfg.PublicURL); err == nil && u.Hostname() != "" {
 		g.OwnHosts = []string{u.Hostname()}

@@ -18,6 +18,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
 	"github.com/redis/go-redis/v9/logging"
+
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 func main() {
@@ -49,16 +51,16 @@ type Env struct {
 	Environ        []string
 	Log            *slog.Logger
 
-	vars     environment
+	vars     config.Environment
 	config   string // --config
 	levelSet bool   // somebody asked for a log level
 }
 
 // Config reads the configuration. Its error names every fault.
-func (e *Env) Config() (*Config, error) {
-	c, faults := Load(e.config, e.Environ)
+func (e *Env) Config() (*config.Config, error) {
+	c, faults := config.Load(e.config, e.Environ)
 	if len(faults) > 0 {
-		return nil, faultsError(faults)
+		return nil, faults
 	}
 	return c, nil
 }
@@ -85,7 +87,7 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 		}
 	}()
 	var cli CLI
-	env := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Environ: environ, vars: newEnvironment(environ)}
+	env := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Environ: environ, vars: config.NewEnvironment(environ)}
 	parser, err := kong.New(&cli,
 		kong.Name("sluice"),
 		kong.Description("Prompt jobs in, drained at exactly the pace that the LLM provider allows."),

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // What the files for operators say is held to what the program takes.
@@ -65,7 +67,7 @@ func TestComposeFile(t *testing.T) {
 			environ = append(environ, k+"="+v)
 		}
 		t.Chdir(t.TempDir())
-		if _, faults := Load("", environ); len(faults) > 0 {
+		if _, faults := config.Load("", environ); len(faults) > 0 {
 			t.Errorf("%s: its environment is refused: %v", role, faults)
 		}
 	}
@@ -105,7 +107,7 @@ func TestImageSetsOnlySettings(t *testing.T) {
 		t.Fatalf("the image sets %q", environ)
 	}
 	t.Chdir(t.TempDir())
-	if _, faults := Load("", environ); len(faults) > 0 {
+	if _, faults := config.Load("", environ); len(faults) > 0 {
 		t.Errorf("the image's environment is refused: %v", faults)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
@@ -168,13 +169,13 @@ func outage(t *testing.T, yaml string) *stage {
 }
 
 // configured is the program's configuration with a Redis at url.
-func configured(t *testing.T, url, yaml string) *Config {
+func configured(t *testing.T, url, yaml string) *config.Config {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "sluice.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, faults := Load(file, []string{
+	cfg, faults := config.Load(file, []string{
 		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + url, "SLUICE_AUTH__HMAC_SECRET=" + string(stageSecret),
 		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
 	})

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -20,7 +21,7 @@ const viewFresh = 500 * time.Millisecond
 // pools is what the API and the console are told about pools, and the
 // operator's hand on them.
 type pools struct {
-	cfg      *Config
+	cfg      *config.Config
 	store    *store.Store
 	gates    map[string]*limit.Gate
 	breakers map[string]*pause.Breaker
@@ -44,7 +45,7 @@ type waiting struct {
 	jobs, tenants int64
 }
 
-func newPools(cfg *Config, s *store.Store, gates map[string]*limit.Gate, breakers map[string]*pause.Breaker) *pools {
+func newPools(cfg *config.Config, s *store.Store, gates map[string]*limit.Gate, breakers map[string]*pause.Breaker) *pools {
 	return &pools{cfg: cfg, store: s, gates: gates, breakers: breakers, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]waiting{}}
 }
 

@@ -12,13 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/redisd"
 )
 
 // redisConn is this process's way to Redis, embedded or not.
 type redisConn struct {
 	embedded *redisd.Server // nil: an external Redis
-	target   RedisTarget
+	target   config.RedisTarget
 	calls    *atomic.Int64
 	notices  []string
 	opened   []redis.UniversalClient
@@ -27,7 +28,7 @@ type redisConn struct {
 
 // openRedis starts the embedded Redis or reaches the configured one. An
 // external one that cannot be reached is not an error: it may come.
-func openRedis(ctx context.Context, cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*redisConn, error) {
+func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) (*redisConn, error) {
 	r := &redisConn{calls: new(atomic.Int64), registry: reg}
 	if cfg.Redis.URL == "" {
 		if cfg.DataDir == "" {
@@ -42,7 +43,7 @@ func openRedis(ctx context.Context, cfg *Config, log *slog.Logger, reg prometheu
 			r.notices = append(r.notices, n)
 		}
 	} else {
-		target, err := ParseRedis(cfg.Redis.URL)
+		target, err := config.ParseRedis(cfg.Redis.URL)
 		if err != nil {
 			return nil, fmt.Errorf("redis.url: %w", err)
 		}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // moody is a provider of Anthropic's dialect that refuses prompts that hold
@@ -144,7 +146,7 @@ func drainFile(t *testing.T, m *moody, dir string, n int) (errText string, bySta
 			t.Fatal(err)
 		}
 	}
-	cfg, faults := Load(yaml, []string{"HOME=" + dir, "SLUICE_DATA_DIR=" + filepath.Join(dir, "data")})
+	cfg, faults := config.Load(yaml, []string{"HOME=" + dir, "SLUICE_DATA_DIR=" + filepath.Join(dir, "data")})
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}

@@ -12,11 +12,12 @@ import (
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // serveAPI runs the API and the console, alone or with a worker in the same
 // process. ready, if set, is called with the address once it listens.
-func serveAPI(ctx context.Context, cfg *Config, r roles, log *slog.Logger, secret []byte, ready func(url string)) error {
+func serveAPI(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger, secret []byte, ready func(url string)) error {
 	s, err := newService(ctx, cfg, r, log)
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 }
 
 // serveWorker runs a worker.
-func serveWorker(ctx context.Context, cfg *Config, grace time.Duration, log *slog.Logger) error {
+func serveWorker(ctx context.Context, cfg *config.Config, grace time.Duration, log *slog.Logger) error {
 	s, err := newService(ctx, cfg, roles{worker: true, grace: grace}, log)
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func serveWorker(ctx context.Context, cfg *Config, grace time.Duration, log *slo
 }
 
 // dev runs everything in one process and says how to use it.
-func dev(ctx context.Context, cfg *Config, grace time.Duration, log *slog.Logger, stdout, stderr io.Writer) error {
+func dev(ctx context.Context, cfg *config.Config, grace time.Duration, log *slog.Logger, stdout, stderr io.Writer) error {
 	secret, err := cfg.EnsureSecret()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker/pause"
@@ -33,7 +34,7 @@ type runOptions struct {
 
 // run drains a file of prompts with no server and writes a line a job. What an
 // earlier run was answered is not asked again: a line is known by what it asks.
-func run(ctx context.Context, cfg *Config, o runOptions, log *slog.Logger, stdin io.Reader, stdout, stderr io.Writer) error {
+func run(ctx context.Context, cfg *config.Config, o runOptions, log *slog.Logger, stdin io.Reader, stdout, stderr io.Writer) error {
 	all, raw, err := readPrompts(cfg, o, stdin, stderr)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ type runner struct {
 }
 
 // begin makes the parts of a run, and starts the embedded Redis.
-func (r *runner) begin(ctx context.Context, cfg *Config, o runOptions) error {
+func (r *runner) begin(ctx context.Context, cfg *config.Config, o runOptions) error {
 	abandoned, err := r.at.enter(o, !r.out.lasting && cfg.Redis.URL == "")
 	if err != nil {
 		return err

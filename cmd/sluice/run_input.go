@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -29,7 +30,7 @@ const (
 
 // readPrompts reads the input and says what it was taken for. It returns the
 // bytes as they were read, too. Nothing of a file with a fault is used.
-func readPrompts(cfg *Config, o runOptions, stdin io.Reader, stderr io.Writer) (all []prompt, raw []byte, err error) {
+func readPrompts(cfg *config.Config, o runOptions, stdin io.Reader, stderr io.Writer) (all []prompt, raw []byte, err error) {
 	raw, err = readInput(o.File, stdin)
 	if err != nil {
 		return nil, nil, err
@@ -106,7 +107,7 @@ func decompress(b []byte) ([]byte, error) {
 }
 
 // readJSONLines reads the lines that POST /v1/batches takes.
-func readJSONLines(cfg *Config, o runOptions, text []byte) ([]tasks.Job, error) {
+func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, error) {
 	if o.Model != "" {
 		if _, ok := cfg.Pool(o.Model); !ok {
 			return nil, unserved(cfg, o.Model)
@@ -150,7 +151,7 @@ func readJSONLines(cfg *Config, o runOptions, text []byte) ([]tasks.Job, error) 
 }
 
 // readText reads plain text, a prompt a line.
-func readText(cfg *Config, o runOptions, text []byte) ([]tasks.Job, error) {
+func readText(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, error) {
 	if o.Model == "" {
 		return nil, usagef("%s: plain text names no model, and none is picked: name one with --model; %s", nameOf(o.File), served(cfg))
 	}
@@ -178,12 +179,12 @@ func readText(cfg *Config, o runOptions, text []byte) ([]tasks.Job, error) {
 	return all, nil
 }
 
-func unserved(cfg *Config, model string) error {
+func unserved(cfg *config.Config, model string) error {
 	return usagef("no pool serves the model %q; name another with --model; %s", model, served(cfg))
 }
 
 // served says which models there are.
-func served(cfg *Config) string {
+func served(cfg *config.Config) string {
 	var globs []string
 	for _, p := range cfg.Pools {
 		globs = append(globs, p.Models...)

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -33,7 +34,7 @@ const journal = "batch"
 // input holds by then, so that an edited file finds the answers that an
 // interrupted run was given and did not write any more. Others, which each run
 // writes anew, have one for each file and flags, or for what came through a pipe.
-func folderOf(cfg *Config, o runOptions, out *results, input []byte) *folder {
+func folderOf(cfg *config.Config, o runOptions, out *results, input []byte) *folder {
 	sum := sha256.New()
 	at, err := os.Stat(o.File)
 	file, absErr := filepath.Abs(o.File)

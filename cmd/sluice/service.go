@@ -22,6 +22,7 @@ import (
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
@@ -38,7 +39,7 @@ import (
 // service is Sluice in one process: the parts that every role has, and those
 // of its roles. dev, run, api and worker are made by the same functions.
 type service struct {
-	cfg      *Config
+	cfg      *config.Config
 	log      *slog.Logger
 	registry *prometheus.Registry
 	redis    *redisConn
@@ -77,7 +78,7 @@ type roles struct {
 
 // newService makes every part and starts none but the embedded Redis and the
 // fake provider. The caller closes it.
-func newService(ctx context.Context, cfg *Config, r roles, log *slog.Logger) (*service, error) {
+func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
 	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{}}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
@@ -147,7 +148,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 }
 
 // pool makes a pool's gate and breaker and, for a worker, the way upstream.
-func (s *service) pool(p Pool, depth int, works bool) (worker.Pool, error) {
+func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error) {
 	fail := func(err error) (worker.Pool, error) { return worker.Pool{}, fmt.Errorf("pools.%s: %w", p.Name, err) }
 	gate, err := limit.New(limit.Config{
 		Redis: s.joined, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
@@ -223,7 +224,7 @@ func (t telling) End(ctx context.Context, k tasks.Ticket, e tasks.Ending) ([]tas
 // depthOf is how many jobs of a pool may be between its backlog and the
 // provider: two seconds of what its requests allow, so that a tenant who comes
 // late waits about that long behind what is already handed out.
-func depthOf(l Limits) int {
+func depthOf(l config.Limits) int {
 	if l.RequestsPerMinute > 0 {
 		return max(8, int(min(l.RequestsPerMinute, 60_000)*2/60))
 	}

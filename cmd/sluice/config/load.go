@@ -1,7 +1,8 @@
-package main
+package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
-
 	"github.com/sluicehq/sluice/tasks/queue"
 )
 
@@ -23,8 +23,8 @@ import (
 // points, or sluice.yaml of the working folder when it is there), overridden by
 // environ, over the defaults. It returns every fault at once, each by its key;
 // the configuration may be used only when there is none.
-func Load(path string, environ []string) (*Config, []Fault) {
-	e := newEnvironment(environ)
+func Load(path string, environ []string) (*Config, Faults) {
+	e := NewEnvironment(environ)
 	r := &reader{}
 	file := cmp.Or(path, e["SLUICE_CONFIG"])
 	root, found := r.file(cmp.Or(file, "sluice.yaml"), file != "")
@@ -36,7 +36,7 @@ func Load(path string, environ []string) (*Config, []Fault) {
 }
 
 // config makes a configuration of what a file holds.
-func (r *reader) config(root *node, e environment) *Config {
+func (r *reader) config(root *node, e Environment) *Config {
 	c := defaults(e)
 	r.overlay(root, e)
 	r.decode(root, reflect.ValueOf(c).Elem(), "")
@@ -46,9 +46,9 @@ func (r *reader) config(root *node, e environment) *Config {
 }
 
 // complete fills in what depends on more than one setting.
-func (c *Config) complete(r *reader, root *node, e environment) {
+func (c *Config) complete(r *reader, root *node, e Environment) {
 	if c.PublicURL == "" {
-		c.PublicURL = publicURL(c.Listen)
+		c.PublicURL = LocalURL(c.Listen)
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 
@@ -122,7 +122,7 @@ func (c *Config) wantsFake() bool {
 // wellKnown makes providers of the variables that the providers' own SDKs read.
 // One without a key counts only when its address is this machine: a base URL
 // alone is often there for another program.
-func wellKnown(r *reader, e environment) []Provider {
+func wellKnown(r *reader, e Environment) []Provider {
 	var out []Provider
 	for _, k := range []struct{ name, variable string }{{"anthropic", "ANTHROPIC"}, {"openai", "OPENAI"}} {
 		key, file := e[k.variable+"_API_KEY"], e[k.variable+"_API_KEY_FILE"]
@@ -132,7 +132,7 @@ func wellKnown(r *reader, e environment) []Provider {
 				continue
 			}
 			var err error
-			if key, err = readSecret(file); err != nil {
+			if key, err = ReadSecret(file); err != nil {
 				r.fault(k.variable+"_API_KEY_FILE", "environment", "%v", err)
 				continue
 			}
@@ -143,17 +143,17 @@ func wellKnown(r *reader, e environment) []Provider {
 		}
 		if base == "" {
 			base = providerURL(k.name)
-		} else if fault := webURL(base); fault != "" {
-			r.fault(k.variable+"_BASE_URL", "environment", "%s", fault)
+		} else if err := CheckURL(base); err != nil {
+			r.fault(k.variable+"_BASE_URL", "environment", "%v", err)
 		}
 		out = append(out, Provider{Name: k.name, Dialect: k.name, BaseURL: base, APIKey: key})
 	}
 	return out
 }
 
-// publicURL is what reaches listen from this machine, or "" when the port is
+// LocalURL is what reaches listen from this machine, or "" when the port is
 // not known yet.
-func publicURL(listen string) string {
+func LocalURL(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil || port == "0" {
 		return ""
@@ -203,8 +203,8 @@ func (v *validator) config(c *Config) {
 		v.bad("ops_listen", "has to differ from listen")
 	}
 	if c.PublicURL != "" {
-		if fault := webURL(c.PublicURL); fault != "" {
-			v.bad("public_url", "%s", fault)
+		if err := CheckURL(c.PublicURL); err != nil {
+			v.bad("public_url", "%v", err)
 		}
 	}
 	if c.Redis.URL == "" {
@@ -260,8 +260,8 @@ func (v *validator) auth(a AuthKeys) {
 		v.bad("auth.jwks_file", "only one of jwks_url and jwks_file can be given")
 	}
 	if a.JWKSURL != "" {
-		if fault := webURL(a.JWKSURL); fault != "" {
-			v.bad("auth.jwks_url", "%s", fault)
+		if err := CheckURL(a.JWKSURL); err != nil {
+			v.bad("auth.jwks_url", "%v", err)
 		} else if strings.HasPrefix(a.JWKSURL, "http:") && !loopbackURL(a.JWKSURL) {
 			v.bad("auth.jwks_url", "has to be https, unless it is on this machine")
 		}
@@ -281,8 +281,8 @@ func (v *validator) providers(c *Config) {
 				continue
 			}
 		}
-		if fault := webURL(p.BaseURL); fault != "" {
-			v.bad(key+".base_url", "%s", fault)
+		if err := CheckURL(p.BaseURL); err != nil {
+			v.bad(key+".base_url", "%v", err)
 			continue
 		}
 		if p.APIKey == "" && !loopbackURL(p.BaseURL) {
@@ -388,18 +388,18 @@ func (v *validator) positive(key string, d time.Duration) {
 	}
 }
 
-// webURL says what keeps s from being the address of a web server, or "".
-func webURL(s string) string {
+// CheckURL says what keeps s from being the address of a web server.
+func CheckURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return "has to be an address like https://host or http://host:port"
+		return errors.New("has to be an address like https://host or http://host:port")
 	case u.User != nil:
-		return "must not hold a user or a password"
+		return errors.New("must not hold a user or a password")
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		return "must not have a query or a fragment"
+		return errors.New("must not have a query or a fragment")
 	}
-	return ""
+	return nil
 }
 
 // loopbackURL reports whether s is a web address on this machine.

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ func (c *Config) Print(w io.Writer) error {
 // plain turns a part of the configuration into what YAML is made of.
 func plain(v reflect.Value) any {
 	if d, ok := v.Interface().(time.Duration); ok {
-		return shortDuration(d)
+		return FormatDuration(d)
 	}
 	switch {
 	case named(v.Type()):
@@ -70,8 +70,8 @@ func secretly(how string, v reflect.Value) any {
 	return plain(v)
 }
 
-// shortDuration writes 10m, not 10m0s.
-func shortDuration(d time.Duration) string {
+// FormatDuration writes 10m, not 10m0s.
+func FormatDuration(d time.Duration) string {
 	s := d.String()
 	for _, tail := range []string{"m0s", "h0m"} {
 		if n := len(s) - len(tail); n > 0 && s[n:] == tail {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -64,11 +64,12 @@ func (n *node) set(key string, v *node) {
 	n.entries = append(n.entries, entry{key, v})
 }
 
-// environment is the process's environment as a map.
-type environment map[string]string
+// Environment is the process's environment as a map.
+type Environment map[string]string
 
-func newEnvironment(environ []string) environment {
-	e := environment{}
+// NewEnvironment reads the form of [os.Environ].
+func NewEnvironment(environ []string) Environment {
+	e := Environment{}
 	for _, kv := range environ {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			e[k] = v
@@ -79,7 +80,7 @@ func newEnvironment(environ []string) environment {
 
 // names are the variables in a stable order, outer keys before inner ones, so
 // that an inner one changes what an outer one gave.
-func (e environment) names() []string {
+func (e Environment) names() []string {
 	names := make([]string, 0, len(e))
 	for k := range e {
 		names = append(names, k)
@@ -95,7 +96,7 @@ func (e environment) names() []string {
 
 // reader collects the faults of one Load.
 type reader struct {
-	faults []Fault
+	faults Faults
 }
 
 func (r *reader) fault(key, where, format string, args ...any) {
@@ -282,7 +283,7 @@ var serviceLink = regexp.MustCompile(`^SLUICE(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE
 
 // overlay puts the settings of the environment over those of the file. An
 // empty variable counts as one that is not set.
-func (r *reader) overlay(root *node, e environment) {
+func (r *reader) overlay(root *node, e Environment) {
 	for _, name := range e.names() {
 		rest, ours := strings.CutPrefix(name, "SLUICE_")
 		if !ours || e[name] == "" || slices.Contains(notSettings, name) || serviceLink.MatchString(name) {
@@ -297,7 +298,7 @@ func (r *reader) overlay(root *node, e environment) {
 						r.fault(key, name, "given twice: SLUICE_%s and %s", short, name)
 						continue
 					}
-					v, err := readSecret(value)
+					v, err := ReadSecret(value)
 					if err != nil {
 						r.fault(key, name, "%v", err)
 						continue
@@ -340,9 +341,9 @@ func (r *reader) put(n *node, path []string, v *node, key string) {
 	n.set(path[len(path)-1], v)
 }
 
-// readSecret reads a file that holds one secret; the newline at its end is not
+// ReadSecret reads a file that holds one secret; the newline at its end is not
 // part of it.
-func readSecret(file string) (string, error) {
+func ReadSecret(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", err

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"io"
@@ -267,7 +267,7 @@ webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0
 		"webhooks.allow_http", "webhooks.allow_hosts[0]", "webhooks.deny_networks[0]", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
 	}
 	var got []string
-	all := faultsError(faults).Error()
+	all := Faults(faults).Error()
 	for _, f := range faults {
 		got = append(got, f.Key)
 		if f.Where == "" {
@@ -334,7 +334,7 @@ func TestSingleFaults(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			_, faults := load(t, c.file, c.environ...)
-			if len(faults) == 0 || !strings.Contains(faultsError(faults).Error(), c.want) {
+			if len(faults) == 0 || !strings.Contains(Faults(faults).Error(), c.want) {
 				t.Errorf("got %v; want one with %q", faults, c.want)
 			}
 		})
@@ -509,7 +509,7 @@ func FuzzConfigFile(f *testing.F) {
 	f.Add("? [a]\n: b")
 	f.Fuzz(func(t *testing.T, file string) {
 		r := &reader{}
-		c := r.config(r.parse("f", []byte(file)), environment{"SLUICE_POOLS__X__TIMEOUT": "1m", "HOME": "/h"})
+		c := r.config(r.parse("f", []byte(file)), Environment{"SLUICE_POOLS__X__TIMEOUT": "1m", "HOME": "/h"})
 		if len(r.faults) > 0 {
 			return
 		}

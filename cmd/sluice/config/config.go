@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -187,7 +187,7 @@ func poolFor(p Provider) Pool {
 }
 
 // defaults is the configuration before anything is read.
-func defaults(e environment) *Config {
+func defaults(e Environment) *Config {
 	return &Config{
 		Listen:    "127.0.0.1:8080",
 		OpsListen: "127.0.0.1:9090",
@@ -203,7 +203,7 @@ func defaultTenant() Tenant {
 }
 
 // userDataDir follows the XDG base directory specification, also on macOS.
-func userDataDir(e environment) string {
+func userDataDir(e Environment) string {
 	if dir := e["XDG_DATA_HOME"]; filepath.IsAbs(dir) {
 		return filepath.Join(dir, "sluice")
 	}
@@ -334,10 +334,10 @@ func (f Fault) String() string {
 	return s
 }
 
-// faultsError is every fault of a configuration as one error.
-type faultsError []Fault
+// Faults are all that is wrong with a configuration, as one error.
+type Faults []Fault
 
-func (e faultsError) Error() string {
+func (e Faults) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "the configuration has %d fault", len(e))
 	if len(e) != 1 {
