@@ -279,33 +279,6 @@ func (c *Config) PublicFor(addr net.Addr) string {
 	return "http://" + addr.String()
 }
 
-// Keys returns every setting by its path, in the file's order; <name> stands
-// for a name that the operator chooses.
-func Keys() []string {
-	var keys []string
-	var walk func(t reflect.Type, prefix string)
-	walk = func(t reflect.Type, prefix string) {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			key := f.Tag.Get("key")
-			if key == "" {
-				continue
-			}
-			key = prefix + key
-			switch {
-			case f.Type.Kind() == reflect.Struct:
-				walk(f.Type, key+".")
-			case named(f.Type):
-				walk(f.Type.Elem(), key+".<name>.")
-			default:
-				keys = append(keys, key)
-			}
-		}
-	}
-	walk(reflect.TypeFor[Config](), "")
-	return keys
-}
-
 // named reports whether t is a mapping of names that keeps its order.
 func named(t reflect.Type) bool {
 	if t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Struct {

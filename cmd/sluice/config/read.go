@@ -285,36 +285,36 @@ var serviceLink = regexp.MustCompile(`^SLUICE(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE
 // empty variable counts as one that is not set.
 func (r *reader) overlay(root *node, e Environment) {
 	for _, name := range e.names() {
-		rest, ours := strings.CutPrefix(name, "SLUICE_")
+		words, ours := strings.CutPrefix(name, "SLUICE_")
 		if !ours || e[name] == "" || slices.Contains(notSettings, name) || serviceLink.MatchString(name) {
 			continue
 		}
-		path, key, secret := resolve(root, strings.Split(rest, "__"))
-		value, where := e[name], name
-		if path == nil {
-			if short, ok := strings.CutSuffix(rest, "_FILE"); ok {
-				if path, key, secret = resolve(root, strings.Split(short, "__")); path != nil && secret {
-					if e["SLUICE_"+short] != "" {
-						r.fault(key, name, "given twice: SLUICE_%s and %s", short, name)
-						continue
-					}
-					v, err := ReadSecret(value)
-					if err != nil {
-						r.fault(key, name, "%v", err)
-						continue
-					}
-					value = v
-				} else {
-					path = nil
-				}
-			}
-		}
-		if path == nil {
-			r.fault(name, "environment", "is not a setting")
+		if path, key, _ := resolve(root, strings.Split(words, "__")); path != nil {
+			r.put(root, path, &node{kind: raw, value: e[name], where: name}, key)
 			continue
 		}
-		r.put(root, path, &node{kind: raw, value: value, where: where}, key)
+		r.overlayFile(root, e, name)
 	}
+}
+
+// overlayFile puts the secret in place that the file of a variable …_FILE holds.
+func (r *reader) overlayFile(root *node, e Environment, name string) {
+	setting := strings.TrimSuffix(name, "_FILE")
+	path, key, secret := resolve(root, strings.Split(strings.TrimPrefix(setting, "SLUICE_"), "__"))
+	if path == nil || !secret {
+		r.fault(name, "environment", "is not a setting")
+		return
+	}
+	if e[setting] != "" {
+		r.fault(key, name, "given twice: %s and %s", setting, name)
+		return
+	}
+	value, err := ReadSecret(e[name])
+	if err != nil {
+		r.fault(key, name, "%v", err)
+		return
+	}
+	r.put(root, path, &node{kind: raw, value: value, where: name}, key)
 }
 
 // put sets the value at path, making the mappings on the way.

@@ -14,8 +14,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// RedisTarget is how to reach a Redis: exactly one of the three is set. Its
-// method MakeRedisClient makes it what Asynq and asynqmon take as a connection.
+// RedisTarget is how to reach a Redis: exactly one of the three is set.
 type RedisTarget struct {
 	Single   *redis.Options
 	Sentinel *redis.FailoverOptions
@@ -258,24 +257,6 @@ func (a redisAddress) cluster() (RedisTarget, error) {
 func quiet() *maintnotifications.Config {
 	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
-
-// NewClient returns a new client; the caller closes it.
-func (t RedisTarget) NewClient() redis.UniversalClient {
-	switch {
-	case t.Cluster != nil:
-		o := *t.Cluster
-		return redis.NewClusterClient(&o)
-	case t.Sentinel != nil:
-		o := *t.Sentinel
-		return redis.NewFailoverClient(&o)
-	default:
-		o := *t.Single
-		return redis.NewClient(&o)
-	}
-}
-
-// MakeRedisClient returns a new client, as Asynq asks for one.
-func (t RedisTarget) MakeRedisClient() any { return t.NewClient() }
 
 // maskRedis hides the passwords of an address that ParseRedis takes; one that
 // it does not take is hidden whole.
