@@ -307,6 +307,35 @@ webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0
 	}
 }
 
+func TestNoFaultQuotesASecret(t *testing.T) {
+	for name, file := range map[string]string{
+		"a block's header":         "auth:\n  hmac_secret: |hunter2\n   a\n",
+		"a folded block's header":  "auth:\n  hmac_secret: >hunter2\n   a\n",
+		"a tag":                    "auth:\n  hmac_secret: !!hunter2 x\n",
+		"an alias":                 "auth:\n  hmac_secret: *hunter2\n",
+		"quotes left open":         "auth:\n  hmac_secret: \"hunter2\n",
+		"quotes closed too early":  "auth:\n  hmac_secret: \"a\"hunter2\n",
+		"an escape":                "auth:\n  hmac_secret: \"\\hunter2\"\n",
+		"a reserved character":     "auth:\n  hmac_secret: @hunter2\n",
+		"a colon":                  "auth:\n  hmac_secret: hunter2: x\n",
+		"a list left open":         "auth:\n  hmac_secret: [hunter2\n",
+		"given twice":              "auth:\n  hmac_secret: hunter2\n  hmac_secret: hunter2\n",
+		"a version":                "%YAML hunter2\n---\nauth: {}\n",
+		"Redis, no scheme":         "redis: {url: \"hunter2@h\"}\n",
+		"Redis, password in front": "redis: {url: \"u:hunter2@redis://h\"}\n",
+		"Redis, password as host":  "redis: {url: \"redis://hunter2:x\"}\n",
+		"Redis, password as query": "redis: {url: \"redis+cluster://h?tls=hunter2\"}\n",
+	} {
+		_, faults := load(t, file)
+		if len(faults) == 0 {
+			t.Errorf("%s: no fault", name)
+		}
+		if all := faults.Error(); strings.Contains(all, "hunter2") {
+			t.Errorf("%s: a secret is quoted: %s", name, all)
+		}
+	}
+}
+
 func TestFaultsSayWhere(t *testing.T) {
 	_, faults := load(t, "listen: :8080\nresults:\n  ttl: soon\n", "SLUICE_RESULTS__MAX_BYTES=0")
 	var got []string

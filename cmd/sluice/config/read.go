@@ -122,11 +122,13 @@ func (r *reader) parse(name string, b []byte) *node {
 	empty := &node{kind: mapping}
 	file, err := parser.ParseBytes(b, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		// The library's full text quotes the lines around, secrets and all.
+		// The library's full text quotes the lines around, and its message may
+		// end with a word of the file: either may be a secret.
 		var e yaml.Error
 		if errors.As(err, &e) && e.GetToken() != nil {
 			p := e.GetToken().Position
-			r.fault("", fmt.Sprintf("%s:%d", name, p.Line), "not valid YAML: %s", e.GetMessage())
+			message, _, _ := strings.Cut(e.GetMessage(), `"`)
+			r.fault("", fmt.Sprintf("%s:%d", name, p.Line), "not valid YAML: %s", strings.TrimRight(message, ": "))
 		} else {
 			r.fault("", name, "not valid YAML")
 		}

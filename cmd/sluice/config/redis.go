@@ -3,7 +3,6 @@ package config
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"strconv"
@@ -52,7 +51,7 @@ func ParseRedis(s string) (RedisTarget, error) {
 	case "redis+cluster":
 		return a.cluster()
 	}
-	return RedisTarget{}, fmt.Errorf("the scheme %q is none of redis, rediss, unix, redis+sentinel, redis+cluster", scheme)
+	return RedisTarget{}, errors.New("its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster")
 }
 
 // redisAddress is the address taken apart. The standard library's parser does
@@ -147,13 +146,13 @@ func database(s string) (int, error) {
 }
 
 func (a redisAddress) tls(host string) (*tls.Config, error) {
-	switch v := a.query.Get("tls"); v {
+	switch a.query.Get("tls") {
 	case "", "false":
 		return nil, nil
 	case "true":
 		return &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}, nil
 	default:
-		return nil, fmt.Errorf("tls=%q is neither true nor false", v)
+		return nil, errors.New("its tls is neither true nor false")
 	}
 }
 
