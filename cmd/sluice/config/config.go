@@ -1,61 +1,77 @@
+// Package config is what an operator may set: a YAML file, overridden by the
+// variables SLUICE_… of the environment, over defaults.
+//
+// It promises that
+//   - every fault is named at once, each by its key and, when a value was given,
+//     by its line of the file or its variable;
+//   - a configuration without a fault can be used as it is: every value is in its
+//     range, every name that a setting mentions exists;
+//   - nothing has to be set: without a file and without variables there is a
+//     configuration, with the embedded Redis and the built-in fake provider, as
+//     long as there is a home folder to keep the data in;
+//   - every setting can come from the file or from the environment, and a secret
+//     also from a file of its own (…_FILE);
+//   - what [Config.Print] writes is a configuration again, but for its secrets.
+//
+// It never prints a secret or quotes one in a fault, never reads an environment
+// other than the one it is given, never opens a connection, and never writes a
+// file but the secret that [Config.EnsureSecret] makes. It starts nothing.
 package config
 
 import (
-	"fmt"
-	"math"
 	"net"
 	"path"
-	"path/filepath"
-	"reflect"
 	"strings"
 	"time"
 )
 
 // Config is the effective configuration: the file, overridden by the
-// environment, over the defaults. Load alone makes it; it is not changed after.
+// environment, over the defaults. [Load] alone makes it, and it is not changed
+// after. The fields say what zero means; where they do not, a configuration
+// without a fault never holds zero.
 //
 // The tag key is a setting's name in the file; a field without one is not a
 // setting. A slice of structs with a Name is a mapping in the file, in the
 // file's order. Settings tagged secret are masked when printed and may be read
 // from the file that the environment variable …_FILE names.
 type Config struct {
-	Listen    string     `key:"listen"`
-	OpsListen string     `key:"ops_listen"`
-	PublicURL string     `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later
-	Redis     RedisKeys  `key:"redis"`
-	Auth      AuthKeys   `key:"auth"`
-	Providers []Provider `key:"providers"`
-	Pools     []Pool     `key:"pools"`
-	Tenants   []Tenant   `key:"tenants"` // always holds "default"
+	Listen    string     `key:"listen"`     // host:port of the API; port 0 is any free one
+	OpsListen string     `key:"ops_listen"` // host:port of metrics and health; port 0 is any free one
+	PublicURL string     `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later: see [Config.PublicFor]
+	Redis     Redis      `key:"redis"`
+	Auth      Auth       `key:"auth"`
+	Providers []Provider `key:"providers"` // in the file's order; at least one
+	Pools     []Pool     `key:"pools"`     // in the file's order; at least one
+	Tenants   []Tenant   `key:"tenants"`   // "default" comes first and is always there
 	Results   Results    `key:"results"`
-	DataDir   string     `key:"data_dir"` // empty when there is no home folder and none was given
+	DataDir   string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
 	Webhooks  Webhooks   `key:"webhooks"`
 
-	// File is the configuration file that was read, or "".
+	// File is the configuration file that was read; empty: none.
 	File string
 }
 
-// RedisKeys says which Redis.
-type RedisKeys struct {
-	URL string `key:"url" secret:"url"` // empty: the embedded one
+// Redis says which Redis.
+type Redis struct {
+	URL string `key:"url" secret:"url"` // as [ParseRedis] reads it; empty: the embedded one, in DataDir
 }
 
-// AuthKeys says whose tokens are accepted.
-type AuthKeys struct {
-	Issuer      string        `key:"issuer"`
-	Audience    string        `key:"audience"`
-	MaxLifetime time.Duration `key:"max_lifetime"`
-	HMACSecret  string        `key:"hmac_secret" secret:"all"`
-	JWKSURL     string        `key:"jwks_url"`
-	JWKSFile    string        `key:"jwks_file"`
+// Auth says whose tokens are accepted. At most one of JWKSURL and JWKSFile is set.
+type Auth struct {
+	Issuer      string        `key:"issuer"`                   // the iss of every token
+	Audience    string        `key:"audience"`                 // the aud of every token
+	MaxLifetime time.Duration `key:"max_lifetime"`             // the longest time from iat to exp
+	HMACSecret  string        `key:"hmac_secret" secret:"all"` // empty: the one kept in DataDir, see [Config.Secret]; else at least 32 bytes
+	JWKSURL     string        `key:"jwks_url"`                 // empty: no key set is fetched
+	JWKSFile    string        `key:"jwks_file"`                // empty: no key set is read
 }
 
 // Provider is an account at an LLM provider.
 type Provider struct {
 	Name    string
-	Dialect string `key:"dialect"` // "anthropic" or "openai"
-	BaseURL string `key:"base_url"`
-	APIKey  string `key:"api_key" secret:"all"`
+	Dialect string `key:"dialect"`              // "anthropic" or "openai"
+	BaseURL string `key:"base_url"`             // empty for the built-in fake provider alone
+	APIKey  string `key:"api_key" secret:"all"` // empty: none is sent, which a server on this machine may allow
 
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.
@@ -65,56 +81,57 @@ type Provider struct {
 // Pool is one upstream allowance.
 type Pool struct {
 	Name        string
-	Provider    string        `key:"provider"`
-	Models      []string      `key:"models"` // globs, as path.Match takes them
+	Provider    string        `key:"provider"` // a provider's name
+	Models      []string      `key:"models"`   // globs, as path.Match takes them, but "/" is an ordinary character; at least one
 	Limits      Limits        `key:"limits"`
-	Timeout     time.Duration `key:"timeout"` // of one attempt
-	MaxAttempts int           `key:"max_attempts"`
+	Timeout     time.Duration `key:"timeout"`      // of one attempt
+	MaxAttempts int           `key:"max_attempts"` // calls that fail by the provider's fault before the job fails
 	Breaker     Breaker       `key:"breaker"`
 	// FallbackModels answer in place of a job's own model while this pool is
 	// paused or when the job's attempts are exhausted, in this order, for jobs
 	// that have no list of their own. Empty: none.
 	FallbackModels []string `key:"fallback_models"`
 	Cache          Cache    `key:"cache"`
-	// ShareInFlight has requests of one tenant that are the same, and under way at
-	// the same time, share one call upstream.
+	// ShareInFlight lets identical requests of one tenant that are under way at
+	// the same time share one call upstream. False: each has its own.
 	ShareInFlight bool `key:"share_in_flight"`
 
-	// FollowProvider is set when no rate of the limits was given: they are a
-	// guess then, which the provider's headers may raise as well as lower.
+	// FollowProvider is set when none of the rates in Limits was given: they are
+	// a guess then, which the provider's headers may raise as well as lower.
+	// False: headers lower them only, and fill in those that are 0.
 	FollowProvider bool
 }
 
-// Limits are a pool's allowance. A token limit of 0 is no limit.
+// Limits are a pool's allowance. What nobody gave is the provider's entry tier.
 type Limits struct {
 	RequestsPerMinute     int64 `key:"requests_per_minute"`
-	InputTokensPerMinute  int64 `key:"input_tokens_per_minute"`
-	OutputTokensPerMinute int64 `key:"output_tokens_per_minute"`
-	RequestBurst          int64 `key:"request_burst"`
-	Concurrency           int   `key:"concurrency"`
+	InputTokensPerMinute  int64 `key:"input_tokens_per_minute"`  // 0: no limit
+	OutputTokensPerMinute int64 `key:"output_tokens_per_minute"` // 0: no limit
+	RequestBurst          int64 `key:"request_burst"`            // requests that the provider takes at once
+	Concurrency           int   `key:"concurrency"`              // calls at the same time, of all workers
 }
 
 // Cache says how long the answer to a request of temperature 0 serves the same
-// request of the same tenant again. 0 is never.
+// request of the same tenant again.
 type Cache struct {
-	TTL time.Duration `key:"ttl"`
+	TTL time.Duration `key:"ttl"` // 0: never
 }
 
 // Breaker says when a pool is paused because its provider fails.
 type Breaker struct {
-	Window        time.Duration `key:"window"`
-	MinCalls      int           `key:"min_calls"`
-	FailureRatio  float64       `key:"failure_ratio"`
-	ProbeInterval time.Duration `key:"probe_interval"`
+	Window        time.Duration `key:"window"`         // how far back calls are counted
+	MinCalls      int           `key:"min_calls"`      // fewer calls are not judged
+	FailureRatio  float64       `key:"failure_ratio"`  // above 0, at most 1
+	ProbeInterval time.Duration `key:"probe_interval"` // of a paused pool, at first
 }
 
-// Tenant is what one tenant may use. 0 is no limit.
+// Tenant is what one tenant may use.
 type Tenant struct {
 	Name             string
-	Weight           int64 `key:"weight"`
-	SubmitsPerMinute int64 `key:"submits_per_minute"`
-	QueuedJobs       int64 `key:"queued_jobs"`
-	TokensPerDay     int64 `key:"tokens_per_day"`
+	Weight           int64 `key:"weight"`             // share of the turns among tenants
+	SubmitsPerMinute int64 `key:"submits_per_minute"` // 0: no limit
+	QueuedJobs       int64 `key:"queued_jobs"`        // 0: no limit
+	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
 }
 
 // Results says how long a finished job is kept and how large its answer may be.
@@ -123,102 +140,21 @@ type Results struct {
 	MaxBytes int64         `key:"max_bytes"`
 }
 
-// Webhooks loosens what may be dialled, which is off by default, and denies more.
+// Webhooks says which addresses of receivers may be dialled. The zero value is
+// the strictest: https on public addresses alone.
 type Webhooks struct {
-	AllowHTTP    bool     `key:"allow_http"`
-	AllowPrivate bool     `key:"allow_private"`
-	AllowHosts   []string `key:"allow_hosts"`
-	DenyNetworks []string `key:"deny_networks"`
+	AllowHTTP    bool     `key:"allow_http"`    // also without TLS
+	AllowPrivate bool     `key:"allow_private"` // also private addresses and any port
+	AllowHosts   []string `key:"allow_hosts"`   // hosts to which AllowPrivate applies by themselves; empty: none
+	DenyNetworks []string `key:"deny_networks"` // prefixes that are never dialled, whatever else is allowed; empty: none of the operator's
 }
 
-// FakeProvider is the name of the built-in fake provider.
-const FakeProvider = "fake"
-
-// unset marks a limit that nobody gave: it takes the value of the provider's
-// dialect, which is not known while it is read.
-const unset = math.MinInt32
-
-// Entry-tier limits, where a pool starts before the provider's own headers
-// have corrected it.
-//
-// Anthropic: tier Start, for Opus, Sonnet and Haiku 4.5
-// (platform.claude.com/docs/en/api/rate-limits). OpenAI publishes one limit of
-// tokens for both ways; 30,000 is tier 1 of the GPT-4o and GPT-4.1 class, the
-// lowest of the chat models (developers.openai.com/api/docs/guides/rate-limits).
-// Half for each way keeps their sum within it.
-func entryLimits(dialect string) Limits {
-	if dialect == "openai" {
-		return Limits{RequestsPerMinute: 500, InputTokensPerMinute: 15_000, OutputTokensPerMinute: 15_000, RequestBurst: 10, Concurrency: 64}
-	}
-	return Limits{RequestsPerMinute: 1000, InputTokensPerMinute: 2_000_000, OutputTokensPerMinute: 400_000, RequestBurst: 10, Concurrency: 64}
-}
-
-// The providers' own addresses, where a configuration gives none.
-func providerURL(dialect string) string {
-	if dialect == "openai" {
-		return "https://api.openai.com/v1"
-	}
-	return "https://api.anthropic.com"
-}
-
-// defaultPool is a pool of which nothing but its name is given.
-func defaultPool() Pool {
-	return Pool{
-		Limits:      Limits{unset, unset, unset, unset, unset},
-		Timeout:     10 * time.Minute,
-		MaxAttempts: 5,
-		Breaker:     Breaker{Window: 10 * time.Second, MinCalls: 20, FailureRatio: 0.5, ProbeInterval: 5 * time.Second},
-	}
-}
-
-// poolFor is the default pool of a provider.
-func poolFor(p Provider) Pool {
-	pool := defaultPool()
-	pool.Provider = p.Name
-	switch {
-	case p.Fake:
-		pool.Name, pool.Models = FakeProvider, []string{"*"}
-	case p.Dialect == "openai":
-		pool.Name, pool.Models = "gpt", []string{"gpt-*", "o*"}
-	default:
-		pool.Name, pool.Models = "claude", []string{"claude-*"}
-	}
-	return pool
-}
-
-// defaults is the configuration before anything is read.
-func defaults(e Environment) *Config {
-	return &Config{
-		Listen:    "127.0.0.1:8080",
-		OpsListen: "127.0.0.1:9090",
-		Auth:      AuthKeys{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
-		Tenants:   []Tenant{defaultTenant()},
-		Results:   Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
-		DataDir:   userDataDir(e),
-	}
-}
-
-func defaultTenant() Tenant {
-	return Tenant{Name: "default", Weight: 1, SubmitsPerMinute: 600, QueuedJobs: 100_000}
-}
-
-// userDataDir follows the XDG base directory specification, also on macOS.
-func userDataDir(e Environment) string {
-	if dir := e["XDG_DATA_HOME"]; filepath.IsAbs(dir) {
-		return filepath.Join(dir, "sluice")
-	}
-	if home := e["HOME"]; filepath.IsAbs(home) {
-		return filepath.Join(home, ".local", "share", "sluice")
-	}
-	return ""
-}
-
-// Pool returns the name of the first pool, in the file's order, that serves model.
+// Pool returns the name of the first pool, in the file's order, that serves the
+// model; ok is false when none does.
 func (c *Config) Pool(model string) (name string, ok bool) {
 	for _, p := range c.Pools {
 		for _, glob := range p.Models {
-			// Load has checked the globs; "/" in a model's name is an ordinary
-			// character here, which path.Match does not see it as.
+			// Load has checked the globs, so that there is no error.
 			if matched, _ := path.Match(flat(glob), flat(model)); matched {
 				return p.Name, true
 			}
@@ -227,11 +163,13 @@ func (c *Config) Pool(model string) (name string, ok bool) {
 	return "", false
 }
 
-// flat takes the special meaning from the slash of names like "openai/gpt-5".
+// flat replaces the slash of names like "openai/gpt-5", which a * of path.Match
+// would not match.
 func flat(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 
-// ProviderOf returns the provider of a pool.
-func (c *Config) ProviderOf(pool string) (Provider, bool) {
+// ProviderOf returns the provider of the pool of that name; ok is false when
+// there is no such pool, or no such provider.
+func (c *Config) ProviderOf(pool string) (provider Provider, ok bool) {
 	for _, p := range c.Pools {
 		if p.Name != pool {
 			continue
@@ -277,47 +215,4 @@ func (c *Config) PublicFor(addr net.Addr) string {
 		return c.PublicURL
 	}
 	return "http://" + addr.String()
-}
-
-// named reports whether t is a mapping of names that keeps its order.
-func named(t reflect.Type) bool {
-	if t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Struct {
-		return false
-	}
-	_, ok := t.Elem().FieldByName("Name")
-	return ok
-}
-
-// Fault is one thing wrong with a configuration.
-type Fault struct {
-	Key   string // the setting's path; "" for the file as a whole
-	Text  string // what is wrong; never the value of a secret
-	Where string // the line of the file, or the environment variable; "" when nothing was given
-}
-
-// String puts the key first.
-func (f Fault) String() string {
-	s := f.Text
-	if f.Key != "" {
-		s = f.Key + ": " + s
-	}
-	if f.Where != "" {
-		s += " (" + f.Where + ")"
-	}
-	return s
-}
-
-// Faults are all that is wrong with a configuration, as one error.
-type Faults []Fault
-
-func (e Faults) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "the configuration has %d fault", len(e))
-	if len(e) != 1 {
-		b.WriteByte('s')
-	}
-	for _, f := range e {
-		b.WriteString("\n  " + f.String())
-	}
-	return b.String()
 }

@@ -9,53 +9,7 @@ import (
 	"time"
 )
 
-// resolve finds the setting that the words of a variable mean, as in POOLS,
-// CLAUDE, TIMEOUT. A name that the operator chose is found without regard to
-// case, "_" standing for "-" too; a new one is in small letters. path is nil
-// when there is no such setting.
-func resolve(root *node, words []string) (path []string, key string, secret bool) {
-	t := reflect.TypeFor[Config]()
-	n := root
-	for i := 0; i < len(words); i++ {
-		f, ok := field(t, strings.ToLower(words[i]))
-		if !ok || words[i] != strings.ToUpper(words[i]) {
-			return nil, "", false
-		}
-		name := f.Tag.Get("key")
-		path = append(path, name)
-		secret = f.Tag.Get("secret") != ""
-		if n != nil {
-			n = n.child(name)
-		}
-		t = f.Type
-		if named(t) {
-			if i+1 == len(words) {
-				break // the whole mapping
-			}
-			i++
-			if words[i] == "" {
-				return nil, "", false
-			}
-			name = strings.ToLower(words[i])
-			if n != nil {
-				for _, e := range n.entries {
-					if strings.ToUpper(strings.ReplaceAll(e.key, "-", "_")) == words[i] {
-						name = e.key
-					}
-				}
-				n = n.child(name)
-			}
-			path = append(path, name)
-			t = t.Elem()
-			continue
-		}
-		if t.Kind() != reflect.Struct && i+1 < len(words) {
-			return nil, "", false
-		}
-	}
-	return path, strings.Join(path, "."), secret
-}
-
+// field finds the field of the struct t whose key is key.
 func field(t reflect.Type, key string) (reflect.StructField, bool) {
 	if t.Kind() != reflect.Struct {
 		return reflect.StructField{}, false
@@ -68,6 +22,16 @@ func field(t reflect.Type, key string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
+// named reports whether t is a mapping of names that keeps its order.
+func named(t reflect.Type) bool {
+	if t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Struct {
+		return false
+	}
+	_, ok := t.Elem().FieldByName("Name")
+	return ok
+}
+
+// childKeys are the keys of the struct t, in its order.
 func childKeys(t reflect.Type) []string {
 	var keys []string
 	for i := range t.NumField() {
@@ -78,7 +42,8 @@ func childKeys(t reflect.Type) []string {
 	return keys
 }
 
-// decode gives a value of the tree its type. What is null is left as it is.
+// decode writes a value of the tree into the setting v. A null changes nothing:
+// v keeps its default.
 func (r *reader) decode(n *node, v reflect.Value, key string) {
 	if n.kind == null {
 		return
@@ -92,15 +57,20 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 		r.duration(n, v, key)
 		return
 	}
-	switch v.Kind() {
-	case reflect.Struct:
+	switch {
+	case v.Kind() == reflect.Struct:
 		r.structure(n, v, key)
-	case reflect.Slice:
-		if named(v.Type()) {
-			r.names(n, v, key)
-		} else {
-			r.list(n, v, key)
-		}
+	case named(v.Type()):
+		r.names(n, v, key)
+	case v.Kind() == reflect.Slice:
+		r.list(n, v, key)
+	default:
+		r.scalar(n, v, key)
+	}
+}
+
+func (r *reader) scalar(n *node, v reflect.Value, key string) {
+	switch v.Kind() {
 	case reflect.String:
 		if n.kind != text {
 			r.fault(key, n.where, "has to be text%s", quoteHint(n))
@@ -114,14 +84,15 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 		}
 		v.SetBool(n.value == "true")
 	case reflect.Int, reflect.Int64:
-		if i, ok := whole(n); ok {
-			v.SetInt(i)
-		} else {
+		i, ok := whole(n)
+		if !ok {
 			r.fault(key, n.where, "has to be a whole number")
+			return
 		}
+		v.SetInt(i)
 	case reflect.Float64:
-		f, err := strconv.ParseFloat(n.value, 64)
-		if (n.kind != float && n.kind != integer) || err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+		f, ok := number(n)
+		if !ok {
 			r.fault(key, n.where, "has to be a number")
 			return
 		}
@@ -151,6 +122,15 @@ func whole(n *node) (int64, bool) {
 	return 0, false
 }
 
+// number reads a number that is finite.
+func number(n *node) (float64, bool) {
+	if n.kind != float && n.kind != integer {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(n.value, 64)
+	return f, err == nil && !math.IsNaN(f) && !math.IsInf(f, 0)
+}
+
 // unraw reads a value of the environment as what the setting is: text is taken
 // as it stands, a list also with commas, all else as YAML, which JSON is too.
 func (r *reader) unraw(n *node, t reflect.Type, key string) *node {
@@ -165,7 +145,7 @@ func (r *reader) unraw(n *node, t reflect.Type, key string) *node {
 		}
 		return list
 	}
-	// Parsed as the value of a key, so that scalars are fine.
+	// As the value of a key, since a file's top level has to be a mapping.
 	sub := &reader{}
 	root := sub.parse(n.where, []byte("v: "+strings.ReplaceAll(n.value, "\n", "\n   ")+"\n"))
 	if len(sub.faults) > 0 || len(root.entries) != 1 {
@@ -177,6 +157,7 @@ func (r *reader) unraw(n *node, t reflect.Type, key string) *node {
 	return out
 }
 
+// place says of a value and of all that is in it that it came from where.
 func place(n *node, where string) {
 	n.where = where
 	for _, e := range n.entries {

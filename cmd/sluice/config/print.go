@@ -12,7 +12,8 @@ import (
 // mask stands where a secret is.
 const mask = "********"
 
-// Print writes the configuration as a file would hold it, secrets masked.
+// Print writes the configuration as YAML that Load reads, with ******** in place
+// of every secret. Text that is empty is left out, and so is the fake provider.
 func (c *Config) Print(w io.Writer) error {
 	if c.UsesFake() {
 		if _, err := fmt.Fprintln(w, "# No provider is set for some pools: the built-in fake provider serves them."); err != nil {
@@ -27,7 +28,7 @@ func (c *Config) Print(w io.Writer) error {
 	return err
 }
 
-// plain turns a part of the configuration into what YAML is made of.
+// plain turns a part of the configuration into values that the YAML library writes.
 func plain(v reflect.Value) any {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return FormatDuration(d)
@@ -60,6 +61,8 @@ func plain(v reflect.Value) any {
 	return v.Interface()
 }
 
+// secretly is a value under the rule of the tag secret: "all" masks it, "url"
+// masks the passwords of an address of Redis, and without a rule it is plain.
 func secretly(how string, v reflect.Value) any {
 	switch how {
 	case "all":
@@ -70,7 +73,7 @@ func secretly(how string, v reflect.Value) any {
 	return plain(v)
 }
 
-// FormatDuration writes 10m, not 10m0s.
+// FormatDuration returns d as a file gives it: 10m, not 10m0s.
 func FormatDuration(d time.Duration) string {
 	s := d.String()
 	for _, tail := range []string{"m0s", "h0m"} {

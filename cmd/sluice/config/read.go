@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -14,9 +12,10 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// The configuration is read into a tree that knows where each value came from,
-// so that every fault can be named at once; only then is it given types.
+// The configuration is read into a tree of values first, each with the place it
+// came from, so that every fault can be named at once; only then into Config.
 
+// kind is what a value is written as.
 type kind int
 
 const (
@@ -27,23 +26,25 @@ const (
 	boolean
 	mapping
 	sequence
-	raw // from the environment: what it is depends on what is asked for
+	raw // from the environment: the type of the setting decides what it is
 )
 
 // node is one value of the configuration.
 type node struct {
 	kind    kind
-	value   string // of a scalar, as written
-	where   string
+	value   string  // of a scalar, as written
+	where   string  // the line of the file, or the environment variable
 	entries []entry // of a mapping, in order
 	items   []*node // of a sequence
 }
 
+// entry is one key of a mapping and its value.
 type entry struct {
 	key  string
 	node *node
 }
 
+// child is the value under key, or nil.
 func (n *node) child(key string) *node {
 	for _, e := range n.entries {
 		if e.key == key {
@@ -62,36 +63,6 @@ func (n *node) set(key string, v *node) {
 		}
 	}
 	n.entries = append(n.entries, entry{key, v})
-}
-
-// Environment is the process's environment as a map.
-type Environment map[string]string
-
-// NewEnvironment reads the form of [os.Environ].
-func NewEnvironment(environ []string) Environment {
-	e := Environment{}
-	for _, kv := range environ {
-		if k, v, ok := strings.Cut(kv, "="); ok {
-			e[k] = v
-		}
-	}
-	return e
-}
-
-// names are the variables in a stable order, outer keys before inner ones, so
-// that an inner one changes what an outer one gave.
-func (e Environment) names() []string {
-	names := make([]string, 0, len(e))
-	for k := range e {
-		names = append(names, k)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if d := strings.Count(a, "__") - strings.Count(b, "__"); d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
-	})
-	return names
 }
 
 // reader collects the faults of one Load.
@@ -118,6 +89,7 @@ func (r *reader) file(name string, required bool) (root *node, found bool) {
 	return r.parse(name, b), true
 }
 
+// parse reads YAML whose top level is a mapping; name is what faults call it.
 func (r *reader) parse(name string, b []byte) *node {
 	empty := &node{kind: mapping}
 	file, err := parser.ParseBytes(b, 0, parser.AllowDuplicateMapKey())
@@ -160,7 +132,7 @@ func (r *reader) parse(name string, b []byte) *node {
 	return root
 }
 
-// yamlWalk turns YAML nodes into ours.
+// yamlWalk turns the nodes of the YAML library into ours.
 type yamlWalk struct {
 	*reader
 	name    string
@@ -174,22 +146,13 @@ func (w *yamlWalk) where(n ast.Node) string {
 	return w.name
 }
 
+// node reads the value under key.
 func (w *yamlWalk) node(n ast.Node, key string) *node {
 	out := &node{where: w.where(n)}
+	if out.scalar(n) {
+		return out
+	}
 	switch n := n.(type) {
-	case *ast.NullNode:
-	case *ast.StringNode:
-		out.kind, out.value = text, n.Value
-	case *ast.LiteralNode:
-		out.kind, out.value = text, n.Value.Value
-	case *ast.IntegerNode:
-		out.kind, out.value = integer, fmt.Sprint(n.Value)
-	case *ast.FloatNode:
-		out.kind, out.value = float, n.Token.Value
-	case *ast.InfinityNode, *ast.NanNode:
-		out.kind, out.value = float, "NaN"
-	case *ast.BoolNode:
-		out.kind, out.value = boolean, fmt.Sprint(n.Value)
 	case *ast.AnchorNode:
 		v := w.node(n.Value, key)
 		w.anchors[n.Name.GetToken().Value] = v
@@ -227,6 +190,30 @@ func (w *yamlWalk) node(n ast.Node, key string) *node {
 	return out
 }
 
+// scalar reads a value without parts; it reports whether from is one.
+func (n *node) scalar(from ast.Node) bool {
+	switch from := from.(type) {
+	case *ast.NullNode:
+		n.kind = null
+	case *ast.StringNode:
+		n.kind, n.value = text, from.Value
+	case *ast.LiteralNode:
+		n.kind, n.value = text, from.Value.Value
+	case *ast.IntegerNode:
+		n.kind, n.value = integer, fmt.Sprint(from.Value)
+	case *ast.FloatNode:
+		n.kind, n.value = float, from.Token.Value
+	case *ast.InfinityNode, *ast.NanNode:
+		n.kind, n.value = float, "NaN"
+	case *ast.BoolNode:
+		n.kind, n.value = boolean, fmt.Sprint(from.Value)
+	default:
+		return false
+	}
+	return true
+}
+
+// entry adds one key of a mapping to out.
 func (w *yamlWalk) entry(out *node, n *ast.MappingValueNode, prefix string) {
 	if n.Key.IsMergeKey() {
 		return
@@ -267,92 +254,10 @@ func (w *yamlWalk) merge(out *node, values []*ast.MappingValueNode, prefix strin
 	}
 }
 
+// join is the path of a key under prefix.
 func join(prefix, key string) string {
 	if prefix == "" {
 		return key
 	}
 	return prefix + "." + key
-}
-
-// notSettings are variables with our prefix that are no settings: they choose
-// the file, serve the client commands or a flag.
-var notSettings = []string{"SLUICE_CONFIG", "SLUICE_URL", "SLUICE_TOKEN", "SLUICE_TOKEN_FILE", "SLUICE_LOG_LEVEL"}
-
-// serviceLink matches what Kubernetes and Docker links put into every
-// container's environment for a service whose name begins with "sluice". No
-// setting ends like that.
-var serviceLink = regexp.MustCompile(`^SLUICE(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
-
-// overlay puts the settings of the environment over those of the file. An
-// empty variable counts as one that is not set.
-func (r *reader) overlay(root *node, e Environment) {
-	for _, name := range e.names() {
-		words, ours := strings.CutPrefix(name, "SLUICE_")
-		if !ours || e[name] == "" || slices.Contains(notSettings, name) || serviceLink.MatchString(name) {
-			continue
-		}
-		if path, key, _ := resolve(root, strings.Split(words, "__")); path != nil {
-			r.put(root, path, &node{kind: raw, value: e[name], where: name}, key)
-			continue
-		}
-		r.overlayFile(root, e, name)
-	}
-}
-
-// overlayFile puts the secret in place that the file of a variable …_FILE holds.
-func (r *reader) overlayFile(root *node, e Environment, name string) {
-	setting := strings.TrimSuffix(name, "_FILE")
-	path, key, secret := resolve(root, strings.Split(strings.TrimPrefix(setting, "SLUICE_"), "__"))
-	if path == nil || !secret {
-		r.fault(name, "environment", "is not a setting")
-		return
-	}
-	if e[setting] != "" {
-		r.fault(key, name, "given twice: %s and %s", setting, name)
-		return
-	}
-	value, err := ReadSecret(e[name])
-	if err != nil {
-		r.fault(key, name, "%v", err)
-		return
-	}
-	r.put(root, path, &node{kind: raw, value: value, where: name}, key)
-}
-
-// put sets the value at path, making the mappings on the way.
-func (r *reader) put(n *node, path []string, v *node, key string) {
-	for _, name := range path[:len(path)-1] {
-		c := n.child(name)
-		if c != nil && c.kind == raw {
-			// A whole mapping given by an outer variable.
-			parsed := (&reader{}).parse(c.where, []byte(c.value))
-			parsed.where = c.where
-			c = parsed
-			n.set(name, c)
-		}
-		if c == nil || c.kind == null {
-			c = &node{kind: mapping, where: v.where}
-			n.set(name, c)
-		}
-		if c.kind != mapping {
-			r.fault(key, v.where, "%s is not a mapping", name)
-			return
-		}
-		n = c
-	}
-	n.set(path[len(path)-1], v)
-}
-
-// ReadSecret reads a file that holds one secret; the newline at its end is not
-// part of it.
-func ReadSecret(file string) (string, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	s := strings.TrimRight(string(b), "\r\n")
-	if s == "" {
-		return "", fmt.Errorf("%s is empty", file)
-	}
-	return s, nil
 }

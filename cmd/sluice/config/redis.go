@@ -20,8 +20,8 @@ type RedisTarget struct {
 	Cluster  *redis.ClusterOptions
 }
 
-// clusterReload is how soon a cluster's new master is found. The client
-// library's own minute would stop a queue for as long.
+// clusterReload is how often a cluster is asked for its masters. With the client
+// library's own minute, a queue would stop for a minute after a failover.
 const clusterReload = 2 * time.Second
 
 // ParseRedis reads the setting redis.url:
@@ -99,7 +99,7 @@ func parseRedisAddress(rest string, socket bool) (redisAddress, error) {
 	return a, nil
 }
 
-// addrs returns the hosts, each with a port.
+// addrs returns the hosts as host:port, with port where an address has none.
 func (a redisAddress) addrs(port string) ([]string, error) {
 	out := make([]string, 0, len(a.hosts))
 	for _, h := range a.hosts {
@@ -121,6 +121,7 @@ func (a redisAddress) addrs(port string) ([]string, error) {
 	return out, nil
 }
 
+// only refuses parameters of the query other than names.
 func (a redisAddress) only(names ...string) error {
 next:
 	for k := range a.query {
@@ -134,6 +135,7 @@ next:
 	return nil
 }
 
+// database reads the number of a database; "" is 0.
 func database(s string) (int, error) {
 	if s == "" {
 		return 0, nil
@@ -145,6 +147,7 @@ func database(s string) (int, error) {
 	return int(n), nil
 }
 
+// tls is nil unless the query asks for TLS.
 func (a redisAddress) tls(host string) (*tls.Config, error) {
 	switch a.query.Get("tls") {
 	case "", "false":
@@ -252,13 +255,14 @@ func (a redisAddress) cluster() (RedisTarget, error) {
 	}}, nil
 }
 
-// quiet switches off a hand-shake that only one vendor's cloud answers.
+// quiet switches off the client library's handshake for maintenance notices,
+// which only one vendor's cloud answers.
 func quiet() *maintnotifications.Config {
 	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
-// maskRedis hides the passwords of an address that ParseRedis takes; one that
-// it does not take is hidden whole.
+// maskRedis masks the passwords of an address. One that ParseRedis refuses is
+// masked whole, since nobody knows where its password is.
 func maskRedis(s string) string {
 	if _, err := ParseRedis(s); err != nil {
 		return mask

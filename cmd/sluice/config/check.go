@@ -1,0 +1,293 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks/queue"
+)
+
+// validator finds values that nobody can mean. It adds nothing about a setting
+// that could not be read.
+type validator struct {
+	*reader
+	root  *node
+	known int // the number of faults that reading found
+}
+
+// bad notes a fault of a setting, unless reading it found one.
+func (v *validator) bad(key, format string, args ...any) {
+	for _, f := range v.faults[:v.known] {
+		if f.Key == key || strings.HasPrefix(key, f.Key+".") || strings.HasPrefix(f.Key, key+"[") {
+			return
+		}
+	}
+	v.fault(key, v.whereIs(key), format, args...)
+}
+
+// whereIs finds where a setting, or the nearest mapping around it, was given.
+func (v *validator) whereIs(key string) string {
+	n, where := v.root, ""
+	for name := range strings.SplitSeq(key, ".") {
+		name, _, _ = strings.Cut(name, "[")
+		if n = n.child(name); n == nil {
+			break
+		}
+		where = n.where
+	}
+	return where
+}
+
+var nameRule = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+
+func (v *validator) config(c *Config) {
+	v.address("listen", c.Listen)
+	v.address("ops_listen", c.OpsListen)
+	if c.Listen == c.OpsListen && !strings.HasSuffix(c.Listen, ":0") {
+		v.bad("ops_listen", "has to differ from listen")
+	}
+	if c.PublicURL != "" {
+		if err := CheckURL(c.PublicURL); err != nil {
+			v.bad("public_url", "%v", err)
+		}
+	}
+	v.redis(c)
+	v.auth(c.Auth)
+	v.providers(c)
+	if len(c.Pools) == 0 {
+		v.bad("pools", "there is no pool, so no job could be served")
+	}
+	for _, p := range c.Pools {
+		v.pool("pools."+p.Name, p, c)
+	}
+	v.tenants(c)
+	v.positive("results.ttl", c.Results.TTL)
+	v.atLeast("results.max_bytes", c.Results.MaxBytes, 1)
+	v.webhooks(c.Webhooks)
+}
+
+func (v *validator) redis(c *Config) {
+	if c.Redis.URL == "" {
+		if c.DataDir == "" {
+			v.bad("data_dir", "needed for the embedded Redis, since there is no home folder; or give redis.url")
+		}
+	} else if _, err := ParseRedis(c.Redis.URL); err != nil {
+		v.bad("redis.url", "%v", err)
+	}
+}
+
+func (v *validator) webhooks(w Webhooks) {
+	for i, h := range w.AllowHosts {
+		if h == "" || strings.ContainsAny(h, "/@ *?#") {
+			v.bad(fmt.Sprintf("webhooks.allow_hosts[%d]", i), "%q is neither a host name nor an IP address", h)
+		}
+	}
+	for i, n := range w.DenyNetworks {
+		if _, err := netip.ParsePrefix(n); err != nil {
+			v.bad(fmt.Sprintf("webhooks.deny_networks[%d]", i), "%q is not a prefix, as in 198.51.100.0/24", n)
+		}
+	}
+}
+
+func (v *validator) address(key, s string) {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		v.bad(key, "%q is not host:port, as in 127.0.0.1:8080", s)
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		v.bad(key, "%q is not a port number (0 to 65535)", port)
+	} else if strconv.FormatUint(n, 10) != port {
+		v.bad(key, "write the port as %d", n)
+	}
+}
+
+func (v *validator) auth(a Auth) {
+	if a.Issuer == "" {
+		v.bad("auth.issuer", "must not be empty")
+	}
+	if a.Audience == "" {
+		v.bad("auth.audience", "must not be empty")
+	}
+	v.positive("auth.max_lifetime", a.MaxLifetime)
+	if a.HMACSecret != "" && len(a.HMACSecret) < minSecret {
+		v.bad("auth.hmac_secret", "has %d bytes; HS256 needs at least %d (RFC 7518 section 3.2)", len(a.HMACSecret), minSecret)
+	}
+	if a.JWKSURL != "" && a.JWKSFile != "" {
+		v.bad("auth.jwks_file", "only one of jwks_url and jwks_file can be given")
+	}
+	if a.JWKSURL != "" {
+		if err := CheckURL(a.JWKSURL); err != nil {
+			v.bad("auth.jwks_url", "%v", err)
+		} else if strings.HasPrefix(a.JWKSURL, "http:") && !loopbackURL(a.JWKSURL) {
+			v.bad("auth.jwks_url", "has to be https, unless it is on this machine")
+		}
+	}
+}
+
+func (v *validator) providers(c *Config) {
+	for _, p := range c.Providers {
+		if p.Fake {
+			continue
+		}
+		key := "providers." + p.Name
+		v.name(key, p.Name)
+		if p.Dialect != "anthropic" && p.Dialect != "openai" {
+			v.bad(key+".dialect", "%q is neither anthropic nor openai", p.Dialect)
+			if p.BaseURL == "" {
+				continue
+			}
+		}
+		if err := CheckURL(p.BaseURL); err != nil {
+			v.bad(key+".base_url", "%v", err)
+			continue
+		}
+		if p.APIKey == "" && !loopbackURL(p.BaseURL) {
+			v.bad(key+".api_key", "needed; may also come from %s or %s_FILE", variable(key+".api_key"), variable(key+".api_key"))
+		}
+		if strings.ContainsFunc(p.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			v.bad(key+".api_key", "holds a space or another character that a header cannot carry")
+		}
+	}
+}
+
+// variable is the environment variable of a setting.
+func variable(key string) string {
+	return "SLUICE_" + strings.ToUpper(strings.NewReplacer(".", "__", "-", "_").Replace(key))
+}
+
+func (v *validator) pool(key string, p Pool, c *Config) {
+	if p.Name == queue.Deliveries {
+		v.bad(key, "the name is taken by the queue of webhooks")
+	}
+	v.name(key, p.Name)
+	if _, ok := c.ProviderOf(p.Name); !ok {
+		v.noProvider(key+".provider", p.Provider)
+	}
+	v.models(key, p, c)
+	v.limits(key+".limits", p.Limits)
+	v.positive(key+".timeout", p.Timeout)
+	if p.Cache.TTL < 0 {
+		v.bad(key+".cache.ttl", "is %v; it has to be 0s, which is off, or longer", p.Cache.TTL)
+	}
+	v.atLeast(key+".max_attempts", int64(p.MaxAttempts), 1)
+	v.breaker(key+".breaker", p.Breaker)
+}
+
+// noProvider says what to do about the name of a provider that does not exist.
+func (v *validator) noProvider(key, name string) {
+	switch name {
+	case "":
+		v.bad(key, "needed")
+	case "anthropic", "openai":
+		v.bad(key, "there is no provider %q; configure providers.%s or set %s_API_KEY", name, name, strings.ToUpper(name))
+	default:
+		v.bad(key, "there is no provider %q", name)
+	}
+}
+
+func (v *validator) models(key string, p Pool, c *Config) {
+	if len(p.Models) == 0 {
+		v.bad(key+".models", "needed: the models that this pool serves, as in [\"claude-*\"]")
+	}
+	for i, glob := range p.Models {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			v.bad(fmt.Sprintf("%s.models[%d]", key, i), "%q is not a pattern (*, ? and [a-z] are)", glob)
+		}
+	}
+	for i, model := range p.FallbackModels {
+		if _, ok := c.Pool(model); !ok {
+			v.bad(fmt.Sprintf("%s.fallback_models[%d]", key, i), "no pool serves the model %q", model)
+		}
+	}
+}
+
+func (v *validator) limits(key string, l Limits) {
+	v.atLeast(key+".requests_per_minute", l.RequestsPerMinute, 1)
+	v.atLeast(key+".input_tokens_per_minute", l.InputTokensPerMinute, 0)
+	v.atLeast(key+".output_tokens_per_minute", l.OutputTokensPerMinute, 0)
+	v.within(key+".request_burst", l.RequestBurst, 1, math.MaxInt32)
+	v.within(key+".concurrency", int64(l.Concurrency), 1, 10_000)
+}
+
+func (v *validator) breaker(key string, b Breaker) {
+	v.positive(key+".window", b.Window)
+	v.atLeast(key+".min_calls", int64(b.MinCalls), 1)
+	if b.FailureRatio <= 0 || b.FailureRatio > 1 {
+		v.bad(key+".failure_ratio", "is %v; it has to be above 0 and at most 1", b.FailureRatio)
+	}
+	v.positive(key+".probe_interval", b.ProbeInterval)
+}
+
+func (v *validator) tenants(c *Config) {
+	for _, t := range c.Tenants {
+		key := "tenants." + t.Name
+		if !auth.ValidTenant(t.Name) {
+			v.bad(key, "is not a tenant's name: letters, digits, _ and -, at most 64")
+		}
+		v.atLeast(key+".weight", t.Weight, 1)
+		v.atLeast(key+".submits_per_minute", t.SubmitsPerMinute, 0)
+		v.atLeast(key+".queued_jobs", t.QueuedJobs, 0)
+		v.atLeast(key+".tokens_per_day", t.TokensPerDay, 0)
+	}
+}
+
+func (v *validator) name(key, name string) {
+	if !nameRule.MatchString(name) {
+		v.bad(key, "%q is not a name: small letters, digits, _ and -, the first no sign", name)
+	}
+}
+
+func (v *validator) atLeast(key string, n, least int64) {
+	if n < least {
+		v.bad(key, "is %d; it has to be at least %d", n, least)
+	}
+}
+
+func (v *validator) within(key string, n, least, most int64) {
+	if n < least || n > most {
+		v.bad(key, "is %d; it has to be %d to %d", n, least, most)
+	}
+}
+
+func (v *validator) positive(key string, d time.Duration) {
+	if d <= 0 {
+		v.bad(key, "is %s; it has to be above zero", d)
+	}
+}
+
+// CheckURL returns nil when s is the address of a web server: http or https,
+// without a user, a password, a query or a fragment. The error says what is
+// wrong, in words that follow the name of a setting, and does not quote s.
+func CheckURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return errors.New("has to be an address like https://host or http://host:port")
+	case u.User != nil:
+		return errors.New("must not hold a user or a password")
+	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		return errors.New("must not have a query or a fragment")
+	}
+	return nil
+}
+
+// loopbackURL reports whether s is a web address on this machine.
+func loopbackURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+}

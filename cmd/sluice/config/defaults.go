@@ -1,0 +1,217 @@
+package config
+
+import (
+	"math"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// fakeProvider is the name of the built-in fake provider.
+const fakeProvider = "fake"
+
+// unset marks a limit that nobody gave. It becomes the entry tier of the
+// provider's dialect, which is not known while limits are read.
+const unset = math.MinInt32
+
+// entryLimits are those of the entry tier, where a pool starts before the
+// provider's own headers correct it.
+//
+// Anthropic: tier Start, for Opus, Sonnet and Haiku 4.5
+// (platform.claude.com/docs/en/api/rate-limits). OpenAI publishes one limit of
+// tokens for both ways; 30,000 is tier 1 of the GPT-4o and GPT-4.1 class, the
+// lowest of the chat models (developers.openai.com/api/docs/guides/rate-limits).
+// Half for each way keeps their sum within it.
+func entryLimits(dialect string) Limits {
+	if dialect == "openai" {
+		return Limits{RequestsPerMinute: 500, InputTokensPerMinute: 15_000, OutputTokensPerMinute: 15_000, RequestBurst: 10, Concurrency: 64}
+	}
+	return Limits{RequestsPerMinute: 1000, InputTokensPerMinute: 2_000_000, OutputTokensPerMinute: 400_000, RequestBurst: 10, Concurrency: 64}
+}
+
+// providerURL is the provider's own address, where a configuration gives none.
+func providerURL(dialect string) string {
+	if dialect == "openai" {
+		return "https://api.openai.com/v1"
+	}
+	return "https://api.anthropic.com"
+}
+
+// defaultPool is a pool before any of its settings is read.
+func defaultPool() Pool {
+	return Pool{
+		Limits:      Limits{unset, unset, unset, unset, unset},
+		Timeout:     10 * time.Minute,
+		MaxAttempts: 5,
+		Breaker:     Breaker{Window: 10 * time.Second, MinCalls: 20, FailureRatio: 0.5, ProbeInterval: 5 * time.Second},
+	}
+}
+
+// poolFor is the pool of a provider in a configuration that has no pools.
+func poolFor(p Provider) Pool {
+	pool := defaultPool()
+	pool.Provider = p.Name
+	switch {
+	case p.Fake:
+		pool.Name, pool.Models = fakeProvider, []string{"*"}
+	case p.Dialect == "openai":
+		pool.Name, pool.Models = "gpt", []string{"gpt-*", "o*"}
+	default:
+		pool.Name, pool.Models = "claude", []string{"claude-*"}
+	}
+	return pool
+}
+
+// defaults is the configuration before anything is read.
+func defaults(e Environment) *Config {
+	return &Config{
+		Listen:    "127.0.0.1:8080",
+		OpsListen: "127.0.0.1:9090",
+		Auth:      Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
+		Tenants:   []Tenant{defaultTenant()},
+		Results:   Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
+		DataDir:   userDataDir(e),
+	}
+}
+
+// defaultTenant is what a tenant may use whom nobody named.
+func defaultTenant() Tenant {
+	return Tenant{Name: "default", Weight: 1, SubmitsPerMinute: 600, QueuedJobs: 100_000}
+}
+
+// userDataDir follows the XDG base directory specification, also on macOS.
+func userDataDir(e Environment) string {
+	if dir := e["XDG_DATA_HOME"]; filepath.IsAbs(dir) {
+		return filepath.Join(dir, "sluice")
+	}
+	if home := e["HOME"]; filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "share", "sluice")
+	}
+	return ""
+}
+
+// complete fills in what depends on more than one setting.
+func (c *Config) complete(r *reader, root *node, e Environment) {
+	if c.PublicURL == "" {
+		c.PublicURL = LocalURL(c.Listen)
+	}
+	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+
+	for i := range c.Providers {
+		if p := &c.Providers[i]; p.BaseURL == "" && (p.Dialect == "anthropic" || p.Dialect == "openai") {
+			p.BaseURL = providerURL(p.Dialect)
+		}
+	}
+	if len(c.Providers) == 0 {
+		c.Providers = wellKnown(r, e)
+	}
+	if len(c.Providers) == 0 || c.wantsFake() {
+		c.Providers = append(c.Providers, Provider{Name: fakeProvider, Dialect: "anthropic", Fake: true})
+	}
+	if given := root.child("pools"); given == nil || given.kind == null {
+		c.defaultPools(r)
+	}
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		dialect := ""
+		if provider, ok := c.ProviderOf(p.Name); ok {
+			dialect = provider.Dialect
+		}
+		p.FollowProvider = p.Limits.fill(entryLimits(dialect))
+	}
+}
+
+// defaultPools makes a pool for each provider, where the configuration has no pools.
+func (c *Config) defaultPools(r *reader) {
+	seen := map[string]bool{}
+	for _, p := range c.Providers {
+		pool := poolFor(p)
+		if seen[pool.Name] {
+			r.fault("pools", "", "needed, since there is more than one provider of the dialect %s", p.Dialect)
+			continue
+		}
+		seen[pool.Name] = true
+		c.Pools = append(c.Pools, pool)
+	}
+}
+
+// fill sets the limits that nobody gave; guessed reports whether that is all rates.
+func (l *Limits) fill(from Limits) (guessed bool) {
+	guessed = l.RequestsPerMinute == unset && l.InputTokensPerMinute == unset && l.OutputTokensPerMinute == unset
+	fill(&l.RequestsPerMinute, from.RequestsPerMinute)
+	fill(&l.InputTokensPerMinute, from.InputTokensPerMinute)
+	fill(&l.OutputTokensPerMinute, from.OutputTokensPerMinute)
+	fill(&l.RequestBurst, from.RequestBurst)
+	fill(&l.Concurrency, from.Concurrency)
+	return guessed
+}
+
+func fill[T int | int64](to *T, from T) {
+	if *to == unset {
+		*to = from
+	}
+}
+
+// wantsFake reports whether a pool names the built-in fake provider without
+// there being a configured one of that name.
+func (c *Config) wantsFake() bool {
+	for _, p := range c.Providers {
+		if p.Name == fakeProvider {
+			return false
+		}
+	}
+	for _, p := range c.Pools {
+		if p.Provider == fakeProvider {
+			return true
+		}
+	}
+	return false
+}
+
+// wellKnown makes providers of the variables that the providers' own SDKs read.
+// One without a key counts only when its address is this machine: a base URL
+// alone is often there for another program.
+func wellKnown(r *reader, e Environment) []Provider {
+	var out []Provider
+	for _, k := range []struct{ name, variable string }{{"anthropic", "ANTHROPIC"}, {"openai", "OPENAI"}} {
+		key, file := e[k.variable+"_API_KEY"], e[k.variable+"_API_KEY_FILE"]
+		if file != "" {
+			if key != "" {
+				r.fault(k.variable+"_API_KEY", "environment", "given twice: also as %s_API_KEY_FILE", k.variable)
+				continue
+			}
+			var err error
+			if key, err = ReadSecret(file); err != nil {
+				r.fault(k.variable+"_API_KEY_FILE", "environment", "%v", err)
+				continue
+			}
+		}
+		base := e[k.variable+"_BASE_URL"]
+		if key == "" && !loopbackURL(base) {
+			continue
+		}
+		if base == "" {
+			base = providerURL(k.name)
+		} else if err := CheckURL(base); err != nil {
+			r.fault(k.variable+"_BASE_URL", "environment", "%v", err)
+		}
+		out = append(out, Provider{Name: k.name, Dialect: k.name, BaseURL: base, APIKey: key})
+	}
+	return out
+}
+
+// LocalURL is the http address at which this machine reaches a listener on
+// host:port, or "" when listen is not that or has port 0, which is known only
+// later.
+func LocalURL(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" {
+		return ""
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
