@@ -371,7 +371,7 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 		if meter.err != nil {
 			return &readError{meter.err}
 		}
-		p := syntax(err).(*problem) //nolint:errorlint,forcetypeassert // syntax returns nothing else
+		p := syntax(err).(*problem) // syntax returns nothing else
 		if d.StackDepth() > 1 {     // within "jobs"
 			return p.onLine(line + 1)
 		}

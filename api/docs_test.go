@@ -33,7 +33,7 @@ var docsTemplate = template.Must(template.New("docs").Funcs(template.FuncMap{
 			}
 			b.WriteString(part)
 		}
-		return template.HTML(b.String()) //nolint:gosec // escaped above
+		return template.HTML(b.String()) // escaped above
 	},
 	"paragraphs": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n\n") },
 }).Parse(`<!doctype html>

@@ -81,7 +81,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+			if v == http.ErrAbortHandler { // net/http compares it so
 				x.status, x.code = statusClientClosed, "aborted"
 				panic(v)
 			}

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -139,10 +138,12 @@ func (k jwk) publicKey() (verifyKey, error) {
 		if len(x) != 32 || len(y) != 32 { // RFC 7518 section 6.2.1.2: full size
 			return verifyKey{}, errors.New("x and y must be 32 bytes")
 		}
-		if _, err := ecdh.P256().NewPublicKey(slices.Concat([]byte{4}, x, y)); err != nil {
+		point := slices.Concat([]byte{4}, x, y) // SEC 1 section 2.3.3: 4 says uncompressed
+		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		if err != nil {
 			return verifyKey{}, errors.New("x and y are not on the curve")
 		}
-		return verifyKey{algES256, &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}}, nil
+		return verifyKey{algES256, key}, nil
 	case k.Kty == "OKP" && k.Crv == "Ed25519" && (k.Alg == "" || k.Alg == algEdDSA || k.Alg == "Ed25519"): // RFC 9864
 		x, err := octets(k.X)
 		if err != nil {

@@ -30,7 +30,6 @@ type bench struct {
 
 	mu    sync.Mutex
 	calls []call
-	ends  []time.Time
 }
 
 // call is one call that the provider has seen.

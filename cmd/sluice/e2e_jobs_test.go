@@ -357,7 +357,7 @@ func testTimes(t *testing.T, s *system) {
 		t.Errorf("not_before %v: %s", at, f.body)
 	}
 	// A deadline passes while the job waits: no call is made.
-	id = c.submit(fmt.Sprintf(`{"model":"claude-x","prompt":"overdue","not_before":"2099-01-01T00:00:00Z","deadline":"2099-01-01T00:00:01Z"}`))
+	id = c.submit(`{"model":"claude-x","prompt":"overdue","not_before":"2099-01-01T00:00:00Z","deadline":"2099-01-01T00:00:01Z"}`)
 	c.do("POST", "/v1/jobs/"+id+"/cancel", "").want(t, 200)
 	holder := c.submit(prompt("single-x", "holder [[latency:2s]]"))
 	eventually(t, "the only slot is taken", func() bool { return len(s.provider.calls("holder")) == 1 })

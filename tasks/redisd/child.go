@@ -104,10 +104,9 @@ func (s *Server) supervise(ctx context.Context) {
 			case <-time.After(delay):
 			}
 			delay = min(2*delay, maxBackoff)
-			next, err := s.respawn(ctx)
+			err := s.respawn(ctx)
 			if err == nil {
 				s.log.Info("embedded redis is back", "kind", s.kind)
-				c = next
 				break
 			}
 			if errors.Is(err, errClosed) || ctx.Err() != nil {
@@ -121,7 +120,7 @@ func (s *Server) supervise(ctx context.Context) {
 var errClosed = errors.New("the embedded redis is closed")
 
 // respawn starts a child in place of a dead one, unless the server was closed.
-func (s *Server) respawn(ctx context.Context) (*child, error) {
+func (s *Server) respawn(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := make(chan struct{})
@@ -136,19 +135,19 @@ func (s *Server) respawn(ctx context.Context) (*child, error) {
 	}()
 	c, err := spawn(ctx, s.child, s.log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.mu.Lock()
 	select {
 	case <-s.closed:
 		// Close saw the dead child and is not going to stop this one.
 		s.mu.Unlock()
-		return nil, errors.Join(errClosed, c.stop())
+		return errors.Join(errClosed, c.stop())
 	default:
 	}
 	s.running = c
 	s.mu.Unlock()
-	return c, nil
+	return nil
 }
 
 // child is one life of the server.

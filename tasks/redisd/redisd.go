@@ -177,12 +177,6 @@ func (s *Server) start(ctx context.Context, c Config, dir, data string) error {
 	return nil
 }
 
-// Kind returns what answers.
-func (s *Server) Kind() Kind { return s.kind }
-
-// Durable reports whether jobs outlive this process.
-func (s *Server) Durable() bool { return s.kind.Durable() }
-
 // Notice returns what an operator should be told about this Redis, or "". It
 // is for the caller to say; the server does not log it.
 func (s *Server) Notice() string { return strings.Join(s.notices, "; ") }
@@ -192,9 +186,6 @@ func (s *Server) Options() *redis.Options {
 	o := s.options
 	return &o
 }
-
-// Client returns a new client, which the caller closes before the server.
-func (s *Server) Client() *redis.Client { return redis.NewClient(s.Options()) }
 
 // Run keeps the server alive until ctx ends: a child that dies is started
 // again, with the data it had, after a delay of 0.1 to 5 seconds. Then it

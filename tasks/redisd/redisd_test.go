@@ -81,7 +81,7 @@ func start(t *testing.T, c redisd.Config) *redisd.Server {
 
 func client(t *testing.T, s *redisd.Server) *redis.Client {
 	t.Helper()
-	rdb := s.Client()
+	rdb := redis.NewClient(s.Options())
 	t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
@@ -134,8 +134,8 @@ func TestChildIsPrivateDurableAndGoneAfterClose(t *testing.T) {
 	server(t)
 	dir := filepath.Join(folder(t), "new")
 	s := start(t, redisd.Config{Dir: dir})
-	if s.Kind() != redisd.Redis || !s.Durable() || s.Notice() != "" {
-		t.Errorf("kind %q, durable %v, notice %q; want redis-server, true, none", s.Kind(), s.Durable(), s.Notice())
+	if s.Kind() != redisd.Redis || !s.Kind().Durable() || s.Notice() != "" {
+		t.Errorf("kind %q, durable %v, notice %q; want redis-server, true, none", s.Kind(), s.Kind().Durable(), s.Notice())
 	}
 	rdb := client(t, s)
 	if err := rdb.Set(t.Context(), "k", "v", 0).Err(); err != nil {
@@ -386,8 +386,8 @@ func TestMemoryStandsInAndSaysSo(t *testing.T) {
 	}
 	s := start(t, redisd.Config{Dir: dir, AllowMemory: true})
 	run(t, s)
-	if s.Kind() != redisd.Memory || s.Durable() || !strings.Contains(s.Notice(), "do not survive a restart") {
-		t.Errorf("kind %q, durable %v, notice %q", s.Kind(), s.Durable(), s.Notice())
+	if s.Kind() != redisd.Memory || s.Kind().Durable() || !strings.Contains(s.Notice(), "do not survive a restart") {
+		t.Errorf("kind %q, durable %v, notice %q", s.Kind(), s.Kind().Durable(), s.Notice())
 	}
 	rdb := client(t, s)
 	if err := rdb.Set(t.Context(), "k", "v", 1500*time.Millisecond).Err(); err != nil {

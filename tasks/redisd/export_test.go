@@ -1,0 +1,4 @@
+package redisd
+
+// Kind returns what answers.
+func (s *Server) Kind() Kind { return s.kind }
