@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 func TestMain(m *testing.M) {
@@ -271,17 +272,7 @@ func (s *site) submit(headers ...string) string {
 	return s.call("POST", "/v1/jobs", writer, hello, headers...).want(s.t, 202).str(s.t, "id")
 }
 
-// until polls a condition.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("after 10 s still not: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
+var until = redistest.Until
 
 // event is one server-sent event; a comment has only that.
 type event struct {

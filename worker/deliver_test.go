@@ -189,16 +189,7 @@ func (d *desk) list(f tasks.DeliveryFilter) []tasks.Delivery {
 	return page.Deliveries
 }
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not so after 10 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
+var until = redistest.Until
 
 // verified fails the test unless the official library takes the message.
 func verified(t *testing.T, a arrival, secret string) {

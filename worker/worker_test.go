@@ -210,13 +210,17 @@ func (s *system) until(id string, ok func(tasks.Job) bool) tasks.Job {
 	s.t.Helper()
 	var j tasks.Job
 	var err error
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
-		if j, err = s.store.Job(s.t.Context(), "acme", id); err == nil && ok(j) {
-			return j
+	came := false
+	defer func() {
+		if !came {
+			s.t.Logf("job %s: %+v, %v", id, j, err)
 		}
-		<-time.After(2 * time.Millisecond)
-	}
-	s.t.Fatalf("job %s never came so far: %+v, %v", id, j, err)
+	}()
+	redistest.Until(s.t, "job "+id+" comes so far", func() bool {
+		j, err = s.store.Job(s.t.Context(), "acme", id)
+		came = err == nil && ok(j)
+		return came
+	})
 	return j
 }
 

@@ -263,17 +263,7 @@ func (s *system) probe(p *process, path string) int {
 	return res.StatusCode
 }
 
-// eventually polls until done, or fails the test after 20 s.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); !done(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
-}
+var eventually = redistest.Until
 
 // token mints one for a tenant; without scopes, one for jobs.
 func token(t *testing.T, tenant string, scopes ...string) string {

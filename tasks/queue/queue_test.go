@@ -181,17 +181,10 @@ func (r *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 func pending(t *testing.T, rdb *redis.Client, id string) {
 	t.Helper()
 	insp := asynq.NewInspectorFromRedisClient(rdb)
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
-		if info, err := insp.GetTaskInfo(pool, id); err == nil && info.State == asynq.TaskStatePending {
-			return
-		}
-		select {
-		case <-t.Context().Done():
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
-	t.Fatalf("no pending task %s", id)
+	redistest.Until(t, "task "+id+" is pending", func() bool {
+		info, err := insp.GetTaskInfo(pool, id)
+		return err == nil && info.State == asynq.TaskStatePending
+	})
 }
 
 func run(t *testing.T, r func(context.Context) error) {
@@ -273,10 +266,7 @@ func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	stop := func() { w.Release(); server.Shutdown() }
 	defer stop()
 
-	// Let it find the queue empty and begin to wait.
-	for asks.Load() == 0 {
-		<-time.After(time.Millisecond)
-	}
+	redistest.Until(t, "the server finds the queue empty and waits", func() bool { return asks.Load() > 0 })
 	before, begin := asks.Load(), time.Now()
 	<-time.After(600 * time.Millisecond)
 	if n, most := asks.Load()-before, int64(time.Since(begin)/(200*time.Millisecond))+2; n > most {

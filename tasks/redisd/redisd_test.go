@@ -114,19 +114,7 @@ func pid(t *testing.T, rdb *redis.Client) int {
 	return n
 }
 
-// eventually polls until ok, for at most ten seconds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within 10 s: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
+var eventually = redistest.Until
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
@@ -390,7 +378,7 @@ func TestMemoryStandsInAndSaysSo(t *testing.T) {
 		t.Errorf("kind %q, durable %v, notice %q", s.Kind(), s.Kind().Durable(), s.Notice())
 	}
 	rdb := client(t, s)
-	if err := rdb.Set(t.Context(), "k", "v", 1500*time.Millisecond).Err(); err != nil {
+	if err := rdb.Set(t.Context(), "k", "v", 200*time.Millisecond).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := rdb.Get(t.Context(), "k").Result(); err != nil || got != "v" {

@@ -699,11 +699,7 @@ func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
 	n := listening(t, rdb, nil)
 	refused := func(want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); (n.Refused() != "") != want; <-time.After(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("still %q", n.Refused())
-			}
-		}
+		redistest.Until(t, fmt.Sprintf("notices are refused: %v", want), func() bool { return (n.Refused() != "") == want })
 	}
 	for range 2 {
 		refused(true)

@@ -16,17 +16,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
-// eventually polls a condition for up to ten seconds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
+var eventually = redistest.Until
 
 // start runs b until the test ends or stop is called.
 func start(t *testing.T, b *Breaker) (stop func()) {

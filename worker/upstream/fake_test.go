@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 // handClock stands still until it is moved; a sleep moves it.
@@ -338,10 +339,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 					want = tasks.ServerError
 				}
 			}
-			// The call before may have its answer and not be counted yet.
-			for deadline := time.Now().Add(10 * time.Second); f.Stats(false).InFlight > 0 && time.Now().Before(deadline); {
-				<-time.After(time.Millisecond)
-			}
+			redistest.Until(t, "the call before, which may have its answer, is counted", func() bool { return f.Stats(false).InFlight == 0 })
 			f.Reset()
 			if err := f.AddFault(Fault{Kind: kind, Count: 1, RetryAfter: 7 * time.Second}); err != nil {
 				t.Fatal(err)
@@ -568,13 +566,7 @@ func TestCloseLetsGoOfHangingCalls(t *testing.T) {
 	f, url := startFake(t, FakeConfig{Faults: []Fault{{Kind: "hang"}}})
 	done := make(chan Answer)
 	go func() { done <- newCaller(t, Anthropic, url, nil).Do(t.Context(), ask("x")) }()
-	deadline := time.Now().Add(5 * time.Second)
-	for f.Stats(false).Accepted == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("the call did not arrive")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	redistest.Until(t, "the call arrives", func() bool { return f.Stats(false).Accepted > 0 })
 	f.Close()
 	f.Close()
 	if a := <-done; a.Outcome != tasks.CutOff {
