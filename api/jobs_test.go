@@ -324,7 +324,7 @@ func TestARepeatAfterTheJobsEnd(t *testing.T) {
 }
 
 func TestPreferWait(t *testing.T) {
-	s := serve(t)
+	s := serve(t, func(c *api.Config) { c.RereadEvery = 100 * time.Millisecond }) // when a pause is seen
 	start := time.Now()
 	r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "respond-async, wait=1").want(t, 202)
 	if took := time.Since(start); took < 900*time.Millisecond {

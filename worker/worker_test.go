@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,7 +27,12 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// These tests wait for schedules, each with a Redis of its own, and need
+	// little of a processor. -parallel still has the last word.
+	_ = flag.Set("test.parallel", "6")
+	goleak.VerifyTestMain(m)
+}
 
 const claude = "claude"
 

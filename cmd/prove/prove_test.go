@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +28,11 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 			t.Fatal("redis-server is not on PATH")
 		}
 		t.Skip("redis-server is not on PATH")
+	}
+	// What the race detector's tests have compiled is not compiled a second time.
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Setenv("GOFLAGS", strings.TrimSpace(os.Getenv("GOFLAGS")+" -race"))
+		t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
 	}
 	dir, err := os.MkdirTemp("", "prove") // a socket's path has to be short
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +28,10 @@ import (
 type leakless struct{ m *testing.M }
 
 func (l leakless) Run() int {
+	// Most of these tests wait for other processes, leases and schedules, each
+	// with a Redis of its own, and need little of a processor. -parallel still has
+	// the last word.
+	_ = flag.Set("test.parallel", "6")
 	if code := l.m.Run(); code != 0 {
 		return code
 	}

@@ -83,6 +83,7 @@ func (s *Server) Client() *redis.Client {
 	s.tb.Helper()
 	rdb := redis.NewClient(&redis.Options{
 		Network: "unix", Addr: s.Socket(),
+		DialerRetries:            1, // a socket that refuses refuses at once; asking five times only takes time
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	s.tb.Cleanup(func() { _ = rdb.Close() })
