@@ -7,6 +7,10 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
+// docs.html is made from openapi.yaml by renderDocs, in docs_test.go; a test
+// compares the two.
+//go:generate go test -count=1 -run ^TestTheDocsPageShowsTheDescription$ . -update
+
 // The description of the API and the page that shows it. The page asks for
 // nothing but /openapi.yaml and runs no code but its own.
 var (

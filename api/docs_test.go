@@ -37,6 +37,7 @@ var docsTemplate = template.Must(template.New("docs").Funcs(template.FuncMap{
 	},
 	"paragraphs": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n\n") },
 }).Parse(`<!doctype html>
+{{.Made}}
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -107,10 +108,11 @@ type docsTag struct {
 func renderDocs(t *testing.T, doc *openapi3.T) []byte {
 	t.Helper()
 	page := struct {
+		Made                              template.HTML
 		Title, Summary, Description, Auth string
 		Tags                              []docsTag
 		Schemas                           []docsNamed
-	}{Title: doc.Info.Title, Summary: doc.Info.Summary, Description: doc.Info.Description, Auth: doc.Components.SecuritySchemes["bearer"].Value.Description}
+	}{Made: "<!-- Made from openapi.yaml by go generate ./api; edit that. -->", Title: doc.Info.Title, Summary: doc.Info.Summary, Description: doc.Info.Description, Auth: doc.Components.SecuritySchemes["bearer"].Value.Description}
 	indent := func(ref *openapi3.SchemaRef) string {
 		if ref == nil {
 			return ""
@@ -194,7 +196,7 @@ func TestTheDocsPageShowsTheDescription(t *testing.T) {
 		}
 	}
 	if readFile(t, "docs.html") != string(want) {
-		t.Error("docs.html is not what openapi.yaml makes: go test ./api -run TheDocsPage -update")
+		t.Error("docs.html is not what openapi.yaml makes: run go generate ./api")
 	}
 }
 
