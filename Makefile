@@ -12,12 +12,14 @@ build: ## Build the program, static, into ./bin
 
 .PHONY: test
 test: ## Run every test with the race detector; what is not installed is skipped
-	go test -race -p 1 -timeout 5m ./...
+	GORACE=atexit_sleep_ms=0 go test -race -p 1 -timeout 5m ./...
 
 .PHONY: lint
-lint: ## Check the format and run go vet
+lint: ## Check the format, run go vet and staticcheck, look for code that nothing reaches
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
+	go tool staticcheck -checks all ./...
+	@unreached=$$(go tool deadcode -test ./...) && test -z "$$unreached" || { echo "deadcode: $$unreached"; exit 1; }
 
 .PHONY: fuzz
 fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
