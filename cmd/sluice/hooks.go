@@ -3,54 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
-	"github.com/sluicehq/sluice/tasks/gather"
-	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
-
-// Endings of deliveries that come at once are recorded together.
-const (
-	settlesTogether = 64
-	settleFlights   = 2
-	settleTimeout   = 10 * time.Second
-)
-
-// deliveries is the record as a Deliverer sees it: what an ending makes room
-// for is handed to Asynq within the call.
-type deliveries struct {
-	*store.Store
-	group *gather.Group[tasks.Settled, struct{}]
-}
-
-func newDeliveries(s *store.Store, f *queue.Feeder, log *slog.Logger) deliveries {
-	return deliveries{s, gather.New(settlesTogether, settleFlights, func(ctx context.Context, list []tasks.Settled) ([]struct{}, error) {
-		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-		defer cancel()
-		next, err := s.SettleDeliveries(ctx, list)
-		if err != nil {
-			return nil, err
-		}
-		if err := f.HandDeliveries(ctx, next); err != nil {
-			log.Warn("deliveries were not handed to the queue yet", "error", err)
-		}
-		return make([]struct{}, len(list)), nil
-	})}
-}
-
-// SettleDelivery records how an attempt ended.
-func (d deliveries) SettleDelivery(ctx context.Context, e tasks.Settled) error {
-	_, err := d.group.Do(ctx, e)
-	return err
-}
 
 // newGuard decides where webhooks may go.
 func newGuard(cfg *config.Config) (*webhook.Guard, error) {
@@ -75,7 +38,7 @@ func (s *service) newDeliverer() error {
 		return err
 	}
 	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
-		Redis: s.redis.client(32), Record: newDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
+		Redis: s.redis.client(32), Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
 		Base: s.base, Log: s.log, Metrics: s.registry,
 	})
 	return err

@@ -16,6 +16,7 @@ import (
 // includes what is under it.
 var mayImport = map[string][]string{
 	"/tasks":           {},
+	"/tasks/dispatch":  {"/tasks", "/tasks/store", "/tasks/queue", "/tasks/gather"},
 	"/tasks/gather":    {},
 	"/tasks/pipeline":  {redisClient},
 	"/tasks/store":     {"/tasks", redisClient, "github.com/oklog/ulid/v2"},

@@ -13,6 +13,8 @@ import (
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/tasks/dispatch"
+	"github.com/sluicehq/sluice/worker/pool"
 )
 
 // serveAPI runs the API and the console, alone or with a worker in the same
@@ -90,18 +92,9 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// pauseFromConsole and resumeFromConsole are the console's buttons.
-func (p *pools) pauseFromConsole(ctx context.Context, pool, reason string) error {
-	return p.Pause(ctx, pool, reason, "console")
-}
-
-func (p *pools) resumeFromConsole(ctx context.Context, pool string) error {
-	return p.Resume(ctx, pool, "console")
-}
-
 var (
-	_ api.Jobs        = jobs{}
-	_ api.Batches     = jobs{}
-	_ api.Pools       = (*pools)(nil)
-	_ api.PoolControl = (*pools)(nil)
+	_ api.Jobs        = (*dispatch.Jobs)(nil)
+	_ api.Batches     = (*dispatch.Jobs)(nil)
+	_ api.Pools       = (*pool.Set)(nil)
+	_ api.PoolControl = (*pool.Set)(nil)
 )

@@ -273,7 +273,7 @@ func (r *runner) submit(ctx context.Context, left []prompt) error {
 		var chunk []tasks.Job
 		for _, p := range left[from:min(from+200, len(left))] {
 			j := p.Job
-			r.s.fall.adopt(&j)
+			r.s.pools.Adopt(&j)
 			j.ID, j.Tenant, j.Batch = store.NewID("job"), runTenant, b.ID
 			r.open[j.ID], digests[j.ID] = p, p.digest
 			chunk = append(chunk, j)

@@ -24,6 +24,7 @@ import (
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -50,9 +51,8 @@ type service struct {
 	notices  *store.Notices
 	gates    map[string]*limit.Gate
 	breakers map[string]*pause.Breaker
-	pools    *pools
-	jobs     jobs
-	fall     *fallback
+	pools    *pool.Set
+	jobs     *dispatch.Jobs
 	quota    *quota.Quota
 
 	guard     *webhook.Guard
@@ -120,20 +120,27 @@ func (s *service) build(ctx context.Context, r roles) error {
 		}
 	}
 	var workers []worker.Pool
+	var members []pool.Member
 	for _, p := range s.cfg.Pools {
 		made, err := s.pool(p, depth[p.Name], r.worker)
 		if err != nil {
 			return err
 		}
 		workers = append(workers, made)
+		provider, _ := s.cfg.ProviderOf(p.Name)
+		members = append(members, pool.Member{
+			Spec: pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels},
+			Gate: s.gates[p.Name], Breaker: s.breakers[p.Name],
+		})
 	}
 	if r.tell {
 		s.ended = make(chan string, 4096)
 	}
-	s.pools = newPools(s.cfg, s.store, s.gates, s.breakers)
-	s.fall = newFallback(s.cfg, s.store, s.feeder, s.pools, s.log, s.registry)
-	s.jobs = newJobs(s.store, s.feeder, s.pools, s.fall, !s.redis.cluster(), s.log)
-	s.registry.MustRegister(backlogMetrics{s.pools})
+	s.pools = pool.NewSet(s.store, members...)
+	s.jobs = dispatch.NewJobs(dispatch.Config{
+		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Log: s.log, Metrics: s.registry,
+	})
+	s.registry.MustRegister(s.pools.Metrics())
 	if !r.worker {
 		return nil
 	}
@@ -141,7 +148,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.fall.Exhausted,
+		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
 		RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
@@ -221,6 +228,26 @@ func (t telling) End(ctx context.Context, k tasks.Ticket, e tasks.Ending) ([]tas
 	return next, err
 }
 
+// pausing stops Asynq's queue and the backlog before it together.
+type pausing struct {
+	*queue.Pauser
+	store *store.Store
+}
+
+func (p pausing) Pause(ctx context.Context, pool string) error {
+	if err := p.store.SetPaused(ctx, pool, true); err != nil {
+		return err
+	}
+	return p.Pauser.Pause(ctx, pool)
+}
+
+func (p pausing) Resume(ctx context.Context, pool string) error {
+	if err := p.Pauser.Resume(ctx, pool); err != nil {
+		return err
+	}
+	return p.store.SetPaused(ctx, pool, false)
+}
+
 // depthOf is how many jobs of a pool may be between its backlog and the
 // provider: two seconds of what its requests allow, so that a tenant who comes
 // late waits about that long behind what is already handed out.
@@ -285,8 +312,7 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base, baseCtx := errgroup.WithContext(under)
 	base.Go(func() error { return s.notices.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
-	base.Go(func() error { return s.fall.Run(baseCtx) })
-	base.Go(func() error { return s.jobs.watchMemory(baseCtx) })
+	base.Go(func() error { return s.jobs.Run(baseCtx) })
 	for _, b := range s.breakers {
 		base.Go(func() error { return b.Run(baseCtx) })
 	}
@@ -389,8 +415,11 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: s.pools.pauseFromConsole, Resume: s.pools.resumeFromConsole,
-		Fake: s.cfg.UsesFake(), Notices: s.redis.notices, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
+		Pause: func(ctx context.Context, pool, reason string) error {
+			return s.pools.Pause(ctx, pool, reason, "console")
+		},
+		Resume: func(ctx context.Context, pool string) error { return s.pools.Resume(ctx, pool, "console") },
+		Fake:   s.cfg.UsesFake(), Notices: s.redis.notices, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err

@@ -227,18 +227,9 @@ func (s *Store) backwards(ctx context.Context, batch, after string) (func(contex
 	}, nil
 }
 
-// Load is how much of a pool's work stands where.
-type Load struct {
-	Queued         int64 // all that wait, scheduled and retrying ones too
-	Running        int64
-	Handed         int64     // of the queued, those already handed to Asynq or held by a worker
-	Tenants        int64     // tenants with a backlog
-	OldestQueuedAt time.Time // of those that may run now; zero when all are for later
-}
-
 // Load reports a pool's load. The oldest job is looked for at the head of the
 // backlogs of the first hundred tenants.
-func (s *Store) Load(ctx context.Context, pool string) (Load, error) {
+func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var counts *redis.SliceCmd
 	var out, hold, ring *redis.IntCmd
 	var tenants, first, held *redis.StringSliceCmd
@@ -250,9 +241,9 @@ func (s *Store) Load(ctx context.Context, pool string) (Load, error) {
 		return nil
 	})
 	if err != nil {
-		return Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
+		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
 	}
-	l := Load{
+	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
 		Handed: out.Val() + hold.Val(), Tenants: ring.Val(),
 	}
@@ -265,7 +256,7 @@ func (s *Store) Load(ctx context.Context, pool string) (Load, error) {
 			return nil
 		})
 		if err != nil {
-			return Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
+			return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
 		}
 		for _, c := range heads {
 			ids = append(ids, c.(*redis.StringSliceCmd).Val()...)

@@ -44,7 +44,7 @@ func openTwice(t *testing.T) (*store.Store, *redis.Client) {
 	return store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 4}}), plain
 }
 
-func load(t *testing.T, s *store.Store) store.Load {
+func load(t *testing.T, s *store.Store) tasks.Load {
 	t.Helper()
 	l, err := s.Load(t.Context(), pool)
 	if err != nil {

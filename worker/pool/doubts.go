@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
-	"path"
 	"strings"
 	"sync"
 	"time"
@@ -312,7 +311,7 @@ func (d *doubts) second(ctx context.Context) finding {
 	}
 	_, names := d.asker.Models(ctx)
 	for _, name := range names {
-		if asked[name] || !d.serves(name) {
+		if asked[name] || !Serves(d.models, name) {
 			continue
 		}
 		sent := d.now()
@@ -324,14 +323,4 @@ func (d *doubts) second(ctx context.Context) finding {
 		break
 	}
 	return finding{}
-}
-
-// serves reports whether the pool's globs name a model.
-func (d *doubts) serves(model string) bool {
-	for _, g := range d.models {
-		if ok, err := path.Match(g, model); err == nil && ok {
-			return true
-		}
-	}
-	return false
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -226,7 +225,7 @@ func ping(model string) upstream.Ask {
 func probeModel(globs []string) string {
 	for _, g := range globs {
 		for _, known := range []string{"claude-haiku-4-5", "gpt-4o-mini"} {
-			if ok, err := path.Match(g, known); err == nil && ok {
+			if Serves([]string{g}, known) {
 				return known
 			}
 		}

@@ -1,11 +1,10 @@
-package main
+package dispatch
 
 import (
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -27,11 +26,11 @@ func TestASubmitToAnIdlePoolIsOneRoundTrip(t *testing.T) {
 	joined := pipeline.Client(rdb)
 	s := store.New(store.Config{Redis: joined, Depth: map[string]int{"p": 8}})
 	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s})
-	j := jobs{Store: s, feeder: f, log: slog.New(slog.DiscardHandler), idle: new(sync.Map)}
+	j := NewJobs(Config{Store: s, Feeder: f, Placer: nowhere{}, OneServer: true})
 	insp := asynq.NewInspectorFromRedisClient(rdb)
 	ctx := t.Context()
 	trips := new(atomic.Int64)
-	rdb.AddHook(callCounter{trips})
+	rdb.AddHook(tripCounter{trips})
 
 	submit := func() (id string, took int64) {
 		t.Helper()
@@ -100,7 +99,9 @@ func TestCancelingIsInTheLog(t *testing.T) {
 	rdb := redistest.New(t)
 	said := new(strings.Builder)
 	s := store.New(store.Config{Redis: rdb, Depth: map[string]int{"p": 8}})
-	j := jobs{Store: s, feeder: queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s}), log: slog.New(slog.NewTextHandler(said, nil))}
+	j := NewJobs(Config{
+		Store: s, Feeder: queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s}), Placer: nowhere{}, Log: slog.New(slog.NewTextHandler(said, nil)),
+	})
 	ctx := t.Context()
 	job := tasks.Job{
 		ID: store.NewID("job"), Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal,
@@ -147,7 +148,7 @@ func TestAGuessBehindARefusalIsVoid(t *testing.T) {
 	rdb := redistest.New(t)
 	s := store.New(store.Config{Redis: pipeline.Client(rdb), Depth: map[string]int{"p": 8}})
 	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: s, Tell: func(p redis.Pipeliner, _ string, _ int) { p.Ping(context.Background()) }})
-	j := jobs{Store: s, feeder: f, log: slog.New(slog.DiscardHandler), idle: new(sync.Map)}
+	j := NewJobs(Config{Store: s, Feeder: f, Placer: nowhere{}, OneServer: true})
 	j.idle.Store("p", true)
 	sub := tasks.Submission{Limits: tasks.Limits{QueuedJobs: 1}, Job: tasks.Job{
 		Tenant: "acme", Pool: "p", Model: "m", Priority: tasks.Normal, Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)},

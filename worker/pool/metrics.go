@@ -1,4 +1,4 @@
-package main
+package pool
 
 import (
 	"context"
@@ -7,9 +7,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// backlogMetrics reads what waits and runs at each scrape. Every process
-// reports the same, since it is Redis's; take the maximum, not the sum.
-type backlogMetrics struct{ p *pools }
+// Metrics returns the gauges of what waits and runs, read at each scrape. Every
+// process reports the same, since it is Redis's; take the maximum, not the sum.
+func (s *Set) Metrics() prometheus.Collector { return backlogMetrics{s} }
+
+type backlogMetrics struct{ set *Set }
 
 var (
 	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants, those for later too.", []string{"pool"}, nil)
@@ -28,7 +30,7 @@ func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
 func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	list, err := m.p.Status(ctx)
+	list, err := m.set.Status(ctx)
 	if err != nil {
 		return
 	}

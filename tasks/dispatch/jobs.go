@@ -1,4 +1,4 @@
-package main
+package dispatch
 
 import (
 	"context"
@@ -9,40 +9,46 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/gather"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
-// jobs is the store as the API sees it: whatever a move makes room for is
-// handed to Asynq within the call. A job that could not be handed over is
-// accepted all the same; a sweep finds it.
-type jobs struct {
+// Jobs is the record of jobs, each of whose moves hands what it makes room for to
+// Asynq within the call. A job that could not be handed over is accepted all the
+// same; a sweep finds it. Its methods may be called by many goroutines.
+type Jobs struct {
 	*store.Store
 	feeder *queue.Feeder
-	pools  *pools
+	placer Placer
 	log    *slog.Logger
-	fall   *fallback
-	full   *atomic.Bool // Redis is nearly full: no more is taken in
+	full   atomic.Bool // Redis is nearly full: no more is taken in
 	group  *gather.Group[tasks.Submission, store.Created]
+	moved  *prometheus.CounterVec
 
 	// idle are the pools whose last job was handed out by its own submit; nil where
 	// records and tasks may lie on different servers.
 	idle *sync.Map
 }
 
-// Submits that come at once are stored together: so many in one script, and so
-// many scripts at a time.
+// At most 64 submits that come at once are stored by one script, and at most two
+// such scripts are under way.
 const (
 	submitsTogether = 64
 	submitFlights   = 2
 	submitTimeout   = 10 * time.Second
 )
 
-func newJobs(s *store.Store, f *queue.Feeder, p *pools, fall *fallback, oneServer bool, log *slog.Logger) jobs {
-	j := jobs{Store: s, feeder: f, pools: p, log: log, fall: fall, full: new(atomic.Bool)}
-	if oneServer {
+// NewJobs returns Jobs.
+func NewJobs(c Config) *Jobs {
+	j := &Jobs{Store: c.Store, feeder: c.Feeder, placer: c.Placer, log: c.Log, moved: newMoved(c.Metrics, c.Placer.Names())}
+	if j.log == nil {
+		j.log = slog.New(slog.DiscardHandler)
+	}
+	if c.OneServer {
 		j.idle = new(sync.Map)
 	}
 	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
@@ -53,11 +59,30 @@ func newJobs(s *store.Store, f *queue.Feeder, p *pools, fall *fallback, oneServe
 	return j
 }
 
+// Run moves jobs of paused pools to their fallbacks, and keeps the door shut while
+// Redis is nearly full, until ctx ends. Any number of processes may.
+func (j *Jobs) Run(ctx context.Context) error {
+	divert, memory := time.NewTicker(divertEvery), time.NewTicker(memoryEvery)
+	defer divert.Stop()
+	defer memory.Stop()
+	j.watchMemory(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-memory.C:
+			j.watchMemory(ctx)
+		case <-divert.C:
+			j.divert(ctx)
+		}
+	}
+}
+
 // create stores jobs and hands over what there is room for. A job that comes
 // alone to an idle pool is enqueued in the round trip that stores it, with the
 // fence that it then gets. Where that guess is wrong, the task is void: whoever
 // takes it asks the record first.
-func (j jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
+func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
 	var made []store.Created
 	var next []tasks.Ticket
 	var err error
@@ -82,7 +107,7 @@ func (j jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Crea
 	return made, nil
 }
 
-// Redis is asked for its memory so often, and at this share of it no more work
+// Redis is asked for its memory once a second, and from 90 % of it on no more work
 // is taken in: what is left lets the jobs that wait come to their end, for Asynq
 // cannot hand out a task in a Redis that is quite full.
 const (
@@ -90,36 +115,28 @@ const (
 	memoryMost  = 0.9
 )
 
-// watchMemory keeps the door shut while Redis is nearly full, until ctx ends.
-func (j jobs) watchMemory(ctx context.Context) error {
-	tick := time.NewTicker(memoryEvery)
-	defer tick.Stop()
-	for {
-		if used, err := j.Memory(ctx); err == nil {
-			if full := used >= memoryMost; j.full.Swap(full) != full {
-				j.log.Warn("redis memory", "used", used, "taking_jobs", !full)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+func (j *Jobs) watchMemory(ctx context.Context) {
+	used, err := j.Memory(ctx)
+	if err != nil {
+		return
+	}
+	if full := used >= memoryMost; j.full.Swap(full) != full {
+		j.log.Warn("redis memory", "used", used, "taking_jobs", !full)
 	}
 }
 
 // StageBatch writes lines of a batch.
-func (j jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) error {
+func (j *Jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) error {
 	if j.full.Load() {
 		return tasks.ErrFull
 	}
 	for i := range lines {
-		j.fall.adopt(&lines[i])
+		j.placer.Adopt(&lines[i])
 	}
 	return j.Store.StageBatch(ctx, id, lines)
 }
 
-func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
+func (j *Jobs) hand(ctx context.Context, list []tasks.Ticket) {
 	if len(list) == 0 {
 		return
 	}
@@ -130,11 +147,11 @@ func (j jobs) hand(ctx context.Context, list []tasks.Ticket) {
 }
 
 // Submit stores a job and hands it over.
-func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
+func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
 	if j.full.Load() {
 		return tasks.Accepted{}, tasks.ErrFull
 	}
-	j.fall.adopt(&s.Job)
+	j.placer.Adopt(&s.Job)
 	made, err := j.group.Do(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err
@@ -143,13 +160,13 @@ func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, e
 		return tasks.Accepted{}, made.Err
 	}
 	a := made.Accepted
-	if !a.Replayed && j.fall.one(context.WithoutCancel(ctx), a.Job) {
+	if !a.Replayed && j.divertOne(context.WithoutCancel(ctx), a.Job) {
 		// It is stored whatever comes; only what is told of it may be older.
 		if moved, err := j.Job(ctx, s.Job.Tenant, a.Job.ID); err == nil {
 			a.Job = moved
 		}
 	} else if !a.Replayed {
-		if w, err := j.pools.waiting(ctx, a.Job, made.Place, made.Tenants); err == nil {
+		if w, err := j.placer.WaitingAt(ctx, a.Job, made.Place, made.Tenants); err == nil {
 			a.Waiting = &w
 		}
 	}
@@ -165,7 +182,7 @@ func (j jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, e
 }
 
 // Retry queues a finished job again, where a new one would be taken in.
-func (j jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
+func (j *Jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
 	if j.full.Load() {
 		return tasks.Job{}, tasks.ErrFull
 	}
@@ -177,7 +194,7 @@ func (j jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tas
 }
 
 // Cancel ends a job, and logs it as a worker logs the end of one that it ran.
-func (j jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
+func (j *Jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	job, err := j.Store.Cancel(ctx, tenant, id)
 	if err == nil {
 		j.log.Info("job ended", "job", id, "tenant", tenant, "pool", job.Pool, "model", job.Asks(),
@@ -187,7 +204,7 @@ func (j jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) 
 }
 
 // CancelBatch ends a batch's jobs, with one line for all that are canceled now.
-func (j jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
+func (j *Jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
 	b, err := j.Store.CancelBatch(ctx, tenant, id)
 	if err == nil {
 		j.log.Info("batch canceled", "batch", id, "tenant", tenant, "canceled", b.Counts.Canceled)
@@ -196,7 +213,7 @@ func (j jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, 
 }
 
 // CommitBatch accepts a batch. Its lines go into the backlogs after the answer.
-func (j jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
+func (j *Jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
 	tenant, err := j.Store.CommitBatch(ctx, id, c)
 	if err != nil {
 		return tasks.Batch{}, err

@@ -1,0 +1,223 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/pause"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// viewFresh is how old what is known of a pool may be when it is asked for on
+// the way of a submit.
+const viewFresh = 500 * time.Millisecond
+
+// Spec is what a pool is for.
+type Spec struct {
+	Name     string
+	Provider string           // its name, as jobs' records have it
+	Dialect  upstream.Dialect // of the provider
+	Models   []string         // globs; the first pool that matches serves a job
+	Fallback []string         // models that serve the pool's jobs that name none themselves
+}
+
+// Gate is a pool's allowance, as it stands.
+type Gate interface {
+	State(ctx context.Context) (limit.State, error)
+}
+
+// Member is one pool of a Set.
+type Member struct {
+	Spec
+	Gate    Gate
+	Breaker *pause.Breaker
+}
+
+// Record tells how much of the pools' work waits.
+type Record interface {
+	Load(ctx context.Context, pool string) (tasks.Load, error)
+	// Position is a waiting job's place among its tenant's own of its pool, and how
+	// many tenants share the pool's turns.
+	Position(ctx context.Context, j tasks.Job) (place, tenants int64, err error)
+	// Waiting is how many jobs a tenant has in a pool's backlog, and how many tenants share its turns.
+	Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error)
+}
+
+// Set is all pools together: which serves a model, how each stands, what a job
+// waits for and until when, and the operator's hand on them. Its methods may be
+// called by many goroutines.
+type Set struct {
+	record  Record
+	members []Member // in the order of the configuration
+
+	mu      sync.Mutex
+	views   map[string]view    // by pool
+	looking map[string]bool    // by pool: somebody reads it anew
+	backlog map[string]backlog // by pool and tenant
+}
+
+// backlog is a tenant's part of a pool's backlog at one moment.
+type backlog struct {
+	at            time.Time
+	jobs, tenants int64
+}
+
+// NewSet returns the pools as a Set. It makes no call.
+func NewSet(r Record, members ...Member) *Set {
+	return &Set{record: r, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}}
+}
+
+// Names returns the pools' names, in the order of the configuration.
+func (s *Set) Names() []string {
+	names := make([]string, len(s.members))
+	for i, m := range s.members {
+		names[i] = m.Name
+	}
+	return names
+}
+
+func (s *Set) member(pool string) (Member, bool) {
+	for _, m := range s.members {
+		if m.Name == pool {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// named is member, or tasks.ErrNotFound.
+func (s *Set) named(pool string) (Member, error) {
+	m, ok := s.member(pool)
+	if !ok {
+		return m, fmt.Errorf("pool %s: %w", pool, tasks.ErrNotFound)
+	}
+	return m, nil
+}
+
+// Match returns the first pool that serves a model.
+func (s *Set) Match(model string) (pool string, ok bool) {
+	for _, m := range s.members {
+		if Serves(m.Models, model) {
+			return m.Name, true
+		}
+	}
+	return "", false
+}
+
+// Serves reports whether one of these globs names a model. A "/" in a model's
+// name is an ordinary character here, which [path.Match] does not see it as. A
+// glob that is malformed names none.
+func Serves(globs []string, model string) bool {
+	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
+	for _, g := range globs {
+		if ok, err := path.Match(flat(g), flat(model)); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Provider returns the name of a pool's provider.
+func (s *Set) Provider(pool string) string {
+	m, _ := s.member(pool)
+	return m.Provider
+}
+
+// Status reports every pool, in the order of the configuration.
+func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
+	out := make([]tasks.PoolStatus, 0, len(s.members))
+	for _, m := range s.members {
+		v, err := s.look(ctx, m.Name, 0)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v.status(m.Name))
+	}
+	return out, nil
+}
+
+func (v view) status(name string) tasks.PoolStatus {
+	s := tasks.PoolStatus{
+		Name: name, State: tasks.PoolOpen, Since: v.pause.Since, Reason: v.pause.Reason, PausedBy: v.pause.PausedBy,
+		ExpectedResumeAt: v.pause.ExpectedResumeAt, Queued: v.load.Queued, Running: v.load.Running, OldestQueuedAt: v.load.OldestQueuedAt,
+	}
+	switch {
+	case v.pause.Paused:
+		s.State = tasks.PoolPaused
+	case v.gate.HeldFor > 0:
+		s.State, s.Reason = tasks.PoolDegraded, v.gate.HoldReason
+		s.ExpectedResumeAt = v.at.Add(v.gate.HeldFor).UTC()
+	case v.pause.Name != pause.Closed || (v.gate.Pace > 0 && v.gate.Pace < 0.9):
+		s.State = tasks.PoolDegraded
+		if s.Reason == "" {
+			s.Reason = fmt.Sprintf("at %.0f %% of its pace", 100*v.gate.Pace)
+		}
+	default:
+		s.Reason = ""
+	}
+	for _, d := range []struct {
+		name tasks.WaitReason
+		dim  limit.Dimension
+	}{
+		{tasks.WaitRequests, v.gate.Requests}, {tasks.WaitInputTokens, v.gate.InputTokens}, {tasks.WaitOutputTokens, v.gate.OutputTokens},
+	} {
+		if d.dim.Limit > 0 {
+			s.Allowance = append(s.Allowance, tasks.Allowance{Dimension: d.name, Limit: d.dim.Limit, Used: min(1, max(0, d.dim.Used))})
+		}
+	}
+	if v.gate.Concurrency > 0 {
+		s.Allowance = append(s.Allowance, tasks.Allowance{
+			Dimension: tasks.WaitConcurrency, Limit: int64(v.gate.Concurrency), Used: min(1, float64(v.gate.InFlight)/float64(v.gate.Concurrency)),
+		})
+	}
+	return s
+}
+
+// Pause stops a pool until an operator resumes it.
+func (s *Set) Pause(ctx context.Context, pool, reason, by string) error {
+	m, err := s.named(pool)
+	if err != nil {
+		return err
+	}
+	return s.changed(pool, m.Breaker.Pause(ctx, by, reason))
+}
+
+// Resume takes an operator's pause away, and lets a pool that was paused for a
+// refused key or a spend cap try again.
+func (s *Set) Resume(ctx context.Context, pool, by string) error {
+	m, err := s.named(pool)
+	if err != nil {
+		return err
+	}
+	return s.changed(pool, m.Breaker.Resume(ctx, by))
+}
+
+// Audit returns the last n things that operators did to a pool, newest first.
+func (s *Set) Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error) {
+	m, err := s.named(pool)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := m.Breaker.Audit(ctx, n)
+	if err != nil {
+		return nil, tasks.NotNow(err)
+	}
+	acts := make([]tasks.PoolAct, len(entries))
+	for i, e := range entries {
+		acts[i] = tasks.PoolAct{At: e.At, Action: e.Action, By: e.By, Reason: e.Reason}
+	}
+	return acts, nil
+}
+
+func (s *Set) changed(pool string, err error) error {
+	s.mu.Lock()
+	delete(s.views, pool)
+	s.mu.Unlock()
+	return tasks.NotNow(err)
+}
