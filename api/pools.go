@@ -14,10 +14,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-const (
-	maxReason    = 500 // characters
-	maxPauseBody = 16 << 10
-)
+const maxPauseBody = 16 << 10
 
 // getStatus is GET /v1/status.
 func (a *API) getStatus(c echo.Context) error {
@@ -163,8 +160,8 @@ func pauseReason(c echo.Context) (reason string, err error) {
 		if err != nil {
 			return err
 		}
-		if reason = unquote(v); utf8.RuneCountInString(reason) > maxReason {
-			return fail(invalidRequest, `The member "reason" must be at most %d characters long.`, maxReason)
+		if reason = unquote(v); utf8.RuneCountInString(reason) > tasks.MaxReason {
+			return fail(invalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
 		}
 		return nil
 	})

@@ -2,6 +2,9 @@ package tasks
 
 import "time"
 
+// MaxReason is how many characters an operator's reason may have, at every door.
+const MaxReason = 500
+
 // Load is how much of a pool's work stands where.
 type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too

@@ -17,10 +17,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-const (
-	statusTimeout = 5 * time.Second
-	maxReason     = 200 // bytes
-)
+const statusTimeout = 5 * time.Second
 
 // consolePage is the whole page; fragmentPage the part of it that is renewed.
 type consolePage struct {
@@ -305,7 +302,7 @@ func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: maxReason})
+	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: tasks.MaxReason})
 }
 
 func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -313,7 +310,7 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	form := pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: maxReason}
+	form := pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: tasks.MaxReason}
 	r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
 	if err := r.ParseForm(); err != nil {
 		form.Fault = "The form could not be read."
@@ -321,13 +318,13 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	form.Reason = strings.TrimSpace(r.PostForm.Get("reason"))
-	if form.Reason == "" || len(form.Reason) > maxReason || !utf8.ValidString(form.Reason) ||
+	if form.Reason == "" || utf8.RuneCountInString(form.Reason) > tasks.MaxReason || !utf8.ValidString(form.Reason) ||
 		strings.IndexFunc(form.Reason, func(c rune) bool { return !unicode.IsPrint(c) }) >= 0 {
-		form.Fault = fmt.Sprintf("Say why, in one line of at most %d bytes: whoever looks next needs to know.", maxReason)
+		form.Fault = fmt.Sprintf("Say why, in one line of at most %d characters: whoever looks next needs to know.", tasks.MaxReason)
 		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
 		return
 	}
-	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason))
+	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, v.Subject))
 }
 
 func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -335,7 +332,7 @@ func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name))
+	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name, v.Subject))
 }
 
 // mayChange answers for itself when the viewer may not, or when there is nothing to call.

@@ -64,11 +64,10 @@ type Config struct {
 	// Status says how the pools are. It is asked every two seconds for each open
 	// page. Required.
 	Status func(context.Context) ([]tasks.PoolStatus, error)
-	// Pause and Resume change a pool for an admin; an unknown pool is
-	// tasks.ErrNotFound, a pool in another state tasks.ErrConflict. Nil hides
-	// the button.
-	Pause  func(ctx context.Context, pool, reason string) error
-	Resume func(ctx context.Context, pool string) error
+	// Pause and Resume change a pool for an admin, whose subject by is; an unknown
+	// pool is tasks.ErrNotFound. Nil hides the button.
+	Pause  func(ctx context.Context, pool, reason, by string) error
+	Resume func(ctx context.Context, pool, by string) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
 	// Notices are further lines that an operator must see, such as a Redis that
@@ -174,8 +173,8 @@ func New(c Config) (*Web, error) {
 	mux.Handle("GET /{$}", w.guard(w.console))                                          // monitor
 	mux.Handle("GET /console/pools", w.guard(w.fragment))                               // the console's script, every 2 s
 	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
-	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason or is a conflict
-	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing or is a conflict
+	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
+	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
 	monitoring := w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		if !v.Admin {
 			watch.ServeHTTP(rw, r)

@@ -113,8 +113,10 @@ func newSite(t *testing.T, edit func(*Config)) *site {
 		}
 		return nil
 	}
-	c.Pause = func(_ context.Context, pool, reason string) error { return change("pause "+pool+": "+reason, pool) }
-	c.Resume = func(_ context.Context, pool string) error { return change("resume "+pool, pool) }
+	c.Pause = func(_ context.Context, pool, reason, by string) error {
+		return change("pause "+pool+" by "+by+": "+reason, pool)
+	}
+	c.Resume = func(_ context.Context, pool, by string) error { return change("resume "+pool+" by "+by, pool) }
 	if edit != nil {
 		edit(&c)
 	}
@@ -388,7 +390,7 @@ func TestOtherOrigins(t *testing.T) {
 	// The address in the browser, though the proxy asks for another host.
 	s.want(s.do(nil, "POST", "/console/pools/claude/resume", nil, "Cookie", cookie, "Origin", "https://sluice.example"), 303)
 	s.want(s.do(nil, "POST", "/console/pools/claude/resume", nil, "Cookie", cookie, "Sec-Fetch-Site", "same-origin"), 303)
-	if s.calls() != "resume claude; resume claude" {
+	if s.calls() != "resume claude by ada; resume claude by ada" {
 		t.Errorf("called %s", s.calls())
 	}
 }
@@ -480,7 +482,7 @@ func TestPauseAndResume(t *testing.T) {
 		s.want(s.do(monitor, "POST", path, url.Values{"reason": {"x"}}), 403)
 	}
 	s.want(s.do(monitor, "GET", "/console/pools/gpt/pause", nil), 403)
-	for _, reason := range []string{"", "  ", "two\nlines", "\x1b[2J", "\xff", strings.Repeat("x", maxReason+1)} {
+	for _, reason := range []string{"", "  ", "two\nlines", "\x1b[2J", "\xff", strings.Repeat("x", tasks.MaxReason+1)} {
 		s.want(s.do(admin, "POST", "/console/pools/gpt/pause", url.Values{"reason": {reason}}), 422, `role="alert"`)
 	}
 	if s.calls() != "" {
@@ -494,7 +496,7 @@ func TestPauseAndResume(t *testing.T) {
 	s.want(s.do(admin, "POST", "/console/pools/held%2F1/resume", nil), 303)
 	s.want(s.do(nil, "POST", "/console/pools/gpt/resume", nil, "Authorization", "Bearer change"), 303)
 	s.want(s.do(admin, "POST", "/console/pools/nobody/resume", nil), 404)
-	if got, want := s.calls(), "pause gpt: key leaked, rotating; resume held/1; resume gpt; resume nobody"; got != want {
+	if got, want := s.calls(), "pause gpt by ada: key leaked, rotating; resume held/1 by ada; resume gpt by ada; resume nobody by ada"; got != want {
 		t.Errorf("called %s, want %s", got, want)
 	}
 	if log := s.log.String(); !strings.Contains(log, "act=pause pool=gpt subject=ada") {

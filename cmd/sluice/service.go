@@ -415,11 +415,8 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: func(ctx context.Context, pool, reason string) error {
-			return s.pools.Pause(ctx, pool, reason, "console")
-		},
-		Resume: func(ctx context.Context, pool string) error { return s.pools.Resume(ctx, pool, "console") },
-		Fake:   s.cfg.UsesFake(), Notices: s.redis.notices, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
+		Pause: s.pools.Pause, Resume: s.pools.Resume,
+		Fake: s.cfg.UsesFake(), Notices: s.redis.notices, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err

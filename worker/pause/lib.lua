@@ -57,7 +57,6 @@ end
 -- answer writes what changed and ends a script.
 local function answer(result)
   if wanted() ~= was then
-    set('flip', num('rev'))
     set('flip_at', now)
     if was then
       -- A breaker that closed under an operator's pause still owes its slow start.

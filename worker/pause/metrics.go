@@ -26,7 +26,7 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 		open:   gauge("sluice_breaker_open", "1 while the pool's breaker is open for this cause: overload, spend or unauthorized.", "pool", "cause"),
 		opened: counter("sluice_breaker_opened_total", "How often this process opened the pool's breaker, by cause.", "pool", "cause"),
 		probes: counter("sluice_breaker_probes_total", "Probes that this process made of the pool's provider, by result.", "pool", "result"),
-		errors: counter("sluice_breaker_errors_total", "Steps of the breaker that did not succeed, by step: record, enforce, probe or tell.", "pool", "step"),
+		errors: counter("sluice_breaker_errors_total", "Steps of the breaker that did not succeed, by step: record, enforce or probe.", "pool", "step"),
 	}
 	if reg != nil {
 		if err := errors.Join(
@@ -36,7 +36,7 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	for _, step := range []string{"record", "enforce", "probe", "tell"} {
+	for _, step := range []string{"record", "enforce", "probe"} {
 		c.errors.WithLabelValues(pool, step)
 	}
 	for _, cause := range []Cause{Overload, SpendCap, BadAuthority} {

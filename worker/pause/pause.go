@@ -41,22 +41,22 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 )
 
+// MaxReason is how many characters are kept of an operator's reason or name.
+const MaxReason = 500
+
 const (
 	auditMax   = 1000                   // entries kept
-	maxReason  = 200                    // bytes of a reason or a name
 	fresh      = 250 * time.Millisecond // age at most of a cached state, and of a success not yet counted
 	callTime   = 5 * time.Second        // for a step that has to be finished even if its caller is gone
 	holdFor    = 5 * time.Second        // the gate's hold, renewed at each tick; lapses when every process is dead
 	leaseSpare = 5 * time.Second        // the lease outlasts the probe's timeout by this
 	trialFor   = 4 * time.Second        // half open, the gate is told its tenth again after this
 	adoptGrace = 10 * time.Second       // within this of our own resume, a pause may be a late one of ours
-	tellClaim  = 10 * time.Second       // another process tells a change that was not told by then
 
 	// From half open on, the pace is a tenth; three good probes earn the first
 	// doubling, and each 5 s the next: full pace about 12 s after the breaker
@@ -103,7 +103,7 @@ const (
 type Verdict struct {
 	Kind Kind
 	// Reason names the outcome in a word or a few ("overloaded"); it is shown to
-	// operators and callers. At most 200 bytes are kept. No part of a prompt, a
+	// operators and callers. At most [MaxReason] characters are kept. No part of a prompt, a
 	// provider's answer or a key belongs here.
 	Reason string
 	// Took is how long ago the call was sent; 0 means just now. Calls sent before
@@ -132,19 +132,6 @@ type Rules struct {
 	ProbeInterval time.Duration
 }
 
-// Change is a pool that was paused or resumed, by either side.
-type Change struct {
-	ID               string // the same each time this change is told
-	Pool             string
-	Paused           bool
-	PausedBy         string // ByOperator or ByBreaker; "" when resumed
-	By               string // the operator
-	Reason           string
-	Cause            Cause
-	At               time.Time
-	ExpectedResumeAt time.Time // zero when unknown
-}
-
 // Config describes a Breaker.
 type Config struct {
 	Redis redis.UniversalClient // required
@@ -165,13 +152,9 @@ type Config struct {
 	// worth another try when it changes, such as key and base URL. Only a digest of
 	// it is stored. "" means that a restart never tries again by itself.
 	Fingerprint string
-	// OnChange is told each pause and resume, at least once over all processes,
-	// and in the process that caused it if that lives. An error has it told again
-	// after 10 s. It must return within 5 s and must not call Pause or Resume. Nil means nobody is told.
-	OnChange func(ctx context.Context, c Change) error
-	Prefix   string                // of the keys; "" means "sluice:pause:"
-	Log      *slog.Logger          // nil means none
-	Metrics  prometheus.Registerer // nil means none
+	Prefix      string                // of the keys; "" means "sluice:pause:"
+	Log         *slog.Logger          // nil means none
+	Metrics     prometheus.Registerer // nil means none
 
 	now  func() time.Time // the scripts' clock in tests; nil means Redis TIME
 	rnd  func() float64   // jitter in tests; nil means random
@@ -190,7 +173,6 @@ type Breaker struct {
 	rule          Rules
 	probeTimeout  time.Duration
 	fingerprint   string
-	onChange      func(context.Context, Change) error
 	log           *slog.Logger
 	count         *counters
 	script        scripts
@@ -257,7 +239,6 @@ func New(c Config) (*Breaker, error) {
 		rdb: c.Redis, pool: c.Pool, key: key, auditKey: key + ":audit",
 		queue: c.Queue, gate: c.Gate, probe: c.Probe, rule: r,
 		probeTimeout: cmp.Or(c.ProbeTimeout, 10*time.Second),
-		onChange:     c.OnChange,
 		log:          slog.New(slog.DiscardHandler),
 		count:        count, script: newScripts(), now: c.now, rnd: c.rnd,
 		tick: cmp.Or(c.tick, time.Second), holder: holder,
@@ -493,17 +474,16 @@ func signal(c chan struct{}) {
 	}
 }
 
-// clip cuts s to what is kept of a reason or a name, between two characters.
+// clip cuts s to what is kept of a reason or a name.
 func clip(s string) string {
-	s = strings.ToValidUTF8(s, "�")
-	if len(s) <= maxReason {
-		return s
+	n := 0
+	for i := range s {
+		if n++; n > MaxReason {
+			s = s[:i]
+			break
+		}
 	}
-	n := maxReason
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 func randomID() (string, error) {

@@ -1,7 +1,6 @@
 package pause
 
 import (
-	"context"
 	"testing"
 	"time"
 )
@@ -86,30 +85,5 @@ func TestPauseJustAfterAResumeIsLeftForAWhile(t *testing.T) {
 	w.step(b)
 	if s := w.state(b); s.PausedBy != ByOperator || !w.queuePaused() {
 		t.Errorf("after the grace: %+v, queue paused %t; want it adopted", s, w.queuePaused())
-	}
-}
-
-func TestChangeIsNotToldWhileAnotherTellsIt(t *testing.T) {
-	w := newWorld(t)
-	b := w.breaker()
-	c := w.config(w.rdb)
-	tell := c.OnChange
-	c.OnChange = func(ctx context.Context, ch Change) error {
-		s, err := b.look(ctx)
-		if err != nil {
-			return err
-		}
-		delete(s.h, "tell_until") // read before the other claimed it
-		if err := b.tell(ctx, s); err != nil {
-			return err
-		}
-		return tell(ctx, ch)
-	}
-	if err := w.build(c).Pause(t.Context(), "ada", ""); err != nil {
-		t.Fatal(err)
-	}
-	w.step(b)
-	if len(w.told) != 1 {
-		t.Errorf("told %+v, want it once", w.told)
 	}
 }

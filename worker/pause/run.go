@@ -9,8 +9,7 @@ import (
 )
 
 // Run brings the queue and the gate in line with the state each second, probes
-// the provider when a probe is due, counts successes that wait, and tells
-// changes, until ctx ends; it then returns nil. Redis, queue or gate being away
+// the provider when a probe is due, and counts successes that wait, until ctx ends; it then returns nil. Redis, queue or gate being away
 // does not end it. Run once at a time.
 func (b *Breaker) Run(ctx context.Context) error {
 	var (
@@ -176,7 +175,7 @@ func (b *Breaker) enforceNow(ctx context.Context) error {
 	return err
 }
 
-// enforce makes the gate and the queue follow the state, and tells a change.
+// enforce makes the gate and the queue follow the state.
 //
 // The queue's pause lives outside the state's slot, so the two cannot move in
 // one step. Instead, every act is repeatable, a pause is marked as ours before
@@ -195,10 +194,6 @@ func (b *Breaker) enforce(ctx context.Context) (snapshot, error) {
 		return s, err
 	}
 	b.count.show(b.pool, s)
-	if told := b.tell(ctx, s); told != nil && ctx.Err() == nil {
-		b.count.errors.WithLabelValues(b.pool, "tell").Inc()
-		b.log.Warn("a change was not told; trying on", "error", told)
-	}
 	return s, err
 }
 
@@ -354,34 +349,4 @@ func (b *Breaker) mark(ctx context.Context, s snapshot, field string, value int6
 		return false, fmt.Errorf("mark state of pool %s: %w", b.pool, err)
 	}
 	return ok == 1, nil
-}
-
-// tell tells the last pause or resume, if nobody has.
-func (b *Breaker) tell(ctx context.Context, s snapshot) error {
-	if b.onChange == nil || s.int("flip") <= s.int("told") || s.now < s.int("tell_until") {
-		return nil
-	}
-	claimed, s, err := b.run(ctx, b.script.tell, args{"told": 0, "claim": tellClaim.Milliseconds()})
-	if err != nil {
-		return fmt.Errorf("claim change of pool %s: %w", b.pool, err)
-	}
-	if claimed != 1 {
-		return nil // another process tells it
-	}
-	st := s.state()
-	c := Change{
-		ID: fmt.Sprintf("%s:%d:%d", b.pool, s.int("flip_at"), s.int("flip")), Pool: b.pool,
-		Paused: st.Paused, PausedBy: st.PausedBy, By: st.By, Reason: st.Reason, Cause: st.Cause,
-		At: s.time("flip_at"), ExpectedResumeAt: st.ExpectedResumeAt,
-	}
-	limited, cancel := context.WithTimeout(ctx, callTime)
-	err = b.onChange(limited, c)
-	cancel()
-	if err != nil {
-		return fmt.Errorf("tell change of pool %s: %w", b.pool, err)
-	}
-	if _, _, err := b.run(ctx, b.script.tell, args{"told": s.int("flip"), "claim": 0}); err != nil {
-		return fmt.Errorf("note told change of pool %s: %w", b.pool, err)
-	}
-	return nil
 }

@@ -585,30 +585,6 @@ func (f *faulty) Pause(ctx context.Context, pool string) error {
 	return f.queue.Pause(ctx, pool)
 }
 
-func TestChangeThatCouldNotBeToldIsToldAgain(t *testing.T) {
-	w := newWorld(t)
-	c := w.config(w.rdb)
-	tell, fail := c.OnChange, true
-	c.OnChange = func(ctx context.Context, ch Change) error {
-		if err := tell(ctx, ch); err != nil || !fail {
-			return err
-		}
-		return errors.New("receiver away")
-	}
-	b := w.build(c)
-	if err := b.Pause(t.Context(), "ada", ""); err != nil {
-		t.Fatalf("pause: %v; that nobody could be told is not its fault", err)
-	}
-	fail = false
-	w.step(b)
-	w.pass(tellClaim)
-	w.step(b)
-	w.step(b)
-	if len(w.told) != 2 || w.told[0].ID != w.told[1].ID {
-		t.Errorf("told %+v, want the same change twice", w.told)
-	}
-}
-
 // The embedded default without a redis-server interprets the scripts itself.
 func TestOnTheInProcessRedis(t *testing.T) {
 	m := miniredis.RunT(t)

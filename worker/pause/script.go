@@ -31,13 +31,11 @@ var (
 	restoreLua string
 	//go:embed arrive.lua
 	arriveLua string
-	//go:embed tell.lua
-	tellLua string
 )
 
 // scripts are the moves of the state; each is one round trip.
 type scripts struct {
-	record, look, operate, take, probed, mark, adopt, restore, arrive, tell *redis.Script
+	record, look, operate, take, probed, mark, adopt, restore, arrive *redis.Script
 }
 
 func newScripts() scripts {
@@ -45,7 +43,7 @@ func newScripts() scripts {
 	return scripts{
 		record: with(recordLua), look: with(lookLua), operate: with(operateLua), take: with(takeLua),
 		probed: with(probedLua), mark: with(markLua), adopt: with(adoptLua), restore: with(restoreLua),
-		arrive: with(arriveLua), tell: with(tellLua),
+		arrive: with(arriveLua),
 	}
 }
 

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const pool = "claude"
 
 // world is what the breakers of a test share: Redis, its clock, the gate, the
-// provider and whoever is told changes.
+// and the provider.
 type world struct {
 	t   *testing.T
 	rdb redis.UniversalClient
@@ -34,7 +34,6 @@ type world struct {
 	paceAt   time.Time
 	provider Verdict
 	probes   int
-	told     []Change
 }
 
 func newWorld(t *testing.T) *world {
@@ -132,12 +131,6 @@ func (q queue) Paused(ctx context.Context, pool string) (bool, error) {
 func (w *world) config(rdb redis.UniversalClient) Config {
 	return Config{
 		Redis: rdb, Pool: pool, Queue: queue{w, rdb}, Gate: w, Probe: w.probe, Fingerprint: "key one",
-		OnChange: func(_ context.Context, c Change) error {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.told = append(w.told, c)
-			return nil
-		},
 		now: w.now, rnd: func() float64 {
 			w.mu.Lock()
 			defer w.mu.Unlock()
