@@ -32,42 +32,42 @@ fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
 
 .PHONY: prove
 prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or paid for twice
-	go run ./cmd/prove
+	go run ./cmd/prove/kill
 
 .PHONY: bench
 bench: bench-pace bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 
 .PHONY: bench-webhooks
 bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
-	go run ./cmd/hookbench
+	go run ./cmd/prove/hooks
 
 .PHONY: bench-pace
 bench-pace: ## Share of the allowance used, 429s, Redis calls a job
-	go run ./cmd/bench $(BENCHFLAGS) pace
+	go run ./cmd/prove/bench $(BENCHFLAGS) pace
 
 .PHONY: bench-submit
 bench-submit: ## Submits a second, against a bare handler
-	go run ./cmd/bench $(BENCHFLAGS) submit
+	go run ./cmd/prove/bench $(BENCHFLAGS) submit
 
 .PHONY: bench-pickup
 bench-pickup: ## From submit to provider while idle
-	go run ./cmd/bench $(BENCHFLAGS) pickup
+	go run ./cmd/prove/bench $(BENCHFLAGS) pickup
 
 .PHONY: bench-sync
 bench-sync: ## What waiting within the submit adds to a direct call
-	go run ./cmd/bench $(BENCHFLAGS) sync
+	go run ./cmd/prove/bench $(BENCHFLAGS) sync
 
 .PHONY: bench-memory
 bench-memory: ## Bytes of Redis a queued job
-	go run ./cmd/bench $(BENCHFLAGS) memory
+	go run ./cmd/prove/bench $(BENCHFLAGS) memory
 
 .PHONY: bench-backlog
 bench-backlog: ## Rates with 200,000 jobs queued
-	go run ./cmd/bench $(BENCHFLAGS) backlog
+	go run ./cmd/prove/bench $(BENCHFLAGS) backlog
 
 .PHONY: bench-outage
 bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)
-	go run ./cmd/outage
+	go run ./cmd/prove/outage
 
 .PHONY: image
 image: ## Build the container image
