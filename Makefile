@@ -32,14 +32,14 @@ fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
 
 .PHONY: prove
 prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or paid for twice
-	go run ./cmd/prove/kill
+	go run ./cmd/prove kill
 
 .PHONY: bench
 bench: bench-pace bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 
 .PHONY: bench-webhooks
 bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
-	go run ./cmd/prove/hooks
+	go run ./cmd/prove hooks
 
 .PHONY: bench-pace
 bench-pace: ## Share of the allowance used, 429s, Redis calls a job
@@ -67,7 +67,7 @@ bench-backlog: ## Rates with 200,000 jobs queued
 
 .PHONY: bench-outage
 bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)
-	go run ./cmd/prove/outage
+	go run ./cmd/prove outage
 
 .PHONY: image
 image: ## Build the container image

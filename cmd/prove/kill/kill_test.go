@@ -1,4 +1,4 @@
-package main
+package kill
 
 import (
 	"context"
@@ -34,18 +34,19 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 		t.Setenv("GOFLAGS", strings.TrimSpace(os.Getenv("GOFLAGS")+" -race"))
 		t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
 	}
-	dir, err := os.MkdirTemp("", "prove") // a socket's path has to be short
+	var lab rig.Lab // its folder has a short path, as a socket's has to be
+	remove, err := lab.Open(t.Context())
+	defer remove()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Second)
 	defer cancel()
 	seed := uint64(time.Now().UnixNano())
 	var out strings.Builder
-	r, err := prove(ctx, plan{
-		jobs: 200, rate: 50, latency: 100 * time.Millisecond, workerKills: 2, apiKills: 1, redisKills: 1, seed: seed,
-	}, dir, &out)
+	r, err := prove(ctx, Command{
+		Jobs: 200, Rate: 50, Latency: 100 * time.Millisecond, WorkerKills: 2, APIKills: 1, RedisKills: 1, Seed: seed,
+	}, &lab, &out)
 	if err != nil {
 		t.Fatalf("seed %d: %v\n%s", seed, err, &out)
 	}
@@ -60,33 +61,22 @@ func sound() *evidence {
 	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	done := func(id, text string, marks ...bool) rig.Job {
 		j := rig.Job{ID: id, Status: "succeeded", Text: text, Result: []byte(`{}`), FinishedAt: "x"}
-		j.Upstream = &struct {
-			Attempts []struct {
-				N           int    `json:"n"`
-				Outcome     string `json:"outcome"`
-				MaybeBilled bool   `json:"maybe_billed"`
-			} `json:"attempts"`
-		}{}
 		for _, m := range marks {
-			j.Upstream.Attempts = append(j.Upstream.Attempts, struct {
-				N           int    `json:"n"`
-				Outcome     string `json:"outcome"`
-				MaybeBilled bool   `json:"maybe_billed"`
-			}{MaybeBilled: m})
+			j.Upstream.Attempts = append(j.Upstream.Attempts, rig.Attempt{MaybeBilled: m})
 		}
 		return j
 	}
-	seen := func(prompt, key string, at time.Duration, completed bool) call {
-		return call{upstream.Call{
+	seen := func(prompt, key string, at time.Duration, completed bool) rig.Call {
+		return rig.Call{Call: upstream.Call{
 			Key: key, Prompt: rig.PromptDigest(prompt), At: t0.Add(at), Accepted: true, Completed: completed,
-		}, t0.Add(at + 100*time.Millisecond)}
+		}, End: t0.Add(at + 100*time.Millisecond)}
 	}
 	one, two := done("job_1", "1", false), done("job_2", "2", true, false)
 	return &evidence{
-		plan:   plan{workerKills: 1},
+		plan:   Command{WorkerKills: 1},
 		jobs:   []accepted{{"a", "job_1", one, one}, {"b", "job_2", two, two}},
 		listed: []rig.Job{one, two},
-		calls: []call{
+		calls: []rig.Call{
 			seen("a", "w1", 0, true), seen("b", "w2", time.Second, false), seen("b", "w1", 12*time.Second, true),
 		},
 		kills: []kill{{name: "worker-2", worker: "w2", at: t0.Add(1050 * time.Millisecond), gone: t0.Add(1060 * time.Millisecond)}},
@@ -98,7 +88,7 @@ func sound() *evidence {
 func TestTheJudgeCountsACallOnce(t *testing.T) {
 	e := sound()
 	e.kills = append(e.kills, e.kills[0])
-	e.workerKills = 2
+	e.plan.WorkerKills = 2
 	if r := e.judge(); len(r.broken) > 0 {
 		t.Errorf("one call, two kills: %v", r.broken)
 	}
@@ -128,7 +118,7 @@ func TestTheJudgeSeesEachBreach(t *testing.T) {
 			extra.Prompt = "another"
 			e.calls = append(e.calls, extra)
 		},
-		"kills": func(e *evidence) { e.workerKills = 2 },
+		"kills": func(e *evidence) { e.plan.WorkerKills = 2 },
 	} {
 		e := sound()
 		spoil(e)

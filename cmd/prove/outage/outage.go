@@ -1,89 +1,45 @@
-// Command outage measures how Sluice behaves when something around it fails:
+// Package outage measures how Sluice behaves when something around it fails:
 // the provider, another user of its key, Redis, its workers, a clock.
 //
 // Each scenario starts four workers against a strict fake provider and prints
-// figures, each beside the bar that it should clear. It exits with 0 whatever
-// the figures are: it reports, and judges nothing. The load comes from this
-// process, which shares the machine.
-package main
+// figures, each beside the bar that it should clear. It reports, and judges
+// nothing.
+package outage
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"os/signal"
-	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := program(ctx)
-	stop()
-	os.Exit(code)
+// Command chooses scenarios and their size.
+type Command struct {
+	Rate   float64       `default:"20" help:"Calls a second that the provider allows; at least 5."`
+	Minute time.Duration `default:"1m" help:"How long the outage lasts, and each measurement; at least 10s."`
+	Only   []string      `enum:"outage,foreign,lost,killed,skew" help:"Scenarios, separated by commas, of ${enum}; all without it."`
 }
 
-// scenario is one thing that fails.
-type scenario struct {
-	name string
-	run  func(ctx context.Context, b *bench) error
+// Validate refuses what is too little to measure.
+func (c *Command) Validate() error {
+	if c.Rate < 5 || c.Minute < 10*time.Second {
+		return errors.New("a rate of at least 5 and a minute of at least 10s are needed")
+	}
+	return nil
 }
 
-func scenarios() []scenario {
-	return []scenario{
-		{"outage", outage}, {"foreign", foreign}, {"lost", lost}, {"killed", killed}, {"skew", skew},
-	}
-}
-
-func program(ctx context.Context) int {
-	b := &bench{}
-	flag.Float64Var(&b.rate, "rate", 20, "calls a second that the provider allows")
-	flag.DurationVar(&b.minute, "minute", time.Minute, "how long the outage lasts, and each measurement")
-	flag.StringVar(&b.bin, "bin", "", "the program; without it it is built")
-	only := flag.String("only", "", "scenarios, separated by commas: outage, foreign, lost, killed, skew; without it all")
-	dir := flag.String("dir", "", "an empty folder for data and logs, kept; without it one is made and removed")
-	flag.Parse()
-	if flag.NArg() > 0 || b.rate < 5 || b.minute < 10*time.Second {
-		flag.Usage()
-		return 2
-	}
-	if err := runAll(ctx, b, *dir, *only); err != nil {
-		fmt.Fprintln(os.Stderr, "outage:", err)
-		return 1
-	}
-	return 0
-}
-
-func runAll(ctx context.Context, b *bench, dir, only string) error {
-	if dir == "" {
-		made, err := os.MkdirTemp("", "outage")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(made)
-		dir = made
-	}
-	if b.bin == "" {
-		var err error
-		if b.bin, err = rig.Build(ctx, dir); err != nil {
-			return err
-		}
-	}
-	chosen := strings.Split(only, ",")
+// Run plays each scenario with processes of its own.
+func (c *Command) Run(ctx context.Context, lab *rig.Lab) error {
 	for _, sc := range scenarios() {
-		if only != "" && !slices.Contains(chosen, sc.name) {
+		if len(c.Only) > 0 && !slices.Contains(c.Only, sc.name) {
 			continue
 		}
-		fmt.Printf("\n%s: 4 workers, %.0f calls/s allowed, burst %.0f, latency 200 ms\n", sc.name, b.rate, burst)
-		b.dir = filepath.Join(dir, sc.name)
-		if err := errors.Join(sc.run(ctx, b), b.close()); err != nil {
+		fmt.Printf("\n%s: 4 workers, %.0f calls/s allowed, burst %.0f, latency 200 ms\n", sc.name, c.Rate, burst)
+		t := &trial{rate: c.Rate, minute: c.Minute}
+		if err := errors.Join(t.play(ctx, lab, sc), t.close()); err != nil {
 			return fmt.Errorf("%s: %w", sc.name, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package outage
 
 import (
 	"testing"
@@ -6,17 +6,18 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // every returns n accepted calls, so far apart, from a moment on.
-func every(from time.Time, gap time.Duration, n int) []call {
-	var out []call
+func every(from time.Time, gap time.Duration, n int) []rig.Call {
+	var out []rig.Call
 	for i := range n {
 		at := from.Add(time.Duration(i) * gap)
-		out = append(out, call{upstream.Call{At: at, Accepted: true, Status: 200}, at.Add(gap)})
+		out = append(out, rig.Call{Call: upstream.Call{At: at, Accepted: true, Status: 200}, End: at.Add(gap)})
 	}
 	return out
 }

@@ -1,12 +1,10 @@
-package main
+package outage
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,230 +13,213 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
+// scenario is one thing that fails.
+type scenario struct {
+	name    string
+	prepare func(*trial, context.Context, *rig.Lab) error // before the processes start; nil: nothing
+	minutes time.Duration                                 // of load, beside that for the warm-up
+	spare   time.Duration                                 // of load, beside that
+	run     func(*trial, context.Context) error
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{"outage", nil, 1, 10 * time.Second, (*trial).outage},
+		{"foreign", nil, 2, 0, (*trial).foreign},
+		{"lost", nil, 1, 5 * time.Second, (*trial).lost},
+		{"killed", nil, 1, 10 * time.Second, (*trial).killed},
+		{"skew", (*trial).setClocks, 1, 0, (*trial).skew},
+	}
+}
+
 // outage: the provider answers 529 to everything, and later nothing wrong.
-func outage(ctx context.Context, b *bench) error {
-	after := b.minute + 10*time.Second // of load for the time after
-	if err := b.open(ctx, warmUp+after); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
+func (t *trial) outage(ctx context.Context) error {
 	down := time.Now()
-	if err := b.stage.Fake.AddFault(upstream.Fault{Kind: "529"}); err != nil {
+	if err := t.stage.Provider.AddFault(upstream.Fault{Kind: "529"}); err != nil {
 		return err
 	}
-	var paused time.Time
-	for deadline := down.Add(20 * time.Second); time.Now().Before(deadline); {
-		reply, err := b.stage.RedisCommand("EXISTS asynq:{" + rig.Pool + "}:paused")
-		if err != nil {
-			return err
-		}
-		if strings.HasPrefix(reply, ":1") {
-			paused = time.Now()
-			break
-		}
-		if err := wait(ctx, 5*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	if err := wait(ctx, time.Until(down.Add(b.minute))); err != nil {
+	paused, err := t.pausedAt(ctx, 20*time.Second)
+	if err != nil {
 		return err
 	}
-	b.stage.Fake.ClearFaults()
+	if err := rig.Wait(ctx, time.Until(down.Add(t.minute))); err != nil {
+		return err
+	}
+	t.stage.Provider.ClearFaults()
 	up := time.Now()
-	if err := wait(ctx, b.minute); err != nil {
+	if err := rig.Wait(ctx, t.minute); err != nil {
 		return err
 	}
 
-	refused := b.seen(func(c call) bool { return c.Status == 529 })
+	refused := t.seen(func(c rig.Call) bool { return c.Status == 529 })
 	if len(refused) == 0 {
-		return fmt.Errorf("no call met the outage")
+		return errors.New("no call met the outage")
 	}
 	first := refused[0].At
-	var probes, wasted []call
+	var probes []rig.Call
 	for _, c := range refused {
-		if pings()(c) {
+		if isPing(c) {
 			probes = append(probes, c)
-		} else {
-			wasted = append(wasted, c)
 		}
 	}
-	flying := 0
-	for _, c := range b.seen(nil) {
-		if c.At.Before(first) && c.end.After(first) {
-			flying++
-		}
+	flying := len(t.seen(func(c rig.Call) bool { return c.At.Before(first) && c.End.After(first) }))
+	after := "never"
+	if !paused.IsZero() {
+		after = fmt.Sprintf("%.2f s", paused.Sub(first).Seconds())
 	}
-	if paused.IsZero() {
-		row("queue paused after the first refusal", "never", "<= 2 s")
-	} else {
-		row("queue paused after the first refusal", fmt.Sprintf("%.2f s", paused.Sub(first).Seconds()), "<= 2 s")
-	}
-	row("calls wasted on the provider, probes left out", fmt.Sprint(len(wasted)), "<= 20 beyond those in flight")
+	row("queue paused after the first refusal", after, "<= 2 s")
+	row("calls wasted on the provider, probes left out", fmt.Sprint(len(refused)-len(probes)), "<= 20 beyond those in flight")
 	row("calls in flight at the first refusal", fmt.Sprint(flying), "")
+	rowProbes(probes, down.Add(t.minute).Sub(first))
+	t.rowFullPace("full pace (97 % over 5 s) after the provider is back", up, 0.97, "<= 20 s")
+	_, limited, all := between(t.seen(nil), up, up.Add(t.minute))
+	row("429s in the first minute, of all calls", fmt.Sprintf("%d of %d", limited, all), "<= 1 in 1,000")
+	return nil
+}
+
+// pausedAt waits until the pool's queue is paused; zero when it is not in time.
+func (t *trial) pausedAt(ctx context.Context, most time.Duration) (time.Time, error) {
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); {
+		n, err := t.stage.RDB.Exists(ctx, "asynq:{"+rig.Pool+"}:paused").Result()
+		if err != nil {
+			return time.Time{}, err
+		}
+		if n > 0 {
+			return time.Now(), nil
+		}
+		if err := rig.Wait(ctx, 5*time.Millisecond); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return time.Time{}, nil
+}
+
+// rowProbes prints how the probes were spread over an outage.
+func rowProbes(probes []rig.Call, span time.Duration) {
 	together, least := 0, time.Duration(0)
 	for i := 1; i < len(probes); i++ {
 		gap := probes[i].At.Sub(probes[i-1].At)
 		if i == 1 || gap < least {
 			least = gap
 		}
-		if probes[i].At.Before(probes[i-1].end) {
+		if probes[i].At.Before(probes[i-1].End) {
 			together++
 		}
 	}
-	row("probes, of all 4 workers together", fmt.Sprint(len(probes)), fmt.Sprintf("<= %.0f: one prober", down.Add(b.minute).Sub(first).Seconds()/2.5+1))
+	row("probes, of all 4 workers together", fmt.Sprint(len(probes)), fmt.Sprintf("<= %.0f: one prober", span.Seconds()/2.5+1))
 	row("probes that overlapped another; least time between two", fmt.Sprintf("%d; %.1f s", together, least.Seconds()), "0; >= 2.5 s")
-	calls := b.seen(nil)
-	if full, ok := fullPace(calls, up, 5*time.Second, b.rate, 0.97); ok {
-		row("full pace (97 % over 5 s) after the provider is back", fmt.Sprintf("%.1f s", full.Sub(up).Seconds()), "<= 20 s")
-	} else {
-		row("full pace (97 % over 5 s) after the provider is back", "never", "<= 20 s")
-	}
-	_, limited, all := between(calls, up, up.Add(b.minute))
-	row("429s in the first minute, of all calls", fmt.Sprintf("%d of %d", limited, all), "<= 1 in 1,000")
-	return b.finish(ctx, b.minute)
 }
 
 // foreign: somebody else uses a fifth of the same key.
-func foreign(ctx context.Context, b *bench) error {
-	if err := b.open(ctx, warmUp+2*b.minute); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
+func (t *trial) foreign(ctx context.Context) error {
 	start := time.Now()
-	begin := start.Add(b.minute) // the use is learned before
-	end := begin.Add(b.minute)
-	dice := rand.New(rand.NewPCG(1, 2))
-	client := &http.Client{Timeout: 10 * time.Second}
-	defer client.CloseIdleConnections()
-	var g errgroup.Group
-	for at, n := start, 0; at.Before(end); n++ {
-		if err := wait(ctx, time.Until(at)); err != nil {
-			return err
-		}
-		g.Go(func() error { return direct(ctx, client, b.stage.FakeURL, fmt.Sprintf("foreign %d", n%50)) })
-		// Independent callers: the times between their calls are exponential.
-		at = at.Add(time.Duration(dice.ExpFloat64() / (b.rate * 0.2) * float64(time.Second)))
-	}
-	if err := g.Wait(); err != nil {
+	begin := start.Add(t.minute) // the use is learned before
+	end := begin.Add(t.minute)
+	if err := t.use(ctx, start, end, 0.2); err != nil {
 		return err
 	}
 	theirs := map[string]bool{}
-	for n := range 50 {
-		theirs[rig.PromptDigest(fmt.Sprintf("foreign %d", n))] = true
+	for n := range foreignPrompts {
+		theirs[rig.PromptDigest(foreignPrompt(n))] = true
 	}
-	other := b.seen(func(c call) bool { return theirs[c.Prompt] })
-	ours := b.seen(func(c call) bool { return !theirs[c.Prompt] && !pings()(c) })
+	other := t.seen(func(c rig.Call) bool { return theirs[c.Prompt] })
+	ours := t.seen(func(c rig.Call) bool { return !theirs[c.Prompt] && !isPing(c) })
 	used, limitedOther, allOther := between(other, begin, end)
 	accepted, limited, all := between(ours, begin, end)
-	row("used by somebody else, of the allowance", percent(float64(used), b.rate*b.minute.Seconds()), "20 %")
+	row("used by somebody else, of the allowance", percent(float64(used), t.allowed(t.minute)), "20 %")
 	row("our calls answered 429", fmt.Sprintf("%d of %d, %s", limited, all, percent(float64(limited), float64(all))), "<= 1 %")
 	row("the other's calls answered 429", fmt.Sprintf("%d of %d", limitedOther, allOther), "")
-	row("used of what is left", percent(float64(accepted), b.rate*b.minute.Seconds()-float64(used)), ">= 97 %")
+	row("used of what is left", percent(float64(accepted), t.allowed(t.minute)-float64(used)), ">= 97 %")
 	used, _, _ = between(other, start, begin)
 	accepted, limited, all = between(ours, start, begin)
 	row("the minute before, while it is learned: 429s; used of what is left",
-		fmt.Sprintf("%d of %d; %s", limited, all, percent(float64(accepted), b.rate*b.minute.Seconds()-float64(used))), "")
-	return b.finish(ctx, b.minute)
+		fmt.Sprintf("%d of %d; %s", limited, all, percent(float64(accepted), t.allowed(t.minute)-float64(used))), "")
+	return nil
 }
 
-// direct makes one call with the key that the workers use.
-func direct(ctx context.Context, client *http.Client, url, prompt string) error {
-	body := fmt.Sprintf(`{"model":%q,"max_tokens":%d,"messages":[{"role":"user","content":%q}]}`, rig.Model, maxTokens, prompt)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages", strings.NewReader(body))
-	if err != nil {
-		return err
+const foreignPrompts = 50
+
+func foreignPrompt(n int) string { return fmt.Sprintf("foreign %d", n%foreignPrompts) }
+
+// use makes calls with the workers' key from start to end, at a share of the rate.
+func (t *trial) use(ctx context.Context, start, end time.Time, share float64) error {
+	dice := rand.New(rand.NewPCG(1, 2))
+	var g errgroup.Group
+	for at, n := start, 0; at.Before(end); n++ {
+		if err := rig.Wait(ctx, time.Until(at)); err != nil {
+			return err
+		}
+		g.Go(func() error {
+			addr := t.stage.Provider.Addr
+			c, err := rig.Dial(ctx, addr)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Do(ctx, rig.AskRequest(addr, rig.Key(-1), rig.Model, foreignPrompt(n), maxTokens))
+			return err
+		})
+		// Independent callers: the times between their calls are exponential.
+		at = at.Add(time.Duration(dice.ExpFloat64() / (t.rate * share) * float64(time.Second)))
 	}
-	r.Header.Set("X-Api-Key", rig.Key(-1))
-	r.Header.Set("Anthropic-Version", "2023-06-01")
-	r.Header.Set("Content-Type", "application/json")
-	res, err := client.Do(r)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, res.Body)
-	_ = res.Body.Close()
-	return err
+	return g.Wait()
 }
 
 // lost: Redis is killed, and comes back without the gate's keys.
-func lost(ctx context.Context, b *bench) error {
-	if err := b.open(ctx, warmUp+b.minute+5*time.Second); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
-	base := "sluice:limit:{" + rig.Pool + "}:"
+func (t *trial) lost(ctx context.Context) error {
 	var keys []string
 	for _, k := range []string{"gate", "held", "booked", "classes", "ahead", "waiting", "wants", "holders"} {
-		keys = append(keys, base+k)
+		keys = append(keys, "sluice:limit:{"+rig.Pool+"}:"+k)
 	}
 	gone := time.Now()
-	if err := b.stage.Redis.Kill(); err != nil {
+	if err := t.stage.Redis.Kill(); err != nil {
 		return err
 	}
-	if err := b.stage.Redis.Start(); err != nil {
+	if err := t.stage.Redis.Start(); err != nil {
 		return err
 	}
-	if err := b.stage.AwaitRedis(ctx); err != nil {
+	if err := t.stage.AwaitRedis(ctx); err != nil {
 		return err
 	}
-	if _, err := b.stage.RedisCommand("DEL " + strings.Join(keys, " ")); err != nil {
+	if err := t.stage.RDB.Del(ctx, keys...).Err(); err != nil {
 		return err
 	}
 	back := time.Now()
-	if err := wait(ctx, b.minute); err != nil {
+	if err := rig.Wait(ctx, t.minute); err != nil {
 		return err
 	}
-	calls := b.seen(nil)
-	_, limited, all := between(calls, gone, back.Add(b.minute))
+	calls := t.seen(nil)
+	_, limited, all := between(calls, gone, back.Add(t.minute))
 	row("Redis away, then without the gate's keys", fmt.Sprintf("%.2f s", back.Sub(gone).Seconds()), "")
 	row("429s in the next minute, of all calls", fmt.Sprintf("%d of %d", limited, all), "<= 1")
-	if full, ok := fullPace(calls, back, 5*time.Second, b.rate, 0.99); ok {
-		row("first 5 s at 99 % of the allowance begin after", fmt.Sprintf("%.1f s", full.Sub(back).Seconds()), "<= 30 s")
-	} else {
-		row("first 5 s at 99 % of the allowance begin after", "never", "<= 30 s")
-	}
-	half := back.Add(b.minute / 2)
-	accepted, _, _ := between(calls, half, back.Add(b.minute))
-	row("used of the allowance in the second half of the minute", percent(float64(accepted), b.rate*b.minute.Seconds()/2), ">= 99 %")
-	return b.finish(ctx, b.minute)
+	t.rowFullPace("first 5 s at 99 % of the allowance begin after", back, 0.99, "<= 30 s")
+	accepted, _, _ := between(calls, back.Add(t.minute/2), back.Add(t.minute))
+	row("used of the allowance in the second half of the minute", percent(float64(accepted), t.allowed(t.minute/2)), ">= 99 %")
+	return nil
 }
 
 // killed: one of the workers is killed again and again.
-func killed(ctx context.Context, b *bench) error {
-	if err := b.open(ctx, warmUp+b.minute+10*time.Second); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
+func (t *trial) killed(ctx context.Context) error {
 	begin := time.Now()
 	const kills = 4
 	for i := range kills {
-		w := b.stage.Workers[i%len(b.stage.Workers)]
+		w := t.stage.Workers[i%len(t.stage.Workers)]
 		if err := w.Kill(); err != nil {
 			return err
 		}
-		if err := wait(ctx, 2*time.Second); err != nil {
+		if err := rig.Wait(ctx, 2*time.Second); err != nil {
 			return err
 		}
 		if err := w.Start(); err != nil {
 			return err
 		}
-		if err := wait(ctx, time.Until(begin.Add(b.minute*time.Duration(i+1)/kills))); err != nil {
+		if err := rig.Wait(ctx, time.Until(begin.Add(t.minute*time.Duration(i+1)/kills))); err != nil {
 			return err
 		}
 	}
 	end := time.Now()
-	calls := b.seen(nil)
-	accepted, limited, all := between(calls, begin, end)
-	row(fmt.Sprintf("used of the allowance, a worker killed each %.0f s", b.minute.Seconds()/kills),
-		percent(float64(accepted), b.rate*end.Sub(begin).Seconds()), ">= 99 %")
+	accepted, limited, all := between(t.seen(nil), begin, end)
+	row(fmt.Sprintf("used of the allowance, a worker killed each %.0f s", t.minute.Seconds()/kills), percent(float64(accepted), t.allowed(end.Sub(begin))), ">= 99 %")
 	row("429s, of all calls", fmt.Sprintf("%d of %d", limited, all), "")
-	return b.finish(ctx, b.minute)
+	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package outage
 
 import (
 	"bytes"
@@ -6,51 +6,47 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 )
 
 // clockAhead is the environment variable by which a worker of this scenario has
 // its clock set, in seconds.
 const clockAhead = "CLOCK_AHEAD"
 
-// skew: half of the workers have a clock that is wrong, one by half a minute
-// ahead, one by as much behind.
-func skew(ctx context.Context, b *bench) error {
+// setClocks gives half of the workers a clock that is wrong, one by half a
+// minute ahead, one by as much behind.
+func (t *trial) setClocks(ctx context.Context, lab *rig.Lab) error {
 	wrong := []string{"30", "-30", "0", "0"}
-	bin, err := buildSkewed(ctx, filepath.Join(b.dir, "skewed"))
-	if err != nil {
-		return err
-	}
-	b.worker = func(i int) (string, []string) { return bin, []string{clockAhead + "=" + wrong[i]} }
-	defer func() { b.worker = nil }()
-	if err := b.open(ctx, warmUp+b.minute); err != nil {
-		return err
-	}
-	if err := wait(ctx, warmUp); err != nil {
-		return err
-	}
+	bin, err := buildSkewed(ctx, filepath.Join(lab.Dir, "skewed"))
+	t.worker = func(i int) (string, []string) { return bin, []string{clockAhead + "=" + wrong[i]} }
+	return err
+}
+
+// skew: half of the workers have a clock that is wrong.
+func (t *trial) skew(ctx context.Context) error {
 	begin := time.Now()
-	before, err := b.attempts(ctx)
+	before, err := t.attempts(ctx)
 	if err != nil {
 		return err
 	}
-	if err := wait(ctx, b.minute); err != nil {
+	if err := rig.Wait(ctx, t.minute); err != nil {
 		return err
 	}
 	end := time.Now()
-	after, err := b.attempts(ctx)
+	after, err := t.attempts(ctx)
 	if err != nil {
 		return err
 	}
 	var off []string
-	for i, p := range b.stage.Workers {
-		d, err := clockOf(ctx, "http://"+p.Ops)
+	for i, p := range t.stage.Workers {
+		d, err := clockOf(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -61,11 +57,10 @@ func skew(ctx context.Context, b *bench) error {
 	all := after[0] + after[1] + after[2] + after[3]
 	row("calls by those whose clock is wrong, of all", percent(after[0]+after[1], all), "45 to 55 %")
 	row("calls of each worker", fmt.Sprintf("%.0f %.0f %.0f %.0f", after[0], after[1], after[2], after[3]), "")
-	calls := b.seen(nil)
-	accepted, limited, sent := between(calls, begin, end)
-	row("used of the allowance", percent(float64(accepted), b.rate*end.Sub(begin).Seconds()), ">= 99 %")
+	accepted, limited, sent := between(t.seen(nil), begin, end)
+	row("used of the allowance", percent(float64(accepted), t.allowed(end.Sub(begin))), ">= 99 %")
 	row("429s, of all calls", fmt.Sprintf("%d of %d", limited, sent), "0")
-	return b.finish(ctx, b.minute)
+	return nil
 }
 
 // buildSkewed builds the program with a time.Now that CLOCK_AHEAD moves. A Go
@@ -116,60 +111,31 @@ var ahead = func() (sec int64) {
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		return "", err
 	}
-	bin := filepath.Join(dir, "sluice")
-	out, err := exec.CommandContext(ctx, "go", "build", "-overlay", list, "-o", bin, "github.com/sluicehq/sluice/cmd/sluice").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build with another clock: %w\n%s", err, out)
-	}
-	return bin, nil
+	return rig.Compile(ctx, dir, "-overlay", list)
 }
 
 // attempts is how many calls each worker has made.
-func (b *bench) attempts(ctx context.Context) ([]float64, error) {
+func (t *trial) attempts(ctx context.Context) ([]float64, error) {
 	var out []float64
-	for _, p := range b.stage.Workers {
-		body, _, err := get(ctx, "http://"+p.Ops+"/metrics")
+	for _, p := range t.stage.Workers {
+		counters, err := p.Counters(ctx)
 		if err != nil {
 			return nil, err
 		}
-		sum := 0.0
-		for line := range strings.Lines(body) {
-			var n float64
-			if name, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok && strings.HasPrefix(name, "sluice_attempts_total{") {
-				if _, err := fmt.Sscan(value, &n); err != nil {
-					return nil, fmt.Errorf("read a metric: %w", err)
-				}
-			}
-			sum += n
-		}
-		out = append(out, sum)
+		out = append(out, counters["sluice_attempts_total"])
 	}
 	return out, nil
 }
 
 // clockOf is how far a process's clock is ahead of this one's, to a second.
-func clockOf(ctx context.Context, url string) (time.Duration, error) {
-	_, head, err := get(ctx, url+"/healthz")
+func clockOf(ctx context.Context, p *rig.Proc) (time.Duration, error) {
+	a, err := p.Get(ctx, "/healthz")
 	if err != nil {
 		return 0, err
 	}
-	at, err := http.ParseTime(head.Get("Date"))
+	at, err := http.ParseTime(a.Header.Get("Date"))
 	if err != nil {
 		return 0, fmt.Errorf("read a clock: %w", err)
 	}
 	return at.Sub(time.Now().Truncate(time.Second)), nil
-}
-
-func get(ctx context.Context, url string) (string, http.Header, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", nil, err
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return "", nil, err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	return string(body), res.Header, err
 }

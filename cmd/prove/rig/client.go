@@ -1,12 +1,10 @@
 package rig
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -17,61 +15,73 @@ import (
 // (no connection, 503, a key that is still busy) is asked again, at the next
 // API and with the same Idempotency-Key.
 type Client struct {
-	urls    []string
+	addrs   []string
 	token   string
-	http    *http.Client
+	idle    []chan *Conn // of each API
 	turn    atomic.Uint64
 	Retries atomic.Int64 // requests that were repeated
 }
 
 // Client returns a caller of all of the stage's APIs.
 func (s *Stage) Client() *Client {
-	return &Client{urls: s.URLs, token: s.Token, http: &http.Client{
-		Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64},
-	}}
-}
-
-// Close lets go of idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
-
-// Answer is what the API said.
-type Answer struct {
-	Status int
-	Header http.Header
-	Body   []byte
-	Tries  int
-}
-
-// Once asks the API with this index, modulo their number, once.
-func (c *Client) Once(ctx context.Context, api int, method, path, key, media string, body []byte) (Answer, error) {
-	r, err := http.NewRequestWithContext(ctx, method, c.urls[api%len(c.urls)]+path, bytes.NewReader(body))
-	if err != nil {
-		return Answer{}, err
+	c := &Client{addrs: s.Addrs, token: s.Token}
+	for range s.Addrs {
+		c.idle = append(c.idle, make(chan *Conn, 64))
 	}
-	r.Header.Set("Authorization", "Bearer "+c.token)
+	return c
+}
+
+// Close lets go of idle connections. Nobody uses the client any more.
+func (c *Client) Close() {
+	for _, idle := range c.idle {
+		close(idle)
+		for conn := range idle {
+			conn.Close()
+		}
+	}
+}
+
+// once asks the API with this index once, for at most 40 s. A connection that
+// was idle may be of an API that is gone, and is tried before a new one.
+func (c *Client) once(ctx context.Context, api int, method, path, key, media string, body []byte) (a Answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	defer cancel()
+	headers := []string{"Authorization: Bearer " + c.token}
 	if key != "" {
-		r.Header.Set("Idempotency-Key", key)
+		headers = append(headers, "Idempotency-Key: "+key, "Content-Type: "+media)
 	}
-	if media != "" {
-		r.Header.Set("Content-Type", media)
+	request := Request(method, c.addrs[api], path, body, headers...)
+	for {
+		var conn *Conn
+		idle := true
+		select {
+		case conn = <-c.idle[api]:
+		default:
+			idle = false
+			if conn, err = Dial(ctx, c.addrs[api]); err != nil {
+				return a, err
+			}
+		}
+		if a, err = conn.Do(ctx, request); err == nil {
+			select {
+			case c.idle[api] <- conn:
+			default:
+				conn.Close()
+			}
+			return a, nil
+		}
+		conn.Close()
+		if !idle || ctx.Err() != nil {
+			return a, err
+		}
 	}
-	res, err := c.http.Do(r)
-	if err != nil {
-		return Answer{}, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		return Answer{}, err
-	}
-	return Answer{Status: res.StatusCode, Header: res.Header, Body: b}, nil
 }
 
-// Do asks until there is an answer that says something.
-func (c *Client) Do(ctx context.Context, method, path, key, media string, body []byte) (Answer, error) {
-	for try := 1; ; try++ {
-		a, err := c.Once(ctx, int(c.turn.Add(1)%uint64(len(c.urls))), method, path, key, media, body)
-		a.Tries = try
+// do asks until there is an answer that says something. What has a key has a
+// body, of that media type.
+func (c *Client) do(ctx context.Context, method, path, key, media string, body []byte) (Answer, error) {
+	for {
+		a, err := c.once(ctx, int(c.turn.Add(1)%uint64(len(c.addrs))), method, path, key, media, body)
 		wait := 100 * time.Millisecond
 		switch {
 		case err == nil && a.Status == http.StatusServiceUnavailable, err == nil && a.Status == http.StatusConflict && key != "":
@@ -94,7 +104,6 @@ func (c *Client) Do(ctx context.Context, method, path, key, media string, body [
 type Job struct {
 	ID         string          `json:"id"`
 	Status     string          `json:"status"`
-	Attempts   int             `json:"attempts"`
 	CustomID   string          `json:"custom_id"`
 	FinishedAt string          `json:"finished_at"`
 	Result     json.RawMessage `json:"result"`
@@ -103,13 +112,14 @@ type Job struct {
 		Code        string `json:"code"`
 		MaybeBilled bool   `json:"maybe_billed"`
 	} `json:"error"`
-	Upstream *struct {
-		Attempts []struct {
-			N           int    `json:"n"`
-			Outcome     string `json:"outcome"`
-			MaybeBilled bool   `json:"maybe_billed"`
-		} `json:"attempts"`
+	Upstream struct {
+		Attempts []Attempt `json:"attempts"`
 	} `json:"upstream"`
+}
+
+// Attempt is a line of a job's log of its calls.
+type Attempt struct {
+	MaybeBilled bool `json:"maybe_billed"`
 }
 
 // Final reports whether the job has ended.
@@ -121,8 +131,7 @@ func (j Job) Final() bool {
 	return false
 }
 
-// Body is a submit of a text prompt.
-func Body(prompt string, maxTokens int) []byte {
+func body(prompt string, maxTokens int) []byte {
 	b, err := json.Marshal(map[string]any{"model": Model, "prompt": prompt, "max_tokens": maxTokens})
 	if err != nil {
 		panic(err) // strings and a number
@@ -132,56 +141,55 @@ func Body(prompt string, maxTokens int) []byte {
 
 // Submit has one job accepted and returns its id.
 func (c *Client) Submit(ctx context.Context, key, prompt string, maxTokens int) (string, error) {
-	a, err := c.Do(ctx, http.MethodPost, "/v1/jobs", key, "application/json", Body(prompt, maxTokens))
-	if err != nil {
-		return "", err
-	}
+	a, err := c.do(ctx, http.MethodPost, "/v1/jobs", key, "application/json", body(prompt, maxTokens))
 	// The answer to a key whose first answer was lost with its API may be the job
 	// as it stands by now, finished.
-	again := a.Status == http.StatusOK && a.Header.Get("Idempotency-Replayed") == "true"
-	var j Job
-	if err := json.Unmarshal(a.Body, &j); err != nil || a.Status != http.StatusAccepted && !again || j.ID == "" {
-		return "", fmt.Errorf("submit: status %d, %s", a.Status, a.Body)
+	if a.Status == http.StatusOK && a.Header.Get("Idempotency-Replayed") == "true" {
+		a.Status = http.StatusAccepted
 	}
-	return j.ID, nil
+	return accepted(a, err)
 }
 
 // SubmitBatch has a batch accepted, a line a prompt, and returns its id.
 func (c *Client) SubmitBatch(ctx context.Context, key string, prompts []string, maxTokens int) (string, error) {
-	var lines bytes.Buffer
+	var lines []byte
 	for _, p := range prompts {
-		lines.Write(Body(p, maxTokens))
-		lines.WriteByte('\n')
+		lines = append(append(lines, body(p, maxTokens)...), '\n')
 	}
-	a, err := c.Do(ctx, http.MethodPost, "/v1/batches", key, "application/x-ndjson", lines.Bytes())
+	return accepted(c.do(ctx, http.MethodPost, "/v1/batches", key, "application/x-ndjson", lines))
+}
+
+// accepted returns the id that an answer of 202 has.
+func accepted(a Answer, err error) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var g struct{ ID string }
-	if err := json.Unmarshal(a.Body, &g); err != nil || a.Status != http.StatusAccepted || g.ID == "" {
-		return "", fmt.Errorf("submit a batch: status %d, %s", a.Status, a.Body)
+	var it struct{ ID string }
+	if err := json.Unmarshal(a.Body, &it); err != nil || a.Status != http.StatusAccepted || it.ID == "" {
+		return "", fmt.Errorf("submit: status %d, %s", a.Status, a.Body)
 	}
-	return g.ID, nil
+	return it.ID, nil
 }
 
-// Job reads a job, after up to wait for its end.
-func (c *Client) Job(ctx context.Context, id string, wait time.Duration) (Job, error) {
-	path := "/v1/jobs/" + id
-	if wait >= time.Second {
-		path += "?wait=" + strconv.Itoa(int(wait/time.Second))
-	}
-	a, err := c.Do(ctx, http.MethodGet, path, "", "", nil)
+// read reads what a path has.
+func (c *Client) read(ctx context.Context, path string, into any) error {
+	a, err := c.do(ctx, http.MethodGet, path, "", "", nil)
 	if err != nil {
-		return Job{}, err
+		return err
 	}
-	var j Job
 	if a.Status != http.StatusOK {
-		return j, fmt.Errorf("read job %s: status %d, %s", id, a.Status, a.Body)
+		return fmt.Errorf("read %s: status %d, %s", path, a.Status, a.Body)
 	}
-	if err := json.Unmarshal(a.Body, &j); err != nil {
-		return j, fmt.Errorf("read job %s: %w", id, err)
+	if err := json.Unmarshal(a.Body, into); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
 	}
-	return j, nil
+	return nil
+}
+
+// Job reads a job, after up to wait for its end, in whole seconds.
+func (c *Client) Job(ctx context.Context, id string, wait time.Duration) (j Job, err error) {
+	err = c.read(ctx, fmt.Sprintf("/v1/jobs/%s?wait=%d", id, wait/time.Second), &j)
+	return j, err
 }
 
 // Jobs lists jobs, newest first, all pages of them. query is added to each
@@ -189,30 +197,19 @@ func (c *Client) Job(ctx context.Context, id string, wait time.Duration) (Job, e
 func (c *Client) Jobs(ctx context.Context, query string) ([]Job, error) {
 	var all []Job
 	for after := ""; ; {
-		path := "/v1/jobs?limit=100&" + query
-		if after != "" {
-			path += "&after=" + after
-		}
-		a, err := c.Do(ctx, http.MethodGet, path, "", "", nil)
-		if err != nil {
-			return nil, err
-		}
 		var page struct {
 			Data    []Job
 			HasMore bool `json:"has_more"`
 			Next    string
 		}
-		if a.Status != http.StatusOK {
-			return nil, fmt.Errorf("list jobs: status %d, %s", a.Status, a.Body)
-		}
-		if err := json.Unmarshal(a.Body, &page); err != nil {
-			return nil, fmt.Errorf("list jobs: %w", err)
+		if err := c.read(ctx, "/v1/jobs?limit=100&"+query+after, &page); err != nil {
+			return nil, err
 		}
 		all = append(all, page.Data...)
 		if !page.HasMore {
 			return all, nil
 		}
-		after = page.Next
+		after = "&after=" + page.Next
 	}
 }
 
@@ -224,49 +221,7 @@ type Batch struct {
 }
 
 // Batch reads a batch.
-func (c *Client) Batch(ctx context.Context, id string) (Batch, error) {
-	var g Batch
-	a, err := c.Do(ctx, http.MethodGet, "/v1/batches/"+id, "", "", nil)
-	if err != nil {
-		return g, err
-	}
-	if a.Status != http.StatusOK {
-		return g, fmt.Errorf("read batch %s: status %d, %s", id, a.Status, a.Body)
-	}
-	return g, json.Unmarshal(a.Body, &g)
+func (c *Client) Batch(ctx context.Context, id string) (g Batch, err error) {
+	err = c.read(ctx, "/v1/batches/"+id, &g)
+	return g, err
 }
-
-// Ask asks a provider in this process for a prompt's answer, past Sluice.
-func Ask(ctx context.Context, provider http.Handler, prompt string, maxTokens int) (string, error) {
-	body, err := json.Marshal(map[string]any{
-		"model": Model, "max_tokens": maxTokens, "messages": []any{map[string]string{"role": "user", "content": prompt}},
-	})
-	if err != nil {
-		return "", err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "/v1/messages", bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	r.Header.Set("X-Api-Key", "another key")
-	r.Header.Set("Anthropic-Version", "2023-06-01")
-	r.Header.Set("Content-Type", "application/json")
-	w := recorder{header: http.Header{}}
-	provider.ServeHTTP(&w, r)
-	var out struct{ Content []struct{ Text string } }
-	if err := json.Unmarshal(w.body.Bytes(), &out); err != nil || len(out.Content) == 0 {
-		return "", fmt.Errorf("the provider answered %d: %s", w.status, w.body.Bytes())
-	}
-	return out.Content[0].Text, nil
-}
-
-// recorder keeps an answer.
-type recorder struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) WriteHeader(status int)      { r.status = status }
-func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }

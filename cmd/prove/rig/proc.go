@@ -1,15 +1,21 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 )
 
 // Proc is a child process that may be killed and started again.
@@ -83,8 +89,8 @@ func (p *Proc) Signal(sig os.Signal) error {
 	return p.cmd.Process.Signal(sig)
 }
 
-// Ended reports whether the process ended by itself.
-func (p *Proc) Ended() bool {
+// ended reports whether the process ended by itself.
+func (p *Proc) ended() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd == nil {
@@ -100,13 +106,95 @@ func (p *Proc) Ended() bool {
 
 // AwaitReady waits until /readyz says so.
 func (p *Proc) AwaitReady(ctx context.Context) error {
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	return until(ctx, 30*time.Second, p.Name+" is ready", func() bool {
-		r, err := client.Get("http://" + p.Ops + "/readyz")
-		if err != nil {
-			return false
+	err := Until(ctx, 30*time.Second, p.Name+" is ready", func(ctx context.Context) (bool, error) {
+		if p.ended() {
+			return false, fmt.Errorf("%s ended before it was ready", p.Name)
 		}
-		_ = r.Body.Close()
-		return r.StatusCode == http.StatusOK
+		a, err := p.Get(ctx, "/readyz")
+		return err == nil && a.Status == http.StatusOK, nil
 	})
+	if err != nil {
+		text, _ := os.ReadFile(p.Log)
+		return fmt.Errorf("%w; the end of its log:\n%s", err, text[max(0, len(text)-2000):])
+	}
+	return nil
+}
+
+// Get asks the process at its operator's address.
+func (p *Proc) Get(ctx context.Context, path string) (Answer, error) {
+	c, err := Dial(ctx, p.Ops)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer c.Close()
+	return c.Do(ctx, Request(http.MethodGet, p.Ops, path, nil))
+}
+
+// Counters reads the process's metrics: each counter, summed over its series.
+func (p *Proc) Counters(ctx context.Context) (map[string]float64, error) {
+	a, err := p.Get(ctx, "/metrics")
+	if err != nil {
+		return nil, fmt.Errorf("read the metrics of %s: %w", p.Name, err)
+	}
+	sum, err := counters(bytes.NewReader(a.Body))
+	if err != nil {
+		return nil, fmt.Errorf("read the metrics of %s: %w", p.Name, err)
+	}
+	return sum, nil
+}
+
+func counters(metrics io.Reader) (map[string]float64, error) {
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(metrics)
+	if err != nil {
+		return nil, err
+	}
+	sum := map[string]float64{}
+	for name, f := range families {
+		for _, m := range f.GetMetric() {
+			sum[name] += m.GetCounter().GetValue()
+		}
+	}
+	return sum, nil
+}
+
+// Profile takes a processor profile over d and writes it to a file.
+func (p *Proc) Profile(ctx context.Context, file string, d time.Duration) error {
+	a, err := p.Get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))))
+	if err == nil {
+		err = os.WriteFile(file, a.Body, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("profile %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// ticksPerSecond is Linux's USER_HZ, in which /proc counts for every program.
+const ticksPerSecond = 100
+
+// CPU is the processor time that the process has used, to a hundredth of a
+// second. It is known on Linux alone.
+func (p *Proc) CPU() (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0, fmt.Errorf("processor time of %s: it does not run", p.Name)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("processor time of %s: %w", p.Name, err)
+	}
+	// The name, in parentheses, may hold spaces; utime and stime are the 14th
+	// and 15th fields of all.
+	_, rest, _ := bytes.Cut(text, []byte(") "))
+	fields := strings.Fields(string(rest))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("processor time of %s: %d fields", p.Name, len(fields))
+	}
+	var user, system int64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		return 0, fmt.Errorf("processor time of %s: %w", p.Name, err)
+	}
+	return time.Duration(user+system) * time.Second / ticksPerSecond, nil
 }

@@ -1,6 +1,6 @@
-// Package rig sets up Sluice as an operator would, for proofs and benchmarks:
+// Package rig sets up Sluice as an operator would, for proofs and measurements:
 // a redis-server, API processes and workers, each a child process, and the
-// fake provider in the process that asks.
+// strict fake provider in the process that asks.
 //
 // It listens on loopback alone, and signals no process but its own children,
 // by their process id. It never says whether what it ran did well.
@@ -8,41 +8,37 @@ package rig
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
-// Build compiles the program into dir and returns its path. The working
-// directory has to be inside the module.
-func Build(ctx context.Context, dir string) (string, error) {
-	bin := filepath.Join(dir, "sluice")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/sluicehq/sluice/cmd/sluice").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build sluice: %w\n%s", err, out)
-	}
-	return bin, nil
-}
-
 // Config says what a Stage is made of.
 type Config struct {
-	Bin           string // of the program
-	Dir           string // for the configuration, logs and Redis's data; made if missing
+	// Name is that of the stage's folder in the lab's, for the configuration,
+	// logs and Redis's data.
+	Name          string
 	APIs, Workers int
+	// Flags are global flags of the program, such as "--log-level", "warn".
+	Flags []string
 	// RedisArgs are further arguments of redis-server, which writes its
 	// append-only file at each command unless they say otherwise.
 	RedisArgs []string
+	// TCP has everything reach Redis by TCP, as between machines. Otherwise it
+	// is by a unix socket, whose address nobody else can take while Redis is away.
+	TCP bool
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
@@ -52,143 +48,80 @@ type Config struct {
 	// provider sets no limits.
 	OneKey bool
 	// Worker returns each worker's program and what is added to its environment.
-	// Nil: Bin, and nothing.
+	// Nil: the lab's, and nothing.
 	Worker func(i int) (bin string, env []string)
 }
 
-// Model is the model whose jobs the pool serves.
+// Model is a model whose jobs the pool serves, as it does those of every
+// "claude-*".
 const Model = "claude-sonnet-4-5"
 
 // Pool is the pool's name.
 const Pool = "proof"
 
+const configFile = "sluice.yaml"
+
+// Secret is what the APIs check tokens with.
+const Secret = "proof secret proof secret proof secret proof secret"
+
 // Stage is a running set of processes.
 type Stage struct {
-	Redis   *Proc
-	APIs    []*Proc
-	Workers []*Proc
-	Fake    *upstream.Fake
-	// FakeURL is the address of the provider.
-	FakeURL string
-	// URLs are the addresses of the APIs, in their order.
-	URLs  []string
+	Redis    *Proc
+	RDB      *redis.Client // of Redis; it does not try again
+	APIs     []*Proc
+	Workers  []*Proc
+	Provider *Provider
+	// Addrs are the addresses of the APIs, in their order.
+	Addrs []string
 	Token string
-
-	socket string
-	server *http.Server
-	served chan struct{}
+	Dir   string
 }
 
-// Open starts everything and returns when all of it is ready.
-func Open(ctx context.Context, c Config) (*Stage, error) {
-	s := &Stage{}
-	if err := s.open(ctx, c); err != nil {
+// Stage starts everything and returns when all of it is ready.
+func (l *Lab) Stage(ctx context.Context, c Config) (*Stage, error) {
+	s := &Stage{Dir: filepath.Join(l.Dir, c.Name)}
+	if err := s.open(ctx, l.Bin, c); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *Stage) open(ctx context.Context, c Config) error {
-	if err := os.MkdirAll(filepath.Join(c.Dir, "redis"), 0o700); err != nil {
+func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
+	if err := s.openRedis(ctx, c); err != nil {
 		return err
 	}
-	s.socket = filepath.Join(c.Dir, "redis.sock")
-	if len(s.socket) > 100 {
-		return fmt.Errorf("the folder's path is too long for a unix socket: %s", c.Dir)
-	}
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		return fmt.Errorf("a real Redis is needed: %w", err)
-	}
-	s.Redis = &Proc{Name: "redis", Path: path, Log: filepath.Join(c.Dir, "redis.log"), Args: append([]string{
-		"--port", "0", "--unixsocket", s.socket, "--dir", filepath.Join(c.Dir, "redis"), "--save", "",
-		"--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
-	}, c.RedisArgs...)}
-	s.Redis.Env = environ()
-	if err := s.Redis.Start(); err != nil {
+	if s.Provider, err = StartProvider(c.Fake); err != nil {
 		return err
 	}
-	if err := s.AwaitRedis(ctx); err != nil {
+	if err := s.configure(c); err != nil {
 		return err
-	}
-
-	if s.Fake, err = upstream.NewFake(c.Fake); err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	s.FakeURL = "http://" + l.Addr().String()
-	s.server, s.served = &http.Server{Handler: s.Fake, ReadHeaderTimeout: 10 * time.Second}, make(chan struct{})
-	go func() {
-		defer close(s.served)
-		_ = s.server.Serve(l)
-	}()
-
-	secret := strings.Repeat("proof secret ", 4)
-	file := filepath.Join(c.Dir, "sluice.yaml")
-	config := fmt.Sprintf(`redis: {url: "unix://%s"}
-auth: {hmac_secret: %q}
-providers:
-  provider: {dialect: anthropic, base_url: %q, api_key: %q}
-pools:
-  %s: {provider: provider, models: ["claude-*"], %s}
-tenants:
-  default: {submits_per_minute: 0, queued_jobs: 0}
-data_dir: %q
-`, s.socket, secret, s.FakeURL, Key(-1), Pool, c.Pool, c.Dir)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return err
-	}
-	s.Token, err = auth.Mint(auth.MintConfig{
-		Secret: []byte(secret), Issuer: "sluice", Audience: "sluice", Subject: "proof", Tenant: "proof",
-		Scopes: auth.Scopes(), TTL: time.Hour,
-	})
-	if err != nil {
-		return err
-	}
-	role := func(bin, name, kind string, env ...string) (*Proc, error) {
-		ops, err := freeAddress()
-		if err != nil {
-			return nil, err
-		}
-		p := &Proc{
-			Name: name, Path: bin, Args: []string{"--config", file, kind}, Log: filepath.Join(c.Dir, name+".log"), Ops: ops,
-			Env: append(environ(), append(env, "SLUICE_OPS_LISTEN="+ops)...),
-		}
-		return p, p.Start()
 	}
 	for i := range c.APIs {
-		address, err := freeAddress()
+		address, err := FreeAddress()
 		if err != nil {
 			return err
 		}
-		p, err := role(c.Bin, fmt.Sprintf("api-%d", i+1), "api", "SLUICE_LISTEN="+address)
-		if p != nil {
-			s.APIs, s.URLs = append(s.APIs, p), append(s.URLs, "http://"+address)
-		}
+		p, err := s.start(c, bin, "api", i, "SLUICE_LISTEN="+address)
 		if err != nil {
 			return err
 		}
+		s.APIs, s.Addrs = append(s.APIs, p), append(s.Addrs, address)
 	}
 	for i := range c.Workers {
-		bin, env := c.Bin, []string(nil)
+		own, env := bin, []string(nil)
 		if c.Worker != nil {
-			bin, env = c.Worker(i)
+			own, env = c.Worker(i)
 		}
 		if !c.OneKey {
 			env = append(env, "SLUICE_PROVIDERS__PROVIDER__API_KEY="+Key(i))
 		}
-		p, err := role(bin, fmt.Sprintf("worker-%d", i+1), "worker", env...)
-		if p != nil {
-			s.Workers = append(s.Workers, p)
-		}
+		p, err := s.start(c, own, "worker", i, env...)
 		if err != nil {
 			return err
 		}
+		s.Workers = append(s.Workers, p)
 	}
-	for _, p := range append(append([]*Proc(nil), s.APIs...), s.Workers...) {
+	for _, p := range s.Procs() {
 		if err := p.AwaitReady(ctx); err != nil {
 			return err
 		}
@@ -196,101 +129,163 @@ data_dir: %q
 	return nil
 }
 
-// Key is the provider key of a worker, by its index; -1 is the one that all share.
-func Key(worker int) string { return fmt.Sprintf("proof-key-%d", worker+1) }
-
-// Digest is how the fake provider names a key.
-func Digest(key string) string {
-	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:6])
-}
-
-// PromptDigest is how the fake provider names a prompt.
-func PromptDigest(prompt string) string {
-	sum := sha256.Sum256([]byte(prompt))
-	return hex.EncodeToString(sum[:])
-}
-
-// AwaitRedis waits until Redis answers, its data loaded.
-func (s *Stage) AwaitRedis(ctx context.Context) error {
-	return until(ctx, 30*time.Second, "redis answers", func() bool {
-		reply, err := s.RedisCommand("PING")
-		return err == nil && strings.HasPrefix(reply, "+PONG")
-	})
-}
-
-// RedisCommand sends one inline command and returns the beginning of the reply.
-func (s *Stage) RedisCommand(line string) (string, error) {
-	conn, err := net.DialTimeout("unix", s.socket, time.Second)
+// openRedis starts Redis and waits until it answers.
+func (s *Stage) openRedis(ctx context.Context, c Config) error {
+	data := filepath.Join(s.Dir, "redis")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return err
+	}
+	path, err := exec.LookPath("redis-server")
 	if err != nil {
-		return "", err
+		return fmt.Errorf("a real Redis is needed: %w", err)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return "", err
+	o := &redis.Options{
+		Network: "unix", Addr: filepath.Join(s.Dir, "redis.sock"), MaxRetries: -1, DialerRetries: 1,
+		// The slow log of a whole run is a long answer.
+		ReadTimeout: time.Minute, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
-	if _, err := conn.Write([]byte(line + "\r\n")); err != nil {
-		return "", err
+	args := []string{"--dir", data, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"}
+	if c.TCP {
+		o.Network = "tcp"
+		if o.Addr, err = FreeAddress(); err != nil {
+			return err
+		}
+		_, port, _ := net.SplitHostPort(o.Addr)
+		args = append(args, "--bind", "127.0.0.1", "--port", port)
+	} else {
+		if len(o.Addr) > 100 {
+			return fmt.Errorf("the folder's path is too long for a unix socket: %s", s.Dir)
+		}
+		args = append(args, "--port", "0", "--unixsocket", o.Addr)
 	}
-	buf := make([]byte, 4096)
-	n, err := conn.Read(buf)
-	return string(buf[:n]), err
+	s.RDB = redis.NewClient(o)
+	s.Redis = &Proc{Name: "redis", Path: path, Args: append(args, c.RedisArgs...), Env: environ(), Log: filepath.Join(s.Dir, "redis.log")}
+	if err := s.Redis.Start(); err != nil {
+		return err
+	}
+	return s.AwaitRedis(ctx)
 }
 
-// Socket is the path of Redis's socket.
-func (s *Stage) Socket() string { return s.socket }
+// configure writes the configuration and mints the callers' token.
+func (s *Stage) configure(c Config) (err error) {
+	url := "unix://" + s.RDB.Options().Addr
+	if c.TCP {
+		url = "redis://" + s.RDB.Options().Addr + "/0"
+	}
+	text := fmt.Sprintf(`redis: {url: %q}
+auth: {hmac_secret: %q}
+providers:
+  provider: {dialect: anthropic, base_url: "http://%s", api_key: %q}
+pools:
+  %s: {provider: provider, models: ["claude-*"], %s}
+tenants:
+  default: {submits_per_minute: 0, queued_jobs: 0}
+data_dir: %q
+`, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir)
+	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
+		return err
+	}
+	s.Token, err = auth.Mint(auth.MintConfig{
+		Secret: []byte(Secret), Issuer: "sluice", Audience: "sluice", Subject: "proof", Tenant: "proof", Scopes: auth.Scopes(),
+	})
+	return err
+}
+
+// start starts the program in a role, without waiting until it is ready.
+func (s *Stage) start(c Config, bin, role string, i int, env ...string) (*Proc, error) {
+	ops, err := FreeAddress()
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("%s-%d", role, i+1)
+	p := &Proc{
+		Name: name, Path: bin, Args: slices.Concat([]string{"--config", filepath.Join(s.Dir, configFile)}, c.Flags, []string{role}), Ops: ops,
+		Env: append(environ(), append(env, "SLUICE_OPS_LISTEN="+ops)...), Log: filepath.Join(s.Dir, name+".log"),
+	}
+	return p, p.Start()
+}
+
+// Procs are the processes of Sluice: the APIs, then the workers.
+func (s *Stage) Procs() []*Proc { return slices.Concat(s.APIs, s.Workers) }
 
 // Close ends every child and the provider.
 func (s *Stage) Close() error {
 	var errs []error
-	for _, p := range append(append([]*Proc(nil), s.APIs...), s.Workers...) {
+	for _, p := range s.Procs() {
 		errs = append(errs, p.Kill())
 	}
 	if s.Redis != nil {
-		errs = append(errs, s.Redis.Kill())
+		errs = append(errs, s.Redis.Kill(), s.RDB.Close())
 	}
-	if s.server != nil {
-		s.Fake.Close()
-		errs = append(errs, s.server.Close())
-		<-s.served
+	if s.Provider != nil {
+		errs = append(errs, s.Provider.Close())
 	}
 	return errors.Join(errs...)
 }
 
+// AwaitRedis waits until Redis answers, its data loaded.
+func (s *Stage) AwaitRedis(ctx context.Context) error {
+	return Until(ctx, 30*time.Second, "redis answers", func(ctx context.Context) (bool, error) {
+		// The client complains aloud where there is nobody.
+		c, err := net.Dial(s.RDB.Options().Network, s.RDB.Options().Addr)
+		if err != nil {
+			return false, nil
+		}
+		return errors.Join(c.Close(), s.RDB.Ping(ctx).Err()) == nil, nil
+	})
+}
+
+// Info returns the fields of a section of Redis's INFO.
+func (s *Stage) Info(ctx context.Context, section string) (map[string]string, error) {
+	text, err := s.RDB.Info(ctx, section).Result()
+	if err != nil {
+		return nil, fmt.Errorf("ask Redis for its %s: %w", section, err)
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		fields[name] = value
+	}
+	return fields, nil
+}
+
 // environ is this process's environment without any setting of Sluice.
 func environ() []string {
-	var out []string
-	for _, e := range os.Environ() {
-		switch name, _, _ := strings.Cut(e, "="); {
-		case strings.HasPrefix(name, "SLUICE_"), strings.HasPrefix(name, "ANTHROPIC_"), strings.HasPrefix(name, "OPENAI_"):
-		default:
-			out = append(out, e)
-		}
-	}
-	return out
+	return slices.DeleteFunc(os.Environ(), func(e string) bool {
+		return strings.HasPrefix(e, "SLUICE_") || strings.HasPrefix(e, "ANTHROPIC_") || strings.HasPrefix(e, "OPENAI_")
+	})
 }
 
-func freeAddress() (string, error) {
+// FreeAddress returns a loopback address that nobody listened on just now.
+func FreeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("find a free port: %w", err)
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return l.Addr().String(), l.Close()
 }
 
-// until polls a condition each 10 ms, for at most so long.
-func until(ctx context.Context, most time.Duration, what string, ok func() bool) error {
+// Until asks every few milliseconds whether something is so, for at most so
+// long, and returns the error that a question ends with.
+func Until(ctx context.Context, most time.Duration, what string, ok func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w", what, ctx.Err())
-		case <-tick.C:
+	for {
+		if yes, err := ok(ctx); yes || err != nil {
+			return err
+		}
+		if err := Wait(ctx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("wait until %s: %w", what, err)
 		}
 	}
-	return nil
+}
+
+// Wait lets time pass.
+func Wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }

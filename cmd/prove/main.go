@@ -1,0 +1,85 @@
+// Command prove proves and measures Sluice. It builds the program, starts what
+// it needs on free loopback ports (a real Redis, the program's processes, the
+// strict fake provider) with its data in a temporary folder, and ends only what
+// it started.
+//
+//	prove [--bin FILE] [--dir DIR] COMMAND [flags]
+//
+// A proof judges: its exit code is 1 when a guarantee was broken.
+//
+//	kill      no accepted job is lost and none is paid for twice without a reason,
+//	          while workers, APIs and Redis are killed and workers are stopped
+//	hooks     webhooks: deliveries a second, beside slow receivers, and none lost
+//	          while workers and Redis are killed
+//
+// A measurement prints each figure beside the bar that the project holds itself
+// to; its exit code is 0 whatever the figures are.
+//
+//	outage    an outage, a shared key, lost state, killed workers, a skewed clock
+//
+// Of each, prove COMMAND --help lists the flags. The exit code is 1 when
+// something could not be measured, and 2 for wrong usage.
+//
+// The load and the provider are in this process and share the machine with what
+// is measured: take the ratios, and repeat them on your machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sluicehq/sluice/cmd/prove/hooks"
+	"github.com/sluicehq/sluice/cmd/prove/kill"
+	"github.com/sluicehq/sluice/cmd/prove/outage"
+	"github.com/sluicehq/sluice/cmd/prove/rig"
+)
+
+// CLI is the command line.
+type CLI struct {
+	rig.Lab
+
+	Kill   kill.Command   `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
+	Hooks  hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
+	Outage outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := program(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func program(ctx context.Context, args []string) int {
+	var cli CLI
+	parser := kong.Must(&cli, kong.Name("prove"), kong.Description("Proves and measures Sluice; go doc ./cmd/prove is its manual."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&cli.Lab))
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "prove:", err)
+		if at, ok := errors.AsType[*kong.ParseError](err); ok {
+			parser.Stdout = os.Stderr
+			_ = at.Context.PrintUsage(false)
+		}
+		return 2
+	}
+	remove, err := cli.Open(ctx)
+	if err == nil {
+		err = command.Run()
+	}
+	return code(errors.Join(err, remove()))
+}
+
+func code(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "prove:", err)
+		return 1
+	}
+	return 0
+}
