@@ -43,27 +43,27 @@ bench-webhooks: ## Deliveries a second against signing and sending alone; slow r
 
 .PHONY: bench-pace
 bench-pace: ## Share of the allowance used, 429s, Redis calls a job
-	go run ./cmd/prove/bench $(BENCHFLAGS) pace
+	go run ./cmd/prove pace $(BENCHFLAGS)
 
 .PHONY: bench-submit
 bench-submit: ## Submits a second, against a bare handler
-	go run ./cmd/prove/bench $(BENCHFLAGS) submit
+	go run ./cmd/prove submit $(BENCHFLAGS)
 
 .PHONY: bench-pickup
 bench-pickup: ## From submit to provider while idle
-	go run ./cmd/prove/bench $(BENCHFLAGS) pickup
+	go run ./cmd/prove pickup $(BENCHFLAGS)
 
 .PHONY: bench-sync
 bench-sync: ## What waiting within the submit adds to a direct call
-	go run ./cmd/prove/bench $(BENCHFLAGS) sync
+	go run ./cmd/prove sync $(BENCHFLAGS)
 
 .PHONY: bench-memory
 bench-memory: ## Bytes of Redis a queued job
-	go run ./cmd/prove/bench $(BENCHFLAGS) memory
+	go run ./cmd/prove memory $(BENCHFLAGS)
 
 .PHONY: bench-backlog
 bench-backlog: ## Rates with 200,000 jobs queued
-	go run ./cmd/prove/bench $(BENCHFLAGS) backlog
+	go run ./cmd/prove backlog $(BENCHFLAGS)
 
 .PHONY: bench-outage
 bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)

@@ -16,6 +16,12 @@
 // to; its exit code is 0 whatever the figures are.
 //
 //	outage    an outage, a shared key, lost state, killed workers, a skewed clock
+//	pace      share of the allowance used, 429s, gate and Redis calls a job
+//	submit    submits a second against a bare Echo + JWT + Asynq handler
+//	pickup    from a submit to the provider while idle, and what idling costs
+//	sync      what Prefer: wait adds to a direct call
+//	memory    bytes of Redis a queued job
+//	backlog   submit and drain rates with 200,000 jobs queued
 //
 // Of each, prove COMMAND --help lists the flags. The exit code is 1 when
 // something could not be measured, and 2 for wrong usage.
@@ -34,6 +40,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluicehq/sluice/cmd/prove/bench"
 	"github.com/sluicehq/sluice/cmd/prove/hooks"
 	"github.com/sluicehq/sluice/cmd/prove/kill"
 	"github.com/sluicehq/sluice/cmd/prove/outage"
@@ -44,9 +51,15 @@ import (
 type CLI struct {
 	rig.Lab
 
-	Kill   kill.Command   `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
-	Hooks  hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
-	Outage outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
+	Kill    kill.Command   `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
+	Hooks   hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
+	Outage  outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
+	Pace    bench.Pace     `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
+	Submit  bench.Submit   `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
+	Pickup  bench.Pickup   `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
+	Sync    bench.Sync     `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
+	Memory  bench.Memory   `cmd:"" help:"Measure the bytes of Redis a queued job."`
+	Backlog bench.Backlog  `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 }
 
 func main() {
@@ -57,6 +70,9 @@ func main() {
 }
 
 func program(ctx context.Context, args []string) int {
+	if len(args) == 1 && args[0] == bench.ReferenceName {
+		return code(bench.ServeReference(ctx))
+	}
 	var cli CLI
 	parser := kong.Must(&cli, kong.Name("prove"), kong.Description("Proves and measures Sluice; go doc ./cmd/prove is its manual."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&cli.Lab))

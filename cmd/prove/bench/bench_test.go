@@ -1,10 +1,8 @@
-package main
+package bench
 
 import (
-	"bufio"
 	"math"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -112,48 +110,6 @@ func TestSecondHalf(t *testing.T) {
 	for _, few := range [][]sent{nil, calls[:1], {calls[0], calls[0]}} {
 		if got := secondHalf(few, 10); got != 0 {
 			t.Errorf("of %d calls at once: got %v, want 0", len(few), got)
-		}
-	}
-}
-
-func TestReadAnswer(t *testing.T) {
-	for _, c := range []struct {
-		name, wire string
-		status     int
-		body       string
-		bad        bool
-	}{
-		{"length", "HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhelloHTTP", 202, "hello", false},
-		{"length in other letters", "HTTP/1.1 200 OK\r\ncontent-length:  2 \r\n\r\nok", 200, "ok", false},
-		{"chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", 200, "abc0123456789", false},
-		{"no body", "HTTP/1.1 204 No Content\r\n\r\n", 204, "", false},
-		{"cut", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", 0, "", true},
-		{"not HTTP", "hello\r\n\r\n", 0, "", true},
-	} {
-		status, body, err := readAnswer(bufio.NewReader(strings.NewReader(c.wire)), nil)
-		if (err != nil) != c.bad {
-			t.Errorf("%s: error %v, want one: %v", c.name, err, c.bad)
-			continue
-		}
-		if !c.bad && (status != c.status || string(body) != c.body) {
-			t.Errorf("%s: got %d %q, want %d %q", c.name, status, body, c.status, c.body)
-		}
-	}
-}
-
-func TestSumOfMetric(t *testing.T) {
-	text := `# HELP sluice_gate_acquires_total Questions.
-# TYPE sluice_gate_acquires_total counter
-sluice_gate_acquires_total{pool="p",result="granted"} 7
-sluice_gate_acquires_total{pool="p",result="booked"} 1.5e+01
-sluice_gate_acquires_totals 100
-# TYPE sluice_redis_calls_total counter
-sluice_redis_calls_total 42
-`
-	for name, want := range map[string]float64{"sluice_gate_acquires_total": 22, "sluice_redis_calls_total": 42, "absent": 0} {
-		got, err := sumOf(strings.NewReader(text), name)
-		if err != nil || got[name] != want {
-			t.Errorf("sumOf(%s) = %v, %v; want %v", name, got[name], err, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 )
 
 // prose returns n bytes of made-up words, the same for the same seed. Prompts
@@ -28,24 +30,31 @@ func prose(seed uint64, n int) string {
 
 // job is a submit body with a prompt of n bytes.
 func job(seed uint64, n, maxTokens int) []byte {
-	return fmt.Appendf(nil, `{"model":"claude-bench","prompt":"%s","max_tokens":%d}`, prose(seed, n), maxTokens)
+	return fmt.Appendf(nil, `{"model":"%s","prompt":"%s","max_tokens":%d}`, model, prose(seed, n), maxTokens)
 }
 
-// submit sends every request once, over conns connections, and returns how
-// long it took from the first to the last answer.
-func (st *stack) submit(ctx context.Context, conns int, requests [][]byte) (time.Duration, error) {
-	clients := make([]*client, 0, conns)
-	defer func() {
-		for _, c := range clients {
-			c.close()
-		}
-	}()
-	for range conns {
-		c, err := dial(ctx, st.api)
+// post makes a request to the API.
+func (st *stack) post(path, media string, body []byte, headers ...string) []byte {
+	headers = append(headers, "Content-Type: "+media, "Authorization: Bearer "+st.Token)
+	return rig.Request(http.MethodPost, st.api, path, body, headers...)
+}
+
+// single makes a submit of one job.
+func (st *stack) single(job []byte, headers ...string) []byte {
+	return st.post("/v1/jobs", "application/json", job, headers...)
+}
+
+// submit sends every request once to an address, over conns connections, and
+// returns how long it took from the first to the last answer.
+func submit(ctx context.Context, addr string, conns int, requests [][]byte) (time.Duration, error) {
+	clients := make([]*rig.Conn, conns)
+	for i := range clients {
+		c, err := rig.Dial(ctx, addr)
 		if err != nil {
 			return 0, err
 		}
-		clients = append(clients, c)
+		defer c.Close()
+		clients[i] = c
 	}
 	var next atomic.Int64
 	start := time.Now()
@@ -57,7 +66,7 @@ func (st *stack) submit(ctx context.Context, conns int, requests [][]byte) (time
 				if i >= len(requests) {
 					return nil
 				}
-				if err := c.expect(http.StatusAccepted, requests[i]); err != nil {
+				if err := c.Expect(ctx, http.StatusAccepted, requests[i]); err != nil {
 					return fmt.Errorf("submit: %w", err)
 				}
 			}
@@ -68,15 +77,6 @@ func (st *stack) submit(ctx context.Context, conns int, requests [][]byte) (time
 	return time.Since(start), err
 }
 
-// expect sends a request that has to be answered with that status.
-func (c *client) expect(want int, request []byte) error {
-	status, body, err := c.do(request)
-	if err == nil && status != want {
-		err = fmt.Errorf("the answer is %d, want %d: %.300s", status, want, body)
-	}
-	return err
-}
-
 // singles makes n submits of jobs with prompts of about size bytes; spread is
 // by how much of its size one may be larger or smaller.
 func (st *stack) singles(n, size, maxTokens int, spread float64) [][]byte {
@@ -84,7 +84,7 @@ func (st *stack) singles(n, size, maxTokens int, spread float64) [][]byte {
 	out := make([][]byte, n)
 	for i := range out {
 		bytes := int(float64(size) * (1 + spread*(2*dice.Float64()-1)))
-		out[i] = post(st.api, "/v1/jobs", st.token, "application/json", job(uint64(i), bytes, maxTokens))
+		out[i] = st.single(job(uint64(i), bytes, maxTokens))
 	}
 	return out
 }
@@ -100,53 +100,38 @@ func (st *stack) batch(n, size int) []byte {
 	for i := range n {
 		lines = append(lines, some[i%len(some)]...)
 	}
-	return post(st.api, "/v1/batches", st.token, "application/x-ndjson", lines)
+	return st.post("/v1/batches", "application/x-ndjson", lines)
 }
 
 // fill submits n jobs in batches.
 func (st *stack) fill(ctx context.Context, n, size int) error {
-	const most = 50_000
-	for n > 0 {
-		m := min(n, most)
-		c, err := dial(ctx, st.api)
-		if err != nil {
-			return err
+	for ; n > 0; n -= 50_000 {
+		if _, err := submit(ctx, st.api, 1, [][]byte{st.batch(min(n, 50_000), size)}); err != nil {
+			return fmt.Errorf("a batch: %w", err)
 		}
-		err = c.expect(http.StatusAccepted, st.batch(m, size))
-		c.close()
-		if err != nil {
-			return fmt.Errorf("submit a batch: %w", err)
-		}
-		n -= m
 	}
 	return nil
 }
 
-// command posts to the API what has an empty answer or one of no interest.
-func (st *stack) command(ctx context.Context, path, body string) error {
-	c, err := dial(ctx, st.api)
+// resume lets the pool go on, and pause holds it.
+func (st *stack) resume(ctx context.Context) error { return st.command(ctx, "resume", "") }
+
+func (st *stack) pause(ctx context.Context) error {
+	return st.command(ctx, "pause", `{"reason":"bench"}`)
+}
+
+func (st *stack) command(ctx context.Context, verb, body string) error {
+	c, err := rig.Dial(ctx, st.api)
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	status, answer, err := c.do(post(st.api, path, st.token, "application/json", []byte(body)))
-	if err == nil && status/100 != 2 {
-		err = fmt.Errorf("the answer is %d: %.300s", status, answer)
+	defer c.Close()
+	a, err := c.Do(ctx, st.post("/v1/pools/"+rig.Pool+"/"+verb, "application/json", []byte(body)))
+	if err == nil && a.Status/100 != 2 {
+		err = fmt.Errorf("the answer is %d: %.300s", a.Status, a.Body)
 	}
 	if err != nil {
-		return fmt.Errorf("post %s: %w", path, err)
+		return fmt.Errorf("%s the pool: %w", verb, err)
 	}
 	return nil
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

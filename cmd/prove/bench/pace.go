@@ -1,15 +1,53 @@
-package main
+package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
+
+// Pace measures how much of an allowance is used.
+type Pace struct {
+	Options
+	Only    []string      `enum:"requests,output,input" help:"Loads, separated by commas, of ${enum}; all without it."`
+	Rounds  int           `default:"1" help:"How often each load is drained."`
+	Workers int           `default:"4" help:"Worker processes."`
+	Idle    time.Duration `default:"10s" help:"How long the background is watched before the load."`
+	Slow    bool          `help:"Show where Redis's time went, by command."`
+	Verbose bool          `short:"v" help:"Show what was accepted and refused every 2 s."`
+}
+
+// Run drains each load with several workers at the strict fake provider.
+func (p *Pace) Run(ctx context.Context, lab *rig.Lab) error {
+	return p.measure(ctx, func(ctx context.Context) error {
+		for _, l := range drainLoads() {
+			if len(p.Only) > 0 && !slices.Contains(p.Only, l.name) {
+				continue
+			}
+			fake := upstream.FakeConfig{
+				RequestsPerMinute: l.limits.requests, RequestBurst: float64(l.limits.burst),
+				InputTokensPerMinute: l.limits.input, OutputTokensPerMinute: l.limits.output,
+				MeanLatency: 200 * time.Millisecond, MeanOutputTokens: l.output, OutputSigma: l.sigma,
+			}
+			for i := range p.Rounds {
+				s := setup{name: fmt.Sprintf("%s-%d", l.name, i), aof: p.fsync("everysec"), limits: l.limits, workers: p.Workers, fake: fake, slow: p.Slow}
+				if err := p.with(ctx, lab, s, func(st *stack) error { return p.drain(ctx, st, l) }); err != nil {
+					return fmt.Errorf("load %s: %w", l.name, err)
+				}
+			}
+		}
+		return nil
+	})
+}
 
 // drainLoad is a load that one bucket of the provider binds.
 type drainLoad struct {
@@ -22,7 +60,7 @@ type drainLoad struct {
 	maxTokens int
 	output    float64 // mean length of an answer, in tokens
 	sigma     float64 // its spread
-	amount    func(upstream.Call) float64
+	amount    func(rig.Call) float64
 	burst     float64 // capacity of the binding bucket
 	rate      float64 // its refill a second
 	bar       float64
@@ -49,129 +87,142 @@ func drainLoads() []drainLoad {
 	}
 }
 
-// pace drains each load with several workers at the strict fake provider.
-func (b *bench) pace(ctx context.Context) error {
-	found := false
-	for _, l := range drainLoads() {
-		if b.only != "" && b.only != l.name {
-			continue
-		}
-		found = true
-		for range b.times(1) {
-			if err := b.drain(ctx, l); err != nil {
-				return fmt.Errorf("load %s: %w", l.name, err)
-			}
-		}
-	}
-	if !found {
-		return fmt.Errorf("there is no load %q", b.only)
-	}
-	return nil
-}
-
-func (b *bench) drain(ctx context.Context, l drainLoad) (err error) {
-	p, err := startProvider(upstream.FakeConfig{
-		RequestsPerMinute: l.limits.requests, RequestBurst: float64(l.limits.burst),
-		InputTokensPerMinute: l.limits.input, OutputTokensPerMinute: l.limits.output,
-		MeanLatency: 200 * time.Millisecond, MeanOutputTokens: l.output, OutputSigma: l.sigma,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.close()) }()
-	st, err := b.newStack(ctx, setup{aof: b.fsync("everysec"), provider: p.addr, limits: l.limits, workers: b.workers})
-	defer st.close()
-	if err != nil {
-		return err
-	}
-
+func (p *Pace) drain(ctx context.Context, st *stack, l drainLoad) error {
 	// What runs without any work: sweeps, heartbeats, looks at the queue.
-	quiet, _, err := st.scrape(ctx)
+	quiet, err := st.snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	quietStart := time.Now()
-	if err := pause(ctx, b.idle); err != nil {
+	if err := rig.Wait(ctx, p.Idle); err != nil {
 		return err
 	}
-	before, beforeAPI, err := st.scrape(ctx)
+	before, err := st.snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	idleRate := (before[redisCalls] - quiet[redisCalls]) / time.Since(quietStart).Seconds()
-	commandsBefore, err := st.commands(ctx)
-	if err != nil {
-		return err
-	}
-
 	if err := st.watchRedis(ctx); err != nil {
 		return err
 	}
 	requests := st.singles(l.jobs, l.prompt, l.maxTokens, l.spread)
 	start := time.Now()
 	wait := st.profile(ctx, "pace-"+l.name, 20*time.Second)
-	submitted, err := st.submit(ctx, 8, requests)
+	submitted, err := submit(ctx, st.api, 8, requests)
 	if err != nil {
 		return err
 	}
-	// A refused call comes again, so more than the jobs may have to end.
-	err = until(ctx, func() (bool, error) { return p.tally().completed >= l.jobs, nil })
+	after, err := st.awaitEnds(ctx, before, l.jobs)
 	if err != nil {
-		return fmt.Errorf("wait for the calls: %w (%+v)", err, p.tally())
+		return err
 	}
 	wait()
-	// The last jobs are written down just after their calls.
-	var after counters
-	var afterAPI float64
-	scrapes := 0
-	err = until(ctx, func() (bool, error) {
-		scrapes++
-		after, afterAPI, err = st.scrape(ctx)
-		return err == nil && after[ended]-before[ended] >= float64(l.jobs), err
-	})
-	if err != nil {
-		return fmt.Errorf("wait for the jobs to be ended: %w", err)
-	}
-	took := time.Since(start)
-	commands, err := st.commands(ctx)
-	if err != nil {
-		return err
-	}
-
 	if err := st.redisTime(ctx, l.jobs); err != nil {
 		return err
 	}
-	calls := p.accepted(0, l.amount)
-	used := allowance(calls, l.burst, l.rate)
-	t := p.tally()
-	jobs := float64(l.jobs)
-	perTenThousand := float64(t.refused) / float64(t.calls) * 10_000
-	background := idleRate * took.Seconds() / jobs
-	gate := after[acquires] - before[acquires]
-	trips := after[redisCalls] - before[redisCalls]
-	if b.verbose {
-		if err := p.timeline(os.Stdout, 2*time.Second, l.amount); err != nil {
+	if p.Verbose {
+		if err := timeline(st.Provider.Calls(0), 2*time.Second, l.amount); err != nil {
 			return err
 		}
+	}
+	idle := before.since(quiet).counters[redisCalls] / before.at.Sub(quiet.at).Seconds()
+	return p.report(st, l, after.since(before), idle, submitted, after.at.Sub(start))
+}
+
+// awaitEnds waits until so many jobs have ended since before.
+func (st *stack) awaitEnds(ctx context.Context, before snapshot, jobs int) (after snapshot, err error) {
+	// A refused call comes again, so more than the jobs may have to end.
+	err = rig.Until(ctx, st.Timeout, "every job was called", func(context.Context) (bool, error) { return st.Provider.Tally().Completed >= jobs, nil })
+	if err != nil {
+		return after, fmt.Errorf("%w (%+v)", err, st.Provider.Tally())
+	}
+	// The last jobs are written down just after their calls.
+	err = rig.Until(ctx, st.Timeout, "every job has ended", func(ctx context.Context) (bool, error) {
+		after, err = st.snapshot(ctx)
+		return err == nil && after.since(before).counters[ended] >= float64(jobs), err
+	})
+	return after, err
+}
+
+// report prints what was counted over the load, which took so long.
+func (p *Pace) report(st *stack, l drainLoad, did snapshot, idle float64, submitted, took time.Duration) error {
+	all := st.Provider.Calls(0)
+	calls := accepted(all, l.amount)
+	used := allowance(calls, l.burst, l.rate)
+	t := st.Provider.Tally()
+	jobs := float64(l.jobs)
+	names, spent, err := st.cpu()
+	if err != nil {
+		return err
 	}
 	cpu := ""
-	for _, c := range st.children {
-		spent, err := c.cpu()
-		if err != nil {
-			return err
-		}
-		cpu += fmt.Sprintf(" %s %.1f", c.name, spent.Seconds())
+	for i := range names {
+		cpu += fmt.Sprintf(" %s %.1f", names[i], spent[i].Seconds())
 	}
-	return report(os.Stdout, fmt.Sprintf("pace: %d jobs one by one, %d workers, %s", l.jobs, b.workers, l.bound), []figure{
+	return report(fmt.Sprintf("pace: %d jobs one by one, %d workers, %s", l.jobs, p.Workers, l.bound), []figure{
 		atLeast("allowance used", "%.2f %%", 100*used.strict, 100*l.bar, fmt.Sprintf("(used - burst) / (rate x span): (%.0f - %.0f) / (%.0f x %.2f s)", used.used, l.burst, l.rate, used.span.Seconds())),
 		plain("  of all there was", "%.2f %%", 100*used.whole, "used / (burst + rate x span)"),
 		plain("  rate of the second half", "%.2f %%", 100*secondHalf(calls, l.rate), "what was used in it / (rate x its length)"),
-		atMost("429s in 10,000 calls", "%.1f", perTenThousand, 1, strings.TrimSuffix(fmt.Sprintf("%d of %d calls; %d ended otherwise; %s", t.refused, t.calls, t.other, p.refusals()), "; ")),
-		atMost("gate calls a job", "%.3f", gate/jobs, 1.1, "one question may book several"),
-		atMost("Redis round trips a job", "%.2f", trips/jobs, 10, fmt.Sprintf("all processes, Asynq and background included; the API %.2f", (afterAPI-beforeAPI)/jobs)),
-		plain("  of it background", "%.2f", background, fmt.Sprintf("idle, all processes make %.1f a second", idleRate)),
-		plain("  Redis commands a job", "%.1f", (commands-commandsBefore)/jobs, "also those inside scripts"),
+		atMost("429s in 10,000 calls", "%.1f", float64(t.Refused)/float64(t.Calls)*10_000, 1, strings.TrimSuffix(fmt.Sprintf("%d of %d calls; %d ended otherwise; %s", t.Refused, t.Calls, t.Other, refusals(all)), "; ")),
+		atMost("gate calls a job", "%.3f", did.counters[acquires]/jobs, 1.1, "one question may book several"),
+		atMost("Redis round trips a job", "%.2f", did.counters[redisCalls]/jobs, 10, fmt.Sprintf("all processes, Asynq and background included; the API %.2f", did.api/jobs)),
+		plain("  of it background", "%.2f", idle*took.Seconds()/jobs, fmt.Sprintf("idle, all processes make %.1f a second", idle)),
+		plain("  Redis commands a job", "%.1f", did.commands/jobs, "also those inside scripts"),
 		plain("time to submit", "%.2f s", submitted.Seconds(), "8 connections"),
 		plain("processor seconds", "%.1f", took.Seconds(), "of the clock;"+cpu+", since each was started"),
 	})
+}
+
+// refusals says which limits were short and when, counted from the first call.
+func refusals(calls []rig.Call) string {
+	short := map[string]int{}
+	var refused []rig.Call
+	for _, c := range calls {
+		if c.Status == http.StatusTooManyRequests {
+			short[c.Refused]++
+			refused = append(refused, c)
+		}
+	}
+	if len(refused) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(short)) {
+		fmt.Fprintf(&b, "%d for %s, ", short[name], name)
+	}
+	start := slices.MinFunc(calls, byArrival).At
+	from, to := slices.MinFunc(refused, byArrival).At, slices.MaxFunc(refused, byArrival).At
+	fmt.Fprintf(&b, "from %.1f to %.1f s", from.Sub(start).Seconds(), to.Sub(start).Seconds())
+	return b.String()
+}
+
+func byArrival(a, b rig.Call) int { return a.At.Compare(b.At) }
+
+// timeline prints what was accepted and refused in each stretch of time.
+func timeline(calls []rig.Call, every time.Duration, amount func(rig.Call) float64) error {
+	if len(calls) == 0 {
+		return nil
+	}
+	first := slices.MinFunc(calls, byArrival).At
+	type stretch struct {
+		calls, refused int
+		used           float64
+	}
+	var all []stretch
+	for _, c := range calls {
+		i := int(c.At.Sub(first) / every)
+		for len(all) <= i {
+			all = append(all, stretch{})
+		}
+		if c.Accepted {
+			all[i].calls++
+			all[i].used += amount(c)
+		} else {
+			all[i].refused++
+		}
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "from\taccepted\tused\trefused\t")
+	for i, s := range all {
+		fmt.Fprintf(t, "%.0f s\t%d\t%.0f\t%d\t\n", (time.Duration(i) * every).Seconds(), s.calls, s.used, s.refused)
+	}
+	return t.Flush()
 }

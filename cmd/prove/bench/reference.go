@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,15 +15,17 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 )
 
-// referenceName is the argument with which this program is the reference.
-const referenceName = "reference"
+// ReferenceName is the command with which this program is the reference.
+const ReferenceName = "reference"
 
-// serveReference is what a team would write first, and what the submit rate is
+// ServeReference is what a team would write first, and what the submit rate is
 // measured against: Echo, a JWT, one Asynq enqueue, 202. It has neither record,
 // nor quota, nor idempotency, nor validation of a prompt.
-func serveReference(ctx context.Context) error {
+func ServeReference(ctx context.Context) error {
 	secret := []byte(os.Getenv("BENCH_SECRET"))
 	rdb := redis.NewClient(&redis.Options{
 		Addr: os.Getenv("BENCH_REDIS"), DB: 1, PoolSize: 64,
@@ -77,26 +80,26 @@ func serveReference(ctx context.Context) error {
 	return err
 }
 
-// reference starts the reference on the stack's Redis and returns its address.
-func (st *stack) reference(ctx context.Context) (addr string, err error) {
+// reference starts the reference on the stack's Redis. Its Ops is the address of
+// everything that it serves.
+func (st *stack) reference(ctx context.Context) (*rig.Proc, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("start the reference: %w", err)
+		return nil, fmt.Errorf("start the reference: %w", err)
 	}
-	if addr, err = freeAddress(); err != nil {
-		return "", err
-	}
-	c, err := st.child(referenceName, self,
-		[]string{"BENCH_SECRET=" + st.secret, "BENCH_REDIS=" + st.rdb.Options().Addr, "BENCH_LISTEN=" + addr}, referenceName)
+	addr, err := rig.FreeAddress()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return addr, st.ready(ctx, c, func(ctx context.Context) bool {
-		resp, err := get(ctx, "http://"+addr+"/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
+	p := &rig.Proc{
+		Name: ReferenceName, Path: self, Args: []string{ReferenceName}, Ops: addr, Log: filepath.Join(st.Dir, "reference.log"),
+		Env: append(os.Environ(), "BENCH_SECRET="+rig.Secret, "BENCH_REDIS="+st.RDB.Options().Addr, "BENCH_LISTEN="+addr),
+	}
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	if err := p.AwaitReady(ctx); err != nil {
+		return nil, errors.Join(err, p.Kill())
+	}
+	return p, nil
 }

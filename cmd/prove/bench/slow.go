@@ -1,28 +1,32 @@
-package main
+package bench
 
 import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // watchRedis makes Redis note every command, to be told by redisTime where its
 // time went. It costs a little itself, so it is only done when asked for.
 func (st *stack) watchRedis(ctx context.Context) error {
-	if !st.b.slow {
+	if !st.slow {
 		return nil
 	}
 	for name, value := range map[string]string{"slowlog-max-len": "1000000", "slowlog-log-slower-than": "0"} {
-		if err := st.rdb.ConfigSet(ctx, name, value).Err(); err != nil {
+		if err := st.RDB.ConfigSet(ctx, name, value).Err(); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	if err := st.rdb.SlowLogReset(ctx).Err(); err != nil {
+	if err := st.RDB.SlowLogReset(ctx).Err(); err != nil {
 		return fmt.Errorf("empty the slow log: %w", err)
 	}
 	return nil
@@ -31,21 +35,36 @@ func (st *stack) watchRedis(ctx context.Context) error {
 // redisTime prints the time that Redis spent on each kind of command since
 // watchRedis, of so many jobs.
 func (st *stack) redisTime(ctx context.Context, jobs int) error {
-	if !st.b.slow {
+	if !st.slow {
 		return nil
 	}
-	if err := st.rdb.ConfigSet(ctx, "slowlog-log-slower-than", "-1").Err(); err != nil {
+	if err := st.RDB.ConfigSet(ctx, "slowlog-log-slower-than", "-1").Err(); err != nil {
 		return fmt.Errorf("end the slow log: %w", err)
 	}
-	log, err := st.rdb.SlowLogGet(ctx, -1).Result()
+	log, err := st.RDB.SlowLogGet(ctx, -1).Result()
 	if err != nil {
 		return fmt.Errorf("read the slow log: %w", err)
 	}
-	type kind struct {
-		name  string
-		calls int
-		spent time.Duration
+	kinds := kindsOf(log)
+	fmt.Printf("\nRedis's own time, %d commands\n\n", len(log))
+	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "calls\ta job\tus a call\tus a job\t  command\t")
+	for _, k := range kinds[:min(len(kinds), 25)] {
+		us := float64(k.spent.Microseconds())
+		fmt.Fprintf(t, "%d\t%.2f\t%.0f\t%.0f\t  %s\t\n", k.calls, float64(k.calls)/float64(jobs), us/float64(k.calls), us/float64(jobs), k.name)
 	}
+	return t.Flush()
+}
+
+// kind is what one kind of command took.
+type kind struct {
+	name  string
+	calls int
+	spent time.Duration
+}
+
+// kindsOf adds up commands by their kind, those that took the longest first.
+func kindsOf(log []redis.SlowLog) []*kind {
 	kinds := map[string]*kind{}
 	for _, e := range log {
 		name := commandKind(e.Args)
@@ -57,19 +76,7 @@ func (st *stack) redisTime(ctx context.Context, jobs int) error {
 		k.calls++
 		k.spent += e.Duration
 	}
-	var list []*kind
-	for _, k := range kinds {
-		list = append(list, k)
-	}
-	slices.SortFunc(list, func(a, b *kind) int { return cmp.Compare(b.spent, a.spent) })
-	fmt.Printf("\nRedis's own time, %d commands\n\n", len(log))
-	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "calls\ta job\tus a call\tus a job\t  command\t")
-	for _, k := range list[:min(len(list), 25)] {
-		us := float64(k.spent.Microseconds())
-		fmt.Fprintf(t, "%d\t%.2f\t%.0f\t%.0f\t  %s\t\n", k.calls, float64(k.calls)/float64(jobs), us/float64(k.calls), us/float64(jobs), k.name)
-	}
-	return t.Flush()
+	return slices.SortedFunc(maps.Values(kinds), func(a, b *kind) int { return cmp.Compare(b.spent, a.spent) })
 }
 
 // commandKind names a command, and a script by its digest's beginning and its
@@ -96,11 +103,12 @@ func commandKind(args []string) string {
 // masked replaces what looks like an identifier: ten or more letters and
 // digits of which some are digits.
 func masked(key string) string {
-	parts := strings.FieldsFunc(key, func(r rune) bool { return strings.ContainsRune(":{}_-.", r) })
-	for _, p := range parts {
-		if len(p) >= 10 && strings.ContainsAny(p, "0123456789") {
-			key = strings.Replace(key, p, "*", 1)
+	return identifier.ReplaceAllStringFunc(key, func(word string) string {
+		if strings.ContainsAny(word, "0123456789") {
+			return "*"
 		}
-	}
-	return key
+		return word
+	})
 }
+
+var identifier = regexp.MustCompile(`[^:{}_.-]{10,}`)

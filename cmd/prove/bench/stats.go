@@ -1,10 +1,12 @@
-package main
+package bench
 
 import (
 	"cmp"
 	"math"
 	"slices"
 	"time"
+
+	"github.com/sluicehq/sluice/cmd/prove/rig"
 )
 
 // percentile returns the smallest value that at least the share p, above 0 and
@@ -41,6 +43,21 @@ type sent struct {
 	amount float64   // what it took of the bucket: 1 request, or its tokens
 }
 
+// accepted returns the accepted calls, each with what amount says that it took.
+func accepted(calls []rig.Call, amount func(rig.Call) float64) []sent {
+	var out []sent
+	for _, c := range calls {
+		if c.Accepted {
+			out = append(out, sent{c.At, amount(c)})
+		}
+	}
+	return out
+}
+
+func oneRequest(rig.Call) float64     { return 1 }
+func inputTokens(c rig.Call) float64  { return float64(c.InputTokens) }
+func outputTokens(c rig.Call) float64 { return float64(c.OutputTokens) }
+
 // share is how much of an allowance was used.
 type share struct {
 	// strict is (used - burst) / (rate x span): what was used beyond the bucket
@@ -55,15 +72,20 @@ type share struct {
 	span  time.Duration // from the first to the last send
 }
 
+// ends are the moments of the first and the last of at least one call.
+func ends(calls []sent) (first, last time.Time) {
+	byTime := func(a, b sent) int { return a.at.Compare(b.at) }
+	return slices.MinFunc(calls, byTime).at, slices.MaxFunc(calls, byTime).at
+}
+
 // allowance computes the share used of a token bucket that held burst at the
 // first send and was refilled at rate a second. The order of calls is free.
 func allowance(calls []sent, burst, rate float64) share {
 	if len(calls) < 2 {
 		return share{}
 	}
-	byTime := func(a, b sent) int { return a.at.Compare(b.at) }
-	first, last := slices.MinFunc(calls, byTime), slices.MaxFunc(calls, byTime)
-	s := share{span: last.at.Sub(first.at)}
+	first, last := ends(calls)
+	s := share{span: last.Sub(first)}
 	for _, c := range calls {
 		s.used += c.amount
 	}
@@ -82,8 +104,7 @@ func secondHalf(calls []sent, rate float64) float64 {
 	if len(calls) < 2 {
 		return 0
 	}
-	byTime := func(a, b sent) int { return a.at.Compare(b.at) }
-	first, last := slices.MinFunc(calls, byTime).at, slices.MaxFunc(calls, byTime).at
+	first, last := ends(calls)
 	half := last.Sub(first) / 2
 	if half <= 0 || rate <= 0 {
 		return 0

@@ -1,8 +1,8 @@
-package main
+package bench
 
 import (
 	"fmt"
-	"io"
+	"os"
 	"text/tabwriter"
 )
 
@@ -29,10 +29,10 @@ func plain(name, format string, value float64, note string) figure {
 	return figure{name: name, value: fmt.Sprintf(format, value), note: note}
 }
 
-// report writes figures as a table.
-func report(w io.Writer, title string, figures []figure) error {
-	fmt.Fprintf(w, "\n%s\n\n", title)
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+// report prints figures as a table.
+func report(title string, figures []figure) error {
+	fmt.Printf("\n%s\n\n", title)
+	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "figure\tvalue\tbar\t\tnote")
 	for _, f := range figures {
 		verdict := ""
