@@ -10,7 +10,7 @@ import (
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/tasks"
-	"github.com/sluicehq/sluice/tasks/gather"
+	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
@@ -80,18 +80,6 @@ func newSender() (*webhook.Sender, error) {
 	return webhook.NewSender(webhook.SenderConfig{Guard: guard, MaxPerHost: 64})
 }
 
-// record gathers settles as the program does.
-type record struct {
-	*store.Store
-	group *gather.Group[tasks.Settled, struct{}]
-}
-
-// SettleDelivery records how an attempt ended.
-func (r record) SettleDelivery(ctx context.Context, e tasks.Settled) error {
-	_, err := r.group.Do(ctx, e)
-	return err
-}
-
 // deliver runs a deliverer until the returned function is called.
 func (p *parts) deliver(ctx context.Context) (stop func() error, err error) {
 	sender, err := newSender()
@@ -103,13 +91,7 @@ func (p *parts) deliver(ctx context.Context) (stop func() error, err error) {
 	own := redis.NewClient(p.redis)
 	d, err = worker.NewDeliverer(worker.DelivererConfig{
 		Redis: own, Sender: sender, Hand: feeder.HandDeliveries, Base: func() string { return "https://sluice.example" }, Log: slog.New(slog.DiscardHandler),
-		Record: record{p.store, gather.New(64, 2, func(ctx context.Context, l []tasks.Settled) ([]struct{}, error) {
-			next, err := p.store.SettleDeliveries(ctx, l)
-			if err != nil {
-				return nil, err
-			}
-			return make([]struct{}, len(l)), feeder.HandDeliveries(ctx, next)
-		})},
+		Record: dispatch.NewDeliveries(p.store, feeder, nil),
 	})
 	if err != nil {
 		return nil, err
@@ -121,7 +103,7 @@ func (p *parts) deliver(ctx context.Context) (stop func() error, err error) {
 		if c.Verb == "deliver" {
 			d.Wake()
 		}
-	})
+	}, nil)
 	go func() { done <- notices.Run(ctx) }()
 	return func() error {
 		cancel()
