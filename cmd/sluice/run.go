@@ -74,7 +74,8 @@ func run(ctx context.Context, cfg *config.Config, o runOptions, log *slog.Logger
 			return err
 		}
 	}
-	if err := r.work(ctx, before, prior); err != nil {
+	// A stop in the middle of a step is an interruption like any other.
+	if err := r.work(ctx, before, prior); err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
 		return err
 	}
 	if r.skipped+r.written < r.total {
