@@ -63,7 +63,7 @@ if not s then
   s = {
     epoch = string.format('%.0f', now * 1e6), t = 0, quiet = lost and QUIET or 0, checked = 0,
     hold = lost and 1 or 0, why = lost and 'state lost' or '',
-    pace = 1, slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
+    slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
     U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0, drew = 0,
     b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = 0, seq = 0, bind = 0, bind_t = 0,
   }
@@ -93,8 +93,8 @@ local function limits()
 end
 limits()
 
--- pace: a fixed factor, times the slow start (doubling at each stair), times
--- the factor that soft refusals lower and time restores.
+-- pace: the slow start (doubling at each stair), times the factor that soft
+-- refusals lower and time restores.
 s.soft = math.min(1, s.soft + 0.001 * (now - s.t))
 
 local function slow(at)
@@ -104,8 +104,7 @@ end
 
 -- earned: seconds of full allowance between a and b.
 local function earned(a, b)
-  local f = s.pace * s.soft
-  if s.slow >= 1 then return (b - a) * f end
+  if s.slow >= 1 then return (b - a) * s.soft end
   local sum, k = 0, math.max(0, math.floor((a - s.slow_t) / STAIR))
   while a < b do
     local p = s.slow * 2 ^ k
@@ -117,13 +116,13 @@ local function earned(a, b)
     if e > a then sum, a = sum + (e - a) * p, e end
     k = k + 1
   end
-  return sum * f
+  return sum * s.soft
 end
 
 -- delay: how long from now until that many seconds of full allowance are earned.
 local function delay(credit)
   if credit <= 0 then return 0 end
-  credit = credit / (s.pace * s.soft)
+  credit = credit / s.soft
   if s.slow >= 1 then return credit end
   local a, k = now, math.max(0, math.floor((now - s.slow_t) / STAIR))
   while true do

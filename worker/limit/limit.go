@@ -196,9 +196,8 @@ type Need struct {
 
 // Grant is a booked place. It has to be settled, once.
 type Grant struct {
-	ID     string
-	Class  string
-	Waited time.Duration // from Take's call until it returned
+	ID    string
+	Class string
 
 	key   string
 	epoch int64
@@ -271,14 +270,6 @@ func (g *Gate) SettleInput(ctx context.Context, grant Grant, inputTokens int64, 
 	return nil
 }
 
-// Observe hands in headers that belong to no reservation, as of a probe.
-func (g *Gate) Observe(ctx context.Context, seen Observed) error {
-	if err := g.settle(ctx, settlement{how: "expected", seen: &seen}); err != nil {
-		return fmt.Errorf("observe pool %s: %w", g.cfg.Pool, err)
-	}
-	return nil
-}
-
 // Hold lets nothing through until Redis's now plus d. It never shortens a
 // longer hold. Slots that were booked and not sent return. A d of zero or less
 // does nothing.
@@ -308,30 +299,11 @@ func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason 
 	return err
 }
 
-// Release ends a hold. The pace stays as it is.
-func (g *Gate) Release(ctx context.Context) error {
-	_, err := g.steer(ctx, "release", 0, "")
-	if err == nil {
-		g.free()
-	}
-	return err
-}
-
 // Resume ends a hold and starts at that share of the full pace (0.1 for a
 // tenth), doubling each 5 s until it is full. 1 or more is the full pace at once,
 // but for a slow start that Ramp has begun and that has not got so far.
 func (g *Gate) Resume(ctx context.Context, pace float64) error {
 	_, err := g.steer(ctx, "resume", clampPace(pace), "")
-	if err == nil {
-		g.free()
-	}
-	return err
-}
-
-// SetPace runs the gate at that share of its allowance, at least 0.01 and at
-// most 1, until it is set again or Resume is called.
-func (g *Gate) SetPace(ctx context.Context, factor float64) error {
-	_, err := g.steer(ctx, "pace", clampPace(factor), "")
 	if err == nil {
 		g.free()
 	}

@@ -276,10 +276,10 @@ func (g *Gate) use(ctx context.Context, w *waiter, a answer) {
 	}
 	g.queue.Remove(w.el)
 	now := time.Now()
-	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, Waited: now.Sub(w.since), key: a.key, epoch: a.epoch}
+	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch}
 	w.done = true
 	g.held[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)
-	g.m.wait.Observe(w.grant.Waited.Seconds())
+	g.m.wait.Observe(now.Sub(w.since).Seconds())
 	close(w.ready)
 }
 

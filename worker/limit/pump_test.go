@@ -240,7 +240,7 @@ func TestHoldIsCheckedAgainAtSend(t *testing.T) {
 		t.Fatalf("passed a held gate: %v", err)
 	default:
 	}
-	if err := g.Release(t.Context()); err != nil {
+	if err := g.Resume(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := waitFor(t, done); err != nil {
@@ -322,7 +322,7 @@ func TestCallerWhoLeavesTheLine(t *testing.T) {
 	first := take(t, g, Need{ID: "first"})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := taking(ctx, g, Need{ID: "second"})
-	eventually(t, "in line", func() bool { return state(t, g).WaitingProcesses == 1 })
+	eventually(t, "in line", func() bool { return waitingProcesses(t, g) == 1 })
 	third := taking(t.Context(), g, Need{ID: "third"})
 	eventually(t, "queued", func() bool { return g.queued() == 2 })
 	cancel()
@@ -334,8 +334,7 @@ func TestCallerWhoLeavesTheLine(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "nobody in line, one under way", func() bool {
-		s := state(t, g)
-		return s.WaitingProcesses == 0 && s.InFlight == 1
+		return waitingProcesses(t, g) == 0 && state(t, g).InFlight == 1
 	})
 }
 
@@ -345,7 +344,7 @@ func TestHoldEndsForThoseInLineToo(t *testing.T) {
 	start(t, g)
 	first := take(t, g, Need{ID: "first"})
 	done := taking(t.Context(), g, Need{ID: "second"})
-	eventually(t, "in line", func() bool { return state(t, g).WaitingProcesses == 1 })
+	eventually(t, "in line", func() bool { return waitingProcesses(t, g) == 1 })
 	if err := g.Hold(t.Context(), 300*time.Millisecond, "refused"); err != nil {
 		t.Fatal(err)
 	}
@@ -370,8 +369,8 @@ func TestKilledProcessFreesItsConcurrency(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, g)
-	if grant := take(t, g, Need{ID: "a"}); grant.Waited > 5*time.Second {
-		t.Errorf("waited %v", grant.Waited)
+	if _, waited := timedTake(t, g, Need{ID: "a"}); waited > 5*time.Second {
+		t.Errorf("waited %v", waited)
 	}
 }
 
@@ -425,8 +424,8 @@ func TestStateLostWhileWorking(t *testing.T) {
 	if err := rdb.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if after := take(t, g, Need{ID: "after"}); after.Waited < 900*time.Millisecond || after.Waited > 3*time.Second {
-		t.Errorf("waited %v after the state was lost, want about 1 s", after.Waited)
+	if _, waited := timedTake(t, g, Need{ID: "after"}); waited < 900*time.Millisecond || waited > 3*time.Second {
+		t.Errorf("waited %v after the state was lost, want about 1 s", waited)
 	}
 }
 

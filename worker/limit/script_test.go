@@ -373,7 +373,7 @@ func TestClockThatWentBackFarIsLostState(t *testing.T) {
 	}
 }
 
-func TestHoldAndRelease(t *testing.T) {
+func TestHoldAndResume(t *testing.T) {
 	t.Parallel()
 	c := newClock(t, Limits{RequestsPerMinute: 600})
 	ctx := t.Context()
@@ -393,14 +393,14 @@ func TestHoldAndRelease(t *testing.T) {
 	if a, _ := c.ask(c.g, Need{}); a.status != "hold" || !near(a.wait, 6, 1e-3) {
 		t.Errorf("got %s %v, want hold 6 s", a.status, a.wait)
 	}
-	if err := c.g.Release(ctx); err != nil {
+	if err := c.g.Resume(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	if a, _ := c.ask(c.g, Need{}); a.status != "ok" {
-		t.Errorf("released: got %s", a.status)
+		t.Errorf("resumed: got %s", a.status)
 	}
 	if s := state(t, c.g); s.HeldFor != 0 || s.HoldReason != "" {
-		t.Errorf("released: held for %v, %q", s.HeldFor, s.HoldReason)
+		t.Errorf("resumed: held for %v, %q", s.HeldFor, s.HoldReason)
 	}
 }
 
@@ -521,11 +521,11 @@ func TestAResumeDoesNotCutARampShort(t *testing.T) {
 	pace(1, "long after")
 }
 
-func TestSetPace(t *testing.T) {
+func TestHalfThePace(t *testing.T) {
 	t.Parallel()
 	c := newClock(t, Limits{RequestsPerMinute: 60, RequestBurst: 1})
 	c.wait(Need{})
-	if err := c.g.SetPace(t.Context(), 0.5); err != nil {
+	if err := c.g.Resume(t.Context(), 0.5); err != nil {
 		t.Fatal(err)
 	}
 	if got := c.wait(Need{}); !near(got, 2, 1e-3) {
@@ -608,15 +608,15 @@ func TestConcurrency(t *testing.T) {
 	if a, _ := c.ask(c.g, Need{}); a.status != "full" {
 		t.Errorf("third of two: got %s, want full", a.status)
 	}
-	if s := state(t, c.g); s.Binds != "concurrency" || s.WaitingProcesses != 1 || s.InFlight != 2 {
-		t.Errorf("got %+v, want bound by concurrency, one waiting, two in flight", s)
+	if s, n := state(t, c.g), waitingProcesses(t, c.g); s.Binds != "concurrency" || n != 1 || s.InFlight != 2 {
+		t.Errorf("got %+v, %d waiting; want bound by concurrency, one waiting, two in flight", s, n)
 	}
 	c.settle(c.g, first, Actual{})
 	c.g.mu.Lock()
 	handed := len(c.g.handed)
 	c.g.mu.Unlock()
-	if s := state(t, c.g); handed != 1 || s.InFlight != 2 || s.WaitingProcesses != 0 {
-		t.Errorf("%d handed over, %d in flight, %d waiting; want 1, 2, 0", handed, s.InFlight, s.WaitingProcesses)
+	if s, n := state(t, c.g), waitingProcesses(t, c.g); handed != 1 || s.InFlight != 2 || n != 0 {
+		t.Errorf("%d handed over, %d in flight, %d waiting; want 1, 2, 0", handed, s.InFlight, n)
 	}
 }
 
@@ -739,9 +739,7 @@ func TestProviderLimits(t *testing.T) {
 			if row.early {
 				c.lose()
 			}
-			if err := c.g.Observe(t.Context(), Observed{Requests: reading(row.said, -1)}); err != nil {
-				t.Fatal(err)
-			}
+			observe(t, c.g, Observed{Requests: reading(row.said, -1)})
 			if got := state(t, c.g).Requests.Limit; got != row.want {
 				t.Errorf("limit %d, want %d", got, row.want)
 			}
@@ -758,29 +756,27 @@ func TestHeadersCorrectTheLevel(t *testing.T) {
 	_, grant := c.ask(c.g, Need{Class: "c", MaxTokens: 4})
 	c.settle(c.g, grant, Actual{OutputTokens: 1, Known: true})
 	c.t += 18.5 // the level has come to about 19,500
-	observe := func(remaining int64, age time.Duration) float64 {
+	moved := func(remaining int64, age time.Duration) float64 {
 		before := state(t, c.g).OutputTokens.Level
-		if err := c.g.Observe(t.Context(), Observed{OutputTokens: reading(-1, remaining), Age: age}); err != nil {
-			t.Fatal(err)
-		}
+		observe(t, c.g, Observed{OutputTokens: reading(-1, remaining), Age: age})
 		return state(t, c.g).OutputTokens.Level - before
 	}
-	if got := observe(60_000, 0); got != 0 {
+	if got := moved(60_000, 0); got != 0 {
 		t.Errorf("in the quiet period: up by %v", got)
 	}
-	if got := observe(9_000, 3*time.Second); got != 0 {
+	if got := moved(9_000, 3*time.Second); got != 0 {
 		t.Errorf("headers 3 s old moved the level by %v", got)
 	}
 	level := state(t, c.g).OutputTokens.Level
-	if got := observe(int64(level)-500, 0); got != 0 {
+	if got := moved(int64(level)-500, 0); got != 0 {
 		t.Errorf("within the dead band: moved by %v", got)
 	}
-	if got := observe(int64(level)-10_600, 0); !approx(got, -5000, 100) {
+	if got := moved(int64(level)-10_600, 0); !approx(got, -5000, 100) {
 		t.Errorf("10,000 beyond the band too high: moved by %v, want -5,000", got)
 	}
 	c.t += 10
 	level = state(t, c.g).OutputTokens.Level
-	if got := observe(int64(level)+10_600, 0); !approx(got, 1000, 100) {
+	if got := moved(int64(level)+10_600, 0); !approx(got, 1000, 100) {
 		t.Errorf("10,000 beyond the band too low: moved by %v, want 1,000", got)
 	}
 }
@@ -796,9 +792,7 @@ func TestHeadersOlderThanACallDoNotRaiseTheLevel(t *testing.T) {
 	c.wait(Need{Class: "c", InputTokens: 10_000})
 	c.t += 0.03
 	before := state(t, c.g).InputTokens.Level
-	if err := c.g.Observe(t.Context(), Observed{InputTokens: reading(-1, told)}); err != nil {
-		t.Fatal(err)
-	}
+	observe(t, c.g, Observed{InputTokens: reading(-1, told)})
 	if got := state(t, c.g).InputTokens.Level - before; got > 0 {
 		t.Errorf("raised by %v", got)
 	}

@@ -162,7 +162,6 @@ func (g *Gate) settle(ctx context.Context, s settlement) error {
 		return fmt.Errorf("script answered %d values", len(reply))
 	}
 	switch {
-	case s.grant.key == "":
 	case reply[0] == "0":
 		g.m.settles.WithLabelValues(g.cfg.Pool, "unknown").Inc()
 	default:

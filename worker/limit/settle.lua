@@ -1,6 +1,6 @@
 -- settle: replaces a reservation's expectation by what was used, then lets the
 -- provider's headers correct the picture.
--- After gate.lua. ARGV[13] reservation, empty: headers alone. ARGV[14] its epoch.
+-- After gate.lua. ARGV[13] reservation. ARGV[14] its epoch.
 -- ARGV[15] how: 'used' (input and output known), 'expected' (not known),
 -- 'input' (input known, the call goes on), 'back' (never charged).
 -- ARGV[16] input tokens. ARGV[17] output tokens.
@@ -11,7 +11,7 @@
 -- then what was handed over to the caller: "status wait key", ...}.
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
 local found, own = 0, 0
-local booked = key ~= '' and ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
+local booked = ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
 if booked then
   found = 1
   local b = parse(booked)

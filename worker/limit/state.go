@@ -30,8 +30,6 @@ type State struct {
 	InFlight int
 	// Concurrency is the limit of InFlight, zero for none.
 	Concurrency int
-	// WaitingProcesses counts the processes in line for a concurrency slot.
-	WaitingProcesses int
 	// HeldFor is how long the gate lets nothing through yet, and HoldReason why.
 	HeldFor    time.Duration
 	HoldReason string
@@ -69,10 +67,9 @@ func (g *Gate) State(ctx context.Context) (State, error) {
 	}
 	p := parser{v: reply}
 	s := State{
-		InFlight: int(p.next()), WaitingProcesses: int(p.next()),
-		HeldFor: time.Duration(p.next() * float64(time.Second)), HoldReason: p.text(), Pace: p.next(),
+		InFlight: int(p.next()),
+		HeldFor:  time.Duration(p.next() * float64(time.Second)), HoldReason: p.text(), Pace: p.next(),
 	}
-	p.next() // the part of the pace that soft refusals account for
 	bind, latency := int(p.next()), 0.0
 	latency, s.Concurrency = p.next(), int(p.next())
 	for _, d := range []*Dimension{&s.Requests, &s.InputTokens, &s.OutputTokens} {

@@ -1,19 +1,18 @@
 -- state: what the gate looks like now; writes no more than gate.lua's upkeep.
 -- After gate.lua. No further ARGV.
--- Returns {epoch, in flight, waiting holders, hold s, why, pace, soft, binding
--- dimension 0..4 (4: concurrency), mean latency s, concurrency,
+-- Returns {epoch, in flight, hold s, why, pace, binding dimension 0..4 (4:
+-- concurrency), mean latency s, concurrency,
 -- then for each dimension: limit a minute, capacity, level or '', share used of
 -- the last minute, guard, mean need of a call, rate a second after foreign use}.
 save()
-local waiting = redis.call('ZCARD', WAITING)
 local bind = 0
-if waiting > 0 then
+if redis.call('ZCARD', WAITING) > 0 then
   bind = 4
 elseif s.bind > 0 and now - s.bind_t < 5 and r[s.bind] > 0 then
   bind = s.bind
 end
-local reply = {s.epoch, inflight, waiting, string.format('%.9g', math.max(0, s.hold - now)), now < s.hold and s.why or '',
-  string.format('%.9g', s.pace * slow(now) * s.soft), string.format('%.9g', s.soft), bind, string.format('%.9g', s.ml or 0), string.format('%.9g', s.conc)}
+local reply = {s.epoch, inflight, string.format('%.9g', math.max(0, s.hold - now)), now < s.hold and s.why or '',
+  string.format('%.9g', slow(now) * s.soft), bind, string.format('%.9g', s.ml or 0), string.format('%.9g', s.conc)}
 for d = 1, 3 do
   local limited = r[d] > 0
   reply[#reply + 1] = string.format('%.0f', s[LIM[d]])

@@ -1,9 +1,8 @@
--- steer: holds, releases and paces the whole gate.
+-- steer: holds and paces the whole gate.
 -- After gate.lua. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
 -- 'hold' (seconds; never shortens a longer hold), 'ramp' (a hold that is followed
--- by a slow start), 'release' (the hold ends),
--- 'resume' (the hold ends, slow start from that pace), 'pace' (a fixed factor),
--- 'soft' (a short refusal), 'peek' (asks only).
+-- by a slow start), 'resume' (the hold ends, slow start from that pace), 'soft'
+-- (a short refusal), 'peek' (asks only).
 -- Returns {epoch, seconds that the hold still lasts}.
 -- Messages to all: "* epoch hold seconds" and "* epoch free 0".
 local verb, x = ARGV[13], tonumber(ARGV[14])
@@ -23,17 +22,14 @@ elseif verb == 'ramp' then
   -- It stands from now on, so that it needs nobody who lives until the hold ends.
   hold(x, ARGV[15])
   s.ramp, s.slow, s.slow_t = 1, RAMP, s.hold
-elseif verb == 'release' or verb == 'resume' or verb == 'pace' then
-  if verb ~= 'pace' then s.hold, s.why = 0, '' end
-  if verb == 'resume' then
-    -- Whoever resumes, and however often, does not cut a ramp's slow start short.
-    if s.ramp then
-      if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramp = nil end
-    end
-    s.slow, s.slow_t, s.pace, s.soft = x, now, 1, 1
+elseif verb == 'resume' then
+  -- Whoever resumes, and however often, does not cut a ramp's slow start short.
+  if s.ramp then
+    if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramp = nil end
   end
-  if verb == 'pace' then s.pace = x end
-  redis.pcall('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
+  s.hold, s.why = 0, ''
+  s.slow, s.slow_t, s.soft = x, now, 1
+  redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
   if s.L1 then s.L1 = s.L1 - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
