@@ -3,8 +3,9 @@
 --
 -- KEYS[1] gate     string the state, packed: every field that `s` has below
 -- KEYS[2] held     zset  reservation -> when it is settled unasked, s
--- KEYS[3] booked   hash  reservation -> JSON [holder, send, ein, eout, speed, vin, vout, est, class]
--- KEYS[4] classes  hash  class -> JSON [n, mean, var, ia, ie, ir, i2, lat]: what its calls have used
+-- KEYS[3] booked   hash  reservation -> JSON [holder, send, input, output, speed, variance in, variance out, estimate, class]
+-- KEYS[4] classes  hash  class -> JSON [calls, mean output, variance output, mean input,
+--                  mean estimate, missed square, estimate square, latency]: what its calls have used
 -- KEYS[5] ahead    zset  reservation -> its send time, while that lies ahead, s
 -- KEYS[6] waiting  zset  holder -> its place in the line for a concurrency slot
 -- KEYS[7] wants    hash  holder -> JSON [key, est, max, class], what it waits with
@@ -51,7 +52,7 @@ if s then s = string.sub(s, 1, 1) == '{' and cjson.decode(s) or msgpack.unpack(s
 local lost = false
 if s then
   local at = now - tonumber(s.epoch) / 1e6
-  if s.t - at > 60 then
+  if s.updated_at - at > 60 then
     s, lost = nil, true
   else
     now = at
@@ -61,27 +62,28 @@ if not s then
   lost = lost or known ~= '0'
   redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
   s = {
-    epoch = string.format('%.0f', now * 1e6), t = 0, quiet = lost and QUIET or 0, checked = 0,
-    hold = lost and 1 or 0, why = lost and 'state lost' or '',
-    slow = 1, slow_t = 0, soft = 1, s1 = -60, s2 = -60,
-    U1 = 0, U2 = 0, so = 0, sa = 0, sb = 0, vo = 0, vi = 0, un = 0, drew = 0,
-    b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0, og = 1, ot = 0, seq = 0, bind = 0, bind_t = 0,
+    epoch = string.format('%.0f', now * 1e6), updated_at = 0, quiet_until = lost and QUIET or 0, upkeep_at = 0,
+    hold_until = lost and 1 or 0, hold_reason = lost and 'state lost' or '',
+    slow_start = 1, slow_start_at = 0, soft_pace = 1, soft_before_at = -60, soft_last_at = -60,
+    U1 = 0, U2 = 0, running_out = 0, drawn_rate = 0, drawn_before = 0, variance_out = 0, variance_in = 0,
+    running_unknown = 0, ended_out = 0, b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0,
+    headers_gap = 1, headers_at = 0, last_place = 0, bound_by = 0, bound_at = 0,
   }
   now = 0
 elseif known ~= '0' and known ~= s.epoch then
   -- Somebody who could not know that state was lost made this epoch.
   lost = true
-  if now < 1 and s.hold < 1 then s.hold, s.why = 1, 'state lost' end
-  s.quiet = QUIET
+  if now < 1 and s.hold_until < 1 then s.hold_until, s.hold_reason = 1, 'state lost' end
+  s.quiet_until = QUIET
 end
-if now < s.t then now = s.t end
+if now < s.updated_at then now = s.updated_at end
 
 -- A changed configuration replaces what was learned of that dimension.
 for d = 1, 3 do
   local c = tonumber(ARGV[4 + d])
   if s[CFG[d]] ~= c then s[CFG[d]], s[LIM[d]] = c, c end
 end
-s.burst, s.conc = tonumber(ARGV[8]), tonumber(ARGV[9])
+s.burst, s.concurrency = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local r, B = {}, {} -- rates a second, capacities; 0: no limit
 local function limits()
@@ -95,40 +97,40 @@ limits()
 
 -- pace: the slow start (doubling at each stair), times the factor that soft
 -- refusals lower and time restores.
-s.soft = math.min(1, s.soft + 0.001 * (now - s.t))
+s.soft_pace = math.min(1, s.soft_pace + 0.001 * (now - s.updated_at))
 
 local function slow(at)
-  if s.slow >= 1 then return 1 end
-  return math.min(1, s.slow * 2 ^ math.max(0, math.floor((at - s.slow_t) / STAIR)))
+  if s.slow_start >= 1 then return 1 end
+  return math.min(1, s.slow_start * 2 ^ math.max(0, math.floor((at - s.slow_start_at) / STAIR)))
 end
 
 -- earned: seconds of full allowance between a and b.
 local function earned(a, b)
-  if s.slow >= 1 then return (b - a) * s.soft end
-  local sum, k = 0, math.max(0, math.floor((a - s.slow_t) / STAIR))
+  if s.slow_start >= 1 then return (b - a) * s.soft_pace end
+  local sum, k = 0, math.max(0, math.floor((a - s.slow_start_at) / STAIR))
   while a < b do
-    local p = s.slow * 2 ^ k
+    local p = s.slow_start * 2 ^ k
     if p >= 1 then
       sum = sum + (b - a)
       break
     end
-    local e = math.min(b, s.slow_t + (k + 1) * STAIR)
+    local e = math.min(b, s.slow_start_at + (k + 1) * STAIR)
     if e > a then sum, a = sum + (e - a) * p, e end
     k = k + 1
   end
-  return sum * s.soft
+  return sum * s.soft_pace
 end
 
 -- delay: how long from now until that many seconds of full allowance are earned.
 local function delay(credit)
   if credit <= 0 then return 0 end
-  credit = credit / s.soft
-  if s.slow >= 1 then return credit end
-  local a, k = now, math.max(0, math.floor((now - s.slow_t) / STAIR))
+  credit = credit / s.soft_pace
+  if s.slow_start >= 1 then return credit end
+  local a, k = now, math.max(0, math.floor((now - s.slow_start_at) / STAIR))
   while true do
-    local p = s.slow * 2 ^ k
+    local p = s.slow_start * 2 ^ k
     if p >= 1 then return a + credit - now end
-    local e = s.slow_t + (k + 1) * STAIR
+    local e = s.slow_start_at + (k + 1) * STAIR
     if e > a then
       if (e - a) * p >= credit then return a + credit / p - now end
       credit, a = credit - (e - a) * p, e
@@ -138,14 +140,14 @@ local function delay(credit)
 end
 
 local inflight = redis.call('ZCARD', HELD)
-if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi, s.un = 0, 0, 0, 0, 0, 0 end
+if inflight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
 
 -- undrawn: output that running calls are still expected to draw: all that is
 -- expected of them, less what each has drawn at its class's speed so far. The
--- speed of a class of which no call has ended yet is not known: 0, and counted in un.
+-- speed of a class of which no call has ended yet is not known: 0, and counted in running_unknown.
 local function undrawn()
-  local u = s.so - s.sa * now + s.sb
-  return math.max(-s.so, math.min(s.so, u))
+  local u = s.running_out - s.drawn_rate * now + s.drawn_before
+  return math.max(-s.running_out, math.min(s.running_out, u))
 end
 
 -- pending: granted, and not yet charged by the provider.
@@ -161,9 +163,9 @@ local function guard(d, v)
     if s.b1 < -0.02 * r[1] then return math.min(4, 0.4 * B[1]) end
     return math.min(2, 0.2 * B[1])
   elseif d == 2 then
-    return math.min(500 + 4 * math.sqrt(math.max(0, s.vi + v)), B[2] / 2)
+    return math.min(500 + 4 * math.sqrt(math.max(0, s.variance_in + v)), B[2] / 2)
   end
-  local sigma, inflow = math.sqrt(math.max(0, s.vo + v)), r[3] * (s.ml or 0) / 2
+  local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), r[3] * (s.mean_latency or 0) / 2
   if s.b3 < -0.02 * r[3] then
     -- Another user draws too. Long calls keep much of a small bucket for what
     -- they are yet to draw: then the provider's level is held at the middle, but
@@ -180,13 +182,14 @@ end
 local function parse(b)
   b = cjson.decode(b)
   return {
-    holder = b[1], send = b[2], ein = b[3], eout = b[4], speed = b[5], vin = b[6], vout = b[7], est = b[8], class = b[9],
+    holder = b[1], send = b[2], input = b[3], output = b[4], speed = b[5], variance_in = b[6], variance_out = b[7],
+    estimate = b[8], class = b[9],
   }
 end
 
 local function book(key, b)
   redis.call('HSET', BOOKED, key,
-    cjson.encode({b.holder, b.send, b.ein, b.eout, b.speed, b.vin, b.vout, b.est, b.class}))
+    cjson.encode({b.holder, b.send, b.input, b.output, b.speed, b.variance_in, b.variance_out, b.estimate, b.class}))
 end
 
 -- fetch reads a reservation; one whose fields are gone is forgotten.
@@ -202,31 +205,31 @@ end
 -- the calls still under way; ended calls' output by a sum that fades, and the more
 -- so the longer ago, when the rate may have been another.
 local function since(d, span)
-  if d == 3 then return s.drew * (math.exp(span / RECENT) - 1) end
+  if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
   local sum = 0
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + KEEP, now + KEEP)) do
     local b = fetch(key)
-    if b then sum = sum + (d == 1 and 1 or b.ein) end
+    if b then sum = sum + (d == 1 and 1 or b.input) end
   end
   return sum
 end
 
 local function charged(key, b)
   if redis.call('ZREM', AHEAD, key) == 1 then
-    s.U1, s.U2 = s.U1 - 1, s.U2 - b.ein
+    s.U1, s.U2 = s.U1 - 1, s.U2 - b.input
   end
 end
 
 -- drop ends a reservation and leaves its debit: the level stands as expected.
 local function drop(key, b)
   charged(key, b)
-  s.so, s.sa, s.sb = s.so - b.eout, s.sa - b.speed, s.sb - b.speed * b.send
-  s.vo, s.vi = s.vo - b.vout, s.vi - b.vin
-  if b.speed == 0 then s.un = s.un - 1 end
+  s.running_out, s.drawn_rate, s.drawn_before = s.running_out - b.output, s.drawn_rate - b.speed, s.drawn_before - b.speed * b.send
+  s.variance_out, s.variance_in = s.variance_out - b.variance_out, s.variance_in - b.variance_in
+  if b.speed == 0 then s.running_unknown = s.running_unknown - 1 end
   redis.call('ZREM', HELD, key)
   redis.call('HDEL', BOOKED, key)
   inflight = inflight - 1
-  if inflight == 0 then s.so, s.sa, s.sb, s.vo, s.vi, s.un = 0, 0, 0, 0, 0, 0 end
+  if inflight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
 end
 
 -- Slots whose time has come are charged from now on. The way to the provider is
@@ -246,7 +249,7 @@ local function upkeep()
     local b = fetch(key)
     if b then drop(key, b) end
   end
-  if inflight > 0 and now - s.t > LEASE / 2 then
+  if inflight > 0 and now - s.updated_at > LEASE / 2 then
     -- Nobody, not even a renewal, came through for long: Redis was away, not they.
     for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
       redis.call('ZADD', HOLDERS, now + LEASE, h)
@@ -267,16 +270,16 @@ local function upkeep()
       end
     end
   end
-  s.checked = now
+  s.upkeep_at = now
 end
-if now - s.t > LEASE / 2 or now - s.checked >= 0.5 then upkeep() end
+if now - s.updated_at > LEASE / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
 
 -- Refill. The clip: what is expected to be left, plus what is granted and not
 -- yet charged, can never be more than the provider's bucket holds.
 do
-  local dt, e = now - s.t, earned(s.t, now)
+  local dt, e = now - s.updated_at, earned(s.updated_at, now)
   local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
-  s.drew = (s.drew or 0) * recent
+  s.ended_out = (s.ended_out or 0) * recent
   for d = 1, 3 do
     if r[d] > 0 then
       if lost and not s[LV[d]] then s[LV[d]] = guard(d, 0) end
@@ -286,7 +289,7 @@ do
     end
     s[USED[d]], s[BIAS[d]] = s[USED[d]] * fade, s[BIAS[d]] * forget
   end
-  s.t = now
+  s.updated_at = now
 end
 
 local function save()
@@ -297,11 +300,17 @@ local seen = {}
 local function stats(class)
   local c = seen[class]
   if c then return c end
-  c = {n = 0, mean = 0, var = 0, ia = 0, ie = 0, ir = 0, i2 = 0, lat = 0}
+  c = {
+    calls = 0, mean_output = 0, variance_output = 0, mean_input = 0, mean_estimate = 0,
+    missed_square = 0, estimate_square = 0, latency = 0,
+  }
   local x = redis.call('HGET', CLASSES, class)
   if x then
     x = cjson.decode(x)
-    c = {n = x[1], mean = x[2], var = x[3], ia = x[4], ie = x[5], ir = x[6], i2 = x[7], lat = x[8]}
+    c = {
+      calls = x[1], mean_output = x[2], variance_output = x[3], mean_input = x[4], mean_estimate = x[5],
+      missed_square = x[6], estimate_square = x[7], latency = x[8],
+    }
   end
   seen[class] = c
   return c
@@ -310,20 +319,23 @@ end
 -- learn takes what a call used into its class: weight 1/n for the first 50, then 0.02.
 local function learn(b, yin, yout)
   local c = stats(b.class)
-  c.n = c.n + 1
-  local w = math.max(1 / c.n, 0.02)
-  local d = yout - c.mean
-  c.mean = c.mean + w * d
-  c.var = (1 - w) * (c.var + w * d * d)
-  c.lat = c.lat + w * (math.max(0.001, now - b.send) - c.lat)
-  c.ia = c.ia + w * (yin - c.ia)
-  c.ie = c.ie + w * (b.est - c.ie)
-  if c.ie > 0 then
-    local miss = yin - b.est * c.ia / c.ie
-    c.ir = c.ir + w * (miss * miss - c.ir)
-    c.i2 = c.i2 + w * (b.est * b.est - c.i2)
+  c.calls = c.calls + 1
+  local w = math.max(1 / c.calls, 0.02)
+  local d = yout - c.mean_output
+  c.mean_output = c.mean_output + w * d
+  c.variance_output = (1 - w) * (c.variance_output + w * d * d)
+  c.latency = c.latency + w * (math.max(0.001, now - b.send) - c.latency)
+  c.mean_input = c.mean_input + w * (yin - c.mean_input)
+  c.mean_estimate = c.mean_estimate + w * (b.estimate - c.mean_estimate)
+  if c.mean_estimate > 0 then
+    local miss = yin - b.estimate * c.mean_input / c.mean_estimate
+    c.missed_square = c.missed_square + w * (miss * miss - c.missed_square)
+    c.estimate_square = c.estimate_square + w * (b.estimate * b.estimate - c.estimate_square)
   end
-  redis.call('HSET', CLASSES, b.class, cjson.encode({c.n, c.mean, c.var, c.ia, c.ie, c.ir, c.i2, c.lat}))
+  redis.call('HSET', CLASSES, b.class, cjson.encode({
+    c.calls, c.mean_output, c.variance_output, c.mean_input, c.mean_estimate,
+    c.missed_square, c.estimate_square, c.latency,
+  }))
 end
 
 -- ask books a slot: 'ok' and the wait until its send time, or why not and when
@@ -332,29 +344,29 @@ end
 local function ask(holder, key, class, est, max)
   local old = redis.call('HGET', BOOKED, key)
   if old then return 'ok', math.max(0, parse(old).send - now) end
-  if now < s.hold then return 'hold', math.max(0.0005, s.hold - now) end
-  if s.conc > 0 and inflight >= s.conc then return 'full', 0 end
+  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now) end
+  if s.concurrency > 0 and inflight >= s.concurrency then return 'full', 0 end
 
   local c = stats(class)
-  local mean, var, lat, speed = c.mean, c.var, c.lat, 0
-  if c.n > 0 then speed = mean / lat end
+  local mean, var, lat, speed = c.mean_output, c.variance_output, c.latency, 0
+  if c.calls > 0 then speed = mean / lat end
   -- Nothing known, or less than what is under way: the calls that end first are
   -- the short ones, so they alone may not lower the expectation.
-  if c.n < 1 or c.n < inflight then
+  if c.calls < 1 or c.calls < inflight then
     local prior = 512
     if max > 0 then prior = math.min(max / 4, 512) end
     mean = math.max(mean, prior)
   end
-  if c.n < 10 then var = math.max(var, mean * mean / 4) end
+  if c.calls < 10 then var = math.max(var, mean * mean / 4) end
   if max > 0 then mean = math.min(mean, max) end
   mean = math.max(1, mean)
   local ein, rel = est, 0.1
   if est <= 0 then
-    ein = c.ia
-  elseif c.ie > 0 then
-    ein = est * c.ia / c.ie
+    ein = c.mean_input
+  elseif c.mean_estimate > 0 then
+    ein = est * c.mean_input / c.mean_estimate
   end
-  if c.i2 > 0 then rel = math.max(0.1, math.min(1, math.sqrt(c.ir / c.i2))) end
+  if c.estimate_square > 0 then rel = math.max(0.1, math.min(1, math.sqrt(c.missed_square / c.estimate_square))) end
   local vin = (rel * ein) ^ 2
 
   local e, v = {1, ein, mean}, {0, vin, var}
@@ -383,16 +395,18 @@ local function ask(holder, key, class, est, max)
     s[USED[d]] = s[USED[d]] + e[d]
     s[MEAN[d]] = (s[MEAN[d]] or e[d]) + 0.02 * (e[d] - (s[MEAN[d]] or e[d]))
   end
-  if c.n > 0 then s.ml = (s.ml or lat) + 0.02 * (lat - (s.ml or lat)) else s.un = s.un + 1 end
-  if bind > 0 then s.bind, s.bind_t = bind, send end
+  if c.calls > 0 then s.mean_latency = (s.mean_latency or lat) + 0.02 * (lat - (s.mean_latency or lat)) else s.running_unknown = s.running_unknown + 1 end
+  if bind > 0 then s.bound_by, s.bound_at = bind, send end
   if wait > 0 and (r[1] > 0 or r[2] > 0) then
     s.U1, s.U2 = s.U1 + 1, s.U2 + ein
     redis.call('ZADD', AHEAD, send, key)
   end
-  s.so, s.sa, s.sb = s.so + mean, s.sa + speed, s.sb + speed * send
-  s.vo, s.vi = s.vo + var, s.vi + vin
-  book(key, {holder = holder, send = send, ein = ein, eout = mean, speed = speed, vin = vin, vout = var,
-    est = est, class = class})
+  s.running_out, s.drawn_rate, s.drawn_before = s.running_out + mean, s.drawn_rate + speed, s.drawn_before + speed * send
+  s.variance_out, s.variance_in = s.variance_out + var, s.variance_in + vin
+  book(key, {
+    holder = holder, send = send, input = ein, output = mean, speed = speed, variance_in = vin, variance_out = var,
+    estimate = est, class = class,
+  })
   redis.call('ZADD', HELD, send + KEEP, key)
   inflight = inflight + 1
   return 'ok', wait
@@ -401,8 +415,8 @@ end
 -- queue puts a holder into the line for a concurrency slot, with what it wants.
 local function queue(holder, key, class, est, max)
   if not redis.call('ZSCORE', WAITING, holder) then
-    s.seq = s.seq + 1
-    redis.call('ZADD', WAITING, s.seq, holder)
+    s.last_place = s.last_place + 1
+    redis.call('ZADD', WAITING, s.last_place, holder)
   end
   redis.call('HSET', WANTS, holder, cjson.encode({key, est, max, class}))
 end
@@ -411,7 +425,7 @@ end
 -- `mine`, to others by message. So a wait for concurrency costs one call.
 local mine = {}
 local function handover()
-  while now >= s.hold and (s.conc <= 0 or inflight < s.conc) do
+  while now >= s.hold_until and (s.concurrency <= 0 or inflight < s.concurrency) do
     local w = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not w then return end
     local want = redis.call('HGET', WANTS, w)

@@ -16,24 +16,24 @@ if booked then
   found = 1
   local b = parse(booked)
   local y = {1, yin, yout}
-  if how == 'back' then y = {0, 0, 0} elseif how == 'expected' then y = {1, b.ein, b.eout} end
-  if how == 'input' then y[3] = b.eout end
-  local e = {1, b.ein, b.eout}
+  if how == 'back' then y = {0, 0, 0} elseif how == 'expected' then y = {1, b.input, b.output} end
+  if how == 'input' then y[3] = b.output end
+  local e = {1, b.input, b.output}
   for d = 1, 3 do
     if s[LV[d]] then s[LV[d]] = s[LV[d]] + e[d] - y[d] end
     s[USED[d]] = math.max(0, s[USED[d]] + y[d] - e[d])
   end
   if how == 'input' then
     charged(key, b)
-    s.vi = s.vi - b.vin
-    b.ein, b.vin = yin, 0
+    s.variance_in = s.variance_in - b.variance_in
+    b.input, b.variance_in = yin, 0
     book(key, b)
   else
     drop(key, b)
     if how == 'used' then
       learn(b, yin, yout)
       own = yout
-      s.drew = s.drew + yout
+      s.ended_out = s.ended_out + yout
     end
   end
 end
@@ -47,7 +47,7 @@ for d = 1, 3 do
   if l and l > 0 then
     if s[CFG[d]] > 0 and ARGV[10] ~= '1' then l = math.min(l, s[CFG[d]]) end
     local have = s[LIM[d]]
-    if have == 0 or l < have or (l > have and now >= s.quiet) then
+    if have == 0 or l < have or (l > have and now >= s.quiet_until) then
       s[LIM[d]] = l
       limits()
       if have == 0 and rem then s[LV[d]] = math.min(rem, B[d]) - pending(d) end
@@ -59,30 +59,30 @@ for d = 1, 3 do
     told = true
     local by, band = 0, d > 1 and tonumber(ARGV[24]) / 2 or 2
     -- An input that was estimated wrongly shows here now and is settled later.
-    if d == 2 then band = band + 2 * math.sqrt(math.max(0, s.vi)) end
+    if d == 2 then band = band + 2 * math.sqrt(math.max(0, s.variance_in)) end
     -- Downwards: what is under way has drawn as much as we think, so what it
     -- varies by is no sign. While that is not known: all that is left when
     -- everything is done cannot be more than what is left now.
     local down = rem - s[LV[d]] + band
-    if d < 3 or s.un == 0 then down = down - pending(d) end
-    if d == 3 then down = down + 2 * math.sqrt(math.max(0, s.vo)) end
+    if d < 3 or s.running_unknown == 0 then down = down - pending(d) end
+    if d == 3 then down = down + 2 * math.sqrt(math.max(0, s.variance_out)) end
     -- Upwards only by what is certain: of what is under way nothing is drawn
     -- yet, and what was charged since the headers were written is not in them.
-    local up = rem - s[LV[d]] - (d == 3 and s.so + own or pending(d)) - band
+    local up = rem - s[LV[d]] - (d == 3 and s.running_out + own or pending(d)) - band
     if down < 0 then
       by = 0.5 * down
-    elseif up > 0 and now >= s.quiet then
+    elseif up > 0 and now >= s.quiet_until then
       by = 0.1 * math.max(0, up - since(d, tonumber(ARGV[25]) + (d == 2 and 2 * WAY or WAY)))
     end
     s[LV[d]] = s[LV[d]] + by
     -- The integral: a level that has to be lowered again and again has another
     -- user, whose rate is what the corrections amount to a second.
-    s[BIAS[d]] = math.max(-0.5 * r[d], math.min(0, s[BIAS[d]] + 0.01 * by / s.og))
+    s[BIAS[d]] = math.max(-0.5 * r[d], math.min(0, s[BIAS[d]] + 0.01 * by / s.headers_gap))
   end
 end
 if told then
-  s.og = math.max(0.01, s.og + 0.05 * (math.min(now - s.ot, 60) - s.og))
-  s.ot = now
+  s.headers_gap = math.max(0.01, s.headers_gap + 0.05 * (math.min(now - s.headers_at, 60) - s.headers_gap))
+  s.headers_at = now
 end
 for d = 1, 3 do
   if s[LV[d]] then s[LV[d]] = math.min(s[LV[d]], B[d] - pending(d)) end

@@ -8,11 +8,11 @@ save()
 local bind = 0
 if redis.call('ZCARD', WAITING) > 0 then
   bind = 4
-elseif s.bind > 0 and now - s.bind_t < 5 and r[s.bind] > 0 then
-  bind = s.bind
+elseif s.bound_by > 0 and now - s.bound_at < 5 and r[s.bound_by] > 0 then
+  bind = s.bound_by
 end
-local reply = {s.epoch, inflight, string.format('%.9g', math.max(0, s.hold - now)), now < s.hold and s.why or '',
-  string.format('%.9g', slow(now) * s.soft), bind, string.format('%.9g', s.ml or 0), string.format('%.9g', s.conc)}
+local reply = {s.epoch, inflight, string.format('%.9g', math.max(0, s.hold_until - now)), now < s.hold_until and s.hold_reason or '',
+  string.format('%.9g', slow(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', s.concurrency)}
 for d = 1, 3 do
   local limited = r[d] > 0
   reply[#reply + 1] = string.format('%.0f', s[LIM[d]])

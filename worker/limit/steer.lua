@@ -9,10 +9,10 @@ local verb, x = ARGV[13], tonumber(ARGV[14])
 local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 
 local function hold(d, why)
-  if now + d > s.hold then
-    s.hold, s.why = now + d, why
-    if s.ramp and s.slow_t > now then s.slow_t = s.hold end -- the slow start waits for the end
-    redis.pcall('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
+  if now + d > s.hold_until then
+    s.hold_until, s.hold_reason = now + d, why
+    if s.ramped and s.slow_start_at > now then s.slow_start_at = s.hold_until end -- the slow start waits for the end
+    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
   end
 end
 
@@ -21,22 +21,22 @@ if verb == 'hold' then
 elseif verb == 'ramp' then
   -- It stands from now on, so that it needs nobody who lives until the hold ends.
   hold(x, ARGV[15])
-  s.ramp, s.slow, s.slow_t = 1, RAMP, s.hold
+  s.ramped, s.slow_start, s.slow_start_at = 1, RAMP, s.hold_until
 elseif verb == 'resume' then
   -- Whoever resumes, and however often, does not cut a ramp's slow start short.
-  if s.ramp then
-    if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramp = nil end
+  if s.ramped then
+    if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramped = nil end
   end
-  s.hold, s.why = 0, ''
-  s.slow, s.slow_t, s.soft = x, now, 1
+  s.hold_until, s.hold_reason = 0, ''
+  s.slow_start, s.slow_start_at, s.soft_pace = x, now, 1
   redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
   if s.L1 then s.L1 = s.L1 - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
-  if now - (s.cut or -60) >= 1 then s.soft, s.cut = math.max(0.1, s.soft * 0.97), now end
-  if now - s.s1 <= 5 then hold(1, 'refused three times in 5 s') end
-  s.s1, s.s2 = s.s2, now
+  if now - (s.soft_cut_at or -60) >= 1 then s.soft_pace, s.soft_cut_at = math.max(0.1, s.soft_pace * 0.97), now end
+  if now - s.soft_before_at <= 5 then hold(1, 'refused three times in 5 s') end
+  s.soft_before_at, s.soft_last_at = s.soft_last_at, now
 end
 handover()
 save()
-return {s.epoch, string.format('%.6f', math.max(0, s.hold - now))}
+return {s.epoch, string.format('%.6f', math.max(0, s.hold_until - now))}
