@@ -19,7 +19,7 @@
 -- ARGV[11] channel for messages     ARGV[12] seconds from send to expiry of a reservation
 -- ARGV[13...] belong to the script that follows.
 --
--- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level (L1..L3) is
+-- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level is
 -- what the provider's bucket will hold once every granted call is done, so it
 -- may be negative. Times are seconds since the epoch began, by Redis's clock;
 -- the epoch itself is the microsecond in which it began.
@@ -29,8 +29,6 @@ local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
 local KEEP = tonumber(ARGV[12])
 local HORIZON, QUIET, STAIR, RECENT, WAY = 60, 20, 5, 0.3, 0.06
-local LV, BIAS, LIM, CFG = {'L1', 'L2', 'L3'}, {'b1', 'b2', 'b3'}, {'l1', 'l2', 'l3'}, {'c1', 'c2', 'c3'}
-local USED, MEAN = {'a1', 'a2', 'a3'}, {'m1', 'm2', 'm3'}
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -65,8 +63,10 @@ if not s then
     epoch = string.format('%.0f', now * 1e6), updated_at = 0, quiet_until = lost and QUIET or 0, upkeep_at = 0,
     hold_until = lost and 1 or 0, hold_reason = lost and 'state lost' or '',
     slow_start = 1, slow_start_at = 0, soft_pace = 1, soft_before_at = -60, soft_last_at = -60,
-    U1 = 0, U2 = 0, running_out = 0, drawn_rate = 0, drawn_before = 0, variance_out = 0, variance_in = 0,
-    running_unknown = 0, ended_out = 0, b1 = 0, b2 = 0, b3 = 0, a1 = 0, a2 = 0, a3 = 0,
+    configured = {0, 0, 0}, limit = {0, 0, 0}, level = {false, false, false}, ahead = {0, 0},
+    foreign_rate = {0, 0, 0}, used = {0, 0, 0}, mean_need = {false, false, false},
+    running_out = 0, drawn_rate = 0, drawn_before = 0, variance_out = 0, variance_in = 0,
+    running_unknown = 0, ended_out = 0,
     headers_gap = 1, headers_at = 0, last_place = 0, bound_by = 0, bound_at = 0,
   }
   now = 0
@@ -81,15 +81,15 @@ if now < s.updated_at then now = s.updated_at end
 -- A changed configuration replaces what was learned of that dimension.
 for d = 1, 3 do
   local c = tonumber(ARGV[4 + d])
-  if s[CFG[d]] ~= c then s[CFG[d]], s[LIM[d]] = c, c end
+  if s.configured[d] ~= c then s.configured[d], s.limit[d] = c, c end
 end
 s.burst, s.concurrency = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local r, B = {}, {} -- rates a second, capacities; 0: no limit
 local function limits()
   for d = 1, 3 do
-    r[d], B[d] = s[LIM[d]] / 60, s[LIM[d]]
-    if r[d] == 0 then s[LV[d]] = nil end
+    r[d], B[d] = s.limit[d] / 60, s.limit[d]
+    if r[d] == 0 then s.level[d] = false end
   end
   B[1] = math.min(s.burst, B[1])
 end
@@ -152,7 +152,7 @@ end
 
 -- pending: granted, and not yet charged by the provider.
 local function pending(d)
-  if d == 1 then return s.U1 elseif d == 2 then return s.U2 end
+  if d == 1 then return s.ahead[1] elseif d == 2 then return s.ahead[2] end
   return undrawn()
 end
 
@@ -160,13 +160,13 @@ end
 -- v is the variance that the asking call adds.
 local function guard(d, v)
   if d == 1 then
-    if s.b1 < -0.02 * r[1] then return math.min(4, 0.4 * B[1]) end
+    if s.foreign_rate[1] < -0.02 * r[1] then return math.min(4, 0.4 * B[1]) end
     return math.min(2, 0.2 * B[1])
   elseif d == 2 then
     return math.min(500 + 4 * math.sqrt(math.max(0, s.variance_in + v)), B[2] / 2)
   end
   local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), r[3] * (s.mean_latency or 0) / 2
-  if s.b3 < -0.02 * r[3] then
+  if s.foreign_rate[3] < -0.02 * r[3] then
     -- Another user draws too. Long calls keep much of a small bucket for what
     -- they are yet to draw: then the provider's level is held at the middle, but
     -- no deeper in debt than what flows in while they draw it.
@@ -216,7 +216,7 @@ end
 
 local function charged(key, b)
   if redis.call('ZREM', AHEAD, key) == 1 then
-    s.U1, s.U2 = s.U1 - 1, s.U2 - b.input
+    s.ahead[1], s.ahead[2] = s.ahead[1] - 1, s.ahead[2] - b.input
   end
 end
 
@@ -234,13 +234,13 @@ end
 
 -- Slots whose time has come are charged from now on. The way to the provider is
 -- not counted: it delays all calls alike, and for its jitter there is the guard.
-if s.U1 ~= 0 or s.U2 ~= 0 then
+if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then
   local due = redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)
   for _, key in ipairs(due) do
     local b = fetch(key)
     if b then charged(key, b) end
   end
-  if redis.call('ZCARD', AHEAD) == 0 then s.U1, s.U2 = 0, 0 end
+  if redis.call('ZCARD', AHEAD) == 0 then s.ahead[1], s.ahead[2] = 0, 0 end
 end
 
 -- Calls that were never settled, and those of holders that are gone. Often enough.
@@ -282,12 +282,12 @@ do
   s.ended_out = (s.ended_out or 0) * recent
   for d = 1, 3 do
     if r[d] > 0 then
-      if lost and not s[LV[d]] then s[LV[d]] = guard(d, 0) end
-      if s[LV[d]] then
-        s[LV[d]] = math.min(s[LV[d]] + e * (r[d] + s[BIAS[d]]), B[d] - pending(d))
+      if lost and not s.level[d] then s.level[d] = guard(d, 0) end
+      if s.level[d] then
+        s.level[d] = math.min(s.level[d] + e * (r[d] + s.foreign_rate[d]), B[d] - pending(d))
       end
     end
-    s[USED[d]], s[BIAS[d]] = s[USED[d]] * fade, s[BIAS[d]] * forget
+    s.used[d], s.foreign_rate[d] = s.used[d] * fade, s.foreign_rate[d] * forget
   end
   s.updated_at = now
 end
@@ -377,11 +377,11 @@ local function ask(holder, key, class, est, max)
       -- Output is drawn after a call was let in: what it will draw need not be
       -- there yet. A gate that nobody knew takes a second's worth to have come.
       local need = d < 3 and math.min(e[d], B[d] - g) or 0
-      if not s[LV[d]] then s[LV[d]] = math.min(g + (d < 3 and need or r[3]), B[d] - pending(d)) end
-      local rate = r[d] + s[BIAS[d]]
-      local x = (g + need - s[LV[d]]) / rate
+      if not s.level[d] then s.level[d] = math.min(g + (d < 3 and need or r[3]), B[d] - pending(d)) end
+      local rate = r[d] + s.foreign_rate[d]
+      local x = (g + need - s.level[d]) / rate
       if x > credit then credit, bind = x, d end
-      line = math.max(line, (g - s[LV[d]]) / rate)
+      line = math.max(line, (g - s.level[d]) / rate)
     end
   end
   if credit < 1e-6 then credit = 0 end
@@ -391,14 +391,14 @@ local function ask(holder, key, class, est, max)
   local wait = delay(credit)
   local send = now + wait
   for d = 1, 3 do
-    if r[d] > 0 then s[LV[d]] = s[LV[d]] - e[d] end
-    s[USED[d]] = s[USED[d]] + e[d]
-    s[MEAN[d]] = (s[MEAN[d]] or e[d]) + 0.02 * (e[d] - (s[MEAN[d]] or e[d]))
+    if r[d] > 0 then s.level[d] = s.level[d] - e[d] end
+    s.used[d] = s.used[d] + e[d]
+    s.mean_need[d] = (s.mean_need[d] or e[d]) + 0.02 * (e[d] - (s.mean_need[d] or e[d]))
   end
   if c.calls > 0 then s.mean_latency = (s.mean_latency or lat) + 0.02 * (lat - (s.mean_latency or lat)) else s.running_unknown = s.running_unknown + 1 end
   if bind > 0 then s.bound_by, s.bound_at = bind, send end
   if wait > 0 and (r[1] > 0 or r[2] > 0) then
-    s.U1, s.U2 = s.U1 + 1, s.U2 + ein
+    s.ahead[1], s.ahead[2] = s.ahead[1] + 1, s.ahead[2] + ein
     redis.call('ZADD', AHEAD, send, key)
   end
   s.running_out, s.drawn_rate, s.drawn_before = s.running_out + mean, s.drawn_rate + speed, s.drawn_before + speed * send

@@ -7,7 +7,7 @@
 -- ARGV[18..20] the provider's limits a minute, ARGV[21..23] what it says remains;
 -- empty: not said. ARGV[24] step to which token headers are rounded. ARGV[25] age
 -- of the headers, s.
--- Returns {epoch, 1 or 0 (was there such a reservation), in flight, L1, L2, L3,
+-- Returns {epoch, 1 or 0 (was there such a reservation), in flight, three levels,
 -- then what was handed over to the caller: "status wait key", ...}.
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
 local found, own = 0, 0
@@ -20,8 +20,8 @@ if booked then
   if how == 'input' then y[3] = b.output end
   local e = {1, b.input, b.output}
   for d = 1, 3 do
-    if s[LV[d]] then s[LV[d]] = s[LV[d]] + e[d] - y[d] end
-    s[USED[d]] = math.max(0, s[USED[d]] + y[d] - e[d])
+    if s.level[d] then s.level[d] = s.level[d] + e[d] - y[d] end
+    s.used[d] = math.max(0, s.used[d] + y[d] - e[d])
   end
   if how == 'input' then
     charged(key, b)
@@ -45,17 +45,17 @@ for d = 1, 3 do
   local l = tonumber(ARGV[17 + d])
   local rem = tonumber(ARGV[20 + d])
   if l and l > 0 then
-    if s[CFG[d]] > 0 and ARGV[10] ~= '1' then l = math.min(l, s[CFG[d]]) end
-    local have = s[LIM[d]]
+    if s.configured[d] > 0 and ARGV[10] ~= '1' then l = math.min(l, s.configured[d]) end
+    local have = s.limit[d]
     if have == 0 or l < have or (l > have and now >= s.quiet_until) then
-      s[LIM[d]] = l
+      s.limit[d] = l
       limits()
-      if have == 0 and rem then s[LV[d]] = math.min(rem, B[d]) - pending(d) end
+      if have == 0 and rem then s.level[d] = math.min(rem, B[d]) - pending(d) end
     end
   end
   -- More requests than our bucket holds: a count over a longer window, which
   -- says nothing of the short one.
-  if rem and r[d] > 0 and s[LV[d]] and not (d == 1 and rem > B[1]) then
+  if rem and r[d] > 0 and s.level[d] and not (d == 1 and rem > B[1]) then
     told = true
     local by, band = 0, d > 1 and tonumber(ARGV[24]) / 2 or 2
     -- An input that was estimated wrongly shows here now and is settled later.
@@ -63,21 +63,21 @@ for d = 1, 3 do
     -- Downwards: what is under way has drawn as much as we think, so what it
     -- varies by is no sign. While that is not known: all that is left when
     -- everything is done cannot be more than what is left now.
-    local down = rem - s[LV[d]] + band
+    local down = rem - s.level[d] + band
     if d < 3 or s.running_unknown == 0 then down = down - pending(d) end
     if d == 3 then down = down + 2 * math.sqrt(math.max(0, s.variance_out)) end
     -- Upwards only by what is certain: of what is under way nothing is drawn
     -- yet, and what was charged since the headers were written is not in them.
-    local up = rem - s[LV[d]] - (d == 3 and s.running_out + own or pending(d)) - band
+    local up = rem - s.level[d] - (d == 3 and s.running_out + own or pending(d)) - band
     if down < 0 then
       by = 0.5 * down
     elseif up > 0 and now >= s.quiet_until then
       by = 0.1 * math.max(0, up - since(d, tonumber(ARGV[25]) + (d == 2 and 2 * WAY or WAY)))
     end
-    s[LV[d]] = s[LV[d]] + by
+    s.level[d] = s.level[d] + by
     -- The integral: a level that has to be lowered again and again has another
     -- user, whose rate is what the corrections amount to a second.
-    s[BIAS[d]] = math.max(-0.5 * r[d], math.min(0, s[BIAS[d]] + 0.01 * by / s.headers_gap))
+    s.foreign_rate[d] = math.max(-0.5 * r[d], math.min(0, s.foreign_rate[d] + 0.01 * by / s.headers_gap))
   end
 end
 if told then
@@ -85,13 +85,13 @@ if told then
   s.headers_at = now
 end
 for d = 1, 3 do
-  if s[LV[d]] then s[LV[d]] = math.min(s[LV[d]], B[d] - pending(d)) end
+  if s.level[d] then s.level[d] = math.min(s.level[d], B[d] - pending(d)) end
 end
 
 handover()
 save()
 local function lv(d)
-  if s[LV[d]] then return string.format('%.3f', s[LV[d]]) end
+  if s.level[d] then return string.format('%.3f', s.level[d]) end
   return ''
 end
 local reply = {s.epoch, found, inflight, lv(1), lv(2), lv(3)}

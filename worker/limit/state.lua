@@ -15,12 +15,12 @@ local reply = {s.epoch, inflight, string.format('%.9g', math.max(0, s.hold_until
   string.format('%.9g', slow(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', s.concurrency)}
 for d = 1, 3 do
   local limited = r[d] > 0
-  reply[#reply + 1] = string.format('%.0f', s[LIM[d]])
+  reply[#reply + 1] = string.format('%.0f', s.limit[d])
   reply[#reply + 1] = string.format('%.0f', B[d])
-  reply[#reply + 1] = s[LV[d]] and string.format('%.9g', s[LV[d]]) or ''
-  reply[#reply + 1] = string.format('%.9g', limited and s[USED[d]] / s[LIM[d]] or 0)
+  reply[#reply + 1] = s.level[d] and string.format('%.9g', s.level[d]) or ''
+  reply[#reply + 1] = string.format('%.9g', limited and s.used[d] / s.limit[d] or 0)
   reply[#reply + 1] = string.format('%.9g', limited and guard(d, 0) or 0)
-  reply[#reply + 1] = string.format('%.9g', s[MEAN[d]] or 0)
-  reply[#reply + 1] = string.format('%.9g', limited and r[d] + s[BIAS[d]] or 0)
+  reply[#reply + 1] = string.format('%.9g', s.mean_need[d] or 0)
+  reply[#reply + 1] = string.format('%.9g', limited and r[d] + s.foreign_rate[d] or 0)
 end
 return reply

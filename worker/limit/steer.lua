@@ -31,7 +31,7 @@ elseif verb == 'resume' then
   s.slow_start, s.slow_start_at, s.soft_pace = x, now, 1
   redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
 elseif verb == 'soft' then
-  if s.L1 then s.L1 = s.L1 - 1 end
+  if s.level[1] then s.level[1] = s.level[1] - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
   if now - (s.soft_cut_at or -60) >= 1 then s.soft_pace, s.soft_cut_at = math.max(0.1, s.soft_pace * 0.97), now end
   if now - s.soft_before_at <= 5 then hold(1, 'refused three times in 5 s') end
