@@ -525,51 +525,38 @@ func TestDefaultBurst(t *testing.T) {
 
 func TestEveryScriptSaysWhatItTakesAndReturns(t *testing.T) {
 	t.Parallel()
-	for name, text := range map[string]string{
-		"gate": gateLua, "take": takeLua, "settle": settleLua, "renew": renewLua, "leave": leaveLua, "steer": steerLua, "state": stateLua,
-	} {
-		head, _, _ := strings.Cut(text, "\nlocal ")
-		if !strings.HasPrefix(text, "-- ") || !strings.Contains(head, "ARGV") || !strings.Contains(head, "KEYS") && !strings.Contains(head, "gate.lua") {
-			t.Errorf("%s.lua does not open with its KEYS and ARGV", name)
+	files, err := luaFiles.ReadDir("lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	for _, s := range scripts {
+		used[s.name] = true
+		for _, c := range s.chapters {
+			used[c] = true
 		}
-		if name != "gate" && !strings.Contains(head, "Returns") {
-			t.Errorf("%s.lua does not say what it returns", name)
+		head, _, _ := strings.Cut(luaText(t, s.name), "\nlocal ")
+		if !strings.HasPrefix(head, "-- "+s.name) || !strings.Contains(head, "ARGV") || !strings.Contains(head, "After the chapters") || !strings.Contains(head, "Returns") {
+			t.Errorf("%s.lua does not open with what it takes and returns", s.name)
+		}
+	}
+	if head, _, _ := strings.Cut(luaText(t, "state"), "\nlocal "); !strings.Contains(head, "KEYS") || !strings.Contains(head, "ARGV") {
+		t.Error("state.lua does not open with its KEYS and ARGV")
+	}
+	for _, f := range files {
+		if name := strings.TrimSuffix(f.Name(), ".lua"); !used[name] {
+			t.Errorf("no script needs %s", f.Name())
 		}
 	}
 }
 
-// Channels that are permitted only later are heard from then on; until then those
-// in line ask for themselves.
-func TestAGateHearsOnceItMay(t *testing.T) {
-	t.Parallel()
-	admin := redistest.New(t)
-	grant := func(rules ...any) {
-		if err := admin.Do(t.Context(), append([]any{"ACL", "SETUSER", "app"}, rules...)...).Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	grant("on", ">pw", "~*", "+@all")
-	o := *admin.Options()
-	o.Username, o.Password = "app", "pw"
-	rdb := redis.NewClient(&o)
-	t.Cleanup(func() { _ = rdb.Close() })
-	a, b := newGate(t, rdb, Limits{Concurrency: 1}), newGate(t, rdb, Limits{Concurrency: 1})
-	start(t, a)
-	start(t, b)
-	first, err := a.Take(t.Context(), Need{ID: "a", Class: "c"})
+var scripts = []*script{takeScript, settleScript, renewScript, leaveScript, steerScript, describeScript}
+
+func luaText(t testing.TB, name string) string {
+	t.Helper()
+	b, err := luaFiles.ReadFile("lua/" + name + ".lua")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := taking(t.Context(), b, Need{ID: "b", Class: "c"})
-	eventually(t, "b stands in line", func() bool { return rdb.ZCard(t.Context(), b.keys[5]).Val() == 1 })
-	settle(t, a, first, Actual{Known: true})
-	told := time.Now()
-	if err := waitFor(t, done); err != nil || time.Since(told) > 3*time.Second {
-		t.Fatalf("b's turn came with %v after %v; want it as soon as b asks itself", err, time.Since(told))
-	}
-	if a.live.Load() || b.live.Load() {
-		t.Error("a gate hears although it may not")
-	}
-	grant("&sluice:*")
-	eventually(t, "both gates hear", func() bool { return a.live.Load() && b.live.Load() })
+	return string(b)
 }

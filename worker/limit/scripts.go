@@ -2,9 +2,10 @@ package limit
 
 import (
 	"context"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,29 +13,37 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-var (
-	//go:embed gate.lua
-	gateLua string
-	//go:embed take.lua
-	takeLua string
-	//go:embed settle.lua
-	settleLua string
-	//go:embed renew.lua
-	renewLua string
-	//go:embed leave.lua
-	leaveLua string
-	//go:embed steer.lua
-	steerLua string
-	//go:embed state.lua
-	stateLua string
+//go:embed lua/*.lua
+var luaFiles embed.FS
 
-	takeScript   = redis.NewScript(gateLua + takeLua)
-	settleScript = redis.NewScript(gateLua + settleLua)
-	renewScript  = redis.NewScript(gateLua + renewLua)
-	leaveScript  = redis.NewScript(gateLua + leaveLua)
-	steerScript  = redis.NewScript(gateLua + steerLua)
-	stateScript  = redis.NewScript(gateLua + stateLua)
+// The scripts, each with the chapters that it needs.
+var (
+	takeScript     = newScript("take", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	settleScript   = newScript("settle", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	renewScript    = newScript("renew", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	leaveScript    = newScript("leave", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	steerScript    = newScript("steer", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	describeScript = newScript("describe", "state", "pace", "guard", "ledger")
 )
+
+// script is a file of lua/ behind its chapters, other files there, in their order.
+type script struct {
+	name     string
+	chapters []string
+	redis    *redis.Script
+}
+
+func newScript(name string, chapters ...string) *script {
+	var text strings.Builder
+	for _, f := range append(slices.Clone(chapters), name) {
+		b, err := luaFiles.ReadFile("lua/" + f + ".lua")
+		if err != nil {
+			panic(err) // the list above names a file that is not there
+		}
+		text.Write(b)
+	}
+	return &script{name: name, chapters: chapters, redis: redis.NewScript(text.String())}
+}
 
 // answer is a script's decision on one reservation.
 type answer struct {
@@ -57,7 +66,7 @@ func seconds(d time.Duration) float64 { return d.Seconds() }
 
 // run calls a script with what all of them are given and returns the epoch,
 // which every reply begins with, and the rest.
-func (g *Gate) run(ctx context.Context, script *redis.Script, argv ...any) (epoch int64, reply []string, err error) {
+func (g *Gate) run(ctx context.Context, s *script, argv ...any) (epoch int64, reply []string, err error) {
 	var now any = ""
 	if g.cfg.now != nil {
 		now = g.cfg.now()
@@ -66,7 +75,7 @@ func (g *Gate) run(ctx context.Context, script *redis.Script, argv ...any) (epoc
 	all := make([]any, 0, 4+len(g.args)+len(argv))
 	all = append(all, now, g.holder, seconds(g.cfg.lease), known)
 	all = append(append(all, g.args...), argv...)
-	out, err := script.Run(ctx, g.rdb, g.keys, all...).Slice()
+	out, err := s.redis.Run(ctx, g.rdb, g.keys, all...).Slice()
 	if err != nil {
 		return 0, nil, err
 	}

@@ -1,5 +1,5 @@
 -- renew: the caller lives, and what it waits for may have come.
--- After gate.lua. ARGV[13] the reservation that it waits for in line, empty: none.
+-- After the chapters. ARGV[13] the reservation that it waits for in line, empty: none.
 -- Returns {epoch, then what was handed over to the caller: "status wait key", ...}.
 lease()
 handover()

@@ -1,6 +1,6 @@
 -- settle: replaces a reservation's expectation by what was used, then lets the
 -- provider's headers correct the picture.
--- After gate.lua. ARGV[13] reservation. ARGV[14] its epoch.
+-- After the chapters. ARGV[13] reservation. ARGV[14] its epoch.
 -- ARGV[15] how: 'used' (input and output known), 'expected' (not known),
 -- 'input' (input known, the call goes on), 'back' (never charged).
 -- ARGV[16] input tokens. ARGV[17] output tokens.

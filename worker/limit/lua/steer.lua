@@ -1,5 +1,5 @@
 -- steer: holds and paces the whole gate.
--- After gate.lua. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
+-- After the chapters. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
 -- 'hold' (seconds; never shortens a longer hold), 'ramp' (a hold that is followed
 -- by a slow start), 'resume' (the hold ends, slow start from that pace), 'soft'
 -- (a short refusal), 'peek' (asks only).

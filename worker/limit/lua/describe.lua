@@ -1,5 +1,5 @@
--- state: what the gate looks like now; writes no more than gate.lua's upkeep.
--- After gate.lua. No further ARGV.
+-- describe: what the gate looks like now; writes no more than the ledger's upkeep.
+-- After the chapters. No further ARGV.
 -- Returns {epoch, in flight, hold s, why, pace, binding dimension 0..4 (4:
 -- concurrency), mean latency s, concurrency,
 -- then for each dimension: limit a minute, capacity, level or '', share used of

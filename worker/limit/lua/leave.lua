@@ -1,5 +1,5 @@
 -- leave: the caller stands in line no longer.
--- After gate.lua. No further ARGV. Returns {epoch}.
+-- After the chapters. No further ARGV. Returns {epoch}.
 redis.call('ZREM', WAITING, me)
 redis.call('HDEL', WANTS, me)
 handover()

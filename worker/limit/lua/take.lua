@@ -1,5 +1,5 @@
 -- take: books slots for calls, in order, until one of them has to wait.
--- After gate.lua. ARGV[13...]: four a call: key, class, input estimate, max_tokens.
+-- After the chapters. ARGV[13...]: four a call: key, class, input estimate, max_tokens.
 -- Returns {epoch, status, wait, status, wait, ...}: one pair for each call that
 -- was decided. Calls behind the first that waits or is refused are not looked at.
 lease()

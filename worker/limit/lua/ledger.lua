@@ -1,0 +1,112 @@
+local function parse(b)
+  b = cjson.decode(b)
+  return {
+    holder = b[1], send = b[2], input = b[3], output = b[4], speed = b[5], variance_in = b[6], variance_out = b[7],
+    estimate = b[8], class = b[9],
+  }
+end
+
+local function book(key, b)
+  redis.call('HSET', BOOKED, key,
+    cjson.encode({b.holder, b.send, b.input, b.output, b.speed, b.variance_in, b.variance_out, b.estimate, b.class}))
+end
+
+-- fetch reads a reservation; one whose fields are gone is forgotten.
+local function fetch(key)
+  local b = redis.call('HGET', BOOKED, key)
+  if b then return parse(b) end
+  redis.call('ZREM', HELD, key)
+  redis.call('ZREM', AHEAD, key)
+  return nil
+end
+
+-- since: what was charged within the last so many seconds. Sends are counted by
+-- the calls still under way; ended calls' output by a sum that fades, and the more
+-- so the longer ago, when the rate may have been another.
+local function since(d, span)
+  if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
+  local sum = 0
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + KEEP, now + KEEP)) do
+    local b = fetch(key)
+    if b then sum = sum + (d == 1 and 1 or b.input) end
+  end
+  return sum
+end
+
+local function charged(key, b)
+  if redis.call('ZREM', AHEAD, key) == 1 then
+    s.ahead[1], s.ahead[2] = s.ahead[1] - 1, s.ahead[2] - b.input
+  end
+end
+
+-- drop ends a reservation and leaves its debit: the level stands as expected.
+local function drop(key, b)
+  charged(key, b)
+  s.running_out, s.drawn_rate, s.drawn_before = s.running_out - b.output, s.drawn_rate - b.speed, s.drawn_before - b.speed * b.send
+  s.variance_out, s.variance_in = s.variance_out - b.variance_out, s.variance_in - b.variance_in
+  if b.speed == 0 then s.running_unknown = s.running_unknown - 1 end
+  redis.call('ZREM', HELD, key)
+  redis.call('HDEL', BOOKED, key)
+  inflight = inflight - 1
+  if inflight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
+end
+
+-- Slots whose time has come are charged from now on. The way to the provider is
+-- not counted: it delays all calls alike, and for its jitter there is the guard.
+if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then
+  local due = redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)
+  for _, key in ipairs(due) do
+    local b = fetch(key)
+    if b then charged(key, b) end
+  end
+  if redis.call('ZCARD', AHEAD) == 0 then s.ahead[1], s.ahead[2] = 0, 0 end
+end
+
+-- Calls that were never settled, and those of holders that are gone. Often enough.
+local function upkeep()
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, '-inf', now)) do
+    local b = fetch(key)
+    if b then drop(key, b) end
+  end
+  if inflight > 0 and now - s.updated_at > LEASE / 2 then
+    -- Nobody, not even a renewal, came through for long: Redis was away, not they.
+    for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
+      redis.call('ZADD', HOLDERS, now + LEASE, h)
+    end
+  else
+    local gone = redis.call('ZRANGEBYSCORE', HOLDERS, '-inf', now)
+    if #gone > 0 then
+      local dead = {}
+      for _, h in ipairs(gone) do
+        dead[h] = true
+        redis.call('ZREM', HOLDERS, h)
+        redis.call('ZREM', WAITING, h)
+        redis.call('HDEL', WANTS, h)
+      end
+      for _, key in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
+        local b = fetch(key)
+        if b and dead[b.holder] then drop(key, b) end
+      end
+    end
+  end
+  s.upkeep_at = now
+end
+if now - s.updated_at > LEASE / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
+
+-- Refill. The clip: what is expected to be left, plus what is granted and not
+-- yet charged, can never be more than the provider's bucket holds.
+do
+  local dt, e = now - s.updated_at, earned(s.updated_at, now)
+  local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
+  s.ended_out = (s.ended_out or 0) * recent
+  for d = 1, 3 do
+    if r[d] > 0 then
+      if lost and not s.level[d] then s.level[d] = guard(d, 0) end
+      if s.level[d] then
+        s.level[d] = math.min(s.level[d] + e * (r[d] + s.foreign_rate[d]), B[d] - pending(d))
+      end
+    end
+    s.used[d], s.foreign_rate[d] = s.used[d] * fade, s.foreign_rate[d] * forget
+  end
+  s.updated_at = now
+end

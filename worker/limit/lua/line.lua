@@ -1,0 +1,37 @@
+-- queue puts a holder into the line for a concurrency slot, with what it wants.
+local function queue(holder, key, class, est, max)
+  if not redis.call('ZSCORE', WAITING, holder) then
+    s.last_place = s.last_place + 1
+    redis.call('ZADD', WAITING, s.last_place, holder)
+  end
+  redis.call('HSET', WANTS, holder, cjson.encode({key, est, max, class}))
+end
+
+-- handover gives what is free to those in line, in order: to the caller in
+-- `mine`, to others by message. So a wait for concurrency costs one call.
+local mine = {}
+local function handover()
+  while now >= s.hold_until and (s.concurrency <= 0 or inflight < s.concurrency) do
+    local w = redis.call('ZRANGE', WAITING, 0, 0)[1]
+    if not w then return end
+    local want = redis.call('HGET', WANTS, w)
+    redis.call('ZREM', WAITING, w)
+    redis.call('HDEL', WANTS, w)
+    local lease = redis.call('ZSCORE', HOLDERS, w)
+    if want and lease and tonumber(lease) > now then
+      want = cjson.decode(want)
+      local key = want[1]
+      local status, wait = ask(w, key, want[4], want[2], want[3])
+      local say = table.concat({status, string.format('%.6f', wait), key}, ' ')
+      if w == me then
+        mine[#mine + 1] = say
+      else
+        redis.call('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
+      end
+    end
+  end
+end
+
+local function lease()
+  redis.call('ZADD', HOLDERS, now + LEASE, me)
+end

@@ -1,0 +1,99 @@
+-- The part that every script of this package begins with: it reads the gate.
+--
+-- KEYS[1] gate     string the state, packed: every field that `s` has below
+-- KEYS[2] held     zset  reservation -> when it is settled unasked, s
+-- KEYS[3] booked   hash  reservation -> JSON [holder, send, input, output, speed, variance in, variance out, estimate, class]
+-- KEYS[4] classes  hash  class -> JSON [calls, mean output, variance output, mean input,
+--                  mean estimate, missed square, estimate square, latency]: what its calls have used
+-- KEYS[5] ahead    zset  reservation -> its send time, while that lies ahead, s
+-- KEYS[6] waiting  zset  holder -> its place in the line for a concurrency slot
+-- KEYS[7] wants    hash  holder -> JSON [key, est, max, class], what it waits with
+-- KEYS[8] holders  zset  holder -> end of its lease, s
+--
+-- ARGV[1] now, s (only tests give it; empty: Redis TIME)    ARGV[2] the caller, a holder
+-- ARGV[3] lease of a holder, s      ARGV[4] the epoch that the caller knows, 0 for none
+-- ARGV[5..7] configured requests, input, output tokens a minute; 0: no limit
+-- ARGV[8] request burst             ARGV[9] concurrency, 0: no limit
+-- ARGV[10] 1: limits may rise above the configured ones when the provider says so
+-- ARGV[11] channel for messages     ARGV[12] seconds from send to expiry of a reservation
+-- ARGV[13...] belong to the script that follows.
+--
+-- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level is
+-- what the provider's bucket will hold once every granted call is done, so it
+-- may be negative. Times are seconds since the epoch began, by Redis's clock;
+-- the epoch itself is the microsecond in which it began.
+
+local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
+local KEEP = tonumber(ARGV[12])
+local HORIZON, QUIET, STAIR, RECENT, WAY = 60, 20, 5, 0.3, 0.06
+
+local now = tonumber(ARGV[1])
+if not now then
+  local c = redis.call('TIME')
+  now = tonumber(c[1]) + tonumber(c[2]) / 1e6
+end
+
+-- Redis packs the state three times as fast in its own form as in JSON; the
+-- embedded Redis knows JSON alone.
+local msgpack = rawget(_G, 'cmsgpack')
+local s = redis.call('GET', GATE)
+if s then s = string.sub(s, 1, 1) == '{' and cjson.decode(s) or msgpack.unpack(s) end
+
+-- Missing state is not a full bucket: the provider may just have been drained.
+-- The first call of a new gate passes at once, then the allowance is earned, until
+-- the provider says what is left. That is believed at once, but not when state was
+-- lost: calls that we do not know of any more are still to be charged. A clock
+-- more than a minute behind our last write is a state that cannot be used.
+local lost = false
+if s then
+  local at = now - tonumber(s.epoch) / 1e6
+  if s.updated_at - at > 60 then
+    s, lost = nil, true
+  else
+    now = at
+  end
+end
+if not s then
+  lost = lost or known ~= '0'
+  redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
+  s = {
+    epoch = string.format('%.0f', now * 1e6), updated_at = 0, quiet_until = lost and QUIET or 0, upkeep_at = 0,
+    hold_until = lost and 1 or 0, hold_reason = lost and 'state lost' or '',
+    slow_start = 1, slow_start_at = 0, soft_pace = 1, soft_before_at = -60, soft_last_at = -60,
+    configured = {0, 0, 0}, limit = {0, 0, 0}, level = {false, false, false}, ahead = {0, 0},
+    foreign_rate = {0, 0, 0}, used = {0, 0, 0}, mean_need = {false, false, false},
+    running_out = 0, drawn_rate = 0, drawn_before = 0, variance_out = 0, variance_in = 0,
+    running_unknown = 0, ended_out = 0,
+    headers_gap = 1, headers_at = 0, last_place = 0, bound_by = 0, bound_at = 0,
+  }
+  now = 0
+elseif known ~= '0' and known ~= s.epoch then
+  -- Somebody who could not know that state was lost made this epoch.
+  lost = true
+  if now < 1 and s.hold_until < 1 then s.hold_until, s.hold_reason = 1, 'state lost' end
+  s.quiet_until = QUIET
+end
+if now < s.updated_at then now = s.updated_at end
+
+-- A changed configuration replaces what was learned of that dimension.
+for d = 1, 3 do
+  local c = tonumber(ARGV[4 + d])
+  if s.configured[d] ~= c then s.configured[d], s.limit[d] = c, c end
+end
+s.burst, s.concurrency = tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local r, B = {}, {} -- rates a second, capacities; 0: no limit
+local function limits()
+  for d = 1, 3 do
+    r[d], B[d] = s.limit[d] / 60, s.limit[d]
+    if r[d] == 0 then s.level[d] = false end
+  end
+  B[1] = math.min(s.burst, B[1])
+end
+limits()
+
+local function save()
+  redis.call('SET', GATE, msgpack and msgpack.pack(s) or cjson.encode(s))
+end
