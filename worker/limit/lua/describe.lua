@@ -8,19 +8,19 @@ save()
 local bind = 0
 if redis.call('ZCARD', WAITING) > 0 then
   bind = 4
-elseif s.bound_by > 0 and now - s.bound_at < 5 and r[s.bound_by] > 0 then
+elseif s.bound_by > 0 and now - s.bound_at < 5 and rate[s.bound_by] > 0 then
   bind = s.bound_by
 end
-local reply = {s.epoch, inflight, string.format('%.9g', math.max(0, s.hold_until - now)), now < s.hold_until and s.hold_reason or '',
-  string.format('%.9g', slow(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', s.concurrency)}
+local reply = {s.epoch, in_flight, string.format('%.9g', math.max(0, s.hold_until - now)), now < s.hold_until and s.hold_reason or '',
+  string.format('%.9g', start_share(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', s.concurrency)}
 for d = 1, 3 do
-  local limited = r[d] > 0
+  local limited = rate[d] > 0
   reply[#reply + 1] = string.format('%.0f', s.limit[d])
-  reply[#reply + 1] = string.format('%.0f', B[d])
+  reply[#reply + 1] = string.format('%.0f', capacity[d])
   reply[#reply + 1] = s.level[d] and string.format('%.9g', s.level[d]) or ''
   reply[#reply + 1] = string.format('%.9g', limited and s.used[d] / s.limit[d] or 0)
   reply[#reply + 1] = string.format('%.9g', limited and guard(d, 0) or 0)
   reply[#reply + 1] = string.format('%.9g', s.mean_need[d] or 0)
-  reply[#reply + 1] = string.format('%.9g', limited and r[d] + s.foreign_rate[d] or 0)
+  reply[#reply + 1] = string.format('%.9g', limited and rate[d] + s.foreign_rate[d] or 0)
 end
 return reply

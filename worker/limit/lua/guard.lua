@@ -1,5 +1,5 @@
-local inflight = redis.call('ZCARD', HELD)
-if inflight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
+local in_flight = redis.call('ZCARD', HELD)
+if in_flight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
 
 -- undrawn: output that running calls are still expected to draw: all that is
 -- expected of them, less what each has drawn at its class's speed so far. The
@@ -19,21 +19,21 @@ end
 -- v is the variance that the asking call adds.
 local function guard(d, v)
   if d == 1 then
-    if s.foreign_rate[1] < -0.02 * r[1] then return math.min(4, 0.4 * B[1]) end
-    return math.min(2, 0.2 * B[1])
+    if s.foreign_rate[1] < -0.02 * rate[1] then return math.min(4, 0.4 * capacity[1]) end
+    return math.min(2, 0.2 * capacity[1])
   elseif d == 2 then
-    return math.min(500 + 4 * math.sqrt(math.max(0, s.variance_in + v)), B[2] / 2)
+    return math.min(500 + 4 * math.sqrt(math.max(0, s.variance_in + v)), capacity[2] / 2)
   end
-  local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), r[3] * (s.mean_latency or 0) / 2
-  if s.foreign_rate[3] < -0.02 * r[3] then
+  local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), rate[3] * (s.mean_latency or 0) / 2
+  if s.foreign_rate[3] < -0.02 * rate[3] then
     -- Another user draws too. Long calls keep much of a small bucket for what
     -- they are yet to draw: then the provider's level is held at the middle, but
     -- no deeper in debt than what flows in while they draw it.
     local g = 500 + 4 * sigma
-    return math.min(g, math.max(B[3] / 2 - undrawn(), g - inflow))
+    return math.min(g, math.max(capacity[3] / 2 - undrawn(), g - inflow))
   end
   -- The provider lets a call in while anything is left, so what has to be
   -- guarded is its level of now: above ours by what is yet to be drawn, which is
   -- on average what flows in while calls draw it.
-  return math.min(100 + 5.5 * sigma, B[3] / 2) - math.min(undrawn(), inflow)
+  return math.min(100 + 5.5 * sigma, capacity[3] / 2) - math.min(undrawn(), inflow)
 end

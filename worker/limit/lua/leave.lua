@@ -2,6 +2,6 @@
 -- After the chapters. No further ARGV. Returns {epoch}.
 redis.call('ZREM', WAITING, me)
 redis.call('HDEL', WANTS, me)
-handover()
+hand_over()
 save()
 return {s.epoch}

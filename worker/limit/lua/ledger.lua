@@ -1,4 +1,4 @@
-local function parse(b)
+local function read(b)
   b = cjson.decode(b)
   return {
     holder = b[1], send = b[2], input = b[3], output = b[4], speed = b[5], variance_in = b[6], variance_out = b[7],
@@ -6,7 +6,7 @@ local function parse(b)
   }
 end
 
-local function book(key, b)
+local function write(key, b)
   redis.call('HSET', BOOKED, key,
     cjson.encode({b.holder, b.send, b.input, b.output, b.speed, b.variance_in, b.variance_out, b.estimate, b.class}))
 end
@@ -14,26 +14,26 @@ end
 -- fetch reads a reservation; one whose fields are gone is forgotten.
 local function fetch(key)
   local b = redis.call('HGET', BOOKED, key)
-  if b then return parse(b) end
+  if b then return read(b) end
   redis.call('ZREM', HELD, key)
   redis.call('ZREM', AHEAD, key)
   return nil
 end
 
--- since: what was charged within the last so many seconds. Sends are counted by
+-- charged_since: what was charged within the last so many seconds. Sends are counted by
 -- the calls still under way; ended calls' output by a sum that fades, and the more
 -- so the longer ago, when the rate may have been another.
-local function since(d, span)
+local function charged_since(d, span)
   if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
   local sum = 0
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + KEEP, now + KEEP)) do
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + LIFETIME, now + LIFETIME)) do
     local b = fetch(key)
     if b then sum = sum + (d == 1 and 1 or b.input) end
   end
   return sum
 end
 
-local function charged(key, b)
+local function charge(key, b)
   if redis.call('ZREM', AHEAD, key) == 1 then
     s.ahead[1], s.ahead[2] = s.ahead[1] - 1, s.ahead[2] - b.input
   end
@@ -41,14 +41,14 @@ end
 
 -- drop ends a reservation and leaves its debit: the level stands as expected.
 local function drop(key, b)
-  charged(key, b)
+  charge(key, b)
   s.running_out, s.drawn_rate, s.drawn_before = s.running_out - b.output, s.drawn_rate - b.speed, s.drawn_before - b.speed * b.send
   s.variance_out, s.variance_in = s.variance_out - b.variance_out, s.variance_in - b.variance_in
   if b.speed == 0 then s.running_unknown = s.running_unknown - 1 end
   redis.call('ZREM', HELD, key)
   redis.call('HDEL', BOOKED, key)
-  inflight = inflight - 1
-  if inflight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
+  in_flight = in_flight - 1
+  if in_flight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
 end
 
 -- Slots whose time has come are charged from now on. The way to the provider is
@@ -57,7 +57,7 @@ if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then
   local due = redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)
   for _, key in ipairs(due) do
     local b = fetch(key)
-    if b then charged(key, b) end
+    if b then charge(key, b) end
   end
   if redis.call('ZCARD', AHEAD) == 0 then s.ahead[1], s.ahead[2] = 0, 0 end
 end
@@ -68,7 +68,7 @@ local function upkeep()
     local b = fetch(key)
     if b then drop(key, b) end
   end
-  if inflight > 0 and now - s.updated_at > LEASE / 2 then
+  if in_flight > 0 and now - s.updated_at > LEASE / 2 then
     -- Nobody, not even a renewal, came through for long: Redis was away, not they.
     for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
       redis.call('ZADD', HOLDERS, now + LEASE, h)
@@ -100,10 +100,10 @@ do
   local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
   s.ended_out = (s.ended_out or 0) * recent
   for d = 1, 3 do
-    if r[d] > 0 then
+    if rate[d] > 0 then
       if lost and not s.level[d] then s.level[d] = guard(d, 0) end
       if s.level[d] then
-        s.level[d] = math.min(s.level[d] + e * (r[d] + s.foreign_rate[d]), B[d] - pending(d))
+        s.level[d] = math.min(s.level[d] + e * (rate[d] + s.foreign_rate[d]), capacity[d] - pending(d))
       end
     end
     s.used[d], s.foreign_rate[d] = s.used[d] * fade, s.foreign_rate[d] * forget

@@ -1,5 +1,5 @@
--- queue puts a holder into the line for a concurrency slot, with what it wants.
-local function queue(holder, key, class, est, max)
+-- stand_in_line puts a holder into the line for a concurrency slot, with what it wants.
+local function stand_in_line(holder, key, class, est, max)
   if not redis.call('ZSCORE', WAITING, holder) then
     s.last_place = s.last_place + 1
     redis.call('ZADD', WAITING, s.last_place, holder)
@@ -7,11 +7,11 @@ local function queue(holder, key, class, est, max)
   redis.call('HSET', WANTS, holder, cjson.encode({key, est, max, class}))
 end
 
--- handover gives what is free to those in line, in order: to the caller in
--- `mine`, to others by message. So a wait for concurrency costs one call.
-local mine = {}
-local function handover()
-  while now >= s.hold_until and (s.concurrency <= 0 or inflight < s.concurrency) do
+-- hand_over gives what is free to those in line, in order: to the caller in
+-- `handed`, to others by message. So a wait for concurrency costs one call.
+local handed = {}
+local function hand_over()
+  while now >= s.hold_until and (s.concurrency <= 0 or in_flight < s.concurrency) do
     local w = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not w then return end
     local want = redis.call('HGET', WANTS, w)
@@ -21,10 +21,10 @@ local function handover()
     if want and lease and tonumber(lease) > now then
       want = cjson.decode(want)
       local key = want[1]
-      local status, wait = ask(w, key, want[4], want[2], want[3])
+      local status, wait = reserve(w, key, want[4], want[2], want[3])
       local say = table.concat({status, string.format('%.6f', wait), key}, ' ')
       if w == me then
-        mine[#mine + 1] = say
+        handed[#handed + 1] = say
       else
         redis.call('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
       end
@@ -32,6 +32,6 @@ local function handover()
   end
 end
 
-local function lease()
+local function renew_lease()
   redis.call('ZADD', HOLDERS, now + LEASE, me)
 end

@@ -2,7 +2,7 @@
 -- refusals lower and time restores.
 s.soft_pace = math.min(1, s.soft_pace + 0.001 * (now - s.updated_at))
 
-local function slow(at)
+local function start_share(at)
   if s.slow_start >= 1 then return 1 end
   return math.min(1, s.slow_start * 2 ^ math.max(0, math.floor((at - s.slow_start_at) / STAIR)))
 end

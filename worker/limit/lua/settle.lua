@@ -14,7 +14,7 @@ local found, own = 0, 0
 local booked = ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
 if booked then
   found = 1
-  local b = parse(booked)
+  local b = read(booked)
   local y = {1, yin, yout}
   if how == 'back' then y = {0, 0, 0} elseif how == 'expected' then y = {1, b.input, b.output} end
   if how == 'input' then y[3] = b.output end
@@ -24,10 +24,10 @@ if booked then
     s.used[d] = math.max(0, s.used[d] + y[d] - e[d])
   end
   if how == 'input' then
-    charged(key, b)
+    charge(key, b)
     s.variance_in = s.variance_in - b.variance_in
     b.input, b.variance_in = yin, 0
-    book(key, b)
+    write(key, b)
   else
     drop(key, b)
     if how == 'used' then
@@ -50,12 +50,12 @@ for d = 1, 3 do
     if have == 0 or l < have or (l > have and now >= s.quiet_until) then
       s.limit[d] = l
       limits()
-      if have == 0 and rem then s.level[d] = math.min(rem, B[d]) - pending(d) end
+      if have == 0 and rem then s.level[d] = math.min(rem, capacity[d]) - pending(d) end
     end
   end
   -- More requests than our bucket holds: a count over a longer window, which
   -- says nothing of the short one.
-  if rem and r[d] > 0 and s.level[d] and not (d == 1 and rem > B[1]) then
+  if rem and rate[d] > 0 and s.level[d] and not (d == 1 and rem > capacity[1]) then
     told = true
     local by, band = 0, d > 1 and tonumber(ARGV[24]) / 2 or 2
     -- An input that was estimated wrongly shows here now and is settled later.
@@ -72,12 +72,12 @@ for d = 1, 3 do
     if down < 0 then
       by = 0.5 * down
     elseif up > 0 and now >= s.quiet_until then
-      by = 0.1 * math.max(0, up - since(d, tonumber(ARGV[25]) + (d == 2 and 2 * WAY or WAY)))
+      by = 0.1 * math.max(0, up - charged_since(d, tonumber(ARGV[25]) + (d == 2 and 2 * WAY or WAY)))
     end
     s.level[d] = s.level[d] + by
     -- The integral: a level that has to be lowered again and again has another
     -- user, whose rate is what the corrections amount to a second.
-    s.foreign_rate[d] = math.max(-0.5 * r[d], math.min(0, s.foreign_rate[d] + 0.01 * by / s.headers_gap))
+    s.foreign_rate[d] = math.max(-0.5 * rate[d], math.min(0, s.foreign_rate[d] + 0.01 * by / s.headers_gap))
   end
 end
 if told then
@@ -85,15 +85,15 @@ if told then
   s.headers_at = now
 end
 for d = 1, 3 do
-  if s.level[d] then s.level[d] = math.min(s.level[d], B[d] - pending(d)) end
+  if s.level[d] then s.level[d] = math.min(s.level[d], capacity[d] - pending(d)) end
 end
 
-handover()
+hand_over()
 save()
 local function lv(d)
   if s.level[d] then return string.format('%.3f', s.level[d]) end
   return ''
 end
-local reply = {s.epoch, found, inflight, lv(1), lv(2), lv(3)}
-for _, m in ipairs(mine) do reply[#reply + 1] = m end
+local reply = {s.epoch, found, in_flight, lv(1), lv(2), lv(3)}
+for _, m in ipairs(handed) do reply[#reply + 1] = m end
 return reply

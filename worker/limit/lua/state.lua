@@ -26,7 +26,7 @@
 local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
-local KEEP = tonumber(ARGV[12])
+local LIFETIME = tonumber(ARGV[12])
 local HORIZON, QUIET, STAIR, RECENT, WAY = 60, 20, 5, 0.3, 0.06
 
 local now = tonumber(ARGV[1])
@@ -84,13 +84,13 @@ for d = 1, 3 do
 end
 s.burst, s.concurrency = tonumber(ARGV[8]), tonumber(ARGV[9])
 
-local r, B = {}, {} -- rates a second, capacities; 0: no limit
+local rate, capacity = {}, {} -- rates a second, capacities; 0: no limit
 local function limits()
   for d = 1, 3 do
-    r[d], B[d] = s.limit[d] / 60, s.limit[d]
-    if r[d] == 0 then s.level[d] = false end
+    rate[d], capacity[d] = s.limit[d] / 60, s.limit[d]
+    if rate[d] == 0 then s.level[d] = false end
   end
-  B[1] = math.min(s.burst, B[1])
+  capacity[1] = math.min(s.burst, capacity[1])
 end
 limits()
 

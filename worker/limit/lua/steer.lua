@@ -25,7 +25,7 @@ elseif verb == 'ramp' then
 elseif verb == 'resume' then
   -- Whoever resumes, and however often, does not cut a ramp's slow start short.
   if s.ramped then
-    if slow(now) < 1 then x = math.min(x, slow(now)) else s.ramped = nil end
+    if start_share(now) < 1 then x = math.min(x, start_share(now)) else s.ramped = nil end
   end
   s.hold_until, s.hold_reason = 0, ''
   s.slow_start, s.slow_start_at, s.soft_pace = x, now, 1
@@ -37,6 +37,6 @@ elseif verb == 'soft' then
   if now - s.soft_before_at <= 5 then hold(1, 'refused three times in 5 s') end
   s.soft_before_at, s.soft_last_at = s.soft_last_at, now
 end
-handover()
+hand_over()
 save()
 return {s.epoch, string.format('%.6f', math.max(0, s.hold_until - now))}
