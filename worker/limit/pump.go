@@ -257,7 +257,7 @@ func (g *Gate) use(ctx context.Context, w *waiter, a answer) {
 		g.slot = false
 		g.mu.Unlock()
 		if due && a.wait > recheck {
-			left, err := g.steer(ctx, "peek", 0, "")
+			left, err := g.peek(ctx)
 			if left > 0 {
 				g.noteHold(left)
 			}

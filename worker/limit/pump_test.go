@@ -550,7 +550,7 @@ func TestEveryScriptSaysWhatItTakesAndReturns(t *testing.T) {
 	}
 }
 
-var scripts = []*script{takeScript, settleScript, renewScript, leaveScript, steerScript, describeScript}
+var scripts = []*script{takeScript, settleScript, renewScript, steerScript, leaveScript, peekScript, describeScript}
 
 func luaText(t testing.TB, name string) string {
 	t.Helper()

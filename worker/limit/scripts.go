@@ -21,8 +21,9 @@ var (
 	takeScript     = newScript("take", "state", "pace", "guard", "ledger", "learn", "book", "line")
 	settleScript   = newScript("settle", "state", "pace", "guard", "ledger", "learn", "book", "line")
 	renewScript    = newScript("renew", "state", "pace", "guard", "ledger", "learn", "book", "line")
-	leaveScript    = newScript("leave", "state", "pace", "guard", "ledger", "learn", "book", "line")
 	steerScript    = newScript("steer", "state", "pace", "guard", "ledger", "learn", "book", "line")
+	leaveScript    = newScript("leave", "state", "pace", "guard", "ledger")
+	peekScript     = newScript("peek", "state", "pace", "guard", "ledger")
 	describeScript = newScript("describe", "state", "pace", "guard", "ledger")
 )
 
@@ -236,12 +237,21 @@ func (g *Gate) leave(ctx context.Context) error {
 
 // steer returns how long the hold still lasts.
 func (g *Gate) steer(ctx context.Context, verb string, x float64, reason string) (time.Duration, error) {
-	_, reply, err := g.run(ctx, steerScript, verb, x, reason)
+	return g.heldFor(ctx, verb, steerScript, verb, x, reason)
+}
+
+// peek returns how long the hold still lasts.
+func (g *Gate) peek(ctx context.Context) (time.Duration, error) {
+	return g.heldFor(ctx, "ask for the hold of", peekScript)
+}
+
+func (g *Gate) heldFor(ctx context.Context, act string, s *script, argv ...any) (time.Duration, error) {
+	_, reply, err := g.run(ctx, s, argv...)
 	if err == nil && len(reply) != 1 {
 		err = fmt.Errorf("script answered %d values", len(reply))
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s pool %s: %w", verb, g.cfg.Pool, err)
+		return 0, fmt.Errorf("%s pool %s: %w", act, g.cfg.Pool, err)
 	}
 	return parseWait(reply[0])
 }

@@ -1,6 +1,3 @@
-local in_flight = redis.call('ZCARD', HELD)
-if in_flight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
-
 -- undrawn: output that running calls are still expected to draw: all that is
 -- expected of them, less what each has drawn at its class's speed so far. The
 -- speed of a class of which no call has ended yet is not known: 0, and counted in running_unknown.

@@ -1,3 +1,5 @@
+local in_flight = redis.call('ZCARD', HELD)
+
 local function read(b)
   b = cjson.decode(b)
   return {
@@ -39,6 +41,12 @@ local function charge(key, b)
   end
 end
 
+-- nothing_runs: sums over calls under way are exactly 0 when there are none.
+local function nothing_runs()
+  s.running_out, s.drawn_rate, s.drawn_before, s.running_unknown = 0, 0, 0, 0
+  s.variance_out, s.variance_in = 0, 0
+end
+
 -- drop ends a reservation and leaves its debit: the level stands as expected.
 local function drop(key, b)
   charge(key, b)
@@ -48,21 +56,21 @@ local function drop(key, b)
   redis.call('ZREM', HELD, key)
   redis.call('HDEL', BOOKED, key)
   in_flight = in_flight - 1
-  if in_flight == 0 then s.running_out, s.drawn_rate, s.drawn_before, s.variance_out, s.variance_in, s.running_unknown = 0, 0, 0, 0, 0, 0 end
+  if in_flight == 0 then nothing_runs() end
 end
 
--- Slots whose time has come are charged from now on. The way to the provider is
--- not counted: it delays all calls alike, and for its jitter there is the guard.
-if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then
-  local due = redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)
-  for _, key in ipairs(due) do
+-- charge_due: slots whose time has come are charged from now on. The way to the
+-- provider is not counted: it delays all calls alike, and for its jitter there is
+-- the guard.
+local function charge_due()
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', AHEAD, '-inf', now)) do
     local b = fetch(key)
     if b then charge(key, b) end
   end
   if redis.call('ZCARD', AHEAD) == 0 then s.ahead[1], s.ahead[2] = 0, 0 end
 end
 
--- Calls that were never settled, and those of holders that are gone. Often enough.
+-- upkeep ends calls that were never settled, and those of holders that are gone.
 local function upkeep()
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, '-inf', now)) do
     local b = fetch(key)
@@ -91,11 +99,10 @@ local function upkeep()
   end
   s.upkeep_at = now
 end
-if now - s.updated_at > LEASE / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
 
--- Refill. The clip: what is expected to be left, plus what is granted and not
+-- refill. The clip: what is expected to be left, plus what is granted and not
 -- yet charged, can never be more than the provider's bucket holds.
-do
+local function refill()
   local dt, e = now - s.updated_at, earned(s.updated_at, now)
   local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
   s.ended_out = (s.ended_out or 0) * recent
@@ -109,4 +116,13 @@ do
     s.used[d], s.foreign_rate[d] = s.used[d] * fade, s.foreign_rate[d] * forget
   end
   s.updated_at = now
+end
+
+-- catch_up brings the gate to the present. Every script begins with it.
+local function catch_up()
+  s.soft_pace = math.min(1, s.soft_pace + 0.001 * (now - s.updated_at))
+  if in_flight == 0 then nothing_runs() end
+  if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then charge_due() end
+  if now - s.updated_at > LEASE / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
+  refill()
 end

@@ -1,7 +1,5 @@
 -- pace: the slow start (doubling at each stair), times the factor that soft
 -- refusals lower and time restores.
-s.soft_pace = math.min(1, s.soft_pace + 0.001 * (now - s.updated_at))
-
 local function start_share(at)
   if s.slow_start >= 1 then return 1 end
   return math.min(1, s.slow_start * 2 ^ math.max(0, math.floor((at - s.slow_start_at) / STAIR)))

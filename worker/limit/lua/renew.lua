@@ -1,6 +1,7 @@
 -- renew: the caller lives, and what it waits for may have come.
 -- After the chapters. ARGV[13] the reservation that it waits for in line, empty: none.
 -- Returns {epoch, then what was handed over to the caller: "status wait key", ...}.
+catch_up()
 renew_lease()
 hand_over()
 if ARGV[13] ~= '' and #handed == 0 then

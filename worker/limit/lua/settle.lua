@@ -9,6 +9,7 @@
 -- of the headers, s.
 -- Returns {epoch, 1 or 0 (was there such a reservation), in flight, three levels,
 -- then what was handed over to the caller: "status wait key", ...}.
+catch_up()
 local key, how, yin, yout = ARGV[13], ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
 local found, own = 0, 0
 local booked = ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)

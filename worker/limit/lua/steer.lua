@@ -2,9 +2,10 @@
 -- After the chapters. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
 -- 'hold' (seconds; never shortens a longer hold), 'ramp' (a hold that is followed
 -- by a slow start), 'resume' (the hold ends, slow start from that pace), 'soft'
--- (a short refusal), 'peek' (asks only).
+-- (a short refusal).
 -- Returns {epoch, seconds that the hold still lasts}.
 -- Messages to all: "* epoch hold seconds" and "* epoch free 0".
+catch_up()
 local verb, x = ARGV[13], tonumber(ARGV[14])
 local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 

@@ -2,6 +2,7 @@
 -- After the chapters. ARGV[13...]: four a call: key, class, input estimate, max_tokens.
 -- Returns {epoch, status, wait, status, wait, ...}: one pair for each call that
 -- was decided. Calls behind the first that waits or is refused are not looked at.
+catch_up()
 renew_lease()
 local reply = {s.epoch}
 if #ARGV >= 13 and redis.call('ZSCORE', WAITING, me) then
