@@ -3,7 +3,7 @@
 -- (concurrency). The same key asked again gets the same slot.
 local function reserve(holder, key, class, est, max)
   local old = redis.call('HGET', BOOKED, key)
-  if old then return 'ok', math.max(0, read(old).send - now) end
+  if old then return 'ok', math.max(0, unpacked(old).send - now) end
   if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now) end
   if s.concurrency > 0 and in_flight >= s.concurrency then return 'full', 0 end
 

@@ -2,18 +2,11 @@ local seen = {}
 local function stats(class)
   local c = seen[class]
   if c then return c end
-  c = {
+  c = redis.call('HGET', CLASSES, class)
+  c = c and unpacked(c) or {
     calls = 0, mean_output = 0, variance_output = 0, mean_input = 0, mean_estimate = 0,
     missed_square = 0, estimate_square = 0, latency = 0,
   }
-  local x = redis.call('HGET', CLASSES, class)
-  if x then
-    x = cjson.decode(x)
-    c = {
-      calls = x[1], mean_output = x[2], variance_output = x[3], mean_input = x[4], mean_estimate = x[5],
-      missed_square = x[6], estimate_square = x[7], latency = x[8],
-    }
-  end
   seen[class] = c
   return c
 end
@@ -34,8 +27,5 @@ local function learn(b, yin, yout)
     c.missed_square = c.missed_square + w * (miss * miss - c.missed_square)
     c.estimate_square = c.estimate_square + w * (b.estimate * b.estimate - c.estimate_square)
   end
-  redis.call('HSET', CLASSES, b.class, cjson.encode({
-    c.calls, c.mean_output, c.variance_output, c.mean_input, c.mean_estimate,
-    c.missed_square, c.estimate_square, c.latency,
-  }))
+  redis.call('HSET', CLASSES, b.class, packed(c))
 end

@@ -1,22 +1,13 @@
 local in_flight = redis.call('ZCARD', HELD)
 
-local function read(b)
-  b = cjson.decode(b)
-  return {
-    holder = b[1], send = b[2], input = b[3], output = b[4], speed = b[5], variance_in = b[6], variance_out = b[7],
-    estimate = b[8], class = b[9],
-  }
-end
-
 local function write(key, b)
-  redis.call('HSET', BOOKED, key,
-    cjson.encode({b.holder, b.send, b.input, b.output, b.speed, b.variance_in, b.variance_out, b.estimate, b.class}))
+  redis.call('HSET', BOOKED, key, packed(b))
 end
 
 -- fetch reads a reservation; one whose fields are gone is forgotten.
 local function fetch(key)
   local b = redis.call('HGET', BOOKED, key)
-  if b then return read(b) end
+  if b then return unpacked(b) end
   redis.call('ZREM', HELD, key)
   redis.call('ZREM', AHEAD, key)
   return nil

@@ -4,7 +4,7 @@ local function stand_in_line(holder, key, class, est, max)
     s.last_place = s.last_place + 1
     redis.call('ZADD', WAITING, s.last_place, holder)
   end
-  redis.call('HSET', WANTS, holder, cjson.encode({key, est, max, class}))
+  redis.call('HSET', WANTS, holder, packed({key = key, estimate = est, max = max, class = class}))
 end
 
 -- hand_over gives what is free to those in line, in order: to the caller in
@@ -19,9 +19,9 @@ local function hand_over()
     redis.call('HDEL', WANTS, w)
     local lease = redis.call('ZSCORE', HOLDERS, w)
     if want and lease and tonumber(lease) > now then
-      want = cjson.decode(want)
-      local key = want[1]
-      local status, wait = reserve(w, key, want[4], want[2], want[3])
+      want = unpacked(want)
+      local key = want.key
+      local status, wait = reserve(w, key, want.class, want.estimate, want.max)
       local say = table.concat({status, string.format('%.6f', wait), key}, ' ')
       if w == me then
         handed[#handed + 1] = say

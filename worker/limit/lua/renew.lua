@@ -7,7 +7,7 @@ hand_over()
 if ARGV[13] ~= '' and #handed == 0 then
   local b = redis.call('HGET', BOOKED, ARGV[13])
   if b then
-    handed[1] = table.concat({'ok', string.format('%.6f', math.max(0, read(b).send - now)), ARGV[13]}, ' ')
+    handed[1] = table.concat({'ok', string.format('%.6f', math.max(0, unpacked(b).send - now)), ARGV[13]}, ' ')
   elseif not redis.call('ZSCORE', WAITING, me) then
     handed[1] = 'again 0 ' .. ARGV[13]
   end

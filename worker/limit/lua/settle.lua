@@ -15,7 +15,7 @@ local found, own = 0, 0
 local booked = ARGV[14] == s.epoch and redis.call('HGET', BOOKED, key)
 if booked then
   found = 1
-  local b = read(booked)
+  local b = unpacked(booked)
   local y = {1, yin, yout}
   if how == 'back' then y = {0, 0, 0} elseif how == 'expected' then y = {1, b.input, b.output} end
   if how == 'input' then y[3] = b.output end

@@ -2,12 +2,11 @@
 --
 -- KEYS[1] gate     string the state, packed: every field that `s` has below
 -- KEYS[2] held     zset  reservation -> when it is settled unasked, s
--- KEYS[3] booked   hash  reservation -> JSON [holder, send, input, output, speed, variance in, variance out, estimate, class]
--- KEYS[4] classes  hash  class -> JSON [calls, mean output, variance output, mean input,
---                  mean estimate, missed square, estimate square, latency]: what its calls have used
+-- KEYS[3] booked   hash  reservation -> packed: see ledger.lua
+-- KEYS[4] classes  hash  class -> packed: see learn.lua
 -- KEYS[5] ahead    zset  reservation -> its send time, while that lies ahead, s
 -- KEYS[6] waiting  zset  holder -> its place in the line for a concurrency slot
--- KEYS[7] wants    hash  holder -> JSON [key, est, max, class], what it waits with
+-- KEYS[7] wants    hash  holder -> packed: see line.lua
 -- KEYS[8] holders  zset  holder -> end of its lease, s
 --
 -- ARGV[1] now, s (only tests give it; empty: Redis TIME)    ARGV[2] the caller, a holder
@@ -35,11 +34,17 @@ if not now then
   now = tonumber(c[1]) + tonumber(c[2]) / 1e6
 end
 
--- Redis packs the state three times as fast in its own form as in JSON; the
--- embedded Redis knows JSON alone.
+-- Redis packs three times as fast in its own form as in JSON; the embedded Redis
+-- knows JSON alone.
 local msgpack = rawget(_G, 'cmsgpack')
+local function packed(v) return msgpack and msgpack.pack(v) or cjson.encode(v) end
+local function unpacked(b)
+  if string.byte(b) == 123 then return cjson.decode(b) end -- a brace, which begins no packed table
+  return msgpack.unpack(b)
+end
+
 local s = redis.call('GET', GATE)
-if s then s = string.sub(s, 1, 1) == '{' and cjson.decode(s) or msgpack.unpack(s) end
+if s then s = unpacked(s) end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
@@ -95,5 +100,5 @@ end
 limits()
 
 local function save()
-  redis.call('SET', GATE, msgpack and msgpack.pack(s) or cjson.encode(s))
+  redis.call('SET', GATE, packed(s))
 end
