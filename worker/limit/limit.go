@@ -103,7 +103,7 @@ type Gate struct {
 	log     *slog.Logger
 	m       *metrics
 	keys    []string
-	args    []any // what every script is given, from ARGV[3] on, but for the epoch
+	common  common // but for the epoch
 	channel string
 	holder  string
 	epoch   atomic.Int64
@@ -157,10 +157,6 @@ func New(cfg Config) (*Gate, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("limit: make a holder's name: %w", err)
 	}
-	follow := "0"
-	if cfg.FollowProvider {
-		follow = "1"
-	}
 	base := "sluice:limit:{" + cfg.Pool + "}:"
 	g := &Gate{
 		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), m: m,
@@ -171,9 +167,11 @@ func New(cfg Config) (*Gate, error) {
 	for _, k := range []string{"gate", "held", "booked", "classes", "ahead", "waiting", "wants", "holders"} {
 		g.keys = append(g.keys, base+k)
 	}
-	g.args = []any{
-		l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute, l.burst(), l.Concurrency,
-		follow, g.channel, seconds(cfg.Timeout + 30*time.Second),
+	g.common = common{
+		Holder: g.holder, Lease: seconds(cfg.lease),
+		Limits: [3]int64{l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute},
+		Burst:  l.burst(), Concurrency: l.Concurrency, Follow: cfg.FollowProvider,
+		Channel: g.channel, Lifetime: seconds(cfg.Timeout + 30*time.Second),
 	}
 	return g, nil
 }
@@ -292,7 +290,7 @@ func (g *Gate) Ramp(ctx context.Context, d time.Duration, reason string) error {
 
 func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason string) error {
 	g.m.holds.Inc()
-	left, err := g.steer(ctx, verb, seconds(d), reason)
+	left, err := g.steer(ctx, steerArgs{Verb: verb, Seconds: seconds(d), Reason: reason})
 	if err == nil {
 		g.noteHold(left)
 	}
@@ -303,7 +301,7 @@ func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason 
 // tenth), doubling each 5 s until it is full. 1 or more is the full pace at once,
 // but for a slow start that Ramp has begun and that has not got so far.
 func (g *Gate) Resume(ctx context.Context, pace float64) error {
-	_, err := g.steer(ctx, "resume", clampPace(pace), "")
+	_, err := g.steer(ctx, steerArgs{Verb: "resume", Pace: clampPace(pace)})
 	if err == nil {
 		g.free()
 	}
@@ -316,7 +314,7 @@ func (g *Gate) Resume(ctx context.Context, pace float64) error {
 // Only the third in 5 s holds the gate, for 1 s.
 func (g *Gate) SoftRefusal(ctx context.Context) error {
 	g.m.soft.Inc()
-	left, err := g.steer(ctx, "soft", 0, "")
+	left, err := g.steer(ctx, steerArgs{Verb: "soft"})
 	if err == nil && left > 0 {
 		g.noteHold(left)
 	}

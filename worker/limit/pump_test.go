@@ -230,7 +230,7 @@ func TestHoldIsCheckedAgainAtSend(t *testing.T) {
 	eventually(t, "the slot ahead is booked", func() bool { return state(t, g).InFlight == 2 })
 	// A hold that no message tells of: on another channel.
 	deaf := newGate(t, rdb, Limits{RequestsPerMinute: 40, RequestBurst: 1})
-	deaf.args[6] = "elsewhere"
+	deaf.common.Channel = "elsewhere"
 	if err := deaf.Hold(t.Context(), time.Hour, "refused"); err != nil {
 		t.Fatal(err)
 	}
@@ -536,7 +536,7 @@ func TestEveryScriptSaysWhatItTakesAndReturns(t *testing.T) {
 			used[c] = true
 		}
 		head, _, _ := strings.Cut(luaText(t, s.name), "\nlocal ")
-		if !strings.HasPrefix(head, "-- "+s.name) || !strings.Contains(head, "ARGV") || !strings.Contains(head, "After the chapters") || !strings.Contains(head, "Returns") {
+		if !strings.HasPrefix(head, "-- "+s.name) || !strings.Contains(head, "ARGV") || !strings.Contains(head, "KEYS") || !strings.Contains(head, "Returns") {
 			t.Errorf("%s.lua does not open with what it takes and returns", s.name)
 		}
 	}

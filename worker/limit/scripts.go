@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,18 +66,83 @@ type settlement struct {
 
 func seconds(d time.Duration) float64 { return d.Seconds() }
 
-// run calls a script with what all of them are given and returns the epoch,
-// which every reply begins with, and the rest.
-func (g *Gate) run(ctx context.Context, s *script, argv ...any) (epoch int64, reply []string, err error) {
+// common are the arguments that every script is given. The names of the JSON
+// members are those in lua/state.lua.
+type common struct {
+	Holder      string   `json:"holder"`
+	Lease       float64  `json:"lease"`
+	Epoch       string   `json:"epoch"`
+	Limits      [3]int64 `json:"limits"`
+	Burst       int64    `json:"burst"`
+	Concurrency int      `json:"concurrency"`
+	Follow      bool     `json:"follow"`
+	Channel     string   `json:"channel"`
+	Lifetime    float64  `json:"lifetime"`
+}
+
+func (c *common) fill(with common) { *c = with }
+
+// arguments are a script's own arguments, with room for the common ones.
+type arguments interface{ fill(with common) }
+
+type takeArgs struct {
+	common
+	Calls []callArgs `json:"calls"`
+}
+
+type callArgs struct {
+	Key      string `json:"key"`
+	Class    string `json:"class"`
+	Estimate int64  `json:"estimate"`
+	Max      int64  `json:"max"`
+}
+
+type settleArgs struct {
+	common
+	Key      string       `json:"key"`
+	BookedIn string       `json:"booked_in"`
+	How      string       `json:"how"`
+	Input    int64        `json:"input"`
+	Output   int64        `json:"output"`
+	Headers  *headersArgs `json:"headers,omitempty"`
+}
+
+type headersArgs struct {
+	Limits    [3]int64 `json:"limits"`    // 0: not said
+	Remaining [3]int64 `json:"remaining"` // -1: not said
+	Rounding  int64    `json:"rounding"`
+	Age       float64  `json:"age"`
+}
+
+type renewArgs struct {
+	common
+	Key string `json:"key"`
+}
+
+type steerArgs struct {
+	common
+	Verb    string  `json:"verb"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Reason  string  `json:"reason,omitempty"`
+	Pace    float64 `json:"pace,omitempty"`
+}
+
+// run calls a script and returns the epoch, which every reply begins with, and
+// the rest.
+func (g *Gate) run(ctx context.Context, s *script, a arguments) (epoch int64, reply []string, err error) {
 	var now any = ""
 	if g.cfg.now != nil {
 		now = g.cfg.now()
 	}
 	known := g.epoch.Load()
-	all := make([]any, 0, 4+len(g.args)+len(argv))
-	all = append(all, now, g.holder, seconds(g.cfg.lease), known)
-	all = append(append(all, g.args...), argv...)
-	out, err := s.redis.Run(ctx, g.rdb, g.keys, all...).Slice()
+	with := g.common
+	with.Epoch = strconv.FormatInt(known, 10)
+	a.fill(with)
+	body, err := json.Marshal(a)
+	if err != nil {
+		return 0, nil, fmt.Errorf("encode the arguments of %s: %w", s.name, err)
+	}
+	out, err := s.redis.Run(ctx, g.rdb, g.keys, now, body).Slice()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -123,11 +189,11 @@ func parseWait(s string) (time.Duration, error) {
 
 // ask books slots for the needs, in order; there may be fewer answers than needs.
 func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
-	argv := make([]any, 0, 4*len(ws))
-	for _, w := range ws {
-		argv = append(argv, w.key, w.need.Class, w.need.InputTokens, w.need.MaxTokens)
+	a := takeArgs{Calls: make([]callArgs, len(ws))}
+	for i, w := range ws {
+		a.Calls[i] = callArgs{Key: w.key, Class: w.need.Class, Estimate: w.need.InputTokens, Max: w.need.MaxTokens}
 	}
-	epoch, reply, err := g.run(ctx, takeScript, argv...)
+	epoch, reply, err := g.run(ctx, takeScript, &a)
 	if err != nil {
 		return nil, err
 	}
@@ -148,22 +214,11 @@ func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
 
 // settle writes one settlement.
 func (g *Gate) settle(ctx context.Context, s settlement) error {
-	argv := []any{s.grant.key, s.grant.epoch, s.how, s.in, s.out, "", "", "", "", "", "", 1000, 0}
-	if o := s.seen; o != nil {
-		for d, r := range []Reading{o.Requests, o.InputTokens, o.OutputTokens} {
-			if r.HasLimit {
-				argv[5+d] = r.Limit
-			}
-			if r.HasRemaining && o.Age <= 2*time.Second {
-				argv[8+d] = r.Remaining
-			}
-		}
-		if o.Rounding > 0 {
-			argv[11] = o.Rounding
-		}
-		argv[12] = seconds(max(0, o.Age))
+	a := settleArgs{
+		Key: s.grant.key, BookedIn: strconv.FormatInt(s.grant.epoch, 10), How: s.how, Input: s.in, Output: s.out,
+		Headers: headers(s.seen),
 	}
-	epoch, reply, err := g.run(ctx, settleScript, argv...)
+	epoch, reply, err := g.run(ctx, settleScript, &a)
 	if err != nil {
 		g.m.settles.WithLabelValues(g.cfg.Pool, "error").Inc()
 		return err
@@ -186,6 +241,26 @@ func (g *Gate) settle(ctx context.Context, s settlement) error {
 		}
 	}
 	return g.take(epoch, reply[5:])
+}
+
+// headers is what the settle script takes of what was observed.
+func headers(o *Observed) *headersArgs {
+	if o == nil {
+		return nil
+	}
+	h := &headersArgs{Remaining: [3]int64{-1, -1, -1}, Rounding: o.Rounding, Age: seconds(max(0, o.Age))}
+	if h.Rounding <= 0 {
+		h.Rounding = 1000
+	}
+	for d, r := range []Reading{o.Requests, o.InputTokens, o.OutputTokens} {
+		if r.HasLimit {
+			h.Limits[d] = r.Limit
+		}
+		if r.HasRemaining && o.Age <= 2*time.Second {
+			h.Remaining[d] = r.Remaining
+		}
+	}
+	return h
 }
 
 // take puts slots that were handed over to us where the pump finds them.
@@ -223,7 +298,7 @@ func parseAnswer(m string) (answer, error) {
 
 // renew shows that this process lives.
 func (g *Gate) renew(ctx context.Context, waitsFor string) error {
-	epoch, reply, err := g.run(ctx, renewScript, waitsFor)
+	epoch, reply, err := g.run(ctx, renewScript, &renewArgs{Key: waitsFor})
 	if err != nil {
 		return err
 	}
@@ -231,22 +306,22 @@ func (g *Gate) renew(ctx context.Context, waitsFor string) error {
 }
 
 func (g *Gate) leave(ctx context.Context) error {
-	_, _, err := g.run(ctx, leaveScript)
+	_, _, err := g.run(ctx, leaveScript, &common{})
 	return err
 }
 
 // steer returns how long the hold still lasts.
-func (g *Gate) steer(ctx context.Context, verb string, x float64, reason string) (time.Duration, error) {
-	return g.heldFor(ctx, verb, steerScript, verb, x, reason)
+func (g *Gate) steer(ctx context.Context, a steerArgs) (time.Duration, error) {
+	return g.heldFor(ctx, a.Verb, steerScript, &a)
 }
 
 // peek returns how long the hold still lasts.
 func (g *Gate) peek(ctx context.Context) (time.Duration, error) {
-	return g.heldFor(ctx, "ask for the hold of", peekScript)
+	return g.heldFor(ctx, "ask for the hold of", peekScript, &common{})
 }
 
-func (g *Gate) heldFor(ctx context.Context, act string, s *script, argv ...any) (time.Duration, error) {
-	_, reply, err := g.run(ctx, s, argv...)
+func (g *Gate) heldFor(ctx context.Context, act string, s *script, a arguments) (time.Duration, error) {
+	_, reply, err := g.run(ctx, s, a)
 	if err == nil && len(reply) != 1 {
 		err = fmt.Errorf("script answered %d values", len(reply))
 	}

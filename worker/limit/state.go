@@ -61,7 +61,7 @@ func (s State) Wait(n int) time.Duration {
 
 // State reads the gate: one call of Redis. It works without Run.
 func (g *Gate) State(ctx context.Context) (State, error) {
-	_, reply, err := g.run(ctx, describeScript)
+	_, reply, err := g.run(ctx, describeScript, &common{})
 	if err != nil {
 		return State{}, fmt.Errorf("read the gate of pool %s: %w", g.cfg.Pool, err)
 	}

@@ -1,73 +1,99 @@
--- reserve books a slot: 'ok' and the wait until its send time, or why not and when
--- to ask again: 'hold', 'far' (the line is longer than the horizon), 'full'
--- (concurrency). The same key asked again gets the same slot.
-local function reserve(holder, key, class, est, max)
-  local old = redis.call('HGET', BOOKED, key)
-  if old then return 'ok', math.max(0, unpacked(old).send - now) end
-  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now) end
-  if s.concurrency > 0 and in_flight >= s.concurrency then return 'full', 0 end
+-- book: a reservation is a place in every dimension, booked at once.
 
-  local c = stats(class)
-  local mean, var, lat, speed = c.mean_output, c.variance_output, c.latency, 0
-  if c.calls > 0 then speed = mean / lat end
+local HORIZON = 60 -- s: no slot is booked behind a line that is longer
+
+-- expect: what a call is expected to use (a need and its variance for each
+-- dimension), and the output a second that it is expected to draw.
+local function expect(call, class)
+  local max, mean, variance, speed = call.max, class.mean_output, class.variance_output, 0
+  if class.calls > 0 then speed = mean / class.latency end
   -- Nothing known, or less than what is under way: the calls that end first are
   -- the short ones, so they alone may not lower the expectation.
-  if c.calls < 1 or c.calls < in_flight then
+  if class.calls < 1 or class.calls < in_flight then
     local prior = 512
     if max > 0 then prior = math.min(max / 4, 512) end
     mean = math.max(mean, prior)
   end
-  if c.calls < 10 then var = math.max(var, mean * mean / 4) end
+  if class.calls < 10 then variance = math.max(variance, mean * mean / 4) end
   if max > 0 then mean = math.min(mean, max) end
   mean = math.max(1, mean)
-  local ein, rel = est, 0.1
-  if est <= 0 then
-    ein = c.mean_input
-  elseif c.mean_estimate > 0 then
-    ein = est * c.mean_input / c.mean_estimate
-  end
-  if c.estimate_square > 0 then rel = math.max(0.1, math.min(1, math.sqrt(c.missed_square / c.estimate_square))) end
-  local vin = (rel * ein) ^ 2
 
-  local e, v = {1, ein, mean}, {0, vin, var}
-  local credit, line, bind = 0, 0, 0
+  local input, miss = call.estimate, 0.1
+  if input <= 0 then
+    input = class.mean_input
+  elseif class.mean_estimate > 0 then
+    input = input * class.mean_input / class.mean_estimate
+  end
+  if class.estimate_square > 0 then
+    miss = math.max(0.1, math.min(1, math.sqrt(class.missed_square / class.estimate_square)))
+  end
+  return {1, input, mean}, {0, (miss * input) ^ 2, variance}, speed
+end
+
+-- earliest: the seconds of full allowance until every dimension has room for a
+-- need, the dimension that takes longest, and the seconds until the line before
+-- it has passed.
+local function earliest(need, variance)
+  local credit, line, bound_by = 0, 0, 0
   for d = 1, 3 do
     if rate[d] > 0 then
-      local g = guard(d, v[d])
+      local free = guard(d, variance[d])
       -- Output is drawn after a call was let in: what it will draw need not be
       -- there yet. A gate that nobody knew takes a second's worth to have come.
-      local need = d < 3 and math.min(e[d], capacity[d] - g) or 0
-      if not s.level[d] then s.level[d] = math.min(g + (d < 3 and need or rate[3]), capacity[d] - pending(d)) end
+      local room = d < 3 and math.min(need[d], capacity[d] - free) or 0
+      if not s.level[d] then s.level[d] = math.min(free + (d < 3 and room or rate[3]), capacity[d] - pending(d)) end
       local flow = rate[d] + s.foreign_rate[d]
-      local x = (g + need - s.level[d]) / flow
-      if x > credit then credit, bind = x, d end
-      line = math.max(line, (g - s.level[d]) / flow)
+      local x = (free + room - s.level[d]) / flow
+      if x > credit then credit, bound_by = x, d end
+      line = math.max(line, (free - s.level[d]) / flow)
     end
   end
   if credit < 1e-6 then credit = 0 end
+  return credit, bound_by, line
+end
+
+-- debit takes a need off the levels, and remembers what calls need.
+local function debit(need)
+  for d = 1, 3 do
+    if rate[d] > 0 then s.level[d] = s.level[d] - need[d] end
+    s.used[d] = s.used[d] + need[d]
+    local mean = s.mean_need[d] or need[d]
+    s.mean_need[d] = mean + 0.02 * (need[d] - mean)
+  end
+end
+
+-- reserve books a slot: 'ok' and the wait until its send time, or why not and when
+-- to ask again: 'hold', 'far' (the line is longer than the horizon), 'full'
+-- (concurrency). The same key asked again gets the same slot.
+local function reserve(holder, call)
+  local old = redis.call('HGET', BOOKED, call.key)
+  if old then return 'ok', math.max(0, unpacked(old).send - now) end
+  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now) end
+  if a.concurrency > 0 and in_flight >= a.concurrency then return 'full', 0 end
+
+  local class = stats(call.class)
+  local need, variance, speed = expect(call, class)
+  local credit, bound_by, line = earliest(need, variance)
   local far = delay(line)
   if far > HORIZON then return 'far', math.max(0.5, far - HORIZON + 1) end
 
   local wait = delay(credit)
   local send = now + wait
-  for d = 1, 3 do
-    if rate[d] > 0 then s.level[d] = s.level[d] - e[d] end
-    s.used[d] = s.used[d] + e[d]
-    s.mean_need[d] = (s.mean_need[d] or e[d]) + 0.02 * (e[d] - (s.mean_need[d] or e[d]))
+  debit(need)
+  if class.calls > 0 then
+    local mean = s.mean_latency or class.latency
+    s.mean_latency = mean + 0.02 * (class.latency - mean)
+  else
+    s.running_unknown = s.running_unknown + 1
   end
-  if c.calls > 0 then s.mean_latency = (s.mean_latency or lat) + 0.02 * (lat - (s.mean_latency or lat)) else s.running_unknown = s.running_unknown + 1 end
-  if bind > 0 then s.bound_by, s.bound_at = bind, send end
+  if bound_by > 0 then s.bound_by, s.bound_at = bound_by, send end
   if wait > 0 and (rate[1] > 0 or rate[2] > 0) then
-    s.ahead[1], s.ahead[2] = s.ahead[1] + 1, s.ahead[2] + ein
-    redis.call('ZADD', AHEAD, send, key)
+    s.ahead[1], s.ahead[2] = s.ahead[1] + 1, s.ahead[2] + need[2]
+    redis.call('ZADD', AHEAD, send, call.key)
   end
-  s.running_out, s.drawn_rate, s.drawn_before = s.running_out + mean, s.drawn_rate + speed, s.drawn_before + speed * send
-  s.variance_out, s.variance_in = s.variance_out + var, s.variance_in + vin
-  write(key, {
-    holder = holder, send = send, input = ein, output = mean, speed = speed, variance_in = vin, variance_out = var,
-    estimate = est, class = class,
+  enter(call.key, {
+    holder = holder, send = send, input = need[2], output = need[3], speed = speed, variance_in = variance[2],
+    variance_out = variance[3], estimate = call.estimate, class = call.class,
   })
-  redis.call('ZADD', HELD, send + LIFETIME, key)
-  in_flight = in_flight + 1
   return 'ok', wait
 end

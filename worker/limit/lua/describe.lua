@@ -1,9 +1,10 @@
 -- describe: what the gate looks like now; writes no more than the ledger's upkeep.
--- After the chapters. No further ARGV.
--- Returns {epoch, in flight, hold s, why, pace, binding dimension 0..4 (4:
--- concurrency), mean latency s, concurrency,
--- then for each dimension: limit a minute, capacity, level or '', share used of
--- the last minute, guard, mean need of a call, rate a second after foreign use}.
+-- KEYS     see state.lua
+-- ARGV[2]  nothing of its own
+-- Returns  {epoch, in flight, hold s, why, pace, binding dimension 0..4 (4:
+--          concurrency), mean latency s, concurrency, then for each dimension:
+--          limit a minute, capacity, level or '', share used of the last minute,
+--          guard, mean need of a call, rate a second after foreign use}
 catch_up()
 save()
 local bind = 0
@@ -13,7 +14,7 @@ elseif s.bound_by > 0 and now - s.bound_at < 5 and rate[s.bound_by] > 0 then
   bind = s.bound_by
 end
 local reply = {s.epoch, in_flight, string.format('%.9g', math.max(0, s.hold_until - now)), now < s.hold_until and s.hold_reason or '',
-  string.format('%.9g', start_share(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', s.concurrency)}
+  string.format('%.9g', start_share(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', a.concurrency)}
 for d = 1, 3 do
   local limited = rate[d] > 0
   reply[#reply + 1] = string.format('%.0f', s.limit[d])

@@ -1,7 +1,9 @@
 -- leave: the caller stands in line no longer.
--- After the chapters. No further ARGV. Returns {epoch}.
+-- KEYS     see state.lua
+-- ARGV[2]  nothing of its own
+-- Returns  {epoch}
 catch_up()
-redis.call('ZREM', WAITING, me)
-redis.call('HDEL', WANTS, me)
+redis.call('ZREM', WAITING, a.holder)
+redis.call('HDEL', WANTS, a.holder)
 save()
 return {s.epoch}

@@ -1,3 +1,5 @@
+local RECENT = 0.3 -- s in which the output of ended calls fades by 1/e
+
 local in_flight = redis.call('ZCARD', HELD)
 
 local function write(key, b)
@@ -19,7 +21,7 @@ end
 local function charged_since(d, span)
   if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
   local sum = 0
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + LIFETIME, now + LIFETIME)) do
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + a.lifetime, now + a.lifetime)) do
     local b = fetch(key)
     if b then sum = sum + (d == 1 and 1 or b.input) end
   end
@@ -27,7 +29,7 @@ local function charged_since(d, span)
 end
 
 local function charge(key, b)
-  if redis.call('ZREM', AHEAD, key) == 1 then
+  if s.ahead[1] > 0 and redis.call('ZREM', AHEAD, key) == 1 then
     s.ahead[1], s.ahead[2] = s.ahead[1] - 1, s.ahead[2] - b.input
   end
 end
@@ -36,6 +38,15 @@ end
 local function nothing_runs()
   s.running_out, s.drawn_rate, s.drawn_before, s.running_unknown = 0, 0, 0, 0
   s.variance_out, s.variance_in = 0, 0
+end
+
+-- enter begins a reservation.
+local function enter(key, b)
+  s.running_out, s.drawn_rate, s.drawn_before = s.running_out + b.output, s.drawn_rate + b.speed, s.drawn_before + b.speed * b.send
+  s.variance_out, s.variance_in = s.variance_out + b.variance_out, s.variance_in + b.variance_in
+  write(key, b)
+  redis.call('ZADD', HELD, b.send + a.lifetime, key)
+  in_flight = in_flight + 1
 end
 
 -- drop ends a reservation and leaves its debit: the level stands as expected.
@@ -67,10 +78,10 @@ local function upkeep()
     local b = fetch(key)
     if b then drop(key, b) end
   end
-  if in_flight > 0 and now - s.updated_at > LEASE / 2 then
+  if in_flight > 0 and now - s.updated_at > a.lease / 2 then
     -- Nobody, not even a renewal, came through for long: Redis was away, not they.
     for _, h in ipairs(redis.call('ZRANGE', HOLDERS, 0, -1)) do
-      redis.call('ZADD', HOLDERS, now + LEASE, h)
+      redis.call('ZADD', HOLDERS, now + a.lease, h)
     end
   else
     local gone = redis.call('ZRANGEBYSCORE', HOLDERS, '-inf', now)
@@ -94,18 +105,17 @@ end
 -- refill. The clip: what is expected to be left, plus what is granted and not
 -- yet charged, can never be more than the provider's bucket holds.
 local function refill()
-  local dt, e = now - s.updated_at, earned(s.updated_at, now)
-  local fade, forget, recent = math.exp(-dt / 60), math.exp(-dt / 600), math.exp(-dt / RECENT)
-  s.ended_out = (s.ended_out or 0) * recent
+  local took, full = now - s.updated_at, earned(s.updated_at, now)
+  local fade, forget = math.exp(-took / 60), math.exp(-took / 600)
+  local level, used, foreign = s.level, s.used, s.foreign_rate
   for d = 1, 3 do
     if rate[d] > 0 then
-      if lost and not s.level[d] then s.level[d] = guard(d, 0) end
-      if s.level[d] then
-        s.level[d] = math.min(s.level[d] + e * (rate[d] + s.foreign_rate[d]), capacity[d] - pending(d))
-      end
+      if lost and not level[d] then level[d] = guard(d, 0) end
+      if level[d] then level[d] = math.min(level[d] + full * (rate[d] + foreign[d]), capacity[d] - pending(d)) end
     end
-    s.used[d], s.foreign_rate[d] = s.used[d] * fade, s.foreign_rate[d] * forget
+    used[d], foreign[d] = used[d] * fade, foreign[d] * forget
   end
+  s.ended_out = s.ended_out * math.exp(-took / RECENT)
   s.updated_at = now
 end
 
@@ -114,6 +124,6 @@ local function catch_up()
   s.soft_pace = math.min(1, s.soft_pace + 0.001 * (now - s.updated_at))
   if in_flight == 0 then nothing_runs() end
   if s.ahead[1] ~= 0 or s.ahead[2] ~= 0 then charge_due() end
-  if now - s.updated_at > LEASE / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
+  if now - s.updated_at > a.lease / 2 or now - s.upkeep_at >= 0.5 then upkeep() end
   refill()
 end

@@ -1,17 +1,17 @@
--- stand_in_line puts a holder into the line for a concurrency slot, with what it wants.
-local function stand_in_line(holder, key, class, est, max)
-  if not redis.call('ZSCORE', WAITING, holder) then
+-- stand_in_line puts the caller into the line for a concurrency slot, with what it wants.
+local function stand_in_line(call)
+  if not redis.call('ZSCORE', WAITING, a.holder) then
     s.last_place = s.last_place + 1
-    redis.call('ZADD', WAITING, s.last_place, holder)
+    redis.call('ZADD', WAITING, s.last_place, a.holder)
   end
-  redis.call('HSET', WANTS, holder, packed({key = key, estimate = est, max = max, class = class}))
+  redis.call('HSET', WANTS, a.holder, packed(call))
 end
 
 -- hand_over gives what is free to those in line, in order: to the caller in
 -- `handed`, to others by message. So a wait for concurrency costs one call.
 local handed = {}
 local function hand_over()
-  while now >= s.hold_until and (s.concurrency <= 0 or in_flight < s.concurrency) do
+  while now >= s.hold_until and (a.concurrency <= 0 or in_flight < a.concurrency) do
     local w = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not w then return end
     local want = redis.call('HGET', WANTS, w)
@@ -19,19 +19,18 @@ local function hand_over()
     redis.call('HDEL', WANTS, w)
     local lease = redis.call('ZSCORE', HOLDERS, w)
     if want and lease and tonumber(lease) > now then
-      want = unpacked(want)
-      local key = want.key
-      local status, wait = reserve(w, key, want.class, want.estimate, want.max)
-      local say = table.concat({status, string.format('%.6f', wait), key}, ' ')
-      if w == me then
+      local call = unpacked(want)
+      local status, wait = reserve(w, call)
+      local say = table.concat({status, string.format('%.6f', wait), call.key}, ' ')
+      if w == a.holder then
         handed[#handed + 1] = say
       else
-        redis.call('PUBLISH', CHANNEL, w .. ' ' .. s.epoch .. ' ' .. say)
+        redis.call('PUBLISH', a.channel, w .. ' ' .. s.epoch .. ' ' .. say)
       end
     end
   end
 end
 
 local function renew_lease()
-  redis.call('ZADD', HOLDERS, now + LEASE, me)
+  redis.call('ZADD', HOLDERS, now + a.lease, a.holder)
 end

@@ -1,6 +1,7 @@
 -- peek: how long the hold lasts yet.
--- After the chapters. No further ARGV.
--- Returns {epoch, seconds}.
+-- KEYS     see state.lua
+-- ARGV[2]  nothing of its own
+-- Returns  {epoch, seconds}
 catch_up()
 save()
 return {s.epoch, string.format('%.6f', math.max(0, s.hold_until - now))}

@@ -1,4 +1,4 @@
--- The part that every script of this package begins with: it reads the gate.
+-- state: the gate's state, its clock and its epoch. Every script begins with it.
 --
 -- KEYS[1] gate     string the state, packed: every field that `s` has below
 -- KEYS[2] held     zset  reservation -> when it is settled unasked, s
@@ -9,13 +9,17 @@
 -- KEYS[7] wants    hash  holder -> packed: see line.lua
 -- KEYS[8] holders  zset  holder -> end of its lease, s
 --
--- ARGV[1] now, s (only tests give it; empty: Redis TIME)    ARGV[2] the caller, a holder
--- ARGV[3] lease of a holder, s      ARGV[4] the epoch that the caller knows, 0 for none
--- ARGV[5..7] configured requests, input, output tokens a minute; 0: no limit
--- ARGV[8] request burst             ARGV[9] concurrency, 0: no limit
--- ARGV[10] 1: limits may rise above the configured ones when the provider says so
--- ARGV[11] channel for messages     ARGV[12] seconds from send to expiry of a reservation
--- ARGV[13...] belong to the script that follows.
+-- ARGV[1] now, s; '' for Redis TIME: only tests and the simulator give one
+-- ARGV[2] JSON: the arguments by name, read as a. Each script adds its own to
+--   holder       the caller
+--   lease        of a holder, s
+--   epoch        that the caller knows, '0' for none
+--   limits       list: configured requests, input, output tokens a minute; 0: no limit
+--   burst        requests at once
+--   concurrency  calls under way at once, 0: no limit
+--   follow       true: limits may rise above the configured ones when the provider says so
+--   channel      for messages
+--   lifetime     from send to expiry of a reservation, s
 --
 -- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level is
 -- what the provider's bucket will hold once every granted call is done, so it
@@ -24,10 +28,9 @@
 
 local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local me, LEASE, known, CHANNEL = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[11]
-local LIFETIME = tonumber(ARGV[12])
-local HORIZON, QUIET, STAIR, RECENT, WAY = 60, 20, 5, 0.3, 0.06
+local QUIET = 20 -- s after a loss in which headers raise nothing
 
+local a = cjson.decode(ARGV[2])
 local now = tonumber(ARGV[1])
 if not now then
   local c = redis.call('TIME')
@@ -61,7 +64,7 @@ if s then
   end
 end
 if not s then
-  lost = lost or known ~= '0'
+  lost = lost or a.epoch ~= '0'
   redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
   s = {
     epoch = string.format('%.0f', now * 1e6), updated_at = 0, quiet_until = lost and QUIET or 0, upkeep_at = 0,
@@ -74,7 +77,7 @@ if not s then
     headers_gap = 1, headers_at = 0, last_place = 0, bound_by = 0, bound_at = 0,
   }
   now = 0
-elseif known ~= '0' and known ~= s.epoch then
+elseif a.epoch ~= '0' and a.epoch ~= s.epoch then
   -- Somebody who could not know that state was lost made this epoch.
   lost = true
   if now < 1 and s.hold_until < 1 then s.hold_until, s.hold_reason = 1, 'state lost' end
@@ -82,22 +85,19 @@ elseif known ~= '0' and known ~= s.epoch then
 end
 if now < s.updated_at then now = s.updated_at end
 
+local rate, capacity = {}, {} -- a second, and at most; 0: no limit
+local function set_limit(d, limit)
+  s.limit[d], rate[d], capacity[d] = limit, limit / 60, limit
+  if d == 1 then capacity[1] = math.min(a.burst, limit) end
+  if limit == 0 then s.level[d] = false end
+end
+
 -- A changed configuration replaces what was learned of that dimension.
 for d = 1, 3 do
-  local c = tonumber(ARGV[4 + d])
-  if s.configured[d] ~= c then s.configured[d], s.limit[d] = c, c end
+  local configured, limit = a.limits[d], s.limit[d]
+  if s.configured[d] ~= configured then s.configured[d], limit = configured, configured end
+  set_limit(d, limit)
 end
-s.burst, s.concurrency = tonumber(ARGV[8]), tonumber(ARGV[9])
-
-local rate, capacity = {}, {} -- rates a second, capacities; 0: no limit
-local function limits()
-  for d = 1, 3 do
-    rate[d], capacity[d] = s.limit[d] / 60, s.limit[d]
-    if rate[d] == 0 then s.level[d] = false end
-  end
-  capacity[1] = math.min(s.burst, capacity[1])
-end
-limits()
 
 local function save()
   redis.call('SET', GATE, packed(s))

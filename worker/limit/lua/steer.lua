@@ -1,37 +1,38 @@
 -- steer: holds and paces the whole gate.
--- After the chapters. ARGV[13] verb, ARGV[14] number, ARGV[15] reason:
--- 'hold' (seconds; never shortens a longer hold), 'ramp' (a hold that is followed
--- by a slow start), 'resume' (the hold ends, slow start from that pace), 'soft'
--- (a short refusal).
--- Returns {epoch, seconds that the hold still lasts}.
--- Messages to all: "* epoch hold seconds" and "* epoch free 0".
-catch_up()
-local verb, x = ARGV[13], tonumber(ARGV[14])
+-- KEYS     see state.lua
+-- ARGV[2]  verb: 'hold' (never shortens a longer one), 'ramp' (a hold that is followed by
+--          a slow start), 'resume' (the hold ends, slow start), 'soft' (a short refusal);
+--          seconds: of a hold; reason: for it; pace: share at which a slow start begins
+-- Returns  {epoch, seconds that the hold still lasts}
+-- Messages to all: "* epoch hold seconds" and "* epoch free 0"
+
 local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 
-local function hold(d, why)
-  if now + d > s.hold_until then
-    s.hold_until, s.hold_reason = now + d, why
+local function hold(seconds, reason)
+  if now + seconds > s.hold_until then
+    s.hold_until, s.hold_reason = now + seconds, reason
     if s.ramped and s.slow_start_at > now then s.slow_start_at = s.hold_until end -- the slow start waits for the end
-    redis.call('PUBLISH', CHANNEL, string.format('* %s hold %.6f', s.epoch, d))
+    redis.call('PUBLISH', a.channel, string.format('* %s hold %.6f', s.epoch, seconds))
   end
 end
 
-if verb == 'hold' then
-  hold(x, ARGV[15])
-elseif verb == 'ramp' then
+catch_up()
+if a.verb == 'hold' then
+  hold(a.seconds, a.reason)
+elseif a.verb == 'ramp' then
   -- It stands from now on, so that it needs nobody who lives until the hold ends.
-  hold(x, ARGV[15])
+  hold(a.seconds, a.reason)
   s.ramped, s.slow_start, s.slow_start_at = 1, RAMP, s.hold_until
-elseif verb == 'resume' then
+elseif a.verb == 'resume' then
   -- Whoever resumes, and however often, does not cut a ramp's slow start short.
+  local pace = a.pace
   if s.ramped then
-    if start_share(now) < 1 then x = math.min(x, start_share(now)) else s.ramped = nil end
+    if start_share(now) < 1 then pace = math.min(pace, start_share(now)) else s.ramped = nil end
   end
   s.hold_until, s.hold_reason = 0, ''
-  s.slow_start, s.slow_start_at, s.soft_pace = x, now, 1
-  redis.call('PUBLISH', CHANNEL, '* ' .. s.epoch .. ' free 0')
-elseif verb == 'soft' then
+  s.slow_start, s.slow_start_at, s.soft_pace = pace, now, 1
+  redis.call('PUBLISH', a.channel, '* ' .. s.epoch .. ' free 0')
+elseif a.verb == 'soft' then
   if s.level[1] then s.level[1] = s.level[1] - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
   if now - (s.soft_cut_at or -60) >= 1 then s.soft_pace, s.soft_cut_at = math.max(0.1, s.soft_pace * 0.97), now end
