@@ -81,7 +81,7 @@ local function reserve(holder, call)
   local send = now + wait
   debit(need)
   if class.calls > 0 then
-    local mean = s.mean_latency or class.latency
+    local mean = s.mean_latency > 0 and s.mean_latency or class.latency
     s.mean_latency = mean + 0.02 * (class.latency - mean)
   else
     s.running_unknown = s.running_unknown + 1

@@ -14,7 +14,7 @@ elseif s.bound_by > 0 and now - s.bound_at < 5 and rate[s.bound_by] > 0 then
   bind = s.bound_by
 end
 local reply = {s.epoch, in_flight, string.format('%.9g', math.max(0, s.hold_until - now)), now < s.hold_until and s.hold_reason or '',
-  string.format('%.9g', start_share(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency or 0), string.format('%.9g', a.concurrency)}
+  string.format('%.9g', start_share(now) * s.soft_pace), bind, string.format('%.9g', s.mean_latency), string.format('%.9g', a.concurrency)}
 for d = 1, 3 do
   local limited = rate[d] > 0
   reply[#reply + 1] = string.format('%.0f', s.limit[d])

@@ -1,6 +1,10 @@
+-- guard: what is granted and not yet charged, and what is left free for the errors
+-- of our own picture.
+
 -- undrawn: output that running calls are still expected to draw: all that is
 -- expected of them, less what each has drawn at its class's speed so far. The
--- speed of a class of which no call has ended yet is not known: 0, and counted in running_unknown.
+-- speed of a class of which no call has ended yet is not known: 0, and counted in
+-- running_unknown.
 local function undrawn()
   local u = s.running_out - s.drawn_rate * now + s.drawn_before
   return math.max(-s.running_out, math.min(s.running_out, u))
@@ -12,8 +16,7 @@ local function pending(d)
   return undrawn()
 end
 
--- guard: what is left in the bucket for the errors of our own picture of it.
--- v is the variance that the asking call adds.
+-- guard: what is left in the bucket. v is the variance that the asking call adds.
 local function guard(d, v)
   if d == 1 then
     if s.foreign_rate[1] < -0.02 * rate[1] then return math.min(4, 0.4 * capacity[1]) end
@@ -21,7 +24,7 @@ local function guard(d, v)
   elseif d == 2 then
     return math.min(500 + 4 * math.sqrt(math.max(0, s.variance_in + v)), capacity[2] / 2)
   end
-  local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), rate[3] * (s.mean_latency or 0) / 2
+  local sigma, inflow = math.sqrt(math.max(0, s.variance_out + v)), rate[3] * s.mean_latency / 2
   if s.foreign_rate[3] < -0.02 * rate[3] then
     -- Another user draws too. Long calls keep much of a small bucket for what
     -- they are yet to draw: then the provider's level is held at the middle, but

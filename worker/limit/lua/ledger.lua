@@ -1,3 +1,18 @@
+-- ledger: the reservations, and what time does to them and to the levels.
+--
+-- A reservation (HELD, BOOKED and, until its send time, AHEAD):
+--
+--   field         unit      meaning
+--   holder        text      who booked it
+--   send          at        when the call is sent
+--   class         text      see learn.lua
+--   estimate      tokens    of the input, as the holder gave it; 0: none
+--   input         tokens    expected, and from message_start on what was counted
+--   output        tokens    expected
+--   speed         tokens/s  expected to be drawn; 0: not known
+--   variance_in   tokens²   of the input that is expected; 0 once it is known
+--   variance_out  tokens²   of the output that is expected
+
 local RECENT = 0.3 -- s in which the output of ended calls fades by 1/e
 
 local in_flight = redis.call('ZCARD', HELD)

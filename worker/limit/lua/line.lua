@@ -1,3 +1,12 @@
+-- line: processes wait in order for a concurrency slot (WAITING), each with the
+-- call that it wants to send next (WANTS):
+--
+--   field     unit    meaning
+--   key       text    of the reservation
+--   class     text    see learn.lua
+--   estimate  tokens  of its input, 0: none
+--   max       tokens  of its output, 0: no cap
+
 -- stand_in_line puts the caller into the line for a concurrency slot, with what it wants.
 local function stand_in_line(call)
   if not redis.call('ZSCORE', WAITING, a.holder) then

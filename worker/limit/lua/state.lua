@@ -1,13 +1,13 @@
 -- state: the gate's state, its clock and its epoch. Every script begins with it.
 --
--- KEYS[1] gate     string the state, packed: every field that `s` has below
--- KEYS[2] held     zset  reservation -> when it is settled unasked, s
--- KEYS[3] booked   hash  reservation -> packed: see ledger.lua
--- KEYS[4] classes  hash  class -> packed: see learn.lua
--- KEYS[5] ahead    zset  reservation -> its send time, while that lies ahead, s
--- KEYS[6] waiting  zset  holder -> its place in the line for a concurrency slot
--- KEYS[7] wants    hash  holder -> packed: see line.lua
--- KEYS[8] holders  zset  holder -> end of its lease, s
+-- KEYS[1] gate     string  the state, read as s, packed: see below
+-- KEYS[2] held     zset    reservation -> when it is settled unasked, s
+-- KEYS[3] booked   hash    reservation -> packed: see ledger.lua
+-- KEYS[4] classes  hash    class -> packed: see learn.lua
+-- KEYS[5] ahead    zset    reservation -> its send time, while that lies ahead, s
+-- KEYS[6] waiting  zset    holder -> its place in the line for a concurrency slot
+-- KEYS[7] wants    hash    holder -> packed: see line.lua
+-- KEYS[8] holders  zset    holder -> end of its lease, s
 --
 -- ARGV[1] now, s; '' for Redis TIME: only tests and the simulator give one
 -- ARGV[2] JSON: the arguments by name, read as a. Each script adds its own to
@@ -18,16 +18,61 @@
 --   burst        requests at once
 --   concurrency  calls under way at once, 0: no limit
 --   follow       true: limits may rise above the configured ones when the provider says so
---   channel      for messages
+--   channel      for messages: "holder epoch status wait key" to one, see line.lua; to all
+--                "* epoch hold seconds" and "* epoch free 0", see steer.lua
 --   lifetime     from send to expiry of a reservation, s
 --
--- Dimensions: 1 requests, 2 input tokens, 3 output tokens. A level is
--- what the provider's bucket will hold once every granted call is done, so it
--- may be negative. Times are seconds since the epoch began, by Redis's clock;
--- the epoch itself is the microsecond in which it began.
+-- The state. A list has an entry for each dimension: 1 requests, 2 input tokens, 3
+-- output tokens; its unit is a request or a token. Times (at) are seconds since the
+-- epoch began, by Redis's clock. Every field is there from the beginning.
+--
+--   field            unit        written by           meaning
+--   version          number      state                of this form; see VERSION
+--   epoch            µs          state                when the state began, by Redis's clock; a text
+--   updated_at       at          ledger               up to when levels and fading sums are counted
+--   upkeep_at        at          ledger               when reservations were last looked through
+--   quiet_until      at          state                till then headers raise nothing: state was lost
+--   hold_until       at          state steer          till then nothing passes
+--   hold_reason      text        state steer          of the last hold
+--   configured       list/min    state                the limits as configured, 0: none
+--   limit            list/min    state                the limits as they are now, 0: none
+--   level            list        state ledger book settle steer
+--                                                     what the provider's bucket will hold once every
+--                                                     granted call is done; negative is debt; false:
+--                                                     no limit, or not known yet
+--   ahead            list        ledger book          booked for send times that lie ahead, so not yet
+--                                                     charged; requests and input only
+--   foreign_rate     list/s      ledger settle        rate that other users of the key take, 0 or less
+--   used             list        ledger book settle   a sum that fades in a minute: what was used of late
+--   mean_need        list        book                 of the calls of late; false: none yet
+--   running_out      tokens      ledger               sums over the calls under way: their expected output,
+--   drawn_rate       tokens/s    ledger               what they draw a second,
+--   drawn_before     tokens      ledger               what that would have drawn before they were sent,
+--   running_unknown  calls       ledger book          how many are of a class of which none has ended,
+--   variance_in      tokens²     ledger settle        by how much their input may be off,
+--   variance_out     tokens²     ledger               and their output
+--   ended_out        tokens      ledger settle        a sum that fades in 0.3 s: output of ended calls
+--   mean_latency     s           book                 of the calls of late; 0: none yet
+--   slow_start       share       steer                of the pace at which the slow start began; 1: none
+--   slow_start_at    at          steer                when it began, or will
+--   ramped           flag        steer                it follows a Ramp: no Resume cuts it short
+--   soft_pace        share       ledger steer         of the pace: refusals lower it, time restores it
+--   soft_cut_at      at          steer                when a refusal last lowered it
+--   soft_last_at     at          steer                the last soft refusal
+--   soft_before_at   at          steer                the one before it
+--   headers_gap      s           settle               mean time between headers that told a level
+--   headers_at       at          settle               when headers last told a level
+--   last_place       number      line                 the last place in the line that was given out
+--   bound_by         dimension   book                 what the last call that waited waited for, 0: none did
+--   bound_at         at          book                 when that call was to be sent
 
 local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+
+-- VERSION is raised one release after every process can read the new form. A
+-- state of an older form that is read no more counts as lost; one of a later
+-- release is left alone, and nothing passes here until this process is replaced.
+local VERSION = 1
 local QUIET = 20 -- s after a loss in which headers raise nothing
 
 local a = cjson.decode(ARGV[2])
@@ -48,6 +93,10 @@ end
 
 local s = redis.call('GET', GATE)
 if s then s = unpacked(s) end
+if s and (s.version or 0) > VERSION then
+  return redis.error_reply(string.format(
+    "the gate's state has version %d and this process reads %d: run the release that wrote it", s.version, VERSION))
+end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
@@ -55,6 +104,7 @@ if s then s = unpacked(s) end
 -- lost: calls that we do not know of any more are still to be charged. A clock
 -- more than a minute behind our last write is a state that cannot be used.
 local lost = false
+if s and (s.version or 0) < VERSION then s, lost = nil, true end
 if s then
   local at = now - tonumber(s.epoch) / 1e6
   if s.updated_at - at > 60 then
@@ -67,13 +117,14 @@ if not s then
   lost = lost or a.epoch ~= '0'
   redis.call('DEL', HELD, BOOKED, CLASSES, AHEAD, WAITING, WANTS, HOLDERS)
   s = {
-    epoch = string.format('%.0f', now * 1e6), updated_at = 0, quiet_until = lost and QUIET or 0, upkeep_at = 0,
-    hold_until = lost and 1 or 0, hold_reason = lost and 'state lost' or '',
-    slow_start = 1, slow_start_at = 0, soft_pace = 1, soft_before_at = -60, soft_last_at = -60,
+    version = VERSION, epoch = string.format('%.0f', now * 1e6), updated_at = 0, upkeep_at = 0,
+    quiet_until = lost and QUIET or 0, hold_until = lost and 1 or 0, hold_reason = lost and 'state lost' or '',
     configured = {0, 0, 0}, limit = {0, 0, 0}, level = {false, false, false}, ahead = {0, 0},
     foreign_rate = {0, 0, 0}, used = {0, 0, 0}, mean_need = {false, false, false},
     running_out = 0, drawn_rate = 0, drawn_before = 0, variance_out = 0, variance_in = 0,
-    running_unknown = 0, ended_out = 0,
+    running_unknown = 0, ended_out = 0, mean_latency = 0,
+    slow_start = 1, slow_start_at = 0, ramped = false,
+    soft_pace = 1, soft_cut_at = -60, soft_last_at = -60, soft_before_at = -60,
     headers_gap = 1, headers_at = 0, last_place = 0, bound_by = 0, bound_at = 0,
   }
   now = 0

@@ -22,12 +22,12 @@ if a.verb == 'hold' then
 elseif a.verb == 'ramp' then
   -- It stands from now on, so that it needs nobody who lives until the hold ends.
   hold(a.seconds, a.reason)
-  s.ramped, s.slow_start, s.slow_start_at = 1, RAMP, s.hold_until
+  s.ramped, s.slow_start, s.slow_start_at = true, RAMP, s.hold_until
 elseif a.verb == 'resume' then
   -- Whoever resumes, and however often, does not cut a ramp's slow start short.
   local pace = a.pace
   if s.ramped then
-    if start_share(now) < 1 then pace = math.min(pace, start_share(now)) else s.ramped = nil end
+    if start_share(now) < 1 then pace = math.min(pace, start_share(now)) else s.ramped = false end
   end
   s.hold_until, s.hold_reason = 0, ''
   s.slow_start, s.slow_start_at, s.soft_pace = pace, now, 1
@@ -35,7 +35,7 @@ elseif a.verb == 'resume' then
 elseif a.verb == 'soft' then
   if s.level[1] then s.level[1] = s.level[1] - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
-  if now - (s.soft_cut_at or -60) >= 1 then s.soft_pace, s.soft_cut_at = math.max(0.1, s.soft_pace * 0.97), now end
+  if now - s.soft_cut_at >= 1 then s.soft_pace, s.soft_cut_at = math.max(0.1, s.soft_pace * 0.97), now end
   if now - s.soft_before_at <= 5 then hold(1, 'refused three times in 5 s') end
   s.soft_before_at, s.soft_last_at = s.soft_last_at, now
 end
