@@ -278,6 +278,25 @@ func TestExpectationIsTheMeanOfTheClass(t *testing.T) {
 	}
 }
 
+// A class that never draws any output has a speed of nothing, which is not the
+// same as one that is not known.
+func TestCallsWithoutOutputAreNotTakenOffTheUnknownOnes(t *testing.T) {
+	t.Parallel()
+	c := newClock(t, Limits{RequestsPerMinute: 6000, OutputTokensPerMinute: 60_000, RequestBurst: 100})
+	for range 2 {
+		_, grant := c.ask(c.g, Need{Class: "silent"})
+		c.t++
+		c.settle(c.g, grant, Actual{OutputTokens: 0, Known: true})
+	}
+	_, silent := c.ask(c.g, Need{Class: "silent"})
+	c.ask(c.g, Need{Class: "new"})
+	c.settle(c.g, silent, Actual{OutputTokens: 0, Known: true})
+	unknown, err := c.g.rdb.Eval(t.Context(), `return cmsgpack.unpack(redis.call('GET', KEYS[1])).running_unknown`, c.g.keys).Int()
+	if err != nil || unknown != 1 {
+		t.Errorf("got %d calls under way of a class that is not known, %v; want 1, the new one", unknown, err)
+	}
+}
+
 func TestNeedLargerThanTheBucketIsAdmitted(t *testing.T) {
 	t.Parallel()
 	c := newClock(t, Limits{InputTokensPerMinute: 60_000})

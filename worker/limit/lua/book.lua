@@ -3,9 +3,10 @@
 local HORIZON = 60 -- s: no slot is booked behind a line that is longer
 
 -- expect: what a call is expected to use (a need and its variance for each
--- dimension), and the output a second that it is expected to draw.
+-- dimension), and the output a second that it is expected to draw, false when no
+-- call of its class has ended yet.
 local function expect(call, class)
-  local max, mean, variance, speed = call.max, class.mean_output, class.variance_output, 0
+  local max, mean, variance, speed = call.max, class.mean_output, class.variance_output, false
   if class.calls > 0 then speed = mean / class.latency end
   -- Nothing known, or less than what is under way: the calls that end first are
   -- the short ones, so they alone may not lower the expectation.
@@ -83,8 +84,6 @@ local function reserve(holder, call)
   if class.calls > 0 then
     local mean = s.mean_latency > 0 and s.mean_latency or class.latency
     s.mean_latency = mean + 0.02 * (class.latency - mean)
-  else
-    s.running_unknown = s.running_unknown + 1
   end
   if bound_by > 0 then s.bound_by, s.bound_at = bound_by, send end
   if wait > 0 and (rate[1] > 0 or rate[2] > 0) then

@@ -3,8 +3,8 @@
 
 -- undrawn: output that running calls are still expected to draw: all that is
 -- expected of them, less what each has drawn at its class's speed so far. The
--- speed of a class of which no call has ended yet is not known: 0, and counted in
--- running_unknown.
+-- speed of a class of which no call has ended yet is not known: such calls are
+-- counted in running_unknown.
 local function undrawn()
   local u = s.running_out - s.drawn_rate * now + s.drawn_before
   return math.max(-s.running_out, math.min(s.running_out, u))

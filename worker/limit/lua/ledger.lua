@@ -9,7 +9,7 @@
 --   estimate      tokens    of the input, as the holder gave it; 0: none
 --   input         tokens    expected, and from message_start on what was counted
 --   output        tokens    expected
---   speed         tokens/s  expected to be drawn; 0: not known
+--   speed         tokens/s  expected to be drawn; false: not known, no call of the class has ended
 --   variance_in   tokens²   of the input that is expected; 0 once it is known
 --   variance_out  tokens²   of the output that is expected
 
@@ -57,8 +57,13 @@ end
 
 -- enter begins a reservation.
 local function enter(key, b)
-  s.running_out, s.drawn_rate, s.drawn_before = s.running_out + b.output, s.drawn_rate + b.speed, s.drawn_before + b.speed * b.send
+  s.running_out = s.running_out + b.output
   s.variance_out, s.variance_in = s.variance_out + b.variance_out, s.variance_in + b.variance_in
+  if b.speed then
+    s.drawn_rate, s.drawn_before = s.drawn_rate + b.speed, s.drawn_before + b.speed * b.send
+  else
+    s.running_unknown = s.running_unknown + 1
+  end
   write(key, b)
   redis.call('ZADD', HELD, b.send + a.lifetime, key)
   in_flight = in_flight + 1
@@ -67,9 +72,13 @@ end
 -- drop ends a reservation and leaves its debit: the level stands as expected.
 local function drop(key, b)
   charge(key, b)
-  s.running_out, s.drawn_rate, s.drawn_before = s.running_out - b.output, s.drawn_rate - b.speed, s.drawn_before - b.speed * b.send
+  s.running_out = s.running_out - b.output
   s.variance_out, s.variance_in = s.variance_out - b.variance_out, s.variance_in - b.variance_in
-  if b.speed == 0 then s.running_unknown = s.running_unknown - 1 end
+  if b.speed then
+    s.drawn_rate, s.drawn_before = s.drawn_rate - b.speed, s.drawn_before - b.speed * b.send
+  else
+    s.running_unknown = s.running_unknown - 1
+  end
   redis.call('ZREM', HELD, key)
   redis.call('HDEL', BOOKED, key)
   in_flight = in_flight - 1

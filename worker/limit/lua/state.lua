@@ -48,7 +48,7 @@
 --   running_out      tokens      ledger               sums over the calls under way: their expected output,
 --   drawn_rate       tokens/s    ledger               what they draw a second,
 --   drawn_before     tokens      ledger               what that would have drawn before they were sent,
---   running_unknown  calls       ledger book          how many are of a class of which none has ended,
+--   running_unknown  calls       ledger               how many are of a class of which none has ended,
 --   variance_in      tokens²     ledger settle        by how much their input may be off,
 --   variance_out     tokens²     ledger               and their output
 --   ended_out        tokens      ledger settle        a sum that fades in 0.3 s: output of ended calls
