@@ -20,6 +20,7 @@
 package limit
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"crypto/rand"
@@ -72,6 +73,10 @@ type Config struct {
 	// Pool names the allowance; processes with the same name share it. Required,
 	// without braces and white space.
 	Pool string
+	// Prefix begins the names of the keys and of the channel; gates with different
+	// prefixes share nothing, in one Redis and over its databases, which share
+	// channels. Zero means "sluice". Without braces and white space.
+	Prefix string
 	// Limits is the allowance. All processes of a pool should be given the same.
 	Limits Limits
 	// FollowProvider lets limits rise above the configured ones when the
@@ -126,13 +131,19 @@ type Gate struct {
 	wakePump, wakeQueue, wakeLedger chan struct{}
 }
 
+// notInNames would end a hash tag or a word of a message.
+const notInNames = "{} \t\r\n"
+
 // New returns a gate. It does not touch Redis.
 func New(cfg Config) (*Gate, error) {
 	if cfg.Redis == nil {
 		return nil, errors.New("limit: Config.Redis is missing")
 	}
-	if cfg.Pool == "" || strings.ContainsAny(cfg.Pool, "{} \t\r\n") {
+	if cfg.Pool == "" || strings.ContainsAny(cfg.Pool, notInNames) {
 		return nil, fmt.Errorf("limit: Config.Pool %q: want a name without braces and white space", cfg.Pool)
+	}
+	if strings.ContainsAny(cfg.Prefix, notInNames) {
+		return nil, fmt.Errorf("limit: Config.Prefix %q: want a name without braces and white space", cfg.Prefix)
 	}
 	l := cfg.Limits
 	for _, v := range []int64{l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute, int64(l.RequestBurst), int64(l.Concurrency)} {
@@ -140,6 +151,7 @@ func New(cfg Config) (*Gate, error) {
 			return nil, fmt.Errorf("limit: pool %s: a limit below zero: %d", cfg.Pool, v)
 		}
 	}
+	cfg.Prefix = cmp.Or(cfg.Prefix, "sluice")
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 10 * time.Minute
 	}
@@ -157,15 +169,12 @@ func New(cfg Config) (*Gate, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("limit: make a holder's name: %w", err)
 	}
-	base := "sluice:limit:{" + cfg.Pool + "}:"
+	keys, channel := names(cfg.Prefix, cfg.Pool)
 	g := &Gate{
 		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), m: m,
-		channel: base + "say", holder: hex.EncodeToString(id[:]),
+		keys: keys, channel: channel, holder: hex.EncodeToString(id[:]),
 		held:     map[string]time.Time{},
 		wakePump: make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
-	}
-	for _, k := range []string{"gate", "held", "booked", "classes", "ahead", "waiting", "wants", "holders"} {
-		g.keys = append(g.keys, base+k)
 	}
 	g.common = common{
 		Holder: g.holder, Lease: seconds(cfg.lease),

@@ -78,7 +78,7 @@ func observe(t testing.TB, g *Gate, seen Observed) {
 // waitingProcesses counts those in line for a concurrency slot.
 func waitingProcesses(t testing.TB, g *Gate) int64 {
 	t.Helper()
-	n, err := g.rdb.ZCard(t.Context(), "sluice:limit:{"+g.cfg.Pool+"}:waiting").Result()
+	n, err := g.rdb.ZCard(t.Context(), "sluice:limit:{p}:waiting").Result()
 	if err != nil {
 		t.Fatal(err)
 	}

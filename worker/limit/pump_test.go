@@ -489,6 +489,7 @@ func TestFaultyConfig(t *testing.T) {
 		{Pool: "p"},
 		{Redis: rdb},
 		{Redis: rdb, Pool: "a{b"},
+		{Redis: rdb, Pool: "p", Prefix: "a b"},
 		{Redis: rdb, Pool: "p", Limits: Limits{RequestsPerMinute: -1}},
 		{Redis: rdb, Pool: "p", Limits: Limits{Concurrency: -1}},
 	} {

@@ -1,5 +1,7 @@
 -- state: the gate's state, its clock and its epoch. Every script begins with it.
 --
+-- The keys are named <prefix>:limit:{<pool>}:<name>, the channel is called say.
+--
 -- KEYS[1] gate     string  the state, read as s, packed: see below
 -- KEYS[2] held     zset    reservation -> when it is settled unasked, s
 -- KEYS[3] booked   hash    reservation -> packed: see ledger.lua
