@@ -22,13 +22,11 @@ package limit
 import (
 	"cmp"
 	"container/list"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -240,122 +238,6 @@ type Observed struct {
 	// Age is how long ago the headers came. Of older ones than 2 s only limits
 	// are used: the level has moved since.
 	Age time.Duration
-}
-
-// Settle ends a reservation: what was expected is replaced by what was used.
-// A second Settle of the same grant changes nothing but for what it observed.
-// When Redis cannot be told, the settlement is kept, Run writes it later, and
-// the error says only that it is not written yet.
-func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
-	how := "expected"
-	switch {
-	case a.Refused:
-		how = "back"
-	case a.Known:
-		how = "used"
-	}
-	s := settlement{grant: grant, how: how, in: max(0, a.InputTokens), out: max(0, a.OutputTokens), seen: a.Observed}
-	g.mu.Lock()
-	delete(g.held, grant.key)
-	g.mu.Unlock()
-	err := g.settle(ctx, s)
-	if err != nil {
-		s.seen = nil // out of date by the time that it is written
-		g.later(s)
-		return fmt.Errorf("settle %s in pool %s: %w", grant.ID, g.cfg.Pool, err)
-	}
-	return nil
-}
-
-// SettleInput tells what a call's input really counted as, as soon as the
-// provider says so, and what its headers said, if anything, while they are
-// fresh. Settle still has to follow; the same input figure belongs there.
-func (g *Gate) SettleInput(ctx context.Context, grant Grant, inputTokens int64, seen *Observed) error {
-	if err := g.settle(ctx, settlement{grant: grant, how: "input", in: max(0, inputTokens), seen: seen}); err != nil {
-		return fmt.Errorf("settle the input of %s in pool %s: %w", grant.ID, g.cfg.Pool, err)
-	}
-	return nil
-}
-
-// Hold lets nothing through until Redis's now plus d. It never shortens a
-// longer hold. Slots that were booked and not sent return. A d of zero or less
-// does nothing.
-func (g *Gate) Hold(ctx context.Context, d time.Duration, reason string) error {
-	if d <= 0 {
-		return nil
-	}
-	return g.holdBy(ctx, "hold", d, reason)
-}
-
-// Ramp holds as Hold does, after the provider has said that use rose too
-// sharply: a hold alone would be followed by the same rise. When the hold ends,
-// by itself or by a Resume, the gate goes on at a tenth of the pace, doubling
-// each 5 s, whoever lives by then.
-//
-// Source: platform.claude.com/docs/en/api/rate-limits, acceleration limits.
-func (g *Gate) Ramp(ctx context.Context, d time.Duration, reason string) error {
-	return g.holdBy(ctx, "ramp", max(0, d), reason)
-}
-
-func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason string) error {
-	g.m.holds.Inc()
-	left, err := g.steer(ctx, steerArgs{Verb: verb, Seconds: seconds(d), Reason: reason})
-	if err == nil {
-		g.noteHold(left)
-	}
-	return err
-}
-
-// Resume ends a hold and starts at that share of the full pace (0.1 for a
-// tenth), doubling each 5 s until it is full. 1 or more is the full pace at once,
-// but for a slow start that Ramp has begun and that has not got so far.
-func (g *Gate) Resume(ctx context.Context, pace float64) error {
-	_, err := g.steer(ctx, steerArgs{Verb: "resume", Pace: clampPace(pace)})
-	if err == nil {
-		g.free()
-	}
-	return err
-}
-
-// SoftRefusal reports a refusal whose retry-after is a second or less: one
-// request is taken off the level, and the pace becomes 3 % slower, at most once
-// a second. 0.1 % of the full pace a second make it good, or Resume at once.
-// Only the third in 5 s holds the gate, for 1 s.
-func (g *Gate) SoftRefusal(ctx context.Context) error {
-	g.m.soft.Inc()
-	left, err := g.steer(ctx, steerArgs{Verb: "soft"})
-	if err == nil && left > 0 {
-		g.noteHold(left)
-	}
-	return err
-}
-
-func clampPace(f float64) float64 {
-	if math.IsNaN(f) {
-		return 1
-	}
-	return max(0.01, min(1, f))
-}
-
-// noteHold notes a hold that lasts for another d.
-func (g *Gate) noteHold(d time.Duration) {
-	until := time.Now().Add(d)
-	g.mu.Lock()
-	if until.After(g.hold) {
-		g.hold = until
-	}
-	g.holds++
-	g.mu.Unlock()
-	wake(g.wakePump)
-}
-
-// free notes that a hold is over or the pace another.
-func (g *Gate) free() {
-	g.mu.Lock()
-	g.hold = time.Time{}
-	g.freed++
-	g.mu.Unlock()
-	wake(g.wakePump)
 }
 
 func wake(c chan struct{}) {

@@ -10,14 +10,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 const (
-	batch     = 32          // calls that may pass at once on one question to Redis
-	recheck   = time.Second // a slot that was longer ahead is checked for a hold before it is used
-	maxLedger = 100_000     // settlements kept while Redis is away; reservations end by themselves
+	batch   = 32          // calls that may pass at once on one question to Redis
+	recheck = time.Second // a slot that was longer ahead is checked for a hold before it is used
 )
 
 // waiter is one Take.
@@ -84,10 +81,6 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 
 func (g *Gate) newKey(n Need) string {
 	return n.ID + "/" + g.holder + "/" + strconv.FormatUint(g.serial.Add(1), 36)
-}
-
-func (g *Gate) back(key string, n Need) settlement {
-	return settlement{grant: Grant{ID: n.ID, Class: n.Class, key: key, epoch: g.epoch.Load()}, how: "back"}
 }
 
 // Run asks for slots on behalf of Take, keeps this process's reservations alive
@@ -325,212 +318,39 @@ func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool)
 	}
 }
 
-// line stands in line for a concurrency slot until one is handed over.
-func (g *Gate) line(ctx context.Context, w *waiter) answer {
-	g.mu.Lock()
-	g.asking = w.key
-	g.mu.Unlock()
-	for tries := 0; ; tries++ {
-		// The message may be lost while the subscription is down; then we poll.
-		poll := 30 * time.Second
-		if !g.live.Load() {
-			poll = min(2*time.Second, 250*time.Millisecond<<min(tries, 3))
-		}
-		t := time.NewTimer(poll)
-		select {
-		case <-g.wakePump:
-			t.Stop()
-			a, ok := g.pick(w.key)
-			g.mu.Lock()
-			if !ok && g.hold.After(time.Now()) {
-				// Nothing is handed over in a hold, nor at its end: ask then.
-				a, ok = answer{status: "again"}, true
-			}
-			if ok {
-				g.asking = ""
-			}
-			g.mu.Unlock()
-			if ok {
-				return a
-			}
-		case <-t.C:
-			g.mu.Lock()
-			g.asking = ""
-			g.mu.Unlock()
-			return answer{status: "again"}
-		case <-w.gone:
-			t.Stop()
-			g.mu.Lock()
-			g.asking = ""
-			g.mu.Unlock()
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			if err := g.leave(end); err != nil {
-				g.log.WarnContext(ctx, "could not leave the line", "error", err)
-			}
-			cancel()
-			g.later(g.back(w.key, w.need)) // in case that it was handed over just before
-			return answer{status: "again"}
-		case <-ctx.Done():
-			t.Stop()
-			g.later(g.back(w.key, w.need))
-			return answer{status: "again"}
-		}
+type takeArgs struct {
+	common
+	Calls []callArgs `json:"calls"`
+}
+
+type callArgs struct {
+	Key      string `json:"key"`
+	Class    string `json:"class"`
+	Estimate int64  `json:"estimate"`
+	Max      int64  `json:"max"`
+}
+
+// ask books slots for the needs, in order; there may be fewer answers than needs.
+func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
+	a := takeArgs{Calls: make([]callArgs, len(ws))}
+	for i, w := range ws {
+		a.Calls[i] = callArgs{Key: w.key, Class: w.need.Class, Estimate: w.need.InputTokens, Max: w.need.MaxTokens}
 	}
-}
-
-// pick empties what was handed over to this process: the answer for key is
-// returned, slots for anything else go back.
-func (g *Gate) pick(key string) (found answer, ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, a := range g.handed {
-		switch {
-		case a.key == key:
-			found, ok = a, true
-		case a.status == "ok":
-			g.laterLocked(settlement{grant: Grant{key: a.key, epoch: a.epoch}, how: "back"})
-		}
+	epoch, reply, err := g.run(ctx, takeScript, &a)
+	if err != nil {
+		return nil, err
 	}
-	g.handed = nil
-	return found, ok
-}
-
-// later keeps a settlement for Run to write.
-func (g *Gate) later(s settlement) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.laterLocked(s)
-}
-
-func (g *Gate) laterLocked(s settlement) {
-	if len(g.ledger) >= maxLedger {
-		return
-	}
-	g.ledger = append(g.ledger, s)
-	wake(g.wakeLedger)
-}
-
-// write writes what was kept, as soon as Redis takes it.
-func (g *Gate) write(ctx context.Context) {
-	for failures := 0; ctx.Err() == nil; {
-		select {
-		case <-g.wakeLedger:
-		case <-ctx.Done():
-			return
-		}
-		for !g.writeAll(ctx) && ctx.Err() == nil {
-			pause(ctx, backoff(failures))
-			failures++
-		}
-		failures = 0
-	}
-}
-
-// writeAll reports whether everything is written.
-func (g *Gate) writeAll(ctx context.Context) bool {
-	for {
-		g.mu.Lock()
-		if len(g.ledger) == 0 {
-			g.mu.Unlock()
-			return true
-		}
-		s := g.ledger[0]
-		g.ledger = g.ledger[1:]
-		g.mu.Unlock()
-		if err := g.settle(ctx, s); err != nil {
-			g.mu.Lock()
-			g.ledger = append([]settlement{s}, g.ledger...)
-			g.mu.Unlock()
-			return false
-		}
-	}
-}
-
-// alive renews the lease of this process while it has anything in Redis.
-func (g *Gate) alive(ctx context.Context) {
-	t := time.NewTicker(g.cfg.lease / 4)
-	defer t.Stop()
-	failed := false
-	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return
-		}
-		now := time.Now()
-		g.mu.Lock()
-		for key, end := range g.held {
-			if now.After(end) {
-				delete(g.held, key)
-			}
-		}
-		busy, asking := len(g.held) > 0 || g.slot || g.asking != "", g.asking
-		g.mu.Unlock()
-		if !busy {
-			continue
-		}
-		err := g.renew(ctx, asking)
-		if err != nil && !failed && ctx.Err() == nil {
-			g.log.WarnContext(ctx, "could not renew the lease on reservations", "error", err)
-		}
-		failed = err != nil
-	}
-}
-
-// listen takes in what other processes' scripts say.
-func (g *Gate) listen(ctx context.Context) {
-	sub := g.rdb.Subscribe(ctx, g.channel)
-	defer sub.Close()
-	// A blocked read ends only when its connection does.
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
-	defer g.live.Store(false)
-	for failures := 0; ctx.Err() == nil; {
-		msg, err := sub.Receive(ctx)
-		if ctx.Err() != nil {
-			return
-		}
+	at := time.Now()
+	var out []answer
+	for i := 0; i+1 < len(reply); i += 2 {
+		wait, err := parseWait(reply[i+1])
 		if err != nil {
-			if g.live.Swap(false) {
-				wake(g.wakePump) // who waits for a word asks himself from now on
-			}
-			pause(ctx, backoff(failures))
-			failures++
-			if redis.IsPermissionError(err) {
-				_ = sub.Subscribe(ctx, g.channel) // the connection is well: nothing else asks again
-			}
-			continue
+			return nil, err
 		}
-		failures = 0
-		g.live.Store(true)
-		if m, ok := msg.(*redis.Message); ok {
-			g.hear(m.Payload)
-		} else {
-			wake(g.wakePump) // subscribed: what was said before is lost
-		}
+		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at})
 	}
-}
-
-// hear acts on one message: "holder epoch status wait key", or to all
-// "* epoch hold seconds" and "* epoch free 0".
-func (g *Gate) hear(text string) {
-	f := strings.Fields(text)
-	if len(f) < 4 || f[0] != "*" && (f[0] != g.holder || len(f) != 5) {
-		return
+	if len(out) == 0 || len(out) > len(ws) {
+		return nil, fmt.Errorf("script gave %d answers to %d questions", len(out), len(ws))
 	}
-	epoch, err := parseEpoch(f[1])
-	if err != nil {
-		return
-	}
-	wait, err := parseWait(f[3])
-	if err != nil {
-		return
-	}
-	switch {
-	case f[0] == g.holder:
-		g.receive(answer{status: f[2], wait: wait, key: f[4], epoch: epoch, at: time.Now()})
-	case f[2] == "hold":
-		g.noteHold(wait)
-	case f[2] == "free":
-		g.free()
-	}
+	return out, nil
 }

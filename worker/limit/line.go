@@ -1,0 +1,125 @@
+package limit
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// answer is a script's decision on one reservation.
+type answer struct {
+	status string // ok, hold, far, full; again: ask anew
+	wait   time.Duration
+	key    string
+	epoch  int64
+	at     time.Time // when it reached us
+}
+
+// line stands in line for a concurrency slot until one is handed over.
+func (g *Gate) line(ctx context.Context, w *waiter) answer {
+	g.mu.Lock()
+	g.asking = w.key
+	g.mu.Unlock()
+	for tries := 0; ; tries++ {
+		// The message may be lost while the subscription is down; then we poll.
+		poll := 30 * time.Second
+		if !g.live.Load() {
+			poll = min(2*time.Second, 250*time.Millisecond<<min(tries, 3))
+		}
+		t := time.NewTimer(poll)
+		select {
+		case <-g.wakePump:
+			t.Stop()
+			a, ok := g.pick(w.key)
+			g.mu.Lock()
+			if !ok && g.hold.After(time.Now()) {
+				// Nothing is handed over in a hold, nor at its end: ask then.
+				a, ok = answer{status: "again"}, true
+			}
+			if ok {
+				g.asking = ""
+			}
+			g.mu.Unlock()
+			if ok {
+				return a
+			}
+		case <-t.C:
+			g.mu.Lock()
+			g.asking = ""
+			g.mu.Unlock()
+			return answer{status: "again"}
+		case <-w.gone:
+			t.Stop()
+			g.mu.Lock()
+			g.asking = ""
+			g.mu.Unlock()
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			if err := g.leave(end); err != nil {
+				g.log.WarnContext(ctx, "could not leave the line", "error", err)
+			}
+			cancel()
+			g.later(g.back(w.key, w.need)) // in case that it was handed over just before
+			return answer{status: "again"}
+		case <-ctx.Done():
+			t.Stop()
+			g.later(g.back(w.key, w.need))
+			return answer{status: "again"}
+		}
+	}
+}
+
+// pick empties what was handed over to this process: the answer for key is
+// returned, slots for anything else go back.
+func (g *Gate) pick(key string) (found answer, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.handed {
+		switch {
+		case a.key == key:
+			found, ok = a, true
+		case a.status == "ok":
+			g.laterLocked(settlement{grant: Grant{key: a.key, epoch: a.epoch}, how: "back"})
+		}
+	}
+	g.handed = nil
+	return found, ok
+}
+
+// take puts slots that were handed over to us where the pump finds them.
+func (g *Gate) take(epoch int64, said []string) error {
+	for _, m := range said {
+		a, err := parseAnswer(m)
+		if err != nil {
+			return err
+		}
+		a.epoch = epoch
+		g.receive(a)
+	}
+	return nil
+}
+
+func (g *Gate) receive(a answer) {
+	g.mu.Lock()
+	g.handed = append(g.handed, a)
+	g.mu.Unlock()
+	wake(g.wakePump)
+}
+
+// parseAnswer reads "status wait key".
+func parseAnswer(m string) (answer, error) {
+	f := strings.Fields(m)
+	if len(f) != 3 {
+		return answer{}, fmt.Errorf("hand-over of %d words", len(f))
+	}
+	wait, err := parseWait(f[1])
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: f[0], wait: wait, key: f[2], at: time.Now()}, nil
+}
+
+func (g *Gate) leave(ctx context.Context) error {
+	_, _, err := g.run(ctx, leaveScript, &common{})
+	return err
+}

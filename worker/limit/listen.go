@@ -1,0 +1,63 @@
+package limit
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// listen takes in what other processes' scripts say.
+func (g *Gate) listen(ctx context.Context) {
+	sub := g.rdb.Subscribe(ctx, g.channel)
+	defer sub.Close()
+	// A blocked read ends only when its connection does.
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
+	defer g.live.Store(false)
+	for failures := 0; ctx.Err() == nil; {
+		msg, err := sub.Receive(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			g.live.Store(false)
+			wake(g.wakePump)
+			pause(ctx, backoff(failures))
+			failures++
+			continue
+		}
+		failures = 0
+		g.live.Store(true)
+		if m, ok := msg.(*redis.Message); ok {
+			g.hear(m.Payload)
+		} else {
+			wake(g.wakePump) // subscribed: what was said before is lost
+		}
+	}
+}
+
+// hear acts on one message: "holder epoch status wait key", or to all
+// "* epoch hold seconds" and "* epoch free 0".
+func (g *Gate) hear(text string) {
+	f := strings.Fields(text)
+	if len(f) < 4 || f[0] != "*" && (f[0] != g.holder || len(f) != 5) {
+		return
+	}
+	epoch, err := parseEpoch(f[1])
+	if err != nil {
+		return
+	}
+	wait, err := parseWait(f[3])
+	if err != nil {
+		return
+	}
+	switch {
+	case f[0] == g.holder:
+		g.receive(answer{status: f[2], wait: wait, key: f[4], epoch: epoch, at: time.Now()})
+	case f[2] == "hold":
+		g.noteHold(wait)
+	case f[2] == "free":
+		g.free()
+	}
+}
