@@ -42,7 +42,7 @@ func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason 
 func (g *Gate) Resume(ctx context.Context, pace float64) error {
 	_, err := g.steer(ctx, steerArgs{Verb: "resume", Pace: clampPace(pace)})
 	if err == nil {
-		g.free()
+		g.noteFree()
 	}
 	return err
 }
@@ -71,19 +71,19 @@ func clampPace(f float64) float64 {
 func (g *Gate) noteHold(d time.Duration) {
 	until := time.Now().Add(d)
 	g.mu.Lock()
-	if until.After(g.hold) {
-		g.hold = until
+	if until.After(g.holdUntil) {
+		g.holdUntil = until
 	}
-	g.holds++
+	g.holdsNoted++
 	g.mu.Unlock()
 	wake(g.wakePump)
 }
 
-// free notes that a hold is over or the pace another.
-func (g *Gate) free() {
+// noteFree notes that a hold is over or the pace another.
+func (g *Gate) noteFree() {
 	g.mu.Lock()
-	g.hold = time.Time{}
-	g.freed++
+	g.holdUntil = time.Time{}
+	g.freedTimes++
 	g.mu.Unlock()
 	wake(g.wakePump)
 }

@@ -40,7 +40,7 @@ func TestPrefixesShareNothing(t *testing.T) {
 	ours := newGate(t, rdb, l, func(c *Config) { c.Prefix = "ours" })
 	theirs := newGate(t, rdb, l)
 	start(t, ours)
-	eventually(t, "subscribed", ours.live.Load)
+	eventually(t, "subscribed", ours.subscribed.Load)
 	take(t, ours, Need{ID: "a", Class: "c"})
 	taking(t.Context(), ours, Need{ID: "b", Class: "c"})
 	eventually(t, "in line", func() bool { return rdb.ZCard(t.Context(), "ours:limit:{p}:waiting").Val() == 1 })

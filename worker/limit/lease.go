@@ -16,11 +16,11 @@ func (g *Gate) renew(ctx context.Context, waitsFor string) error {
 	if err != nil {
 		return err
 	}
-	return g.take(epoch, reply)
+	return g.receiveAll(epoch, reply)
 }
 
-// alive renews the lease of this process while it has anything in Redis.
-func (g *Gate) alive(ctx context.Context) {
+// keepAlive renews the lease of this process while it has anything in Redis.
+func (g *Gate) keepAlive(ctx context.Context) {
 	t := time.NewTicker(g.cfg.lease / 4)
 	defer t.Stop()
 	failed := false
@@ -32,12 +32,12 @@ func (g *Gate) alive(ctx context.Context) {
 		}
 		now := time.Now()
 		g.mu.Lock()
-		for key, end := range g.held {
+		for key, end := range g.unsettled {
 			if now.After(end) {
-				delete(g.held, key)
+				delete(g.unsettled, key)
 			}
 		}
-		busy, asking := len(g.held) > 0 || g.slot || g.asking != "", g.asking
+		busy, asking := len(g.unsettled) > 0 || g.slotAhead || g.inLine != "", g.inLine
 		g.mu.Unlock()
 		if !busy {
 			continue

@@ -32,9 +32,9 @@ func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
 	}
 	s := settlement{grant: grant, how: how, in: max(0, a.InputTokens), out: max(0, a.OutputTokens), seen: a.Observed}
 	g.mu.Lock()
-	delete(g.held, grant.key)
+	delete(g.unsettled, grant.key)
 	g.mu.Unlock()
-	err := g.settle(ctx, s)
+	err := g.writeSettlement(ctx, s)
 	if err != nil {
 		s.seen = nil // out of date by the time that it is written
 		g.later(s)
@@ -47,7 +47,7 @@ func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
 // provider says so, and what its headers said, if anything, while they are
 // fresh. Settle still has to follow; the same input figure belongs there.
 func (g *Gate) SettleInput(ctx context.Context, grant Grant, inputTokens int64, seen *Observed) error {
-	if err := g.settle(ctx, settlement{grant: grant, how: "input", in: max(0, inputTokens), seen: seen}); err != nil {
+	if err := g.writeSettlement(ctx, settlement{grant: grant, how: "input", in: max(0, inputTokens), seen: seen}); err != nil {
 		return fmt.Errorf("settle the input of %s in pool %s: %w", grant.ID, g.cfg.Pool, err)
 	}
 	return nil
@@ -70,8 +70,8 @@ type headersArgs struct {
 	Age       float64  `json:"age"`
 }
 
-// settle writes one settlement.
-func (g *Gate) settle(ctx context.Context, s settlement) error {
+// writeSettlement writes one settlement.
+func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 	a := settleArgs{
 		Key: s.grant.key, BookedIn: strconv.FormatInt(s.grant.epoch, 10), How: s.how, Input: s.in, Output: s.out,
 		Headers: headers(s.seen),
@@ -98,7 +98,7 @@ func (g *Gate) settle(ctx context.Context, s settlement) error {
 			g.m.level.WithLabelValues(g.cfg.Pool, name).Set(v)
 		}
 	}
-	return g.take(epoch, reply[5:])
+	return g.receiveAll(epoch, reply[5:])
 }
 
 // headers is what the settle script takes of what was observed.
@@ -140,8 +140,8 @@ func (g *Gate) laterLocked(s settlement) {
 	wake(g.wakeLedger)
 }
 
-// write writes what was kept, as soon as Redis takes it.
-func (g *Gate) write(ctx context.Context) {
+// writeLedger writes what was kept, as soon as Redis takes it.
+func (g *Gate) writeLedger(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
 		select {
 		case <-g.wakeLedger:
@@ -167,7 +167,7 @@ func (g *Gate) writeAll(ctx context.Context) bool {
 		s := g.ledger[0]
 		g.ledger = g.ledger[1:]
 		g.mu.Unlock()
-		if err := g.settle(ctx, s); err != nil {
+		if err := g.writeSettlement(ctx, s); err != nil {
 			g.mu.Lock()
 			g.ledger = append([]settlement{s}, g.ledger...)
 			g.mu.Unlock()

@@ -101,30 +101,30 @@ type Config struct {
 // Gate is one process's door to a pool's allowance. Its methods may be called
 // from any goroutine.
 type Gate struct {
-	cfg     Config
-	rdb     redis.UniversalClient
-	log     *slog.Logger
-	m       *metrics
-	keys    []string
-	common  common // but for the epoch
-	channel string
-	holder  string
-	epoch   atomic.Int64
-	serial  atomic.Uint64
-	running atomic.Bool
-	live    atomic.Bool // the subscription stands
+	cfg        Config
+	rdb        redis.UniversalClient
+	log        *slog.Logger
+	m          *metrics
+	keys       []string
+	common     common // but for the epoch
+	channel    string
+	holder     string
+	epoch      atomic.Int64
+	serial     atomic.Uint64
+	running    atomic.Bool
+	subscribed atomic.Bool // the subscription stands
 
-	mu      sync.Mutex
-	queue   list.List // of *waiter, first come first served
-	stopped bool
-	handed  []answer             // booked for us in line
-	held    map[string]time.Time // our unsettled reservations, until when to renew for them
-	ledger  []settlement         // what Redis has not been told yet
-	hold    time.Time            // as far as this process knows
-	holds   int                  // how often hold was noted
-	freed   int                  // how often a hold ended or the pace changed
-	asking  string               // the reservation that the pump stands in line for
-	slot    bool                 // the pump sleeps until a slot's send time
+	mu         sync.Mutex
+	queue      list.List // of *waiter, first come first served
+	stopped    bool
+	handed     []answer             // booked for us in line
+	unsettled  map[string]time.Time // our unsettled reservations, until when to renew for them
+	ledger     []settlement         // what Redis has not been told yet
+	holdUntil  time.Time            // as far as this process knows
+	holdsNoted int                  // how often a hold was noted
+	freedTimes int                  // how often a hold ended or the pace changed
+	inLine     string               // the reservation that the pump stands in line for, or empty
+	slotAhead  bool                 // the pump sleeps until a slot's send time
 
 	wakePump, wakeQueue, wakeLedger chan struct{}
 }
@@ -171,8 +171,8 @@ func New(cfg Config) (*Gate, error) {
 	g := &Gate{
 		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), m: m,
 		keys: keys, channel: channel, holder: hex.EncodeToString(id[:]),
-		held:     map[string]time.Time{},
-		wakePump: make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
+		unsettled: map[string]time.Time{},
+		wakePump:  make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
 	}
 	g.common = common{
 		Holder: g.holder, Lease: seconds(cfg.lease),

@@ -16,29 +16,29 @@ type answer struct {
 	at     time.Time // when it reached us
 }
 
-// line stands in line for a concurrency slot until one is handed over.
-func (g *Gate) line(ctx context.Context, w *waiter) answer {
+// standInLine stands in line for a concurrency slot until one is handed over.
+func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 	g.mu.Lock()
-	g.asking = w.key
+	g.inLine = w.key
 	g.mu.Unlock()
 	for tries := 0; ; tries++ {
 		// The message may be lost while the subscription is down; then we poll.
 		poll := 30 * time.Second
-		if !g.live.Load() {
+		if !g.subscribed.Load() {
 			poll = min(2*time.Second, 250*time.Millisecond<<min(tries, 3))
 		}
 		t := time.NewTimer(poll)
 		select {
 		case <-g.wakePump:
 			t.Stop()
-			a, ok := g.pick(w.key)
+			a, ok := g.claim(w.key)
 			g.mu.Lock()
-			if !ok && g.hold.After(time.Now()) {
+			if !ok && g.holdUntil.After(time.Now()) {
 				// Nothing is handed over in a hold, nor at its end: ask then.
 				a, ok = answer{status: "again"}, true
 			}
 			if ok {
-				g.asking = ""
+				g.inLine = ""
 			}
 			g.mu.Unlock()
 			if ok {
@@ -46,13 +46,13 @@ func (g *Gate) line(ctx context.Context, w *waiter) answer {
 			}
 		case <-t.C:
 			g.mu.Lock()
-			g.asking = ""
+			g.inLine = ""
 			g.mu.Unlock()
 			return answer{status: "again"}
 		case <-w.gone:
 			t.Stop()
 			g.mu.Lock()
-			g.asking = ""
+			g.inLine = ""
 			g.mu.Unlock()
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			if err := g.leave(end); err != nil {
@@ -69,9 +69,9 @@ func (g *Gate) line(ctx context.Context, w *waiter) answer {
 	}
 }
 
-// pick empties what was handed over to this process: the answer for key is
+// claim empties what was handed over to this process: the answer for key is
 // returned, slots for anything else go back.
-func (g *Gate) pick(key string) (found answer, ok bool) {
+func (g *Gate) claim(key string) (found answer, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, a := range g.handed {
@@ -86,8 +86,8 @@ func (g *Gate) pick(key string) (found answer, ok bool) {
 	return found, ok
 }
 
-// take puts slots that were handed over to us where the pump finds them.
-func (g *Gate) take(epoch int64, said []string) error {
+// receiveAll puts slots that were handed over to us where the pump finds them.
+func (g *Gate) receiveAll(epoch int64, said []string) error {
 	for _, m := range said {
 		a, err := parseAnswer(m)
 		if err != nil {

@@ -14,21 +14,21 @@ func (g *Gate) listen(ctx context.Context) {
 	defer sub.Close()
 	// A blocked read ends only when its connection does.
 	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
-	defer g.live.Store(false)
+	defer g.subscribed.Store(false)
 	for failures := 0; ctx.Err() == nil; {
 		msg, err := sub.Receive(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			g.live.Store(false)
+			g.subscribed.Store(false)
 			wake(g.wakePump)
 			pause(ctx, backoff(failures))
 			failures++
 			continue
 		}
 		failures = 0
-		g.live.Store(true)
+		g.subscribed.Store(true)
 		if m, ok := msg.(*redis.Message); ok {
 			g.hear(m.Payload)
 		} else {
@@ -58,6 +58,6 @@ func (g *Gate) hear(text string) {
 	case f[2] == "hold":
 		g.noteHold(wait)
 	case f[2] == "free":
-		g.free()
+		g.noteFree()
 	}
 }

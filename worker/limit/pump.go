@@ -65,7 +65,7 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 	defer g.mu.Unlock()
 	switch {
 	case w.done && w.err == nil:
-		delete(g.held, w.key)
+		delete(g.unsettled, w.key)
 		g.laterLocked(settlement{grant: w.grant, how: "back"})
 	case w.done:
 	default:
@@ -100,7 +100,7 @@ func (g *Gate) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context){g.listen, g.alive, g.write} {
+	for _, part := range []func(context.Context){g.listen, g.keepAlive, g.writeLedger} {
 		wg.Go(func() { part(ctx) })
 	}
 	g.pump(ctx)
@@ -109,8 +109,8 @@ func (g *Gate) Run(ctx context.Context) error {
 
 	g.mu.Lock()
 	g.stopped = true
-	inLine := g.asking != ""
-	g.asking, g.slot = "", false
+	inLine := g.inLine != ""
+	g.inLine, g.slotAhead = "", false
 	for el := g.queue.Front(); el != nil; el = g.queue.Front() {
 		w := g.queue.Remove(el).(*waiter)
 		if w.doubt {
@@ -148,13 +148,13 @@ func (g *Gate) pump(ctx context.Context) {
 			select {
 			case <-g.wakeQueue:
 			case <-g.wakePump:
-				g.pick("")
+				g.claim("")
 			case <-ctx.Done():
 			}
 			continue
 		}
 		g.mu.Lock()
-		holds := g.holds
+		holds := g.holdsNoted
 		g.mu.Unlock()
 		answers, err := g.ask(ctx, ws)
 		g.mu.Lock()
@@ -164,8 +164,8 @@ func (g *Gate) pump(ctx context.Context) {
 				g.laterLocked(g.back(w.key, w.need))
 			}
 		}
-		if err == nil && answers[0].status == "ok" && g.holds == holds {
-			g.hold = time.Time{}
+		if err == nil && answers[0].status == "ok" && g.holdsNoted == holds {
+			g.holdUntil = time.Time{}
 		}
 		g.mu.Unlock()
 		if err != nil {
@@ -228,26 +228,26 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 	}
 	g.m.acquires.WithLabelValues(g.cfg.Pool, result).Inc()
 	if a.status == "full" {
-		a = g.line(ctx, w)
+		a = g.standInLine(ctx, w)
 	}
 	switch a.status {
 	case "ok":
-		g.use(ctx, w, a)
+		g.await(ctx, w, a)
 	case "hold", "far":
 		// The word that frees the gate can pass before we wait for it: ask again.
 		g.sleep(ctx, w, a.at.Add(min(a.wait, recheck)), false)
 	}
 }
 
-// use waits for a slot's send time and lets the call go, or hands the slot back.
-func (g *Gate) use(ctx context.Context, w *waiter, a answer) {
+// await waits for a slot's send time and lets the call go, or hands the slot back.
+func (g *Gate) await(ctx context.Context, w *waiter, a answer) {
 	if a.wait > 0 {
 		g.mu.Lock()
-		g.slot = true
+		g.slotAhead = true
 		g.mu.Unlock()
 		due := g.sleep(ctx, w, a.at.Add(a.wait), true)
 		g.mu.Lock()
-		g.slot = false
+		g.slotAhead = false
 		g.mu.Unlock()
 		if due && a.wait > recheck {
 			left, err := g.peek(ctx)
@@ -271,7 +271,7 @@ func (g *Gate) use(ctx context.Context, w *waiter, a answer) {
 	now := time.Now()
 	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch}
 	w.done = true
-	g.held[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)
+	g.unsettled[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)
 	g.m.wait.Observe(now.Sub(w.since).Seconds())
 	close(w.ready)
 }
@@ -282,7 +282,7 @@ func (g *Gate) handBack(w *waiter, a answer) {
 	s := settlement{grant: Grant{ID: w.need.ID, key: a.key, epoch: a.epoch}, how: "back"}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := g.settle(ctx, s); err != nil {
+	if err := g.writeSettlement(ctx, s); err != nil {
 		g.later(s)
 	}
 	g.mu.Lock()
@@ -296,11 +296,11 @@ func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool)
 	t := time.NewTimer(time.Until(until))
 	defer t.Stop()
 	g.mu.Lock()
-	freed := g.freed
+	freed := g.freedTimes
 	g.mu.Unlock()
 	for {
 		g.mu.Lock()
-		held, changed := slot && g.hold.After(until), g.freed != freed
+		held, changed := slot && g.holdUntil.After(until), g.freedTimes != freed
 		g.mu.Unlock()
 		if held || changed && (!slot || time.Until(until) > recheck) {
 			return false
@@ -313,7 +313,7 @@ func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool)
 		case <-ctx.Done():
 			return false
 		case <-g.wakePump:
-			g.pick("")
+			g.claim("")
 		}
 	}
 }

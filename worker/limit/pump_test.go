@@ -198,7 +198,7 @@ func TestHoldReachesAnotherProcess(t *testing.T) {
 	a, b := newGate(t, rdb, l), newGate(t, rdb, l)
 	start(t, a)
 	take(t, a, Need{ID: "first"})
-	eventually(t, "subscribed", a.live.Load)
+	eventually(t, "subscribed", a.subscribed.Load)
 	done := taking(t.Context(), a, Need{ID: "second"})
 	eventually(t, "the slot ahead is booked", func() bool { return state(t, a).InFlight == 2 })
 	if err := b.Hold(t.Context(), time.Hour, "refused"); err != nil {
@@ -259,7 +259,7 @@ func TestConcurrencyAcrossProcesses(t *testing.T) {
 	for range 3 {
 		g := newGate(t, rdb, l, func(c *Config) { c.Metrics = reg })
 		start(t, g)
-		eventually(t, "subscribed", g.live.Load)
+		eventually(t, "subscribed", g.subscribed.Load)
 		for range 10 {
 			wg.Go(func() {
 				for range jobs / 30 {
@@ -435,7 +435,7 @@ func TestIdleGateAsksRedisNothing(t *testing.T) {
 	g := newGate(t, rdb, Limits{RequestsPerMinute: 600}, func(c *Config) { c.lease = 200 * time.Millisecond })
 	start(t, g)
 	settle(t, g, take(t, g, Need{ID: "a"}), Actual{})
-	eventually(t, "subscribed", g.live.Load)
+	eventually(t, "subscribed", g.subscribed.Load)
 	before := commands(t, rdb)
 	end := time.Now().Add(400 * time.Millisecond)
 	eventually(t, "the time is over", func() bool { return time.Now().After(end) })
