@@ -79,6 +79,13 @@ func (g *Gate) noteHold(d time.Duration) {
 	wake(g.wakePump)
 }
 
+// heldNow reports whether a hold lasts, as far as this process knows.
+func (g *Gate) heldNow() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.holdUntil.After(time.Now())
+}
+
 // noteFree notes that a hold is over or the pace another.
 func (g *Gate) noteFree() {
 	g.mu.Lock()

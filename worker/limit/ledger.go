@@ -84,12 +84,11 @@ func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 	if len(reply) < 5 {
 		return fmt.Errorf("script answered %d values", len(reply))
 	}
-	switch {
-	case reply[0] == "0":
-		g.m.settles.WithLabelValues(g.cfg.Pool, "unknown").Inc()
-	default:
-		g.m.settles.WithLabelValues(g.cfg.Pool, s.how).Inc()
+	kind := s.how
+	if reply[0] == "0" {
+		kind = "unknown"
 	}
+	g.m.settles.WithLabelValues(g.cfg.Pool, kind).Inc()
 	if n, err := strconv.ParseFloat(reply[1], 64); err == nil {
 		g.m.inflight.Set(n)
 	}
@@ -115,14 +114,15 @@ func headers(o *Observed) *headersArgs {
 			h.Limits[d] = r.Limit
 		}
 		if r.HasRemaining && o.Age <= 2*time.Second {
-			h.Remaining[d] = r.Remaining
+			h.Remaining[d] = max(0, r.Remaining)
 		}
 	}
 	return h
 }
 
-func (g *Gate) back(key string, n Need) settlement {
-	return settlement{grant: Grant{ID: n.ID, Class: n.Class, key: key, epoch: g.epoch.Load()}, how: "back"}
+// back hands a reservation back.
+func back(key string, epoch int64) settlement {
+	return settlement{grant: Grant{key: key, epoch: epoch}, how: "back"}
 }
 
 // later keeps a settlement for Run to write.

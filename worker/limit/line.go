@@ -16,11 +16,11 @@ type answer struct {
 	at     time.Time // when it reached us
 }
 
-// standInLine stands in line for a concurrency slot until one is handed over.
+// standInLine stands in line for a concurrency slot until one is handed over, or
+// it is better to ask again.
 func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
-	g.mu.Lock()
-	g.inLine = w.key
-	g.mu.Unlock()
+	again := answer{status: "again"}
+	g.setInLine(w.key)
 	for tries := 0; ; tries++ {
 		// The message may be lost while the subscription is down; then we poll.
 		poll := 30 * time.Second
@@ -32,40 +32,42 @@ func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 		case <-g.wakePump:
 			t.Stop()
 			a, ok := g.claim(w.key)
-			g.mu.Lock()
-			if !ok && g.holdUntil.After(time.Now()) {
+			if !ok && g.heldNow() {
 				// Nothing is handed over in a hold, nor at its end: ask then.
-				a, ok = answer{status: "again"}, true
+				a, ok = again, true
 			}
 			if ok {
-				g.inLine = ""
-			}
-			g.mu.Unlock()
-			if ok {
+				g.setInLine("")
 				return a
 			}
 		case <-t.C:
-			g.mu.Lock()
-			g.inLine = ""
-			g.mu.Unlock()
-			return answer{status: "again"}
+			g.setInLine("")
+			return again
 		case <-w.gone:
 			t.Stop()
-			g.mu.Lock()
-			g.inLine = ""
-			g.mu.Unlock()
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			if err := g.leave(end); err != nil {
-				g.log.WarnContext(ctx, "could not leave the line", "error", err)
-			}
+			g.setInLine("")
+			end, cancel := lastCall(ctx)
+			g.leaveLine(end)
 			cancel()
-			g.later(g.back(w.key, w.need)) // in case that it was handed over just before
-			return answer{status: "again"}
-		case <-ctx.Done():
+			g.later(back(w.key, g.epoch.Load())) // in case that it was handed over just before
+			return again
+		case <-ctx.Done(): // Run leaves the line
 			t.Stop()
-			g.later(g.back(w.key, w.need))
-			return answer{status: "again"}
+			g.later(back(w.key, g.epoch.Load()))
+			return again
 		}
+	}
+}
+
+func (g *Gate) setInLine(key string) {
+	g.mu.Lock()
+	g.inLine = key
+	g.mu.Unlock()
+}
+
+func (g *Gate) leaveLine(ctx context.Context) {
+	if _, _, err := g.run(ctx, leaveScript, &common{}); err != nil {
+		g.log.WarnContext(ctx, "could not leave the line; the lease ends it", "error", err)
 	}
 }
 
@@ -79,7 +81,7 @@ func (g *Gate) claim(key string) (found answer, ok bool) {
 		case a.key == key:
 			found, ok = a, true
 		case a.status == "ok":
-			g.laterLocked(settlement{grant: Grant{key: a.key, epoch: a.epoch}, how: "back"})
+			g.laterLocked(back(a.key, a.epoch))
 		}
 	}
 	g.handed = nil
@@ -117,9 +119,4 @@ func parseAnswer(m string) (answer, error) {
 		return answer{}, err
 	}
 	return answer{status: f[0], wait: wait, key: f[2], at: time.Now()}, nil
-}
-
-func (g *Gate) leave(ctx context.Context) error {
-	_, _, err := g.run(ctx, leaveScript, &common{})
-	return err
 }

@@ -66,14 +66,14 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 	switch {
 	case w.done && w.err == nil:
 		delete(g.unsettled, w.key)
-		g.laterLocked(settlement{grant: w.grant, how: "back"})
+		g.laterLocked(back(w.grant.key, w.grant.epoch))
 	case w.done:
 	default:
 		w.left = true
 		g.queue.Remove(w.el)
 		close(w.gone)
 		if w.doubt {
-			g.laterLocked(g.back(w.key, w.need))
+			g.laterLocked(back(w.key, g.epoch.Load()))
 		}
 	}
 	return Grant{}, ctx.Err()
@@ -106,7 +106,13 @@ func (g *Gate) Run(ctx context.Context) error {
 	g.pump(ctx)
 	cancel()
 	wg.Wait()
+	g.stop(ctx)
+	return nil
+}
 
+// stop ends what Run had begun: the calls still waiting, the place in line, what
+// the ledger owes.
+func (g *Gate) stop(ctx context.Context) {
 	g.mu.Lock()
 	g.stopped = true
 	inLine := g.inLine != ""
@@ -114,28 +120,30 @@ func (g *Gate) Run(ctx context.Context) error {
 	for el := g.queue.Front(); el != nil; el = g.queue.Front() {
 		w := g.queue.Remove(el).(*waiter)
 		if w.doubt {
-			g.laterLocked(g.back(w.key, w.need))
+			g.laterLocked(back(w.key, g.epoch.Load()))
 		}
 		w.err, w.done = ErrStopped, true
 		close(w.ready)
 	}
 	for _, a := range g.handed {
 		if a.status == "ok" {
-			g.laterLocked(g.back(a.key, Need{}))
+			g.laterLocked(back(a.key, g.epoch.Load()))
 		}
 	}
 	g.handed = nil
 	g.mu.Unlock()
 
-	end, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer stop()
+	end, cancel := lastCall(ctx)
+	defer cancel()
 	if inLine {
-		if err := g.leave(end); err != nil {
-			g.log.WarnContext(end, "could not leave the line; the lease ends it", "error", err)
-		}
+		g.leaveLine(end)
 	}
 	g.writeAll(end)
-	return nil
+}
+
+// lastCall is a context for what has to be said to Redis when ctx has ended.
+func lastCall(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 }
 
 // pump asks for the head of the queue, and for those behind it that may pass at
@@ -153,21 +161,7 @@ func (g *Gate) pump(ctx context.Context) {
 			}
 			continue
 		}
-		g.mu.Lock()
-		holds := g.holdsNoted
-		g.mu.Unlock()
-		answers, err := g.ask(ctx, ws)
-		g.mu.Lock()
-		for _, w := range ws {
-			w.doubt = err != nil
-			if err != nil && w.left {
-				g.laterLocked(g.back(w.key, w.need))
-			}
-		}
-		if err == nil && answers[0].status == "ok" && g.holdsNoted == holds {
-			g.holdUntil = time.Time{}
-		}
-		g.mu.Unlock()
+		answers, err := g.askFor(ctx, ws)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -188,6 +182,26 @@ func (g *Gate) pump(ctx context.Context) {
 			g.serve(ctx, ws[i], a)
 		}
 	}
+}
+
+// askFor asks for waiters, and notes what a lost answer leaves in doubt.
+func (g *Gate) askFor(ctx context.Context, ws []*waiter) ([]answer, error) {
+	g.mu.Lock()
+	holds := g.holdsNoted
+	g.mu.Unlock()
+	answers, err := g.ask(ctx, ws)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, w := range ws {
+		w.doubt = err != nil
+		if err != nil && w.left {
+			g.laterLocked(back(w.key, g.epoch.Load()))
+		}
+	}
+	if err == nil && answers[0].status == "ok" && g.holdsNoted == holds {
+		g.holdUntil = time.Time{}
+	}
+	return answers, err
 }
 
 // backoff grows from 50 ms to 2 s, half of it random.
@@ -232,39 +246,45 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 	}
 	switch a.status {
 	case "ok":
-		g.await(ctx, w, a)
+		if g.await(ctx, w, a) {
+			g.grant(w, a)
+		} else {
+			g.handBack(ctx, w, a)
+		}
 	case "hold", "far":
 		// The word that frees the gate can pass before we wait for it: ask again.
 		g.sleep(ctx, w, a.at.Add(min(a.wait, recheck)), false)
 	}
 }
 
-// await waits for a slot's send time and lets the call go, or hands the slot back.
-func (g *Gate) await(ctx context.Context, w *waiter, a answer) {
-	if a.wait > 0 {
-		g.mu.Lock()
-		g.slotAhead = true
-		g.mu.Unlock()
-		due := g.sleep(ctx, w, a.at.Add(a.wait), true)
-		g.mu.Lock()
-		g.slotAhead = false
-		g.mu.Unlock()
-		if due && a.wait > recheck {
-			left, err := g.peek(ctx)
-			if left > 0 {
-				g.noteHold(left)
-			}
-			due = err == nil && left <= 0
-		}
-		if !due {
-			g.handBack(w, a)
-			return
-		}
+// await waits for a slot's send time, and reports whether the call may be sent.
+func (g *Gate) await(ctx context.Context, w *waiter, a answer) bool {
+	if a.wait <= 0 {
+		return true
 	}
+	g.mu.Lock()
+	g.slotAhead = true
+	g.mu.Unlock()
+	due := g.sleep(ctx, w, a.at.Add(a.wait), true)
+	g.mu.Lock()
+	g.slotAhead = false
+	g.mu.Unlock()
+	if !due || a.wait <= recheck {
+		return due
+	}
+	left, err := g.peek(ctx)
+	if left > 0 {
+		g.noteHold(left)
+	}
+	return err == nil && left <= 0
+}
+
+// grant lets a call go.
+func (g *Gate) grant(w *waiter, a answer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if w.left {
-		g.laterLocked(settlement{grant: Grant{ID: w.need.ID, key: a.key, epoch: a.epoch}, how: "back"})
+		g.laterLocked(back(a.key, a.epoch))
 		return
 	}
 	g.queue.Remove(w.el)
@@ -278,11 +298,11 @@ func (g *Gate) await(ctx context.Context, w *waiter, a answer) {
 
 // handBack returns a slot that was not used. The waiter gets another key, for
 // the old one is used up.
-func (g *Gate) handBack(w *waiter, a answer) {
-	s := settlement{grant: Grant{ID: w.need.ID, key: a.key, epoch: a.epoch}, how: "back"}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func (g *Gate) handBack(ctx context.Context, w *waiter, a answer) {
+	s := back(a.key, a.epoch)
+	end, cancel := lastCall(ctx)
 	defer cancel()
-	if err := g.writeSettlement(ctx, s); err != nil {
+	if err := g.writeSettlement(end, s); err != nil {
 		g.later(s)
 	}
 	g.mu.Lock()

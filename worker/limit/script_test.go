@@ -839,11 +839,14 @@ func TestScriptsRunOnMiniredis(t *testing.T) {
 	}
 	for _, err := range []error{
 		c.g.Hold(t.Context(), time.Second, "x"), c.g.Resume(t.Context(), 0.1), c.g.SoftRefusal(t.Context()),
-		c.g.renew(t.Context(), "x"), c.g.leave(t.Context()),
+		c.g.renew(t.Context(), "x"),
 	} {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+	if _, _, err := c.g.run(t.Context(), leaveScript, &common{}); err != nil {
+		t.Error(err)
 	}
 	if s := state(t, c.g); s.InFlight != 0 {
 		t.Errorf("%d in flight, want 0", s.InFlight)
