@@ -69,7 +69,7 @@ func clampPace(f float64) float64 {
 
 // noteHold notes a hold that lasts for another d.
 func (g *Gate) noteHold(d time.Duration) {
-	until := time.Now().Add(d)
+	until := g.clock.now().Add(d)
 	g.mu.Lock()
 	if until.After(g.holdUntil) {
 		g.holdUntil = until
@@ -83,7 +83,7 @@ func (g *Gate) noteHold(d time.Duration) {
 func (g *Gate) heldNow() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.holdUntil.After(time.Now())
+	return g.holdUntil.After(g.clock.now())
 }
 
 // noteFree notes that a hold is over or the pace another.

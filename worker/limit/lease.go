@@ -1,9 +1,6 @@
 package limit
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 type renewArgs struct {
 	common
@@ -21,16 +18,13 @@ func (g *Gate) renew(ctx context.Context, waitsFor string) error {
 
 // keepAlive renews the lease of this process while it has anything in Redis.
 func (g *Gate) keepAlive(ctx context.Context) {
-	t := time.NewTicker(g.cfg.lease / 4)
-	defer t.Stop()
 	failed := false
 	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
+		g.pause(ctx, g.cfg.lease/4)
+		if ctx.Err() != nil {
 			return
 		}
-		now := time.Now()
+		now := g.clock.now()
 		g.mu.Lock()
 		for key, end := range g.unsettled {
 			if now.After(end) {

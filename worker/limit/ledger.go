@@ -149,7 +149,7 @@ func (g *Gate) writeLedger(ctx context.Context) {
 			return
 		}
 		for !g.writeAll(ctx) && ctx.Err() == nil {
-			pause(ctx, backoff(failures))
+			g.pause(ctx, backoff(failures))
 			failures++
 		}
 		failures = 0

@@ -92,8 +92,9 @@ type Config struct {
 	// Gates of several pools may share one.
 	Metrics prometheus.Registerer
 
-	// now replaces Redis's clock, in seconds; tests set it.
-	now func() float64
+	// now replaces Redis's clock, in seconds, and clock the process's; tests set them.
+	now   func() float64
+	clock clock
 	// lease is how long a holder counts as alive without a sign. Zero means 20 s.
 	lease time.Duration
 }
@@ -104,6 +105,7 @@ type Gate struct {
 	cfg        Config
 	rdb        redis.UniversalClient
 	log        *slog.Logger
+	clock      clock
 	m          *metrics
 	keys       []string
 	common     common // but for the epoch
@@ -156,6 +158,9 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.lease <= 0 {
 		cfg.lease = 20 * time.Second
 	}
+	if cfg.clock == nil {
+		cfg.clock = systemClock{}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -169,7 +174,7 @@ func New(cfg Config) (*Gate, error) {
 	}
 	keys, channel := names(cfg.Prefix, cfg.Pool)
 	g := &Gate{
-		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), m: m,
+		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), clock: cfg.clock, m: m,
 		keys: keys, channel: channel, holder: hex.EncodeToString(id[:]),
 		unsettled: map[string]time.Time{},
 		wakePump:  make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),

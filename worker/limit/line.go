@@ -27,10 +27,10 @@ func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 		if !g.subscribed.Load() {
 			poll = min(2*time.Second, 250*time.Millisecond<<min(tries, 3))
 		}
-		t := time.NewTimer(poll)
+		due, stop := g.clock.timer(poll)
 		select {
 		case <-g.wakePump:
-			t.Stop()
+			stop()
 			a, ok := g.claim(w.key)
 			if !ok && g.heldNow() {
 				// Nothing is handed over in a hold, nor at its end: ask then.
@@ -40,11 +40,11 @@ func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 				g.setInLine("")
 				return a
 			}
-		case <-t.C:
+		case <-due:
 			g.setInLine("")
 			return again
 		case <-w.gone:
-			t.Stop()
+			stop()
 			g.setInLine("")
 			end, cancel := lastCall(ctx)
 			g.leaveLine(end)
@@ -52,7 +52,7 @@ func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 			g.later(back(w.key, g.epoch.Load())) // in case that it was handed over just before
 			return again
 		case <-ctx.Done(): // Run leaves the line
-			t.Stop()
+			stop()
 			g.later(back(w.key, g.epoch.Load()))
 			return again
 		}
@@ -91,7 +91,7 @@ func (g *Gate) claim(key string) (found answer, ok bool) {
 // receiveAll puts slots that were handed over to us where the pump finds them.
 func (g *Gate) receiveAll(epoch int64, said []string) error {
 	for _, m := range said {
-		a, err := parseAnswer(m)
+		a, err := g.parseAnswer(m)
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (g *Gate) receive(a answer) {
 }
 
 // parseAnswer reads "status wait key".
-func parseAnswer(m string) (answer, error) {
+func (g *Gate) parseAnswer(m string) (answer, error) {
 	f := strings.Fields(m)
 	if len(f) != 3 {
 		return answer{}, fmt.Errorf("hand-over of %d words", len(f))
@@ -118,5 +118,5 @@ func parseAnswer(m string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{status: f[0], wait: wait, key: f[2], at: time.Now()}, nil
+	return answer{status: f[0], wait: wait, key: f[2], at: g.clock.now()}, nil
 }

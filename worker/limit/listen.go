@@ -3,7 +3,6 @@ package limit
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -23,7 +22,7 @@ func (g *Gate) listen(ctx context.Context) {
 		if err != nil {
 			g.subscribed.Store(false)
 			wake(g.wakePump)
-			pause(ctx, backoff(failures))
+			g.pause(ctx, backoff(failures))
 			failures++
 			continue
 		}
@@ -54,7 +53,7 @@ func (g *Gate) hear(text string) {
 	}
 	switch {
 	case f[0] == g.holder:
-		g.receive(answer{status: f[2], wait: wait, key: f[4], epoch: epoch, at: time.Now()})
+		g.receive(answer{status: f[2], wait: wait, key: f[4], epoch: epoch, at: g.clock.now()})
 	case f[2] == "hold":
 		g.noteHold(wait)
 	case f[2] == "free":

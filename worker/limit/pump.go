@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +45,7 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return Grant{}, err
 	}
-	w := &waiter{need: n, since: time.Now(), ready: make(chan struct{}), gone: make(chan struct{}), key: g.newKey(n)}
+	w := &waiter{need: n, since: g.clock.now(), ready: make(chan struct{}), gone: make(chan struct{}), key: g.newKey(n)}
 	g.mu.Lock()
 	if g.stopped {
 		g.mu.Unlock()
@@ -170,7 +169,7 @@ func (g *Gate) pump(ctx context.Context) {
 			if failures == 0 {
 				g.log.ErrorContext(ctx, "Redis does not answer; nothing passes the gate", "error", err)
 			}
-			pause(ctx, backoff(failures))
+			g.pause(ctx, backoff(failures))
 			failures++
 			continue
 		}
@@ -202,21 +201,6 @@ func (g *Gate) askFor(ctx context.Context, ws []*waiter) ([]answer, error) {
 		g.holdUntil = time.Time{}
 	}
 	return answers, err
-}
-
-// backoff grows from 50 ms to 2 s, half of it random.
-func backoff(failures int) time.Duration {
-	d := min(2*time.Second, 50*time.Millisecond<<min(failures, 6))
-	return d/2 + rand.N(d/2)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // heads returns the first in the queue.
@@ -288,7 +272,7 @@ func (g *Gate) grant(w *waiter, a answer) {
 		return
 	}
 	g.queue.Remove(w.el)
-	now := time.Now()
+	now := g.clock.now()
 	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch}
 	w.done = true
 	g.unsettled[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)
@@ -313,8 +297,8 @@ func (g *Gate) handBack(ctx context.Context, w *waiter, a answer) {
 // sleep waits until a time and reports whether it came: not when the caller has
 // left, ctx ended, a hold reaches beyond the slot, or the gate was freed meanwhile.
 func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool) bool {
-	t := time.NewTimer(time.Until(until))
-	defer t.Stop()
+	due, stop := g.clock.timer(until.Sub(g.clock.now()))
+	defer stop()
 	g.mu.Lock()
 	freed := g.freedTimes
 	g.mu.Unlock()
@@ -322,11 +306,11 @@ func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool)
 		g.mu.Lock()
 		held, changed := slot && g.holdUntil.After(until), g.freedTimes != freed
 		g.mu.Unlock()
-		if held || changed && (!slot || time.Until(until) > recheck) {
+		if held || changed && (!slot || until.Sub(g.clock.now()) > recheck) {
 			return false
 		}
 		select {
-		case <-t.C:
+		case <-due:
 			return true
 		case <-w.gone:
 			return false
@@ -360,7 +344,7 @@ func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := time.Now()
+	at := g.clock.now()
 	var out []answer
 	for i := 0; i+1 < len(reply); i += 2 {
 		wait, err := parseWait(reply[i+1])

@@ -13,33 +13,33 @@ import (
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
-// clock is a gate in time that the test moves.
-type clock struct {
+// manual is a gate in time that the test moves.
+type manual struct {
 	testing.TB
 	g *Gate
 	t float64
 }
 
-func newClock(t testing.TB, l Limits, change ...func(*Config)) *clock {
+func newClock(t testing.TB, l Limits, change ...func(*Config)) *manual {
 	t.Helper()
 	return onClock(t, redistest.New(t), l, change...)
 }
 
-func onClock(t testing.TB, rdb redis.UniversalClient, l Limits, change ...func(*Config)) *clock {
+func onClock(t testing.TB, rdb redis.UniversalClient, l Limits, change ...func(*Config)) *manual {
 	t.Helper()
-	c := &clock{TB: t, t: 1_800_000_000}
+	c := &manual{TB: t, t: 1_800_000_000}
 	c.g = c.another(rdb, l, change...)
 	return c
 }
 
 // another is a gate of another process at the same time.
-func (c *clock) another(rdb redis.UniversalClient, l Limits, change ...func(*Config)) *Gate {
+func (c *manual) another(rdb redis.UniversalClient, l Limits, change ...func(*Config)) *Gate {
 	c.Helper()
 	return newGate(c, rdb, l, append(change, func(cfg *Config) { cfg.now = func() float64 { return c.t } })...)
 }
 
 // ask asks once on a gate's behalf.
-func (c *clock) ask(g *Gate, n Need) (answer, Grant) {
+func (c *manual) ask(g *Gate, n Need) (answer, Grant) {
 	c.Helper()
 	if n.ID == "" {
 		n.ID = "a"
@@ -54,7 +54,7 @@ func (c *clock) ask(g *Gate, n Need) (answer, Grant) {
 }
 
 // wait is the wait of a slot that must be given.
-func (c *clock) wait(n Need) time.Duration {
+func (c *manual) wait(n Need) time.Duration {
 	c.Helper()
 	a, _ := c.ask(c.g, n)
 	if a.status != "ok" {
@@ -64,7 +64,7 @@ func (c *clock) wait(n Need) time.Duration {
 }
 
 // lose loses all state, and has the gate notice.
-func (c *clock) lose() {
+func (c *manual) lose() {
 	c.Helper()
 	if err := c.g.rdb.FlushAll(c.Context()).Err(); err != nil {
 		c.Fatal(err)
@@ -74,7 +74,7 @@ func (c *clock) lose() {
 	}
 }
 
-func (c *clock) settle(g *Gate, grant Grant, a Actual) {
+func (c *manual) settle(g *Gate, grant Grant, a Actual) {
 	c.Helper()
 	if err := g.Settle(c.Context(), grant, a); err != nil {
 		c.Fatal(err)
