@@ -59,12 +59,12 @@ func timedTake(t testing.TB, g *Gate, n Need) (Grant, time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	began := time.Now()
+	began := g.clock.now()
 	grant, err := g.Take(ctx, n)
 	if err != nil {
 		t.Fatalf("Take %s: %v", n.ID, err)
 	}
-	return grant, time.Since(began)
+	return grant, g.clock.now().Sub(began)
 }
 
 // observe hands in headers of a reservation that nobody knows: they alone count.

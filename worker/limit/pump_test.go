@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
@@ -20,12 +21,15 @@ import (
 // eventually polls until ok holds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	limit := time.After(10 * time.Second)
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-limit:
 			t.Fatalf("not within 10 s: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 
@@ -66,44 +70,61 @@ func settle(t testing.TB, g *Gate, grant Grant, a Actual) {
 func TestProcessesShareThePace(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
-	// 50 a second: a process that the machine holds up for some milliseconds between
-	// its slot and its call is late by a part of a call.
+	f := newFakeClock()
 	l := Limits{RequestsPerMinute: 3000, RequestBurst: 10}
+	const processes, callers, calls = 4, 4, 5
 	var sent []time.Time
 	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range 4 {
-		g := newGate(t, rdb, l)
+	var gates []*Gate
+	var working atomic.Int64 // callers that are not done
+	working.Store(processes * callers)
+	for range processes {
+		g := f.gate(t, rdb, l)
 		start(t, g)
-		for range 4 {
-			wg.Go(func() {
-				for range 5 {
+		gates = append(gates, g)
+		for range callers {
+			go func() {
+				defer working.Add(-1)
+				for range calls {
 					grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c"})
 					if err != nil {
 						t.Error(err)
 						return
 					}
 					mu.Lock()
-					sent = append(sent, time.Now())
+					sent = append(sent, f.now())
 					mu.Unlock()
 					settle(t, g, grant, Actual{Known: true})
 				}
-			})
+			}()
 		}
 	}
-	wg.Wait()
+	// The time goes on when every caller waits, and each of their pumps for a slot.
+	for working.Load() > 0 {
+		eventually(t, "everybody waits", func() bool {
+			waiting, pumps := 0, 0
+			for _, g := range gates {
+				n := g.queued()
+				waiting += n
+				pumps += min(n, 1)
+			}
+			done := int(working.Load())
+			return done == 0 || waiting == done && f.sleeping() == processes+pumps // each renews its lease
+		})
+		f.next()
+	}
 	// 80 calls at 50 a second; a strict bucket of 10 has to take them all.
 	level, at := 10.0, sent[0]
 	for i, s := range sent {
 		level = min(10, level+50*s.Sub(at).Seconds()) - 1
 		at = s
-		if level < -0.5 {
+		if level < -0.01 {
 			t.Errorf("call %d finds the provider's bucket empty by %v", i, -level)
 			break
 		}
 	}
-	if took := sent[len(sent)-1].Sub(sent[0]); took > 2400*time.Millisecond {
-		t.Errorf("80 calls at 50 a second took %v, want about 1.6 s", took)
+	if took := sent[len(sent)-1].Sub(sent[0]); len(sent) != processes*callers*calls || took > 1700*time.Millisecond {
+		t.Errorf("%d calls at 50 a second took %v, want 80 in about 1.6 s", len(sent), took)
 	}
 }
 
@@ -194,13 +215,14 @@ func TestRunTwice(t *testing.T) {
 func TestHoldReachesAnotherProcess(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
+	f := newFakeClock()
 	l := Limits{RequestsPerMinute: 150, RequestBurst: 1} // one each 400 ms
-	a, b := newGate(t, rdb, l), newGate(t, rdb, l)
+	a, b := f.gate(t, rdb, l), f.gate(t, rdb, l)
 	start(t, a)
 	take(t, a, Need{ID: "first"})
 	eventually(t, "subscribed", a.subscribed.Load)
 	done := taking(t.Context(), a, Need{ID: "second"})
-	eventually(t, "the slot ahead is booked", func() bool { return state(t, a).InFlight == 2 })
+	f.sleeps(t, 400*time.Millisecond) // the slot ahead is booked
 	if err := b.Hold(t.Context(), time.Hour, "refused"); err != nil {
 		t.Fatal(err)
 	}
@@ -210,12 +232,12 @@ func TestHoldReachesAnotherProcess(t *testing.T) {
 		t.Fatalf("passed a held gate: %v", err)
 	default:
 	}
-	released := time.Now()
 	if err := b.Resume(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitFor(t, done); err != nil || time.Since(released) > 2*time.Second {
-		t.Errorf("after Resume: %v in %v", err, time.Since(released))
+	f.pass(t, 400*time.Millisecond)
+	if err := waitFor(t, done); err != nil {
+		t.Errorf("after Resume: %v", err)
 	}
 }
 
@@ -223,17 +245,23 @@ func TestHoldReachesAnotherProcess(t *testing.T) {
 func TestHoldIsCheckedAgainAtSend(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
-	g := newGate(t, rdb, Limits{RequestsPerMinute: 40, RequestBurst: 1}) // one each 1.5 s
+	f := newFakeClock()
+	l := Limits{RequestsPerMinute: 40, RequestBurst: 1} // one each 1.5 s
+	g := f.gate(t, rdb, l)
 	start(t, g)
 	take(t, g, Need{ID: "first"})
 	done := taking(t.Context(), g, Need{ID: "second"})
-	eventually(t, "the slot ahead is booked", func() bool { return state(t, g).InFlight == 2 })
+	f.sleeps(t, 1500*time.Millisecond) // the slot ahead is booked
 	// A hold that no message tells of: on another channel.
-	deaf := newGate(t, rdb, Limits{RequestsPerMinute: 40, RequestBurst: 1})
+	deaf := f.gate(t, rdb, l)
 	deaf.common.Channel = "elsewhere"
 	if err := deaf.Hold(t.Context(), time.Hour, "refused"); err != nil {
 		t.Fatal(err)
 	}
+	if s := state(t, deaf); s.InFlight != 2 {
+		t.Fatalf("%d in flight, want the slot ahead still booked", s.InFlight)
+	}
+	f.pass(t, 1500*time.Millisecond)
 	eventually(t, "the slot is back", func() bool { return state(t, deaf).InFlight == 1 })
 	select {
 	case err := <-done:
@@ -340,21 +368,29 @@ func TestCallerWhoLeavesTheLine(t *testing.T) {
 
 func TestHoldEndsForThoseInLineToo(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, redistest.New(t), Limits{Concurrency: 1})
+	f := newFakeClock()
+	g := f.gate(t, redistest.New(t), Limits{Concurrency: 1})
 	start(t, g)
 	first := take(t, g, Need{ID: "first"})
+	eventually(t, "subscribed", g.subscribed.Load)
 	done := taking(t.Context(), g, Need{ID: "second"})
-	eventually(t, "in line", func() bool { return waitingProcesses(t, g) == 1 })
+	f.sleeps(t, 30*time.Second) // in line
+	if n := waitingProcesses(t, g); n != 1 {
+		t.Fatalf("%d in line, want 1", n)
+	}
 	if err := g.Hold(t.Context(), 300*time.Millisecond, "refused"); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, g, first, Actual{}) // during the hold: nobody is handed anything
-	began := time.Now()
+	f.sleeps(t, 300*time.Millisecond)
+	select {
+	case err := <-done:
+		t.Fatalf("passed a held gate: %v", err)
+	default:
+	}
+	f.pass(t, 300*time.Millisecond)
 	if err := waitFor(t, done); err != nil {
 		t.Error(err)
-	}
-	if took := time.Since(began); took < 200*time.Millisecond || took > 2*time.Second {
-		t.Errorf("passed after %v, want at the end of the hold", took)
 	}
 }
 
@@ -362,15 +398,27 @@ func TestHoldEndsForThoseInLineToo(t *testing.T) {
 func TestKilledProcessFreesItsConcurrency(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
+	f := newFakeClock()
 	l := Limits{Concurrency: 1}
-	short := func(c *Config) { c.lease = 400 * time.Millisecond }
-	killed, g := newGate(t, rdb, l, short), newGate(t, rdb, l, short)
+	killed, g := f.gate(t, rdb, l), f.gate(t, rdb, l)
 	if _, err := killed.ask(t.Context(), []*waiter{{key: "a/killed/1"}}); err != nil {
 		t.Fatal(err)
 	}
 	start(t, g)
-	if _, waited := timedTake(t, g, Need{ID: "a"}); waited > 5*time.Second {
-		t.Errorf("waited %v", waited)
+	eventually(t, "subscribed", g.subscribed.Load)
+	done := taking(t.Context(), g, Need{ID: "a"})
+	f.sleeps(t, 30*time.Second) // in line
+	for range 4 {               // its lease is 20 s
+		select {
+		case err := <-done:
+			t.Fatalf("passed while the lease lasted: %v", err)
+		default:
+		}
+		f.pass(t, 5*time.Second)
+		f.sleeps(t, 5*time.Second) // the own lease is renewed
+	}
+	if err := waitFor(t, done); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -378,30 +426,46 @@ func TestKilledProcessFreesItsConcurrency(t *testing.T) {
 func TestLeaseIsRenewed(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
+	f := newFakeClock()
 	l := Limits{Concurrency: 1}
-	short := func(c *Config) { c.lease = 400 * time.Millisecond }
-	g, other := newGate(t, rdb, l, short), newGate(t, rdb, l, short)
+	g, other := f.gate(t, rdb, l), f.gate(t, rdb, l)
 	start(t, g)
 	take(t, g, Need{ID: "a"})
-	end := time.Now().Add(1200 * time.Millisecond)
-	eventually(t, "three leases later", func() bool {
+	for range 12 { // three leases
+		f.pass(t, 5*time.Second)
+		f.sleeps(t, 5*time.Second)
 		if s := state(t, other); s.InFlight != 1 {
 			t.Fatalf("%d in flight, want 1", s.InFlight)
 		}
-		return time.Now().After(end)
-	})
+	}
 }
 
 func TestNothingPassesWithoutRedis(t *testing.T) {
 	t.Parallel()
 	srv := redistest.Start(t, redistest.Options{AOF: "always"})
-	g := newGate(t, srv.Client(), Limits{RequestsPerMinute: 6000})
+	rdb := redis.NewClient(&redis.Options{ // does not try again by itself
+		Network: "unix", Addr: srv.Socket(), MaxRetries: -1, DialerRetries: 1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	t.Cleanup(func() { _ = rdb.Close() })
+	f := newFakeClock()
+	reg := prometheus.NewRegistry()
+	g := f.gate(t, rdb, Limits{RequestsPerMinute: 6000}, func(c *Config) { c.Metrics = reg })
 	start(t, g)
 	before := take(t, g, Need{ID: "before", Class: "c"})
 	srv.Kill()
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	failed := func(n float64) func() bool {
+		return func() bool {
+			f.advance(2 * time.Second) // the longest pause between two questions
+			return counter(t, reg, "sluice_gate_acquires_total", "result", "error") >= n
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := g.Take(ctx, Need{ID: "during", Class: "c"}); !errors.Is(err, context.DeadlineExceeded) {
+	during := taking(ctx, g, Need{ID: "during", Class: "c"})
+	eventually(t, "it is asked for, again and again", failed(3))
+	cancel()
+	if err := waitFor(t, during); !errors.Is(err, context.Canceled) {
 		t.Errorf("without Redis: got %v, want the context's end", err)
 	}
 	if err := g.Settle(t.Context(), before, Actual{}); err == nil {
@@ -409,38 +473,57 @@ func TestNothingPassesWithoutRedis(t *testing.T) {
 	}
 	done := taking(t.Context(), g, Need{ID: "after", Class: "c"})
 	srv.Start()
+	eventually(t, "Redis is asked again", func() bool {
+		f.advance(2 * time.Second)
+		return g.queued() == 0
+	})
 	if err := waitFor(t, done); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the settlement is written later", func() bool { return state(t, g).InFlight == 1 })
+	eventually(t, "the settlement is written later", func() bool {
+		f.advance(2 * time.Second)
+		return state(t, g).InFlight == 1
+	})
 }
 
 func TestStateLostWhileWorking(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
-	g := newGate(t, rdb, Limits{RequestsPerMinute: 6000, RequestBurst: 10})
+	f := newFakeClock()
+	g := f.gate(t, rdb, Limits{RequestsPerMinute: 6000, RequestBurst: 10})
 	start(t, g)
 	take(t, g, Need{ID: "before"})
 	if err := rdb.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if _, waited := timedTake(t, g, Need{ID: "after"}); waited < 900*time.Millisecond || waited > 3*time.Second {
-		t.Errorf("waited %v after the state was lost, want about 1 s", waited)
+	done := taking(t.Context(), g, Need{ID: "after"})
+	f.sleeps(t, time.Second)
+	select {
+	case err := <-done:
+		t.Fatalf("passed within a second after the state was lost: %v", err)
+	default:
+	}
+	f.pass(t, time.Second)
+	if err := waitFor(t, done); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestIdleGateAsksRedisNothing(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
-	g := newGate(t, rdb, Limits{RequestsPerMinute: 600}, func(c *Config) { c.lease = 200 * time.Millisecond })
+	f := newFakeClock()
+	g := f.gate(t, rdb, Limits{RequestsPerMinute: 600})
 	start(t, g)
 	settle(t, g, take(t, g, Need{ID: "a"}), Actual{})
 	eventually(t, "subscribed", g.subscribed.Load)
 	before := commands(t, rdb)
-	end := time.Now().Add(400 * time.Millisecond)
-	eventually(t, "the time is over", func() bool { return time.Now().After(end) })
+	for range 100 {
+		f.pass(t, 5*time.Second)
+	}
+	f.sleeps(t, 5*time.Second)
 	if got := commands(t, rdb) - before; got > 1 {
-		t.Errorf("%d commands in 0.4 s, want only this test's own", got)
+		t.Errorf("%d commands in 500 s, want only this test's own", got)
 	}
 }
 

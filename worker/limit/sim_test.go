@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -399,6 +400,7 @@ var simLimits = Limits{RequestsPerMinute: 600, InputTokensPerMinute: 100_000, Ou
 var full = flag.Bool("full", false, "simulate every load, number of processes and burst for 30 minutes, four seeds each")
 
 func TestTheWholeAllowanceIsUsedAndNothingRefused(t *testing.T) {
+	t.Parallel()
 	type row struct {
 		load    load
 		n       int
@@ -450,6 +452,7 @@ func TestTheWholeAllowanceIsUsedAndNothingRefused(t *testing.T) {
 
 // Calls so long that what they are yet to draw fills the whole bucket.
 func TestLongCallsOnASmallBucket(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		latency float64
 		headers string
@@ -488,6 +491,7 @@ func TestMixedLoad(t *testing.T) {
 
 // Another user of the same key takes a fifth of the allowance.
 func TestForeignUseOfTheKeyIsLearned(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		load    load
 		dim     int
@@ -584,6 +588,7 @@ func TestConcurrencyBinds(t *testing.T) {
 // as there may be, and runs dry with all of them under way. Output is drawn all
 // at once at the end of a call, so a call's time of the refill is always lost.
 func TestAFullBucketRunsDry(t *testing.T) {
+	t.Parallel()
 	const tokens = 240_000
 	for _, c := range []struct {
 		load   load
@@ -598,18 +603,26 @@ func TestAFullBucketRunsDry(t *testing.T) {
 			c.limits.RequestBurst, c.limits.Concurrency = 1000, 64
 			used, refused, accepted := 0.0, 0, 0
 			const seeds = 4
-			for seed := range uint64(seeds) {
-				s := newSim(t, simConfig{
-					limits: c.limits, burst: 1000, loads: always(c.load), n: 4, slots: 64, headers: "end", seed: seed,
-					path: 0.001, late: 0.01, jobs: 2400, atEnd: true,
-				})
-				s.run(s.now + 80)
-				// What was used beyond the full bucket, against what flowed in from the
-				// first to the last call.
-				share := (s.p.used[c.dim] - s.p.size[c.dim]) / (s.p.rate[c.dim] * (s.last - s.first))
-				t.Logf("seed %d: used %.4f, %d of %d refused %v", seed, share, s.p.refused, s.p.accepted, s.p.refusedFor)
-				used, refused, accepted = used+share/seeds, refused+s.p.refused, accepted+s.p.accepted
-			}
+			var mu sync.Mutex
+			t.Run("seeds", func(t *testing.T) {
+				for seed := range uint64(seeds) {
+					t.Run(fmt.Sprint(seed), func(t *testing.T) {
+						t.Parallel()
+						s := newSim(t, simConfig{
+							limits: c.limits, burst: 1000, loads: always(c.load), n: 4, slots: 64, headers: "end", seed: seed,
+							path: 0.001, late: 0.01, jobs: 2400, atEnd: true,
+						})
+						s.run(s.now + 80)
+						// What was used beyond the full bucket, against what flowed in from the
+						// first to the last call.
+						share := (s.p.used[c.dim] - s.p.size[c.dim]) / (s.p.rate[c.dim] * (s.last - s.first))
+						t.Logf("used %.4f, %d of %d refused %v", share, s.p.refused, s.p.accepted, s.p.refusedFor)
+						mu.Lock()
+						defer mu.Unlock()
+						used, refused, accepted = used+share/seeds, refused+s.p.refused, accepted+s.p.accepted
+					})
+				}
+			})
 			if used < 0.99 || refused > accepted/10_000 || accepted != 2400*seeds {
 				t.Errorf("used %.2f %%, %d of %d refused; want 99 and none", 100*used, refused, accepted)
 			}
@@ -620,6 +633,7 @@ func TestAFullBucketRunsDry(t *testing.T) {
 // Another user takes a fifth of a bucket that holds half a second's worth of
 // requests, as a fifth of all calls come: whenever they like.
 func TestForeignRequestsOnASmallBurst(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
