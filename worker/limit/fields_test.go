@@ -57,32 +57,13 @@ func TestEveryFieldOfTheStateIsInItsTable(t *testing.T) {
 	table := fields(t, "state")
 	read, writers := map[string]bool{}, map[string][]string{}
 	use := regexp.MustCompile(`\bs\.(\w+)`)
-	alias := regexp.MustCompile(`(?m)^\s*local ([\w, ]+) = (s\.\w+(?:, s\.\w+)*)$`)
-	write := regexp.MustCompile(`([\w.\[\], ]+?) = `)
-	target := regexp.MustCompile(`^(?:s\.)?(\w+)(?:\[\w+\])?$`)
 	for _, name := range luaNames(t) {
 		text := code(t, name)
-		also := map[string]string{} // a local name of a list
-		for _, m := range alias.FindAllStringSubmatch(text, -1) {
-			for i, local := range strings.Split(m[1], ", ") {
-				also[local] = strings.TrimPrefix(strings.Split(m[2], ", ")[i], "s.")
-			}
-		}
 		for _, m := range use.FindAllStringSubmatch(text, -1) {
 			read[m[1]] = true
 		}
-		for _, m := range write.FindAllStringSubmatch(text, -1) {
-			for _, left := range strings.Split(m[1], ", ") {
-				left = left[strings.LastIndex(left, " ")+1:]
-				field := target.FindStringSubmatch(left)
-				switch {
-				case field == nil:
-				case strings.HasPrefix(left, "s."):
-					writers[field[1]] = append(writers[field[1]], name)
-				case also[field[1]] != "" && strings.Contains(left, "["):
-					writers[also[field[1]]] = append(writers[also[field[1]]], name)
-				}
-			}
+		for _, field := range written(text) {
+			writers[field] = append(writers[field], name)
 		}
 	}
 	for field := range read {
@@ -103,6 +84,34 @@ func TestEveryFieldOfTheStateIsInItsTable(t *testing.T) {
 			t.Errorf("%s is written by %v, the table says %v", field, got, want)
 		}
 	}
+}
+
+// written finds the fields of s that are assigned to, also by a local name of a
+// list: local level = s.level.
+func written(text string) (fields []string) {
+	alias := regexp.MustCompile(`(?m)^\s*local ([\w, ]+) = (s\.\w+(?:, s\.\w+)*)$`)
+	write := regexp.MustCompile(`([\w.\[\], ]+?) = `)
+	target := regexp.MustCompile(`^(?:s\.)?(\w+)(?:\[\w+\])?$`)
+	also := map[string]string{}
+	for _, m := range alias.FindAllStringSubmatch(text, -1) {
+		for i, local := range strings.Split(m[1], ", ") {
+			also[local] = strings.TrimPrefix(strings.Split(m[2], ", ")[i], "s.")
+		}
+	}
+	for _, m := range write.FindAllStringSubmatch(text, -1) {
+		for _, left := range strings.Split(m[1], ", ") {
+			left = left[strings.LastIndex(left, " ")+1:]
+			field := target.FindStringSubmatch(left)
+			switch {
+			case field == nil:
+			case strings.HasPrefix(left, "s."):
+				fields = append(fields, field[1])
+			case also[field[1]] != "" && strings.Contains(left, "["):
+				fields = append(fields, also[field[1]])
+			}
+		}
+	}
+	return fields
 }
 
 // What a real Redis holds after every script has run is what the tables say.

@@ -17,9 +17,9 @@ func (g *Gate) Hold(ctx context.Context, d time.Duration, reason string) error {
 	return g.holdBy(ctx, "hold", d, reason)
 }
 
-// Ramp holds as Hold does, after the provider has said that use rose too
+// Ramp holds as [Gate.Hold] does, after the provider has said that use rose too
 // sharply: a hold alone would be followed by the same rise. When the hold ends,
-// by itself or by a Resume, the gate goes on at a tenth of the pace, doubling
+// by itself or by a [Gate.Resume], the gate goes on at a tenth of the pace, doubling
 // each 5 s, whoever lives by then.
 //
 // Source: platform.claude.com/docs/en/api/rate-limits, acceleration limits.
@@ -38,7 +38,7 @@ func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason 
 
 // Resume ends a hold and starts at that share of the full pace (0.1 for a
 // tenth), doubling each 5 s until it is full. 1 or more is the full pace at once,
-// but for a slow start that Ramp has begun and that has not got so far.
+// but for a slow start that [Gate.Ramp] has begun and that has not got so far.
 func (g *Gate) Resume(ctx context.Context, pace float64) error {
 	_, err := g.steer(ctx, steerArgs{Verb: "resume", Pace: clampPace(pace)})
 	if err == nil {
@@ -49,8 +49,8 @@ func (g *Gate) Resume(ctx context.Context, pace float64) error {
 
 // SoftRefusal reports a refusal whose retry-after is a second or less: one
 // request is taken off the level, and the pace becomes 3 % slower, at most once
-// a second. 0.1 % of the full pace a second make it good, or Resume at once.
-// Only the third in 5 s holds the gate, for 1 s.
+// a second. Time makes it good by 0.1 % of the full pace a second, or [Gate.Resume]
+// at once. Only the third in 5 s holds the gate, for 1 s.
 func (g *Gate) SoftRefusal(ctx context.Context) error {
 	g.m.soft.Inc()
 	left, err := g.steer(ctx, steerArgs{Verb: "soft"})
@@ -98,9 +98,9 @@ func (g *Gate) noteFree() {
 type steerArgs struct {
 	common
 	Verb    string  `json:"verb"`
-	Seconds float64 `json:"seconds,omitempty"`
-	Reason  string  `json:"reason,omitempty"`
-	Pace    float64 `json:"pace,omitempty"`
+	Seconds float64 `json:"seconds"`
+	Reason  string  `json:"reason"`
+	Pace    float64 `json:"pace"`
 }
 
 // steer returns how long the hold still lasts.

@@ -20,7 +20,7 @@ type settlement struct {
 
 // Settle ends a reservation: what was expected is replaced by what was used.
 // A second Settle of the same grant changes nothing but for what it observed.
-// When Redis cannot be told, the settlement is kept, Run writes it later, and
+// When Redis cannot be told, the settlement is kept, [Gate.Run] writes it later, and
 // the error says only that it is not written yet.
 func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
 	how := "expected"
@@ -45,7 +45,7 @@ func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
 
 // SettleInput tells what a call's input really counted as, as soon as the
 // provider says so, and what its headers said, if anything, while they are
-// fresh. Settle still has to follow; the same input figure belongs there.
+// fresh. [Gate.Settle] still has to follow; the same input figure belongs there.
 func (g *Gate) SettleInput(ctx context.Context, grant Grant, inputTokens int64, seen *Observed) error {
 	if err := g.writeSettlement(ctx, settlement{grant: grant, how: "input", in: max(0, inputTokens), seen: seen}); err != nil {
 		return fmt.Errorf("settle the input of %s in pool %s: %w", grant.ID, g.cfg.Pool, err)

@@ -11,12 +11,28 @@
 // never reads the clock of a process to decide on an allowance: Redis's clock is
 // the only one.
 //
-// How: each dimension is a continuous token bucket, mirrored in Redis. Take books
-// the next free place in all dimensions at once, in one script, and is told when
-// to send. What a call will use is booked as expected: the input as estimated,
-// the output as the mean of its class. Settle replaces the expectation by the
-// real figures, so a level may be in debt for a while, and a guard, computed from
-// the variance of what is under way, is kept free in each bucket.
+// # Use
+//
+// A process makes one [Gate] for a pool with [New] and keeps [Gate.Run] running.
+// Before each call it asks [Gate.Take], which returns when the call may be sent,
+// and afterwards it tells [Gate.Settle] what the call used, and what the
+// provider's headers said. A refusal is told too: a short one by
+// [Gate.SoftRefusal], a longer one by [Gate.Hold], one for a rise of use by
+// [Gate.Ramp]. [Gate.State] says how the gate stands and how long work has to wait.
+//
+// # How
+//
+// Each dimension is a continuous token bucket, mirrored in Redis. Take books the
+// next free place in all dimensions at once, in one script, and is told when to
+// send. What a call will use is booked as expected: the input as estimated, the
+// output as the mean of its class ([Need.Class]). Settle replaces the expectation
+// by the real figures, so a level may be in debt for a while, and a guard,
+// computed from the variance of what is under way, is kept free in each bucket.
+//
+// The scripts are in the folder lua: state.lua has the keys, the arguments and the
+// table of the state's fields, and is the file to begin with. pace, guard, ledger,
+// learn, book and line are its further chapters; each script (take, settle, renew,
+// leave, steer, peek, describe) is preceded by those that it needs, see scripts.go.
 package limit
 
 import (
@@ -36,7 +52,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrStopped is what Take returns once Run has ended: nobody asks for slots any more.
+// ErrStopped is what [Gate.Take] returns once [Gate.Run] has ended: nobody asks for slots any more.
 var ErrStopped = errors.New("limit: the gate's pump has stopped")
 
 // Limits are an allowance. Zero means no limit in that dimension.
@@ -134,7 +150,8 @@ type Gate struct {
 // notInNames would end a hash tag or a word of a message.
 const notInNames = "{} \t\r\n"
 
-// New returns a gate. It does not touch Redis.
+// New returns a gate, which [Gate.Run] sets to work. It does not touch Redis. The
+// error names the field of [Config] that cannot be used.
 func New(cfg Config) (*Gate, error) {
 	if cfg.Redis == nil {
 		return nil, errors.New("limit: Config.Redis is missing")
@@ -188,7 +205,7 @@ func New(cfg Config) (*Gate, error) {
 	return g, nil
 }
 
-// Need is what a call asks for.
+// Need is what a call asks [Gate.Take] for.
 type Need struct {
 	// ID says whose call it is, to an operator who reads the reservations. It
 	// need not be unique. White space is not allowed.
@@ -204,7 +221,7 @@ type Need struct {
 	MaxTokens int64
 }
 
-// Grant is a booked place. It has to be settled, once.
+// Grant is a booked place, from [Gate.Take]. It has to be settled, once.
 type Grant struct {
 	ID    string
 	Class string
@@ -213,7 +230,7 @@ type Grant struct {
 	epoch int64
 }
 
-// Actual is what a call used.
+// Actual is what a call used, for [Gate.Settle].
 type Actual struct {
 	// InputTokens and OutputTokens are what the provider counted against the
 	// allowance: input without what was read from its cache.
@@ -234,7 +251,8 @@ type Reading struct {
 	HasLimit, HasRemaining bool
 }
 
-// Observed is what the rate-limit headers of an answer said.
+// Observed is what the rate-limit headers of an answer said, a [Reading] for each
+// dimension.
 type Observed struct {
 	Requests, InputTokens, OutputTokens Reading
 	// Rounding is the step to which Remaining of tokens is rounded: 1,000 with

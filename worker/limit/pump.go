@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -34,12 +35,12 @@ type waiter struct {
 }
 
 // Take blocks until the call may be sent, first come first served in this
-// process, and returns its place, which has to be settled. It needs Run. When
-// ctx ends, the place goes back and the error is ctx's; without Redis it waits
-// and asks again. ErrStopped says that Run has ended.
+// process, and returns its place, which [Gate.Settle] ends. It needs [Gate.Run].
+// When ctx ends, the place goes back and the error is ctx's; without Redis it waits
+// and asks again. [ErrStopped] says that Run has ended.
 func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
-	if n.ID == "" || strings.ContainsAny(n.ID, " \t\r\n") {
-		return Grant{}, fmt.Errorf("limit: Need.ID %q: want a name without white space", n.ID)
+	if n.ID == "" || strings.ContainsAny(n.ID, " \t\r\n") || !utf8.ValidString(n.ID) {
+		return Grant{}, fmt.Errorf("limit: Need.ID %q: want a name in UTF-8 without white space", n.ID)
 	}
 	n.InputTokens, n.MaxTokens = max(0, n.InputTokens), max(0, n.MaxTokens)
 	if err := ctx.Err(); err != nil {
@@ -82,10 +83,10 @@ func (g *Gate) newKey(n Need) string {
 	return n.ID + "/" + g.holder + "/" + strconv.FormatUint(g.serial.Add(1), 36)
 }
 
-// Run asks for slots on behalf of Take, keeps this process's reservations alive
+// Run asks for slots on behalf of [Gate.Take], keeps this process's reservations alive
 // and writes settlements that failed. It returns nil when ctx ends, and an error
 // at once when the gate runs already. Calls still waiting in Take then get
-// ErrStopped; reservations that nobody renews end 20 s later by themselves, so
+// [ErrStopped]; reservations that nobody renews end 20 s later by themselves, so
 // Run should outlive the calls under way. With nothing to do it asks Redis nothing.
 func (g *Gate) Run(ctx context.Context) error {
 	if !g.running.CompareAndSwap(false, true) {

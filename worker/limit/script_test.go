@@ -502,6 +502,19 @@ func TestARampsSlowStartNeedsNobodyWhoLives(t *testing.T) {
 	}
 }
 
+// A refusal for a rise of use need not say when to come again.
+func TestARampOfNoTimeIsASlowStartAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newClock(t, Limits{RequestsPerMinute: 600})
+	c.wait(Need{})
+	if err := c.g.Ramp(t.Context(), 0, "ramp_limited"); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(t, c.g); !approx(s.Pace, 0.1, 1e-6) || s.HeldFor != 0 {
+		t.Errorf("pace %v, held for %v; want 0.1, 0", s.Pace, s.HeldFor)
+	}
+}
+
 // The breaker, or an operator, resumes at a pace of its own, and perhaps more
 // than once. It may be slower than a ramp's slow start and not faster.
 func TestAResumeDoesNotCutARampShort(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Dimension is one bucket of the allowance.
+// Dimension is one bucket of the allowance, as [State] has it.
 type Dimension struct {
 	// Limit is what is allowed a minute now, as configured or as the provider
 	// says. Zero means no limit; the other fields then say nothing.
@@ -23,7 +23,7 @@ type Dimension struct {
 	guard, need, rate float64
 }
 
-// State is what a gate looks like.
+// State is what a gate looks like, from [Gate.State].
 type State struct {
 	Requests, InputTokens, OutputTokens Dimension
 	// InFlight counts reservations that are not settled, of all processes.
@@ -59,7 +59,7 @@ func (s State) Wait(n int) time.Duration {
 	return s.HeldFor + time.Duration(min(longest, most)*float64(time.Second))
 }
 
-// State reads the gate: one call of Redis. It works without Run.
+// State reads the gate: one call of Redis. It works without [Gate.Run].
 func (g *Gate) State(ctx context.Context) (State, error) {
 	_, reply, err := g.run(ctx, describeScript, &common{})
 	if err != nil {
