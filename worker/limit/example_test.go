@@ -61,7 +61,7 @@ func someRedis() (*redis.Client, func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	rdb := server.Client()
+	rdb := redis.NewClient(server.Options())
 	return rdb, func() {
 		_ = rdb.Close()
 		_ = server.Close()

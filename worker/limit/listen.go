@@ -20,10 +20,14 @@ func (g *Gate) listen(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			g.subscribed.Store(false)
-			wake(g.wakePump)
+			if g.subscribed.Swap(false) {
+				wake(g.wakePump) // who waits for a word asks himself from now on
+			}
 			g.pause(ctx, backoff(failures))
 			failures++
+			if redis.IsPermissionError(err) {
+				_ = sub.Subscribe(ctx, g.channel) // the connection is well: nothing else asks again
+			}
 			continue
 		}
 		failures = 0

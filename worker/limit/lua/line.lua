@@ -34,7 +34,7 @@ local function hand_over()
       if w == a.holder then
         handed[#handed + 1] = say
       else
-        redis.call('PUBLISH', a.channel, w .. ' ' .. s.epoch .. ' ' .. say)
+        redis.pcall('PUBLISH', a.channel, w .. ' ' .. s.epoch .. ' ' .. say)
       end
     end
   end

@@ -12,7 +12,7 @@ local function hold(seconds, reason)
   if now + seconds > s.hold_until then
     s.hold_until, s.hold_reason = now + seconds, reason
     if s.ramped and s.slow_start_at > now then s.slow_start_at = s.hold_until end -- the slow start waits for the end
-    redis.call('PUBLISH', a.channel, string.format('* %s hold %.6f', s.epoch, seconds))
+    redis.pcall('PUBLISH', a.channel, string.format('* %s hold %.6f', s.epoch, seconds))
   end
 end
 
@@ -31,7 +31,7 @@ elseif a.verb == 'resume' then
   end
   s.hold_until, s.hold_reason = 0, ''
   s.slow_start, s.slow_start_at, s.soft_pace = pace, now, 1
-  redis.call('PUBLISH', a.channel, '* ' .. s.epoch .. ' free 0')
+  redis.pcall('PUBLISH', a.channel, '* ' .. s.epoch .. ' free 0')
 elseif a.verb == 'soft' then
   if s.level[1] then s.level[1] = s.level[1] - 1 end
   -- Calls that were delayed together are refused together: one burst slows once.
