@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -95,12 +96,19 @@ func lost(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errLo
 // others can holds no place.
 const takeWithin = 30 * time.Second
 
-// take asks for the ticket's job, again while Redis is away.
+// take asks for the ticket's job, again while Redis is away. A record that came
+// and cannot be read is not asked for again at once.
 func (a *attempt) take(base context.Context) error {
-	return persist(a.w.server.stopping, takeWithin, func() (err error) {
+	var unread error
+	err := persist(a.w.server.stopping, takeWithin, func() (err error) {
 		a.job, err = a.w.c.Record.Take(base, a.ticket)
+		if err != nil && !tasks.Void(err) && !errors.Is(err, tasks.ErrUnavailable) && !errors.Is(err, tasks.ErrFull) {
+			unread = err
+			return nil
+		}
 		return err
 	})
+	return cmp.Or(unread, err)
 }
 
 // pace waits until the job may be sent. The wait ends early when the job is

@@ -199,6 +199,39 @@ func TestARunGoesOnPastAPromptThatIsRefused(t *testing.T) {
 	}
 }
 
+// One line of a pool whose key is refused keeps no other pool's lines from their
+// results.
+func TestARefusedPoolEndsARunOnlyWhenNothingElseIsLeft(t *testing.T) {
+	t.Parallel()
+	good, bad := newMoody(t), newMoody(t)
+	bad.revoked, bad.status, bad.body = true, 401, `{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}`
+	dir := t.TempDir()
+	file, out, yaml := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.jsonl"), filepath.Join(dir, "sluice.yaml")
+	in := `{"model":"gpt-5","prompt":"first","max_tokens":16}` + "\n"
+	for i := range 30 {
+		in += fmt.Sprintf("{\"model\":\"claude-sonnet-4-5\",\"prompt\":\"prompt %d\",\"max_tokens\":16}\n", i)
+	}
+	pools := strings.Replace(both(good.URL, bad.URL, ""), "dialect: openai", "dialect: anthropic", 1)
+	for name, content := range map[string]string{file: in, yaml: pools} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, faults := config.Load(yaml, []string{"HOME=" + dir, "SLUICE_DATA_DIR=" + filepath.Join(dir, "data")})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	err := run(t.Context(), cfg, runOptions{File: file, Out: out}, log, strings.NewReader(""), io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "pool gpt refuses the key") {
+		t.Errorf("got %v", err)
+	}
+	rows, err := os.ReadFile(out)
+	if err != nil || bytes.Count(rows, []byte(`"status":"succeeded"`)) != 30 {
+		t.Errorf("%d lines have their results, want the other pool's 30: %v", bytes.Count(rows, []byte("\n")), err)
+	}
+}
+
 func TestAPassingRefusalOfTheKeyEndsNoRun(t *testing.T) {
 	t.Parallel()
 	m := newMoody(t)

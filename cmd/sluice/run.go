@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/api"
@@ -174,7 +176,7 @@ func (r *runner) work(ctx context.Context, before []earlier, prior settled) erro
 // drain submits what no earlier run has submitted, and writes results until
 // every line has one or ctx ends.
 func (r *runner) drain(ctx context.Context, left []prompt) error {
-	if err := r.tryKeys(ctx); err != nil {
+	if err := r.tryKeys(ctx, left); err != nil {
 		return err
 	}
 	if err := r.submit(ctx, left); err != nil {
@@ -221,27 +223,43 @@ func (r *runner) drain(ctx context.Context, left []prompt) error {
 	return nil
 }
 
-// tryKeys lets each pool that an earlier run found refused, or out of credit,
-// try again: who gives the command has perhaps seen to it, and sees what comes.
-func (r *runner) tryKeys(ctx context.Context) error {
-	for name, b := range r.s.breakers {
-		if err := b.Try(ctx, "sluice run"); err != nil {
+// tryKeys lets the pools of these prompts and of those under way try again where an
+// earlier run found them refused, or out of credit: who gives the command has
+// perhaps seen to it, and sees what comes. Other pools are none of this run's.
+func (r *runner) tryKeys(ctx context.Context, left []prompt) error {
+	pools := r.pools()
+	for _, p := range left {
+		pools[p.Pool] = true
+	}
+	for name := range pools {
+		if err := r.s.breakers[name].Try(ctx, "sluice run"); err != nil {
 			return fmt.Errorf("try pool %s again: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// watchPools says when a pool is paused and when it goes on. A provider that
-// refuses the key ends the run: nobody is there to change it meanwhile.
+// pools are those that a line which has no result yet waits for.
+func (r *runner) pools() map[string]bool {
+	pools := map[string]bool{}
+	for _, p := range r.open {
+		pools[p.Pool] = true
+	}
+	return pools
+}
+
+// watchPools says when a pool is paused and when it goes on. Once every line that
+// is left waits for a provider that refuses the key the run ends: nobody is there
+// to change it meanwhile.
 func (r *runner) watchPools(ctx context.Context) error {
+	waited, refused := r.pools(), []string{}
 	for name, b := range r.s.breakers {
 		s, err := b.State(ctx)
 		if err != nil {
 			continue // Redis is away; the log says so
 		}
-		if s.PausedBy == pause.ByBreaker && s.Cause == pause.BadAuthority {
-			return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", name)
+		if waited[name] && s.PausedBy == pause.ByBreaker && s.Cause == pause.BadAuthority {
+			refused = append(refused, name)
 		}
 		if s.Paused == r.paused[name] {
 			continue
@@ -256,6 +274,10 @@ func (r *runner) watchPools(ctx context.Context) error {
 		default:
 			fmt.Fprintf(r.stderr, "sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s\n", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
 		}
+	}
+	if len(refused) > 0 && len(refused) == len(waited) {
+		slices.Sort(refused)
+		return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "))
 	}
 	return nil
 }

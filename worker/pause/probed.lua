@@ -31,6 +31,10 @@ if a.kind == 'good' then
 end
 
 if a.kind == 'ignore' then
+  if h.cause ~= 'overload' then
+    plan(h.cause, now, false)
+    return answer(1)
+  end
   set('next', math.max(now, num('probe_at') + wait(delay(false))))
   return answer(1)
 end

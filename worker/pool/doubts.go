@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"log/slog"
@@ -45,8 +46,8 @@ type finding struct {
 
 // doubts settles for whom a pool's refusals were meant, by what this process has
 // seen. What shows that the key is well: a success that was sent after the refused
-// call; for a 401 and an unknown model, a list of models; for a 402 and a 403, the
-// smallest real call. One inquiry is under way at a time, whoever waits.
+// call; for an unknown model, and for a 401 where the list looks at keys, a list of
+// models; else the smallest real call. One inquiry is under way at a time, whoever waits.
 type doubts struct {
 	asker  Asker
 	models []string
@@ -57,6 +58,9 @@ type doubts struct {
 	known    string               // the model that succeeded last
 	well     time.Time            // when the latest call that succeeded was sent
 	taken    time.Time            // when the latest call was sent that showed the key to be taken
+	listed   time.Time            // when the latest list of models was asked for that did not refuse the key
+	checks   bool                 // the list of models has refused a key: some hand it to anybody
+	suspect  string               // the model whose refusal convicted the key, for probes
 	refused  map[[32]byte]refusal // by prompt and model: 402s and 403s since the last success
 	inquiry  *inquiry             // under way; nil: none is
 	earliest time.Time            // when the next may begin
@@ -77,13 +81,13 @@ type inquiry struct {
 func (q *inquiry) answers(came time.Time, d upstream.Doubt) bool {
 	select {
 	case <-q.done:
-		return q.found.of == theKey || !q.cut && !q.began.Before(came) && (q.real || byList(d))
+		return q.found.of == theKey || !q.cut && !q.began.Before(came) && (q.real || d == upstream.DoubtModel)
 	default:
 		return false
 	}
 }
 
-// byList reports whether a list of models settles a doubt.
+// byList reports whether a list of models may settle a doubt.
 func byList(d upstream.Doubt) bool { return d == upstream.DoubtKey || d == upstream.DoubtModel }
 
 // refusal is what one prompt was told.
@@ -101,6 +105,20 @@ func (d *doubts) knownModel() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.known
+}
+
+// probed is the model that a probe of a refused key asks, "" when none is known.
+func (d *doubts) probed() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return cmp.Or(d.known, d.suspect)
+}
+
+// suspected remembers the model whose refusal convicted the key.
+func (d *doubts) suspected(model string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.suspect = model
 }
 
 // answered takes in a call that ended without a doubt.
@@ -173,7 +191,7 @@ func (d *doubts) settle(ctx context.Context, c Call, a upstream.Answer, paused f
 		if q == nil || !q.answers(came, a.Doubt) {
 			continue
 		}
-		if q.found.of != unknown {
+		if q.found.of == theKey {
 			return q.found
 		}
 		d.mu.Lock()
@@ -217,16 +235,22 @@ func (d *doubts) note(c Call, a upstream.Answer, sent time.Time) {
 // conclude says what is known of a refusal. The lock is held.
 func (d *doubts) conclude(of upstream.Doubt, sent time.Time) finding {
 	switch {
-	case !d.well.Before(sent), byList(of) && !d.taken.Before(sent):
+	case !d.well.Before(sent), byList(of) && !d.taken.Before(sent), of == upstream.DoubtModel && !d.listed.Before(sent):
 		return finding{of: theRequest}
 	case d.known != "" || byList(of):
 		return finding{} // one call can tell
 	}
 	if models, all := d.against(); all.of == theKey && models >= refusedModels {
-		clear(d.refused) // a key that is cleared needs as many again
-		return all
+		return d.convict(all)
 	}
 	return finding{}
+}
+
+// convict returns f and forgets what led to it: after a resume, a key needs as
+// much against it again. The lock is held.
+func (d *doubts) convict(f finding) finding {
+	clear(d.refused)
+	return f
 }
 
 // against returns how many models were refused, and what that comes to when it
@@ -262,19 +286,13 @@ func (d *doubts) inquire(ctx context.Context, q *inquiry, c Call, of upstream.Do
 func (d *doubts) ask(ctx context.Context, c Call, of upstream.Doubt, began time.Time) (f finding, realCall bool) {
 	age := func() time.Duration { return d.now().Sub(began) }
 	if byList(of) {
-		list, _ := d.asker.Models(ctx)
-		switch {
-		case list.Outcome == tasks.Succeeded:
-			d.answered("", tasks.Rejected, age())
-			return finding{}, false
-		case list.Doubt == upstream.DoubtKey && !scoped(list):
-			return finding{of: theKey, answer: list, age: age()}, false
-		case of == upstream.DoubtModel:
-			return finding{of: theRequest}, false // a model that is not there, and no more
+		if f, done := d.list(ctx, of, began); done {
+			return f, false
 		}
 	}
 	model, sure := d.knownModel(), true
-	if model == "" {
+	known := model != ""
+	if !known {
 		if model, sure = onlyModel(d.models); !sure {
 			model = c.Model
 		}
@@ -282,15 +300,49 @@ func (d *doubts) ask(ctx context.Context, c Call, of upstream.Doubt, began time.
 	a := d.asker.Do(ctx, ping(model))
 	d.answered(model, a.Outcome, age())
 	switch a.Doubt {
-	case upstream.NoDoubt, upstream.DoubtModel:
+	case upstream.NoDoubt:
 		return finding{}, true
-	case upstream.DoubtKey:
+	case upstream.DoubtModel:
+		if !known {
+			return finding{}, true
+		}
+		d.withdraw(model)
+		return d.ask(ctx, c, of, began)
+	case upstream.DoubtKey, upstream.DoubtSpend:
 		sure = true
 	}
 	if sure {
 		return finding{of: theKey, answer: a, age: age()}, true
 	}
 	return d.second(ctx), true
+}
+
+// list asks for the models, and reports whether that is all there is to ask. A
+// list acquits a key of a 401 where it is known to look at keys; for a model that
+// is not there any answer will do that does not refuse the key.
+func (d *doubts) list(ctx context.Context, of upstream.Doubt, began time.Time) (f finding, done bool) {
+	a, _ := d.asker.Models(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a.Doubt == upstream.DoubtKey && !scoped(a) {
+		d.checks = true
+		return finding{of: theKey, answer: a, age: d.now().Sub(began)}, true
+	}
+	if a.Outcome == tasks.Succeeded && d.checks {
+		d.taken = later(d.taken, began)
+	}
+	d.listed = later(d.listed, began)
+	d.tell()
+	return finding{}, of == upstream.DoubtModel || a.Outcome == tasks.Succeeded && d.checks
+}
+
+// withdraw forgets a model that is not there any more.
+func (d *doubts) withdraw(model string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == model {
+		d.known = ""
+	}
 }
 
 // scoped recognises a key that is taken but may not list the models.
@@ -317,8 +369,10 @@ func (d *doubts) second(ctx context.Context) finding {
 		sent := d.now()
 		a := d.asker.Do(ctx, ping(name))
 		d.answered(name, a.Outcome, d.now().Sub(sent))
-		if a.Doubt == upstream.DoubtCredit || a.Doubt == upstream.DoubtAccess {
-			return all
+		if a.Doubt == upstream.DoubtCredit || a.Doubt == upstream.DoubtAccess || a.Doubt == upstream.DoubtSpend {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return d.convict(all)
 		}
 		break
 	}

@@ -139,7 +139,11 @@ func (h *Health) settle(ctx context.Context, c Call, a upstream.Answer) Standing
 		if f.answer.Outcome == tasks.SpendLimited {
 			v.Kind, v.Reason = pause.Spend, string(tasks.SpendLimited)
 		}
+		h.doubts.suspected(c.Model)
 		h.record(ctx, v, f.age)
+		if !h.pausedSince(ctx, c.Took) {
+			return Open // a resume is newer than what was found
+		}
 		return Paused
 	case nobody:
 		return Paused
@@ -196,7 +200,7 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 			return judge(a), nil
 		}
 	}
-	model := h.doubts.knownModel()
+	model := h.doubts.probed()
 	known := model != ""
 	if !known {
 		model = probeModel(h.models)

@@ -167,8 +167,8 @@ func TestOnePromptThatIsRefusedStopsNobodyElse(t *testing.T) {
 				if st := d.state(); st.Paused {
 					t.Errorf("the pool is paused: %+v", st)
 				}
-				if n := p.lists + len(p.pings); n != 1 {
-					t.Errorf("%d lists and %q pings; want one of them", p.lists, p.pings)
+				if n := p.lists + len(p.pings); n < 1 || n > 2 {
+					t.Errorf("%d lists and %q pings; want one of each at most", p.lists, p.pings)
 				}
 			})
 		}
@@ -187,6 +187,8 @@ func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
 	}{
 		{"401", 401, `{"error":{"message":"invalid key"}}`, 401, pause.BadAuthority},
 		{"401, and no list of models", 401, `{"error":{"message":"invalid key"}}`, 404, pause.BadAuthority},
+		{"401, and a list of models for anybody", 401, `{"error":{"message":"invalid key"}}`, 200, pause.BadAuthority},
+		{"402 by a code", 402, `{"error":{"code":"insufficient_quota","message":"no credit"}}`, 200, pause.SpendCap},
 		{"403", 403, `{"error":{"message":"account suspended"}}`, 200, pause.BadAuthority},
 		{"402", 402, `{"error":{"message":"no credit"}}`, 200, pause.SpendCap},
 		{"no model is there any more, and the key is refused", 404, `{"error":{"code":"model_not_found","message":"gone"}}`, 401, pause.BadAuthority},
@@ -267,6 +269,81 @@ func TestAKeyIsConvictedByThreePromptsOfTwoModels(t *testing.T) {
 			}
 		})
 	}
+}
+
+// After a resume, refusals from before it are no evidence, and new ones are.
+func TestAfterAResumeAKeyIsConvictedByNewRefusalsAlone(t *testing.T) {
+	p := newProvider(t)
+	p.answer = func(string, string) (int, string) { return 402, `{"error":{"message":"no credit"}}` }
+	d := newDesk(t, p, "gpt-*")
+	for round := range 3 {
+		for i := range 3 {
+			if st := d.state(); st.Paused {
+				t.Fatalf("round %d: paused after %d prompts", round, i)
+			}
+			d.h.doubts.mu.Lock()
+			d.h.doubts.earliest = time.Time{} // the pause between two inquiries is not waited for
+			d.h.doubts.mu.Unlock()
+			d.ask("gpt-a", fmt.Sprint("prompt ", round, i))
+		}
+		if st := d.state(); !st.Paused || st.Cause != pause.SpendCap {
+			t.Fatalf("round %d: %+v after three prompts and another model", round, st)
+		}
+		if err := d.h.breaker.Resume(t.Context(), "ada"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What was known to work and is withdrawn says nothing about the key.
+func TestAWithdrawnModelDoesNotShieldARefusedKey(t *testing.T) {
+	p := newProvider(t)
+	gone := false
+	p.answer = func(model, _ string) (int, string) {
+		switch {
+		case !gone:
+			return 200, ""
+		case model == "gpt-a":
+			return 404, `{"error":{"code":"model_not_found","message":"gone"}}`
+		}
+		return 402, `{"error":{"message":"no credit"}}`
+	}
+	d := newDesk(t, p, "gpt-*")
+	d.ask("gpt-a", "hello")
+	p.mu.Lock()
+	gone = true
+	p.mu.Unlock()
+	d.h.doubts.now = skipping()
+	for i := range 4 {
+		d.ask(fmt.Sprint("gpt-", i), fmt.Sprint("prompt ", i))
+	}
+	if st := d.state(); !st.Paused || st.Cause != pause.SpendCap {
+		t.Errorf("state %+v", st)
+	}
+}
+
+// A finding about a model that is not there acquits nobody of a 401.
+func TestAMissingModelAcquitsNoKey(t *testing.T) {
+	p := newProvider(t)
+	p.list = func() (int, string) { return 500, "{}" }
+	p.answer = func(model, _ string) (int, string) {
+		if model == "gpt-none" {
+			return 404, `{"error":{"code":"model_not_found","message":"no"}}`
+		}
+		return 401, `{"error":{"message":"invalid key"}}`
+	}
+	d := newDesk(t, p, "gpt-*")
+	var jobs sync.WaitGroup
+	for i := range 6 {
+		jobs.Go(func() {
+			if i%2 == 0 {
+				d.ask("gpt-none", fmt.Sprint("prompt ", i))
+			} else if _, s := d.ask("gpt-a", fmt.Sprint("prompt ", i)); s != Paused {
+				t.Errorf("a 401: standing %d, want the pool paused", s)
+			}
+		})
+	}
+	jobs.Wait()
 }
 
 // skipping is a clock that passes some seconds each time it is read.

@@ -109,13 +109,16 @@ const (
 	DoubtKey    Doubt = "key"    // 401
 	DoubtCredit Doubt = "credit" // 402: out of money, or for this request alone
 	DoubtAccess Doubt = "access" // 403: no permission, a filter, or something in between that blocks
+	DoubtSpend  Doubt = "spend"  // 402 or 403 whose code names a cap of the account
 	DoubtModel  Doubt = "model"  // no such model, or none that this key may use
 )
 
 // doubt returns what a status with this problem leaves open.
 func doubt(status int, p problem) Doubt {
-	switch {
-	case status < 400 || status > 499 || spendCode(p.code) || spendCode(p.kind):
+	switch stated := spendCode(p.code) || spendCode(p.kind); {
+	case stated && (status == http.StatusPaymentRequired || status == http.StatusForbidden):
+		return DoubtSpend
+	case stated:
 		return NoDoubt
 	case noSuchModel(status, p):
 		return DoubtModel
