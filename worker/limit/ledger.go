@@ -60,6 +60,7 @@ type settleArgs struct {
 	How      string       `json:"how"`
 	Input    int64        `json:"input"`
 	Output   int64        `json:"output"`
+	Follow   bool         `json:"follow"`
 	Headers  *headersArgs `json:"headers,omitempty"`
 }
 
@@ -74,7 +75,7 @@ type headersArgs struct {
 func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 	a := settleArgs{
 		Key: s.grant.key, BookedIn: strconv.FormatInt(s.grant.epoch, 10), How: s.how, Input: s.in, Output: s.out,
-		Headers: headers(s.seen),
+		Follow: g.cfg.FollowProvider, Headers: headers(s.seen),
 	}
 	epoch, reply, err := g.run(ctx, settleScript, &a)
 	if err != nil {
@@ -94,7 +95,7 @@ func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 	}
 	for d, name := range dimensions {
 		if v, err := strconv.ParseFloat(reply[2+d], 64); err == nil {
-			g.m.level.WithLabelValues(g.cfg.Pool, name).Set(v)
+			g.m.level.WithLabelValues(g.cfg.Pool, name).Set(v / 1000)
 		}
 	}
 	return g.receiveAll(epoch, reply[5:])

@@ -199,7 +199,7 @@ func New(cfg Config) (*Gate, error) {
 	g.common = common{
 		Holder: g.holder, Lease: seconds(cfg.lease),
 		Limits: [3]int64{l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute},
-		Burst:  l.burst(), Concurrency: l.Concurrency, Follow: cfg.FollowProvider,
+		Burst:  l.burst(), Concurrency: l.Concurrency,
 		Channel: g.channel, Lifetime: seconds(cfg.Timeout + 30*time.Second),
 	}
 	return g, nil

@@ -41,7 +41,7 @@ func (g *Gate) listen(ctx context.Context) {
 }
 
 // hear acts on one message: "holder epoch status wait key", or to all
-// "* epoch hold seconds" and "* epoch free 0".
+// "* epoch hold wait" and "* epoch free 0".
 func (g *Gate) hear(text string) {
 	f := strings.Fields(text)
 	if len(f) < 4 || f[0] != "*" && (f[0] != g.holder || len(f) != 5) {

@@ -58,7 +58,6 @@ type common struct {
 	Limits      [3]int64 `json:"limits"`
 	Burst       int64    `json:"burst"`
 	Concurrency int      `json:"concurrency"`
-	Follow      bool     `json:"follow"`
 	Channel     string   `json:"channel"`
 	Lifetime    float64  `json:"lifetime"`
 }
@@ -120,10 +119,11 @@ func parseEpoch(s string) (int64, error) {
 	return int64(f), nil
 }
 
+// parseWait reads a time to wait, in µs.
 func parseWait(s string) (time.Duration, error) {
-	f, err := strconv.ParseFloat(s, 64)
+	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read wait: %w", err)
 	}
-	return time.Duration(f * float64(time.Second)), nil
+	return time.Duration(n) * time.Microsecond, nil
 }

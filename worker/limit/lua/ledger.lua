@@ -30,19 +30,7 @@ local function fetch(key)
   return nil
 end
 
--- charged_since: what was charged within the last so many seconds. Sends are counted by
--- the calls still under way; ended calls' output by a sum that fades, and the more
--- so the longer ago, when the rate may have been another.
-local function charged_since(d, span)
-  if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
-  local sum = 0
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + a.lifetime, now + a.lifetime)) do
-    local b = fetch(key)
-    if b then sum = sum + (d == 1 and 1 or b.input) end
-  end
-  return sum
-end
-
+-- charge: the provider has charged it, or is about to.
 local function charge(key, b)
   if s.ahead[1] > 0 and redis.call('ZREM', AHEAD, key) == 1 then
     s.ahead[1], s.ahead[2] = s.ahead[1] - 1, s.ahead[2] - b.input

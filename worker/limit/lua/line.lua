@@ -30,7 +30,7 @@ local function hand_over()
     if want and lease and tonumber(lease) > now then
       local call = unpacked(want)
       local status, wait = reserve(w, call)
-      local say = table.concat({status, string.format('%.6f', wait), call.key}, ' ')
+      local say = string.format('%s %.0f %s', status, micros(wait), call.key)
       if w == a.holder then
         handed[#handed + 1] = say
       else

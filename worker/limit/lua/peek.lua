@@ -1,7 +1,7 @@
 -- peek: how long the hold lasts yet.
 -- KEYS     see state.lua
 -- ARGV[2]  nothing of its own
--- Returns  {epoch, seconds}
+-- Returns  {epoch, µs}
 catch_up()
 save()
-return {s.epoch, string.format('%.6f', math.max(0, s.hold_until - now))}
+return {s.epoch, micros(math.max(0, s.hold_until - now))}

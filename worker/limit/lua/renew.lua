@@ -8,7 +8,7 @@ hand_over()
 if a.key ~= '' and #handed == 0 then
   local b = redis.call('HGET', BOOKED, a.key)
   if b then
-    handed[1] = table.concat({'ok', string.format('%.6f', math.max(0, unpacked(b).send - now)), a.key}, ' ')
+    handed[1] = string.format('ok %.0f %s', micros(math.max(0, unpacked(b).send - now)), a.key)
   elseif not redis.call('ZSCORE', WAITING, a.holder) then
     handed[1] = 'again 0 ' .. a.key
   end

@@ -3,11 +3,13 @@
 -- KEYS     see state.lua
 -- ARGV[2]  key: of the reservation; booked_in: its epoch; how: 'used' (input and output
 --          known), 'expected' (not known), 'input' (input known, the call goes on),
---          'back' (never charged); input, output: tokens; headers, if there were any:
+--          'back' (never charged); input, output: tokens; follow: limits may rise above
+--          the configured ones when the provider says so; headers, if there were any:
 --          {limits: list, a minute, 0: not said; remaining: list, -1: not said;
 --          rounding: step of the remaining tokens; age: s}
--- Returns  {epoch, 1 or 0 (was there such a reservation), in flight, three levels,
---          then what was handed over to the caller: "status wait key", ...}
+-- Returns  {epoch, 1 or 0 (was there such a reservation), in flight, the levels of the
+--          three dimensions in thousandths, '' where there is none, then what was handed
+--          over to the caller: "status wait key", ...}
 
 local WAY = 0.06 -- s, of a call to the provider and back: what was charged then is not in its headers
 
@@ -49,6 +51,19 @@ local function take_over(d, limit, remaining)
     set_limit(d, limit)
     if have == 0 and remaining >= 0 then s.level[d] = math.min(remaining, capacity[d]) - pending(d) end
   end
+end
+
+-- charged_since: what was charged within the last so many seconds. Sends are
+-- counted by the calls still under way; ended calls' output by a sum that fades, and
+-- the more so the longer ago, when the rate may have been another.
+local function charged_since(d, span)
+  if d == 3 then return s.ended_out * (math.exp(span / RECENT) - 1) end
+  local sum = 0
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', HELD, now - span + a.lifetime, now + a.lifetime)) do
+    local b = fetch(key)
+    if b then sum = sum + (d == 1 and 1 or b.input) end
+  end
+  return sum
 end
 
 -- correction: how much higher the level should be, by what the provider says
@@ -105,6 +120,6 @@ hand_over()
 save()
 
 local reply = {s.epoch, booked and 1 or 0, in_flight}
-for d = 1, 3 do reply[3 + d] = s.level[d] and string.format('%.3f', s.level[d]) or '' end
+for d = 1, 3 do reply[3 + d] = s.level[d] and math.floor(s.level[d] * 1000 + 0.5) or '' end
 for _, h in ipairs(handed) do reply[#reply + 1] = h end
 return reply

@@ -19,10 +19,11 @@
 --   limits       list: configured requests, input, output tokens a minute; 0: no limit
 --   burst        requests at once
 --   concurrency  calls under way at once, 0: no limit
---   follow       true: limits may rise above the configured ones when the provider says so
 --   channel      for messages: "holder epoch status wait key" to one, see line.lua; to all
---                "* epoch hold seconds" and "* epoch free 0", see steer.lua
+--                "* epoch hold wait" and "* epoch free 0", see steer.lua
 --   lifetime     from send to expiry of a reservation, s
+--
+-- What scripts answer and say of a time to wait is in whole µs.
 --
 -- The state. A list has an entry for each dimension: 1 requests, 2 input tokens, 3
 -- output tokens; its unit is a request or a token. Times (at) are seconds since the
@@ -95,10 +96,6 @@ end
 
 local s = redis.call('GET', GATE)
 if s then s = unpacked(s) end
-if s and (s.version or 0) > VERSION then
-  return redis.error_reply(string.format(
-    "the gate's state has version %d and this process reads %d: run the release that wrote it", s.version, VERSION))
-end
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
@@ -106,7 +103,13 @@ end
 -- lost: calls that we do not know of any more are still to be charged. A clock
 -- more than a minute behind our last write is a state that cannot be used.
 local lost = false
-if s and (s.version or 0) < VERSION then s, lost = nil, true end
+if s and s.version ~= VERSION then
+  if s.version and s.version > VERSION then
+    return redis.error_reply(string.format(
+      "the gate's state has version %d and this process reads %d: run the release that wrote it", s.version, VERSION))
+  end
+  s, lost = nil, true
+end
 if s then
   local at = now - tonumber(s.epoch) / 1e6
   if s.updated_at - at > 60 then
@@ -150,6 +153,10 @@ for d = 1, 3 do
   local configured, limit = a.limits[d], s.limit[d]
   if s.configured[d] ~= configured then s.configured[d], limit = configured, configured end
   set_limit(d, limit)
+end
+
+local function micros(seconds)
+  return math.floor(seconds * 1e6 + 0.5)
 end
 
 local function save()

@@ -3,8 +3,8 @@
 -- ARGV[2]  verb: 'hold' (never shortens a longer one), 'ramp' (a hold that is followed by
 --          a slow start), 'resume' (the hold ends, slow start), 'soft' (a short refusal);
 --          seconds: of a hold; reason: for it; pace: share at which a slow start begins
--- Returns  {epoch, seconds that the hold still lasts}
--- Messages to all: "* epoch hold seconds" and "* epoch free 0"
+-- Returns  {epoch, µs that the hold still lasts}
+-- Messages to all: "* epoch hold wait" and "* epoch free 0"
 
 local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 
@@ -12,7 +12,7 @@ local function hold(seconds, reason)
   if now + seconds > s.hold_until then
     s.hold_until, s.hold_reason = now + seconds, reason
     if s.ramped and s.slow_start_at > now then s.slow_start_at = s.hold_until end -- the slow start waits for the end
-    redis.pcall('PUBLISH', a.channel, string.format('* %s hold %.6f', s.epoch, seconds))
+    redis.pcall('PUBLISH', a.channel, string.format('* %s hold %.0f', s.epoch, micros(seconds)))
   end
 end
 
@@ -41,4 +41,4 @@ elseif a.verb == 'soft' then
 end
 hand_over()
 save()
-return {s.epoch, string.format('%.6f', math.max(0, s.hold_until - now))}
+return {s.epoch, micros(math.max(0, s.hold_until - now))}

@@ -14,7 +14,7 @@ end
 for _, call in ipairs(a.calls) do
   local status, wait = reserve(a.holder, call)
   reply[#reply + 1] = status
-  reply[#reply + 1] = string.format('%.6f', wait)
+  reply[#reply + 1] = micros(wait)
   if status == 'full' then stand_in_line(call) end
   if status ~= 'ok' or wait > 0 then break end
 end
