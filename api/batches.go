@@ -15,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -371,8 +372,8 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 		if meter.err != nil {
 			return &readError{meter.err}
 		}
-		p := syntax(err).(*problem) // syntax returns nothing else
-		if d.StackDepth() > 1 {     // within "jobs"
+		p := fail(invalidJSON, "%s", jsonread.Syntax(err).Detail)
+		if d.StackDepth() > 1 { // within "jobs"
 			return p.onLine(line + 1)
 		}
 		return p
@@ -389,8 +390,8 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 		if err != nil {
 			return fault(err)
 		}
-		if name := unquote(raw); name != "jobs" {
-			return fail(invalidRequest, "The member %s is unknown.", clip(name))
+		if name := jsonread.Unquote(raw); name != "jobs" {
+			return told(jsonread.Unknown(name))
 		}
 		if k := d.PeekKind(); k != '[' && k != 0 {
 			return form

@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -192,10 +193,10 @@ func (s *stream) status(ctx context.Context, job *tasks.Job) error {
 		return nil
 	}
 	s.at.done = true
-	o := object{}
-	o.str("id", job.ID)
-	o.str("status", string(job.Status))
-	s.event("done", o.end())
+	o := jsonwrite.Object{}
+	o.Str("id", job.ID)
+	o.Str("status", string(job.Status))
+	s.event("done", o.End())
 	return s.flush()
 }
 
@@ -252,12 +253,12 @@ func (s *stream) delta(text string) {
 	if text == "" {
 		return
 	}
-	o := object{}
-	o.num("attempt", int64(s.at.attempt))
-	o.num("offset", int64(s.at.offset))
-	o.str("text", text)
+	o := jsonwrite.Object{}
+	o.Num("attempt", int64(s.at.attempt))
+	o.Num("offset", int64(s.at.offset))
+	o.Str("text", text)
 	s.at.offset += len(text)
-	s.event("delta", o.end())
+	s.event("delta", o.End())
 }
 
 // event appends one event whose data is a line of JSON.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -55,7 +57,7 @@ func (a *API) submitJob(c echo.Context) error {
 	if key != "" {
 		f := newFingerprint(r, "/v1/jobs")
 		if err := f.add(body); err != nil {
-			return syntax(err)
+			return told(jsonread.Syntax(err))
 		}
 		submission.Fingerprint = f.String()
 	}
@@ -466,7 +468,7 @@ func (a *API) listJobs(c echo.Context) error {
 	b = strconv.AppendBool(b, page.HasMore)
 	b = append(b, `,"next":`...)
 	if page.HasMore && page.Next != "" {
-		b = appendString(b, page.Next)
+		b = jsonwrite.AppendString(b, page.Next)
 	} else {
 		b = append(b, "null"...)
 	}

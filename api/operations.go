@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/sluicehq/sluice/api/jsonwrite"
 )
 
 // Check is one part that should run.
@@ -81,7 +83,7 @@ func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []by
 			parts = append(parts, ',')
 		}
 		parts = append(parts, `{"name":`...)
-		parts = appendString(parts, check.Name)
+		parts = jsonwrite.AppendString(parts, check.Name)
 		parts = append(parts, `,"status":"`+state+`"}`...)
 	}
 	body = append(body, `{"status":"`+word+`","parts":[`...)
@@ -92,7 +94,7 @@ func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []by
 			if i > 0 {
 				body = append(body, ',')
 			}
-			body = appendString(body, notice)
+			body = jsonwrite.AppendString(body, notice)
 		}
 	}
 	return status, append(body, "]}\n"...)

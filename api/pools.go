@@ -1,16 +1,14 @@
 package api
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"net/http"
 	"slices"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -112,12 +110,12 @@ func (a *API) poolAudit(c echo.Context) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		o := object{b: b}
-		o.time("at", acts[i].At)
-		o.str("action", acts[i].Action)
-		o.str("by", acts[i].By)
-		o.optional("reason", acts[i].Reason)
-		b = o.end()
+		o := jsonwrite.Object{B: b}
+		o.Time("at", acts[i].At)
+		o.Str("action", acts[i].Action)
+		o.Str("by", acts[i].By)
+		o.Optional("reason", acts[i].Reason)
+		b = o.End()
 	}
 	writeJSON(c.Response(), http.StatusOK, append(b, "]}\n"...))
 	return nil
@@ -142,34 +140,27 @@ func pauseReason(c echo.Context) (reason string, err error) {
 	if err != nil || len(body) == 0 {
 		return "", err
 	}
-	if err := checkDepth(body); err != nil {
-		return "", err
+	r, err := jsonread.New(body)
+	if err != nil {
+		return "", told(err)
 	}
-	d := decoder{Decoder: jsontext.NewDecoder(bytes.NewBuffer(body)), body: body}
-	if k := d.PeekKind(); k != '{' && k != 0 {
+	if k := r.Kind(); k != '{' && k != 0 {
 		return "", fail(invalidRequest, "The body must be a JSON object.")
 	}
-	_, err = d.members(func(name string) error {
+	_, err = r.Members(func(name string) (err error) {
 		if name != "reason" {
-			return fail(invalidRequest, "The member %s is unknown.", clip(name))
+			return jsonread.Unknown(name)
 		}
-		if k := d.PeekKind(); k != '"' {
-			return d.wrong(k, name, "a string")
+		if reason, err = r.Text(name); err == nil && utf8.RuneCountInString(reason) > tasks.MaxReason {
+			err = fail(invalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
 		}
-		v, err := d.ReadValue()
-		if err != nil {
-			return err
-		}
-		if reason = unquote(v); utf8.RuneCountInString(reason) > tasks.MaxReason {
-			return fail(invalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
-		}
-		return nil
+		return err
 	})
-	if err != nil {
-		return "", syntax(err)
+	if err == nil {
+		err = r.End()
 	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return "", fail(invalidJSON, "Something follows the JSON object.")
+	if err != nil {
+		return "", told(err)
 	}
 	return reason, nil
 }

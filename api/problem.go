@@ -10,10 +10,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -174,19 +174,19 @@ func (a *API) answerError(err error, c echo.Context) {
 	b = append(b, `{"type":"`+problemTypePrefix...)
 	b = append(b, k.code...)
 	b = append(b, `","title":`...)
-	b = appendString(b, k.title)
+	b = jsonwrite.AppendString(b, k.title)
 	b = append(b, `,"status":`...)
 	b = strconv.AppendInt(b, int64(k.status), 10)
 	b = append(b, `,"code":"`...)
 	b = append(b, k.code...)
 	b = append(b, `","detail":`...)
-	b = appendString(b, p.detail)
+	b = jsonwrite.AppendString(b, p.detail)
 	if p.line > 0 {
 		b = append(b, `,"line":`...)
 		b = strconv.AppendInt(b, int64(p.line), 10)
 	}
 	b = append(b, `,"request_id":`...)
-	b = appendString(b, x.id)
+	b = jsonwrite.AppendString(b, x.id)
 	b = append(b, '}', '\n')
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	c.Response().WriteHeader(k.status)
@@ -199,10 +199,4 @@ func (a *API) answerError(err error, c echo.Context) {
 // seconds rounds up to whole seconds, at least 1, as Retry-After takes them.
 func seconds(d time.Duration) int64 {
 	return int64(min(max(math.Ceil(d.Seconds()), 1), math.MaxInt32))
-}
-
-func appendString(b []byte, s string) []byte {
-	// The only error is invalid UTF-8, which is replaced.
-	b, _ = jsontext.AppendQuote(b, s)
-	return b
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -30,8 +31,6 @@ const (
 	maxMetadataValue = 512 // characters
 	maxCustomID      = 128 // characters
 	maxURL           = 2048
-	maxDepth         = 128 // levels of nested arrays and objects
-	maxNameShown     = 64  // bytes of a member's name that a detail repeats
 )
 
 // submitMembers are what a submit body may have; null is as good as leaving one
@@ -60,221 +59,32 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) 
 // decode is decodeSubmit for a body that may name no model: then it is model,
 // unless that is empty.
 func decode(body []byte, inBatch bool, model string, now time.Time) (submission, error) {
-	if err := checkDepth(body); err != nil {
-		return submission{}, err
+	r, err := jsonread.New(body)
+	if err != nil {
+		return submission{}, told(err)
 	}
-	d := decoder{
-		Decoder: jsontext.NewDecoder(bytes.NewBuffer(body)),
-		body:    body,
-	}
+	d := decoder{r}
 	s, err := d.submit(inBatch, model, now)
 	if err != nil {
-		return submission{}, syntax(err)
+		return submission{}, told(err)
 	}
 	return s, nil
 }
 
-// checkDepth refuses arrays and objects nested deeper than any prompt needs,
-// before anything recurses into them.
-func checkDepth(body []byte) error {
-	depth := 0
-	for i := 0; i < len(body); i++ {
-		switch body[i] {
-		case '"':
-			n := stringEnd(body[i+1:])
-			if n < 0 {
-				return nil // unfinished: the parser will say so
-			}
-			i += 1 + n
-		case '[', '{':
-			if depth++; depth > maxDepth {
-				return fail(invalidJSON, "Arrays and objects are nested deeper than %d levels.", maxDepth)
-			}
-		case ']', '}':
-			depth--
-		}
-	}
-	return nil
-}
-
-// stringEnd returns where the quote is that ends a string, -1 for nowhere.
-func stringEnd(rest []byte) int {
-	for from := 0; ; {
-		n := bytes.IndexByte(rest[from:], '"')
-		if n < 0 {
-			return -1
-		}
-		end, escapes := from+n, 0
-		for escapes < n && rest[end-1-escapes] == '\\' {
-			escapes++
-		}
-		if escapes%2 == 0 {
-			return end
-		}
-		from = end + 1
-	}
-}
-
-// syntax turns an error of the JSON parser into a problem that says where, and
-// repeats nothing but the names of members.
-func syntax(err error) error {
-	var p *problem
-	if errors.As(err, &p) {
-		return p
-	}
-	var s *jsontext.SyntacticError
-	if !errors.As(err, &s) {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fail(invalidJSON, "The body ends before its JSON value does.")
-		}
-		return fail(invalidJSON, "The body is not one JSON object in UTF-8.")
-	}
-	where := ""
-	if s.JSONPointer != "" {
-		where = " at " + clip(string(s.JSONPointer))
-	}
+// told makes a problem of what is wrong with a body; every other error passes.
+func told(err error) error {
+	var e *jsonread.Error
 	switch {
-	case errors.Is(err, jsontext.ErrDuplicateName):
-		return fail(invalidJSON, "The member%s is given twice.", where)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fail(invalidJSON, "The body ends before its JSON value does.")
+	case !errors.As(err, &e):
+		return err
+	case e.Syntax:
+		return fail(invalidJSON, "%s", e.Detail)
 	}
-	return fail(invalidJSON, "Syntax error%s, byte %d.", where, s.ByteOffset)
-}
-
-// clip shortens what a caller named to what may be repeated.
-func clip(name string) string {
-	if len(name) <= maxNameShown {
-		return strconv.Quote(name)
-	}
-	name = name[:maxNameShown]
-	for name != "" && !utf8.ValidString(name) {
-		name = name[:len(name)-1]
-	}
-	return strconv.Quote(name + "…")
+	return fail(invalidRequest, "%s", e.Detail)
 }
 
 // decoder reads a submit body member by member.
-type decoder struct {
-	*jsontext.Decoder
-	body []byte
-}
-
-// members calls visit with the name of each member of the object that comes
-// next, and returns the object's bytes; visit consumes the value.
-func (d *decoder) members(visit func(name string) error) ([]byte, error) {
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
-	}
-	start := int(d.InputOffset()) - 1
-	for d.PeekKind() != '}' {
-		raw, err := d.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		if err := visit(unquote(raw)); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
-	}
-	end := int(d.InputOffset())
-	return d.body[start:end:end], nil
-}
-
-// unquote returns the text of a JSON string that the parser has passed.
-func unquote(raw jsontext.Value) string {
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1])
-	}
-	text, _ := jsontext.AppendUnquote(nil, raw)
-	return string(text)
-}
-
-// raw consumes the next value and returns its bytes as they stand in the body.
-func (d *decoder) raw() ([]byte, error) {
-	v, err := d.ReadValue()
-	if err != nil {
-		return nil, err
-	}
-	end := int(d.InputOffset())
-	return d.body[end-len(v) : end : end], nil
-}
-
-// str consumes a string of 1 to most bytes.
-func (d *decoder) str(name string, most int) (string, error) {
-	if k := d.PeekKind(); k != '"' {
-		return "", d.wrong(k, name, "a string")
-	}
-	v, err := d.ReadValue()
-	if err != nil {
-		return "", err
-	}
-	s := unquote(v)
-	if s == "" || len(s) > most {
-		return "", fail(invalidRequest, "The member %q must be 1 to %d bytes long.", name, most)
-	}
-	return s, nil
-}
-
-// wrong is the error of a value of another kind than wanted: the parser's own
-// when there is no value at all.
-func (d *decoder) wrong(k jsontext.Kind, name, want string) error {
-	switch k {
-	case 'n', 't', 'f', '"', '0', '{', '[':
-		return fail(invalidRequest, "The member %s must be %s.", clip(name), want)
-	}
-	if err := d.SkipValue(); err != nil {
-		return err
-	}
-	return fail(invalidRequest, "The member %s must be %s.", clip(name), want)
-}
-
-// count consumes a whole number from 1 to mostMaxTokens.
-func (d *decoder) count(name string) (int, error) {
-	if k := d.PeekKind(); k != '0' {
-		return 0, d.wrong(k, name, "a whole number")
-	}
-	v, err := d.ReadValue()
-	if err != nil {
-		return 0, err
-	}
-	n, err := strconv.Atoi(string(v))
-	if err != nil || n < 1 || n > mostMaxTokens {
-		return 0, fail(invalidRequest, "The member %q must be a whole number from 1 to %d.", name, mostMaxTokens)
-	}
-	return n, nil
-}
-
-// moment consumes an RFC 3339 time.
-func (d *decoder) moment(name string) (t time.Time, err error) {
-	if k := d.PeekKind(); k != '"' {
-		return t, d.wrong(k, name, "a time in the form of RFC 3339")
-	}
-	v, err := d.ReadValue()
-	if err != nil {
-		return t, err
-	}
-	text := unquote(v)
-	if err := t.UnmarshalText([]byte(text)); err != nil || !strictTime(text) {
-		return time.Time{}, fail(invalidRequest, "The member %q must be a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z.", name)
-	}
-	return t.UTC().Truncate(time.Millisecond), nil
-}
-
-// strictTime refuses what package time takes beyond RFC 3339 (go.dev/issue/54580):
-// an hour of one digit, a comma before the fraction, an offset of a day and more.
-func strictTime(s string) bool {
-	if len(s) < len("2006-01-02T15:04:05Z") || s[len("2006-01-02T15")] != ':' || strings.ContainsRune(s, ',') {
-		return false
-	}
-	if s[len(s)-1] == 'Z' {
-		return true
-	}
-	zone := s[len(s)-len("15:04"):]
-	return zone[:2] <= "23" && zone[3:] <= "59"
-}
+type decoder struct{ *jsonread.Reader }
 
 // input is what one of prompt, messages and request was found to be.
 type input struct {
@@ -285,9 +95,9 @@ type input struct {
 }
 
 func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submission, err error) {
-	if k := d.PeekKind(); k != '{' {
+	if k := d.Kind(); k != '{' {
 		if k == 0 {
-			if err := d.SkipValue(); err != nil {
+			if err := d.Skip(); err != nil {
 				return s, err
 			}
 		}
@@ -295,18 +105,18 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 	}
 	job := &s.job
 	var in input
-	_, err = d.members(func(name string) (err error) {
-		if d.PeekKind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
-			return d.SkipValue()
+	_, err = d.Members(func(name string) (err error) {
+		if d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
+			return d.Skip()
 		}
 		switch name {
 		case "model":
 			job.Model, err = d.model(name)
 		case "prompt":
-			if k := d.PeekKind(); k != '"' {
-				return d.wrong(k, name, "a string")
+			if k := d.Kind(); k != '"' {
+				return d.Wrong(k, name, "a string")
 			}
-			in.prompt, err = d.raw()
+			in.prompt, err = d.Raw()
 			if err == nil && len(in.prompt) == 2 {
 				err = fail(invalidRequest, "The member %q must not be empty.", name)
 			}
@@ -317,20 +127,20 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 		case "request":
 			err = d.request(&in)
 		case "max_tokens":
-			job.Request.MaxTokens, err = d.count(name)
+			job.Request.MaxTokens, err = d.Count(name, mostMaxTokens)
 		case "priority":
 			var word string
-			if word, err = d.str(name, 16); err == nil {
+			if word, err = d.Word(name, 16); err == nil {
 				if job.Priority = tasks.Priority(word); !job.Priority.Valid() {
 					err = fail(invalidRequest, `The member "priority" must be "high", "normal" or "low".`)
 				}
 			}
 		case "not_before":
-			job.NotBefore, err = d.moment(name)
+			job.NotBefore, err = d.Moment(name)
 		case "deadline":
-			job.Deadline, err = d.moment(name)
+			job.Deadline, err = d.Moment(name)
 		case "webhook_url":
-			job.WebhookURL, err = d.str(name, maxURL)
+			job.WebhookURL, err = d.Word(name, maxURL)
 		case "metadata":
 			job.Metadata, err = d.metadata()
 		case "fallback_models":
@@ -341,15 +151,15 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 			}
 			s.customID, err = d.customID()
 		default:
-			return fail(invalidRequest, "The member %s is unknown.", clip(name))
+			return jsonread.Unknown(name)
 		}
 		return err
 	})
 	if err != nil {
 		return s, err
 	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return s, fail(invalidJSON, "Something follows the JSON object.")
+	if err := d.End(); err != nil {
+		return s, err
 	}
 	if err := in.settle(job, model); err != nil {
 		return s, err
@@ -443,7 +253,7 @@ func checkURL(raw string) error {
 }
 
 func (d *decoder) model(name string) (string, error) {
-	m, err := d.str(name, maxModel)
+	m, err := d.Word(name, maxModel)
 	if err != nil {
 		return "", err
 	}
@@ -458,106 +268,96 @@ func (d *decoder) model(name string) (string, error) {
 // messages consumes a list of at least one object, each with a role and
 // something to say. The rest is the provider's matter.
 func (d *decoder) messages() ([]byte, error) {
-	if k := d.PeekKind(); k != '[' {
-		return nil, d.wrong(k, "messages", "a list of objects")
+	if k := d.Kind(); k != '[' {
+		return nil, d.Wrong(k, "messages", "a list of objects")
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
-	}
-	start := int(d.InputOffset()) - 1
 	n := 0
-	for ; d.PeekKind() != ']'; n++ {
-		at := "messages[" + strconv.Itoa(n) + "]"
-		if k := d.PeekKind(); k != '{' {
-			return nil, d.wrong(k, at, "an object")
-		}
-		role, content := false, false
-		_, err := d.members(func(name string) error {
-			switch name {
-			case "role":
-				role = true
-				if k := d.PeekKind(); k != '"' {
-					return d.wrong(k, at+".role", "a string")
-				}
-			case "content":
-				content = true
-				if k := d.PeekKind(); k != '"' && k != '[' && k != 'n' {
-					return d.wrong(k, at+".content", "a string or a list")
-				}
-			case "tool_calls", "function_call":
-				content = true // an assistant's turn may be nothing but calls
+	list, err := d.List(func(i int) error {
+		n++
+		return d.message("messages[" + strconv.Itoa(i) + "]")
+	})
+	if err == nil && n == 0 {
+		err = fail(invalidRequest, `The member "messages" must not be empty.`)
+	}
+	return list, err
+}
+
+func (d *decoder) message(at string) error {
+	if k := d.Kind(); k != '{' {
+		return d.Wrong(k, at, "an object")
+	}
+	role, content := false, false
+	_, err := d.Members(func(name string) error {
+		switch name {
+		case "role":
+			role = true
+			if k := d.Kind(); k != '"' {
+				return d.Wrong(k, at+".role", "a string")
 			}
-			return d.SkipValue()
-		})
-		if err != nil {
-			return nil, err
+		case "content":
+			content = true
+			if k := d.Kind(); k != '"' && k != '[' && k != 'n' {
+				return d.Wrong(k, at+".content", "a string or a list")
+			}
+		case "tool_calls", "function_call":
+			content = true // an assistant's turn may be nothing but calls
 		}
-		if !role || !content {
-			return nil, fail(invalidRequest, `The member %q must have "role" and "content".`, at)
-		}
+		return d.Skip()
+	})
+	if err == nil && (!role || !content) {
+		err = fail(invalidRequest, `The member %q must have "role" and "content".`, at)
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
-	}
-	if n == 0 {
-		return nil, fail(invalidRequest, `The member "messages" must not be empty.`)
-	}
-	end := int(d.InputOffset())
-	return d.body[start:end:end], nil
+	return err
 }
 
 func (d *decoder) system() ([]byte, error) {
-	if k := d.PeekKind(); k != '"' && k != '[' {
-		return nil, d.wrong(k, "system", "a string or a list of text blocks")
+	if k := d.Kind(); k != '"' && k != '[' {
+		return nil, d.Wrong(k, "system", "a string or a list of text blocks")
 	}
-	return d.raw()
+	return d.Raw()
 }
 
 // request consumes the provider's own body and takes note of what the queue
 // has to know of it.
 func (d *decoder) request(in *input) error {
-	if k := d.PeekKind(); k != '{' {
-		return d.wrong(k, "request", "an object")
+	if k := d.Kind(); k != '{' {
+		return d.Wrong(k, "request", "an object")
 	}
 	var err error
-	in.request, err = d.members(func(name string) (err error) {
+	in.request, err = d.Members(func(name string) (err error) {
 		switch name {
 		case "model":
 			in.requestModel, err = d.model("request.model")
 			return err
 		case "max_tokens", "max_completion_tokens", "max_output_tokens":
-			if d.PeekKind() == 'n' {
-				return d.SkipValue()
+			if d.Kind() == 'n' {
+				return d.Skip()
 			}
-			n, err := d.count("request." + name)
+			n, err := d.Count("request."+name, mostMaxTokens)
 			in.requestMaxTokens = max(in.requestMaxTokens, n)
 			return err
 		}
-		return d.SkipValue()
+		return d.Skip()
 	})
 	return err
 }
 
 func (d *decoder) metadata() (map[string]string, error) {
-	if k := d.PeekKind(); k != '{' {
-		return nil, d.wrong(k, "metadata", "an object of strings")
+	if k := d.Kind(); k != '{' {
+		return nil, d.Wrong(k, "metadata", "an object of strings")
 	}
 	pairs := map[string]string{}
-	_, err := d.members(func(key string) error {
+	_, err := d.Members(func(key string) error {
 		at := "metadata." + key
 		if key == "" || utf8.RuneCountInString(key) > maxMetadataKey {
 			return fail(invalidRequest, `A key in "metadata" must be 1 to %d characters long.`, maxMetadataKey)
 		}
-		if k := d.PeekKind(); k != '"' {
-			return d.wrong(k, at, "a string")
-		}
-		v, err := d.ReadValue()
+		value, err := d.Text(at)
 		if err != nil {
 			return err
 		}
-		value := unquote(v)
 		if utf8.RuneCountInString(value) > maxMetadataValue {
-			return fail(invalidRequest, "The member %s must be at most %d characters long.", clip(at), maxMetadataValue)
+			return fail(invalidRequest, "The member %s must be at most %d characters long.", jsonread.Clip(at), maxMetadataValue)
 		}
 		if len(pairs) == maxMetadata {
 			return fail(invalidRequest, `The member "metadata" must not have more than %d pairs.`, maxMetadata)
@@ -569,29 +369,23 @@ func (d *decoder) metadata() (map[string]string, error) {
 }
 
 func (d *decoder) fallbacks() ([]string, error) {
-	if k := d.PeekKind(); k != '[' {
-		return nil, d.wrong(k, "fallback_models", "a list of strings")
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
+	if k := d.Kind(); k != '[' {
+		return nil, d.Wrong(k, "fallback_models", "a list of strings")
 	}
 	models := []string{} // an empty list asks for no other model, whatever the pool's own list
-	for d.PeekKind() != ']' {
+	_, err := d.List(func(int) error {
 		m, err := d.model("fallback_models")
-		if err != nil {
-			return nil, err
-		}
-		if len(models) == maxFallbacks {
-			return nil, fail(invalidRequest, `The member "fallback_models" must not list more than %d models.`, maxFallbacks)
+		if err == nil && len(models) == maxFallbacks {
+			err = fail(invalidRequest, `The member "fallback_models" must not list more than %d models.`, maxFallbacks)
 		}
 		models = append(models, m)
-	}
-	_, err := d.ReadToken()
+		return err
+	})
 	return models, err
 }
 
 func (d *decoder) customID() (string, error) {
-	id, err := d.str("custom_id", 4*maxCustomID)
+	id, err := d.Word("custom_id", 4*maxCustomID)
 	if err != nil {
 		return "", err
 	}

@@ -11,125 +11,58 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
-
-// The answers are written by hand: a result has to come out byte for byte as
-// the provider sent it, which no marshaller does, and this is the hot path.
-
-// timeFormat is RFC 3339 with the milliseconds that the record has.
-const timeFormat = "2006-01-02T15:04:05.000Z"
-
-// object writes one JSON object, member by member.
-type object struct {
-	b     []byte
-	begun bool
-}
-
-func (o *object) name(name string) {
-	if o.begun {
-		o.b = append(o.b, ',')
-	} else {
-		o.b, o.begun = append(o.b, '{'), true
-	}
-	o.b = append(append(append(o.b, '"'), name...), '"', ':')
-}
-
-func (o *object) end() []byte {
-	if !o.begun {
-		o.b = append(o.b, '{')
-	}
-	return append(o.b, '}')
-}
-
-func (o *object) str(name, v string) { o.name(name); o.b = appendString(o.b, v) }
-
-// optional writes null for "".
-func (o *object) optional(name, v string) {
-	if v == "" {
-		o.null(name)
-		return
-	}
-	o.str(name, v)
-}
-
-func (o *object) num(name string, v int64)    { o.name(name); o.b = strconv.AppendInt(o.b, v, 10) }
-func (o *object) boolean(name string, v bool) { o.name(name); o.b = strconv.AppendBool(o.b, v) }
-func (o *object) null(name string)            { o.raw(name, "null") }
-func (o *object) raw(name string, v string)   { o.name(name); o.b = append(o.b, v...) }
-
-// time writes null for the zero time.
-func (o *object) time(name string, t time.Time) {
-	if t.IsZero() {
-		o.null(name)
-		return
-	}
-	o.name(name)
-	o.b = append(t.UTC().AppendFormat(append(o.b, '"'), timeFormat), '"')
-}
-
-// within runs write on an object inside this one.
-func (o *object) within(name string, write func(*object)) {
-	o.name(name)
-	inner := object{b: o.b}
-	write(&inner)
-	o.b = inner.end()
-}
 
 // job appends a job as callers see it. waiting is nil, or has a zero For, when
 // it waits for nothing.
 func (a *API) job(b []byte, j *tasks.Job, waiting *tasks.Waiting) []byte {
-	o := object{b: b}
-	o.str("id", j.ID)
-	o.str("object", "job")
-	o.str("status", string(j.Status))
-	o.str("model", j.Model)
-	o.str("pool", j.Pool)
-	o.str("priority", string(j.Priority))
-	o.num("attempts", int64(j.Attempts))
-	o.time("created_at", j.CreatedAt)
-	o.time("not_before", j.NotBefore)
-	o.time("deadline", j.Deadline)
-	o.time("started_at", j.StartedAt)
-	o.time("finished_at", j.FinishedAt)
-	o.time("expires_at", j.ExpiresAt)
+	o := jsonwrite.Object{B: b}
+	o.Str("id", j.ID)
+	o.Str("object", "job")
+	o.Str("status", string(j.Status))
+	o.Str("model", j.Model)
+	o.Str("pool", j.Pool)
+	o.Str("priority", string(j.Priority))
+	o.Num("attempts", int64(j.Attempts))
+	o.Time("created_at", j.CreatedAt)
+	o.Time("not_before", j.NotBefore)
+	o.Time("deadline", j.Deadline)
+	o.Time("started_at", j.StartedAt)
+	o.Time("finished_at", j.FinishedAt)
+	o.Time("expires_at", j.ExpiresAt)
 	if waiting == nil || waiting.For == "" {
-		o.null("waiting")
+		o.Null("waiting")
 	} else {
-		o.within("waiting", func(o *object) {
-			o.str("for", string(waiting.For))
-			o.num("position", waiting.Position)
-			o.time("estimated_start_at", wholeSecond(waiting.EstimatedStart))
+		o.Within("waiting", func(o *jsonwrite.Object) {
+			o.Str("for", string(waiting.For))
+			o.Num("position", waiting.Position)
+			o.Time("estimated_start_at", wholeSecond(waiting.EstimatedStart))
 		})
 	}
 	writeOutcome(&o, j)
 	a.writeUpstream(&o, j)
-	o.within("metadata", func(o *object) {
+	o.Within("metadata", func(o *jsonwrite.Object) {
 		for _, key := range slices.Sorted(maps.Keys(j.Metadata)) {
-			if o.begun {
-				o.b = append(o.b, ',')
-			} else {
-				o.b, o.begun = append(o.b, '{'), true
-			}
-			o.b = append(appendString(o.b, key), ':')
-			o.b = appendString(o.b, j.Metadata[key])
+			o.Pair(key, j.Metadata[key])
 		}
 	})
 	if j.Batch != "" {
-		o.str("batch", j.Batch)
-		o.str("custom_id", j.CustomID)
-		o.num("line", int64(j.Line))
+		o.Str("batch", j.Batch)
+		o.Str("custom_id", j.CustomID)
+		o.Num("line", int64(j.Line))
 	}
-	o.within("links", func(o *object) {
+	o.Within("links", func(o *jsonwrite.Object) {
 		self := a.jobURL(j.ID)
-		o.str("self", self)
-		o.str("events", self+"/events")
-		o.str("cancel", self+"/cancel")
+		o.Str("self", self)
+		o.Str("events", self+"/events")
+		o.Str("cancel", self+"/cancel")
 		if j.Batch != "" {
-			o.str("batch", a.batchURL(j.Batch))
+			o.Str("batch", a.batchURL(j.Batch))
 		}
 	})
-	return o.end()
+	return o.End()
 }
 
 // wholeSecond rounds an estimate: it is no more exact, and an entity tag that
@@ -146,105 +79,105 @@ func wholeSecond(t time.Time) time.Time {
 
 // writeOutcome writes result, text, error and usage, as a job and a line of a
 // batch's results both have them.
-func writeOutcome(o *object, j *tasks.Job) {
+func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 	if j.Status == tasks.StatusSucceeded && len(j.Result) > 0 {
-		o.name("result")
-		o.b = append(o.b, j.Result...)
-		o.str("text", tasks.ResultText(j.Result))
+		o.Name("result")
+		o.B = append(o.B, j.Result...)
+		o.Str("text", tasks.ResultText(j.Result))
 	} else {
-		o.null("result")
-		o.null("text")
+		o.Null("result")
+		o.Null("text")
 	}
 	if e := j.Error; e == nil {
-		o.null("error")
+		o.Null("error")
 	} else {
-		o.within("error", func(o *object) {
-			o.str("code", string(e.Code))
-			o.str("message", e.Message)
+		o.Within("error", func(o *jsonwrite.Object) {
+			o.Str("code", string(e.Code))
+			o.Str("message", e.Message)
 			if e.UpstreamStatus == 0 {
-				o.null("upstream_status")
+				o.Null("upstream_status")
 			} else {
-				o.num("upstream_status", int64(e.UpstreamStatus))
+				o.Num("upstream_status", int64(e.UpstreamStatus))
 			}
-			o.boolean("maybe_billed", e.MaybeBilled)
+			o.Bool("maybe_billed", e.MaybeBilled)
 		})
 	}
 	if u := j.Usage; u == nil {
-		o.null("usage")
+		o.Null("usage")
 	} else {
-		o.within("usage", func(o *object) {
-			o.num("input_tokens", u.InputTokens)
-			o.num("output_tokens", u.OutputTokens)
-			o.num("cache_read_input_tokens", u.CacheReadInputTokens)
-			o.num("cache_creation_input_tokens", u.CacheCreationInputTokens)
+		o.Within("usage", func(o *jsonwrite.Object) {
+			o.Num("input_tokens", u.InputTokens)
+			o.Num("output_tokens", u.OutputTokens)
+			o.Num("cache_read_input_tokens", u.CacheReadInputTokens)
+			o.Num("cache_creation_input_tokens", u.CacheCreationInputTokens)
 		})
 	}
 }
 
-func (a *API) writeUpstream(o *object, j *tasks.Job) {
+func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 	provider := j.Provider
 	switch {
 	case provider == "" && len(j.Log) == 0:
-		o.null("upstream")
+		o.Null("upstream")
 		return
 	case provider == "":
 		provider = a.Pools.Provider(j.Pool) // the record has it once an attempt has ended
 	}
-	o.within("upstream", func(o *object) {
-		o.optional("provider", provider)
-		o.name("request_ids")
-		o.b = append(o.b, '[')
+	o.Within("upstream", func(o *jsonwrite.Object) {
+		o.Optional("provider", provider)
+		o.Name("request_ids")
+		o.B = append(o.B, '[')
 		n := 0
 		for i := range j.Log {
 			if id := j.Log[i].RequestID; id != "" {
 				if n++; n > 1 {
-					o.b = append(o.b, ',')
+					o.B = append(o.B, ',')
 				}
-				o.b = appendString(o.b, id)
+				o.B = jsonwrite.AppendString(o.B, id)
 			}
 		}
-		o.b = append(o.b, ']')
-		o.name("attempts")
-		o.b = append(o.b, '[')
+		o.B = append(o.B, ']')
+		o.Name("attempts")
+		o.B = append(o.B, '[')
 		for i := range j.Log {
 			if i > 0 {
-				o.b = append(o.b, ',')
+				o.B = append(o.B, ',')
 			}
-			entry, at := object{b: o.b}, &j.Log[i]
-			entry.num("n", int64(at.N))
-			entry.time("started_at", at.StartedAt)
-			entry.time("ended_at", at.EndedAt)
-			entry.str("outcome", string(at.Outcome))
+			entry, at := jsonwrite.Object{B: o.B}, &j.Log[i]
+			entry.Num("n", int64(at.N))
+			entry.Time("started_at", at.StartedAt)
+			entry.Time("ended_at", at.EndedAt)
+			entry.Str("outcome", string(at.Outcome))
 			if at.Status == 0 {
-				entry.null("status")
+				entry.Null("status")
 			} else {
-				entry.num("status", int64(at.Status))
+				entry.Num("status", int64(at.Status))
 			}
-			entry.optional("request_id", at.RequestID)
-			entry.optional("model", at.Model)
-			entry.boolean("maybe_billed", at.MaybeBilled)
-			o.b = entry.end()
+			entry.Optional("request_id", at.RequestID)
+			entry.Optional("model", at.Model)
+			entry.Bool("maybe_billed", at.MaybeBilled)
+			o.B = entry.End()
 		}
-		o.b = append(o.b, ']')
+		o.B = append(o.B, ']')
 	})
 }
 
 // resultLine appends a finished job in the form of the run command's output,
 // which has the digest of what was asked as well; "" leaves it out.
 func resultLine(b []byte, j *tasks.Job, digest string) []byte {
-	o := object{b: b}
-	o.str("custom_id", j.CustomID)
-	o.num("line", int64(j.Line))
-	o.str("id", j.ID)
-	o.str("status", string(j.Status))
+	o := jsonwrite.Object{B: b}
+	o.Str("custom_id", j.CustomID)
+	o.Num("line", int64(j.Line))
+	o.Str("id", j.ID)
+	o.Str("status", string(j.Status))
 	single := *j
 	single.Result = oneLine(j.Result)
 	writeOutcome(&o, &single)
-	o.num("attempts", int64(j.Attempts))
+	o.Num("attempts", int64(j.Attempts))
 	if digest != "" {
-		o.str("digest", digest)
+		o.Str("digest", digest)
 	}
-	return append(o.end(), '\n')
+	return append(o.End(), '\n')
 }
 
 // oneLine returns a JSON value without line breaks between its tokens. Strings
@@ -261,31 +194,31 @@ func oneLine(v []byte) []byte {
 }
 
 func (a *API) batch(b []byte, g *tasks.Batch) []byte {
-	o := object{b: b}
-	o.str("id", g.ID)
-	o.str("object", "batch")
-	o.str("status", string(g.Status))
-	o.within("counts", func(o *object) {
-		o.num("total", g.Counts.Total)
-		o.num("queued", g.Counts.Queued)
-		o.num("running", g.Counts.Running)
-		o.num("succeeded", g.Counts.Succeeded)
-		o.num("failed", g.Counts.Failed)
-		o.num("canceled", g.Counts.Canceled)
-		o.num("expired", g.Counts.Expired)
+	o := jsonwrite.Object{B: b}
+	o.Str("id", g.ID)
+	o.Str("object", "batch")
+	o.Str("status", string(g.Status))
+	o.Within("counts", func(o *jsonwrite.Object) {
+		o.Num("total", g.Counts.Total)
+		o.Num("queued", g.Counts.Queued)
+		o.Num("running", g.Counts.Running)
+		o.Num("succeeded", g.Counts.Succeeded)
+		o.Num("failed", g.Counts.Failed)
+		o.Num("canceled", g.Counts.Canceled)
+		o.Num("expired", g.Counts.Expired)
 	})
-	o.time("created_at", g.CreatedAt)
-	o.time("ended_at", g.EndedAt)
-	o.time("expires_at", g.ExpiresAt)
-	o.time("estimated_end_at", a.estimatedEnd(g))
-	o.within("links", func(o *object) {
+	o.Time("created_at", g.CreatedAt)
+	o.Time("ended_at", g.EndedAt)
+	o.Time("expires_at", g.ExpiresAt)
+	o.Time("estimated_end_at", a.estimatedEnd(g))
+	o.Within("links", func(o *jsonwrite.Object) {
 		self := a.batchURL(g.ID)
-		o.str("self", self)
-		o.str("results", self+"/results")
-		o.str("cancel", self+"/cancel")
-		o.str("jobs", a.base+"/v1/jobs?batch="+url.QueryEscape(g.ID))
+		o.Str("self", self)
+		o.Str("results", self+"/results")
+		o.Str("cancel", self+"/cancel")
+		o.Str("jobs", a.base+"/v1/jobs?batch="+url.QueryEscape(g.ID))
 	})
-	return o.end()
+	return o.End()
 }
 
 // estimatedEnd takes it that the rest goes at the pace of what is done; zero
@@ -309,11 +242,11 @@ func (a *API) jobETag(j *tasks.Job, w *tasks.Waiting) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(a.base))
 	if w != nil && w.For != "" {
-		o := object{}
-		o.str("for", string(w.For))
-		o.num("position", w.Position)
-		o.time("at", wholeSecond(w.EstimatedStart))
-		_, _ = h.Write(o.b)
+		o := jsonwrite.Object{}
+		o.Str("for", string(w.For))
+		o.Num("position", w.Position)
+		o.Time("at", wholeSecond(w.EstimatedStart))
+		_, _ = h.Write(o.B)
 	}
 	return `"` + strconv.FormatInt(j.Version, 10) + "-" + strconv.FormatUint(h.Sum64(), 36) + `"`
 }
@@ -329,26 +262,26 @@ func (a *API) jobURL(id string) string   { return a.base + "/v1/jobs/" + id }
 func (a *API) batchURL(id string) string { return a.base + "/v1/batches/" + id }
 
 func appendPool(b []byte, p *tasks.PoolStatus) []byte {
-	o := object{b: b}
-	o.str("name", p.Name)
-	o.str("state", string(p.State))
-	o.time("since", p.Since)
-	o.optional("reason", p.Reason)
-	o.optional("paused_by", p.PausedBy)
-	o.time("expected_resume_at", p.ExpectedResumeAt)
-	o.num("queued", p.Queued)
-	o.num("running", p.Running)
-	o.time("oldest_queued_at", p.OldestQueuedAt)
-	o.within("allowance", func(o *object) {
+	o := jsonwrite.Object{B: b}
+	o.Str("name", p.Name)
+	o.Str("state", string(p.State))
+	o.Time("since", p.Since)
+	o.Optional("reason", p.Reason)
+	o.Optional("paused_by", p.PausedBy)
+	o.Time("expected_resume_at", p.ExpectedResumeAt)
+	o.Num("queued", p.Queued)
+	o.Num("running", p.Running)
+	o.Time("oldest_queued_at", p.OldestQueuedAt)
+	o.Within("allowance", func(o *jsonwrite.Object) {
 		for _, a := range p.Allowance {
-			o.within(string(a.Dimension), func(o *object) {
-				o.num("limit", a.Limit)
-				o.name("used")
-				o.b = strconv.AppendFloat(o.b, min(max(a.Used, 0), 1), 'f', 4, 64)
+			o.Within(string(a.Dimension), func(o *jsonwrite.Object) {
+				o.Num("limit", a.Limit)
+				o.Name("used")
+				o.B = strconv.AppendFloat(o.B, min(max(a.Used, 0), 1), 'f', 4, 64)
 			})
 		}
 	})
-	return o.end()
+	return o.End()
 }
 
 func appendPools(b []byte, pools []tasks.PoolStatus) []byte {

@@ -12,6 +12,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -80,8 +82,8 @@ func decodeObject(c echo.Context, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := checkDepth(body); err != nil {
-		return err
+	if err := jsonread.Depth(body); err != nil {
+		return told(err)
 	}
 	var bad *jsontext.SyntacticError
 	switch err := json.Unmarshal(body, v, json.RejectUnknownMembers(true)); {
@@ -380,7 +382,7 @@ func (a *API) listDeliveries(c echo.Context) error {
 	b = strconv.AppendBool(append(b, `],"has_more":`...), page.HasMore)
 	b = append(b, `,"next":`...)
 	if page.HasMore {
-		b = appendString(b, page.Next)
+		b = jsonwrite.AppendString(b, page.Next)
 	} else {
 		b = append(b, "null"...)
 	}
@@ -421,11 +423,11 @@ func (a *API) answerSecret(c echo.Context, ask func(Webhooks, context.Context, s
 	if err != nil {
 		return err
 	}
-	o := object{}
-	o.str("object", "signing_secret")
-	o.str("secret", k.Secret)
-	o.time("previous_valid_until", a.oldUntil(k))
-	writeJSON(c.Response(), http.StatusOK, append(o.end(), '\n'))
+	o := jsonwrite.Object{}
+	o.Str("object", "signing_secret")
+	o.Str("secret", k.Secret)
+	o.Time("previous_valid_until", a.oldUntil(k))
+	writeJSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
 }
 
@@ -441,77 +443,77 @@ func (a *API) endpointURL(id string) string { return a.base + "/v1/webhook-endpo
 
 // endpoint appends an endpoint as its owner sees it; its secret only when it is new.
 func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
-	o := object{b: b}
-	o.str("id", e.ID)
-	o.str("object", "webhook_endpoint")
-	o.str("url", e.URL)
-	o.name("events")
-	o.b = append(o.b, '[')
+	o := jsonwrite.Object{B: b}
+	o.Str("id", e.ID)
+	o.Str("object", "webhook_endpoint")
+	o.Str("url", e.URL)
+	o.Name("events")
+	o.B = append(o.B, '[')
 	for i, t := range e.Events {
 		if i > 0 {
-			o.b = append(o.b, ',')
+			o.B = append(o.B, ',')
 		}
-		o.b = appendString(o.b, t)
+		o.B = jsonwrite.AppendString(o.B, t)
 	}
-	o.b = append(o.b, ']')
-	o.boolean("include_result", e.IncludeResult)
-	o.num("max_per_second", int64(e.MaxPerSecond))
-	o.str("signature", e.Signature)
+	o.B = append(o.B, ']')
+	o.Bool("include_result", e.IncludeResult)
+	o.Num("max_per_second", int64(e.MaxPerSecond))
+	o.Str("signature", e.Signature)
 	format := formatSluice
 	if e.OpenAI {
 		format = formatOpenAI
 	}
-	o.str("format", format)
+	o.Str("format", format)
 	if secret {
-		o.str("secret", e.Keys.Secret)
+		o.Str("secret", e.Keys.Secret)
 	}
-	o.optional("public_key", a.Webhooks.PublicKey(e.Keys))
-	o.time("previous_secret_valid_until", a.oldUntil(e.Keys))
-	o.boolean("disabled", !e.DisabledAt.IsZero())
-	o.time("disabled_at", e.DisabledAt)
-	o.optional("disabled_reason", e.DisabledReason)
-	o.time("failing_since", e.FailingSince)
-	o.time("created_at", e.CreatedAt)
-	o.within("links", func(o *object) {
-		o.str("self", a.endpointURL(e.ID))
-		o.str("deliveries", a.endpointURL(e.ID)+"/deliveries")
+	o.Optional("public_key", a.Webhooks.PublicKey(e.Keys))
+	o.Time("previous_secret_valid_until", a.oldUntil(e.Keys))
+	o.Bool("disabled", !e.DisabledAt.IsZero())
+	o.Time("disabled_at", e.DisabledAt)
+	o.Optional("disabled_reason", e.DisabledReason)
+	o.Time("failing_since", e.FailingSince)
+	o.Time("created_at", e.CreatedAt)
+	o.Within("links", func(o *jsonwrite.Object) {
+		o.Str("self", a.endpointURL(e.ID))
+		o.Str("deliveries", a.endpointURL(e.ID)+"/deliveries")
 	})
-	return o.end()
+	return o.End()
 }
 
 func appendDelivery(b []byte, d *tasks.Delivery) []byte {
-	o := object{b: b}
-	o.str("id", d.ID)
-	o.str("object", "delivery")
-	o.str("event_id", d.Event)
-	o.str("type", d.Type)
-	o.str("about", d.Object)
-	o.optional("endpoint", d.Endpoint)
-	o.str("status", string(d.Status))
-	o.optional("reason", d.Reason)
-	o.num("attempts", int64(d.Attempts))
-	o.time("created_at", d.CreatedAt)
-	o.time("delivered_at", d.DeliveredAt)
-	o.time("next_attempt_at", d.DueAt)
-	o.name("log")
-	o.b = append(o.b, '[')
+	o := jsonwrite.Object{B: b}
+	o.Str("id", d.ID)
+	o.Str("object", "delivery")
+	o.Str("event_id", d.Event)
+	o.Str("type", d.Type)
+	o.Str("about", d.Object)
+	o.Optional("endpoint", d.Endpoint)
+	o.Str("status", string(d.Status))
+	o.Optional("reason", d.Reason)
+	o.Num("attempts", int64(d.Attempts))
+	o.Time("created_at", d.CreatedAt)
+	o.Time("delivered_at", d.DeliveredAt)
+	o.Time("next_attempt_at", d.DueAt)
+	o.Name("log")
+	o.B = append(o.B, '[')
 	for i := range d.Log {
 		if i > 0 {
-			o.b = append(o.b, ',')
+			o.B = append(o.B, ',')
 		}
 		at := &d.Log[i]
-		l := object{b: o.b}
-		l.time("at", at.At)
-		l.str("outcome", at.Outcome)
+		l := jsonwrite.Object{B: o.B}
+		l.Time("at", at.At)
+		l.Str("outcome", at.Outcome)
 		if at.Status == 0 {
-			l.null("status")
+			l.Null("status")
 		} else {
-			l.num("status", int64(at.Status))
+			l.Num("status", int64(at.Status))
 		}
-		l.num("latency_ms", at.Latency.Milliseconds())
-		l.str("answer", at.Answer)
-		o.b = l.end()
+		l.Num("latency_ms", at.Latency.Milliseconds())
+		l.Str("answer", at.Answer)
+		o.B = l.End()
 	}
-	o.b = append(o.b, ']')
-	return o.end()
+	o.B = append(o.B, ']')
+	return o.End()
 }

@@ -24,6 +24,8 @@ var mayImport = map[string][]string{
 	"/tasks/redisd":    {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest": {redisClient},
 	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},
+	"/api/jsonread":    {jsonLib},
+	"/api/jsonwrite":   {jsonLib},
 	"/api/auth":        {jsonLib, "github.com/golang-jwt/jwt/v5"},
 	"/api/quota":       {"/tasks", "/tasks/gather", redisClient},
 	"/worker":          {"/tasks", "/tasks/pipeline", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
