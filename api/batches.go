@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -139,7 +139,7 @@ func (a *API) replayBatch(c echo.Context, in *intake, body io.Reader, media stri
 	g, err := a.Batches.Batch(ctx, in.tenant, prior.ID)
 	if err != nil {
 		if errors.Is(err, tasks.ErrNotFound) {
-			return fail(notFound, "The batch of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+			return fault.Fail(fault.NotFound, "The batch of this Idempotency-Key has outlived its time; send it with another key to run it again.")
 		}
 		return err
 	}
@@ -210,7 +210,7 @@ func (in *intake) read(ctx context.Context, body io.Reader, media string) (err e
 		return err
 	}
 	if len(in.seen) == 0 {
-		return fail(invalidRequest, "The batch has no jobs.")
+		return fault.Fail(fault.InvalidRequest, "The batch has no jobs.")
 	}
 	return in.stage(ctx)
 }
@@ -220,9 +220,9 @@ func (in *intake) take(ctx context.Context, line int, raw []byte) error {
 	raw = bytes.Clone(raw)
 	job, err := in.decode(ctx, line, raw)
 	if err != nil {
-		var p *problem
+		var p *fault.Fault
 		if errors.As(err, &p) {
-			return p.onLine(line)
+			return p.OnLine(line)
 		}
 		return err
 	}
@@ -253,7 +253,7 @@ func (in *intake) decode(ctx context.Context, line int, raw []byte) (tasks.Job, 
 		job.CustomID = strconv.Itoa(line)
 	}
 	if first, twice := in.seen[job.CustomID]; twice {
-		return job, fail(invalidRequest, `The "custom_id" is that of line %d already.`, first)
+		return job, fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
 	}
 	in.seen[job.CustomID] = line
 	if err := in.api.place(&job); err != nil {
@@ -299,25 +299,18 @@ func (in *intake) staged() error {
 	return err
 }
 
-// onLine says on which line of a batch the fault is.
-func (p *problem) onLine(line int) *problem {
-	on := *p
-	on.line, on.detail = line, fmt.Sprintf("Line %d: %s", line, p.detail)
-	return &on
-}
-
 // readError is the failure of a body to arrive, as opposed to what is in it.
 type readError struct{ err error }
 
 func (e *readError) Error() string { return "read the body: " + e.err.Error() }
 func (e *readError) Unwrap() error { return e.err }
 
-func tooManyLines(most int) *problem {
-	return fail(bodyTooLarge, "A batch must not have more than %d jobs.", most)
+func tooManyLines(most int) *fault.Fault {
+	return fault.Fail(fault.BodyTooLarge, "A batch must not have more than %d jobs.", most)
 }
 
-func lineTooLong(line int, most int64) *problem {
-	return fail(bodyTooLarge, "A job must not be longer than %d bytes.", most).onLine(line)
+func lineTooLong(line int, most int64) *fault.Fault {
+	return fault.Fail(fault.BodyTooLarge, "A job must not be longer than %d bytes.", most).OnLine(line)
 }
 
 // readLines calls each with every line of an NDJSON body that is not blank, and
@@ -344,7 +337,7 @@ func readLines(body io.Reader, longest int64, most int, each func(line int, raw 
 		}
 		if raw = bytes.Trim(raw, " \t\r\n"); len(raw) > 0 {
 			if jobs++; jobs > most {
-				return tooManyLines(most).onLine(line)
+				return tooManyLines(most).OnLine(line)
 			}
 			if err := each(line, raw); err != nil {
 				return err
@@ -365,30 +358,30 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 	meter := &meter{r: body, left: 2*longest + 1<<20}
 	d := jsontext.NewDecoder(meter)
 	line := 0
-	fault := func(err error) error {
+	broken := func(err error) error {
 		if errors.Is(err, errTooLong) && meter.left < 0 {
 			return lineTooLong(line+1, longest)
 		}
 		if meter.err != nil {
 			return &readError{meter.err}
 		}
-		p := fail(invalidJSON, "%s", jsonread.Syntax(err).Detail)
+		p := fault.Fail(fault.InvalidJSON, "%s", jsonread.Syntax(err).Detail)
 		if d.StackDepth() > 1 { // within "jobs"
-			return p.onLine(line + 1)
+			return p.OnLine(line + 1)
 		}
 		return p
 	}
-	form := fail(invalidRequest, `The body must be an object of the form {"jobs":[…]}.`)
+	form := fault.Fail(fault.InvalidRequest, `The body must be an object of the form {"jobs":[…]}.`)
 	if k := d.PeekKind(); k != '{' && k != 0 {
 		return form
 	}
 	if _, err := d.ReadToken(); err != nil {
-		return fault(err)
+		return broken(err)
 	}
 	for d.PeekKind() == '"' {
 		raw, err := d.ReadValue()
 		if err != nil {
-			return fault(err)
+			return broken(err)
 		}
 		if name := jsonread.Unquote(raw); name != "jobs" {
 			return told(jsonread.Unknown(name))
@@ -397,36 +390,36 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 			return form
 		}
 		if _, err := d.ReadToken(); err != nil {
-			return fault(err)
+			return broken(err)
 		}
 		for d.PeekKind() != ']' {
 			meter.left = 2*longest + 1<<20
 			raw, err := d.ReadValue()
 			if err != nil {
-				return fault(err)
+				return broken(err)
 			}
 			if int64(len(raw)) > longest {
 				return lineTooLong(line+1, longest)
 			}
 			if line++; line > most {
-				return tooManyLines(most).onLine(line)
+				return tooManyLines(most).OnLine(line)
 			}
 			if err := each(line, raw); err != nil {
 				return err
 			}
 		}
 		if _, err := d.ReadToken(); err != nil {
-			return fault(err)
+			return broken(err)
 		}
 	}
 	if _, err := d.ReadToken(); err != nil {
-		return fault(err)
+		return broken(err)
 	}
 	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) || meter.err != nil {
 		if meter.err != nil {
 			return &readError{meter.err}
 		}
-		return fail(invalidJSON, "Something follows the JSON object.")
+		return fault.Fail(fault.InvalidJSON, "Something follows the JSON object.")
 	}
 	return nil
 }

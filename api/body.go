@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/api/fault"
 )
 
 // bodySilence is how long an upload of a batch may stand still.
@@ -31,8 +33,8 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 		media, params, err := mime.ParseMediaType(field)
 		charset := params["charset"]
 		if err != nil || !slices.Contains(types, media) || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
-			p := fail(unsupportedMedia, "The Content-Type must be %s, in UTF-8.", strings.Join(types, " or "))
-			p.header = http.Header{"Accept": {strings.Join(types, ", ")}}
+			p := fault.Fail(fault.UnsupportedMedia, "The Content-Type must be %s, in UTF-8.", strings.Join(types, " or "))
+			p.Header = http.Header{"Accept": {strings.Join(types, ", ")}}
 			return nil, "", p
 		}
 		mediaType = media
@@ -49,8 +51,8 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 		}
 		return &capped{r: z, left: limit}, mediaType, nil
 	}
-	p := fail(unsupportedMedia, "The Content-Encoding must be gzip or identity.")
-	p.header = http.Header{"Accept-Encoding": {"gzip"}}
+	p := fault.Fail(fault.UnsupportedMedia, "The Content-Encoding must be gzip or identity.")
+	p.Header = http.Header{"Accept-Encoding": {"gzip"}}
 	return nil, "", p
 }
 
@@ -71,8 +73,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 	return b.Bytes(), nil
 }
 
-func tooLong(limit int64) *problem {
-	return fail(bodyTooLarge, "The body must not be longer than %d bytes, before and after decompression.", limit)
+func tooLong(limit int64) *fault.Fault {
+	return fault.Fail(fault.BodyTooLarge, "The body must not be longer than %d bytes, before and after decompression.", limit)
 }
 
 // bodyError is the problem with a body that could not be read to its end.
@@ -82,14 +84,14 @@ func bodyError(err error, limit int64) error {
 	case errors.As(err, &tooBig), errors.Is(err, errTooLong):
 		return tooLong(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fail(requestTimeout, "The body did not arrive in time.")
+		return fault.Fail(fault.RequestTimeout, "The body did not arrive in time.")
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isCorrupt(err):
-		return fail(invalidRequest, "The body is not valid gzip.")
+		return fault.Fail(fault.InvalidRequest, "The body is not valid gzip.")
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return fail(invalidRequest, "The body ends too early.")
+		return fault.Fail(fault.InvalidRequest, "The body ends too early.")
 	}
 	// The connection broke: nobody will read the answer.
-	return fail(invalidRequest, "The body could not be read.")
+	return fault.Fail(fault.InvalidRequest, "The body could not be read.")
 }
 
 // capped fails with errTooLong once more than left bytes were there.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -87,8 +88,8 @@ func (a *API) jobEvents(c echo.Context) error {
 	}
 	at.done = false
 	if !a.waits.take(x.caller.Tenant) {
-		p := fail(tooManyStreams, "The tenant holds %d requests open.", a.MaxWaits)
-		p.retryAfter = reconnectAfter
+		p := fault.Fail(fault.TooManyStreams, "The tenant holds %d requests open.", a.MaxWaits)
+		p.RetryAfter = reconnectAfter
 		return p
 	}
 	defer a.waits.give(x.caller.Tenant)

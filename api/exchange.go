@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/fault"
 )
 
 // exchange is what is known of one request while it is answered.
@@ -92,7 +93,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			if c.Response().Committed {
 				panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 			}
-			a.answerError(fail(internal, "The cause is in the server's log under this request id."), c)
+			a.answerError(fault.Fail(fault.Internal, "The cause is in the server's log under this request id."), c)
 		}()
 		if err := next(c); err != nil {
 			if errors.Is(err, echo.ErrNotFound) {
@@ -133,22 +134,22 @@ func (a *API) scope(scope string) echo.MiddlewareFunc {
 			r := c.Request()
 			raw, err := auth.Bearer(r.Header)
 			if errors.Is(err, auth.ErrMissing) {
-				return challenge(`Bearer realm="sluice"`, unauthorized, "The Authorization header is missing.")
+				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "The Authorization header is missing.")
 			}
 			if err != nil {
-				return challenge(`Bearer realm="sluice"`, unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
+				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
 			}
 			caller, err := a.Verifier.Verify(r.Context(), raw)
 			if errors.Is(err, auth.ErrUnavailable) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
 			}
 			if err != nil || caller.Tenant == "" {
-				return challenge(`Bearer realm="sluice", error="invalid_token"`, unauthorized, "The token is not valid.")
+				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, "The token is not valid.")
 			}
 			exchangeOf(c).caller = caller
 			if scope != "" && !caller.Has(scope) {
 				return challenge(`Bearer realm="sluice", error="insufficient_scope", scope="`+scope+`"`,
-					forbidden, "The token lacks the scope "+scope+".")
+					fault.Forbidden, "The token lacks the scope "+scope+".")
 			}
 			return next(c)
 		}
@@ -156,8 +157,8 @@ func (a *API) scope(scope string) echo.MiddlewareFunc {
 }
 
 // challenge is a problem with a WWW-Authenticate header.
-func challenge(header, code, detail string) *problem {
-	p := fail(code, "%s", detail)
-	p.header = http.Header{"Www-Authenticate": {header}}
+func challenge(header, code, detail string) *fault.Fault {
+	p := fault.Fail(code, "%s", detail)
+	p.Header = http.Header{"Www-Authenticate": {header}}
 	return p
 }

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -19,8 +20,8 @@ func (a *API) Routes() []string {
 // Codes lists the problem codes.
 func Codes() []string {
 	var list []string
-	for _, k := range kinds() {
-		list = append(list, k.code)
+	for _, k := range fault.Kinds() {
+		list = append(list, k.Code)
 	}
 	return list
 }
@@ -30,7 +31,7 @@ func Decode(body []byte, inBatch bool, now time.Time) (job tasks.Job, status int
 	s, err := decodeSubmit(body, inBatch, now)
 	if err != nil {
 		k, p := classify(err)
-		return tasks.Job{}, k.status, p.detail
+		return tasks.Job{}, k.Status, p.Detail
 	}
 	return s.job, 0, ""
 }
@@ -44,5 +45,5 @@ var (
 // StatusOf returns the status that an error is answered with.
 func StatusOf(err error) int {
 	k, _ := classify(err)
-	return k.status
+	return k.Status
 }

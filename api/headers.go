@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/quota"
 )
 
@@ -25,14 +26,14 @@ func idempotencyKey(h http.Header) (string, error) {
 		return "", nil
 	}
 	if len(values) > 1 {
-		return "", fail(invalidRequest, "There is more than one Idempotency-Key header.")
+		return "", fault.Fail(fault.InvalidRequest, "There is more than one Idempotency-Key header.")
 	}
 	key := values[0]
 	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
 		key = key[1 : len(key)-1]
 	}
 	if key == "" || len(key) > maxKey || !isVisible(key) {
-		return "", fail(invalidRequest, "The Idempotency-Key must be 1 to %d visible ASCII characters.", maxKey)
+		return "", fault.Fail(fault.InvalidRequest, "The Idempotency-Key must be 1 to %d visible ASCII characters.", maxKey)
 	}
 	return key, nil
 }
@@ -82,11 +83,11 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, fail(invalidRequest, "The query is malformed.")
+		return nil, fault.Fail(fault.InvalidRequest, "The query is malformed.")
 	}
 	for _, name := range names {
 		if len(q[name]) > 1 {
-			return nil, fail(invalidRequest, "The query parameter %q is given more than once.", name)
+			return nil, fault.Fail(fault.InvalidRequest, "The query parameter %q is given more than once.", name)
 		}
 	}
 	return q, nil
@@ -98,7 +99,7 @@ func queryInt(q url.Values, name string, absent, least, most int) (int, error) {
 	}
 	n, err := strconv.Atoi(q.Get(name))
 	if err != nil || n < least || n > most {
-		return 0, fail(invalidRequest, "The query parameter %q must be a whole number from %d to %d.", name, least, most)
+		return 0, fault.Fail(fault.InvalidRequest, "The query parameter %q must be a whole number from %d to %d.", name, least, most)
 	}
 	return n, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/api/quota"
@@ -122,12 +123,12 @@ func (a *API) submitJob(c echo.Context) error {
 func (a *API) place(job *tasks.Job) error {
 	pool, ok := a.Pools.Match(job.Model)
 	if !ok {
-		return fail(modelNotFound, `No pool serves the model in "model".`)
+		return fault.Fail(fault.ModelNotFound, `No pool serves the model in "model".`)
 	}
 	job.Pool = pool
 	for _, model := range job.Fallback {
 		if _, ok := a.Pools.Match(model); !ok {
-			return fail(modelNotFound, `No pool serves one of the models in "fallback_models".`)
+			return fault.Fail(fault.ModelNotFound, `No pool serves one of the models in "fallback_models".`)
 		}
 	}
 	return nil
@@ -163,8 +164,8 @@ func (a *API) reachable(ctx context.Context, job *tasks.Job) error {
 	if late <= estimateSpare {
 		return nil
 	}
-	p := fail(deadlineUnreachable, `The queue is longer than the time to "deadline".`)
-	p.retryAfter = late
+	p := fault.Fail(fault.DeadlineUnreachable, `The queue is longer than the time to "deadline".`)
+	p.RetryAfter = late
 	return p
 }
 
@@ -192,7 +193,7 @@ func (a *API) checkWebhookURL(ctx context.Context, url string) error {
 	}
 	if a.CheckWebhookURL == nil {
 		if !strings.HasPrefix(strings.ToLower(url), "https:") {
-			return fail(webhookURLRefused, `The member "webhook_url" must be an https address.`)
+			return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an https address.`)
 		}
 		return nil
 	}
@@ -201,7 +202,7 @@ func (a *API) checkWebhookURL(ctx context.Context, url string) error {
 			return ctx.Err()
 		}
 		// The reason could tell what a name means inside our network.
-		return fail(webhookURLRefused, `The address in "webhook_url" must not be called.`)
+		return fault.Fail(fault.WebhookURLRefused, `The address in "webhook_url" must not be called.`)
 	}
 	return nil
 }
@@ -348,7 +349,7 @@ func loadAnswer(saved []byte) (ans answer, ok bool) {
 // job that is no more nobody is told that it was accepted.
 func (a *API) replay(c echo.Context, accepted tasks.Accepted) (done bool, err error) {
 	if accepted.Job.ID == "" || accepted.Job.Status == "" {
-		return true, fail(notFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+		return true, fault.Fail(fault.NotFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
 	}
 	if ans, ok := loadAnswer(accepted.Answer); ok {
 		return true, ans.write(c)
@@ -445,13 +446,13 @@ func (a *API) listJobs(c echo.Context) error {
 	}
 	switch {
 	case f.Status != "" && !f.Status.Valid():
-		return fail(invalidRequest, `The query parameter "status" must be a job's status.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a job's status.`)
 	case f.Batch != "" && !isObjectID(f.Batch, "batch_"):
-		return fail(invalidRequest, `The query parameter "batch" must be a batch's id.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "batch" must be a batch's id.`)
 	case f.After != "" && !isObjectID(f.After, "job_"):
-		return fail(invalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
 	case len(f.Model) > maxModel:
-		return fail(invalidRequest, `The query parameter "model" is too long.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "model" is too long.`)
 	}
 	page, err := a.Jobs.Jobs(ctx, f)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -55,9 +56,9 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 		}
 		return each(job)
 	})
-	var p *problem
+	var p *fault.Fault
 	if errors.As(err, &p) { // longer or more than is read
-		return &LineFault{Line: p.line, Detail: strings.TrimPrefix(p.detail, fmt.Sprintf("Line %d: ", p.line))}
+		return &LineFault{Line: p.Line, Detail: strings.TrimPrefix(p.Detail, fmt.Sprintf("Line %d: ", p.Line))}
 	}
 	return err
 }
@@ -66,9 +67,9 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 func (l Lines) decode(line int, raw []byte, seen map[string]int) (tasks.Job, error) {
 	s, err := decode(bytes.Clone(raw), true, l.Model, l.Now())
 	if err != nil {
-		var p *problem
+		var p *fault.Fault
 		if errors.As(err, &p) {
-			return tasks.Job{}, &LineFault{Line: line, Detail: p.detail, Unserved: p.detail == modelMissing}
+			return tasks.Job{}, &LineFault{Line: line, Detail: p.Detail, Unserved: p.Detail == modelMissing}
 		}
 		return tasks.Job{}, err
 	}

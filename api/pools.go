@@ -7,6 +7,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
@@ -145,14 +146,14 @@ func pauseReason(c echo.Context) (reason string, err error) {
 		return "", told(err)
 	}
 	if k := r.Kind(); k != '{' && k != 0 {
-		return "", fail(invalidRequest, "The body must be a JSON object.")
+		return "", fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
 	}
 	_, err = r.Members(func(name string) (err error) {
 		if name != "reason" {
 			return jsonread.Unknown(name)
 		}
 		if reason, err = r.Text(name); err == nil && utf8.RuneCountInString(reason) > tasks.MaxReason {
-			err = fail(invalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
+			err = fault.Fail(fault.InvalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
 		}
 		return err
 	})

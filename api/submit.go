@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -51,7 +52,7 @@ type submission struct {
 // request keeps pointing into body. It reads each byte once: values are checked
 // as they go by.
 //
-// It fails with a *problem whose detail names the member at fault.
+// It fails with a *fault.Fault whose detail names the member at fault.
 func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) {
 	return decode(body, inBatch, "", now)
 }
@@ -78,9 +79,9 @@ func told(err error) error {
 	case !errors.As(err, &e):
 		return err
 	case e.Syntax:
-		return fail(invalidJSON, "%s", e.Detail)
+		return fault.Fail(fault.InvalidJSON, "%s", e.Detail)
 	}
-	return fail(invalidRequest, "%s", e.Detail)
+	return fault.Fail(fault.InvalidRequest, "%s", e.Detail)
 }
 
 // decoder reads a submit body member by member.
@@ -101,7 +102,7 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 				return s, err
 			}
 		}
-		return s, fail(invalidRequest, "The body must be a JSON object.")
+		return s, fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
 	}
 	job := &s.job
 	var in input
@@ -118,7 +119,7 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 			}
 			in.prompt, err = d.Raw()
 			if err == nil && len(in.prompt) == 2 {
-				err = fail(invalidRequest, "The member %q must not be empty.", name)
+				err = fault.Fail(fault.InvalidRequest, "The member %q must not be empty.", name)
 			}
 		case "messages":
 			in.messages, err = d.messages()
@@ -132,7 +133,7 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 			var word string
 			if word, err = d.Word(name, 16); err == nil {
 				if job.Priority = tasks.Priority(word); !job.Priority.Valid() {
-					err = fail(invalidRequest, `The member "priority" must be "high", "normal" or "low".`)
+					err = fault.Fail(fault.InvalidRequest, `The member "priority" must be "high", "normal" or "low".`)
 				}
 			}
 		case "not_before":
@@ -147,7 +148,7 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 			job.Fallback, err = d.fallbacks()
 		case "custom_id":
 			if !inBatch {
-				return fail(invalidRequest, `The member "custom_id" belongs to a line of a batch.`)
+				return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
 			}
 			s.customID, err = d.customID()
 		default:
@@ -187,10 +188,10 @@ func (in *input) settle(job *tasks.Job, model string) error {
 		}
 	}
 	if forms != 1 {
-		return fail(invalidRequest, `Exactly one of the members "prompt", "messages" and "request" must be given.`)
+		return fault.Fail(fault.InvalidRequest, `Exactly one of the members "prompt", "messages" and "request" must be given.`)
 	}
 	if in.system != nil && in.messages == nil {
-		return fail(invalidRequest, `The member "system" goes with "messages".`)
+		return fault.Fail(fault.InvalidRequest, `The member "system" goes with "messages".`)
 	}
 	r := &job.Request
 	switch {
@@ -209,19 +210,19 @@ func (in *input) settle(job *tasks.Job, model string) error {
 		if job.Model == "" {
 			job.Model = in.requestModel
 		} else if in.requestModel != "" && in.requestModel != job.Model {
-			return fail(invalidRequest, `The members "model" and "request.model" differ.`)
+			return fault.Fail(fault.InvalidRequest, `The members "model" and "request.model" differ.`)
 		}
 		if r.MaxTokens == 0 {
 			r.MaxTokens = in.requestMaxTokens
 		} else if in.requestMaxTokens != 0 && in.requestMaxTokens != r.MaxTokens {
-			return fail(invalidRequest, `The member "max_tokens" differs from that of "request".`)
+			return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from that of "request".`)
 		}
 	}
 	if job.Model == "" {
 		job.Model = model
 	}
 	if job.Model == "" {
-		return fail(invalidRequest, modelMissing)
+		return fault.Fail(fault.InvalidRequest, modelMissing)
 	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = defaultMaxTokens
@@ -235,10 +236,10 @@ func checkTimes(job *tasks.Job, now time.Time) error {
 		return nil
 	}
 	if !job.Deadline.After(now) {
-		return fail(impossible, `The member "deadline" is in the past.`)
+		return fault.Fail(fault.ImpossibleTime, `The member "deadline" is in the past.`)
 	}
 	if !job.NotBefore.IsZero() && !job.Deadline.After(job.NotBefore) {
-		return fail(impossible, `The member "deadline" is not after "not_before".`)
+		return fault.Fail(fault.ImpossibleTime, `The member "deadline" is not after "not_before".`)
 	}
 	return nil
 }
@@ -247,7 +248,7 @@ func checkTimes(job *tasks.Job, now time.Time) error {
 func checkURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !isVisible(raw) {
-		return fail(webhookURLRefused, `The member "webhook_url" must be an absolute https address without user information and fragment.`)
+		return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an absolute https address without user information and fragment.`)
 	}
 	return nil
 }
@@ -259,7 +260,7 @@ func (d *decoder) model(name string) (string, error) {
 	}
 	for i := range len(m) {
 		if m[i] < ' ' || m[i] == 0x7f {
-			return "", fail(invalidRequest, "The member %q must not hold control characters.", name)
+			return "", fault.Fail(fault.InvalidRequest, "The member %q must not hold control characters.", name)
 		}
 	}
 	return m, nil
@@ -277,7 +278,7 @@ func (d *decoder) messages() ([]byte, error) {
 		return d.message("messages[" + strconv.Itoa(i) + "]")
 	})
 	if err == nil && n == 0 {
-		err = fail(invalidRequest, `The member "messages" must not be empty.`)
+		err = fault.Fail(fault.InvalidRequest, `The member "messages" must not be empty.`)
 	}
 	return list, err
 }
@@ -305,7 +306,7 @@ func (d *decoder) message(at string) error {
 		return d.Skip()
 	})
 	if err == nil && (!role || !content) {
-		err = fail(invalidRequest, `The member %q must have "role" and "content".`, at)
+		err = fault.Fail(fault.InvalidRequest, `The member %q must have "role" and "content".`, at)
 	}
 	return err
 }
@@ -350,17 +351,17 @@ func (d *decoder) metadata() (map[string]string, error) {
 	_, err := d.Members(func(key string) error {
 		at := "metadata." + key
 		if key == "" || utf8.RuneCountInString(key) > maxMetadataKey {
-			return fail(invalidRequest, `A key in "metadata" must be 1 to %d characters long.`, maxMetadataKey)
+			return fault.Fail(fault.InvalidRequest, `A key in "metadata" must be 1 to %d characters long.`, maxMetadataKey)
 		}
 		value, err := d.Text(at)
 		if err != nil {
 			return err
 		}
 		if utf8.RuneCountInString(value) > maxMetadataValue {
-			return fail(invalidRequest, "The member %s must be at most %d characters long.", jsonread.Clip(at), maxMetadataValue)
+			return fault.Fail(fault.InvalidRequest, "The member %s must be at most %d characters long.", jsonread.Clip(at), maxMetadataValue)
 		}
 		if len(pairs) == maxMetadata {
-			return fail(invalidRequest, `The member "metadata" must not have more than %d pairs.`, maxMetadata)
+			return fault.Fail(fault.InvalidRequest, `The member "metadata" must not have more than %d pairs.`, maxMetadata)
 		}
 		pairs[key] = value
 		return nil
@@ -376,7 +377,7 @@ func (d *decoder) fallbacks() ([]string, error) {
 	_, err := d.List(func(int) error {
 		m, err := d.model("fallback_models")
 		if err == nil && len(models) == maxFallbacks {
-			err = fail(invalidRequest, `The member "fallback_models" must not list more than %d models.`, maxFallbacks)
+			err = fault.Fail(fault.InvalidRequest, `The member "fallback_models" must not list more than %d models.`, maxFallbacks)
 		}
 		models = append(models, m)
 		return err
@@ -390,7 +391,7 @@ func (d *decoder) customID() (string, error) {
 		return "", err
 	}
 	if utf8.RuneCountInString(id) > maxCustomID {
-		return "", fail(invalidRequest, `The member "custom_id" must be at most %d characters long.`, maxCustomID)
+		return "", fault.Fail(fault.InvalidRequest, `The member "custom_id" must be at most %d characters long.`, maxCustomID)
 	}
 	return id, nil
 }
@@ -400,14 +401,14 @@ func providerHeaders(h http.Header, r *tasks.Request) error {
 	version, beta := h["Anthropic-Version"], h["Anthropic-Beta"]
 	if len(version) > 0 {
 		if len(version) > 1 || len(version[0]) > 64 || !isVisible(version[0]) || version[0] == "" {
-			return fail(invalidRequest, "The anthropic-version header must be one word of at most 64 characters.")
+			return fault.Fail(fault.InvalidRequest, "The anthropic-version header must be one word of at most 64 characters.")
 		}
 		r.Version = version[0]
 	}
 	if len(beta) > 0 {
 		r.Beta = strings.Join(beta, ",")
 		if len(r.Beta) > 1024 || !isVisible(strings.NewReplacer(" ", "", "\t", "").Replace(r.Beta)) && r.Beta != "" {
-			return fail(invalidRequest, "The anthropic-beta header must be at most 1024 ASCII characters.")
+			return fault.Fail(fault.InvalidRequest, "The anthropic-beta header must be at most 1024 ASCII characters.")
 		}
 	}
 	return nil

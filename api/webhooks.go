@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
@@ -88,10 +89,10 @@ func decodeObject(c echo.Context, v any) error {
 	var bad *jsontext.SyntacticError
 	switch err := json.Unmarshal(body, v, json.RejectUnknownMembers(true)); {
 	case errors.As(err, &bad):
-		return fail(invalidJSON, "The body is not one JSON object with distinct members.")
+		return fault.Fail(fault.InvalidJSON, "The body is not one JSON object with distinct members.")
 	case err != nil:
 		// The library's words may quote a value.
-		return fail(invalidRequest, "A member of the body is unknown or of the wrong type.")
+		return fault.Fail(fault.InvalidRequest, "A member of the body is unknown or of the wrong type.")
 	}
 	return nil
 }
@@ -99,15 +100,15 @@ func decodeObject(c echo.Context, v any) error {
 func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 	if b.URL != nil {
 		if len(*b.URL) > maxURL {
-			return fail(webhookURLRefused, `The member "url" is too long.`)
+			return fault.Fail(fault.WebhookURLRefused, `The member "url" is too long.`)
 		}
-		var p *problem
+		var p *fault.Fault
 		err := checkURL(*b.URL)
 		if err == nil {
 			err = a.checkWebhookURL(ctx, *b.URL)
 		}
-		if errors.As(err, &p) && p.code == webhookURLRefused {
-			return fail(webhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
+		if errors.As(err, &p) && p.Code == fault.WebhookURLRefused {
+			return fault.Fail(fault.WebhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
 		}
 		if err != nil {
 			return err
@@ -115,22 +116,22 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 	}
 	if b.Events != nil {
 		if len(b.Events) == 0 || len(b.Events) > maxEventsNamed {
-			return fail(invalidRequest, `The member "events" must name at least one event.`)
+			return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
 		}
 		for _, e := range b.Events {
 			if !slices.Contains(eventTypes(), e) {
-				return fail(invalidRequest, `The member "events" names an event that does not exist.`)
+				return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
 			}
 		}
 	}
 	if b.MaxPerSecond != nil && (*b.MaxPerSecond < 0 || *b.MaxPerSecond > maxPerSecond) {
-		return fail(invalidRequest, `The member "max_per_second" must be from 0 to 1000.`)
+		return fault.Fail(fault.InvalidRequest, `The member "max_per_second" must be from 0 to 1000.`)
 	}
 	if b.Signature != nil && *b.Signature != "v1" && *b.Signature != "v1a" {
-		return fail(invalidRequest, `The member "signature" must be "v1" or "v1a".`)
+		return fault.Fail(fault.InvalidRequest, `The member "signature" must be "v1" or "v1a".`)
 	}
 	if b.Format != nil && *b.Format != formatSluice && *b.Format != formatOpenAI {
-		return fail(invalidRequest, `The member "format" must be "sluice" or "openai".`)
+		return fault.Fail(fault.InvalidRequest, `The member "format" must be "sluice" or "openai".`)
 	}
 	return nil
 }
@@ -163,9 +164,9 @@ func (a *API) createEndpoint(c echo.Context) error {
 	}
 	switch {
 	case b.URL == nil:
-		return fail(invalidRequest, `The member "url" is missing.`)
+		return fault.Fail(fault.InvalidRequest, `The member "url" is missing.`)
 	case b.Disabled != nil:
-		return fail(invalidRequest, `The member "disabled" is for a change.`)
+		return fault.Fail(fault.InvalidRequest, `The member "disabled" is for a change.`)
 	}
 	ctx := c.Request().Context()
 	if err := a.checkEndpoint(ctx, &b); err != nil {
@@ -226,10 +227,10 @@ func (a *API) changeEndpoint(c echo.Context) error {
 		return err
 	}
 	if b.Signature != nil {
-		return fail(invalidRequest, `The member "signature" cannot be changed.`)
+		return fault.Fail(fault.InvalidRequest, `The member "signature" cannot be changed.`)
 	}
 	if b.Format != nil {
-		return fail(invalidRequest, `The member "format" cannot be changed.`)
+		return fault.Fail(fault.InvalidRequest, `The member "format" cannot be changed.`)
 	}
 	if err := a.checkEndpoint(c.Request().Context(), &b); err != nil {
 		return err
@@ -295,9 +296,9 @@ func (a *API) redeliver(c echo.Context) error {
 func notSentTo(err error) error {
 	switch {
 	case errors.Is(err, tasks.ErrConflict):
-		return fail("conflict", "The endpoint is disabled or deleted.")
+		return fault.Fail(fault.Conflict, "The endpoint is disabled or deleted.")
 	case errors.Is(err, tasks.ErrDeleted):
-		return fail("conflict", "The job of this delivery was deleted, and what was sent of it with it.")
+		return fault.Fail(fault.Conflict, "The job of this delivery was deleted, and what was sent of it with it.")
 	}
 	return err
 }
@@ -325,14 +326,14 @@ func (a *API) redeliverRange(c echo.Context) error {
 		return err
 	}
 	if b.Since == nil {
-		return fail(invalidRequest, `The member "since" is missing.`)
+		return fault.Fail(fault.InvalidRequest, `The member "since" is missing.`)
 	}
 	until := a.Now().Add(time.Minute)
 	if b.Until != nil {
 		until = *b.Until
 	}
 	if !until.After(*b.Since) {
-		return fail(invalidRequest, `The member "until" is not after "since".`)
+		return fault.Fail(fault.InvalidRequest, `The member "until" is not after "since".`)
 	}
 	n, err := store.RedeliverRange(c.Request().Context(), tenant, c.Param("id"), *b.Since, until, b.Delivered)
 	if err != nil {
@@ -363,10 +364,10 @@ func (a *API) listDeliveries(c echo.Context) error {
 	switch f.Status {
 	case "", tasks.DeliveryPending, tasks.DeliveryDelivered, tasks.DeliveryExhausted:
 	default:
-		return fail(invalidRequest, `The query parameter "status" must be a delivery's status.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a delivery's status.`)
 	}
 	if f.After != "" && !isObjectID(f.After, "dlv_") {
-		return fail(invalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+		return fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
 	}
 	page, err := store.Deliveries(c.Request().Context(), f)
 	if err != nil {

@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"/tasks/redisd":    {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest": {redisClient},
 	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},
+	"/api/fault":       {"/tasks", "/api/auth"},
 	"/api/jsonread":    {jsonLib},
 	"/api/jsonwrite":   {jsonLib},
 	"/api/auth":        {jsonLib, "github.com/golang-jwt/jwt/v5"},

@@ -1,0 +1,133 @@
+// Package fault knows every way in which a request can fail, whatever form it
+// came in: the one table from failures, and from the sentinels of tasks and
+// auth, to a stable code, a status and what to tell.
+//
+// It promises that an error that nobody foresaw is a bare Internal, of which
+// nothing is told outside, and that a detail names members and limits, never
+// values. It writes no answer: each form of the API renders a fault its own way.
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Kind is one class of failure as callers see it.
+type Kind struct {
+	Code   string // stable
+	Status int    // of HTTP
+	Title  string
+	cause  error // the sentinel that means this kind; nil: only the API makes it
+}
+
+// The codes of the kinds that the API makes itself.
+const (
+	InvalidRequest      = "invalid_request"
+	InvalidJSON         = "invalid_json"
+	Unauthorized        = "unauthorized"
+	Forbidden           = "forbidden"
+	NotFound            = "not_found"
+	RouteNotFound       = "route_not_found"
+	ModelNotFound       = "model_not_found"
+	MethodNotAllowed    = "method_not_allowed"
+	BodyTooLarge        = "body_too_large"
+	UnsupportedMedia    = "unsupported_media_type"
+	ImpossibleTime      = "impossible_time"
+	WebhookURLRefused   = "webhook_url_refused"
+	TooManyStreams      = "too_many_streams"
+	QuotaExceeded       = "quota_exceeded"
+	Unavailable         = "unavailable"
+	DeadlineUnreachable = "deadline_unreachable"
+	Internal            = "internal"
+	RequestTimeout      = "request_timeout"
+	Conflict            = "conflict"
+)
+
+// DefaultRetryAfter is when to come again after a failure of the store or of the issuer.
+const DefaultRetryAfter = 5 * time.Second
+
+// Kinds returns the table. The first that matches an error wins; the last is for
+// errors that nobody foresaw.
+func Kinds() []Kind {
+	return []Kind{
+		{InvalidRequest, 400, "The request is not valid", nil},
+		{InvalidJSON, 400, "The body is not valid JSON", nil},
+		{Unauthorized, 401, "A valid bearer token is needed", nil},
+		{Forbidden, 403, "The token lacks a scope", nil},
+		{NotFound, 404, "No such object", tasks.ErrNotFound},
+		{RouteNotFound, 404, "No such route", nil},
+		{ModelNotFound, 404, "No pool serves this model", nil},
+		{MethodNotAllowed, 405, "The route does not take this method", nil},
+		{RequestTimeout, 408, "The body did not arrive in time", nil},
+		{"already_final", 409, "The job or batch has already ended", tasks.ErrFinal},
+		{Conflict, 409, "The state of the job does not allow this", tasks.ErrConflict},
+		{"idempotency_key_busy", 409, "The first request with this Idempotency-Key is still being accepted", tasks.ErrKeyBusy},
+		{BodyTooLarge, 413, "The body is too large", nil},
+		{UnsupportedMedia, 415, "The body's media type or encoding is not supported", nil},
+		{ImpossibleTime, 422, "The times asked for are impossible", nil},
+		{WebhookURLRefused, 422, "The webhook address is refused", nil},
+		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
+		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
+		{TooManyStreams, 429, "Too many open event streams", nil},
+		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
+		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
+		{"store_full", 503, "The store is full", tasks.ErrFull},
+		{DeadlineUnreachable, 503, "The job would wait past its deadline", nil},
+		{Internal, 500, "Internal error", nil},
+	}
+}
+
+// Fault is an error with an answer.
+type Fault struct {
+	Code       string
+	Detail     string        // what is wrong and what to do; it may name members and limits, never values
+	Line       int           // the 1-based line of a batch; 0: none
+	RetryAfter time.Duration // 0: nobody knows, or never
+	// Header are further fields of an answer by HTTP, under their canonical names.
+	Header map[string][]string
+}
+
+func (f *Fault) Error() string { return f.Code + ": " + f.Detail }
+
+// Fail returns a fault. The detail may name members and limits, never values.
+func Fail(code, format string, args ...any) *Fault {
+	return &Fault{Code: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// OnLine says on which line of a batch the fault is.
+func (f *Fault) OnLine(line int) *Fault {
+	on := *f
+	on.Line, on.Detail = line, fmt.Sprintf("Line %d: %s", line, f.Detail)
+	return &on
+}
+
+// Classify returns the kind of an error and what to tell about it.
+func Classify(err error) (Kind, Fault) {
+	table := Kinds()
+	var (
+		f     *Fault
+		quota *tasks.QuotaError
+	)
+	if !errors.As(err, &f) && errors.As(err, &quota) {
+		f = Fail(QuotaExceeded, "The quota %s of %d is used up.", quota.Quota, quota.Limit)
+		f.RetryAfter = max(quota.RetryAfter, time.Second)
+	}
+	for _, k := range table {
+		if f != nil && k.Code == f.Code {
+			return k, *f
+		}
+		if f == nil && k.cause != nil && errors.Is(err, k.cause) {
+			told := Fault{Code: k.Code, Detail: k.Title + "."}
+			if k.Status == 503 || k.Status == 429 {
+				told.RetryAfter = DefaultRetryAfter
+			}
+			return k, told
+		}
+	}
+	last := table[len(table)-1]
+	return last, Fault{Code: last.Code, Detail: "The cause is in the server's log under this request id."}
+}
