@@ -17,89 +17,36 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/api/auth"
-	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Submitter accepts jobs.
-type Submitter interface {
-	// Submit returns once the job is durable. It fails with a *tasks.QuotaError,
-	// tasks.ErrKeyReused, ErrKeyBusy, ErrFull or ErrUnavailable.
-	Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error)
-	// SaveAnswer keeps the first answer to a request with an Idempotency-Key, which
-	// made the job or batch of that id; the first one saved stays.
-	SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error
-	// Tokens reports how the tenant's tokens of the day stand.
-	Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error)
-}
-
-// Reader finds a tenant's jobs. Another tenant's job is tasks.ErrNotFound.
-type Reader interface {
-	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+// Jobs is everything that the job routes ask of the store. Another tenant's job
+// is tasks.ErrNotFound.
+type Jobs interface {
+	desk.Jobs
 	// Jobs lists without results.
 	Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error)
-}
-
-// Mover makes the moves that a caller may ask for.
-type Mover interface {
 	// Cancel ends the job at once, also a running one; tasks.ErrFinal when it has ended already.
 	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
-	// Retry queues a failed, canceled or expired job again; else tasks.ErrConflict.
-	// Past a limit of its tenant it is a *tasks.QuotaError.
-	Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error)
 	// Delete forgets a final job; else tasks.ErrConflict.
 	Delete(ctx context.Context, tenant, id string) error
 }
 
-// Jobs is everything that the job routes ask of the store.
-type Jobs interface {
-	Submitter
-	Reader
-	Mover
-}
-
-// BatchWriter takes a batch in: opened, staged in chunks, then committed or
-// aborted. Nothing of it can be seen or run before CommitBatch returns.
-type BatchWriter interface {
-	// OpenBatch reserves the key; tasks.ErrKeyBusy while another request holds it.
-	// prior is not nil when the key was used before, and then nothing was opened.
-	OpenBatch(ctx context.Context, tenant, key string) (b tasks.Batch, prior *tasks.PriorBatch, err error)
-	StageBatch(ctx context.Context, id string, jobs []tasks.Job) error
-	CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error)
-	AbortBatch(ctx context.Context, id string) error
-}
-
-// BatchReader finds a tenant's batches.
-type BatchReader interface {
-	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
+// Batches is everything that the batch routes ask of the store.
+type Batches interface {
+	desk.Batches
 	// BatchResults returns the next final jobs of the batch with their results, some
 	// megabytes of them, from the position from on, 0 being its first, and the
 	// position to go on from, 0 at the end.
 	BatchResults(ctx context.Context, tenant, id string, from int) (jobs []tasks.Job, next int, err error)
 	CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error)
-}
-
-// Batches is everything that the batch routes ask of the store.
-type Batches interface {
-	BatchWriter
-	BatchReader
-}
-
-// Notices tells of changes.
-type Notices interface {
-	// Watch is subscribed when it returns. changed signals each change of that
-	// job or batch, several of them perhaps once; stop ends the subscription.
-	Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), err error)
-	// WatchEnd does the same for the end alone. ended gives the job as it ended, or
-	// nil: then it has to be looked for.
-	WatchEnd(ctx context.Context, id string) (ended <-chan *tasks.Job, stop func(), err error)
 }
 
 // Partials is the text of a running attempt while it is produced.
@@ -112,17 +59,12 @@ type Partials interface {
 	Listen(ctx context.Context, id string) error
 }
 
-// Pools knows where jobs go and how long they wait. Match and Estimate are
-// called for each submit and should answer from memory.
+// Pools knows where jobs go, how long they wait, and how the pools stand.
 type Pools interface {
-	Match(model string) (pool string, ok bool)
+	desk.Pools
 	// Provider returns who answers for a pool; "" for a pool that is no more.
 	Provider(pool string) string
 	Status(ctx context.Context) ([]tasks.PoolStatus, error)
-	// Waiting says what a job waits for; a zero For means it waits for nothing.
-	Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
-	// Estimate is the time until the result of a job submitted now is expected.
-	Estimate(ctx context.Context, pool, tenant string) (time.Duration, error)
 }
 
 // PoolControl is the operator's hand on a pool; tasks.ErrNotFound for an unknown one.
@@ -131,12 +73,6 @@ type PoolControl interface {
 	Resume(ctx context.Context, pool, by string) error
 	// Audit returns the last n things that operators did to the pool, newest first.
 	Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error)
-}
-
-// Quota is a tenant's admission; *quota.Quota is one.
-type Quota interface {
-	Admit(ctx context.Context, tenant string, submits int64) (quota.Grant, error)
-	Refund(ctx context.Context, tenant string, submits int64) error
 }
 
 // Verifier judges bearer tokens; *auth.Verifier is one.
@@ -149,7 +85,7 @@ type Verifier interface {
 type Config struct {
 	Jobs    Jobs
 	Batches Batches
-	Notices Notices
+	Notices desk.Notices
 	Pools   Pools
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
@@ -159,7 +95,7 @@ type Config struct {
 	// Webhooks keeps endpoints and deliveries; nil: their routes answer 404.
 	Webhooks Webhooks
 	// Quota admits submits; nil: everybody, without limit.
-	Quota Quota
+	Quota desk.Quota
 	// Verifier judges tokens. An error that wraps auth.ErrUnavailable is a 503,
 	// any other a 401.
 	Verifier Verifier
@@ -215,10 +151,7 @@ type API struct {
 	base    string // Config.PublicURL without a closing slash
 	echo    *echo.Echo
 	metrics *metrics
-	waits   waits
-
-	drainOnce sync.Once
-	draining  chan struct{}
+	desk    *desk.Desk
 }
 
 // New returns an API that is ready to serve, or every fault of the Config at once.
@@ -251,11 +184,9 @@ func New(c Config) (*API, error) {
 	setDefault(&c.MaxBody, 32<<20)
 	setDefault(&c.MaxBatchBody, 256<<20)
 	setDefault(&c.MaxBatchLines, 100_000)
-	setDefault(&c.MaxWaits, 1000)
 	setDefault(&c.Heartbeat, 15*time.Second)
 	setDefault(&c.DeltaEvery, 200*time.Millisecond)
 	setDefault(&c.ListenEvery, 10*time.Second)
-	setDefault(&c.RereadEvery, 5*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -266,10 +197,15 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{
-		Config: c, base: strings.TrimRight(c.PublicURL, "/"), echo: echo.New(), metrics: m,
-		waits: waits{most: c.MaxWaits, held: map[string]int{}}, draining: make(chan struct{}),
+	d, err := desk.New(desk.Config{
+		Jobs: c.Jobs, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, NewID: c.NewID,
+		CheckWebhookURL: c.CheckWebhookURL, MaxWaits: c.MaxWaits, RereadEvery: c.RereadEvery,
+		Registerer: c.Registerer, Log: c.Log, Now: c.Now,
+	})
+	if err != nil {
+		return nil, err
 	}
+	a := &API{Config: c, base: strings.TrimRight(c.PublicURL, "/"), echo: echo.New(), metrics: m, desk: d}
 	a.routes()
 	return a, nil
 }
@@ -407,4 +343,4 @@ func (a *API) mounted(path string) (found http.Handler) {
 // Drain makes held requests answer now: long polls with the job as it stands,
 // event streams by ending, which their readers resume elsewhere. It returns at
 // once and is meant for http.Server.RegisterOnShutdown.
-func (a *API) Drain() { a.drainOnce.Do(func() { close(a.draining) }) }
+func (a *API) Drain() { a.desk.Drain() }

@@ -8,30 +8,27 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
-	ndjsonType   = "application/x-ndjson"
-	stageJobs    = 200     // jobs in one chunk at most
-	stageBytes   = 4 << 20 // and bytes of their requests, about
-	formBytes    = 1 << 10 // looked at to tell the form of a batch, where its type is not given
-	abortTimeout = 5 * time.Second
+	ndjsonType = "application/x-ndjson"
+	formBytes  = 1 << 10 // looked at to tell the form of a batch, where its type is not given
 )
 
 // submitBatch is POST /v1/batches. The body is read, checked and staged line by
 // line; nothing of it exists for anybody until the commit.
 func (a *API) submitBatch(c echo.Context) error {
 	r, x := c.Request(), exchangeOf(c)
-	ctx, tenant := r.Context(), x.caller.Tenant
+	ctx := r.Context()
 	key, err := idempotencyKey(r.Header)
 	if err != nil {
 		return err
@@ -50,51 +47,25 @@ func (a *API) submitBatch(c echo.Context) error {
 		peeked := bufio.NewReaderSize(body, formBytes)
 		body, media = peeked, batchForm(peeked)
 	}
-	grant, err := a.admit(ctx, tenant)
-	if err != nil {
-		return err
-	}
+	in := &intake{api: a, common: common, media: media, keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	handed, err := a.desk.SubmitBatch(ctx, x.deskCaller(), desk.Incoming{
+		Key: key, Fingerprint: in.sum.String,
+		Read: func(take takeJob) error { return in.read(ctx, body, take) },
+	})
 	h := c.Response().Header()
-	setRateLimit(h, grant)
-
-	g, prior, err := a.Batches.OpenBatch(ctx, tenant, key)
+	setRateLimit(h, handed.Grant)
+	if handed.Replayed {
+		h.Set("Idempotency-Replayed", "true")
+	}
 	if err != nil {
-		a.refund(ctx, tenant)
 		return err
 	}
-	in := &intake{
-		api: a, tenant: tenant, batch: g.ID, common: common, limits: grant.Limits, seen: map[string]int{}, staging: prior == nil,
-		sum: newFingerprint(r, "/v1/batches"), keyed: key != "", pools: map[string]int{}, hooks: map[string]error{},
+	if ans, ok := loadAnswer(handed.Answer); handed.Replayed && ok {
+		return ans.write(c)
 	}
-	if prior != nil {
-		a.refund(ctx, tenant)
-		return a.replayBatch(c, in, body, media, prior)
-	}
-	committed := false
-	defer func() {
-		if !committed {
-			a.refund(ctx, tenant)
-			a.abort(ctx, x.id, in.batch)
-		}
-	}()
-	if err := in.read(ctx, body, media); err != nil {
-		return err
-	}
-	// What a batch costs is known only at its end.
-	g, err = a.Batches.CommitBatch(ctx, in.batch, tasks.BatchCommit{Fingerprint: in.fingerprint(), Limits: grant.Limits})
-	if err != nil {
-		// An abort takes nothing back that was committed, should a store that
-		// fell silent have done so.
-		return err
-	}
-	committed = true
-	a.tellQuotas(ctx, h, tenant, grant)
-	for pool, n := range in.pools {
-		a.metrics.taken(pool, n)
-	}
-	ans := a.acceptedBatch(ctx, &g, in.pools)
-	if key != "" {
-		a.saveAnswer(ctx, tenant, key, g.ID, ans)
+	ans := a.acceptedBatch(ctx, &handed)
+	if key != "" && !handed.Replayed {
+		a.desk.Keep(ctx, x.caller.Tenant, key, handed.Batch.ID, ans.kept())
 	}
 	return ans.write(c)
 }
@@ -112,118 +83,54 @@ func batchForm(body *bufio.Reader) string {
 
 // acceptedBatch is the answer to an accepted batch. The first result is
 // expected when the quickest of its pools gives one.
-func (a *API) acceptedBatch(ctx context.Context, g *tasks.Batch, pools map[string]int) answer {
-	ans := answer{Status: http.StatusAccepted, Location: a.batchURL(g.ID), RetryAfter: 1}
-	quickest := time.Duration(-1)
-	for pool := range pools {
-		if estimate, err := a.Pools.Estimate(ctx, pool, g.Tenant); err == nil && (quickest < 0 || estimate < quickest) {
-			quickest = estimate
-		}
-	}
-	ans.RetryAfter = seconds(quickest)
-	ans.Body = append(a.batch(nil, g), '\n')
-	return ans
-}
-
-// replayBatch answers a batch whose key was used before. The body has to be
-// read to its end to know whether it is the same.
-func (a *API) replayBatch(c echo.Context, in *intake, body io.Reader, media string, prior *tasks.PriorBatch) error {
-	ctx := c.Request().Context()
-	if err := in.read(ctx, body, media); err != nil {
-		return err
-	}
-	if in.fingerprint() != prior.Fingerprint {
-		return tasks.ErrKeyReused
-	}
-	c.Response().Header().Set("Idempotency-Replayed", "true")
-	g, err := a.Batches.Batch(ctx, in.tenant, prior.ID)
-	if err != nil {
-		if errors.Is(err, tasks.ErrNotFound) {
-			return fault.Fail(fault.NotFound, "The batch of this Idempotency-Key has outlived its time; send it with another key to run it again.")
-		}
-		return err
-	}
-	ans, ok := loadAnswer(prior.Answer)
-	if !ok {
-		ans = a.acceptedBatch(ctx, &g, in.pools)
-	}
-	return ans.write(c)
-}
-
-// abort has a batch forgotten that will not be committed. It is done also when
-// the caller has gone; what it misses, the store's sweep finds.
-func (a *API) abort(ctx context.Context, request, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-	defer cancel()
-	if err := a.Batches.AbortBatch(ctx, id); err != nil {
-		a.Log.LogAttrs(ctx, slog.LevelWarn, "abort a batch", slog.String("request_id", request), slog.Any("error", err))
+func (a *API) acceptedBatch(ctx context.Context, h *desk.HandedBatch) answer {
+	return answer{
+		Status: http.StatusAccepted, Location: a.batchURL(h.Batch.ID),
+		RetryAfter: seconds(a.desk.Soonest(ctx, h.Batch.Tenant, h.Pools)),
+		Body:       append(a.batch(nil, &h.Batch), '\n'),
 	}
 }
 
-// intake takes in the lines of one batch.
+// takeJob takes in one job of a batch; see [desk.Incoming].
+type takeJob = func(line int, job tasks.Job, size int) error
+
+// intake reads the body of one batch.
 type intake struct {
-	api     *API
-	tenant  string
-	batch   string
-	common  tasks.Request    // the headers that go upstream with every job
-	limits  tasks.Limits     // of the tenant
-	seen    map[string]int   // custom_id to line
-	hooks   map[string]error // webhook addresses already checked
-	staging bool             // false: only compare, keep nothing
-	keyed   bool             // there is an Idempotency-Key, so the content is digested
-	sum     fingerprint
-
-	chunk []tasks.Job
-	bytes int
-	laid  chan error     // the end of the staging under way; nil: none is
-	pools map[string]int // jobs by pool
+	api    *API
+	common tasks.Request // the headers that go upstream with every job
+	media  string
+	keyed  bool // there is an Idempotency-Key, so the content is digested
+	sum    fingerprint
 }
 
-func (in *intake) fingerprint() string {
-	if !in.keyed {
-		return ""
+// read takes in the whole body.
+func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error {
+	read := readLines
+	if in.media == jsonType {
+		read = readDocument
 	}
-	return in.sum.String()
-}
-
-// read takes in the whole body. Nothing is under way when it returns.
-func (in *intake) read(ctx context.Context, body io.Reader, media string) (err error) {
-	defer func() {
-		if last := in.staged(); err == nil {
-			err = last
-		}
-	}()
-	each := func(line int, raw []byte) error { return in.take(ctx, line, raw) }
-	if media == jsonType {
-		err = readDocument(body, in.api.MaxBody, in.api.MaxBatchLines, each)
-	} else {
-		err = readLines(body, in.api.MaxBody, in.api.MaxBatchLines, each)
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var read *readError
-		if errors.As(err, &read) {
-			return bodyError(read.err, in.api.MaxBatchBody)
+	err := read(body, in.api.MaxBody, in.api.MaxBatchLines, func(line int, raw []byte) error {
+		err := in.job(line, bytes.Clone(raw), take)
+		var f *fault.Fault
+		if errors.As(err, &f) {
+			return f.OnLine(line)
 		}
 		return err
+	})
+	var broken *readError
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &broken):
+		return bodyError(broken.err, in.api.MaxBatchBody)
 	}
-	if len(in.seen) == 0 {
-		return fault.Fail(fault.InvalidRequest, "The batch has no jobs.")
-	}
-	return in.stage(ctx)
+	return err
 }
 
-// take checks one job and lays it down for staging. raw is valid for this call only.
-func (in *intake) take(ctx context.Context, line int, raw []byte) error {
-	raw = bytes.Clone(raw)
-	job, err := in.decode(ctx, line, raw)
+// job takes in one line, which it keeps.
+func (in *intake) job(line int, raw []byte, take takeJob) error {
+	job, err := decodeSubmit(raw, true, in.api.Now())
 	if err != nil {
-		var p *fault.Fault
-		if errors.As(err, &p) {
-			return p.OnLine(line)
-		}
 		return err
 	}
 	if in.keyed {
@@ -231,72 +138,8 @@ func (in *intake) take(ctx context.Context, line int, raw []byte) error {
 			return err
 		}
 	}
-	in.pools[job.Pool]++
-	if !in.staging {
-		return nil
-	}
-	in.chunk = append(in.chunk, job)
-	if in.bytes += len(raw); len(in.chunk) == stageJobs || in.bytes >= stageBytes {
-		return in.stage(ctx)
-	}
-	return nil
-}
-
-func (in *intake) decode(ctx context.Context, line int, raw []byte) (tasks.Job, error) {
-	s, err := decodeSubmit(raw, true, in.api.Now())
-	if err != nil {
-		return tasks.Job{}, err
-	}
-	job := s.job
 	job.Request.Version, job.Request.Beta = in.common.Version, in.common.Beta
-	if job.CustomID = s.customID; job.CustomID == "" {
-		job.CustomID = strconv.Itoa(line)
-	}
-	if first, twice := in.seen[job.CustomID]; twice {
-		return job, fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
-	}
-	in.seen[job.CustomID] = line
-	if err := in.api.place(&job); err != nil {
-		return job, err
-	}
-	if job.WebhookURL != "" {
-		checked, known := in.hooks[job.WebhookURL]
-		if !known {
-			checked = in.api.checkWebhookURL(ctx, job.WebhookURL)
-			in.hooks[job.WebhookURL] = checked
-		}
-		if checked != nil {
-			return job, checked
-		}
-	}
-	if in.staging {
-		job.ID = in.api.NewID("job")
-	}
-	job.Tenant, job.Batch, job.Line = in.tenant, in.batch, line
-	job.Reserved = reserve(&job.Request, in.limits)
-	return job, nil
-}
-
-// stage hands the jobs laid down to the store, which writes them while the next
-// are read; it waits for those before.
-func (in *intake) stage(ctx context.Context) error {
-	if err := in.staged(); err != nil || len(in.chunk) == 0 {
-		return err
-	}
-	chunk, laid := in.chunk, make(chan error, 1)
-	in.chunk, in.bytes, in.laid = make([]tasks.Job, 0, stageJobs), 0, laid
-	go func() { laid <- in.api.Batches.StageBatch(ctx, in.batch, chunk) }()
-	return nil
-}
-
-// staged waits for the staging under way.
-func (in *intake) staged() error {
-	if in.laid == nil {
-		return nil
-	}
-	err := <-in.laid
-	in.laid = nil
-	return err
+	return take(line, job, len(raw))
 }
 
 // readError is the failure of a body to arrive, as opposed to what is in it.

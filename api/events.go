@@ -13,7 +13,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -87,26 +86,19 @@ func (a *API) jobEvents(c echo.Context) error {
 		at = cursor{} // of another job, or of a record that was lost
 	}
 	at.done = false
-	if !a.waits.take(x.caller.Tenant) {
-		p := fault.Fail(fault.TooManyStreams, "The tenant holds %d requests open.", a.MaxWaits)
-		p.RetryAfter = reconnectAfter
-		return p
+	release, err := a.desk.Hold(x.caller.Tenant)
+	if err != nil {
+		return err
 	}
-	defer a.waits.give(x.caller.Tenant)
-	a.metrics.held.Inc()
-	defer a.metrics.held.Dec()
-	watch, cancel := context.WithTimeout(ctx, untold)
-	changed, stop, err := a.Notices.Watch(watch, id)
-	cancel()
-	if err == nil {
-		defer stop()
-	}
+	defer release()
+	changed, stop, reread := a.desk.Watch(ctx, id)
+	defer stop()
 
 	h := c.Response().Header()
 	h.Set("Content-Type", eventStreamType)
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
-	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, reread: a.rereadEvery(err)}
+	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, reread: reread}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
 	if err := s.run(ctx, x.caller.Tenant, id, changed); err != nil && ctx.Err() == nil {
 		a.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.id), slog.Any("error", err))
@@ -172,7 +164,7 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 			s.listen(ctx, id)
 		case <-heartbeat.C:
 			s.buf = append(s.buf, ": waiting\n\n"...)
-		case <-s.api.draining:
+		case <-s.api.desk.Draining():
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -188,7 +180,7 @@ func (s *stream) status(ctx context.Context, job *tasks.Job) error {
 	}
 	if job.Version >= s.at.seen { // a new job's version is 0
 		s.at.seen = job.Version + 1
-		s.event("status", oneLine(s.api.job(nil, job, s.api.waiting(ctx, job))))
+		s.event("status", oneLine(s.api.job(nil, job, s.api.desk.Waiting(ctx, job))))
 	}
 	if !final {
 		return nil

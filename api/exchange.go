@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 )
 
@@ -21,6 +22,11 @@ type exchange struct {
 	caller auth.Claims
 	code   string // of the problem answered, if any
 	status int    // set when no answer could be written
+}
+
+// deskCaller is who asks the desk.
+func (x *exchange) deskCaller() desk.Caller {
+	return desk.Caller{Tenant: x.caller.Tenant, Request: x.id}
 }
 
 const exchangeKey = "exchange"

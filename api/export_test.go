@@ -28,12 +28,12 @@ func Codes() []string {
 
 // Decode decodes one submit body; status is that of the problem, 0 for none.
 func Decode(body []byte, inBatch bool, now time.Time) (job tasks.Job, status int, detail string) {
-	s, err := decodeSubmit(body, inBatch, now)
+	job, err := decodeSubmit(body, inBatch, now)
 	if err != nil {
 		k, p := classify(err)
 		return tasks.Job{}, k.Status, p.Detail
 	}
-	return s.job, 0, ""
+	return job, 0, ""
 }
 
 // The readers of the two forms of a batch.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -44,9 +45,9 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 		l.Now = time.Now
 	}
 	setDefault(&l.Most, 1_000_000)
-	seen := map[string]int{}
+	check := desk.Lines{Match: l.Match}
 	err := readLines(file, 32<<20, l.Most, func(line int, raw []byte) error {
-		job, err := l.decode(line, raw, seen)
+		job, err := l.decode(line, raw, &check)
 		var fault *LineFault
 		if errors.As(err, &fault) && l.Fault != nil {
 			return l.Fault(fault)
@@ -63,31 +64,17 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	return err
 }
 
-// decode reads one line. seen are the custom ids so far, and where.
-func (l Lines) decode(line int, raw []byte, seen map[string]int) (tasks.Job, error) {
-	s, err := decode(bytes.Clone(raw), true, l.Model, l.Now())
-	if err != nil {
-		var p *fault.Fault
-		if errors.As(err, &p) {
-			return tasks.Job{}, &LineFault{Line: line, Detail: p.Detail, Unserved: p.Detail == modelMissing}
-		}
-		return tasks.Job{}, err
+// decode reads one line; check knows those before.
+func (l Lines) decode(line int, raw []byte, check *desk.Lines) (tasks.Job, error) {
+	job, err := decode(bytes.Clone(raw), true, l.Model, l.Now())
+	if err == nil {
+		err = check.Check(line, &job)
 	}
-	job := s.job
-	job.Line, job.CustomID = line, s.customID
-	if job.CustomID == "" {
-		job.CustomID = strconv.Itoa(line)
+	var f *fault.Fault
+	if errors.As(err, &f) {
+		return job, &LineFault{Line: line, Detail: f.Detail, Unserved: f.Detail == modelMissing || f.Code == fault.ModelNotFound}
 	}
-	if first, twice := seen[job.CustomID]; twice {
-		return job, &LineFault{Line: line, Detail: "the \"custom_id\" is that of line " + strconv.Itoa(first) + " already."}
-	}
-	seen[job.CustomID] = line
-	pool, ok := l.Match(job.Model)
-	if !ok {
-		return job, &LineFault{Line: line, Detail: "no pool serves the model.", Unserved: true}
-	}
-	job.Pool = pool
-	return job, nil
+	return job, err
 }
 
 // ResultLine returns a finished job as a line of results, with its line break.

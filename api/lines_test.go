@@ -43,8 +43,8 @@ func TestEveryFaultyLineOfAFileIsTold(t *testing.T) {
 	want := []string{
 		`Line 2: The body ends before its JSON value does. false`,
 		`Line 3: The member "model" is missing. true`,
-		`Line 5: no pool serves the model. true`,
-		`Line 6: the "custom_id" is that of line 1 already. false`,
+		`Line 5: No pool serves the model in "model". true`,
+		`Line 6: The "custom_id" is that of line 1 already. false`,
 		`Line 7: The body must be a JSON object. false`,
 		`Line 8: The member "temperature" is unknown. false`,
 	}

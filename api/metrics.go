@@ -9,14 +9,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics counts what the API does. All labels are bounded: routes are
-// patterns, methods and codes come from lists, pools from the configuration.
+// metrics counts requests. All labels are bounded: routes are
+// patterns, methods and codes come from lists.
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
-	accepted *prometheus.CounterVec
 	refused  *prometheus.CounterVec
-	held     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -28,20 +26,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sluice_http_request_duration_seconds", Help: "Time to answer a request, long polls and event streams included.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30, 60},
 		}, []string{"route", "method"}),
-		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sluice_jobs_accepted_total", Help: "Jobs accepted, by pool.",
-		}, []string{"pool"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_jobs_rejected_total", Help: "Submits and batches refused, by problem code.",
 		}, []string{"code"}),
-		held: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sluice_http_held_requests", Help: "Long polls and event streams that are open.",
-		}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.accepted, m.refused, m.held} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.refused} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register the API's metrics: %w", err)
 		}
@@ -54,8 +46,6 @@ func (m *metrics) answered(route, verb string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, verb, strconv.Itoa(status)).Inc()
 	m.duration.WithLabelValues(route, verb).Observe(took.Seconds())
 }
-
-func (m *metrics) taken(pool string, n int) { m.accepted.WithLabelValues(pool).Add(float64(n)) }
 
 func (m *metrics) rejected(code string) { m.refused.WithLabelValues(code).Inc() }
 

@@ -41,35 +41,29 @@ var submitMembers = []string{
 	"webhook_url", "metadata", "fallback_models",
 }
 
-// submission is a decoded submit body that has passed every check which needs
-// nothing but the body and the clock.
-type submission struct {
-	job      tasks.Job
-	customID string
-}
-
-// decodeSubmit reads one submit body, a line of a batch when inBatch. The job's
-// request keeps pointing into body. It reads each byte once: values are checked
-// as they go by.
+// decodeSubmit reads one submit body, a line of a batch when inBatch, and makes
+// every check which needs nothing but the body and the clock. The job's request
+// keeps pointing into body. It reads each byte once: values are checked as they
+// go by.
 //
 // It fails with a *fault.Fault whose detail names the member at fault.
-func decodeSubmit(body []byte, inBatch bool, now time.Time) (submission, error) {
+func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
 	return decode(body, inBatch, "", now)
 }
 
 // decode is decodeSubmit for a body that may name no model: then it is model,
 // unless that is empty.
-func decode(body []byte, inBatch bool, model string, now time.Time) (submission, error) {
+func decode(body []byte, inBatch bool, model string, now time.Time) (tasks.Job, error) {
 	r, err := jsonread.New(body)
 	if err != nil {
-		return submission{}, told(err)
+		return tasks.Job{}, told(err)
 	}
 	d := decoder{r}
-	s, err := d.submit(inBatch, model, now)
+	job, err := d.submit(inBatch, model, now)
 	if err != nil {
-		return submission{}, told(err)
+		return tasks.Job{}, told(err)
 	}
-	return s, nil
+	return job, nil
 }
 
 // told makes a problem of what is wrong with a body; every other error passes.
@@ -95,16 +89,15 @@ type input struct {
 	requestMaxTokens int
 }
 
-func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submission, err error) {
+func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.Job, err error) {
 	if k := d.Kind(); k != '{' {
 		if k == 0 {
 			if err := d.Skip(); err != nil {
-				return s, err
+				return job, err
 			}
 		}
-		return s, fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
+		return job, fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
 	}
-	job := &s.job
 	var in input
 	_, err = d.Members(func(name string) (err error) {
 		if d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
@@ -150,30 +143,30 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (s submissio
 			if !inBatch {
 				return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
 			}
-			s.customID, err = d.customID()
+			job.CustomID, err = d.customID()
 		default:
 			return jsonread.Unknown(name)
 		}
 		return err
 	})
 	if err != nil {
-		return s, err
+		return job, err
 	}
 	if err := d.End(); err != nil {
-		return s, err
+		return job, err
 	}
-	if err := in.settle(job, model); err != nil {
-		return s, err
+	if err := in.settle(&job, model); err != nil {
+		return job, err
 	}
 	if job.Priority == "" {
 		job.Priority = tasks.Normal
 	}
 	if job.WebhookURL != "" {
 		if err := checkURL(job.WebhookURL); err != nil {
-			return s, err
+			return job, err
 		}
 	}
-	return s, checkTimes(job, now)
+	return job, checkTimes(&job, now)
 }
 
 // modelMissing is the fault of a body that names no model.

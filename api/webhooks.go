@@ -105,7 +105,7 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 		var p *fault.Fault
 		err := checkURL(*b.URL)
 		if err == nil {
-			err = a.checkWebhookURL(ctx, *b.URL)
+			err = a.desk.CheckWebhookURL(ctx, *b.URL)
 		}
 		if errors.As(err, &p) && p.Code == fault.WebhookURLRefused {
 			return fault.Fail(fault.WebhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)

@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"/tasks/redisd":    {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest": {redisClient},
 	"/api":             {"/tasks", "/api/...", echoLib, jsonLib},
+	"/api/desk":        {"/tasks", "/api/fault", "/api/quota"},
 	"/api/fault":       {"/tasks", "/api/auth"},
 	"/api/jsonread":    {jsonLib},
 	"/api/jsonwrite":   {jsonLib},

@@ -120,7 +120,7 @@ func TestWhatIsNotPromptsIsNotSent(t *testing.T) {
 		refused("-", "Say hello.\n", "none is picked", "--text"),
 		refused("p.txt", "Say hello.\n", `no pool serves the model "gpt-9"; name another with --model; the pools serve m*`, "--model", "gpt-9"),
 		refused("p.jsonl", `{"prompt":"a"}`, "The member \"model\" is missing.\nnothing was sent\n--model names the model of lines that name none; the pools serve m*"),
-		refused("p.jsonl", `{"model":"x","prompt":"a"}`, "Line 1: no pool serves the model.\nnothing was sent\n--model names the model of lines that name none; the pools serve m*"),
+		refused("p.jsonl", `{"model":"x","prompt":"a"}`, "Line 1: No pool serves the model in \"model\".\nnothing was sent\n--model names the model of lines that name none; the pools serve m*"),
 
 		taken("p.jsonl", one, 1),
 		taken("p.ndjson", one+"\n"+one, 2),

@@ -1,0 +1,228 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const (
+	stageJobs    = 200     // jobs in one chunk at most
+	stageBytes   = 4 << 20 // and bytes of their requests, about
+	abortTimeout = 5 * time.Second
+)
+
+// Incoming is a batch on its way in.
+type Incoming struct {
+	Key string // Idempotency-Key; "" for none
+	// Read calls take with each job of the batch in order, and returns its error.
+	// line is 1-based, and size is about how many bytes the job has.
+	Read func(take func(line int, job tasks.Job, size int) error) error
+	// Fingerprint digests what was read; it is asked after Read, when there is a key.
+	Fingerprint func() string
+}
+
+// HandedBatch is a batch that was handed in.
+type HandedBatch struct {
+	Batch    tasks.Batch
+	Pools    map[string]int // jobs by pool
+	Grant    quota.Grant    // as in Handed
+	Replayed bool           // the key was used before with the same content
+	Answer   []byte         // the answer kept then; nil: none is
+}
+
+// SubmitBatch takes a batch in job by job; nothing of it exists for anybody
+// until all of it was read. HandedBatch counts beside an error too: its grant is
+// told to whoever was admitted.
+func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedBatch, err error) {
+	grant, err := d.admit(ctx, c.Tenant)
+	if err != nil {
+		return h, err
+	}
+	h.Grant = grant
+	g, prior, err := d.c.Batches.OpenBatch(ctx, c.Tenant, b.Key)
+	if err != nil {
+		d.refund(ctx, c.Tenant)
+		return h, err
+	}
+	h.Pools = map[string]int{}
+	in := &intake{
+		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
+		lines: Lines{Match: d.c.Pools.Match}, pools: h.Pools, hooks: map[string]error{},
+	}
+	if prior != nil {
+		d.refund(ctx, c.Tenant)
+		err := d.replayBatch(ctx, &h, in, b, prior)
+		return h, err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			d.refund(ctx, c.Tenant)
+			d.abort(ctx, c.Request, in.batch)
+		}
+	}()
+	if err := in.read(ctx, b.Read); err != nil {
+		return h, err
+	}
+	commit := tasks.BatchCommit{Limits: grant.Limits}
+	if b.Key != "" {
+		commit.Fingerprint = b.Fingerprint()
+	}
+	// What a batch costs is known only at its end.
+	h.Batch, err = d.c.Batches.CommitBatch(ctx, in.batch, commit)
+	if err != nil {
+		// An abort takes nothing back that was committed, should a store that
+		// fell silent have done so.
+		return h, err
+	}
+	committed = true
+	h.Grant = d.withTokens(ctx, c.Tenant, grant)
+	for pool, n := range h.Pools {
+		d.accepted.WithLabelValues(pool).Add(float64(n))
+	}
+	return h, nil
+}
+
+// replayBatch finds the batch whose key was used before. What was sent has to be
+// read to its end to know whether it is the same.
+func (d *Desk) replayBatch(ctx context.Context, h *HandedBatch, in *intake, b Incoming, prior *tasks.PriorBatch) (err error) {
+	if err := in.read(ctx, b.Read); err != nil {
+		return err
+	}
+	if b.Fingerprint() != prior.Fingerprint {
+		return tasks.ErrKeyReused
+	}
+	h.Replayed, h.Answer = true, prior.Answer
+	h.Batch, err = d.c.Batches.Batch(ctx, in.tenant, prior.ID)
+	if errors.Is(err, tasks.ErrNotFound) {
+		return fault.Fail(fault.NotFound, "The batch of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+	}
+	return err
+}
+
+// abort has a batch forgotten that will not be committed. It is done also when
+// the caller has gone; what it misses, the store's sweep finds.
+func (d *Desk) abort(ctx context.Context, request, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	if err := d.c.Batches.AbortBatch(ctx, id); err != nil {
+		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "abort a batch", slog.String("request_id", request), slog.Any("error", err))
+	}
+}
+
+// Lines checks the jobs of one batch, or of a file of prompts, against each
+// other and against the pools.
+type Lines struct {
+	Match func(model string) (pool string, ok bool) // required
+
+	seen map[string]int // custom id to line
+}
+
+// Check sets the job's line, custom id and pool. It fails with a *[fault.Fault].
+func (l *Lines) Check(line int, job *tasks.Job) error {
+	if l.seen == nil {
+		l.seen = map[string]int{}
+	}
+	if job.Line = line; job.CustomID == "" {
+		job.CustomID = strconv.Itoa(line)
+	}
+	if first, twice := l.seen[job.CustomID]; twice {
+		return fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
+	}
+	l.seen[job.CustomID] = line
+	return place(l.Match, job)
+}
+
+// intake takes in the jobs of one batch.
+type intake struct {
+	desk    *Desk
+	tenant  string
+	batch   string
+	limits  tasks.Limits // of the tenant
+	lines   Lines
+	hooks   map[string]error // webhook addresses already checked
+	staging bool             // false: only compare, keep nothing
+
+	chunk []tasks.Job
+	bytes int
+	laid  chan error     // the end of the staging under way; nil: none is
+	pools map[string]int // jobs by pool
+}
+
+// read takes in the whole batch. Nothing is under way when it returns.
+func (in *intake) read(ctx context.Context, read func(take func(line int, job tasks.Job, size int) error) error) (err error) {
+	defer func() {
+		if last := in.staged(); err == nil {
+			err = last
+		}
+	}()
+	if err := read(func(line int, job tasks.Job, size int) error { return in.take(ctx, line, job, size) }); err != nil {
+		return err
+	}
+	if len(in.lines.seen) == 0 {
+		return fault.Fail(fault.InvalidRequest, "The batch has no jobs.")
+	}
+	return in.stage(ctx)
+}
+
+// take checks one job and lays it down for staging.
+func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) error {
+	if err := in.lines.Check(line, &job); err != nil {
+		return err
+	}
+	if err := in.checkWebhookURL(ctx, job.WebhookURL); err != nil {
+		return err
+	}
+	in.pools[job.Pool]++
+	if !in.staging {
+		return nil
+	}
+	job.ID, job.Tenant, job.Batch = in.desk.c.NewID("job"), in.tenant, in.batch
+	job.Reserved = reserve(&job.Request, in.limits)
+	in.chunk = append(in.chunk, job)
+	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {
+		return in.stage(ctx)
+	}
+	return nil
+}
+
+func (in *intake) checkWebhookURL(ctx context.Context, url string) error {
+	if url == "" {
+		return nil
+	}
+	checked, known := in.hooks[url]
+	if !known {
+		checked = in.desk.CheckWebhookURL(ctx, url)
+		in.hooks[url] = checked
+	}
+	return checked
+}
+
+// stage hands the jobs laid down to the store, which writes them while the next
+// are read; it waits for those before.
+func (in *intake) stage(ctx context.Context) error {
+	if err := in.staged(); err != nil || len(in.chunk) == 0 {
+		return err
+	}
+	chunk, laid := in.chunk, make(chan error, 1)
+	in.chunk, in.bytes, in.laid = make([]tasks.Job, 0, stageJobs), 0, laid
+	go func() { laid <- in.desk.c.Batches.StageBatch(ctx, in.batch, chunk) }()
+	return nil
+}
+
+// staged waits for the staging under way.
+func (in *intake) staged() error {
+	if in.laid == nil {
+		return nil
+	}
+	err := <-in.laid
+	in.laid = nil
+	return err
+}

@@ -1,0 +1,173 @@
+// Package desk is what every form of the API does with a job: it finds the
+// job's pool, checks and admits it, hands it to the store, waits for its result
+// and keeps the first answer of an Idempotency-Key.
+//
+// It promises that what [Desk.Submit] and [Desk.SubmitBatch] return without an
+// error the store has for good, that a tenant pays for nothing that was surely
+// not taken in, and that a repeat of a key makes nothing. It knows no HTTP and
+// no JSON: a form decodes a job before, and writes an answer after.
+package desk
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Submitter accepts jobs.
+type Submitter interface {
+	// Submit returns once the job is durable. It fails with a *tasks.QuotaError,
+	// tasks.ErrKeyReused, ErrKeyBusy, ErrFull or ErrUnavailable.
+	Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error)
+	// SaveAnswer keeps the first answer to a request with an Idempotency-Key, which
+	// made the job or batch of that id; the first one saved stays.
+	SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error
+	// Tokens reports how the tenant's tokens of the day stand.
+	Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error)
+}
+
+// Jobs is what the desk asks of the store about single jobs. Another tenant's
+// job is tasks.ErrNotFound.
+type Jobs interface {
+	Submitter
+	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Retry queues a failed, canceled or expired job again; else tasks.ErrConflict.
+	// Past a limit of its tenant it is a *tasks.QuotaError.
+	Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error)
+}
+
+// Opener opens a batch, of which nothing can be seen or run before it is committed.
+type Opener interface {
+	// OpenBatch reserves the key; tasks.ErrKeyBusy while another request holds it.
+	// prior is not nil when the key was used before, and then nothing was opened.
+	OpenBatch(ctx context.Context, tenant, key string) (b tasks.Batch, prior *tasks.PriorBatch, err error)
+	AbortBatch(ctx context.Context, id string) error
+}
+
+// Stager fills an open batch, in chunks, and commits it.
+type Stager interface {
+	StageBatch(ctx context.Context, id string, jobs []tasks.Job) error
+	CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error)
+}
+
+// Batches is what the desk asks of the store about batches.
+type Batches interface {
+	Opener
+	Stager
+	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
+}
+
+// Notices tells of changes.
+type Notices interface {
+	// Watch is subscribed when it returns. changed signals each change of that
+	// job or batch, several of them perhaps once; stop ends the subscription.
+	Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), err error)
+	// WatchEnd does the same for the end alone. ended gives the job as it ended, or
+	// nil: then it has to be looked for.
+	WatchEnd(ctx context.Context, id string) (ended <-chan *tasks.Job, stop func(), err error)
+}
+
+// Pools knows where jobs go and how long they wait. Match and Estimate are
+// called for each submit and should answer from memory.
+type Pools interface {
+	Match(model string) (pool string, ok bool)
+	// Waiting says what a job waits for; a zero For means it waits for nothing.
+	Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
+	// Estimate is the time until the result of a job submitted now is expected.
+	Estimate(ctx context.Context, pool, tenant string) (time.Duration, error)
+}
+
+// Quota is a tenant's admission; *quota.Quota is one.
+type Quota interface {
+	Admit(ctx context.Context, tenant string, submits int64) (quota.Grant, error)
+	Refund(ctx context.Context, tenant string, submits int64) error
+}
+
+// Config says what a desk works with. Jobs, Batches, Notices, Pools and NewID
+// are required.
+type Config struct {
+	Jobs    Jobs
+	Batches Batches
+	Notices Notices
+	Pools   Pools
+	// Quota admits submits; nil: everybody, without limit.
+	Quota Quota
+	// NewID returns a new id: the prefix ("job"), an underscore and something unique.
+	NewID func(prefix string) string
+	// CheckWebhookURL refuses an address that must not be called. It sees only
+	// absolute http and https addresses without user information; nil: https only.
+	CheckWebhookURL func(ctx context.Context, url string) error
+	// MaxWaits is the most requests that one tenant holds at once; 0 means 1,000.
+	MaxWaits int
+	// RereadEvery bounds how late a held request sees a change whose notice was
+	// lost; 0 means 5 s. Where there are no notices it looks each second at least.
+	RereadEvery time.Duration
+	// Registerer takes the metrics; nil: none are kept.
+	Registerer prometheus.Registerer
+	// Log takes what went wrong without a caller's being told; nil: nothing is logged.
+	Log *slog.Logger
+	// Now is the clock that deadlines are compared with; nil means time.Now.
+	Now func() time.Time
+}
+
+// Desk takes jobs in. It is ready when New returns; Drain makes it let go of the
+// requests that it holds.
+type Desk struct {
+	c        Config
+	accepted *prometheus.CounterVec
+	held     prometheus.Gauge
+	waits    waits
+
+	drainOnce sync.Once
+	draining  chan struct{}
+}
+
+// New returns a desk, or the error of registering its metrics.
+func New(c Config) (*Desk, error) {
+	c.MaxWaits = cmp.Or(c.MaxWaits, 1000)
+	c.RereadEvery = cmp.Or(c.RereadEvery, 5*time.Second)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	d := &Desk{
+		c: c, waits: waits{most: c.MaxWaits, held: map[string]int{}}, draining: make(chan struct{}),
+		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_jobs_accepted_total", Help: "Jobs accepted, by pool.",
+		}, []string{"pool"}),
+		held: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluice_http_held_requests", Help: "Long polls and event streams that are open.",
+		}),
+	}
+	if c.Registerer == nil {
+		return d, nil
+	}
+	for _, m := range []prometheus.Collector{d.accepted, d.held} {
+		if err := c.Registerer.Register(m); err != nil {
+			return nil, fmt.Errorf("register the desk's metrics: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// Drain makes held requests end now. It returns at once.
+func (d *Desk) Drain() { d.drainOnce.Do(func() { close(d.draining) }) }
+
+// Draining is closed by Drain.
+func (d *Desk) Draining() <-chan struct{} { return d.draining }
+
+// Caller is who asks.
+type Caller struct {
+	Tenant  string
+	Request string // the request's id, for the log
+}

@@ -1,0 +1,222 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Handed is a job that was handed in.
+type Handed struct {
+	tasks.Accepted
+	Grant quota.Grant // what is left to the tenant; no windows: nothing limits it
+}
+
+// Submit hands one job in. Its form has set what a caller can say; its id,
+// tenant, pool and reservation, and the limits of the submission, are set here.
+//
+// Handed counts beside an error too: of a repeat whose job is no more it says
+// that it is a repeat.
+func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
+	job := &s.Job
+	if err := place(d.c.Pools.Match, job); err != nil {
+		return h, err
+	}
+	if err := d.CheckWebhookURL(ctx, job.WebhookURL); err != nil {
+		return h, err
+	}
+	job.ID, job.Tenant = d.c.NewID("job"), c.Tenant
+	if err := d.reachable(ctx, job); err != nil && !d.known(ctx, c.Tenant, s.Key) {
+		return h, err
+	}
+	grant, err := d.admit(ctx, c.Tenant)
+	if err != nil {
+		return h, err
+	}
+	s.Limits = grant.Limits
+	job.Reserved = reserve(&job.Request, grant.Limits)
+	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
+	if err != nil {
+		// Whether a store that fell silent has the job is not known: then the
+		// tenant has spent, as it would have with the job.
+		if !errors.Is(err, tasks.ErrUnavailable) && ctx.Err() == nil {
+			d.refund(ctx, c.Tenant)
+		}
+		return Handed{}, err
+	}
+	h.Grant = d.withTokens(ctx, c.Tenant, grant)
+	if !h.Replayed {
+		d.accepted.WithLabelValues(h.Job.Pool).Inc()
+		return h, nil
+	}
+	d.refund(ctx, c.Tenant)
+	if h.Job.ID == "" || h.Job.Status == "" {
+		// Of a job that is no more nobody is told that it was accepted.
+		return h, fault.Fail(fault.NotFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
+	}
+	return h, nil
+}
+
+// Retry queues a job again that ended without a result. It takes of every quota
+// what a submit takes, because it costs what one costs.
+func (d *Desk) Retry(ctx context.Context, tenant, id string) (tasks.Job, quota.Grant, error) {
+	grant, err := d.admit(ctx, tenant)
+	if err != nil {
+		return tasks.Job{}, grant, err
+	}
+	job, err := d.c.Jobs.Retry(ctx, tenant, id, grant.Limits)
+	if err != nil {
+		d.refund(ctx, tenant)
+		return tasks.Job{}, quota.Grant{}, err
+	}
+	return job, d.withTokens(ctx, tenant, grant), nil
+}
+
+// Keep keeps the first answer to a request with an Idempotency-Key, which made
+// the job or batch of that id. Without it a repeat is answered with that as it
+// then stands.
+func (d *Desk) Keep(ctx context.Context, tenant, key, id string, answer []byte) {
+	if err := d.c.Jobs.SaveAnswer(ctx, tenant, key, id, answer); err != nil {
+		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "save the answer of an Idempotency-Key", slog.Any("error", err))
+	}
+}
+
+// place finds the job's pool.
+func place(match func(model string) (pool string, ok bool), job *tasks.Job) error {
+	pool, ok := match(job.Model)
+	if !ok {
+		return fault.Fail(fault.ModelNotFound, `No pool serves the model in "model".`)
+	}
+	job.Pool = pool
+	for _, model := range job.Fallback {
+		if _, ok := match(model); !ok {
+			return fault.Fail(fault.ModelNotFound, `No pool serves one of the models in "fallback_models".`)
+		}
+	}
+	return nil
+}
+
+// CheckWebhookURL asks whoever knows the network's rules; "" passes.
+func (d *Desk) CheckWebhookURL(ctx context.Context, url string) error {
+	if url == "" {
+		return nil
+	}
+	if d.c.CheckWebhookURL == nil {
+		if !strings.HasPrefix(strings.ToLower(url), "https:") {
+			return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an https address.`)
+		}
+		return nil
+	}
+	if err := d.c.CheckWebhookURL(ctx, url); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// The reason could tell what a name means inside our network.
+		return fault.Fail(fault.WebhookURLRefused, `The address in "webhook_url" must not be called.`)
+	}
+	return nil
+}
+
+// estimateSpare is how far past the deadline an estimate has to lie before a
+// job is refused for it: estimates are no better, and of a pool that opens
+// nobody knows when they are a guess of some seconds.
+const estimateSpare = 30 * time.Second
+
+// reachable refuses a job that would have to wait past its deadline, in its own
+// pool and in those of its fallbacks: told now, its caller can do something
+// else. A job of high priority passes, since estimates are of the tenant's
+// whole backlog; so does one whose pool opens nobody knows when. Those end
+// expired, without a call.
+func (d *Desk) reachable(ctx context.Context, job *tasks.Job) error {
+	if job.Deadline.IsZero() || job.Priority == tasks.High {
+		return nil
+	}
+	left := job.Deadline.Sub(d.c.Now())
+	late := time.Duration(math.MaxInt64)
+	for _, model := range append([]string{job.Model}, job.Fallback...) {
+		pool, ok := d.c.Pools.Match(model)
+		if !ok {
+			continue
+		}
+		estimate, err := d.c.Pools.Estimate(ctx, pool, job.Tenant)
+		if err != nil {
+			return nil
+		}
+		late = min(late, estimate-left)
+	}
+	if late <= estimateSpare {
+		return nil
+	}
+	f := fault.Fail(fault.DeadlineUnreachable, `The queue is longer than the time to "deadline".`)
+	f.RetryAfter = late
+	return f
+}
+
+// known reports whether a key stands for something already: its repeat gets the
+// first answer, however long the queue is now. A key is looked up by reserving
+// it for a moment, as a batch does.
+func (d *Desk) known(ctx context.Context, tenant, key string) bool {
+	if key == "" {
+		return false
+	}
+	b, prior, err := d.c.Batches.OpenBatch(ctx, tenant, key)
+	if err != nil || prior != nil {
+		return true // or it cannot be told: then the submit says why
+	}
+	if err := d.c.Batches.AbortBatch(context.WithoutCancel(ctx), b.ID); err != nil {
+		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "let go of an Idempotency-Key", slog.Any("error", err))
+	}
+	return false
+}
+
+// admit takes a submit of the tenant's allowance. What else limits it is in the
+// grant, and is held by the store where it queues the work.
+func (d *Desk) admit(ctx context.Context, tenant string) (quota.Grant, error) {
+	if d.c.Quota == nil {
+		return quota.Grant{}, nil
+	}
+	return d.c.Quota.Admit(ctx, tenant, 1)
+}
+
+// refund gives a submit back. A failure is logged and costs the tenant no more
+// than that.
+func (d *Desk) refund(ctx context.Context, tenant string) {
+	if d.c.Quota == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := d.c.Quota.Refund(ctx, tenant, 1); err != nil {
+		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "refund a quota", slog.Any("error", err))
+	}
+}
+
+// reserve is how many tokens are set aside for a request.
+func reserve(r *tasks.Request, l tasks.Limits) int64 {
+	if l.TokensPerDay <= 0 {
+		return 0
+	}
+	return r.Tokens()
+}
+
+// withTokens adds to a grant what is left of the tenant's tokens after what it
+// has just taken. That these cannot be looked up is no reason to fail.
+func (d *Desk) withTokens(ctx context.Context, tenant string, g quota.Grant) quota.Grant {
+	limit := g.Limits.TokensPerDay
+	if limit <= 0 {
+		return g
+	}
+	if day, err := d.c.Jobs.Tokens(ctx, tenant); err == nil {
+		g.Windows = append(g.Windows, quota.Window{
+			Name: quota.TokensPerDay, Limit: limit, Remaining: limit - day.Used - day.Reserved, Span: 24 * time.Hour, Reset: day.ResetsIn,
+		})
+	}
+	return g
+}
