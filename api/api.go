@@ -1,12 +1,12 @@
-// Package api speaks HTTP about jobs: it checks what a caller asks, hands it to
-// the store, and tells the caller how its jobs stand.
+// Package api mounts the HTTP interface: every route with who calls it, in the
+// form (v1) that reads and answers it, above the desk that serves every form.
 //
 // It promises that a 202 is written only after the store has the job for good,
-// that every failure is an RFC 9457 problem with a stable type, that an object
-// of another tenant looks like one that does not exist, and that links begin
-// with the configured public address and nothing a caller sent. It never runs a
-// job, never touches Redis (its child quota does), and never writes a prompt, a
-// result, a token or a query value to a log or a metric.
+// that every failure is answered in the form that is mounted there, with a
+// stable code, that an object of another tenant looks like one that does not
+// exist, and that links begin with the configured public address and nothing a
+// caller sent. It never runs a job, never touches Redis (its child quota does),
+// and never writes a prompt, a result, a token or a query value to a log or a metric.
 package api
 
 import (
@@ -24,55 +24,25 @@ import (
 
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/desk"
-	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/api/v1"
 )
 
-// Jobs is everything that the job routes ask of the store. Another tenant's job
-// is tasks.ErrNotFound.
+// Jobs is everything that is asked of the store about jobs.
 type Jobs interface {
 	desk.Jobs
-	// Jobs lists without results.
-	Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error)
-	// Cancel ends the job at once, also a running one; tasks.ErrFinal when it has ended already.
-	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
-	// Delete forgets a final job; else tasks.ErrConflict.
-	Delete(ctx context.Context, tenant, id string) error
+	v1.Jobs
 }
 
-// Batches is everything that the batch routes ask of the store.
+// Batches is everything that is asked of the store about batches.
 type Batches interface {
 	desk.Batches
-	// BatchResults returns the next final jobs of the batch with their results, some
-	// megabytes of them, from the position from on, 0 being its first, and the
-	// position to go on from, 0 at the end.
-	BatchResults(ctx context.Context, tenant, id string, from int) (jobs []tasks.Job, next int, err error)
-	CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error)
-}
-
-// Partials is the text of a running attempt while it is produced.
-type Partials interface {
-	// Partial returns the text of the newest attempt that has produced any:
-	// from the byte offset on when that is the given attempt, else all of it.
-	Partial(ctx context.Context, id string, attempt, offset int) (tasks.Partial, error)
-	// Listen asks the job's worker to publish its text for the next while; it is
-	// renewed every Config.ListenEvery.
-	Listen(ctx context.Context, id string) error
+	v1.Batches
 }
 
 // Pools knows where jobs go, how long they wait, and how the pools stand.
 type Pools interface {
 	desk.Pools
-	// Provider returns who answers for a pool; "" for a pool that is no more.
-	Provider(pool string) string
-	Status(ctx context.Context) ([]tasks.PoolStatus, error)
-}
-
-// PoolControl is the operator's hand on a pool; tasks.ErrNotFound for an unknown one.
-type PoolControl interface {
-	Pause(ctx context.Context, pool, reason, by string) error
-	Resume(ctx context.Context, pool, by string) error
-	// Audit returns the last n things that operators did to the pool, newest first.
-	Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error)
+	v1.Pools
 }
 
 // Verifier judges bearer tokens; *auth.Verifier is one.
@@ -89,11 +59,11 @@ type Config struct {
 	Pools   Pools
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
-	Partials Partials
+	Partials v1.Partials
 	// PoolControl pauses and resumes; nil: all of that answers 404.
-	PoolControl PoolControl
+	PoolControl v1.PoolControl
 	// Webhooks keeps endpoints and deliveries; nil: their routes answer 404.
-	Webhooks Webhooks
+	Webhooks v1.Webhooks
 	// Quota admits submits; nil: everybody, without limit.
 	Quota desk.Quota
 	// Verifier judges tokens. An error that wraps auth.ErrUnavailable is a 503,
@@ -147,11 +117,12 @@ type Config struct {
 // API is the HTTP interface. It serves at once; Drain makes it let go of the
 // requests that it holds.
 type API struct {
-	Config
-	base    string // Config.PublicURL without a closing slash
-	echo    *echo.Echo
-	metrics *metrics
-	desk    *desk.Desk
+	verifier Verifier
+	extra    map[string]http.Handler
+	log      *slog.Logger
+	echo     *echo.Echo
+	metrics  *metrics
+	desk     *desk.Desk
 }
 
 // New returns an API that is ready to serve, or every fault of the Config at once.
@@ -181,17 +152,8 @@ func New(c Config) (*API, error) {
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	setDefault(&c.MaxBody, 32<<20)
-	setDefault(&c.MaxBatchBody, 256<<20)
-	setDefault(&c.MaxBatchLines, 100_000)
-	setDefault(&c.Heartbeat, 15*time.Second)
-	setDefault(&c.DeltaEvery, 200*time.Millisecond)
-	setDefault(&c.ListenEvery, 10*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
 	}
 	m, err := newMetrics(c.Registerer)
 	if err != nil {
@@ -205,20 +167,19 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{Config: c, base: strings.TrimRight(c.PublicURL, "/"), echo: echo.New(), metrics: m, desk: d}
-	a.routes()
+	a := &API{verifier: c.Verifier, extra: c.Extra, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	a.routes(v1.New(v1.Config{
+		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
+		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
+		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines,
+		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
+	}), Operations(c.Operations))
 	return a, nil
-}
-
-func setDefault[T int | int64 | time.Duration](v *T, value T) {
-	if *v == 0 {
-		*v = value
-	}
 }
 
 // routes lists every route. Each names the scope that it asks for, "" being any
 // valid token; the last four ask for none.
-func (a *API) routes() {
+func (a *API) routes(v *v1.API, operations http.Handler) {
 	e := a.echo
 	e.HideBanner, e.HidePort = true, true
 	// The peer's own address: a header that names another would be anybody's word.
@@ -228,74 +189,74 @@ func (a *API) routes() {
 
 	// A caller submits one job. A repeat makes a second job, unless it carries
 	// the same Idempotency-Key: then it gets the first answer.
-	e.POST("/v1/jobs", a.submitJob, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/jobs", v.SubmitJob, a.scope(auth.ScopeJobsWrite))
 	// A caller looks through its jobs, page by page. Reading changes nothing.
-	e.GET("/v1/jobs", a.listJobs, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead))
 	// A caller polls for a result, perhaps waiting for it. Reading changes nothing.
-	e.GET("/v1/jobs/:id", a.getJob, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead))
 	// A caller has a finished job forgotten. A repeat is a 404.
-	e.DELETE("/v1/jobs/:id", a.deleteJob, a.scope(auth.ScopeJobsWrite))
+	e.DELETE("/v1/jobs/:id", v.DeleteJob, a.scope(auth.ScopeJobsWrite))
 	// A caller no longer wants the result. A repeat is a 409.
-	e.POST("/v1/jobs/:id/cancel", a.cancelJob, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/jobs/:id/cancel", v.CancelJob, a.scope(auth.ScopeJobsWrite))
 	// A caller wants a job that ended without a result run again. A repeat is a
 	// 409 until it has ended once more.
-	e.POST("/v1/jobs/:id/retry", a.retryJob, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/jobs/:id/retry", v.RetryJob, a.scope(auth.ScopeJobsWrite))
 	// A caller follows a job. A repeat with Last-Event-ID goes on where the last one ended.
-	e.GET("/v1/jobs/:id/events", a.jobEvents, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/jobs/:id/events", v.JobEvents, a.scope(auth.ScopeJobsRead))
 
 	// A caller submits many jobs. A repeat makes a second batch, unless it
 	// carries the same Idempotency-Key: then it gets the first answer.
-	e.POST("/v1/batches", a.submitBatch, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/batches", v.SubmitBatch, a.scope(auth.ScopeJobsWrite))
 	// A caller polls for a batch's counts, perhaps waiting for its end. Reading changes nothing.
-	e.GET("/v1/batches/:id", a.getBatch, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead))
 	// A caller fetches what is finished, in the order of the lines. Reading changes nothing.
-	e.GET("/v1/batches/:id/results", a.batchResults, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/batches/:id/results", v.BatchResults, a.scope(auth.ScopeJobsRead))
 	// A caller no longer wants the rest. A repeat is a 409 once the batch has ended.
-	e.POST("/v1/batches/:id/cancel", a.cancelBatch, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/batches/:id/cancel", v.CancelBatch, a.scope(auth.ScopeJobsWrite))
 
 	// Anybody with a token asks whether the pools are open. Reading changes nothing.
-	e.GET("/v1/status", a.getStatus, a.scope(""))
+	e.GET("/v1/status", v.GetStatus, a.scope(""))
 	// An operator lists the pools. Reading changes nothing.
-	e.GET("/v1/pools", a.listPools, a.scope(auth.ScopeAdmin))
+	e.GET("/v1/pools", v.ListPools, a.scope(auth.ScopeAdmin))
 	// An operator looks up who paused a pool, and why. Reading changes nothing.
-	e.GET("/v1/pools/:name/audit", a.poolAudit, a.scope(auth.ScopeAdmin))
+	e.GET("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin))
 	// An operator stops a pool before the next call. A repeat replaces the reason.
-	e.POST("/v1/pools/:name/pause", a.pausePool, a.scope(auth.ScopeAdmin))
+	e.POST("/v1/pools/:name/pause", v.PausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
-	e.POST("/v1/pools/:name/resume", a.resumePool, a.scope(auth.ScopeAdmin))
+	e.POST("/v1/pools/:name/resume", v.ResumePool, a.scope(auth.ScopeAdmin))
 
 	// A receiver's owner says where events go. A repeat makes a second endpoint.
-	e.POST("/v1/webhook-endpoints", a.createEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/webhook-endpoints", v.CreateEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner looks at what there is. Reading changes nothing.
-	e.GET("/v1/webhook-endpoints", a.listEndpoints, a.scope(auth.ScopeWebhooksWrite))
-	e.GET("/v1/webhook-endpoints/:id", a.getEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/webhook-endpoints", v.ListEndpoints, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/webhook-endpoints/:id", v.GetEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner changes or enables it again. A repeat changes nothing.
-	e.PATCH("/v1/webhook-endpoints/:id", a.changeEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.PATCH("/v1/webhook-endpoints/:id", v.ChangeEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants no more. A repeat is a 404.
-	e.DELETE("/v1/webhook-endpoints/:id", a.deleteEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.DELETE("/v1/webhook-endpoints/:id", v.DeleteEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants another secret. A repeat makes one more, and the first old one signs no longer.
-	e.POST("/v1/webhook-endpoints/:id/rotate-secret", a.rotateEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/webhook-endpoints/:id/rotate-secret", v.RotateEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants to see an event arrive. A repeat sends another.
-	e.POST("/v1/webhook-endpoints/:id/test", a.testEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/webhook-endpoints/:id/test", v.TestEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner asks what became of events. Reading changes nothing.
-	e.GET("/v1/webhook-endpoints/:id/deliveries", a.listDeliveries, a.scope(auth.ScopeWebhooksWrite))
-	e.GET("/v1/deliveries", a.listDeliveries, a.scope(auth.ScopeWebhooksWrite))
-	e.GET("/v1/deliveries/:id", a.getDelivery, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/webhook-endpoints/:id/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/deliveries/:id", v.GetDelivery, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants events again that got lost. A repeat while they are under way changes nothing.
-	e.POST("/v1/webhook-endpoints/:id/redeliver", a.redeliverRange, a.scope(auth.ScopeWebhooksWrite))
-	e.POST("/v1/deliveries/:id/redeliver", a.redeliver, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/webhook-endpoints/:id/redeliver", v.RedeliverRange, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/deliveries/:id/redeliver", v.Redeliver, a.scope(auth.ScopeWebhooksWrite))
 	// A tenant learns, or replaces, what the webhook_url of its jobs is signed with. As rotate-secret.
-	e.GET("/v1/signing-secret", a.getSigningSecret, a.scope(auth.ScopeWebhooksWrite))
-	e.POST("/v1/signing-secret/rotate", a.rotateSigningSecret, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/signing-secret", v.GetSigningSecret, a.scope(auth.ScopeWebhooksWrite))
+	e.POST("/v1/signing-secret/rotate", v.RotateSigningSecret, a.scope(auth.ScopeWebhooksWrite))
 
 	// A supervisor asks whether the process lives, a balancer whether to send
 	// requests here. Reading changes nothing.
-	ops := echo.WrapHandler(Operations(a.Operations))
+	ops := echo.WrapHandler(operations)
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/healthz", ops)
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/readyz", ops)
 	// A developer reads what the API takes and answers. Reading changes nothing.
-	e.GET("/openapi.yaml", a.getOpenAPI)
-	e.GET("/docs", a.getDocs)
+	e.GET("/openapi.yaml", getOpenAPI)
+	e.GET("/docs", getDocs)
 }
 
 // ours reports whether a path belongs to the API itself.
@@ -312,7 +273,7 @@ func ours(path string) bool {
 // batch, which moves its own read deadline along, and held requests, which move
 // their write deadline.
 func (a *API) Handler() http.Handler {
-	if len(a.Extra) == 0 {
+	if len(a.extra) == 0 {
 		return a.echo
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -330,7 +291,7 @@ func (a *API) Handler() http.Handler {
 // or nil. The root is a prefix of nothing but itself.
 func (a *API) mounted(path string) (found http.Handler) {
 	longest := -1
-	for prefix, h := range a.Extra {
+	for prefix, h := range a.extra {
 		bare := strings.TrimRight(prefix, "/")
 		under := bare != "" && (path == bare || strings.HasPrefix(path, bare+"/"))
 		if len(bare) > longest && (path == prefix || under) {

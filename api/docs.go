@@ -5,6 +5,8 @@ import (
 	"net/http"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/api/wire"
 )
 
 // docs.html is made from openapi.yaml by renderDocs, in docs_test.go; a test
@@ -21,22 +23,22 @@ var (
 )
 
 // getOpenAPI is GET /openapi.yaml.
-func (a *API) getOpenAPI(c echo.Context) error {
+func getOpenAPI(c echo.Context) error {
 	return static(c, "application/yaml", openAPI)
 }
 
 // getDocs is GET /docs.
-func (a *API) getDocs(c echo.Context) error {
+func getDocs(c echo.Context) error {
 	c.Response().Header().Set("Content-Security-Policy",
 		"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 	return static(c, "text/html; charset=utf-8", docsPage)
 }
 
 func static(c echo.Context, media string, body []byte) error {
-	etag, h := bodyETag(body), c.Response().Header()
+	etag, h := wire.ETag(body), c.Response().Header()
 	h.Set("ETag", etag)
 	h.Set("Cache-Control", "no-cache")
-	if matches(c.Request().Header, etag) {
+	if wire.Matches(c.Request().Header, etag) {
 		c.Response().WriteHeader(http.StatusNotModified)
 		return nil
 	}

@@ -1,12 +1,15 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -14,6 +17,8 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/v1"
+	"github.com/sluicehq/sluice/api/wire"
 )
 
 // exchange is what is known of one request while it is answered.
@@ -22,12 +27,18 @@ type exchange struct {
 	caller auth.Claims
 	code   string // of the problem answered, if any
 	status int    // set when no answer could be written
+	// render makes the answer to a failure in the form that is mounted here.
+	render func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
 }
 
-// deskCaller is who asks the desk.
-func (x *exchange) deskCaller() desk.Caller {
-	return desk.Caller{Tenant: x.caller.Tenant, Request: x.id}
+// caller is who sent a request that was let through.
+func caller(c echo.Context) desk.Caller {
+	x := exchangeOf(c)
+	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Request: x.id}
 }
+
+// statusClientClosed is only in logs and metrics: nobody is there to read it.
+const statusClientClosed = 499
 
 const exchangeKey = "exchange"
 
@@ -35,7 +46,7 @@ func exchangeOf(c echo.Context) *exchange {
 	if x, ok := c.Get(exchangeKey).(*exchange); ok {
 		return x
 	}
-	return &exchange{}
+	return &exchange{render: v1.Problem}
 }
 
 // route is the pattern that the request matched, never its path, which a
@@ -55,7 +66,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
 		r := c.Request()
-		x := &exchange{id: requestID(r.Header)}
+		x := &exchange{id: requestID(r.Header), render: v1.Problem}
 		c.Set(exchangeKey, x)
 		h := c.Response().Header()
 		h["X-Request-Id"] = []string{x.id}
@@ -81,7 +92,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			if x.code != "" {
 				line = append(line, slog.String("code", x.code)) // why it was refused
 			}
-			a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", line...)
+			a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", line...)
 		}()
 		defer func() {
 			v := recover()
@@ -93,7 +104,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 				panic(v)
 			}
 			// The value may hold anything, a prompt too: only its type is told.
-			a.Log.LogAttrs(r.Context(), slog.LevelError, "panic",
+			a.log.LogAttrs(r.Context(), slog.LevelError, "panic",
 				slog.String("request_id", x.id), slog.String("route", x.route(c)),
 				slog.String("type", fmt.Sprintf("%T", v)), slog.String("stack", string(debug.Stack())))
 			if c.Response().Committed {
@@ -111,25 +122,15 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+var isRequestID = regexp.MustCompile("^[A-Za-z0-9_-]{8,64}$").MatchString
+
 // requestID returns the caller's X-Request-Id when it is 8 to 64 letters,
 // digits, dashes and underscores, else a new one.
 func requestID(h http.Header) string {
-	if id := h.Get("X-Request-Id"); len(id) >= 8 && len(id) <= 64 && isToken(id) {
+	if id := h.Get("X-Request-Id"); isRequestID(id) {
 		return id
 	}
 	return fmt.Sprintf("req_%016x%016x", rand.Uint64(), rand.Uint64())
-}
-
-// isToken reports whether s holds only letters, digits, dashes and underscores.
-func isToken(s string) bool {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
-		default:
-			return false
-		}
-	}
-	return s != ""
 }
 
 // scope lets a request pass whose token is valid and has the scope; "" asks for
@@ -145,7 +146,7 @@ func (a *API) scope(scope string) echo.MiddlewareFunc {
 			if err != nil {
 				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
 			}
-			caller, err := a.Verifier.Verify(r.Context(), raw)
+			caller, err := a.verifier.Verify(r.Context(), raw)
 			if errors.Is(err, auth.ErrUnavailable) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
 			}
@@ -167,4 +168,57 @@ func challenge(header, code, detail string) *fault.Fault {
 	p := fault.Fail(code, "%s", detail)
 	p.Header = http.Header{"Www-Authenticate": {header}}
 	return p
+}
+
+// classify is [fault.Classify], with the errors that net/http and Echo make.
+func classify(err error) (fault.Kind, fault.Fault) {
+	var (
+		f      *fault.Fault
+		tooBig *http.MaxBytesError
+		routed *echo.HTTPError
+	)
+	switch {
+	case errors.As(err, &f):
+	case errors.As(err, &tooBig):
+		err = fault.Fail(fault.BodyTooLarge, "The body is longer than %d bytes.", tooBig.Limit)
+	case errors.As(err, &routed) && routed.Code == http.StatusNotFound:
+		err = fault.Fail(fault.RouteNotFound, "The API has no such route.")
+	case errors.As(err, &routed) && routed.Code == http.StatusMethodNotAllowed:
+		err = fault.Fail(fault.MethodNotAllowed, "The Allow header lists the methods of this route.")
+	}
+	return fault.Classify(err)
+}
+
+// answerError writes the answer to a failed request. It is Echo's error handler.
+func (a *API) answerError(err error, c echo.Context) {
+	x := exchangeOf(c)
+	if errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil {
+		x.code = "client_closed"
+		x.status = statusClientClosed
+		return
+	}
+	k, p := classify(err)
+	x.code = k.Code
+	if k.Status >= 500 && k.Code != fault.DeadlineUnreachable {
+		a.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
+			slog.String("request_id", x.id), slog.String("route", x.route(c)), slog.String("code", k.Code), slog.Any("error", err))
+	}
+	if c.Response().Committed {
+		return
+	}
+	h := c.Response().Header()
+	for name, values := range p.Header {
+		h[name] = values
+	}
+	if k.Status == http.StatusRequestEntityTooLarge || k.Status == http.StatusRequestTimeout {
+		h.Set("Connection", "close") // the rest of the body will not be read
+	}
+	h.Set("Cache-Control", "no-store")
+	b := x.render(h, k, p, x.id)
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	c.Response().WriteHeader(k.Status)
+	_, _ = c.Response().Write(b)
+	if k.Status != http.StatusRequestTimeout {
+		wire.Linger(c.Response(), c.Request())
+	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 )
 
 // Check is one part that should run.
@@ -35,7 +37,7 @@ type OperationsConfig struct {
 // and /readyz (200 when every part works, else 503, naming each), for the API's
 // listener, the operations listener and processes without an API.
 func Operations(c OperationsConfig) http.Handler {
-	setDefault(&c.Timeout, 2*time.Second)
+	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -50,10 +52,10 @@ func Operations(c OperationsConfig) http.Handler {
 		}
 		switch r.URL.Path {
 		case "/healthz":
-			writeJSON(w, http.StatusOK, []byte(`{"status":"ok"}`+"\n"))
+			wire.JSON(w, http.StatusOK, []byte(`{"status":"ok"}`+"\n"))
 		case "/readyz":
 			status, body := c.readiness(r.Context())
-			writeJSON(w, status, body)
+			wire.JSON(w, status, body)
 		default:
 			http.NotFound(w, r)
 		}
@@ -98,10 +100,4 @@ func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []by
 		}
 	}
 	return status, append(body, "]}\n"...)
-}
-
-func writeJSON(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
 }

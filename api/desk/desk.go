@@ -169,5 +169,6 @@ func (d *Desk) Draining() <-chan struct{} { return d.draining }
 // Caller is who asks.
 type Caller struct {
 	Tenant  string
+	Subject string // the token's
 	Request string // the request's id, for the log
 }

@@ -84,9 +84,10 @@ func Kinds() []Kind {
 // Fault is an error with an answer.
 type Fault struct {
 	Code       string
-	Detail     string        // what is wrong and what to do; it may name members and limits, never values
-	Line       int           // the 1-based line of a batch; 0: none
-	RetryAfter time.Duration // 0: nobody knows, or never
+	Detail     string            // what is wrong and what to do; it may name members and limits, never values
+	Line       int               // the 1-based line of a batch; 0: none
+	RetryAfter time.Duration     // 0: nobody knows, or never
+	Quota      *tasks.QuotaError // the quota that is used up; nil: none is
 	// Header are further fields of an answer by HTTP, under their canonical names.
 	Header map[string][]string
 }
@@ -114,7 +115,7 @@ func Classify(err error) (Kind, Fault) {
 	)
 	if !errors.As(err, &f) && errors.As(err, &quota) {
 		f = Fail(QuotaExceeded, "The quota %s of %d is used up.", quota.Quota, quota.Limit)
-		f.RetryAfter = max(quota.RetryAfter, time.Second)
+		f.RetryAfter, f.Quota = max(quota.RetryAfter, time.Second), quota
 	}
 	for _, k := range table {
 		if f != nil && k.Code == f.Code {

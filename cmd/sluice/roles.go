@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/worker/pool"
@@ -93,8 +94,8 @@ func randomBytes(n int) []byte {
 }
 
 var (
-	_ api.Jobs        = (*dispatch.Jobs)(nil)
-	_ api.Batches     = (*dispatch.Jobs)(nil)
-	_ api.Pools       = (*pool.Set)(nil)
-	_ api.PoolControl = (*pool.Set)(nil)
+	_ api.Jobs       = (*dispatch.Jobs)(nil)
+	_ api.Batches    = (*dispatch.Jobs)(nil)
+	_ api.Pools      = (*pool.Set)(nil)
+	_ v1.PoolControl = (*pool.Set)(nil)
 )

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -367,7 +367,7 @@ func (r *runner) write(ctx context.Context, id string) error {
 // job was submitted.
 func (r *runner) put(j *tasks.Job, p prompt) error {
 	j.Line, j.CustomID = p.Line, p.CustomID
-	if _, err := r.out.w.Write(api.ResultLine(j, p.digest)); err != nil {
+	if _, err := r.out.w.Write(v1.ResultLine(j, p.digest)); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
 	return nil

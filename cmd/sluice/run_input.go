@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -116,7 +116,7 @@ func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, 
 	var all []tasks.Job
 	var faults []string
 	more, hint := 0, ""
-	fault := func(f *api.LineFault) error {
+	fault := func(f *v1.LineFault) error {
 		if len(faults) < mostFaults {
 			faults = append(faults, f.Error())
 		} else {
@@ -127,11 +127,11 @@ func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, 
 		}
 		return nil
 	}
-	err := api.Lines{Match: cfg.Pool, Model: o.Model, Fault: fault}.Read(bytes.NewReader(text), func(j tasks.Job) error {
+	err := v1.Lines{Match: cfg.Pool, Model: o.Model, Fault: fault}.Read(bytes.NewReader(text), func(j tasks.Job) error {
 		all = append(all, j)
 		return nil
 	})
-	if f, ok := err.(*api.LineFault); ok { //nolint:errorlint // Read wraps none
+	if f, ok := err.(*v1.LineFault); ok { //nolint:errorlint // Read wraps none
 		err = fault(f)
 	}
 	switch {

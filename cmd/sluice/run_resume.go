@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -273,7 +273,7 @@ func (r *runner) takeAnswers(ctx context.Context, answered []earlier, left []pro
 		case err != nil:
 			return nil, err
 		case at < 0:
-			stale = append(stale, api.ResultLine(&j, answered[i].digest))
+			stale = append(stale, v1.ResultLine(&j, answered[i].digest))
 			continue
 		}
 		if err := r.put(&j, left[at]); err != nil {
@@ -344,5 +344,5 @@ func (r *runner) giveUp(ctx context.Context, j *tasks.Job, digest string) ([]byt
 	if err != nil || now.Status != tasks.StatusSucceeded {
 		return nil, err
 	}
-	return api.ResultLine(&now, digest), nil
+	return v1.ResultLine(&now, digest), nil
 }

@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"bytes"
@@ -60,21 +60,21 @@ func parseCursor(id string) (at cursor) {
 	return at
 }
 
-// jobEvents is GET /v1/jobs/{id}/events: "status" with the job at each change,
+// JobEvents is GET /v1/jobs/{id}/events: "status" with the job at each change,
 // "delta" with text as it is produced, and "done" at the end.
 //
 // The deltas of one attempt, joined by their offsets, are its text; a delta of
 // another attempt begins anew. A reader that comes back with the last event's
 // id misses nothing and is told nothing twice; one that has seen "done" gets a
 // 204, which stops a browser's reconnecting (HTML, 9.2.3).
-func (a *API) jobEvents(c echo.Context) error {
-	ctx, x := c.Request().Context(), exchangeOf(c)
+func (a *API) JobEvents(c echo.Context) error {
+	ctx, x := c.Request().Context(), a.c.Caller(c)
 	id, err := objectID(c, "job_")
 	if err != nil {
 		return err
 	}
 	at := parseCursor(c.Request().Header.Get("Last-Event-ID"))
-	job, err := a.Jobs.Job(ctx, x.caller.Tenant, id)
+	job, err := a.c.Jobs.Job(ctx, x.Tenant, id)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (a *API) jobEvents(c echo.Context) error {
 		at = cursor{} // of another job, or of a record that was lost
 	}
 	at.done = false
-	release, err := a.desk.Hold(x.caller.Tenant)
+	release, err := a.desk.Hold(x.Tenant)
 	if err != nil {
 		return err
 	}
@@ -100,8 +100,8 @@ func (a *API) jobEvents(c echo.Context) error {
 	c.Response().WriteHeader(http.StatusOK)
 	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, reread: reread}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
-	if err := s.run(ctx, x.caller.Tenant, id, changed); err != nil && ctx.Err() == nil {
-		a.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.id), slog.Any("error", err))
+	if err := s.run(ctx, x.Tenant, id, changed); err != nil && ctx.Err() == nil {
+		a.c.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.Request), slog.Any("error", err))
 	}
 	return nil
 }
@@ -118,11 +118,11 @@ type stream struct {
 
 // run sends events until the job is final, the reader is gone or the API drains.
 func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan struct{}) error {
-	heartbeat := time.NewTicker(s.api.Heartbeat)
+	heartbeat := time.NewTicker(s.api.c.Heartbeat)
 	defer heartbeat.Stop()
-	listen := time.NewTicker(s.api.ListenEvery)
+	listen := time.NewTicker(s.api.c.ListenEvery)
 	defer listen.Stop()
-	deltas := time.NewTicker(s.api.DeltaEvery)
+	deltas := time.NewTicker(s.api.c.DeltaEvery)
 	defer deltas.Stop()
 	reread := time.NewTicker(s.reread)
 	defer reread.Stop()
@@ -131,7 +131,7 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 	running, look := false, true
 	for {
 		if look {
-			job, err := s.api.Jobs.Job(ctx, tenant, id)
+			job, err := s.api.c.Jobs.Job(ctx, tenant, id)
 			if err != nil {
 				_ = s.flush()
 				return err // deleted, or the store is gone: the reader may come back
@@ -149,7 +149,7 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 		}
 		look = false
 		tick := deltas.C
-		if !running || s.api.Partials == nil {
+		if !running || s.api.c.Partials == nil {
 			tick = nil
 		}
 		select {
@@ -210,10 +210,10 @@ func (s *stream) rest(job *tasks.Job) {
 
 // partial sends what a running attempt has produced since.
 func (s *stream) partial(ctx context.Context, id string) {
-	if s.api.Partials == nil {
+	if s.api.c.Partials == nil {
 		return
 	}
-	p, err := s.api.Partials.Partial(ctx, id, s.at.attempt, s.at.offset)
+	p, err := s.api.c.Partials.Partial(ctx, id, s.at.attempt, s.at.offset)
 	if err != nil || p.Attempt < s.at.attempt || p.Attempt == 0 {
 		return // the text comes with the result at the latest
 	}
@@ -274,8 +274,8 @@ func (s *stream) flush() error {
 }
 
 func (s *stream) listen(ctx context.Context, id string) {
-	if s.api.Partials != nil {
+	if s.api.c.Partials != nil {
 		// Without it the text comes with the result.
-		_ = s.api.Partials.Listen(ctx, id)
+		_ = s.api.c.Partials.Listen(ctx, id)
 	}
 }

@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"net/http"
@@ -10,21 +10,22 @@ import (
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 const maxPauseBody = 16 << 10
 
-// getStatus is GET /v1/status.
-func (a *API) getStatus(c echo.Context) error {
-	pools, err := a.Pools.Status(c.Request().Context())
+// GetStatus is GET /v1/status.
+func (a *API) GetStatus(c echo.Context) error {
+	pools, err := a.c.Pools.Status(c.Request().Context())
 	if err != nil {
 		return err
 	}
 	b := append([]byte(`{"status":"`), overall(pools)...)
 	b = append(b, `","pools":`...)
 	b = appendPools(b, pools)
-	writeJSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
 	return nil
 }
 
@@ -50,47 +51,47 @@ func overall(pools []tasks.PoolStatus) string {
 	return "degraded"
 }
 
-// listPools is GET /v1/pools.
-func (a *API) listPools(c echo.Context) error {
-	pools, err := a.Pools.Status(c.Request().Context())
+// ListPools is GET /v1/pools.
+func (a *API) ListPools(c echo.Context) error {
+	pools, err := a.c.Pools.Status(c.Request().Context())
 	if err != nil {
 		return err
 	}
 	b := appendPools([]byte(`{"data":`), pools)
-	writeJSON(c.Response(), http.StatusOK, append(b, `,"has_more":false,"next":null}`+"\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, `,"has_more":false,"next":null}`+"\n"...))
 	return nil
 }
 
-// pausePool is POST /v1/pools/{name}/pause.
-func (a *API) pausePool(c echo.Context) error {
+// PausePool is POST /v1/pools/{name}/pause.
+func (a *API) PausePool(c echo.Context) error {
 	reason, err := pauseReason(c)
 	if err != nil {
 		return err
 	}
-	if a.PoolControl == nil {
+	if a.c.PoolControl == nil {
 		return tasks.ErrNotFound
 	}
 	name := c.Param("name")
-	if err := a.PoolControl.Pause(c.Request().Context(), name, reason, exchangeOf(c).caller.Subject); err != nil {
+	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject); err != nil {
 		return err
 	}
 	return a.writePool(c, name)
 }
 
-// resumePool is POST /v1/pools/{name}/resume.
-func (a *API) resumePool(c echo.Context) error {
-	if a.PoolControl == nil {
+// ResumePool is POST /v1/pools/{name}/resume.
+func (a *API) ResumePool(c echo.Context) error {
+	if a.c.PoolControl == nil {
 		return tasks.ErrNotFound
 	}
 	name := c.Param("name")
-	if err := a.PoolControl.Resume(c.Request().Context(), name, exchangeOf(c).caller.Subject); err != nil {
+	if err := a.c.PoolControl.Resume(c.Request().Context(), name, a.c.Caller(c).Subject); err != nil {
 		return err
 	}
 	return a.writePool(c, name)
 }
 
-// poolAudit is GET /v1/pools/{name}/audit.
-func (a *API) poolAudit(c echo.Context) error {
+// PoolAudit is GET /v1/pools/{name}/audit.
+func (a *API) PoolAudit(c echo.Context) error {
 	q, err := query(c.Request(), "limit")
 	if err != nil {
 		return err
@@ -99,10 +100,10 @@ func (a *API) poolAudit(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.PoolControl == nil {
+	if a.c.PoolControl == nil {
 		return tasks.ErrNotFound
 	}
-	acts, err := a.PoolControl.Audit(c.Request().Context(), c.Param("name"), limit)
+	acts, err := a.c.PoolControl.Audit(c.Request().Context(), c.Param("name"), limit)
 	if err != nil {
 		return err
 	}
@@ -118,12 +119,12 @@ func (a *API) poolAudit(c echo.Context) error {
 		o.Optional("reason", acts[i].Reason)
 		b = o.End()
 	}
-	writeJSON(c.Response(), http.StatusOK, append(b, "]}\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, "]}\n"...))
 	return nil
 }
 
 func (a *API) writePool(c echo.Context, name string) error {
-	pools, err := a.Pools.Status(c.Request().Context())
+	pools, err := a.c.Pools.Status(c.Request().Context())
 	if err != nil {
 		return err
 	}
@@ -131,13 +132,13 @@ func (a *API) writePool(c echo.Context, name string) error {
 	if i < 0 {
 		return tasks.ErrNotFound
 	}
-	writeJSON(c.Response(), http.StatusOK, append(appendPool(nil, &pools[i]), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(appendPool(nil, &pools[i]), '\n'))
 	return nil
 }
 
 // pauseReason reads {"reason":"…"}; the body may be missing.
 func pauseReason(c echo.Context) (reason string, err error) {
-	body, err := readBody(c.Response(), c.Request(), maxPauseBody, jsonType)
+	body, err := wire.Read(c.Response(), c.Request(), maxPauseBody, jsonType)
 	if err != nil || len(body) == 0 {
 		return "", err
 	}

@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"bytes"
@@ -14,25 +14,26 @@ import (
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 const jsonType = "application/json"
 
-// submitJob is POST /v1/jobs.
-func (a *API) submitJob(c echo.Context) error {
-	r, x := c.Request(), exchangeOf(c)
+// SubmitJob is POST /v1/jobs.
+func (a *API) SubmitJob(c echo.Context) error {
+	r, x := c.Request(), a.c.Caller(c)
 	ctx, h := r.Context(), c.Response().Header()
 	key, err := idempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
 	wait := preferredWait(r.Header)
-	body, err := readBody(c.Response(), r, a.MaxBody, jsonType)
+	body, err := wire.Read(c.Response(), r, a.c.MaxBody, jsonType)
 	if err != nil {
 		return err
 	}
-	job, err := decodeSubmit(body, false, a.Now())
+	job, err := decodeSubmit(body, false, a.c.Now())
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (a *API) submitJob(c echo.Context) error {
 		}
 		submission.Fingerprint = f.String()
 	}
-	handed, err := a.desk.Submit(ctx, x.deskCaller(), submission)
+	handed, err := a.desk.Submit(ctx, x, submission)
 	setRateLimit(h, handed.Grant)
 	if handed.Replayed {
 		h.Set("Idempotency-Replayed", "true")
@@ -64,7 +65,7 @@ func (a *API) submitJob(c echo.Context) error {
 		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
 		extendWrite(c, wait)
 	}
-	if err := a.desk.Result(ctx, x.deskCaller(), &handed, wait); err != nil {
+	if err := a.desk.Result(ctx, x, &handed, wait); err != nil {
 		return err
 	}
 	ans := a.accepted(ctx, &handed.Job, handed.Waiting)
@@ -76,7 +77,7 @@ func (a *API) submitJob(c echo.Context) error {
 			ans.Status, ans.RetryAfter = http.StatusAccepted, max(ans.RetryAfter, 1)
 		}
 	case key != "":
-		a.desk.Keep(ctx, x.caller.Tenant, key, handed.Job.ID, ans.kept())
+		a.desk.Keep(ctx, x.Tenant, key, handed.Job.ID, ans.kept())
 	}
 	return ans.write(c)
 }
@@ -109,7 +110,7 @@ func (ans *answer) write(c echo.Context) error {
 	if ans.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(ans.RetryAfter, 10))
 	}
-	writeJSON(c.Response(), ans.Status, ans.Body)
+	wire.JSON(c.Response(), ans.Status, ans.Body)
 	return nil
 }
 
@@ -144,15 +145,27 @@ func objectID(c echo.Context, prefix string) (string, error) {
 	return id, nil
 }
 
+// isToken reports whether s holds only letters, digits, dashes and underscores.
+func isToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
 func isObjectID(id, prefix string) bool {
 	return len(id) <= 64 && strings.HasPrefix(id, prefix) && isToken(id)
 }
 
-// getJob is GET /v1/jobs/{id}.
-func (a *API) getJob(c echo.Context) error {
+// GetJob is GET /v1/jobs/{id}.
+func (a *API) GetJob(c echo.Context) error {
 	var job tasks.Job
 	err := a.poll(c, "job_", &job, func(ctx context.Context, tenant, id string) (_ bool, err error) {
-		job, err = a.Jobs.Job(ctx, tenant, id)
+		job, err = a.c.Jobs.Job(ctx, tenant, id)
 		return job.Status.Final(), err
 	})
 	if err != nil {
@@ -165,7 +178,7 @@ func (a *API) getJob(c echo.Context) error {
 // has ended, and waits for its end as long as ?wait=N says. Where a notice of
 // the end brings the job, it is laid down in job; nil: it brings none.
 func (a *API) poll(c echo.Context, prefix string, job *tasks.Job, read func(ctx context.Context, tenant, id string) (ended bool, err error)) error {
-	ctx, tenant := c.Request().Context(), exchangeOf(c).caller.Tenant
+	ctx, tenant := c.Request().Context(), a.c.Caller(c).Tenant
 	id, err := objectID(c, prefix)
 	if err != nil {
 		return err
@@ -188,23 +201,23 @@ func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
 	etag, h := a.jobETag(job, w), c.Response().Header()
 	h.Set("ETag", etag)
 	h.Set("Cache-Control", "private, no-cache")
-	if c.Request().Method == http.MethodGet && matches(c.Request().Header, etag) {
+	if c.Request().Method == http.MethodGet && wire.Matches(c.Request().Header, etag) {
 		c.Response().WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeJSON(c.Response(), http.StatusOK, append(a.job(make([]byte, 0, 1024+len(job.Result)), job, w), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(a.job(make([]byte, 0, 1024+len(job.Result)), job, w), '\n'))
 	return nil
 }
 
-// listJobs is GET /v1/jobs. A list shows no results: they are read one by one.
-func (a *API) listJobs(c echo.Context) error {
+// ListJobs is GET /v1/jobs. A list shows no results: they are read one by one.
+func (a *API) ListJobs(c echo.Context) error {
 	ctx := c.Request().Context()
 	q, err := query(c.Request(), "status", "model", "batch", "limit", "after")
 	if err != nil {
 		return err
 	}
 	f := tasks.Filter{
-		Tenant: exchangeOf(c).caller.Tenant, Status: tasks.Status(q.Get("status")),
+		Tenant: a.c.Caller(c).Tenant, Status: tasks.Status(q.Get("status")),
 		Model: q.Get("model"), Batch: q.Get("batch"), After: q.Get("after"),
 	}
 	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
@@ -220,7 +233,7 @@ func (a *API) listJobs(c echo.Context) error {
 	case len(f.Model) > maxModel:
 		return fault.Fail(fault.InvalidRequest, `The query parameter "model" is too long.`)
 	}
-	page, err := a.Jobs.Jobs(ctx, f)
+	page, err := a.c.Jobs.Jobs(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -239,15 +252,15 @@ func (a *API) listJobs(c echo.Context) error {
 	} else {
 		b = append(b, "null"...)
 	}
-	writeJSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
 	return nil
 }
 
-// cancelJob is POST /v1/jobs/{id}/cancel.
-func (a *API) cancelJob(c echo.Context) error { return a.move(c, a.Jobs.Cancel) }
+// CancelJob is POST /v1/jobs/{id}/cancel.
+func (a *API) CancelJob(c echo.Context) error { return a.move(c, a.c.Jobs.Cancel) }
 
-// retryJob is POST /v1/jobs/{id}/retry.
-func (a *API) retryJob(c echo.Context) error {
+// RetryJob is POST /v1/jobs/{id}/retry.
+func (a *API) RetryJob(c echo.Context) error {
 	return a.move(c, func(ctx context.Context, tenant, id string) (tasks.Job, error) {
 		job, grant, err := a.desk.Retry(ctx, tenant, id)
 		setRateLimit(c.Response().Header(), grant)
@@ -260,20 +273,20 @@ func (a *API) move(c echo.Context, move func(ctx context.Context, tenant, id str
 	if err != nil {
 		return err
 	}
-	job, err := move(c.Request().Context(), exchangeOf(c).caller.Tenant, id)
+	job, err := move(c.Request().Context(), a.c.Caller(c).Tenant, id)
 	if err != nil {
 		return err
 	}
 	return a.writeJob(c, &job)
 }
 
-// deleteJob is DELETE /v1/jobs/{id}.
-func (a *API) deleteJob(c echo.Context) error {
+// DeleteJob is DELETE /v1/jobs/{id}.
+func (a *API) DeleteJob(c echo.Context) error {
 	id, err := objectID(c, "job_")
 	if err != nil {
 		return err
 	}
-	if err := a.Jobs.Delete(c.Request().Context(), exchangeOf(c).caller.Tenant, id); err != nil {
+	if err := a.c.Jobs.Delete(c.Request().Context(), a.c.Caller(c).Tenant, id); err != nil {
 		return err
 	}
 	c.Response().WriteHeader(http.StatusNoContent)

@@ -1,4 +1,4 @@
-package api_test
+package v1_test
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -24,7 +24,7 @@ const faulty = `{"model":"m","prompt":"one","custom_id":"a"}
 `
 
 // prompts reads a file as run does; the pool m serves the model m.
-func prompts(l api.Lines, file string) (read []string, err error) {
+func prompts(l v1.Lines, file string) (read []string, err error) {
 	l.Match = func(model string) (string, bool) { return "pool", model == "m" }
 	err = l.Read(strings.NewReader(file), func(j tasks.Job) error {
 		read = append(read, fmt.Sprint(j.Line, j.CustomID, j.Model, string(j.Request.Body)))
@@ -35,7 +35,7 @@ func prompts(l api.Lines, file string) (read []string, err error) {
 
 func TestEveryFaultyLineOfAFileIsTold(t *testing.T) {
 	var got []string
-	l := api.Lines{Fault: func(f *api.LineFault) error {
+	l := v1.Lines{Fault: func(f *v1.LineFault) error {
 		got = append(got, fmt.Sprint(f, " ", f.Unserved))
 		return nil
 	}}
@@ -57,24 +57,24 @@ func TestEveryFaultyLineOfAFileIsTold(t *testing.T) {
 }
 
 func TestTheFirstFaultyLineEndsTheReadingOfWhoTakesNone(t *testing.T) {
-	read, err := prompts(api.Lines{}, faulty)
-	var fault *api.LineFault
+	read, err := prompts(v1.Lines{}, faulty)
+	var fault *v1.LineFault
 	if !errors.As(err, &fault) || fault.Line != 2 || len(read) != 1 {
 		t.Errorf("read %q, then %v; want one line, and the fault of line 2", read, err)
 	}
 	stop := errors.New("enough")
-	if _, err := prompts(api.Lines{Fault: func(*api.LineFault) error { return stop }}, faulty); !errors.Is(err, stop) {
+	if _, err := prompts(v1.Lines{Fault: func(*v1.LineFault) error { return stop }}, faulty); !errors.Is(err, stop) {
 		t.Errorf("who has enough: %v", err)
 	}
 }
 
 func TestWhatIsTooLongOrTooManyEndsAFile(t *testing.T) {
-	l := api.Lines{Most: 1, Fault: func(f *api.LineFault) error { return nil }}
+	l := v1.Lines{Most: 1, Fault: func(f *v1.LineFault) error { return nil }}
 	for file, want := range map[string]string{
 		"{\"model\":\"m\",\"prompt\":\"a\"}\n{\"model\":\"m\",\"prompt\":\"b\"}\n": "Line 2: A batch must not have more than 1 jobs.",
 		"\n" + strings.Repeat("x", 33<<20):                                         "Line 2: A job must not be longer than 33554432 bytes.",
 	} {
-		var fault *api.LineFault
+		var fault *v1.LineFault
 		if _, err := prompts(l, file); !errors.As(err, &fault) || fault.Error() != want {
 			t.Errorf("%v; want %s", err, want)
 		}
@@ -82,14 +82,14 @@ func TestWhatIsTooLongOrTooManyEndsAFile(t *testing.T) {
 }
 
 func TestLinesThatNameNoModelAreOfTheOneThatIsGiven(t *testing.T) {
-	read, err := prompts(api.Lines{Model: "m", Now: time.Now}, `{"prompt":"a"}
+	read, err := prompts(v1.Lines{Model: "m", Now: time.Now}, `{"prompt":"a"}
 {"request":{"messages":[]}}
 {"model":"m","prompt":"c"}
 `)
 	if want := []string{`11m"a"`, `22m{"messages":[]}`, `33m"c"`}; err != nil || !slices.Equal(read, want) {
 		t.Errorf("read %q, %v; want %q", read, err, want)
 	}
-	if _, err := prompts(api.Lines{Model: "m"}, `{"model":"x","prompt":"a"}`); err == nil {
+	if _, err := prompts(v1.Lines{Model: "m"}, `{"model":"x","prompt":"a"}`); err == nil {
 		t.Error("a line's own model gave way")
 	}
 }

@@ -1,7 +1,8 @@
-package api
+package v1
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	if l.Now == nil {
 		l.Now = time.Now
 	}
-	setDefault(&l.Most, 1_000_000)
+	l.Most = cmp.Or(l.Most, 1_000_000)
 	check := desk.Lines{Match: l.Match}
 	err := readLines(file, 32<<20, l.Most, func(line int, raw []byte) error {
 		job, err := l.decode(line, raw, &check)

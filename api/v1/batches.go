@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"bufio"
@@ -16,6 +16,7 @@ import (
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -24,10 +25,10 @@ const (
 	formBytes  = 1 << 10 // looked at to tell the form of a batch, where its type is not given
 )
 
-// submitBatch is POST /v1/batches. The body is read, checked and staged line by
+// SubmitBatch is POST /v1/batches. The body is read, checked and staged line by
 // line; nothing of it exists for anybody until the commit.
-func (a *API) submitBatch(c echo.Context) error {
-	r, x := c.Request(), exchangeOf(c)
+func (a *API) SubmitBatch(c echo.Context) error {
+	r, x := c.Request(), a.c.Caller(c)
 	ctx := r.Context()
 	key, err := idempotencyKey(r.Header)
 	if err != nil {
@@ -37,8 +38,8 @@ func (a *API) submitBatch(c echo.Context) error {
 	if err := providerHeaders(r.Header, &common); err != nil {
 		return err
 	}
-	r.Body = &steady{ReadCloser: r.Body, control: http.NewResponseController(c.Response())}
-	body, media, err := openBody(c.Response(), r, a.MaxBatchBody,
+	wire.Steady(c.Response(), r)
+	body, media, err := wire.Open(c.Response(), r, a.c.MaxBatchBody,
 		ndjsonType, "application/ndjson", "application/jsonl", "application/x-jsonlines", jsonType)
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func (a *API) submitBatch(c echo.Context) error {
 		body, media = peeked, batchForm(peeked)
 	}
 	in := &intake{api: a, common: common, media: media, keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
-	handed, err := a.desk.SubmitBatch(ctx, x.deskCaller(), desk.Incoming{
+	handed, err := a.desk.SubmitBatch(ctx, x, desk.Incoming{
 		Key: key, Fingerprint: in.sum.String,
 		Read: func(take takeJob) error { return in.read(ctx, body, take) },
 	})
@@ -65,7 +66,7 @@ func (a *API) submitBatch(c echo.Context) error {
 	}
 	ans := a.acceptedBatch(ctx, &handed)
 	if key != "" && !handed.Replayed {
-		a.desk.Keep(ctx, x.caller.Tenant, key, handed.Batch.ID, ans.kept())
+		a.desk.Keep(ctx, x.Tenant, key, handed.Batch.ID, ans.kept())
 	}
 	return ans.write(c)
 }
@@ -109,7 +110,7 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 	if in.media == jsonType {
 		read = readDocument
 	}
-	err := read(body, in.api.MaxBody, in.api.MaxBatchLines, func(line int, raw []byte) error {
+	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
 		err := in.job(line, bytes.Clone(raw), take)
 		var f *fault.Fault
 		if errors.As(err, &f) {
@@ -122,14 +123,14 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &broken):
-		return bodyError(broken.err, in.api.MaxBatchBody)
+		return wire.Fault(broken.err, in.api.c.MaxBatchBody)
 	}
 	return err
 }
 
 // job takes in one line, which it keeps.
 func (in *intake) job(line int, raw []byte, take takeJob) error {
-	job, err := decodeSubmit(raw, true, in.api.Now())
+	job, err := decodeSubmit(raw, true, in.api.c.Now())
 	if err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 	d := jsontext.NewDecoder(meter)
 	line := 0
 	broken := func(err error) error {
-		if errors.Is(err, errTooLong) && meter.left < 0 {
+		if errors.Is(err, wire.ErrTooLong) && meter.left < 0 {
 			return lineTooLong(line+1, longest)
 		}
 		if meter.err != nil {
@@ -276,7 +277,7 @@ type meter struct {
 
 func (m *meter) Read(p []byte) (int, error) {
 	if m.left < 0 {
-		return 0, errTooLong
+		return 0, wire.ErrTooLong
 	}
 	n, err := m.r.Read(p)
 	m.left -= int64(n)
@@ -289,11 +290,11 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// getBatch is GET /v1/batches/{id}.
-func (a *API) getBatch(c echo.Context) error {
+// GetBatch is GET /v1/batches/{id}.
+func (a *API) GetBatch(c echo.Context) error {
 	var g tasks.Batch
 	err := a.poll(c, "batch_", nil, func(ctx context.Context, tenant, id string) (_ bool, err error) {
-		g, err = a.Batches.Batch(ctx, tenant, id)
+		g, err = a.c.Batches.Batch(ctx, tenant, id)
 		return g.Status == tasks.BatchEnded, err
 	})
 	if err != nil {
@@ -304,53 +305,53 @@ func (a *API) getBatch(c echo.Context) error {
 
 func (a *API) writeBatch(c echo.Context, g *tasks.Batch) error {
 	body := append(a.batch(nil, g), '\n')
-	etag, h := bodyETag(body), c.Response().Header()
+	etag, h := wire.ETag(body), c.Response().Header()
 	h.Set("ETag", etag)
 	h.Set("Cache-Control", "private, no-cache")
-	if c.Request().Method == http.MethodGet && matches(c.Request().Header, etag) {
+	if c.Request().Method == http.MethodGet && wire.Matches(c.Request().Header, etag) {
 		c.Response().WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeJSON(c.Response(), http.StatusOK, body)
+	wire.JSON(c.Response(), http.StatusOK, body)
 	return nil
 }
 
-// cancelBatch is POST /v1/batches/{id}/cancel.
-func (a *API) cancelBatch(c echo.Context) error {
+// CancelBatch is POST /v1/batches/{id}/cancel.
+func (a *API) CancelBatch(c echo.Context) error {
 	id, err := objectID(c, "batch_")
 	if err != nil {
 		return err
 	}
-	g, err := a.Batches.CancelBatch(c.Request().Context(), exchangeOf(c).caller.Tenant, id)
+	g, err := a.c.Batches.CancelBatch(c.Request().Context(), a.c.Caller(c).Tenant, id)
 	if err != nil {
 		return err
 	}
 	return a.writeBatch(c, &g)
 }
 
-// batchResults is GET /v1/batches/{id}/results: a line for each job that is
+// BatchResults is GET /v1/batches/{id}/results: a line for each job that is
 // final, in the order of the batch's lines. An answer that cannot be finished
 // is broken off, so that it does not look whole.
-func (a *API) batchResults(c echo.Context) error {
-	ctx, tenant := c.Request().Context(), exchangeOf(c).caller.Tenant
+func (a *API) BatchResults(c echo.Context) error {
+	ctx, tenant := c.Request().Context(), a.c.Caller(c).Tenant
 	id, err := objectID(c, "batch_")
 	if err != nil {
 		return err
 	}
-	if _, err := a.Batches.Batch(ctx, tenant, id); err != nil {
+	if _, err := a.c.Batches.Batch(ctx, tenant, id); err != nil {
 		return err
 	}
 	control := http.NewResponseController(c.Response())
 	var b []byte
 	for next, more := 0, true; more; more = next > 0 {
 		var jobs []tasks.Job
-		jobs, next, err = a.Batches.BatchResults(ctx, tenant, id, next)
+		jobs, next, err = a.c.Batches.BatchResults(ctx, tenant, id, next)
 		if err != nil {
 			if !c.Response().Committed {
 				return err
 			}
-			a.Log.LogAttrs(ctx, slog.LevelError, "results broken off",
-				slog.String("request_id", exchangeOf(c).id), slog.Any("error", err))
+			a.c.Log.LogAttrs(ctx, slog.LevelError, "results broken off",
+				slog.String("request_id", a.c.Caller(c).Request), slog.Any("error", err))
 			panic(http.ErrAbortHandler)
 		}
 		b = b[:0]

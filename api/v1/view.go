@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"bytes"
@@ -121,7 +121,7 @@ func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 		o.Null("upstream")
 		return
 	case provider == "":
-		provider = a.Pools.Provider(j.Pool) // the record has it once an attempt has ended
+		provider = a.c.Pools.Provider(j.Pool) // the record has it once an attempt has ended
 	}
 	o.Within("upstream", func(o *jsonwrite.Object) {
 		o.Optional("provider", provider)
@@ -228,7 +228,7 @@ func (a *API) estimatedEnd(g *tasks.Batch) time.Time {
 	if g.Status == tasks.BatchEnded || done == 0 {
 		return time.Time{}
 	}
-	now := a.Now()
+	now := a.c.Now()
 	each := now.Sub(g.CreatedAt) / time.Duration(done)
 	if each < 0 {
 		return time.Time{}
@@ -249,13 +249,6 @@ func (a *API) jobETag(j *tasks.Job, w *tasks.Waiting) string {
 		_, _ = h.Write(o.B)
 	}
 	return `"` + strconv.FormatInt(j.Version, 10) + "-" + strconv.FormatUint(h.Sum64(), 36) + `"`
-}
-
-// bodyETag is a strong entity tag of a small answer.
-func bodyETag(body []byte) string {
-	h := fnv.New64a()
-	_, _ = h.Write(body)
-	return `"` + strconv.FormatUint(h.Sum64(), 36) + `"`
 }
 
 func (a *API) jobURL(id string) string   { return a.base + "/v1/jobs/" + id }

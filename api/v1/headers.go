@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"math"
@@ -102,20 +102,6 @@ func queryInt(q url.Values, name string, absent, least, most int) (int, error) {
 		return 0, fault.Fail(fault.InvalidRequest, "The query parameter %q must be a whole number from %d to %d.", name, least, most)
 	}
 	return n, nil
-}
-
-// matches reports whether If-None-Match names the entity tag. Comparison is
-// weak (RFC 9110, 13.1.2): a proxy that compresses makes a strong tag weak.
-func matches(h http.Header, etag string) bool {
-	for _, field := range h["If-None-Match"] {
-		for tag := range strings.SplitSeq(field, ",") {
-			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-			if tag == etag || tag == "*" {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // setRateLimit tells what is left of the tenant's allowances

@@ -1,4 +1,4 @@
-package api
+package v1
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -79,7 +80,7 @@ type endpointBody struct {
 
 // decodeObject reads a JSON object with the members of v and no others.
 func decodeObject(c echo.Context, v any) error {
-	body, err := readBody(c.Response(), c.Request(), maxEndpointBody, jsonType)
+	body, err := wire.Read(c.Response(), c.Request(), maxEndpointBody, jsonType)
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 // hooks returns the store of webhooks and the caller's tenant. A path's id has to
 // begin with one of the prefixes.
 func (a *API) hooks(c echo.Context, prefix ...string) (Webhooks, string, error) {
-	if a.Webhooks == nil {
+	if a.c.Webhooks == nil {
 		return nil, "", tasks.ErrNotFound
 	}
 	for _, p := range prefix {
@@ -149,11 +150,11 @@ func (a *API) hooks(c echo.Context, prefix ...string) (Webhooks, string, error) 
 	}
 	// What is answered may hold a secret, and is out of date soon.
 	c.Response().Header().Set("Cache-Control", "no-store")
-	return a.Webhooks, exchangeOf(c).caller.Tenant, nil
+	return a.c.Webhooks, a.c.Caller(c).Tenant, nil
 }
 
-// createEndpoint is POST /v1/webhook-endpoints.
-func (a *API) createEndpoint(c echo.Context) error {
+// CreateEndpoint is POST /v1/webhook-endpoints.
+func (a *API) CreateEndpoint(c echo.Context) error {
 	store, tenant, err := a.hooks(c)
 	if err != nil {
 		return err
@@ -172,7 +173,7 @@ func (a *API) createEndpoint(c echo.Context) error {
 	if err := a.checkEndpoint(ctx, &b); err != nil {
 		return err
 	}
-	e := tasks.Endpoint{ID: a.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
+	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
 	if e.Events == nil {
 		e.Events = eventTypes()
 	}
@@ -188,12 +189,12 @@ func (a *API) createEndpoint(c echo.Context) error {
 		return err
 	}
 	c.Response().Header().Set("Location", a.endpointURL(e.ID))
-	writeJSON(c.Response(), http.StatusCreated, append(a.endpoint(nil, &e, true), '\n'))
+	wire.JSON(c.Response(), http.StatusCreated, append(a.endpoint(nil, &e, true), '\n'))
 	return nil
 }
 
-// listEndpoints is GET /v1/webhook-endpoints.
-func (a *API) listEndpoints(c echo.Context) error {
+// ListEndpoints is GET /v1/webhook-endpoints.
+func (a *API) ListEndpoints(c echo.Context) error {
 	store, tenant, err := a.hooks(c)
 	if err != nil {
 		return err
@@ -209,19 +210,19 @@ func (a *API) listEndpoints(c echo.Context) error {
 		}
 		b = a.endpoint(b, &list[i], false)
 	}
-	writeJSON(c.Response(), http.StatusOK, append(b, `],"has_more":false,"next":null}`+"\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, `],"has_more":false,"next":null}`+"\n"...))
 	return nil
 }
 
-// getEndpoint is GET /v1/webhook-endpoints/{id}.
-func (a *API) getEndpoint(c echo.Context) error {
+// GetEndpoint is GET /v1/webhook-endpoints/{id}.
+func (a *API) GetEndpoint(c echo.Context) error {
 	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
 		return w.Endpoint(ctx, tenant, id)
 	})
 }
 
-// changeEndpoint is PATCH /v1/webhook-endpoints/{id}.
-func (a *API) changeEndpoint(c echo.Context) error {
+// ChangeEndpoint is PATCH /v1/webhook-endpoints/{id}.
+func (a *API) ChangeEndpoint(c echo.Context) error {
 	var b endpointBody
 	if err := decodeObject(c, &b); err != nil {
 		return err
@@ -240,8 +241,8 @@ func (a *API) changeEndpoint(c echo.Context) error {
 	})
 }
 
-// rotateEndpoint is POST /v1/webhook-endpoints/{id}/rotate-secret.
-func (a *API) rotateEndpoint(c echo.Context) error {
+// RotateEndpoint is POST /v1/webhook-endpoints/{id}/rotate-secret.
+func (a *API) RotateEndpoint(c echo.Context) error {
 	return a.answerEndpoint(c, true, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
 		return w.RotateEndpoint(ctx, tenant, id)
 	})
@@ -256,12 +257,12 @@ func (a *API) answerEndpoint(c echo.Context, secret bool, do func(ctx context.Co
 	if err != nil {
 		return err
 	}
-	writeJSON(c.Response(), http.StatusOK, append(a.endpoint(nil, &e, secret), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(a.endpoint(nil, &e, secret), '\n'))
 	return nil
 }
 
-// deleteEndpoint is DELETE /v1/webhook-endpoints/{id}.
-func (a *API) deleteEndpoint(c echo.Context) error {
+// DeleteEndpoint is DELETE /v1/webhook-endpoints/{id}.
+func (a *API) DeleteEndpoint(c echo.Context) error {
 	store, tenant, err := a.hooks(c, "whe_")
 	if err != nil {
 		return err
@@ -273,8 +274,8 @@ func (a *API) deleteEndpoint(c echo.Context) error {
 	return nil
 }
 
-// testEndpoint is POST /v1/webhook-endpoints/{id}/test.
-func (a *API) testEndpoint(c echo.Context) error {
+// TestEndpoint is POST /v1/webhook-endpoints/{id}/test.
+func (a *API) TestEndpoint(c echo.Context) error {
 	store, tenant, err := a.hooks(c, "whe_")
 	if err != nil {
 		return err
@@ -283,8 +284,8 @@ func (a *API) testEndpoint(c echo.Context) error {
 	return a.answerSent(c, d, err)
 }
 
-// redeliver is POST /v1/deliveries/{id}/redeliver.
-func (a *API) redeliver(c echo.Context) error {
+// Redeliver is POST /v1/deliveries/{id}/redeliver.
+func (a *API) Redeliver(c echo.Context) error {
 	store, tenant, err := a.hooks(c, "dlv_")
 	if err != nil {
 		return err
@@ -307,12 +308,12 @@ func (a *API) answerSent(c echo.Context, d tasks.Delivery, err error) error {
 	if err != nil {
 		return notSentTo(err)
 	}
-	writeJSON(c.Response(), http.StatusAccepted, append(appendDelivery(nil, &d), '\n'))
+	wire.JSON(c.Response(), http.StatusAccepted, append(appendDelivery(nil, &d), '\n'))
 	return nil
 }
 
-// redeliverRange is POST /v1/webhook-endpoints/{id}/redeliver.
-func (a *API) redeliverRange(c echo.Context) error {
+// RedeliverRange is POST /v1/webhook-endpoints/{id}/redeliver.
+func (a *API) RedeliverRange(c echo.Context) error {
 	store, tenant, err := a.hooks(c, "whe_")
 	if err != nil {
 		return err
@@ -328,7 +329,7 @@ func (a *API) redeliverRange(c echo.Context) error {
 	if b.Since == nil {
 		return fault.Fail(fault.InvalidRequest, `The member "since" is missing.`)
 	}
-	until := a.Now().Add(time.Minute)
+	until := a.c.Now().Add(time.Minute)
 	if b.Until != nil {
 		until = *b.Until
 	}
@@ -339,12 +340,12 @@ func (a *API) redeliverRange(c echo.Context) error {
 	if err != nil {
 		return notSentTo(err)
 	}
-	writeJSON(c.Response(), http.StatusAccepted, append(strconv.AppendInt([]byte(`{"deliveries":`), int64(n), 10), "}\n"...))
+	wire.JSON(c.Response(), http.StatusAccepted, append(strconv.AppendInt([]byte(`{"deliveries":`), int64(n), 10), "}\n"...))
 	return nil
 }
 
-// listDeliveries is GET /v1/deliveries and GET /v1/webhook-endpoints/{id}/deliveries.
-func (a *API) listDeliveries(c echo.Context) error {
+// ListDeliveries is GET /v1/deliveries and GET /v1/webhook-endpoints/{id}/deliveries.
+func (a *API) ListDeliveries(c echo.Context) error {
 	var prefix []string
 	if c.Param("id") != "" {
 		prefix = []string{"whe_"}
@@ -387,12 +388,12 @@ func (a *API) listDeliveries(c echo.Context) error {
 	} else {
 		b = append(b, "null"...)
 	}
-	writeJSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
 	return nil
 }
 
-// getDelivery is GET /v1/deliveries/{id}.
-func (a *API) getDelivery(c echo.Context) error {
+// GetDelivery is GET /v1/deliveries/{id}.
+func (a *API) GetDelivery(c echo.Context) error {
 	store, tenant, err := a.hooks(c, "dlv_")
 	if err != nil {
 		return err
@@ -401,17 +402,17 @@ func (a *API) getDelivery(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(c.Response(), http.StatusOK, append(appendDelivery(nil, &d), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(appendDelivery(nil, &d), '\n'))
 	return nil
 }
 
-// getSigningSecret is GET /v1/signing-secret.
-func (a *API) getSigningSecret(c echo.Context) error {
+// GetSigningSecret is GET /v1/signing-secret.
+func (a *API) GetSigningSecret(c echo.Context) error {
 	return a.answerSecret(c, Webhooks.TenantKeys)
 }
 
-// rotateSigningSecret is POST /v1/signing-secret/rotate.
-func (a *API) rotateSigningSecret(c echo.Context) error {
+// RotateSigningSecret is POST /v1/signing-secret/rotate.
+func (a *API) RotateSigningSecret(c echo.Context) error {
 	return a.answerSecret(c, Webhooks.RotateTenantKeys)
 }
 
@@ -428,13 +429,13 @@ func (a *API) answerSecret(c echo.Context, ask func(Webhooks, context.Context, s
 	o.Str("object", "signing_secret")
 	o.Str("secret", k.Secret)
 	o.Time("previous_valid_until", a.oldUntil(k))
-	writeJSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
 }
 
 // oldUntil is zero when no older key signs any more.
 func (a *API) oldUntil(k tasks.SigningKeys) time.Time {
-	if k.OldUntil.After(a.Now()) {
+	if k.OldUntil.After(a.c.Now()) {
 		return k.OldUntil
 	}
 	return time.Time{}
@@ -468,7 +469,7 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 	if secret {
 		o.Str("secret", e.Keys.Secret)
 	}
-	o.Optional("public_key", a.Webhooks.PublicKey(e.Keys))
+	o.Optional("public_key", a.c.Webhooks.PublicKey(e.Keys))
 	o.Time("previous_secret_valid_until", a.oldUntil(e.Keys))
 	o.Bool("disabled", !e.DisabledAt.IsZero())
 	o.Time("disabled_at", e.DisabledAt)

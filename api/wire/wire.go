@@ -1,4 +1,10 @@
-package api
+// Package wire reads the bodies of requests within their limits, and writes
+// answers that a caller may have already.
+//
+// It promises that no body takes more memory or time than its route allows,
+// before and after decompression, and that a caller whose body is not wanted
+// still gets the answer that says so. It knows no form of the API and no job.
+package wire
 
 import (
 	"bytes"
@@ -19,13 +25,14 @@ import (
 // bodySilence is how long an upload of a batch may stand still.
 const bodySilence = 30 * time.Second
 
-var errTooLong = errors.New("the body is too long")
+// ErrTooLong is the error of reading a body that is longer than its limit.
+var ErrTooLong = errors.New("the body is too long")
 
-// openBody returns the request's body, decompressed, of at most limit bytes
-// both before and after: then reading fails with errTooLong. Its media type
+// Open returns the request's body, decompressed, of at most limit bytes
+// both before and after: then reading fails with ErrTooLong. Its media type
 // must be one of those given; a request without one, or with the one that curl
 // puts where nobody said anything, is taken for the first of them.
-func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...string) (body io.Reader, mediaType string, err error) {
+func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) (body io.Reader, mediaType string, err error) {
 	if r.ContentLength > limit {
 		return nil, "", tooLong(limit)
 	}
@@ -47,7 +54,7 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 	case len(encodings) == 1 && (strings.EqualFold(encodings[0], "gzip") || strings.EqualFold(encodings[0], "x-gzip")):
 		z, err := gzip.NewReader(body)
 		if err != nil {
-			return nil, "", bodyError(err, limit)
+			return nil, "", Fault(err, limit)
 		}
 		return &capped{r: z, left: limit}, mediaType, nil
 	}
@@ -56,9 +63,9 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 	return nil, "", p
 }
 
-// readBody returns the whole body.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64, types ...string) ([]byte, error) {
-	body, _, err := openBody(w, r, limit, types...)
+// Read returns the whole body.
+func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) ([]byte, error) {
+	body, _, err := Open(w, r, limit, types...)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +75,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, types ...stri
 		b.Grow(int(min(n, 1<<20)) + bytes.MinRead)
 	}
 	if _, err := b.ReadFrom(body); err != nil {
-		return nil, bodyError(err, limit)
+		return nil, Fault(err, limit)
 	}
 	return b.Bytes(), nil
 }
@@ -77,11 +84,11 @@ func tooLong(limit int64) *fault.Fault {
 	return fault.Fail(fault.BodyTooLarge, "The body must not be longer than %d bytes, before and after decompression.", limit)
 }
 
-// bodyError is the problem with a body that could not be read to its end.
-func bodyError(err error, limit int64) error {
+// Fault is the problem with a body that could not be read to its end.
+func Fault(err error, limit int64) error {
 	var tooBig *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooBig), errors.Is(err, errTooLong):
+	case errors.As(err, &tooBig), errors.Is(err, ErrTooLong):
 		return tooLong(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fault.Fail(fault.RequestTimeout, "The body did not arrive in time.")
@@ -94,7 +101,7 @@ func bodyError(err error, limit int64) error {
 	return fault.Fail(fault.InvalidRequest, "The body could not be read.")
 }
 
-// capped fails with errTooLong once more than left bytes were there.
+// capped fails with ErrTooLong once more than left bytes were there.
 type capped struct {
 	r    io.Reader
 	left int64
@@ -102,7 +109,7 @@ type capped struct {
 
 func (c *capped) Read(p []byte) (int, error) {
 	if c.left < 0 {
-		return 0, errTooLong
+		return 0, ErrTooLong
 	}
 	// One byte more than allowed tells a body of the limit from a longer one.
 	if int64(len(p)) > c.left+1 {
@@ -111,17 +118,22 @@ func (c *capped) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.left -= int64(n)
 	if c.left < 0 {
-		return n - 1, errTooLong
+		return n - 1, ErrTooLong
 	}
 	return n, err
 }
 
-// steady moves the connection's read deadline along while bytes arrive, so that
-// a long upload may last, and a silent one ends.
+// steady moves the connection's read deadline along while bytes arrive.
 type steady struct {
 	io.ReadCloser
 	control *http.ResponseController
 	moved   time.Time
+}
+
+// Steady has the connection's read deadline moved along by whoever reads the
+// request's body, so that a long upload may last, and a silent one ends.
+func Steady(w http.ResponseWriter, r *http.Request) {
+	r.Body = &steady{ReadCloser: r.Body, control: http.NewResponseController(w)}
 }
 
 func (s *steady) Read(p []byte) (int, error) {
@@ -135,14 +147,14 @@ func (s *steady) Read(p []byte) (int, error) {
 
 // What is read of a body after its request was refused.
 const (
-	lingerBytes = 256 << 20
-	lingerTime  = 10 * time.Second
+	mostLingered = 256 << 20
+	lingerTime   = 10 * time.Second
 )
 
-// linger sends the answer on its way and reads the rest of the body for a while.
+// Linger sends the answer on its way and reads the rest of the body for a while.
 // A connection that is closed with bytes unread is reset, and a caller that
 // sends all before it reads would then lose the answer (RFC 9112, 9.6).
-func linger(w http.ResponseWriter, r *http.Request) {
+func Linger(w http.ResponseWriter, r *http.Request) {
 	// Who expects to be asked for the body sends none before that.
 	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Header.Get("Expect") != "" {
 		return
@@ -154,7 +166,7 @@ func linger(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(lingerTime))
 	if control.Flush() == nil {
-		_, _ = io.CopyN(io.Discard, body, lingerBytes)
+		_, _ = io.CopyN(io.Discard, body, mostLingered)
 	}
 }
 
