@@ -10,12 +10,10 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
-	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -141,153 +139,6 @@ func (in *intake) job(line int, raw []byte, take takeJob) error {
 	}
 	job.Request.Version, job.Request.Beta = in.common.Version, in.common.Beta
 	return take(line, job, len(raw))
-}
-
-// readError is the failure of a body to arrive, as opposed to what is in it.
-type readError struct{ err error }
-
-func (e *readError) Error() string { return "read the body: " + e.err.Error() }
-func (e *readError) Unwrap() error { return e.err }
-
-func tooManyLines(most int) *fault.Fault {
-	return fault.Fail(fault.BodyTooLarge, "A batch must not have more than %d jobs.", most)
-}
-
-func lineTooLong(line int, most int64) *fault.Fault {
-	return fault.Fail(fault.BodyTooLarge, "A job must not be longer than %d bytes.", most).OnLine(line)
-}
-
-// readLines calls each with every line of an NDJSON body that is not blank, and
-// its 1-based number, blank ones counted. It never holds more than one line.
-func readLines(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
-	r := bufio.NewReaderSize(body, 64<<10)
-	var long []byte // a line that is longer than the reader's buffer
-	for line, jobs := 1, 0; ; {
-		part, err := r.ReadSlice('\n')
-		if int64(len(long)+len(part)) > longest+1 {
-			return lineTooLong(line, longest)
-		}
-		if errors.Is(err, bufio.ErrBufferFull) {
-			long = append(long, part...)
-			continue
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return &readError{err}
-		}
-		raw := part
-		if long != nil {
-			raw = append(long, part...)
-			long = nil
-		}
-		if raw = bytes.Trim(raw, " \t\r\n"); len(raw) > 0 {
-			if jobs++; jobs > most {
-				return tooManyLines(most).OnLine(line)
-			}
-			if err := each(line, raw); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return nil
-		}
-		line++
-	}
-}
-
-// readDocument calls each with every element of "jobs" in a body of the form
-// {"jobs":[…]}, and its 1-based position. It never holds more than one element.
-func readDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
-	// The parser reads ahead by its buffer, so an element may be that much
-	// longer before the meter stops it; its own length is checked after.
-	meter := &meter{r: body, left: 2*longest + 1<<20}
-	d := jsontext.NewDecoder(meter)
-	line := 0
-	broken := func(err error) error {
-		if errors.Is(err, wire.ErrTooLong) && meter.left < 0 {
-			return lineTooLong(line+1, longest)
-		}
-		if meter.err != nil {
-			return &readError{meter.err}
-		}
-		p := fault.Fail(fault.InvalidJSON, "%s", jsonread.Syntax(err).Detail)
-		if d.StackDepth() > 1 { // within "jobs"
-			return p.OnLine(line + 1)
-		}
-		return p
-	}
-	form := fault.Fail(fault.InvalidRequest, `The body must be an object of the form {"jobs":[…]}.`)
-	if k := d.PeekKind(); k != '{' && k != 0 {
-		return form
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return broken(err)
-	}
-	for d.PeekKind() == '"' {
-		raw, err := d.ReadValue()
-		if err != nil {
-			return broken(err)
-		}
-		if name := jsonread.Unquote(raw); name != "jobs" {
-			return told(jsonread.Unknown(name))
-		}
-		if k := d.PeekKind(); k != '[' && k != 0 {
-			return form
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return broken(err)
-		}
-		for d.PeekKind() != ']' {
-			meter.left = 2*longest + 1<<20
-			raw, err := d.ReadValue()
-			if err != nil {
-				return broken(err)
-			}
-			if int64(len(raw)) > longest {
-				return lineTooLong(line+1, longest)
-			}
-			if line++; line > most {
-				return tooManyLines(most).OnLine(line)
-			}
-			if err := each(line, raw); err != nil {
-				return err
-			}
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return broken(err)
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return broken(err)
-	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) || meter.err != nil {
-		if meter.err != nil {
-			return &readError{meter.err}
-		}
-		return fault.Fail(fault.InvalidJSON, "Something follows the JSON object.")
-	}
-	return nil
-}
-
-// meter stops an element that never ends, and remembers why reading failed.
-type meter struct {
-	r    io.Reader
-	left int64
-	err  error
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	if m.left < 0 {
-		return 0, wire.ErrTooLong
-	}
-	n, err := m.r.Read(p)
-	m.left -= int64(n)
-	if err != nil && !errors.Is(err, io.EOF) {
-		m.err = err
-	}
-	if err != nil && errors.Is(err, io.ErrUnexpectedEOF) {
-		m.err = err
-	}
-	return n, err
 }
 
 // GetBatch is GET /v1/batches/{id}.

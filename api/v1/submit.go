@@ -99,55 +99,14 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.J
 		return job, fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
 	}
 	var in input
-	_, err = d.Members(func(name string) (err error) {
+	_, err = d.Members(func(name string) error {
 		if d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
 			return d.Skip()
 		}
-		switch name {
-		case "model":
-			job.Model, err = d.model(name)
-		case "prompt":
-			if k := d.Kind(); k != '"' {
-				return d.Wrong(k, name, "a string")
-			}
-			in.prompt, err = d.Raw()
-			if err == nil && len(in.prompt) == 2 {
-				err = fault.Fail(fault.InvalidRequest, "The member %q must not be empty.", name)
-			}
-		case "messages":
-			in.messages, err = d.messages()
-		case "system":
-			in.system, err = d.system()
-		case "request":
-			err = d.request(&in)
-		case "max_tokens":
-			job.Request.MaxTokens, err = d.Count(name, mostMaxTokens)
-		case "priority":
-			var word string
-			if word, err = d.Word(name, 16); err == nil {
-				if job.Priority = tasks.Priority(word); !job.Priority.Valid() {
-					err = fault.Fail(fault.InvalidRequest, `The member "priority" must be "high", "normal" or "low".`)
-				}
-			}
-		case "not_before":
-			job.NotBefore, err = d.Moment(name)
-		case "deadline":
-			job.Deadline, err = d.Moment(name)
-		case "webhook_url":
-			job.WebhookURL, err = d.Word(name, maxURL)
-		case "metadata":
-			job.Metadata, err = d.metadata()
-		case "fallback_models":
-			job.Fallback, err = d.fallbacks()
-		case "custom_id":
-			if !inBatch {
-				return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
-			}
-			job.CustomID, err = d.customID()
-		default:
-			return jsonread.Unknown(name)
+		if name == "custom_id" && !inBatch {
+			return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
 		}
-		return err
+		return d.member(name, &job, &in)
 	})
 	if err != nil {
 		return job, err
@@ -167,6 +126,41 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.J
 		}
 	}
 	return job, checkTimes(&job, now)
+}
+
+// member consumes the value of one member of the body.
+func (d *decoder) member(name string, job *tasks.Job, in *input) (err error) {
+	switch name {
+	case "model":
+		job.Model, err = d.model(name)
+	case "prompt":
+		in.prompt, err = d.prompt(name)
+	case "messages":
+		in.messages, err = d.messages()
+	case "system":
+		in.system, err = d.system()
+	case "request":
+		err = d.request(in)
+	case "max_tokens":
+		job.Request.MaxTokens, err = d.Count(name, mostMaxTokens)
+	case "priority":
+		job.Priority, err = d.priority(name)
+	case "not_before":
+		job.NotBefore, err = d.Moment(name)
+	case "deadline":
+		job.Deadline, err = d.Moment(name)
+	case "webhook_url":
+		job.WebhookURL, err = d.Word(name, maxURL)
+	case "metadata":
+		job.Metadata, err = d.metadata()
+	case "fallback_models":
+		job.Fallback, err = d.fallbacks()
+	case "custom_id":
+		job.CustomID, err = d.customID()
+	default:
+		err = jsonread.Unknown(name)
+	}
+	return err
 }
 
 // modelMissing is the fault of a body that names no model.
@@ -257,6 +251,26 @@ func (d *decoder) model(name string) (string, error) {
 		}
 	}
 	return m, nil
+}
+
+func (d *decoder) prompt(name string) ([]byte, error) {
+	if k := d.Kind(); k != '"' {
+		return nil, d.Wrong(k, name, "a string")
+	}
+	raw, err := d.Raw()
+	if err == nil && len(raw) == 2 {
+		err = fault.Fail(fault.InvalidRequest, "The member %q must not be empty.", name)
+	}
+	return raw, err
+}
+
+func (d *decoder) priority(name string) (tasks.Priority, error) {
+	word, err := d.Word(name, 16)
+	p := tasks.Priority(word)
+	if err == nil && !p.Valid() {
+		err = fault.Fail(fault.InvalidRequest, `The member "priority" must be "high", "normal" or "low".`)
+	}
+	return p, err
 }
 
 // messages consumes a list of at least one object, each with a role and

@@ -100,29 +100,16 @@ func decodeObject(c echo.Context, v any) error {
 
 func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 	if b.URL != nil {
-		if len(*b.URL) > maxURL {
-			return fault.Fail(fault.WebhookURLRefused, `The member "url" is too long.`)
-		}
-		var p *fault.Fault
-		err := checkURL(*b.URL)
-		if err == nil {
-			err = a.desk.CheckWebhookURL(ctx, *b.URL)
-		}
-		if errors.As(err, &p) && p.Code == fault.WebhookURLRefused {
-			return fault.Fail(fault.WebhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
-		}
-		if err != nil {
+		if err := a.checkEndpointURL(ctx, *b.URL); err != nil {
 			return err
 		}
 	}
-	if b.Events != nil {
-		if len(b.Events) == 0 || len(b.Events) > maxEventsNamed {
-			return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
-		}
-		for _, e := range b.Events {
-			if !slices.Contains(eventTypes(), e) {
-				return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
-			}
+	if b.Events != nil && (len(b.Events) == 0 || len(b.Events) > maxEventsNamed) {
+		return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
+	}
+	for _, e := range b.Events {
+		if !slices.Contains(eventTypes(), e) {
+			return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
 		}
 	}
 	if b.MaxPerSecond != nil && (*b.MaxPerSecond < 0 || *b.MaxPerSecond > maxPerSecond) {
@@ -135,6 +122,21 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 		return fault.Fail(fault.InvalidRequest, `The member "format" must be "sluice" or "openai".`)
 	}
 	return nil
+}
+
+func (a *API) checkEndpointURL(ctx context.Context, url string) error {
+	if len(url) > maxURL {
+		return fault.Fail(fault.WebhookURLRefused, `The member "url" is too long.`)
+	}
+	err := checkURL(url)
+	if err == nil {
+		err = a.desk.CheckWebhookURL(ctx, url)
+	}
+	var f *fault.Fault
+	if errors.As(err, &f) && f.Code == fault.WebhookURLRefused {
+		return fault.Fail(fault.WebhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
+	}
+	return err
 }
 
 // hooks returns the store of webhooks and the caller's tenant. A path's id has to

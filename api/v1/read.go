@@ -1,0 +1,188 @@
+package v1
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/wire"
+)
+
+// readError is the failure of a body to arrive, as opposed to what is in it.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return "read the body: " + e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+func tooManyLines(most int) *fault.Fault {
+	return fault.Fail(fault.BodyTooLarge, "A batch must not have more than %d jobs.", most)
+}
+
+func lineTooLong(line int, most int64) *fault.Fault {
+	return fault.Fail(fault.BodyTooLarge, "A job must not be longer than %d bytes.", most).OnLine(line)
+}
+
+// readLines calls each with every line of an NDJSON body that is not blank, and
+// its 1-based number, blank ones counted. It never holds more than one line.
+func readLines(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	r := bufio.NewReaderSize(body, 64<<10)
+	var long []byte // a line that is longer than the reader's buffer
+	for line, jobs := 1, 0; ; {
+		part, err := r.ReadSlice('\n')
+		if int64(len(long)+len(part)) > longest+1 {
+			return lineTooLong(line, longest)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			long = append(long, part...)
+			continue
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return &readError{err}
+		}
+		raw := part
+		if long != nil {
+			raw = append(long, part...)
+			long = nil
+		}
+		if raw = bytes.Trim(raw, " \t\r\n"); len(raw) > 0 {
+			if jobs++; jobs > most {
+				return tooManyLines(most).OnLine(line)
+			}
+			if err := each(line, raw); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return nil
+		}
+		line++
+	}
+}
+
+// readDocument calls each with every element of "jobs" in a body of the form
+// {"jobs":[…]}, and its 1-based position. It never holds more than one element.
+func readDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	m := &meter{r: body}
+	m.allow(longest)
+	d := document{Decoder: jsontext.NewDecoder(m), meter: m, longest: longest, most: most}
+	form := fault.Fail(fault.InvalidRequest, `The body must be an object of the form {"jobs":[…]}.`)
+	if k := d.PeekKind(); k != '{' && k != 0 {
+		return form
+	}
+	if err := d.token(); err != nil {
+		return err
+	}
+	for d.PeekKind() == '"' {
+		raw, err := d.ReadValue()
+		if err != nil {
+			return d.broken(err)
+		}
+		if name := jsonread.Unquote(raw); name != "jobs" {
+			return told(jsonread.Unknown(name))
+		}
+		if k := d.PeekKind(); k != '[' && k != 0 {
+			return form
+		}
+		if err := d.elements(each); err != nil {
+			return err
+		}
+	}
+	if err := d.token(); err != nil {
+		return err
+	}
+	_, err := d.ReadToken()
+	switch {
+	case m.err != nil:
+		return &readError{m.err}
+	case !errors.Is(err, io.EOF):
+		return fault.Fail(fault.InvalidJSON, "Something follows the JSON object.")
+	}
+	return nil
+}
+
+// document is a body of the form {"jobs":[…]} that is being read.
+type document struct {
+	*jsontext.Decoder
+	meter   *meter
+	longest int64 // bytes of an element
+	most    int   // elements
+	line    int   // elements read
+}
+
+// elements reads the list of jobs.
+func (d *document) elements(each func(line int, raw []byte) error) error {
+	if err := d.token(); err != nil {
+		return err
+	}
+	for d.PeekKind() != ']' {
+		d.meter.allow(d.longest)
+		raw, err := d.ReadValue()
+		if err != nil {
+			return d.broken(err)
+		}
+		if int64(len(raw)) > d.longest {
+			return lineTooLong(d.line+1, d.longest)
+		}
+		if d.line++; d.line > d.most {
+			return tooManyLines(d.most).OnLine(d.line)
+		}
+		if err := each(d.line, raw); err != nil {
+			return err
+		}
+	}
+	return d.token()
+}
+
+func (d *document) token() error {
+	if _, err := d.ReadToken(); err != nil {
+		return d.broken(err)
+	}
+	return nil
+}
+
+// broken says why the parser could not go on.
+func (d *document) broken(err error) error {
+	if errors.Is(err, wire.ErrTooLong) && d.meter.left < 0 {
+		return lineTooLong(d.line+1, d.longest)
+	}
+	if d.meter.err != nil {
+		return &readError{d.meter.err}
+	}
+	f := fault.Fail(fault.InvalidJSON, "%s", jsonread.Syntax(err).Detail)
+	if d.StackDepth() > 1 { // within "jobs"
+		return f.OnLine(d.line + 1)
+	}
+	return f
+}
+
+// meter stops an element that never ends, and remembers why reading failed.
+type meter struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+// allow lets one more element pass. The parser reads ahead by its buffer, so an
+// element may be that much longer before the meter stops it; its own length is
+// checked after.
+func (m *meter) allow(longest int64) { m.left = 2*longest + 1<<20 }
+
+func (m *meter) Read(p []byte) (int, error) {
+	if m.left < 0 {
+		return 0, wire.ErrTooLong
+	}
+	n, err := m.r.Read(p)
+	m.left -= int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		m.err = err
+	}
+	if err != nil && errors.Is(err, io.ErrUnexpectedEOF) {
+		m.err = err
+	}
+	return n, err
+}
