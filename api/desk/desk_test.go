@@ -1,0 +1,214 @@
+package desk_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluicehq/sluice/api/desk"
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/quota"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// store fails as it is told to: a real one does not on demand.
+type store struct {
+	fails  error // of taking in
+	replay bool  // every key was used before
+	status tasks.Status
+	taken  int // jobs
+}
+
+func (s *store) Submit(_ context.Context, sub tasks.Submission) (tasks.Accepted, error) {
+	if s.fails != nil {
+		return tasks.Accepted{}, s.fails
+	}
+	if s.replay {
+		return tasks.Accepted{Job: tasks.Job{ID: "job_first", Status: s.status}, Replayed: true}, nil
+	}
+	s.taken++
+	return tasks.Accepted{Job: sub.Job}, nil
+}
+
+func (s *store) SaveAnswer(context.Context, string, string, string, []byte) error { return nil }
+
+func (s *store) Tokens(context.Context, string) (tasks.DayTokens, error) {
+	return tasks.DayTokens{}, nil
+}
+
+func (s *store) Job(context.Context, string, string) (tasks.Job, error) {
+	return tasks.Job{}, tasks.ErrNotFound
+}
+
+func (s *store) Retry(context.Context, string, string, tasks.Limits) (tasks.Job, error) {
+	s.taken++
+	return tasks.Job{}, s.fails
+}
+
+func (s *store) OpenBatch(context.Context, string, string) (tasks.Batch, *tasks.PriorBatch, error) {
+	if s.replay {
+		return tasks.Batch{}, &tasks.PriorBatch{ID: "batch_first", Fingerprint: "same"}, nil
+	}
+	return tasks.Batch{ID: "batch_new"}, nil, nil
+}
+
+func (s *store) AbortBatch(context.Context, string) error { return nil }
+
+func (s *store) StageBatch(context.Context, string, []tasks.Job) error { return nil }
+
+func (s *store) CommitBatch(context.Context, string, tasks.BatchCommit) (tasks.Batch, error) {
+	if s.fails == nil {
+		s.taken++
+	}
+	return tasks.Batch{}, s.fails
+}
+
+func (s *store) Batch(context.Context, string, string) (tasks.Batch, error) {
+	if s.status == "" {
+		return tasks.Batch{}, tasks.ErrNotFound
+	}
+	return tasks.Batch{}, nil
+}
+
+type silent struct{}
+
+func (silent) Watch(context.Context, string) (<-chan struct{}, func(), error) {
+	return nil, nil, tasks.ErrUnavailable
+}
+
+func (silent) WatchEnd(context.Context, string) (<-chan *tasks.Job, func(), error) {
+	return nil, nil, tasks.ErrUnavailable
+}
+
+type pools struct{}
+
+func (pools) Match(model string) (string, bool) { return "pool", model == "m" }
+
+func (pools) Waiting(context.Context, tasks.Job) (tasks.Waiting, error) { return tasks.Waiting{}, nil }
+
+func (pools) Estimate(context.Context, string, string) (time.Duration, error) { return time.Hour, nil }
+
+// purse is what a tenant has paid.
+type purse int
+
+func (p *purse) Admit(context.Context, string, int64) (quota.Grant, error) {
+	*p++
+	return quota.Grant{}, nil
+}
+
+func (p *purse) Refund(context.Context, string, int64) error {
+	*p--
+	return nil
+}
+
+// A job by itself and a batch of that job are taken in, refused and paid for alike.
+func TestAJobAndABatchOfItAreTreatedAlike(t *testing.T) {
+	down := fmt.Errorf("submit: %w", tasks.ErrUnavailable)
+	for name, c := range map[string]struct {
+		store store
+		job   tasks.Job
+		key   string
+		want  string // the code of the fault, or the sentinel's
+		paid  purse
+	}{
+		"taken":               {job: tasks.Job{Model: "m"}, paid: 1},
+		"taken, with a key":   {job: tasks.Job{Model: "m"}, key: "k", paid: 1},
+		"no pool":             {job: tasks.Job{Model: "x"}, want: fault.ModelNotFound},
+		"no pool to fall to":  {job: tasks.Job{Model: "m", Fallback: []string{"x"}}, want: fault.ModelNotFound},
+		"webhook by http":     {job: tasks.Job{Model: "m", WebhookURL: "http://a.example/"}, want: fault.WebhookURLRefused},
+		"full":                {job: tasks.Job{Model: "m"}, store: store{fails: tasks.ErrFull}, want: "store_full"},
+		"repeat":              {job: tasks.Job{Model: "m"}, key: "k", store: store{replay: true, status: tasks.StatusQueued}},
+		"repeat of what went": {job: tasks.Job{Model: "m"}, key: "k", store: store{replay: true}, want: fault.NotFound},
+		"silent":              {job: tasks.Job{Model: "m"}, store: store{fails: down}, want: fault.Unavailable, paid: 1},
+	} {
+		for _, form := range []string{"job", "batch"} {
+			t.Run(name+"/"+form, func(t *testing.T) {
+				st, paid := c.store, purse(0)
+				d, err := desk.New(desk.Config{
+					Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, Quota: &paid,
+					NewID: func(prefix string) string { return prefix + "_new" },
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				replayed := false
+				if form == "job" {
+					var h desk.Handed
+					h, err = d.Submit(t.Context(), desk.Caller{Tenant: "acme"}, tasks.Submission{Job: c.job, Key: c.key, Fingerprint: "same"})
+					replayed = h.Replayed
+				} else {
+					var h desk.HandedBatch
+					h, err = d.SubmitBatch(t.Context(), desk.Caller{Tenant: "acme"}, desk.Incoming{
+						Key: c.key, Fingerprint: func() string { return "same" },
+						Read: func(take func(int, tasks.Job, int) error) error { return take(1, c.job, 1) },
+					})
+					replayed = h.Replayed
+				}
+				code := ""
+				if err != nil {
+					k, _ := fault.Classify(err)
+					code = k.Code
+				}
+				want := c.paid
+				if form == "batch" && errors.Is(c.store.fails, tasks.ErrUnavailable) {
+					want = 0 // what is not committed is aborted
+				}
+				if code != c.want || paid != want || replayed != c.store.replay || (st.taken == 1) != (c.want == "" && !c.store.replay) {
+					t.Errorf("%q (%v), paid %d, replayed %v, taken %d; want %q, paid %d, replayed %v", code, err, paid, replayed, st.taken, c.want, want, c.store.replay)
+				}
+			})
+		}
+	}
+}
+
+func TestAJobThatWouldWaitPastItsDeadlineIsRefusedWithWhenToComeAgain(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var st store
+	d, err := desk.New(desk.Config{
+		Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "job_new" },
+		Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := tasks.Job{Model: "m", Deadline: now.Add(20 * time.Minute)}
+	_, err = d.Submit(t.Context(), desk.Caller{Tenant: "acme"}, tasks.Submission{Job: job})
+	var f *fault.Fault
+	if !errors.As(err, &f) || f.Code != fault.DeadlineUnreachable || f.RetryAfter != 40*time.Minute || st.taken != 0 {
+		t.Errorf("%v, taken %d; want it refused, to come again in 40m", err, st.taken)
+	}
+	job.Priority = tasks.High
+	if _, err := d.Submit(t.Context(), desk.Caller{Tenant: "acme"}, tasks.Submission{Job: job}); err != nil {
+		t.Errorf("of high priority: %v", err)
+	}
+}
+
+func TestADeskThatDrainsHoldsNobody(t *testing.T) {
+	var st store
+	d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "" }, MaxWaits: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := d.Hold("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Hold("acme"); err == nil {
+		t.Error("a tenant held more than it may")
+	}
+	never := func() (bool, error) { return false, nil }
+	if err := d.Await(t.Context(), "acme", "job_1", time.Hour, nil, never); err != nil {
+		t.Errorf("a poll of who holds too much: %v", err)
+	}
+	release()
+	d.Drain()
+	if err := d.Await(t.Context(), "acme", "job_1", time.Hour, nil, never); err != nil {
+		t.Errorf("a poll while draining: %v", err)
+	}
+}
