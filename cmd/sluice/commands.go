@@ -30,7 +30,7 @@ type CLI struct {
 
 // DevCmd is everything in one process.
 type DevCmd struct {
-	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+	Grace time.Duration `default:"30s" help:"How long calls and requests in flight may take after a stop signal."`
 }
 
 // Run serves until ctx ends.
@@ -98,7 +98,7 @@ func (c *APICmd) Run(ctx context.Context, env *Env) error {
 			return err
 		}
 	}
-	return serveAPI(ctx, cfg, roles{api: true}, env.Log, secret, nil)
+	return serveAPI(ctx, cfg, roles{api: true, grace: c.Grace}, env.Log, secret, nil)
 }
 
 // Run works until ctx ends.

@@ -45,7 +45,7 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 				ready(public)
 			}
 			s.log.Info("listening", "address", l.Addr().String())
-			return serve(ctx, l, a.Handler(), s.log, a.Drain)
+			return s.serve(ctx, l, a.Handler(), a.Drain)
 		},
 		s.serveOps,
 	)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -65,7 +66,8 @@ type service struct {
 	callers []*upstream.Caller
 	up      atomic.Bool // every part that should run does
 
-	ended   chan string // ids of jobs that this process ended; nil: nobody wants them
+	grace   time.Duration // for requests in flight at a stop
+	ended   chan string   // ids of jobs that this process ended; nil: nobody wants them
 	healths map[string]*pool.Health
 }
 
@@ -73,13 +75,16 @@ type service struct {
 type roles struct {
 	api, worker bool
 	tell        bool          // of each job that this process ends
-	grace       time.Duration // for calls in flight at a stop; 0: the worker's own
+	grace       time.Duration // for calls and requests in flight at a stop; 0 means 30 s
 }
 
 // newService makes every part and starts none but the embedded Redis and the
 // fake provider. The caller closes it.
 func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{}}
+	s := &service{
+		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second),
+		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{},
+	}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	if s.redis, err = openRedis(ctx, cfg, log, s.registry); err != nil {
@@ -149,7 +154,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
-		RenewEvery: store.RenewEvery, Grace: r.grace, Log: s.log, Metrics: s.registry,
+		RenewEvery: store.RenewEvery, Grace: s.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }
@@ -453,12 +458,12 @@ func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error
 	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
 }
 
-// serve runs an HTTP server until ctx ends, then lets requests in flight
-// finish for a while. drain, if set, makes it let go of those it holds.
-func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger, drain func()) error {
+// serve runs an HTTP server until ctx ends, and then gives requests in flight
+// the grace period. drain, if set, makes it let go of those it holds.
+func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, drain func()) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
-		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
@@ -470,10 +475,11 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	if drain != nil {
 		drain()
 	}
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
 	err := srv.Shutdown(stopCtx)
 	if err != nil {
+		s.log.Warn("requests that outlasted the grace period are cut off", "address", l.Addr().String())
 		err = srv.Close()
 	}
 	<-done
@@ -505,5 +511,5 @@ func (s *service) serveOps(ctx context.Context) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return serve(ctx, l, mux, s.log, nil)
+	return s.serve(ctx, l, mux, nil)
 }
