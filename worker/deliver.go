@@ -271,25 +271,25 @@ func eventBody(s *tasks.Sending, base string) ([]byte, error) {
 	if d.Body != nil {
 		return d.Body, nil
 	}
-	t := webhook.Type(d.Type)
+	t := tasks.EventType(d.Type)
 	if s.Endpoint != nil && s.Endpoint.OpenAI {
 		if body, err := webhook.OpenAIEvent(d.Event, t, d.CreatedAt, d.Object); err == nil {
 			return body, nil
 		}
 	}
 	switch t {
-	case webhook.BatchCompleted:
+	case tasks.EventBatchCompleted:
 		b := tasks.Batch{ID: d.Object}
 		if s.Batch != nil {
 			b = *s.Batch
 		}
 		b.Status, b.EndedAt = tasks.BatchEnded, d.CreatedAt
 		return webhook.BatchEvent(b, base)
-	case webhook.PoolPaused, webhook.PoolResumed:
+	case tasks.EventPoolPaused, tasks.EventPoolResumed:
 		return []byte(d.Detail), nil
-	case webhook.EndpointDisabled:
+	case tasks.EventEndpointDisabled:
 		return webhook.EndpointDisabledEvent(d.Object, d.CreatedAt, webhook.Outcome(d.Detail), base)
-	case webhook.JobSucceeded, webhook.JobFailed, webhook.JobCanceled, webhook.JobExpired:
+	case tasks.EventJobSucceeded, tasks.EventJobFailed, tasks.EventJobCanceled, tasks.EventJobExpired:
 		j := tasks.Job{ID: d.Object}
 		if s.Job != nil {
 			j = *s.Job

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -59,12 +58,12 @@ const (
 	formatOpenAI = "openai"
 )
 
-// eventTypes are the events that an endpoint can take.
-func eventTypes() []string {
-	return []string{
-		"job.succeeded", "job.failed", "job.canceled", "job.expired", "batch.completed",
-		"pool.paused", "pool.resumed", "endpoint.disabled",
+// allEvents are the events of an endpoint that names none.
+func allEvents() (out []string) {
+	for _, t := range tasks.EventTypes() {
+		out = append(out, string(t))
 	}
+	return out
 }
 
 // endpointBody is the body of POST and PATCH /v1/webhook-endpoints.
@@ -108,7 +107,7 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 		return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
 	}
 	for _, e := range b.Events {
-		if !slices.Contains(eventTypes(), e) {
+		if !tasks.EventType(e).Valid() {
 			return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
 		}
 	}
@@ -177,7 +176,7 @@ func (a *API) CreateEndpoint(c echo.Context) error {
 	}
 	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
 	if e.Events == nil {
-		e.Events = eventTypes()
+		e.Events = allEvents()
 	}
 	if b.Signature != nil {
 		e.Signature = *b.Signature

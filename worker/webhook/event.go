@@ -11,48 +11,15 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Type is the type of an event.
-type Type string
-
-// The events. They are part of the public contract.
-const (
-	JobSucceeded     Type = "job.succeeded"
-	JobFailed        Type = "job.failed"
-	JobCanceled      Type = "job.canceled"
-	JobExpired       Type = "job.expired"
-	BatchCompleted   Type = "batch.completed"
-	PoolPaused       Type = "pool.paused"
-	PoolResumed      Type = "pool.resumed"
-	EndpointDisabled Type = "endpoint.disabled"
-)
-
-// endpointTest is sent on request only; nobody subscribes to it.
-const endpointTest Type = "endpoint.test"
-
-// Types lists every event that can be subscribed to.
-func Types() []Type {
-	return []Type{JobSucceeded, JobFailed, JobCanceled, JobExpired, BatchCompleted, PoolPaused, PoolResumed, EndpointDisabled}
-}
-
-// Valid reports whether t can be subscribed to.
-func (t Type) Valid() bool {
-	for _, known := range Types() {
-		if t == known {
-			return true
-		}
-	}
-	return false
-}
-
 // MaxResultBytes is how large a body with a result in it may be. A result that
 // does not fit stays out, and the body says so.
 const MaxResultBytes = 256 << 10
 
 // payload is the body that the specification recommends.
 type payload struct {
-	Type      Type   `json:"type"`
-	Timestamp string `json:"timestamp"` // of the event, not of the attempt
-	Data      any    `json:"data"`
+	Type      tasks.EventType `json:"type"`
+	Timestamp string          `json:"timestamp"` // of the event, not of the attempt
+	Data      any             `json:"data"`
 }
 
 type jobData struct {
@@ -90,11 +57,11 @@ type jobError struct {
 // includeResult: then it has the result, its text and the error's message, unless
 // that made it larger than MaxResultBytes or the result is no UTF-8 JSON, in which
 // case "result_omitted" is true.
-func JobEvent(job tasks.Job, base string, includeResult bool) (Type, []byte, error) {
+func JobEvent(job tasks.Job, base string, includeResult bool) (tasks.EventType, []byte, error) {
 	if !job.Status.Final() {
 		return "", nil, fmt.Errorf("build event of job %s: %w", job.ID, tasks.ErrConflict)
 	}
-	t := Type("job." + string(job.Status))
+	t := tasks.EventType("job." + string(job.Status))
 	self := link(base, "/v1/jobs/"+job.ID)
 	data := jobData{
 		ID: job.ID, Object: "job", Status: job.Status, Model: job.Model, Batch: job.Batch, CustomID: job.CustomID,
@@ -144,7 +111,7 @@ func BatchEvent(batch tasks.Batch, base string) ([]byte, error) {
 		return nil, fmt.Errorf("build event of batch %s: %w", batch.ID, tasks.ErrConflict)
 	}
 	self := link(base, "/v1/batches/"+batch.ID)
-	return encode(BatchCompleted, batch.EndedAt, struct {
+	return encode(tasks.EventBatchCompleted, batch.EndedAt, struct {
 		ID        string            `json:"id"`
 		Object    string            `json:"object"`
 		Status    tasks.BatchStatus `json:"status"`
@@ -159,10 +126,10 @@ func BatchEvent(batch tasks.Batch, base string) ([]byte, error) {
 // PoolEvent returns the type and the body of pool.paused or, for a pool in any
 // other state, pool.resumed. It tells what /v1/status tells everybody, and no
 // numbers of jobs, which belong to all tenants together.
-func PoolEvent(pool tasks.PoolStatus, base string) (Type, []byte, error) {
-	t := PoolResumed
+func PoolEvent(pool tasks.PoolStatus, base string) (tasks.EventType, []byte, error) {
+	t := tasks.EventPoolResumed
 	if pool.State == tasks.PoolPaused {
-		t = PoolPaused
+		t = tasks.EventPoolPaused
 	}
 	body, err := encode(t, pool.Since, struct {
 		ID               string            `json:"id"`
@@ -182,16 +149,16 @@ func PoolEvent(pool tasks.PoolStatus, base string) (Type, []byte, error) {
 // other endpoints: which one sends no more, since when, and the outcome that
 // decided it. The endpoint's URL, which may hold a key, is not in it.
 func EndpointDisabledEvent(endpoint string, at time.Time, last Outcome, base string) ([]byte, error) {
-	return encodeEndpoint(EndpointDisabled, endpoint, at, last, base)
+	return encodeEndpoint(tasks.EventEndpointDisabled, endpoint, at, last, base)
 }
 
 // TestEvent returns the body that an endpoint's owner asks for to see one
 // arrive. Its type, endpoint.test, is none that a receiver acts on.
 func TestEvent(endpoint string, at time.Time, base string) ([]byte, error) {
-	return encodeEndpoint(endpointTest, endpoint, at, "", base)
+	return encodeEndpoint(tasks.EventEndpointTest, endpoint, at, "", base)
 }
 
-func encodeEndpoint(t Type, endpoint string, at time.Time, last Outcome, base string) ([]byte, error) {
+func encodeEndpoint(t tasks.EventType, endpoint string, at time.Time, last Outcome, base string) ([]byte, error) {
 	return encode(t, at, struct {
 		ID     string            `json:"id"`
 		Object string            `json:"object"`
@@ -207,16 +174,16 @@ func encodeEndpoint(t Type, endpoint string, at time.Time, last Outcome, base st
 // that expired is a response that failed: no text of it exists.
 //
 // Source: developers.openai.com/api/reference, webhook events.
-func OpenAIEvent(id string, t Type, at time.Time, object string) ([]byte, error) {
+func OpenAIEvent(id string, t tasks.EventType, at time.Time, object string) ([]byte, error) {
 	var name string
 	switch t {
-	case JobSucceeded:
+	case tasks.EventJobSucceeded:
 		name = "response.completed"
-	case JobFailed, JobExpired:
+	case tasks.EventJobFailed, tasks.EventJobExpired:
 		name = "response.failed"
-	case JobCanceled:
+	case tasks.EventJobCanceled:
 		name = "response.cancelled"
-	case BatchCompleted:
+	case tasks.EventBatchCompleted:
 		name = "batch.completed"
 	default:
 		return nil, fmt.Errorf("build event: OpenAI has none like %q", t)
@@ -233,7 +200,7 @@ func OpenAIEvent(id string, t Type, at time.Time, object string) ([]byte, error)
 	}{id, "event", at.Unix(), name, data{object}})
 }
 
-func encode(t Type, at time.Time, data any) ([]byte, error) {
+func encode(t tasks.EventType, at time.Time, data any) ([]byte, error) {
 	return encodeJSON(payload{t, stamp(at), data})
 }
 

@@ -63,7 +63,7 @@ func TestVerifiersOfNPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := webhook.OpenAIEvent("evt_1", webhook.JobSucceeded, time.Now(), "resp_1")
+	response, err := webhook.OpenAIEvent("evt_1", tasks.EventJobSucceeded, time.Now(), "resp_1")
 	if err != nil {
 		t.Fatal(err)
 	}
