@@ -68,6 +68,21 @@ func (j *Job) Asks() string {
 	return j.Model
 }
 
+// EndedAttrs are the attributes of the log line "job ended", for a job that ends
+// with a status and, unless it succeeds, a code. The model is left out where it
+// is not known. Whoever logs the line may append others.
+func EndedAttrs(j *Job, status Status, code ErrorCode) []any {
+	attrs := []any{"job", j.ID, "tenant", j.Tenant, "pool", j.Pool}
+	if model := j.Asks(); model != "" {
+		attrs = append(attrs, "model", model)
+	}
+	attrs = append(attrs, "status", string(status), "attempts", j.Attempts)
+	if code != "" {
+		attrs = append(attrs, "code", string(code))
+	}
+	return attrs
+}
+
 // Priority orders a tenant's own jobs; it never moves one tenant before another.
 type Priority string
 

@@ -342,16 +342,16 @@ func (a *attempt) count(e tasks.Ending) {
 		return
 	}
 	m.results.WithLabelValues(name, string(e.Status)).Inc()
-	line := []any{
-		"job", a.job.ID, "tenant", a.job.Tenant, "pool", name, "model", a.job.Asks(), "status", string(e.Status),
-		"attempts", a.started.Attempts, "calls", a.started.Call, "wait_ms", a.started.At.Sub(ready(a.job)).Milliseconds(),
-		"run_ms", ran.Milliseconds(), "upstream_status", a.answer.Status, "request_id", a.answer.RequestID,
+	job, code := a.job, tasks.ErrorCode("")
+	job.Attempts = a.started.Attempts
+	if e.Error != nil {
+		code = e.Error.Code
 	}
+	line := append(tasks.EndedAttrs(&job, e.Status, code),
+		"calls", a.started.Call, "wait_ms", a.started.At.Sub(ready(job)).Milliseconds(),
+		"run_ms", ran.Milliseconds(), "upstream_status", a.answer.Status, "request_id", a.answer.RequestID)
 	if usage != nil {
 		line = append(line, "input_tokens", usage.InputTokens, "output_tokens", usage.OutputTokens)
-	}
-	if e.Error != nil {
-		line = append(line, "code", string(e.Error.Code))
 	}
 	log.Info("job ended", line...)
 }

@@ -1,12 +1,14 @@
 package worker_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -111,6 +113,7 @@ type options struct {
 	paused      *atomic.Bool
 	aof         string
 	startWithin time.Duration
+	log         *slog.Logger
 	record      func(worker.Record) worker.Record // around the store; nil: the store itself
 	leases      func(worker.Leases) worker.Leases // likewise
 }
@@ -158,7 +161,7 @@ func start(t *testing.T, p *provider, o options) *system {
 	}
 	w, err = worker.New(worker.Config{
 		Redis: srv.Client(), Record: record, Leases: leases, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
-		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace,
+		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace, Log: o.log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -249,6 +252,28 @@ func TestAJobIsAnswered(t *testing.T) {
 	if j.Status != tasks.StatusSucceeded || tasks.ResultText(j.Result) != "hi" || j.Usage.InputTokens != 7 || j.Usage.OutputTokens != 2 ||
 		j.Attempts != 1 || j.Provider != "anthropic" || len(j.Log) != 1 || j.Log[0].RequestID != "req_test" {
 		t.Errorf("job %+v", j)
+	}
+}
+
+// A query over the log finds a job's end whoever ended it: worker, caller or sweep.
+func TestAnEndedJobsLineBeginsAsEverywhere(t *testing.T) {
+	for name, step := range map[string]http.HandlerFunc{"succeeded": say, "failed": refuse(400, "invalid_request_error")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var said, want bytes.Buffer
+			s := start(t, newProvider(t, step), options{log: slog.New(slog.NewTextHandler(&said, nil))})
+			j := s.final(s.submit())
+			s.stop()
+			var code tasks.ErrorCode
+			if j.Error != nil {
+				code = j.Error.Code
+			}
+			slog.New(slog.NewTextHandler(&want, nil)).Info("job ended", tasks.EndedAttrs(&j, j.Status, code)...)
+			_, line, _ := strings.Cut(strings.TrimSpace(want.String()), "msg=")
+			if strings.Count(said.String(), line+" ") != 1 || !strings.Contains(line, "model=claude-sonnet-4-5 status="+name+" attempts=1") {
+				t.Errorf("the log says\n%swant once, at the beginning of a line,\n%s", &said, line)
+			}
+		})
 	}
 }
 

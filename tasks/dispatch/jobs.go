@@ -197,8 +197,7 @@ func (j *Jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (ta
 func (j *Jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	job, err := j.Store.Cancel(ctx, tenant, id)
 	if err == nil {
-		j.log.Info("job ended", "job", id, "tenant", tenant, "pool", job.Pool, "model", job.Asks(),
-			"status", string(tasks.StatusCanceled), "attempts", job.Attempts, "code", string(tasks.CanceledByCaller))
+		j.log.Info("job ended", tasks.EndedAttrs(&job, tasks.StatusCanceled, tasks.CanceledByCaller)...)
 	}
 	return job, err
 }

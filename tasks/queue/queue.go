@@ -240,8 +240,7 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 	}
 	for i := range swept.Expired {
 		j := &swept.Expired[i]
-		f.c.Log.Info("job ended", "job", j.ID, "tenant", j.Tenant, "pool", j.Pool, "status", string(tasks.StatusExpired),
-			"attempts", j.Attempts, "code", string(tasks.DeadlineExceeded))
+		f.c.Log.Info("job ended", tasks.EndedAttrs(j, tasks.StatusExpired, tasks.DeadlineExceeded)...)
 	}
 	errs := []error{f.Hand(ctx, swept.Hand)}
 	for _, t := range swept.Look {
