@@ -17,7 +17,7 @@ type Endpoint struct {
 	OpenAI        bool     // bodies of jobs and batches are in the form of OpenAI's webhooks
 	CreatedAt     time.Time
 	DisabledAt    time.Time // zero: it is sent to
-	// DisabledReason is the outcome that disabled it, or "operator" when its owner did.
+	// DisabledReason is the outcome that disabled it, or "owner" when its owner did.
 	DisabledReason string
 	FailingSince   time.Time // the first failure after the last success
 	Keys           SigningKeys

@@ -356,8 +356,6 @@ func (w *Web) changed(rw http.ResponseWriter, r *http.Request, v viewer, act, po
 		http.Redirect(rw, r, "/", http.StatusSeeOther)
 	case errors.Is(err, tasks.ErrNotFound):
 		problem(rw, http.StatusNotFound, "there is no such pool")
-	case errors.Is(err, tasks.ErrConflict):
-		problem(rw, http.StatusConflict, "the pool's state does not allow this")
 	default:
 		w.cfg.Log.Error("change pool", "act", act, "pool", pool, "error", err)
 		problem(rw, http.StatusServiceUnavailable, "the pool could not be changed; try again")

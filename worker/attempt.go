@@ -135,13 +135,13 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	return err
 }
 
-// errLate is a start whose record took so long that the lease may be over, and
-// somebody else's call for the job under way: this process or Redis stood still.
+// errLate is a start that was recorded after StartWithin: this process or Redis
+// stood still. The lease may be over, and another worker may be making the call.
 var errLate = errors.New("the start was recorded too late")
 
-// start records the call before it is made. After an error none may be: the job
-// was canceled or has expired while it waited (tasks.Void), or nobody knows
-// whether the start is in the record.
+// start records the call before it is made. After an error no call may be made:
+// the job was canceled or has expired while it waited (tasks.Void), or it is
+// unknown whether the start is in the record.
 func (a *attempt) start(base, ctx context.Context) error {
 	asked := time.Now()
 	started, next, err := a.w.c.Record.Start(ctx, a.ticket)

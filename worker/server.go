@@ -55,7 +55,7 @@ func newServer(c serverConfig) *server {
 	return &server{c: c, stopping: make(chan struct{})}
 }
 
-// serve adds a queue, of which this process has so many tasks in hand at once.
+// serve adds a queue. This process runs at most concurrency of its tasks at once.
 func (s *server) serve(name string, concurrency int, handle handler) {
 	s.queues = append(s.queues, &served{name, handle, asynq.NewServerFromRedisClient(queue.Server(s.c.redis), asynq.Config{
 		Concurrency:       concurrency,

@@ -82,7 +82,7 @@ type Pool struct {
 	Health      Health        // nil: nobody is told
 	Timeout     time.Duration // of one call; above 0, since the configuration has the default
 	MaxAttempts int           // likewise
-	CacheFor    time.Duration // a repeatable request's answer serves again for so long; 0: never
+	CacheFor    time.Duration // how long the answer of a repeatable request serves again; 0: never
 	Share       bool          // requests of a tenant that are the same and under way at once share one call
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
 }

@@ -53,7 +53,7 @@ type SubmitCmd struct {
 	Metadata       map[string]string `placeholder:"KEY=VALUE" help:"Strings to keep with the job."`
 	FallbackModel  []string          `placeholder:"MODEL" help:"Models that may answer instead."`
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key and body is the same job."`
-	Wait           Wait              `placeholder:"SECONDS" help:"Wait so long for the job to end; exit 1 when it fails."`
+	Wait           Wait              `placeholder:"SECONDS" help:"How long to wait for the job to end; exit 1 when it fails."`
 	Text           bool              `help:"Wait for the end and print the text alone."`
 	ClientFlags    `embed:""`
 }
@@ -174,7 +174,7 @@ func inputOf(env *Env, name string) ([]byte, error) {
 // GetCmd prints a job.
 type GetCmd struct {
 	ID          string `arg:"" help:"The job's id."`
-	Wait        Wait   `placeholder:"SECONDS" help:"Wait so long for the job to end."`
+	Wait        Wait   `placeholder:"SECONDS" help:"How long to wait for the job to end."`
 	Text        bool   `help:"Print the text alone; exit 1 when there is none."`
 	ClientFlags `embed:""`
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // mayImport is the house rule: who may import what outside the standard library.
-// open to all but tasks, and a program under cmd without a row may import anything.
+// Prometheus is open to all but tasks, and a program under cmd without a row may import anything.
 // A name that begins with "/" is a package of ours; one that ends in "/..."
 // includes what is under it.
 var mayImport = map[string][]string{

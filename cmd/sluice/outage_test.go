@@ -55,7 +55,7 @@ type wire struct {
 	models []string    // that they named
 	probes int
 	lists  int           // of models that were asked for
-	gather int           // calls that are held until so many are there; below 0: until a test says so
+	gather int           // the number of calls that are held until all are there; below 0: until a test says so
 	held   chan struct{} // closed when they are
 }
 

@@ -78,8 +78,8 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 	return r, nil
 }
 
-// client opens a client with room for so many connections at once; 0 means the
-// library's own.
+// client opens a client with room for conns connections at once; 0 means the
+// library's own number.
 func (r *redisConn) client(conns int) redis.UniversalClient {
 	var c redis.UniversalClient
 	switch {

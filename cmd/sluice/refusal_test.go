@@ -25,7 +25,7 @@ type moody struct {
 	status  int    // of a refusal
 	body    string // of it
 	revoked bool
-	passing int // so many further calls are refused, whatever they hold
+	passing int // how many further calls are refused, whatever they hold
 	calls   int // of jobs
 	all     int
 }

@@ -93,7 +93,7 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// hold answers so many calls more and holds the others.
+// hold answers the next free calls and holds the others.
 func (e *echo) hold(free int) (holding <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -197,8 +197,8 @@ func (d *desk) ok(args ...string) (stdout, stderr string) {
 	return stdout, stderr
 }
 
-// interrupted is a run that gets so many answers, and is interrupted while others
-// are under way, which end within its grace.
+// interrupted is a run that gets free answers, and is interrupted while other
+// calls are under way, which end within its grace.
 func (d *desk) interrupted(free int, args ...string) {
 	d.t.Helper()
 	holding := d.provider.hold(free)

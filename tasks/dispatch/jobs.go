@@ -107,9 +107,9 @@ func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Cre
 	return made, nil
 }
 
-// Redis is asked for its memory once a second, and from 90 % of it on no more work
-// is taken in: what is left lets the jobs that wait come to their end, for Asynq
-// cannot hand out a task in a Redis that is quite full.
+// The use of Redis's memory is read once a second. From 90 % on no new job is
+// accepted: the rest lets the waiting jobs end, because Asynq cannot hand out a
+// task in a full Redis.
 const (
 	memoryEvery = time.Second
 	memoryMost  = 0.9

@@ -20,7 +20,7 @@ type Waker struct {
 
 	mu     sync.Mutex
 	kicked map[string]chan struct{} // by queue; closed by a kick
-	empty  map[string]bool          // by queue: nothing is known to be in it, but what is told
+	empty  map[string]bool          // by queue: the last ask found none, so at most the told tasks are in it
 	told   map[string]int           // by queue: tasks that were put into an empty one, and not asked for yet
 	open   chan struct{}            // closed by Release
 }
@@ -34,9 +34,9 @@ func NewWaker(poll time.Duration) *Waker {
 	return &Waker{poll: poll, kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, open: make(chan struct{})}
 }
 
-// Kick lets the held ask of a queue go ahead, for it holds n tasks more: so
-// many asks are made, and none to learn that it is empty again. 0 means that
-// nobody knows how many: it is asked until it is empty.
+// Kick lets the held ask of a queue go ahead, for it holds n tasks more: n
+// asks are made, and none to learn that it is empty again. With 0 the number is
+// unknown: the queue is asked until it is empty.
 func (w *Waker) Kick(queue string, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -62,8 +62,8 @@ func (w *Waker) Release() {
 	}
 }
 
-// before holds an ask of a queue in which nothing is known to be. It returns the
-// channel that a kick from now on closes, and whether nobody told of a task.
+// before holds an ask of a queue that was empty at the last one. It returns the
+// channel that the next kick closes, and whether nobody told of a task.
 func (w *Waker) before(ctx context.Context, queue string) (kick <-chan struct{}, polled bool) {
 	w.mu.Lock()
 	next := w.kicked[queue]

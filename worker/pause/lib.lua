@@ -15,9 +15,9 @@ if not now then
 end
 
 local max_backoff = 120000 -- between two probes of an outage
-local steady = 60000       -- an outage sooner than this after the last one is the last one's relapse
+local steady = 60000       -- an outage that begins sooner after the last one is its relapse
 local good_probes = 3      -- to close
-local row_old = 5000       -- no success for so long makes row_few failures in a row enough
+local row_old = 5000       -- after this time without a success, row_few failures in a row are enough
 local row_few = 5
 local row_many = 8         -- enough when they span row_span
 local row_span = 500

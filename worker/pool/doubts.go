@@ -14,13 +14,14 @@ import (
 )
 
 const (
-	settleWithin = 15 * time.Second       // a refusal is held for so long at most
-	inquiryTime  = 10 * time.Second       // an inquiry may take so long
+	settleWithin = 15 * time.Second       // how long a refusal is held at most
+	inquiryTime  = 10 * time.Second       // how long an inquiry may take
 	inquiryEvery = 3 * time.Second        // between the starts of two inquiries
 	lookEvery    = 250 * time.Millisecond // how soon a pause by another process is seen
 
 	// What convicts a key where no model has ever succeeded, or where none can be
-	// probed: so many different prompts, of so many models, refused within this time.
+	// probed: refusedPrompts different prompts of refusedModels models, refused
+	// within refusedWithin.
 	refusedPrompts = 3
 	refusedModels  = 2
 	refusedWithin  = 10 * time.Minute

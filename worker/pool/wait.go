@@ -64,8 +64,8 @@ func (v view) until() time.Duration {
 	return d
 }
 
-// ahead is how long a job waits that has own jobs of its tenant before it: theirs
-// and as many of each other tenant's as the turns give, at the pool's pace.
+// ahead is how long a job waits behind own earlier jobs of its tenant, where
+// tenants take turns: each of them costs one start of every tenant's.
 func (v view) ahead(own, tenants int64) time.Duration {
 	n := min(own*max(1, tenants), v.load.Queued)
 	return v.until() + max(0, v.gate.Wait(int(n))-v.gate.HeldFor)

@@ -127,7 +127,7 @@ func (p *Pace) drain(ctx context.Context, st *stack, l drainLoad) error {
 	return p.report(st, l, after.since(before), idle, submitted, after.at.Sub(start))
 }
 
-// awaitEnds waits until so many jobs have ended since before.
+// awaitEnds waits until the given number of jobs have ended since before.
 func (st *stack) awaitEnds(ctx context.Context, before snapshot, jobs int) (after snapshot, err error) {
 	// A refused call comes again, so more than the jobs may have to end.
 	err = rig.Until(ctx, st.Timeout, "every job was called", func(context.Context) (bool, error) { return st.Provider.Tally().Completed >= jobs, nil })
@@ -142,7 +142,7 @@ func (st *stack) awaitEnds(ctx context.Context, before snapshot, jobs int) (afte
 	return after, err
 }
 
-// report prints what was counted over the load, which took so long.
+// report prints what was counted over the load.
 func (p *Pace) report(st *stack, l drainLoad, did snapshot, idle float64, submitted, took time.Duration) error {
 	all := st.Provider.Calls(0)
 	calls := accepted(all, l.amount)

@@ -33,7 +33,7 @@ func (st *stack) watchRedis(ctx context.Context) error {
 }
 
 // redisTime prints the time that Redis spent on each kind of command since
-// watchRedis, of so many jobs.
+// watchRedis, for each of the jobs.
 func (st *stack) redisTime(ctx context.Context, jobs int) error {
 	if !st.slow {
 		return nil

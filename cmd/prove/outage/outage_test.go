@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// every returns n accepted calls, so far apart, from a moment on.
+// every returns n accepted calls from a moment on, with gap between two.
 func every(from time.Time, gap time.Duration, n int) []rig.Call {
 	var out []rig.Call
 	for i := range n {

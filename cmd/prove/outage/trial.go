@@ -47,8 +47,8 @@ func (t *trial) play(ctx context.Context, lab *rig.Lab, sc scenario) error {
 	return t.finish(ctx)
 }
 
-// open starts the processes and submits what the pool needs for so long at full
-// pace.
+// open starts the processes and submits the jobs that the pool does within load
+// at full pace.
 func (t *trial) open(ctx context.Context, lab *rig.Lab, name string, load time.Duration) (err error) {
 	t.stage, err = lab.Stage(ctx, rig.Config{
 		Name: name, APIs: 1, Workers: 4, OneKey: true, Worker: t.worker,
