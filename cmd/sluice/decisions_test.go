@@ -1,0 +1,43 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A decision is found by what it says: its file is named as its title is.
+func TestTheFileOfADecisionIsNamedAsItsTitle(t *testing.T) {
+	dir := filepath.Join("..", "..", "docs", "adr")
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	title := regexp.MustCompile(`^# (\d+)\. (.+)\n`)
+	for i, f := range files {
+		text := project(t, filepath.Join("docs", "adr", f.Name()))
+		m := title.FindStringSubmatch(text)
+		if m == nil {
+			t.Errorf("%s does not begin with a number and a title", f.Name())
+			continue
+		}
+		words := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(m[2]), "-")
+		number := strings.Repeat("0", max(0, 4-len(m[1]))) + m[1]
+		if want := number + "-" + words + ".md"; f.Name() != want {
+			t.Errorf("%s: its title asks for %s", f.Name(), want)
+		}
+		if m[1] != strings.TrimLeft(f.Name()[:4], "0") || i+1 != len(files) && files[i+1].Name()[:4] == f.Name()[:4] {
+			t.Errorf("%s: the number is not its own", f.Name())
+		}
+		for _, part := range []string{"**Context.**", "**Decision.**", "**Consequences.**"} {
+			if strings.Count(text, part) != 1 {
+				t.Errorf("%s: %s is not there once", f.Name(), part)
+			}
+		}
+		if n := strings.Count(text, "\n"); n > 45 {
+			t.Errorf("%s has %d lines, which is more than a page", f.Name(), n)
+		}
+	}
+}
