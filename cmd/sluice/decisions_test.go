@@ -41,3 +41,11 @@ func TestTheFileOfADecisionIsNamedAsItsTitle(t *testing.T) {
 		}
 	}
 }
+
+// The program says the version of the newest heading of CHANGELOG.md.
+func TestTheVersionIsTheOneOfTheChangelog(t *testing.T) {
+	m := regexp.MustCompile(`(?m)^## (\S+)`).FindStringSubmatch(project(t, "CHANGELOG.md"))
+	if m == nil || m[1] != version {
+		t.Errorf("sluice version says %s; CHANGELOG.md begins with %q", version, m)
+	}
+}
