@@ -1,11 +1,14 @@
 // Package pause stops a pool while its provider cannot serve it, and starts it
-// again by itself: a breaker shared by all processes, which owns its pauses.
+// again by itself: a [Breaker] shared by all processes, which owns its pauses.
+// [Breaker.Record] takes how each call ended, [Breaker.Run] keeps queue and gate in
+// line, and [Breaker.State] tells where it stands.
 //
 // It promises that
-//   - the pool's queue is paused exactly while an operator holds the pool or the
-//     breaker is open; a loop in every process brings the queue and the gate in
+//   - the pool's [Queue] is paused exactly while an operator holds the pool or the
+//     breaker is open; a loop in every process brings the queue and the [Gate] in
 //     line with the state each second, whichever process dies between two steps;
-//   - what an operator paused, also with another tool, only an operator resumes;
+//   - what an operator paused ([Breaker.Pause]), also with another tool, only an
+//     operator resumes ([Breaker.Resume]);
 //   - one process at a time probes the provider, and its crash delays the next
 //     probe by one lease at most;
 //   - the way back is a ramp, not a herd;
@@ -132,7 +135,7 @@ type Rules struct {
 	ProbeInterval time.Duration
 }
 
-// Config describes a Breaker.
+// Config describes a [Breaker].
 type Config struct {
 	Redis redis.UniversalClient // required
 	Pool  string                // required; no braces
@@ -202,7 +205,7 @@ type Breaker struct {
 	seen     snapshot      // what Redis is not to forget; guarded by applying
 }
 
-// New checks c and returns a Breaker. It makes no call to Redis.
+// New checks c and returns a [Breaker]. It makes no call to Redis.
 func New(c Config) (*Breaker, error) {
 	r := c.Rules
 	r.Window = cmp.Or(r.Window, 10*time.Second)
@@ -393,7 +396,7 @@ func (b *Breaker) look(ctx context.Context) (snapshot, error) {
 	return s, err
 }
 
-// Pause holds the pool for an operator until Resume. To pause again replaces
+// Pause holds the pool for an operator until [Breaker.Resume]. To pause again replaces
 // who and why. On an error it may hold already; it is safe to repeat.
 func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
 	return b.operate(ctx, "pause", by, reason)

@@ -41,8 +41,8 @@ type State struct {
 	Name   Name  // the breaker alone, whatever an operator did
 	Cause  Cause // why the breaker is not closed; "" when it is
 	Paused bool  // by either
-	// PausedBy is ByOperator when an operator paused the pool, even if the breaker is open
-	// too; else ByBreaker or "".
+	// PausedBy is [ByOperator] when an operator paused the pool, even if the breaker is open
+	// too; else [ByBreaker] or "".
 	PausedBy string
 	By       string    // the operator
 	Reason   string    // the operator's words, or what tripped the breaker

@@ -1,6 +1,9 @@
 // Package webhook builds, signs and sends webhooks by the Standard Webhooks
 // specification, version 1.0.0, and verifies them for receivers of ours.
 //
+// [Sender.Send] makes one attempt through a [Guard], with a body from [JobEvent],
+// [BatchEvent], [PoolEvent] or [EndpointDisabledEvent]. [Verify] is the receiver's side.
+//
 // It promises that a body is signed as the very bytes that are sent, that one
 // attempt takes at most the configured time whatever the receiver does, that no
 // more than a fixed amount of an answer is ever read, and that an address is

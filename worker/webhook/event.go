@@ -49,13 +49,13 @@ type jobError struct {
 }
 
 // JobEvent returns the type and the body of the event of a final job, or
-// tasks.ErrConflict for one that is not final. base is public_url, the beginning
+// [tasks.ErrConflict] for one that is not final. base is public_url, the beginning
 // of every link.
 //
 // The body is thin: who the job is, how it ended, what it used, and where to get
 // the rest. A provider's words, which may quote the prompt, are in it only with
 // includeResult: then it has the result, its text and the error's message, unless
-// that made it larger than MaxResultBytes or the result is no UTF-8 JSON, in which
+// that made it larger than [MaxResultBytes] or the result is no UTF-8 JSON, in which
 // case "result_omitted" is true.
 func JobEvent(job tasks.Job, base string, includeResult bool) (tasks.EventType, []byte, error) {
 	if !job.Status.Final() {
@@ -105,7 +105,7 @@ func JobEvent(job tasks.Job, base string, includeResult bool) (tasks.EventType, 
 }
 
 // BatchEvent returns the body of batch.completed: the batch's counts and where
-// its results are. It returns tasks.ErrConflict for a batch that has not ended.
+// its results are. It returns [tasks.ErrConflict] for a batch that has not ended.
 func BatchEvent(batch tasks.Batch, base string) ([]byte, error) {
 	if batch.Status != tasks.BatchEnded {
 		return nil, fmt.Errorf("build event of batch %s: %w", batch.ID, tasks.ErrConflict)

@@ -175,7 +175,7 @@ func alwaysDenied() []netip.Prefix {
 	}
 }
 
-// Check is what is asked when a URL is saved: CheckURL, and then whether any
+// Check is what is asked when a URL is saved: [Guard.CheckURL], and then whether any
 // address that its host has now is refused. A name that cannot be looked up
 // within 5 seconds passes: it may come to be, and the address that counts is the one dialled. The
 // error is a [Rule].

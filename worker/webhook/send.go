@@ -63,7 +63,7 @@ func Outcomes() []Outcome {
 // and a shutdown do not.
 func (o Outcome) Attempted() bool { return o != Busy && o != Canceled }
 
-// SenderConfig describes a Sender.
+// SenderConfig describes a [Sender].
 type SenderConfig struct {
 	// Guard says where may be sent. Nil: the strict rule of NewGuard's zero config.
 	Guard *Guard
@@ -97,7 +97,7 @@ const (
 	maxKeepBytes   = 4 << 10  // of an answer's body, for the tenant's log
 )
 
-// Sender makes attempts. It is safe for concurrent use; Close it when done.
+// Sender makes attempts. It is safe for concurrent use; [Sender.Close] it when done.
 type Sender struct {
 	guard      *Guard
 	client     *http.Client
@@ -116,7 +116,7 @@ type Sender struct {
 
 // Delivery is one webhook, at one attempt.
 type Delivery struct {
-	ID   string // webhook-id: the same at every attempt; see ValidID
+	ID   string // webhook-id: the same at every attempt; see [ValidID]
 	URL  string
 	Body []byte // JSON, valid UTF-8, sent as it is
 	Keys []Key  // at least one; the current key first

@@ -51,7 +51,7 @@ type VerifyKey interface {
 }
 
 // Secret is a symmetric signing secret. It shows itself to nobody but a caller
-// of Reveal: printing, logging and marshalling give a placeholder or an error.
+// of [Secret.Reveal]: printing, logging and marshalling give a placeholder or an error.
 // The zero Secret signs and verifies nothing.
 type Secret struct{ key []byte }
 

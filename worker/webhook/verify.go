@@ -37,7 +37,7 @@ const (
 func (e VerifyError) Error() string { return string(e) }
 
 // Verify checks that body was signed, with one of keys, for the headers that came
-// with it and within Tolerance of now. The error is a [VerifyError]. The body must
+// with it and within [Tolerance] of now. The error is a [VerifyError]. The body must
 // be the bytes as they arrived. Of each header exactly one line is taken; a time is
 // plain decimal digits; unknown signature versions are passed over.
 func Verify(h http.Header, body []byte, now time.Time, keys ...VerifyKey) error {
