@@ -23,17 +23,17 @@ var (
 	ErrFull        = errors.New("the store is full")           // Redis at maxmemory
 )
 
-// Void reports whether the record itself says that it has moved on without the
-// asker: the job is final, somebody else's, or gone. Only this is a reason to
-// let go of an ending; an error that nobody knows is not.
+// Void reports whether the record itself refuses the caller: the job is final,
+// another worker's, or gone. Only this is a reason to drop an ending; an unknown
+// error is not.
 func Void(err error) bool {
 	return errors.Is(err, ErrFinal) || errors.Is(err, ErrLost) || errors.Is(err, ErrNotFound)
 }
 
-// Away reports whether the store could not answer now: every error but those by
-// which the record itself says no. An unknown error is one, for what was not
-// recorded is not recorded whatever the reason. context.Canceled alone is none:
-// the asker went away, and the store has said nothing.
+// Away reports whether the store could not answer now. That is every error except
+// a refusal by the record itself, and except context.Canceled, where the caller
+// went away and the store has said nothing. An unknown error counts: the change
+// was not recorded, for whatever reason.
 func Away(err error) bool {
 	var quota *QuotaError
 	switch {
@@ -49,7 +49,7 @@ func Away(err error) bool {
 
 // NotNow marks an error that Redis, or the way to it, has given in place of an
 // answer: ErrFull where it has no room or cannot write its disk, else
-// ErrUnavailable, whatever it says. A canceled asker's stays as it is.
+// ErrUnavailable, whatever its text. The error of a canceled caller stays as it is.
 func NotNow(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFull) || errors.Is(err, context.Canceled) {
 		return err

@@ -44,8 +44,8 @@ func (w *Worker) attempt(p *servedPool, t tasks.Ticket) *attempt {
 	return &attempt{w: w, p: p, ticket: t, text: &text{w: w, ticket: t}}
 }
 
-// run makes the attempt. A nil error acknowledges the task: whatever is left to
-// do stands in the record. An error means that the record could not be asked at
+// run makes the attempt. A nil error acknowledges the task: the rest of the
+// work stands in the record. An error means that the record could not be asked at
 // all.
 func (a *attempt) run(base context.Context) error {
 	ctx, lose := context.WithCancelCause(base)
@@ -200,8 +200,7 @@ func (a *attempt) judge(base context.Context) tasks.Ending {
 }
 
 // report tells the pool's health how the call ended, and returns what that means
-// for the job. A refusal of which nobody knows yet whether it was meant for the
-// key is held meanwhile.
+// for the job. A refusal that may concern the key is held until it is settled.
 func (a *attempt) report(base context.Context) pool.Standing {
 	if context.Cause(base) == errGrace && a.answer.Outcome != tasks.Succeeded {
 		a.answer.Outcome, a.answer.MaybeBilled = tasks.HandedBack, true
@@ -223,8 +222,8 @@ func (a *attempt) report(base context.Context) pool.Standing {
 	return standing
 }
 
-// brake has the gate wait, or send more slowly, when the provider said so. That
-// is before the end, so that nobody is sent meanwhile.
+// brake makes the gate wait, or send more slowly, when the provider said so. It
+// comes before the end, so that no other call is sent in between.
 func (a *attempt) brake(base context.Context, v verdict) {
 	gate := a.p.Gate
 	switch {
@@ -284,15 +283,15 @@ func (a *attempt) end(base context.Context, e tasks.Ending) {
 	a.remember(base, e)
 }
 
-// handBack gives the job to whoever takes it next, uncounted. The outcome is that
-// of a start that may be in the record; "": there was none.
+// handBack gives the job back for another worker, uncounted. The outcome is that
+// of a start that may be in the record; "" without a start.
 func (a *attempt) handBack(base context.Context, o tasks.Outcome) {
 	a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: o}})
 }
 
 // record writes an ending, again until the record has it or has moved on: an
-// answer that was paid for is not given up, whatever Redis says meanwhile. Past
-// the grace period it is tried once more only.
+// answer that was paid for is not given up, whatever error Redis returns. Past the
+// grace period there is only one more try.
 func (a *attempt) record(base context.Context, e tasks.Ending) {
 	_ = persist(base.Done(), 0, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)

@@ -13,16 +13,16 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
-// Answers keeps the answers to requests that have one answer, and brings
-// together those that ask the same at the same time.
+// Answers keeps the answers to repeatable requests, and joins identical requests
+// that are under way at once.
 type Answers interface {
-	// Answer returns what is kept under a digest; nil: nothing.
+	// Answer returns the result that is kept under a digest; nil: none.
 	Answer(ctx context.Context, digest string) ([]byte, error)
-	// KeepAnswer keeps a result for a while, or, when it is nil, only notes that
-	// the job has what is kept: the kept copy goes when one of them is deleted.
+	// KeepAnswer keeps a result for d. With a nil result it only notes that the job
+	// was answered with the kept copy, which goes when one of its jobs is deleted.
 	KeepAnswer(ctx context.Context, digest, job string, result []byte, d time.Duration) error
-	// Join reports whether a job is the one to be asked upstream for all that ask
-	// the same; if not, its ticket is void and it waits for that one's answer.
+	// Join reports whether a job leads the identical requests under way: it is asked
+	// upstream for all. If not, its ticket is void and it waits for the leader's answer.
 	Join(ctx context.Context, t tasks.Ticket, digest string) (leads bool, next []tasks.Ticket, err error)
 }
 
@@ -36,8 +36,8 @@ func (a *attempt) identify() {
 }
 
 // digest names a request by all that its answer depends on, and by its tenant:
-// one tenant is never answered with what another asked. Requests that a caller
-// put in different words or members are different, whatever they mean.
+// no tenant is answered with another's answer. Requests with different bytes are
+// different, even if they mean the same.
 func digest(p *servedPool, j *tasks.Job) string {
 	h := sha256.New()
 	for _, part := range []string{
@@ -54,7 +54,7 @@ func digest(p *servedPool, j *tasks.Job) string {
 
 // recall ends a job with the answer that the same request of the same tenant
 // got before, and reports whether it is done with. It needs no pace and no call.
-// What is kept for those that waited for a call is given to nobody else.
+// An answer that is kept for the followers of a call serves no other job.
 func (a *attempt) recall(base context.Context) bool {
 	outcome := tasks.Cached
 	switch {

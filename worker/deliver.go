@@ -161,7 +161,7 @@ func (d *Deliverer) sweeps(ctx context.Context) {
 }
 
 // handle makes the attempts of one task, beside each other. A nil error
-// acknowledges the task: what is left to do stands in the record.
+// acknowledges the task: the rest of the work stands in the record.
 func (d *Deliverer) handle(ctx context.Context, payload []byte) error {
 	list, err := queue.DeliveryTickets(payload)
 	if err != nil {
@@ -229,7 +229,7 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 }
 
 // settleWithin is how long a delivery's end is worth recording: well within its
-// lease. Then whoever has it next sends it once more.
+// lease. After that the next worker sends it once more.
 const settleWithin = 20 * time.Second
 
 // settle records an end, again while Redis is away, and reports whether it did.

@@ -17,8 +17,8 @@ import (
 )
 
 // server hands the tasks of Asynq's queues to their handlers until it is told to
-// stop. Then it takes no more, waits for the grace period, cuts off what is
-// still in hand, and returns once that is handed back.
+// stop. Then it takes no more, waits for the grace period, cuts off the tasks
+// that still run, and returns once they are handed back.
 type server struct {
 	c        serverConfig
 	queues   []*served
@@ -69,11 +69,11 @@ func (s *server) serve(name string, concurrency int, handle handler) {
 	})})
 }
 
-// kick wakes an idle queue, which holds n tasks more; 0 when nobody knows how many.
+// kick wakes an idle queue, which holds n tasks more; 0 when the number is unknown.
 func (s *server) kick(name string, n int) { s.c.waker.Kick(name, n) }
 
-// run serves until during returns, and then stops. A queue that cannot be served
-// stops those that are.
+// run serves until during returns, and then stops. When one queue cannot be
+// served, the others are stopped.
 func (s *server) run(ctx context.Context, during func()) error {
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)

@@ -54,7 +54,7 @@ func (t *text) add(ctx context.Context, piece string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil || !wanted {
-		// From the start again when somebody wants it: what is stored may be gone by then.
+		// The next reader gets the text from its beginning: the stored part may be gone by then.
 		t.wanted, t.sent = false, 0
 	}
 }

@@ -67,7 +67,7 @@ type Gate interface {
 }
 
 // Health is told how each call ended and says what that means for the job. It
-// holds a refusal of which nobody knows yet whether it was meant for the key.
+// holds a refusal that may concern the key until that is settled.
 type Health interface {
 	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
 }
@@ -141,12 +141,12 @@ func (p *servedPool) slow() bool { return time.Duration(p.mean.Load()) > slowCal
 // took notes a call's time. A lost update of two at once does not matter.
 func (p *servedPool) took(d time.Duration) { p.mean.Store(p.mean.Load() + (int64(d)-p.mean.Load())/8) }
 
-// errLost ends what is being done for a job that is no longer this worker's:
-// canceled by its caller, or given to somebody else.
+// errLost ends the work on a job that is no longer this worker's:
+// canceled by its caller, or given to another worker.
 var errLost = errors.New("the job is no longer this worker's")
 
 // afterGrace is what Asynq gives handlers beyond the grace period, to hand back
-// what was cut off.
+// the jobs that were cut off.
 const afterGrace = 15 * time.Second
 
 // New returns a Worker, or says what its configuration lacks.
@@ -219,9 +219,9 @@ func (w *Worker) Listen(id string) {
 	}
 }
 
-// Run takes jobs until ctx ends. Then it takes no more, hands back those that
-// wait, lets calls in flight finish within the grace period, and hands back
-// the rest uncounted. What it holds stays leased until it returns.
+// Run takes jobs until ctx ends. Then it takes no more, hands back the waiting
+// ones, lets calls in flight finish within the grace period, and hands back the
+// rest uncounted. All these jobs stay leased until it returns.
 func (w *Worker) Run(ctx context.Context) error {
 	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx)) // they outlive the calls
 	partsCtx, stopParts := context.WithCancel(partsCtx)

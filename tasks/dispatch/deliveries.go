@@ -19,8 +19,8 @@ const (
 	settleTimeout   = 10 * time.Second
 )
 
-// Deliveries is the record of deliveries, each of whose endings hands what it
-// makes room for to Asynq within the call.
+// Deliveries is the record of deliveries. The end of each makes room for others,
+// which are handed to Asynq within the call.
 type Deliveries struct {
 	*store.Store
 	group *gather.Group[tasks.Settled, struct{}]

@@ -17,8 +17,8 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
-// Jobs is the record of jobs, each of whose moves hands what it makes room for to
-// Asynq within the call. A job that could not be handed over is accepted all the
+// Jobs is the record of jobs. A move of one makes room for others, which are
+// handed to Asynq within the call. A job that could not be handed over is accepted all the
 // same; a sweep finds it. Its methods may be called by many goroutines.
 type Jobs struct {
 	*store.Store
@@ -161,7 +161,7 @@ func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, 
 	}
 	a := made.Accepted
 	if !a.Replayed && j.divertOne(context.WithoutCancel(ctx), a.Job) {
-		// It is stored whatever comes; only what is told of it may be older.
+		// The job is stored. If it cannot be read again, the answer is a little older.
 		if moved, err := j.Job(ctx, s.Job.Tenant, a.Job.ID); err == nil {
 			a.Job = moved
 		}
@@ -171,8 +171,8 @@ func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, 
 		}
 	}
 	if a.Replayed {
-		// What is told of it is how it stands now, unless its answer was kept; no
-		// job at all when it was deleted since.
+		// The answer is the job as it stands now, unless the first answer was kept;
+		// no job at all when it was deleted since.
 		a.Job, err = j.Job(ctx, s.Job.Tenant, a.Job.ID)
 		if errors.Is(err, tasks.ErrNotFound) {
 			a.Job, err = tasks.Job{}, nil

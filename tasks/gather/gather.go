@@ -1,9 +1,9 @@
-// Package gather joins what many callers ask at the same moment into few
-// calls: while one call is under way, those who come meanwhile wait and go
-// together in the next. A caller who is alone is not delayed.
+// Package gather joins concurrent requests into few calls: while one call is
+// under way, new requests wait, and the next call takes them together. A single
+// request is not delayed.
 //
-// It starts no goroutine: the first of those who wait makes the next call for
-// all of them. It promises nothing about order between calls.
+// It starts no goroutine: the first waiting caller makes the next call for all
+// waiting ones. It promises nothing about order between calls.
 package gather
 
 import (
@@ -77,7 +77,7 @@ func (g *Group[Q, A]) Do(ctx context.Context, q Q) (A, error) {
 	return own.a, own.err
 }
 
-// next lets the first of those who wait ask for as many as go together.
+// next lets the first waiting caller ask for the others, at most g.most together.
 func (g *Group[Q, A]) next() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,9 +1,9 @@
-// Package pipeline lets steps that are written apart go to Redis together:
-// what they ask by script at the same time travels in one pipeline, one round
-// trip and, where every write is synced, one wait for the disk.
+// Package pipeline sends the scripts of steps that are written apart to Redis in
+// one pipeline: one round trip and, where every write is synced, one wait for the
+// disk.
 //
-// It changes nothing of what is asked or answered, and promises no atomicity: a
-// script of the pipeline may fail alone. Commands that are not scripts go on
+// It changes neither scripts nor answers, and promises no atomicity: a script of
+// the pipeline may fail alone. Commands that are not scripts go on
 // their own.
 package pipeline
 
@@ -16,14 +16,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Client returns rdb for use within Join; outside of it nothing is different.
+// Client returns rdb for use within [Join]; outside of it, it behaves like rdb.
 func Client(rdb redis.UniversalClient) redis.UniversalClient { return client{rdb} }
 
-// Join runs steps at once and returns when all have. Whenever each of them has
-// either returned or asked a script of a Client, what they have asked goes out
-// together, in the order of the steps, and behind it what after adds, if it is
-// not nil. A step sees nothing of this but its answer. The first pipeline is
-// sent with the ctx of the call that completes it.
+// Join runs steps concurrently and returns when all have returned. Whenever each
+// of them has either returned or asked for a script of a [Client], these scripts go
+// out together, in the order of the steps, followed by the commands that after
+// adds, if it is not nil. A step sees nothing of this but its answer. The first
+// pipeline is sent with the ctx of the call that completes it.
 func Join(ctx context.Context, after func(redis.Pipeliner), steps ...func(context.Context)) {
 	g := &group{after: after, live: len(steps)}
 	run := func(i int) {

@@ -137,9 +137,9 @@ func (f *Feeder) Hand(ctx context.Context, list []tasks.Ticket) error {
 	return f.HandBehind(ctx, nil, list)
 }
 
-// HandBehind is Hand in the round trip of what first asks, if it is not nil, by
-// a script on a pipeline.Client of the same Redis: the tickets are enqueued just
-// behind it, whatever it is answered.
+// HandBehind is Hand in the round trip of first, if that is not nil: a step that
+// runs one script on a pipeline.Client of the same Redis. The tickets are enqueued
+// right behind that script, whatever its answer.
 func (f *Feeder) HandBehind(ctx context.Context, first func(context.Context), list []tasks.Ticket) error {
 	if len(list) == 0 {
 		if first != nil {

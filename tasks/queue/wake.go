@@ -92,8 +92,7 @@ func (w *Waker) before(ctx context.Context, queue string) (kick <-chan struct{},
 }
 
 // after notes whether the ask found nothing; a kick that came meanwhile wins.
-// polled says that nobody had told of a task: one that was found then may not
-// be alone.
+// polled says that no task was told of: if the ask found one, there may be more.
 func (w *Waker) after(queue string, nothing, polled bool, kick <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -102,7 +101,7 @@ func (w *Waker) after(queue string, nothing, polled bool, kick <-chan struct{}) 
 		select {
 		case <-kick:
 		default:
-			w.empty[queue], w.told[queue] = true, 0 // others have taken what was told
+			w.empty[queue], w.told[queue] = true, 0 // others have taken the told tasks
 		}
 	case polled:
 		w.empty[queue], w.told[queue] = false, 0

@@ -32,7 +32,7 @@ const (
 type culprit int
 
 const (
-	unknown    culprit = iota // nobody could say
+	unknown    culprit = iota // it could not be found out
 	theRequest                // the key is well
 	theKey                    // the key was refused, or has no money
 	nobody                    // the pool is paused already, or was since the call was sent
@@ -349,7 +349,7 @@ func (d *doubts) withdraw(model string) {
 // scoped recognises a key that is taken but may not list the models.
 func scoped(a upstream.Answer) bool { return strings.Contains(strings.ToLower(a.Message), "scope") }
 
-// second asks a model that nobody has asked yet, when enough prompts of one
+// second asks a model that was not asked yet, when enough prompts of one
 // model were refused and nothing is known of any other.
 func (d *doubts) second(ctx context.Context) finding {
 	d.mu.Lock()

@@ -46,7 +46,7 @@ const (
 	Open      Standing = iota // the pool goes on, and the job is judged by its answer alone
 	Paused                    // the pool is paused, or was since the call was sent: the job has no part in it
 	AtFault                   // a refusal, and the key is well: it was meant for this request
-	Unsettled                 // a refusal, and nobody could say whether of the request or of the key
+	Unsettled                 // a refusal, and it could not be found out whether of the request or of the key
 )
 
 // HealthConfig says what a Health works with.
