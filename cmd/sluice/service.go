@@ -103,7 +103,10 @@ func (s *service) build(ctx context.Context, r roles) error {
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
 	}
-	s.store = store.New(store.Config{Redis: s.joined, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret})
+	s.store = store.New(store.Config{
+		Redis: s.joined, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
+		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
+	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, s.control, s.log)
 	var err error

@@ -42,7 +42,7 @@ var (
 // may lose its key to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
-	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds(), silentAfter.Milliseconds()).Slice()
+	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds(), silentAfter.Milliseconds(), s.weight(tenant)).Slice()
 	if err != nil {
 		return tasks.Batch{}, nil, fmt.Errorf("open a batch: %w", err)
 	}

@@ -1,6 +1,6 @@
 -- Begins a batch and reserves its Idempotency-Key.
 -- KEYS[1] prefix; ARGV[1] batch, ARGV[2] tenant, ARGV[3] idempotency key or "", ARGV[4] ms until an abandoned one is swept,
--- ARGV[5] ms of silence after which another writer may have the key
+-- ARGV[5] ms of silence after which another writer may have the key, ARGV[6] tenant's weight
 -- Returns {"new", created ms}, {"busy"} or {"prior", fingerprint, id, answer}.
 if ARGV[3] ~= '' then
   local ikey = P .. 'i:' .. ARGV[2] .. ':' .. ARGV[3]
@@ -15,6 +15,7 @@ if ARGV[3] ~= '' then
   redis.call('HSET', ikey, 'busy', ARGV[1])
   redis.call('PEXPIRE', ikey, ARGV[4])
 end
+weigh(ARGV[2], ARGV[6])
 redis.call('HSET', P .. 'g:' .. ARGV[1], 't', ARGV[2], 'ct', now, 'i', ARGV[3])
 redis.call('ZADD', P .. 'staging', now + ARGV[4], ARGV[1])
 return { 'new', now }

@@ -1,9 +1,9 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS[1] prefix
--- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 16 values:
+-- ARGV[1] result ttl ms, ARGV[2] idempotency ttl ms, then for each job 17 values:
 --   id, tenant, pool, depth, shift of order ms, status, due ms, deadline ms,
 --   envelope, body, idempotency key or "", fingerprint, most waiting jobs or 0, fallback models,
---   tokens to set aside or 0, most tokens a day or 0
+--   tokens to set aside or 0, most tokens a day or 0, tenant's weight
 -- Returns {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"full", waiting} or {"spent", tokens left,
 --   ms until midnight UTC}; tickets are id, fence, pool in turn.
@@ -41,6 +41,7 @@ local function create(a)
   local tokens = tonumber(ARGV[a + 14])
   local spent = take(tenant, tokens, tonumber(ARGV[a + 15]))
   if spent then return spent end
+  weigh(tenant, ARGV[a + 16])
   local j = { id = id, key = P .. 'j:' .. id, t = tenant, p = pool, s = status, k = now + ARGV[a + 4] }
   redis.call('HSET', j.key, 'e', ARGV[a + 8], 'b', ARGV[a + 9], 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if ARGV[a + 13] ~= '0' then
@@ -69,7 +70,7 @@ local function create(a)
   return { 'new', now }
 end
 
-for a = 3, #ARGV, 16 do
+for a = 3, #ARGV, 17 do
   outcomes[#outcomes + 1] = create(a)
 end
 for pool, depth in pairs(depths) do
@@ -77,7 +78,7 @@ for pool, depth in pairs(depths) do
 end
 for i, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local a = 3 + (i - 1) * 16
+    local a = 3 + (i - 1) * 17
     local rank = redis.call('ZRANK', P .. 'q:' .. ARGV[a + 2] .. ':' .. ARGV[a + 1], ARGV[a])
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', P .. 'ring:' .. ARGV[a + 2])
   end

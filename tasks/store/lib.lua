@@ -21,6 +21,7 @@
 --   hold:<pool>       zset  taken by a worker, waiting for pace; by end of lease
 --   run:<pool>        zset  running; by end of lease
 --   fall:<pool>       zset  those of q, out, hold and fol that have a model left to fall back to
+--   weight            hash  tenant -> its weight, where that is not 1
 --   due, dl           zset  jobs to be woken, to be expired; by time
 --   late              list  expired jobs that no sweep has told of
 --   gone              zset  finished jobs, by when their record ends

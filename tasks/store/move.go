@@ -84,14 +84,14 @@ type Created struct {
 // out the tickets that there is room for; they may be of other jobs. A job's
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	args := make([]any, 0, 2+16*len(subs))
+	args := make([]any, 0, 2+17*len(subs))
 	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
 	for i := range subs {
 		j := &subs[i].Job
 		status, due := entry(j)
 		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), shift(j.Priority), string(status), due,
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
-			j.Reserved, subs[i].Limits.TokensPerDay)
+			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant))
 	}
 	reply, err := s.run(ctx, createScript, args...).Slice()
 	if err != nil {
@@ -285,7 +285,7 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 		reserved = j.Request.Tokens()
 	}
 	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), shift(j.Priority),
-		l.QueuedJobs, reserved, l.TokensPerDay).Slice()
+		l.QueuedJobs, reserved, l.TokensPerDay, s.weight(tenant)).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
 	}

@@ -1,7 +1,19 @@
+-- weigh notes a tenant's weight as the configuration has it now. Most have 1,
+-- which takes no room.
+local function weigh(tenant, weight)
+  local noted = redis.call('HGET', P .. 'weight', tenant) or '1'
+  if noted == weight then return end
+  if weight == '1' then
+    redis.call('HDEL', P .. 'weight', tenant)
+  else
+    redis.call('HSET', P .. 'weight', tenant, weight)
+  end
+end
+
 -- pick takes the next job out of a pool's backlogs and returns its id, or nil.
 -- This is the whole of the fairness between tenants: each has a turn, the
--- lowest goes next and moves on by one. A rule that charges by cost replaces
--- this function and nothing else.
+-- lowest goes next and moves on by 1/weight. A rule that charges by cost
+-- replaces this function and nothing else.
 local function pick(pool)
   local ring = P .. 'ring:' .. pool
   while true do
@@ -10,13 +22,14 @@ local function pick(pool)
     if not tenant then return nil end
     local q = P .. 'q:' .. pool .. ':' .. tenant
     local popped = redis.call('ZPOPMIN', q)
+    local step = 1 / (redis.call('HGET', P .. 'weight', tenant) or 1)
     if popped[1] and redis.call('EXISTS', q) == 1 then
-      redis.call('ZINCRBY', ring, 1, tenant)
+      redis.call('ZINCRBY', ring, step, tenant)
     else
       redis.call('ZREM', ring, tenant)
     end
     if popped[1] then
-      redis.call('SET', P .. 'turn:' .. pool, turn + 1)
+      redis.call('SET', P .. 'turn:' .. pool, turn + step)
       return popped[1]
     end
   end

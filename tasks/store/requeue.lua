@@ -1,6 +1,6 @@
 -- The caller wants a failed, canceled or expired job once more, under its id.
 -- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant, ARGV[3] result ttl ms, ARGV[4] depth, ARGV[5] shift of order ms,
--- ARGV[6] most waiting jobs or 0, ARGV[7] tokens to set aside or 0, ARGV[8] most tokens a day or 0
+-- ARGV[6] most waiting jobs or 0, ARGV[7] tokens to set aside or 0, ARGV[8] most tokens a day or 0, ARGV[9] tenant's weight
 -- Returns {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
 local j = load(ARGV[1])
 if not j or j.t ~= ARGV[2] then return { 'gone' } end
@@ -11,6 +11,7 @@ if most > 0 and waiting >= most then return { 'full', waiting } end
 local spent = take(j.t, tokens, tonumber(ARGV[8]))
 if spent then return spent end
 if tokens > 0 then redis.call('HSET', j.key, 'q', ARGV[7] .. ' ' .. today) end
+weigh(j.t, ARGV[9])
 redis.call('PERSIST', j.key)
 redis.call('ZREM', P .. 'gone', j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.

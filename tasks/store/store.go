@@ -49,6 +49,10 @@ type Config struct {
 	// provider's answer's start: about two seconds of work. It also names the
 	// pools that a sweep looks after. A pool that is not in it has depth 4.
 	Depth map[string]int
+	// Weight is a tenant's share of the turns, 1 or more: while both have
+	// a backlog, a tenant of weight 3 has three turns for each turn of a tenant of
+	// weight 1. A change counts from the tenant's next submit. Nil: all have 1.
+	Weight func(tenant string) int64
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
 	NewSecret func() string
@@ -61,11 +65,12 @@ type Store struct {
 	depth map[string]int
 	pools []any // pairs of pool and depth, as scripts take them
 	fresh func() string
+	share func(tenant string) int64
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret}
+	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}
@@ -83,6 +88,13 @@ func (s *Store) depthOf(pool string) int {
 		return d
 	}
 	return minDepth
+}
+
+func (s *Store) weight(tenant string) int64 {
+	if s.share == nil {
+		return 1
+	}
+	return max(1, s.share(tenant))
 }
 
 //go:embed lib.lua

@@ -65,7 +65,8 @@ func (v view) until() time.Duration {
 }
 
 // ahead is how long a job waits behind own earlier jobs of its tenant, where
-// tenants take turns: each of them costs one start of every tenant's.
+// tenants take turns: each of them costs one start of every tenant's. It takes the
+// weights for equal: a heavy tenant starts sooner than it says, a light one later.
 func (v view) ahead(own, tenants int64) time.Duration {
 	n := min(own*max(1, tenants), v.load.Queued)
 	return v.until() + max(0, v.gate.Wait(int(n))-v.gate.HeldFor)
