@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"time"
@@ -10,14 +9,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-//go:embed keep.lua
-var keepLua string
-
-var keepScript = script(keepLua)
+var keepScript = script("keep")
 
 // Answer returns the result that is kept under a digest; nil: none.
 func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
-	b, err := s.rdb.Get(ctx, prefix+"a:"+digest).Bytes()
+	b, err := s.rdb.Get(ctx, s.keys.answer(digest)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"slices"
 	"time"
@@ -13,27 +12,12 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-//go:embed batch_open.lua
-var batchOpenLua string
-
-//go:embed batch_stage.lua
-var batchStageLua string
-
-//go:embed batch_commit.lua
-var batchCommitLua string
-
-//go:embed batch_unfold.lua
-var batchUnfoldLua string
-
-//go:embed batch_abort.lua
-var batchAbortLua string
-
 var (
-	batchOpenScript   = script(batchOpenLua)
-	batchStageScript  = script(batchStageLua)
-	batchCommitScript = script(batchCommitLua)
-	batchUnfoldScript = script(batchUnfoldLua)
-	batchAbortScript  = script(batchAbortLua)
+	batchOpenScript   = script("batch_open")
+	batchStageScript  = script("batch_stage")
+	batchCommitScript = script("batch_commit")
+	batchUnfoldScript = script("batch_unfold")
+	batchAbortScript  = script("batch_abort")
 )
 
 // OpenBatch begins a batch. With an Idempotency-Key that was used before it
@@ -120,7 +104,7 @@ func (s *Store) AbortBatch(ctx context.Context, id string) error {
 
 // Batch returns a tenant's batch with its counts as they stand.
 func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
-	h, err := s.rdb.HGetAll(ctx, prefix+"g:"+id).Result()
+	h, err := s.rdb.HGetAll(ctx, s.keys.batch(id)).Result()
 	if err != nil {
 		return tasks.Batch{}, fmt.Errorf("read batch %s: %w", id, known(err))
 	}
@@ -154,7 +138,7 @@ func (s *Store) BatchJobs(ctx context.Context, tenant, id string, from, limit in
 	if _, err := s.Batch(ctx, tenant, id); err != nil {
 		return nil, false, err
 	}
-	ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, int64(from), int64(from+limit)).Result()
+	ids, err := s.rdb.LRange(ctx, s.keys.lines(id), int64(from), int64(from+limit)).Result()
 	if err != nil {
 		return nil, false, fmt.Errorf("read batch %s: %w", id, known(err))
 	}
@@ -182,7 +166,7 @@ func (s *Store) BatchResults(ctx context.Context, tenant, id string, from int) (
 	fail := func(err error) ([]tasks.Job, int, error) {
 		return nil, 0, fmt.Errorf("read the results of batch %s: %w", id, known(err))
 	}
-	ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, int64(from), int64(from+resultLines)).Result()
+	ids, err := s.rdb.LRange(ctx, s.keys.lines(id), int64(from), int64(from+resultLines)).Result()
 	if err != nil {
 		return fail(err)
 	}
@@ -191,7 +175,7 @@ func (s *Store) BatchResults(ctx context.Context, tenant, id string, from int) (
 	}
 	sizes, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, job := range ids {
-			p.HStrLen(ctx, prefix+"j:"+job, "r")
+			p.HStrLen(ctx, s.keys.job(job), "r")
 		}
 		return nil
 	})
@@ -221,11 +205,11 @@ func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch
 	if b.Status == tasks.BatchEnded {
 		return b, tasks.ErrFinal
 	}
-	if err := s.rdb.HSet(ctx, prefix+"g:"+id, "canceling", 1).Err(); err != nil {
+	if err := s.rdb.HSet(ctx, s.keys.batch(id), "canceling", 1).Err(); err != nil {
 		return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
 	}
 	for from := int64(0); from < b.Counts.Total; from += unfoldLines {
-		ids, err := s.rdb.LRange(ctx, prefix+"gl:"+id, from, from+unfoldLines-1).Result()
+		ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+unfoldLines-1).Result()
 		if err != nil {
 			return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
 		}

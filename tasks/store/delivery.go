@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,23 +23,11 @@ const (
 	failureMost   = 5 * 24 * time.Hour
 )
 
-//go:embed delivery_settle.lua
-var deliverySettleLua string
-
-//go:embed delivery_sweep.lua
-var deliverySweepLua string
-
-//go:embed delivery_again.lua
-var deliveryAgainLua string
-
-//go:embed pool_event.lua
-var poolEventLua string
-
 var (
-	deliverySettleScript = script(deliverySettleLua)
-	deliverySweepScript  = script(deliverySweepLua)
-	deliveryAgainScript  = script(deliveryAgainLua)
-	poolEventScript      = script(poolEventLua)
+	deliverySettleScript = script("delivery_settle")
+	deliverySweepScript  = script("delivery_sweep")
+	deliveryAgainScript  = script("delivery_again")
+	poolEventScript      = script("pool_event")
 )
 
 // SweepDeliveries makes deliveries ready whose time has come and hands out what
@@ -100,7 +87,7 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 	}
 	keys := make([]string, len(list))
 	for i, t := range list {
-		keys[i] = "d:" + t.ID
+		keys[i] = s.keys.delivery(t.ID)
 	}
 	records, err := s.hashes(ctx, keys)
 	if err != nil {
@@ -117,13 +104,13 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 			return nil, err
 		}
 		out = append(out, tasks.Sending{Delivery: d})
-		more.add(signerOf(&d))
+		more.add(s.signerOf(&d))
 		switch {
 		case d.Body != nil:
 		case strings.HasPrefix(d.Object, "batch_"):
-			more.add("g:" + d.Object)
+			more.add(s.keys.batch(d.Object))
 		default:
-			more.add("j:"+d.Object, "e", "t", "p", "c", "s", "n", "ct", "fin", "o")
+			more.add(s.keys.job(d.Object), "e", "t", "p", "c", "s", "n", "ct", "fin", "o")
 		}
 	}
 	if len(out) == 0 {
@@ -135,7 +122,7 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 	var wanted []any // results: large, and most receivers want none
 	for i := range out {
 		d := &out[i].Delivery
-		signer := records[more.at[signerOf(d)]]
+		signer := records[more.at[s.signerOf(d)]]
 		switch {
 		case d.Endpoint == "":
 			if out[i].Keys = keysOf(signer); out[i].Keys.Secret == "" {
@@ -151,13 +138,13 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 			continue
 		}
 		if strings.HasPrefix(d.Object, "batch_") {
-			if g := records[more.at["g:"+d.Object]]; g["t"] == d.Tenant {
+			if g := records[more.at[s.keys.batch(d.Object)]]; g["t"] == d.Tenant {
 				b := s.unpackBatch(d.Object, g)
 				out[i].Batch = &b
 			}
 			continue
 		}
-		if h := records[more.at["j:"+d.Object]]; h["t"] == d.Tenant {
+		if h := records[more.at[s.keys.job(d.Object)]]; h["t"] == d.Tenant {
 			j, err := unpack(d.Object, h)
 			if err != nil {
 				return nil, err
@@ -190,23 +177,14 @@ func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket)
 // it (MaxResultBytes). Of a longer one so much is read that its length shows.
 const eventResult = 256 << 10
 
-var eventResultsScript = script(`
--- Reads the results of jobs as far as events carry them.
--- KEYS[1] prefix; ARGV[1] most bytes, then job ids
--- Returns for each job its result, "" when it has none, or its beginning, one byte longer than most.
-local most, out = tonumber(ARGV[1]), {}
-for a = 2, #ARGV do
-  out[#out + 1] = string.sub(redis.call('HGET', P .. 'j:' .. ARGV[a], 'r') or '', 1, most + 1)
-end
-return out
-`)
+var eventResultsScript = script("event_results")
 
 // signerOf is the key of the record that holds a delivery's signing keys.
-func signerOf(d *tasks.Delivery) string {
+func (s *Store) signerOf(d *tasks.Delivery) string {
 	if d.Endpoint != "" {
-		return "wh:" + d.Endpoint
+		return s.keys.endpoint(d.Endpoint)
 	}
-	return "wsec:" + d.Tenant
+	return s.keys.secrets(d.Tenant)
 }
 
 // asked are hashes to be read together, each once.
@@ -241,9 +219,9 @@ func (s *Store) ask(ctx context.Context, list []ask) ([]map[string]string, error
 	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, a := range list {
 			if a.fields == nil {
-				p.HGetAll(ctx, prefix+a.key)
+				p.HGetAll(ctx, a.key)
 			} else {
-				p.HMGet(ctx, prefix+a.key, a.fields...)
+				p.HMGet(ctx, a.key, a.fields...)
 			}
 		}
 		return nil
@@ -298,7 +276,7 @@ var told = []string{"t", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "f
 
 // Delivery returns a tenant's delivery, without its body; another's is ErrNotFound.
 func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
-	records, err := s.ask(ctx, []ask{{"d:" + id, told}})
+	records, err := s.ask(ctx, []ask{{s.keys.delivery(id), told}})
 	if err != nil {
 		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, known(err))
 	}
@@ -310,12 +288,12 @@ func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery
 
 // Deliveries returns one page of a tenant's deliveries, newest first.
 func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error) {
-	index := "wt:" + f.Tenant
+	index := s.keys.deliveries(f.Tenant)
 	if f.Endpoint != "" {
 		if _, err := s.Endpoint(ctx, f.Tenant, f.Endpoint); err != nil {
 			return tasks.DeliveryPage{}, err
 		}
-		index = "we:" + f.Endpoint
+		index = s.keys.sent(f.Endpoint)
 	}
 	ids, more, err := scan(ctx, f.Limit, s.newest(index, f.After), func(ctx context.Context, ids []string) ([]string, error) {
 		return s.deliveriesOf(ctx, f.Status, ids)
@@ -325,7 +303,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 	}
 	list := make([]ask, len(ids))
 	for i, id := range ids {
-		list[i] = ask{"d:" + id, told}
+		list[i] = ask{s.keys.delivery(id), told}
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
@@ -353,7 +331,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, ids []string) ([]string, error) {
 	list := make([]ask, len(ids))
 	for i, id := range ids {
-		list[i] = ask{"d:" + id, []string{"s"}}
+		list[i] = ask{s.keys.delivery(id), []string{"s"}}
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
@@ -400,7 +378,7 @@ func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, sin
 	bound := func(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
 	from, sent := "["+bound(since), 0
 	for {
-		ids, err := s.rdb.ZRangeByLex(ctx, prefix+"we:"+endpoint, &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
+		ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
 		if err != nil {
 			return sent, fmt.Errorf("list deliveries: %w", known(err))
 		}
@@ -439,7 +417,7 @@ func (s *Store) PoolEvent(ctx context.Context, pool string, paused bool, body []
 	if paused {
 		state = "paused"
 	}
-	was, err := s.rdb.HGet(ctx, prefix+"wpool", pool).Result()
+	was, err := s.rdb.HGet(ctx, s.keys.poolStates(), pool).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return fmt.Errorf("tell of pool %s: %w", pool, known(err))
 	}

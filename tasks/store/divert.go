@@ -2,22 +2,18 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
-//go:embed divert.lua
-var divertLua string
-
-var divertScript = script(divertLua)
+var divertScript = script("divert")
 
 // Divertible returns jobs that wait in a pool and have a fallback model left,
 // in the order in which they would run: up to limit of them, after skipping
 // offset. They come without their prompts.
 func (s *Store) Divertible(ctx context.Context, pool string, offset, limit int) ([]tasks.Job, error) {
-	ids, err := s.rdb.ZRange(ctx, prefix+"fall:"+pool, int64(offset), int64(offset+limit-1)).Result()
+	ids, err := s.rdb.ZRange(ctx, s.keys.fallbacks(pool), int64(offset), int64(offset+limit-1)).Result()
 	if err != nil || len(ids) == 0 {
 		return nil, wrapDivert(pool, err)
 	}

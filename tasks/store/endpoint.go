@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"strings"
 	"time"
@@ -17,31 +16,12 @@ const (
 	oldKeysKept  = 24 * time.Hour // after a rotation both sign
 )
 
-//go:embed endpoint_save.lua
-var endpointSaveLua string
-
-//go:embed endpoint_delete.lua
-var endpointDeleteLua string
-
-//go:embed keys_rotate.lua
-var keysRotateLua string
-
-var testEventScript = script(`
--- Writes the delivery that an endpoint's owner asks for to see one arrive.
--- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] endpoint, ARGV[3] result ttl ms, ARGV[4] event id
--- Returns {"ok", id}, {"gone"} or {"conflict"} when the endpoint is disabled.
-local h = redis.call('HMGET', P .. 'wh:' .. ARGV[2], 't', 'dis')
-if h[1] ~= ARGV[1] then return { 'gone' } end
-if h[2] then return { 'conflict' } end
-local id = deliver(ARGV[1], ARGV[2], '', 'endpoint.test', ARGV[2], ARGV[4], '', tonumber(ARGV[3]))
-wwake()
-return { 'ok', id }
-`)
+var testEventScript = script("endpoint_test")
 
 var (
-	endpointSaveScript   = script(endpointSaveLua)
-	endpointDeleteScript = script(endpointDeleteLua)
-	keysRotateScript     = script(keysRotateLua)
+	endpointSaveScript   = script("endpoint_save")
+	endpointDeleteScript = script("endpoint_delete")
+	keysRotateScript     = script("keys_rotate")
 )
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
@@ -108,7 +88,7 @@ func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 
 // Endpoint returns a tenant's endpoint; another's is ErrNotFound.
 func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
-	h, err := s.rdb.HGetAll(ctx, prefix+"wh:"+id).Result()
+	h, err := s.rdb.HGetAll(ctx, s.keys.endpoint(id)).Result()
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, known(err))
 	}
@@ -120,13 +100,13 @@ func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint
 
 // Endpoints returns all of a tenant's endpoints, newest first.
 func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error) {
-	ids, err := s.rdb.ZRevRangeByLex(ctx, prefix+"whs:"+tenant, &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
+	ids, err := s.rdb.ZRevRangeByLex(ctx, s.keys.endpoints(tenant), &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
 	if err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", known(err))
 	}
 	keys := make([]string, len(ids))
 	for i, id := range ids {
-		keys[i] = "wh:" + id
+		keys[i] = s.keys.endpoint(id)
 	}
 	records, err := s.hashes(ctx, keys)
 	if err != nil {
@@ -158,7 +138,7 @@ func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.Si
 // TenantKeys returns the keys that sign for jobs' own URLs; the first call makes them.
 func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
 	for range 2 {
-		h, err := s.rdb.HGetAll(ctx, prefix+"wsec:"+tenant).Result()
+		h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tenant)).Result()
 		if err != nil {
 			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", known(err))
 		}

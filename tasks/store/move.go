@@ -3,72 +3,28 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
 	"fmt"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
-//go:embed create.lua
-var createLua string
-
-//go:embed take.lua
-var takeLua string
-
-//go:embed start.lua
-var startLua string
-
-//go:embed end.lua
-var endLua string
-
-//go:embed renew.lua
-var renewLua string
-
-//go:embed cancel.lua
-var cancelLua string
-
-//go:embed requeue.lua
-var requeueLua string
-
-//go:embed delete.lua
-var deleteLua string
-
-//go:embed sweep.lua
-var sweepLua string
-
-//go:embed reissue.lua
-var reissueLua string
-
 var (
-	createScript  = script(createLua)
-	takeScript    = script(takeLua)
-	startScript   = script(startLua)
-	endScript     = script(endLua)
-	renewScript   = script(renewLua)
-	cancelScript  = script(cancelLua)
-	requeueScript = script(requeueLua)
-	deleteScript  = script(deleteLua)
-	sweepScript   = script(sweepLua)
-	reissueScript = script(reissueLua)
+	createScript  = script("create")
+	takeScript    = script("take")
+	startScript   = script("start")
+	endScript     = script("end")
+	renewScript   = script("renew")
+	cancelScript  = script("cancel")
+	requeueScript = script("requeue")
+	deleteScript  = script("delete")
+	sweepScript   = script("sweep")
+	reissueScript = script("reissue")
 )
 
-var tokensScript = script(`
--- Looks at a tenant's tokens of the day.
--- KEYS[1] prefix; ARGV[1] tenant
--- Returns {tokens used, tokens set aside, ms until midnight UTC}.
-local a = account(ARGV[1])
-return { a.used, a.reserved, (today + 1) * 86400000 - now }
-`)
+var tokensScript = script("tokens")
 
-var saveAnswerScript = script(`
--- Keeps the first answer under an Idempotency-Key, unless what it stands for was forgotten meanwhile.
--- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] key, ARGV[3] id of the job or batch, ARGV[4] answer
--- Returns 1, or 0 when it is not kept.
-local ikey = P .. 'i:' .. ARGV[1] .. ':' .. ARGV[2]
-if redis.call('HGET', ikey, 'id') ~= ARGV[3] then return 0 end
-return redis.call('HSETNX', ikey, 'ans', ARGV[4])
-`)
+var saveAnswerScript = script("answer_save")
 
 // Created is what became of one submission; Err is a *tasks.QuotaError,
 // tasks.ErrKeyReused or tasks.ErrKeyBusy.

@@ -30,6 +30,7 @@ type Control struct {
 // makes waiting slower and breaks nothing.
 type Notices struct {
 	rdb     redis.UniversalClient
+	keys    keys
 	control func(Control)
 	log     *slog.Logger
 	stands  chan struct{} // the subscription does, anew
@@ -54,14 +55,8 @@ func NewNotices(rdb redis.UniversalClient, control func(Control), log *slog.Logg
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Notices{rdb: rdb, control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
+	return &Notices{rdb: rdb, keys: newKeys(defaultPrefix), control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
-
-// noteChannel alone is nobody's: whoever may subscribe to it may to any job's.
-const (
-	noteChannel    = prefix + "note:"
-	controlChannel = prefix + "control"
-)
 
 const (
 	tendEvery  = time.Second            // a connection is tried so often, and what was not permitted
@@ -84,11 +79,11 @@ func (n *Notices) Refused() string {
 
 // Run listens until ctx ends.
 func (n *Notices) Run(ctx context.Context) error {
-	sub := n.rdb.Subscribe(ctx, controlChannel, noteChannel)
+	sub := n.rdb.Subscribe(ctx, n.keys.control(), n.keys.note(""))
 	n.mu.Lock()
 	n.sub = sub
 	for id := range n.ears {
-		_ = sub.Subscribe(ctx, noteChannel+id) // again on reconnect, by go-redis
+		_ = sub.Subscribe(ctx, n.keys.note(id)) // again on reconnect, by go-redis
 	}
 	n.mu.Unlock()
 	var tended sync.WaitGroup
@@ -128,18 +123,18 @@ func (n *Notices) hear(m any) {
 	case *redis.Subscription:
 		switch {
 		case m.Kind != "subscribe":
-		case m.Channel == noteChannel:
+		case m.Channel == n.keys.note(""):
 			n.permit(&n.deaf, nil)
 			select {
 			case n.stands <- struct{}{}:
 			default:
 			}
 		default:
-			n.subscribed(strings.TrimPrefix(m.Channel, noteChannel))
+			n.subscribed(strings.TrimPrefix(m.Channel, n.keys.note("")))
 		}
 	case *redis.Message:
-		if m.Channel != controlChannel {
-			n.wake(strings.TrimPrefix(m.Channel, noteChannel), m.Payload)
+		if m.Channel != n.keys.control() {
+			n.wake(strings.TrimPrefix(m.Channel, n.keys.note("")), m.Payload)
 		} else if n.control != nil {
 			n.control(parseControl(m.Payload))
 		}
@@ -162,7 +157,7 @@ func (n *Notices) tend(ctx context.Context, sub *redis.PubSub) {
 			deaf, mute := n.deaf != nil, n.mute != nil
 			n.mu.Unlock()
 			if deaf {
-				_ = sub.Subscribe(ctx, controlChannel, noteChannel)
+				_ = sub.Subscribe(ctx, n.keys.control(), n.keys.note(""))
 			} else {
 				_ = sub.Ping(ctx)
 			}
@@ -171,7 +166,7 @@ func (n *Notices) tend(ctx context.Context, sub *redis.PubSub) {
 		if !speak {
 			continue
 		}
-		if err := n.rdb.Publish(ctx, noteChannel, "hello").Err(); err == nil || redis.IsPermissionError(err) {
+		if err := n.rdb.Publish(ctx, n.keys.note(""), "hello").Err(); err == nil || redis.IsPermissionError(err) {
 			n.permit(&n.mute, err)
 		}
 	}
@@ -301,7 +296,7 @@ func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), er
 		n.ears[id] = map[*ear]struct{}{}
 		ready = make(chan struct{})
 		n.ready[id] = ready
-		if err := n.sub.Subscribe(ctx, noteChannel+id); err != nil {
+		if err := n.sub.Subscribe(ctx, n.keys.note(id)); err != nil {
 			delete(n.ears, id)
 			delete(n.ready, id)
 			n.mu.Unlock()
@@ -353,19 +348,19 @@ func (n *Notices) unwatch(id string, e *ear) {
 	delete(n.ears, id)
 	delete(n.ready, id)
 	if n.sub != nil {
-		_ = n.sub.Unsubscribe(context.Background(), noteChannel+id)
+		_ = n.sub.Unsubscribe(context.Background(), n.keys.note(id))
 	}
 }
 
 // Kick adds to a pipeline what wakes the workers of a pool, which holds n tasks
 // more, in every process.
 func (s *Store) Kick(p redis.Pipeliner, pool string, n int) {
-	p.Publish(context.Background(), controlChannel, "kick "+pool+" "+strconv.Itoa(n))
+	p.Publish(context.Background(), s.keys.control(), "kick "+pool+" "+strconv.Itoa(n))
 }
 
 // Tell sends a control message to every process.
 func (s *Store) Tell(ctx context.Context, c Control) error {
-	if err := s.rdb.Publish(ctx, controlChannel, c.Verb+" "+c.What).Err(); err != nil {
+	if err := s.rdb.Publish(ctx, s.keys.control(), c.Verb+" "+c.What).Err(); err != nil {
 		return fmt.Errorf("tell of %s: %w", c.Verb, known(err))
 	}
 	return nil

@@ -18,32 +18,14 @@ const (
 	partialKept = 10 * time.Minute
 )
 
-var appendScript = script(`
--- Adds text to a running attempt's partial text.
--- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] call, ARGV[4] byte offset, ARGV[5] text, ARGV[6] kept ms
--- Returns 1, or 0 when nobody wants the text any more or the caller has lost the job.
-local j = load(ARGV[1])
-if not j or j.s ~= 'running' or j.f ~= tonumber(ARGV[2]) then return 0 end
-if redis.call('EXISTS', P .. 'want:' .. j.id) == 0 then return 0 end
-local key = P .. 'text:' .. j.id
-if redis.call('HGET', key, 'n') ~= ARGV[3] then
-  redis.call('DEL', key)
-  redis.call('HSET', key, 'n', ARGV[3], 't', '')
-end
-if redis.call('HSTRLEN', key, 't') == tonumber(ARGV[4]) then
-  redis.call('HSET', key, 't', redis.call('HGET', key, 't') .. ARGV[5])
-  redis.call('PEXPIRE', key, ARGV[6])
-  redis.pcall('PUBLISH', P .. 'note:' .. j.id, 'text')
-end
-return 1
-`)
+var appendScript = script("append")
 
 // Listen says that somebody wants a job's text as it comes. Good for 30 s; to
 // be renewed.
 func (s *Store) Listen(ctx context.Context, id string) error {
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.Set(ctx, prefix+"want:"+id, 1, wishKept)
-		p.Publish(ctx, controlChannel, "listen "+id)
+		p.Set(ctx, s.keys.wanted(id), 1, wishKept)
+		p.Publish(ctx, s.keys.control(), "listen "+id)
 		return nil
 	})
 	if err != nil {
@@ -65,7 +47,7 @@ func (s *Store) Append(ctx context.Context, t tasks.Ticket, call, offset int, te
 // Partial returns the text of a job's latest attempt from a byte offset on; of
 // another attempt than the one asked for, from its start.
 func (s *Store) Partial(ctx context.Context, id string, attempt, offset int) (tasks.Partial, error) {
-	h, err := s.rdb.HGetAll(ctx, prefix+"text:"+id).Result()
+	h, err := s.rdb.HGetAll(ctx, s.keys.text(id)).Result()
 	if err != nil {
 		return tasks.Partial{}, fmt.Errorf("read the text of job %s: %w", id, known(err))
 	}

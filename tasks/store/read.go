@@ -15,7 +15,7 @@ import (
 // Job returns a tenant's job, without its prompt. Another tenant's, or one that
 // has outlived its time, is ErrNotFound.
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	records, err := s.ask(ctx, []ask{{"j:" + id, append([]string{"r"}, shown...)}})
+	records, err := s.ask(ctx, []ask{{s.keys.job(id), append([]string{"r"}, shown...)}})
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, known(err))
 	}
@@ -29,7 +29,7 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, error) {
 	list := make([]ask, len(ids))
 	for i, id := range ids {
-		list[i] = ask{"j:" + id, fields}
+		list[i] = ask{s.keys.job(id), fields}
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
@@ -56,7 +56,7 @@ func (s *Store) Ended(ctx context.Context, ids []string) ([]string, error) {
 		n := min(1000, len(ids))
 		cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, id := range ids[:n] {
-				p.HGet(ctx, prefix+"j:"+id, "s")
+				p.HGet(ctx, s.keys.job(id), "s")
 			}
 			return nil
 		})
@@ -112,7 +112,7 @@ func scan(ctx context.Context, limit int, next func(ctx context.Context, n int) 
 
 // Jobs returns one page of a tenant's jobs, newest first.
 func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
-	next := s.newest("tn:"+f.Tenant, f.After)
+	next := s.newest(s.keys.jobs(f.Tenant), f.After)
 	if f.Batch != "" {
 		b, err := s.Batch(ctx, f.Tenant, f.Batch)
 		if err != nil {
@@ -145,7 +145,7 @@ func (s *Store) jobsOf(ctx context.Context, f tasks.Filter, ids []string) ([]str
 	}
 	list := make([]ask, len(ids))
 	for i, id := range ids {
-		list[i] = ask{"j:" + id, fields}
+		list[i] = ask{s.keys.job(id), fields}
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) newest(index, after string) func(context.Context, int) ([]string
 		from = "(" + after
 	}
 	return func(ctx context.Context, n int) ([]string, error) {
-		ids, err := s.rdb.ZRevRangeByLex(ctx, prefix+index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
+		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", index, known(err))
 		}
@@ -192,7 +192,7 @@ func (s *Store) newest(index, after string) func(context.Context, int) ([]string
 
 // backwards lists a batch's ids from its last line, or the one before after.
 func (s *Store) backwards(ctx context.Context, batch, after string) (func(context.Context, int) ([]string, error), error) {
-	key := prefix + "gl:" + batch
+	key := s.keys.lines(batch)
 	end := int64(-1)
 	if after != "" {
 		at, err := s.rdb.LPos(ctx, key, after, redis.LPosArgs{}).Result()
@@ -234,10 +234,10 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var out, hold, ring *redis.IntCmd
 	var tenants, first, held *redis.StringSliceCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		counts = p.HMGet(ctx, prefix+"n:"+pool, "queued", "running")
-		out, hold, ring = p.ZCard(ctx, prefix+"out:"+pool), p.ZCard(ctx, prefix+"hold:"+pool), p.ZCard(ctx, prefix+"ring:"+pool)
-		tenants = p.ZRange(ctx, prefix+"ring:"+pool, 0, 99)
-		first, held = p.ZRange(ctx, prefix+"out:"+pool, 0, 0), p.ZRange(ctx, prefix+"hold:"+pool, 0, 0)
+		counts = p.HMGet(ctx, s.keys.load(pool), "queued", "running")
+		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
+		tenants = p.ZRange(ctx, s.keys.ring(pool), 0, 99)
+		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
 		return nil
 	})
 	if err != nil {
@@ -251,7 +251,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	if len(tenants.Val()) > 0 {
 		heads, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, t := range tenants.Val() {
-				p.ZRange(ctx, prefix+"q:"+pool+":"+t, 0, 0)
+				p.ZRange(ctx, s.keys.backlog(pool, t), 0, 0)
 			}
 			return nil
 		})
@@ -277,8 +277,8 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (place, tenants int64
 	var rank *redis.IntCmd
 	var ring *redis.IntCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		rank = p.ZRank(ctx, prefix+"q:"+j.Pool+":"+j.Tenant, j.ID)
-		ring = p.ZCard(ctx, prefix+"ring:"+j.Pool)
+		rank = p.ZRank(ctx, s.keys.backlog(j.Pool, j.Tenant), j.ID)
+		ring = p.ZCard(ctx, s.keys.ring(j.Pool))
 		return nil
 	})
 	if err != nil && err != redis.Nil {
@@ -295,8 +295,8 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (place, tenants int64
 func (s *Store) Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error) {
 	var own, ring *redis.IntCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		own = p.ZCard(ctx, prefix+"q:"+pool+":"+tenant)
-		ring = p.ZCard(ctx, prefix+"ring:"+pool)
+		own = p.ZCard(ctx, s.keys.backlog(pool, tenant))
+		ring = p.ZCard(ctx, s.keys.ring(pool))
 		return nil
 	})
 	if err != nil {
@@ -316,9 +316,9 @@ func born(id string) time.Time {
 func (s *Store) SetPaused(ctx context.Context, pool string, paused bool) error {
 	var err error
 	if paused {
-		err = s.rdb.HSet(ctx, prefix+"paused", pool, 1).Err()
+		err = s.rdb.HSet(ctx, s.keys.paused(), pool, 1).Err()
 	} else {
-		err = s.rdb.HDel(ctx, prefix+"paused", pool).Err()
+		err = s.rdb.HDel(ctx, s.keys.paused(), pool).Err()
 	}
 	if err != nil {
 		return fmt.Errorf("pause the backlog of %s: %w", pool, known(err))

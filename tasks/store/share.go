@@ -2,16 +2,12 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
-//go:embed join.lua
-var joinLua string
-
-var joinScript = script(joinLua)
+var joinScript = script("join")
 
 // Join has a job that its worker holds share the call of one that asks the
 // same, by digest, in the same pool. When there is none it leads, and is to be

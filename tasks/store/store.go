@@ -12,7 +12,6 @@ package store
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,14 +29,14 @@ const (
 	Lease      = 10 * time.Second
 	RenewEvery = 2500 * time.Millisecond
 
-	answersKept = 24 * time.Hour   // an Idempotency-Key's memory
-	staleAfter  = 10 * time.Minute // a batch whose writer has gone silent
-	silentAfter = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
-	sweepMost   = 200              // of each kind in one sweep
-	unfoldLines = 500              // lines of a batch in one script
-	dayShift    = 24 * time.Hour   // how far a priority moves a job in its tenant's order
-	prefix      = "sluice:{s}:"
-	minDepth    = 4
+	answersKept   = 24 * time.Hour   // an Idempotency-Key's memory
+	staleAfter    = 10 * time.Minute // a batch whose writer has gone silent
+	silentAfter   = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
+	sweepMost     = 200              // of each kind in one sweep
+	unfoldLines   = 500              // lines of a batch in one script
+	dayShift      = 24 * time.Hour   // how far a priority moves a job in its tenant's order
+	defaultPrefix = "sluice"
+	minDepth      = 4
 )
 
 // Config says what a Store works with.
@@ -61,6 +60,7 @@ type Config struct {
 // Store is a client of the records. Its methods may be called at once from anywhere.
 type Store struct {
 	rdb   redis.UniversalClient
+	keys  keys
 	ttl   time.Duration
 	depth map[string]int
 	pools []any // pairs of pool and depth, as scripts take them
@@ -70,7 +70,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
+	s := &Store{rdb: c.Redis, keys: newKeys(defaultPrefix), ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}
@@ -95,22 +95,6 @@ func (s *Store) weight(tenant string) int64 {
 		return 1
 	}
 	return max(1, s.share(tenant))
-}
-
-//go:embed lib.lua
-var libLua string
-
-//go:embed pick.lua
-var pickLua string
-
-//go:embed delivery_lib.lua
-var deliveryLua string
-
-func script(body string) *redis.Script { return redis.NewScript(libLua + deliveryLua + pickLua + body) }
-
-// run runs a script on the store's keys.
-func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) reply {
-	return reply{sc.Run(ctx, s.rdb, []string{prefix}, args...)}
 }
 
 // reply is what a script has answered. What is none of its answers is ErrFull or

@@ -1,0 +1,31 @@
+package store
+
+// keys names what Go reads and writes of the record by itself. lua/keys.lua names
+// all of it, and says what is where; a test compares the two.
+type keys string
+
+func newKeys(prefix string) keys { return keys(prefix + ":{s}:") }
+
+func (k keys) job(id string) string               { return string(k) + "j:" + id }
+func (k keys) text(id string) string              { return string(k) + "text:" + id }
+func (k keys) wanted(id string) string            { return string(k) + "want:" + id }
+func (k keys) jobs(tenant string) string          { return string(k) + "tn:" + tenant }
+func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
+func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
+func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
+func (k keys) paused() string                     { return string(k) + "paused" }
+func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
+func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
+func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }
+func (k keys) load(pool string) string            { return string(k) + "n:" + pool }
+func (k keys) batch(id string) string             { return string(k) + "g:" + id }
+func (k keys) lines(batch string) string          { return string(k) + "gl:" + batch }
+func (k keys) note(id string) string              { return string(k) + "note:" + id }
+func (k keys) control() string                    { return string(k) + "control" }
+func (k keys) delivery(id string) string          { return string(k) + "d:" + id }
+func (k keys) deliveries(tenant string) string    { return string(k) + "wt:" + tenant }
+func (k keys) sent(endpoint string) string        { return string(k) + "we:" + endpoint }
+func (k keys) endpoint(id string) string          { return string(k) + "wh:" + id }
+func (k keys) endpoints(tenant string) string     { return string(k) + "whs:" + tenant }
+func (k keys) secrets(tenant string) string       { return string(k) + "wsec:" + tenant }
+func (k keys) poolStates() string                 { return string(k) + "wpool" }

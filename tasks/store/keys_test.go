@@ -1,0 +1,448 @@
+package store_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// named is one key or channel as lua/keys.lua names it.
+type named struct {
+	words  string   // q:<pool>:<tenant>
+	kind   string   // what Redis calls it, or "channel", or "never" for a key that is never there
+	fields []string // of a hash, where they are not names
+}
+
+var (
+	fieldLine = regexp.MustCompile(`^-- (\w+) +\S`)
+	luaLine   = regexp.MustCompile(`^function keys\.(\w+)\([^)]*\) return (P \.\. .+) end -- (hash|zset|list|string|channel|never)\b(: .+ -> )?`)
+	goLine    = regexp.MustCompile(`^func \(k keys\) (\w+)\([^)]*\) string +\{ return (string\(k\) \+ .+) \}$`)
+)
+
+// words is a key's pattern, of the expression that builds it.
+func words(expr string) string {
+	var out strings.Builder
+	for _, part := range regexp.MustCompile(` ?(?:\.\.|\+) ?`).Split(expr, -1)[1:] {
+		if text, ok := strings.CutPrefix(strings.ReplaceAll(part, `"`, "'"), "'"); ok {
+			out.WriteString(strings.TrimSuffix(text, "'"))
+		} else {
+			out.WriteString("<" + part + ">")
+		}
+	}
+	return out.String()
+}
+
+func readLines(t *testing.T, file string) []string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+}
+
+// table reads lua/keys.lua.
+func table(t *testing.T) map[string]named {
+	t.Helper()
+	out := map[string]named{}
+	var fields []string
+	for _, line := range readLines(t, "lua/keys.lua") {
+		if m := luaLine.FindStringSubmatch(line); m != nil {
+			if (m[3] == "hash") != (len(fields) > 0 || m[4] != "") {
+				t.Errorf("%s: only a hash has fields, and says which", m[1])
+			}
+			out[m[1]] = named{words(m[2]), m[3], fields}
+			fields = nil
+		} else if m := fieldLine.FindStringSubmatch(line); m != nil {
+			fields = append(fields, m[1])
+		} else if fields = nil; strings.HasPrefix(line, "function") {
+			t.Errorf("lua/keys.lua has a line that does not say what is at a key: %s", line)
+		}
+	}
+	return out
+}
+
+func TestEveryKeyIsNamedOnceAndAlikeInGoAndLua(t *testing.T) {
+	all := table(t)
+	if len(all) < 50 {
+		t.Fatalf("%d keys in lua/keys.lua", len(all))
+	}
+	seen := map[string]string{}
+	for name, k := range all {
+		first, _, _ := strings.Cut(k.words, ":")
+		if other := seen[first]; other != "" {
+			t.Errorf("%s and %s both begin with %s", name, other, first)
+		}
+		seen[first] = name
+	}
+	inGo := 0
+	for _, line := range readLines(t, "keys.go") {
+		if m := goLine.FindStringSubmatch(line); m != nil {
+			inGo++
+			if got, want := words(m[2]), all[m[1]].words; got != want {
+				t.Errorf("keys.go has %s as %q, lua/keys.lua as %q", m[1], got, want)
+			}
+		} else if strings.HasPrefix(line, "func (k keys)") {
+			t.Errorf("keys.go has a line that this test cannot read: %s", line)
+		}
+	}
+	if inGo < 20 {
+		t.Fatalf("%d keys in keys.go", inGo)
+	}
+	files, err := filepath.Glob("*.go")
+	scripts, err2 := filepath.Glob("lua/*.lua")
+	if err != nil || err2 != nil || len(scripts) < 30 {
+		t.Fatal(files, scripts, err, err2)
+	}
+	used := map[string]bool{}
+	byHand := regexp.MustCompile(`\bP \.\.|KEYS\[1\] ?\.\.|string\((s|n)\.keys\) ?\+|\{s\}:`)
+	for _, file := range append(files, scripts...) {
+		if strings.HasSuffix(file, "_test.go") || file == "keys.go" || file == "lua/keys.lua" {
+			continue
+		}
+		for i, line := range readLines(t, file) {
+			if byHand.MatchString(line) {
+				t.Errorf("%s:%d builds a key by hand: %s", file, i+1, strings.TrimSpace(line))
+			}
+			for _, m := range regexp.MustCompile(`\bkeys\.(\w+)\(`).FindAllStringSubmatch(line, -1) {
+				used[m[1]] = true
+				if _, ok := all[m[1]]; !ok {
+					t.Errorf("%s:%d uses the key %s, which lua/keys.lua does not name", file, i+1, m[1])
+				}
+			}
+		}
+	}
+	for name := range all {
+		if !used[name] {
+			t.Errorf("nobody uses the key %s", name)
+		}
+	}
+}
+
+// watch collects what Redis is asked for until the returned function is called.
+func watch(t *testing.T, server *redistest.Server, rdb *redis.Client) func() []string {
+	t.Helper()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", server.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := fmt.Fprint(c, "MONITOR\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	if line, err := in.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
+		t.Fatal(line, err)
+	}
+	const end = "that was all"
+	lines := make(chan []string, 1)
+	go func() {
+		var out []string
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil || strings.Contains(line, end) {
+				lines <- out
+				return
+			}
+			out = append(out, line)
+		}
+	}()
+	return func() []string {
+		if err := rdb.Echo(context.WithoutCancel(t.Context()), end).Err(); err != nil {
+			t.Fatal(err)
+		}
+		return <-lines
+	}
+}
+
+// What lua/keys.lua names is what Redis sees over the whole life of jobs, batches,
+// deliveries and a pause: every key and channel, of the kind and with the fields
+// that stand there, and no other.
+func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
+	all := table(t)
+	server := redistest.Start(t, redistest.Options{})
+	rdb := server.Client()
+	said := watch(t, server, rdb)
+	l := &life{T: t, rdb: rdb, all: all, fields: map[string]map[string]bool{}, s: store.New(store.Config{
+		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8},
+		Weight: func(string) int64 { return 2 }, NewSecret: func() string { return "whsec_1" },
+	})}
+	l.live()
+
+	seen := map[string]bool{}
+	arg := regexp.MustCompile(`"sluice:\{s\}:((?:[^"\\]|\\.)+)"`)
+	for _, line := range said() {
+		for _, m := range arg.FindAllStringSubmatch(line, -1) {
+			name := l.nameOf(m[1])
+			if name == "" {
+				t.Errorf("Redis sees the key %s, which lua/keys.lua does not name", m[1])
+			}
+			seen[name] = true
+		}
+	}
+	for name, k := range all {
+		if !seen[name] {
+			t.Errorf("lua/keys.lua names %s, %s, which Redis never sees", name, k.words)
+		}
+		if got := slices.Sorted(maps.Keys(l.fields[name])); k.fields != nil && !slices.Equal(got, slices.Sorted(slices.Values(k.fields))) {
+			t.Errorf("%s has the fields\n%v; lua/keys.lua names\n%v", name, got, slices.Sorted(slices.Values(k.fields)))
+		}
+	}
+}
+
+// life is a store and what was found in its Redis.
+type life struct {
+	*testing.T
+	s      *store.Store
+	rdb    *redis.Client
+	all    map[string]named
+	fields map[string]map[string]bool // by a hash's name: those that it had
+}
+
+func (l *life) nameOf(key string) string {
+	for name, k := range l.all {
+		if first, rest, more := strings.Cut(k.words, ":"); !more && key == first || more && strings.HasPrefix(key, first+":") && strings.Count(key, ":") >= strings.Count(rest, ":") {
+			return name
+		}
+	}
+	return ""
+}
+
+// look compares what is in Redis now with the table.
+func (l *life) look() {
+	l.Helper()
+	ctx := l.Context()
+	scanned, err := l.rdb.Keys(ctx, "*").Result()
+	must(l.T, err)
+	for _, key := range scanned {
+		name := l.nameOf(strings.TrimPrefix(key, "sluice:{s}:"))
+		kind, err := l.rdb.Type(ctx, key).Result()
+		must(l.T, err)
+		if kind != l.all[name].kind {
+			l.Errorf("%s is a %s; lua/keys.lua calls %s a %s", key, kind, name, l.all[name].kind)
+		}
+		if l.all[name].fields == nil {
+			continue
+		}
+		if l.fields[name] == nil {
+			l.fields[name] = map[string]bool{}
+		}
+		for _, f := range l.rdb.HKeys(ctx, key).Val() {
+			l.fields[name][f] = true
+		}
+	}
+}
+
+func (l *life) live() {
+	l.endpoints()
+	l.aJob()
+	l.sharing()
+	l.detour()
+	l.batches()
+	l.sweeps()
+	l.sendings()
+}
+
+func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {
+	l.Helper()
+	sub := tasks.Submission{Job: job("acme"), Limits: tasks.Limits{TokensPerDay: 1e6}}
+	sub.Job.Reserved = 20
+	if change != nil {
+		change(&sub)
+	}
+	made, tickets, err := l.s.Create(l.Context(), sub)
+	must(l.T, err)
+	must(l.T, made[0].Err)
+	l.look()
+	return made[0].Job, tickets
+}
+
+func (l *life) end(k tasks.Ticket, e tasks.Ending) []tasks.Ticket {
+	l.Helper()
+	take(l.T, l.s, k)
+	start(l.T, l.s, k)
+	l.look()
+	next, err := l.s.End(l.Context(), k, e)
+	must(l.T, err)
+	l.look()
+	return next
+}
+
+var retried = tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Delay: time.Hour, Attempt: tasks.Attempt{Outcome: tasks.ServerError}}
+
+func (l *life) endpoints() {
+	ctx := l.Context()
+	keys := tasks.SigningKeys{Secret: "whsec_1", Private: "whsk_1"}
+	_, err := l.s.TenantKeys(ctx, "acme")
+	must(l.T, err)
+	must(l.T, l.s.RotateKeys(ctx, "acme", "", keys))
+	must(l.T, l.s.RotateKeys(ctx, "acme", "", tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"}))
+	for _, url := range []string{"https://a.example/", "https://b.example/"} {
+		e, err := l.s.CreateEndpoint(ctx, tasks.Endpoint{
+			ID: store.NewID("whe"), Tenant: "acme", URL: url, IncludeResult: true, OpenAI: true, MaxPerSecond: 1, Signature: "v1a", Keys: keys,
+			Events: []string{"job.succeeded", "pool.paused", "endpoint.disabled", "batch.completed"},
+		})
+		must(l.T, err)
+		must(l.T, l.s.RotateKeys(ctx, "acme", e.ID, tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"}))
+	}
+	must(l.T, l.s.PoolEvent(ctx, pool, true, []byte("{}")))
+	must(l.T, l.s.SetPaused(ctx, pool, true))
+	l.look()
+	must(l.T, l.s.SetPaused(ctx, pool, false))
+}
+
+func (l *life) aJob() {
+	ctx := l.Context()
+	j, tickets := l.submit(func(s *tasks.Submission) {
+		s.Key, s.Fingerprint, s.Job.Deadline, s.Job.WebhookURL = "k", "f", time.Now().Add(time.Hour), "https://c.example/"
+	})
+	must(l.T, l.s.SaveAnswer(ctx, "acme", "k", j.ID, []byte("answer")))
+	k := tickets[0]
+	must(l.T, l.s.Listen(ctx, j.ID))
+	take(l.T, l.s, k)
+	_, err := l.s.Renew(ctx, tickets)
+	must(l.T, err)
+	l.look()
+	started := start(l.T, l.s, k)
+	_, err = l.s.Append(ctx, k, started.Call, 0, "text")
+	must(l.T, err)
+	l.look()
+	_, err = l.s.End(ctx, k, won)
+	must(l.T, err)
+	must(l.T, l.s.KeepAnswer(ctx, "digest", j.ID, won.Result, time.Minute))
+	l.look()
+	later, _ := l.submit(func(s *tasks.Submission) { s.Job.NotBefore = time.Now().Add(time.Hour) })
+	_, err = l.s.Cancel(ctx, "acme", later.ID)
+	must(l.T, err)
+	_, again, err := l.s.Requeue(ctx, "acme", later.ID, tasks.Limits{TokensPerDay: 1e6})
+	must(l.T, err)
+	l.end(again[0], retried)
+}
+
+func (l *life) sharing() {
+	var crew []tasks.Ticket
+	for range 2 {
+		_, tickets := l.submit(nil)
+		join(l.T, l.s, tickets[0])
+		crew = append(crew, tickets...)
+	}
+	start(l.T, l.s, crew[0])
+	l.look()
+	_, err := l.s.End(l.Context(), crew[0], won)
+	must(l.T, err)
+}
+
+func (l *life) detour() {
+	j, _ := l.submit(func(s *tasks.Submission) { s.Job.Fallback = []string{"a", "b"} })
+	_, _, err := l.s.Divert(l.Context(), pool, map[string]tasks.Detour{j.ID: {Pool: "q", Passed: 1, Left: 1}})
+	must(l.T, err)
+	l.look()
+}
+
+// batches has one line of each end, one that runs and one that waits.
+func (l *life) batches() {
+	ctx := l.Context()
+	b, _, err := l.s.OpenBatch(ctx, "acme", "bk")
+	must(l.T, err)
+	l.look()
+	lines := make([]tasks.Job, 600)
+	for i := range lines {
+		lines[i] = job("acme")
+		lines[i].Batch, lines[i].Line, lines[i].Pool, lines[i].Reserved = b.ID, i+1, "q", 1
+	}
+	lines[4].Deadline = time.Now().Add(-time.Second)
+	must(l.T, l.s.StageBatch(ctx, b.ID, lines))
+	l.look()
+	_, err = l.s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "f", Limits: tasks.Limits{TokensPerDay: 1e6}})
+	must(l.T, err)
+	must(l.T, l.s.SaveAnswer(ctx, "acme", "bk", b.ID, []byte("answer")))
+	var tickets []tasks.Ticket
+	for left := int64(1); left > 0; {
+		var more []tasks.Ticket
+		left, more, err = l.s.Unfold(ctx, b.ID)
+		must(l.T, err)
+		tickets = append(tickets, more...)
+		l.look()
+	}
+	for _, e := range []tasks.Ending{won, {Status: tasks.StatusFailed, Attempt: tasks.Attempt{Outcome: tasks.ServerError}}} {
+		l.end(tickets[0], e)
+		tickets = tickets[1:]
+	}
+	take(l.T, l.s, tickets[0])
+	start(l.T, l.s, tickets[0])
+	l.look()
+	_, err = l.s.CancelBatch(ctx, "acme", b.ID)
+	must(l.T, err)
+	l.look()
+	unwanted, _, err := l.s.OpenBatch(ctx, "acme", "other")
+	must(l.T, err)
+	must(l.T, l.s.AbortBatch(ctx, unwanted.ID))
+}
+
+func (l *life) sweeps() {
+	ctx := l.Context()
+	l.submit(func(s *tasks.Submission) { s.Job.Deadline = time.Now().Add(-time.Second) })
+	_, err := l.s.Sweep(ctx)
+	must(l.T, err)
+	must(l.T, l.rdb.Set(ctx, "sluice:{s}:swept", time.Now().Add(-30*time.Second).UnixMilli(), 0).Err()) // 30 s pass
+	_, err = l.s.Sweep(ctx)
+	must(l.T, err)
+	l.look()
+}
+
+// sendings tries what there is to be told, in vain and not.
+func (l *life) sendings() {
+	ctx := l.Context()
+	status := tasks.DeliveryPending
+	for range 4 {
+		swept, err := l.s.SweepDeliveries(ctx)
+		must(l.T, err)
+		l.look()
+		var ended []tasks.Settled
+		for _, k := range swept.Hand {
+			ended = append(ended, tasks.Settled{
+				Ticket: k, Status: status, Delay: time.Hour, Counted: true, Reason: "refused", Body: []byte("body"), Disable: status == tasks.DeliveryExhausted,
+				Attempt: tasks.DeliveryAttempt{Outcome: "refused"},
+			})
+		}
+		_, err = l.s.SettleDeliveries(ctx, ended)
+		must(l.T, err)
+		l.look()
+		status = tasks.DeliveryExhausted
+		for _, pace := range l.rdb.Keys(ctx, "sluice:{s}:wp:*").Val() { // seconds pass
+			must(l.T, l.rdb.Del(ctx, pace).Err())
+		}
+		for _, lane := range l.rdb.ZRange(ctx, "sluice:{s}:wrest", 0, -1).Val() {
+			must(l.T, l.rdb.ZAdd(ctx, "sluice:{s}:wrest", redis.Z{Score: 1, Member: lane}).Err())
+		}
+		list, err := l.s.Deliveries(ctx, tasks.DeliveryFilter{Tenant: "acme", Status: tasks.DeliveryPending, Limit: 10})
+		must(l.T, err)
+		for _, d := range list.Deliveries {
+			if _, err = l.s.Redeliver(ctx, "acme", d.ID); !errors.Is(err, tasks.ErrConflict) { // its endpoint is disabled
+				must(l.T, err)
+			}
+		}
+	}
+	page, err := l.s.Jobs(ctx, tasks.Filter{Tenant: "acme", Status: tasks.StatusSucceeded, Limit: 100})
+	must(l.T, err)
+	for _, j := range page.Jobs {
+		must(l.T, l.s.Delete(ctx, "acme", j.ID))
+	}
+	l.look()
+}

@@ -1,0 +1,59 @@
+-- Puts the next lines of an accepted batch into the backlogs.
+-- KEYS[1] prefix; ARGV[1] batch, ARGV[2] how many, ARGV[3] result ttl ms, then pairs of pool and depth
+-- Returns {lines left, tickets}.
+spare()
+local g, list = keys.batch(ARGV[1]), keys.lines(ARGV[1])
+local at = tonumber(redis.call('HGET', g, 'at') or -1)
+if at < 0 then
+  redis.call('ZREM', keys.unfolding(), ARGV[1])
+  return { 0, {} }
+end
+local ids = redis.call('LRANGE', list, at, at + ARGV[2] - 1)
+-- What is the same for many lines is written once for all of them.
+local mine, counts, lines = {}, {}, {}
+for _, id in ipairs(ids) do
+  local j = load(id)
+  if j then
+    -- Also for one that was canceled before it got here: its count was taken off already.
+    counts[j.p] = (counts[j.p] or 0) + 1
+    mine[#mine + 1], mine[#mine + 2] = 0, id
+    if not final(j.s) then
+      j.k = now + j.k
+      redis.call('HSET', j.key, 'k', j.k)
+      if j.dl > 0 then redis.call('ZADD', keys.deadlines(), j.dl, id) end
+      local due = j.s == 'scheduled' and redis.call('HGET', j.key, 'due')
+      if due then
+        redis.call('ZADD', keys.due(), due, id)
+      else
+        local pool = lines[j.p]
+        if not pool then
+          pool = { first = j }
+          lines[j.p] = pool
+        end
+        pool[#pool + 1], pool[#pool + 2] = j.k, id
+        if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, id) end
+      end
+    end
+  end
+end
+if #mine > 0 then redis.call('ZADD', keys.jobs(redis.call('HGET', g, 't')), unpack(mine)) end
+for pool, n in pairs(counts) do
+  redis.call('HINCRBY', keys.load(pool), 'queued', n)
+end
+for pool, some in pairs(lines) do
+  redis.call('ZADD', keys.backlog(pool, some.first.t), unpack(some))
+  ring(some.first)
+end
+local left = redis.call('LLEN', list) - at - #ids
+if left <= 0 then
+  redis.call('HDEL', g, 'at')
+  redis.call('ZREM', keys.unfolding(), ARGV[1])
+else
+  redis.call('HSET', g, 'at', at + #ids)
+  redis.call('ZADD', keys.unfolding(), now + 5000, ARGV[1])
+end
+local tickets = {}
+for a = 4, #ARGV, 2 do
+  claim(ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[3]), tickets)
+end
+return { left, tickets }

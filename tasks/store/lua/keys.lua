@@ -1,0 +1,181 @@
+-- Every key, channel and field of the record. KEYS[1] is the prefix of all keys; it
+-- carries one hash tag, so that whatever a script builds from it lives in one slot
+-- of a cluster. What Go names by itself, keys.go has under the same name. A script
+-- names a key as in keys.job(id); script.go puts what the line here returns in its place.
+--
+-- Each function says in its line what is at the key. The fields of a hash stand
+-- before it, where they are not names of tenants, pools or the like.
+local P = KEYS[1]
+local keys = {}
+
+-- Jobs.
+
+-- e    envelope: what never changes, as JSON
+-- b    body
+-- s    status
+-- t    tenant
+-- p    pool
+-- c    batch
+-- k    order in its tenant's backlog
+-- ct   created
+-- f    fence
+-- v    version
+-- n    attempts used
+-- m    calls made
+-- cur  the call under way: its number and when it began
+-- by   the name of its start
+-- log  the calls that ended
+-- st   started
+-- fin  finished
+-- exp  when the record ends
+-- due  when it is to be woken
+-- dl   deadline
+-- o    outcome
+-- r    result
+-- fb   fallback models left
+-- fi   fallback models gone to
+-- nb   attempts used before the last of them
+-- p0   the first pool
+-- ca   the digest under which a copy of its answer is kept
+-- ik   its Idempotency-Key
+-- sh   the digest of the request that it leads
+-- fo   the digest of the request that it follows or has followed
+-- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
+function keys.job(id) return P .. 'j:' .. id end -- hash: a job
+-- n    the call that brings the text
+-- t    the text so far
+function keys.text(id) return P .. 'text:' .. id end -- hash: what a running call has brought so far
+function keys.wanted(id) return P .. 'want:' .. id end -- string: somebody reads the text as it comes
+function keys.jobs(tenant) return P .. 'tn:' .. tenant end -- zset: the tenant's jobs, by id
+function keys.expiring() return P .. 'gone' end -- zset: finished jobs, tenant|id, by when their record ends
+function keys.answer(digest) return P .. 'a:' .. digest end -- string: the answer to a request that has one
+function keys.leader(pool, digest) return P .. 'lead:' .. pool .. ':' .. digest end -- string: the job that asks for all that ask the same, until it is final or another pool's
+function keys.followers(pool, digest) return P .. 'fol:' .. pool .. ':' .. digest end -- zset: those that wait for its answer and stand in no other line, by order
+-- fp   fingerprint of the request
+-- id   the job or batch that the key stands for
+-- ans  the answer
+-- busy the batch that is being written under the key
+function keys.idempotency(tenant, key) return P .. 'i:' .. tenant .. ':' .. key end -- hash: an Idempotency-Key
+
+-- The order of work.
+
+function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by order
+function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by turn
+function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn, for when the ring is empty
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1
+function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
+function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again
+function keys.held(pool) return P .. 'hold:' .. pool end -- zset: taken by a worker, waiting for pace; by end of lease
+function keys.running(pool) return P .. 'run:' .. pool end -- zset: running; by end of lease
+function keys.fallbacks(pool) return P .. 'fall:' .. pool end -- zset: those of backlog, handed, held and followers that have a model left to fall back to
+function keys.due() return P .. 'due' end -- zset: jobs to be woken, by time
+function keys.deadlines() return P .. 'dl' end -- zset: jobs to be expired, by time
+function keys.late() return P .. 'late' end -- list: expired jobs that no sweep has told of
+
+-- Counts.
+
+-- queued   jobs that wait
+-- running  jobs that run
+function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs
+function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
+-- d    the UTC day
+-- u    tokens used
+-- r    tokens set aside
+function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
+
+-- Batches.
+
+-- t    tenant
+-- ct   created
+-- i    Idempotency-Key
+-- whole     1 once it is accepted
+-- at   how many lines are in the backlogs, while not all are
+-- ended     when the last line ended
+-- canceling 1 once its cancellation was asked for
+-- q    tokens to be set aside for its lines
+-- qd   the UTC day of that
+-- total     lines
+-- queued    lines that wait
+-- running   lines that run
+-- succeeded lines that ended so
+-- failed    lines that ended so
+-- canceled  lines that ended so
+-- expired   lines that ended so
+function keys.batch(id) return P .. 'g:' .. id end -- hash: a batch
+function keys.lines(batch) return P .. 'gl:' .. batch end -- list: its job ids in line order
+function keys.staging() return P .. 'staging' end -- zset: batches being written, by when they are abandoned
+function keys.unfolding() return P .. 'unfold' end -- zset: batches being put into backlogs, by when a sweep goes on with it
+
+-- The sweep.
+
+function keys.swept() return P .. 'swept' end -- string: when the last one was
+function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
+function keys.spare() return P .. 'spare' end -- never there: deleting it is a write that a full Redis allows
+
+-- Channels.
+
+function keys.note(id) return P .. 'note:' .. id end -- channel: a job or batch has changed; with no id nobody's: whoever may subscribe to it may to any
+function keys.control() return P .. 'control' end -- channel: what one process tells the others
+
+-- Webhooks. A lane is an endpoint, or a tenant and a host.
+
+-- t    tenant
+-- w    endpoint
+-- u    the job's own URL
+-- l    lane
+-- y    type of the event
+-- o    object
+-- v    event
+-- x    detail
+-- s    status
+-- ct   created
+-- n    attempts of this round
+-- due  when it is tried again
+-- fin  finished
+-- why  why it ended
+-- f    fence
+-- log  attempts
+-- b    body as it was sent
+-- gone why nothing of its job's may be in it any more
+function keys.delivery(id) return P .. 'd:' .. id end -- hash: a delivery
+function keys.tellings(job) return P .. 'jd:' .. job end -- list: the deliveries that tell of a job
+function keys.deliveries(tenant) return P .. 'wt:' .. tenant end -- zset: the tenant's deliveries, by id
+function keys.sent(endpoint) return P .. 'we:' .. endpoint end -- zset: the endpoint's deliveries, by id
+function keys.lane(lane) return P .. 'wq:' .. lane end -- zset: ready to be sent, by when
+function keys.lanes() return P .. 'wring' end -- zset: lanes with something ready and room, by turn
+function keys.lanesTurn() return P .. 'wturn' end -- string: the present turn, for when that is empty
+function keys.flying() return P .. 'wfly' end -- hash: lane -> deliveries handed out
+function keys.failing() return P .. 'wbad' end -- zset: lanes whose last attempt failed, by when
+function keys.resting() return P .. 'wrest' end -- zset: lanes that their pace holds back, by until when
+function keys.lanePace(lane) return P .. 'wp:' .. lane end -- string: when its next would be on time
+function keys.sending() return P .. 'wout' end -- zset: deliveries handed out, by end of lease
+function keys.retries() return P .. 'wdue' end -- zset: deliveries to be tried again, by when
+function keys.deliveriesExpiring() return P .. 'wgone' end -- zset: deliveries, by when their record ends
+function keys.serial() return P .. 'wseq' end -- string: counts deliveries and events of pools
+-- t    tenant
+-- u    URL
+-- ev   events
+-- ir   include_result
+-- fm   1 when OpenAI's form of events is wanted
+-- sg   signature
+-- mx   most a second
+-- ct   created
+-- dis  disabled since
+-- why  why it is disabled
+-- bad  failing since
+-- k    secret
+-- a    private key
+-- k2   the secret before
+-- a2   the private key before
+-- x2   until when those sign too
+function keys.endpoint(id) return P .. 'wh:' .. id end -- hash: an endpoint
+function keys.endpoints(tenant) return P .. 'whs:' .. tenant end -- zset: the tenant's endpoints, by id
+function keys.hooks(tenant) return P .. 'hooks:' .. tenant end -- hash: enabled endpoint -> its events; no key, no cost
+function keys.poolHooks() return P .. 'whp' end -- hash: enabled endpoint that takes events of pools -> its tenant
+-- k    secret
+-- a    private key
+-- k2   the secret before
+-- a2   the private key before
+-- x2   until when those sign too
+function keys.secrets(tenant) return P .. 'wsec:' .. tenant end -- hash: the tenant's own keys
+function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last

@@ -1,0 +1,60 @@
+-- weigh notes a tenant's weight as the configuration has it now. Most have 1,
+-- which takes no room.
+local function weigh(tenant, weight)
+  local noted = redis.call('HGET', keys.weights(), tenant) or '1'
+  if noted == weight then return end
+  if weight == '1' then
+    redis.call('HDEL', keys.weights(), tenant)
+  else
+    redis.call('HSET', keys.weights(), tenant, weight)
+  end
+end
+
+-- pick takes the next job out of a pool's backlogs and returns its id, or nil.
+-- This is the whole of the fairness between tenants: each has a turn, the
+-- lowest goes next and moves on by 1/weight. A rule that charges by cost
+-- replaces this function and nothing else.
+local function pick(pool)
+  local ring = keys.ring(pool)
+  while true do
+    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+    local tenant, turn = first[1], first[2]
+    if not tenant then return nil end
+    local q = keys.backlog(pool, tenant)
+    local popped = redis.call('ZPOPMIN', q)
+    local step = 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
+    if popped[1] and redis.call('EXISTS', q) == 1 then
+      redis.call('ZINCRBY', ring, step, tenant)
+    else
+      redis.call('ZREM', ring, tenant)
+    end
+    if popped[1] then
+      redis.call('SET', keys.turn(pool), turn + step)
+      return popped[1]
+    end
+  end
+end
+
+-- claim hands out jobs until depth of them are between the backlog and the
+-- provider; it appends id, fence and pool of each to tickets.
+local function claim(pool, depth, ttl, tickets)
+  local out = keys.handed(pool)
+  local room = depth - redis.call('ZCARD', out) - redis.call('ZCARD', keys.held(pool))
+  if room <= 0 or redis.call('HEXISTS', keys.paused(), pool) == 1 then return end
+  while room > 0 do
+    local id = pick(pool)
+    if not id then return end
+    local j = load(id)
+    if j and phase[j.s] == 'queued' then
+      if j.dl > 0 and j.dl <= now then
+        expire(j, ttl)
+      else
+        redis.call('ZADD', out, now + 10000, id)
+        tickets[#tickets + 1] = id
+        tickets[#tickets + 1] = redis.call('HINCRBY', j.key, 'f', 1)
+        tickets[#tickets + 1] = pool
+        room = room - 1
+      end
+    end
+  end
+end
