@@ -35,6 +35,7 @@ type Sender interface {
 // DelivererConfig says what a Deliverer works with.
 type DelivererConfig struct {
 	Redis  redis.UniversalClient // for Asynq alone: a hook is put on it
+	Prefix string                // of the queue, see [queue.Name]
 	Record Deliveries
 	// Hand puts deliveries that a sweep handed out into the queue.
 	Hand   func(ctx context.Context, list []tasks.DeliveryTicket) error
@@ -99,7 +100,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(d.ended, d.standing)
 	}
-	d.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(time.Second), grace: deliverGrace, handBack: deliverGrace, log: d.log})
+	d.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, waker: queue.NewWaker(time.Second), grace: deliverGrace, handBack: deliverGrace, log: d.log})
 	d.server.serve(queue.Deliveries, c.Concurrency, d.handle)
 	return d, nil
 }

@@ -41,6 +41,7 @@ type handler func(base context.Context, payload []byte) error
 // serverConfig says what a server works with.
 type serverConfig struct {
 	redis    redis.UniversalClient // the server puts the waker's hook on it
+	prefix   string                // of the queues
 	waker    *queue.Waker
 	grace    time.Duration // for what is in hand at a stop
 	handBack time.Duration // for handlers beyond it, to hand back what was cut off
@@ -57,6 +58,7 @@ func newServer(c serverConfig) *server {
 
 // serve adds a queue. This process runs at most concurrency of its tasks at once.
 func (s *server) serve(name string, concurrency int, handle handler) {
+	name = queue.Name(s.c.prefix, name)
 	s.queues = append(s.queues, &served{name, handle, asynq.NewServerFromRedisClient(queue.Server(s.c.redis), asynq.Config{
 		Concurrency:       concurrency,
 		Queues:            map[string]int{name: 1},
@@ -70,7 +72,7 @@ func (s *server) serve(name string, concurrency int, handle handler) {
 }
 
 // kick wakes an idle queue, which holds n tasks more; 0 when the number is unknown.
-func (s *server) kick(name string, n int) { s.c.waker.Kick(name, n) }
+func (s *server) kick(name string, n int) { s.c.waker.Kick(queue.Name(s.c.prefix, name), n) }
 
 // run serves until during returns, and then stops. When one queue cannot be
 // served, the others are stopped.

@@ -90,6 +90,7 @@ type Pool struct {
 // Config says what a Worker works with.
 type Config struct {
 	Redis  redis.UniversalClient // for Asynq alone: the worker puts a hook on it
+	Prefix string                // of the queues, see [queue.Name]
 	Record Record
 	Leases Leases
 	Texts  Texts
@@ -168,7 +169,7 @@ func New(c Config) (*Worker, error) {
 		w.log = slog.New(slog.DiscardHandler)
 	}
 	w.m = newMetrics(c.Metrics)
-	w.server = newServer(serverConfig{redis: c.Redis, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
+	w.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
 		if err := w.serve(cfg); err != nil {
 			return nil, err

@@ -38,7 +38,7 @@ func (s *service) newDeliverer() error {
 		return err
 	}
 	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
-		Redis: s.redis.client(32), Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
+		Redis: s.redis.client(32), Prefix: s.cfg.Redis.Prefix, Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
 		Base: s.base, Log: s.log, Metrics: s.registry,
 	})
 	return err

@@ -103,14 +103,15 @@ func (s *service) build(ctx context.Context, r roles) error {
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
 	}
+	prefix := s.cfg.Redis.Prefix
 	s.store = store.New(store.Config{
-		Redis: s.joined, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
+		Redis: s.joined, Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
 	})
-	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
-	s.notices = store.NewNotices(s.rdb, s.control, s.log)
+	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
+	s.notices = store.NewNotices(s.rdb, prefix, s.control, s.log)
 	var err error
-	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Limits: func(name string) quota.Limits {
+	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.cfg.Tenant(name)
 		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, QueuedJobs: t.QueuedJobs, TokensPerDay: t.TokensPerDay}
 	}})
@@ -156,7 +157,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.client(32), Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
+		Redis: s.redis.client(32), Prefix: prefix, Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
 		RenewEvery: store.RenewEvery, Grace: s.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
@@ -166,7 +167,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error) {
 	fail := func(err error) (worker.Pool, error) { return worker.Pool{}, fmt.Errorf("pools.%s: %w", p.Name, err) }
 	gate, err := limit.New(limit.Config{
-		Redis: s.joined, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
+		Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
 		Limits: limit.Limits{
 			RequestsPerMinute: p.Limits.RequestsPerMinute, InputTokensPerMinute: p.Limits.InputTokensPerMinute,
 			OutputTokensPerMinute: p.Limits.OutputTokensPerMinute, RequestBurst: int(p.Limits.RequestBurst), Concurrency: p.Limits.Concurrency,
@@ -178,7 +179,7 @@ func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error
 	s.gates[p.Name] = gate
 
 	pc := pause.Config{
-		Redis: s.rdb, Pool: p.Name, Queue: pausing{queue.NewPauser(s.rdb), s.store}, Log: s.log, Metrics: s.registry,
+		Redis: s.rdb, Prefix: s.cfg.Redis.Prefix + ":pause:", Pool: p.Name, Queue: pausing{queue.NewPauser(s.rdb, s.cfg.Redis.Prefix), s.store}, Log: s.log, Metrics: s.registry,
 		Rules: pause.Rules{
 			Window: p.Breaker.Window, MinCalls: p.Breaker.MinCalls, FailureRatio: p.Breaker.FailureRatio, ProbeInterval: p.Breaker.ProbeInterval,
 		},

@@ -29,13 +29,13 @@ const (
 
 // DeliverTask returns the Asynq task of some deliveries. It may come twice: the
 // fences say what is void.
-func DeliverTask(list []tasks.DeliveryTicket) (*asynq.Task, []asynq.Option) {
+func DeliverTask(prefix string, list []tasks.DeliveryTicket) (*asynq.Task, []asynq.Option) {
 	b, err := json.Marshal(list)
 	if err != nil {
 		panic(err) // strings and numbers
 	}
 	return asynq.NewTask(TypeDeliver, b), []asynq.Option{
-		asynq.Queue(Deliveries), asynq.TaskID(fmt.Sprintf("%s:%d", list[0].ID, list[0].Fence)),
+		asynq.Queue(Name(prefix, Deliveries)), asynq.TaskID(fmt.Sprintf("%s:%d", list[0].ID, list[0].Fence)),
 		asynq.MaxRetry(maxRetry), asynq.Timeout(deliverTimeout),
 	}
 }
@@ -60,7 +60,7 @@ func (f *Feeder) HandDeliveries(ctx context.Context, list []tasks.DeliveryTicket
 	for i := range errs {
 		some := list[i*deliveriesTogether : min((i+1)*deliveriesTogether, len(list))]
 		steps = append(steps, func(ctx context.Context) {
-			task, opts := DeliverTask(some)
+			task, opts := DeliverTask(f.c.Prefix, some)
 			if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 				errs[i] = fmt.Errorf("enqueue deliveries: %w", err)
 			}

@@ -12,17 +12,19 @@ import (
 // twice is a success. A paused queue keeps its tasks; those that run go on.
 type Pauser struct {
 	rdb       redis.UniversalClient
+	prefix    string
 	inspector *asynq.Inspector
 }
 
-// NewPauser returns a Pauser. Whoever started Redis closes it.
-func NewPauser(rdb redis.UniversalClient) *Pauser {
-	return &Pauser{rdb: rdb, inspector: asynq.NewInspectorFromRedisClient(rdb)}
+// NewPauser returns a Pauser of the queues with a prefix, see [Name]. Whoever
+// started Redis closes it.
+func NewPauser(rdb redis.UniversalClient, prefix string) *Pauser {
+	return &Pauser{rdb: rdb, prefix: prefix, inspector: asynq.NewInspectorFromRedisClient(rdb)}
 }
 
 // Paused reports whether a pool's queue is paused.
 func (p *Pauser) Paused(ctx context.Context, pool string) (bool, error) {
-	n, err := p.rdb.Exists(ctx, "asynq:{"+pool+"}:paused").Result()
+	n, err := p.rdb.Exists(ctx, "asynq:{"+Name(p.prefix, pool)+"}:paused").Result()
 	if err != nil {
 		return false, fmt.Errorf("ask whether queue %s is paused: %w", pool, err)
 	}
@@ -42,7 +44,7 @@ func (p *Pauser) Resume(ctx context.Context, pool string) error {
 // set makes a change and takes an error for success when the queue is as
 // wanted: Asynq calls a repeated pause an error.
 func (p *Pauser) set(ctx context.Context, pool string, want bool, change func(string) error) error {
-	err := change(pool)
+	err := change(Name(p.prefix, pool))
 	if err == nil {
 		return nil
 	}

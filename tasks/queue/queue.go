@@ -41,15 +41,24 @@ type payload struct {
 	Attempt int64  `json:"attempt"`
 }
 
+// Name is the Asynq queue that a pool's tasks go through, or the [Deliveries]: named
+// like it, with a prefix other than the default before it.
+func Name(prefix, pool string) string {
+	if prefix == "" || prefix == tasks.DefaultPrefix {
+		return pool
+	}
+	return prefix + ":" + pool
+}
+
 // Task returns the Asynq task of a ticket and the options it is enqueued with.
 // Its id is the job's id and the fence, so that enqueueing twice is harmless.
-func Task(t tasks.Ticket) (*asynq.Task, []asynq.Option) {
+func Task(prefix string, t tasks.Ticket) (*asynq.Task, []asynq.Option) {
 	b, err := json.Marshal(payload{ID: t.ID, Attempt: t.Fence})
 	if err != nil {
 		panic(err) // a string and a number
 	}
 	return asynq.NewTask(TypePrompt, b), []asynq.Option{
-		asynq.Queue(t.Pool), asynq.TaskID(taskID(t)), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout),
+		asynq.Queue(Name(prefix, t.Pool)), asynq.TaskID(taskID(t)), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout),
 	}
 }
 
@@ -80,6 +89,8 @@ type Backlog interface {
 type Config struct {
 	Redis   redis.UniversalClient
 	Backlog Backlog
+	// Prefix is that of the queues, see [Name]; "" means [tasks.DefaultPrefix].
+	Prefix string
 	// Kick is told each queue that has been handed tasks and how many, so that an idle
 	// worker wakes; nil: workers find out by themselves within half a second.
 	Kick func(ctx context.Context, queue string, n int)
@@ -181,7 +192,7 @@ func (f *Feeder) HandBehind(ctx context.Context, first func(context.Context), li
 }
 
 func (f *Feeder) enqueue(ctx context.Context, t tasks.Ticket) error {
-	task, opts := Task(t)
+	task, opts := Task(f.c.Prefix, t)
 	// A conflict means that it is there: the id is ours, and the answer to an
 	// enqueue may have been lost.
 	if _, err := f.client.EnqueueContext(ctx, task, opts...); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
@@ -289,7 +300,7 @@ func (f *Feeder) Unfold(ctx context.Context, batch string) error {
 // archived, is not coming soon either. Those get a new task under a new fence,
 // and the old one is void.
 func (f *Feeder) look(ctx context.Context, t tasks.Ticket) error {
-	info, err := f.inspector.GetTaskInfo(t.Pool, taskID(t))
+	info, err := f.inspector.GetTaskInfo(Name(f.c.Prefix, t.Pool), taskID(t))
 	switch {
 	case errors.Is(err, asynq.ErrQueueNotFound), errors.Is(err, asynq.ErrTaskNotFound):
 		f.mended.WithLabelValues("task_lost").Inc()

@@ -44,7 +44,7 @@ func submit(t *testing.T, s *store.Store) []tasks.Ticket {
 
 func TestATaskCarriesIDAndAttemptAlone(t *testing.T) {
 	k := tasks.Ticket{ID: "job_01", Fence: 7, Pool: pool}
-	task, _ := queue.Task(k)
+	task, _ := queue.Task("", k)
 	if got := string(task.Payload()); got != `{"id":"job_01","attempt":7}` {
 		t.Errorf("payload %s", got)
 	}
@@ -272,7 +272,7 @@ func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	if n, most := asks.Load()-before, int64(time.Since(begin)/(200*time.Millisecond))+2; n > most {
 		t.Errorf("an idle server asked %d times in %v, want at most %d", n, time.Since(begin), most)
 	}
-	task, opts := queue.Task(tasks.Ticket{ID: "job_1", Fence: 1, Pool: pool})
+	task, opts := queue.Task("", tasks.Ticket{ID: "job_1", Fence: 1, Pool: pool})
 	if _, err := asynq.NewClientFromRedisClient(rdb).Enqueue(task, opts...); err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 
 func TestPausingTwiceIsOnePause(t *testing.T) {
 	rdb := redistest.New(t)
-	p := queue.NewPauser(rdb)
+	p := queue.NewPauser(rdb, "")
 	ctx := t.Context()
 	for _, want := range []bool{true, true, false, false} {
 		change := p.Resume

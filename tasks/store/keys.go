@@ -1,10 +1,17 @@
 package store
 
+import (
+	"cmp"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
 // keys names what Go reads and writes of the record by itself. lua/keys.lua names
 // all of it, and says what is where; a test compares the two.
 type keys string
 
-func newKeys(prefix string) keys { return keys(prefix + ":{s}:") }
+// newKeys returns the keys of a prefix; "" means [tasks.DefaultPrefix].
+func newKeys(prefix string) keys { return keys(cmp.Or(prefix, tasks.DefaultPrefix) + ":{s}:") }
 
 func (k keys) job(id string) string               { return string(k) + "j:" + id }
 func (k keys) text(id string) string              { return string(k) + "text:" + id }

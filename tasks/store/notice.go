@@ -30,6 +30,7 @@ type Control struct {
 // makes waiting slower and breaks nothing.
 type Notices struct {
 	rdb     redis.UniversalClient
+	prefix  string
 	keys    keys
 	control func(Control)
 	log     *slog.Logger
@@ -48,14 +49,15 @@ type ear struct {
 	ended   chan *tasks.Job // nil for a watcher of every change
 }
 
-// NewNotices returns the ear of this process. Control, when set, is called for
+// NewNotices returns the ear of this process for what a Store of the same prefix
+// says. Control, when set, is called for
 // each control message, one at a time; log, when set, is told once when Redis
 // does not permit channels, and when it does again.
-func NewNotices(rdb redis.UniversalClient, control func(Control), log *slog.Logger) *Notices {
+func NewNotices(rdb redis.UniversalClient, prefix string, control func(Control), log *slog.Logger) *Notices {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Notices{rdb: rdb, keys: newKeys(defaultPrefix), control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
+	return &Notices{rdb: rdb, prefix: cmp.Or(prefix, tasks.DefaultPrefix), keys: newKeys(prefix), control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
 
 const (
@@ -64,7 +66,9 @@ const (
 )
 
 // noChannels is what an operator is told.
-const noChannels = "redis does not let this user use channels: waiting callers and workers look each second or so instead of being told; grant them, as in ACL SETUSER <user> &sluice:* &asynq:*"
+func (n *Notices) noChannels() string {
+	return "redis does not let this user use channels: waiting callers and workers look each second or so instead of being told; grant them, as in ACL SETUSER <user> &" + n.prefix + ":* &asynq:*"
+}
 
 // Refused says, for an operator, that Redis does not permit what notices need;
 // "" while nothing is refused.
@@ -74,7 +78,7 @@ func (n *Notices) Refused() string {
 	if n.deaf == nil && n.mute == nil {
 		return ""
 	}
-	return noChannels
+	return n.noChannels()
 }
 
 // Run listens until ctx ends.
@@ -188,7 +192,7 @@ func (n *Notices) permit(why *error, err error) {
 	n.mu.Unlock()
 	switch {
 	case now && !before:
-		n.log.Warn(noChannels, "error", err)
+		n.log.Warn(n.noChannels(), "error", err)
 	case before && !now:
 		n.log.Info("redis lets this user use channels now")
 	}

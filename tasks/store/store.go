@@ -29,19 +29,21 @@ const (
 	Lease      = 10 * time.Second
 	RenewEvery = 2500 * time.Millisecond
 
-	answersKept   = 24 * time.Hour   // an Idempotency-Key's memory
-	staleAfter    = 10 * time.Minute // a batch whose writer has gone silent
-	silentAfter   = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
-	sweepMost     = 200              // of each kind in one sweep
-	unfoldLines   = 500              // lines of a batch in one script
-	dayShift      = 24 * time.Hour   // how far a priority moves a job in its tenant's order
-	defaultPrefix = "sluice"
-	minDepth      = 4
+	answersKept = 24 * time.Hour   // an Idempotency-Key's memory
+	staleAfter  = 10 * time.Minute // a batch whose writer has gone silent
+	silentAfter = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
+	sweepMost   = 200              // of each kind in one sweep
+	unfoldLines = 500              // lines of a batch in one script
+	dayShift    = 24 * time.Hour   // how far a priority moves a job in its tenant's order
+	minDepth    = 4
 )
 
 // Config says what a Store works with.
 type Config struct {
 	Redis redis.UniversalClient
+	// Prefix begins all keys and channels; two stores of different prefixes never
+	// meet. "" means [tasks.DefaultPrefix].
+	Prefix string
 	// ResultTTL is how long a finished job is kept; 0 means 168 h.
 	ResultTTL time.Duration
 	// Depth is how many jobs of each pool may be between the backlog and the
@@ -70,7 +72,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, keys: newKeys(defaultPrefix), ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
+	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}

@@ -48,7 +48,11 @@ func (v *validator) whereIs(key string) string {
 	return where
 }
 
-var nameRule = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+var (
+	nameRule = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	// A prefix stands before a hash tag in keys, and in patterns of an ACL.
+	prefixRule = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+)
 
 func (v *validator) config(c *Config) {
 	v.address("listen", c.Listen)
@@ -83,6 +87,12 @@ func (v *validator) redis(c *Config) {
 		}
 	} else if _, err := ParseRedis(c.Redis.URL); err != nil {
 		v.bad("redis.url", "%v", err)
+	}
+	switch p := c.Redis.Prefix; {
+	case !prefixRule.MatchString(p):
+		v.bad("redis.prefix", "%q is not a prefix: letters, digits, _ and -, at least one and at most 32", p)
+	case p == "asynq":
+		v.bad("redis.prefix", "asynq is the prefix of Asynq's own keys; choose another")
 	}
 }
 

@@ -54,6 +54,9 @@ type Config struct {
 // Redis says which Redis.
 type Redis struct {
 	URL string `key:"url" secret:"url"` // as [ParseRedis] reads it; empty: the embedded one, in DataDir
+	// Prefix begins all keys, channels and Asynq queues, so that several Sluices on
+	// one Redis never meet.
+	Prefix string `key:"prefix"`
 }
 
 // Auth says whose tokens are accepted. At most one of JWKSURL and JWKSFile is set.

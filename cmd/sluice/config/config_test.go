@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -38,6 +39,7 @@ ops_listen: 127.0.0.1:9090
 public_url: http://127.0.0.1:8080/
 redis:
   url: redis://127.0.0.1:6379/0
+  prefix: sluice
 auth:
   issuer: sluice
   audience: sluice
@@ -254,7 +256,7 @@ listen: nowhere
 ops_listen: 127.0.0.1:99999
 public_url: ftp://x
 color: red
-redis: {url: "mysql://root:hunter2@db/0", pool: 3}
+redis: {url: "mysql://root:hunter2@db/0", pool: 3, prefix: "a:{b}"}
 auth: {issuer: "", max_lifetime: 5, hmac_secret: short, jwks_url: http://keys.example, jwks_file: /k}
 providers:
   anthropic: {dialect: anthropic}
@@ -274,7 +276,7 @@ results: {ttl: soon}
 webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0.0"]}
 `, "SLUICE_COLOR=blue", "SLUICE_RESULTS__MAX_BYTES=big", "SLUICE_DATA_DIR_FILE=/x")
 	want := []string{
-		"listen", "ops_listen", "public_url", "color", "redis.url", "redis.pool",
+		"listen", "ops_listen", "public_url", "color", "redis.url", "redis.pool", "redis.prefix",
 		"auth.issuer", "auth.max_lifetime", "auth.hmac_secret", "auth.jwks_url", "auth.jwks_file",
 		"providers.anthropic.api_key", "providers.other.dialect", "providers.other.base_url", "providers.Big", "providers.Big.api_key",
 		"pools.claude.provider", "pools.claude.models[0]", "pools.claude.models[1]",
@@ -464,6 +466,21 @@ func TestEverySettingCanComeFromTheEnvironment(t *testing.T) {
 		path, got, _ := resolve(&node{kind: mapping}, words)
 		if want := strings.ReplaceAll(key, "<name>", "x"); got != want || len(path) == 0 {
 			t.Errorf("%s is found as %q", key, got)
+		}
+	}
+}
+
+func TestAPrefixThatCannotStandInAKeyIsAFault(t *testing.T) {
+	for prefix, good := range map[string]bool{
+		"sluice": true, "a": true, "A-b_9": true, strings.Repeat("p", 32): true,
+		"": false, "a:b": false, "a{b}": false, "a b": false, "a*": false, "ä": false, strings.Repeat("p", 33): false, "asynq": false,
+	} {
+		c, faults := load(t, fmt.Sprintf("redis: {prefix: %q}\n", prefix))
+		if good && (len(faults) > 0 || c.Redis.Prefix != prefix) {
+			t.Errorf("%q: %v", prefix, faults)
+		}
+		if !good && (len(faults) != 1 || faults[0].Key != "redis.prefix") {
+			t.Errorf("%q: %v, want a fault of redis.prefix", prefix, faults)
 		}
 	}
 }

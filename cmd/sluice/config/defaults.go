@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // fakeProvider is the name of the built-in fake provider.
@@ -69,6 +71,7 @@ func defaults(e Environment) *Config {
 	return &Config{
 		Listen:    "127.0.0.1:8080",
 		OpsListen: "127.0.0.1:9090",
+		Redis:     Redis{Prefix: tasks.DefaultPrefix},
 		Auth:      Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
 		Tenants:   []Tenant{defaultTenant()},
 		Results:   Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
