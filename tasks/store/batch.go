@@ -13,10 +13,10 @@ import (
 )
 
 var (
-	batchOpenScript   = script("batch_open")
+	batchOpenScript   = script("batch_open", "backlog")
 	batchStageScript  = script("batch_stage")
-	batchCommitScript = script("batch_commit")
-	batchUnfoldScript = script("batch_unfold")
+	batchCommitScript = script("batch_commit", "record")
+	batchUnfoldScript = move("batch_unfold")
 	batchAbortScript  = script("batch_abort")
 )
 

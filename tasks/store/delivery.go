@@ -24,10 +24,10 @@ const (
 )
 
 var (
-	deliverySettleScript = script("delivery_settle")
-	deliverySweepScript  = script("delivery_sweep")
-	deliveryAgainScript  = script("delivery_again")
-	poolEventScript      = script("pool_event")
+	deliverySettleScript = script("delivery_settle", "webhook")
+	deliverySweepScript  = script("delivery_sweep", "webhook")
+	deliveryAgainScript  = script("delivery_again", "webhook")
+	poolEventScript      = script("pool_event", "webhook")
 )
 
 // SweepDeliveries makes deliveries ready whose time has come and hands out what

@@ -16,11 +16,11 @@ const (
 	oldKeysKept  = 24 * time.Hour // after a rotation both sign
 )
 
-var testEventScript = script("endpoint_test")
+var testEventScript = script("endpoint_test", "webhook")
 
 var (
-	endpointSaveScript   = script("endpoint_save")
-	endpointDeleteScript = script("endpoint_delete")
+	endpointSaveScript   = script("endpoint_save", "webhook")
+	endpointDeleteScript = script("endpoint_delete", "webhook")
 	keysRotateScript     = script("keys_rotate")
 )
 

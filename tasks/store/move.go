@@ -10,19 +10,19 @@ import (
 )
 
 var (
-	createScript  = script("create")
-	takeScript    = script("take")
-	startScript   = script("start")
-	endScript     = script("end")
-	renewScript   = script("renew")
-	cancelScript  = script("cancel")
-	requeueScript = script("requeue")
-	deleteScript  = script("delete")
-	sweepScript   = script("sweep")
-	reissueScript = script("reissue")
+	createScript  = move("create")
+	takeScript    = move("take")
+	startScript   = move("start")
+	endScript     = move("end")
+	renewScript   = script("renew", "record")
+	cancelScript  = move("cancel")
+	requeueScript = move("requeue")
+	deleteScript  = script("delete", "record", "webhook")
+	sweepScript   = move("sweep")
+	reissueScript = script("reissue", "record")
 )
 
-var tokensScript = script("tokens")
+var tokensScript = script("tokens", "record")
 
 var saveAnswerScript = script("answer_save")
 

@@ -12,15 +12,18 @@ import (
 //go:embed lua
 var lua embed.FS
 
-// script reads a script, with what every script begins with before it.
-func script(name string) *redis.Script {
-	var text strings.Builder
-	text.WriteString("local P = KEYS[1]\n")
-	for _, part := range []string{"lib", "delivery_lib", "pick", name} {
-		text.WriteString(luaFile(part))
+// script reads a script, with the chapters that it needs before it; a test finds
+// what is missing.
+func script(name string, chapters ...string) *redis.Script {
+	text := "local P = KEYS[1]\n" + luaFile("begin")
+	for _, part := range append(chapters, name) {
+		text += luaFile(part)
 	}
-	return redis.NewScript(spellOut(text.String()))
+	return redis.NewScript(spellOut(text))
 }
+
+// move reads a script that moves jobs, which needs all chapters.
+func move(name string) *redis.Script { return script(name, "record", "webhook", "backlog", "finish") }
 
 func luaFile(name string) string {
 	b, err := lua.ReadFile("lua/" + name + ".lua")

@@ -7,7 +7,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-var joinScript = script("join")
+var joinScript = move("join")
 
 // Join has a job that its worker holds share the call of one that asks the
 // same, by digest, in the same pool. When there is none it leads, and is to be

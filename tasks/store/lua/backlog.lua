@@ -1,3 +1,6 @@
+-- The order of work, and nothing else: what waits, whose turn it is, what is
+-- handed out.
+
 -- weigh notes a tenant's weight as the configuration has it now. Most have 1,
 -- which takes no room.
 local function weigh(tenant, weight)
@@ -8,6 +11,23 @@ local function weigh(tenant, weight)
   else
     redis.call('HSET', keys.weights(), tenant, weight)
   end
+end
+
+-- ring gives a job's tenant a turn in its pool, if it has none.
+local function ring(j)
+  local turns = keys.ring(j.p)
+  if not redis.call('ZSCORE', turns, j.t) then
+    -- A tenant that comes back starts at the present turn: idling saves nothing up.
+    local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', turns, first[2] or redis.call('GET', keys.turn(j.p)) or 0, j.t)
+  end
+end
+
+-- backlog puts a job where the next pick finds it.
+local function backlog(j)
+  redis.call('ZADD', keys.backlog(j.p, j.t), j.k, j.id)
+  if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, j.id) end
+  ring(j)
 end
 
 -- pick takes the next job out of a pool's backlogs and returns its id, or nil.

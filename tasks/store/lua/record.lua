@@ -1,12 +1,4 @@
--- What every script of this package begins with: the clock and the moves that
--- more than one script makes.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
--- spare lets a script go on in a full Redis: one that has begun to write is not
--- stopped in the middle. For moves that jobs need to come to their end, which
--- makes room; never for what takes more in.
-local function spare() redis.call('DEL', keys.spare()) end
+-- The record of a job: its status and counts, its tenant's tokens, who is told.
 
 local phase = {
   queued = 'queued', scheduled = 'queued', retrying = 'queued', running = 'running',
@@ -97,9 +89,6 @@ local function charge(j, used)
   book(a)
 end
 
--- tell writes the deliveries of an event; webhook.lua has it.
-local tell
-
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To
 -- whoever waits for the end, a record that is not large comes with it, field by field,
 -- each with its length before it: who has it need not read it, beside all that a
@@ -180,104 +169,4 @@ local function close(j, ended, details)
   redis.call('HSET', j.key, 'log', log)
   redis.call('HDEL', j.key, 'cur', 'by')
   j.cur = nil
-end
-
--- ring gives a job's tenant a turn in its pool, if it has none.
-local function ring(j)
-  local turns = keys.ring(j.p)
-  if not redis.call('ZSCORE', turns, j.t) then
-    -- A tenant that comes back starts at the present turn: idling saves nothing up.
-    local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', turns, first[2] or redis.call('GET', keys.turn(j.p)) or 0, j.t)
-  end
-end
-
--- backlog puts a job where the next pick finds it.
-local function backlog(j)
-  redis.call('ZADD', keys.backlog(j.p, j.t), j.k, j.id)
-  if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, j.id) end
-  ring(j)
-end
-
--- pass ends a job's lead over those that ask the same: so many of them go into
--- the backlog, and the last of these leads the rest. So whoever follows has, at
--- any moment, somebody before it who will ask, or has asked.
-local function pass(j, many)
-  if not j.sh then return end
-  local lead, fol = keys.leader(j.p, j.sh), keys.followers(j.p, j.sh)
-  redis.call('HDEL', j.key, 'sh')
-  redis.call('DEL', lead)
-  local last
-  while many > 0 do
-    local popped = redis.call('ZPOPMIN', fol)[1]
-    if not popped then break end
-    local f = load(popped)
-    if f and phase[f.s] == 'queued' then
-      backlog(f)
-      become(f, f.s)
-      many, last = many - 1, f
-    end
-  end
-  if last and redis.call('EXISTS', fol) == 1 then
-    redis.call('HSET', last.key, 'sh', j.sh)
-    redis.call('SET', lead, last.id)
-  end
-  j.sh = nil
-end
-
--- divert makes a waiting job another pool's: to is the pool, passed how many of
--- its fallback models it has gone to, left how many remain. Its place in its
--- tenant's order stays; whoever holds it has lost it.
-local function divert(j, to, passed, left)
-  leave(j)
-  pass(j, 1)
-  if j.fo then
-    redis.call('HDEL', j.key, 'fo')
-    j.fo = nil
-  end
-  local q = keys.backlog(j.p, j.t)
-  redis.call('ZREM', q, j.id)
-  if redis.call('EXISTS', q) == 0 then redis.call('ZREM', keys.ring(j.p), j.t) end
-  redis.call('HINCRBY', keys.load(j.p), 'queued', -1)
-  redis.call('HINCRBY', keys.load(to), 'queued', 1)
-  redis.call('HSETNX', j.key, 'p0', j.p)
-  redis.call('HSET', j.key, 'p', to, 'fi', passed, 'nb', redis.call('HGET', j.key, 'n') or 0)
-  if tonumber(left) > 0 then
-    j.fb = left
-    redis.call('HSET', j.key, 'fb', left)
-  else
-    j.fb = nil
-    redis.call('HDEL', j.key, 'fb')
-  end
-  redis.call('HINCRBY', j.key, 'f', 1)
-  j.p = to
-  backlog(j)
-  become(j, j.s)
-end
-
--- finish makes a job final, having used so many tokens, and tells of it. A sweep
--- forgets it ttl later; should none come, the record ends soon after by itself.
-local function finish(j, to, outcome, ttl, used)
-  leave(j)
-  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
-  redis.call('ZREM', keys.due(), j.id)
-  redis.call('ZREM', keys.deadlines(), j.id)
-  redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
-  redis.call('HDEL', j.key, 'due')
-  settle(j, used)
-  local v = become(j, to, ttl)
-  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
-  redis.call('PEXPIRE', j.key, ttl + 60000)
-  redis.call('ZADD', keys.expiring(), now + ttl, j.t .. '|' .. j.id)
-  -- Those that an answer waits for are done with at once, and need no pace; one
-  -- that did not get it leaves the asking to the next.
-  pass(j, to == 'succeeded' and 64 or 1)
-end
-
--- expire ends a job whose deadline has passed; called says that a call was made
--- in vain just now, and used how many tokens it took, as far as is known.
-local function expire(j, ttl, called, used)
-  redis.call('RPUSH', keys.late(), j.id)
-  local billed = called and 'true' or 'false'
-  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl, called and used or 0)
 end

@@ -1,0 +1,85 @@
+-- How a job leaves its pool: its end, another pool, and what becomes of those that
+-- follow it.
+
+-- pass ends a job's lead over those that ask the same: so many of them go into
+-- the backlog, and the last of these leads the rest. So whoever follows has, at
+-- any moment, somebody before it who will ask, or has asked.
+local function pass(j, many)
+  if not j.sh then return end
+  local lead, fol = keys.leader(j.p, j.sh), keys.followers(j.p, j.sh)
+  redis.call('HDEL', j.key, 'sh')
+  redis.call('DEL', lead)
+  local last
+  while many > 0 do
+    local popped = redis.call('ZPOPMIN', fol)[1]
+    if not popped then break end
+    local f = load(popped)
+    if f and phase[f.s] == 'queued' then
+      backlog(f)
+      become(f, f.s)
+      many, last = many - 1, f
+    end
+  end
+  if last and redis.call('EXISTS', fol) == 1 then
+    redis.call('HSET', last.key, 'sh', j.sh)
+    redis.call('SET', lead, last.id)
+  end
+  j.sh = nil
+end
+
+-- divert makes a waiting job another pool's: to is the pool, passed how many of
+-- its fallback models it has gone to, left how many remain. Its place in its
+-- tenant's order stays; whoever holds it has lost it.
+local function divert(j, to, passed, left)
+  leave(j)
+  pass(j, 1)
+  if j.fo then
+    redis.call('HDEL', j.key, 'fo')
+    j.fo = nil
+  end
+  local q = keys.backlog(j.p, j.t)
+  redis.call('ZREM', q, j.id)
+  if redis.call('EXISTS', q) == 0 then redis.call('ZREM', keys.ring(j.p), j.t) end
+  redis.call('HINCRBY', keys.load(j.p), 'queued', -1)
+  redis.call('HINCRBY', keys.load(to), 'queued', 1)
+  redis.call('HSETNX', j.key, 'p0', j.p)
+  redis.call('HSET', j.key, 'p', to, 'fi', passed, 'nb', redis.call('HGET', j.key, 'n') or 0)
+  if tonumber(left) > 0 then
+    j.fb = left
+    redis.call('HSET', j.key, 'fb', left)
+  else
+    j.fb = nil
+    redis.call('HDEL', j.key, 'fb')
+  end
+  redis.call('HINCRBY', j.key, 'f', 1)
+  j.p = to
+  backlog(j)
+  become(j, j.s)
+end
+
+-- finish makes a job final, having used so many tokens, and tells of it. A sweep
+-- forgets it ttl later; should none come, the record ends soon after by itself.
+local function finish(j, to, outcome, ttl, used)
+  leave(j)
+  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+  redis.call('ZREM', keys.due(), j.id)
+  redis.call('ZREM', keys.deadlines(), j.id)
+  redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
+  redis.call('HDEL', j.key, 'due')
+  settle(j, used)
+  local v = become(j, to, ttl)
+  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
+  redis.call('PEXPIRE', j.key, ttl + 60000)
+  redis.call('ZADD', keys.expiring(), now + ttl, j.t .. '|' .. j.id)
+  -- Those that an answer waits for are done with at once, and need no pace; one
+  -- that did not get it leaves the asking to the next.
+  pass(j, to == 'succeeded' and 64 or 1)
+end
+
+-- expire ends a job whose deadline has passed; called says that a call was made
+-- in vain just now, and used how many tokens it took, as far as is known.
+expire = function(j, ttl, called, used)
+  redis.call('RPUSH', keys.late(), j.id)
+  local billed = called and 'true' or 'false'
+  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl, called and used or 0)
+end
