@@ -18,7 +18,7 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for a kept answer: %w", known(err))
+		return nil, fmt.Errorf("look for a kept answer: %w", redisError(err))
 	}
 	return b, nil
 }

@@ -2,11 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
-	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -46,8 +45,8 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 	args = append(args, id, staleAfter.Milliseconds())
 	for i := range jobs {
 		j := &jobs[i]
-		status, due := entry(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, shift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
+		status, due := firstStatus(j)
+		args = append(args, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
 	}
 	open, err := s.run(ctx, batchStageScript, args...).Int64()
 	if err != nil {
@@ -106,7 +105,7 @@ func (s *Store) AbortBatch(ctx context.Context, id string) error {
 func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
 	h, err := s.rdb.HGetAll(ctx, s.keys.batch(id)).Result()
 	if err != nil {
-		return tasks.Batch{}, fmt.Errorf("read batch %s: %w", id, known(err))
+		return tasks.Batch{}, fmt.Errorf("read batch %s: %w", id, redisError(err))
 	}
 	if h["t"] != tenant || h["whole"] == "" {
 		return tasks.Batch{}, tasks.ErrNotFound
@@ -140,7 +139,7 @@ func (s *Store) BatchJobs(ctx context.Context, tenant, id string, from, limit in
 	}
 	ids, err := s.rdb.LRange(ctx, s.keys.lines(id), int64(from), int64(from+limit)).Result()
 	if err != nil {
-		return nil, false, fmt.Errorf("read batch %s: %w", id, known(err))
+		return nil, false, fmt.Errorf("read batch %s: %w", id, redisError(err))
 	}
 	more := len(ids) > limit
 	if more {
@@ -164,7 +163,7 @@ func (s *Store) BatchResults(ctx context.Context, tenant, id string, from int) (
 		return nil, 0, err
 	}
 	fail := func(err error) ([]tasks.Job, int, error) {
-		return nil, 0, fmt.Errorf("read the results of batch %s: %w", id, known(err))
+		return nil, 0, fmt.Errorf("read the results of batch %s: %w", id, redisError(err))
 	}
 	ids, err := s.rdb.LRange(ctx, s.keys.lines(id), int64(from), int64(from+resultLines)).Result()
 	if err != nil {
@@ -206,29 +205,21 @@ func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch
 		return b, tasks.ErrFinal
 	}
 	if err := s.rdb.HSet(ctx, s.keys.batch(id), "canceling", 1).Err(); err != nil {
-		return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
+		return b, fmt.Errorf("cancel batch %s: %w", id, redisError(err))
 	}
 	for from := int64(0); from < b.Counts.Total; from += unfoldLines {
 		ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+unfoldLines-1).Result()
 		if err != nil {
-			return b, fmt.Errorf("cancel batch %s: %w", id, known(err))
+			return b, fmt.Errorf("cancel batch %s: %w", id, redisError(err))
 		}
 		args := make([]any, 0, 2+len(ids))
 		args = append(args, tenant, s.ttl.Milliseconds())
 		for _, j := range ids {
 			args = append(args, j)
 		}
-		if err := s.run(ctx, cancelScript, args...).Err(); err != nil && err != redis.Nil {
+		if err := s.run(ctx, cancelScript, args...).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return b, fmt.Errorf("cancel batch %s: %w", id, err)
 		}
 	}
 	return s.Batch(ctx, tenant, id)
-}
-
-func ulidTime(s string) time.Time {
-	u, err := ulid.ParseStrict(s)
-	if err != nil {
-		return time.Time{}
-	}
-	return ulid.Time(u.Time()).UTC()
 }

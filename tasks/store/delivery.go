@@ -83,7 +83,7 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 // void tickets are left out.
 func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket) ([]tasks.Sending, error) {
 	fail := func(err error) ([]tasks.Sending, error) {
-		return nil, fmt.Errorf("read %d deliveries: %w", len(list), known(err))
+		return nil, fmt.Errorf("read %d deliveries: %w", len(list), redisError(err))
 	}
 	keys := make([]string, len(list))
 	for i, t := range list {
@@ -278,7 +278,7 @@ var told = []string{"t", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "f
 func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
 	records, err := s.ask(ctx, []ask{{s.keys.delivery(id), told}})
 	if err != nil {
-		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, known(err))
+		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, redisError(err))
 	}
 	if records[0]["t"] != tenant {
 		return tasks.Delivery{}, tasks.ErrNotFound
@@ -307,7 +307,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
-		return tasks.DeliveryPage{}, fmt.Errorf("list deliveries: %w", known(err))
+		return tasks.DeliveryPage{}, fmt.Errorf("list deliveries: %w", redisError(err))
 	}
 	page := tasks.DeliveryPage{HasMore: more != "", Next: more}
 	for i, h := range records {
@@ -335,7 +335,7 @@ func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, i
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
-		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), known(err))
+		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), redisError(err))
 	}
 	var out []string
 	for i, h := range records {
@@ -380,7 +380,7 @@ func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, sin
 	for {
 		ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
 		if err != nil {
-			return sent, fmt.Errorf("list deliveries: %w", known(err))
+			return sent, fmt.Errorf("list deliveries: %w", redisError(err))
 		}
 		if len(ids) == 0 {
 			return sent, nil
@@ -419,7 +419,7 @@ func (s *Store) PoolEvent(ctx context.Context, pool string, paused bool, body []
 	}
 	was, err := s.rdb.HGet(ctx, s.keys.poolStates(), pool).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return fmt.Errorf("tell of pool %s: %w", pool, known(err))
+		return fmt.Errorf("tell of pool %s: %w", pool, redisError(err))
 	}
 	if was == state || (was == "" && !paused) {
 		return nil

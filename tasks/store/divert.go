@@ -25,7 +25,7 @@ func wrapDivert(pool string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("look for jobs of %s with a fallback: %w", pool, known(err))
+	return fmt.Errorf("look for jobs of %s with a fallback: %w", pool, redisError(err))
 }
 
 // Divert moves waiting jobs of a pool to the pools of their fallback models,

@@ -34,7 +34,7 @@ func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.End
 	if word == "full" {
 		return tasks.Endpoint{}, &tasks.QuotaError{Quota: "webhook_endpoints", Limit: maxEndpoints, RetryAfter: time.Minute}
 	}
-	if err := verdict(word); err != nil {
+	if err := moveError(word); err != nil {
 		return tasks.Endpoint{}, err
 	}
 	return s.Endpoint(ctx, e.Tenant, e.ID)
@@ -66,7 +66,7 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("change endpoint %s: %w", id, err)
 	}
-	if err := verdict(word); err != nil {
+	if err := moveError(word); err != nil {
 		return tasks.Endpoint{}, err
 	}
 	return s.Endpoint(ctx, tenant, id)
@@ -81,7 +81,7 @@ func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 			return fmt.Errorf("delete endpoint %s: %w", id, err)
 		}
 		if word != "more" {
-			return verdict(word)
+			return moveError(word)
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
 	h, err := s.rdb.HGetAll(ctx, s.keys.endpoint(id)).Result()
 	if err != nil {
-		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, known(err))
+		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, redisError(err))
 	}
 	if h["t"] != tenant {
 		return tasks.Endpoint{}, tasks.ErrNotFound
@@ -102,7 +102,7 @@ func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint
 func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error) {
 	ids, err := s.rdb.ZRevRangeByLex(ctx, s.keys.endpoints(tenant), &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
 	if err != nil {
-		return nil, fmt.Errorf("list endpoints: %w", known(err))
+		return nil, fmt.Errorf("list endpoints: %w", redisError(err))
 	}
 	keys := make([]string, len(ids))
 	for i, id := range ids {
@@ -110,7 +110,7 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	}
 	records, err := s.hashes(ctx, keys)
 	if err != nil {
-		return nil, fmt.Errorf("list endpoints: %w", known(err))
+		return nil, fmt.Errorf("list endpoints: %w", redisError(err))
 	}
 	var out []tasks.Endpoint
 	for i, h := range records {
@@ -132,7 +132,7 @@ func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.Si
 	if err != nil {
 		return fmt.Errorf("change signing keys: %w", err)
 	}
-	return verdict(word)
+	return moveError(word)
 }
 
 // TenantKeys returns the keys that sign for jobs' own URLs; the first call makes them.
@@ -140,15 +140,15 @@ func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKey
 	for range 2 {
 		h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tenant)).Result()
 		if err != nil {
-			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", known(err))
+			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", redisError(err))
 		}
 		if len(h) > 0 {
 			return keysOf(h), nil
 		}
-		if s.fresh == nil {
+		if s.newSecret == nil {
 			break
 		}
-		if err := s.setKeys(ctx, tenant, "", tasks.SigningKeys{Secret: s.fresh()}, true); err != nil {
+		if err := s.setKeys(ctx, tenant, "", tasks.SigningKeys{Secret: s.newSecret()}, true); err != nil {
 			return tasks.SigningKeys{}, err
 		}
 	}
@@ -162,7 +162,7 @@ func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (task
 	if err != nil {
 		return tasks.Delivery{}, fmt.Errorf("test endpoint %s: %w", endpoint, err)
 	}
-	if err := verdict(reply[0]); err != nil {
+	if err := moveError(reply[0]); err != nil {
 		return tasks.Delivery{}, err
 	}
 	return s.Delivery(ctx, tenant, reply[1])

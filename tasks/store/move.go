@@ -44,8 +44,8 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
 	for i := range subs {
 		j := &subs[i].Job
-		status, due := entry(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), shift(j.Priority), string(status), due,
+		status, due := firstStatus(j)
+		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), string(status), due,
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant))
 	}
@@ -61,7 +61,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 		switch str(o[0]) {
 		case "new":
 			c.Job.CreatedAt = fromMilli(num(o[1]))
-			c.Job.Status, _ = entry(&c.Job)
+			c.Job.Status, _ = firstStatus(&c.Job)
 			c.Job.DueAt = c.Job.NotBefore
 			c.Place, c.Tenants = num(o[2]), num(o[3])
 		case "replay":
@@ -112,8 +112,8 @@ func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer [
 	return nil
 }
 
-// verdict turns a script's first word into an error.
-func verdict(word string) error {
+// moveError turns a script's first word into an error.
+func moveError(word string) error {
 	switch word {
 	case "ok":
 		return nil
@@ -134,7 +134,7 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
 	}
-	if err := verdict(str(reply[0])); err != nil {
+	if err := moveError(str(reply[0])); err != nil {
 		return tasks.Job{}, err
 	}
 	return unpack(t.ID, pairs(reply[1]))
@@ -147,7 +147,7 @@ func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tas
 	if err != nil {
 		return tasks.Started{}, nil, fmt.Errorf("start job %s: %w", t.ID, err)
 	}
-	if err := verdict(str(reply[0])); err != nil {
+	if err := moveError(str(reply[0])); err != nil {
 		return tasks.Started{}, nil, err
 	}
 	return tasks.Started{
@@ -179,7 +179,7 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	if err != nil {
 		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
 	}
-	if err := verdict(str(reply[0])); err != nil {
+	if err := moveError(str(reply[0])); err != nil {
 		return nil, err
 	}
 	return tickets(reply[1]), nil
@@ -222,7 +222,7 @@ func (s *Store) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("cancel job %s: %w", id, err)
 	}
-	if err := verdict(words[0]); err != nil {
+	if err := moveError(words[0]); err != nil {
 		return tasks.Job{}, err
 	}
 	return s.Job(ctx, tenant, id)
@@ -240,7 +240,7 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 	if l.TokensPerDay > 0 {
 		reserved = j.Request.Tokens()
 	}
-	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), shift(j.Priority),
+	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), priorityShift(j.Priority),
 		l.QueuedJobs, reserved, l.TokensPerDay, s.weight(tenant)).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
@@ -248,7 +248,7 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 	if err := refused(l, reply); err != nil {
 		return tasks.Job{}, nil, err
 	}
-	if err := verdict(str(reply[0])); err != nil {
+	if err := moveError(str(reply[0])); err != nil {
 		return tasks.Job{}, nil, err
 	}
 	j, err = s.Job(ctx, tenant, id)
@@ -263,7 +263,7 @@ func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 	if err != nil {
 		return fmt.Errorf("delete job %s: %w", id, err)
 	}
-	return verdict(word)
+	return moveError(word)
 }
 
 // Sweep closes what crashes left open: it wakes jobs that are due, expires
@@ -286,6 +286,21 @@ func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
 		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),
 		Unfold: words(reply[4]), Stale: words(reply[5]), Expired: expired,
 	}, nil
+}
+
+// SetPaused stops or allows the handing out of a pool's jobs. What is already
+// handed out stays where it is.
+func (s *Store) SetPaused(ctx context.Context, pool string, paused bool) error {
+	var err error
+	if paused {
+		err = s.rdb.HSet(ctx, s.keys.paused(), pool, 1).Err()
+	} else {
+		err = s.rdb.HDel(ctx, s.keys.paused(), pool).Err()
+	}
+	if err != nil {
+		return fmt.Errorf("pause the backlog of %s: %w", pool, redisError(err))
+	}
+	return nil
 }
 
 // Reissue hands a ticket's job out anew, because Asynq no longer has the old

@@ -304,7 +304,7 @@ func (n *Notices) watch(ctx context.Context, id string, e *ear) (stop func(), er
 			delete(n.ears, id)
 			delete(n.ready, id)
 			n.mu.Unlock()
-			return nil, fmt.Errorf("watch %s: %w", id, known(err))
+			return nil, fmt.Errorf("watch %s: %w", id, redisError(err))
 		}
 	}
 	n.ears[id][e] = struct{}{}
@@ -337,7 +337,7 @@ func (n *Notices) unheardLocked(id string) error {
 	case n.sub == nil:
 		return fmt.Errorf("watch %s: not listening: %w", id, tasks.ErrUnavailable)
 	case why != nil:
-		return fmt.Errorf("watch %s: %w", id, known(why))
+		return fmt.Errorf("watch %s: %w", id, redisError(why))
 	}
 	return nil
 }
@@ -365,7 +365,7 @@ func (s *Store) Kick(p redis.Pipeliner, pool string, n int) {
 // Tell sends a control message to every process.
 func (s *Store) Tell(ctx context.Context, c Control) error {
 	if err := s.rdb.Publish(ctx, s.keys.control(), c.Verb+" "+c.What).Err(); err != nil {
-		return fmt.Errorf("tell of %s: %w", c.Verb, known(err))
+		return fmt.Errorf("tell of %s: %w", c.Verb, redisError(err))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (s *Store) Listen(ctx context.Context, id string) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("listen to job %s: %w", id, known(err))
+		return fmt.Errorf("listen to job %s: %w", id, redisError(err))
 	}
 	return nil
 }
@@ -49,7 +49,7 @@ func (s *Store) Append(ctx context.Context, t tasks.Ticket, call, offset int, te
 func (s *Store) Partial(ctx context.Context, id string, attempt, offset int) (tasks.Partial, error) {
 	h, err := s.rdb.HGetAll(ctx, s.keys.text(id)).Result()
 	if err != nil {
-		return tasks.Partial{}, fmt.Errorf("read the text of job %s: %w", id, known(err))
+		return tasks.Partial{}, fmt.Errorf("read the text of job %s: %w", id, redisError(err))
 	}
 	n, _ := strconv.Atoi(h["n"])
 	if n != attempt || offset > len(h["t"]) {

@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -17,7 +19,7 @@ import (
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	records, err := s.ask(ctx, []ask{{s.keys.job(id), append([]string{"r"}, shown...)}})
 	if err != nil {
-		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, known(err))
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, redisError(err))
 	}
 	if records[0]["t"] != tenant {
 		return tasks.Job{}, tasks.ErrNotFound
@@ -33,7 +35,7 @@ func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, er
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
-		return nil, fmt.Errorf("read %d jobs: %w", len(ids), known(err))
+		return nil, fmt.Errorf("read %d jobs: %w", len(ids), redisError(err))
 	}
 	jobs := make([]tasks.Job, 0, len(ids))
 	for i, h := range records {
@@ -60,12 +62,12 @@ func (s *Store) Ended(ctx context.Context, ids []string) ([]string, error) {
 			}
 			return nil
 		})
-		if err != nil && err != redis.Nil {
-			return nil, fmt.Errorf("look at %d jobs: %w", n, known(err))
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return nil, fmt.Errorf("look at %d jobs: %w", n, redisError(err))
 		}
 		for i, c := range cmds {
 			status, err := c.(*redis.StringCmd).Result()
-			if err == redis.Nil || err == nil && tasks.Status(status).Final() {
+			if errors.Is(err, redis.Nil) || err == nil && tasks.Status(status).Final() {
 				ended = append(ended, ids[i])
 			}
 		}
@@ -149,7 +151,7 @@ func (s *Store) jobsOf(ctx context.Context, f tasks.Filter, ids []string) ([]str
 	}
 	records, err := s.ask(ctx, list)
 	if err != nil {
-		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), known(err))
+		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), redisError(err))
 	}
 	var out []string
 	for i, h := range records {
@@ -181,7 +183,7 @@ func (s *Store) newest(index, after string) func(context.Context, int) ([]string
 	return func(ctx context.Context, n int) ([]string, error) {
 		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", index, known(err))
+			return nil, fmt.Errorf("list %s: %w", index, redisError(err))
 		}
 		if len(ids) > 0 {
 			from = "(" + ids[len(ids)-1]
@@ -197,16 +199,16 @@ func (s *Store) backwards(ctx context.Context, batch, after string) (func(contex
 	if after != "" {
 		at, err := s.rdb.LPos(ctx, key, after, redis.LPosArgs{}).Result()
 		if err != nil {
-			if err == redis.Nil {
+			if errors.Is(err, redis.Nil) {
 				return nil, tasks.ErrNotFound
 			}
-			return nil, fmt.Errorf("list batch %s: %w", batch, known(err))
+			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
 		}
 		end = at - 1
 	} else {
 		n, err := s.rdb.LLen(ctx, key).Result()
 		if err != nil {
-			return nil, fmt.Errorf("list batch %s: %w", batch, known(err))
+			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
 		}
 		end = n - 1
 	}
@@ -217,7 +219,7 @@ func (s *Store) backwards(ctx context.Context, batch, after string) (func(contex
 		start := max(0, end-int64(n)+1)
 		ids, err := s.rdb.LRange(ctx, key, start, end).Result()
 		if err != nil {
-			return nil, fmt.Errorf("list batch %s: %w", batch, known(err))
+			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
 		}
 		end = start - 1
 		for i, k := 0, len(ids)-1; i < k; i, k = i+1, k-1 {
@@ -241,7 +243,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 		return nil
 	})
 	if err != nil {
-		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
+		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
@@ -256,7 +258,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 			return nil
 		})
 		if err != nil {
-			return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, known(err))
+			return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 		}
 		for _, c := range heads {
 			ids = append(ids, c.(*redis.StringSliceCmd).Val()...)
@@ -281,10 +283,10 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (place, tenants int64
 		ring = p.ZCard(ctx, s.keys.ring(j.Pool))
 		return nil
 	})
-	if err != nil && err != redis.Nil {
-		return 0, 0, fmt.Errorf("find the place of job %s: %w", j.ID, known(err))
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return 0, 0, fmt.Errorf("find the place of job %s: %w", j.ID, redisError(err))
 	}
-	if rank.Err() == redis.Nil {
+	if errors.Is(rank.Err(), redis.Nil) {
 		return 0, ring.Val(), nil
 	}
 	return rank.Val() + 1, ring.Val(), nil
@@ -300,28 +302,17 @@ func (s *Store) Waiting(ctx context.Context, pool, tenant string) (jobs, tenants
 		return nil
 	})
 	if err != nil {
-		return 0, 0, fmt.Errorf("count the backlog of %s: %w", pool, known(err))
+		return 0, 0, fmt.Errorf("count the backlog of %s: %w", pool, redisError(err))
 	}
 	return own.Val(), ring.Val(), nil
 }
 
 // born reads the time out of an id's ULID.
 func born(id string) time.Time {
-	_, u, _ := strings.Cut(id, "_")
-	return ulidTime(u)
-}
-
-// SetPaused stops or allows the handing out of a pool's jobs. What is already
-// handed out stays where it is.
-func (s *Store) SetPaused(ctx context.Context, pool string, paused bool) error {
-	var err error
-	if paused {
-		err = s.rdb.HSet(ctx, s.keys.paused(), pool, 1).Err()
-	} else {
-		err = s.rdb.HDel(ctx, s.keys.paused(), pool).Err()
-	}
+	_, text, _ := strings.Cut(id, "_")
+	u, err := ulid.ParseStrict(text)
 	if err != nil {
-		return fmt.Errorf("pause the backlog of %s: %w", pool, known(err))
+		return time.Time{}
 	}
-	return nil
+	return ulid.Time(u.Time()).UTC()
 }

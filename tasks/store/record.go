@@ -66,8 +66,8 @@ func pack(j *tasks.Job) string {
 	return encode(e)
 }
 
-// shift moves a job in its tenant's order by its priority, in milliseconds.
-func shift(p tasks.Priority) int64 {
+// priorityShift moves a job in its tenant's order by its priority, in milliseconds.
+func priorityShift(p tasks.Priority) int64 {
 	switch p {
 	case tasks.High:
 		return -dayShift.Milliseconds()
@@ -77,7 +77,8 @@ func shift(p tasks.Priority) int64 {
 	return 0
 }
 
-func entry(j *tasks.Job) (tasks.Status, int64) {
+// firstStatus is the status of a new job, and when it falls due in milliseconds, 0 for now.
+func firstStatus(j *tasks.Job) (tasks.Status, int64) {
 	if !j.NotBefore.IsZero() && j.NotBefore.After(time.Now()) {
 		return tasks.StatusScheduled, milli(j.NotBefore)
 	}

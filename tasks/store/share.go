@@ -29,6 +29,6 @@ func (s *Store) Join(ctx context.Context, t tasks.Ticket, digest string) (leads 
 	case "follow":
 		return false, tickets(reply[1]), nil
 	default:
-		return false, nil, verdict(word)
+		return false, nil, moveError(word)
 	}
 }

@@ -29,13 +29,13 @@ const (
 	Lease      = 10 * time.Second
 	RenewEvery = 2500 * time.Millisecond
 
-	answersKept = 24 * time.Hour   // an Idempotency-Key's memory
-	staleAfter  = 10 * time.Minute // a batch whose writer has gone silent
-	silentAfter = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
-	sweepMost   = 200              // of each kind in one sweep
-	unfoldLines = 500              // lines of a batch in one script
-	dayShift    = 24 * time.Hour   // how far a priority moves a job in its tenant's order
-	minDepth    = 4
+	answersKept  = 24 * time.Hour   // an Idempotency-Key's memory
+	staleAfter   = 10 * time.Minute // a batch whose writer has gone silent
+	silentAfter  = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
+	sweepMost    = 200              // of each kind in one sweep
+	unfoldLines  = 500              // lines of a batch in one script
+	dayShift     = 24 * time.Hour   // how far a priority moves a job in its tenant's order
+	defaultDepth = 4                // of a pool that Config.Depth does not name
 )
 
 // Config says what a Store works with.
@@ -61,18 +61,18 @@ type Config struct {
 
 // Store is a client of the records. Its methods may be called at once from anywhere.
 type Store struct {
-	rdb   redis.UniversalClient
-	keys  keys
-	ttl   time.Duration
-	depth map[string]int
-	pools []any // pairs of pool and depth, as scripts take them
-	fresh func() string
-	share func(tenant string) int64
+	rdb       redis.UniversalClient
+	keys      keys
+	ttl       time.Duration
+	depth     map[string]int
+	pools     []any // pairs of pool and depth, as scripts take them
+	newSecret func() string
+	share     func(tenant string) int64
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, fresh: c.NewSecret, share: c.Weight}
+	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}
@@ -89,7 +89,7 @@ func (s *Store) depthOf(pool string) int {
 	if d := s.depth[pool]; d > 0 {
 		return d
 	}
-	return minDepth
+	return defaultDepth
 }
 
 func (s *Store) weight(tenant string) int64 {
@@ -103,17 +103,17 @@ func (s *Store) weight(tenant string) int64 {
 // ErrUnavailable.
 type reply struct{ cmd *redis.Cmd }
 
-func (r reply) Err() error                     { return known(r.cmd.Err()) }
+func (r reply) Err() error                     { return redisError(r.cmd.Err()) }
 func (r reply) Int64() (int64, error)          { return checked(r.cmd.Int64()) }
 func (r reply) Text() (string, error)          { return checked(r.cmd.Text()) }
 func (r reply) Slice() ([]any, error)          { return checked(r.cmd.Slice()) }
 func (r reply) StringSlice() ([]string, error) { return checked(r.cmd.StringSlice()) }
 
-func checked[T any](v T, err error) (T, error) { return v, known(err) }
+func checked[T any](v T, err error) (T, error) { return v, redisError(err) }
 
-// known turns what Redis or the way to it says in place of an answer into the
+// redisError turns what Redis or the way to it says in place of an answer into the
 // errors of package tasks. That there is nothing is an answer.
-func known(err error) error {
+func redisError(err error) error {
 	if errors.Is(err, redis.Nil) {
 		return err
 	}
@@ -123,7 +123,7 @@ func known(err error) error {
 // Ping reports whether Redis answers.
 func (s *Store) Ping(ctx context.Context) error {
 	if err := s.rdb.Ping(ctx).Err(); err != nil {
-		return known(err)
+		return redisError(err)
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Memory(ctx context.Context) (float64, error) {
 	info, err := s.rdb.Info(ctx, "memory").Result()
 	if err != nil {
-		return 0, fmt.Errorf("ask for Redis's memory: %w", known(err))
+		return 0, fmt.Errorf("ask for Redis's memory: %w", redisError(err))
 	}
 	var used, most int64
 	for line := range strings.Lines(info) {

@@ -120,14 +120,14 @@ func TestAJobsWholeLife(t *testing.T) {
 
 // Every move on every status either follows the table or is refused and changes nothing.
 func TestMovesFollowTheTable(t *testing.T) {
-	s, _ := open(t, 100)
+	s, rdb := open(t, 100)
 	ctx := t.Context()
-	make := map[tasks.Status]func(t *testing.T) tasks.Ticket{
+	made := map[tasks.Status]func(t *testing.T) tasks.Ticket{
 		tasks.StatusScheduled: func(t *testing.T) tasks.Ticket {
 			j := job("acme")
 			j.NotBefore = time.Now().Add(time.Hour)
-			made, _ := create(t, s, j)
-			return tasks.Ticket{ID: made.ID, Pool: pool}
+			j, _ = create(t, s, j)
+			return tasks.Ticket{ID: j.ID, Pool: pool}
 		},
 		tasks.StatusQueued: func(t *testing.T) tasks.Ticket { k := claimed(t, s); take(t, s, k); return k },
 		tasks.StatusRunning: func(t *testing.T) tasks.Ticket {
@@ -152,7 +152,7 @@ func TestMovesFollowTheTable(t *testing.T) {
 		tasks.StatusSucceeded: won,
 		tasks.StatusFailed:    {Status: tasks.StatusFailed, Error: &tasks.JobError{Code: tasks.UpstreamRejected}},
 	} {
-		make[status] = func(t *testing.T) tasks.Ticket {
+		made[status] = func(t *testing.T) tasks.Ticket {
 			k := claimed(t, s)
 			take(t, s, k)
 			start(t, s, k)
@@ -162,21 +162,21 @@ func TestMovesFollowTheTable(t *testing.T) {
 			return k
 		}
 	}
-	make[tasks.StatusCanceled] = func(t *testing.T) tasks.Ticket {
+	made[tasks.StatusCanceled] = func(t *testing.T) tasks.Ticket {
 		k := claimed(t, s)
 		if _, err := s.Cancel(ctx, "acme", k.ID); err != nil {
 			t.Fatal(err)
 		}
 		return k
 	}
-	make[tasks.StatusExpired] = func(t *testing.T) tasks.Ticket {
+	made[tasks.StatusExpired] = func(t *testing.T) tasks.Ticket {
 		j := job("acme")
 		j.Deadline = time.Now().Add(-time.Second)
-		made, tickets := create(t, s, j)
+		j, tickets := create(t, s, j)
 		if len(tickets) != 0 {
 			t.Fatalf("a job past its deadline was handed out: %v", tickets)
 		}
-		return tasks.Ticket{ID: made.ID, Pool: pool}
+		return tasks.Ticket{ID: j.ID, Pool: pool}
 	}
 	moves := map[tasks.Move]func(tasks.Ticket) error{
 		tasks.MoveStart:   func(k tasks.Ticket) error { _, _, err := s.Start(ctx, k); return err },
@@ -189,16 +189,48 @@ func TestMovesFollowTheTable(t *testing.T) {
 			_, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusRetrying, Delay: time.Hour})
 			return err
 		},
+		tasks.MoveRetry: func(k tasks.Ticket) error {
+			_, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Delay: time.Hour})
+			return err
+		},
+		tasks.MoveDue: func(k tasks.Ticket) error {
+			if rdb.ZAddArgs(ctx, "sluice:{s}:due", redis.ZAddArgs{XX: true, Ch: true, Members: []redis.Z{{Score: 1, Member: k.ID}}}).Val() == 0 {
+				return tasks.ErrConflict // nothing waits for its time
+			}
+			_, err := s.Sweep(ctx)
+			return err
+		},
+		tasks.MoveExpire: func(k tasks.Ticket) error {
+			before := read(t, s, k.ID)
+			rdb.HSet(ctx, "sluice:{s}:j:"+k.ID, "dl", 1)
+			rdb.ZAdd(ctx, "sluice:{s}:dl", redis.Z{Score: 1, Member: k.ID})
+			if before.Status == tasks.StatusRunning { // its worker cuts it off
+				_, err := s.End(ctx, k, tasks.Ending{Status: tasks.StatusRetrying, Counted: true})
+				return err
+			}
+			if _, err := s.Sweep(ctx); err != nil || read(t, s, k.ID).Version != before.Version {
+				return err
+			}
+			return tasks.ErrConflict
+		},
 		tasks.MoveCancel:  func(k tasks.Ticket) error { _, err := s.Cancel(ctx, "acme", k.ID); return err },
 		tasks.MoveRequeue: func(k tasks.Ticket) error { _, _, err := s.Requeue(ctx, "acme", k.ID, tasks.Limits{}); return err },
 	}
+	for _, row := range tasks.Transitions {
+		if moves[row.Move] == nil {
+			t.Errorf("no script is held to the move %s", row.Move)
+		}
+	}
 	for _, from := range tasks.Statuses {
 		for move, do := range moves {
-			if from == tasks.StatusScheduled && (move == tasks.MoveFail || move == tasks.MoveHandBack || move == tasks.MoveStart) {
+			if from == tasks.StatusScheduled && (move == tasks.MoveFail || move == tasks.MoveHandBack || move == tasks.MoveStart || move == tasks.MoveRetry) {
 				continue // nobody has a ticket for a scheduled job
 			}
+			if move == tasks.MoveRetry && (from == tasks.StatusQueued || from == tasks.StatusRetrying) {
+				continue // no call was made: it is handed back
+			}
 			t.Run(fmt.Sprintf("%s/%s", from, move), func(t *testing.T) {
-				k := make[from](t)
+				k := made[from](t)
 				before := read(t, s, k.ID)
 				if before.Status != from {
 					t.Fatalf("made a %s job, want %s", before.Status, from)
