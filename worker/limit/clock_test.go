@@ -97,19 +97,24 @@ func (f *fakeClock) until(t testing.TB, what string, ok func(left []time.Duratio
 	}
 }
 
-// sleeps waits until somebody sleeps for d from now on.
-func (f *fakeClock) sleeps(t testing.TB, d time.Duration) {
+// sleeps waits until somebody sleeps for d from now on, but for what tests let
+// pass too much, and returns for how long.
+func (f *fakeClock) sleeps(t testing.TB, d time.Duration) (left time.Duration) {
 	t.Helper()
-	f.until(t, "a sleep of "+d.String(), func(left []time.Duration) bool {
-		return slices.ContainsFunc(left, func(l time.Duration) bool { return (l - d).Abs() < 10*time.Microsecond })
+	f.until(t, "a sleep of "+d.String(), func(all []time.Duration) bool {
+		i := slices.IndexFunc(all, func(l time.Duration) bool { return (l - d).Abs() < 100*time.Microsecond })
+		if i >= 0 {
+			left = all[i]
+		}
+		return i >= 0
 	})
+	return left
 }
 
 // pass waits until somebody sleeps for d, and lets that time pass.
 func (f *fakeClock) pass(t testing.TB, d time.Duration) {
 	t.Helper()
-	f.sleeps(t, d)
-	f.advance(d + 10*time.Microsecond)
+	f.advance(f.sleeps(t, d) + time.Microsecond) // Redis names times in whole µs
 }
 
 // next moves the time to the next timer.
@@ -123,7 +128,7 @@ func (f *fakeClock) next() {
 	}
 	d := first.Sub(f.at)
 	f.mu.Unlock()
-	f.advance(d + 10*time.Microsecond)
+	f.advance(d + time.Microsecond)
 }
 
 func (f *fakeClock) sleeping() int {

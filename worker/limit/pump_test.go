@@ -130,27 +130,25 @@ func TestProcessesShareThePace(t *testing.T) {
 
 func TestCallsPassInTheOrderOfAsking(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, redistest.New(t), Limits{RequestsPerMinute: 6000, RequestBurst: 1})
-	var mu sync.Mutex
-	var order []int
-	var wg sync.WaitGroup
+	f := newFakeClock()
+	g := f.gate(t, redistest.New(t), Limits{RequestsPerMinute: 6000, RequestBurst: 1}) // one each 10 ms
+	passed := make(chan int)
 	for i := range 10 { // queued one after the other, before anything passes
-		wg.Go(func() {
+		go func() {
 			if _, err := g.Take(t.Context(), Need{ID: fmt.Sprint(i)}); err != nil {
 				t.Error(err)
 			}
-			mu.Lock()
-			order = append(order, i)
-			mu.Unlock()
-		})
+			passed <- i
+		}()
 		eventually(t, "queued", func() bool { return g.queued() == i+1 })
 	}
 	start(t, g)
-	wg.Wait()
-	for i, got := range order {
-		if got != i {
-			t.Errorf("order %v, want that of asking", order)
-			break
+	for want := range 10 {
+		if want > 0 {
+			f.pass(t, 10*time.Millisecond)
+		}
+		if got := <-passed; got != want {
+			t.Errorf("call %d passed, want %d", got, want)
 		}
 	}
 }
@@ -232,6 +230,7 @@ func TestHoldReachesAnotherProcess(t *testing.T) {
 		t.Fatalf("passed a held gate: %v", err)
 	default:
 	}
+	f.sleeps(t, time.Second) // it asks again each second of a hold
 	if err := b.Resume(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -278,6 +277,7 @@ func TestHoldIsCheckedAgainAtSend(t *testing.T) {
 		t.Fatalf("passed a held gate: %v", err)
 	default:
 	}
+	f.sleeps(t, time.Second) // it asks again each second of a hold
 	if err := g.Resume(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
