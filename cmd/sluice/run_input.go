@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,8 +132,9 @@ func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, 
 		all = append(all, j)
 		return nil
 	})
-	if f, ok := err.(*v1.LineFault); ok { //nolint:errorlint // Read wraps none
-		err = fault(f)
+	var faulty *v1.LineFault
+	if errors.As(err, &faulty) {
+		err = fault(faulty)
 	}
 	switch {
 	case err != nil:
