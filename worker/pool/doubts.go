@@ -325,7 +325,7 @@ func (d *doubts) list(ctx context.Context, of upstream.Doubt, began time.Time) (
 	a, _ := d.asker.Models(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a.Doubt == upstream.DoubtKey && !scoped(a) {
+	if convicts(a) {
 		d.checks = true
 		return finding{of: theKey, answer: a, age: d.now().Sub(began)}, true
 	}
@@ -346,8 +346,11 @@ func (d *doubts) withdraw(model string) {
 	}
 }
 
-// scoped recognises a key that is taken but may not list the models.
-func scoped(a upstream.Answer) bool { return strings.Contains(strings.ToLower(a.Message), "scope") }
+// convicts reports whether what came in place of a list refuses the key. One that
+// is taken, but may not list the models, is told so with a 401 by some.
+func convicts(list upstream.Answer) bool {
+	return list.Doubt == upstream.DoubtKey && !strings.Contains(strings.ToLower(list.Message), "scope")
+}
 
 // second asks a model that was not asked yet, when enough prompts of one
 // model were refused and nothing is known of any other.

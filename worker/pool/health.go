@@ -196,7 +196,7 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 		return pause.Verdict{}, fmt.Errorf("read why the pool is paused: %w", err)
 	}
 	if s.Cause == pause.BadAuthority {
-		if a, _ := h.doubts.asker.Models(ctx); a.Doubt == upstream.DoubtKey {
+		if a, _ := h.doubts.asker.Models(ctx); convicts(a) {
 			return judge(a), nil
 		}
 	}
