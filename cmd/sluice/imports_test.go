@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"/worker/webhook":  {"/tasks", "code.dny.dev/ssrf"},
 	"/web":             {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
-	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/queue", redisClient, "github.com/goccy/go-yaml/..."},
+	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.

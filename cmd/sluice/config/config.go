@@ -20,9 +20,9 @@ package config
 
 import (
 	"net"
-	"path"
-	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/worker/pool"
 )
 
 // Config is the effective configuration: the file, overridden by the
@@ -156,19 +156,12 @@ type Webhooks struct {
 // model; ok is false when none does.
 func (c *Config) Pool(model string) (name string, ok bool) {
 	for _, p := range c.Pools {
-		for _, glob := range p.Models {
-			// Load has checked the globs, so that there is no error.
-			if matched, _ := path.Match(flat(glob), flat(model)); matched {
-				return p.Name, true
-			}
+		if pool.Serves(p.Models, model) {
+			return p.Name, true
 		}
 	}
 	return "", false
 }
-
-// flat replaces the slash of names like "openai/gpt-5", which a * of path.Match
-// would not match.
-func flat(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 
 // ProviderOf returns the provider of the pool of that name; ok is false when
 // there is no such pool, or no such provider.
