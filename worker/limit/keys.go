@@ -8,8 +8,14 @@ var keyNames = [...]string{"gate", "held", "booked", "classes", "ahead", "waitin
 // the processes.
 const channelName = "say"
 
-// names returns the keys and the channel of a pool's gate. All are in one slot of
-// a cluster.
+// Keys returns the keys of a pool's gate below a prefix, all in one slot of a
+// cluster. Without them the gate starts anew, as after a loss of Redis's memory.
+func Keys(prefix, pool string) []string {
+	keys, _ := names(prefix, pool)
+	return keys
+}
+
+// names returns the keys and the channel of a pool's gate.
 func names(prefix, pool string) (keys []string, channel string) {
 	base := prefix + ":limit:{" + pool + "}:"
 	for _, name := range keyNames {

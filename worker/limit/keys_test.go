@@ -53,7 +53,7 @@ func TestPrefixesShareNothing(t *testing.T) {
 	if s := state(t, ours); s.HeldFor != 0 || s.InFlight != 1 {
 		t.Errorf("held for %v, %d in flight; want not held, 1", s.HeldFor, s.InFlight)
 	}
-	want, _ := names("ours", "p")
+	want := Keys("ours", "p")
 	for _, key := range rdb.Keys(t.Context(), "*").Val() {
 		if !slices.Contains(want, key) && key != "sluice:limit:{p}:gate" {
 			t.Errorf("key %s is not named in keys.go", key)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
+	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -167,10 +168,6 @@ func (t *trial) use(ctx context.Context, start, end time.Time, share float64) er
 
 // lost: Redis is killed, and comes back without the gate's keys.
 func (t *trial) lost(ctx context.Context) error {
-	var keys []string
-	for _, k := range []string{"gate", "held", "booked", "classes", "ahead", "waiting", "wants", "holders"} {
-		keys = append(keys, "sluice:limit:{"+rig.Pool+"}:"+k)
-	}
 	gone := time.Now()
 	if err := t.stage.Redis.Kill(); err != nil {
 		return err
@@ -181,7 +178,7 @@ func (t *trial) lost(ctx context.Context) error {
 	if err := t.stage.AwaitRedis(ctx); err != nil {
 		return err
 	}
-	if err := t.stage.RDB.Del(ctx, keys...).Err(); err != nil {
+	if err := t.stage.RDB.Del(ctx, limit.Keys("sluice", rig.Pool)...).Err(); err != nil {
 		return err
 	}
 	back := time.Now()
