@@ -9,17 +9,16 @@ import (
 )
 
 // Run brings the queue and the gate in line with the state each second, probes
-// the provider when a probe is due, and counts successes that wait, until ctx ends; it then returns nil. Redis, queue or gate being away
-// does not end it. Run once at a time.
+// the provider when a probe is due, and counts successes that wait, until ctx ends;
+// it then returns nil. Redis, queue or gate being away does not end it. Run once at
+// a time.
 func (b *Breaker) Run(ctx context.Context) error {
 	var (
-		wg      sync.WaitGroup
-		probing bool
-		ended   = make(chan struct{}, 1) // a probe
-		arrived bool
-		failing bool
-		flush   <-chan time.Time
+		wg                        sync.WaitGroup
+		arrived, failing, probing bool
+		ended                     = make(chan struct{}, 1) // a probe
 	)
+	wg.Go(func() { b.flush(ctx) })
 	defer func() {
 		wg.Wait()
 		// What succeeded is still worth counting, and Redis may still be there.
@@ -33,17 +32,6 @@ func (b *Breaker) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-b.waiting:
-			if flush == nil {
-				flush = time.After(fresh)
-			}
-			continue
-		case <-flush:
-			flush = nil
-			if err := b.send(ctx, Verdict{Kind: Good}); err != nil && ctx.Err() == nil {
-				b.log.Warn("successes were not counted", "error", err)
-			}
-			continue
 		case <-ended:
 			probing = false
 		case <-b.moved:
@@ -54,7 +42,7 @@ func (b *Breaker) Run(ctx context.Context) error {
 		}
 		s, err := b.enforce(ctx)
 		if ctx.Err() != nil {
-			continue
+			return nil
 		}
 		if err != nil {
 			b.count.errors.WithLabelValues(b.pool, "enforce").Inc()
@@ -71,8 +59,7 @@ func (b *Breaker) Run(ctx context.Context) error {
 		if b.probe != nil && !probing {
 			fence, soon := b.takeProbe(ctx, s)
 			wait = min(wait, soon)
-			if fence > 0 {
-				probing = true
+			if probing = fence > 0; probing {
 				wg.Go(func() {
 					b.probeOnce(ctx, fence)
 					signal(ended)
@@ -80,6 +67,25 @@ func (b *Breaker) Run(ctx context.Context) error {
 			}
 		}
 		timer.Reset(wait)
+	}
+}
+
+// flush counts the successes that wait.
+func (b *Breaker) flush(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.waiting:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(fresh):
+		}
+		if err := b.send(ctx, Verdict{Kind: Good}); err != nil && ctx.Err() == nil {
+			b.log.Warn("successes were not counted", "error", err)
+		}
 	}
 }
 
@@ -284,47 +290,39 @@ func holdReason(s snapshot) string {
 // mine says, and is told, that a pause now found may be one that this call made.
 func (b *Breaker) followQueue(ctx context.Context, s snapshot, mine *bool) (bool, error) {
 	paused, err := b.queue.Paused(ctx, b.pool)
-	if err != nil {
-		return false, fmt.Errorf("read queue of pool %s: %w", b.pool, err)
-	}
 	switch {
+	case err != nil:
+		return false, fmt.Errorf("read queue of pool %s: %w", b.pool, err)
 	case paused && !s.owned() && !*mine:
 		return b.adopt(ctx, s)
-
-	case s.paused() && paused && !s.owned():
-		_, err := b.mark(ctx, s, "own", 1)
-		return true, err
-
-	case s.paused() && paused:
+	case paused == s.paused() && paused == s.owned():
 		return false, nil
-
 	case s.paused():
-		if !s.owned() {
-			if ok, err := b.mark(ctx, s, "own", 1); err != nil || !ok {
-				return true, err
-			}
-		}
-		*mine = true
-		if err := b.queue.Pause(ctx, b.pool); err != nil {
-			return false, fmt.Errorf("pause queue of pool %s: %w", b.pool, err)
-		}
-		return true, nil
-
+		return true, b.pauseQueue(ctx, s, paused, mine)
 	case paused:
 		if err := b.queue.Resume(ctx, b.pool); err != nil {
 			return false, fmt.Errorf("resume queue of pool %s: %w", b.pool, err)
 		}
 		*mine = false
-		if s.owned() {
-			_, err = b.mark(ctx, s, "own", 0)
-		}
-		return true, err
-
-	case s.owned():
-		_, err := b.mark(ctx, s, "own", 0)
-		return true, err
 	}
-	return false, nil
+	if s.owned() {
+		_, err = b.mark(ctx, s, "own", 0)
+	}
+	return true, err
+}
+
+// pauseQueue marks the queue's pause as ours and makes it, unless it is made.
+func (b *Breaker) pauseQueue(ctx context.Context, s snapshot, paused bool, mine *bool) error {
+	if !s.owned() {
+		if ok, err := b.mark(ctx, s, "own", 1); err != nil || !ok || paused {
+			return err
+		}
+	}
+	*mine = true
+	if err := b.queue.Pause(ctx, b.pool); err != nil {
+		return fmt.Errorf("pause queue of pool %s: %w", b.pool, err)
+	}
+	return nil
 }
 
 // adopt takes a pause that somebody made with another tool for an operator's.
