@@ -24,18 +24,13 @@ func (systemClock) timer(d time.Duration) (<-chan time.Time, func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// pause waits for d or for ctx's end.
-func (g *Gate) pause(ctx context.Context, d time.Duration) {
-	due, stop := g.clock.timer(d)
-	defer stop()
-	select {
-	case <-due:
-	case <-ctx.Done():
-	}
-}
-
 // backoff grows from 50 ms to 2 s, half of it random.
 func backoff(failures int) time.Duration {
 	d := min(2*time.Second, 50*time.Millisecond<<min(failures, 6))
 	return d/2 + rand.N(d/2)
+}
+
+// lastCall is a context for what has to be said to Redis when ctx has ended.
+func lastCall(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 }

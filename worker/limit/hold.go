@@ -29,7 +29,7 @@ func (g *Gate) Ramp(ctx context.Context, d time.Duration, reason string) error {
 
 func (g *Gate) holdBy(ctx context.Context, verb string, d time.Duration, reason string) error {
 	g.m.holds.Inc()
-	left, err := g.steer(ctx, steerArgs{Verb: verb, Seconds: seconds(d), Reason: reason})
+	left, err := g.steer(ctx, steerArgs{Verb: verb, Seconds: d.Seconds(), Reason: reason})
 	if err == nil {
 		g.noteHold(left)
 	}

@@ -10,14 +10,6 @@ import (
 // maxLedger settlements are kept while Redis is away; reservations end by themselves.
 const maxLedger = 100_000
 
-// settlement is one call of the settle script.
-type settlement struct {
-	grant   Grant
-	how     string // used, expected, input, back
-	in, out int64
-	seen    *Observed
-}
-
 // Settle ends a reservation: what was expected is replaced by what was used.
 // A second Settle of the same grant changes nothing but for what it observed.
 // When Redis cannot be told, the settlement is kept, [Gate.Run] writes it later, and
@@ -106,7 +98,7 @@ func headers(o *Observed) *headersArgs {
 	if o == nil {
 		return nil
 	}
-	h := &headersArgs{Remaining: [3]int64{-1, -1, -1}, Rounding: o.Rounding, Age: seconds(max(0, o.Age))}
+	h := &headersArgs{Remaining: [3]int64{-1, -1, -1}, Rounding: o.Rounding, Age: max(0, o.Age).Seconds()}
 	if h.Rounding <= 0 {
 		h.Rounding = 1000
 	}

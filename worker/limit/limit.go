@@ -38,11 +38,14 @@ package limit
 import (
 	"cmp"
 	"container/list"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -197,10 +200,10 @@ func New(cfg Config) (*Gate, error) {
 		wakePump:  make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
 	}
 	g.common = common{
-		Holder: g.holder, Lease: seconds(cfg.lease),
+		Holder: g.holder, Lease: cfg.lease.Seconds(),
 		Limits: [3]int64{l.RequestsPerMinute, l.InputTokensPerMinute, l.OutputTokensPerMinute},
 		Burst:  l.burst(), Concurrency: l.Concurrency,
-		Channel: g.channel, Lifetime: seconds(cfg.Timeout + 30*time.Second),
+		Channel: g.channel, Lifetime: (cfg.Timeout + 30*time.Second).Seconds(),
 	}
 	return g, nil
 }
@@ -263,9 +266,80 @@ type Observed struct {
 	Age time.Duration
 }
 
+// answer is a script's decision on one reservation.
+type answer struct {
+	status string // ok, hold, far, full; again: ask anew
+	wait   time.Duration
+	key    string
+	epoch  int64
+	at     time.Time // when it reached us
+}
+
+// settlement is one call of the settle script.
+type settlement struct {
+	grant   Grant
+	how     string // used, expected, input, back
+	in, out int64
+	seen    *Observed
+}
+
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// pause waits for d or for ctx's end.
+func (g *Gate) pause(ctx context.Context, d time.Duration) {
+	due, stop := g.clock.timer(d)
+	defer stop()
+	select {
+	case <-due:
+	case <-ctx.Done():
+	}
+}
+
+// run calls a script and returns the epoch, which every reply begins with, and
+// the rest.
+func (g *Gate) run(ctx context.Context, s *script, a arguments) (epoch int64, reply []string, err error) {
+	var now any = ""
+	if g.cfg.now != nil {
+		now = g.cfg.now()
+	}
+	known := g.epoch.Load()
+	with := g.common
+	with.Epoch = strconv.FormatInt(known, 10)
+	a.fill(with)
+	body, err := json.Marshal(a)
+	if err != nil {
+		return 0, nil, fmt.Errorf("encode the arguments of %s: %w", s.name, err)
+	}
+	out, err := s.redis.Run(ctx, g.rdb, g.keys, now, body).Slice()
+	if err != nil {
+		return 0, nil, err
+	}
+	reply = make([]string, len(out))
+	for i, v := range out {
+		switch v := v.(type) {
+		case string:
+			reply[i] = v
+		case int64:
+			reply[i] = strconv.FormatInt(v, 10)
+		default:
+			return 0, nil, fmt.Errorf("script answered %T", v)
+		}
+	}
+	if len(reply) == 0 {
+		return 0, nil, errors.New("script answered nothing")
+	}
+	epoch, err = parseEpoch(reply[0])
+	if err != nil {
+		return 0, nil, err
+	}
+	if known != epoch && g.epoch.CompareAndSwap(known, epoch) && known != 0 {
+		g.m.lost.Inc()
+		g.log.WarnContext(ctx, "the gate's state in Redis was lost; it starts empty")
+	}
+	return epoch, reply[1:], nil
 }

@@ -2,19 +2,8 @@ package limit
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 )
-
-// answer is a script's decision on one reservation.
-type answer struct {
-	status string // ok, hold, far, full; again: ask anew
-	wait   time.Duration
-	key    string
-	epoch  int64
-	at     time.Time // when it reached us
-}
 
 // standInLine stands in line for a concurrency slot until one is handed over, or
 // it is better to ask again.
@@ -86,37 +75,4 @@ func (g *Gate) claim(key string) (found answer, ok bool) {
 	}
 	g.handed = nil
 	return found, ok
-}
-
-// receiveAll puts slots that were handed over to us where the pump finds them.
-func (g *Gate) receiveAll(epoch int64, said []string) error {
-	for _, m := range said {
-		a, err := g.parseAnswer(m)
-		if err != nil {
-			return err
-		}
-		a.epoch = epoch
-		g.receive(a)
-	}
-	return nil
-}
-
-func (g *Gate) receive(a answer) {
-	g.mu.Lock()
-	g.handed = append(g.handed, a)
-	g.mu.Unlock()
-	wake(g.wakePump)
-}
-
-// parseAnswer reads "status wait key".
-func (g *Gate) parseAnswer(m string) (answer, error) {
-	f := strings.Fields(m)
-	if len(f) != 3 {
-		return answer{}, fmt.Errorf("hand-over of %d words", len(f))
-	}
-	wait, err := parseWait(f[1])
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{status: f[0], wait: wait, key: f[2], at: g.clock.now()}, nil
 }

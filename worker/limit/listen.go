@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -63,4 +64,37 @@ func (g *Gate) hear(text string) {
 	case f[2] == "free":
 		g.noteFree()
 	}
+}
+
+// receiveAll puts slots that were handed over to us where the pump finds them.
+func (g *Gate) receiveAll(epoch int64, said []string) error {
+	for _, m := range said {
+		a, err := g.parseAnswer(m)
+		if err != nil {
+			return err
+		}
+		a.epoch = epoch
+		g.receive(a)
+	}
+	return nil
+}
+
+func (g *Gate) receive(a answer) {
+	g.mu.Lock()
+	g.handed = append(g.handed, a)
+	g.mu.Unlock()
+	wake(g.wakePump)
+}
+
+// parseAnswer reads "status wait key".
+func (g *Gate) parseAnswer(m string) (answer, error) {
+	f := strings.Fields(m)
+	if len(f) != 3 {
+		return answer{}, fmt.Errorf("hand-over of %d words", len(f))
+	}
+	wait, err := parseWait(f[1])
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: f[0], wait: wait, key: f[2], at: g.clock.now()}, nil
 }

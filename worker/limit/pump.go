@@ -1,87 +1,16 @@
 package limit
 
 import (
-	"container/list"
 	"context"
 	"errors"
-	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 )
 
 const (
 	batch   = 32          // calls that may pass at once on one question to Redis
 	recheck = time.Second // a slot that was longer ahead is checked for a hold before it is used
 )
-
-// waiter is one Take.
-type waiter struct {
-	need  Need
-	since time.Time
-	ready chan struct{} // closed when grant or err is set
-	gone  chan struct{} // closed when the caller has left
-
-	// Under Gate.mu.
-	key   string // of the reservation, a new one after each that was given back
-	el    *list.Element
-	doubt bool // asked, and the answer was lost: the reservation may exist
-	left  bool
-	done  bool
-	grant Grant
-	err   error
-}
-
-// Take blocks until the call may be sent, first come first served in this
-// process, and returns its place, which [Gate.Settle] ends. It needs [Gate.Run].
-// When ctx ends, the place goes back and the error is ctx's; without Redis it waits
-// and asks again. [ErrStopped] says that Run has ended.
-func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
-	if n.ID == "" || strings.ContainsAny(n.ID, " \t\r\n") || !utf8.ValidString(n.ID) {
-		return Grant{}, fmt.Errorf("limit: Need.ID %q: want a name in UTF-8 without white space", n.ID)
-	}
-	n.InputTokens, n.MaxTokens = max(0, n.InputTokens), max(0, n.MaxTokens)
-	if err := ctx.Err(); err != nil {
-		return Grant{}, err
-	}
-	w := &waiter{need: n, since: g.clock.now(), ready: make(chan struct{}), gone: make(chan struct{}), key: g.newKey(n)}
-	g.mu.Lock()
-	if g.stopped {
-		g.mu.Unlock()
-		return Grant{}, ErrStopped
-	}
-	w.el = g.queue.PushBack(w)
-	g.mu.Unlock()
-	wake(g.wakeQueue)
-
-	select {
-	case <-w.ready:
-		return w.grant, w.err
-	case <-ctx.Done():
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case w.done && w.err == nil:
-		delete(g.unsettled, w.key)
-		g.laterLocked(back(w.grant.key, w.grant.epoch))
-	case w.done:
-	default:
-		w.left = true
-		g.queue.Remove(w.el)
-		close(w.gone)
-		if w.doubt {
-			g.laterLocked(back(w.key, g.epoch.Load()))
-		}
-	}
-	return Grant{}, ctx.Err()
-}
-
-func (g *Gate) newKey(n Need) string {
-	return n.ID + "/" + g.holder + "/" + strconv.FormatUint(g.serial.Add(1), 36)
-}
 
 // Run asks for slots on behalf of [Gate.Take], keeps this process's reservations alive
 // and writes settlements that failed. It returns nil when ctx ends, and an error
@@ -141,9 +70,46 @@ func (g *Gate) stop(ctx context.Context) {
 	g.writeAll(end)
 }
 
-// lastCall is a context for what has to be said to Redis when ctx has ended.
-func lastCall(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+type renewArgs struct {
+	common
+	Key string `json:"key"`
+}
+
+// renew shows that this process lives.
+func (g *Gate) renew(ctx context.Context, waitsFor string) error {
+	epoch, said, err := g.run(ctx, renewScript, &renewArgs{Key: waitsFor})
+	if err != nil {
+		return err
+	}
+	return g.receiveAll(epoch, said)
+}
+
+// keepAlive renews the lease of this process while it has anything in Redis.
+func (g *Gate) keepAlive(ctx context.Context) {
+	failed := false
+	for {
+		g.pause(ctx, g.cfg.lease/4)
+		if ctx.Err() != nil {
+			return
+		}
+		now := g.clock.now()
+		g.mu.Lock()
+		for key, end := range g.unsettled {
+			if now.After(end) {
+				delete(g.unsettled, key)
+			}
+		}
+		busy, asking := len(g.unsettled) > 0 || g.slotAhead || g.inLine != "", g.inLine
+		g.mu.Unlock()
+		if !busy {
+			continue
+		}
+		err := g.renew(ctx, asking)
+		if err != nil && !failed && ctx.Err() == nil {
+			g.log.WarnContext(ctx, "could not renew the lease on reservations", "error", err)
+		}
+		failed = err != nil
+	}
 }
 
 // pump asks for the head of the queue, and for those behind it that may pass at
@@ -321,41 +287,4 @@ func (g *Gate) sleep(ctx context.Context, w *waiter, until time.Time, slot bool)
 			g.claim("")
 		}
 	}
-}
-
-type takeArgs struct {
-	common
-	Calls []callArgs `json:"calls"`
-}
-
-type callArgs struct {
-	Key      string `json:"key"`
-	Class    string `json:"class"`
-	Estimate int64  `json:"estimate"`
-	Max      int64  `json:"max"`
-}
-
-// ask books slots for the needs, in order; there may be fewer answers than needs.
-func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
-	a := takeArgs{Calls: make([]callArgs, len(ws))}
-	for i, w := range ws {
-		a.Calls[i] = callArgs{Key: w.key, Class: w.need.Class, Estimate: w.need.InputTokens, Max: w.need.MaxTokens}
-	}
-	epoch, reply, err := g.run(ctx, takeScript, &a)
-	if err != nil {
-		return nil, err
-	}
-	at := g.clock.now()
-	var out []answer
-	for i := 0; i+1 < len(reply); i += 2 {
-		wait, err := parseWait(reply[i+1])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at})
-	}
-	if len(out) == 0 || len(out) > len(ws) {
-		return nil, fmt.Errorf("script gave %d answers to %d questions", len(out), len(ws))
-	}
-	return out, nil
 }

@@ -1,10 +1,7 @@
 package limit
 
 import (
-	"context"
 	"embed"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -47,8 +44,6 @@ func newScript(name string, chapters ...string) *script {
 	return &script{name: name, chapters: chapters, redis: redis.NewScript(text.String())}
 }
 
-func seconds(d time.Duration) float64 { return d.Seconds() }
-
 // common are the arguments that every script is given. The names of the JSON
 // members are those in lua/state.lua.
 type common struct {
@@ -66,50 +61,6 @@ func (c *common) fill(with common) { *c = with }
 
 // arguments are a script's own arguments, with room for the common ones.
 type arguments interface{ fill(with common) }
-
-// run calls a script and returns the epoch, which every reply begins with, and
-// the rest.
-func (g *Gate) run(ctx context.Context, s *script, a arguments) (epoch int64, reply []string, err error) {
-	var now any = ""
-	if g.cfg.now != nil {
-		now = g.cfg.now()
-	}
-	known := g.epoch.Load()
-	with := g.common
-	with.Epoch = strconv.FormatInt(known, 10)
-	a.fill(with)
-	body, err := json.Marshal(a)
-	if err != nil {
-		return 0, nil, fmt.Errorf("encode the arguments of %s: %w", s.name, err)
-	}
-	out, err := s.redis.Run(ctx, g.rdb, g.keys, now, body).Slice()
-	if err != nil {
-		return 0, nil, err
-	}
-	reply = make([]string, len(out))
-	for i, v := range out {
-		switch v := v.(type) {
-		case string:
-			reply[i] = v
-		case int64:
-			reply[i] = strconv.FormatInt(v, 10)
-		default:
-			return 0, nil, fmt.Errorf("script answered %T", v)
-		}
-	}
-	if len(reply) == 0 {
-		return 0, nil, errors.New("script answered nothing")
-	}
-	epoch, err = parseEpoch(reply[0])
-	if err != nil {
-		return 0, nil, err
-	}
-	if known != epoch && g.epoch.CompareAndSwap(known, epoch) && known != 0 {
-		g.m.lost.Inc()
-		g.log.WarnContext(ctx, "the gate's state in Redis was lost; it starts empty")
-	}
-	return epoch, reply[1:], nil
-}
 
 func parseEpoch(s string) (int64, error) {
 	f, err := strconv.ParseFloat(s, 64)

@@ -1,0 +1,114 @@
+package limit
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// waiter is one Take.
+type waiter struct {
+	need  Need
+	since time.Time
+	ready chan struct{} // closed when grant or err is set
+	gone  chan struct{} // closed when the caller has left
+
+	// Under Gate.mu.
+	key   string // of the reservation, a new one after each that was given back
+	el    *list.Element
+	doubt bool // asked, and the answer was lost: the reservation may exist
+	left  bool
+	done  bool
+	grant Grant
+	err   error
+}
+
+// Take blocks until the call may be sent, first come first served in this
+// process, and returns its place, which [Gate.Settle] ends. It needs [Gate.Run].
+// When ctx ends, the place goes back and the error is ctx's; without Redis it waits
+// and asks again. [ErrStopped] says that Run has ended.
+func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
+	if n.ID == "" || strings.ContainsAny(n.ID, " \t\r\n") || !utf8.ValidString(n.ID) {
+		return Grant{}, fmt.Errorf("limit: Need.ID %q: want a name in UTF-8 without white space", n.ID)
+	}
+	n.InputTokens, n.MaxTokens = max(0, n.InputTokens), max(0, n.MaxTokens)
+	if err := ctx.Err(); err != nil {
+		return Grant{}, err
+	}
+	w := &waiter{need: n, since: g.clock.now(), ready: make(chan struct{}), gone: make(chan struct{}), key: g.newKey(n)}
+	g.mu.Lock()
+	if g.stopped {
+		g.mu.Unlock()
+		return Grant{}, ErrStopped
+	}
+	w.el = g.queue.PushBack(w)
+	g.mu.Unlock()
+	wake(g.wakeQueue)
+
+	select {
+	case <-w.ready:
+		return w.grant, w.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case w.done && w.err == nil:
+		delete(g.unsettled, w.key)
+		g.laterLocked(back(w.grant.key, w.grant.epoch))
+	case w.done:
+	default:
+		w.left = true
+		g.queue.Remove(w.el)
+		close(w.gone)
+		if w.doubt {
+			g.laterLocked(back(w.key, g.epoch.Load()))
+		}
+	}
+	return Grant{}, ctx.Err()
+}
+
+func (g *Gate) newKey(n Need) string {
+	return n.ID + "/" + g.holder + "/" + strconv.FormatUint(g.serial.Add(1), 36)
+}
+
+type takeArgs struct {
+	common
+	Calls []callArgs `json:"calls"`
+}
+
+type callArgs struct {
+	Key      string `json:"key"`
+	Class    string `json:"class"`
+	Estimate int64  `json:"estimate"`
+	Max      int64  `json:"max"`
+}
+
+// ask books slots for the needs, in order; there may be fewer answers than needs.
+func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
+	a := takeArgs{Calls: make([]callArgs, len(ws))}
+	for i, w := range ws {
+		a.Calls[i] = callArgs{Key: w.key, Class: w.need.Class, Estimate: w.need.InputTokens, Max: w.need.MaxTokens}
+	}
+	epoch, reply, err := g.run(ctx, takeScript, &a)
+	if err != nil {
+		return nil, err
+	}
+	at := g.clock.now()
+	var out []answer
+	for i := 0; i+1 < len(reply); i += 2 {
+		wait, err := parseWait(reply[i+1])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at})
+	}
+	if len(out) == 0 || len(out) > len(ws) {
+		return nil, fmt.Errorf("script gave %d answers to %d questions", len(out), len(ws))
+	}
+	return out, nil
+}
