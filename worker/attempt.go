@@ -41,7 +41,7 @@ type attempt struct {
 }
 
 func (w *Worker) attempt(p *servedPool, t tasks.Ticket) *attempt {
-	return &attempt{w: w, p: p, ticket: t, text: &text{w: w, ticket: t}}
+	return &attempt{w: w, p: p, ticket: t, text: &text{texts: w.c.Texts, ticket: t}}
 }
 
 // run makes the attempt. A nil error acknowledges the task: the rest of the

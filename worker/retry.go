@@ -52,61 +52,66 @@ func decide(a upstream.Answer, s situation) verdict {
 	switch a.Outcome {
 	case tasks.Succeeded:
 		return verdict{status: tasks.StatusSucceeded}
-
-	case tasks.RateLimited:
-		if a.HasRetryAfter && a.RetryAfter <= softLimit {
-			return verdict{status: tasks.StatusRetrying, delay: a.RetryAfter, soft: true}
-		}
-		if !a.HasRetryAfter {
-			return verdict{status: tasks.StatusRetrying, hold: defaultHold}
-		}
-		return verdict{status: tasks.StatusRetrying, hold: a.RetryAfter}
-
-	case tasks.RampLimited:
-		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold), ramp: true}
-
-	case tasks.SpendLimited, tasks.Unauthorized:
-		switch {
-		case !s.guarded:
-			return verdict{status: tasks.StatusRetrying, hold: capHold}
-		case s.standing == pool.Paused:
-			return verdict{status: tasks.StatusRetrying}
-		case s.standing != pool.Unsettled:
-			return verdict{status: tasks.StatusRetrying, delay: reopenedDelay}
-		case s.attempts >= s.max:
-			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
-		}
-		return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
-
-	case tasks.Rejected:
-		switch {
-		case s.standing == pool.Paused:
-			return verdict{status: tasks.StatusRetrying}
-		case a.Doubt == upstream.DoubtKey && s.attempts < min(2, s.max):
-			// No request is to blame for a 401. One that passes is worth another try.
-			return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
-		}
-		return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
-
 	case tasks.HandedBack:
 		return verdict{status: tasks.StatusRetrying}
-
-	case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
-		if a.ShouldRetry != nil && !*a.ShouldRetry {
-			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
-		}
-		if s.standing == pool.Paused {
-			return verdict{status: tasks.StatusRetrying}
-		}
-		if s.attempts >= s.max {
-			return verdict{status: tasks.StatusFailed, code: tasks.AttemptsExhausted}
-		}
-		return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
-
+	case tasks.RateLimited, tasks.RampLimited:
+		return tooFast(a)
+	case tasks.SpendLimited, tasks.Unauthorized:
+		return keyRefused(a, s)
 	case tasks.TooLarge:
 		return verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}
+	case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
+		switch {
+		case a.ShouldRetry != nil && !*a.ShouldRetry:
+			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
+		case s.standing == pool.Paused:
+			return verdict{status: tasks.StatusRetrying}
+		}
+		return another(a, s, tasks.AttemptsExhausted)
+	}
+	switch {
+	case s.standing == pool.Paused:
+		return verdict{status: tasks.StatusRetrying}
+	case a.Doubt == upstream.DoubtKey:
+		// No request is to blame for a 401. One that passes is worth another try.
+		s.max = min(2, s.max)
+		return another(a, s, tasks.UpstreamRejected)
 	}
 	return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
+}
+
+// tooFast is for a provider whose pace was exceeded: the whole pool waits.
+func tooFast(a upstream.Answer) verdict {
+	switch {
+	case a.Outcome == tasks.RampLimited:
+		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold), ramp: true}
+	case !a.HasRetryAfter:
+		return verdict{status: tasks.StatusRetrying, hold: defaultHold}
+	case a.RetryAfter <= softLimit:
+		return verdict{status: tasks.StatusRetrying, delay: a.RetryAfter, soft: true}
+	}
+	return verdict{status: tasks.StatusRetrying, hold: a.RetryAfter}
+}
+
+// keyRefused is for a key that was refused or has no money: no request's fault.
+func keyRefused(a upstream.Answer, s situation) verdict {
+	switch {
+	case !s.guarded:
+		return verdict{status: tasks.StatusRetrying, hold: capHold}
+	case s.standing == pool.Paused:
+		return verdict{status: tasks.StatusRetrying}
+	case s.standing == pool.Unsettled:
+		return another(a, s, tasks.UpstreamRejected)
+	}
+	return verdict{status: tasks.StatusRetrying, delay: reopenedDelay}
+}
+
+// another counts the attempt and tries again, unless it was the last.
+func another(a upstream.Answer, s situation, last tasks.ErrorCode) verdict {
+	if s.attempts >= s.max {
+		return verdict{status: tasks.StatusFailed, code: last}
+	}
+	return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}
 }
 
 // backoff is exponential with full jitter, never shorter than a retry-after.

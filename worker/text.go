@@ -12,10 +12,15 @@ import (
 // textEvery is the shortest time between two writes of a running attempt's text.
 const textEvery = 50 * time.Millisecond
 
+// Texts takes the text of a running attempt for readers who want it as it comes.
+type Texts interface {
+	Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error)
+}
+
 // text collects what a running attempt has brought, and publishes it only
 // while somebody wants it: a job that is polled costs nothing here.
 type text struct {
-	w      *Worker
+	texts  Texts
 	ticket tasks.Ticket
 
 	mu     sync.Mutex
@@ -50,7 +55,7 @@ func (t *text) add(ctx context.Context, piece string) {
 	t.sent, t.last = t.all.Len(), time.Now()
 	t.mu.Unlock()
 
-	wanted, err := t.w.c.Texts.Append(ctx, t.ticket, call, from, out)
+	wanted, err := t.texts.Append(ctx, t.ticket, call, from, out)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil || !wanted {

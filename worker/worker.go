@@ -9,6 +9,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,11 +41,6 @@ type Leases interface {
 	Renew(ctx context.Context, held []tasks.Ticket) (lost []string, err error)
 }
 
-// Texts takes the text of a running attempt for readers who want it as it comes.
-type Texts interface {
-	Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error)
-}
-
 // Feeder hands further jobs to Asynq when a start or an end made room.
 type Feeder interface {
 	Hand(ctx context.Context, list []tasks.Ticket) error
@@ -55,7 +51,7 @@ type Caller interface {
 	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
 }
 
-// Gate is a pool's shared pool.
+// Gate is a pool's shared allowance.
 type Gate interface {
 	Run(ctx context.Context) error
 	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
@@ -155,15 +151,9 @@ func New(c Config) (*Worker, error) {
 	if c.Redis == nil || c.Record == nil || c.Leases == nil || c.Texts == nil || c.Feeder == nil || len(c.Pools) == 0 {
 		return nil, errors.New("worker: Redis, Record, Leases, Texts, Feeder and at least one pool are needed")
 	}
-	if c.RenewEvery == 0 {
-		c.RenewEvery = 2500 * time.Millisecond
-	}
-	if c.StartWithin == 0 {
-		c.StartWithin = 5 * time.Second
-	}
-	if c.Grace == 0 {
-		c.Grace = 30 * time.Second
-	}
+	c.RenewEvery = cmp.Or(c.RenewEvery, 2500*time.Millisecond)
+	c.StartWithin = cmp.Or(c.StartWithin, 5*time.Second)
+	c.Grace = cmp.Or(c.Grace, 30*time.Second)
 	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
@@ -185,9 +175,7 @@ func (w *Worker) serve(cfg Pool) error {
 	if w.pools[cfg.Name] != nil {
 		return fmt.Errorf("worker: pool %s is named twice", cfg.Name)
 	}
-	if cfg.Concurrency == 0 {
-		cfg.Concurrency = 64
-	}
+	cfg.Concurrency = cmp.Or(cfg.Concurrency, 64)
 	if w.c.Answers == nil {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
@@ -250,8 +238,7 @@ func (w *Worker) handler(p *servedPool) handler {
 			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
 			return nil
 		}
-		a := w.attempt(p, t)
-		return a.run(base)
+		return w.attempt(p, t).run(base)
 	}
 }
 
