@@ -9,7 +9,9 @@ const MaxReason = 500
 type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too
 	Running        int64
-	Handed         int64     // of the queued, those already handed to Asynq or held by a worker
-	Tenants        int64     // tenants with a backlog
-	OldestQueuedAt time.Time // of those that may run now; zero when all are for later
+	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
+	Tenants        int64              // tenants with a backlog
+	Shares         float64            // their weights, added up
+	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
+	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
 }

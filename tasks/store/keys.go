@@ -20,6 +20,7 @@ func (k keys) jobs(tenant string) string          { return string(k) + "tn:" + t
 func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
+func (k keys) weights() string                    { return string(k) + "weight" }
 func (k keys) paused() string                     { return string(k) + "paused" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -235,10 +236,11 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var counts *redis.SliceCmd
 	var out, hold, ring *redis.IntCmd
 	var tenants, first, held *redis.StringSliceCmd
+	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		counts = p.HMGet(ctx, s.keys.load(pool), "queued", "running")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
-		tenants = p.ZRange(ctx, s.keys.ring(pool), 0, 99)
+		tenants, weights = p.ZRange(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
 		return nil
 	})
@@ -247,13 +249,23 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
-		Handed: out.Val() + hold.Val(), Tenants: ring.Val(),
+		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Shares: float64(ring.Val()), Weights: map[string]float64{},
 	}
 	ids := append(first.Val(), held.Val()...)
 	if len(tenants.Val()) > 0 {
-		heads, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, t := range tenants.Val() {
-				p.ZRange(ctx, s.keys.backlog(pool, t), 0, 0)
+		turnsOf := []any{"ZMSCORE", s.keys.ring(pool)}
+		for name, w := range weights.Val() {
+			l.Weights[name], _ = strconv.ParseFloat(w, 64)
+			turnsOf = append(turnsOf, name)
+		}
+		var turns *redis.Cmd
+		heads := make([]*redis.StringSliceCmd, len(tenants.Val()))
+		_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, t := range tenants.Val() {
+				heads[i] = p.ZRange(ctx, s.keys.backlog(pool, t), 0, 0)
+			}
+			if len(l.Weights) > 0 {
+				turns = p.Do(ctx, turnsOf...)
 			}
 			return nil
 		})
@@ -261,7 +273,14 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 			return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 		}
 		for _, c := range heads {
-			ids = append(ids, c.(*redis.StringSliceCmd).Val()...)
+			ids = append(ids, c.Val()...)
+		}
+		if turns != nil {
+			for i, turn := range turns.Val().([]any) {
+				if turn != nil {
+					l.Shares += l.Weights[turnsOf[2+i].(string)] - 1
+				}
+			}
 		}
 	}
 	for _, id := range ids {

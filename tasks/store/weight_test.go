@@ -111,3 +111,36 @@ func forgetBacklog(t *testing.T, s *store.Store, tenant string) {
 		}
 	}
 }
+
+// A forecast needs to know what a turn of the pool costs: the weights of those
+// who have a backlog there, and of nobody else.
+func TestAPoolsLoadAddsUpTheWeightsOfItsBacklogs(t *testing.T) {
+	weights := map[string]int64{"zoe": 9, "elsewhere": 5}
+	s := store.New(store.Config{
+		Redis: redistest.New(t), ResultTTL: time.Hour, Depth: map[string]int{pool: 1, "other": 1},
+		Weight: func(tenant string) int64 { return max(1, weights[tenant]) },
+	})
+	want := func(tenants int64, shares float64) {
+		t.Helper()
+		l, err := s.Load(t.Context(), pool)
+		if err != nil || l.Tenants != tenants || l.Shares != shares {
+			t.Errorf("%d tenants with %v shares, %v; want %d with %v", l.Tenants, l.Shares, err, tenants, shares)
+		}
+	}
+	want(0, 0)
+	if err := s.SetPaused(t.Context(), pool, true); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, job("acme"))
+	want(1, 1)
+	create(t, s, job("zoe"))
+	create(t, s, job("zoe"))
+	want(2, 10)
+	away := job("elsewhere")
+	away.Pool = "other"
+	create(t, s, away)
+	want(2, 10)
+	if l, err := s.Load(t.Context(), pool); err != nil || l.Weights["zoe"] != 9 || l.Weights["acme"] != 0 {
+		t.Errorf("weights %v, %v; want 9 of zoe, and none noted of acme", l.Weights, err)
+	}
+}

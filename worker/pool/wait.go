@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"cmp"
 	"context"
+	"math"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -64,12 +66,14 @@ func (v view) until() time.Duration {
 	return d
 }
 
-// ahead is how long a job waits behind own earlier jobs of its tenant, where
-// tenants take turns: each of them costs one start of every tenant's. It takes the
-// weights for equal: a heavy tenant starts sooner than it says, a light one later.
-func (v view) ahead(own, tenants int64) time.Duration {
-	n := min(own*max(1, tenants), v.load.Queued)
-	return v.until() + max(0, v.gate.Wait(int(n))-v.gate.HeldFor)
+// ahead is how long the job at this place of its tenant's own waits, where so many
+// tenants take turns. A turn costs 1/weight: for each of its own, every other
+// tenant has as many as its weight is greater.
+func (v view) ahead(tenant string, place, tenants int64) time.Duration {
+	weight := cmp.Or(v.load.Weights[tenant], 1)
+	shares := v.load.Shares + float64(tenants-v.load.Tenants) // who came since is taken to weigh 1
+	n := min(float64(place)*max(1, shares/weight), float64(v.load.Queued))
+	return v.until() + max(0, v.gate.Wait(int(math.Ceil(n)))-v.gate.HeldFor)
 }
 
 // Waiting says what a job waits for; nothing once it runs or has ended.
@@ -98,7 +102,7 @@ func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) 
 		}
 		return w, nil
 	}
-	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(max(1, place), tenants)).Truncate(time.Millisecond)}
+	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(j.Tenant, max(1, place), tenants)).Truncate(time.Millisecond)}
 	switch {
 	case v.pause.Paused:
 		w.For = tasks.WaitPaused
@@ -139,5 +143,5 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 		s.backlog[key] = b
 		s.mu.Unlock()
 	}
-	return v.ahead(b.jobs+1, b.tenants) + time.Second, nil
+	return v.ahead(tenant, b.jobs+1, b.tenants) + time.Second, nil
 }
