@@ -75,9 +75,11 @@ type bar struct {
 
 func (w *Web) console(rw http.ResponseWriter, r *http.Request, v viewer) {
 	live, status := w.live(r.Context(), v)
-	w.page(rw, status, "console.html", consolePage{
-		Viewer: v, Fake: w.cfg.Fake, Notices: w.cfg.Notices, Version: w.cfg.Version, Live: live,
-	})
+	page := consolePage{Viewer: v, Fake: w.cfg.Fake, Version: w.cfg.Version, Live: live}
+	if w.cfg.Notices != nil {
+		page.Notices = w.cfg.Notices()
+	}
+	w.page(rw, status, "console.html", page)
 }
 
 func (w *Web) fragment(rw http.ResponseWriter, r *http.Request, v viewer) {

@@ -70,9 +70,9 @@ type Config struct {
 	Resume func(ctx context.Context, pool, by string) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
-	// Notices are further lines that an operator must see, such as a Redis that
-	// forgets. Nil means none.
-	Notices []string
+	// Notices returns further lines that an operator must see, such as a Redis that
+	// forgets. It is asked for each page: facts change. Nil means none.
+	Notices func() []string
 	// Version is the program's, shown in the footer. Empty shows none.
 	Version string
 	// SessionKey signs the session cookie: at least 32 random bytes, the same in

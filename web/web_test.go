@@ -409,7 +409,8 @@ func somePools() []tasks.PoolStatus {
 
 func TestConsole(t *testing.T) {
 	s := newSite(t, func(c *Config) {
-		c.Fake, c.Notices, c.Version = true, []string{"Jobs do not survive a <restart>."}, "v1.2.3"
+		c.Fake, c.Version = true, "v1.2.3"
+		c.Notices = func() []string { return []string{"Jobs do not survive a <restart>."} }
 	})
 	s.set(somePools()...)
 	jar := s.signIn("look")

@@ -393,6 +393,9 @@ func TestJobsRunForAUserWhoMayUseNoChannel(t *testing.T) {
 		return strings.Join(ready.Notices, "; ")
 	}
 	r.until("the missing permission is named", func() bool { return strings.Contains(notices(), "&sluice:*") })
+	if page := r.stream("/"); !strings.Contains(page, "&amp;sluice:*") {
+		t.Errorf("the console does not name it: %s", page)
+	}
 	once := func(what string, j jobView) {
 		t.Helper()
 		if j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "succeeded" {
@@ -468,6 +471,9 @@ func TestJobsRunForAUserWhoMayUseNoChannel(t *testing.T) {
 	}
 	grant("&sluice:*", "&asynq:*")
 	r.until("the notice is gone", func() bool { return !strings.Contains(notices(), "&sluice:*") })
+	if page := r.stream("/"); strings.Contains(page, "&amp;sluice:*") {
+		t.Errorf("the console still names it: %s", page)
+	}
 }
 
 // gauge is the sum of a metric of the program.

@@ -390,19 +390,22 @@ func (s *service) operations() api.OperationsConfig {
 				return nil
 			}},
 		},
-		Notices: s.notes,
-		Log:     s.log,
+		Notices: func() []string {
+			if s.cfg.UsesFake() {
+				return append(s.notes(), fakeNotice)
+			}
+			return s.notes()
+		},
+		Log: s.log,
 	}
 }
 
-// notes are what an operator should know although everything works.
+// notes are what an operator should know although everything works. That the fake
+// provider answers, the console says in its own way.
 func (s *service) notes() []string {
 	out := append([]string(nil), s.redis.notices...)
 	if refused := s.notices.Refused(); refused != "" {
 		out = append(out, refused)
-	}
-	if s.cfg.UsesFake() {
-		out = append(out, fakeNotice)
 	}
 	return out
 }
@@ -425,7 +428,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.redis.notices, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
+		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
