@@ -42,7 +42,9 @@ func (g *Gate) listen(ctx context.Context) {
 }
 
 // hear acts on one message: "holder epoch status wait key", or to all
-// "* epoch hold wait" and "* epoch free 0".
+// "* epoch hold wait" and "* epoch free 0". The epoch of the latter is not compared:
+// of a lost state they come before all of the next, and what they say only makes
+// the pump ask again.
 func (g *Gate) hear(text string) {
 	f := strings.Fields(text)
 	if len(f) < 4 || f[0] != "*" && (f[0] != g.holder || len(f) != 5) {
