@@ -21,7 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // The tests of this package see Sluice as a stranger does: an API and a worker,
@@ -47,7 +47,7 @@ type sent struct {
 
 func newProvider(t *testing.T) *provider {
 	t.Helper()
-	fake, err := upstream.NewFake(upstream.FakeConfig{MeanOutputTokens: 8})
+	answerer, err := fake.New(fake.Config{MeanOutputTokens: 8})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +61,10 @@ func newProvider(t *testing.T) *provider {
 		p.seen = append(p.seen, sent{r.URL.Path, r.Header.Clone(), body})
 		p.mu.Unlock()
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		fake.ServeHTTP(w, r)
+		answerer.ServeHTTP(w, r)
 	}))
 	t.Cleanup(func() {
-		fake.Close()
+		answerer.Close()
 		p.CloseClientConnections()
 		p.Close()
 	})

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // fakeNotice is what is said wherever the built-in fake provider answers.
@@ -21,7 +21,7 @@ const fakeKey = "built-in"
 // fakeServer is the built-in provider of this process, on a loopback port.
 type fakeServer struct {
 	url    string
-	fake   *upstream.Fake
+	fake   *fake.Provider
 	server *http.Server
 	ended  chan error
 }
@@ -36,7 +36,7 @@ func startFake(cfg *config.Config, log *slog.Logger) (*fakeServer, error) {
 			break
 		}
 	}
-	fake, err := upstream.NewFake(upstream.FakeConfig{
+	provider, err := fake.New(fake.Config{
 		RequestsPerMinute: float64(limits.RequestsPerMinute), RequestBurst: float64(limits.RequestBurst),
 		InputTokensPerMinute: float64(limits.InputTokensPerMinute), OutputTokensPerMinute: float64(limits.OutputTokensPerMinute),
 		MeanLatency: 300 * time.Millisecond, LatencySigma: 0.5, TimePerToken: 2 * time.Millisecond, MeanOutputTokens: 64, OutputSigma: 0.5,
@@ -47,12 +47,12 @@ func startFake(cfg *config.Config, log *slog.Logger) (*fakeServer, error) {
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		fake.Close()
+		provider.Close()
 		return nil, fmt.Errorf("start the fake provider: %w", err)
 	}
 	f := &fakeServer{
-		url: "http://" + l.Addr().String(), fake: fake, ended: make(chan error, 1),
-		server: &http.Server{Handler: fake, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)},
+		url: "http://" + l.Addr().String(), fake: provider, ended: make(chan error, 1),
+		server: &http.Server{Handler: provider, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)},
 	}
 	go func() { f.ended <- f.server.Serve(l) }()
 	return f, nil

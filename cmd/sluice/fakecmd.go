@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // FakeCmd is the fake provider alone.
@@ -40,7 +40,7 @@ func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return wrongUsage{err}
 	}
-	fake, err := upstream.NewFake(upstream.FakeConfig{
+	provider, err := fake.New(fake.Config{
 		RequestsPerMinute: c.RPM, InputTokensPerMinute: c.ITPM, OutputTokensPerMinute: c.OTPM, RequestBurst: c.Burst,
 		MeanLatency: c.Latency, LatencySigma: c.LatencySpread, TimePerToken: c.TimePerToken,
 		MeanOutputTokens: c.OutputTokens, OutputSigma: c.OutputSpread,
@@ -49,12 +49,12 @@ func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return wrongUsage{err}
 	}
-	defer fake.Close()
+	defer provider.Close()
 	l, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: fake, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: provider, ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	if _, err := fmt.Fprintf(env.Stdout, "http://%s\n", l.Addr()); err != nil {
@@ -65,7 +65,7 @@ func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	case <-ctx.Done():
 	}
-	fake.Close() // calls that hang on purpose end here
+	provider.Close() // calls that hang on purpose end here
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), fakeGrace)
 	defer cancel()
 	if server.Shutdown(grace) != nil {
@@ -82,11 +82,11 @@ func ignoreClosed(err error) error {
 }
 
 // parseFaults reads KIND or KIND:PROBABILITY.
-func parseFaults(list []string) ([]upstream.Fault, error) {
-	var out []upstream.Fault
+func parseFaults(list []string) ([]fake.Fault, error) {
+	var out []fake.Fault
 	for _, s := range list {
 		kind, probability, given := strings.Cut(s, ":")
-		f := upstream.Fault{Kind: kind}
+		f := fake.Fault{Kind: kind}
 		if given {
 			p, err := strconv.ParseFloat(probability, 64)
 			if err != nil || p <= 0 || p > 1 {

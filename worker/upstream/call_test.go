@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 const testKey = "the-secret-key"
@@ -502,7 +503,7 @@ func TestAnswersShareAConnection(t *testing.T) {
 }
 
 func TestHTTP2(t *testing.T) {
-	f, err := NewFake(FakeConfig{MeanOutputTokens: 300, TimePerToken: 10 * time.Microsecond})
+	f, err := fake.New(fake.Config{MeanOutputTokens: 300, TimePerToken: 10 * time.Microsecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -531,8 +532,14 @@ func TestHTTP2(t *testing.T) {
 }
 
 func TestABrokenCallIsNeverSentAgain(t *testing.T) {
-	f, url := startFake(t, FakeConfig{})
-	c := newCaller(t, Anthropic, url, nil)
+	f, err := fake.New(fake.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	s := httptest.NewServer(f)
+	t.Cleanup(s.Close)
+	c := newCaller(t, Anthropic, s.URL, nil)
 	for i := range 5 {
 		if a := c.Do(t.Context(), ask("hi")); a.Outcome != tasks.Succeeded {
 			t.Fatalf("call %d: %s", i, a.Outcome)

@@ -12,8 +12,6 @@
 // It never follows a redirect, never reads the environment, never decides
 // whether to try again (that is the retry rule's), and never puts a prompt, a
 // result or a key into an error or a log.
-//
-// The package also holds Fake, a strict stand-in for both providers.
 package upstream
 
 import (

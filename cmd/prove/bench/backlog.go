@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 const (
@@ -27,7 +27,7 @@ type Backlog struct {
 // Run compares a stack with a large backlog with one that has a small one. Both
 // are there at once and take turns; the small one is filled anew for each round.
 func (b *Backlog) Run(ctx context.Context, lab *rig.Lab) error {
-	s := setup{name: "small", aof: b.fsync("everysec"), limits: wide(), workers: 1, slow: b.Slow, fake: upstream.FakeConfig{MeanOutputTokens: 8, MaxPrompts: 1000}}
+	s := setup{name: "small", aof: b.fsync("everysec"), limits: wide(), workers: 1, slow: b.Slow, fake: fake.Config{MeanOutputTokens: 8, MaxPrompts: 1000}}
 	t := s
 	t.name = "big"
 	return b.measure(ctx, func(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // Pace measures how much of an allowance is used.
@@ -33,13 +33,13 @@ func (p *Pace) Run(ctx context.Context, lab *rig.Lab) error {
 			if len(p.Only) > 0 && !slices.Contains(p.Only, l.name) {
 				continue
 			}
-			fake := upstream.FakeConfig{
+			asked := fake.Config{
 				RequestsPerMinute: l.limits.requests, RequestBurst: float64(l.limits.burst),
 				InputTokensPerMinute: l.limits.input, OutputTokensPerMinute: l.limits.output,
 				MeanLatency: 200 * time.Millisecond, MeanOutputTokens: l.output, OutputSigma: l.sigma,
 			}
 			for i := range p.Rounds {
-				s := setup{name: fmt.Sprintf("%s-%d", l.name, i), aof: p.fsync("everysec"), limits: l.limits, workers: p.Workers, fake: fake, slow: p.Slow}
+				s := setup{name: fmt.Sprintf("%s-%d", l.name, i), aof: p.fsync("everysec"), limits: l.limits, workers: p.Workers, fake: asked, slow: p.Slow}
 				if err := p.with(ctx, lab, s, func(st *stack) error { return p.drain(ctx, st, l) }); err != nil {
 					return fmt.Errorf("load %s: %w", l.name, err)
 				}

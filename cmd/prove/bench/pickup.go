@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 const (
@@ -26,7 +26,7 @@ type Pickup struct {
 
 // Run submits one at a time, then watches the processes idle.
 func (p *Pickup) Run(ctx context.Context, lab *rig.Lab) error {
-	s := setup{name: "pickup", aof: p.fsync("everysec"), limits: wide(), workers: 1, fake: upstream.FakeConfig{MeanOutputTokens: 8}}
+	s := setup{name: "pickup", aof: p.fsync("everysec"), limits: wide(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
 	return p.measure(ctx, func(ctx context.Context) error {
 		return p.with(ctx, lab, s, func(st *stack) error {
 			picked, accepted, err := p.submit(ctx, st)

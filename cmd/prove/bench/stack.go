@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // limits are the pool's, as sluice.yaml has them.
@@ -32,7 +32,7 @@ type setup struct {
 	aof     string
 	limits  limits
 	workers int
-	fake    upstream.FakeConfig
+	fake    fake.Config
 	slow    bool // tell where Redis's time went
 }
 

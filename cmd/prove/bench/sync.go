@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // Sync measures what waiting for the result within the submit adds to asking
@@ -19,7 +19,7 @@ type Sync struct {
 
 // Run asks directly, submits and waits, and writes to Redis, in turns.
 func (s *Sync) Run(ctx context.Context, lab *rig.Lab) error {
-	t := setup{name: "sync", aof: s.fsync("always"), limits: wide(), workers: 1, fake: upstream.FakeConfig{MeanOutputTokens: 8}}
+	t := setup{name: "sync", aof: s.fsync("always"), limits: wide(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
 	return s.measure(ctx, func(ctx context.Context) error {
 		return s.with(ctx, lab, t, func(st *stack) error { return s.turns(ctx, st) })
 	})

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // Command is the plan of a proof.
@@ -98,9 +98,9 @@ type evidence struct {
 // proof that could not be finished, which shows nothing.
 func prove(ctx context.Context, plan Command, lab *rig.Lab, progress io.Writer) (*report, error) {
 	e := &evidence{plan: plan}
-	fake := upstream.FakeConfig{MeanLatency: plan.Latency, LatencySigma: 0.5, MeanOutputTokens: 24, OutputSigma: 0.5}
+	asked := fake.Config{MeanLatency: plan.Latency, LatencySigma: 0.5, MeanOutputTokens: 24, OutputSigma: 0.5}
 	s, err := lab.Stage(ctx, rig.Config{
-		Name: "stage", APIs: apis, Workers: workers, Fake: fake,
+		Name: "stage", APIs: apis, Workers: workers, Fake: asked,
 		Pool: fmt.Sprintf("limits: {requests_per_minute: %.0f, request_burst: 10, concurrency: 64}, timeout: 30s", plan.Rate*60),
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func prove(ctx context.Context, plan Command, lab *rig.Lab, progress io.Writer) 
 		return nil, err
 	}
 	e.calls = s.Provider.Calls(0)
-	if e.want, err = answers(ctx, fake, e.jobs); err != nil {
+	if e.want, err = answers(ctx, asked, e.jobs); err != nil {
 		return nil, err
 	}
 	return e.judge(), nil
@@ -249,7 +249,7 @@ func (e *evidence) await(ctx context.Context, c *rig.Client, progress io.Writer,
 
 // answers asks a provider like the proof's, without its latency, for what each
 // prompt is answered with: the fake's answers depend on the prompt alone.
-func answers(ctx context.Context, c upstream.FakeConfig, jobs []accepted) (want map[string]string, err error) {
+func answers(ctx context.Context, c fake.Config, jobs []accepted) (want map[string]string, err error) {
 	c.MeanLatency = 0
 	p, err := rig.StartProvider(c)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -67,7 +67,7 @@ func sound() *evidence {
 		return j
 	}
 	seen := func(prompt, key string, at time.Duration, completed bool) rig.Call {
-		return rig.Call{Call: upstream.Call{
+		return rig.Call{Call: fake.Call{
 			Key: key, Prompt: rig.PromptDigest(prompt), At: t0.Add(at), Accepted: true, Completed: completed,
 		}, End: t0.Add(at + 100*time.Millisecond)}
 	}

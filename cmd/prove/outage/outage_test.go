@@ -7,7 +7,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -17,7 +17,7 @@ func every(from time.Time, gap time.Duration, n int) []rig.Call {
 	var out []rig.Call
 	for i := range n {
 		at := from.Add(time.Duration(i) * gap)
-		out = append(out, rig.Call{Call: upstream.Call{At: at, Accepted: true, Status: 200}, End: at.Add(gap)})
+		out = append(out, rig.Call{Call: fake.Call{At: at, Accepted: true, Status: 200}, End: at.Add(gap)})
 	}
 	return out
 }

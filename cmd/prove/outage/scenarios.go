@@ -11,7 +11,7 @@ import (
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/worker/limit"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // scenario is one thing that fails.
@@ -36,7 +36,7 @@ func scenarios() []scenario {
 // outage: the provider answers 529 to everything, and later nothing wrong.
 func (t *trial) outage(ctx context.Context) error {
 	down := time.Now()
-	if err := t.stage.Provider.AddFault(upstream.Fault{Kind: "529"}); err != nil {
+	if err := t.stage.Provider.AddFault(fake.Fault{Kind: "529"}); err != nil {
 		return err
 	}
 	paused, err := t.pausedAt(ctx, 20*time.Second)

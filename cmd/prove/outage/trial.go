@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 const (
@@ -53,7 +53,7 @@ func (t *trial) open(ctx context.Context, lab *rig.Lab, name string, load time.D
 	t.stage, err = lab.Stage(ctx, rig.Config{
 		Name: name, APIs: 1, Workers: 4, OneKey: true, Worker: t.worker,
 		Pool: fmt.Sprintf("timeout: 30s, limits: {requests_per_minute: %.0f, request_burst: %.0f, concurrency: 64}", t.rate*60, burst),
-		Fake: upstream.FakeConfig{
+		Fake: fake.Config{
 			RequestsPerMinute: t.rate * 60, RequestBurst: burst, MeanLatency: 200 * time.Millisecond, LatencySigma: 0.5, MeanOutputTokens: 16,
 		},
 	})

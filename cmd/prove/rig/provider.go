@@ -11,12 +11,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // Call is one call that the provider has seen.
 type Call struct {
-	upstream.Call
+	fake.Call
 	End time.Time
 }
 
@@ -24,7 +24,7 @@ type Call struct {
 // its calls are exact and on the same clock as those of submits. It keeps every
 // call that has ended, in the order of the ends.
 type Provider struct {
-	*upstream.Fake
+	*fake.Provider
 	Addr    string
 	Arrived chan time.Time // of each call, while somebody reads it
 
@@ -36,21 +36,21 @@ type Provider struct {
 }
 
 // StartProvider serves a fake on a free address. Its OnCall is the provider's.
-func StartProvider(cfg upstream.FakeConfig) (*Provider, error) {
+func StartProvider(cfg fake.Config) (*Provider, error) {
 	p := &Provider{Arrived: make(chan time.Time, 1), served: make(chan error, 1)}
-	cfg.OnCall = func(c upstream.Call) {
+	cfg.OnCall = func(c fake.Call) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.calls = append(p.calls, Call{c, time.Now()})
 		p.tally.add(c)
 	}
 	var err error
-	if p.Fake, err = upstream.NewFake(cfg); err != nil {
+	if p.Provider, err = fake.New(cfg); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		p.Fake.Close()
+		p.Provider.Close()
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	p.Addr = l.Addr().String()
@@ -67,7 +67,7 @@ func StartProvider(cfg upstream.FakeConfig) (*Provider, error) {
 
 // Close ends the provider. It has kept every call after that.
 func (p *Provider) Close() error {
-	p.Fake.Close()
+	p.Provider.Close()
 	err := p.server.Close()
 	if served := <-p.served; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
@@ -86,7 +86,7 @@ func (p *Provider) Calls(n int) []Call {
 // refused for pace, or ended otherwise.
 type Tally struct{ Calls, Completed, Refused, Other int }
 
-func (t *Tally) add(c upstream.Call) {
+func (t *Tally) add(c fake.Call) {
 	t.Calls++
 	switch {
 	case c.Completed:

@@ -22,7 +22,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/sluicehq/sluice/api/auth"
-	"github.com/sluicehq/sluice/worker/upstream"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // Config says what a Stage is made of.
@@ -42,7 +42,7 @@ type Config struct {
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
-	Fake upstream.FakeConfig
+	Fake fake.Config
 	// OneKey has all workers use one provider key. Otherwise each has its own,
 	// by which the provider tells their calls apart: for proofs in which the
 	// provider sets no limits.

@@ -1,20 +1,18 @@
-package upstream
+package fake
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"math/rand/v2"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json"
 )
 
-// Fault is a misbehaviour of the fake provider.
+// Fault is a misbehaviour of the provider.
 //
 // Kinds that refuse a call, at no charge: "429" (an ordinary limit), "ramp",
 // "spend" (a tier's cap: 429 without retry-after), "customer_cap" (the 400 of
@@ -49,7 +47,7 @@ func struckKinds() []string {
 }
 
 func (f Fault) check() error {
-	if _, refuses := fakeErrors[f.Kind]; !refuses && !slices.Contains(struckKinds(), f.Kind) {
+	if _, refuses := refusals[f.Kind]; !refuses && !slices.Contains(struckKinds(), f.Kind) {
 		return fmt.Errorf("there is no fault %q", f.Kind)
 	}
 	if f.Probability < 0 || f.Probability > 1 || f.Count < 0 || f.Duration < 0 || f.RetryAfter < 0 || f.Delay < 0 {
@@ -76,56 +74,60 @@ func (r *rule) spent(now time.Time) bool {
 	return r.Count > 0 && r.left == 0 || r.Duration > 0 && !now.Before(r.until)
 }
 
-// AddFault puts one more fault in force. Faults are tried in the order in
-// which they came; the first that strikes a call is the only one.
-func (f *Fake) AddFault(fault Fault) error {
-	if err := fault.check(); err != nil {
-		return err
+// directed returns the fault that a prompt or a header asks for, as "529" or as
+// "529:2" for the first two calls, or nil. seen is how often the prompt has
+// arrived, this call included.
+func directed(asked string, seen int) *Fault {
+	kind, times, limited := strings.Cut(asked, ":")
+	fault := &Fault{Kind: kind}
+	if fault.check() != nil {
+		return nil
 	}
-	now := f.clock.Now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = append(f.faults, newRule(fault, now))
-	return nil
+	if n, err := strconv.Atoi(times); limited && (err != nil || seen > n) {
+		return nil
+	}
+	return fault
 }
 
-// ClearFaults ends every fault in force.
-func (f *Fake) ClearFaults() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = nil
-}
+// rules are the faults in force. Their owner locks.
+type rules []*rule
 
-// faultFor returns the fault that strikes the call, or nil. seen is how often
-// the call's prompt has arrived, this call included. f.mu is held.
-func (f *Fake) faultFor(r *http.Request, x *exchange, seen int) *Fault {
-	for _, asked := range []string{r.Header.Get("X-Fake-Fault"), x.ask.directive("fault")} {
-		kind, times, limited := strings.Cut(asked, ":")
-		fault := &Fault{Kind: kind}
-		if fault.check() != nil {
-			continue
-		}
-		if n, err := strconv.Atoi(times); limited && (err != nil || seen > n) {
-			continue
-		}
-		return fault
-	}
-	f.faults = slices.DeleteFunc(f.faults, func(r *rule) bool { return r.spent(x.now) })
-	for _, rule := range f.faults {
-		if rule.Model != "" {
-			if ok, err := path.Match(rule.Model, x.ask.model); !ok || err != nil {
+// strike returns the fault that strikes a call of the model, or nil. Faults are
+// tried in the order in which they came.
+func (rs *rules) strike(model string, now time.Time, dice *rand.Rand) *Fault {
+	*rs = slices.DeleteFunc(*rs, func(r *rule) bool { return r.spent(now) })
+	for _, r := range *rs {
+		if r.Model != "" {
+			if ok, err := path.Match(r.Model, model); !ok || err != nil {
 				continue
 			}
 		}
-		if rule.Probability > 0 && f.dice.Float64() >= rule.Probability {
+		if r.Probability > 0 && dice.Float64() >= r.Probability {
 			continue
 		}
-		if rule.Count > 0 {
-			rule.left--
+		if r.Count > 0 {
+			r.left--
 		}
-		return &rule.Fault
+		return &r.Fault
 	}
 	return nil
+}
+
+// forms lists the faults in force, each with what is left of it.
+func (rs rules) forms(now time.Time) []faultForm {
+	forms := []faultForm{}
+	for _, r := range rs {
+		if r.spent(now) {
+			continue
+		}
+		form := faultForm{Kind: r.Kind, Probability: r.Probability, Count: r.left, RetryAfter: span(r.RetryAfter),
+			Delay: span(r.Delay), Model: r.Model}
+		if r.Duration > 0 {
+			form.Duration = span(r.until.Sub(now))
+		}
+		forms = append(forms, form)
+	}
+	return forms
 }
 
 // faultForm is a Fault in JSON. Times are Go durations or seconds.
@@ -143,10 +145,7 @@ type faultForm struct {
 type span time.Duration
 
 func (s *span) UnmarshalJSON(b []byte) error {
-	v := string(b)
-	if unquoted := text(b); unquoted != "" {
-		v = unquoted
-	}
+	v := strings.Trim(string(b), `"`)
 	if seconds, err := strconv.ParseFloat(v, 64); err == nil && seconds >= 0 && seconds < 1e9 {
 		*s = span(seconds * float64(time.Second))
 		return nil
@@ -159,57 +158,18 @@ func (s *span) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func (s span) MarshalJSON() ([]byte, error) { return appendString(nil, time.Duration(s).String()), nil }
+func (s span) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(s).String()) }
 
-func (f *Fake) addFault(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-	if err != nil {
-		http.Error(w, "the body cannot be read", http.StatusBadRequest)
-		return
-	}
-	var form faultForm
-	if err := json.Unmarshal(body, &form, json.RejectUnknownMembers(true)); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	err = f.AddFault(Fault{
+// fault returns what the form says.
+func (form faultForm) fault() Fault {
+	return Fault{
 		Kind: form.Kind, Probability: form.Probability, Count: form.Count, Duration: time.Duration(form.Duration),
 		RetryAfter: time.Duration(form.RetryAfter), Delay: time.Duration(form.Delay), Model: form.Model,
-	})
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
 	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
-func (f *Fake) clearFaults(w http.ResponseWriter, _ *http.Request) {
-	f.ClearFaults()
-	w.WriteHeader(http.StatusNoContent)
-}
-
-// serveFaults lists the faults in force, each with what is left of it.
-func (f *Fake) serveFaults(w http.ResponseWriter, _ *http.Request) {
-	now := f.clock.Now()
-	forms := []faultForm{}
-	f.mu.Lock()
-	for _, r := range f.faults {
-		if r.spent(now) {
-			continue
-		}
-		form := faultForm{Kind: r.Kind, Probability: r.Probability, Count: r.left, RetryAfter: span(r.RetryAfter),
-			Delay: span(r.Delay), Model: r.Model}
-		if r.Duration > 0 {
-			form.Duration = span(r.until.Sub(now))
-		}
-		forms = append(forms, form)
-	}
-	f.mu.Unlock()
-	writeJSON(w, forms)
-}
-
-// fakeError is an error as the two providers word it.
-type fakeError struct {
+// refusal is an error as the two providers word it.
+type refusal struct {
 	name   string
 	status int
 	waits  bool // states a retry-after
@@ -223,8 +183,8 @@ type fakeError struct {
 	message       string
 }
 
-// fakeErrors is a table, read only.
-var fakeErrors = map[string]fakeError{
+// refusals is a table, read only.
+var refusals = map[string]refusal{
 	"400": {name: "400", status: 400, anthropicType: "invalid_request_error", openAIType: "invalid_request_error", message: "The request is not valid."},
 	"401": {name: "401", status: 401, anthropicType: "authentication_error", openAIType: "invalid_request_error", openAICode: "invalid_api_key", message: "invalid x-api-key"},
 	"402": {name: "402", status: 402, anthropicType: "billing_error", openAIType: "billing_error", openAICode: "billing_not_active", message: "There is a problem with your billing or payment information."},
@@ -248,7 +208,7 @@ var fakeErrors = map[string]fakeError{
 }
 
 // body words the error in a dialect.
-func (e fakeError) body(d Dialect, id, message string) []byte {
+func (e refusal) body(d Dialect, id, message string) []byte {
 	if message == "" {
 		message = e.message
 	}
@@ -268,4 +228,10 @@ func (e fakeError) body(d Dialect, id, message string) []byte {
 		b = append(appendString(append(b, `,"details":{"error_code":`...), e.errorCode), '}')
 	}
 	return append(appendString(append(b, `},"request_id":`...), id), '}')
+}
+
+// appendString writes s as a JSON string.
+func appendString(b []byte, s string) []byte {
+	quoted, _ := json.Marshal(s) // a string has no error
+	return append(b, quoted...)
 }

@@ -1,4 +1,4 @@
-package upstream
+package fake
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,31 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/worker/upstream"
 )
+
+const testKey = "the-secret-key"
+
+var testTime = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
+func newCaller(t testing.TB, d Dialect, url string) *upstream.Caller {
+	t.Helper()
+	c, err := upstream.New(upstream.Config{
+		Provider: upstream.Provider{Name: "p", Dialect: upstream.Dialect(d), BaseURL: url, APIKey: testKey},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func prompt(text string) tasks.Request {
+	b, _ := json.Marshal(text)
+	return tasks.Request{Kind: tasks.Text, Body: b, MaxTokens: 64}
+}
+
+func ask(text string) upstream.Ask { return upstream.Ask{Model: "m", Request: prompt(text)} }
 
 // handClock stands still until it is moved; a sleep moves it.
 type handClock struct {
@@ -38,9 +63,9 @@ func (c *handClock) Sleep(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-func startFake(t testing.TB, cfg FakeConfig) (*Fake, string) {
+func startFake(t testing.TB, cfg Config) (*Provider, string) {
 	t.Helper()
-	f, err := NewFake(cfg)
+	f, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,9 +130,9 @@ func same(t *testing.T, b []byte) map[string]any {
 }
 
 func TestTheFakesStreamIsItsWholeAnswer(t *testing.T) {
-	_, url := startFake(t, FakeConfig{MeanOutputTokens: 40, OutputSigma: 1})
+	_, url := startFake(t, Config{MeanOutputTokens: 40, OutputSigma: 1})
 	for _, d := range []Dialect{Anthropic, OpenAI} {
-		c := newCaller(t, d, url, nil)
+		c := newCaller(t, d, url)
 		cutOff := 0
 		for i := range 30 {
 			text := fmt.Sprintf("question %d, with \"quotes\" and ünïcode", i)
@@ -117,8 +142,8 @@ func TestTheFakesStreamIsItsWholeAnswer(t *testing.T) {
 			}
 			_, whole := post(t, url, d, body(d, text, more))
 			said, start := "", int64(0)
-			a := c.Do(t.Context(), Ask{Request: tasks.Request{Kind: tasks.Raw, Body: []byte(body(d, text, more))},
-				OnText: func(s string) { said += s }, OnStart: func(n int64, _ Rates) { start = n }})
+			a := c.Do(t.Context(), upstream.Ask{Request: tasks.Request{Kind: tasks.Raw, Body: []byte(body(d, text, more))},
+				OnText: func(s string) { said += s }, OnStart: func(n int64, _ upstream.Rates) { start = n }})
 			if a.Outcome != tasks.Succeeded {
 				t.Fatalf("%s: %s %s", d, a.Outcome, a.Message)
 			}
@@ -150,8 +175,8 @@ func TestTheFakesStreamIsItsWholeAnswer(t *testing.T) {
 }
 
 func TestTheSameQuestionGetsTheSameAnswer(t *testing.T) {
-	_, url := startFake(t, FakeConfig{MeanOutputTokens: 20, OutputSigma: 0.5, Seed: 7})
-	_, other := startFake(t, FakeConfig{MeanOutputTokens: 20, OutputSigma: 0.5, Seed: 8})
+	_, url := startFake(t, Config{MeanOutputTokens: 20, OutputSigma: 0.5, Seed: 7})
+	_, other := startFake(t, Config{MeanOutputTokens: 20, OutputSigma: 0.5, Seed: 8})
 	_, a := post(t, url, Anthropic, body(Anthropic, "x", ""))
 	post(t, url, Anthropic, body(Anthropic, "y", ""))
 	_, b := post(t, url, Anthropic, body(Anthropic, "x", ""))
@@ -165,14 +190,14 @@ func TestTheSameQuestionGetsTheSameAnswer(t *testing.T) {
 }
 
 func TestLognormalHasItsMean(t *testing.T) {
-	f, err := NewFake(FakeConfig{MeanOutputTokens: 200, OutputSigma: 0.8, MeanLatency: 4 * time.Second, LatencySigma: 0.5})
+	f, err := New(Config{MeanOutputTokens: 200, OutputSigma: 0.8, MeanLatency: 4 * time.Second, LatencySigma: 0.5})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const n = 20000
 	tokens, latency := 0.0, 0.0
 	for i := range n {
-		p := f.prepare(&question{model: "m", text: fmt.Sprint(i), maxTokens: 1 << 20})
+		p := f.cfg.prepare(&question{model: "m", text: fmt.Sprint(i), maxTokens: 1 << 20})
 		tokens += float64(len(p.tokens)) / n
 		latency += p.first.Seconds() / n
 	}
@@ -185,7 +210,7 @@ func TestLognormalHasItsMean(t *testing.T) {
 // second the calls come.
 func TestTheRequestBucketIsContinuousAndStrict(t *testing.T) {
 	clock := &handClock{now: testTime}
-	f, url := startFake(t, FakeConfig{RequestsPerMinute: 600, RequestBurst: 10, Clock: clock})
+	f, url := startFake(t, Config{RequestsPerMinute: 600, RequestBurst: 10, Clock: clock})
 	accepted := 0
 	for i := range 400 { // 4 s in steps of 10 ms; the rate is one every 100 ms
 		resp, b := post(t, url, Anthropic, body(Anthropic, fmt.Sprint(i), ""))
@@ -217,7 +242,7 @@ func TestTheRequestBucketIsContinuousAndStrict(t *testing.T) {
 
 func TestInputIsChargedOnArrivalAndOutputAsProduced(t *testing.T) {
 	clock := &handClock{now: testTime}
-	f, url := startFake(t, FakeConfig{InputTokensPerMinute: 6000, InputBurst: 100, OutputTokensPerMinute: 60, OutputBurst: 100, MeanOutputTokens: 1, Clock: clock})
+	f, url := startFake(t, Config{InputTokensPerMinute: 6000, InputBurst: 100, OutputTokensPerMinute: 60, OutputBurst: 100, MeanOutputTokens: 1, Clock: clock})
 	text := strings.Repeat("word ", 53) // 53 and a frame of 7
 	if got := countTokens("\n"+text) + 4; got != 60 {
 		t.Fatalf("the text has %d tokens, want 60", got)
@@ -255,16 +280,19 @@ func TestInputIsChargedOnArrivalAndOutputAsProduced(t *testing.T) {
 	if resp.StatusCode != 429 || f.Stats(false).Refused["output_tokens"] != 1 {
 		t.Errorf("in debt: got %d, refused %v", resp.StatusCode, f.Stats(false).Refused)
 	}
-	wait, _ := parseRetryAfter(resp.Header, testTime)
-	_ = clock.Sleep(t.Context(), wait)
+	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = clock.Sleep(t.Context(), time.Duration(wait)*time.Second)
 	if got := try("x"); got != 200 {
-		t.Errorf("after waiting the %v it asked for: got %d", wait, got)
+		t.Errorf("after waiting the %d s it asked for: got %d", wait, got)
 	}
 }
 
 func TestAnInputAboveTheBucketPassesWhenItIsFull(t *testing.T) {
 	clock := &handClock{now: testTime}
-	_, url := startFake(t, FakeConfig{InputTokensPerMinute: 60, InputBurst: 60, Clock: clock})
+	_, url := startFake(t, Config{InputTokensPerMinute: 60, InputBurst: 60, Clock: clock})
 	long := strings.Repeat("word ", 500)
 	for i, want := range []int{200, 429} {
 		if resp, _ := post(t, url, Anthropic, body(Anthropic, long, "")); resp.StatusCode != want {
@@ -275,7 +303,7 @@ func TestAnInputAboveTheBucketPassesWhenItIsFull(t *testing.T) {
 
 func TestKeysAndDialectsHaveBucketsOfTheirOwn(t *testing.T) {
 	clock := &handClock{now: testTime}
-	f, url := startFake(t, FakeConfig{RequestsPerMinute: 60, Clock: clock})
+	f, url := startFake(t, Config{RequestsPerMinute: 60, Clock: clock})
 	for _, step := range []struct {
 		d    Dialect
 		key  string
@@ -293,22 +321,22 @@ func TestKeysAndDialectsHaveBucketsOfTheirOwn(t *testing.T) {
 
 func TestTheFakeStatesItsLimitsAsTheProvidersDo(t *testing.T) {
 	clock := &handClock{now: time.Now().UTC()}
-	_, url := startFake(t, FakeConfig{RequestsPerMinute: 600, RequestBurst: 600, InputTokensPerMinute: 100000, OutputTokensPerMinute: 20000, Clock: clock})
-	for d, want := range map[Dialect]Rates{
+	_, url := startFake(t, Config{RequestsPerMinute: 600, RequestBurst: 600, InputTokensPerMinute: 100000, OutputTokensPerMinute: 20000, Clock: clock})
+	for d, want := range map[Dialect]upstream.Rates{
 		Anthropic: {
-			Requests: Rate{Present: true, Limit: 600, Remaining: 599, Granularity: 1, Window: time.Minute},
-			Input:    Rate{Present: true, Limit: 100000, Remaining: 100000, Granularity: 1000, Window: time.Minute},
-			Output:   Rate{Present: true, Limit: 20000, Remaining: 20000, Granularity: 1000, Window: time.Minute},
-			Tokens:   Rate{Present: true, Limit: 100000, Remaining: 100000, Granularity: 1000, Window: time.Minute},
+			Requests: upstream.Rate{Present: true, Limit: 600, Remaining: 599, Granularity: 1, Window: time.Minute},
+			Input:    upstream.Rate{Present: true, Limit: 100000, Remaining: 100000, Granularity: 1000, Window: time.Minute},
+			Output:   upstream.Rate{Present: true, Limit: 20000, Remaining: 20000, Granularity: 1000, Window: time.Minute},
+			Tokens:   upstream.Rate{Present: true, Limit: 100000, Remaining: 100000, Granularity: 1000, Window: time.Minute},
 		},
 		OpenAI: {
-			Requests: Rate{Present: true, Limit: 600, Remaining: 599, Granularity: 1, Window: time.Minute},
-			Tokens:   Rate{Present: true, Limit: 120000, Remaining: 119992, Granularity: 1, Window: time.Minute},
+			Requests: upstream.Rate{Present: true, Limit: 600, Remaining: 599, Granularity: 1, Window: time.Minute},
+			Tokens:   upstream.Rate{Present: true, Limit: 120000, Remaining: 119992, Granularity: 1, Window: time.Minute},
 		},
 	} {
-		a := newCaller(t, d, url, nil).Do(t.Context(), ask("x"))
+		a := newCaller(t, d, url).Do(t.Context(), ask("x"))
 		got := a.Rates
-		for _, r := range []*Rate{&got.Requests, &got.Input, &got.Output, &got.Tokens} {
+		for _, r := range []*upstream.Rate{&got.Requests, &got.Input, &got.Output, &got.Tokens} {
 			if r.Present && d == OpenAI && (r.Reset <= 0 || r.Reset > time.Second) {
 				t.Errorf("%s: reset %v", d, r.Reset)
 			}
@@ -322,7 +350,7 @@ func TestTheFakeStatesItsLimitsAsTheProvidersDo(t *testing.T) {
 
 // Every fault, in both dialects, is what the caller takes it for.
 func TestEveryFaultHasItsOutcome(t *testing.T) {
-	f, url := startFake(t, FakeConfig{MeanOutputTokens: 100})
+	f, url := startFake(t, Config{MeanOutputTokens: 100})
 	for kind, want := range map[string]tasks.Outcome{
 		"429": tasks.RateLimited, "ramp": tasks.RampLimited, "spend": tasks.SpendLimited, "customer_cap": tasks.SpendLimited,
 		"400": tasks.Rejected, "401": tasks.Unauthorized, "402": tasks.SpendLimited, "403": tasks.Unauthorized, "404": tasks.Rejected,
@@ -348,7 +376,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			if kind == "hang" || kind == "slow" {
 				ctx, cancel = context.WithTimeout(ctx, 80*time.Millisecond)
 			}
-			c := newCaller(t, d, url, nil)
+			c := newCaller(t, d, url)
 			a := c.Do(ctx, ask("x"))
 			cancel()
 			if a.Outcome != want {
@@ -358,7 +386,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			if a.HasRetryAfter != waits || waits && a.RetryAfter != 7*time.Second {
 				t.Errorf("%s, %s: wait %v, %v", kind, d, a.RetryAfter, a.HasRetryAfter)
 			}
-			_, refuses := fakeErrors[kind]
+			_, refuses := refusals[kind]
 			s := f.Stats(false)
 			if refuses && (s.Accepted != 0 || s.InputTokens != 0 || s.OutputTokens != 0 || s.Refused[kind] != 1) {
 				t.Errorf("%s, %s: a refusal was charged: %+v", kind, d, s)
@@ -375,7 +403,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 }
 
 func TestFaultsByPromptAndByHeader(t *testing.T) {
-	_, url := startFake(t, FakeConfig{})
+	_, url := startFake(t, Config{})
 	for i, want := range []int{529, 529, 200, 200} {
 		if resp, _ := post(t, url, Anthropic, body(Anthropic, "please [[fault:529:2]]", "")); resp.StatusCode != want {
 			t.Errorf("call %d of a prompt that fails twice: got %d, want %d", i, resp.StatusCode, want)
@@ -391,7 +419,7 @@ func TestFaultsByPromptAndByHeader(t *testing.T) {
 
 func TestFaultsAtRunTime(t *testing.T) {
 	clock := &handClock{now: testTime}
-	f, url := startFake(t, FakeConfig{Clock: clock, Faults: []Fault{{Kind: "500", Model: "other-*"}}})
+	f, url := startFake(t, Config{Clock: clock, Faults: []Fault{{Kind: "500", Model: "other-*"}}})
 	do := func(method, path, body string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, url+path, strings.NewReader(body))
@@ -433,7 +461,7 @@ func TestFaultsAtRunTime(t *testing.T) {
 		}
 	}
 	got, b := do("GET", "/fake/stats?detail=1", "")
-	var s FakeStats
+	var s Stats
 	if err := json.Unmarshal([]byte(b), &s); got != 200 || err != nil || s.Calls != 120 || len(s.Detail) != 100 || s.SentTwice == 0 {
 		t.Errorf("stats: %d %v, calls %d, prompts %d, twice %d", got, err, s.Calls, len(s.Detail), s.SentTwice)
 	}
@@ -452,7 +480,7 @@ func TestFaultsAtRunTime(t *testing.T) {
 }
 
 func TestTheFakeIsStrictAboutRequests(t *testing.T) {
-	f, url := startFake(t, FakeConfig{RequireKey: "k", Models: []string{"m", "claude-*"}})
+	f, url := startFake(t, Config{RequireKey: "k", Models: []string{"m", "claude-*"}})
 	for _, tc := range []struct {
 		name   string
 		d      Dialect
@@ -493,7 +521,7 @@ func TestTheFakeIsStrictAboutRequests(t *testing.T) {
 }
 
 func TestCountingAndListing(t *testing.T) {
-	_, url := startFake(t, FakeConfig{Models: []string{"claude-x"}})
+	_, url := startFake(t, Config{Models: []string{"claude-x"}})
 	get := func(method, path, body string, header ...string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, url+path, strings.NewReader(body))
@@ -513,7 +541,7 @@ func TestCountingAndListing(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(b)
 	}
-	a := newCaller(t, Anthropic, url, nil).Do(t.Context(), Ask{Model: "claude-x", Request: prompt("how many tokens?")})
+	a := newCaller(t, Anthropic, url).Do(t.Context(), upstream.Ask{Model: "claude-x", Request: prompt("how many tokens?")})
 	status, b := get("POST", "/v1/messages/count_tokens", `{"model":"claude-x","messages":[{"role":"user","content":"how many tokens?"}]}`, "Anthropic-Version", "2023-06-01")
 	if want := fmt.Sprintf(`{"input_tokens":%d}`, a.ChargedInput); status != 200 || b != want {
 		t.Errorf("count: %d %s, want %s", status, b, want)
@@ -532,8 +560,8 @@ func TestCountingAndListing(t *testing.T) {
 // The stream's text and the calls' digests show in the hook; keys and prompts do not.
 func TestOnCallSeesDigestsOnly(t *testing.T) {
 	calls := make(chan Call, 2)
-	_, url := startFake(t, FakeConfig{OnCall: func(c Call) { calls <- c }})
-	newCaller(t, Anthropic, url, nil).Do(t.Context(), ask("a private prompt"))
+	_, url := startFake(t, Config{OnCall: func(c Call) { calls <- c }})
+	newCaller(t, Anthropic, url).Do(t.Context(), ask("a private prompt"))
 	c := <-calls
 	if c.Prompt == "" || !c.Accepted || !c.Completed || c.Status != 200 || c.InputTokens == 0 || c.OutputTokens == 0 {
 		t.Errorf("call: %+v", c)
@@ -545,12 +573,12 @@ func TestOnCallSeesDigestsOnly(t *testing.T) {
 
 func TestACallThatIsLeftStaysChargedForWhatItProduced(t *testing.T) {
 	calls := make(chan Call, 1)
-	f, url := startFake(t, FakeConfig{TimePerToken: 5 * time.Millisecond, MeanOutputTokens: 100000, OnCall: func(c Call) { calls <- c }})
+	f, url := startFake(t, Config{TimePerToken: 5 * time.Millisecond, MeanOutputTokens: 100000, OnCall: func(c Call) { calls <- c }})
 	ctx, cancel := context.WithCancel(t.Context())
 	q := ask("x")
 	q.Request.MaxTokens = 100000
 	q.OnText = func(string) { cancel() }
-	if a := newCaller(t, Anthropic, url, nil).Do(ctx, q); a.Outcome != tasks.CallCanceled || !a.MaybeBilled || a.ChargedInput == 0 || a.Usage != nil {
+	if a := newCaller(t, Anthropic, url).Do(ctx, q); a.Outcome != tasks.CallCanceled || !a.MaybeBilled || a.ChargedInput == 0 || a.Usage != nil {
 		t.Errorf("got %+v", a)
 	}
 	c := <-calls
@@ -563,9 +591,9 @@ func TestACallThatIsLeftStaysChargedForWhatItProduced(t *testing.T) {
 }
 
 func TestCloseLetsGoOfHangingCalls(t *testing.T) {
-	f, url := startFake(t, FakeConfig{Faults: []Fault{{Kind: "hang"}}})
-	done := make(chan Answer)
-	go func() { done <- newCaller(t, Anthropic, url, nil).Do(t.Context(), ask("x")) }()
+	f, url := startFake(t, Config{Faults: []Fault{{Kind: "hang"}}})
+	done := make(chan upstream.Answer)
+	go func() { done <- newCaller(t, Anthropic, url).Do(t.Context(), ask("x")) }()
 	redistest.Until(t, "the call arrives", func() bool { return f.Stats(false).Accepted > 0 })
 	f.Close()
 	f.Close()
@@ -574,8 +602,8 @@ func TestCloseLetsGoOfHangingCalls(t *testing.T) {
 	}
 }
 
-func TestNewFakeNamesEveryFault(t *testing.T) {
-	_, err := NewFake(FakeConfig{RequestsPerMinute: -1, Models: []string{"["}, Faults: []Fault{{Kind: "nope"}}})
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := New(Config{RequestsPerMinute: -1, Models: []string{"["}, Faults: []Fault{{Kind: "nope"}}})
 	if err == nil {
 		t.Fatal("got no error")
 	}
@@ -588,13 +616,13 @@ func TestNewFakeNamesEveryFault(t *testing.T) {
 
 // The documentation of Fault lists every kind there is.
 func TestEveryKindIsDocumented(t *testing.T) {
-	source, err := os.ReadFile("fake_faults.go")
+	source, err := os.ReadFile("fault.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	doc, _, _ := strings.Cut(string(source), "type Fault struct")
 	kinds := struckKinds()
-	for kind := range fakeErrors {
+	for kind := range refusals {
 		kinds = append(kinds, kind)
 	}
 	for _, kind := range kinds {
@@ -607,12 +635,8 @@ func TestEveryKindIsDocumented(t *testing.T) {
 func BenchmarkCallerAgainstFake(b *testing.B) {
 	for _, d := range []Dialect{Anthropic, OpenAI} {
 		b.Run(string(d), func(b *testing.B) {
-			_, url := startFake(b, FakeConfig{MeanOutputTokens: 64})
-			c, err := New(Config{Provider: Provider{Dialect: d, BaseURL: url, APIKey: "k"}})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer c.Close()
+			_, url := startFake(b, Config{MeanOutputTokens: 64})
+			c := newCaller(b, d, url)
 			b.ReportAllocs()
 			b.SetParallelism(16)
 			b.RunParallel(func(pb *testing.PB) {
@@ -628,7 +652,7 @@ func BenchmarkCallerAgainstFake(b *testing.B) {
 }
 
 func BenchmarkFake(b *testing.B) {
-	f, err := NewFake(FakeConfig{RequestsPerMinute: 1e9, RequestBurst: 1e9, InputTokensPerMinute: 1e12, OutputTokensPerMinute: 1e12})
+	f, err := New(Config{RequestsPerMinute: 1e9, RequestBurst: 1e9, InputTokensPerMinute: 1e12, OutputTokensPerMinute: 1e12})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package upstream
+package fake
 
 import (
 	"math"
@@ -54,21 +54,6 @@ func (b *bucket) full() time.Duration {
 // account is the allowance of one key in one dialect.
 type account struct {
 	requests, input, output bucket
-}
-
-// account returns the key's allowance, new ones with full buckets. f.mu is held.
-func (f *Fake) account(d Dialect, key string, now time.Time) *account {
-	name := string(d) + "/" + key
-	a := f.accounts[name]
-	if a == nil {
-		a = &account{
-			requests: newBucket(f.cfg.RequestsPerMinute, f.cfg.RequestBurst, now),
-			input:    newBucket(f.cfg.InputTokensPerMinute, f.cfg.InputBurst, now),
-			output:   newBucket(f.cfg.OutputTokensPerMinute, f.cfg.OutputBurst, now),
-		}
-		f.accounts[name] = a
-	}
-	return a
 }
 
 // admit takes a request and its input, or nothing at all when some bucket is

@@ -1,15 +1,13 @@
-package upstream
+package fake
 
 import (
 	"maps"
 	"net/http"
 	"time"
-
-	"github.com/go-json-experiment/json"
 )
 
-// FakeStats is what happened at a Fake since it started or was reset.
-type FakeStats struct {
+// Stats is what happened at a Provider since it started or was reset.
+type Stats struct {
 	Calls       int64            `json:"calls"`     // arrived at a model
 	Accepted    int64            `json:"accepted"`  // passed the limits and were charged
 	Completed   int64            `json:"completed"` // were answered whole
@@ -32,6 +30,21 @@ type FakeStats struct {
 	Detail map[string]PromptStats `json:"detail,omitempty"`
 }
 
+// Call is one call to a model, as the provider saw it.
+type Call struct {
+	Dialect      Dialect
+	Key          string // the first 12 hex digits of the key's SHA-256
+	Prompt       string // hex SHA-256 of the text of the last user message
+	RequestID    string
+	At           time.Time // when it arrived
+	Status       int       // 0 when it was left without one
+	Accepted     bool      // it passed the limits and was charged
+	Completed    bool      // its answer was written whole
+	Refused      string    // why it was not accepted, such as "requests" or "529"
+	InputTokens  int64     // charged
+	OutputTokens int64     // charged
+}
+
 // KeyStats are the totals of one key in one dialect.
 type KeyStats struct {
 	Calls           int64      `json:"calls"`
@@ -50,16 +63,16 @@ type PromptStats struct {
 	Completed int32 `json:"completed"`
 }
 
-// ledger is FakeStats under way. Its owner locks.
+// ledger is Stats under way. Its owner locks.
 type ledger struct {
-	total   FakeStats
+	total   Stats
 	keys    map[string]*KeyStats
 	prompts map[string]*PromptStats
 }
 
 func newLedger() ledger {
 	return ledger{
-		total:   FakeStats{Refused: make(map[string]int64)},
+		total:   Stats{Refused: make(map[string]int64)},
 		keys:    make(map[string]*KeyStats),
 		prompts: make(map[string]*PromptStats),
 	}
@@ -144,36 +157,20 @@ func (l *ledger) leave(c *Call) {
 	k.OutputTokens += c.OutputTokens
 }
 
-// Stats returns the counts so far; detail adds those by prompt.
-func (f *Fake) Stats(detail bool) FakeStats {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.stats.total
+// stats returns the counts so far; detail adds those by prompt.
+func (l *ledger) stats(detail bool) Stats {
+	s := l.total
 	s.Refused = maps.Clone(s.Refused)
-	s.Prompts = int64(len(f.stats.prompts))
-	s.Keys = make(map[string]KeyStats, len(f.stats.keys))
-	for name, k := range f.stats.keys {
+	s.Prompts = int64(len(l.prompts))
+	s.Keys = make(map[string]KeyStats, len(l.keys))
+	for name, k := range l.keys {
 		s.Keys[name] = *k
 	}
 	if detail {
-		s.Detail = make(map[string]PromptStats, len(f.stats.prompts))
-		for digest, p := range f.stats.prompts {
+		s.Detail = make(map[string]PromptStats, len(l.prompts))
+		for digest, p := range l.prompts {
 			s.Detail[digest] = *p
 		}
 	}
 	return s
-}
-
-func (f *Fake) serveStats(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, f.Stats(r.URL.Query().Get("detail") == "1"))
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	b, err := json.Marshal(v, json.Deterministic(true))
-	if err != nil {
-		http.Error(w, "the answer cannot be written", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(b)
 }
