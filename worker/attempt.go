@@ -27,9 +27,10 @@ type attempt struct {
 	lose   context.CancelCauseFunc // ends ctx: waiting and call alike
 	text   *text
 
-	job       tasks.Job // taken
-	digest    string    // of its request, in a pool that keeps or shares answers
-	cacheable bool      // its answer may serve later jobs that ask the same
+	job       tasks.Job         // taken
+	question  upstream.Question // its request, read
+	digest    string            // of its request, in a pool that keeps or shares answers
+	cacheable bool              // its answer may serve later jobs that ask the same
 
 	grant   limit.Grant // of the pace
 	settled bool        // the gate knows what the call has cost
@@ -127,7 +128,7 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	}()
 	job := &a.job
 	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
-		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: upstream.Class(a.p.Dialect, job.Asks(), job.Request),
+		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
 	})
 	cancel()
@@ -167,7 +168,7 @@ func (a *attempt) ask(ctx context.Context) {
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Model: a.job.Asks(), Request: a.job.Request, OnText: func(s string) { a.text.add(ctx, s) }}
+	ask := upstream.Ask{Question: a.question, OnText: func(s string) { a.text.add(ctx, s) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {

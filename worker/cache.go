@@ -26,10 +26,11 @@ type Answers interface {
 	Join(ctx context.Context, t tasks.Ticket, digest string) (leads bool, next []tasks.Ticket, err error)
 }
 
-// identify names the request and reads whether its answer may serve later jobs,
-// once for all steps, and not at all where the pool keeps and shares no answers.
+// identify reads the request, once for all steps, and names it where the pool
+// keeps or shares answers.
 func (a *attempt) identify() {
-	a.cacheable = a.p.CacheFor > 0 && upstream.Repeatable(a.job.Request)
+	a.question = upstream.Read(a.job.Asks(), a.job.Request)
+	a.cacheable = a.p.CacheFor > 0 && a.question.Repeatable()
 	if a.cacheable || a.p.Share {
 		a.digest = digest(a.p, &a.job)
 	}

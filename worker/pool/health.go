@@ -219,9 +219,9 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 
 // ping is the smallest question.
 func ping(model string) upstream.Ask {
-	return upstream.Ask{Model: model, Request: tasks.Request{
+	return upstream.Ask{Question: upstream.Read(model, tasks.Request{
 		Kind: tasks.Text, Body: []byte(`"ping"`), MaxTokens: 1, InputTokens: 8,
-	}}
+	})}
 }
 
 // probeModel is the model of a probe in a pool where none has succeeded yet:

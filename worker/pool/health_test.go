@@ -109,7 +109,7 @@ func (d *desk) ask(model, prompt string) (upstream.Answer, Standing) {
 		d.t.Error(err)
 	}
 	sent := time.Now()
-	a := d.caller.Do(d.t.Context(), upstream.Ask{Model: model, Request: tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: 5}})
+	a := d.caller.Do(d.t.Context(), upstream.Ask{Question: upstream.Read(model, tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: 5})})
 	return a, d.h.Report(d.t.Context(), Call{Model: model, Prompt: body, Took: time.Since(sent)}, a)
 }
 

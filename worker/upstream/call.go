@@ -33,17 +33,18 @@ const (
 // deadline passed tasks.Timeout; why the context ended is for the caller to
 // know. Do returns when the call is over or the context is.
 func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
-	body, err := Body(c.provider.Dialect, ask.Model, ask.Request)
+	body, err := ask.Question.Body(c.provider.Dialect)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}
 	}
-	if !printable(ask.Request.Version) || !printable(ask.Request.Beta) {
+	asked := &ask.Question.request
+	if !printable(asked.Version) || !printable(asked.Beta) {
 		return Answer{Outcome: tasks.Rejected, Message: "anthropic-version or anthropic-beta holds a character that no header may carry"}
 	}
 
 	callCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	req, sent, err := c.request(callCtx, ask, body)
+	req, sent, err := c.request(callCtx, asked, body)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
 	}
@@ -77,7 +78,7 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 }
 
 // request builds the one HTTP request of a call.
-func (c *Caller) request(ctx context.Context, ask Ask, body []byte) (*http.Request, *outgoing, error) {
+func (c *Caller) request(ctx context.Context, asked *tasks.Request, body []byte) (*http.Request, *outgoing, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, nil)
 	if err != nil {
 		return nil, nil, err
@@ -97,12 +98,12 @@ func (c *Caller) request(ctx context.Context, ask Ask, body []byte) (*http.Reque
 	h.Set("Content-Type", "application/json")
 	h.Set("Accept", "text/event-stream, application/json")
 	h.Set("Accept-Encoding", "identity")
-	c.sign(h, ask.Request)
+	c.sign(h, asked)
 	return req, sent, nil
 }
 
 // sign sets the headers that say who asks, and in which version.
-func (c *Caller) sign(h http.Header, r tasks.Request) {
+func (c *Caller) sign(h http.Header, r *tasks.Request) {
 	h.Set("User-Agent", c.userAgent)
 	key := c.provider.APIKey
 	if c.provider.Dialect == OpenAI {

@@ -102,7 +102,7 @@ func prompt(text string) tasks.Request {
 	return tasks.Request{Kind: tasks.Text, Body: b, MaxTokens: 64}
 }
 
-func ask(text string) Ask { return Ask{Model: "m", Request: prompt(text)} }
+func ask(text string) Ask { return Ask{Question: Read("m", prompt(text))} }
 
 func TestAStreamBecomesTheBodyOfTheOtherAPI(t *testing.T) {
 	for _, tc := range []struct {
@@ -363,7 +363,7 @@ func TestWhatIsSent(t *testing.T) {
 	w := serveBytes(t, fixture(t, "anthropic/text.http"), false)
 	c := newCaller(t, Anthropic, w.url+"/v1/", func(cfg *Config) { cfg.UserAgent = "sluice/1" })
 	q := ask("hi")
-	q.Request.Version, q.Request.Beta = "2026-10-21", "a-2025-01-01,b-2025-02-02"
+	q.Question.request.Version, q.Question.request.Beta = "2026-10-21", "a-2025-01-01,b-2025-02-02"
 	c.Do(t.Context(), q)
 	req, body := <-w.requests, <-w.bodies
 	if req.Method != "POST" || req.URL.Path != "/v1/messages" {
@@ -567,7 +567,7 @@ func TestNothingThatCannotBeSentIsSent(t *testing.T) {
 		"bad version": {Kind: tasks.Raw, Body: []byte(`{}`), Version: "a\r\nX-Api-Key: b"},
 		"bad beta":    {Kind: tasks.Raw, Body: []byte(`{}`), Beta: "a\nb"},
 	} {
-		if a := c.Do(t.Context(), Ask{Model: "m", Request: r}); a.Outcome != tasks.Rejected || a.Message == "" || a.Status != 0 {
+		if a := c.Do(t.Context(), Ask{Question: Read("m", r)}); a.Outcome != tasks.Rejected || a.Message == "" || a.Status != 0 {
 			t.Errorf("%s: got %s, %q, status %d; want rejected", name, a.Outcome, a.Message, a.Status)
 		}
 	}
@@ -642,35 +642,5 @@ func TestInputCutShortIsClosed(t *testing.T) {
 		if got := string(completed([]byte(in))); got != want {
 			t.Errorf("completed(%s): got %s, want %s", in, got, want)
 		}
-	}
-}
-
-func TestClass(t *testing.T) {
-	for _, tc := range []struct {
-		d     Dialect
-		model string
-		r     tasks.Request
-		want  string
-	}{
-		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1024}, "claude-x/1024"},
-		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1025}, "claude-x/2048"},
-		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1}, "claude-x/1"},
-		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text}, "claude-x/any"},
-		{Anthropic, "a b", tasks.Request{Kind: tasks.Text, MaxTokens: 1 << 40}, "other/1048576"},
-		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_tokens":300,"thinking":{"type":"enabled","budget_tokens":9}}`)}, "c/512/thinking"},
-		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, MaxTokens: 16, Body: []byte(`{"max_tokens":300,"thinking":{"type":"disabled"}}`)}, "c/16"},
-		{OpenAI, "o", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_completion_tokens":100,"reasoning_effort":"low"}`)}, "o/128/thinking"},
-		{OpenAI, "", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"model":"gpt-x"}`)}, "gpt-x/any"},
-	} {
-		if got := Class(tc.d, tc.model, tc.r); got != tc.want {
-			t.Errorf("Class(%s, %q, %s): got %q, want %q", tc.d, tc.model, tc.r.Body, got, tc.want)
-		}
-	}
-	seen := map[string]bool{}
-	for n := 0; n < 3_000_000; n += 1 + n/50 {
-		seen[Class(Anthropic, "m", tasks.Request{Kind: tasks.Text, MaxTokens: n})] = true
-	}
-	if len(seen) > 22 {
-		t.Errorf("one model has %d classes, want at most 22", len(seen))
 	}
 }

@@ -26,7 +26,7 @@ func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}, nil
 	}
-	c.sign(req.Header, tasks.Request{})
+	c.sign(req.Header, &tasks.Request{})
 	resp, err := c.client.Do(req)
 	if err != nil {
 		a = unanswered(ctx, err, true)

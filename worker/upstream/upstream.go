@@ -223,10 +223,7 @@ func printable(s string) bool {
 
 // Ask is one question.
 type Ask struct {
-	// Model is asked in place of the one that a raw request names; empty keeps
-	// the request's own, and is only valid for a raw request.
-	Model   string
-	Request tasks.Request
+	Question Question
 
 	// OnStart, if set, is told once how many input tokens the provider charged
 	// to its limit: as soon as an Anthropic stream begins, and at the end for a

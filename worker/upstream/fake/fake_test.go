@@ -42,7 +42,7 @@ func prompt(text string) tasks.Request {
 	return tasks.Request{Kind: tasks.Text, Body: b, MaxTokens: 64}
 }
 
-func ask(text string) upstream.Ask { return upstream.Ask{Model: "m", Request: prompt(text)} }
+func ask(text string) upstream.Ask { return upstream.Ask{Question: upstream.Read("m", prompt(text))} }
 
 // handClock stands still until it is moved; a sleep moves it.
 type handClock struct {
@@ -142,7 +142,7 @@ func TestTheFakesStreamIsItsWholeAnswer(t *testing.T) {
 			}
 			_, whole := post(t, url, d, body(d, text, more))
 			said, start := "", int64(0)
-			a := c.Do(t.Context(), upstream.Ask{Request: tasks.Request{Kind: tasks.Raw, Body: []byte(body(d, text, more))},
+			a := c.Do(t.Context(), upstream.Ask{Question: upstream.Read("", tasks.Request{Kind: tasks.Raw, Body: []byte(body(d, text, more))}),
 				OnText: func(s string) { said += s }, OnStart: func(n int64, _ upstream.Rates) { start = n }})
 			if a.Outcome != tasks.Succeeded {
 				t.Fatalf("%s: %s %s", d, a.Outcome, a.Message)
@@ -541,7 +541,7 @@ func TestCountingAndListing(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(b)
 	}
-	a := newCaller(t, Anthropic, url).Do(t.Context(), upstream.Ask{Model: "claude-x", Request: prompt("how many tokens?")})
+	a := newCaller(t, Anthropic, url).Do(t.Context(), upstream.Ask{Question: upstream.Read("claude-x", prompt("how many tokens?"))})
 	status, b := get("POST", "/v1/messages/count_tokens", `{"model":"claude-x","messages":[{"role":"user","content":"how many tokens?"}]}`, "Anthropic-Version", "2023-06-01")
 	if want := fmt.Sprintf(`{"input_tokens":%d}`, a.ChargedInput); status != 200 || b != want {
 		t.Errorf("count: %d %s, want %s", status, b, want)
@@ -575,8 +575,9 @@ func TestACallThatIsLeftStaysChargedForWhatItProduced(t *testing.T) {
 	calls := make(chan Call, 1)
 	f, url := startFake(t, Config{TimePerToken: 5 * time.Millisecond, MeanOutputTokens: 100000, OnCall: func(c Call) { calls <- c }})
 	ctx, cancel := context.WithCancel(t.Context())
-	q := ask("x")
-	q.Request.MaxTokens = 100000
+	r := prompt("x")
+	r.MaxTokens = 100000
+	q := upstream.Ask{Question: upstream.Read("m", r)}
 	q.OnText = func(string) { cancel() }
 	if a := newCaller(t, Anthropic, url).Do(ctx, q); a.Outcome != tasks.CallCanceled || !a.MaybeBilled || a.ChargedInput == 0 || a.Usage != nil {
 		t.Errorf("got %+v", a)

@@ -16,6 +16,12 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
+// sent is the body of a request for the model.
+func sent(d Dialect, model string, r tasks.Request) ([]byte, error) {
+	q := Read(model, r)
+	return q.Body(d)
+}
+
 func TestARawBodyKeepsEveryByte(t *testing.T) {
 	const odd = "{ \"model\" : \"m\",\n\t\"n\": 12345678901234567890, \"f\":1e400,\"g\":1.50, \"h\":\"<b>&\\u00e9\\ud800\", \"dup\":1,\"dup\":2, \"nested\":{\"stream\":false} %s}"
 	with := func(s string) string { return strings.Replace(odd, "%s", s, 1) }
@@ -41,7 +47,7 @@ func TestARawBodyKeepsEveryByte(t *testing.T) {
 		{"options odd", OpenAI, "m", `{"model":"m","stream_options":7}`, `{"model":"m","stream_options":7,"stream":true}`},
 	} {
 		in := []byte(tc.in)
-		got, err := Body(tc.d, tc.model, tasks.Request{Kind: tasks.Raw, Body: in})
+		got, err := sent(tc.d, tc.model, tasks.Request{Kind: tasks.Raw, Body: in})
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s: got %s, %v\nwant %s", tc.name, got, err, tc.want)
 		}
@@ -65,7 +71,7 @@ func TestARawAnthropicBodyGetsTheJobsMaxTokens(t *testing.T) {
 		{"only within", Anthropic, `{"model":"m","x":{"max_tokens":9},"stream":true}`, `{"model":"m","x":{"max_tokens":9},"stream":true,"max_tokens":7}`},
 		{"of OpenAI", OpenAI, `{"model":"m","stream_options":{"include_usage":true},"stream":true}`, `{"model":"m","stream_options":{"include_usage":true},"stream":true}`},
 	} {
-		got, err := Body(tc.d, "m", tasks.Request{Kind: tasks.Raw, Body: []byte(tc.in), MaxTokens: 7})
+		got, err := sent(tc.d, "m", tasks.Request{Kind: tasks.Raw, Body: []byte(tc.in), MaxTokens: 7})
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s: got %s, %v\nwant %s", tc.name, got, err, tc.want)
 		}
@@ -80,12 +86,12 @@ func TestMessagesInBothDialects(t *testing.T) {
 		OpenAI: `{"model":"m","max_completion_tokens":5,"messages":[{"role":"system","content":"be <brief>"}, {"role":"user","content":"a\u00e9"} ],` +
 			`"stream":true,"stream_options":{"include_usage":true}}`,
 	} {
-		if got, err := Body(d, "m", r); err != nil || string(got) != want {
+		if got, err := sent(d, "m", r); err != nil || string(got) != want {
 			t.Errorf("%s: got %s, %v\nwant %s", d, got, err, want)
 		}
 	}
 	r = tasks.Request{Kind: tasks.Messages, Body: []byte(`{"messages":[ ],"system":[{"type":"text","text":"x"}]}`)}
-	if got, err := Body(OpenAI, `m"`, r); err != nil || !json.Valid(got) {
+	if got, err := sent(OpenAI, `m"`, r); err != nil || !json.Valid(got) {
 		t.Errorf("empty messages: got %s, %v", got, err)
 	}
 }
@@ -118,7 +124,7 @@ func FuzzSpliceIsUndone(f *testing.F) {
 	const added = `,"stream":true`
 	f.Fuzz(func(t *testing.T, body []byte) {
 		original := bytes.Clone(body)
-		got, err := Body(Anthropic, "", tasks.Request{Kind: tasks.Raw, Body: body})
+		got, err := sent(Anthropic, "", tasks.Request{Kind: tasks.Raw, Body: body})
 		if !bytes.Equal(body, original) {
 			t.Fatal("the input was changed")
 		}
@@ -348,4 +354,59 @@ func readFixture(d Dialect, name string) ([]byte, error) {
 	raw, err := os.ReadFile(filepath.Join("testdata", string(d), name+".http"))
 	_, body, _ := bytes.Cut(raw, []byte("\n\n"))
 	return body, err
+}
+
+func TestClass(t *testing.T) {
+	for _, tc := range []struct {
+		d     Dialect
+		model string
+		r     tasks.Request
+		want  string
+	}{
+		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1024}, "claude-x/1024"},
+		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1025}, "claude-x/2048"},
+		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1}, "claude-x/1"},
+		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text}, "claude-x/any"},
+		{Anthropic, "a b", tasks.Request{Kind: tasks.Text, MaxTokens: 1 << 40}, "other/1048576"},
+		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_tokens":300,"thinking":{"type":"enabled","budget_tokens":9}}`)}, "c/512/thinking"},
+		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, MaxTokens: 16, Body: []byte(`{"max_tokens":300,"thinking":{"type":"disabled"}}`)}, "c/16"},
+		{OpenAI, "o", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_completion_tokens":100,"reasoning_effort":"low"}`)}, "o/128/thinking"},
+		{OpenAI, "", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"model":"gpt-x"}`)}, "gpt-x/any"},
+	} {
+		q := Read(tc.model, tc.r)
+		if got := q.Class(tc.d); got != tc.want {
+			t.Errorf("Class(%s, %q, %s): got %q, want %q", tc.d, tc.model, tc.r.Body, got, tc.want)
+		}
+	}
+	seen := map[string]bool{}
+	for n := 0; n < 3_000_000; n += 1 + n/50 {
+		q := Read("m", tasks.Request{Kind: tasks.Text, MaxTokens: n})
+		seen[q.Class(Anthropic)] = true
+	}
+	if len(seen) > 22 {
+		t.Errorf("one model has %d classes, want at most 22", len(seen))
+	}
+}
+
+func TestRepeatable(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"model":"m","temperature":0}`:             true,
+		`{"temperature":0.0,"messages":[]}`:         true,
+		`{"temperature":0.1}`:                       false,
+		`{"temperature":null}`:                      false,
+		`{"temperature":"0"}`:                       false,
+		`{"metadata":{"temperature":0},"model":""}`: false,
+		`{}`:               false,
+		`[`:                false,
+		`{"temperature":0`: false,
+	} {
+		q := Read("", tasks.Request{Kind: tasks.Raw, Body: []byte(body)})
+		if got := q.Repeatable(); got != want {
+			t.Errorf("%s: %t", body, got)
+		}
+	}
+	q := Read("m", tasks.Request{Kind: tasks.Text, Body: []byte(`"temperature 0"`)})
+	if q.Repeatable() {
+		t.Error("a prompt has the provider's temperature")
+	}
 }
