@@ -2,24 +2,19 @@ package upstream
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
-var (
-	errMalformed = errors.New("an event that does not fit the dialect")
-	errTooLarge  = errors.New("the result is larger than allowed")
-)
-
-// message assembles an Anthropic message from its stream.
+// messageStream assembles an Anthropic message from its stream.
 //
 // Source: platform.claude.com/docs/en/build-with-claude/streaming. Members of
 // an event beside the ones that carry the assembly are kept too: those of
 // message_* on the message, those of content_block_* on their block.
-type message struct {
+type messageStream struct {
 	onText func(string)
 	onTick func(charged int64)
 
@@ -34,16 +29,18 @@ type message struct {
 	size   int
 }
 
-func (m *message) event(kind string, data []byte) (done bool, err error) {
-	var e struct {
-		kind         string
-		index        int64
-		body         []byte // message, content_block, delta or error
-		usage        []byte
-		extra        object
-		hasIndex, ok bool
-		failed       bool
-	}
+// messageEvent is one event of the stream, by the members that carry the assembly.
+type messageEvent struct {
+	kind             string
+	index            int64
+	body             []byte // message, content_block, delta or error
+	usage            []byte
+	extra            object
+	hasIndex, failed bool
+}
+
+// readEvent reads an event; kind is its name, for one that has no type.
+func readEvent(kind string, data []byte) (e messageEvent, err error) {
 	err = eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
 		switch name {
 		case "type":
@@ -52,7 +49,7 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 			e.index, e.hasIndex = number(v)
 		case "message", "content_block", "delta", "error":
 			if v.Kind() == '{' {
-				e.body, e.ok = v, true
+				e.body = v
 			}
 			e.failed = e.failed || name == "error" && !isNull(v)
 		case "usage":
@@ -62,62 +59,29 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 		}
 		return nil
 	})
-	if err != nil {
+	e.kind = cmp.Or(e.kind, kind)
+	e.failed = e.failed || e.kind == "error"
+	return e, err
+}
+
+func (m *messageStream) event(kind string, data []byte) (done bool, err error) {
+	e, err := readEvent(kind, data)
+	switch {
+	case err != nil:
 		return false, errMalformed
-	}
-	if e.kind == "" {
-		e.kind = kind
-	}
-	if e.kind == "error" || e.failed {
+	case e.failed:
 		return false, reported(data)
 	}
-
 	switch e.kind {
 	case "message_start":
-		if m.begun || !e.ok {
-			return false, errMalformed
-		}
-		m.begun = true
-		return false, m.start(e.body, &e.extra)
+		err = m.start(&e)
 	case "content_block_start":
-		if !m.begun || !e.ok || !e.hasIndex {
-			return false, errMalformed
-		}
-		return false, m.block(e.index, e.body, &e.extra)
-	case "content_block_delta":
-		block := m.find(e.index)
-		if block == nil || !e.ok || !e.hasIndex {
-			return false, errMalformed
-		}
-		m.size += block.keep(&e.extra)
-		return false, m.delta(e.index, block, e.body)
-	case "content_block_stop":
-		block := m.find(e.index)
-		if block == nil || !e.hasIndex {
-			return false, errMalformed
-		}
-		m.size += block.keep(&e.extra)
-		return false, nil
-	case "message_delta":
-		if !m.begun {
-			return false, errMalformed
-		}
-		if e.ok {
-			grown, err := m.obj.load(e.body)
-			if err != nil {
-				return false, errMalformed
-			}
-			m.size += grown
-		}
-		m.size += m.obj.keep(&e.extra)
-		return false, m.count(e.usage, true)
-	case "message_stop":
-		if !m.begun {
-			return false, errMalformed
-		}
-		m.size += m.obj.keep(&e.extra)
-		m.done = true
-		return true, nil
+		err = m.open(&e)
+	case "content_block_delta", "content_block_stop":
+		err = m.extend(&e)
+	case "message_delta", "message_stop":
+		err = m.close(&e)
+		m.done = err == nil && e.kind == "message_stop"
 	case "ping":
 	default:
 		// Of an event that this version does not know, or of another dialect: it
@@ -128,7 +92,7 @@ func (m *message) event(kind string, data []byte) (done bool, err error) {
 			}
 		}
 	}
-	return false, nil
+	return m.done, err
 }
 
 // keep adds the members of extra that o does not have yet, or has as null.
@@ -142,12 +106,16 @@ func (o *object) keep(extra *object) (grown int) {
 	return grown
 }
 
-func (m *message) start(body []byte, extra *object) error {
-	grown, err := m.obj.load(body)
+func (m *messageStream) start(e *messageEvent) error {
+	if m.begun || e.body == nil {
+		return errMalformed
+	}
+	m.begun = true
+	grown, err := m.obj.load(e.body)
 	if err != nil {
 		return errMalformed
 	}
-	m.size += grown + m.obj.keep(extra)
+	m.size += grown + m.obj.keep(&e.extra)
 	if usage := m.obj.get("usage"); usage != nil {
 		if err := m.count(usage.raw, false); err != nil {
 			return err
@@ -159,7 +127,23 @@ func (m *message) start(body []byte, extra *object) error {
 	return nil
 }
 
-func (m *message) find(index int64) *object {
+// close takes in what is said of the message when its content is over.
+func (m *messageStream) close(e *messageEvent) error {
+	if !m.begun {
+		return errMalformed
+	}
+	if e.kind == "message_delta" && e.body != nil {
+		grown, err := m.obj.load(e.body)
+		if err != nil {
+			return errMalformed
+		}
+		m.size += grown
+	}
+	m.size += m.obj.keep(&e.extra)
+	return m.count(e.usage, true)
+}
+
+func (m *messageStream) find(index int64) *object {
 	for i := range m.blocks {
 		if m.blocks[i].index == index {
 			return m.blocks[i].obj
@@ -168,20 +152,21 @@ func (m *message) find(index int64) *object {
 	return nil
 }
 
-func (m *message) block(index int64, body []byte, extra *object) error {
-	if m.find(index) != nil {
+// open begins a block.
+func (m *messageStream) open(e *messageEvent) error {
+	if !m.begun || e.body == nil || !e.hasIndex || m.find(e.index) != nil {
 		return errMalformed
 	}
-	block, grown, err := findElement(&m.blocks, index)
+	block, grown, err := findElement(&m.blocks, e.index)
 	if err != nil {
 		return errMalformed
 	}
 	m.size += grown
-	grown, err = block.load(body)
+	grown, err = block.load(e.body)
 	if err != nil {
 		return errMalformed
 	}
-	m.size += grown + block.keep(extra)
+	m.size += grown + block.keep(&e.extra)
 	if kind := block.get("type"); kind != nil && text(kind.raw) == "text" {
 		if t := block.get("text"); t != nil {
 			m.say(t.raw)
@@ -190,7 +175,20 @@ func (m *message) block(index int64, body []byte, extra *object) error {
 	return nil
 }
 
-func (m *message) say(raw []byte) {
+// extend adds to a block, or ends it.
+func (m *messageStream) extend(e *messageEvent) error {
+	block := m.find(e.index)
+	if block == nil || !e.hasIndex || e.kind == "content_block_delta" && e.body == nil {
+		return errMalformed
+	}
+	m.size += block.keep(&e.extra)
+	if e.kind == "content_block_stop" {
+		return nil
+	}
+	return m.delta(e.index, block, e.body)
+}
+
+func (m *messageStream) say(raw []byte) {
 	if m.onText == nil || len(raw) <= 2 {
 		return
 	}
@@ -201,7 +199,7 @@ func (m *message) say(raw []byte) {
 
 // delta adds a piece to a block. A delta of a kind that is not known here adds
 // its members by the same rule as the known ones: strings and arrays grow.
-func (m *message) delta(index int64, block *object, body []byte) error {
+func (m *messageStream) delta(index int64, block *object, body []byte) error {
 	type piece struct {
 		name  string
 		value jsontext.Value
@@ -247,7 +245,7 @@ func (m *message) delta(index int64, block *object, body []byte) error {
 }
 
 // count takes in a usage object. A null in a later one does not undo a number.
-func (m *message) count(usage []byte, final bool) error {
+func (m *messageStream) count(usage []byte, final bool) error {
 	if isNull(usage) {
 		return nil
 	}
@@ -267,7 +265,7 @@ func (m *message) count(usage []byte, final bool) error {
 	return nil
 }
 
-func (m *message) tokens(name string) int64 {
+func (m *messageStream) tokens(name string) int64 {
 	if n := m.usage.get(name); n != nil {
 		return count(n.raw)
 	}
@@ -276,11 +274,11 @@ func (m *message) tokens(name string) int64 {
 
 // charged is the input that counts against the limit: cache reads do not.
 // Source: platform.claude.com/docs/en/api/rate-limits.
-func (m *message) charged() int64 {
+func (m *messageStream) charged() int64 {
 	return m.tokens("input_tokens") + m.tokens("cache_creation_input_tokens")
 }
 
-func (m *message) counted() (tasks.Usage, int64, bool) {
+func (m *messageStream) counted() (tasks.Usage, int64, bool) {
 	return tasks.Usage{
 		InputTokens:              m.tokens("input_tokens"),
 		OutputTokens:             m.tokens("output_tokens"),
@@ -289,11 +287,11 @@ func (m *message) counted() (tasks.Usage, int64, bool) {
 	}, m.charged(), m.final
 }
 
-func (m *message) grown() int { return m.size }
+func (m *messageStream) grown() int { return m.size }
 
-func (m *message) instead() *providerError { return m.other }
+func (m *messageStream) instead() *providerError { return m.other }
 
-func (m *message) result() ([]byte, error) {
+func (m *messageStream) result() ([]byte, error) {
 	if !m.done {
 		return nil, errMalformed
 	}

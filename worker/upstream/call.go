@@ -54,6 +54,19 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 	}
 	defer resp.Body.Close()
 
+	a := c.begin(resp)
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		c.read(ctx, cancel, ask, resp, &a)
+		return a
+	}
+	text, _ := readBriefly(resp.Body, maxErrorBody, cancel) // what there is of it is enough
+	c.explain(&a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
+	a.MaybeBilled = billable(resp.StatusCode)
+	return a
+}
+
+// begin returns what the headers of an answer say.
+func (c *Caller) begin(resp *http.Response) Answer {
 	now := c.now()
 	a := Answer{
 		Status:      resp.StatusCode,
@@ -63,18 +76,13 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 		ShouldRetry: parseShouldRetry(resp.Header),
 	}
 	a.RetryAfter, a.HasRetryAfter = parseRetryAfter(resp.Header, now)
-
-	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
-		c.read(ctx, cancel, ask, resp, &a)
-		return a
-	}
-
-	patience := time.AfterFunc(errorBodyWait, cancel)
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what there is of it is enough
-	patience.Stop()
-	c.explain(&a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, now))
-	a.MaybeBilled = billable(resp.StatusCode)
 	return a
+}
+
+// readBriefly reads at most n bytes, and for no longer than errorBodyWait.
+func readBriefly(r io.Reader, n int64, cancel context.CancelFunc) ([]byte, error) {
+	defer time.AfterFunc(errorBodyWait, cancel).Stop()
+	return io.ReadAll(io.LimitReader(r, n))
 }
 
 // request builds the one HTTP request of a call.
@@ -244,26 +252,32 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 	a.Result = nil
 	a.MaybeBilled = true
 	var instead *providerError
-	switch {
-	case errors.As(err, &instead):
+	if errors.As(err, &instead) {
 		p := instead.problem
 		if p.message == "" && instead.came != "" {
 			p.message = fmt.Sprintf("the provider answered %d with %s", resp.StatusCode, instead.came)
 		}
 		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
-	case errors.Is(err, errTooLarge), errors.Is(err, errLongEvent):
+		return
+	}
+	unread(ctx, a, err)
+}
+
+// unread classifies an answer that could not be read to its end.
+func unread(ctx context.Context, a *Answer, err error) {
+	var netErr net.Error
+	switch {
+	case errors.Is(err, errTooLarge):
 		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
 	case ended(ctx, a):
 	case errors.Is(err, errNoAnswer):
 		a.Outcome, a.Message = tasks.ServerError, "the address did not answer as the provider's API"
 	case errors.Is(err, errMalformed):
 		a.Outcome, a.Message = tasks.CutOff, "the answer broke off or does not fit the dialect"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
 	default:
 		a.Outcome, a.Message = tasks.CutOff, "the answer ended before its closing event"
-		var netErr net.Error
-		if errors.As(err, &netErr) && netErr.Timeout() {
-			a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
-		}
 	}
 }
 
@@ -300,9 +314,9 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		started = func(inputTokens int64) { ask.OnStart(inputTokens, a.Rates) }
 	}
 	if c.provider.Dialect == OpenAI {
-		asm = &completion{onText: ask.OnText, onTick: started}
+		asm = &completionStream{onText: ask.OnText, onTick: started}
 	} else {
-		asm = &message{onText: ask.OnText, onTick: started}
+		asm = &messageStream{onText: ask.OnText, onTick: started}
 	}
 	defer func() {
 		usage, charged, final := asm.counted()
@@ -375,7 +389,7 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 			a.Usage, a.ChargedInput = &u, charged
 		}
 	} else {
-		m := &message{}
+		m := &messageStream{}
 		if m.count(shape.usage, true) == nil {
 			if u, charged, ok := m.counted(); ok {
 				a.Usage, a.ChargedInput = &u, charged

@@ -52,33 +52,6 @@ func parseProblem(body []byte) problem {
 	return p
 }
 
-// status returns the HTTP status that an error inside a stream would have had.
-// Sources: platform.claude.com/docs/en/api/errors,
-// developers.openai.com/api/docs/guides/error-codes.
-func (p problem) status() int {
-	switch p.kind {
-	case "overloaded_error":
-		return 529
-	case "rate_limit_error", "rate_limit_exceeded", "insufficient_quota", "tokens", "requests":
-		return http.StatusTooManyRequests
-	case "authentication_error":
-		return http.StatusUnauthorized
-	case "billing_error":
-		return http.StatusPaymentRequired
-	case "permission_error":
-		return http.StatusForbidden
-	case "invalid_request_error":
-		return http.StatusBadRequest
-	case "not_found_error":
-		return http.StatusNotFound
-	case "request_too_large":
-		return http.StatusRequestEntityTooLarge
-	case "timeout_error":
-		return http.StatusGatewayTimeout
-	}
-	return http.StatusInternalServerError
-}
-
 // spendCodes are the codes of an allowance of money that is used up. Waiting a
 // minute cures none of them.
 func spendCode(code string) bool {
@@ -115,10 +88,10 @@ const (
 
 // doubt returns what a status with this problem leaves open.
 func doubt(status int, p problem) Doubt {
-	switch stated := spendCode(p.code) || spendCode(p.kind); {
-	case stated && (status == http.StatusPaymentRequired || status == http.StatusForbidden):
+	switch capped := spendCode(p.code) || spendCode(p.kind); {
+	case capped && (status == http.StatusPaymentRequired || status == http.StatusForbidden):
 		return DoubtSpend
-	case stated:
+	case capped:
 		return NoDoubt
 	case noSuchModel(status, p):
 		return DoubtModel
@@ -169,42 +142,50 @@ func noSuchModel(status int, p problem) bool {
 // Sources: platform.claude.com/docs/en/api/errors and /rate-limits,
 // developers.openai.com/api/docs/guides/error-codes.
 func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
-	if status >= 400 && status < 500 && (spendCode(p.code) || spendCode(p.kind)) {
-		return tasks.SpendLimited
-	}
+	ofRequest := status >= 400 && status < 500
 	switch {
+	case ofRequest && (spendCode(p.code) || spendCode(p.kind)):
+		return tasks.SpendLimited
 	case noSuchModel(status, p):
 		return tasks.Rejected
-	case status == http.StatusTooManyRequests:
-		switch {
-		case p.code == "ramp_limit_exceeded", strings.Contains(p.message, "usage increase rate"):
-			return tasks.RampLimited
-		case d == OpenAI && strings.HasPrefix(p.message, "Request too large for"):
-			// One request above a whole minute's allowance: no wait makes it fit.
-			return tasks.Rejected
-		case d == Anthropic && !waits:
-			// An ordinary limit always says how long; a spend cap cannot.
-			return tasks.SpendLimited
-		}
-		return tasks.RateLimited
-	case status == http.StatusPaymentRequired:
-		return tasks.SpendLimited
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return tasks.Unauthorized
-	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout, status == 524:
-		return tasks.Timeout
-	case status == http.StatusConflict:
-		return tasks.ServerError // a passing clash inside the provider; its own clients try again
-	case status == http.StatusServiceUnavailable, status == 529:
-		return tasks.Overloaded
 	case status == http.StatusBadRequest && spendMessage(p.message):
 		return tasks.SpendLimited
-	case status >= 400 && status < 500:
+	}
+	switch status {
+	case http.StatusTooManyRequests:
+		return limited(d, p, waits)
+	case http.StatusPaymentRequired:
+		return tasks.SpendLimited
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return tasks.Unauthorized
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout, 524:
+		return tasks.Timeout
+	case http.StatusConflict:
+		return tasks.ServerError // a passing clash inside the provider; its own clients try again
+	case http.StatusServiceUnavailable, 529:
+		return tasks.Overloaded
+	}
+	if ofRequest {
 		return tasks.Rejected
 	}
 	// 5xx; and a 1xx or 3xx, which no API answers with: something else stands at
 	// that address, and the job is not to blame.
 	return tasks.ServerError
+}
+
+// limited says which limit a 429 means.
+func limited(d Dialect, p problem, waits bool) tasks.Outcome {
+	switch {
+	case p.code == "ramp_limit_exceeded", strings.Contains(p.message, "usage increase rate"):
+		return tasks.RampLimited
+	case d == OpenAI && strings.HasPrefix(p.message, "Request too large for"):
+		// One request above a whole minute's allowance: no wait makes it fit.
+		return tasks.Rejected
+	case d == Anthropic && !waits:
+		// An ordinary limit always says how long; a spend cap cannot.
+		return tasks.SpendLimited
+	}
+	return tasks.RateLimited
 }
 
 // billable reports whether a provider may have charged for a call that it, or
@@ -221,11 +202,11 @@ func billable(status int) bool {
 // states, or, for a tier's monthly cap, the documented 00:00 UTC on the first
 // of the next month.
 func resumeAt(p problem, now time.Time) time.Time {
-	const stated = "You will regain access on "
-	if _, rest, ok := strings.Cut(p.message, stated); ok {
-		const layout = "2006-01-02 at 15:04 UTC"
-		if len(rest) >= len(layout) {
-			if t, err := time.Parse(layout, rest[:len(layout)]); err == nil {
+	const gain = "You will regain access on "
+	if _, rest, ok := strings.Cut(p.message, gain); ok {
+		const form = "2006-01-02 at 15:04 UTC"
+		if len(rest) >= len(form) {
+			if t, err := time.Parse(form, rest[:len(form)]); err == nil {
 				return t
 			}
 		}

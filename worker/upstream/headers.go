@@ -227,3 +227,13 @@ func safeID(id string) string {
 	}
 	return id
 }
+
+// printable reports whether s can be the value of a header.
+func printable(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\t' && (s[i] < ' ' || s[i] > '~') {
+			return false
+		}
+	}
+	return true
+}

@@ -4,10 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
-	"strings"
-	"time"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -34,14 +31,10 @@ func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 		return a, nil
 	}
 	defer resp.Body.Close()
-	now := c.now()
-	a = Answer{Status: resp.StatusCode, RequestID: parseRequestID(c.provider.Dialect, resp.Header), HeadersAt: now}
-	a.RetryAfter, a.HasRetryAfter = parseRetryAfter(resp.Header, now)
-	patience := time.AfterFunc(errorBodyWait, cancel)
-	body, readErr := io.ReadAll(io.LimitReader(resp.Body, maxModels))
-	patience.Stop()
+	a = c.begin(resp)
+	body, readErr := readBriefly(resp.Body, maxModels, cancel)
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
-		c.explain(&a, parseProblem(body), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, now))
+		c.explain(&a, parseProblem(body), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
 		return a, nil
 	}
 	var list struct {
@@ -58,12 +51,4 @@ func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 	}
 	a.Outcome, a.Result = tasks.Succeeded, body
 	return a, names
-}
-
-// modelsURL is the address of the list, beside that of the dialect's one call.
-func modelsURL(d Dialect, call string) string {
-	if d == OpenAI {
-		return strings.TrimSuffix(call, "/chat/completions") + "/models"
-	}
-	return strings.TrimSuffix(call, "/messages") + "/models"
 }

@@ -281,36 +281,45 @@ func (o *object) merge(delta []byte, depth int) (grown int, err error) {
 			n = o.at(name)
 			grown += len(name) + 4
 		}
-		switch {
-		case isNull(v):
-			grown += n.join(v)
-		case name == "id" || name == "type" || name == "role":
-			if isNull(n.raw) || len(v) > 2 {
-				grown += len(v) - len(n.raw)
-				n.raw = bytes.Clone(v)
-			}
-		case name == "name" && bytes.Equal(n.raw, v):
-		case v[0] == '{':
-			if n.obj == nil {
-				n.obj = new(object)
-				n.raw, n.list = nil, nil
-			}
-			g, err := n.obj.merge(v, depth+1)
-			grown += g
-			return err
-		case v[0] == '[' && indexed(v):
-			g, err := n.mergeList(v, depth+1)
-			grown += g
-			return err
-		case n.list != nil && v[0] == '[' && len(joinArrays([]byte("[]"), v)) == len("[]"):
-			// An empty list beside one that is under way says nothing new.
-		default:
-			n.obj, n.list = nil, nil
-			grown += n.join(v)
-		}
-		return nil
+		g, err := n.merge(name, v, depth)
+		grown += g
+		return err
 	})
 	return grown, err
+}
+
+// merge adds a piece of the member name.
+func (n *node) merge(name string, v jsontext.Value, depth int) (grown int, err error) {
+	if isNull(v) {
+		return n.join(v), nil
+	}
+	switch name {
+	case "id", "type", "role":
+		if !isNull(n.raw) && len(v) <= len(`""`) {
+			return 0, nil
+		}
+		grown = len(v) - len(n.raw)
+		n.raw = bytes.Clone(v)
+		return grown, nil
+	case "name":
+		if bytes.Equal(n.raw, v) {
+			return 0, nil
+		}
+	}
+	switch {
+	case v[0] == '{':
+		if n.obj == nil {
+			n.obj = new(object)
+			n.raw, n.list = nil, nil
+		}
+		return n.obj.merge(v, depth+1)
+	case v[0] == '[' && indexed(v):
+		return n.mergeList(v, depth+1)
+	case n.list != nil && v[0] == '[' && len(joinArrays([]byte("[]"), v)) == len("[]"):
+		return 0, nil // an empty list beside one that is under way says nothing new
+	}
+	n.obj, n.list = nil, nil
+	return n.join(v), nil
 }
 
 var errIndexed = errors.New("has an index")

@@ -6,11 +6,11 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// completion assembles an OpenAI chat completion from its chunks.
+// completionStream assembles an OpenAI chat completion from its chunks.
 //
 // Source: developers.openai.com/api/docs/api-reference/chat-streaming. The
 // member "obfuscation" pads a chunk to a length and is part of no answer.
-type completion struct {
+type completionStream struct {
 	onText func(string)
 	onTick func(charged int64)
 
@@ -21,7 +21,7 @@ type completion struct {
 	size    int
 }
 
-func (c *completion) event(_ string, data []byte) (done bool, err error) {
+func (c *completionStream) event(_ string, data []byte) (done bool, err error) {
 	if string(data) == "[DONE]" {
 		return true, nil
 	}
@@ -60,7 +60,7 @@ func (c *completion) event(_ string, data []byte) (done bool, err error) {
 }
 
 // choice adds one chunk's part of a choice.
-func (c *completion) choice(data jsontext.Value) error {
+func (c *completionStream) choice(data jsontext.Value) error {
 	var index int64
 	if err := eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
 		if name == "index" {
@@ -85,51 +85,49 @@ func (c *completion) choice(data jsontext.Value) error {
 	}
 	return eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
 		switch name {
-		case "delta":
+		case "delta", "message", "logprobs":
 			if v.Kind() != '{' {
 				return nil
 			}
-			if index == 0 && c.onText != nil {
-				c.say(v)
-			}
-			grown, err := choice.at("message").obj.merge(v, 0)
+			grown, err := c.extend(choice, name, v, index == 0 && c.onText != nil)
 			c.size += grown
 			return err
-		case "message":
-			// The whole of it, as some servers send in place of deltas, or after them.
-			if v.Kind() != '{' {
-				return nil
-			}
-			if index == 0 && c.onText != nil && !c.said {
-				c.say(v)
-			}
-			n := choice.at("message")
-			c.size -= len(n.appendTo(nil))
-			n.obj = new(object)
-			grown, err := n.obj.load(v)
-			c.size += grown
-			return err
-		case "logprobs":
-			if v.Kind() != '{' {
-				return nil
-			}
-			n := choice.at("logprobs")
-			if n.obj == nil {
-				n.obj, n.raw = new(object), nil
-			}
-			grown, err := n.obj.merge(v, 0)
-			c.size += grown
-			return err
-		default:
-			if old := choice.get(name); old == nil || !isNull(v) {
-				c.size += choice.set(name, v)
-			}
-			return nil
 		}
+		if old := choice.get(name); old == nil || !isNull(v) {
+			c.size += choice.set(name, v)
+		}
+		return nil
 	})
 }
 
-func (c *completion) say(delta []byte) {
+// extend adds an object to what a choice has so far; heard is true when
+// somebody listens to its text.
+func (c *completionStream) extend(choice *object, name string, v jsontext.Value, heard bool) (grown int, err error) {
+	switch name {
+	case "delta":
+		if heard {
+			c.say(v)
+		}
+		return choice.at("message").obj.merge(v, 0)
+	case "message":
+		// The whole of it, as some servers send in place of deltas, or after them.
+		if heard && !c.said {
+			c.say(v)
+		}
+		n := choice.at("message")
+		before := len(n.appendTo(nil))
+		n.obj = new(object)
+		grown, err := n.obj.load(v)
+		return grown - before, err
+	}
+	n := choice.at(name)
+	if n.obj == nil {
+		n.obj, n.raw = new(object), nil
+	}
+	return n.obj.merge(v, 0)
+}
+
+func (c *completionStream) say(delta []byte) {
 	// A fault of the JSON shows when the delta is merged.
 	_ = eachMember(delta, func(name string, v jsontext.Value, _, _ int) error {
 		if name == "content" {
@@ -142,7 +140,7 @@ func (c *completion) say(delta []byte) {
 	})
 }
 
-func (c *completion) counted() (tasks.Usage, int64, bool) {
+func (c *completionStream) counted() (tasks.Usage, int64, bool) {
 	return openAIUsage(c.usage)
 }
 
@@ -179,9 +177,9 @@ func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
 	return u, charged, ok
 }
 
-func (c *completion) grown() int { return c.size }
+func (c *completionStream) grown() int { return c.size }
 
-func (c *completion) result() ([]byte, error) {
+func (c *completionStream) result() ([]byte, error) {
 	for _, choice := range c.choices {
 		// [DONE] alone proves nothing: it also closes streams that were given up.
 		if reason := choice.obj.get("finish_reason"); reason == nil || isNull(reason.raw) {
@@ -197,7 +195,7 @@ func (c *completion) result() ([]byte, error) {
 	return result, nil
 }
 
-func (c *completion) instead() *providerError {
+func (c *completionStream) instead() *providerError {
 	body := c.assembled()
 	if e := judge(OpenAI, body); e != nil && e.stated {
 		return e
@@ -209,7 +207,7 @@ func (c *completion) instead() *providerError {
 }
 
 // assembled returns the completion as far as it has come.
-func (c *completion) assembled() []byte {
+func (c *completionStream) assembled() []byte {
 	for _, choice := range c.choices {
 		if message := choice.obj.get("message").obj; message.get("content") == nil {
 			message.set("content", []byte("null"))

@@ -3,24 +3,11 @@ package upstream
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
-
-// providerError is what came with a 2xx status and is no answer of the dialect.
-type providerError struct {
-	problem problem
-	// status is the HTTP status that the problem would have had; 500 when nothing tells.
-	status int
-	// came says what came instead of an answer, for a problem without words.
-	came string
-	// stated is true when what came says by itself that it is no answer, and not
-	// merely the beginning of one.
-	stated bool
-}
-
-func (e *providerError) Error() string { return "the provider gave something else than an answer" }
 
 // outline is what the shape of an answer is judged by: members of a JSON
 // object. Of one that is given twice the last counts, as most readers have it.
@@ -89,7 +76,7 @@ func (o *outline) judge(d Dialect, body []byte) *providerError {
 }
 
 func noAnswer(came string) *providerError {
-	return &providerError{status: problem{}.status(), came: came}
+	return &providerError{status: http.StatusInternalServerError, came: came}
 }
 
 // completion judges an OpenAI chat completion: at least one choice, each with a

@@ -7,7 +7,10 @@ import (
 	"io"
 )
 
-var errLongEvent = errors.New("an event longer than a result may be")
+var (
+	errMalformed = errors.New("an event that does not fit the dialect")
+	errTooLarge  = errors.New("more than a result may be")
+)
 
 // events reads server-sent events, as the WHATWG HTML standard defines them
 // (section 9.2.6, "Interpreting an event stream"), with one leniency: an event
@@ -81,7 +84,7 @@ func (e *events) next() (kind string, data []byte, err error) {
 				e.data = append(e.data, '\n')
 			}
 			if len(e.data)+len(value) > e.limit {
-				return "", nil, errLongEvent
+				return "", nil, errTooLarge
 			}
 			e.data = append(e.data, value...)
 			e.has = true
@@ -89,7 +92,7 @@ func (e *events) next() (kind string, data []byte, err error) {
 	}
 	switch err := e.lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		return "", nil, errLongEvent
+		return "", nil, errTooLarge
 	case err != nil:
 		return "", nil, err
 	case e.has:

@@ -10,6 +10,20 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
+// providerError is what came with a 2xx status and is no answer of the dialect.
+type providerError struct {
+	problem problem
+	// status is the HTTP status that the problem would have had; 500 when nothing tells.
+	status int
+	// came says what came instead of an answer, for a problem without words.
+	came string
+	// stated is true when what came says by itself that it is no answer, and not
+	// merely the beginning of one.
+	stated bool
+}
+
+func (e *providerError) Error() string { return "the provider gave something else than an answer" }
+
 // reported returns the error that body holds in the envelope of either dialect.
 func reported(body []byte) *providerError {
 	var s statement
@@ -26,34 +40,43 @@ func stated(v jsontext.Value, came string) *providerError {
 	s.read(v, 0)
 	p := problem{kind: s.kind, code: s.code, message: s.message}
 	status := inBand(s.status, p)
-	return &providerError{problem: p, status: status, came: came, stated: s.message != "" || status != problem{}.status()}
+	return &providerError{problem: p, status: status, came: came, stated: s.message != "" || status != http.StatusInternalServerError}
 }
 
 // inBand returns the HTTP status that a problem inside a 2xx would have had:
-// its number, or else what its code or its type is known by.
+// its number, or else what its code or its type is known by; 500 when nothing tells.
 func inBand(number int, p problem) int {
-	return cmp.Or(number, namedStatus(p.code), namedStatus(p.kind), p.status())
+	return cmp.Or(number, statusOf(p.code), statusOf(p.kind), http.StatusInternalServerError)
 }
 
-// namedStatus knows the codes of OpenAI and the class names that vLLM, LiteLLM
-// and others give as a type; 0 for any other word.
-// Source: developers.openai.com/api/docs/guides/error-codes.
-func namedStatus(name string) int {
+// statusOf knows the types of Anthropic, the codes of OpenAI, and the class
+// names that vLLM, LiteLLM and others give as a type; 0 for any other word.
+// Sources: platform.claude.com/docs/en/api/errors,
+// developers.openai.com/api/docs/guides/error-codes.
+func statusOf(name string) int {
 	switch name {
-	case "BadRequestError", "ContextWindowExceededError", "context_length_exceeded":
+	case "invalid_request_error", "BadRequestError", "ContextWindowExceededError", "context_length_exceeded":
 		return http.StatusBadRequest
-	case "AuthenticationError", "invalid_api_key":
+	case "authentication_error", "AuthenticationError", "invalid_api_key":
 		return http.StatusUnauthorized
-	case "PermissionDeniedError":
+	case "billing_error":
+		return http.StatusPaymentRequired
+	case "permission_error", "PermissionDeniedError":
 		return http.StatusForbidden
-	case "NotFoundError", "model_not_found":
+	case "not_found_error", "NotFoundError", "model_not_found":
 		return http.StatusNotFound
+	case "request_too_large":
+		return http.StatusRequestEntityTooLarge
 	case "UnprocessableEntityError":
 		return http.StatusUnprocessableEntity
-	case "RateLimitError", "rate_limit_exceeded", "insufficient_quota":
+	case "rate_limit_error", "RateLimitError", "rate_limit_exceeded", "insufficient_quota", "tokens", "requests":
 		return http.StatusTooManyRequests
 	case "ServiceUnavailableError":
 		return http.StatusServiceUnavailable
+	case "timeout_error":
+		return http.StatusGatewayTimeout
+	case "overloaded_error":
+		return 529
 	}
 	return 0
 }

@@ -39,21 +39,40 @@ func asked(r *http.Request) Dialect {
 	return OpenAI
 }
 
-// authorize returns the digest of the call's key.
-func (f *Provider) authorize(r *http.Request) (digest string, ok bool) {
+// authorize reports whether the call has a key that is let in; else it is refused.
+func (x *exchange) authorize(w http.ResponseWriter, r *http.Request) bool {
 	key := r.Header.Get("X-Api-Key")
 	if key == "" {
 		key, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	}
-	if key == "" || f.cfg.RequireKey != "" && key != f.cfg.RequireKey {
-		return "", false
+	if only := x.f.cfg.RequireKey; key == "" || only != "" && key != only {
+		x.refuse(w, refusals["401"], "", 0)
+		return false
 	}
 	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:6]), true
+	x.call.Key = hex.EncodeToString(sum[:6])
+	return true
 }
 
 // maxBody is Anthropic's cap on a request.
 const maxBody = 32 << 20
+
+// receive reads the question, and what is wrong with it. A call that is too
+// large, left, or without a key goes no further.
+func (x *exchange) receive(w http.ResponseWriter, r *http.Request) (flaw string, ok bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		var tooBig *http.MaxBytesError
+		if errors.As(err, &tooBig) {
+			x.refuse(w, refusals["413"], "", 0)
+		}
+		return "", false
+	}
+	if !x.authorize(w, r) {
+		return "", false
+	}
+	return x.ask.read(x.call.Dialect, r.Header, body), true
+}
 
 // serveCall answers one call to a model.
 func (f *Provider) serveCall(w http.ResponseWriter, r *http.Request, d Dialect) {
@@ -71,20 +90,10 @@ func (f *Provider) serveCall(w http.ResponseWriter, r *http.Request, d Dialect) 
 		}
 	}()
 
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
-			x.refuse(w, refusals["413"], "", 0)
-		}
+	flaw, ok := x.receive(w, r)
+	if !ok {
 		return
 	}
-	var ok bool
-	if x.call.Key, ok = f.authorize(r); !ok {
-		x.refuse(w, refusals["401"], "", 0)
-		return
-	}
-	flaw := x.ask.read(d, r.Header, body)
 	x.arrive(r.Header.Get("X-Fake-Fault"))
 	if x.fault != nil {
 		if e, ok := refusals[x.fault.Kind]; ok {

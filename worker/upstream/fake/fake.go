@@ -32,7 +32,6 @@ package fake
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -172,17 +171,12 @@ func writeJSON(w http.ResponseWriter, v any) {
 // provider; here it has none.
 func (f *Provider) serveCount(w http.ResponseWriter, r *http.Request) {
 	x := f.exchange(Anthropic)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		x.refuse(w, refusals["413"], "", 0)
-		return
-	}
-	if _, ok := f.authorize(r); !ok {
-		x.refuse(w, refusals["401"], "", 0)
-		return
-	}
 	x.ask.counting = true
-	if flaw := x.ask.read(Anthropic, r.Header, body); flaw != "" {
+	flaw, ok := x.receive(w, r)
+	if !ok {
+		return
+	}
+	if flaw != "" {
 		x.refuse(w, refusals["400"], flaw, 0)
 		return
 	}
@@ -195,8 +189,7 @@ func (f *Provider) serveCount(w http.ResponseWriter, r *http.Request) {
 func (f *Provider) serveModels(w http.ResponseWriter, r *http.Request) {
 	d := asked(r)
 	x := f.exchange(d)
-	if _, ok := f.authorize(r); !ok {
-		x.refuse(w, refusals["401"], "", 0)
+	if !x.authorize(w, r) {
 		return
 	}
 	var models []string
