@@ -193,7 +193,7 @@ func (q *Quota) ask(ctx context.Context, a admission) (account, error) {
 	// Escaped, so that a tenant's name can neither hold braces, which Redis
 	// Cluster reads, nor meet another tenant's key.
 	key := q.prefix + url.QueryEscape(a.tenant)
-	got, err := q.admit.Run(ctx, q.rdb, []string{key}, a.submits, a.perMinute).Int64Slice()
+	got, err := q.admit.Run(ctx, q.rdb, []string{key}, "", fmt.Sprintf(`{"submits":%d,"per_minute":%d}`, a.submits, a.perMinute)).Int64Slice()
 	if err != nil {
 		return account{}, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
 	}
