@@ -189,9 +189,19 @@ func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
 	return page, nil
 }
 
+// next is where a move leads by the table, or ErrConflict when it is not listed.
+func next(from tasks.Status, move tasks.Move) (tasks.Status, error) {
+	for _, row := range tasks.Transitions {
+		if row.From == from && row.Move == move {
+			return row.To, nil
+		}
+	}
+	return from, tasks.ErrConflict
+}
+
 // move changes a job by a legal move and tells those who watch.
 func (w *world) move(j *tasks.Job, m tasks.Move, change func(*tasks.Job)) error {
-	to, err := tasks.Next(j.Status, m)
+	to, err := next(j.Status, m)
 	if err != nil {
 		return err
 	}
@@ -262,7 +272,7 @@ func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tas
 	if err != nil {
 		return tasks.Job{}, err
 	}
-	if _, err := tasks.Next(j.Status, tasks.MoveRequeue); err != nil {
+	if _, err := next(j.Status, tasks.MoveRequeue); err != nil {
 		return tasks.Job{}, err
 	}
 	if err := w.take(tenant, 1, j.Request.Tokens(), l); err != nil {

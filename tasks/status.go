@@ -1,6 +1,6 @@
 package tasks
 
-import "fmt"
+import "slices"
 
 // Status is where a job stands.
 type Status string
@@ -35,12 +35,7 @@ func (s Status) Final() bool {
 
 // Valid reports whether s is a status.
 func (s Status) Valid() bool {
-	for _, known := range Statuses {
-		if s == known {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Statuses, s)
 }
 
 // Move is something that happens to a job.
@@ -95,15 +90,4 @@ var Transitions = []Transition{
 	{StatusFailed, MoveRequeue, StatusQueued},
 	{StatusCanceled, MoveRequeue, StatusQueued},
 	{StatusExpired, MoveRequeue, StatusQueued},
-}
-
-// Next returns the status that m leads to from s, or ErrConflict when the
-// table does not list the move.
-func Next(s Status, m Move) (Status, error) {
-	for _, t := range Transitions {
-		if t.From == s && t.Move == m {
-			return t.To, nil
-		}
-	}
-	return s, fmt.Errorf("%s a %s job: %w", m, s, ErrConflict)
 }

@@ -235,11 +235,11 @@ func TestMovesFollowTheTable(t *testing.T) {
 				if before.Status != from {
 					t.Fatalf("made a %s job, want %s", before.Status, from)
 				}
-				want, refused := tasks.Next(from, move)
+				want, legal := next(from, move)
 				err := do(k)
 				after := read(t, s, k.ID)
-				if (err != nil) != (refused != nil) || after.Status != want {
-					t.Errorf("%s a %s job: %v, now %s; the table says %s, %v", move, from, err, after.Status, want, refused)
+				if (err == nil) != legal || after.Status != want {
+					t.Errorf("%s a %s job: %v, now %s; the table says %s, %v", move, from, err, after.Status, want, legal)
 				}
 				if err != nil && after.Version != before.Version {
 					t.Errorf("a refused %s changed the record", move)
@@ -247,6 +247,16 @@ func TestMovesFollowTheTable(t *testing.T) {
 			})
 		}
 	}
+}
+
+// next is where a move leads by the table; false: it is not listed.
+func next(from tasks.Status, move tasks.Move) (tasks.Status, bool) {
+	for _, row := range tasks.Transitions {
+		if row.From == from && row.Move == move {
+			return row.To, true
+		}
+	}
+	return from, false
 }
 
 func TestAStaleTicketMovesNothing(t *testing.T) {
