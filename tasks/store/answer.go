@@ -7,9 +7,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
-var keepScript = script("keep")
+var (
+	keepScript = script("keep")
+	joinScript = move("join")
+)
 
 // Answer returns the result that is kept under a digest; nil: none.
 func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
@@ -27,8 +32,32 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 // results are kept. With a nil result it only notes that the job has what is
 // kept there. The copy goes when a job that has it is deleted.
 func (s *Store) KeepAnswer(ctx context.Context, digest, job string, result []byte, d time.Duration) error {
-	if err := s.run(ctx, keepScript, digest, job, result, min(d, s.ttl).Milliseconds()).Err(); err != nil {
+	if err := s.run(ctx, keepScript, args{"digest": digest, "job": job, "keep": min(d, s.ttl).Milliseconds()}, result).Err(); err != nil {
 		return fmt.Errorf("keep the answer of job %s: %w", job, err)
 	}
 	return nil
+}
+
+// Join has a job that its worker holds share the call of one that asks the
+// same, by digest, in the same pool. When there is none it leads, and is to be
+// asked upstream. Else it follows, and the ticket is void: it comes back under a
+// new one, with Job.Followed set, as soon as the leader has an answer, which is
+// then kept under the digest for a while, or when it is its turn to lead because
+// the leader ended without one or went to another pool. A leader that is tried
+// again, or whose worker is lost, still leads. The tickets are for jobs that
+// there is room for now. ErrFinal, ErrLost and ErrNotFound mean that the ticket
+// was void before.
+func (s *Store) Join(ctx context.Context, t tasks.Ticket, digest string) (leads bool, next []tasks.Ticket, err error) {
+	reply, err := s.run(ctx, joinScript, args{"id": t.ID, "fence": t.Fence, "digest": digest, "depth": s.depthOf(t.Pool)}).Slice()
+	if err != nil {
+		return false, nil, fmt.Errorf("join job %s: %w", t.ID, err)
+	}
+	switch word := str(reply[0]); word {
+	case "lead":
+		return true, nil, nil
+	case "follow":
+		return false, tickets(reply[1]), nil
+	default:
+		return false, nil, moveError(word)
+	}
 }

@@ -25,7 +25,10 @@ var (
 // may lose its key to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
-	reply, err := s.run(ctx, batchOpenScript, b.ID, tenant, key, staleAfter.Milliseconds(), silentAfter.Milliseconds(), s.weight(tenant)).Slice()
+	reply, err := s.run(ctx, batchOpenScript, args{
+		"batch": b.ID, "tenant": tenant, "key": key, "weight": s.weight(tenant),
+		"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(),
+	}).Slice()
 	if err != nil {
 		return tasks.Batch{}, nil, fmt.Errorf("open a batch: %w", err)
 	}
@@ -41,14 +44,13 @@ func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch,
 
 // StageBatch writes lines of an open batch. Nobody sees them before CommitBatch.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) error {
-	args := make([]any, 0, 2+11*len(jobs))
-	args = append(args, id, staleAfter.Milliseconds())
+	rows := make([]any, 0, 11*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
 		status, due := firstStatus(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
 	}
-	open, err := s.run(ctx, batchStageScript, args...).Int64()
+	open, err := s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds()}, rows...).Int64()
 	if err != nil {
 		return fmt.Errorf("write batch %s: %w", id, err)
 	}
@@ -62,7 +64,9 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 // then puts them into the backlogs, and a sweep goes on where it is cut off. It
 // returns whose batch it is.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tenant string, err error) {
-	reply, err := s.run(ctx, batchCommitScript, id, c.Fingerprint, c.Limits.QueuedJobs, answersKept.Milliseconds(), c.Limits.TokensPerDay).Slice()
+	reply, err := s.run(ctx, batchCommitScript, args{
+		"batch": id, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
+	}).Slice()
 	if err != nil {
 		return "", fmt.Errorf("commit batch %s: %w", id, err)
 	}
@@ -81,7 +85,7 @@ func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit)
 // Unfold puts the next lines of an accepted batch into the backlogs and says
 // how many are left.
 func (s *Store) Unfold(ctx context.Context, id string) (left int64, out []tasks.Ticket, err error) {
-	reply, err := s.run(ctx, batchUnfoldScript, append([]any{id, unfoldLines, s.ttl.Milliseconds()}, s.pools...)...).Slice()
+	reply, err := s.run(ctx, batchUnfoldScript, args{"batch": id, "most": unfoldLines, "depths": s.depth}).Slice()
 	if err != nil {
 		return 0, nil, fmt.Errorf("unfold batch %s: %w", id, err)
 	}
@@ -91,7 +95,7 @@ func (s *Store) Unfold(ctx context.Context, id string) (left int64, out []tasks.
 // AbortBatch forgets a batch that was not committed.
 func (s *Store) AbortBatch(ctx context.Context, id string) error {
 	for {
-		left, err := s.run(ctx, batchAbortScript, id, unfoldLines).Int64()
+		left, err := s.run(ctx, batchAbortScript, args{"batch": id, "most": unfoldLines}).Int64()
 		if err != nil {
 			return fmt.Errorf("abort batch %s: %w", id, err)
 		}
@@ -212,12 +216,7 @@ func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch
 		if err != nil {
 			return b, fmt.Errorf("cancel batch %s: %w", id, redisError(err))
 		}
-		args := make([]any, 0, 2+len(ids))
-		args = append(args, tenant, s.ttl.Milliseconds())
-		for _, j := range ids {
-			args = append(args, j)
-		}
-		if err := s.run(ctx, cancelScript, args...).Err(); err != nil && !errors.Is(err, redis.Nil) {
+		if err := s.run(ctx, cancelScript, args{"tenant": tenant}, anys(ids)...).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return b, fmt.Errorf("cancel batch %s: %w", id, err)
 		}
 	}

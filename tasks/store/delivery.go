@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +25,7 @@ const (
 var (
 	deliverySettleScript = script("delivery_settle", "webhook")
 	deliverySweepScript  = script("delivery_sweep", "webhook")
+	deliveryOpenScript   = script("delivery_open")
 	deliveryAgainScript  = script("delivery_again", "webhook")
 	poolEventScript      = script("pool_event", "webhook")
 )
@@ -33,7 +33,7 @@ var (
 // SweepDeliveries makes deliveries ready whose time has come and hands out what
 // there is room for. Any process may call it.
 func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error) {
-	reply, err := s.run(ctx, deliverySweepScript, deliveryDepth, DeliveryLease.Milliseconds(), sweepMost).Slice()
+	reply, err := s.run(ctx, deliverySweepScript, args{"depth": deliveryDepth, "lease": DeliveryLease.Milliseconds(), "most": sweepMost}).Slice()
 	if err != nil {
 		return tasks.SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
 	}
@@ -46,28 +46,22 @@ func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, err
 // SettleDeliveries records how attempts ended and hands out further ones. A
 // ticket that is void by now changes nothing.
 func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]tasks.DeliveryTicket, error) {
-	args := make([]any, 0, 4+9*len(list))
-	args = append(args, deliveryDepth, DeliveryLease.Milliseconds(), s.ttl.Milliseconds(), failureMost.Milliseconds())
+	rows := make([]any, 0, 9*len(list))
 	for i := range list {
 		e := &list[i]
 		line := ""
 		if e.Counted {
 			line = encode(e.Attempt)
 		}
-		args = append(args, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, e.Body, flag(e.Disable))
+		rows = append(rows, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, e.Body, flag(e.Disable))
 	}
-	reply, err := s.run(ctx, deliverySettleScript, args...).Slice()
+	reply, err := s.run(ctx, deliverySettleScript, args{
+		"depth": deliveryDepth, "lease": DeliveryLease.Milliseconds(), "failing": failureMost.Milliseconds(),
+	}, rows...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
 	}
 	return deliveryTickets(reply), nil
-}
-
-func flag(b bool) string {
-	if b {
-		return "1"
-	}
-	return ""
 }
 
 func deliveryTickets(v any) []tasks.DeliveryTicket {
@@ -81,170 +75,66 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 
 // OpenDeliveries reads what the attempts of tickets need, in the tickets' order;
 // void tickets are left out.
-func (s *Store) OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket) ([]tasks.Sending, error) {
-	fail := func(err error) ([]tasks.Sending, error) {
-		return nil, fmt.Errorf("read %d deliveries: %w", len(list), redisError(err))
+func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
+	rows := make([]any, 0, 2*len(claims))
+	for _, t := range claims {
+		rows = append(rows, t.ID, t.Fence)
 	}
-	keys := make([]string, len(list))
-	for i, t := range list {
-		keys[i] = s.keys.delivery(t.ID)
-	}
-	records, err := s.hashes(ctx, keys)
+	reply, err := s.run(ctx, deliveryOpenScript, args{"most": eventResult}, rows...).Slice()
 	if err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("read %d deliveries: %w", len(claims), err)
 	}
 	var out []tasks.Sending
-	more := &asked{at: map[string]int{}}
-	for i, h := range records {
-		if len(h) == 0 || atoi(h["f"]) != list[i].Fence || h["s"] != string(tasks.DeliveryPending) {
+	for i, r := range reply {
+		found := list(r)
+		if len(found) == 0 {
 			continue
 		}
-		d, err := unpackDelivery(list[i].ID, h)
+		o, err := s.unpackSending(ctx, claims[i].ID, pairs(found[0]), pairs(found[1]), pairs(found[2]))
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, tasks.Sending{Delivery: d})
-		more.add(s.signerOf(&d))
-		switch {
-		case d.Body != nil:
-		case strings.HasPrefix(d.Object, "batch_"):
-			more.add(s.keys.batch(d.Object))
-		default:
-			more.add(s.keys.job(d.Object), "e", "t", "p", "c", "s", "n", "ct", "fin", "o")
-		}
-	}
-	if len(out) == 0 {
-		return nil, nil
-	}
-	if records, err = s.ask(ctx, more.list); err != nil {
-		return fail(err)
-	}
-	var wanted []any // results: large, and most receivers want none
-	for i := range out {
-		d := &out[i].Delivery
-		signer := records[more.at[s.signerOf(d)]]
-		switch {
-		case d.Endpoint == "":
-			if out[i].Keys = keysOf(signer); out[i].Keys.Secret == "" {
-				if out[i].Keys, err = s.TenantKeys(ctx, d.Tenant); err != nil {
-					return nil, err
-				}
-			}
-		case signer["t"] == d.Tenant:
-			e := unpackEndpoint(d.Endpoint, signer)
-			out[i].Endpoint, out[i].Keys = &e, e.Keys
-		}
-		if d.Body != nil {
-			continue
-		}
-		if strings.HasPrefix(d.Object, "batch_") {
-			if g := records[more.at[s.keys.batch(d.Object)]]; g["t"] == d.Tenant {
-				b := s.unpackBatch(d.Object, g)
-				out[i].Batch = &b
-			}
-			continue
-		}
-		if h := records[more.at[s.keys.job(d.Object)]]; h["t"] == d.Tenant {
-			j, err := unpack(d.Object, h)
-			if err != nil {
-				return nil, err
-			}
-			out[i].Job = &j
-			if out[i].Endpoint != nil && out[i].Endpoint.IncludeResult {
-				wanted = append(wanted, j.ID)
-			}
-		}
-	}
-	if len(wanted) == 0 {
-		return out, nil
-	}
-	results, err := s.run(ctx, eventResultsScript, append([]any{eventResult}, wanted...)...).StringSlice()
-	if err != nil {
-		return fail(err)
-	}
-	for i := range out {
-		if out[i].Job != nil && out[i].Endpoint != nil && out[i].Endpoint.IncludeResult {
-			if results[0] != "" {
-				out[i].Job.Result = json.RawMessage(results[0])
-			}
-			results = results[1:]
-		}
+		out = append(out, o)
 	}
 	return out, nil
+}
+
+// unpackSending reads a delivery with its signer, which is an endpoint or holds the
+// tenant's own keys, and the job or batch that it tells of.
+func (s *Store) unpackSending(ctx context.Context, id string, delivery, signer, object map[string]string) (o tasks.Sending, err error) {
+	if o.Delivery, err = unpackDelivery(id, delivery); err != nil {
+		return o, err
+	}
+	d := &o.Delivery
+	switch {
+	case d.Endpoint == "":
+		if o.Keys = keysOf(signer); o.Keys.Secret == "" {
+			if o.Keys, err = s.TenantKeys(ctx, d.Tenant); err != nil {
+				return o, err
+			}
+		}
+	case signer["t"] == d.Tenant:
+		e := unpackEndpoint(d.Endpoint, signer)
+		o.Endpoint, o.Keys = &e, e.Keys
+	}
+	switch {
+	case object["t"] != d.Tenant: // it is gone, or the body is kept
+	case strings.HasPrefix(d.Object, "batch_"):
+		b := s.unpackBatch(d.Object, object)
+		o.Batch = &b
+	default:
+		j, err := unpack(d.Object, object)
+		if err != nil {
+			return o, err
+		}
+		o.Job = &j
+	}
+	return o, nil
 }
 
 // eventResult is the longest result that an event carries, as worker/webhook has
 // it (MaxResultBytes). Of a longer one so much is read that its length shows.
 const eventResult = 256 << 10
-
-var eventResultsScript = script("event_results")
-
-// signerOf is the key of the record that holds a delivery's signing keys.
-func (s *Store) signerOf(d *tasks.Delivery) string {
-	if d.Endpoint != "" {
-		return s.keys.endpoint(d.Endpoint)
-	}
-	return s.keys.secrets(d.Tenant)
-}
-
-// asked are hashes to be read together, each once.
-type asked struct {
-	list []ask
-	at   map[string]int // key -> place in list
-}
-
-// ask is a hash to be read: some of its fields, or with none named all of them.
-type ask struct {
-	key    string
-	fields []string
-}
-
-func (a *asked) add(key string, fields ...string) {
-	if _, ok := a.at[key]; !ok {
-		a.at[key] = len(a.list)
-		a.list = append(a.list, ask{key, fields})
-	}
-}
-
-func (s *Store) hashes(ctx context.Context, keys []string) ([]map[string]string, error) {
-	list := make([]ask, len(keys))
-	for i, k := range keys {
-		list[i].key = k
-	}
-	return s.ask(ctx, list)
-}
-
-// ask reads hashes in one round trip. What is not there is left out of a map.
-func (s *Store) ask(ctx context.Context, list []ask) ([]map[string]string, error) {
-	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, a := range list {
-			if a.fields == nil {
-				p.HGetAll(ctx, a.key)
-			} else {
-				p.HMGet(ctx, a.key, a.fields...)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]map[string]string, len(list))
-	for i, c := range cmds {
-		switch c := c.(type) {
-		case *redis.MapStringStringCmd:
-			out[i] = c.Val()
-		case *redis.SliceCmd:
-			out[i] = make(map[string]string, len(list[i].fields))
-			for n, v := range c.Val() {
-				if v != nil {
-					out[i][list[i].fields[n]] = str(v)
-				}
-			}
-		}
-	}
-	return out, nil
-}
 
 func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	d := tasks.Delivery{
@@ -276,9 +166,9 @@ var told = []string{"t", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "f
 
 // Delivery returns a tenant's delivery, without its body; another's is ErrNotFound.
 func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
-	records, err := s.ask(ctx, []ask{{s.keys.delivery(id), told}})
+	records, err := s.ask(ctx, s.keys.delivery, []string{id}, told...)
 	if err != nil {
-		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, redisError(err))
+		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, err)
 	}
 	if records[0]["t"] != tenant {
 		return tasks.Delivery{}, tasks.ErrNotFound
@@ -301,13 +191,9 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 	if err != nil {
 		return tasks.DeliveryPage{}, err
 	}
-	list := make([]ask, len(ids))
-	for i, id := range ids {
-		list[i] = ask{s.keys.delivery(id), told}
-	}
-	records, err := s.ask(ctx, list)
+	records, err := s.ask(ctx, s.keys.delivery, ids, told...)
 	if err != nil {
-		return tasks.DeliveryPage{}, fmt.Errorf("list deliveries: %w", redisError(err))
+		return tasks.DeliveryPage{}, fmt.Errorf("list deliveries: %w", err)
 	}
 	page := tasks.DeliveryPage{HasMore: more != "", Next: more}
 	for i, h := range records {
@@ -329,13 +215,9 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 
 // deliveriesOf returns those of ids that have a status, "" being any.
 func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, ids []string) ([]string, error) {
-	list := make([]ask, len(ids))
-	for i, id := range ids {
-		list[i] = ask{s.keys.delivery(id), []string{"s"}}
-	}
-	records, err := s.ask(ctx, list)
+	records, err := s.ask(ctx, s.keys.delivery, ids, "s")
 	if err != nil {
-		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), redisError(err))
+		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), err)
 	}
 	var out []string
 	for i, h := range records {
@@ -399,11 +281,7 @@ func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, sin
 }
 
 func (s *Store) again(ctx context.Context, tenant string, delivered bool, ids []string) ([]string, error) {
-	args := []any{tenant, flag(delivered), s.ttl.Milliseconds()}
-	for _, id := range ids {
-		args = append(args, id)
-	}
-	answers, err := s.run(ctx, deliveryAgainScript, args...).StringSlice()
+	answers, err := s.run(ctx, deliveryAgainScript, args{"tenant": tenant, "delivered": delivered}, anys(ids)...).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("send %d deliveries again: %w", len(ids), err)
 	}
@@ -424,15 +302,8 @@ func (s *Store) PoolEvent(ctx context.Context, pool string, paused bool, body []
 	if was == state || (was == "" && !paused) {
 		return nil
 	}
-	if err := s.run(ctx, poolEventScript, pool, state, s.ttl.Milliseconds(), body).Err(); err != nil {
+	if err := s.run(ctx, poolEventScript, args{"pool": pool, "state": state}, body).Err(); err != nil {
 		return fmt.Errorf("tell of pool %s: %w", pool, err)
 	}
 	return nil
-}
-
-// joinEvents is the events as an endpoint's record holds them: each between commas.
-func joinEvents(events []string) string {
-	e := slices.Clone(events)
-	slices.Sort(e)
-	return "," + strings.Join(slices.Compact(e), ",") + ","
 }

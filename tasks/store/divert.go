@@ -36,12 +36,11 @@ func (s *Store) Divert(ctx context.Context, pool string, detours map[string]task
 	if len(detours) == 0 {
 		return nil, nil, nil
 	}
-	args := make([]any, 0, 2+5*len(detours))
-	args = append(args, s.ttl.Milliseconds(), pool)
+	rows := make([]any, 0, 5*len(detours))
 	for id, d := range detours {
-		args = append(args, id, d.Pool, s.depthOf(d.Pool), d.Passed, d.Left)
+		rows = append(rows, id, d.Pool, s.depthOf(d.Pool), d.Passed, d.Left)
 	}
-	reply, err := s.run(ctx, divertScript, args...).Slice()
+	reply, err := s.run(ctx, divertScript, args{"pool": pool}, rows...).Slice()
 	if err != nil {
 		return nil, nil, fmt.Errorf("divert %d jobs of %s: %w", len(detours), pool, err)
 	}

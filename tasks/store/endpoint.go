@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ var (
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
-	word, err := s.run(ctx, endpointSaveScript, e.Tenant, e.ID, "1", maxEndpoints, "",
+	word, err := s.run(ctx, endpointSaveScript, args{"tenant": e.Tenant, "endpoint": e.ID, "make": true, "most": maxEndpoints, "disabled": ""},
 		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private).Text()
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("create endpoint %s: %w", e.ID, err)
@@ -49,20 +50,20 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 			disabled = "1"
 		}
 	}
-	args := []any{tenant, id, "", maxEndpoints, disabled}
+	var fields []any
 	if c.URL != nil {
-		args = append(args, "u", *c.URL)
+		fields = append(fields, "u", *c.URL)
 	}
 	if c.Events != nil {
-		args = append(args, "ev", joinEvents(c.Events))
+		fields = append(fields, "ev", joinEvents(c.Events))
 	}
 	if c.IncludeResult != nil {
-		args = append(args, "ir", flag(*c.IncludeResult))
+		fields = append(fields, "ir", flag(*c.IncludeResult))
 	}
 	if c.MaxPerSecond != nil {
-		args = append(args, "mx", *c.MaxPerSecond)
+		fields = append(fields, "mx", *c.MaxPerSecond)
 	}
-	word, err := s.run(ctx, endpointSaveScript, args...).Text()
+	word, err := s.run(ctx, endpointSaveScript, args{"tenant": tenant, "endpoint": id, "make": false, "most": maxEndpoints, "disabled": disabled}, fields...).Text()
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("change endpoint %s: %w", id, err)
 	}
@@ -76,7 +77,7 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 // delivered yet is listed as exhausted. It may be called again after an error.
 func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 	for {
-		word, err := s.run(ctx, endpointDeleteScript, tenant, id, sweepMost).Text()
+		word, err := s.run(ctx, endpointDeleteScript, args{"tenant": tenant, "endpoint": id, "most": sweepMost}).Text()
 		if err != nil {
 			return fmt.Errorf("delete endpoint %s: %w", id, err)
 		}
@@ -104,13 +105,9 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	if err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", redisError(err))
 	}
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = s.keys.endpoint(id)
-	}
-	records, err := s.hashes(ctx, keys)
+	records, err := s.ask(ctx, s.keys.endpoint, ids)
 	if err != nil {
-		return nil, fmt.Errorf("list endpoints: %w", redisError(err))
+		return nil, fmt.Errorf("list endpoints: %w", err)
 	}
 	var out []tasks.Endpoint
 	for i, h := range records {
@@ -128,7 +125,9 @@ func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks
 }
 
 func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys, keep bool) error {
-	word, err := s.run(ctx, keysRotateScript, tenant, endpoint, k.Secret, k.Private, oldKeysKept.Milliseconds(), flag(keep)).Text()
+	word, err := s.run(ctx, keysRotateScript, args{
+		"tenant": tenant, "endpoint": endpoint, "secret": k.Secret, "private": k.Private, "keep": oldKeysKept.Milliseconds(), "leave": keep,
+	}).Text()
 	if err != nil {
 		return fmt.Errorf("change signing keys: %w", err)
 	}
@@ -158,14 +157,11 @@ func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKey
 // TestEndpoint writes a delivery of an event that only its owner asked for.
 // ErrConflict: the endpoint is disabled.
 func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (tasks.Delivery, error) {
-	reply, err := s.run(ctx, testEventScript, tenant, endpoint, s.ttl.Milliseconds(), NewID("evt")).StringSlice()
+	reply, err := s.move(ctx, "test endpoint "+endpoint, testEventScript, args{"tenant": tenant, "endpoint": endpoint, "event": NewID("evt")})
 	if err != nil {
-		return tasks.Delivery{}, fmt.Errorf("test endpoint %s: %w", endpoint, err)
-	}
-	if err := moveError(reply[0]); err != nil {
 		return tasks.Delivery{}, err
 	}
-	return s.Delivery(ctx, tenant, reply[1])
+	return s.Delivery(ctx, tenant, str(reply[0]))
 }
 
 func keysOf(h map[string]string) tasks.SigningKeys {
@@ -178,4 +174,11 @@ func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
 		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
 		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h),
 	}
+}
+
+// joinEvents is the events as an endpoint's record holds them: each between commas.
+func joinEvents(events []string) string {
+	e := slices.Clone(events)
+	slices.Sort(e)
+	return "," + strings.Join(slices.Compact(e), ",") + ","
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -40,16 +42,15 @@ type Created struct {
 // out the tickets that there is room for; they may be of other jobs. A job's
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	args := make([]any, 0, 2+17*len(subs))
-	args = append(args, s.ttl.Milliseconds(), answersKept.Milliseconds())
+	rows := make([]any, 0, 17*len(subs))
 	for i := range subs {
 		j := &subs[i].Job
 		status, due := firstStatus(j)
-		args = append(args, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), string(status), due,
+		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), string(status), due,
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant))
 	}
-	reply, err := s.run(ctx, createScript, args...).Slice()
+	reply, err := s.run(ctx, createScript, args{"keep": answersKept.Milliseconds()}, rows...).Slice()
 	if err != nil {
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
@@ -96,7 +97,7 @@ func refused(l tasks.Limits, reply []any) error {
 
 // Tokens reports how a tenant's tokens of the day stand.
 func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error) {
-	reply, err := s.run(ctx, tokensScript, tenant).Slice()
+	reply, err := s.run(ctx, tokensScript, args{"tenant": tenant}).Slice()
 	if err != nil {
 		return tasks.DayTokens{}, fmt.Errorf("read the tokens of a day: %w", err)
 	}
@@ -106,10 +107,20 @@ func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, err
 // SaveAnswer keeps what was answered to the first request with a key, for as
 // long as the key stands for the job or batch of that id. The first one saved stays.
 func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error {
-	if err := s.run(ctx, saveAnswerScript, tenant, key, id, answer).Err(); err != nil {
+	if err := s.run(ctx, saveAnswerScript, args{"tenant": tenant, "key": key, "id": id}, answer).Err(); err != nil {
 		return fmt.Errorf("save the answer of a key: %w", err)
 	}
 	return nil
+}
+
+// move runs a script whose answer begins with what became of the move, and returns
+// what stands behind that.
+func (s *Store) move(ctx context.Context, act string, sc *redis.Script, a args, rows ...any) ([]any, error) {
+	reply, err := s.run(ctx, sc, a, rows...).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", act, err)
+	}
+	return reply[1:], moveError(str(reply[0]))
 }
 
 // moveError turns a script's first word into an error.
@@ -130,29 +141,25 @@ func moveError(word string) error {
 // Take gives the job of a ticket to a worker, to hold until the pace allows
 // it. ErrFinal, ErrLost and ErrNotFound mean that the ticket is void.
 func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
-	reply, err := s.run(ctx, takeScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds()).Slice()
+	reply, err := s.move(ctx, "take job "+t.ID, takeScript, args{"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds()})
 	if err != nil {
-		return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
-	}
-	if err := moveError(str(reply[0])); err != nil {
 		return tasks.Job{}, err
 	}
-	return unpack(t.ID, pairs(reply[1]))
+	return unpack(t.ID, pairs(reply[0]))
 }
 
 // Start records that a call is about to be made. The tickets are for jobs that
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
-	reply, err := s.run(ctx, startScript, t.ID, t.Fence, Lease.Milliseconds(), s.ttl.Milliseconds(), s.depthOf(t.Pool), rand.Text()[:12]).Slice()
+	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
+		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "by": rand.Text()[:12],
+	})
 	if err != nil {
-		return tasks.Started{}, nil, fmt.Errorf("start job %s: %w", t.ID, err)
-	}
-	if err := moveError(str(reply[0])); err != nil {
 		return tasks.Started{}, nil, err
 	}
 	return tasks.Started{
-		Call: int(num(reply[1])), Attempts: int(num(reply[2])), At: fromMilli(num(reply[3])), Wanted: str(reply[4]) != "",
-	}, tickets(reply[5]), nil
+		Call: int(num(reply[0])), Attempts: int(num(reply[1])), At: fromMilli(num(reply[2])), Wanted: str(reply[3]) != "",
+	}, tickets(reply[4]), nil
 }
 
 // End records how a worker's attempt ended. ErrFinal and ErrLost mean that the
@@ -173,16 +180,14 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {
 		detour, pool = *e.Detour, e.Detour.Pool
 	}
-	reply, err := s.run(ctx, endScript, t.ID, t.Fence, what,
-		encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), e.Result, encode(call),
-		s.ttl.Milliseconds(), e.Delay.Milliseconds(), s.depthOf(pool), detour.Pool, detour.Passed, detour.Left, used(&e)).Slice()
+	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
+		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": s.depthOf(pool),
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e),
+	}, encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), encode(call), e.Result)
 	if err != nil {
-		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
-	}
-	if err := moveError(str(reply[0])); err != nil {
 		return nil, err
 	}
-	return tickets(reply[1]), nil
+	return tickets(reply[0]), nil
 }
 
 // used is how many tokens an ended call took, as scripts count them. Where the
@@ -203,12 +208,11 @@ func (s *Store) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error
 	if len(held) == 0 {
 		return nil, nil
 	}
-	args := make([]any, 0, 1+2*len(held))
-	args = append(args, Lease.Milliseconds())
+	rows := make([]any, 0, 2*len(held))
 	for _, t := range held {
-		args = append(args, t.ID, t.Fence)
+		rows = append(rows, t.ID, t.Fence)
 	}
-	lost, err := s.run(ctx, renewScript, args...).StringSlice()
+	lost, err := s.run(ctx, renewScript, args{"lease": Lease.Milliseconds()}, rows...).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("renew %d leases: %w", len(held), err)
 	}
@@ -218,7 +222,7 @@ func (s *Store) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error
 // Cancel makes a tenant's job canceled at once, also a running one, whose
 // worker is told to cut the call off. ErrFinal: it was final already.
 func (s *Store) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	words, err := s.run(ctx, cancelScript, tenant, s.ttl.Milliseconds(), id).StringSlice()
+	words, err := s.run(ctx, cancelScript, args{"tenant": tenant}, id).StringSlice()
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("cancel job %s: %w", id, err)
 	}
@@ -240,8 +244,10 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 	if l.TokensPerDay > 0 {
 		reserved = j.Request.Tokens()
 	}
-	reply, err := s.run(ctx, requeueScript, id, tenant, s.ttl.Milliseconds(), s.depthOf(j.Pool), priorityShift(j.Priority),
-		l.QueuedJobs, reserved, l.TokensPerDay, s.weight(tenant)).Slice()
+	reply, err := s.run(ctx, requeueScript, args{
+		"id": id, "tenant": tenant, "depth": s.depthOf(j.Pool), "shift": priorityShift(j.Priority),
+		"most": l.QueuedJobs, "tokens": reserved, "daily": l.TokensPerDay, "weight": s.weight(tenant),
+	}).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
 	}
@@ -259,7 +265,7 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 // answer. What is still to be told of it is told without them, and its
 // Idempotency-Key is free. ErrConflict: it is not finished.
 func (s *Store) Delete(ctx context.Context, tenant, id string) error {
-	word, err := s.run(ctx, deleteScript, id, tenant).Text()
+	word, err := s.run(ctx, deleteScript, args{"id": id, "tenant": tenant}).Text()
 	if err != nil {
 		return fmt.Errorf("delete job %s: %w", id, err)
 	}
@@ -271,8 +277,7 @@ func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 // has outlived its time and hands out what there is room for. Any process may
 // call it, about once a second.
 func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
-	args := append([]any{s.ttl.Milliseconds(), Lease.Milliseconds(), sweepMost}, s.pools...)
-	reply, err := s.run(ctx, sweepScript, args...).Slice()
+	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "depths": s.depth}).Slice()
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
 	}
@@ -306,19 +311,10 @@ func (s *Store) SetPaused(ctx context.Context, pool string, paused bool) error {
 // Reissue hands a ticket's job out anew, because Asynq no longer has the old
 // one or will not run it soon. It reports false when the job has moved on.
 func (s *Store) Reissue(ctx context.Context, t tasks.Ticket) (tasks.Ticket, bool, error) {
-	fence, err := s.run(ctx, reissueScript, t.ID, t.Fence).Int64()
+	fence, err := s.run(ctx, reissueScript, args{"id": t.ID, "fence": t.Fence}).Int64()
 	if err != nil {
 		return t, false, fmt.Errorf("reissue job %s: %w", t.ID, err)
 	}
 	t.Fence = fence
 	return t, fence > 0, nil
-}
-
-func words(v any) []string {
-	l := list(v)
-	out := make([]string, len(l))
-	for i := range l {
-		out[i] = str(l[i])
-	}
-	return out
 }

@@ -37,7 +37,7 @@ func (s *Store) Listen(ctx context.Context, id string) error {
 // Append adds text to what a running attempt has brought so far, beginning at
 // a byte offset. It reports false when nobody wants it.
 func (s *Store) Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error) {
-	n, err := s.run(ctx, appendScript, t.ID, t.Fence, call, offset, text, partialKept.Milliseconds()).Int64()
+	n, err := s.run(ctx, appendScript, args{"id": t.ID, "fence": t.Fence, "call": call, "offset": offset, "keep": partialKept.Milliseconds()}, text).Int64()
 	if err != nil {
 		return false, fmt.Errorf("append the text of job %s: %w", t.ID, err)
 	}

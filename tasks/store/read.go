@@ -15,12 +15,45 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
+// ask reads some fields of hashes, or with none named all of them, in one round
+// trip. What is not there is left out of a map.
+func (s *Store) ask(ctx context.Context, key func(id string) string, ids []string, fields ...string) ([]map[string]string, error) {
+	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, id := range ids {
+			if fields == nil {
+				p.HGetAll(ctx, key(id))
+			} else {
+				p.HMGet(ctx, key(id), fields...)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, redisError(err)
+	}
+	out := make([]map[string]string, len(ids))
+	for i, c := range cmds {
+		switch c := c.(type) {
+		case *redis.MapStringStringCmd:
+			out[i] = c.Val()
+		case *redis.SliceCmd:
+			out[i] = make(map[string]string, len(fields))
+			for n, v := range c.Val() {
+				if v != nil {
+					out[i][fields[n]] = str(v)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
 // Job returns a tenant's job, without its prompt. Another tenant's, or one that
 // has outlived its time, is ErrNotFound.
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	records, err := s.ask(ctx, []ask{{s.keys.job(id), append([]string{"r"}, shown...)}})
+	records, err := s.ask(ctx, s.keys.job, []string{id}, append([]string{"r"}, shown...)...)
 	if err != nil {
-		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, redisError(err))
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	if records[0]["t"] != tenant {
 		return tasks.Job{}, tasks.ErrNotFound
@@ -30,13 +63,9 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 
 // each reads fields of jobs in one round trip; those that are gone are left out.
 func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, error) {
-	list := make([]ask, len(ids))
-	for i, id := range ids {
-		list[i] = ask{s.keys.job(id), fields}
-	}
-	records, err := s.ask(ctx, list)
+	records, err := s.ask(ctx, s.keys.job, ids, fields...)
 	if err != nil {
-		return nil, fmt.Errorf("read %d jobs: %w", len(ids), redisError(err))
+		return nil, fmt.Errorf("read %d jobs: %w", len(ids), err)
 	}
 	jobs := make([]tasks.Job, 0, len(ids))
 	for i, h := range records {
@@ -146,13 +175,9 @@ func (s *Store) jobsOf(ctx context.Context, f tasks.Filter, ids []string) ([]str
 	if f.Model != "" {
 		fields = append(fields, "e")
 	}
-	list := make([]ask, len(ids))
-	for i, id := range ids {
-		list[i] = ask{s.keys.job(id), fields}
-	}
-	records, err := s.ask(ctx, list)
+	records, err := s.ask(ctx, s.keys.job, ids, fields...)
 	if err != nil {
-		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), redisError(err))
+		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), err)
 	}
 	var out []string
 	for i, h := range records {

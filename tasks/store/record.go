@@ -3,7 +3,6 @@ package store
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -42,14 +41,6 @@ type details struct {
 	RequestID   string        `json:"request_id,omitempty"`
 	Model       string        `json:"model,omitempty"`
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
-}
-
-func encode(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("store: encode %T: %v", v, err)) // plain structs of strings and numbers
-	}
-	return string(b)
 }
 
 func pack(j *tasks.Job) string {
@@ -143,19 +134,4 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		j.Log = append(j.Log, tasks.Attempt{N: int(atoi(n)), StartedAt: fromMilli(atoi(started)), Outcome: tasks.Running})
 	}
 	return j, nil
-}
-
-func atoi(s string) int64 {
-	n, _ := strconv.ParseInt(s, 10, 64) // scripts alone write these
-	return n
-}
-
-// pairs turns HGETALL's answer, as a script returns it, into a map.
-func pairs(v any) map[string]string {
-	l := list(v)
-	h := make(map[string]string, len(l)/2)
-	for i := 0; i+1 < len(l); i += 2 {
-		h[str(l[i])] = str(l[i+1])
-	}
-	return h
 }

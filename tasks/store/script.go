@@ -3,10 +3,16 @@ package store
 import (
 	"context"
 	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 //go:embed lua
@@ -86,7 +92,109 @@ func arguments(text string) (args []string, rest string) {
 	panic("store: a script's call has no end: " + text[:min(60, len(text))])
 }
 
-// run runs a script on the store's keys.
-func (s *Store) run(ctx context.Context, sc *redis.Script, args ...any) reply {
-	return reply{sc.Run(ctx, s.rdb, []string{string(s.keys)}, args...)}
+// args are a script's arguments by name; run adds those that every script takes.
+type args map[string]any
+
+// run runs a script on the store's keys. rows are what is many or of any bytes,
+// behind the arguments that have names (lua/begin.lua).
+func (s *Store) run(ctx context.Context, sc *redis.Script, a args, rows ...any) reply {
+	a["ttl"] = s.ttl.Milliseconds()
+	now := ""
+	if s.now != nil {
+		now = strconv.FormatInt(s.now().UnixMilli(), 10)
+	}
+	return reply{sc.Run(ctx, s.rdb, []string{string(s.keys)}, append([]any{now, encode(a)}, rows...)...)}
+}
+
+// anys turns ids into rows of a script.
+func anys(ids []string) []any {
+	rows := make([]any, len(ids))
+	for i, id := range ids {
+		rows[i] = id
+	}
+	return rows
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
+}
+
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("store: encode %T: %v", v, err)) // plain structs of strings and numbers
+	}
+	return string(b)
+}
+
+// reply is what a script has answered. What is none of its answers is ErrFull or
+// ErrUnavailable.
+type reply struct{ cmd *redis.Cmd }
+
+func (r reply) Err() error                     { return redisError(r.cmd.Err()) }
+func (r reply) Int64() (int64, error)          { return checked(r.cmd.Int64()) }
+func (r reply) Text() (string, error)          { return checked(r.cmd.Text()) }
+func (r reply) Slice() ([]any, error)          { return checked(r.cmd.Slice()) }
+func (r reply) StringSlice() ([]string, error) { return checked(r.cmd.StringSlice()) }
+
+func checked[T any](v T, err error) (T, error) { return v, redisError(err) }
+
+// redisError turns what Redis or the way to it says in place of an answer into the
+// errors of package tasks. That there is nothing is an answer.
+func redisError(err error) error {
+	if errors.Is(err, redis.Nil) {
+		return err
+	}
+	return tasks.NotNow(err)
+}
+
+// tickets reads id, fence and pool in turn.
+func tickets(v any) []tasks.Ticket {
+	list, _ := v.([]any)
+	out := make([]tasks.Ticket, 0, len(list)/3)
+	for i := 0; i+2 < len(list); i += 3 {
+		out = append(out, tasks.Ticket{ID: str(list[i]), Fence: num(list[i+1]), Pool: str(list[i+2])})
+	}
+	return out
+}
+
+func str(v any) string { s, _ := v.(string); return s }
+
+func num(v any) int64 {
+	switch n := v.(type) {
+	case int64:
+		return n
+	case string:
+		return atoi(n)
+	}
+	return 0
+}
+
+func list(v any) []any { l, _ := v.([]any); return l }
+
+func words(v any) []string {
+	l := list(v)
+	out := make([]string, len(l))
+	for i := range l {
+		out[i] = str(l[i])
+	}
+	return out
+}
+
+// pairs turns HGETALL's answer, as a script returns it, into a map.
+func pairs(v any) map[string]string {
+	l := list(v)
+	h := make(map[string]string, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		h[str(l[i])] = str(l[i+1])
+	}
+	return h
+}
+
+func atoi(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64) // scripts alone write these
+	return n
 }

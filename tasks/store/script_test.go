@@ -3,6 +3,7 @@ package store_test
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,5 +66,58 @@ func TestEveryScriptHasTheChaptersThatItNeeds(t *testing.T) {
 		body := strings.Join(readLines(t, "lua/"+script+".lua"), "\n")
 		body = regexp.MustCompile(`--[^\n]*|'[^'\n]*'|local [\w, ]+ =`).ReplaceAllString(body, "")
 		need(body)
+	}
+}
+
+// What a script reads of its arguments is always there, and what is sent is read
+// and explained.
+func TestArgumentsAreTheSameInGoAndLua(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fileOf, sent := map[string]string{}, map[string][]string{} // by the name of the variable
+	for _, file := range files {
+		text := strings.Join(readLines(t, file), "\n")
+		for _, m := range regexp.MustCompile(`(\w+Script) += (?:script|move)\("(\w+)"`).FindAllStringSubmatch(text, -1) {
+			fileOf[m[1]] = m[2]
+		}
+		for _, m := range regexp.MustCompile(`s\.(?:run\(ctx|move\(ctx, .+?), (\w+), args\{((?s:.+?))\}(?:,|\))`).FindAllStringSubmatch(text, -1) {
+			var names []string
+			for _, n := range regexp.MustCompile(`"(\w+)": `).FindAllStringSubmatch(m[2], -1) {
+				names = append(names, n[1])
+			}
+			slices.Sort(names)
+			if other, ok := sent[m[1]]; ok && !slices.Equal(other, names) {
+				t.Errorf("%s is sent %v, and elsewhere %v", m[1], names, other)
+			}
+			sent[m[1]] = names
+		}
+	}
+	if len(fileOf) < 30 {
+		t.Fatalf("%d scripts", len(fileOf))
+	}
+	use := regexp.MustCompile(`\ba\.(\w+)`)
+	for variable, name := range fileOf {
+		text := strings.Join(readLines(t, "lua/"+name+".lua"), "\n")
+		read := map[string]bool{}
+		for _, m := range use.FindAllStringSubmatch(regexp.MustCompile(`--[^\n]*`).ReplaceAllString(text, ""), -1) {
+			read[m[1]] = true
+			if !slices.Contains(sent[variable], m[1]) {
+				t.Errorf("%s.lua reads a.%s, which is not sent", name, m[1])
+			}
+		}
+		head, _, _ := strings.Cut(text, "\n-- Returns ")
+		for _, arg := range sent[variable] {
+			if !read[arg] {
+				t.Errorf("%s.lua is sent %s, which it does not read", name, arg)
+			}
+			if !regexp.MustCompile(`\b` + arg + `\b`).MatchString(head) {
+				t.Errorf("%s.lua does not explain the argument %s", name, arg)
+			}
+		}
+		if !strings.Contains(head, "\n-- KEYS     see begin.lua\n-- ARGV[2]  {") || head == text {
+			t.Errorf("%s.lua does not open with KEYS, ARGV and Returns", name)
+		}
 	}
 }

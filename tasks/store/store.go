@@ -12,15 +12,12 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
-
-	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
@@ -57,6 +54,8 @@ type Config struct {
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
 	NewSecret func() string
+	// Now is the clock, for tests and simulations; nil: Redis's own.
+	Now func() time.Time
 }
 
 // Store is a client of the records. Its methods may be called at once from anywhere.
@@ -64,20 +63,20 @@ type Store struct {
 	rdb       redis.UniversalClient
 	keys      keys
 	ttl       time.Duration
-	depth     map[string]int
-	pools     []any // pairs of pool and depth, as scripts take them
+	depth     map[string]int // nil is not allowed: scripts go through it
 	newSecret func() string
+	now       func() time.Time
 	share     func(tenant string) int64
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight}
+	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}
-	for pool, depth := range c.Depth {
-		s.pools = append(s.pools, pool, depth)
+	if s.depth == nil {
+		s.depth = map[string]int{}
 	}
 	return s
 }
@@ -97,27 +96,6 @@ func (s *Store) weight(tenant string) int64 {
 		return 1
 	}
 	return max(1, s.share(tenant))
-}
-
-// reply is what a script has answered. What is none of its answers is ErrFull or
-// ErrUnavailable.
-type reply struct{ cmd *redis.Cmd }
-
-func (r reply) Err() error                     { return redisError(r.cmd.Err()) }
-func (r reply) Int64() (int64, error)          { return checked(r.cmd.Int64()) }
-func (r reply) Text() (string, error)          { return checked(r.cmd.Text()) }
-func (r reply) Slice() ([]any, error)          { return checked(r.cmd.Slice()) }
-func (r reply) StringSlice() ([]string, error) { return checked(r.cmd.StringSlice()) }
-
-func checked[T any](v T, err error) (T, error) { return v, redisError(err) }
-
-// redisError turns what Redis or the way to it says in place of an answer into the
-// errors of package tasks. That there is nothing is an answer.
-func redisError(err error) error {
-	if errors.Is(err, redis.Nil) {
-		return err
-	}
-	return tasks.NotNow(err)
 }
 
 // Ping reports whether Redis answers.
@@ -150,30 +128,6 @@ func (s *Store) Memory(ctx context.Context) (float64, error) {
 	}
 	return float64(used) / float64(most), nil
 }
-
-// tickets reads id, fence and pool in turn.
-func tickets(v any) []tasks.Ticket {
-	list, _ := v.([]any)
-	out := make([]tasks.Ticket, 0, len(list)/3)
-	for i := 0; i+2 < len(list); i += 3 {
-		out = append(out, tasks.Ticket{ID: str(list[i]), Fence: num(list[i+1]), Pool: str(list[i+2])})
-	}
-	return out
-}
-
-func str(v any) string { s, _ := v.(string); return s }
-
-func num(v any) int64 {
-	switch n := v.(type) {
-	case int64:
-		return n
-	case string:
-		return atoi(n)
-	}
-	return 0
-}
-
-func list(v any) []any { l, _ := v.([]any); return l }
 
 func milli(t time.Time) int64 {
 	if t.IsZero() {

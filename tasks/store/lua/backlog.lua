@@ -4,6 +4,7 @@
 -- weigh notes a tenant's weight as the configuration has it now. Most have 1,
 -- which takes no room.
 local function weigh(tenant, weight)
+  weight = tostring(weight)
   local noted = redis.call('HGET', keys.weights(), tenant) or '1'
   if noted == weight then return end
   if weight == '1' then
@@ -57,7 +58,7 @@ end
 
 -- claim hands out jobs until depth of them are between the backlog and the
 -- provider; it appends id, fence and pool of each to tickets.
-local function claim(pool, depth, ttl, tickets)
+local function claim(pool, depth, tickets)
   local out = keys.handed(pool)
   local room = depth - redis.call('ZCARD', out) - redis.call('ZCARD', keys.held(pool))
   if room <= 0 or redis.call('HEXISTS', keys.paused(), pool) == 1 then return end
@@ -67,7 +68,7 @@ local function claim(pool, depth, ttl, tickets)
     local j = load(id)
     if j and phase[j.s] == 'queued' then
       if j.dl > 0 and j.dl <= now then
-        expire(j, ttl)
+        expire(j)
       else
         redis.call('ZADD', out, now + 10000, id)
         tickets[#tickets + 1] = id

@@ -1,21 +1,22 @@
 -- Begins a batch and reserves its Idempotency-Key.
--- KEYS[1] prefix; ARGV[1] batch, ARGV[2] tenant, ARGV[3] idempotency key or "", ARGV[4] ms until an abandoned one is swept,
--- ARGV[5] ms of silence after which another writer may have the key, ARGV[6] tenant's weight
--- Returns {"new", created ms}, {"busy"} or {"prior", fingerprint, id, answer}.
-if ARGV[3] ~= '' then
-  local ikey = keys.idempotency(ARGV[2], ARGV[3])
+-- KEYS     see begin.lua
+-- ARGV[2]  {batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
+--          silent: ms after which another writer may have the key; weight: the tenant's}
+-- Returns  {"new", created ms}, {"busy"} or {"prior", fingerprint, id, answer}.
+if a.key ~= '' then
+  local ikey = keys.idempotency(a.tenant, a.key)
   local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans', 'busy')
   if seen[1] then return { 'prior', seen[1], seen[2], seen[3] or '' } end
-  if seen[4] and seen[4] ~= ARGV[1] then -- its own: the same opening, sent again
+  if seen[4] and seen[4] ~= a.batch then -- its own: the same opening, sent again
     -- A writer that died can neither go on nor give its key back. One that was
     -- only slow finds the key lost when it commits.
     local sweep = redis.call('ZSCORE', keys.staging(), seen[4])
-    if sweep and sweep - ARGV[4] + ARGV[5] > now then return { 'busy' } end
+    if sweep and sweep - a.stale + a.silent > now then return { 'busy' } end
   end
-  redis.call('HSET', ikey, 'busy', ARGV[1])
-  redis.call('PEXPIRE', ikey, ARGV[4])
+  redis.call('HSET', ikey, 'busy', a.batch)
+  redis.call('PEXPIRE', ikey, a.stale)
 end
-weigh(ARGV[2], ARGV[6])
-redis.call('HSET', keys.batch(ARGV[1]), 't', ARGV[2], 'ct', now, 'i', ARGV[3])
-redis.call('ZADD', keys.staging(), now + ARGV[4], ARGV[1])
+weigh(a.tenant, a.weight)
+redis.call('HSET', keys.batch(a.batch), 't', a.tenant, 'ct', now, 'i', a.key)
+redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
 return { 'new', now }

@@ -1,14 +1,15 @@
 -- Puts the next lines of an accepted batch into the backlogs.
--- KEYS[1] prefix; ARGV[1] batch, ARGV[2] how many, ARGV[3] result ttl ms, then pairs of pool and depth
--- Returns {lines left, tickets}.
+-- KEYS     see begin.lua
+-- ARGV[2]  {batch; most: lines; depths: by pool}
+-- Returns  {lines left, tickets}.
 spare()
-local g, list = keys.batch(ARGV[1]), keys.lines(ARGV[1])
+local g, list = keys.batch(a.batch), keys.lines(a.batch)
 local at = tonumber(redis.call('HGET', g, 'at') or -1)
 if at < 0 then
-  redis.call('ZREM', keys.unfolding(), ARGV[1])
+  redis.call('ZREM', keys.unfolding(), a.batch)
   return { 0, {} }
 end
-local ids = redis.call('LRANGE', list, at, at + ARGV[2] - 1)
+local ids = redis.call('LRANGE', list, at, at + a.most - 1)
 -- What is the same for many lines is written once for all of them.
 local mine, counts, lines = {}, {}, {}
 for _, id in ipairs(ids) do
@@ -47,13 +48,13 @@ end
 local left = redis.call('LLEN', list) - at - #ids
 if left <= 0 then
   redis.call('HDEL', g, 'at')
-  redis.call('ZREM', keys.unfolding(), ARGV[1])
+  redis.call('ZREM', keys.unfolding(), a.batch)
 else
   redis.call('HSET', g, 'at', at + #ids)
-  redis.call('ZADD', keys.unfolding(), now + 5000, ARGV[1])
+  redis.call('ZADD', keys.unfolding(), now + 5000, a.batch)
 end
 local tickets = {}
-for a = 4, #ARGV, 2 do
-  claim(ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[3]), tickets)
+for pool, depth in pairs(a.depths) do
+  claim(pool, depth, tickets)
 end
 return { left, tickets }

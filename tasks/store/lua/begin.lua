@@ -1,7 +1,19 @@
--- What every script begins with: the clock, the way on in a full Redis, and the
--- names of what a chapter has that stands behind its callers.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- What every script begins with: its arguments, the clock, the way on in a full
+-- Redis, and the names of what a chapter has that stands behind its callers.
+--
+-- KEYS[1]  prefix of all keys, see keys.lua
+-- ARGV[1]  now in ms, or '' for Redis TIME: only tests and the simulator give one
+-- ARGV[2]  JSON: the arguments by name, read as a. Each script adds its own to
+--   ttl    ms that a finished job is kept
+-- ARGV[3]  and on: what is many or of any bytes, as it is: the rows of one list,
+--          value by value, or single texts
+
+local a = cjson.decode(ARGV[2])
+local now, ttl = tonumber(ARGV[1]), a.ttl
+if not now then
+  local clock = redis.call('TIME')
+  now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+end
 
 -- spare lets a script go on in a full Redis: one that has begun to write is not
 -- stopped in the middle. For moves that jobs need to come to their end, which

@@ -1,12 +1,14 @@
 -- The caller cancels jobs. A running one is final at once: its worker is told
 -- to cut the call off, and whatever it brings comes too late.
--- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] result ttl ms, then ids
--- Returns for each id "ok", "final" or "gone".
+-- KEYS     see begin.lua
+-- ARGV[2]  {tenant}
+-- ARGV[3]  and on: ids
+-- Returns  for each id "ok", "final" or "gone".
 spare()
-local ttl, answers = tonumber(ARGV[2]), {}
-for a = 3, #ARGV do
-  local j = load(ARGV[a])
-  if not j or j.t ~= ARGV[1] then
+local answers = {}
+for i = 3, #ARGV do
+  local j = load(ARGV[i])
+  if not j or j.t ~= a.tenant then
     answers[#answers + 1] = 'gone'
   elseif final(j.s) then
     answers[#answers + 1] = 'final'
@@ -18,7 +20,7 @@ for a = 3, #ARGV do
       redis.pcall('PUBLISH', keys.control(), 'cancel ' .. j.id)
     end
     redis.call('HINCRBY', j.key, 'f', 1)
-    finish(j, 'canceled', '{"error":{"code":"canceled","message":"canceled by the caller","maybe_billed":' .. billed .. '}}', ttl, used)
+    finish(j, 'canceled', '{"error":{"code":"canceled","message":"canceled by the caller","maybe_billed":' .. billed .. '}}', used)
     answers[#answers + 1] = 'ok'
   end
 end

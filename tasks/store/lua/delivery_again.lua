@@ -1,26 +1,28 @@
 -- Deliveries are to be sent again, from the first attempt on.
--- KEYS[1] prefix; ARGV[1] tenant, ARGV[2] "1": also those that were delivered, ARGV[3] result ttl ms, then ids
--- Returns for each id "ok", "gone", "disabled" when its endpoint is not sent to, "deleted" when its job was, or
+-- KEYS     see begin.lua
+-- ARGV[2]  {tenant; delivered: true for those too that were}
+-- ARGV[3]  and on: ids
+-- Returns  for each id "ok", "gone", "disabled" when its endpoint is not sent to, "deleted" when its job was, or
 -- "delivered" when it was and is left.
 local answers, made = {}, false
-for a = 4, #ARGV do
-  local id = ARGV[a]
+for i = 3, #ARGV do
+  local id = ARGV[i]
   local d = keys.delivery(id)
   local h = redis.call('HMGET', d, 't', 's', 'w', 'l', 'gone', 'o')
   local word = 'ok'
-  if h[1] ~= ARGV[1] then
+  if h[1] ~= a.tenant then
     word = 'gone'
   elseif h[5] == 'deleted' then
     word = 'deleted'
-  elseif h[2] == 'delivered' and ARGV[2] ~= '1' then
+  elseif h[2] == 'delivered' and not a.delivered then
     word = 'delivered'
   elseif h[3] and redis.call('HEXISTS', keys.hooks(h[1]), h[3]) == 0 then
     word = 'disabled'
   elseif h[2] ~= 'pending' then
     redis.call('HSET', d, 's', 'pending')
     redis.call('HDEL', d, 'n', 'fin', 'due')
-    redis.call('ZADD', keys.deliveriesExpiring(), now + wkept(tonumber(ARGV[3])), id)
-    redis.call('PEXPIRE', keys.tellings(h[6]), wkept(tonumber(ARGV[3])))
+    redis.call('ZADD', keys.deliveriesExpiring(), now + wkept, id)
+    redis.call('PEXPIRE', keys.tellings(h[6]), wkept)
     wready(id, h[4])
     made = true
   elseif redis.call('ZREM', keys.retries(), id) == 1 then

@@ -1,20 +1,22 @@
 -- Attempts at deliveries have ended.
--- KEYS[1] prefix; ARGV[1] depth, ARGV[2] lease ms, ARGV[3] result ttl ms, ARGV[4] ms of failure after which an
--- endpoint is disabled, then for each delivery 9 values: id, fence, status, counted "1" or "", delay ms, outcome,
--- line of the log, body when none is kept yet or "", disable "1" or ""
--- Returns tickets: id and fence in turn.
+-- KEYS     see begin.lua
+-- ARGV[2]  {depth, lease (ms); failing: ms after which an endpoint is disabled}
+-- ARGV[3]  and on, for each delivery: id, fence, status, counted "1" or "", delay ms, outcome, line of the log,
+--          body when none is kept yet or "", disable "1" or ""
+-- Returns  tickets: id and fence in turn.
 spare()
-local tickets, landed, healed = {}, {}, {}
-for a = 5, #ARGV, 9 do
-  local id, status, counted, outcome, body = ARGV[a], ARGV[a + 2], ARGV[a + 3] == '1', ARGV[a + 5], ARGV[a + 7]
+local landed, healed = {}, {}
+for i = 3, #ARGV, 9 do
+  local id, fence, status, counted, delay, outcome, line, body, disable = unpack(ARGV, i, i + 8)
+  counted = counted == '1'
   local d = keys.delivery(id)
   local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log', 'gone')
-  if h[1] == ARGV[a + 1] and h[2] == 'pending' and redis.call('ZREM', keys.sending(), id) == 1 then
+  if h[1] == fence and h[2] == 'pending' and redis.call('ZREM', keys.sending(), id) == 1 then
     local lane, wh, set = h[3], h[4] and keys.endpoint(h[4]), {}
     local function put(k, v) set[#set + 1] = k; set[#set + 1] = v end
     landed[lane] = (landed[lane] or 0) + 1
     if counted then
-      local log = (h[6] or '') .. (h[7] and unquoted(ARGV[a + 6]) or ARGV[a + 6]) .. '\n'
+      local log = (h[6] or '') .. (h[7] and unquoted(line) or line) .. '\n'
       while #log > 16384 do
         local cut = string.find(log, '\n', 1, true)
         if not cut or cut == #log then break end
@@ -31,8 +33,8 @@ for a = 5, #ARGV, 9 do
     -- Nor is one kept whose job was forgotten, or whose endpoint, while it was on its way.
     if counted and body ~= '' and not h[7] and (not wh or redis.call('EXISTS', wh) == 1) then put('b', body) end
     if status == 'pending' then
-      put('due', now + ARGV[a + 4])
-      redis.call('ZADD', keys.retries(), now + ARGV[a + 4], id)
+      put('due', now + delay)
+      redis.call('ZADD', keys.retries(), now + delay, id)
     else
       put('s', status)
       put('fin', now)
@@ -50,8 +52,8 @@ for a = 5, #ARGV, 9 do
       redis.call('ZADD', keys.failing(), now, lane)
       if wh and redis.call('EXISTS', wh) == 1 then
         redis.call('HSETNX', wh, 'bad', now)
-        if ARGV[a + 8] == '1' or now - redis.call('HGET', wh, 'bad') >= tonumber(ARGV[4]) then
-          wdisable(h[4], outcome, tonumber(ARGV[3]))
+        if disable == '1' or now - redis.call('HGET', wh, 'bad') >= a.failing then
+          wdisable(h[4], outcome)
         end
       end
     end
@@ -61,5 +63,4 @@ for lane, n in pairs(landed) do
   wland(lane, n)
   wline(lane)
 end
-wclaim(tonumber(ARGV[1]), tonumber(ARGV[2]), tickets)
-return tickets
+return wclaim(a.depth, a.lease)

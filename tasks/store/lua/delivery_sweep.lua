@@ -1,10 +1,10 @@
 -- Makes deliveries ready whose time has come or whose sender is gone, forgets
 -- those that have outlived their time, and hands out what there is room for.
--- KEYS[1] prefix; ARGV[1] depth, ARGV[2] lease ms, ARGV[3] at most so many of each
--- Returns {tickets, ms until the next is due or may go, or -1, handed out, ready lanes, waiting for another try}.
+-- KEYS     see begin.lua
+-- ARGV[2]  {depth, lease (ms); most: of each}
+-- Returns  {tickets, ms until the next is due or may go, or -1, handed out, ready lanes, waiting for another try}.
 spare()
-local most, tickets = tonumber(ARGV[3]), {}
-local function upto(key) return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most) end
+local function upto(key) return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most) end
 
 for _, id in ipairs(upto(keys.retries())) do
   redis.call('ZREM', keys.retries(), id)
@@ -40,8 +40,7 @@ for _, id in ipairs(upto(keys.deliveriesExpiring())) do
   end
 end
 redis.call('ZREMRANGEBYSCORE', keys.failing(), '-inf', now - wsick)
-wclaim(tonumber(ARGV[1]), tonumber(ARGV[2]), tickets)
-local wait = -1
+local tickets, wait = wclaim(a.depth, a.lease), -1
 for _, key in ipairs({ keys.retries(), keys.resting() }) do
   local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   if first[2] and (wait < 0 or first[2] - now < wait) then wait = math.max(0, first[2] - now) end

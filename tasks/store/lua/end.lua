@@ -1,48 +1,45 @@
 -- A worker's attempt has ended, with a final status or another try.
--- KEYS[1] prefix
--- ARGV[1] id, ARGV[2] fence, ARGV[3] what: succeeded, failed, retry, hand_back
--- ARGV[4] outcome JSON, ARGV[5] result, ARGV[6] details of the call as JSON, or ""
--- ARGV[7] result ttl ms, ARGV[8] delay ms until the next try, ARGV[9] depth
--- ARGV[10] the pool of a fallback model to go to, or "", ARGV[11] fallback models gone to with it, ARGV[12] left after it
--- ARGV[13] tokens that the call used, -1 when nobody knows
--- Returns {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
+-- KEYS     see begin.lua
+-- ARGV[2]  {id, fence; what: succeeded, failed, retry, hand_back; delay: ms until the next try; depth;
+--          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
+--          left: after it; used: tokens that the call used, -1 when nobody knows}
+-- ARGV[3]  outcome as JSON, ARGV[4] details of the call as JSON, ARGV[5] result
+-- Returns  {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
 spare()
-local what, ttl, delay = ARGV[3], tonumber(ARGV[7]), tonumber(ARGV[8])
-local j = load(ARGV[1])
+local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
+local j = load(a.id)
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
-if j.f ~= tonumber(ARGV[2]) then return { 'lost' } end
+if j.f ~= a.fence then return { 'lost' } end
 local called = j.s == 'running'
-local used = called and tonumber(ARGV[13]) or 0
-if called then
-  close(j, now, ARGV[6])
-end
-if what == 'succeeded' or what == 'failed' then
-  if what == 'succeeded' then
+local used = called and a.used or 0
+if called then close(j, now, call) end
+if a.what == 'succeeded' or a.what == 'failed' then
+  if a.what == 'succeeded' then
     if not called then return { 'lost' } end
-    redis.call('HSET', j.key, 'r', ARGV[5])
+    redis.call('HSET', j.key, 'r', result)
     if j.sh and redis.call('EXISTS', keys.followers(j.p, j.sh)) == 1 then
-      redis.call('SET', keys.answer(j.sh), ARGV[5], 'PX', math.min(600000, ttl))
+      redis.call('SET', keys.answer(j.sh), result, 'PX', math.min(600000, ttl))
       redis.call('HSET', j.key, 'ca', j.sh)
     end
     redis.call('HDEL', j.key, 'b') -- the prompt has served; only a job that failed may be asked again
   end
-  finish(j, what, ARGV[4], ttl, used)
+  finish(j, a.what, outcome, used)
 else
   leave(j)
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
-  if what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
-  if j.dl > 0 and j.dl <= now + delay then
-    expire(j, ttl, called, used)
-  elseif ARGV[10] ~= '' then
+  if a.what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
+  if j.dl > 0 and j.dl <= now + a.delay then
+    expire(j, called, used)
+  elseif a.to ~= '' then
     charge(j, used)
     if called then become(j, 'retrying') end
-    divert(j, ARGV[10], ARGV[11], ARGV[12])
+    divert(j, a.to, a.passed, a.left)
   else
     charge(j, used)
-    if delay > 0 then
-      redis.call('HSET', j.key, 'due', now + delay)
-      redis.call('ZADD', keys.due(), now + delay, j.id)
+    if a.delay > 0 then
+      redis.call('HSET', j.key, 'due', now + a.delay)
+      redis.call('ZADD', keys.due(), now + a.delay, j.id)
     else
       backlog(j)
     end
@@ -50,5 +47,5 @@ else
   end
 end
 local tickets = {}
-claim(j.p, tonumber(ARGV[9]), ttl, tickets)
+claim(j.p, a.depth, tickets)
 return { 'ok', tickets }

@@ -44,7 +44,8 @@ local function divert(j, to, passed, left)
   redis.call('HINCRBY', keys.load(to), 'queued', 1)
   redis.call('HSETNX', j.key, 'p0', j.p)
   redis.call('HSET', j.key, 'p', to, 'fi', passed, 'nb', redis.call('HGET', j.key, 'n') or 0)
-  if tonumber(left) > 0 then
+  left = tonumber(left)
+  if left > 0 then
     j.fb = left
     redis.call('HSET', j.key, 'fb', left)
   else
@@ -59,7 +60,7 @@ end
 
 -- finish makes a job final, having used so many tokens, and tells of it. A sweep
 -- forgets it ttl later; should none come, the record ends soon after by itself.
-local function finish(j, to, outcome, ttl, used)
+local function finish(j, to, outcome, used)
   leave(j)
   redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
   redis.call('ZREM', keys.due(), j.id)
@@ -67,8 +68,8 @@ local function finish(j, to, outcome, ttl, used)
   redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
   redis.call('HDEL', j.key, 'due')
   settle(j, used)
-  local v = become(j, to, ttl)
-  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', ttl)
+  local v = become(j, to)
+  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '')
   redis.call('PEXPIRE', j.key, ttl + 60000)
   redis.call('ZADD', keys.expiring(), now + ttl, j.t .. '|' .. j.id)
   -- Those that an answer waits for are done with at once, and need no pace; one
@@ -78,8 +79,8 @@ end
 
 -- expire ends a job whose deadline has passed; called says that a call was made
 -- in vain just now, and used how many tokens it took, as far as is known.
-expire = function(j, ttl, called, used)
+expire = function(j, called, used)
   redis.call('RPUSH', keys.late(), j.id)
   local billed = called and 'true' or 'false'
-  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', ttl, called and used or 0)
+  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', called and used or 0)
 end

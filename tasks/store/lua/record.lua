@@ -44,49 +44,49 @@ local function account(tenant)
   return { key = key, used = tonumber(h[2]), reserved = tonumber(h[3]) }
 end
 
-local function book(a)
-  redis.call('HSET', a.key, 'd', today, 'u', string.format('%.0f', a.used), 'r', string.format('%.0f', a.reserved))
-  redis.call('PEXPIREAT', a.key, (today + 1) * 86400000)
+local function book(day)
+  redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved))
+  redis.call('PEXPIREAT', day.key, (today + 1) * 86400000)
 end
 
 -- take sets tokens aside. It takes none and returns {"spent", tokens left, ms until
 -- midnight UTC} where that would pass the most of a day; 0 is no limit.
 local function take(tenant, tokens, most)
   if tokens == 0 then return nil end
-  local a = account(tenant)
-  local left = most - a.used - a.reserved
+  local day = account(tenant)
+  local left = most - day.used - day.reserved
   if most > 0 and tokens > left then
     return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
   end
-  a.reserved = a.reserved + tokens
-  book(a)
+  day.reserved = day.reserved + tokens
+  book(day)
 end
 
 -- settle counts what a job used in place of what was set aside for it, or all
 -- of that where it is unknown. The record has nothing set aside afterwards.
 local function settle(j, used)
   if not j.q then return end
-  local tokens, day = string.match(j.q, '^(%d+) ?(%d*)$')
-  if day == '' then day = redis.call('HGET', keys.batch(j.c or ''), 'qd') end
+  local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
+  if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end
   tokens = tonumber(tokens)
   if used == unknown then used = tokens end
   redis.call('HDEL', j.key, 'q')
   j.q = nil
-  local a = account(j.t)
-  if tonumber(day) == today then
-    a.used, a.reserved = a.used + used, a.reserved - tokens
+  local day = account(j.t)
+  if tonumber(on) == today then
+    day.used, day.reserved = day.used + used, day.reserved - tokens
   else -- the day that it was set aside on has paid for it; what is over that is of today
-    a.used = a.used + math.max(0, used - tokens)
+    day.used = day.used + math.max(0, used - tokens)
   end
-  book(a)
+  book(day)
 end
 
 -- charge counts what an attempt used that the job outlives.
 local function charge(j, used)
   if not j.q or used <= 0 then return end
-  local a = account(j.t)
-  a.used = a.used + used
-  book(a)
+  local day = account(j.t)
+  day.used = day.used + used
+  book(day)
 end
 
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To
@@ -111,7 +111,7 @@ local function note(j, v)
 end
 
 -- become moves a job to a status, in its record and in every count.
-local function become(j, to, ttl)
+local function become(j, to)
   local from, into = phase[j.s], phase[to]
   count(j, from, into)
   redis.call('HSET', j.key, 's', to)
@@ -125,12 +125,10 @@ local function become(j, to, ttl)
         local left = redis.call('HMGET', g, 'queued', 'running', 'whole')
         if tonumber(left[1] or 0) + tonumber(left[2] or 0) == 0 and left[3] then
           redis.call('HSET', g, 'ended', now)
-          if ttl then
-            redis.call('PEXPIRE', g, ttl)
-            redis.call('PEXPIRE', keys.lines(j.c), ttl)
-          end
+          redis.call('PEXPIRE', g, ttl)
+          redis.call('PEXPIRE', keys.lines(j.c), ttl)
           redis.pcall('PUBLISH', keys.note(j.c), 'ended')
-          tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '', ttl or 0)
+          tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '')
         end
       end
     end

@@ -1,17 +1,17 @@
 -- The caller wants a failed, canceled or expired job once more, under its id.
--- KEYS[1] prefix; ARGV[1] id, ARGV[2] tenant, ARGV[3] result ttl ms, ARGV[4] depth, ARGV[5] shift of order ms,
--- ARGV[6] most waiting jobs or 0, ARGV[7] tokens to set aside or 0, ARGV[8] most tokens a day or 0, ARGV[9] tenant's weight
--- Returns {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
-local j = load(ARGV[1])
-if not j or j.t ~= ARGV[2] then return { 'gone' } end
+-- KEYS     see begin.lua
+-- ARGV[2]  {id, tenant, depth; shift: of order, ms; most: waiting jobs, or 0; tokens: to set aside, or 0;
+--          daily: most tokens a day, or 0; weight: the tenant's}
+-- Returns  {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
+local j = load(a.id)
+if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
-local most, tokens = tonumber(ARGV[6]), tonumber(ARGV[7])
 local waiting = tonumber(redis.call('HGET', keys.waiting(), j.t) or 0)
-if most > 0 and waiting >= most then return { 'full', waiting } end
-local spent = take(j.t, tokens, tonumber(ARGV[8]))
+if a.most > 0 and waiting >= a.most then return { 'full', waiting } end
+local spent = take(j.t, a.tokens, a.daily)
 if spent then return spent end
-if tokens > 0 then redis.call('HSET', j.key, 'q', ARGV[7] .. ' ' .. today) end
-weigh(j.t, ARGV[9])
+if a.tokens > 0 then redis.call('HSET', j.key, 'q', a.tokens .. ' ' .. today) end
+weigh(j.t, a.weight)
 redis.call('PERSIST', j.key)
 redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.
@@ -23,7 +23,7 @@ if h[1] then
   redis.call('HSET', j.key, 'p', j.p, 'fb', j.fb)
   redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
 end
-j.k = now + ARGV[5]
+j.k = now + a.shift
 redis.call('HSET', j.key, 'k', j.k)
 if j.c then
   local g = keys.batch(j.c)
@@ -34,5 +34,5 @@ end
 become(j, 'queued')
 backlog(j)
 local tickets = {}
-claim(j.p, tonumber(ARGV[4]), tonumber(ARGV[3]), tickets)
+claim(j.p, a.depth, tickets)
 return { 'ok', tickets }

@@ -1,19 +1,19 @@
 -- Closes every gap between record, backlog and task; any process may run it.
--- KEYS[1] prefix; ARGV[1] result ttl ms, ARGV[2] lease ms, ARGV[3] at most so many of each, then pairs of pool and depth
--- Returns {tickets, looks, next, lost, unfold, stale, late}: tickets to hand to Asynq, looks at tickets handed out
+-- KEYS     see begin.lua
+-- ARGV[2]  {lease (ms); most: of each; depths: of the pools to look after, by pool}
+-- Returns  {tickets, looks, next, lost, unfold, stale, late}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
 -- batches to go on unfolding, batches whose writer is gone, and jobs that expired (id, tenant, pool, attempts each).
 spare()
-local ttl, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tickets, looks, lost = {}, {}, 0
 
 local function upto(key)
-  return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+  return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most)
 end
 
 for _, id in ipairs(upto(keys.deadlines())) do
   local j = load(id)
-  if j and not final(j.s) and j.s ~= 'running' then expire(j, ttl) end
+  if j and not final(j.s) and j.s ~= 'running' then expire(j) end
   redis.call('ZREM', keys.deadlines(), id) -- a running one is cut off by its worker, or expires when it comes back
 end
 
@@ -36,11 +36,10 @@ end
 -- could renew, so no lease says anything yet.
 local last = tonumber(redis.call('GET', keys.swept()) or now)
 redis.call('SET', keys.swept(), now)
-if now - last > 3000 then redis.call('SET', keys.grace(), now + lease, 'PX', lease) end
+if now - last > 3000 then redis.call('SET', keys.grace(), now + a.lease, 'PX', a.lease) end
 local grace = redis.call('EXISTS', keys.grace()) == 1
 
-for a = 4, #ARGV, 2 do
-  local pool, depth = ARGV[a], tonumber(ARGV[a + 1])
+for pool, depth in pairs(a.depths) do
   if not grace then
     for _, where in ipairs({ keys.held(pool), keys.running(pool) }) do
       for _, id in ipairs(upto(where)) do
@@ -55,7 +54,7 @@ for a = 4, #ARGV, 2 do
           end
           lost = lost + 1
           if j.dl > 0 and j.dl <= now then
-            expire(j, ttl, called, unknown)
+            expire(j, called, unknown)
           else
             backlog(j)
             if called then become(j, 'retrying') else become(j, j.s) end
@@ -64,7 +63,7 @@ for a = 4, #ARGV, 2 do
       end
     end
   end
-  claim(pool, depth, ttl, tickets)
+  claim(pool, depth, tickets)
   for _, id in ipairs(upto(keys.handed(pool))) do
     local f = redis.call('HGET', keys.job(id), 'f')
     if f then
@@ -82,11 +81,11 @@ local first = redis.call('ZRANGE', keys.due(), 0, 0, 'WITHSCORES')
 local wait = -1
 if first[2] then wait = math.max(0, first[2] - now) end
 local late = {}
-for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, most - 1)) do
+for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
   local h = redis.call('HMGET', keys.job(id), 't', 'p', 'n')
   if h[1] then
     for _, v in ipairs({ id, h[1], h[2], tonumber(h[3] or 0) }) do late[#late + 1] = v end
   end
 end
-redis.call('LTRIM', keys.late(), most, -1)
+redis.call('LTRIM', keys.late(), a.most, -1)
 return { tickets, looks, wait, lost, upto(keys.unfolding()), upto(keys.staging()), late }

@@ -1,13 +1,14 @@
 -- A worker takes a job that Asynq handed it, to hold until the pace allows it.
--- KEYS[1] prefix; ARGV[1] id, ARGV[2] fence, ARGV[3] lease ms, ARGV[4] result ttl ms
--- Returns {"ok", record}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
-local j = load(ARGV[1])
+-- KEYS     see begin.lua
+-- ARGV[2]  {id, fence, lease (ms)}
+-- Returns  {"ok", record}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
+local j = load(a.id)
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
-if j.f ~= tonumber(ARGV[2]) or phase[j.s] ~= 'queued' then return { 'lost' } end
+if j.f ~= a.fence or phase[j.s] ~= 'queued' then return { 'lost' } end
 if j.dl > 0 and j.dl <= now then
   spare()
-  expire(j, tonumber(ARGV[4]))
+  expire(j)
   return { 'expired' }
 end
 -- Nothing is written for a job that was handed out just now: it stays among
@@ -17,6 +18,6 @@ local look = redis.call('ZSCORE', keys.handed(j.p), j.id)
 if not look or look - now < 5000 then
   spare()
   redis.call('ZREM', keys.handed(j.p), j.id)
-  redis.call('ZADD', keys.held(j.p), now + ARGV[3], j.id)
+  redis.call('ZADD', keys.held(j.p), now + a.lease, j.id)
 end
 return { 'ok', redis.call('HGETALL', j.key) }

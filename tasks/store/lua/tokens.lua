@@ -1,5 +1,6 @@
 -- Looks at a tenant's tokens of the day.
--- KEYS[1] prefix; ARGV[1] tenant
--- Returns {tokens used, tokens set aside, ms until midnight UTC}.
-local a = account(ARGV[1])
-return { a.used, a.reserved, (today + 1) * 86400000 - now }
+-- KEYS     see begin.lua
+-- ARGV[2]  {tenant}
+-- Returns  {tokens used, tokens set aside, ms until midnight UTC}.
+local day = account(a.tenant)
+return { day.used, day.reserved, (today + 1) * 86400000 - now }

@@ -47,10 +47,10 @@ local function wland(lane, n)
 end
 
 -- wkept is how long a delivery is kept: as long as results, and a week at least.
-local function wkept(ttl) return math.max(ttl, 604800000) end
+local wkept = math.max(ttl, 604800000)
 
 -- deliver writes one delivery and returns its id.
-local function deliver(tenant, endpoint, url, kind, object, event, detail, ttl)
+local function deliver(tenant, endpoint, url, kind, object, event, detail)
   local id = string.format('dlv_%013d%06d', now, redis.call('INCR', keys.serial()) % 1000000)
   local lane = endpoint
   if endpoint == '' then lane = tenant .. '|' .. (string.match(url, '^%a+://([^/?#]+)') or '') end
@@ -65,10 +65,10 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail, ttl)
   if detail ~= '' then redis.call('HSET', d, 'x', detail) end
   if string.sub(kind, 1, 4) == 'job.' then
     redis.call('RPUSH', keys.tellings(object), id)
-    redis.call('PEXPIRE', keys.tellings(object), wkept(ttl))
+    redis.call('PEXPIRE', keys.tellings(object), wkept)
   end
   redis.call('ZADD', keys.deliveries(tenant), 0, id)
-  redis.call('ZADD', keys.deliveriesExpiring(), now + wkept(ttl), id)
+  redis.call('ZADD', keys.deliveriesExpiring(), now + wkept, id)
   wready(id, lane)
   return id
 end
@@ -77,24 +77,25 @@ local function wwake() redis.pcall('PUBLISH', keys.control(), 'deliver now') end
 
 -- tell writes the deliveries of an event: to the endpoints that take it, but
 -- for one, and to the job's own URL, if it has one.
-tell = function(tenant, kind, object, event, url, detail, ttl, but)
+tell = function(tenant, kind, object, event, url, detail, but)
   local hooks, made = redis.call('HGETALL', keys.hooks(tenant)), false
   for i = 1, #hooks, 2 do
     if hooks[i] ~= but and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
-      deliver(tenant, hooks[i], '', kind, object, event, detail, ttl)
+      deliver(tenant, hooks[i], '', kind, object, event, detail)
       made = true
     end
   end
   if url then
-    deliver(tenant, '', url, kind, object, event, detail, ttl)
+    deliver(tenant, '', url, kind, object, event, detail)
     made = true
   end
   if made then wwake() end
 end
 
 -- wclaim hands out deliveries until depth of them are under way, a few of a
--- lane at a turn; it appends id and fence of each to tickets.
-local function wclaim(depth, lease, tickets)
+-- lane at a turn; it returns id and fence of each.
+local function wclaim(depth, lease)
+  local tickets = {}
   local ring, room, turn = keys.lanes(), depth - redis.call('ZCARD', keys.sending()), nil
   while room > 0 do
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
@@ -134,6 +135,7 @@ local function wclaim(depth, lease, tickets)
     end
   end
   if turn then redis.call('SET', keys.lanesTurn(), turn) end
+  return tickets
 end
 
 -- unquoted is a delivery's log without what receivers said, which may be what they
@@ -171,12 +173,12 @@ local function forget(tenant, id, why)
 end
 
 -- wdisable ends the sending to an endpoint and tells the tenant's others.
-local function wdisable(endpoint, why, ttl)
+local function wdisable(endpoint, why)
   local wh = keys.endpoint(endpoint)
   local h = redis.call('HMGET', wh, 't', 'dis')
   if not h[1] or h[2] then return end
   redis.call('HSET', wh, 'dis', now, 'why', why)
   redis.call('HDEL', keys.hooks(h[1]), endpoint)
   redis.call('HDEL', keys.poolHooks(), endpoint)
-  tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, ttl, endpoint)
+  tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, endpoint)
 end

@@ -1,0 +1,37 @@
+-- Reads what attempts at deliveries need: what is to be sent, who signs it, and the
+-- job or batch that it tells of while no body is kept. A result comes only where its
+-- receiver wants it.
+-- KEYS     see begin.lua
+-- ARGV[2]  {most: bytes of a result; of one that is longer, one byte more}
+-- ARGV[3]  and on, for each delivery: id, fence
+-- Returns  for each {} when its ticket is void, else {its fields, those of its endpoint or of its tenant's keys, those
+--          of its job or batch}
+local fields = { 'e', 't', 'p', 'c', 's', 'n', 'ct', 'fin', 'o' }
+
+local function read(id, fence)
+  local d = keys.delivery(id)
+  local h = redis.call('HMGET', d, 's', 'f', 't', 'w', 'o')
+  if h[1] ~= 'pending' or h[2] ~= fence then return {} end
+  local object = {}
+  if redis.call('HEXISTS', d, 'b') == 0 then
+    if string.sub(h[5], 1, 6) == 'batch_' then
+      object = redis.call('HGETALL', keys.batch(h[5]))
+    else
+      local job = keys.job(h[5])
+      for i, value in ipairs(redis.call('HMGET', job, unpack(fields))) do
+        object[2 * i - 1], object[2 * i] = fields[i], value or ''
+      end
+      if h[4] and redis.call('HGET', keys.endpoint(h[4]), 'ir') == '1' then
+        object[#object + 1] = 'r'
+        object[#object + 1] = string.sub(redis.call('HGET', job, 'r') or '', 1, a.most + 1)
+      end
+    end
+  end
+  return { redis.call('HGETALL', d), redis.call('HGETALL', h[4] and keys.endpoint(h[4]) or keys.secrets(h[3])), object }
+end
+
+local out = {}
+for i = 3, #ARGV, 2 do
+  out[#out + 1] = read(ARGV[i], ARGV[i + 1])
+end
+return out
