@@ -17,6 +17,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,79 +134,36 @@ type Verifier struct {
 // New returns a verifier, or every fault of the configuration at once, each by
 // its key. A key file must be readable; a key address is not asked yet.
 func New(c Config) (*Verifier, error) {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-
-	// An empty issuer or audience would switch the check off, not refuse.
-	if strings.TrimSpace(c.Issuer) == "" {
-		fault("auth.issuer: must not be empty")
-	}
-	if strings.TrimSpace(c.Audience) == "" {
-		fault("auth.audience: must not be empty")
-	}
-	if c.MaxLifetime < 0 {
-		fault("auth.max_lifetime: must not be negative")
-	}
-	if c.MaxLifetime == 0 {
-		c.MaxLifetime = defaultMaxLifetime
-	}
-	if c.Leeway < 0 || c.Leeway > maxLeeway {
-		fault("auth.leeway: must be between 0 and %s", maxLeeway)
-	}
-	if c.Leeway == 0 {
-		c.Leeway = defaultLeeway
-	}
+	faults := c.faults()
+	c.MaxLifetime = cmp.Or(c.MaxLifetime, defaultMaxLifetime)
+	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if n := len(c.HMACSecret); n > 0 && n < minSecret {
-		fault("auth.hmac_secret: %d bytes, at least %d are needed", n, minSecret)
-	}
-	if len(c.HMACSecret) == 0 && c.JWKSFile == "" && c.JWKSURL == "" {
-		fault("auth.hmac_secret, auth.jwks_file or auth.jwks_url: one is needed")
-	}
-	if c.JWKSFile != "" && c.JWKSURL != "" {
-		fault("auth.jwks_file and auth.jwks_url: only one may be set")
-	}
-
-	v := &Verifier{maxLifetime: c.MaxLifetime, secret: slices.Clone(c.HMACSecret)}
-	var methods []string
-	if len(v.secret) > 0 {
-		methods = append(methods, algHS256)
-	}
-	if c.JWKSFile != "" || c.JWKSURL != "" {
-		methods = append(methods, algRS256, algES256, algEdDSA)
-	}
 	loads := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_auth_key_set_loads_total",
 		Help: "Loads of the issuer's key set, by result: ok or error.",
 	}, []string{"result"})
-	switch {
-	case c.JWKSFile != "":
-		f := &fileKeys{path: c.JWKSFile, now: c.Now, log: c.Log, loads: loads}
-		if err := f.open(); err != nil {
-			fault("auth.jwks_file: %w", err)
-		}
-		v.keys = f
-	case c.JWKSURL != "":
-		u, err := newURLKeys(c.JWKSURL, c.HTTPClient, c.Now, c.Log, loads)
-		if err != nil {
-			fault("auth.jwks_url: %w", err)
-		}
-		v.keys = u
-	}
-	if err := errors.Join(faults...); err != nil {
+	keys, err := newKeySource(c, loads)
+	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, err
 	}
-	if c.Metrics != nil && v.keys != nil {
+	if c.Metrics != nil && keys != nil {
 		if err := c.Metrics.Register(loads); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	v.parser = jwt.NewParser(
+	var methods []string
+	if len(c.HMACSecret) > 0 {
+		methods = append(methods, algHS256)
+	}
+	if keys != nil {
+		methods = append(methods, algRS256, algES256, algEdDSA)
+	}
+	return &Verifier{maxLifetime: c.MaxLifetime, secret: slices.Clone(c.HMACSecret), keys: keys, parser: jwt.NewParser(
 		jwt.WithValidMethods(methods),
 		jwt.WithIssuer(c.Issuer),
 		jwt.WithAudience(c.Audience),
@@ -214,8 +172,26 @@ func New(c Config) (*Verifier, error) {
 		jwt.WithLeeway(c.Leeway),
 		jwt.WithTimeFunc(c.Now),
 		jwt.WithStrictDecoding(),
-	)
-	return v, nil
+	)}, nil
+}
+
+// faults names what is wrong with the configuration as it is written.
+func (c *Config) faults() (faults []error) {
+	need := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	// An empty issuer or audience would switch the check off, not refuse.
+	need(strings.TrimSpace(c.Issuer) != "", "auth.issuer: must not be empty")
+	need(strings.TrimSpace(c.Audience) != "", "auth.audience: must not be empty")
+	need(c.MaxLifetime >= 0, "auth.max_lifetime: must not be negative")
+	need(c.Leeway >= 0 && c.Leeway <= maxLeeway, "auth.leeway: must be between 0 and %s", maxLeeway)
+	n := len(c.HMACSecret)
+	need(n == 0 || n >= minSecret, "auth.hmac_secret: %d bytes, at least %d are needed", n, minSecret)
+	need(n > 0 || c.JWKSFile != "" || c.JWKSURL != "", "auth.hmac_secret, auth.jwks_file or auth.jwks_url: one is needed")
+	need(c.JWKSFile == "" || c.JWKSURL == "", "auth.jwks_file and auth.jwks_url: only one may be set")
+	return faults
 }
 
 // Verify returns what a token says, or an error that is ErrInvalid. The context

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -39,6 +40,25 @@ const (
 // keySource finds a public key by its name.
 type keySource interface {
 	find(ctx context.Context, kid string) (verifyKey, error)
+}
+
+// newKeySource returns the source that the configuration names, nil for none.
+func newKeySource(c Config, loads *prometheus.CounterVec) (keySource, error) {
+	switch {
+	case c.JWKSFile != "":
+		f := &fileKeys{path: c.JWKSFile, now: c.Now, log: c.Log, loads: loads}
+		if err := f.open(); err != nil {
+			return nil, fmt.Errorf("auth.jwks_file: %w", err)
+		}
+		return f, nil
+	case c.JWKSURL != "":
+		u, err := newURLKeys(c.JWKSURL, c.HTTPClient, c.Now, c.Log, loads)
+		if err != nil {
+			return nil, fmt.Errorf("auth.jwks_url: %w", err)
+		}
+		return u, nil
+	}
+	return nil, nil
 }
 
 // verifyKey is a public key and the only algorithm that it is for.
@@ -110,63 +130,63 @@ func parseKeys(text []byte) (map[string]verifyKey, error) {
 func (k jwk) publicKey() (verifyKey, error) {
 	switch {
 	case k.Kty == "RSA" && (k.Alg == "" || k.Alg == algRS256):
-		n, err := octets(k.N)
-		if err != nil {
-			return verifyKey{}, fmt.Errorf("n: %w", err)
-		}
-		e, err := octets(k.E)
-		if err != nil {
-			return verifyKey{}, fmt.Errorf("e: %w", err)
-		}
-		modulus, exponent := new(big.Int).SetBytes(n), new(big.Int).SetBytes(e)
-		if bits := modulus.BitLen(); bits < minRSABits || bits > maxRSABits {
-			return verifyKey{}, fmt.Errorf("n: %d bits, between %d and %d are accepted", bits, minRSABits, maxRSABits)
-		}
-		if exponent.BitLen() > 31 || exponent.Int64() < 3 || exponent.Bit(0) == 0 || modulus.Bit(0) == 0 {
-			return verifyKey{}, errors.New("n or e cannot be of an RSA key")
-		}
-		return verifyKey{algRS256, &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}}, nil
+		return k.rsaKey()
 	case k.Kty == "EC" && k.Crv == "P-256" && (k.Alg == "" || k.Alg == algES256):
-		x, err := octets(k.X)
-		if err != nil {
-			return verifyKey{}, fmt.Errorf("x: %w", err)
-		}
-		y, err := octets(k.Y)
-		if err != nil {
-			return verifyKey{}, fmt.Errorf("y: %w", err)
-		}
-		if len(x) != 32 || len(y) != 32 { // RFC 7518 section 6.2.1.2: full size
-			return verifyKey{}, errors.New("x and y must be 32 bytes")
-		}
-		point := slices.Concat([]byte{4}, x, y) // SEC 1 section 2.3.3: 4 says uncompressed
-		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
-		if err != nil {
-			return verifyKey{}, errors.New("x and y are not on the curve")
-		}
-		return verifyKey{algES256, key}, nil
+		return k.ecKey()
 	case k.Kty == "OKP" && k.Crv == "Ed25519" && (k.Alg == "" || k.Alg == algEdDSA || k.Alg == "Ed25519"): // RFC 9864
-		x, err := octets(k.X)
-		if err != nil {
-			return verifyKey{}, fmt.Errorf("x: %w", err)
+		x, err := octets("x", k.X)
+		if err == nil && len(x) != ed25519.PublicKeySize {
+			err = fmt.Errorf("x must be %d bytes", ed25519.PublicKeySize)
 		}
-		if len(x) != ed25519.PublicKeySize {
-			return verifyKey{}, fmt.Errorf("x must be %d bytes", ed25519.PublicKeySize)
-		}
-		return verifyKey{algEdDSA, ed25519.PublicKey(x)}, nil
+		return verifyKey{algEdDSA, ed25519.PublicKey(x)}, err
 	}
 	return verifyKey{}, nil
 }
 
-// octets decodes base64url as RFC 7515 section 2 wants it: no padding, no line breaks.
-func octets(s string) ([]byte, error) {
+func (k jwk) rsaKey() (verifyKey, error) {
+	n, errN := octets("n", k.N)
+	e, errE := octets("e", k.E)
+	if err := cmp.Or(errN, errE); err != nil {
+		return verifyKey{}, err
+	}
+	modulus, exponent := new(big.Int).SetBytes(n), new(big.Int).SetBytes(e)
+	if bits := modulus.BitLen(); bits < minRSABits || bits > maxRSABits {
+		return verifyKey{}, fmt.Errorf("n: %d bits, between %d and %d are accepted", bits, minRSABits, maxRSABits)
+	}
+	if exponent.BitLen() > 31 || exponent.Int64() < 3 || exponent.Bit(0) == 0 || modulus.Bit(0) == 0 {
+		return verifyKey{}, errors.New("n or e cannot be of an RSA key")
+	}
+	return verifyKey{algRS256, &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}}, nil
+}
+
+func (k jwk) ecKey() (verifyKey, error) {
+	x, errX := octets("x", k.X)
+	y, errY := octets("y", k.Y)
+	if err := cmp.Or(errX, errY); err != nil {
+		return verifyKey{}, err
+	}
+	if len(x) != 32 || len(y) != 32 { // RFC 7518 section 6.2.1.2: full size
+		return verifyKey{}, errors.New("x and y must be 32 bytes")
+	}
+	point := slices.Concat([]byte{4}, x, y) // SEC 1 section 2.3.3: 4 says uncompressed
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		return verifyKey{}, errors.New("x and y are not on the curve")
+	}
+	return verifyKey{algES256, key}, nil
+}
+
+// octets decodes a member's base64url as RFC 7515 section 2 wants it: no padding,
+// no line breaks.
+func octets(name, s string) ([]byte, error) {
 	for i := range len(s) {
 		if !base64URL(s[i]) {
-			return nil, errors.New("not base64url")
+			return nil, fmt.Errorf("%s: not base64url", name)
 		}
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) == 0 {
-		return nil, errors.New("missing or not base64url")
+		return nil, fmt.Errorf("%s: missing or not base64url", name)
 	}
 	return b, nil
 }

@@ -58,32 +58,35 @@ type header struct {
 	alg, typ, kid string
 }
 
-// readHeader looks at a token before any other reader does: its size, its
-// alphabet (the base64 decoder would skip line breaks), its three parts, and the
-// first of them.
-func readHeader(raw string) (header, error) {
+// firstPart looks at a token before any other reader does: its size, its alphabet
+// (the base64 decoder would skip line breaks) and its three parts. It returns the
+// text of the first.
+func firstPart(raw string) ([]byte, error) {
 	if len(raw) > maxTokenBytes {
-		return header{}, reason("too long")
+		return nil, reason("too long")
 	}
-	dots := 0
 	for i := range len(raw) {
-		switch b := raw[i]; {
-		case b == '.':
-			dots++
-		case !base64URL(b):
-			return header{}, reason("not a compact JWS")
+		if b := raw[i]; b != '.' && !base64URL(b) {
+			return nil, reason("not a compact JWS")
 		}
 	}
-	first, rest, _ := strings.Cut(raw, ".")
-	second, third, _ := strings.Cut(rest, ".")
-	if dots != 2 || first == "" || second == "" || third == "" {
-		return header{}, reason("not a compact JWS")
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 || slices.Contains(parts, "") {
+		return nil, reason("not a compact JWS")
 	}
-	text, err := base64.RawURLEncoding.Strict().DecodeString(first)
+	text, err := base64.RawURLEncoding.Strict().DecodeString(parts[0])
 	if err != nil {
-		return header{}, reason("the header is not base64url")
+		return nil, reason("the header is not base64url")
 	}
+	return text, nil
+}
 
+// readHeader reads the first part of a token, strictly.
+func readHeader(raw string) (header, error) {
+	text, err := firstPart(raw)
+	if err != nil {
+		return header{}, err
+	}
 	var h header
 	err = members(text, func(name string, value *jsontext.Decoder) error {
 		switch name {
