@@ -136,33 +136,21 @@ func New(c Config) (*Web, error) {
 	if w.pages, err = template.ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, fmt.Errorf("web: read templates: %w", err)
 	}
-	watch, err := newMonitoring(c.Redis, true)
-	if err != nil {
-		return nil, err
-	}
-	change, err := newMonitoring(c.Redis, false)
-	if err != nil {
-		return nil, err
-	}
 	if c.Metrics != nil {
 		if err := c.Metrics.Register(w.signIns); err != nil {
 			return nil, fmt.Errorf("web: register metrics: %w", err)
 		}
 	}
-
-	origins := http.NewCrossOriginProtection()
-	if public.Host != "" {
-		// Behind a proxy the Host field may be another than the one in the address bar.
-		if err := origins.AddTrustedOrigin(public.Scheme + "://" + public.Host); err != nil {
-			return nil, fmt.Errorf("public_url: %w", err)
-		}
+	monitoring, err := w.monitoring()
+	if err != nil {
+		return nil, err
 	}
-	origins.SetDenyHandler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w.cfg.Log.Warn("refused a request of another origin", "method", r.Method, "path", r.URL.Path)
-		problem(rw, http.StatusForbidden, "a page of another origin may not do this")
-	}))
+	w.handler, err = w.ownOrigin(public, w.routes(monitoring))
+	return w, err
+}
 
-	// Every route, with who calls it and what a repeat does.
+// routes lists every route, with who calls it and what a repeat does.
+func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", w.login)                                               // anybody
 	mux.HandleFunc("POST /login", w.signIn)                                             // the form; a repeat signs in again
@@ -175,7 +163,23 @@ func New(c Config) (*Web, error) {
 	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
 	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
-	monitoring := w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
+	mux.Handle("/monitoring", monitoring)                                               // monitor to look, admin to change
+	mux.Handle("/monitoring/", monitoring)                                              // the same
+	return mux
+}
+
+// monitoring is asynqmon behind the sign-in: monitor looks, admin changes, and each
+// change is in the log.
+func (w *Web) monitoring() (http.Handler, error) {
+	watch, err := newMonitoring(w.cfg.Redis, true)
+	if err != nil {
+		return nil, err
+	}
+	change, err := newMonitoring(w.cfg.Redis, false)
+	if err != nil {
+		return nil, err
+	}
+	return w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		if !v.Admin {
 			watch.ServeHTTP(rw, r)
 			return
@@ -184,11 +188,24 @@ func New(c Config) (*Web, error) {
 			w.cfg.Log.Info("changed by asynqmon", "subject", v.Subject, "tenant", v.Tenant, "method", r.Method, "path", r.URL.Path)
 		}
 		change.ServeHTTP(rw, r)
-	})
-	mux.Handle("/monitoring", monitoring)  // monitor to look, admin to change
-	mux.Handle("/monitoring/", monitoring) // the same
-	w.handler = secured(origins.Handler(mux))
-	return w, nil
+	}), nil
+}
+
+// ownOrigin refuses what a page of another origin sends, and sets the fields that
+// every answer carries.
+func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error) {
+	origins := http.NewCrossOriginProtection()
+	if public.Host != "" {
+		// Behind a proxy the Host field may be another than the one in the address bar.
+		if err := origins.AddTrustedOrigin(public.Scheme + "://" + public.Host); err != nil {
+			return nil, fmt.Errorf("public_url: %w", err)
+		}
+	}
+	origins.SetDenyHandler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.cfg.Log.Warn("refused a request of another origin", "method", r.Method, "path", r.URL.Path)
+		problem(rw, http.StatusForbidden, "a page of another origin may not do this")
+	}))
+	return secured(origins.Handler(next)), nil
 }
 
 // Paths returns what of the address space belongs to this handler: each with
