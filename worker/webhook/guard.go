@@ -209,7 +209,7 @@ func (g *Guard) CheckURL(raw string) error {
 	if len(raw) > maxURLBytes {
 		return RuleTooLong
 	}
-	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("\"<>\\^`{|}", r) }) {
+	if strings.ContainsFunc(raw, neverInURL) {
 		return RuleMalformed
 	}
 	u, err := url.Parse(raw)
@@ -239,6 +239,12 @@ func (g *Guard) CheckURL(raw string) error {
 	return g.checkPort(u, relaxed)
 }
 
+// neverInURL reports whether a URL has to escape r (RFC 3986). What is not ASCII
+// passes here: the host has a rule of its own for it.
+func neverInURL(r rune) bool {
+	return r <= ' ' || r == 0x7f || strings.ContainsRune("\"<>\\^`{|}", r)
+}
+
 func (g *Guard) checkHost(host string, bracketed, relaxed bool) error {
 	if bracketed {
 		addr, err := netip.ParseAddr(host)
@@ -263,16 +269,21 @@ func (g *Guard) checkHost(host string, bracketed, relaxed bool) error {
 	if len(host) > 253 || slices.ContainsFunc(labels, func(l string) bool { return !isLabel(l) }) {
 		return RuleHostMalformed
 	}
-	if isNumeric(labels[len(labels)-1]) {
-		addr, err := netip.ParseAddr(host)
-		if err != nil { // 2130706433, 0x7f.1, 0177.0.0.1: the C library reads them as addresses
-			return RuleHostNumeric
-		}
-		if g.ownHosts[host] && !relaxed {
-			return RuleOwnHost
-		}
-		return g.checkAddr(addr, relaxed)
+	if !isNumeric(labels[len(labels)-1]) {
+		return g.checkName(host, relaxed)
 	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil { // 2130706433, 0x7f.1, 0177.0.0.1: the C library reads them as addresses
+		return RuleHostNumeric
+	}
+	if g.ownHosts[host] && !relaxed {
+		return RuleOwnHost
+	}
+	return g.checkAddr(addr, relaxed)
+}
+
+// checkName judges a well-formed name in small letters.
+func (g *Guard) checkName(host string, relaxed bool) error {
 	switch {
 	case isMetadataName(host):
 		return RuleInternalName
@@ -282,7 +293,7 @@ func (g *Guard) checkHost(host string, bracketed, relaxed bool) error {
 		return RuleOwnHost
 	case isInternalName(host):
 		return RuleInternalName
-	case len(labels) == 1:
+	case !strings.Contains(host, "."):
 		return RuleSingleLabel
 	}
 	return nil

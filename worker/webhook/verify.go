@@ -41,15 +41,10 @@ func (e VerifyError) Error() string { return string(e) }
 // be the bytes as they arrived. Of each header exactly one line is taken; a time is
 // plain decimal digits; unknown signature versions are passed over.
 func Verify(h http.Header, body []byte, now time.Time, keys ...VerifyKey) error {
-	id, okID := single(h, HeaderID)
-	stamp, okStamp := single(h, HeaderTimestamp)
-	signatures, okSignatures := single(h, HeaderSignature)
-	unix, okTime := parseTimestamp(stamp)
-	if !okID || !okStamp || !okSignatures || !okTime || !ValidID(id) {
-		return ErrHeaders
-	}
+	id, signatures := single(h, HeaderID), single(h, HeaderSignature)
+	unix, ok := parseTimestamp(single(h, HeaderTimestamp))
 	entries := strings.Split(signatures, " ")
-	if len(entries) > maxSignatures {
+	if !ok || !ValidID(id) || signatures == "" || len(entries) > maxSignatures {
 		return ErrHeaders
 	}
 	at := time.Unix(unix, 0)
@@ -75,12 +70,12 @@ func Verify(h http.Header, body []byte, now time.Time, keys ...VerifyKey) error 
 	return ErrSignature
 }
 
-func single(h http.Header, name string) (string, bool) {
-	values := h[name]
-	if len(values) != 1 || values[0] == "" {
-		return "", false
+// single returns a header that is given once, else "".
+func single(h http.Header, name string) string {
+	if values := h[name]; len(values) == 1 {
+		return values[0]
 	}
-	return values[0], true
+	return ""
 }
 
 // parseTimestamp takes digits only: no sign, no space, no leading zero, and no
