@@ -125,8 +125,8 @@ type API struct {
 	desk     *desk.Desk
 }
 
-// New returns an API that is ready to serve, or every fault of the Config at once.
-func New(c Config) (*API, error) {
+// check names every fault of the Config.
+func (c *Config) check() error {
 	var faults []error
 	need := func(ok bool, name string) {
 		if !ok {
@@ -149,7 +149,12 @@ func New(c Config) (*API, error) {
 			faults = append(faults, fmt.Errorf("api: Config.Extra: %q must begin with a slash and is not to be a path of the API", prefix))
 		}
 	}
-	if err := errors.Join(faults...); err != nil {
+	return errors.Join(faults...)
+}
+
+// New returns an API that is ready to serve, or every fault of the Config at once.
+func New(c Config) (*API, error) {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	if c.Log == nil {

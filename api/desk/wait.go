@@ -55,25 +55,22 @@ func (d *Desk) Hold(tenant string) (release func(), err error) {
 // looked at of which nobody tells.
 const untold = time.Second
 
-// rereadEvery is how often an object is looked at, given how watching it went:
-// without notices, as when Redis does not permit channels, waiting goes on by looking.
-func (d *Desk) rereadEvery(err error) time.Duration {
-	if err != nil {
-		return min(d.c.RereadEvery, untold)
-	}
-	return d.c.RereadEvery
-}
-
 // Watch signals changes of a job until stop is called, as far as there are
 // notices: it has to be looked at every reread besides.
 func (d *Desk) Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), reread time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, untold)
+	return subscribe(ctx, d.c, id, untold, d.c.Notices.Watch)
+}
+
+// subscribe is a subscription that stands within a time, or none: without notices,
+// as when Redis does not permit channels, waiting goes on by looking.
+func subscribe[T any](ctx context.Context, c Config, id string, within time.Duration, watch func(context.Context, string) (<-chan T, func(), error)) (told <-chan T, stop func(), reread time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	changed, stop, err := d.c.Notices.Watch(ctx, id)
+	told, stop, err := watch(ctx, id)
 	if err != nil {
-		stop = func() {}
+		return nil, func() {}, min(c.RereadEvery, untold)
 	}
-	return changed, stop, d.rereadEvery(err)
+	return told, stop, c.RereadEvery
 }
 
 // Await calls look until it reports done, its error is not nil, or wait has
@@ -96,13 +93,9 @@ func (d *Desk) Await(ctx context.Context, tenant, id string, wait time.Duration,
 
 	end := time.NewTimer(wait)
 	defer end.Stop()
-	watch, cancel := context.WithTimeout(ctx, min(wait, untold))
-	defer cancel()
-	ended, stop, err := d.c.Notices.WatchEnd(watch, id)
-	if err == nil {
-		defer stop()
-	}
-	reread := time.NewTicker(d.rereadEvery(err))
+	ended, stop, every := subscribe(ctx, d.c, id, min(wait, untold), d.c.Notices.WatchEnd)
+	defer stop()
+	reread := time.NewTicker(every)
 	defer reread.Stop()
 	for {
 		// Again before waiting: it may have changed before the subscription stood.
@@ -111,8 +104,7 @@ func (d *Desk) Await(ctx context.Context, tenant, id string, wait time.Duration,
 		}
 		select {
 		case last := <-ended:
-			if last != nil && job != nil && last.Tenant == tenant {
-				*job = *last
+			if lay(job, last, tenant) {
 				return nil
 			}
 		case <-reread.C:
@@ -125,6 +117,15 @@ func (d *Desk) Await(ctx context.Context, tenant, id string, wait time.Duration,
 			return ctx.Err()
 		}
 	}
+}
+
+// lay lays down the job that the notice of its end brought, if it brought one.
+func lay(job, last *tasks.Job, tenant string) bool {
+	if job == nil || last == nil || last.Tenant != tenant {
+		return false
+	}
+	*job = *last
+	return true
 }
 
 // Result waits for the result of a job that was handed in, for as long as wait,

@@ -12,17 +12,13 @@ func ExampleReader() {
 		if err != nil {
 			return err
 		}
-		_, err = r.Members(func(name string) error {
+		return r.Object(func(name string) error {
 			if name != "max_tokens" {
 				return jsonread.Unknown(name)
 			}
 			_, err := r.Count(name, 1000)
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		return r.End()
 	}
 	for _, body := range []string{`{"max_tokens":10}`, `{"max_tokens":"10"}`, `{"max_tokens":1001}`, `{"top":1}`, `{"max_tokens":10,"max_tokens":11}`, `{"max_tokens":`, `{} {}`} {
 		fmt.Println(read(body))

@@ -170,8 +170,15 @@ func (r *Reader) value() (jsontext.Value, error) {
 	return v, nil
 }
 
-// End fails when anything follows.
-func (r *Reader) End() error {
+// Object reads a body that must be one object as [Reader.Members] does, and fails
+// when anything follows.
+func (r *Reader) Object(visit func(name string) error) error {
+	if k := r.Kind(); k != '{' && k != 0 {
+		return invalid("The body must be a JSON object.")
+	}
+	if _, err := r.Members(visit); err != nil {
+		return err
+	}
 	if _, err := r.d.ReadToken(); !errors.Is(err, io.EOF) {
 		return notJSON("Something follows the JSON object.")
 	}

@@ -82,12 +82,39 @@ func (o *Object) Time(name string, t time.Time) {
 	o.B = append(t.UTC().AppendFormat(append(o.B, '"'), timeFormat), '"')
 }
 
+// OptionalNum writes a whole number, and null for 0.
+func (o *Object) OptionalNum(name string, v int64) {
+	if v == 0 {
+		o.Null(name)
+		return
+	}
+	o.Num(name, v)
+}
+
 // Within runs write on an object inside this one.
 func (o *Object) Within(name string, write func(*Object)) {
 	o.Name(name)
 	inner := Object{B: o.B}
 	write(&inner)
 	o.B = inner.End()
+}
+
+// List writes a list of n elements, each appended by each.
+func (o *Object) List(name string, n int, each func(b []byte, i int) []byte) {
+	o.Name(name)
+	o.B = append(o.B, '[')
+	for i := range n {
+		if i > 0 {
+			o.B = append(o.B, ',')
+		}
+		o.B = each(o.B, i)
+	}
+	o.B = append(o.B, ']')
+}
+
+// Strs writes a list of strings.
+func (o *Object) Strs(name string, list []string) {
+	o.List(name, len(list), func(b []byte, i int) []byte { return AppendString(b, list[i]) })
 }
 
 // AppendString appends a quoted string. Invalid UTF-8 is replaced.

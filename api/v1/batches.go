@@ -51,18 +51,14 @@ func (a *API) SubmitBatch(c echo.Context) error {
 		Key: key, Fingerprint: in.sum.String,
 		Read: func(take takeJob) error { return in.read(ctx, body, take) },
 	})
-	h := c.Response().Header()
-	setRateLimit(h, handed.Grant)
-	if handed.Replayed {
-		h.Set("Idempotency-Replayed", "true")
-	}
+	ans, again := firstAnswer(c.Response().Header(), handed.Grant, handed.Replayed, handed.Answer)
 	if err != nil {
 		return err
 	}
-	if ans, ok := loadAnswer(handed.Answer); handed.Replayed && ok {
+	if again {
 		return ans.write(c)
 	}
-	ans := a.acceptedBatch(ctx, &handed)
+	ans = a.acceptedBatch(ctx, &handed)
 	if key != "" && !handed.Replayed {
 		a.desk.Keep(ctx, x.Tenant, key, handed.Batch.ID, ans.kept())
 	}
@@ -155,16 +151,8 @@ func (a *API) GetBatch(c echo.Context) error {
 }
 
 func (a *API) writeBatch(c echo.Context, g *tasks.Batch) error {
-	body := append(a.batch(nil, g), '\n')
-	etag, h := wire.ETag(body), c.Response().Header()
-	h.Set("ETag", etag)
-	h.Set("Cache-Control", "private, no-cache")
-	if c.Request().Method == http.MethodGet && wire.Matches(c.Request().Header, etag) {
-		c.Response().WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	wire.JSON(c.Response(), http.StatusOK, body)
-	return nil
+	body := a.batch(nil, g)
+	return answerTagged(c, wire.ETag(body), func() []byte { return body })
 }
 
 // CancelBatch is POST /v1/batches/{id}/cancel.

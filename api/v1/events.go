@@ -128,30 +128,23 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 	defer reread.Stop()
 
 	s.listen(ctx, id)
-	running, look := false, true
+	status, look := tasks.Status(""), true
 	for {
 		if look {
-			job, err := s.api.c.Jobs.Job(ctx, tenant, id)
-			if err != nil {
-				_ = s.flush()
-				return err // deleted, or the store is gone: the reader may come back
-			}
-			running = job.Status == tasks.StatusRunning
-			if err := s.status(ctx, &job); err != nil || job.Status.Final() {
+			var err error
+			if status, err = s.look(ctx, tenant, id); err != nil || status.Final() {
 				return err
 			}
 		}
-		if running {
+		var tick <-chan time.Time
+		if status == tasks.StatusRunning {
 			s.partial(ctx, id)
+			tick = deltas.C
 		}
 		if err := s.flush(); err != nil {
 			return err
 		}
 		look = false
-		tick := deltas.C
-		if !running || s.api.c.Partials == nil {
-			tick = nil
-		}
 		select {
 		case _, ok := <-changed:
 			if look = ok; !ok {
@@ -170,6 +163,16 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 			return ctx.Err()
 		}
 	}
+}
+
+// look reads the job and sends what has changed.
+func (s *stream) look(ctx context.Context, tenant, id string) (tasks.Status, error) {
+	job, err := s.api.c.Jobs.Job(ctx, tenant, id)
+	if err != nil {
+		_ = s.flush()
+		return "", err // deleted, or the store is gone: the reader may come back
+	}
+	return job.Status, s.status(ctx, &job)
 }
 
 // status sends the job when it has changed, and all that is left when it is final.

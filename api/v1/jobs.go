@@ -13,7 +13,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
-	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -49,14 +49,11 @@ func (a *API) SubmitJob(c echo.Context) error {
 		submission.Fingerprint = f.String()
 	}
 	handed, err := a.desk.Submit(ctx, x, submission)
-	setRateLimit(h, handed.Grant)
-	if handed.Replayed {
-		h.Set("Idempotency-Replayed", "true")
-	}
+	ans, again := firstAnswer(h, handed.Grant, handed.Replayed, handed.Answer)
 	if err != nil {
 		return err
 	}
-	if ans, ok := loadAnswer(handed.Answer); handed.Replayed && ok {
+	if again {
 		return ans.write(c)
 	}
 
@@ -68,7 +65,7 @@ func (a *API) SubmitJob(c echo.Context) error {
 	if err := a.desk.Result(ctx, x, &handed, wait); err != nil {
 		return err
 	}
-	ans := a.accepted(ctx, &handed.Job, handed.Waiting)
+	ans = a.accepted(ctx, &handed.Job, handed.Waiting)
 	switch {
 	case handed.Replayed:
 		// What this is a repeat of gave, or gives in a moment, an answer of its
@@ -125,12 +122,18 @@ func (ans *answer) kept() []byte {
 	return saved
 }
 
-// loadAnswer reads what was kept; ok is false when there is nothing to
-// give again.
-func loadAnswer(saved []byte) (ans answer, ok bool) {
+// firstAnswer sets what every answer to a submit says of the tenant's quotas and of
+// being a repeat, and returns what was kept for the repeat; ok is false when there
+// is nothing to give again.
+func firstAnswer(h http.Header, g quota.Grant, replayed bool, saved []byte) (ans answer, ok bool) {
+	setRateLimit(h, g)
+	if !replayed {
+		return ans, false
+	}
+	h.Set("Idempotency-Replayed", "true")
 	head, body, found := bytes.Cut(saved, []byte("\n"))
 	if json.Unmarshal(head, &ans) != nil || !found {
-		return ans, false
+		return answer{}, false
 	}
 	ans.Body = body
 	return ans, true
@@ -198,15 +201,7 @@ func (a *API) poll(c echo.Context, prefix string, job *tasks.Job, read func(ctx 
 // writeJob answers with the job, or with 304 when the caller has it.
 func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
 	w := a.desk.Waiting(c.Request().Context(), job)
-	etag, h := a.jobETag(job, w), c.Response().Header()
-	h.Set("ETag", etag)
-	h.Set("Cache-Control", "private, no-cache")
-	if c.Request().Method == http.MethodGet && wire.Matches(c.Request().Header, etag) {
-		c.Response().WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	wire.JSON(c.Response(), http.StatusOK, append(a.job(make([]byte, 0, 1024+len(job.Result)), job, w), '\n'))
-	return nil
+	return answerTagged(c, a.jobETag(job, w), func() []byte { return a.job(make([]byte, 0, 1024+len(job.Result)), job, w) })
 }
 
 // ListJobs is GET /v1/jobs. A list shows no results: they are read one by one.
@@ -237,23 +232,9 @@ func (a *API) ListJobs(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := []byte(`{"data":[`)
-	for i := range page.Jobs {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = a.job(b, &page.Jobs[i], a.desk.Waiting(ctx, &page.Jobs[i]))
-	}
-	b = append(b, `],"has_more":`...)
-	b = strconv.AppendBool(b, page.HasMore)
-	b = append(b, `,"next":`...)
-	if page.HasMore && page.Next != "" {
-		b = jsonwrite.AppendString(b, page.Next)
-	} else {
-		b = append(b, "null"...)
-	}
-	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
-	return nil
+	return answerPage(c, len(page.Jobs), page.Next, func(b []byte, i int) []byte {
+		return a.job(b, &page.Jobs[i], a.desk.Waiting(ctx, &page.Jobs[i]))
+	})
 }
 
 // CancelJob is POST /v1/jobs/{id}/cancel.

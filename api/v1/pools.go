@@ -22,10 +22,10 @@ func (a *API) GetStatus(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := append([]byte(`{"status":"`), overall(pools)...)
-	b = append(b, `","pools":`...)
-	b = appendPools(b, pools)
-	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
+	o := jsonwrite.Object{}
+	o.Str("status", overall(pools))
+	o.List("pools", len(pools), func(b []byte, i int) []byte { return appendPool(b, &pools[i]) })
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
 }
 
@@ -57,9 +57,7 @@ func (a *API) ListPools(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := appendPools([]byte(`{"data":`), pools)
-	wire.JSON(c.Response(), http.StatusOK, append(b, `,"has_more":false,"next":null}`+"\n"...))
-	return nil
+	return answerPage(c, len(pools), "", func(b []byte, i int) []byte { return appendPool(b, &pools[i]) })
 }
 
 // PausePool is POST /v1/pools/{name}/pause.
@@ -107,19 +105,16 @@ func (a *API) PoolAudit(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := []byte(`{"data":[`)
-	for i := range acts {
-		if i > 0 {
-			b = append(b, ',')
-		}
+	o := jsonwrite.Object{}
+	o.List("data", len(acts), func(b []byte, i int) []byte {
 		o := jsonwrite.Object{B: b}
 		o.Time("at", acts[i].At)
 		o.Str("action", acts[i].Action)
 		o.Str("by", acts[i].By)
 		o.Optional("reason", acts[i].Reason)
-		b = o.End()
-	}
-	wire.JSON(c.Response(), http.StatusOK, append(b, "]}\n"...))
+		return o.End()
+	})
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
 }
 
@@ -146,10 +141,7 @@ func pauseReason(c echo.Context) (reason string, err error) {
 	if err != nil {
 		return "", told(err)
 	}
-	if k := r.Kind(); k != '{' && k != 0 {
-		return "", fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
-	}
-	_, err = r.Members(func(name string) (err error) {
+	err = r.Object(func(name string) (err error) {
 		if name != "reason" {
 			return jsonread.Unknown(name)
 		}
@@ -158,9 +150,6 @@ func pauseReason(c echo.Context) (reason string, err error) {
 		}
 		return err
 	})
-	if err == nil {
-		err = r.End()
-	}
 	if err != nil {
 		return "", told(err)
 	}

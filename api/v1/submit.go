@@ -2,6 +2,7 @@ package v1
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -90,16 +91,8 @@ type input struct {
 }
 
 func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.Job, err error) {
-	if k := d.Kind(); k != '{' {
-		if k == 0 {
-			if err := d.Skip(); err != nil {
-				return job, err
-			}
-		}
-		return job, fault.Fail(fault.InvalidRequest, "The body must be a JSON object.")
-	}
 	var in input
-	_, err = d.Members(func(name string) error {
+	err = d.Object(func(name string) error {
 		if d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
 			return d.Skip()
 		}
@@ -109,9 +102,6 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.J
 		return d.member(name, &job, &in)
 	})
 	if err != nil {
-		return job, err
-	}
-	if err := d.End(); err != nil {
 		return job, err
 	}
 	if err := in.settle(&job, model); err != nil {
@@ -194,27 +184,27 @@ func (in *input) settle(job *tasks.Job, model string) error {
 		r.Body = append(r.Body, '}')
 	default:
 		r.Kind, r.Body = tasks.Raw, in.request
-		if job.Model == "" {
-			job.Model = in.requestModel
-		} else if in.requestModel != "" && in.requestModel != job.Model {
-			return fault.Fail(fault.InvalidRequest, `The members "model" and "request.model" differ.`)
-		}
-		if r.MaxTokens == 0 {
-			r.MaxTokens = in.requestMaxTokens
-		} else if in.requestMaxTokens != 0 && in.requestMaxTokens != r.MaxTokens {
-			return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from that of "request".`)
+		if err := in.agree(job); err != nil {
+			return err
 		}
 	}
-	if job.Model == "" {
-		job.Model = model
-	}
-	if job.Model == "" {
+	if job.Model = cmp.Or(job.Model, model); job.Model == "" {
 		return fault.Fail(fault.InvalidRequest, modelMissing)
 	}
-	if r.MaxTokens == 0 {
-		r.MaxTokens = defaultMaxTokens
-	}
+	r.MaxTokens = cmp.Or(r.MaxTokens, defaultMaxTokens)
 	r.InputTokens = tasks.EstimateTokens(len(r.Body))
+	return nil
+}
+
+// agree refuses a job that says one thing beside "request" and another in it.
+func (in *input) agree(job *tasks.Job) error {
+	r := &job.Request
+	if job.Model = cmp.Or(job.Model, in.requestModel); in.requestModel != "" && in.requestModel != job.Model {
+		return fault.Fail(fault.InvalidRequest, `The members "model" and "request.model" differ.`)
+	}
+	if r.MaxTokens = cmp.Or(r.MaxTokens, in.requestMaxTokens); in.requestMaxTokens != 0 && in.requestMaxTokens != r.MaxTokens {
+		return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from that of "request".`)
+	}
 	return nil
 }
 

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"hash/fnv"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -94,11 +97,7 @@ func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 		o.Within("error", func(o *jsonwrite.Object) {
 			o.Str("code", string(e.Code))
 			o.Str("message", e.Message)
-			if e.UpstreamStatus == 0 {
-				o.Null("upstream_status")
-			} else {
-				o.Num("upstream_status", int64(e.UpstreamStatus))
-			}
+			o.OptionalNum("upstream_status", int64(e.UpstreamStatus))
 			o.Bool("maybe_billed", e.MaybeBilled)
 		})
 	}
@@ -125,40 +124,25 @@ func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 	}
 	o.Within("upstream", func(o *jsonwrite.Object) {
 		o.Optional("provider", provider)
-		o.Name("request_ids")
-		o.B = append(o.B, '[')
-		n := 0
+		var ids []string
 		for i := range j.Log {
 			if id := j.Log[i].RequestID; id != "" {
-				if n++; n > 1 {
-					o.B = append(o.B, ',')
-				}
-				o.B = jsonwrite.AppendString(o.B, id)
+				ids = append(ids, id)
 			}
 		}
-		o.B = append(o.B, ']')
-		o.Name("attempts")
-		o.B = append(o.B, '[')
-		for i := range j.Log {
-			if i > 0 {
-				o.B = append(o.B, ',')
-			}
-			entry, at := jsonwrite.Object{B: o.B}, &j.Log[i]
+		o.Strs("request_ids", ids)
+		o.List("attempts", len(j.Log), func(b []byte, i int) []byte {
+			entry, at := jsonwrite.Object{B: b}, &j.Log[i]
 			entry.Num("n", int64(at.N))
 			entry.Time("started_at", at.StartedAt)
 			entry.Time("ended_at", at.EndedAt)
 			entry.Str("outcome", string(at.Outcome))
-			if at.Status == 0 {
-				entry.Null("status")
-			} else {
-				entry.Num("status", int64(at.Status))
-			}
+			entry.OptionalNum("status", int64(at.Status))
 			entry.Optional("request_id", at.RequestID)
 			entry.Optional("model", at.Model)
 			entry.Bool("maybe_billed", at.MaybeBilled)
-			o.B = entry.End()
-		}
-		o.B = append(o.B, ']')
+			return entry.End()
+		})
 	})
 }
 
@@ -277,13 +261,26 @@ func appendPool(b []byte, p *tasks.PoolStatus) []byte {
 	return o.End()
 }
 
-func appendPools(b []byte, pools []tasks.PoolStatus) []byte {
-	b = append(b, '[')
-	for i := range pools {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendPool(b, &pools[i])
+// answerPage answers with a page of n objects; next goes on after it, and "" means
+// that nothing is left.
+func answerPage(c echo.Context, n int, next string, each func(b []byte, i int) []byte) error {
+	o := jsonwrite.Object{}
+	o.List("data", n, each)
+	o.Bool("has_more", next != "")
+	o.Optional("next", next)
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
+	return nil
+}
+
+// answerTagged answers with body, or with 304 when the caller has it.
+func answerTagged(c echo.Context, etag string, body func() []byte) error {
+	h := c.Response().Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", "private, no-cache")
+	if c.Request().Method == http.MethodGet && wire.Matches(c.Request().Header, etag) {
+		c.Response().WriteHeader(http.StatusNotModified)
+		return nil
 	}
-	return append(b, ']')
+	wire.JSON(c.Response(), http.StatusOK, append(body(), '\n'))
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,21 +107,24 @@ func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
 	if b.Events != nil && (len(b.Events) == 0 || len(b.Events) > maxEventsNamed) {
 		return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
 	}
-	for _, e := range b.Events {
-		if !tasks.EventType(e).Valid() {
-			return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
-		}
+	if slices.ContainsFunc(b.Events, func(e string) bool { return !tasks.EventType(e).Valid() }) {
+		return fault.Fail(fault.InvalidRequest, `The member "events" names an event that does not exist.`)
 	}
 	if b.MaxPerSecond != nil && (*b.MaxPerSecond < 0 || *b.MaxPerSecond > maxPerSecond) {
 		return fault.Fail(fault.InvalidRequest, `The member "max_per_second" must be from 0 to 1000.`)
 	}
-	if b.Signature != nil && *b.Signature != "v1" && *b.Signature != "v1a" {
+	if !oneOf(b.Signature, "v1", "v1a") {
 		return fault.Fail(fault.InvalidRequest, `The member "signature" must be "v1" or "v1a".`)
 	}
-	if b.Format != nil && *b.Format != formatSluice && *b.Format != formatOpenAI {
+	if !oneOf(b.Format, formatSluice, formatOpenAI) {
 		return fault.Fail(fault.InvalidRequest, `The member "format" must be "sluice" or "openai".`)
 	}
 	return nil
+}
+
+// oneOf reports whether a member is left out or one of words.
+func oneOf(member *string, words ...string) bool {
+	return member == nil || slices.Contains(words, *member)
 }
 
 func (a *API) checkEndpointURL(ctx context.Context, url string) error {
@@ -204,22 +208,12 @@ func (a *API) ListEndpoints(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := []byte(`{"data":[`)
-	for i := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = a.endpoint(b, &list[i], false)
-	}
-	wire.JSON(c.Response(), http.StatusOK, append(b, `],"has_more":false,"next":null}`+"\n"...))
-	return nil
+	return answerPage(c, len(list), "", func(b []byte, i int) []byte { return a.endpoint(b, &list[i], false) })
 }
 
 // GetEndpoint is GET /v1/webhook-endpoints/{id}.
 func (a *API) GetEndpoint(c echo.Context) error {
-	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
-		return w.Endpoint(ctx, tenant, id)
-	})
+	return a.answerEndpoint(c, false, Webhooks.Endpoint)
 }
 
 // ChangeEndpoint is PATCH /v1/webhook-endpoints/{id}.
@@ -237,24 +231,22 @@ func (a *API) ChangeEndpoint(c echo.Context) error {
 	if err := a.checkEndpoint(c.Request().Context(), &b); err != nil {
 		return err
 	}
-	return a.answerEndpoint(c, false, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
+	return a.answerEndpoint(c, false, func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
 		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Disabled: b.Disabled})
 	})
 }
 
 // RotateEndpoint is POST /v1/webhook-endpoints/{id}/rotate-secret.
 func (a *API) RotateEndpoint(c echo.Context) error {
-	return a.answerEndpoint(c, true, func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error) {
-		return w.RotateEndpoint(ctx, tenant, id)
-	})
+	return a.answerEndpoint(c, true, Webhooks.RotateEndpoint)
 }
 
-func (a *API) answerEndpoint(c echo.Context, secret bool, do func(ctx context.Context, w Webhooks, tenant, id string) (tasks.Endpoint, error)) error {
+func (a *API) answerEndpoint(c echo.Context, secret bool, do func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Endpoint, error)) error {
 	store, tenant, err := a.hooks(c, "whe_")
 	if err != nil {
 		return err
 	}
-	e, err := do(c.Request().Context(), store, tenant, c.Param("id"))
+	e, err := do(store, c.Request().Context(), tenant, c.Param("id"))
 	if err != nil {
 		return err
 	}
@@ -277,22 +269,12 @@ func (a *API) DeleteEndpoint(c echo.Context) error {
 
 // TestEndpoint is POST /v1/webhook-endpoints/{id}/test.
 func (a *API) TestEndpoint(c echo.Context) error {
-	store, tenant, err := a.hooks(c, "whe_")
-	if err != nil {
-		return err
-	}
-	d, err := store.TestEndpoint(c.Request().Context(), tenant, c.Param("id"))
-	return a.answerSent(c, d, err)
+	return a.answerSent(c, "whe_", Webhooks.TestEndpoint)
 }
 
 // Redeliver is POST /v1/deliveries/{id}/redeliver.
 func (a *API) Redeliver(c echo.Context) error {
-	store, tenant, err := a.hooks(c, "dlv_")
-	if err != nil {
-		return err
-	}
-	d, err := store.Redeliver(c.Request().Context(), tenant, c.Param("id"))
-	return a.answerSent(c, d, err)
+	return a.answerSent(c, "dlv_", Webhooks.Redeliver)
 }
 
 func notSentTo(err error) error {
@@ -305,7 +287,12 @@ func notSentTo(err error) error {
 	return err
 }
 
-func (a *API) answerSent(c echo.Context, d tasks.Delivery, err error) error {
+func (a *API) answerSent(c echo.Context, prefix string, send func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Delivery, error)) error {
+	store, tenant, err := a.hooks(c, prefix)
+	if err != nil {
+		return err
+	}
+	d, err := send(store, c.Request().Context(), tenant, c.Param("id"))
 	if err != nil {
 		return notSentTo(err)
 	}
@@ -375,22 +362,7 @@ func (a *API) ListDeliveries(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	b := []byte(`{"data":[`)
-	for i := range page.Deliveries {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendDelivery(b, &page.Deliveries[i])
-	}
-	b = strconv.AppendBool(append(b, `],"has_more":`...), page.HasMore)
-	b = append(b, `,"next":`...)
-	if page.HasMore {
-		b = jsonwrite.AppendString(b, page.Next)
-	} else {
-		b = append(b, "null"...)
-	}
-	wire.JSON(c.Response(), http.StatusOK, append(b, "}\n"...))
-	return nil
+	return answerPage(c, len(page.Deliveries), page.Next, func(b []byte, i int) []byte { return appendDelivery(b, &page.Deliveries[i]) })
 }
 
 // GetDelivery is GET /v1/deliveries/{id}.
@@ -450,15 +422,7 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 	o.Str("id", e.ID)
 	o.Str("object", "webhook_endpoint")
 	o.Str("url", e.URL)
-	o.Name("events")
-	o.B = append(o.B, '[')
-	for i, t := range e.Events {
-		if i > 0 {
-			o.B = append(o.B, ',')
-		}
-		o.B = jsonwrite.AppendString(o.B, t)
-	}
-	o.B = append(o.B, ']')
+	o.Strs("events", e.Events)
 	o.Bool("include_result", e.IncludeResult)
 	o.Num("max_per_second", int64(e.MaxPerSecond))
 	o.Str("signature", e.Signature)
@@ -498,25 +462,14 @@ func appendDelivery(b []byte, d *tasks.Delivery) []byte {
 	o.Time("created_at", d.CreatedAt)
 	o.Time("delivered_at", d.DeliveredAt)
 	o.Time("next_attempt_at", d.DueAt)
-	o.Name("log")
-	o.B = append(o.B, '[')
-	for i := range d.Log {
-		if i > 0 {
-			o.B = append(o.B, ',')
-		}
-		at := &d.Log[i]
-		l := jsonwrite.Object{B: o.B}
+	o.List("log", len(d.Log), func(b []byte, i int) []byte {
+		l, at := jsonwrite.Object{B: b}, &d.Log[i]
 		l.Time("at", at.At)
 		l.Str("outcome", at.Outcome)
-		if at.Status == 0 {
-			l.Null("status")
-		} else {
-			l.Num("status", int64(at.Status))
-		}
+		l.OptionalNum("status", int64(at.Status))
 		l.Num("latency_ms", at.Latency.Milliseconds())
 		l.Str("answer", at.Answer)
-		o.B = l.End()
-	}
-	o.B = append(o.B, ']')
+		return l.End()
+	})
 	return o.End()
 }

@@ -36,22 +36,15 @@ func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 	if r.ContentLength > limit {
 		return nil, "", tooLong(limit)
 	}
-	if field := r.Header.Get("Content-Type"); field != "" && field != "application/x-www-form-urlencoded" {
-		media, params, err := mime.ParseMediaType(field)
-		charset := params["charset"]
-		if err != nil || !slices.Contains(types, media) || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
-			p := fault.Fail(fault.UnsupportedMedia, "The Content-Type must be %s, in UTF-8.", strings.Join(types, " or "))
-			p.Header = http.Header{"Accept": {strings.Join(types, ", ")}}
-			return nil, "", p
-		}
-		mediaType = media
+	if mediaType, err = oneOf(types, r.Header.Get("Content-Type")); err != nil {
+		return nil, "", err
 	}
 	// The server closes the connection when a caller sends more than this.
 	body = http.MaxBytesReader(w, r.Body, limit)
-	switch encodings := r.Header["Content-Encoding"]; {
-	case len(encodings) == 0 || len(encodings) == 1 && (encodings[0] == "" || strings.EqualFold(encodings[0], "identity")):
+	switch strings.ToLower(strings.Join(r.Header["Content-Encoding"], ", ")) {
+	case "", "identity":
 		return body, mediaType, nil
-	case len(encodings) == 1 && (strings.EqualFold(encodings[0], "gzip") || strings.EqualFold(encodings[0], "x-gzip")):
+	case "gzip", "x-gzip":
 		z, err := gzip.NewReader(body)
 		if err != nil {
 			return nil, "", Fault(err, limit)
@@ -61,6 +54,22 @@ func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 	p := fault.Fail(fault.UnsupportedMedia, "The Content-Encoding must be gzip or identity.")
 	p.Header = http.Header{"Accept-Encoding": {"gzip"}}
 	return nil, "", p
+}
+
+// oneOf returns the media type that a Content-Type names, which must be one of
+// types; "" where nobody said anything.
+func oneOf(types []string, field string) (string, error) {
+	if field == "" || field == "application/x-www-form-urlencoded" {
+		return "", nil
+	}
+	media, params, err := mime.ParseMediaType(field)
+	charset := params["charset"]
+	if err != nil || !slices.Contains(types, media) || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		p := fault.Fail(fault.UnsupportedMedia, "The Content-Type must be %s, in UTF-8.", strings.Join(types, " or "))
+		p.Header = http.Header{"Accept": {strings.Join(types, ", ")}}
+		return "", p
+	}
+	return media, nil
 }
 
 // Read returns the whole body.
