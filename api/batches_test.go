@@ -79,7 +79,7 @@ func TestBatch(t *testing.T) {
 	s.world.succeed(jobs[440].ID, "late")
 	s.world.refuse(jobs[7].ID)
 	got := lines(t, s.call("GET", path+"/results", reader, nil).want(t, 200).body)
-	if len(got) != 3 || got[0]["custom_id"] != "c0" || got[0]["text"] != "zero" || got[1]["status"] != "failed" || got[2]["line"] != 441.0 || got[2]["attempts"] != 1.0 {
+	if len(got) != 3 || got[0]["custom_id"] != "c0" || got[0]["text"] != "zero" || got[0]["finish"] != "length" || got[1]["finish"] != nil || got[1]["status"] != "failed" || got[2]["line"] != 441.0 || got[2]["attempts"] != 1.0 {
 		t.Errorf("results while it runs: %v", got)
 	}
 	v := s.call("GET", path, reader, nil, "If-None-Match", first.Header.Get("ETag")).want(t, 200).json(t)

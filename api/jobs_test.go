@@ -140,7 +140,7 @@ func TestAJobsLife(t *testing.T) {
 	queued := s.call("GET", path, reader, nil).want(t, 200)
 	s.world.start(id)
 	running := s.call("GET", path, reader, nil).want(t, 200)
-	if v := running.json(t); v["status"] != "running" || v["waiting"] != nil || v["attempts"] != 1.0 ||
+	if v := running.json(t); v["status"] != "running" || v["waiting"] != nil || v["finish"] != nil || v["attempts"] != 1.0 ||
 		v["upstream"].(map[string]any)["provider"] != "fake" {
 		t.Errorf("running: %s", running.body)
 	}
@@ -150,7 +150,7 @@ func TestAJobsLife(t *testing.T) {
 	s.world.succeed(id, "Hello\n<b>")
 	done := s.call("GET", path, reader, nil).want(t, 200)
 	v := done.json(t)
-	if v["status"] != "succeeded" || v["text"] != "Hello\n<b>" || v["attempts"] != 2.0 {
+	if v["status"] != "succeeded" || v["text"] != "Hello\n<b>" || v["finish"] != "length" || v["attempts"] != 2.0 {
 		t.Errorf("succeeded: %s", done.body)
 	}
 	if !bytes.Contains(done.body, append([]byte(`"result":`), answerBody("Hello\n<b>")...)) {

@@ -557,7 +557,7 @@ func (w *world) succeed(id, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	must(w.move(w.jobs[id], tasks.MoveSucceed, func(j *tasks.Job) {
-		j.Result = answerBody(text)
+		j.Result, j.Finish = answerBody(text), tasks.FinishLength
 		j.Usage = &tasks.Usage{InputTokens: 3, OutputTokens: 4}
 		j.Log = slices.Clone(j.Log)
 		last := &j.Log[len(j.Log)-1]

@@ -54,6 +54,7 @@ type Job struct {
 
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
+	Finish   Finish          // how the answer ended; "": there is none, or a release before this one recorded it
 	Error    *JobError
 	Usage    *Usage
 	Log      []Attempt // one entry an upstream call, counted or not, oldest first
@@ -125,6 +126,22 @@ type Request struct {
 
 // Tokens is how many tokens an answer may take, in and out, as far as can be told before.
 func (r *Request) Tokens() int64 { return int64(r.InputTokens) + int64(r.MaxTokens) }
+
+// Finish is how an answer ended: one of the words here, or the provider's own.
+type Finish string
+
+// The ways in which an answer ends. They are part of the public contract.
+const (
+	FinishComplete Finish = "complete"
+	FinishLength   Finish = "length"   // cut off at max_tokens or at the model's context
+	FinishRefused  Finish = "refused"  // the model declined
+	FinishFiltered Finish = "filtered" // the provider held text back
+	FinishToolUse  Finish = "tool_use" // the model asks for a tool
+	FinishEmpty    Finish = "empty"    // it ended without text or tool
+)
+
+// Finishes lists the words of the contract.
+var Finishes = []Finish{FinishComplete, FinishLength, FinishRefused, FinishFiltered, FinishToolUse, FinishEmpty}
 
 // Usage is the provider's count of one answer's tokens.
 type Usage struct {

@@ -24,6 +24,7 @@ type Ending struct {
 	Counted  bool   // for another try: it used up an attempt
 	Delay    time.Duration
 	Result   []byte // for StatusSucceeded
+	Finish   Finish // of Result
 	Error    *JobError
 	Usage    *Usage
 	Provider string

@@ -297,7 +297,7 @@ func eventBody(s *tasks.Sending, base string) ([]byte, error) {
 		}
 		if status := tasks.Status(strings.TrimPrefix(d.Type, "job.")); j.Status != status || !j.FinishedAt.Equal(d.CreatedAt) {
 			j.Status, j.FinishedAt = status, d.CreatedAt
-			j.Result, j.Error, j.Usage = nil, nil, nil
+			j.Result, j.Error, j.Usage, j.Finish = nil, nil, nil, ""
 		}
 		_, body, err := webhook.JobEvent(j, base, s.Endpoint != nil && s.Endpoint.IncludeResult)
 		return body, err

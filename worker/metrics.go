@@ -1,12 +1,18 @@
 package worker
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/tasks"
+)
 
 // metrics are the worker's own; the gate counts its calls itself.
 type metrics struct {
-	attempts, refused, tokens, results, stale *prometheus.CounterVec
-	wait, run                                 *prometheus.HistogramVec
-	inflight                                  *prometheus.GaugeVec
+	attempts, refused, tokens, results, answers, stale *prometheus.CounterVec
+	wait, run                                          *prometheus.HistogramVec
+	inflight                                           *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -23,15 +29,27 @@ func newMetrics(r prometheus.Registerer) metrics {
 		refused:  counter("sluice_upstream_429_total", "Calls that the provider refused for pace.", "pool"),
 		tokens:   counter("sluice_tokens_total", "Tokens as the provider counted them.", "pool", "kind"),
 		results:  counter("sluice_jobs_ended_total", "Jobs that a worker ended, by status.", "pool", "status"),
+		answers:  counter("sluice_answers_total", "Answers of jobs that succeeded, by how they ended; a provider's own word counts as other.", "pool", "finish"),
 		stale:    counter("sluice_tasks_stale_total", "Tasks acknowledged unrun: their job was final or handed to somebody else.", "pool"),
 		wait:     histogram("sluice_job_wait_seconds", "From acceptance, or not_before, to the start of an attempt."),
 		run:      histogram("sluice_attempt_seconds", "From the start of an attempt to its end."),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_calls_in_flight", Help: "Upstream calls under way in this process."}, []string{"pool"}),
 	}
 	if r != nil {
-		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.stale, m.wait, m.run, m.inflight)
+		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.answers, m.stale, m.wait, m.run, m.inflight)
 	}
 	return m
+}
+
+// otherFinish stands for all words of providers: a label has few values.
+const otherFinish tasks.Finish = "other"
+
+// answered counts an answer by how it ended.
+func (m metrics) answered(pool string, f tasks.Finish) {
+	if !slices.Contains(tasks.Finishes, f) {
+		f = otherFinish
+	}
+	m.answers.WithLabelValues(pool, string(f)).Inc()
 }
 
 // touch makes a pool's series begin at zero.
@@ -43,6 +61,9 @@ func (m metrics) touch(pool string) {
 	}
 	for _, status := range []string{"succeeded", "failed"} {
 		m.results.WithLabelValues(pool, status)
+	}
+	for _, finish := range append(slices.Clone(tasks.Finishes), otherFinish) {
+		m.answers.WithLabelValues(pool, string(finish))
 	}
 	m.stale.WithLabelValues(pool)
 	m.inflight.WithLabelValues(pool).Set(0)

@@ -80,7 +80,7 @@ func wholeSecond(t time.Time) time.Time {
 	return t
 }
 
-// writeOutcome writes result, text, error and usage, as a job and a line of a
+// writeOutcome writes result, text, finish, error and usage, as a job and a line of a
 // batch's results both have them.
 func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 	if j.Status == tasks.StatusSucceeded && len(j.Result) > 0 {
@@ -91,6 +91,7 @@ func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 		o.Null("result")
 		o.Null("text")
 	}
+	o.Optional("finish", string(j.Finish))
 	if e := j.Error; e == nil {
 		o.Null("error")
 	} else {

@@ -37,7 +37,7 @@ func testJob(t *testing.T, s *system) {
 	if got := r.header.Get("Location"); got != s.url+"/v1/jobs/"+id || got != r.str("links.self") {
 		t.Errorf("Location %q, self %q", got, r.str("links.self"))
 	}
-	want := strings.Fields("attempts created_at deadline error expires_at finished_at id links metadata model not_before object pool priority result started_at status text upstream usage waiting")
+	want := strings.Fields("attempts created_at deadline error expires_at finish finished_at id links metadata model not_before object pool priority result started_at status text upstream usage waiting")
 	for _, x := range []reply{r, c.final(id)} {
 		var job any
 		if err := json.Unmarshal(x.body, &job); err != nil {

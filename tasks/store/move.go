@@ -183,7 +183,7 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": s.depthOf(pool),
 		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e),
-	}, encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider}), encode(call), e.Result)
+	}, encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider, Finish: e.Finish}), encode(call), e.Result)
 	if err != nil {
 		return nil, err
 	}

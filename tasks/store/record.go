@@ -32,6 +32,7 @@ type outcome struct {
 	Error    *tasks.JobError `json:"error,omitempty"`
 	Usage    *tasks.Usage    `json:"usage,omitempty"`
 	Provider string          `json:"provider,omitempty"`
+	Finish   tasks.Finish    `json:"finish,omitempty"`
 }
 
 // details are what a worker adds to a line of the log; the rest the scripts write.
@@ -114,7 +115,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		if err := json.Unmarshal([]byte(o), &out); err != nil {
 			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 		}
-		j.Error, j.Usage, j.Provider = out.Error, out.Usage, out.Provider
+		j.Error, j.Usage, j.Provider, j.Finish = out.Error, out.Usage, out.Provider, out.Finish
 	}
 	for line := range strings.Lines(h["log"]) {
 		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)

@@ -82,7 +82,7 @@ func start(t *testing.T, s *store.Store, k tasks.Ticket) tasks.Started {
 }
 
 var won = tasks.Ending{
-	Status: tasks.StatusSucceeded, Result: []byte(`{"content":[]}`), Usage: &tasks.Usage{InputTokens: 3, OutputTokens: 5},
+	Status: tasks.StatusSucceeded, Result: []byte(`{"content":[]}`), Finish: tasks.FinishLength, Usage: &tasks.Usage{InputTokens: 3, OutputTokens: 5},
 	Provider: "fake", Attempt: tasks.Attempt{Outcome: tasks.Succeeded, Status: 200, RequestID: "req_1"},
 }
 
@@ -103,7 +103,7 @@ func TestAJobsWholeLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := read(t, s, k.ID)
-	if j.Status != tasks.StatusSucceeded || string(j.Result) != string(won.Result) || j.Usage.OutputTokens != 5 || j.Attempts != 1 ||
+	if j.Status != tasks.StatusSucceeded || string(j.Result) != string(won.Result) || j.Finish != tasks.FinishLength || j.Usage.OutputTokens != 5 || j.Attempts != 1 ||
 		len(j.Log) != 1 || j.Log[0].RequestID != "req_1" || j.FinishedAt.IsZero() || !j.ExpiresAt.Equal(j.FinishedAt.Add(time.Hour)) {
 		t.Errorf("finished job: %+v", j)
 	}
@@ -115,6 +115,21 @@ func TestAJobsWholeLife(t *testing.T) {
 	}
 	if ttl := rdb.PTTL(t.Context(), "sluice:{s}:j:"+k.ID).Val(); ttl <= 0 || ttl > time.Hour+time.Minute {
 		t.Errorf("the record's time to live is %v, want up to 1h and the minute of a late sweep", ttl)
+	}
+}
+
+// A record of release 0.1.0 does not say how its answer ended.
+func TestAnOldRecordHasNoFinish(t *testing.T) {
+	s, rdb := open(t, 4)
+	k := claimed(t, s)
+	take(t, s, k)
+	start(t, s, k)
+	if _, err := s.End(t.Context(), k, won); err != nil {
+		t.Fatal(err)
+	}
+	rdb.HSet(t.Context(), "sluice:{s}:j:"+k.ID, "o", `{"usage":{"input_tokens":3,"output_tokens":5},"provider":"fake"}`)
+	if j := read(t, s, k.ID); j.Finish != "" || j.Usage.OutputTokens != 5 || j.Provider != "fake" {
+		t.Errorf("got %+v", j)
 	}
 }
 

@@ -32,6 +32,7 @@ type jobData struct {
 	Attempts      int               `json:"attempts"`
 	CreatedAt     *string           `json:"created_at"`
 	FinishedAt    *string           `json:"finished_at"`
+	Finish        *string           `json:"finish"`
 	Usage         *tasks.Usage      `json:"usage"`
 	Error         *jobError         `json:"error"`
 	Metadata      map[string]string `json:"metadata"`
@@ -66,7 +67,7 @@ func JobEvent(job tasks.Job, base string, includeResult bool) (tasks.EventType, 
 	data := jobData{
 		ID: job.ID, Object: "job", Status: job.Status, Model: job.Model, Batch: job.Batch, CustomID: job.CustomID,
 		Attempts: job.Attempts, CreatedAt: optional(job.CreatedAt), FinishedAt: optional(job.FinishedAt),
-		Usage: job.Usage, Metadata: job.Metadata,
+		Finish: nonEmpty(string(job.Finish)), Usage: job.Usage, Metadata: job.Metadata,
 		Links: map[string]string{"self": self, "events": self + "/events"},
 	}
 	if data.Metadata == nil {

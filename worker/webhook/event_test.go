@@ -25,7 +25,7 @@ func finished(status tasks.Status) tasks.Job {
 	}
 	if status == tasks.StatusSucceeded {
 		j.Result = json.RawMessage(`{"content":[{"type":"text","text":"THE ANSWER <1>"}], "big": 12345678901234567890}`)
-		j.Usage = &tasks.Usage{InputTokens: 3, OutputTokens: 5}
+		j.Usage, j.Finish = &tasks.Usage{InputTokens: 3, OutputTokens: 5}, "a provider's own"
 	} else {
 		j.Error = &tasks.JobError{Code: tasks.UpstreamRejected, Message: "THE MESSAGE", UpstreamStatus: 400}
 	}
@@ -63,6 +63,9 @@ func TestThinJobEvent(t *testing.T) {
 		}
 		if data["id"] != "job_1" || data["status"] != string(status) {
 			t.Errorf("%s: data = %v", status, data)
+		}
+		if finish, has := data["finish"]; !has || (finish == "a provider's own") != (status == tasks.StatusSucceeded) {
+			t.Errorf("%s: finish = %v", status, finish)
 		}
 		links := data["links"].(map[string]any)
 		if links["self"] != "https://sluice.example.com/v1/jobs/job_1" {

@@ -30,7 +30,7 @@ local keys = {}
 -- exp  when the record ends
 -- due  when it is to be woken
 -- dl   deadline
--- o    outcome
+-- o    outcome, as JSON: error, usage, provider, finish
 -- r    result
 -- fb   fallback models left
 -- fi   fallback models gone to
