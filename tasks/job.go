@@ -55,7 +55,7 @@ type Job struct {
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
 	Finish   Finish          // how the answer ended; "": there is none, or a release before this one recorded it
-	Error    *JobError
+	Error    *JobError       // why there is no result; of a job that waits, what its last attempt met
 	Usage    *Usage
 	Log      []Attempt // one entry an upstream call, counted or not, oldest first
 }
@@ -156,7 +156,7 @@ func (u *Usage) Tokens() int64 {
 	return u.InputTokens + u.CacheReadInputTokens + u.CacheCreationInputTokens + u.OutputTokens
 }
 
-// JobError says why a job has no result.
+// JobError says why a job has no result, or none yet.
 type JobError struct {
 	Code           ErrorCode `json:"code"`
 	Message        string    `json:"message"`
@@ -171,7 +171,7 @@ type ErrorCode string
 // The codes of a job's error. They are part of the public contract.
 const (
 	UpstreamRejected    ErrorCode = "upstream_rejected"    // the provider refused this request for good
-	UpstreamUnavailable ErrorCode = "upstream_unavailable" // the pool cannot be used with its configuration
+	UpstreamUnavailable ErrorCode = "upstream_unavailable" // the last attempt of a job that waits for another brought no answer
 	DeadlineExceeded    ErrorCode = "deadline_exceeded"
 	CanceledByCaller    ErrorCode = "canceled"
 	AttemptsExhausted   ErrorCode = "attempts_exhausted"

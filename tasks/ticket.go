@@ -25,7 +25,7 @@ type Ending struct {
 	Delay    time.Duration
 	Result   []byte // for StatusSucceeded
 	Finish   Finish // of Result
-	Error    *JobError
+	Error    *JobError // for another try: told until that ends; nil: the error before stays
 	Usage    *Usage
 	Provider string
 	Detour   *Detour // for another try: with a fallback model; nil: as before

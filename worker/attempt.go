@@ -258,14 +258,17 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 	if a.job.Passed > 0 {
 		e.Attempt.Model = a.job.Asks()
 	}
-	if v.code == tasks.AttemptsExhausted && a.w.c.Detour != nil {
+	code := v.code
+	if code == tasks.AttemptsExhausted && a.w.c.Detour != nil {
 		if d, ok := a.w.c.Detour(base, a.job); ok {
 			e.Status, e.Counted, e.Detour = tasks.StatusRetrying, true, &d
-			return e
 		}
 	}
-	if v.code != "" {
-		e.Error = &tasks.JobError{Code: v.code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
+	if e.Status == tasks.StatusRetrying && answer.Outcome != tasks.HandedBack {
+		code = tasks.UpstreamUnavailable // as long as the job waits for another try
+	}
+	if code != "" {
+		e.Error = &tasks.JobError{Code: code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
 	}
 	return e
 }

@@ -317,6 +317,28 @@ func TestWhatBecomesOfEachAnswer(t *testing.T) {
 	}
 }
 
+// Whoever looks at a job that waits for another try sees what went wrong last.
+func TestAJobThatRetriesHasTheLastAttemptsError(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		step http.HandlerFunc
+		want tasks.JobError
+	}{
+		{"overload", refuse(529, "overloaded_error", "Retry-After", "600"), tasks.JobError{Code: tasks.UpstreamUnavailable, UpstreamStatus: 529}},
+		{"fault", refuse(500, "api_error", "Retry-After", "600"), tasks.JobError{Code: tasks.UpstreamUnavailable, UpstreamStatus: 500}},
+		{"pace", refuse(429, "rate_limit_error", "Retry-After", "600"), tasks.JobError{Code: tasks.UpstreamUnavailable, UpstreamStatus: 429}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, newProvider(t, c.step), options{max: 3})
+			j := s.until(s.submit(), func(j tasks.Job) bool { return j.Status == tasks.StatusRetrying })
+			if j.Error == nil || j.Error.Message == "" || j.Error.Code != c.want.Code || j.Error.UpstreamStatus != c.want.UpstreamStatus || j.Usage != nil {
+				t.Errorf("while it waits for another try its error is %+v, want %+v", j.Error, c.want)
+			}
+		})
+	}
+}
+
 // hang answers nothing until the caller goes away, and tells of both.
 func hang(began, gone chan<- struct{}) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {

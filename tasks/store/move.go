@@ -183,11 +183,23 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": s.depthOf(pool),
 		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e),
-	}, encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider, Finish: e.Finish}), encode(call), e.Result)
+	}, shows(&e), encode(call), e.Result)
 	if err != nil {
 		return nil, err
 	}
 	return tickets(reply[0]), nil
+}
+
+// shows is what the record of a job has to show after an attempt: all of a job
+// that is final, the error alone of one that is tried again, if there is one.
+func shows(e *tasks.Ending) string {
+	switch {
+	case e.Status.Final():
+		return encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider, Finish: e.Finish})
+	case e.Error != nil:
+		return encode(outcome{Error: e.Error, Provider: e.Provider})
+	}
+	return ""
 }
 
 // used is how many tokens an ended call took, as scripts count them. Where the

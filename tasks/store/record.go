@@ -115,6 +115,9 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		if err := json.Unmarshal([]byte(o), &out); err != nil {
 			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 		}
+		if j.Status == tasks.StatusRunning {
+			out.Error = nil // of the attempt before
+		}
 		j.Error, j.Usage, j.Provider, j.Finish = out.Error, out.Usage, out.Provider, out.Finish
 	}
 	for line := range strings.Lines(h["log"]) {

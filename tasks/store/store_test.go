@@ -118,6 +118,46 @@ func TestAJobsWholeLife(t *testing.T) {
 	}
 }
 
+// The last attempt's error is told while a job waits for the next, whatever
+// becomes of it meanwhile; not while a call is under way, and not once it has won.
+func TestTheLastAttemptsErrorStandsWhileAJobWaits(t *testing.T) {
+	s, _ := open(t, 4)
+	ctx := t.Context()
+	k := claimed(t, s)
+	failed := tasks.Ending{
+		Status: tasks.StatusRetrying, Counted: true, Provider: "fake", Usage: &tasks.Usage{InputTokens: 9},
+		Error:   &tasks.JobError{Code: tasks.UpstreamUnavailable, Message: "busy", UpstreamStatus: 529},
+		Attempt: tasks.Attempt{Outcome: tasks.Overloaded, Status: 529},
+	}
+	lap := func(e tasks.Ending) {
+		t.Helper()
+		take(t, s, k)
+		start(t, s, k)
+		if j := read(t, s, k.ID); j.Error != nil {
+			t.Errorf("a running job has the error %+v", j.Error)
+		}
+		next, err := s.End(ctx, k, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(next) > 0 {
+			k = next[0]
+		}
+	}
+	lap(failed)
+	if j := read(t, s, k.ID); j.Error == nil || *j.Error != *failed.Error || j.Usage != nil {
+		t.Errorf("retrying: error %+v, usage %+v; want the last attempt's error and no usage", j.Error, j.Usage)
+	}
+	lap(tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}}) // a shutdown
+	if j := read(t, s, k.ID); j.Error == nil || j.Error.Message != "busy" {
+		t.Errorf("handed back: error %+v, want the last one", j.Error)
+	}
+	lap(won)
+	if j := read(t, s, k.ID); j.Error != nil || j.Usage == nil || j.Finish != won.Finish {
+		t.Errorf("succeeded: %+v", j)
+	}
+}
+
 // A record of release 0.1.0 does not say how its answer ended.
 func TestAnOldRecordHasNoFinish(t *testing.T) {
 	s, rdb := open(t, 4)

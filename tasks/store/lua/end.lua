@@ -3,7 +3,7 @@
 -- ARGV[2]  {id, fence; what: succeeded, failed, retry, hand_back; delay: ms until the next try; depth;
 --          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
 --          left: after it; used: tokens that the call used, -1 when nobody knows}
--- ARGV[3]  outcome as JSON, ARGV[4] details of the call as JSON, ARGV[5] result
+-- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
 -- Returns  {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
 spare()
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
@@ -27,6 +27,7 @@ if a.what == 'succeeded' or a.what == 'failed' then
   finish(j, a.what, outcome, used)
 else
   leave(j)
+  if outcome ~= '' then redis.call('HSET', j.key, 'o', outcome) end
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
   if a.what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
   if j.dl > 0 and j.dl <= now + a.delay then
