@@ -183,7 +183,7 @@ func New(c Config) (*API, error) {
 }
 
 // routes lists every route. Each names the scope that it asks for, "" being any
-// valid token; the last four ask for none.
+// valid token, and the query parameters that it takes; the last four ask for none.
 func (a *API) routes(v *v1.API, operations http.Handler) {
 	e := a.echo
 	e.HideBanner, e.HidePort = true, true
@@ -196,9 +196,9 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/jobs", v.SubmitJob, a.scope(auth.ScopeJobsWrite))
 	// A caller looks through its jobs, page by page. Reading changes nothing.
-	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "batch", "limit", "after"))
 	// A caller polls for a result, perhaps waiting for it. Reading changes nothing.
-	e.GET("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller has a finished job forgotten. A repeat is a 404.
 	e.DELETE("/v1/jobs/:id", v.DeleteJob, a.scope(auth.ScopeJobsWrite))
 	// A caller no longer wants the result. A repeat is a 409.
@@ -213,7 +213,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// carries the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/batches", v.SubmitBatch, a.scope(auth.ScopeJobsWrite))
 	// A caller polls for a batch's counts, perhaps waiting for its end. Reading changes nothing.
-	e.GET("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead))
+	e.GET("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller fetches what is finished, in the order of the lines. Reading changes nothing.
 	e.GET("/v1/batches/:id/results", v.BatchResults, a.scope(auth.ScopeJobsRead))
 	// A caller no longer wants the rest. A repeat is a 409 once the batch has ended.
@@ -224,7 +224,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// An operator lists the pools. Reading changes nothing.
 	e.GET("/v1/pools", v.ListPools, a.scope(auth.ScopeAdmin))
 	// An operator looks up who paused a pool, and why. Reading changes nothing.
-	e.GET("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin))
+	e.GET("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin, "limit"))
 	// An operator stops a pool before the next call. A repeat replaces the reason.
 	e.POST("/v1/pools/:name/pause", v.PausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
@@ -244,8 +244,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// Its owner wants to see an event arrive. A repeat sends another.
 	e.POST("/v1/webhook-endpoints/:id/test", v.TestEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner asks what became of events. Reading changes nothing.
-	e.GET("/v1/webhook-endpoints/:id/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite))
-	e.GET("/v1/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite))
+	e.GET("/v1/webhook-endpoints/:id/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
+	e.GET("/v1/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
 	e.GET("/v1/deliveries/:id", v.GetDelivery, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants events again that got lost. A repeat while they are under way changes nothing.
 	e.POST("/v1/webhook-endpoints/:id/redeliver", v.RedeliverRange, a.scope(auth.ScopeWebhooksWrite))
@@ -257,11 +257,11 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A supervisor asks whether the process lives, a balancer whether to send
 	// requests here. Reading changes nothing.
 	ops := echo.WrapHandler(operations)
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/healthz", ops)
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/readyz", ops)
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/healthz", ops, takes())
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/readyz", ops, takes())
 	// A developer reads what the API takes and answers. Reading changes nothing.
-	e.GET("/openapi.yaml", getOpenAPI)
-	e.GET("/docs", getDocs)
+	e.GET("/openapi.yaml", getOpenAPI, takes())
+	e.GET("/docs", getDocs, takes())
 }
 
 // ours reports whether a path belongs to the API itself.

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -17,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
 )
@@ -133,10 +138,44 @@ func requestID(h http.Header) string {
 	return fmt.Sprintf("req_%016x%016x", rand.Uint64(), rand.Uint64())
 }
 
-// scope lets a request pass whose token is valid and has the scope; "" asks for
-// no scope (RFC 6750).
-func (a *API) scope(scope string) echo.MiddlewareFunc {
+// takes lets a request pass whose query has no parameters but these, each at most
+// once. A name that ends in a star stands for all that begin like it.
+func takes(params ...string) echo.MiddlewareFunc {
+	known := func(name string) bool {
+		return slices.ContainsFunc(params, func(p string) bool {
+			prefix, open := strings.CutSuffix(p, "*")
+			return name == p || open && strings.HasPrefix(name, prefix)
+		})
+	}
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			q, err := url.ParseQuery(c.Request().URL.RawQuery)
+			if err != nil {
+				return fault.Fail(fault.InvalidRequest, "The query is malformed.")
+			}
+			for _, name := range slices.Sorted(maps.Keys(q)) {
+				switch {
+				case known(name) && len(q[name]) > 1:
+					return fault.Fail(fault.InvalidRequest, "The query parameter %s is given more than once.", jsonread.Clip(name))
+				case known(name):
+				case len(params) == 0:
+					return fault.Fail(fault.InvalidRequest, "The query parameter %s is unknown: this route takes none.", jsonread.Clip(name))
+				default:
+					return fault.Fail(fault.InvalidRequest, "The query parameter %s is unknown: this route takes %s.",
+						jsonread.Clip(name), strings.Replace(strings.Join(params, ", "), "*", "KEY", 1))
+				}
+			}
+			return next(c)
+		}
+	}
+}
+
+// scope lets a request pass whose token is valid and has the scope, "" asking for
+// no scope (RFC 6750), and whose query [takes] lets pass.
+func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
+	query := takes(params...)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		next = query(next)
 		return func(c echo.Context) error {
 			r := c.Request()
 			raw, err := auth.Bearer(r.Header)

@@ -593,6 +593,8 @@ func (w *world) Match(model string) (string, bool) {
 	return "", false
 }
 
+func (w *world) Served() []string { return []string{"claude*", "gpt*"} }
+
 func (w *world) Status(context.Context) ([]tasks.PoolStatus, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -54,7 +54,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match}, pools: h.Pools, hooks: map[string]error{},
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, hooks: map[string]error{},
 	}
 	if prior != nil {
 		d.refund(ctx, c.Tenant)
@@ -121,6 +121,8 @@ func (d *Desk) abort(ctx context.Context, request, id string) {
 // other and against the pools.
 type Lines struct {
 	Match func(model string) (pool string, ok bool) // required
+	// Served lists the globs of models that errors name; nil: they name none.
+	Served func() []string
 
 	seen map[string]int // custom id to line
 }
@@ -137,7 +139,7 @@ func (l *Lines) Check(line int, job *tasks.Job) error {
 		return fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
 	}
 	l.seen[job.CustomID] = line
-	return place(l.Match, job)
+	return place(l.Match, l.Served, job)
 }
 
 // intake takes in the jobs of one batch.

@@ -79,6 +79,8 @@ type Notices interface {
 // called for each submit and should answer from memory.
 type Pools interface {
 	Match(model string) (pool string, ok bool)
+	// Served lists the globs of the models that are served.
+	Served() []string
 	// Waiting says what a job waits for; a zero For means it waits for nothing.
 	Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
 	// Estimate is the time until the result of a job submitted now is expected.

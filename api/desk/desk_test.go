@@ -88,6 +88,8 @@ func (silent) WatchEnd(context.Context, string) (<-chan *tasks.Job, func(), erro
 
 type pools struct{}
 
+func (pools) Served() []string { return []string{"m"} }
+
 func (pools) Match(model string) (string, bool) { return "pool", model == "m" }
 
 func (pools) Waiting(context.Context, tasks.Job) (tasks.Waiting, error) { return tasks.Waiting{}, nil }

@@ -3,6 +3,7 @@ package desk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"strings"
@@ -26,7 +27,7 @@ type Handed struct {
 // that it is a repeat.
 func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
 	job := &s.Job
-	if err := place(d.c.Pools.Match, job); err != nil {
+	if err := place(d.c.Pools.Match, d.c.Pools.Served, job); err != nil {
 		return h, err
 	}
 	if err := d.CheckWebhookURL(ctx, job.WebhookURL); err != nil {
@@ -88,20 +89,35 @@ func (d *Desk) Keep(ctx context.Context, tenant, key, id string, answer []byte) 
 	}
 }
 
-// place finds the job's pool.
-func place(match func(model string) (pool string, ok bool), job *tasks.Job) error {
+// place finds the job's pool. Where there is none, served says what could have been
+// asked for; nil: its caller does.
+func place(match func(model string) (pool string, ok bool), served func() []string, job *tasks.Job) error {
+	unserved := func(what string) error {
+		if served == nil {
+			return fault.Fail(fault.ModelNotFound, "No pool serves %s.", what)
+		}
+		globs := served()
+		more := ""
+		if n := len(globs) - mostGlobs; n > 0 {
+			globs, more = globs[:mostGlobs], fmt.Sprintf(" and %d more", n)
+		}
+		return fault.Fail(fault.ModelNotFound, "No pool serves %s. These are served: %s%s.", what, strings.Join(globs, ", "), more)
+	}
 	pool, ok := match(job.Model)
 	if !ok {
-		return fault.Fail(fault.ModelNotFound, `No pool serves the model in "model".`)
+		return unserved(`the model in "model"`)
 	}
 	job.Pool = pool
 	for _, model := range job.Fallback {
 		if _, ok := match(model); !ok {
-			return fault.Fail(fault.ModelNotFound, `No pool serves one of the models in "fallback_models".`)
+			return unserved(`one of the models in "fallback_models"`)
 		}
 	}
 	return nil
 }
+
+// mostGlobs is how many globs of models an error names.
+const mostGlobs = 50
 
 // CheckWebhookURL asks whoever knows the network's rules; "" passes.
 func (d *Desk) CheckWebhookURL(ctx context.Context, url string) error {

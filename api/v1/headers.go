@@ -76,23 +76,6 @@ func queryWait(q url.Values) (time.Duration, error) {
 	return time.Duration(n) * time.Second, err
 }
 
-// query parses the query; each of the named parameters may be given once.
-func query(r *http.Request, names ...string) (url.Values, error) {
-	if r.URL.RawQuery == "" {
-		return nil, nil
-	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, fault.Fail(fault.InvalidRequest, "The query is malformed.")
-	}
-	for _, name := range names {
-		if len(q[name]) > 1 {
-			return nil, fault.Fail(fault.InvalidRequest, "The query parameter %q is given more than once.", name)
-		}
-	}
-	return q, nil
-}
-
 func queryInt(q url.Values, name string, absent, least, most int) (int, error) {
 	if !q.Has(name) {
 		return absent, nil

@@ -186,11 +186,7 @@ func (a *API) poll(c echo.Context, prefix string, job *tasks.Job, read func(ctx 
 	if err != nil {
 		return err
 	}
-	q, err := query(c.Request(), "wait")
-	if err != nil {
-		return err
-	}
-	wait, err := queryWait(q)
+	wait, err := queryWait(c.QueryParams())
 	if err != nil {
 		return err
 	}
@@ -207,14 +203,12 @@ func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
 // ListJobs is GET /v1/jobs. A list shows no results: they are read one by one.
 func (a *API) ListJobs(c echo.Context) error {
 	ctx := c.Request().Context()
-	q, err := query(c.Request(), "status", "model", "batch", "limit", "after")
-	if err != nil {
-		return err
-	}
+	q := c.QueryParams()
 	f := tasks.Filter{
 		Tenant: a.c.Caller(c).Tenant, Status: tasks.Status(q.Get("status")),
 		Model: q.Get("model"), Batch: q.Get("batch"), After: q.Get("after"),
 	}
+	var err error
 	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func TestEveryFaultyLineOfAFileIsTold(t *testing.T) {
 		`Line 5: No pool serves the model in "model". true`,
 		`Line 6: The "custom_id" is that of line 1 already. false`,
 		`Line 7: The body must be a JSON object. false`,
-		`Line 8: The member "temperature" is unknown. false`,
+		`Line 8: The member "temperature" is unknown: put it into "request", which goes to the provider as it is, or leave it out. false`,
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("error %v, faults\n%s\nwant\n%s", err, strings.Join(got, "\n"), strings.Join(want, "\n"))

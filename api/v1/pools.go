@@ -90,11 +90,7 @@ func (a *API) ResumePool(c echo.Context) error {
 
 // PoolAudit is GET /v1/pools/{name}/audit.
 func (a *API) PoolAudit(c echo.Context) error {
-	q, err := query(c.Request(), "limit")
-	if err != nil {
-		return err
-	}
-	limit, err := queryInt(q, "limit", 20, 1, 100)
+	limit, err := queryInt(c.QueryParams(), "limit", 20, 1, 100)
 	if err != nil {
 		return err
 	}

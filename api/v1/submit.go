@@ -148,7 +148,7 @@ func (d *decoder) member(name string, job *tasks.Job, in *input) (err error) {
 	case "custom_id":
 		job.CustomID, err = d.customID()
 	default:
-		err = jsonread.Unknown(name)
+		err = fault.Fail(fault.InvalidRequest, `The member %s is unknown: put it into "request", which goes to the provider as it is, or leave it out.`, jsonread.Clip(name))
 	}
 	return err
 }

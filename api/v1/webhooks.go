@@ -333,20 +333,9 @@ func (a *API) RedeliverRange(c echo.Context) error {
 }
 
 // ListDeliveries is GET /v1/deliveries and GET /v1/webhook-endpoints/{id}/deliveries.
-func (a *API) ListDeliveries(c echo.Context) error {
-	var prefix []string
-	if c.Param("id") != "" {
-		prefix = []string{"whe_"}
-	}
-	store, tenant, err := a.hooks(c, prefix...)
-	if err != nil {
-		return err
-	}
-	q, err := query(c.Request(), "status", "limit", "after")
-	if err != nil {
-		return err
-	}
-	f := tasks.DeliveryFilter{Tenant: tenant, Endpoint: c.Param("id"), Status: tasks.DeliveryStatus(q.Get("status")), After: q.Get("after")}
+func (a *API) ListDeliveries(c echo.Context) (err error) {
+	q := c.QueryParams()
+	f := tasks.DeliveryFilter{Endpoint: c.Param("id"), Status: tasks.DeliveryStatus(q.Get("status")), After: q.Get("after")}
 	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
 		return err
 	}
@@ -358,6 +347,15 @@ func (a *API) ListDeliveries(c echo.Context) error {
 	if f.After != "" && !isObjectID(f.After, "dlv_") {
 		return fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
 	}
+	var prefix []string
+	if f.Endpoint != "" {
+		prefix = []string{"whe_"}
+	}
+	store, tenant, err := a.hooks(c, prefix...)
+	if err != nil {
+		return err
+	}
+	f.Tenant = tenant
 	page, err := store.Deliveries(c.Request().Context(), f)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -108,6 +109,18 @@ func (s *Set) Match(model string) (pool string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// Served lists the globs of all pools, each once, in the order of the configuration.
+func (s *Set) Served() (globs []string) {
+	for _, m := range s.members {
+		for _, g := range m.Models {
+			if !slices.Contains(globs, g) {
+				globs = append(globs, g)
+			}
+		}
+	}
+	return globs
 }
 
 // Serves reports whether one of these globs names a model. A "/" in a model's
