@@ -87,7 +87,7 @@ func (m *messageStream) event(kind string, data []byte) (done bool, err error) {
 		// Of an event that this version does not know, or of another dialect: it
 		// counts only if no answer comes.
 		if m.other == nil {
-			if e := judge(Anthropic, data); e != nil && e.stated {
+			if _, e := judge(Anthropic, data); e != nil && e.stated {
 				m.other = e
 			}
 		}

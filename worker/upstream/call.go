@@ -3,7 +3,6 @@ package upstream
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -249,7 +248,6 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 		return
 	}
 
-	a.Result = nil
 	a.MaybeBilled = true
 	var instead *providerError
 	if errors.As(err, &instead) {
@@ -328,9 +326,9 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
 	result, err := c.assemble(stream, asm)
 	if err == nil {
-		e := judge(c.provider.Dialect, result)
+		finish, e := judge(c.provider.Dialect, result)
 		if e == nil {
-			a.Result = result
+			a.Result, a.Finish = result, finish
 			return nil
 		}
 		err = e
@@ -407,6 +405,6 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 			ask.OnText(s)
 		}
 	}
-	a.Result = json.RawMessage(body)
+	a.Result, a.Finish = body, shape.finish(c.provider.Dialect)
 	return nil
 }

@@ -1,12 +1,13 @@
 package upstream
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // outline is what the shape of an answer is judged by: members of a JSON
@@ -44,15 +45,18 @@ func outlined(body []byte) (o outline, err error) {
 }
 
 // judge is the one rule of what an answer is, for an object that came whole as
-// for one put together from a stream: nil when body has the dialect's shape,
-// else what it is instead. A status of 200 says nothing: gateways send their
+// for one put together from a stream: how it ended when body has the dialect's
+// shape, else what it is instead. A status of 200 says nothing: gateways send their
 // errors with it, and a provider that fails half way has no other one left.
-func judge(d Dialect, body []byte) *providerError {
+func judge(d Dialect, body []byte) (tasks.Finish, *providerError) {
 	o, err := outlined(body)
 	if err != nil {
-		return noAnswer("something that is no JSON object")
+		return "", noAnswer("something that is no JSON object")
 	}
-	return o.judge(d, body)
+	if e := o.judge(d, body); e != nil {
+		return "", e
+	}
+	return o.finish(d), nil
 }
 
 func (o *outline) judge(d Dialect, body []byte) *providerError {
@@ -101,41 +105,49 @@ func (o *outline) completion() *providerError {
 	return worst
 }
 
+// choice is what one choice is judged by.
+type choice struct{ message, finish, fault jsontext.Value }
+
+// readChoice reads a choice; one that is no object has no members.
+func readChoice(v jsontext.Value) (c choice) {
+	_ = eachMember(v, func(name string, v jsontext.Value, _, _ int) error { // the JSON was read once already
+		switch name {
+		case "message":
+			c.message = v
+		case "finish_reason":
+			c.finish = v
+		case "error":
+			c.fault = v
+		}
+		return nil
+	})
+	return c
+}
+
 // judgeChoice judges one choice. Its finish_reason is a word; some servers
 // (KoboldCpp, several gateways) never give one, and then a message that says
 // something is whole all the same: its JSON was closed. For a stream that is no
 // proof, and its assembly asks for the word itself.
-func judgeChoice(choice jsontext.Value) *providerError {
-	var message, finish, fault jsontext.Value
-	if choice.Kind() != '{' {
+func judgeChoice(v jsontext.Value) *providerError {
+	if v.Kind() != '{' {
 		return noAnswer("something that is no chat completion: a choice is no object")
 	}
-	_ = eachMember(choice, func(name string, v jsontext.Value, _, _ int) error { // read once already
-		switch name {
-		case "message":
-			message = v
-		case "finish_reason":
-			finish = v
-		case "error":
-			fault = v
-		}
-		return nil
-	})
-	reason := text(finish)
+	c := readChoice(v)
+	reason := text(c.finish)
 	switch {
-	case fault.Kind() == '{', text(fault) != "":
-		return inside(fault, "an error inside a choice")
-	case finish.Kind() == '{':
-		return inside(finish, "a choice whose finish_reason is no word")
+	case c.fault.Kind() == '{', text(c.fault) != "":
+		return inside(c.fault, "an error inside a choice")
+	case c.finish.Kind() == '{':
+		return inside(c.finish, "a choice whose finish_reason is no word")
 	case broken(reason):
 		return endedBadly("finish_reason", reason)
-	case message.Kind() != '{':
+	case c.message.Kind() != '{':
 		return noAnswer("something that is no chat completion: a choice has no message")
 	case reason != "":
 		return nil
-	case finish.Kind() != '"' && !isNull(finish):
+	case c.finish.Kind() != '"' && !isNull(c.finish):
 		return noAnswer("a choice whose finish_reason is no word")
-	case !speaks(message):
+	case !speaks(c.message):
 		return noAnswer("a choice that has neither text nor a finish_reason")
 	}
 	return nil
@@ -147,12 +159,7 @@ func speaks(message jsontext.Value) bool {
 	_ = eachMember(message, func(name string, v jsontext.Value, _, _ int) error { // read once already
 		switch name {
 		case "content", "refusal", "tool_calls", "function_call", "audio":
-			switch v.Kind() {
-			case '"':
-				spoke = spoke || len(v) > len(`""`)
-			case '[', '{':
-				spoke = spoke || len(bytes.TrimSpace(v[1:len(v)-1])) > 0
-			}
+			spoke = spoke || filled(v)
 		}
 		return nil
 	})

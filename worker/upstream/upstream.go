@@ -182,6 +182,10 @@ type Answer struct {
 	RequestID string
 	// Result is the provider's body, only set when Outcome is tasks.Succeeded.
 	Result json.RawMessage
+	// Finish is how the answer in Result ended: one of tasks.Finishes, or the
+	// provider's own word where it is none that we know, at most 64 bytes. "" when
+	// there is no Result.
+	Finish tasks.Finish
 	// Usage is the provider's final count; nil when it never arrived. Its parts
 	// do not overlap in either dialect: input tokens read from a cache are
 	// counted under CacheReadInputTokens alone.
