@@ -61,6 +61,9 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 	text, _ := readBriefly(resp.Body, maxErrorBody, cancel) // what there is of it is enough
 	c.explain(&a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
 	a.MaybeBilled = billable(resp.StatusCode)
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		a.blame(redirected(resp))
+	}
 	return a
 }
 
@@ -156,22 +159,17 @@ func (b *outgoingBody) Close() error { return nil }
 // unanswered classifies a call to which no status arrived.
 func unanswered(ctx context.Context, err error, sent bool) Answer {
 	a := Answer{MaybeBilled: sent}
-	var netErr net.Error
-	timeout := errors.As(err, &netErr) && netErr.Timeout()
+	if ended(ctx, &a) {
+		return a
+	}
+	a.blame(connection(err, sent))
 	switch {
-	case ended(ctx, &a):
-	case sent && timeout:
-		a.Outcome, a.Message = tasks.Timeout, "the provider did not answer in time"
-	case sent:
-		a.Outcome, a.Message = tasks.CutOff, "the connection ended before an answer"
-	case timeout:
-		a.Outcome, a.Message = tasks.ConnectError, "the provider could not be reached in time"
+	case !sent:
+		a.Outcome = tasks.ConnectError
+	case a.Cause.Kind == TimedOut:
+		a.Outcome = tasks.Timeout
 	default:
-		a.Outcome, a.Message = tasks.ConnectError, "the provider could not be reached"
-		var dns *net.DNSError
-		if errors.As(err, &dns) {
-			a.Message = "the provider's name could not be resolved"
-		}
+		a.Outcome = tasks.CutOff
 	}
 	return a
 }
@@ -258,18 +256,19 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
 		return
 	}
-	unread(ctx, a, err)
+	unread(ctx, resp, a, err)
 }
 
 // unread classifies an answer that could not be read to its end.
-func unread(ctx context.Context, a *Answer, err error) {
+func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
 	var netErr net.Error
 	switch {
 	case errors.Is(err, errTooLarge):
 		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
 	case ended(ctx, a):
 	case errors.Is(err, errNoAnswer):
-		a.Outcome, a.Message = tasks.ServerError, "the address did not answer as the provider's API"
+		a.Outcome = tasks.ServerError
+		a.blame(stranger(resp))
 	case errors.Is(err, errMalformed):
 		a.Outcome, a.Message = tasks.CutOff, "the answer broke off or does not fit the dialect"
 	case errors.As(err, &netErr) && netErr.Timeout():

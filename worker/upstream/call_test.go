@@ -219,7 +219,7 @@ func TestEveryRefusalHasItsOutcome(t *testing.T) {
 		{"anthropic/502", tasks.ServerError, 502, -1, time.Time{}, nil, true, "bad gateway"},
 		{"anthropic/504", tasks.Timeout, 504, -1, time.Time{}, nil, true, "timeout_error"},
 		{"anthropic/529", tasks.Overloaded, 529, -1, time.Time{}, &yes, false, "overloaded_error: Overloaded"},
-		{"anthropic/redirect", tasks.ServerError, 301, -1, time.Time{}, nil, false, "moved permanently"},
+		{"anthropic/redirect", tasks.ServerError, 301, -1, time.Time{}, nil, false, "redirects to another"},
 		{"anthropic/html", tasks.ServerError, 200, -1, time.Time{}, nil, true, "did not answer as the provider"},
 		{"anthropic/stream-overloaded", tasks.Overloaded, 200, -1, time.Time{}, nil, true, "overloaded_error: Overloaded"},
 		{"anthropic/stream-limited", tasks.RateLimited, 200, -1, time.Time{}, nil, true, "rate_limit_error: This request"},

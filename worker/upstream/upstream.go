@@ -209,6 +209,8 @@ type Answer struct {
 	Rates     Rates
 	HeadersAt time.Time
 
+	// Cause is why no answer of the provider's came, where that is known.
+	Cause Cause
 	// Message is a short text for the job's owner: the provider's type and
 	// message of the error, at most 500 bytes, never a key. It may quote the
 	// request, so it belongs into the job's error and into no log.
@@ -217,3 +219,6 @@ type Answer struct {
 	// answer did not arrive whole.
 	MaybeBilled bool
 }
+
+// blame says why no answer of the provider's came.
+func (a *Answer) blame(c Cause) { a.Cause, a.Message = c, c.Message }

@@ -1,0 +1,137 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// Cause is why no answer of the provider's came, where that is known: something
+// between here and the provider, or in its place. What the provider itself
+// refuses is told by Outcome, Doubt and Message.
+type Cause struct {
+	// Kind is what it was; "" when nothing is known.
+	Kind CauseKind
+	// Message is for the job's owner, and is Answer.Message as well. It names no
+	// host, target or proxy.
+	Message string
+	// Detail is for operators and for the log: hosts and targets, and no word of a
+	// prompt, of an answer or of a key.
+	Detail string
+}
+
+// CauseKind is a kind of cause.
+type CauseKind string
+
+// The kinds of causes.
+const (
+	NoSuchHost   CauseKind = "no_such_host"
+	Refused      CauseKind = "refused"         // nothing listens there
+	TimedOut     CauseKind = "timeout"         // no connection, or no answer, in time
+	Broken       CauseKind = "broken"          // the connection ended before an answer
+	TLSName      CauseKind = "tls_name"        // the certificate is another host's
+	TLSAuthority CauseKind = "tls_authority"   // the certificate's issuer is not trusted
+	TLSFailed    CauseKind = "tls"             // any other failure of the certificate or the handshake
+	Redirected   CauseKind = "redirect"        // never followed
+	NotHTTP      CauseKind = "not_http"        // another protocol, or http where https is spoken, or the reverse
+	NotDialect   CauseKind = "not_the_dialect" // a page, or another API
+	Encoded      CauseKind = "encoding"        // compressed in a way that was not asked for and is not read
+)
+
+// Misfit reports whether a person has to put something right before any answer
+// can come: the address, its certificate or the configured dialect. If it has
+// never been otherwise and all calls see it, no wait heals it.
+func (k CauseKind) Misfit() bool {
+	switch k {
+	case TLSName, TLSAuthority, TLSFailed, Redirected, NotHTTP, NotDialect, Encoded:
+		return true
+	}
+	return false
+}
+
+// words is what a kind is called before the job's owner.
+func (k CauseKind) words() string {
+	return map[CauseKind]string{
+		NoSuchHost:   "the provider's name could not be resolved",
+		Refused:      "the provider could not be reached: the connection was refused",
+		TimedOut:     "the provider could not be reached in time",
+		Broken:       "the connection ended before an answer",
+		TLSName:      "the provider could not be reached: its certificate is for another name",
+		TLSAuthority: "the provider could not be reached: its certificate is signed by an authority that is not trusted here",
+		TLSFailed:    "the provider could not be reached: no secure connection could be made",
+		Redirected:   "the provider's address redirects to another, which is not followed",
+		NotHTTP:      "the provider's address does not speak the protocol that is configured for it",
+		NotDialect:   "the address did not answer as the provider's API",
+		Encoded:      "the answer is compressed in a way that was not asked for",
+	}[k]
+}
+
+// connection returns the cause of a call to which no status arrived. sent is
+// true when the whole request had been written.
+func connection(err error, sent bool) Cause {
+	var (
+		dns       *net.DNSError
+		name      x509.HostnameError
+		authority x509.UnknownAuthorityError
+		cert      *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		timeout   net.Error
+	)
+	k := Broken
+	switch {
+	case errors.As(err, &dns) && !dns.IsTimeout:
+		k = NoSuchHost
+	case errors.As(err, &name):
+		k = TLSName
+	case errors.As(err, &authority):
+		k = TLSAuthority
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), strings.Contains(err.Error(), "malformed HTTP"):
+		k = NotHTTP // net/http has no value for the last
+	case errors.As(err, &cert), strings.Contains(err.Error(), "tls: "): // as for alerts
+		k = TLSFailed
+	case errors.Is(err, syscall.ECONNREFUSED):
+		k = Refused
+	case errors.As(err, &timeout) && timeout.Timeout():
+		k = TimedOut
+	}
+	c := Cause{Kind: k, Message: k.words(), Detail: clip(err.Error(), maxMessage)}
+	switch {
+	case k == TimedOut && sent:
+		c.Message = "the provider did not answer in time"
+	case k == Broken && !sent:
+		c.Message = "the provider could not be reached"
+	}
+	return c
+}
+
+// redirected returns the cause of an answer with a status in the three hundreds.
+func redirected(resp *http.Response) Cause {
+	target := "nowhere"
+	if u, err := resp.Location(); err == nil {
+		target = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // a query may hold a secret
+	}
+	return Cause{Kind: Redirected, Message: Redirected.words(), Detail: clip(fmt.Sprintf("%s answered %d and redirects to %s", asked(resp), resp.StatusCode, target), maxMessage)}
+}
+
+// stranger returns the cause of an answer that is not the dialect's.
+func stranger(resp *http.Response) Cause {
+	media := resp.Header.Get("Content-Type")
+	if media == "" {
+		media = "no content type"
+	}
+	return Cause{Kind: NotDialect, Message: NotDialect.words(), Detail: clip(fmt.Sprintf("%s answered %d with %s", asked(resp), resp.StatusCode, media), maxMessage)}
+}
+
+// asked is the address that answered.
+func asked(resp *http.Response) string {
+	if resp.Request == nil {
+		return "the address"
+	}
+	return resp.Request.URL.String()
+}
