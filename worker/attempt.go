@@ -66,6 +66,10 @@ func (a *attempt) run(base context.Context) error {
 	if a.recall(base) || a.follow(base) {
 		return nil
 	}
+	if wait, held := a.held(base); held {
+		a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Delay: wait}) // nothing is counted
+		return nil
+	}
 	if err := a.pace(ctx); err != nil {
 		if !lost(ctx) {
 			a.handBack(base, "") // not started: nothing is counted
@@ -112,8 +116,23 @@ func (a *attempt) take(base context.Context) error {
 	return cmp.Or(unread, err)
 }
 
+// held reports whether the job may not be called for now, and for how long. Jobs of
+// a model that is held back come back spread over as long again.
+func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
+	switch {
+	case a.p.Health == nil:
+		return 0, false
+	case a.p.shut():
+		return 0, true
+	}
+	if wait = a.p.Health.Held(base, a.job.Asks()); wait == 0 {
+		return 0, false
+	}
+	return wait + rand.N(wait), true
+}
+
 // pace waits until the job may be sent. The wait ends early when the job is
-// lost or the worker stops.
+// lost, the worker stops, or makes no calls of this pool any more.
 func (a *attempt) pace(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -122,6 +141,8 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 		defer close(stopped)
 		select {
 		case <-a.w.server.stopping:
+			cancel()
+		case <-a.p.gone():
 			cancel()
 		case <-ctx.Done():
 		}
@@ -213,7 +234,7 @@ func (a *attempt) report(base context.Context) pool.Standing {
 	if a.p.Health == nil || a.outOfTime {
 		return pool.Open
 	}
-	standing := a.p.Health.Report(base, pool.Call{Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took}, a.answer)
+	standing := a.p.Health.Report(base, pool.Call{Job: a.job.ID, Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took}, a.answer)
 	switch {
 	case standing == pool.AtFault:
 		a.answer.Outcome = tasks.Rejected

@@ -101,7 +101,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		c.Metrics.MustRegister(d.ended, d.standing)
 	}
 	d.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, waker: queue.NewWaker(time.Second), grace: deliverGrace, handBack: deliverGrace, log: d.log})
-	d.server.serve(queue.Deliveries, c.Concurrency, d.handle)
+	d.server.serve(queue.Deliveries, c.Concurrency, nil, d.handle)
 	return d, nil
 }
 

@@ -19,6 +19,10 @@ type situation struct {
 	random   float64       // 0 to 1
 }
 
+// excused reports whether the call failed for what stopped the pool, its model or
+// this process: the job has no part in that.
+func (s situation) excused() bool { return s.standing == pool.Paused || s.standing == pool.Away }
+
 // verdict is what becomes of a job after an attempt.
 type verdict struct {
 	status  tasks.Status // succeeded, failed or retrying
@@ -64,13 +68,13 @@ func decide(a upstream.Answer, s situation) verdict {
 		switch {
 		case a.ShouldRetry != nil && !*a.ShouldRetry:
 			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
-		case s.standing == pool.Paused:
+		case s.excused():
 			return verdict{status: tasks.StatusRetrying}
 		}
 		return another(a, s, tasks.AttemptsExhausted)
 	}
 	switch {
-	case s.standing == pool.Paused:
+	case s.excused():
 		return verdict{status: tasks.StatusRetrying}
 	case a.Doubt == upstream.DoubtKey:
 		// No request is to blame for a 401. One that passes is worth another try.
@@ -98,7 +102,7 @@ func keyRefused(a upstream.Answer, s situation) verdict {
 	switch {
 	case !s.guarded:
 		return verdict{status: tasks.StatusRetrying, hold: capHold}
-	case s.standing == pool.Paused:
+	case s.excused():
 		return verdict{status: tasks.StatusRetrying}
 	case s.standing == pool.Unsettled:
 		return another(a, s, tasks.UpstreamRejected)

@@ -56,9 +56,11 @@ func newServer(c serverConfig) *server {
 	return &server{c: c, stopping: make(chan struct{})}
 }
 
-// serve adds a queue. This process runs at most concurrency of its tasks at once.
-func (s *server) serve(name string, concurrency int, handle handler) {
+// serve adds a queue. This process runs at most concurrency of its tasks at once,
+// and takes none while shut says so; nil: never.
+func (s *server) serve(name string, concurrency int, shut func() bool, handle handler) {
 	name = queue.Name(s.c.prefix, name)
+	s.c.waker.Shut(name, shut)
 	s.queues = append(s.queues, &served{name, handle, asynq.NewServerFromRedisClient(queue.Server(s.c.redis), asynq.Config{
 		Concurrency:       concurrency,
 		Queues:            map[string]int{name: 1},

@@ -66,6 +66,11 @@ type Gate interface {
 // holds a refusal that may concern the key until that is settled.
 type Health interface {
 	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
+	// Held is how long the jobs of a model are to wait, for it fails while others do not.
+	Held(ctx context.Context, model string) time.Duration
+	// Gone returns a channel that is closed while this process cannot reach the
+	// provider and others can: it takes no jobs of the pool and holds none.
+	Gone() <-chan struct{}
 }
 
 // Pool is one upstream allowance and the way to its provider.
@@ -133,6 +138,24 @@ type servedPool struct {
 // too late.
 const slowCall = 1500 * time.Millisecond
 
+// gone is closed while this process makes no calls of the pool.
+func (p *servedPool) gone() <-chan struct{} {
+	if p.Health == nil {
+		return nil
+	}
+	return p.Health.Gone()
+}
+
+// shut reports whether it is.
+func (p *servedPool) shut() bool {
+	select {
+	case <-p.gone():
+		return true
+	default:
+		return false
+	}
+}
+
 func (p *servedPool) slow() bool { return time.Duration(p.mean.Load()) > slowCall }
 
 // took notes a call's time. A lost update of two at once does not matter.
@@ -180,7 +203,7 @@ func (w *Worker) serve(cfg Pool) error {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
 	p := &servedPool{Pool: cfg, budget: newBudget()}
-	w.server.serve(cfg.Name, cfg.Concurrency, w.handler(p))
+	w.server.serve(cfg.Name, cfg.Concurrency, p.shut, w.handler(p))
 	w.pools[cfg.Name] = p
 	w.m.touch(cfg.Name)
 	return nil

@@ -127,6 +127,9 @@ func (h health) Report(context.Context, pool.Call, upstream.Answer) pool.Standin
 	return pool.Open
 }
 
+func (health) Held(context.Context, string) time.Duration { return 0 }
+func (health) Gone() <-chan struct{}                      { return nil }
+
 func start(t *testing.T, p *provider, o options) *system {
 	t.Helper()
 	srv := redistest.Start(t, redistest.Options{AOF: o.aof})

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -149,7 +150,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.jobs = dispatch.NewJobs(dispatch.Config{
 		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Log: s.log, Metrics: s.registry,
 	})
-	s.registry.MustRegister(s.pools.Metrics())
+	s.registry.MustRegister(s.pools.Metrics(), pool.Cut(s.healths))
 	if !r.worker {
 		return nil
 	}
@@ -322,8 +323,8 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base.Go(func() error { return s.notices.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.Run(baseCtx) })
-	for _, b := range s.breakers {
-		base.Go(func() error { return b.Run(baseCtx) })
+	for _, h := range s.healths {
+		base.Go(func() error { return h.Run(baseCtx) })
 	}
 
 	first, frontCtx := errgroup.WithContext(ctx)
@@ -389,6 +390,12 @@ func (s *service) operations() api.OperationsConfig {
 				}
 				return nil
 			}},
+			{Name: "provider", Check: func(context.Context) error {
+				if away := s.away(); len(away) > 0 {
+					return errors.New(strings.Join(away, "; "))
+				}
+				return nil
+			}},
 		},
 		Notices: func() []string {
 			if s.cfg.UsesFake() {
@@ -400,6 +407,17 @@ func (s *service) operations() api.OperationsConfig {
 	}
 }
 
+// away names the pools whose provider this process cannot reach while others can.
+func (s *service) away() []string {
+	var out []string
+	for _, p := range s.cfg.Pools {
+		if why := s.healths[p.Name].Away(); why != "" {
+			out = append(out, fmt.Sprintf("this process cannot reach the provider of pool %s (%s) and others can: it takes none of its jobs until it does; see to its network, its proxy and the provider's base_url here", p.Name, why))
+		}
+	}
+	return out
+}
+
 // notes are what an operator should know although everything works. That the fake
 // provider answers, the console says in its own way.
 func (s *service) notes() []string {
@@ -407,7 +425,7 @@ func (s *service) notes() []string {
 	if refused := s.notices.Refused(); refused != "" {
 		out = append(out, refused)
 	}
-	return out
+	return append(out, s.away()...)
 }
 
 // newAPI makes the API with the console beside it, for public, the address

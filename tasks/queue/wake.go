@@ -22,6 +22,7 @@ type Waker struct {
 	kicked map[string]chan struct{} // by queue; closed by a kick
 	empty  map[string]bool          // by queue: the last ask found none, so at most the told tasks are in it
 	told   map[string]int           // by queue: tasks that were put into an empty one, and not asked for yet
+	shut   map[string]func() bool   // by queue; set before the server starts
 	open   chan struct{}            // closed by Release
 }
 
@@ -31,7 +32,7 @@ func NewWaker(poll time.Duration) *Waker {
 	if poll == 0 {
 		poll = 500 * time.Millisecond
 	}
-	return &Waker{poll: poll, kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, open: make(chan struct{})}
+	return &Waker{poll: poll, kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, shut: map[string]func() bool{}, open: make(chan struct{})}
 }
 
 // Kick lets the held ask of a queue go ahead, for it holds n tasks more: n
@@ -49,6 +50,25 @@ func (w *Waker) Kick(queue string, n int) {
 		close(c)
 		delete(w.kicked, queue)
 	}
+}
+
+// Shut has a queue looked empty while shut says so, however many tasks it holds: this
+// process takes none. It is called before the server of the queue starts.
+func (w *Waker) Shut(queue string, shut func() bool) { w.shut[queue] = shut }
+
+// closed waits for a poll's time when the queue is shut, and reports whether it is.
+func (w *Waker) closed(ctx context.Context, queue string) bool {
+	if shut := w.shut[queue]; shut == nil || !shut() {
+		return false
+	}
+	timer := time.NewTimer(w.poll)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.open:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // Release ends all holding, for shutdown. It may be called more than once.
@@ -138,6 +158,10 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		queue := dequeued(cmd)
 		if queue == "" {
 			return next(ctx, cmd)
+		}
+		if w.closed(ctx, queue) {
+			cmd.SetErr(redis.Nil)
+			return redis.Nil
 		}
 		kick, polled := w.before(ctx, queue)
 		err := next(ctx, cmd)

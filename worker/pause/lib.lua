@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  hash: the pool's breaker, its operator's flag, and what was made of them
 -- KEYS[2]  list: what operators did, newest first
+-- KEYS[3]  hash: what was seen of late, by model and by process; see suspicion.lua
 -- ARGV[1]  now in ms, or '' for Redis TIME; only tests give one
 -- ARGV[2]  JSON: the arguments, read as a
 -- Returns  {result, now, field, value, field, value ...}: a number that each
@@ -44,6 +45,9 @@ local function set(f, v)
     dirty[f] = true
   end
 end
+
+-- An outage heals by itself, and is probed all the time.
+local function outage(cause) return cause == 'overload' or cause == 'misfit' end
 
 -- moved counts a transition, so that whoever decided by an older state can tell.
 local function moved() set('rev', num('rev') + 1) end
@@ -116,7 +120,7 @@ end
 -- plan sets when the next probe is due; from is when the last one began.
 local function plan(cause, from, first)
   set('resume_at', 0)
-  if cause ~= 'overload' then
+  if not outage(cause) then
     -- A spend cap at its stated end; else, and for a refused key, now and then.
     local at = cause == 'spend' and a.resume_at or 0
     if at <= now and a.retry_after > 0 then at = now + a.retry_after end
@@ -144,6 +148,7 @@ local function close()
   set('lease', '')
   set('lease_until', 0)
   set('ramp', 1)
+  set('sus', '')
   forget_counts()
 end
 
@@ -172,6 +177,7 @@ local function open(cause, why)
   set('lease', '')
   set('lease_until', 0)
   set('probe_fp', '')
+  set('sus', '')
   if cause ~= 'overload' then set('bad_fp', a.fp) end
   forget_counts()
   plan(cause, now, first)

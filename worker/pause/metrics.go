@@ -23,10 +23,10 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 	c := &counters{
 		paused: gauge("sluice_pool_paused", "1 while the pool is paused by this side: operator or breaker.", "pool", "by"),
 		state:  gauge("sluice_breaker_state", "1 for the state that the pool's breaker is in: closed, open, half_open or slow_start.", "pool", "state"),
-		open:   gauge("sluice_breaker_open", "1 while the pool's breaker is open for this cause: overload, spend or unauthorized.", "pool", "cause"),
+		open:   gauge("sluice_breaker_open", "1 while the pool's breaker is open for this cause: overload, misfit, spend or unauthorized.", "pool", "cause"),
 		opened: counter("sluice_breaker_opened_total", "How often this process opened the pool's breaker, by cause.", "pool", "cause"),
 		probes: counter("sluice_breaker_probes_total", "Probes that this process made of the pool's provider, by result.", "pool", "result"),
-		errors: counter("sluice_breaker_errors_total", "Steps of the breaker that did not succeed, by step: record, enforce or probe.", "pool", "step"),
+		errors: counter("sluice_breaker_errors_total", "Steps of the breaker that did not succeed, by step: record, enforce, probe or ask.", "pool", "step"),
 	}
 	if reg != nil {
 		if err := errors.Join(
@@ -36,10 +36,10 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	for _, step := range []string{"record", "enforce", "probe"} {
+	for _, step := range []string{"record", "enforce", "probe", "ask"} {
 		c.errors.WithLabelValues(pool, step)
 	}
-	for _, cause := range []Cause{Overload, SpendCap, BadAuthority} {
+	for _, cause := range causes {
 		c.opened.WithLabelValues(pool, string(cause))
 	}
 	return c, nil
@@ -62,18 +62,13 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
 
 // show sets the gauges of a pool.
 func (c *counters) show(pool string, s snapshot) {
-	bit := func(on bool) float64 {
-		if on {
-			return 1
-		}
-		return 0
-	}
+	bit := func(on bool) float64 { return float64(flag(on)) }
 	c.paused.WithLabelValues(pool, ByOperator).Set(bit(s.operator()))
 	c.paused.WithLabelValues(pool, ByBreaker).Set(bit(s.broken()))
 	for _, n := range []Name{Closed, Open, HalfOpen, SlowStart} {
 		c.state.WithLabelValues(pool, string(n)).Set(bit(s.name() == n))
 	}
-	for _, cause := range []Cause{Overload, SpendCap, BadAuthority} {
+	for _, cause := range causes {
 		c.open.WithLabelValues(pool, string(cause)).Set(bit(s.broken() && s.h["cause"] == string(cause)))
 	}
 }

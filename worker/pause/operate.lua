@@ -17,7 +17,7 @@ if a.verb == 'pause' then
   return answer(1)
 end
 
-local refused = state() ~= 'closed' and h.cause ~= 'overload'
+local refused = state() ~= 'closed' and not outage(h.cause)
 
 if a.verb == 'try' then
   if h.op == '1' or not refused then return answer(0) end

@@ -9,6 +9,9 @@
 //     line with the state each second, whichever process dies between two steps;
 //   - what an operator paused ([Breaker.Pause]), also with another tool, only an
 //     operator resumes ([Breaker.Resume]);
+//   - with [Config.Ask], failures open the breaker only when every process that is
+//     asked finds no model that answers; a model that fails alone is held back alone,
+//     and a process that fails alone is told so ([Config.Cut]);
 //   - one process at a time probes the provider, and its crash delays the next
 //     probe by one lease at most;
 //   - the way back is a ramp, not a herd;
@@ -43,6 +46,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,9 +120,17 @@ type Verdict struct {
 	RetryAfter time.Duration
 	// ResumeAt is when a spend cap ends, if the provider said so.
 	ResumeAt time.Time
+
+	Model string // that was asked; "" where there is only one
+	Job   string // for which; what one job meets again and again is its own
+	// Alone says of a Bad that another model answers, Misfit that the address is
+	// not the provider's or not as configured.
+	Alone, Misfit bool
 }
 
 // Rules say when the breaker trips and how it probes.
+//
+// With [Config.Ask] they say when failures are looked into, of a model or of all.
 //
 // Besides the ratio, MinCalls failures in a row trip it, or 8 in a row over at
 // least half a second, or 5 in a row with no success for 5 s. A success ends a row
@@ -148,6 +160,14 @@ type Config struct {
 	// means that the call could not be judged; it is tried again later. Probe must
 	// return soon after its context ends. Nil means that this process does not probe.
 	Probe func(ctx context.Context) (Verdict, error)
+	// Ask looks into a suspicion: is it this model, or all of them? known are
+	// the models that have succeeded, the latest first. With Ask the breaker opens
+	// for an outage only when every process that is asked finds no model that
+	// answers; without, it trips by the Rules alone.
+	Ask func(ctx context.Context, model string, known []string) (Verdict, error)
+	// Cut is told when no model answered here while another process found the
+	// provider well: it is this process that cannot reach it.
+	Cut   func(why string)
 	Rules Rules
 	// ProbeTimeout ends a probe, which then counts as Bad; 0 means 10 s.
 	ProbeTimeout time.Duration
@@ -170,9 +190,12 @@ type Breaker struct {
 	rdb           redis.UniversalClient
 	pool          string
 	key, auditKey string
+	seenKey       string
 	queue         Queue
 	gate          Gate
 	probe         func(context.Context) (Verdict, error)
+	ask           func(ctx context.Context, model string, known []string) (Verdict, error)
+	cut           func(why string)
 	rule          Rules
 	probeTimeout  time.Duration
 	fingerprint   string
@@ -189,6 +212,7 @@ type Breaker struct {
 		n        int64
 		youngest time.Time // when the latest of them was sent
 		flushed  time.Time
+		models   map[string]goods
 	}
 	waiting chan struct{} // successes wait to be counted
 	moved   chan struct{} // the state moved: Run looks at once
@@ -201,8 +225,17 @@ type Breaker struct {
 	}
 	reading chan struct{} // one reads for the cache
 
+	probing, away atomic.Bool
+	asking        chan struct{} // one looks into a suspicion
+
 	applying chan struct{} // one brings queue and gate in line
 	seen     snapshot      // what Redis is not to forget; guarded by applying
+}
+
+// goods are successes of one model that are not counted yet.
+type goods struct {
+	n        int64
+	youngest time.Time
 }
 
 // New checks c and returns a [Breaker]. It makes no call to Redis.
@@ -239,14 +272,14 @@ func New(c Config) (*Breaker, error) {
 	}
 	key := cmp.Or(c.Prefix, "sluice:pause:") + "{" + c.Pool + "}"
 	b := &Breaker{
-		rdb: c.Redis, pool: c.Pool, key: key, auditKey: key + ":audit",
-		queue: c.Queue, gate: c.Gate, probe: c.Probe, rule: r,
+		rdb: c.Redis, pool: c.Pool, key: key, auditKey: key + ":audit", seenKey: key + ":seen",
+		queue: c.Queue, gate: c.Gate, probe: c.Probe, ask: c.Ask, cut: c.Cut, rule: r,
 		probeTimeout: cmp.Or(c.ProbeTimeout, 10*time.Second),
 		log:          slog.New(slog.DiscardHandler),
 		count:        count, script: newScripts(), now: c.now, rnd: c.rnd,
 		tick: cmp.Or(c.tick, time.Second), holder: holder,
 		waiting: make(chan struct{}, 1), moved: make(chan struct{}, 1),
-		reading: make(chan struct{}, 1), applying: make(chan struct{}, 1),
+		reading: make(chan struct{}, 1), applying: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
 	if c.Fingerprint != "" {
 		sum := sha256.Sum256([]byte("sluice pause\x00" + c.Fingerprint))
@@ -263,7 +296,8 @@ func New(c Config) (*Breaker, error) {
 
 // Record takes the outcome of one call. Successes are counted together, at
 // most 250 ms later; the rest at once. When this outcome trips the breaker, the gate is held and
-// the queue paused before Record returns. An error means that the outcome may not have
+// the queue paused before Record returns; when it raises a suspicion, what comes of
+// that is known. An error means that the outcome may not have
 // been counted; the call that it is about is not concerned.
 func (b *Breaker) Record(ctx context.Context, v Verdict) error {
 	switch v.Kind {
@@ -276,6 +310,17 @@ func (b *Breaker) Record(ctx context.Context, v Verdict) error {
 			b.goods.youngest = sent
 		}
 		b.goods.n++
+		if v.Model != "" {
+			m := b.goods.models[v.Model]
+			m.n++
+			if sent.After(m.youngest) {
+				m.youngest = sent
+			}
+			if b.goods.models == nil {
+				b.goods.models = map[string]goods{}
+			}
+			b.goods.models[v.Model] = m
+		}
 		due := time.Since(b.goods.flushed) >= fresh
 		b.goods.Unlock()
 		if !due {
@@ -290,12 +335,18 @@ func (b *Breaker) Record(ctx context.Context, v Verdict) error {
 }
 
 // send counts the successes that wait, and v.
-func (b *Breaker) send(ctx context.Context, v Verdict) error {
+func (b *Breaker) send(ctx context.Context, v Verdict) error { return b.tell(ctx, v, false) }
+
+func (b *Breaker) tell(ctx context.Context, v Verdict, raise bool) error {
 	b.goods.Lock()
 	n, age := b.goods.n, time.Since(b.goods.youngest)
-	b.goods.n, b.goods.flushed = 0, time.Now()
+	models := make([][3]any, 0, len(b.goods.models))
+	for name, m := range b.goods.models {
+		models = append(models, [3]any{name, m.n, time.Since(m.youngest).Milliseconds()})
+	}
+	b.goods.n, b.goods.flushed, b.goods.models = 0, time.Now(), nil
 	b.goods.Unlock()
-	a := args{"goods": n, "good_age": int64(0), "kind": "", "age": max(0, v.Took).Milliseconds()}
+	a := args{"goods": n, "models": models, "good_age": int64(0), "kind": "", "age": max(0, v.Took).Milliseconds(), "ask": flag(b.ask != nil), "raise": flag(raise)}
 	if n > 0 {
 		a["good_age"] = age.Milliseconds()
 	}
@@ -311,15 +362,22 @@ func (b *Breaker) send(ctx context.Context, v Verdict) error {
 		return fmt.Errorf("record outcome of pool %s: %w", b.pool, err)
 	}
 	b.remember(s) // who asks for the state next decides by what this outcome found
-	if tripped != 1 {
-		return nil
+	switch tripped {
+	case 1:
+		b.opened(s)
+		return b.enforceNow(ctx)
+	case 2:
+		b.lookInto(ctx)
 	}
-	b.opened(s)
-	return b.enforceNow(ctx)
+	return nil
 }
+
+// Suspect records a failure that is enough to look into at once: nothing answers here.
+func (b *Breaker) Suspect(ctx context.Context, v Verdict) error { return b.tell(ctx, v, true) }
 
 func verdictArgs(a args, v Verdict) args {
 	a["reason"] = clip(cmp.Or(v.Reason, string(v.Kind)))
+	a["model"], a["job"], a["misfit"] = v.Model, v.Job, flag(v.Misfit)
 	a["retry_after"] = max(0, v.RetryAfter).Milliseconds()
 	a["resume_at"] = int64(0)
 	if !v.ResumeAt.IsZero() {

@@ -489,8 +489,10 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP sluice_breaker_open 1 while the pool's breaker is open for this cause: overload, spend or unauthorized.
+# HELP sluice_breaker_open 1 while the pool's breaker is open for this cause: overload, misfit, spend or unauthorized.
 # TYPE sluice_breaker_open gauge
+sluice_breaker_open{cause="misfit",pool="claude"} 0
+sluice_breaker_open{cause="misfit",pool="gpt"} 0
 sluice_breaker_open{cause="overload",pool="claude"} 0
 sluice_breaker_open{cause="overload",pool="gpt"} 0
 sluice_breaker_open{cause="spend",pool="claude"} 1

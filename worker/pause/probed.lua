@@ -31,7 +31,7 @@ if a.kind == 'good' then
 end
 
 if a.kind == 'ignore' then
-  if h.cause ~= 'overload' then
+  if not outage(h.cause) then
     plan(h.cause, now, false)
     return answer(1)
   end
@@ -45,8 +45,9 @@ if a.kind == 'bad' then
     open('overload', a.reason)
     return answer(4)
   end
-  if h.cause == 'overload' then
-    plan('overload', num('probe_at'), false)
+  if outage(h.cause) then
+    set('probe_fp', '')
+    plan(h.cause, num('probe_at'), false)
     return answer(1)
   end
   -- The provider is ill as well. Its word on the spend cap or the key is still

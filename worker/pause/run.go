@@ -14,9 +14,8 @@ import (
 // a time.
 func (b *Breaker) Run(ctx context.Context) error {
 	var (
-		wg                        sync.WaitGroup
-		arrived, failing, probing bool
-		ended                     = make(chan struct{}, 1) // a probe
+		wg               sync.WaitGroup
+		arrived, failing bool
 	)
 	wg.Go(func() { b.flush(ctx) })
 	defer func() {
@@ -25,6 +24,9 @@ func (b *Breaker) Run(ctx context.Context) error {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = b.send(end, Verdict{Kind: Good})
+		if b.ask != nil {
+			_, _ = b.others(end, true)
+		}
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -32,8 +34,6 @@ func (b *Breaker) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ended:
-			probing = false
 		case <-b.moved:
 		case <-timer.C:
 		}
@@ -55,19 +55,31 @@ func (b *Breaker) Run(ctx context.Context) error {
 				b.log.Info("queue and gate follow the breaker again")
 			}
 		}
-		wait := b.tick
-		if b.probe != nil && !probing {
-			fence, soon := b.takeProbe(ctx, s)
-			wait = min(wait, soon)
-			if probing = fence > 0; probing {
-				wg.Go(func() {
-					b.probeOnce(ctx, fence)
-					signal(ended)
-				})
-			}
-		}
-		timer.Reset(wait)
+		timer.Reset(b.attend(ctx, s, &wg))
 	}
+}
+
+// attend starts what the state asks of this process, and returns how soon to look again.
+func (b *Breaker) attend(ctx context.Context, s snapshot, wg *sync.WaitGroup) time.Duration {
+	if b.away.Load() {
+		return b.tick
+	}
+	if b.ask != nil && s.h["sus"] != "" {
+		wg.Go(func() { b.lookInto(ctx) })
+	}
+	if b.probe == nil || b.probing.Load() {
+		return b.tick
+	}
+	fence, soon := b.takeProbe(ctx, s)
+	if fence > 0 {
+		b.probing.Store(true)
+		wg.Go(func() {
+			b.probeOnce(ctx, fence)
+			b.probing.Store(false)
+			signal(b.moved)
+		})
+	}
+	return min(b.tick, soon)
 }
 
 // flush counts the successes that wait.

@@ -31,19 +31,29 @@ var (
 	restoreLua string
 	//go:embed arrive.lua
 	arriveLua string
+	//go:embed suspicion.lua
+	suspicionLua string
+	//go:embed ask.lua
+	askLua string
+	//go:embed opinion.lua
+	opinionLua string
+	//go:embed model.lua
+	modelLua string
+	//go:embed others.lua
+	othersLua string
 )
 
 // scripts are the moves of the state; each is one round trip.
 type scripts struct {
-	record, look, operate, take, probed, mark, adopt, restore, arrive *redis.Script
+	record, look, operate, take, probed, mark, adopt, restore, arrive, ask, opinion, model, others *redis.Script
 }
 
 func newScripts() scripts {
-	with := func(body string) *redis.Script { return redis.NewScript(libLua + "\n" + body) }
+	with := func(body string) *redis.Script { return redis.NewScript(libLua + "\n" + suspicionLua + "\n" + body) }
 	return scripts{
 		record: with(recordLua), look: with(lookLua), operate: with(operateLua), take: with(takeLua),
 		probed: with(probedLua), mark: with(markLua), adopt: with(adoptLua), restore: with(restoreLua),
-		arrive: with(arriveLua),
+		arrive: with(arriveLua), ask: with(askLua), opinion: with(opinionLua), model: with(modelLua), others: with(othersLua),
 	}
 }
 
@@ -68,6 +78,7 @@ func (b *Breaker) run(ctx context.Context, s *redis.Script, a args) (int64, snap
 		return 0, snapshot{}, err
 	}
 	a["gen"], a["audit_max"], a["slow"] = gen, auditMax, slowStart.Milliseconds()
+	a["holder"], a["alive"] = b.holder, flag(b.ask != nil && !b.away.Load())
 	body, err := json.Marshal(a)
 	if err != nil {
 		return 0, snapshot{}, fmt.Errorf("encode script arguments: %w", err)
@@ -76,9 +87,16 @@ func (b *Breaker) run(ctx context.Context, s *redis.Script, a args) (int64, snap
 	if b.now != nil {
 		at = strconv.FormatInt(b.now().UnixMilli(), 10)
 	}
-	flat, err := s.Run(ctx, b.rdb, []string{b.key, b.auditKey}, at, body).Slice()
+	flat, err := s.Run(ctx, b.rdb, []string{b.key, b.auditKey, b.seenKey}, at, body).Slice()
 	if err != nil {
 		return 0, snapshot{}, err
 	}
 	return parse(flat)
+}
+
+func flag(on bool) int {
+	if on {
+		return 1
+	}
+	return 0
 }

@@ -1,9 +1,13 @@
 package pause
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -25,9 +29,12 @@ type Cause string
 // The causes, from the one that heals by itself to the one that never does.
 const (
 	Overload     Cause = "overload"     // too many calls failed: overload, 5xx, timeouts, no connection
+	Misfit       Cause = "misfit"       // the address has never worked: not the provider's, or not as it is configured
 	SpendCap     Cause = "spend"        // the provider's or the customer's spend cap
 	BadAuthority Cause = "unauthorized" // the key was refused
 )
+
+var causes = []Cause{Overload, Misfit, SpendCap, BadAuthority}
 
 // Who holds a pool.
 const (
@@ -50,8 +57,9 @@ type State struct {
 	// ExpectedResumeAt is when calls may flow again: the time that the provider
 	// stated, or the next probe. Zero while only an operator can tell.
 	ExpectedResumeAt time.Time
-	Tries            int     // failed probes of this outage
-	Pace             float64 // of the allowance, as the breaker wants it: 0 to 1
+	Tries            int      // failed probes of this outage
+	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
+	Models           []string // that are held back: they fail while others do not
 	AsOf             time.Time
 }
 
@@ -149,7 +157,7 @@ func (s snapshot) pace() float64 {
 func (s snapshot) state() State {
 	st := State{
 		Name: s.name(), Paused: s.paused(), Since: s.time("flip_at"),
-		Pace: s.pace(), AsOf: time.UnixMilli(s.now).UTC(),
+		Pace: s.pace(), AsOf: time.UnixMilli(s.now).UTC(), Models: slices.Sorted(maps.Keys(s.sick())),
 	}
 	if s.broken() {
 		st.Cause = Cause(s.h["cause"])
@@ -183,4 +191,37 @@ func (s snapshot) untilProbe(fingerprint string) (time.Duration, bool) {
 		return 0, false
 	}
 	return time.Duration(max(0, max(next, s.int("lease_until"))-s.now)) * time.Millisecond, true
+}
+
+// ill is a model that is held back.
+type ill struct {
+	Since, Next float64 // ms
+	Tries       int
+	Why         string
+}
+
+func (s snapshot) sick() map[string]ill {
+	var m map[string]ill
+	if text := s.h["sick"]; text != "" {
+		_ = json.Unmarshal([]byte(text), &m) // only our scripts write it
+	}
+	return m
+}
+
+func (s snapshot) known() []string {
+	var sent map[string]float64
+	if text := s.h["known"]; text != "" {
+		_ = json.Unmarshal([]byte(text), &sent)
+	}
+	names := make([]string, 0, len(sent))
+	for name := range sent {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(sent[b], sent[a]), cmp.Compare(a, b)) })
+	return names
+}
+
+// same reports whether the suspicion of an earlier moment still stands.
+func (s snapshot) same(as snapshot) bool {
+	return s.h["sus"] != "" && s.h["sus"] == as.h["sus"] && s.h["sus_at"] == as.h["sus_at"]
 }

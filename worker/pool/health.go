@@ -1,10 +1,12 @@
 // Package pool is what one upstream allowance makes of its calls: how each
-// ended, what that means to the breaker, and whether a refusal was meant for one
-// request or for the key.
+// ended, what that means to the breaker, whether a refusal was meant for one
+// request or for the key, and whether this process reaches the provider at all.
 //
 // It promises that what a provider says to one prompt stops nobody else: a
 // refusal that may concern the key is held until a probe, or an ordinary success,
-// has shown which it was, and neither the job nor the pool is judged before.
+// has shown which it was, and neither the job nor the pool is judged before. A row
+// of failures is looked into in the same way: it stops the job, the model, this
+// process or the pool, whichever is found failing; docs/adr/0011 has the rule.
 //
 // It never sees a job's record, never logs a prompt, an answer or a key, and
 // keeps of a prompt no more than a digest.
@@ -15,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +36,7 @@ type Asker interface {
 
 // Call is one call upstream, as its answer is judged.
 type Call struct {
+	Job    string        // for which
 	Model  string        // that was asked
 	Prompt []byte        // the request's body; only a digest of it is kept
 	Took   time.Duration // since it was sent
@@ -47,6 +51,7 @@ const (
 	Paused                    // the pool is paused, or was since the call was sent: the job has no part in it
 	AtFault                   // a refusal, and the key is well: it was meant for this request
 	Unsettled                 // a refusal, and it could not be found out whether of the request or of the key
+	Away                      // this process cannot reach the provider, and others can: the job has no part in it
 )
 
 // HealthConfig says what a Health works with.
@@ -64,7 +69,9 @@ type HealthConfig struct {
 // many goroutines.
 type Health struct {
 	breaker *pause.Breaker
-	doubts  *doubts // nil where no calls are made
+	asker   Asker   // nil where no calls are made
+	doubts  *doubts // likewise
+	way     way
 	models  []string
 	log     *slog.Logger
 
@@ -73,14 +80,14 @@ type Health struct {
 
 // NewHealth returns a pool's Health and makes its breaker.
 func NewHealth(c HealthConfig) (*Health, error) {
-	h := &Health{models: c.Models, log: c.Log}
+	h := &Health{asker: c.Asker, models: c.Models, log: c.Log, way: way{gone: make(chan struct{}), left: make(chan struct{}, 1)}}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
 	h.log = h.log.With("pool", c.Breaker.Pool)
 	if c.Asker != nil {
 		h.doubts = newDoubts(c.Asker, c.Models, h.log)
-		c.Breaker.Probe = h.probe
+		c.Breaker.Probe, c.Breaker.Ask, c.Breaker.Cut = h.probe, h.ask, h.leave
 	}
 	var err error
 	if h.breaker, err = pause.New(c.Breaker); err != nil {
@@ -117,11 +124,39 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 		return h.settle(ctx, c, a)
 	}
 	v := judge(a)
-	h.record(ctx, v, c.Took)
+	v.Model, v.Job = c.Model, c.Job
 	if h.doubts != nil {
 		h.doubts.answered(c.Model, a.Outcome, c.Took)
+		h.way.answered(a, c.Took)
 	}
-	if v.Kind != pause.Good && v.Kind != pause.Ignore && h.pausedSince(ctx, c.Took) {
+	if unreached(a) && h.asker != nil && h.Away() == "" && !h.reaches(ctx, c.Took) {
+		h.suspect(ctx, v)
+	} else {
+		h.record(ctx, v, c.Took)
+	}
+	if v.Kind == pause.Good || v.Kind == pause.Ignore {
+		return Open
+	}
+	return h.standing(ctx, c)
+}
+
+// standing says what a failed call means for its job. While a suspicion is looked
+// into it waits for what comes of that, so that no attempt is counted for an outage.
+func (h *Health) standing(ctx context.Context, c Call) Standing {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for h.asker != nil && h.Away() == "" && ctx.Err() == nil && h.breaker.Suspected(ctx) {
+		select {
+		case <-ctx.Done():
+		case <-look.C:
+		}
+	}
+	switch {
+	case h.Away() != "":
+		return Away
+	case h.pausedSince(context.WithoutCancel(ctx), c.Took), h.breaker.Sick(c.Model):
 		return Paused
 	}
 	return Open
@@ -196,25 +231,90 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 		return pause.Verdict{}, fmt.Errorf("read why the pool is paused: %w", err)
 	}
 	if s.Cause == pause.BadAuthority {
-		if a, _ := h.doubts.asker.Models(ctx); convicts(a) {
+		if a, _ := h.asker.Models(ctx); convicts(a) {
 			return judge(a), nil
 		}
 	}
-	model := h.doubts.probed()
-	known := model != ""
-	if !known {
-		model = probeModel(h.models)
-	}
-	sent := time.Now()
-	a := h.doubts.asker.Do(ctx, ping(model))
-	h.doubts.answered(model, a.Outcome, time.Since(sent))
-	if s.Cause == pause.Overload && a.Doubt != upstream.NoDoubt {
+	model, known := h.probed(s)
+	a := h.ping(ctx, model)
+	if (s.Cause == pause.Overload || s.Cause == pause.Misfit) && a.Doubt != upstream.NoDoubt {
 		return pause.Verdict{Kind: pause.Good}, nil
 	}
 	if !known && a.Doubt == upstream.DoubtModel {
 		return pause.Verdict{}, errors.New("no model is known that the key may use")
 	}
 	return judge(a), nil
+}
+
+// probed is the model that a probe asks, and whether it is known to be there. Those
+// that have succeeded take turns: one of them may be ill itself.
+func (h *Health) probed(s pause.State) (model string, known bool) {
+	if s.Cause == pause.Overload || s.Cause == pause.Misfit {
+		if names := h.breaker.Known(); len(names) > 0 {
+			return names[s.Tries%len(names)], true
+		}
+	}
+	if model = h.doubts.probed(); model != "" {
+		return model, true
+	}
+	if names := h.breaker.Known(); len(names) > 0 {
+		return names[0], true
+	}
+	return probeModel(h.models), false
+}
+
+// ask looks into a suspicion against a model: does it answer, and if not, does
+// another? Any answer but an outage's will do, a refusal as well. With known nil
+// only the model itself is asked.
+func (h *Health) ask(ctx context.Context, model string, known []string) (pause.Verdict, error) {
+	if v, ok := h.way.closed(); ok && known != nil {
+		return v, nil
+	}
+	v := h.found(h.ping(ctx, model))
+	if v.Kind != pause.Bad || known == nil || v.Reason == string(tasks.ConnectError) {
+		return v, ctx.Err()
+	}
+	for _, other := range h.witnesses(ctx, model, known) {
+		if w := h.found(h.ping(ctx, other)); w.Kind != pause.Bad {
+			v.Alone = true
+			break
+		}
+	}
+	return v, nil
+}
+
+// found is what an answer to a ping says of an outage.
+func (h *Health) found(a upstream.Answer) pause.Verdict {
+	v := judge(a)
+	if a.Doubt != upstream.NoDoubt || v.Kind == pause.Ignore {
+		v.Kind = pause.Good // the provider is there
+	}
+	return v
+}
+
+// witnesses are two models at most that can tell whether the provider is well
+// though this one fails: those that have succeeded, or else one that is listed.
+func (h *Health) witnesses(ctx context.Context, model string, known []string) []string {
+	other := func(name string) bool { return name == model || !Serves(h.models, name) }
+	names := slices.DeleteFunc(slices.Clone(known), other)
+	if len(names) == 0 {
+		_, listed := h.asker.Models(ctx)
+		names = slices.DeleteFunc(listed, other)
+		names = names[:min(1, len(names))]
+	}
+	return names[:min(2, len(names))]
+}
+
+// ping asks a model the smallest question.
+func (h *Health) ping(ctx context.Context, model string) upstream.Answer {
+	sent := time.Now()
+	a := h.asker.Do(ctx, ping(model))
+	h.doubts.answered(model, a.Outcome, time.Since(sent))
+	h.way.answered(a, time.Since(sent))
+	if a.Outcome == tasks.CallCanceled && ctx.Err() != nil {
+		a.Outcome = tasks.Timeout // of the probe
+	}
+	return a
 }
 
 // ping is the smallest question.

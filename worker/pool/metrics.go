@@ -47,3 +47,25 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(oldestDesc, oldest)
 	}
 }
+
+// Cut returns a gauge for each pool of whether this process is cut off from its
+// provider. Take the sum over the processes.
+func Cut(healths map[string]*Health) prometheus.Collector { return cutMetric(healths) }
+
+type cutMetric map[string]*Health
+
+var cutDesc = prometheus.NewDesc("sluice_provider_unreachable", "1 while this process cannot reach the pool's provider and others can: it takes none of its jobs.", []string{"pool"}, nil)
+
+// Describe names the metric.
+func (cutMetric) Describe(ch chan<- *prometheus.Desc) { ch <- cutDesc }
+
+// Collect reads it.
+func (m cutMetric) Collect(ch chan<- prometheus.Metric) {
+	for name, h := range m {
+		cut := 0.0
+		if h.Away() != "" {
+			cut = 1
+		}
+		ch <- prometheus.MustNewConstMetric(cutDesc, prometheus.GaugeValue, cut, name)
+	}
+}

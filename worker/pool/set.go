@@ -171,6 +171,8 @@ func (v view) status(name string) tasks.PoolStatus {
 		if s.Reason == "" {
 			s.Reason = fmt.Sprintf("at %.0f %% of its pace", 100*v.gate.Pace)
 		}
+	case len(v.pause.Models) > 0:
+		s.State, s.Reason = tasks.PoolDegraded, fmt.Sprintf("%d of its models do not answer; their jobs wait", len(v.pause.Models))
 	default:
 		s.Reason = ""
 	}

@@ -97,7 +97,7 @@ func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) 
 	now := time.Now().UTC()
 	if j.DueAt.After(now) {
 		w := tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.DueAt}
-		if j.Status == tasks.StatusRetrying {
+		if j.Status == tasks.StatusRetrying || !j.NotBefore.After(now) {
 			w.For = tasks.WaitRetry
 		}
 		return w, nil

@@ -1,0 +1,204 @@
+package pause
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+)
+
+// lookEvery is how often a process looks what others found.
+const lookEvery = 100 * time.Millisecond
+
+// lookInto gives this process's opinion on a suspicion, if it is asked for one, and
+// returns when it is known what came of it.
+func (b *Breaker) lookInto(ctx context.Context) {
+	select {
+	case b.asking <- struct{}{}:
+		defer func() { <-b.asking }()
+	default:
+		return
+	}
+	fence, s := b.mayAsk(ctx)
+	if fence <= 0 {
+		return
+	}
+	kind, v := b.opinion(ctx, s)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
+	defer cancel()
+	result, after, err := b.run(end, b.script.opinion, b.rules(verdictArgs(args{"fence": fence, "kind": kind}, v)))
+	if err != nil {
+		b.count.errors.WithLabelValues(b.pool, "ask").Inc()
+		b.log.Warn("what was found out was lost", "error", err)
+		return
+	}
+	b.remember(after)
+	switch result {
+	case 2:
+		if b.outvoted(ctx, s) && b.cut != nil {
+			b.cut(cmp.Or(v.Reason, kind))
+		}
+	case 3:
+		b.log.Warn("a model is held back: others answer", "model", s.h["sus"], "reason", v.Reason)
+	case 4:
+		b.open(end, after)
+	}
+}
+
+// opinion asks, and returns what was found in the word of opinion.lua.
+func (b *Breaker) opinion(ctx context.Context, s snapshot) (kind string, v Verdict) {
+	call, cancel := context.WithTimeout(ctx, b.probeTimeout)
+	defer cancel()
+	v, err := b.ask(call, s.h["sus"], s.known())
+	kind = string(v.Kind)
+	switch {
+	case ctx.Err() != nil, err != nil, v.Kind == Ignore:
+		kind = "ignore"
+	case v.Kind == Bad && v.Alone:
+		kind = "alone"
+	}
+	b.count.probes.WithLabelValues(b.pool, kind).Inc()
+	b.log.Info("a suspicion was looked into", "found", kind, "reason", v.Reason, "error", err)
+	return kind, v
+}
+
+// outvoted waits for the opinion of another process after nothing has answered here,
+// and reports whether that one found the provider well: the pool stays open.
+func (b *Breaker) outvoted(ctx context.Context, was snapshot) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(lookEvery):
+		}
+		if _, s := b.mayAsk(ctx); s.now > 0 && !s.same(was) {
+			return !s.broken()
+		}
+	}
+}
+
+// mayAsk asks for the lease to look into a suspicion; 0 when it is not this
+// process's turn.
+func (b *Breaker) mayAsk(ctx context.Context) (fence int64, s snapshot) {
+	fence, s, err := b.run(ctx, b.script.ask, b.rules(args{"lease": (b.probeTimeout + leaseSpare).Milliseconds(), "retry_after": 0}))
+	if err != nil {
+		if ctx.Err() == nil {
+			b.count.errors.WithLabelValues(b.pool, "ask").Inc()
+		}
+		return 0, s
+	}
+	b.remember(s)
+	if fence < 0 {
+		b.open(ctx, s)
+	}
+	return fence, s
+}
+
+func (b *Breaker) open(ctx context.Context, s snapshot) {
+	b.opened(s)
+	if err := b.enforceNow(ctx); err != nil {
+		b.log.Warn("queue or gate may not follow the breaker; trying on", "error", err)
+	}
+}
+
+// Suspected reports whether a suspicion is being looked into.
+func (b *Breaker) Suspected(ctx context.Context) bool {
+	if len(b.asking) > 0 {
+		return true
+	}
+	if _, err := b.State(ctx); err != nil {
+		return false
+	}
+	s, _, _ := b.cached()
+	return s.h["sus"] != ""
+}
+
+// Known returns the models that have succeeded, in any process, the latest first,
+// as far as this process knows.
+func (b *Breaker) Known() []string {
+	s, _, _ := b.cached()
+	return s.known()
+}
+
+// Held returns how long the jobs of a model are to wait because it fails while
+// others do not; 0: not at all. It costs nothing while no model is held back. When
+// it is time to try the model, the caller does.
+func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
+	s, _, _ := b.cached()
+	if _, held := s.sick()[model]; !held {
+		return 0
+	}
+	// The Run of each process has looked within a second; who waits looks again.
+	if _, err := b.State(ctx); err != nil {
+		return b.tick
+	}
+	s, _, _ = b.cached()
+	one, held := s.sick()[model]
+	switch {
+	case !held:
+		return 0
+	case one.Next > float64(s.now):
+		return time.Duration(one.Next-float64(s.now)) * time.Millisecond
+	case b.ask == nil:
+		return b.tick
+	}
+	if ok, err := b.tellModel(ctx, model, "try", ""); err != nil || !ok {
+		return b.tick
+	}
+	call, cancel := context.WithTimeout(ctx, b.probeTimeout)
+	v, err := b.ask(call, model, nil)
+	cancel()
+	verb := "well"
+	if err != nil || v.Kind == Bad || v.Kind == Ignore {
+		verb = "bad"
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
+	defer cancel()
+	b.count.probes.WithLabelValues(b.pool, string(v.Kind)).Inc()
+	if well, err := b.tellModel(end, model, verb, v.Reason); err == nil && well {
+		b.log.Info("a model answers again", "model", model)
+		return 0
+	}
+	return b.tick
+}
+
+// Sick reports whether a model is held back, as far as this process knows.
+func (b *Breaker) Sick(model string) bool {
+	s, _, _ := b.cached()
+	_, held := s.sick()[model]
+	return held
+}
+
+func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string) (bool, error) {
+	ok, s, err := b.run(ctx, b.script.model, b.rules(args{
+		"model": model, "verb": verb, "reason": clip(reason), "lease": (b.probeTimeout + leaseSpare).Milliseconds(),
+	}))
+	if err != nil {
+		return false, fmt.Errorf("%s model %s of pool %s: %w", verb, model, b.pool, err)
+	}
+	b.remember(s)
+	return ok == 1, nil
+}
+
+// Leave takes this process out of those that probe and are asked; [Breaker.Return]
+// takes it in again.
+func (b *Breaker) Leave(ctx context.Context) {
+	b.away.Store(true)
+	if _, err := b.others(ctx, true); err != nil {
+		b.log.Warn("other processes may still count on this one", "error", err)
+	}
+}
+
+// Return ends a [Breaker.Leave].
+func (b *Breaker) Return() { b.away.Store(false) }
+
+// Others returns how many other processes make calls of this pool.
+func (b *Breaker) Others(ctx context.Context) (int64, error) { return b.others(ctx, false) }
+
+func (b *Breaker) others(ctx context.Context, gone bool) (int64, error) {
+	n, _, err := b.run(ctx, b.script.others, args{"gone": flag(gone)})
+	if err != nil {
+		return 0, fmt.Errorf("count the processes of pool %s: %w", b.pool, err)
+	}
+	return n, nil
+}
