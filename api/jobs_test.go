@@ -110,25 +110,54 @@ func TestAMemberThatIsNullIsNotGiven(t *testing.T) {
 	}
 }
 
+// What the provider takes is forwarded: -1, 0, null and no limit at all, and the
+// default never goes into a body that somebody else wrote.
 func TestMaxTokensOfARequest(t *testing.T) {
 	s := serve(t)
-	for body, want := range map[string]int{
-		`{"request":{"model":"gpt-5","max_completion_tokens":5}}`:                   5,
-		`{"request":{"model":"gpt-5","max_tokens":6}}`:                              6,
-		`{"request":{"model":"gpt-5","max_tokens":null}}`:                           1024,
-		`{"max_tokens":9,"request":{"model":"gpt-5"}}`:                              9,
-		`{"max_tokens":9,"request":{"model":"gpt-5","max_output_tokens":9}}`:        9,
-		`{"model":"gpt-5","prompt":"x"}`:                                            1024,
-		`{"model":"gpt-5","prompt":"x","not_before":null,"deadline":null}`:          1024,
-		`{"model":"gpt-5","prompt":"x","max_tokens":10000000,"metadata":{}}` + "\n": 10000000,
+	for _, row := range []struct {
+		body          string
+		written, most int // into the body; of all answers
+		open          bool
+	}{
+		{`{"request":{"model":"gpt-5","max_completion_tokens":5}}`, 0, 5, false},
+		{`{"request":{"model":"gpt-5","max_tokens":6}}`, 0, 6, false},
+		{`{"request":{"model":"gpt-5","max_tokens":6,"n":3}}`, 0, 18, false},
+		{`{"request":{"model":"gpt-5","max_tokens":null}}`, 0, 128_000, true},
+		{`{"request":{"model":"gpt-5","max_tokens":-1}}`, 0, 128_000, true},
+		{`{"request":{"model":"gpt-5","max_tokens":0}}`, 0, 128_000, true},
+		{`{"request":{"model":"gpt-5"}}`, 0, 128_000, true},
+		{`{"request":{"model":"claude-sonnet-4-5"}}`, 0, 64_000, true},
+		{`{"max_tokens":9,"request":{"model":"gpt-5"}}`, 9, 9, false},
+		{`{"max_tokens":9,"request":{"model":"gpt-5","max_tokens":null}}`, 9, 9, false},
+		{`{"max_tokens":null,"request":{"model":"gpt-5","max_tokens":9}}`, 0, 9, false},
+		{`{"max_tokens":9,"request":{"model":"gpt-5","max_output_tokens":9}}`, 0, 9, false},
+		{`{"max_tokens":9,"request":{"model":"gpt-5","n":2}}`, 9, 18, false},
+		{`{"model":"gpt-5","prompt":"x"}`, 1024, 0, false},
+		{`{"model":"gpt-5","prompt":"x","not_before":null,"deadline":null}`, 1024, 0, false},
+		{`{"model":"gpt-5","prompt":"x","max_tokens":10000000,"metadata":{}}` + "\n", 10000000, 0, false},
 	} {
-		id := s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id")
+		id := s.call("POST", "/v1/jobs", writer, row.body).want(t, 202).str(t, "id")
 		j, err := s.world.Job(t.Context(), "acme", id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if j.Request.MaxTokens != want {
-			t.Errorf("%s: got max_tokens %d, want %d", body, j.Request.MaxTokens, want)
+		if r := j.Request; r.MaxTokens != row.written || r.OutputTokens != row.most || r.Open != row.open {
+			t.Errorf("%s: got %d to write, %d at most, open %t; want %d, %d, %t", row.body, r.MaxTokens, r.OutputTokens, r.Open, row.written, row.most, row.open)
+		}
+	}
+	for _, body := range []string{
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_tokens":8}}`,
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_completion_tokens":8}}`,
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_tokens":9,"max_completion_tokens":8}}`,
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_tokens":-1}}`,
+		`{"max_tokens":9,"request":{"model":"gpt-5","max_tokens":0}}`,
+		`{"request":{"model":"gpt-5","max_tokens":1.5}}`,
+		`{"request":{"model":"gpt-5","max_tokens":true}}`,
+		`{"max_tokens":-1,"request":{"model":"gpt-5"}}`,
+		`{"max_tokens":0,"model":"gpt-5","prompt":"x"}`,
+	} {
+		if detail := s.call("POST", "/v1/jobs", writer, body).want(t, 400, "invalid_request").str(t, "detail"); !strings.Contains(detail, "max_tokens") {
+			t.Errorf("%s: the refusal is %q", body, detail)
 		}
 	}
 }

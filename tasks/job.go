@@ -8,6 +8,7 @@
 package tasks
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 )
@@ -115,17 +116,34 @@ type Request struct {
 	// Body is, for Text, a JSON string; for Messages, an object with the members
 	// "messages" and perhaps "system", each as the caller wrote it; for Raw, the
 	// provider's body, byte for byte.
-	Body      []byte
-	MaxTokens int // output tokens at most, as asked for
-	// InputTokens is a local estimate; the provider's count replaces it.
+	Body []byte
+	// MaxTokens is what the worker writes into the body as the limit of one answer's
+	// output tokens; 0: nothing, for the body says it itself or nobody does.
+	MaxTokens int
+	// OutputTokens is how many output tokens all answers to a Raw body may have at
+	// most, Open that nothing limits them but the model; 0: MaxTokens.
+	OutputTokens int
+	Open         bool
+	// InputTokens is an estimate, as is OutputTokens: see package estimate. The
+	// provider's count replaces both.
 	InputTokens int
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string
 }
 
-// Tokens is how many tokens an answer may take, in and out, as far as can be told before.
-func (r *Request) Tokens() int64 { return int64(r.InputTokens) + int64(r.MaxTokens) }
+// Tokens is how many tokens a call may take, in and out, as far as can be told before.
+func (r *Request) Tokens() int64 {
+	return int64(r.InputTokens) + int64(cmp.Or(r.OutputTokens, r.MaxTokens))
+}
+
+// Cap is how many output tokens a call may take at most; 0: the model alone limits it.
+func (r *Request) Cap() int64 {
+	if r.Open {
+		return 0
+	}
+	return int64(cmp.Or(r.OutputTokens, r.MaxTokens))
+}
 
 // Finish is how an answer ended: one of the words here, or the provider's own.
 type Finish string

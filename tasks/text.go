@@ -44,5 +44,6 @@ func ResultText(result []byte) string {
 // EstimateTokens guesses how many input tokens a request body of n bytes
 // costs, before any provider has counted: four bytes a token, which is near
 // the mean of English prose, and three for the message's own frame. The gate
-// learns the true ratio from the provider's counts.
+// learns the true ratio from the provider's counts. What is no text, and what may
+// come out, is package estimate's.
 func EstimateTokens(n int) int { return n/4 + 3 }

@@ -150,7 +150,7 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	job := &a.job
 	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
-		InputTokens: int64(job.Request.InputTokens), MaxTokens: int64(job.Request.MaxTokens),
+		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
 	})
 	cancel()
 	<-stopped

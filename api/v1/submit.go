@@ -20,6 +20,7 @@ import (
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/estimate"
 )
 
 // The limits of a submit body. openapi.yaml states them too; a test compares.
@@ -86,8 +87,7 @@ type decoder struct{ *jsonread.Reader }
 type input struct {
 	prompt, messages, system, request []byte
 
-	requestModel     string
-	requestMaxTokens int
+	requestModel string
 }
 
 func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.Job, err error) {
@@ -191,8 +191,10 @@ func (in *input) settle(job *tasks.Job, model string) error {
 	if job.Model = cmp.Or(job.Model, model); job.Model == "" {
 		return fault.Fail(fault.InvalidRequest, modelMissing)
 	}
-	r.MaxTokens = cmp.Or(r.MaxTokens, defaultMaxTokens)
-	r.InputTokens = tasks.EstimateTokens(len(r.Body))
+	if r.Kind != tasks.Raw {
+		r.MaxTokens = cmp.Or(r.MaxTokens, defaultMaxTokens)
+	}
+	estimate.Fill(job.Model, r)
 	return nil
 }
 
@@ -202,8 +204,12 @@ func (in *input) agree(job *tasks.Job) error {
 	if job.Model = cmp.Or(job.Model, in.requestModel); in.requestModel != "" && in.requestModel != job.Model {
 		return fault.Fail(fault.InvalidRequest, `The members "model" and "request.model" differ.`)
 	}
-	if r.MaxTokens = cmp.Or(r.MaxTokens, in.requestMaxTokens); in.requestMaxTokens != 0 && in.requestMaxTokens != r.MaxTokens {
-		return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from that of "request".`)
+	limits := estimate.ReadOutput(in.request)
+	if r.MaxTokens != 0 && !limits.Agrees(r.MaxTokens) {
+		return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from the limit in "request": give one of them.`)
+	}
+	if len(limits.Given) > 0 {
+		r.MaxTokens = 0 // the body says it
 	}
 	return nil
 }
@@ -323,20 +329,32 @@ func (d *decoder) request(in *input) error {
 	}
 	var err error
 	in.request, err = d.Members(func(name string) (err error) {
-		switch name {
-		case "model":
+		switch {
+		case name == "model":
 			in.requestModel, err = d.model("request.model")
 			return err
-		case "max_tokens", "max_completion_tokens", "max_output_tokens":
-			if d.Kind() == 'n' {
-				return d.Skip()
-			}
-			n, err := d.Count("request."+name, mostMaxTokens)
-			in.requestMaxTokens = max(in.requestMaxTokens, n)
-			return err
+		case estimate.IsLimit(name):
+			return d.limit("request." + name)
 		}
 		return d.Skip()
 	})
+	return err
+}
+
+// limit consumes a body's limit of output tokens: a whole number, or null, that is
+// for the provider to judge, since some take -1 or 0 for none.
+func (d *decoder) limit(name string) error {
+	k := d.Kind()
+	if k == 'n' {
+		return d.Skip()
+	}
+	if k != '0' {
+		return d.Wrong(k, name, "a whole number")
+	}
+	v, err := d.Raw()
+	if err == nil && bytes.ContainsAny(v, ".eE") {
+		err = fault.Fail(fault.InvalidRequest, "The member %q must be a whole number.", name)
+	}
 	return err
 }
 

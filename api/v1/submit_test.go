@@ -48,7 +48,7 @@ func FuzzSubmit(f *testing.F) {
 		if !json.Valid(body) {
 			t.Fatalf("what is not JSON was accepted: %q", body)
 		}
-		if job.Model == "" || job.Request.MaxTokens < 1 || !job.Priority.Valid() || !json.Valid(job.Request.Body) {
+		if job.Model == "" || max(job.Request.MaxTokens, job.Request.OutputTokens) < 1 || !job.Priority.Valid() || !json.Valid(job.Request.Body) {
 			t.Fatalf("a job came out half: %+v", job)
 		}
 		if job.Request.Kind != tasks.Messages && !bytes.Contains(body, job.Request.Body) {

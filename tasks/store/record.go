@@ -19,6 +19,8 @@ type envelope struct {
 	NotBefore int64             `json:"nb,omitempty"`
 	Kind      tasks.Kind        `json:"k"`
 	MaxTokens int               `json:"x,omitempty"`
+	Output    int               `json:"y,omitempty"`
+	Open      bool              `json:"u,omitempty"`
 	Input     int               `json:"i,omitempty"`
 	Version   string            `json:"v,omitempty"`
 	Beta      string            `json:"b,omitempty"`
@@ -48,7 +50,7 @@ func pack(j *tasks.Job) string {
 	e := envelope{
 		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
 		NotBefore: milli(j.NotBefore),
-		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Input: j.Request.InputTokens,
+		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
 		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback,
 	}
@@ -97,7 +99,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
-			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, InputTokens: e.Input,
+			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta,
 		},
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"],

@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/estimate"
 )
 
 // Question is a job's request, read once for all that is asked about it: its
@@ -34,8 +35,9 @@ func Read(model string, r tasks.Request) Question {
 }
 
 // Class names the kind of job whose expected output is learned together: the
-// model, the power of two at or above its max_tokens, and whether it thinks
-// first. Jobs of one class have answers of like length, so one mean fits them.
+// model, the power of two at or above its most output, whether it has files and
+// whether it thinks first. Jobs of one class have answers of like length, and
+// estimates that are off by the same, so one mean fits them.
 //
 // It has a small set of values for each model. A model's name that is long or
 // odd is "other", since a caller chooses it.
@@ -44,13 +46,12 @@ func (q *Question) Class(d Dialect) string {
 	if !cleanModel(model) {
 		model = "other"
 	}
-	maxTokens := int64(q.request.MaxTokens)
-	if maxTokens <= 0 {
-		maxTokens = count(q.raw.value("max_tokens", "max_completion_tokens"))
-	}
 	most := "any"
-	if maxTokens > 0 {
-		most = strconv.Itoa(1 << bits.Len64(uint64(min(maxTokens, 1<<20)-1)))
+	if limit := q.request.Cap(); limit > 0 {
+		most = strconv.Itoa(1 << bits.Len64(uint64(min(limit, 1<<20)-1)))
+	}
+	if q.request.Kind != tasks.Text && estimate.HasFiles(q.request.Body) {
+		most += "/files"
 	}
 	effort := q.raw.value("reasoning_effort")
 	if d == Anthropic && thinks(q.raw.value("thinking")) || d == OpenAI && effort.Kind() == '"' && text(effort) != "none" {

@@ -368,10 +368,12 @@ func TestClass(t *testing.T) {
 		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text, MaxTokens: 1}, "claude-x/1"},
 		{Anthropic, "claude-x", tasks.Request{Kind: tasks.Text}, "claude-x/any"},
 		{Anthropic, "a b", tasks.Request{Kind: tasks.Text, MaxTokens: 1 << 40}, "other/1048576"},
-		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_tokens":300,"thinking":{"type":"enabled","budget_tokens":9}}`)}, "c/512/thinking"},
+		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, OutputTokens: 300, Body: []byte(`{"max_tokens":300,"thinking":{"type":"enabled","budget_tokens":9}}`)}, "c/512/thinking"},
 		{Anthropic, "c", tasks.Request{Kind: tasks.Raw, MaxTokens: 16, Body: []byte(`{"max_tokens":300,"thinking":{"type":"disabled"}}`)}, "c/16"},
-		{OpenAI, "o", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"max_completion_tokens":100,"reasoning_effort":"low"}`)}, "o/128/thinking"},
-		{OpenAI, "", tasks.Request{Kind: tasks.Raw, Body: []byte(`{"model":"gpt-x"}`)}, "gpt-x/any"},
+		{OpenAI, "o", tasks.Request{Kind: tasks.Raw, OutputTokens: 100, Body: []byte(`{"max_completion_tokens":100,"reasoning_effort":"low"}`)}, "o/128/thinking"},
+		{OpenAI, "", tasks.Request{Kind: tasks.Raw, OutputTokens: 32768, Open: true, Body: []byte(`{"model":"gpt-x"}`)}, "gpt-x/any"},
+		{OpenAI, "o", tasks.Request{Kind: tasks.Raw, OutputTokens: 400, Body: []byte(`{"max_tokens":100,"n":4}`)}, "o/512"},
+		{OpenAI, "o", tasks.Request{Kind: tasks.Messages, MaxTokens: 100, Body: []byte(`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x"}}]}]}`)}, "o/128/files"},
 	} {
 		q := Read(tc.model, tc.r)
 		if got := q.Class(tc.d); got != tc.want {
