@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -73,27 +74,9 @@ func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
 	if c.Text && wait == 0 {
 		wait = forever
 	}
-	header := http.Header{}
-	if c.IdempotencyKey != "" {
-		header.Set("Idempotency-Key", c.IdempotencyKey)
-	}
-	begun := time.Now()
-	if wait > 0 {
-		header.Set("Prefer", "wait="+seconds(min(wait, maxWait)))
-	}
-	b, err := api.call(ctx, http.MethodPost, "/v1/jobs", header, body)
+	j, err := c.submit(ctx, env, api, body, wait)
 	if err != nil {
 		return err
-	}
-	j, err := parseJob(b)
-	if err != nil {
-		return err
-	}
-	if left := wait - time.Since(begun); wait > 0 && !j.final() && left > 0 {
-		fmt.Fprintf(env.Stderr, "%s is %s\n", j.ID, j.Status)
-		if j, err = api.getJob(ctx, j.ID, left); err != nil {
-			return err
-		}
 	}
 	if c.Text {
 		return j.printText(env.Stdout)
@@ -107,6 +90,44 @@ func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
 	return nil
 }
 
+// submit submits a body and waits for the job's end, up to wait.
+func (c *SubmitCmd) submit(ctx context.Context, env *Env, api *client, body []byte, wait time.Duration) (*job, error) {
+	header := http.Header{}
+	if c.IdempotencyKey != "" {
+		header.Set("Idempotency-Key", c.IdempotencyKey)
+	}
+	begun := time.Now()
+	if wait > 0 {
+		header.Set("Prefer", "wait="+seconds(min(wait, maxWait)))
+	}
+	b, err := api.call(ctx, http.MethodPost, "/v1/jobs", header, body)
+	if err != nil {
+		return nil, err
+	}
+	j, err := parseJob(b)
+	if err != nil {
+		return nil, err
+	}
+	if left := wait - time.Since(begun); wait > 0 && !j.final() && left > 0 {
+		fmt.Fprintf(env.Stderr, "%s is %s\n", j.ID, j.Status)
+		return api.getJob(ctx, j.ID, left)
+	}
+	return j, nil
+}
+
+// submission is the body of a submit as the flags state it.
+type submission struct {
+	Model      string            `json:"model"`
+	Prompt     string            `json:"prompt"`
+	MaxTokens  int               `json:"max_tokens,omitempty"`
+	Priority   string            `json:"priority,omitempty"`
+	NotBefore  string            `json:"not_before,omitempty"`
+	Deadline   string            `json:"deadline,omitempty"`
+	WebhookURL string            `json:"webhook_url,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Fallback   []string          `json:"fallback_models,omitempty"`
+}
+
 // body is what is submitted.
 func (c *SubmitCmd) body(env *Env) ([]byte, error) {
 	given := 0
@@ -118,9 +139,9 @@ func (c *SubmitCmd) body(env *Env) ([]byte, error) {
 	if given > 1 {
 		return nil, wrongUsage{errors.New("a prompt, --file and --json exclude one another")}
 	}
+	stated := submission{c.Model, "", c.MaxTokens, c.Priority, c.NotBefore, c.Deadline, c.WebhookURL, c.Metadata, c.FallbackModel}
 	if c.JSON != "" {
-		if c.Model != "" || c.MaxTokens != 0 || c.Priority != "" || c.NotBefore != "" || c.Deadline != "" || c.WebhookURL != "" ||
-			len(c.Metadata) > 0 || len(c.FallbackModel) > 0 {
+		if !reflect.ValueOf(stated).IsZero() {
 			return nil, wrongUsage{errors.New("--json is the whole body: put the other settings into it")}
 		}
 		return inputOf(env, c.JSON)
@@ -128,31 +149,21 @@ func (c *SubmitCmd) body(env *Env) ([]byte, error) {
 	if c.Model == "" {
 		return nil, wrongUsage{errors.New("--model is needed")}
 	}
-	prompt := strings.Join(c.Prompt, " ")
+	stated.Prompt = strings.Join(c.Prompt, " ")
 	if len(c.Prompt) == 0 {
 		b, err := inputOf(env, firstSet(c.File, "-"))
 		if err != nil {
 			return nil, err
 		}
-		prompt = string(b)
+		stated.Prompt = string(b)
 	}
-	if strings.TrimSpace(prompt) == "" {
+	if strings.TrimSpace(stated.Prompt) == "" {
 		return nil, wrongUsage{errors.New("the prompt is empty")}
 	}
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
-	err := enc.Encode(struct {
-		Model      string            `json:"model"`
-		Prompt     string            `json:"prompt"`
-		MaxTokens  int               `json:"max_tokens,omitempty"`
-		Priority   string            `json:"priority,omitempty"`
-		NotBefore  string            `json:"not_before,omitempty"`
-		Deadline   string            `json:"deadline,omitempty"`
-		WebhookURL string            `json:"webhook_url,omitempty"`
-		Metadata   map[string]string `json:"metadata,omitempty"`
-		Fallback   []string          `json:"fallback_models,omitempty"`
-	}{c.Model, prompt, c.MaxTokens, c.Priority, c.NotBefore, c.Deadline, c.WebhookURL, c.Metadata, c.FallbackModel})
+	err := enc.Encode(stated)
 	return out.Bytes(), err
 }
 

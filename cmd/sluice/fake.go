@@ -60,5 +60,13 @@ func startFake(cfg *config.Config, log *slog.Logger) (*fakeServer, error) {
 
 func (f *fakeServer) close() error {
 	f.fake.Close()
-	return errors.Join(f.server.Close(), ignoreClosed(<-f.ended))
+	return errors.Join(f.server.Close(), closed(<-f.ended))
+}
+
+// closed is nil for the error of a server that was told to end.
+func closed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }

@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"time"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
-	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/store"
-	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
 
@@ -31,59 +28,8 @@ func newGuard(cfg *config.Config) (*webhook.Guard, error) {
 	return webhook.NewGuard(g)
 }
 
-// newDeliverer makes the part of a worker that sends webhooks.
-func (s *service) newDeliverer() error {
-	var err error
-	if s.sender, err = webhook.NewSender(webhook.SenderConfig{Guard: s.guard, MaxPerHost: 64, Registerer: s.registry}); err != nil {
-		return err
-	}
-	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
-		Redis: s.redis.client(32), Prefix: s.cfg.Redis.Prefix, Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
-		Base: s.base, Log: s.log, Metrics: s.registry,
-	})
-	return err
-}
-
-// base is the beginning of links in webhooks.
-func (s *service) base() string {
-	if public := s.public.Load(); public != nil {
-		return *public
-	}
-	return s.cfg.PublicURL
-}
-
 // newSecret makes a signing secret in its whsec_ form.
 func newSecret() string { return webhook.NewSecret().Reveal() }
-
-// poolsEvery is how often the pools are looked at for a pause to tell of.
-const poolsEvery = time.Second
-
-// tellOfPools tells the endpoints that want to know when a pool is paused or
-// goes on, until ctx ends. Any number of processes may; each change is told once.
-func (s *service) tellOfPools(ctx context.Context) error {
-	tick := time.NewTicker(poolsEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		list, err := s.pools.Status(ctx)
-		if err != nil {
-			continue // Redis is away, which others say
-		}
-		for _, p := range list {
-			_, body, err := webhook.PoolEvent(p, s.base())
-			if err == nil {
-				err = s.store.PoolEvent(ctx, p.Name, p.State == tasks.PoolPaused, body)
-			}
-			if err != nil && ctx.Err() == nil {
-				s.log.Warn("a pool's state was not told", "pool", p.Name, "error", err)
-			}
-		}
-	}
-}
 
 // endpoints is the store as the API's webhook routes see it; keys are made here.
 type endpoints struct{ *store.Store }

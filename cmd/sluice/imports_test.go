@@ -42,12 +42,14 @@ var mayImport = map[string][]string{
 	"/worker/webhook":       {"/tasks", "code.dny.dev/ssrf"},
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
+	"/cmd/sluice/drain":  {"/tasks", "/api/v1", "/worker/pause", jsonLib},
 	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.
 var importedBy = map[string]string{
 	"/cmd/sluice/config": "/cmd/sluice",
+	"/cmd/sluice/drain":  "/cmd/sluice",
 }
 
 const (

@@ -10,25 +10,45 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
-	"github.com/mattn/go-isatty"
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
-func main() {
-	os.Exit(start())
+// CLI is the command line.
+type CLI struct {
+	ConfigFile string `name:"config" placeholder:"FILE" help:"Configuration file (default: $SLUICE_CONFIG, else sluice.yaml if it is there)."`
+	LogLevel   string `placeholder:"LEVEL" help:"debug, info, warn or error (default: $SLUICE_LOG_LEVEL, else info)."`
+
+	Run         RunCmd         `cmd:"" help:"Drain a file of prompts at the allowed pace, with no server."`
+	Dev         DevCmd         `cmd:"" help:"Everything in one process: API, worker, console, asynqmon."`
+	API         APICmd         `cmd:"" name:"api" help:"Run the API and the console."`
+	Worker      WorkerCmd      `cmd:"" help:"Run a worker."`
+	Submit      SubmitCmd      `cmd:"" help:"Submit a job and print it."`
+	Get         GetCmd         `cmd:"" help:"Print a job."`
+	Watch       WatchCmd       `cmd:"" help:"Print a job's text as it is produced; exit 0 when it succeeds."`
+	Cancel      CancelCmd      `cmd:"" help:"Cancel a job and print it."`
+	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
+	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
+	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
+	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`
+	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
+	Version     VersionCmd     `cmd:"" help:"Print the version."`
+	Healthcheck HealthcheckCmd `cmd:"" hidden:"" help:"Exit 0 when the process of this configuration is ready."`
 }
 
-// start gives program the process's own streams and signals. A second signal
+func main() {
+	os.Exit(withSignals())
+}
+
+// withSignals runs program with the process's own streams and signals. A second signal
 // ends the process at once; what it had in hand is taken up by others.
-func start() int {
+func withSignals() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	// go-redis writes lines of its own, of another form, about errors that it also returns.
@@ -43,33 +63,6 @@ func start() int {
 	}()
 	return program(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
 }
-
-// Env is what a command may touch of the world around it.
-type Env struct {
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	Environ        []string
-	Log            *slog.Logger
-
-	vars     config.Environment
-	config   string // --config
-	levelSet bool   // somebody asked for a log level
-}
-
-// Config reads the configuration. Its error names every fault.
-func (e *Env) Config() (*config.Config, error) {
-	c, faults := config.Load(e.config, e.Environ)
-	if len(faults) > 0 {
-		return nil, faults
-	}
-	return c, nil
-}
-
-// wrongUsage is an error of the command line: exit code 2.
-type wrongUsage struct{ error }
-
-// ExitCode is how an error says with which code the program ends.
-func (wrongUsage) ExitCode() int { return 2 }
 
 // exit is thrown through the command line library, which has no other way to
 // end after --help.
@@ -143,33 +136,4 @@ func words(c *kong.Context) string {
 		}
 	}
 	return s
-}
-
-// newLog writes JSON, or plain text for a reader at a terminal.
-func newLog(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("log level %q is none of debug, info, warn, error", level)
-	}
-	o := &slog.HandlerOptions{Level: l}
-	if terminal(w) {
-		return slog.New(slog.NewTextHandler(w, o)), nil
-	}
-	return slog.New(slog.NewJSONHandler(w, o)), nil
-}
-
-// terminal reports whether somebody sits at the other end of a stream.
-func terminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && isatty.IsTerminal(f.Fd())
-}
-
-// firstSet returns the first string that is not empty.
-func firstSet(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

@@ -45,7 +45,7 @@ func (l leakless) Run() int {
 // TestMain lets the test binary be the program for the scripts.
 func TestMain(m *testing.M) {
 	testscript.Main(leakless{m}, map[string]func(){
-		"sluice": func() { os.Exit(start()) },
+		"sluice": func() { os.Exit(withSignals()) },
 	})
 }
 

@@ -48,7 +48,7 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 			return nil, fmt.Errorf("redis.url: %w", err)
 		}
 		r.target = target
-		c := r.client(0)
+		c := r.open(0)
 		askCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		notices, err := redisd.Inspect(askCtx, c)
@@ -78,9 +78,9 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 	return r, nil
 }
 
-// client opens a client with room for conns connections at once; 0 means the
+// open opens a client with room for conns connections at once; 0 means the
 // library's own number.
-func (r *redisConn) client(conns int) redis.UniversalClient {
+func (r *redisConn) open(conns int) redis.UniversalClient {
 	var c redis.UniversalClient
 	switch {
 	case r.embedded != nil:

@@ -24,7 +24,7 @@ func TestEveryKindOfRedisHasItsClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &redisConn{target: target, calls: new(atomic.Int64)}
-		if c := r.client(3); !is(c) {
+		if c := r.open(3); !is(c) {
 			t.Errorf("%s: the client is %v", address, c)
 		}
 		if err := r.close(); err != nil {

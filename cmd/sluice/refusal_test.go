@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/cmd/sluice/drain"
 )
 
 // moody is a provider of Anthropic's dialect that refuses prompts that hold
@@ -152,7 +153,7 @@ func drainFile(t *testing.T, m *moody, dir string, n int) (errText string, bySta
 	}
 	var stderr bytes.Buffer
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
-	if err := run(t.Context(), cfg, runOptions{File: file, Out: out}, log, strings.NewReader(""), io.Discard, &stderr); err != nil {
+	if err := drain.Run(t.Context(), drainConfig(cfg, 0, log, strings.NewReader(""), io.Discard, &stderr), drain.Options{File: file, Out: out}); err != nil {
 		errText = err.Error()
 	}
 	raw, err := os.ReadFile(out)
@@ -222,7 +223,7 @@ func TestARefusedPoolEndsARunOnlyWhenNothingElseIsLeft(t *testing.T) {
 		t.Fatal(faults)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
-	err := run(t.Context(), cfg, runOptions{File: file, Out: out}, log, strings.NewReader(""), io.Discard, io.Discard)
+	err := drain.Run(t.Context(), drainConfig(cfg, 0, log, strings.NewReader(""), io.Discard, io.Discard), drain.Options{File: file, Out: out})
 	if err == nil || !strings.Contains(err.Error(), "pool gpt refuses the key") {
 		t.Errorf("got %v", err)
 	}

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"time"
@@ -17,6 +15,72 @@ import (
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/worker/pool"
 )
+
+// DevCmd is everything in one process.
+type DevCmd struct {
+	Grace time.Duration `default:"30s" help:"How long calls and requests in flight may take after a stop signal."`
+}
+
+// Run says how to use what it starts, and serves until ctx ends.
+func (c *DevCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	secret, err := cfg.EnsureSecret()
+	if err != nil {
+		return err
+	}
+	token, err := auth.Mint(auth.MintConfig{
+		Secret: secret, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, Subject: "dev", Tenant: "dev",
+		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeWebhooksWrite, auth.ScopeMonitor, auth.ScopeAdmin},
+		TTL:    cfg.Auth.MaxLifetime,
+	})
+	if err != nil {
+		return err
+	}
+	if cfg.UsesFake() {
+		fmt.Fprintln(env.Stderr, "sluice: "+fakeNotice)
+	}
+	return serveAPI(ctx, cfg, roles{api: true, worker: true, grace: c.Grace}, env.Log, secret, func(url string) {
+		fmt.Fprintf(env.Stdout, "API      %s\nconsole  %s/   (sign in with the token)\nmonitor  %s/monitoring\ndocs     %s/docs\n\nexport SLUICE_URL=%s\nexport SLUICE_TOKEN=%s\n",
+			url, url, url, url, url, token)
+	})
+}
+
+// APICmd is the role that speaks HTTP.
+type APICmd struct {
+	Grace time.Duration `default:"30s" help:"How long requests in flight may take after a stop signal."`
+}
+
+// WorkerCmd is the role that asks the providers.
+type WorkerCmd struct {
+	Grace time.Duration `default:"30s" help:"How long calls in flight may take after a stop signal."`
+}
+
+// Run serves until ctx ends.
+func (c *APICmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	secret := []byte(cfg.Auth.HMACSecret)
+	if len(secret) == 0 && cfg.Auth.JWKSURL == "" && cfg.Auth.JWKSFile == "" {
+		if secret, err = cfg.Secret(); err != nil {
+			return err
+		}
+	}
+	return serveAPI(ctx, cfg, roles{api: true, grace: c.Grace}, env.Log, secret, nil)
+}
+
+// Run works until ctx ends.
+func (c *WorkerCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	return serveWorker(ctx, cfg, c.Grace, env.Log)
+}
 
 // serveAPI runs the API and the console, alone or with a worker in the same
 // process. ready, if set, is called with the address once it listens.
@@ -62,35 +126,6 @@ func serveWorker(ctx context.Context, cfg *config.Config, grace time.Duration, l
 	}
 	log.Info("worker started", "pools", len(cfg.Pools))
 	return errors.Join(s.run(ctx, s.serveOps), s.close())
-}
-
-// dev runs everything in one process and says how to use it.
-func dev(ctx context.Context, cfg *config.Config, grace time.Duration, log *slog.Logger, stdout, stderr io.Writer) error {
-	secret, err := cfg.EnsureSecret()
-	if err != nil {
-		return err
-	}
-	token, err := auth.Mint(auth.MintConfig{
-		Secret: secret, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, Subject: "dev", Tenant: "dev",
-		Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite, auth.ScopeWebhooksWrite, auth.ScopeMonitor, auth.ScopeAdmin},
-		TTL:    cfg.Auth.MaxLifetime,
-	})
-	if err != nil {
-		return err
-	}
-	if cfg.UsesFake() {
-		fmt.Fprintln(stderr, "sluice: "+fakeNotice)
-	}
-	return serveAPI(ctx, cfg, roles{api: true, worker: true, grace: grace}, log, secret, func(url string) {
-		fmt.Fprintf(stdout, "API      %s\nconsole  %s/   (sign in with the token)\nmonitor  %s/monitoring\ndocs     %s/docs\n\nexport SLUICE_URL=%s\nexport SLUICE_TOKEN=%s\n",
-			url, url, url, url, url, token)
-	})
-}
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // it never fails
-	return b
 }
 
 var (

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"context"
-	"fmt"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -18,23 +16,22 @@ var digestMember = regexp.MustCompile(`,"digest":"[0-9a-f]{64}"`)
 
 // former makes of an interrupted run what release 0.1.0 would have left: results
 // and a journal without digests, in a folder named by the input and the flags.
-func (d *desk) former(o runOptions) {
+func (d *desk) former(folder string) {
 	d.t.Helper()
 	d.write("out.jsonl", digestMember.ReplaceAllString(d.read("out.jsonl"), ""))
 	runs, err := filepath.Glob(filepath.Join(d.data, "runs", "*"))
 	if err != nil || len(runs) != 1 {
 		d.t.Fatalf("runs %q, %v", runs, err)
 	}
-	text, err := os.ReadFile(filepath.Join(runs[0], journal))
+	text, err := os.ReadFile(filepath.Join(runs[0], "batch"))
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	batch := regexp.MustCompile(`(?m)^batch_\w+$`).FindString(string(text))
-	if err := os.WriteFile(filepath.Join(runs[0], journal), []byte(batch+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(runs[0], "batch"), []byte(batch+"\n"), 0o600); err != nil {
 		d.t.Fatal(err)
 	}
-	name := filepath.Join(d.data, "runs", formerKey(o, []byte(d.read(filepath.Base(o.File)))))
-	if err := os.Rename(runs[0], name); err != nil {
+	if err := os.Rename(runs[0], folder); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -62,7 +59,7 @@ func TestResultsOfTheEarlierRelease(t *testing.T) {
 			}
 		}, nil, 2, refused, -1},
 		"a folder without its jobs, as a rerun of edited prompts left": {func(d *desk, folder string) {
-			if err := os.Remove(filepath.Join(folder, journal)); err != nil {
+			if err := os.Remove(filepath.Join(folder, "batch")); err != nil {
 				d.t.Fatal(err)
 			}
 		}, nil, 2, refused, -1},
@@ -82,9 +79,9 @@ func TestResultsOfTheEarlierRelease(t *testing.T) {
 			d := newDesk(t)
 			d.write("p.txt", before)
 			d.interrupted(2, "@p.txt", "-o", "@out.jsonl", "--model", "m1")
-			o := runOptions{File: d.path("p.txt"), Out: d.path("out.jsonl"), Model: "m1", MaxTokens: 1024}
-			d.former(o)
-			folder := filepath.Join(d.data, "runs", formerKey(o, []byte(before)))
+			key := sha256.Sum256([]byte(d.path("out.jsonl") + "\nm1\n1024\n" + before))
+			folder := filepath.Join(d.data, "runs", hex.EncodeToString(key[:])[:20])
+			d.former(folder)
 			c.change(d, folder)
 			rows := d.read("out.jsonl")
 			if rows == "" {
@@ -109,7 +106,7 @@ func TestResultsOfTheEarlierRelease(t *testing.T) {
 				t.Errorf("%d calls; want %d", now, c.calls)
 			}
 			if c.code == 0 {
-				if left, err := filepath.Glob(filepath.Join(d.data, "runs", "*", journal)); err != nil || len(left) > 0 {
+				if left, err := filepath.Glob(filepath.Join(d.data, "runs", "*", "batch")); err != nil || len(left) > 0 {
 					t.Errorf("left behind: %q, %v", left, err)
 				}
 			}
@@ -134,47 +131,5 @@ func TestStartingOverCancelsWhatWaitsInAnExternalRedis(t *testing.T) {
 	}
 	if _, now := d.provider.seen(); now != calls+1 {
 		t.Errorf("%d calls more; want 1", now-calls)
-	}
-}
-
-// TestAJournalCutOffByACrash: half a line, and a batch that was never accepted,
-// take nothing from the others.
-func TestAJournalCutOffByACrash(t *testing.T) {
-	f := &folder{dir: t.TempDir()}
-	if err := f.note("batch_1", map[string]string{"job_1": "d1"}); err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Join(f.dir, journal)
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, append(text, "\njob_2 d2\njob_3"...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.note("batch_2", map[string]string{"job_4": "d4"}); err != nil {
-		t.Fatal(err)
-	}
-	batches, digests, err := noted(f.dir)
-	if err != nil || digests["job_1"] != "d1" || digests["job_4"] != "d4" || !slices.Equal(batches, []string{"batch_1", "batch_2"}) {
-		t.Errorf("batches %q, digests %v, %v", batches, digests, err)
-	}
-}
-
-// TestLinesOfOneQuestionAreMatchedInTimeThatGrowsWithThem: a file of samples of
-// one prompt has as many lines of one digest.
-func TestLinesOfOneQuestionAreMatchedInTimeThatGrowsWithThem(t *testing.T) {
-	const n = 200_000
-	all, marks := make([]prompt, n), make([]mark, n)
-	for i := range all {
-		all[i] = prompt{tasks.Job{Line: i + 1, CustomID: fmt.Sprint("c", i+1)}, "d"}
-		marks[i] = mark{"d", fmt.Sprint("old", i), n + i + 5}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for i, at := range match(all, marks, make([]bool, n)) {
-		if at != i || ctx.Err() != nil {
-			t.Fatalf("answer %d goes to line %d (%v)", i, at+1, ctx.Err())
-		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"unicode/utf16"
 )
 
+const bomUTF8 = "\xef\xbb\xbf"
+
 func gzipped(s string) string {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)

@@ -3,26 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/http/pprof"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluicehq/sluice/api"
-	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
@@ -30,7 +21,6 @@ import (
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/store"
-	"github.com/sluicehq/sluice/web"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
@@ -98,7 +88,7 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 }
 
 func (s *service) build(ctx context.Context, r roles) error {
-	s.rdb = s.redis.client(64)
+	s.rdb = s.redis.open(64)
 	s.joined = pipeline.Client(s.rdb)
 	depth := map[string]int{}
 	for _, p := range s.cfg.Pools {
@@ -158,7 +148,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.client(32), Prefix: prefix, Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
+		Redis: s.redis.open(32), Prefix: prefix, Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
 		RenewEvery: store.RenewEvery, Grace: s.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
@@ -379,162 +369,53 @@ func (s *service) close() error {
 	return errors.Join(err, s.redis.close())
 }
 
-// operations is what readiness asks.
-func (s *service) operations() api.OperationsConfig {
-	return api.OperationsConfig{
-		Checks: []api.Check{
-			{Name: "redis", Check: s.store.Ping},
-			{Name: "parts", Check: func(context.Context) error {
-				if !s.up.Load() {
-					return errors.New("a part has not started or has stopped")
-				}
-				return nil
-			}},
-			{Name: "provider", Check: func(context.Context) error {
-				if away := s.away(); len(away) > 0 {
-					return errors.New(strings.Join(away, "; "))
-				}
-				return nil
-			}},
-		},
-		Notices: func() []string {
-			if s.cfg.UsesFake() {
-				return append(s.notes(), fakeNotice)
-			}
-			return s.notes()
-		},
-		Log: s.log,
+// newDeliverer makes the part of a worker that sends webhooks.
+func (s *service) newDeliverer() error {
+	var err error
+	if s.sender, err = webhook.NewSender(webhook.SenderConfig{Guard: s.guard, MaxPerHost: 64, Registerer: s.registry}); err != nil {
+		return err
 	}
-}
-
-// away names the pools whose provider this process cannot reach while others can.
-func (s *service) away() []string {
-	var out []string
-	for _, p := range s.cfg.Pools {
-		if why := s.healths[p.Name].Away(); why != "" {
-			out = append(out, fmt.Sprintf("this process cannot reach the provider of pool %s (%s) and others can: it takes none of its jobs until it does; see to its network, its proxy and the provider's base_url here", p.Name, why))
-		}
-	}
-	return out
-}
-
-// notes are what an operator should know although everything works. That the fake
-// provider answers, the console says in its own way.
-func (s *service) notes() []string {
-	out := append([]string(nil), s.redis.notices...)
-	if refused := s.notices.Refused(); refused != "" {
-		out = append(out, refused)
-	}
-	return append(out, s.away()...)
-}
-
-// newAPI makes the API with the console beside it, for public, the address
-// that links begin with. Tokens are verified with secret unless it is nil.
-func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
-	verifier, err := auth.New(auth.Config{
-		Issuer: s.cfg.Auth.Issuer, Audience: s.cfg.Auth.Audience, MaxLifetime: s.cfg.Auth.MaxLifetime,
-		HMACSecret: secret, JWKSFile: s.cfg.Auth.JWKSFile, JWKSURL: s.cfg.Auth.JWKSURL,
-		Log: s.log, Metrics: s.registry,
+	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
+		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
+		Base: s.base, Log: s.log, Metrics: s.registry,
 	})
-	if err != nil {
-		return nil, err
-	}
-	key, err := s.sessionKey(secret)
-	if err != nil {
-		return nil, err
-	}
-	console, err := web.New(web.Config{
-		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.public.Store(&public)
-	pages := map[string]http.Handler{}
-	for _, path := range web.Paths() {
-		pages[path] = console
-	}
-	return api.New(api.Config{
-		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
-		Verifier:        verifier,
-		CheckWebhookURL: s.guard.Check, Webhooks: endpoints{s.store},
-		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: pages,
-		Registerer: s.registry, Log: s.log,
-	})
-}
-
-// sessionKey signs the console's cookies: from the token secret, so that every
-// API process has the same; without one, a key of this process's own.
-func (s *service) sessionKey(secret []byte) ([]byte, error) {
-	if len(secret) == 0 {
-		return randomBytes(32), nil
-	}
-	return hkdf.Key(sha256.New, secret, nil, "sluice console session", 32)
-}
-
-// identities shows the API's verifier to the console.
-type identities struct{ v *auth.Verifier }
-
-// Verify checks a token.
-func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error) {
-	c, err := i.v.Verify(ctx, raw)
-	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
-}
-
-// serve runs an HTTP server until ctx ends, and then gives requests in flight
-// the grace period. drain, if set, makes it let go of those it holds.
-func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, drain func()) error {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
-		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	if drain != nil {
-		drain()
-	}
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
-	defer cancel()
-	err := srv.Shutdown(stopCtx)
-	if err != nil {
-		s.log.Warn("requests that outlasted the grace period are cut off", "address", l.Addr().String())
-		err = srv.Close()
-	}
-	<-done
 	return err
 }
 
-// serveOps serves metrics, health and profiles until ctx ends. A port that is
-// taken, as by another worker on the same machine, is replaced by a free one.
-func (s *service) serveOps(ctx context.Context) error {
-	l, err := net.Listen("tcp", s.cfg.OpsListen)
-	if err != nil {
-		host, _, splitErr := net.SplitHostPort(s.cfg.OpsListen)
-		if splitErr != nil {
-			return fmt.Errorf("ops_listen: %w", err)
-		}
-		taken := err
-		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
-			return fmt.Errorf("ops_listen: %w", err)
-		}
-		s.log.Warn("ops_listen cannot be used; metrics and health are at another port", "error", taken, "address", l.Addr().String())
+// base is the beginning of links in webhooks.
+func (s *service) base() string {
+	if public := s.public.Load(); public != nil {
+		return *public
 	}
-	mux := http.NewServeMux()
-	health := api.Operations(s.operations())
-	mux.Handle("/healthz", health)
-	mux.Handle("/readyz", health)
-	mux.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry}))
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return s.serve(ctx, l, mux, nil)
+	return s.cfg.PublicURL
+}
+
+// poolsEvery is how often the pools are looked at for a pause to tell of.
+const poolsEvery = time.Second
+
+// tellOfPools tells the endpoints that want to know when a pool is paused or
+// goes on, until ctx ends. Any number of processes may; each change is told once.
+func (s *service) tellOfPools(ctx context.Context) error {
+	tick := time.NewTicker(poolsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		list, err := s.pools.Status(ctx)
+		if err != nil {
+			continue // Redis is away, which others say
+		}
+		for _, p := range list {
+			_, body, err := webhook.PoolEvent(p, s.base())
+			if err == nil {
+				err = s.store.PoolEvent(ctx, p.Name, p.State == tasks.PoolPaused, body)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.Warn("a pool's state was not told", "pool", p.Name, "error", err)
+			}
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package drain
 
 import (
 	"bytes"
@@ -49,7 +49,7 @@ func FuzzKind(f *testing.F) {
 		if len(bytes.TrimSpace(b)) == 0 {
 			return
 		}
-		k, err := kindOf(runOptions{File: name, Text: text}, name, b)
+		k, err := kindOf(Options{File: name, Text: text}, name, b)
 		switch {
 		case err == nil && (strings.Contains(content, "\x00") || notUTF8(b) > 0):
 			t.Errorf("%q is taken for %s", content, k)

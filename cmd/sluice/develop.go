@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/worker/upstream/fake"
+	"github.com/sluicehq/sluice/worker/webhook"
 )
 
 // FakeCmd is the fake provider alone.
@@ -31,9 +32,6 @@ type FakeCmd struct {
 	Fault         []string      `placeholder:"KIND[:PROBABILITY]" help:"Faults from the start, as in 529:0.1; more by POST /fake/faults."`
 }
 
-// fakeGrace is what calls in flight get when the fake provider is stopped.
-const fakeGrace = 2 * time.Second
-
 // Run serves until ctx ends. Its base URL is the one line on standard output.
 func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 	faults, err := parseFaults(c.Fault)
@@ -50,35 +48,8 @@ func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 		return wrongUsage{err}
 	}
 	defer provider.Close()
-	l, err := net.Listen("tcp", c.Listen)
-	if err != nil {
-		return err
-	}
 	server := &http.Server{Handler: provider, ReadHeaderTimeout: 10 * time.Second}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
-	if _, err := fmt.Fprintf(env.Stdout, "http://%s\n", l.Addr()); err != nil {
-		return errors.Join(err, server.Close(), ignoreClosed(<-ended))
-	}
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	provider.Close() // calls that hang on purpose end here
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), fakeGrace)
-	defer cancel()
-	if server.Shutdown(grace) != nil {
-		err = server.Close()
-	}
-	return errors.Join(err, ignoreClosed(<-ended))
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return serveAlone(ctx, env, c.Listen, server, provider.Close) // calls that hang on purpose end there
 }
 
 // parseFaults reads KIND or KIND:PROBABILITY.
@@ -97,4 +68,67 @@ func parseFaults(list []string) ([]fake.Fault, error) {
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// ListenCmd is a receiver of webhooks for development.
+type ListenCmd struct {
+	Secret []string `required:"" placeholder:"whsec_…" help:"What deliveries are signed with; more than one during a rotation. A whpk_… key verifies v1a."`
+	Listen string   `default:"127.0.0.1:8090" help:"Address."`
+	Status int      `default:"204" help:"Answer to what verifies; another than 2xx shows how Sluice tries again."`
+}
+
+// Run prints a line for each delivery until ctx ends. Its URL is the first line.
+func (c *ListenCmd) Run(ctx context.Context, env *Env) error {
+	var keys []webhook.VerifyKey
+	for _, s := range c.Secret {
+		if k, err := webhook.ParsePublicKey(s); err == nil {
+			keys = append(keys, k)
+			continue
+		}
+		k, err := webhook.ParseSecret(s)
+		if err != nil {
+			return wrongUsage{fmt.Errorf("--secret: %w", err)}
+		}
+		keys = append(keys, k)
+	}
+	if c.Status < 200 || c.Status > 599 {
+		return wrongUsage{errors.New("--status: it has to be an HTTP status from 200 to 599")}
+	}
+	receiver, err := webhook.NewReceiver(webhook.ReceiverConfig{Keys: keys, Out: env.Stdout, Status: c.Status})
+	if err != nil {
+		return wrongUsage{err}
+	}
+	server := &http.Server{Handler: receiver, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}
+	return serveAlone(ctx, env, c.Listen, server, nil)
+}
+
+// aloneGrace is what calls in flight get when a server for development is stopped.
+const aloneGrace = 2 * time.Second
+
+// serveAlone serves until ctx ends; then stop, if set, lets go of what is held.
+// The base URL is the one line on standard output.
+func serveAlone(ctx context.Context, env *Env, address string, server *http.Server, stop func()) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	if _, err := fmt.Fprintf(env.Stdout, "http://%s\n", l.Addr()); err != nil {
+		return errors.Join(err, server.Close(), closed(<-ended))
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if stop != nil {
+		stop()
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), aloneGrace)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		err = server.Close()
+	}
+	return errors.Join(err, closed(<-ended))
 }

@@ -1,4 +1,4 @@
-package main
+package drain
 
 import (
 	"bytes"
@@ -81,7 +81,7 @@ var magic = []struct {
 // kindOf says what the input is by its name, without .gz, and its content, or
 // refuses it with what it seems to be and how to convert it. --text is a
 // person's word that each line of a text in UTF-8 is a prompt.
-func kindOf(o runOptions, name string, b []byte) (lineKind, error) {
+func kindOf(o Options, name string, b []byte) (lineKind, error) {
 	if g := encoded(b); g != nil {
 		return "", g.refuse(o.File, name)
 	}
@@ -178,13 +178,13 @@ func encoded(b []byte) *guise {
 // wide finds the encodings of two and four bytes a character: by their mark, or
 // by the zeros that a text of Latin letters is full of.
 func wide(b []byte) *guise {
-	for _, mark := range []string{"\xff\xfe\x00\x00", "\x00\x00\xfe\xff"} {
-		if bytes.HasPrefix(b, []byte(mark)) {
+	for _, bom := range []string{"\xff\xfe\x00\x00", "\x00\x00\xfe\xff"} {
+		if bytes.HasPrefix(b, []byte(bom)) {
 			return &fourBytes
 		}
 	}
-	for _, mark := range []string{"\xff\xfe", "\xfe\xff"} {
-		if bytes.HasPrefix(b, []byte(mark)) {
+	for _, bom := range []string{"\xff\xfe", "\xfe\xff"} {
+		if bytes.HasPrefix(b, []byte(bom)) {
 			return &twoBytes
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package drain
 
 import (
 	"bytes"
@@ -13,15 +13,8 @@ import (
 	"strings"
 
 	"github.com/sluicehq/sluice/api/v1"
-	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
-
-// prompt is one line of the input, and the digest by which it is known again.
-type prompt struct {
-	tasks.Job
-	digest string
-}
 
 const (
 	mostFaults = 20      // faulty lines that are named
@@ -31,8 +24,8 @@ const (
 
 // readPrompts reads the input and says what it was taken for. It returns the
 // bytes as they were read, too. Nothing of a file with a fault is used.
-func readPrompts(cfg *config.Config, o runOptions, stdin io.Reader, stderr io.Writer) (all []prompt, raw []byte, err error) {
-	raw, err = readInput(o.File, stdin)
+func readPrompts(c *Config, o Options) (all []prompt, raw []byte, err error) {
+	raw, err = readInput(o.File, c.Stdin)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -55,7 +48,7 @@ func readPrompts(cfg *config.Config, o runOptions, stdin io.Reader, stderr io.Wr
 	if k == jsonLines {
 		read = readJSONLines
 	}
-	jobs, err := read(cfg, o, text)
+	jobs, err := read(c, o, text)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,9 +62,9 @@ func readPrompts(cfg *config.Config, o runOptions, stdin io.Reader, stderr io.Wr
 		all = append(all, prompt{j, j.Digest()})
 	}
 	if hooks > 0 {
-		fmt.Fprintf(stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)
+		fmt.Fprintf(c.Stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)
 	}
-	fmt.Fprintf(stderr, "sluice: %s: %s; the first prompt: %s\n", nameOf(o.File), k.count(len(all)), shown(&all[0].Request))
+	fmt.Fprintf(c.Stderr, "sluice: %s: %s; the first prompt: %s\n", nameOf(o.File), k.count(len(all)), opening(&all[0].Request))
 	return all, raw, nil
 }
 
@@ -108,10 +101,10 @@ func decompress(b []byte) ([]byte, error) {
 }
 
 // readJSONLines reads the lines that POST /v1/batches takes.
-func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, error) {
+func readJSONLines(c *Config, o Options, text []byte) ([]tasks.Job, error) {
 	if o.Model != "" {
-		if _, ok := cfg.Pool(o.Model); !ok {
-			return nil, unserved(cfg, o.Model)
+		if _, ok := c.Match(o.Model); !ok {
+			return nil, unserved(c, o.Model)
 		}
 	}
 	var all []tasks.Job
@@ -124,11 +117,11 @@ func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, 
 			more++
 		}
 		if f.Unserved {
-			hint = "\n--model names the model of lines that name none; " + served(cfg)
+			hint = "\n--model names the model of lines that name none; " + c.served()
 		}
 		return nil
 	}
-	err := v1.Lines{Match: cfg.Pool, Model: o.Model, Fault: fault}.Read(bytes.NewReader(text), func(j tasks.Job) error {
+	err := v1.Lines{Match: c.Match, Model: o.Model, Fault: fault}.Read(bytes.NewReader(text), func(j tasks.Job) error {
 		all = append(all, j)
 		return nil
 	})
@@ -153,13 +146,13 @@ func readJSONLines(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, 
 }
 
 // readText reads plain text, a prompt a line.
-func readText(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, error) {
+func readText(c *Config, o Options, text []byte) ([]tasks.Job, error) {
 	if o.Model == "" {
-		return nil, usagef("%s: plain text names no model, and none is picked: name one with --model; %s", nameOf(o.File), served(cfg))
+		return nil, usagef("%s: plain text names no model, and none is picked: name one with --model; %s", nameOf(o.File), c.served())
 	}
-	pool, ok := cfg.Pool(o.Model)
+	pool, ok := c.Match(o.Model)
 	if !ok {
-		return nil, unserved(cfg, o.Model)
+		return nil, unserved(c, o.Model)
 	}
 	var all []tasks.Job
 	number := 0
@@ -181,32 +174,13 @@ func readText(cfg *config.Config, o runOptions, text []byte) ([]tasks.Job, error
 	return all, nil
 }
 
-func unserved(cfg *config.Config, model string) error {
-	return usagef("no pool serves the model %q; name another with --model; %s", model, served(cfg))
+func unserved(c *Config, model string) error {
+	return usagef("no pool serves the model %q; name another with --model; %s", model, c.served())
 }
 
-// served says which models there are.
-func served(cfg *config.Config) string {
-	var globs []string
-	for _, p := range cfg.Pools {
-		globs = append(globs, p.Models...)
-	}
-	if len(globs) == 0 {
-		return "no pool is configured"
-	}
-	return "the pools serve " + strings.Join(globs, ", ")
-}
-
-func nameOf(file string) string {
-	if file == "-" {
-		return "standard input"
-	}
-	return file
-}
-
-// shown is the beginning of a prompt, on one line and quoted. It is for the
+// opening is the beginning of a prompt, on one line and quoted. It is for the
 // person who has to see what is going to be paid for, not for a log.
-func shown(r *tasks.Request) string {
+func opening(r *tasks.Request) string {
 	var s string
 	if r.Kind != tasks.Text || json.Unmarshal(r.Body, &s) != nil {
 		s = userText(r.Body)

@@ -1,0 +1,120 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/pause"
+)
+
+// Options are what is asked of a run.
+type Options struct {
+	File      string // "-" is standard input
+	Out       string // "" is standard output
+	Text      bool   // each line is a prompt, whatever the file's name
+	Model     string // of lines that name none
+	MaxTokens int    // for plain text
+	Fresh     bool   // forget what an earlier run did
+	Progress  bool
+}
+
+// wrongUsage is an error of who gave the command.
+type wrongUsage struct{ error }
+
+// ExitCode is how an error says with which code the program ends.
+func (wrongUsage) ExitCode() int { return 2 }
+
+func usagef(format string, args ...any) error { return wrongUsage{fmt.Errorf(format, args...)} }
+
+// Config is what a run needs of the program around it.
+type Config struct {
+	Pools   []Pool
+	Match   func(model string) (pool string, ok bool) // required
+	DataDir string                                    // where runs keep their folders; "" refuses every run
+	// OwnRedis says that each run has a Redis of its own, in its folder. False: all
+	// share one that is elsewhere.
+	OwnRedis bool
+	// Start makes the parts that ask the provider; with OwnRedis their Redis is in
+	// dir. The run closes them.
+	Start func(ctx context.Context, dir string) (*Service, error)
+
+	Log            *slog.Logger
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Pool is what a run has to know of a pool.
+type Pool struct {
+	Name   string
+	Models []string // globs
+	// A minute, 0 being no limit; Burst is how many requests the provider takes at once.
+	Requests, InputTokens, OutputTokens, Burst int64
+}
+
+// Service is a worker and its record, for one run.
+type Service struct {
+	Record Record
+	Jobs   Jobs
+	NewID  func(kind string) string
+	Adopt  func(*tasks.Job) // lends a job its pool's fallback models
+	Pauses map[string]Pause // by pool: every one that there is
+	Meters map[string]Meter // by pool
+	// Ended has the ids of jobs as the worker ends them. One that is missing is found
+	// by looking.
+	Ended <-chan string
+	Run   func(ctx context.Context, front func(context.Context) error) error
+	Close func() error
+}
+
+// Record is where the jobs are.
+type Record interface {
+	OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error)
+	StageBatch(ctx context.Context, batch string, jobs []tasks.Job) error
+	BatchJobs(ctx context.Context, tenant, batch string, from, n int) (jobs []tasks.Job, more bool, err error)
+	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+	Ended(ctx context.Context, ids []string) ([]string, error)
+}
+
+// Jobs moves them.
+type Jobs interface {
+	CommitBatch(ctx context.Context, batch string, c tasks.BatchCommit) (tasks.Batch, error)
+	CancelBatch(ctx context.Context, tenant, batch string) (tasks.Batch, error)
+	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
+}
+
+// Pause is a pool's breaker, as a run sees it.
+type Pause interface {
+	State(ctx context.Context) (pause.State, error)
+	// Try lets a pool whose key was refused, or that is out of credit, try again.
+	Try(ctx context.Context, by string) error
+}
+
+// Meter counts what this process sent to a pool's provider.
+type Meter interface {
+	Used() (calls, input, output int64)
+	Refused() int64 // for pace
+}
+
+// served says which models there are.
+func (c *Config) served() string {
+	var globs []string
+	for _, p := range c.Pools {
+		globs = append(globs, p.Models...)
+	}
+	if len(globs) == 0 {
+		return "no pool is configured"
+	}
+	return "the pools serve " + strings.Join(globs, ", ")
+}
+
+// nameOf is how a file of prompts is called.
+func nameOf(file string) string {
+	if file == "-" {
+		return "standard input"
+	}
+	return file
+}

@@ -1,0 +1,62 @@
+package drain
+
+import "github.com/sluicehq/sluice/tasks"
+
+// prompt is one line of the input, and the digest by which it is known again.
+type prompt struct {
+	tasks.Job
+	digest string
+}
+
+// mark is what an answer, or a job that will bring one, is known by.
+type mark struct {
+	digest, customID string
+	line             int
+}
+
+// match gives each mark a prompt that asks the same and is not done: that of its
+// custom_id, else that of its line, else the first. It returns the prompts' indexes, -1
+// for none, and marks them as done.
+func match(all []prompt, marks []mark, done []bool) []int {
+	type named struct{ digest, name string }
+	type placed struct {
+		digest string
+		line   int
+	}
+	byName, byLine, open := map[named]int{}, map[placed]int{}, map[string][]int{}
+	for i := range all {
+		if p := &all[i]; !done[i] {
+			byName[named{p.digest, p.CustomID}] = i
+			byLine[placed{p.digest, p.Line}] = i
+			open[p.digest] = append(open[p.digest], i)
+		}
+	}
+	out := make([]int, len(marks))
+	for i := range out {
+		out[i] = -1
+	}
+	give := func(find func(m *mark) (int, bool)) {
+		for i := range marks {
+			if out[i] >= 0 {
+				continue
+			}
+			if at, ok := find(&marks[i]); ok && !done[at] {
+				out[i], done[at] = at, true
+			}
+		}
+	}
+	give(func(m *mark) (int, bool) { at, ok := byName[named{m.digest, m.customID}]; return at, ok })
+	give(func(m *mark) (int, bool) { at, ok := byLine[placed{m.digest, m.line}]; return at, ok })
+	give(func(m *mark) (int, bool) {
+		list := open[m.digest]
+		for len(list) > 0 && done[list[0]] {
+			list = list[1:]
+		}
+		open[m.digest] = list
+		if len(list) == 0 {
+			return 0, false
+		}
+		return list[0], true
+	})
+	return out
+}

@@ -1,0 +1,69 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/worker/pause"
+)
+
+// tryKeys lets the pools of these prompts and of those under way try again where an
+// earlier run found them refused, or out of credit: who gives the command has
+// perhaps seen to it, and sees what comes. Other pools are none of this run's.
+func (r *runner) tryKeys(ctx context.Context, left []prompt) error {
+	pools := r.pools()
+	for _, p := range left {
+		pools[p.Pool] = true
+	}
+	for name := range pools {
+		if err := r.s.Pauses[name].Try(ctx, "sluice run"); err != nil {
+			return fmt.Errorf("try pool %s again: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// pools are those that a line which has no result yet waits for.
+func (r *runner) pools() map[string]bool {
+	pools := map[string]bool{}
+	for _, p := range r.open {
+		pools[p.Pool] = true
+	}
+	return pools
+}
+
+// watchPools says when a pool is paused and when it goes on. Once every line that
+// is left waits for a provider that refuses the key the run ends: nobody is there
+// to change it meanwhile.
+func (r *runner) watchPools(ctx context.Context) error {
+	waited, refused := r.pools(), []string{}
+	for name, b := range r.s.Pauses {
+		s, err := b.State(ctx)
+		if err != nil {
+			continue // Redis is away; the log says so
+		}
+		if waited[name] && s.PausedBy == pause.ByBreaker && s.Cause == pause.BadAuthority {
+			refused = append(refused, name)
+		}
+		if s.Paused == r.paused[name] {
+			continue
+		}
+		r.paused[name] = s.Paused
+		switch {
+		case !s.Paused:
+			r.say("sluice: pool %s goes on", name)
+		case s.ExpectedResumeAt.IsZero():
+			r.say("sluice: pool %s is paused: %s; its jobs wait", name, s.Reason)
+		default:
+			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
+		}
+	}
+	if len(refused) > 0 && len(refused) == len(waited) {
+		slices.Sort(refused)
+		return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package drain
+
+import (
+	"context"
+	"errors"
+
+	"github.com/sluicehq/sluice/api/v1"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// earlier is a job of an interrupted run.
+type earlier struct {
+	mark
+	job tasks.Job // without what it asks and what it was answered
+}
+
+// earlier reads the jobs of interrupted runs. Their digests are in the journal;
+// release 0.1.0 wrote none, but its folder is that of this very input, line by line.
+func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
+	batches, digests, err := noted(r.at.dir)
+	if err != nil {
+		return nil, err
+	}
+	byLine := map[int]string{}
+	if r.at.former {
+		for i := range all {
+			byLine[all[i].Line] = all[i].digest
+		}
+	}
+	var found []earlier
+	for _, id := range batches {
+		for from, more := 0, true; more; from += 500 {
+			var jobs []tasks.Job
+			jobs, more, err = r.s.Record.BatchJobs(ctx, owner, id, from, 500)
+			if errors.Is(err, tasks.ErrNotFound) {
+				break // never accepted, or kept by a Redis that forgets
+			}
+			if err != nil {
+				return nil, err
+			}
+			for _, j := range jobs {
+				digest, noted := digests[j.ID]
+				if !noted {
+					digest = byLine[j.Line]
+				}
+				j.Request.Body, j.Result, j.Log = nil, nil, nil
+				found = append(found, earlier{mark{digest, j.CustomID, j.Line}, j})
+			}
+		}
+	}
+	return found, nil
+}
+
+// digestsOf returns what jobs ask, by their ids.
+func digestsOf(before []earlier) map[string]string {
+	m := make(map[string]string, len(before))
+	for i := range before {
+		m[before[i].job.ID] = before[i].digest
+	}
+	return m
+}
+
+// resume takes up the jobs of an interrupted run by what they ask, under the
+// present lines: answers that were not written are, and who waits goes on
+// waiting. What no line asks for any more is kept when it is answered, and
+// canceled when it is not. A job that failed is asked anew. Resume returns what
+// is left to ask.
+func (r *runner) resume(ctx context.Context, before []earlier, prior settled) ([]prompt, error) {
+	var answered, waiting []earlier
+	for _, e := range before {
+		switch {
+		case e.job.Status == tasks.StatusSucceeded && !prior.had[e.job.ID]:
+			answered = append(answered, e)
+		case !e.job.Status.Final():
+			waiting = append(waiting, e)
+		}
+	}
+	done := make([]bool, len(prior.left))
+	stale, err := r.takeAnswers(ctx, answered, prior.left, done)
+	if err != nil {
+		return nil, err
+	}
+	late, err := r.takeWaiting(ctx, waiting, prior.left, done)
+	if err != nil {
+		return nil, err
+	}
+	if r.out.lasting {
+		n, err := r.out.retire(append(stale, late...), prior.had)
+		if err != nil {
+			return nil, err
+		}
+		r.sayRetired(n)
+	}
+	var left []prompt
+	for i, p := range prior.left {
+		if !done[i] {
+			left = append(left, p)
+		}
+	}
+	return left, nil
+}
+
+// takeAnswers writes the answers that an interrupted run was given, marks their
+// lines as done, and returns those that no line asks for.
+func (r *runner) takeAnswers(ctx context.Context, answered []earlier, left []prompt, done []bool) (stale [][]byte, err error) {
+	for i, at := range match(left, marksOf(answered), done) {
+		j, err := r.s.Record.Job(ctx, owner, answered[i].job.ID)
+		switch {
+		case err != nil:
+			return nil, err
+		case at < 0:
+			stale = append(stale, v1.ResultLine(&j, answered[i].digest))
+			continue
+		}
+		if err := r.put(&j, left[at]); err != nil {
+			return nil, err
+		}
+		r.skipped++
+	}
+	return stale, r.out.flush()
+}
+
+// takeWaiting waits on for jobs that lines still ask for, whose lines are done
+// with that, and cancels the others. It returns the answers that came meanwhile.
+func (r *runner) takeWaiting(ctx context.Context, waiting []earlier, left []prompt, done []bool) (stale [][]byte, err error) {
+	canceled := 0
+	for i, at := range match(left, marksOf(waiting), done) {
+		j := &waiting[i].job
+		if at >= 0 && r.asWanted(j, &left[at].Job) {
+			r.open[j.ID] = left[at]
+			continue
+		}
+		if at >= 0 {
+			done[at] = false
+		}
+		line, err := r.giveUp(ctx, j, waiting[i].digest)
+		switch {
+		case err != nil:
+			return nil, err
+		case line != nil:
+			stale = append(stale, line)
+		default:
+			canceled++
+		}
+	}
+	if canceled > 0 {
+		r.say("sluice: %d jobs of an earlier run are canceled, for no line asks for them any more", canceled)
+	}
+	return stale, nil
+}
+
+func marksOf(jobs []earlier) []mark {
+	marks := make([]mark, len(jobs))
+	for i := range jobs {
+		marks[i] = jobs[i].mark
+	}
+	return marks
+}
+
+// asWanted reports whether a job that waits does so as its line now says, and in
+// a pool that there still is.
+func (r *runner) asWanted(j, line *tasks.Job) bool {
+	return j.Priority == line.Priority && j.Deadline.Equal(line.Deadline) && j.NotBefore.Equal(line.NotBefore) && r.s.Pauses[j.Pool] != nil
+}
+
+// giveUp cancels a job that nobody waits for. It returns its line of results
+// when somebody else has brought the answer meanwhile.
+func (r *runner) giveUp(ctx context.Context, j *tasks.Job, digest string) ([]byte, error) {
+	_, err := r.s.Jobs.Cancel(ctx, owner, j.ID)
+	switch {
+	case errors.Is(err, tasks.ErrNotFound):
+		return nil, nil
+	case !errors.Is(err, tasks.ErrFinal):
+		return nil, err
+	}
+	now, err := r.s.Record.Job(ctx, owner, j.ID)
+	if err != nil || now.Status != tasks.StatusSucceeded {
+		return nil, err
+	}
+	return v1.ResultLine(&now, digest), nil
+}
+
+// sayRetired tells where the answers are that no line asks for any more.
+func (r *runner) sayRetired(n int) {
+	if n > 0 {
+		r.say("sluice: %d answers that no line asks for any more are in %s", n, r.out.stale())
+	}
+}
