@@ -133,6 +133,7 @@ type PoolStatus struct {
 	State            PoolState
 	Since            time.Time // when State began; zero when unknown
 	Reason           string
+	Detail           string    // of the reason, for operators alone: hosts and targets
 	PausedBy         string    // "operator", "breaker" or ""
 	ExpectedResumeAt time.Time // zero when unknown
 	Queued           int64     // waiting, all tenants

@@ -24,7 +24,7 @@ func (a *API) GetStatus(c echo.Context) error {
 	}
 	o := jsonwrite.Object{}
 	o.Str("status", overall(pools))
-	o.List("pools", len(pools), func(b []byte, i int) []byte { return appendPool(b, &pools[i]) })
+	o.List("pools", len(pools), func(b []byte, i int) []byte { return appendPool(b, &pools[i], false) })
 	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
 }
@@ -57,7 +57,7 @@ func (a *API) ListPools(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return answerPage(c, len(pools), "", func(b []byte, i int) []byte { return appendPool(b, &pools[i]) })
+	return answerPage(c, len(pools), "", func(b []byte, i int) []byte { return appendPool(b, &pools[i], true) })
 }
 
 // PausePool is POST /v1/pools/{name}/pause.
@@ -123,7 +123,7 @@ func (a *API) writePool(c echo.Context, name string) error {
 	if i < 0 {
 		return tasks.ErrNotFound
 	}
-	wire.JSON(c.Response(), http.StatusOK, append(appendPool(nil, &pools[i]), '\n'))
+	wire.JSON(c.Response(), http.StatusOK, append(appendPool(nil, &pools[i], true), '\n'))
 	return nil
 }
 

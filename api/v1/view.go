@@ -239,12 +239,16 @@ func (a *API) jobETag(j *tasks.Job, w *tasks.Waiting) string {
 func (a *API) jobURL(id string) string   { return a.base + "/v1/jobs/" + id }
 func (a *API) batchURL(id string) string { return a.base + "/v1/batches/" + id }
 
-func appendPool(b []byte, p *tasks.PoolStatus) []byte {
+// appendPool writes a pool; with detail for an admin.
+func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 	o := jsonwrite.Object{B: b}
 	o.Str("name", p.Name)
 	o.Str("state", string(p.State))
 	o.Time("since", p.Since)
 	o.Optional("reason", p.Reason)
+	if detail {
+		o.Optional("detail", p.Detail)
+	}
 	o.Optional("paused_by", p.PausedBy)
 	o.Time("expected_resume_at", p.ExpectedResumeAt)
 	o.Num("queued", p.Queued)

@@ -149,6 +149,7 @@ local function close()
   set('lease_until', 0)
   set('ramp', 1)
   set('sus', '')
+  set('detail', '')
   forget_counts()
 end
 
@@ -178,6 +179,7 @@ local function open(cause, why)
   set('lease_until', 0)
   set('probe_fp', '')
   set('sus', '')
+  set('detail', '')
   if cause ~= 'overload' then set('bad_fp', a.fp) end
   forget_counts()
   plan(cause, now, first)

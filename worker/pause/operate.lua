@@ -1,8 +1,8 @@
 -- operate carries out an operator's word. A resume also clears what the breaker
--- holds against the key or the account, for calls that are sent from now on: the
+-- holds against the key, the account or the address, for calls that are sent from now on: the
 -- operator has seen to it. A provider that is down is probed at once instead.
 -- KEYS     see lib.lua
--- ARGV[2]  {verb: 'pause', 'resume', or 'try': what is held against key or account is
+-- ARGV[2]  {verb: 'pause', 'resume', or 'try': what is held against key, account or address is
 --           cleared, and an operator's pause is not; by, reason; gen, slow (ms), audit_max}
 -- Returns  1 when anything changed, else 0
 
@@ -17,7 +17,7 @@ if a.verb == 'pause' then
   return answer(1)
 end
 
-local refused = state() ~= 'closed' and not outage(h.cause)
+local refused = state() ~= 'closed' and h.cause ~= 'overload'
 
 if a.verb == 'try' then
   if h.op == '1' or not refused then return answer(0) end

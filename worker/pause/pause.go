@@ -126,6 +126,7 @@ type Verdict struct {
 	// Alone says of a Bad that another model answers, Misfit that the address is
 	// not the provider's or not as configured.
 	Alone, Misfit bool
+	Detail        string // for operators alone: hosts and targets
 }
 
 // Rules say when the breaker trips and how it probes.
@@ -377,7 +378,7 @@ func (b *Breaker) Suspect(ctx context.Context, v Verdict) error { return b.tell(
 
 func verdictArgs(a args, v Verdict) args {
 	a["reason"] = clip(cmp.Or(v.Reason, string(v.Kind)))
-	a["model"], a["job"], a["misfit"] = v.Model, v.Job, flag(v.Misfit)
+	a["model"], a["job"], a["misfit"], a["detail"] = v.Model, v.Job, flag(v.Misfit), clip(v.Detail)
 	a["retry_after"] = max(0, v.RetryAfter).Milliseconds()
 	a["resume_at"] = int64(0)
 	if !v.ResumeAt.IsZero() {
@@ -395,7 +396,7 @@ func (b *Breaker) opened(s snapshot) {
 	if Cause(cause) != Overload {
 		level = slog.LevelError // somebody has to act
 	}
-	b.log.Log(context.Background(), level, "breaker opened, the queue is paused", "cause", cause, "reason", s.h["why"],
+	b.log.Log(context.Background(), level, "breaker opened, the queue is paused", "cause", cause, "reason", s.h["why"], "detail", s.h["detail"],
 		"expected_resume_at", st.ExpectedResumeAt)
 }
 
@@ -460,8 +461,8 @@ func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
 	return b.operate(ctx, "pause", by, reason)
 }
 
-// Resume ends an operator's pause, and clears a refused key or a spend cap, which
-// the operator has seen to: calls flow again, slowly at first, and only what is
+// Resume ends an operator's pause, and clears a refused key, a spend cap or an
+// address that does not fit, which the operator has seen to: calls flow again, slowly at first, and only what is
 // sent from now on can pause the pool for it anew. A breaker that is open for an
 // overload stays open, and probes the provider at once. To resume a pool that is
 // not paused is a success.
@@ -469,7 +470,7 @@ func (b *Breaker) Resume(ctx context.Context, by string) error {
 	return b.operate(ctx, "resume", by, "")
 }
 
-// Try clears a refused key or a spend cap as [Breaker.Resume] does, and leaves
+// Try clears a refused key, a spend cap or an address as [Breaker.Resume] does, and leaves
 // everything else as it is, an operator's pause above all.
 func (b *Breaker) Try(ctx context.Context, by string) error {
 	return b.operate(ctx, "try", by, "")

@@ -104,7 +104,7 @@ end
 
 if a.goods > 0 then
   if state() == 'closed' then succeeded(h, a.goods, a.good_age) end
-  if (a.fp or '') ~= '' then set('worked|' .. a.fp, 1) end
+  set('worked|' .. (a.fp or ''), 1)
   if a.alive == 1 then process(now - a.good_age) end
   for _, m in ipairs(a.models or {}) do well(m[1], m[2], m[3]) end
 end

@@ -59,6 +59,7 @@ type State struct {
 	ExpectedResumeAt time.Time
 	Tries            int      // failed probes of this outage
 	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
+	Detail           string   // of Reason, for operators alone: hosts and targets
 	Models           []string // that are held back: they fail while others do not
 	AsOf             time.Time
 }
@@ -162,7 +163,7 @@ func (s snapshot) state() State {
 	if s.broken() {
 		st.Cause = Cause(s.h["cause"])
 		st.PausedBy = ByBreaker
-		st.Reason = s.h["why"]
+		st.Reason, st.Detail = s.h["why"], s.h["detail"]
 		st.Tries = int(s.int("tries"))
 		st.ExpectedResumeAt = s.time("resume_at")
 		if st.ExpectedResumeAt.IsZero() {
@@ -171,7 +172,7 @@ func (s snapshot) state() State {
 	}
 	if s.operator() {
 		st.PausedBy = ByOperator
-		st.By, st.Reason = s.h["op_by"], s.h["op_why"]
+		st.By, st.Reason, st.Detail = s.h["op_by"], s.h["op_why"], ""
 		st.ExpectedResumeAt = time.Time{}
 	}
 	if at := s.time("ramp_at"); st.Name == Closed && !st.Paused && !at.IsZero() {

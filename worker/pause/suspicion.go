@@ -120,6 +120,13 @@ func (b *Breaker) Known() []string {
 	return s.known()
 }
 
+// Worked reports whether a call has ever succeeded with this key and address, as far
+// as this process knows.
+func (b *Breaker) Worked() bool {
+	s, _, _ := b.cached()
+	return s.h["worked|"+b.fingerprint] == "1"
+}
+
 // Held returns how long the jobs of a model are to wait because it fails while
 // others do not; 0: not at all. It costs nothing while no model is held back. When
 // it is time to try the model, the caller does.

@@ -11,8 +11,8 @@
 --   sus_bad    JSON, process -> 1: asked, and could not have any model answered
 --   sus_until  end of the lease of the process that asks
 --   sus_fence  number of that lease
---   sus_told, sus_misfit, sus_after   what the first of sus_bad found: a word, whether the address does
---              not fit, the provider's Retry-After in ms
+--   sus_told, sus_detail, sus_misfit, sus_after   what the first of sus_bad found: in words, in an
+--              operator's, whether the address does not fit, the provider's Retry-After in ms
 --   sus_next   when the next may be raised
 --
 -- KEYS[3]  hash: "p|" and a process -> "alive good bad", ms: when it last showed itself, sent
@@ -66,7 +66,7 @@ local function others()
 end
 
 local function calm_down()
-  for _, f in ipairs({'sus', 'sus_by', 'sus_why', 'sus_bad', 'sus_told', 'sus_misfit'}) do set(f, '') end
+  for _, f in ipairs({'sus', 'sus_by', 'sus_why', 'sus_bad', 'sus_told', 'sus_detail', 'sus_misfit'}) do set(f, '') end
   set('sus_until', 0)
   set('sus_fence', num('sus_fence') + 1)
   set('sus_next', now + calm)
@@ -97,12 +97,13 @@ end
 -- conclude ends a suspicion that no process could dispel: the provider is away for
 -- all. With an address that never worked it is the address that does not fit.
 local function conclude()
-  local misfit = h.sus_misfit == '1' and h['worked|' .. a.fp] ~= '1'
-  local why = h.sus_why
+  local misfit = h.sus_misfit == '1' and h['worked|' .. (a.fp or '')] ~= '1'
+  local why, detail = h.sus_why, h.sus_detail
   if misfit or why == '' then why = h.sus_told end
   a.retry_after = num('sus_after')
   calm_down()
   open(misfit and 'misfit' or 'overload', why)
+  set('detail', detail)
 end
 
 if a.alive == 1 then process() end

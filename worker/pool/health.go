@@ -129,9 +129,15 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 		h.doubts.answered(c.Model, a.Outcome, c.Took)
 		h.way.answered(a, c.Took)
 	}
-	if unreached(a) && h.asker != nil && h.Away() == "" && !h.reaches(ctx, c.Took) {
+	switch {
+	case h.asker == nil || h.Away() != "":
+		h.record(ctx, v, c.Took)
+	case misfits(a) && !h.breaker.Worked():
+		v = blamed(v, a)
 		h.suspect(ctx, v)
-	} else {
+	case unreached(a) && !h.reaches(ctx, c.Took):
+		h.suspect(ctx, v)
+	default:
 		h.record(ctx, v, c.Took)
 	}
 	if v.Kind == pause.Good || v.Kind == pause.Ignore {
@@ -270,8 +276,9 @@ func (h *Health) ask(ctx context.Context, model string, known []string) (pause.V
 	if v, ok := h.way.closed(); ok && known != nil {
 		return v, nil
 	}
-	v := h.found(h.ping(ctx, model))
-	if v.Kind != pause.Bad || known == nil || v.Reason == string(tasks.ConnectError) {
+	a := h.ping(ctx, model)
+	v := h.found(a)
+	if v.Kind != pause.Bad || known == nil || unreached(a) || v.Misfit {
 		return v, ctx.Err()
 	}
 	for _, other := range h.witnesses(ctx, model, known) {
@@ -286,6 +293,9 @@ func (h *Health) ask(ctx context.Context, model string, known []string) (pause.V
 // found is what an answer to a ping says of an outage.
 func (h *Health) found(a upstream.Answer) pause.Verdict {
 	v := judge(a)
+	if misfits(a) && !h.breaker.Worked() {
+		return blamed(v, a)
+	}
 	if a.Doubt != upstream.NoDoubt || v.Kind == pause.Ignore {
 		v.Kind = pause.Good // the provider is there
 	}
@@ -311,6 +321,9 @@ func (h *Health) ping(ctx context.Context, model string) upstream.Answer {
 	a := h.asker.Do(ctx, ping(model))
 	h.doubts.answered(model, a.Outcome, time.Since(sent))
 	h.way.answered(a, time.Since(sent))
+	if a.Outcome == tasks.Succeeded {
+		h.record(ctx, pause.Verdict{Kind: pause.Good, Model: model}, time.Since(sent))
+	}
 	if a.Outcome == tasks.CallCanceled && ctx.Err() != nil {
 		a.Outcome = tasks.Timeout // of the probe
 	}

@@ -157,7 +157,7 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 
 func (v view) status(name string) tasks.PoolStatus {
 	s := tasks.PoolStatus{
-		Name: name, State: tasks.PoolOpen, Since: v.pause.Since, Reason: v.pause.Reason, PausedBy: v.pause.PausedBy,
+		Name: name, State: tasks.PoolOpen, Since: v.pause.Since, Reason: v.pause.Reason, Detail: v.pause.Detail, PausedBy: v.pause.PausedBy,
 		ExpectedResumeAt: v.pause.ExpectedResumeAt, Queued: v.load.Queued, Running: v.load.Running, OldestQueuedAt: v.load.OldestQueuedAt,
 	}
 	switch {

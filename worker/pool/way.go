@@ -1,8 +1,11 @@
 package pool
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -34,6 +37,24 @@ type way struct {
 
 // unreached reports whether a call came to nothing on its way.
 func unreached(a upstream.Answer) bool { return a.Outcome == tasks.ConnectError }
+
+// misfits reports whether what came shows that something else than the provider's
+// API stands at the address, unless only this request does not fit: nobody can tell
+// from one answer. A path that is not there has no words of its own.
+func misfits(a upstream.Answer) bool {
+	nowhere := a.Status == http.StatusNotFound || a.Status == http.StatusMethodNotAllowed
+	return a.Cause.Kind.Misfit() || nowhere && a.Doubt == upstream.NoDoubt
+}
+
+// blamed is the verdict of an answer that shows an outage or a misfit, in words.
+func blamed(v pause.Verdict, a upstream.Answer) pause.Verdict {
+	v.Kind, v.Misfit, v.Detail = pause.Bad, misfits(a), a.Cause.Detail
+	v.Reason = cmp.Or(a.Cause.Message, a.Message, string(a.Outcome))
+	if a.Cause.Kind == "" && v.Misfit {
+		v.Reason = fmt.Sprintf("the address does not know the provider's API (%d: %s)", a.Status, a.Message)
+	}
+	return v
+}
 
 func (w *way) answered(a upstream.Answer, took time.Duration) {
 	if a.Status == 0 {
@@ -109,7 +130,7 @@ func (h *Health) try(ctx context.Context) bool {
 	w := &h.way
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.shut, w.verdict = began, pause.Verdict{Kind: pause.Bad, Reason: string(tasks.ConnectError)}
+	w.shut, w.verdict = began, blamed(pause.Verdict{}, a)
 	return false
 }
 

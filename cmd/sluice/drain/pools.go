@@ -36,17 +36,21 @@ func (r *runner) pools() map[string]bool {
 }
 
 // watchPools says when a pool is paused and when it goes on. Once every line that
-// is left waits for a provider that refuses the key the run ends: nobody is there
-// to change it meanwhile.
+// is left waits for a provider that refuses the key, or whose address has never
+// worked, the run ends: nobody is there to change it meanwhile.
 func (r *runner) watchPools(ctx context.Context) error {
-	waited, refused := r.pools(), []string{}
+	waited, refused, misfit := r.pools(), []string{}, []string{}
 	for name, b := range r.s.Pauses {
 		s, err := b.State(ctx)
 		if err != nil {
 			continue // Redis is away; the log says so
 		}
-		if waited[name] && s.PausedBy == pause.ByBreaker && s.Cause == pause.BadAuthority {
+		switch {
+		case !waited[name] || s.PausedBy != pause.ByBreaker:
+		case s.Cause == pause.BadAuthority:
 			refused = append(refused, name)
+		case s.Cause == pause.Misfit:
+			misfit = append(misfit, fmt.Sprintf("%s: %s", name, strings.TrimSuffix(s.Reason+" ("+s.Detail+")", " ()")))
 		}
 		if s.Paused == r.paused[name] {
 			continue
@@ -61,7 +65,12 @@ func (r *runner) watchPools(ctx context.Context) error {
 			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
 		}
 	}
-	if len(refused) > 0 && len(refused) == len(waited) {
+	switch {
+	case len(waited) == 0 || len(refused)+len(misfit) < len(waited):
+	case len(misfit) > 0:
+		slices.Sort(misfit)
+		return fmt.Errorf("no answer can come from the provider of pool %s; what waits is kept: see to base_url, dialect and certificates and run the same command again", strings.Join(misfit, "; "))
+	default:
 		slices.Sort(refused)
 		return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "))
 	}
