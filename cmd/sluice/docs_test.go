@@ -93,7 +93,7 @@ func TestDocumentedConfiguration(t *testing.T) {
 	}
 	c.DataDir = "~" + c.DataDir
 	// What has to be given has no default.
-	c.Providers[0] = config.Provider{}
+	c.Providers[0] = config.Provider{Stream: c.Providers[0].Stream, StreamOptions: c.Providers[0].StreamOptions}
 	c.Pools[0].Provider, c.Pools[0].Models = "", nil
 
 	var documented []string

@@ -182,9 +182,14 @@ func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error
 		if provider.Fake {
 			provider.BaseURL, provider.APIKey = s.fake.url, fakeKey
 		}
+		roots, err := provider.Roots()
+		if err != nil {
+			return worker.Pool{}, fmt.Errorf("providers.%s.ca_file: %w", provider.Name, err)
+		}
 		caller, err := upstream.New(upstream.Config{
 			Provider: upstream.Provider{
 				Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
+				NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
 			},
 			MaxResultBytes: s.cfg.Results.MaxBytes,
 		})

@@ -32,7 +32,7 @@ const (
 // deadline passed tasks.Timeout; why the context ended is for the caller to
 // know. Do returns when the call is over or the context is.
 func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
-	body, err := ask.Question.Body(c.provider.Dialect)
+	body, err := ask.Question.Body(&c.provider)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}
 	}
@@ -106,7 +106,11 @@ func (c *Caller) request(ctx context.Context, asked *tasks.Request, body []byte)
 
 	h := req.Header
 	h.Set("Content-Type", "application/json")
-	h.Set("Accept", "text/event-stream, application/json")
+	if c.provider.NoStream {
+		h.Set("Accept", "application/json")
+	} else {
+		h.Set("Accept", "text/event-stream, application/json")
+	}
 	h.Set("Accept-Encoding", "identity")
 	c.sign(h, asked)
 	return req, sent, nil

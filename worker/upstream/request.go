@@ -86,22 +86,22 @@ func (q *Question) Repeatable() bool {
 	return q.fault == nil && err == nil && n == 0
 }
 
-// Body returns the bytes that are sent.
+// Body returns the bytes that are sent to a provider.
 //
-// A raw request keeps every byte it has; only its top-level "stream" is set to
-// true, for OpenAI "stream_options.include_usage" as well, "model" when another
-// one is asked, and for Anthropic, which refuses a body without it, "max_tokens"
-// when there is none. Each is replaced where it stands or added at the end of
-// its object. The two other forms are written in the dialect.
+// A raw request keeps every byte it has but for the members that ask for a stream,
+// "model" when another one is asked, and the provider's limit of output tokens
+// when the job states one beside the request. Each is replaced where it stands,
+// added at the end of its object, or taken out where the provider refuses it.
+// The two other forms are written in the dialect.
 //
 // An error means that the request can never be sent; it quotes nothing of it.
-func (q *Question) Body(d Dialect) ([]byte, error) {
+func (q *Question) Body(p *Provider) ([]byte, error) {
 	switch r := q.request; r.Kind {
 	case tasks.Raw:
 		if q.fault != nil {
 			return nil, errors.New("the request is not a JSON object")
 		}
-		return q.rawBody(d), nil
+		return q.rawBody(p), nil
 	case tasks.Text:
 		if !jsontext.Value(r.Body).IsValid(lenient) || jsontext.Value(r.Body).Kind() != '"' {
 			return nil, errors.New("the prompt is not a JSON string")
@@ -110,7 +110,7 @@ func (q *Question) Body(d Dialect) ([]byte, error) {
 		messages = append(messages, `[{"role":"user","content":`...)
 		messages = append(messages, r.Body...)
 		messages = append(messages, `}]`...)
-		return builtBody(d, q.model, r.MaxTokens, nil, messages), nil
+		return builtBody(p, q.model, r.MaxTokens, nil, messages), nil
 	case tasks.Messages:
 		var system, messages []byte
 		err := eachMember(r.Body, func(name string, _ jsontext.Value, start, end int) error {
@@ -128,54 +128,58 @@ func (q *Question) Body(d Dialect) ([]byte, error) {
 		if len(messages) == 0 || messages[0] != '[' {
 			return nil, errors.New("the messages are not a JSON array")
 		}
-		return builtBody(d, q.model, r.MaxTokens, system, messages), nil
+		return builtBody(p, q.model, r.MaxTokens, system, messages), nil
 	default:
 		return nil, fmt.Errorf("a request of unknown kind %q", r.Kind)
 	}
 }
 
-func builtBody(d Dialect, model string, maxTokens int, system, messages []byte) []byte {
+func builtBody(p *Provider, model string, maxTokens int, system, messages []byte) []byte {
 	b := make([]byte, 0, len(system)+len(messages)+len(model)+160)
 	b = append(b, `{"model":`...)
 	b = appendString(b, model)
 	if maxTokens > 0 {
-		if d == OpenAI {
-			b = append(b, `,"max_completion_tokens":`...)
-		} else {
-			b = append(b, `,"max_tokens":`...)
-		}
+		b = append(append(append(b, `,"`...), p.limitName()...), `":`...)
 		b = strconv.AppendInt(b, int64(maxTokens), 10)
 	}
-	if d == OpenAI {
-		b = append(b, `,"messages":`...)
-		if !isNull(system) {
-			b = append(b, `[{"role":"system","content":`...)
-			b = append(b, system...)
-			b = append(b, '}')
-			if rest := bytes.TrimLeft(messages[1:], " \t\r\n"); rest[0] != ']' {
-				b = append(b, ',')
-			}
-			messages = messages[1:]
+	switch {
+	case isNull(system):
+		b = append(append(b, `,"messages":`...), messages...)
+	case p.Dialect == OpenAI:
+		b = append(append(b, `,"messages":[{"role":"system","content":`...), system...)
+		b = append(b, '}')
+		if rest := bytes.TrimLeft(messages[1:], " \t\r\n"); rest[0] != ']' {
+			b = append(b, ',')
 		}
-		b = append(b, messages...)
-		return append(b, `,"stream":true,"stream_options":{"include_usage":true}}`...)
+		b = append(b, messages[1:]...)
+	default:
+		b = append(append(b, `,"system":`...), system...)
+		b = append(append(b, `,"messages":`...), messages...)
 	}
-	if !isNull(system) {
-		b = append(b, `,"system":`...)
-		b = append(b, system...)
+	switch {
+	case p.NoStream:
+	case p.Dialect == OpenAI && !p.NoStreamOptions:
+		b = append(b, `,"stream":true,"stream_options":{"include_usage":true}`...)
+	default:
+		b = append(b, `,"stream":true`...)
 	}
-	b = append(b, `,"messages":`...)
-	b = append(b, messages...)
-	return append(b, `,"stream":true}`...)
+	return append(b, '}')
 }
 
 // rawBody is Body for a raw request.
-func (q *Question) rawBody(d Dialect) []byte {
+func (q *Question) rawBody(p *Provider) []byte {
 	always := func(value string) func(jsontext.Value) []byte {
 		return func(jsontext.Value) []byte { return []byte(value) }
 	}
+	never := func(jsontext.Value) []byte { return nil }
 	edits := []edit{{"stream", always("true")}}
-	if d == OpenAI {
+	if p.NoStream {
+		edits = []edit{{"stream", never}}
+	}
+	switch {
+	case p.NoStream, p.NoStreamOptions:
+		edits = append(edits, edit{"stream_options", never})
+	case p.Dialect == OpenAI:
 		edits = append(edits, edit{"stream_options", func(old jsontext.Value) []byte {
 			switch old.Kind() {
 			case '{':
@@ -186,10 +190,13 @@ func (q *Question) rawBody(d Dialect) []byte {
 			}
 			return old // for the provider to refuse
 		}})
-	} else if q.request.MaxTokens > 0 {
-		edits = append(edits, edit{"max_tokens", func(old jsontext.Value) []byte {
+	}
+	// A record of the release before has the default of 1,024 for a raw request, and
+	// no OutputTokens: that release wrote it into Anthropic's bodies alone.
+	if r := q.request; r.MaxTokens > 0 && (r.OutputTokens > 0 || p.Dialect == Anthropic) {
+		edits = append(edits, edit{p.limitName(), func(old jsontext.Value) []byte {
 			if isNull(old) {
-				return strconv.AppendInt(nil, int64(q.request.MaxTokens), 10)
+				return strconv.AppendInt(nil, int64(r.MaxTokens), 10)
 			}
 			return old
 		}})
@@ -209,24 +216,29 @@ func (q *Question) rawBody(d Dialect) []byte {
 type layout struct {
 	data    []byte
 	members []place
-	last    int // the end of the last member of all; 0 when there is none
+	count   int // of all members
+	last    int // the end of the last member of all, or of the opening brace
 }
 
+// place is where a member stands.
 type place struct {
 	name       string
-	start, end int
+	after      int // the end of the member before it, or of the opening brace
+	start, end int // of its value
+	first      bool
 }
 
 // lay finds the members of the object in data. After a fault it has those before it.
 func lay(data []byte) (layout, error) {
-	matter := [...]string{"model", "max_tokens", "max_completion_tokens", "temperature", "thinking", "reasoning_effort",
+	matter := [...]string{"model", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "thinking", "reasoning_effort",
 		"stream", "stream_options", "include_usage"}
-	l := layout{data: data}
+	l := layout{data: data, last: bytes.IndexByte(data, '{') + 1}
 	err := eachMember(data, func(name string, _ jsontext.Value, start, end int) error {
-		l.last = end
 		if slices.Contains(matter[:], name) {
-			l.members = append(l.members, place{name, start, end})
+			l.members = append(l.members, place{name, l.last, start, end, l.count == 0})
 		}
+		l.last = end
+		l.count++
 		return nil
 	})
 	return l, err
@@ -243,7 +255,7 @@ func (l *layout) value(names ...string) jsontext.Value {
 }
 
 // edit sets one member of an object to what change makes of the present value,
-// nil when it is missing.
+// nil when it is missing. What it makes nil of is not there afterwards.
 type edit struct {
 	name   string
 	change func(old jsontext.Value) []byte
@@ -254,30 +266,42 @@ type edit struct {
 // counts; one that is missing is added after the last member.
 func (l *layout) splice(edits []edit) []byte {
 	out := make([]byte, 0, len(l.data)+96)
-	copied := 0
+	copied, left := 0, l.count
 	for _, m := range l.members {
-		if i := slices.IndexFunc(edits, func(e edit) bool { return e.name == m.name }); i >= 0 {
-			out = append(out, l.data[copied:m.start]...)
-			out = append(out, edits[i].change(l.data[m.start:m.end])...)
+		i := slices.IndexFunc(edits, func(e edit) bool { return e.name == m.name })
+		if i < 0 {
+			continue
+		}
+		value := edits[i].change(l.data[m.start:m.end])
+		switch {
+		case value != nil:
+			out = append(append(out, l.data[copied:m.start]...), value...)
 			copied = m.end
+		case m.first, copied > m.after: // no member is left before it: the comma behind it goes
+			out = append(out, l.data[copied:max(copied, m.after)]...)
+			copied, left = m.end, left-1
+			if rest := bytes.TrimLeft(l.data[m.end:], " \t\r\n"); rest[0] == ',' {
+				copied = len(l.data) - len(rest) + 1
+			}
+		default:
+			out = append(out, l.data[copied:m.after]...)
+			copied, left = m.end, left-1
 		}
 	}
-	last, empty := l.last, l.last == 0
-	if empty {
-		last = bytes.IndexByte(l.data, '{') + 1
-	}
-	out = append(out, l.data[copied:last]...)
+	out = append(out, l.data[copied:max(copied, l.last)]...)
 	for _, e := range edits {
 		if slices.ContainsFunc(l.members, func(m place) bool { return m.name == e.name }) {
 			continue
 		}
-		if !empty {
+		value := e.change(nil)
+		if value == nil {
+			continue
+		}
+		if left > 0 {
 			out = append(out, ',')
 		}
-		empty = false
-		out = appendString(out, e.name)
-		out = append(out, ':')
-		out = append(out, e.change(nil)...)
+		left++
+		out = append(append(appendString(out, e.name), ':'), value...)
 	}
-	return append(out, l.data[last:]...)
+	return append(out, l.data[max(copied, l.last):]...)
 }

@@ -19,7 +19,7 @@ import (
 // sent is the body of a request for the model.
 func sent(d Dialect, model string, r tasks.Request) ([]byte, error) {
 	q := Read(model, r)
-	return q.Body(d)
+	return q.Body(&Provider{Dialect: d})
 }
 
 func TestARawBodyKeepsEveryByte(t *testing.T) {

@@ -15,6 +15,8 @@
 package upstream
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +43,27 @@ type Provider struct {
 	BaseURL string
 	// APIKey is sent as x-api-key or as a bearer token; empty sends neither.
 	APIKey string
+
+	// What a compatible server refuses is not sent. NoStream: answers are asked for
+	// whole, and neither "stream" nor "stream_options" is sent. NoStreamOptions:
+	// "stream_options" alone is left out; the usage is then what the server says unasked.
+	NoStream, NoStreamOptions bool
+	// TokenLimit is the member that carries a job's limit of output tokens. Empty
+	// means the dialect's own: "max_tokens", and "max_completion_tokens" for OpenAI.
+	TokenLimit string
+	// Roots vouch for the certificate of BaseURL. Nil: the system's.
+	Roots *x509.CertPool
+}
+
+// limitName is the member that carries a job's limit of output tokens.
+func (p *Provider) limitName() string {
+	switch {
+	case p.TokenLimit != "":
+		return p.TokenLimit
+	case p.Dialect == OpenAI:
+		return "max_completion_tokens"
+	}
+	return "max_tokens"
 }
 
 // Config is what a Caller needs.
@@ -115,7 +138,7 @@ func New(cfg Config) (*Caller, error) {
 		client := *cfg.Client
 		c.client = &client
 	} else {
-		c.own = transport()
+		c.own = transport(cfg.Roots)
 		c.client = &http.Client{Transport: c.own}
 	}
 	c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -139,11 +162,12 @@ func (c *Caller) Provider() Provider {
 // transport returns a pool for many long calls to one host. It has no time
 // limit on an answer: a provider may think for minutes before its first byte,
 // and the call's context bounds the whole.
-func transport() *http.Transport {
+func transport(roots *x509.CertPool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy:                 nil,
 		DialContext:           dialer.DialContext,
+		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		TLSHandshakeTimeout:   10 * time.Second,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true,

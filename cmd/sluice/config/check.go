@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -158,6 +159,12 @@ func (v *validator) providers(c *Config) {
 				continue
 			}
 		}
+		if !slices.Contains(tokenLimits, p.TokenLimit) {
+			v.bad(key+".token_limit", "%q is not the name of a limit; there are %s", p.TokenLimit, strings.Join(tokenLimits, ", "))
+		}
+		if _, err := p.Roots(); err != nil {
+			v.bad(key+".ca_file", "%v", err)
+		}
 		if err := CheckURL(p.BaseURL); err != nil {
 			v.bad(key+".base_url", "%v", err)
 			continue
@@ -170,6 +177,9 @@ func (v *validator) providers(c *Config) {
 		}
 	}
 }
+
+// tokenLimits are the members that carry a limit of output tokens.
+var tokenLimits = []string{"max_tokens", "max_completion_tokens", "max_output_tokens"}
 
 // variable is the environment variable of a setting.
 func variable(key string) string {

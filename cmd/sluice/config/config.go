@@ -19,7 +19,10 @@
 package config
 
 import (
+	"crypto/x509"
+	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/sluicehq/sluice/worker/pool"
@@ -76,9 +79,32 @@ type Provider struct {
 	BaseURL string `key:"base_url"`             // empty for the built-in fake provider alone
 	APIKey  string `key:"api_key" secret:"all"` // empty: none is sent, which a server on this machine may allow
 
+	// What a compatible server refuses is not sent. False: answers come whole, and
+	// usage is what the server says unasked.
+	Stream        bool   `key:"stream"`
+	StreamOptions bool   `key:"stream_options"`
+	TokenLimit    string `key:"token_limit"` // the member that carries a job's limit; never empty but for the fake provider
+	CAFile        string `key:"ca_file"`     // vouches for base_url in place of the system; empty: the system does
+
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.
 	Fake bool
+}
+
+// Roots returns the certificates of CAFile, nil when there is none.
+func (p Provider) Roots() (*x509.CertPool, error) {
+	if p.CAFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(p.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate in the form of PEM", p.CAFile)
+	}
+	return roots, nil
 }
 
 // Pool is one upstream allowance.

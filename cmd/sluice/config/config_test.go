@@ -46,7 +46,7 @@ auth:
   max_lifetime: 24h
   hmac_secret: 0123456789abcdef0123456789abcdef
 providers:
-  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1}
+  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: ""}
 pools:
   claude:
     provider: anthropic

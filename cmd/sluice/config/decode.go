@@ -217,6 +217,8 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 	for _, e := range n.entries {
 		item := reflect.New(v.Type().Elem()).Elem()
 		switch key {
+		case "providers":
+			item.Set(reflect.ValueOf(defaultProvider()))
 		case "pools":
 			item.Set(reflect.ValueOf(defaultPool()))
 		case "tenants":

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"math"
 	"net"
 	"net/netip"
@@ -39,6 +40,17 @@ func providerURL(dialect string) string {
 		return "https://api.openai.com/v1"
 	}
 	return "https://api.anthropic.com"
+}
+
+// defaultProvider is a provider before any of its settings is read.
+func defaultProvider() Provider { return Provider{Stream: true, StreamOptions: true} }
+
+// tokenLimit is the dialect's own name of a limit of output tokens.
+func tokenLimit(dialect string) string {
+	if dialect == "openai" {
+		return "max_completion_tokens"
+	}
+	return "max_tokens"
 }
 
 // defaultPool is a pool before any of its settings is read.
@@ -102,16 +114,20 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 
-	for i := range c.Providers {
-		if p := &c.Providers[i]; p.BaseURL == "" && (p.Dialect == "anthropic" || p.Dialect == "openai") {
-			p.BaseURL = providerURL(p.Dialect)
-		}
-	}
 	if len(c.Providers) == 0 {
 		c.Providers = wellKnown(r, e)
 	}
+	for i := range c.Providers {
+		p := &c.Providers[i]
+		if p.BaseURL == "" && (p.Dialect == "anthropic" || p.Dialect == "openai") {
+			p.BaseURL = providerURL(p.Dialect)
+		}
+		p.TokenLimit = cmp.Or(p.TokenLimit, tokenLimit(p.Dialect))
+	}
 	if len(c.Providers) == 0 || c.wantsFake() {
-		c.Providers = append(c.Providers, Provider{Name: fakeProvider, Dialect: "anthropic", Fake: true})
+		p := defaultProvider()
+		p.Name, p.Dialect, p.Fake = fakeProvider, "anthropic", true
+		c.Providers = append(c.Providers, p)
 	}
 	if given := root.child("pools"); given == nil || given.kind == null {
 		c.defaultPools(r)
@@ -200,7 +216,9 @@ func wellKnown(r *reader, e Environment) []Provider {
 		} else if err := CheckURL(base); err != nil {
 			r.fault(k.variable+"_BASE_URL", "environment", "%v", err)
 		}
-		out = append(out, Provider{Name: k.name, Dialect: k.name, BaseURL: base, APIKey: key})
+		p := defaultProvider()
+		p.Name, p.Dialect, p.BaseURL, p.APIKey = k.name, k.name, base, key
+		out = append(out, p)
 	}
 	return out
 }

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"bytes"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// certificate is a file with a certificate that is really used.
+func certificate(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewTLSServer(http.NotFoundHandler())
+	defer s.Close()
+	name := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestAProvidersSwitches(t *testing.T) {
+	ca := certificate(t)
+	const local = "providers:\n  local: {dialect: openai, base_url: \"http://127.0.0.1:8000/v1\"%}\npools: {p: {provider: local, models: [\"*\"]}}\n"
+	type switches struct {
+		stream, options bool
+		limit, ca       string
+	}
+	for _, row := range []struct {
+		name, given string
+		environ     []string
+		want        switches
+	}{
+		{"none", "", nil, switches{true, true, "max_completion_tokens", ""}},
+		{"all in the file", ", stream: false, stream_options: false, token_limit: max_tokens, ca_file: " + ca, nil, switches{false, false, "max_tokens", ca}},
+		{"all in the environment", "", []string{
+			"SLUICE_PROVIDERS__LOCAL__STREAM=false", "SLUICE_PROVIDERS__LOCAL__STREAM_OPTIONS=false",
+			"SLUICE_PROVIDERS__LOCAL__TOKEN_LIMIT=max_output_tokens", "SLUICE_PROVIDERS__LOCAL__CA_FILE=" + ca,
+		}, switches{false, false, "max_output_tokens", ca}},
+		{"the environment wins", ", stream: false", []string{"SLUICE_PROVIDERS__LOCAL__STREAM=true"}, switches{true, true, "max_completion_tokens", ""}},
+	} {
+		c := mustLoad(t, strings.Replace(local, "%", row.given, 1), row.environ...)
+		// What is printed says the same again.
+		var out bytes.Buffer
+		if err := c.Print(&out); err != nil {
+			t.Fatal(err)
+		}
+		for way, c := range map[string]*Config{"given": c, "printed": mustLoad(t, out.String())} {
+			p := c.Providers[0]
+			if got := (switches{p.Stream, p.StreamOptions, p.TokenLimit, p.CAFile}); got != row.want {
+				t.Errorf("%s, %s: got %+v, want %+v", row.name, way, got, row.want)
+			}
+		}
+		if roots, err := c.Providers[0].Roots(); err != nil || (roots != nil) != (row.want.ca != "") {
+			t.Errorf("%s: the roots are %v, %v", row.name, roots, err)
+		}
+	}
+
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for given, want := range map[string]string{
+		", token_limit: max_words":         "providers.local.token_limit",
+		", stream: 7":                      "providers.local.stream",
+		", stream_options: \"no\"":         "providers.local.stream_options",
+		", ca_file: /nosuch.pem":           "providers.local.ca_file",
+		", ca_file: " + empty:              "providers.local.ca_file",
+		", streaming: false":               "providers.local.streaming",
+		", ca_file: 7, token_limit: false": "providers.local.ca_file providers.local.token_limit",
+	} {
+		_, faults := load(t, strings.Replace(local, "%", given, 1))
+		var keys []string
+		for _, f := range faults {
+			keys = append(keys, f.Key)
+		}
+		if got := strings.Join(keys, " "); got != want {
+			t.Errorf("%s: the faults are of %q, want %q: %v", given, got, want, faults)
+		}
+	}
+	c := mustLoad(t, "", "ANTHROPIC_API_KEY=k", "OPENAI_API_KEY=k")
+	for i, limit := range []string{"max_tokens", "max_completion_tokens"} {
+		if p := c.Providers[i]; !p.Stream || !p.StreamOptions || p.TokenLimit != limit {
+			t.Errorf("the well-known provider is %+v", p)
+		}
+	}
+}
