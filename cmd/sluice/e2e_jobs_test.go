@@ -529,7 +529,7 @@ func testBatches(t *testing.T, s *system) {
 	all := results()
 	want := map[string]float64{"a": 1, "3": 3, "bad": 4, "5": 5}
 	for _, l := range all {
-		if got, w := members(l), strings.Fields("attempts custom_id error id line result status text usage"); !slices.Equal(got, w) {
+		if got, w := members(l), strings.Fields("attempts custom_id error finish id line result status text usage"); !slices.Equal(got, w) {
 			t.Errorf("line's members %v", got)
 		}
 		if line, ok := want[at(l, "custom_id").(string)]; !ok || at(l, "line") != line {
