@@ -31,8 +31,8 @@ func planned(attempt int) time.Duration {
 //
 //   - delivered, gone and invalid end a delivery, and so does attempt 10;
 //   - otherwise the delay is the schedule's, 20 % shorter to 20 % longer;
-//   - a Retry-After counts, but no less than that delay and no more than twice
-//     the schedule's, so that a receiver cannot park a queue of ours;
+//   - a Retry-After that asks for more is kept, up to the schedule's next delay
+//     after that one (24 h at most), so that a receiver cannot park a queue of ours;
 //   - canceled is again at once, and busy in 1 to 2 seconds. Neither is an
 //     attempt: the next one bears the same number ([Outcome.Attempted]).
 //
@@ -51,9 +51,9 @@ func Next(attempt int, res Result, rand float64) (delay time.Duration, again boo
 	if attempt >= MaxAttempts {
 		return 0, false
 	}
-	nominal := planned(max(attempt, 0) + 1)
-	delay = time.Duration(float64(nominal) * (1 - jitter + 2*jitter*rand))
-	return max(delay, min(res.RetryAfter, 2*nominal)), true
+	next := max(attempt, 0) + 1
+	delay = time.Duration(float64(planned(next)) * (1 - jitter + 2*jitter*rand))
+	return max(delay, min(res.RetryAfter, planned(min(next+1, MaxAttempts)))), true
 }
 
 // maxRetryAfter bounds what ParseRetryAfter returns. Next allows less.

@@ -54,17 +54,26 @@ func TestNextByOutcome(t *testing.T) {
 	}
 }
 
-func TestRetryAfterIsClamped(t *testing.T) {
-	for _, c := range []struct{ asked, want time.Duration }{
-		{0, 5 * time.Minute},
-		{time.Second, 5 * time.Minute},
-		{7 * time.Minute, 7 * time.Minute},
-		{time.Hour, 10 * time.Minute},
-		{7 * 24 * time.Hour, 10 * time.Minute},
+// What a receiver asks for is kept up to the schedule's step after the one that is due.
+func TestRetryAfterIsKeptUpToTheNextStep(t *testing.T) {
+	for _, c := range []struct {
+		attempt     int
+		asked, want time.Duration
+	}{
+		{1, 0, 5 * time.Second},
+		{1, time.Second, 5 * time.Second},
+		{1, time.Minute, time.Minute},
+		{1, time.Hour, 5 * time.Minute},
+		{2, 0, 5 * time.Minute},
+		{2, 20 * time.Minute, 20 * time.Minute},
+		{2, 7 * 24 * time.Hour, 30 * time.Minute},
+		{8, 23 * time.Hour, 23 * time.Hour},
+		{9, 23 * time.Hour, 24 * time.Hour},
+		{9, 7 * 24 * time.Hour, 24 * time.Hour},
 	} {
 		for _, o := range []webhook.Outcome{webhook.Throttled, webhook.Status5xx, webhook.Status4xx} {
-			if got, _ := webhook.Next(2, webhook.Result{Outcome: o, RetryAfter: c.asked}, 0.5); got != c.want {
-				t.Errorf("Next after %s with Retry-After %v = %v, want %v", o, c.asked, got, c.want)
+			if got, _ := webhook.Next(c.attempt, webhook.Result{Outcome: o, RetryAfter: c.asked}, 0.5); got != c.want {
+				t.Errorf("Next(%d) after %s with Retry-After %v = %v, want %v", c.attempt, o, c.asked, got, c.want)
 			}
 		}
 	}
@@ -109,11 +118,12 @@ func FuzzParseRetryAfter(f *testing.F) {
 		if rand < 0 || rand >= 1 || rand != rand {
 			return
 		}
-		// Whatever a receiver asks for, the delay stays within twice the schedule's.
+		// Whatever a receiver asks for, the delay stays within the schedule's next step.
 		for attempt := 1; attempt < webhook.MaxAttempts; attempt++ {
 			nominal, _ := webhook.Next(attempt, webhook.Result{Outcome: webhook.Throttled}, 0.5)
+			most, _ := webhook.Next(min(attempt+1, webhook.MaxAttempts-1), webhook.Result{Outcome: webhook.Throttled}, 0.5)
 			delay, again := webhook.Next(attempt, webhook.Result{Outcome: webhook.Throttled, RetryAfter: got}, rand)
-			if !again || float64(delay) < 0.79*float64(nominal) || delay > 2*nominal {
+			if !again || float64(delay) < 0.79*float64(nominal) || float64(delay) > 1.21*float64(most) {
 				t.Fatalf("Next(%d) with Retry-After %v = %v, planned %v", attempt, got, delay, nominal)
 			}
 		}

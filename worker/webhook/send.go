@@ -28,7 +28,7 @@ type Outcome string
 
 // The outcomes of an attempt.
 const (
-	Delivered      Outcome = "delivered"       // 2xx, answer read to its end or to the limit
+	Delivered      Outcome = "delivered"       // 2xx, whatever became of the answer's body
 	Gone           Outcome = "gone"            // 410: the endpoint is to be disabled
 	Redirect       Outcome = "redirect"        // 3xx: never followed
 	Throttled      Outcome = "throttled"       // 429
@@ -42,8 +42,7 @@ const (
 	TLSError       Outcome = "tls_error"       // no secure connection: certificate, name or protocol
 	ConnectionLost Outcome = "connection_lost" // closed before the answer's head was complete
 	ProtocolError  Outcome = "protocol_error"  // an answer that is not HTTP, or with a head over 32 KiB
-	Timeout        Outcome = "timeout"         // connected, and no whole answer in time
-	BodyError      Outcome = "body_error"      // 2xx, but the answer broke off
+	Timeout        Outcome = "timeout"         // connected, and no answer's head in time
 
 	// Three outcomes are no fault of the endpoint and must not be counted against it.
 	Busy     Outcome = "busy"     // not sent: MaxPerHost attempts to that host are under way
@@ -55,7 +54,7 @@ const (
 func Outcomes() []Outcome {
 	return []Outcome{
 		Delivered, Gone, Redirect, Throttled, Status4xx, Status5xx, BlockedURL, BlockedAddress, DNSError, ConnectError,
-		ConnectTimeout, TLSError, ConnectionLost, ProtocolError, Timeout, BodyError, Busy, Canceled, Invalid,
+		ConnectTimeout, TLSError, ConnectionLost, ProtocolError, Timeout, Busy, Canceled, Invalid,
 	}
 }
 
@@ -279,7 +278,7 @@ func (s *Sender) send(ctx context.Context, d Delivery) Result {
 		}
 		return res
 	}
-	res := s.answer(ctx, resp)
+	res := s.answer(resp)
 	res.Latency = time.Since(start)
 	return res
 }
@@ -315,8 +314,10 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// answer reads what is wanted of an answer and closes it.
-func (s *Sender) answer(ctx context.Context, resp *http.Response) Result {
+// answer reads what is wanted of an answer and closes it. The status alone says how
+// the attempt ended: a receiver that has said 2xx has taken the event, and would take
+// it twice if a body that drips or breaks off made us send it again.
+func (s *Sender) answer(resp *http.Response) Result {
 	defer resp.Body.Close()
 	res := Result{Status: resp.StatusCode, Outcome: statusOutcome(resp.StatusCode)}
 	res.RetryAfter, _ = ParseRetryAfter(resp.Header.Get("Retry-After"), s.now())
@@ -324,22 +325,10 @@ func (s *Sender) answer(ctx context.Context, resp *http.Response) Result {
 	kept, err := io.ReadAll(io.LimitReader(resp.Body, maxKeepBytes))
 	if err == nil {
 		// Read on, so that the connection can be used again, but not for ever.
-		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReadBytes-maxKeepBytes))
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReadBytes-maxKeepBytes))
 	}
 	if encoding := resp.Header.Get("Content-Encoding"); encoding == "" || strings.EqualFold(encoding, "identity") {
 		res.Body = text(kept)
-	}
-	if err != nil && res.Outcome == Delivered {
-		// A 2xx that breaks off may come from something in front of the receiver:
-		// once more is better than never.
-		switch {
-		case ctx.Err() == context.Canceled:
-			// We broke it off, and the receiver has said yes.
-		case isTimeout(err):
-			res.Outcome = Timeout
-		default:
-			res.Outcome = BodyError
-		}
 	}
 	return res
 }

@@ -229,8 +229,8 @@ func TestOutcomeOfBrokenServers(t *testing.T) {
 		{"switching protocols", raw(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), webhook.ProtocolError},
 		{"huge head", raw(t, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("a", 64<<10)+"\r\n\r\n"), webhook.ProtocolError},
 		{"many heads", raw(t, strings.Repeat("HTTP/1.1 100 Continue\r\nX: "+strings.Repeat("a", 8<<10)+"\r\n\r\n", 100)), webhook.ProtocolError},
-		{"body cut short", raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), webhook.BodyError},
-		{"broken chunk", raw(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), webhook.BodyError},
+		{"body cut short", raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), webhook.Delivered},
+		{"broken chunk", raw(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), webhook.Delivered},
 		{"error with its body cut short", raw(t, "HTTP/1.1 500 No\r\nContent-Length: 10\r\n\r\nabc"), webhook.Status5xx},
 		{"two lengths", raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), webhook.ProtocolError},
 	} {
@@ -269,8 +269,8 @@ func TestTimeout(t *testing.T) {
 		{"body never ends", rawFunc(t, func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
 			wait()
-		}), webhook.Timeout},
-		{"body drips", rawFunc(t, drip), webhook.Timeout},
+		}), webhook.Delivered},
+		{"body drips", rawFunc(t, drip), webhook.Delivered},
 		{"error whose body never ends", rawFunc(t, func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 503 No\r\nContent-Length: 5\r\n\r\nab")
 			wait()
