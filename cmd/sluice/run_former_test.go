@@ -14,7 +14,7 @@ import (
 
 var digestMember = regexp.MustCompile(`,"digest":"[0-9a-f]{64}"`)
 
-// former makes of an interrupted run what release 0.1.0 would have left: results
+// former makes of an interrupted run what a program before release 0.1.0 would have left: results
 // and a journal without digests, in a folder named by the input and the flags.
 func (d *desk) former(folder string) {
 	d.t.Helper()

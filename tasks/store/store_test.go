@@ -158,7 +158,7 @@ func TestTheLastAttemptsErrorStandsWhileAJobWaits(t *testing.T) {
 	}
 }
 
-// A record of release 0.1.0 does not say how its answer ended.
+// A record made before release 0.1.0 does not say how its answer ended.
 func TestAnOldRecordHasNoFinish(t *testing.T) {
 	s, rdb := open(t, 4)
 	k := claimed(t, s)

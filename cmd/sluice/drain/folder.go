@@ -16,8 +16,8 @@ import (
 // of its batches and, unless an external Redis is configured, its Redis.
 type folder struct {
 	dir    string
-	former bool     // made by release 0.1.0: its journal has no digests
-	older  string   // the name that release 0.1.0 gave it
+	former bool     // made before release 0.1.0: its journal has no digests
+	older  string   // the name that it had before release 0.1.0
 	lock   *os.File // nil: not locked
 }
 
@@ -52,7 +52,7 @@ func folderOf(dataDir string, o Options, path string, input []byte) *folder {
 	return f
 }
 
-// formerKey names the folder as release 0.1.0 did: by all of the input. So what
+// formerKey names the folder as programs before release 0.1.0 did: by all of the input. So what
 // is in it was asked by this very input.
 func formerKey(o Options, input []byte) string {
 	sum := sha256.New()

@@ -117,9 +117,9 @@ type settled struct {
 // stale file before the results lose them, so that a crash between leaves both.
 // Lines that failed are taken out, to be tried again.
 //
-// An answer of release 0.1.0, which wrote no digests, does not say what it
-// answers: line numbers and custom_ids stay when a prompt is corrected, and that
-// release went by them alone, so even a folder of this very input beside the
+// An answer from before release 0.1.0, which has no digest, does not say what it
+// answers: line numbers and custom_ids stay when a prompt is corrected, and the
+// program went by them alone, so even a folder of this very input beside the
 // results proves nothing. What does is asked: what the job that brought the
 // answer asked, by the job's id, as the folder's own records have it.
 func (r *results) settle(o Options, all []prompt, asked map[string]string) (settled, error) {

@@ -14,8 +14,9 @@ type earlier struct {
 	job tasks.Job // without what it asks and what it was answered
 }
 
-// earlier reads the jobs of interrupted runs. Their digests are in the journal;
-// release 0.1.0 wrote none, but its folder is that of this very input, line by line.
+// earlier reads the jobs of interrupted runs. Their digests are in the journal.
+// Before release 0.1.0 none were written, but the folder is then that of this very
+// input, line by line.
 func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
 	batches, digests, err := noted(r.at.dir)
 	if err != nil {
