@@ -214,7 +214,7 @@ func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 			how = 2 // a few seconds each
 		}
 		if how > 0 && !last {
-			file = append(file, fresh(), fresh(), fresh()) // so that there is something to ask
+			file = append(file, fresh(), fresh(), fresh(), fresh()) // so that there is more to ask than is answered before a kill
 		}
 		save()
 		begins()
