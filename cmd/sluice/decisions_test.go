@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -47,5 +49,33 @@ func TestTheVersionIsTheOneOfTheChangelog(t *testing.T) {
 	m := regexp.MustCompile(`(?m)^## (\S+)`).FindStringSubmatch(project(t, "CHANGELOG.md"))
 	if m == nil || m[1] != version {
 		t.Errorf("sluice version says %s; CHANGELOG.md begins with %q", version, m)
+	}
+}
+
+// Each release that CHANGELOG.md tells of has its commit in docs/releases.md, and
+// that commit says the version.
+func TestEveryReleaseHasItsCommit(t *testing.T) {
+	commits := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| (\\S+) \\| `([0-9a-f]{40})` \\|$").FindAllStringSubmatch(project(t, "docs/releases.md"), -1) {
+		commits[m[1]] = m[2]
+	}
+	git := func(args ...string) (string, error) {
+		out, err := exec.Command("git", append([]string{"-C", "../.."}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	shallow, err := git("rev-parse", "--is-shallow-repository")
+	for _, m := range regexp.MustCompile(`(?m)^## (\S+) \(\d{4}-`).FindAllStringSubmatch(project(t, "CHANGELOG.md"), -1) {
+		commit := commits[m[1]]
+		if commit == "" {
+			t.Errorf("docs/releases.md has no commit of %s", m[1])
+			continue
+		}
+		if err != nil || shallow != "false" {
+			continue // a copy of the files without their history
+		}
+		source, err := git("show", commit+":cmd/sluice/version.go")
+		if err != nil || !strings.Contains(source, fmt.Sprintf("version = %q", m[1])) {
+			t.Errorf("commit %s is not that of %s: %v", commit, m[1], err)
+		}
 	}
 }

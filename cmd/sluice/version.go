@@ -7,7 +7,7 @@ import (
 )
 
 // version is the release that this source is, or leads to.
-const version = "0.1.0"
+const version = "0.2.0"
 
 // VersionCmd prints the version.
 type VersionCmd struct{}
