@@ -18,6 +18,9 @@ import (
 // Lines reads a file of prompts by the rules of a batch's body, for a program
 // that has no server.
 type Lines struct {
+	// List says that the file is one JSON document, a list or {"jobs":[…]} or
+	// {"requests":[…]}: a line is an element then. False: it has a job a line.
+	List  bool
 	Match func(model string) (pool string, ok bool) // required
 	Model string                                    // of lines that name none; "" means that they are faulty
 	Now   func() time.Time                          // nil means time.Now
@@ -32,7 +35,8 @@ type Lines struct {
 type LineFault struct {
 	Line     int // 1-based
 	Detail   string
-	Unserved bool // it names no model, or one that no pool serves
+	Unserved bool   // it names no model, or one that no pool serves
+	Raw      []byte // the line; nil where it could not be read to its end. For its owner, not for a log.
 }
 
 // Error begins with the line's number.
@@ -47,7 +51,11 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	}
 	l.Most = cmp.Or(l.Most, 1_000_000)
 	check := desk.Lines{Match: l.Match}
-	err := readLines(file, 32<<20, l.Most, func(line int, raw []byte) error {
+	read := readLines
+	if l.List {
+		read = readDocument
+	}
+	err := read(file, 32<<20, l.Most, func(line int, raw []byte) error {
 		job, err := l.decode(line, raw, &check)
 		var fault *LineFault
 		if errors.As(err, &fault) && l.Fault != nil {
@@ -67,13 +75,13 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 
 // decode reads one line; check knows those before.
 func (l Lines) decode(line int, raw []byte, check *desk.Lines) (tasks.Job, error) {
-	job, err := decode(bytes.Clone(raw), true, l.Model, l.Now())
+	job, err := decodeLine(bytes.Clone(raw), l.Model, l.Now())
 	if err == nil {
 		err = check.Check(line, &job)
 	}
 	var f *fault.Fault
 	if errors.As(err, &f) {
-		return job, &LineFault{Line: line, Detail: f.Detail, Unserved: f.Detail == modelMissing || f.Code == fault.ModelNotFound}
+		return job, &LineFault{Line: line, Detail: f.Detail, Unserved: f.Detail == modelMissing || f.Code == fault.ModelNotFound, Raw: bytes.Clone(raw)}
 	}
 	return job, err
 }

@@ -30,7 +30,7 @@ func lineTooLong(line int, most int64) *fault.Fault {
 // readLines calls each with every line of an NDJSON body that is not blank, and
 // its 1-based number, blank ones counted. It never holds more than one line.
 func readLines(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
-	r := bufio.NewReaderSize(body, 64<<10)
+	r := bufio.NewReaderSize(unmarked(body), 64<<10)
 	var long []byte // a line that is longer than the reader's buffer
 	for line, jobs := 1, 0; ; {
 		part, err := r.ReadSlice('\n')
@@ -64,35 +64,14 @@ func readLines(body io.Reader, longest int64, most int, each func(line int, raw 
 	}
 }
 
-// readDocument calls each with every element of "jobs" in a body of the form
-// {"jobs":[…]}, and its 1-based position. It never holds more than one element.
+// readDocument calls each with every element of a list of jobs, or of "jobs" or
+// "requests" in an object of nothing else, and its 1-based position. It never
+// holds more than one element.
 func readDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
 	m := &meter{r: body}
 	m.allow(longest)
-	d := document{Decoder: jsontext.NewDecoder(m), meter: m, longest: longest, most: most}
-	form := fault.Fail(fault.InvalidRequest, `The body must be an object of the form {"jobs":[…]}.`)
-	if k := d.PeekKind(); k != '{' && k != 0 {
-		return form
-	}
-	if err := d.token(); err != nil {
-		return err
-	}
-	for d.PeekKind() == '"' {
-		raw, err := d.ReadValue()
-		if err != nil {
-			return d.broken(err)
-		}
-		if name := jsonread.Unquote(raw); name != "jobs" {
-			return told(jsonread.Unknown(name))
-		}
-		if k := d.PeekKind(); k != '[' && k != 0 {
-			return form
-		}
-		if err := d.elements(each); err != nil {
-			return err
-		}
-	}
-	if err := d.token(); err != nil {
+	d := document{Decoder: jsontext.NewDecoder(unmarked(m)), meter: m, longest: longest, most: most}
+	if err := d.jobs(each); err != nil {
 		return err
 	}
 	_, err := d.ReadToken()
@@ -105,13 +84,53 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 	return nil
 }
 
-// document is a body of the form {"jobs":[…]} that is being read.
+// document is a list of jobs, or an object around one, that is being read.
 type document struct {
 	*jsontext.Decoder
 	meter   *meter
 	longest int64 // bytes of an element
 	most    int   // elements
 	line    int   // elements read
+}
+
+// jobs reads the whole document.
+func (d *document) jobs(each func(line int, raw []byte) error) error {
+	form := fault.Fail(fault.InvalidRequest, `The body must be a list of jobs, or an object of the form {"jobs":[…]} or {"requests":[…]}.`)
+	switch k := d.PeekKind(); k {
+	case '[':
+		return d.elements(each)
+	case '{', 0:
+	default:
+		return form
+	}
+	if err := d.token(); err != nil {
+		return err
+	}
+	for d.PeekKind() == '"' {
+		raw, err := d.ReadValue()
+		if err != nil {
+			return d.broken(err)
+		}
+		if name := jsonread.Unquote(raw); name != "jobs" && name != "requests" {
+			return told(jsonread.Unknown(name))
+		}
+		if k := d.PeekKind(); k != '[' && k != 0 {
+			return form
+		}
+		if err := d.elements(each); err != nil {
+			return err
+		}
+	}
+	return d.token()
+}
+
+// unmarked leaves out the byte order mark that a text in UTF-8 may begin with.
+func unmarked(r io.Reader) io.Reader {
+	b := bufio.NewReaderSize(r, 64<<10)
+	if first, err := b.Peek(3); err == nil && string(first) == "\xef\xbb\xbf" {
+		_, _ = b.Discard(3)
+	}
+	return b
 }
 
 // elements reads the list of jobs.

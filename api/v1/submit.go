@@ -50,18 +50,15 @@ var submitMembers = []string{
 //
 // It fails with a *fault.Fault whose detail names the member at fault.
 func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
-	return decode(body, inBatch, "", now)
-}
-
-// decode is decodeSubmit for a body that may name no model: then it is model,
-// unless that is empty.
-func decode(body []byte, inBatch bool, model string, now time.Time) (tasks.Job, error) {
+	if inBatch {
+		return decodeLine(body, "", now)
+	}
 	r, err := jsonread.New(body)
 	if err != nil {
 		return tasks.Job{}, told(err)
 	}
 	d := decoder{r}
-	job, err := d.submit(inBatch, model, now)
+	job, err := d.submit(now)
 	if err != nil {
 		return tasks.Job{}, told(err)
 	}
@@ -90,13 +87,13 @@ type input struct {
 	requestModel string
 }
 
-func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.Job, err error) {
+func (d *decoder) submit(now time.Time) (job tasks.Job, err error) {
 	var in input
 	err = d.Object(func(name string) error {
-		if d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "custom_id" && inBatch) {
+		if d.Kind() == 'n' && slices.Contains(submitMembers, name) {
 			return d.Skip()
 		}
-		if name == "custom_id" && !inBatch {
+		if name == "custom_id" {
 			return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
 		}
 		return d.member(name, &job, &in)
@@ -104,18 +101,23 @@ func (d *decoder) submit(inBatch bool, model string, now time.Time) (job tasks.J
 	if err != nil {
 		return job, err
 	}
-	if err := in.settle(&job, model); err != nil {
+	if err := in.settle(&job, ""); err != nil {
 		return job, err
 	}
+	return job, complete(&job, now)
+}
+
+// complete makes the checks that need the whole body.
+func complete(job *tasks.Job, now time.Time) error {
 	if job.Priority == "" {
 		job.Priority = tasks.Normal
 	}
 	if job.WebhookURL != "" {
 		if err := checkURL(job.WebhookURL); err != nil {
-			return job, err
+			return err
 		}
 	}
-	return job, checkTimes(&job, now)
+	return checkTimes(job, now)
 }
 
 // member consumes the value of one member of the body.
@@ -130,7 +132,7 @@ func (d *decoder) member(name string, job *tasks.Job, in *input) (err error) {
 	case "system":
 		in.system, err = d.system()
 	case "request":
-		err = d.request(in)
+		in.request, err = d.request(name, &in.requestModel)
 	case "max_tokens":
 		job.Request.MaxTokens, err = d.Count(name, mostMaxTokens)
 	case "priority":
@@ -145,12 +147,14 @@ func (d *decoder) member(name string, job *tasks.Job, in *input) (err error) {
 		job.Metadata, err = d.metadata()
 	case "fallback_models":
 		job.Fallback, err = d.fallbacks()
-	case "custom_id":
-		job.CustomID, err = d.customID()
 	default:
-		err = fault.Fail(fault.InvalidRequest, `The member %s is unknown: put it into "request", which goes to the provider as it is, or leave it out.`, jsonread.Clip(name))
+		err = unknownMember(name)
 	}
 	return err
+}
+
+func unknownMember(name string) error {
+	return fault.Fail(fault.InvalidRequest, `The member %s is unknown: put it into "request", which goes to the provider as it is, or leave it out.`, jsonread.Clip(name))
 }
 
 // modelMissing is the fault of a body that names no model.
@@ -323,22 +327,20 @@ func (d *decoder) system() ([]byte, error) {
 
 // request consumes the provider's own body and takes note of what the queue
 // has to know of it.
-func (d *decoder) request(in *input) error {
+func (d *decoder) request(at string, model *string) ([]byte, error) {
 	if k := d.Kind(); k != '{' {
-		return d.Wrong(k, "request", "an object")
+		return nil, d.Wrong(k, at, "an object")
 	}
-	var err error
-	in.request, err = d.Members(func(name string) (err error) {
+	return d.Members(func(name string) (err error) {
 		switch {
 		case name == "model":
-			in.requestModel, err = d.model("request.model")
+			*model, err = d.model(at + ".model")
 			return err
 		case estimate.IsLimit(name):
-			return d.limit("request." + name)
+			return d.limit(at + "." + name)
 		}
 		return d.Skip()
 	})
-	return err
 }
 
 // limit consumes a body's limit of output tokens: a whole number, or null, that is
