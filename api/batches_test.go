@@ -218,7 +218,7 @@ func TestABatchsTokensCount(t *testing.T) {
 	s.world.limits.TokensPerDay = 3000
 	nd := []string{"Content-Type", "application/x-ndjson"}
 	s.call("POST", "/v1/batches", writer, strings.Repeat(hello+"\n", 2), nd...).want(t, 202)
-	r := s.call("POST", "/v1/batches", writer, strings.Repeat(hello+"\n", 3), nd...).want(t, 429, "quota_exceeded")
+	r := s.call("POST", "/v1/batches", writer, strings.Repeat(hello+"\n", 2), nd...).want(t, 429, "quota_exceeded")
 	if r.Header.Get("Retry-After") != "3600" || len(s.world.staged) != 0 {
 		t.Errorf("refused with %v, %d left staged", r.Header, len(s.world.staged))
 	}

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"os"
 	"reflect"
 	"strconv"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -527,10 +530,60 @@ func TestQuota(t *testing.T) {
 	if r.Header.Get("Retry-After") != "3" || r.Header.Get("RateLimit-Policy") != `"queued_jobs";q=1` {
 		t.Errorf("refused with %v", r.Header)
 	}
-	s.call("POST", "/v1/batches", writer, hello+"\n"+hello, "Content-Type", "application/x-ndjson").want(t, 429)
+	s.call("POST", "/v1/batches", writer, hello, "Content-Type", "application/x-ndjson").want(t, 429, "quota_exceeded")
 	if len(s.world.batches) != 0 || len(s.world.staged) != 0 {
 		t.Errorf("a refused batch left something: %v %v", s.world.batches, s.world.staged)
 	}
+}
+
+// A request that no wait makes fit was told that its quota is used up, and to come
+// again; and a picture was refused for its bytes.
+func TestWhatCanNeverFitIsNotCalledUsedUp(t *testing.T) {
+	s := serve(t)
+	s.world.limits = quota.Limits{SubmitsPerMinute: 100, TokensPerDay: 500_000, QueuedJobs: 3}
+	s.world.inputLimit = 50_000
+	nd := []string{"Content-Type", "application/x-ndjson"}
+	refused := func(what string, r reply, numbers ...string) {
+		t.Helper()
+		detail := r.want(t, 422, "impossible_size").str(t, "detail")
+		for _, n := range numbers {
+			if !strings.Contains(detail, n) {
+				t.Errorf("%s: the refusal %q does not say %s", what, detail, n)
+			}
+		}
+		if r.Header.Get("Retry-After") != "" {
+			t.Errorf("%s: told to come again after %s s", what, r.Header.Get("Retry-After"))
+		}
+	}
+	asking := func(tokens int) string {
+		return `{"model":"claude-x","prompt":"hi","max_tokens":` + strconv.Itoa(tokens) + `}`
+	}
+	refused("a job", s.call("POST", "/v1/jobs", writer, asking(500_000)), "500004 tokens", "tokens_per_day is 500000", "max_tokens")
+	refused("answers by the hundred", s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-4o","messages":[],"n":128}}`), "tokens_per_day is 500000")
+	refused("an input", s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"`+strings.Repeat("word ", 100_000)+`"}`), "125003 input tokens", "50000 a minute")
+	refused("a line", s.call("POST", "/v1/batches", writer, hello+"\n"+asking(500_000), nd...), "Line 2", "tokens_per_day")
+	refused("a batch", s.call("POST", "/v1/batches", writer, asking(300_000)+"\n"+asking(300_000), nd...), "600008 tokens", "tokens_per_day is 500000")
+	refused("its lines", s.call("POST", "/v1/batches", writer, strings.Repeat(hello+"\n", 4), nd...), "more than 3 jobs", "queued_jobs")
+	if len(s.world.jobs) != 0 || len(s.world.staged) != 0 || s.world.admitted != 0 {
+		t.Errorf("%d jobs, %d staged and %d submits came of refusals", len(s.world.jobs), len(s.world.staged), s.world.admitted)
+	}
+
+	// What is within the limits, and a picture of 2.5 MB is, is taken or waits.
+	picture, err := os.ReadFile("../tasks/estimate/testdata/1000x800.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture = append(picture, make([]byte, 2_500_000)...)
+	body := `{"model":"claude-x","messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + base64.StdEncoding.EncodeToString(picture) + `"}}]}]}`
+	id := s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id")
+	if j, err := s.world.Job(t.Context(), "acme", id); err != nil || j.Reserved > 1067+1024+100 {
+		t.Errorf("a picture of 1,067 tokens is counted as %d, %v", j.Reserved, err)
+	}
+	first := s.call("POST", "/v1/jobs", writer, asking(400_000)).want(t, 202).str(t, "id")
+	s.call("POST", "/v1/jobs", writer, asking(400_000)).want(t, 429, "quota_exceeded")
+	s.call("POST", "/v1/jobs/"+first+"/cancel", writer, nil).want(t, 200)
+	s.world.limits.TokensPerDay = 300_000
+	refused("a retry", s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil), "400004 tokens", "tokens_per_day is 300000")
 }
 
 // A retry takes of every quota what a submit takes, and a refusal takes nothing.

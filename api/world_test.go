@@ -37,6 +37,8 @@ type world struct {
 	admitted int64
 	refunded int64
 	tokens   int64 // set aside for good
+
+	inputLimit int64 // of each pool, a minute
 }
 
 type keyed struct {
@@ -592,6 +594,8 @@ func (w *world) Match(model string) (string, bool) {
 	}
 	return "", false
 }
+
+func (w *world) InputLimit(context.Context, string) int64 { return w.inputLimit }
 
 func (w *world) Served() []string { return []string{"claude*", "gpt*"} }
 

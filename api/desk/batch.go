@@ -152,6 +152,8 @@ type intake struct {
 	hooks   map[string]error // webhook addresses already checked
 	staging bool             // false: only compare, keep nothing
 
+	reserved int64 // tokens of all jobs so far
+
 	chunk []tasks.Job
 	bytes int
 	laid  chan error     // the end of the staging under way; nil: none is
@@ -186,11 +188,30 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if !in.staging {
 		return nil
 	}
+	if err := in.fits(ctx, &job); err != nil {
+		return err
+	}
 	job.ID, job.Tenant, job.Batch = in.desk.c.NewID("job"), in.tenant, in.batch
 	job.Reserved = reserve(&job.Request, in.limits)
 	in.chunk = append(in.chunk, job)
 	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {
 		return in.stage(ctx)
+	}
+	return nil
+}
+
+// fits refuses a batch that is more than its tenant may ever have at once, as soon
+// as that shows.
+func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
+	if err := in.desk.fits(ctx, job, in.limits); err != nil {
+		return err
+	}
+	if most := in.limits.QueuedJobs; most > 0 && int64(len(in.lines.seen)) > most {
+		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d jobs, which is all that the quota queued_jobs lets wait: send it in parts.", most)
+	}
+	in.reserved += reserve(&job.Request, in.limits)
+	if most := in.limits.TokensPerDay; most > 0 && in.reserved > most {
+		return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota tokens_per_day is %d: send less of it a day.", in.reserved, most)
 	}
 	return nil
 }

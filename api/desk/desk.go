@@ -79,6 +79,8 @@ type Notices interface {
 // called for each submit and should answer from memory.
 type Pools interface {
 	Match(model string) (pool string, ok bool)
+	// InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody knows.
+	InputLimit(ctx context.Context, pool string) int64
 	// Served lists the globs of the models that are served.
 	Served() []string
 	// Waiting says what a job waits for; a zero For means it waits for nothing.

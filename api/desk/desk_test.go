@@ -88,6 +88,8 @@ func (silent) WatchEnd(context.Context, string) (<-chan *tasks.Job, func(), erro
 
 type pools struct{}
 
+func (pools) InputLimit(context.Context, string) int64 { return 0 }
+
 func (pools) Served() []string { return []string{"m"} }
 
 func (pools) Match(model string) (string, bool) { return "pool", model == "m" }

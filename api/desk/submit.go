@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,10 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if err != nil {
 		return h, err
 	}
+	if err := d.fits(ctx, job, grant.Limits); err != nil && !d.known(ctx, c.Tenant, s.Key) {
+		d.refund(ctx, c.Tenant)
+		return h, err
+	}
 	s.Limits = grant.Limits
 	job.Reserved = reserve(&job.Request, grant.Limits)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
@@ -75,6 +80,12 @@ func (d *Desk) Retry(ctx context.Context, tenant, id string) (tasks.Job, quota.G
 	job, err := d.c.Jobs.Retry(ctx, tenant, id, grant.Limits)
 	if err != nil {
 		d.refund(ctx, tenant)
+		var used *tasks.QuotaError
+		if errors.As(err, &used) {
+			if job, unread := d.c.Jobs.Job(ctx, tenant, id); unread == nil {
+				err = cmp.Or(d.fits(ctx, &job, grant.Limits), err)
+			}
+		}
 		return tasks.Job{}, quota.Grant{}, err
 	}
 	return job, d.withTokens(ctx, tenant, grant), nil
@@ -212,6 +223,20 @@ func (d *Desk) refund(ctx context.Context, tenant string) {
 	if err := d.c.Quota.Refund(ctx, tenant, 1); err != nil {
 		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "refund a quota", slog.Any("error", err))
 	}
+}
+
+// fits refuses a job that no wait makes fit, and says the numbers. An input is
+// estimated, so it has to be twice what a minute allows before it is refused.
+func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
+	r := &job.Request
+	if most := l.TokensPerDay; most > 0 && r.Tokens() > most {
+		return fault.Fail(fault.ImpossibleSize, `The job may take %d tokens, %d of them input, and the quota tokens_per_day is %d: give a smaller "max_tokens", or less at once.`,
+			r.Tokens(), r.InputTokens, most)
+	}
+	if most := d.c.Pools.InputLimit(ctx, job.Pool); most > 0 && int64(r.InputTokens) > 2*most {
+		return fault.Fail(fault.ImpossibleSize, "The request has about %d input tokens, and its pool takes %d a minute: send it in parts.", r.InputTokens, most)
+	}
+	return nil
 }
 
 // reserve is how many tokens are set aside for a request.

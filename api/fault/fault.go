@@ -37,6 +37,7 @@ const (
 	BodyTooLarge        = "body_too_large"
 	UnsupportedMedia    = "unsupported_media_type"
 	ImpossibleTime      = "impossible_time"
+	ImpossibleSize      = "impossible_size"
 	WebhookURLRefused   = "webhook_url_refused"
 	TooManyStreams      = "too_many_streams"
 	QuotaExceeded       = "quota_exceeded"
@@ -69,6 +70,7 @@ func Kinds() []Kind {
 		{BodyTooLarge, 413, "The body is too large", nil},
 		{UnsupportedMedia, 415, "The body's media type or encoding is not supported", nil},
 		{ImpossibleTime, 422, "The times asked for are impossible", nil},
+		{ImpossibleSize, 422, "No allowance can ever hold the request", nil},
 		{WebhookURLRefused, 422, "The webhook address is refused", nil},
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},

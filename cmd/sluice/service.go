@@ -128,10 +128,11 @@ func (s *service) build(ctx context.Context, r roles) error {
 		}
 		workers = append(workers, made)
 		provider, _ := s.cfg.ProviderOf(p.Name)
-		members = append(members, pool.Member{
-			Spec: pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels},
-			Gate: s.gates[p.Name], Breaker: s.breakers[p.Name],
-		})
+		spec := pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels}
+		if p.FollowProvider {
+			spec.GuessedInput = p.Limits.InputTokensPerMinute
+		}
+		members = append(members, pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]})
 	}
 	if r.tell {
 		s.ended = make(chan string, 4096)

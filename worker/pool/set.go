@@ -26,6 +26,9 @@ type Spec struct {
 	Dialect  upstream.Dialect // of the provider
 	Models   []string         // globs; the first pool that matches serves a job
 	Fallback []string         // models that serve the pool's jobs that name none themselves
+	// GuessedInput is the limit of input tokens a minute while that is a guess, which
+	// the provider's headers correct; 0: it is none.
+	GuessedInput int64
 }
 
 // Gate is a pool's allowance, as it stands.
@@ -109,6 +112,17 @@ func (s *Set) Match(model string) (pool string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody
+// knows, because nobody said and no answer of the provider has.
+func (s *Set) InputLimit(ctx context.Context, pool string) int64 {
+	m, _ := s.member(pool)
+	v, err := s.look(ctx, pool, viewFresh)
+	if err != nil || v.gate.InputTokens.Limit == m.GuessedInput {
+		return 0
+	}
+	return v.gate.InputTokens.Limit
 }
 
 // Served lists the globs of all pools, each once, in the order of the configuration.
