@@ -652,3 +652,45 @@ func TestAGateHearsOnceItMay(t *testing.T) {
 	grant("&sluice:*")
 	eventually(t, "both gates hear", func() bool { return a.subscribed.Load() && b.subscribed.Load() })
 }
+
+// A call behind one whose input was guessed far too high waited for that figure when
+// it had long been corrected. The clock stands still here: no pace lets it through.
+func TestNobodyWaitsForAFigureThatWasNeverTrue(t *testing.T) {
+	t.Parallel()
+	for _, settled := range []string{"at its end", "as soon as it is known"} {
+		rdb := redistest.New(t)
+		f := newFakeClock()
+		l := Limits{InputTokensPerMinute: 6000}
+		first, second := f.gate(t, rdb, l), f.gate(t, rdb, l)
+		start(t, first)
+		start(t, second)
+		eventually(t, "both hear", func() bool { return first.subscribed.Load() && second.subscribed.Load() })
+		grant := take(t, first, Need{ID: "guessed", Class: "c", InputTokens: 3000})
+		waiting := []<-chan error{
+			taking(t.Context(), first, Need{ID: "here", Class: "c", InputTokens: 1000}),
+			taking(t.Context(), second, Need{ID: "there", Class: "c", InputTokens: 1000}),
+		}
+		f.until(t, "both pumps wait for a slot or their turn", func(left []time.Duration) bool { return first.queued() == 1 && second.queued() == 1 && len(left) == 4 })
+		if settled == "at its end" {
+			settle(t, first, grant, Actual{Known: true, InputTokens: 10, OutputTokens: 1})
+		} else if err := first.SettleInput(t.Context(), grant, 10, nil); err != nil {
+			t.Fatal(err)
+		}
+		for range waiting {
+			select {
+			case err := <-waiting[0]:
+				waiting[0] = nil
+				if err != nil {
+					t.Fatal(err)
+				}
+			case err := <-waiting[1]:
+				waiting[1] = nil
+				if err != nil {
+					t.Fatal(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatalf("settled %s: nobody else passes, the state is %+v", settled, state(t, first))
+			}
+		}
+	}
+}

@@ -7,10 +7,12 @@
 --          the configured ones when the provider says so; headers, if there were any:
 --          {limits: list, a minute, 0: not said; remaining: list, -1: not said;
 --          rounding: step of the remaining tokens; age: s}
+-- Message to all, where an input was far below what was expected: "* epoch free 0"
 -- Returns  {epoch, 1 or 0 (was there such a reservation), in flight, the levels of the
 --          three dimensions in thousandths, '' where there is none, then what was handed
 --          over to the caller: "status wait key", ...}
 
+local ASK_ANEW = 1 -- s of input, by which a wait has to become shorter
 local WAY = 0.06 -- s, of a call to the provider and back: what was charged then is not in its headers
 
 -- settled replaces what was expected of a reservation, and returns the output
@@ -27,6 +29,11 @@ local function settled(key, b)
   for d = 1, 3 do
     if s.level[d] then s.level[d] = s.level[d] + expected[d] - used[d] end
     s.used[d] = math.max(0, s.used[d] + used[d] - expected[d])
+  end
+  -- Whoever waits by a figure that was never true asks anew. A slot that is handed
+  -- back says nothing: those who ask anew hand theirs back.
+  if a.how ~= 'back' and rate[2] > 0 and expected[2] - used[2] > rate[2] * ASK_ANEW and s.ahead[1] > 0 and now >= s.hold_until then
+    redis.pcall('PUBLISH', a.channel, '* ' .. s.epoch .. ' free 0')
   end
   if a.how == 'input' then
     charge(key, b)
