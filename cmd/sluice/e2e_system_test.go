@@ -114,6 +114,12 @@ type process struct {
 // start runs the program as a child that is gone when the test ends.
 func start(t *testing.T, environ []string, args ...string) *process {
 	t.Helper()
+	return startWith(t, nil, environ, args...)
+}
+
+// startWith is start with attributes of the system's, such as a namespace.
+func startWith(t *testing.T, attributes *syscall.SysProcAttr, environ []string, args ...string) *process {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -126,8 +132,11 @@ func start(t *testing.T, environ []string, args ...string) *process {
 		"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "SLUICE_AUTH__HMAC_SECRET=" + secret,
 		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=" + p.ops,
 	}, environ...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = &p.stdout, &p.stderr, attributes
 	if err := p.cmd.Start(); err != nil {
+		if attributes != nil {
+			t.Skipf("not with these attributes: %v", err)
+		}
 		t.Fatal(err)
 	}
 	go func() {

@@ -1,0 +1,315 @@
+//go:build linux
+
+package main_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/api/auth"
+)
+
+// watched notes for how long at a stretch a pool was paused at most, until stop.
+func (s *system) watched(t *testing.T, pool string) (longest func() time.Duration) {
+	t.Helper()
+	c, end, done := s.as(t, "watcher", auth.ScopeMonitor), make(chan struct{}), make(chan struct{})
+	var most time.Duration
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		var since time.Time
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+			if s.pool(c, pool) != "paused" {
+				since = time.Time{}
+				continue
+			}
+			if since.IsZero() {
+				since = time.Now()
+			}
+			most = max(most, time.Since(since))
+		}
+	}()
+	stop := sync.OnceFunc(func() { close(end); <-done })
+	t.Cleanup(stop)
+	return func() time.Duration { stop(); return most }
+}
+
+// pool returns the state of a pool.
+func (s *system) pool(c caller, name string) string {
+	pools, _ := c.do("GET", "/v1/status", "").get("pools").([]any)
+	for _, p := range pools {
+		if at(p, "name") == name {
+			state, _ := at(p, "state").(string)
+			return state
+		}
+	}
+	return ""
+}
+
+// In each dialect, one prompt of thirty meets a refusal or a failure of its own. It
+// fails with the provider's words, all others succeed, and the pool stays open.
+func TestOnePoisonedPromptOfThirtyFailsAlone(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, nil)
+	kinds := []string{"400", "401", "402", "403", "404", "409", "413", "500", "502", "503", "504", "529", "reset", "cut", "truncated", "stream_error", "garbage"}
+	var both sync.WaitGroup
+	for pool, model := range map[string]string{"claude": "claude-x", "gpt": "gpt-x"} {
+		c, paused := s.as(t, "tenant-"+pool), s.watched(t, pool)
+		both.Go(func() {
+			poison, well := map[string]string{}, []string{}
+			for i := range 30 * len(kinds) {
+				if i%30 == 5 {
+					kind := kinds[i/30]
+					poison[kind] = c.submit(prompt(model, fmt.Sprintf("poison-%s [[fault:%s]]", kind, kind)))
+				} else {
+					well = append(well, c.submit(prompt(model, fmt.Sprint("good ", i))))
+				}
+			}
+			for _, id := range well {
+				if r := c.final(id); r.str("status") != "succeeded" || r.num("attempts") != 1 {
+					t.Errorf("%s: a good prompt: %s", pool, r.body)
+				}
+			}
+			for kind, id := range poison {
+				r := c.final(id)
+				if r.str("status") != "failed" || r.str("error.message") == "" {
+					t.Errorf("%s: poison %s: %s", pool, kind, r.body)
+				}
+			}
+			if most := paused(); most > time.Second {
+				t.Errorf("pool %s was paused for %v", pool, most)
+			}
+		})
+	}
+	both.Wait()
+}
+
+// waits has a tenant's jobs made one after the other, and returns how long the
+// slowest of a hundred took.
+func (c caller) waits(model string, n int) time.Duration {
+	took := make([]time.Duration, n)
+	for i := range took {
+		begun := time.Now()
+		r := c.do("POST", "/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
+		if took[i] = time.Since(begun); r.str("status") != "succeeded" || r.num("attempts") != 1 {
+			c.t.Errorf("the victim's job: %s", r.body)
+		}
+	}
+	slices.Sort(took)
+	return took[n*99/100]
+}
+
+// Sixteen jobs of one tenant for a model that answers 503 change nothing for another
+// tenant's model, and run when theirs is well.
+func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, nil)
+	victim, attacker := s.as(t, "victim"), s.as(t, "attacker")
+	before := victim.waits("claude-well", 200)
+	s.fault(t, "POST", `{"kind":"503","model":"claude-bad"}`)
+	paused := s.watched(t, "claude")
+	var ids []string
+	for i := range 16 {
+		ids = append(ids, attacker.submit(prompt("claude-bad", fmt.Sprint("attack ", i))))
+	}
+	during := victim.waits("claude-well", 200)
+	eventually(t, "the model is held back", func() bool { return strings.Contains(s.worker.stderr.String(), "a model is held back") })
+	during = max(during, victim.waits("claude-well", 200))
+	t.Logf("99 of 100 waits: %v without the attack, %v with it", before, during)
+	if during > 2*before+100*time.Millisecond {
+		t.Errorf("99 of 100 waits: %v with the attack, %v without", during, before)
+	}
+	if most := paused(); most > 0 {
+		t.Errorf("the pool was paused for %v", most)
+	}
+	s.fault(t, "DELETE", "")
+	for _, id := range ids {
+		if r := attacker.final(id); r.str("status") != "succeeded" {
+			t.Errorf("a job of the model that was held back: %s", r.body)
+		}
+	}
+}
+
+func (s *system) fault(t *testing.T, method, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.provider.URL+"/fake/faults", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		t.Fatalf("%s: %s", body, res.Status)
+	}
+}
+
+// relay passes connections on to the provider while it is open.
+type relay struct {
+	at, to string
+	mu     sync.Mutex
+	l      net.Listener
+	live   sync.WaitGroup
+	conns  []net.Conn
+}
+
+func (r *relay) open(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", r.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.l = l
+	r.mu.Unlock()
+	r.live.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", r.to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			r.mu.Lock()
+			r.conns = append(r.conns, in, out)
+			r.mu.Unlock()
+			r.live.Go(func() { _, _ = io.Copy(out, in); out.Close() })
+			r.live.Go(func() { _, _ = io.Copy(in, out); in.Close() })
+		}
+	})
+}
+
+func (r *relay) shut() {
+	r.mu.Lock()
+	if r.l != nil {
+		r.l.Close()
+	}
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.mu.Unlock()
+	r.live.Wait()
+}
+
+// cutOff is what a worker that cannot reach its provider is asked for.
+func (s *system) cutOff(t *testing.T, sick *process, ready func() (status int, body string), heal func()) {
+	t.Helper()
+	c, paused := s.as(t, "cut"), s.watched(t, "claude")
+	var ids []string
+	submit := func(n int) {
+		for range n {
+			ids = append(ids, c.submit(prompt("claude-x", fmt.Sprint("cut ", len(ids)))))
+		}
+	}
+	eventually(t, "the sick one has met the fault", func() bool {
+		submit(4)
+		status, _ := ready()
+		return status == 503
+	})
+	submit(100)
+	if _, body := ready(); !strings.Contains(body, "cannot reach the provider of pool claude") || strings.Contains(body, "127.0.0.1") {
+		t.Errorf("/readyz of the sick one: %s", body)
+	}
+	if s.probe(s.worker, "/readyz") != 200 {
+		t.Error("the other worker is not ready")
+	}
+	excused := 0
+	for _, id := range ids {
+		r := c.final(id)
+		list, _ := r.get("upstream.attempts").([]any)
+		excused += len(list) - 1
+		if r.str("status") != "succeeded" || r.num("attempts") != 1 {
+			t.Errorf("%s", r.body)
+		}
+	}
+	if excused == 0 {
+		t.Error("no call of the sick one failed")
+	}
+	if most := paused(); most > 0 {
+		t.Errorf("the pool was paused for %v", most)
+	}
+	if heal == nil {
+		return
+	}
+	heal()
+	eventually(t, "it is back", func() bool { status, _ := ready(); return status == 200 })
+	if !strings.Contains(sick.stderr.String(), "this process makes calls again") {
+		t.Error("it does not say so")
+	}
+}
+
+// readiness asks a process.
+func (s *system) readiness(t *testing.T, client *http.Client, p *process) (int, string) {
+	res, err := client.Get("http://" + p.ops + "/readyz")
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+// A worker whose proxy dies leaves the jobs to the one that is well, and comes back
+// with its proxy.
+func TestAWorkerBehindADeadProxyLeavesItsJobsToTheOther(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, nil)
+	proxy := &relay{at: freeAddress(t), to: strings.TrimPrefix(s.provider.URL, "http://")}
+	proxy.open(t)
+	t.Cleanup(proxy.shut)
+	sick := start(t, append(s.environ, "SLUICE_PROVIDERS__ANTHROPIC__BASE_URL=http://"+proxy.at), "worker")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	ready := func() (int, string) { return s.readiness(t, client, sick) }
+	eventually(t, "it is ready", func() bool { status, _ := ready(); return status == 200 })
+	proxy.shut()
+	s.cutOff(t, sick, ready, func() { proxy.open(t) })
+}
+
+// A worker in a network of its own reaches Redis by its socket, and no provider.
+func TestAWorkerWithoutANetworkLeavesItsJobsToTheOther(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"nsenter", "ip", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not on PATH", tool)
+		}
+	}
+	s := newSystem(t, nil)
+	sick := startWith(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}, s.environ, "worker")
+	within := func(args ...string) string {
+		args = append([]string{"-t", strconv.Itoa(sick.cmd.Process.Pid), "-n"}, args...)
+		out, _ := exec.CommandContext(t.Context(), "nsenter", args...).Output()
+		return string(out)
+	}
+	within("ip", "link", "set", "lo", "up") // its own address answers
+	ready := func() (int, string) {
+		body, code, _ := strings.Cut(within("curl", "-s", "-w", "\t%{http_code}", "http://"+sick.ops+"/readyz"), "\t")
+		status, _ := strconv.Atoi(code)
+		return status, body
+	}
+	eventually(t, "it is ready", func() bool { status, _ := ready(); return status == 200 })
+	s.cutOff(t, sick, ready, nil)
+}
