@@ -128,7 +128,11 @@ func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 	if wait = a.p.Health.Held(base, a.job.Asks()); wait == 0 {
 		return 0, false
 	}
-	return wait + rand.N(wait), true
+	wait += rand.N(wait)
+	if left := time.Until(a.job.Deadline); !a.job.Deadline.IsZero() && left > 0 {
+		wait = min(wait, left/2) // a wait beyond the deadline would end it now
+	}
+	return wait, true
 }
 
 // pace waits until the job may be sent. The wait ends early when the job is
@@ -212,7 +216,7 @@ func (a *attempt) judge(base context.Context) tasks.Ending {
 	standing := a.report(base)
 	v := decide(a.answer, situation{
 		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, standing: standing, guarded: a.p.Health != nil,
-		spent: a.p.budget.spent(), random: rand.Float64(),
+		spent: a.p.budget.spent(), bare: a.p.bare.saw(a.answer, time.Now().Add(-a.took)), random: rand.Float64(),
 	})
 	if v.status == tasks.StatusRetrying && v.counted {
 		a.p.budget.retry()

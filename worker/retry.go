@@ -16,6 +16,7 @@ type situation struct {
 	standing pool.Standing // of the pool and of the call in it
 	guarded  bool          // the pool has a breaker, which holds it when the provider refuses all
 	spent    bool          // the retry budget is used up
+	bare     int           // 429s before this one that said nothing, with no success since
 	random   float64       // 0 to 1
 }
 
@@ -40,7 +41,7 @@ const (
 
 	softLimit   = time.Second      // a retry-after up to this softens the pace; a longer one holds the pool
 	defaultHold = 5 * time.Second  // for a 429 that says nothing
-	capHold     = 60 * time.Second // for a spend cap or a refused key in a pool without a breaker
+	capHold     = 60 * time.Second // for a spend cap or a refused key in a pool without a breaker; the most for a 429 that says nothing
 
 	// reopenedDelay is for a refused key whose pool is open: it was opened again
 	// meanwhile, or was not paused because Redis is away.
@@ -59,7 +60,7 @@ func decide(a upstream.Answer, s situation) verdict {
 	case tasks.HandedBack:
 		return verdict{status: tasks.StatusRetrying}
 	case tasks.RateLimited, tasks.RampLimited:
-		return tooFast(a)
+		return tooFast(a, s)
 	case tasks.SpendLimited, tasks.Unauthorized:
 		return keyRefused(a, s)
 	case tasks.TooLarge:
@@ -84,13 +85,16 @@ func decide(a upstream.Answer, s situation) verdict {
 	return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 }
 
-// tooFast is for a provider whose pace was exceeded: the whole pool waits.
-func tooFast(a upstream.Answer) verdict {
+// tooFast is for a provider whose pace was exceeded: the whole pool waits, unless it
+// is only the model's. Without a word on how long, the wait doubles each time.
+func tooFast(a upstream.Answer, s situation) verdict {
 	switch {
+	case s.excused():
+		return verdict{status: tasks.StatusRetrying}
 	case a.Outcome == tasks.RampLimited:
 		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold), ramp: true}
 	case !a.HasRetryAfter:
-		return verdict{status: tasks.StatusRetrying, hold: defaultHold}
+		return verdict{status: tasks.StatusRetrying, hold: min(defaultHold<<min(s.bare, 8), capHold)}
 	case a.RetryAfter <= softLimit:
 		return verdict{status: tasks.StatusRetrying, delay: a.RetryAfter, soft: true}
 	}
@@ -186,4 +190,29 @@ func (b *budget) spent() bool {
 		}
 	}
 	return retries >= 10 && retries*10 > calls
+}
+
+// bare counts the 429s of a pool that say nothing of how long to wait. Those of calls
+// that were under way together count once.
+type bare struct {
+	mu   sync.Mutex
+	n    int
+	last time.Time
+}
+
+// saw takes in an answer to a call sent at that time, and returns how many bare 429s
+// came before it since the last success.
+func (b *bare) saw(a upstream.Answer, sent time.Time) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case a.Outcome == tasks.Succeeded:
+		b.n, b.last = 0, time.Time{}
+	case a.Outcome != tasks.RateLimited || a.HasRetryAfter:
+	case b.last.IsZero():
+		b.last = time.Now()
+	case sent.After(b.last):
+		b.n, b.last = b.n+1, time.Now()
+	}
+	return b.n
 }

@@ -28,6 +28,10 @@ func TestDecide(t *testing.T) {
 		{"429, short", after(tasks.RateLimited, time.Second), first, verdict{status: tasks.StatusRetrying, delay: time.Second, soft: true}},
 		{"429, long", after(tasks.RateLimited, 7*time.Second), first, verdict{status: tasks.StatusRetrying, hold: 7 * time.Second}},
 		{"429, bare", is(tasks.RateLimited), first, verdict{status: tasks.StatusRetrying, hold: defaultHold}},
+		{"429, bare, the third in a row", is(tasks.RateLimited), situation{attempts: 1, max: 3, bare: 2}, verdict{status: tasks.StatusRetrying, hold: 20 * time.Second}},
+		{"429, bare, the hundredth in a row", is(tasks.RateLimited), situation{attempts: 1, max: 3, bare: 99}, verdict{status: tasks.StatusRetrying, hold: capHold}},
+		{"429 of a model alone", is(tasks.RateLimited), situation{attempts: 1, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
+		{"this process is cut off", is(tasks.ConnectError), situation{attempts: 3, max: 3, standing: pool.Away, guarded: true}, verdict{status: tasks.StatusRetrying}},
 		{"429 on the last attempt", after(tasks.RateLimited, 7*time.Second), last, verdict{status: tasks.StatusRetrying, hold: 7 * time.Second}},
 		{"ramp", after(tasks.RampLimited, 9*time.Second), first, verdict{status: tasks.StatusRetrying, hold: 9 * time.Second, ramp: true}},
 		{"spend cap, no breaker", is(tasks.SpendLimited), last, verdict{status: tasks.StatusRetrying, hold: capHold}},
@@ -98,5 +102,30 @@ func TestHeadersAreAsOldAsTheyAre(t *testing.T) {
 	a := actual(upstream.Answer{Rates: upstream.Rates{Requests: rate}, HeadersAt: time.Now().Add(-time.Hour)})
 	if got := a.Observed.Age; got < time.Hour || got > time.Hour+time.Minute {
 		t.Errorf("headers of an hour ago are %v old", got)
+	}
+}
+
+// A provider that refuses and says nothing is asked less and less, whatever was
+// under way together, until it answers.
+func TestBare429sAreCountedOnceATime(t *testing.T) {
+	var b bare
+	silent, begun := upstream.Answer{Outcome: tasks.RateLimited}, time.Now()
+	for range 50 { // all sent together
+		if n := b.saw(silent, begun); n != 0 {
+			t.Fatalf("%d before the first", n)
+		}
+	}
+	for want := 1; want < 4; want++ {
+		if n := b.saw(silent, time.Now()); n != want {
+			t.Errorf("%d, want %d", n, want)
+		}
+	}
+	b.saw(upstream.Answer{Outcome: tasks.RateLimited, HasRetryAfter: true}, time.Now())
+	if n := b.saw(silent, begun); n != 3 {
+		t.Errorf("%d after a refusal that says how long, want 3", n)
+	}
+	b.saw(upstream.Answer{Outcome: tasks.Succeeded}, time.Now())
+	if n := b.saw(silent, time.Now()); n != 0 {
+		t.Errorf("%d after a success, want none", n)
 	}
 }

@@ -130,6 +130,7 @@ type Worker struct {
 type servedPool struct {
 	Pool
 	budget *budget
+	bare   bare
 	mean   atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
 

@@ -1,4 +1,5 @@
--- model asks whether a model that is held back is to be tried, or tells how that went.
+-- model asks whether a model that is held back is to be tried, tells how that went, or
+-- holds one back.
 -- KEYS     see lib.lua
 -- ARGV[2]  {model; verb: 'try', 'well' or 'bad'; reason; lease (ms), holder, alive, fp, interval (ms),
 --           rnd, gen, slow (ms), audit_max}
@@ -6,13 +7,14 @@
 
 local sick = table_of('sick')
 local one = sick[a.model]
+if a.verb == 'bad' then
+  sicken(a.model, a.reason)
+  return answer(0)
+end
 if not one then return answer(a.verb == 'well' and 1 or 0) end
 if a.verb == 'well' then
   sick[a.model] = nil
   redis.call('HDEL', KEYS[3], 'm|' .. a.model)
-elseif a.verb == 'bad' then
-  sicken(a.model, a.reason)
-  return answer(0)
 else
   if one.next > now then return answer(0) end
   one.next = now + a.lease

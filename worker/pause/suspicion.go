@@ -176,6 +176,12 @@ func (b *Breaker) Sick(model string) bool {
 	return held
 }
 
+// HoldModel holds a model back, as one that fails while others do not.
+func (b *Breaker) HoldModel(ctx context.Context, model, reason string) error {
+	_, err := b.tellModel(ctx, model, "bad", reason)
+	return err
+}
+
 func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string) (bool, error) {
 	ok, s, err := b.run(ctx, b.script.model, b.rules(args{
 		"model": model, "verb": verb, "reason": clip(reason), "lease": (b.probeTimeout + leaseSpare).Milliseconds(),

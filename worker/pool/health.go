@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,34 @@ type Asker interface {
 	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
 	// Models lists the models that the key may see.
 	Models(ctx context.Context) (a upstream.Answer, names []string)
+}
+
+// bare is what this process has seen of 429s that say nothing of how long to wait.
+type bare struct {
+	mu   sync.Mutex
+	by   map[string]time.Time // model -> when the last call that was refused so was sent
+	well time.Time            // when the last call of any model was sent that succeeded
+}
+
+// saw takes in an answer, and reports whether it is such a 429, and whether that is
+// the model's own.
+func (b *bare) saw(model string, a upstream.Answer, sent time.Time) (own, silent bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case a.Outcome == tasks.Succeeded:
+		delete(b.by, model)
+		b.well = later(b.well, sent)
+		return false, false
+	case a.Outcome != tasks.RateLimited || a.HasRetryAfter:
+		return false, false
+	}
+	before, again := b.by[model]
+	if b.by == nil || len(b.by) > 100 { // models come and go
+		b.by = map[string]time.Time{}
+	}
+	b.by[model] = sent
+	return again && b.well.After(before), true
 }
 
 // Call is one call upstream, as its answer is judged.
@@ -72,6 +101,7 @@ type Health struct {
 	asker   Asker   // nil where no calls are made
 	doubts  *doubts // likewise
 	way     way
+	bare    bare
 	models  []string
 	log     *slog.Logger
 
@@ -140,10 +170,28 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 	default:
 		h.record(ctx, v, c.Took)
 	}
-	if v.Kind == pause.Good || v.Kind == pause.Ignore {
+	switch {
+	case h.asker != nil && h.crowded(ctx, c, a):
+		return Paused
+	case v.Kind == pause.Good || v.Kind == pause.Ignore:
 		return Open
 	}
 	return h.standing(ctx, c)
+}
+
+// crowded reports whether a 429 without a word of how long is the model's own: it is
+// refused again, and others have succeeded since it was refused before. Then the
+// model is held back, and the pace of the pool is not to blame.
+func (h *Health) crowded(ctx context.Context, c Call, a upstream.Answer) bool {
+	own, silent := h.bare.saw(c.Model, a, time.Now().Add(-c.Took))
+	if !own {
+		return silent && h.breaker.Sick(c.Model)
+	}
+	if err := h.breaker.HoldModel(ctx, c.Model, string(a.Outcome)); err != nil {
+		h.log.Warn("a model was not held back", "error", err)
+		return false
+	}
+	return true
 }
 
 // standing says what a failed call means for its job. While a suspicion is looked
@@ -278,6 +326,9 @@ func (h *Health) ask(ctx context.Context, model string, known []string) (pause.V
 	}
 	a := h.ping(ctx, model)
 	v := h.found(a)
+	if known == nil && a.Outcome == tasks.RateLimited {
+		v.Kind = pause.Ignore // it may be what the model is held back for
+	}
 	if v.Kind != pause.Bad || known == nil || unreached(a) || v.Misfit {
 		return v, ctx.Err()
 	}
