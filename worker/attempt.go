@@ -275,7 +275,7 @@ func (a *attempt) brake(base context.Context, v verdict) {
 func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 	answer := &a.answer
 	e := tasks.Ending{
-		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Usage: answer.Usage, Provider: a.p.Provider,
+		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.p.Provider,
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 		},
@@ -370,6 +370,9 @@ func (a *attempt) count(e tasks.Ending) {
 		return
 	}
 	m.results.WithLabelValues(name, string(e.Status)).Inc()
+	if e.Status == tasks.StatusSucceeded {
+		m.answered(name, e.Finish)
+	}
 	job, code := a.job, tasks.ErrorCode("")
 	job.Attempts = a.started.Attempts
 	if e.Error != nil {

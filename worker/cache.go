@@ -80,7 +80,7 @@ func (a *attempt) recall(base context.Context) bool {
 		return true
 	}
 	a.w.hand(base, next)
-	a.started, a.answer = started, upstream.Answer{Outcome: outcome, Result: result}
+	a.started, a.answer = started, upstream.Answer{Outcome: outcome, Result: result, Finish: upstream.Finish(a.p.Dialect, result)}
 	a.w.m.attempts.WithLabelValues(a.p.Name, string(outcome)).Inc()
 	a.keep(base, nil)
 	e := a.ending(base, verdict{status: tasks.StatusSucceeded})

@@ -252,7 +252,7 @@ func TestAJobIsAnswered(t *testing.T) {
 	p := newProvider(t, say)
 	s := start(t, p, options{})
 	j := s.final(s.submit())
-	if j.Status != tasks.StatusSucceeded || tasks.ResultText(j.Result) != "hi" || j.Usage.InputTokens != 7 || j.Usage.OutputTokens != 2 ||
+	if j.Status != tasks.StatusSucceeded || tasks.ResultText(j.Result) != "hi" || j.Usage.InputTokens != 7 || j.Usage.OutputTokens != 2 || j.Finish != tasks.FinishComplete ||
 		j.Attempts != 1 || j.Provider != "anthropic" || len(j.Log) != 1 || j.Log[0].RequestID != "req_test" {
 		t.Errorf("job %+v", j)
 	}

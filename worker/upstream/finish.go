@@ -51,6 +51,12 @@ func (s said) end(word string) tasks.Finish {
 	return f
 }
 
+// Finish is how an answer ended that a dialect's provider gave before, by its body.
+func Finish(d Dialect, body []byte) tasks.Finish {
+	finish, _ := judge(d, body)
+	return finish
+}
+
 // finishOf knows the words of both dialects and those that servers of OpenAI's
 // add: TGI, Mistral, Gemini, Z.ai. Any other word stands for itself. Sources:
 // platform.claude.com/docs/en/build-with-claude/handling-stop-reasons,
