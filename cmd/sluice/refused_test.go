@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"io"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,171 +19,6 @@ import (
 
 // What becomes of jobs and callers when Redis answers, but not with what it was
 // asked for.
-
-// between is a proxy in front of a Redis, which can be told to answer in its place.
-type between struct {
-	t    *testing.T
-	l    net.Listener
-	to   string // the Redis's socket
-	live sync.WaitGroup
-
-	mu    sync.Mutex
-	line  string // answers every command, if not empty
-	reset bool   // connections are reset, new ones too
-	conns map[net.Conn]struct{}
-}
-
-func newBetween(t *testing.T, s *redistest.Server) *between {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &between{t: t, l: l, conns: map[net.Conn]struct{}{}}
-	if s != nil {
-		b.to = s.Socket()
-	}
-	b.live.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			b.live.Go(func() { b.serve(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		b.cut()
-		b.live.Wait()
-	})
-	return b
-}
-
-func (b *between) url() string { return "redis://" + b.l.Addr().String() + "/0" }
-
-// answer makes the proxy answer every command so; "": what Redis says.
-func (b *between) answer(line string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.line = line
-}
-
-// resets makes it reset every connection, as a load balancer without a backend does.
-func (b *between) resets(on bool) {
-	b.mu.Lock()
-	b.reset = on
-	b.mu.Unlock()
-	if on {
-		b.cut()
-	}
-}
-
-// cut resets all connections.
-func (b *between) cut() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.conns {
-		if c, ok := c.(*net.TCPConn); ok {
-			_ = c.SetLinger(0)
-		}
-		_ = c.Close()
-	}
-}
-
-// keep notes a connection, and closes it when all are to be reset.
-func (b *between) keep(c net.Conn) (forget func()) {
-	b.mu.Lock()
-	b.conns[c] = struct{}{}
-	reset := b.reset
-	b.mu.Unlock()
-	if reset {
-		b.cut()
-	}
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.conns, c)
-		_ = c.Close()
-	}
-}
-
-// serve passes one command after the other on. From a subscription on, both
-// directions flow freely.
-func (b *between) serve(client net.Conn) {
-	defer b.keep(client)()
-	var redis net.Conn
-	if b.to != "" {
-		var err error
-		if redis, err = net.Dial("unix", b.to); err != nil {
-			return
-		}
-		defer b.keep(redis)()
-	}
-	asked, said := bufio.NewReader(client), bufio.NewReader(redis)
-	for {
-		command, err := frame(asked)
-		if err != nil {
-			return
-		}
-		b.mu.Lock()
-		line := b.line
-		b.mu.Unlock()
-		if line != "" {
-			if _, err := io.WriteString(client, line+"\r\n"); err != nil {
-				return
-			}
-			continue
-		}
-		if _, err := redis.Write(command); err != nil {
-			return
-		}
-		if words := bytes.Fields(command); len(words) > 2 && strings.EqualFold(string(words[2]), "subscribe") {
-			b.live.Go(func() {
-				_, _ = io.Copy(redis, asked)
-				_ = redis.Close()
-			})
-			_, _ = io.Copy(client, said)
-			return
-		}
-		reply, err := frame(said)
-		if err != nil {
-			return
-		}
-		if _, err := client.Write(reply); err != nil {
-			return
-		}
-	}
-}
-
-// frame reads one value of Redis's protocol as it stands.
-func frame(r *bufio.Reader) ([]byte, error) {
-	out, err := r.ReadBytes('\n')
-	if err != nil {
-		return nil, err
-	}
-	n, _ := strconv.Atoi(strings.TrimSpace(string(out[1:])))
-	switch out[0] {
-	case '$', '=', '!':
-		if n >= 0 {
-			body := make([]byte, n+2)
-			_, err = io.ReadFull(r, body)
-			out = append(out, body...)
-		}
-	case '%':
-		n *= 2
-		fallthrough
-	case '*', '~', '>':
-		for range n {
-			part, err := frame(r)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, part...)
-		}
-	}
-	return out, err
-}
 
 // refusals are error lines that a Redis or what stands before it answers with.
 var refusals = map[string]string{
@@ -220,7 +51,7 @@ func TestAnAnswerIsNotBoughtAgainAfterAnErrorOfRedis(t *testing.T) {
 	type world struct {
 		t     *testing.T
 		admin *redis.Conn
-		proxy *between
+		proxy *redistest.Proxy
 	}
 	do := func(w world, args ...any) {
 		if err := w.admin.Do(w.t.Context(), args...).Err(); err != nil {
@@ -241,12 +72,12 @@ func TestAnAnswerIsNotBoughtAgainAfterAnErrorOfRedis(t *testing.T) {
 			return fault{func() { do(w, "CONFIG", "SET", "maxclients", 1); do(w, "CLIENT", "KILL", "SKIPME", "yes") }, func() { do(w, "CONFIG", "SET", "maxclients", 1000) }}
 		},
 		"connections are reset": func(w world) fault {
-			return fault{func() { w.proxy.resets(true) }, func() { w.proxy.resets(false) }}
+			return fault{func() { w.proxy.Reset(true) }, func() { w.proxy.Reset(false) }}
 		},
 	}
 	for _, name := range []string{"NOAUTH", "BUSY", "MOVED", "EXECABORT", "script", "proxy", "unheard of", "not an answer", "OOM"} {
 		cases[name] = func(w world) fault {
-			return fault{func() { w.proxy.answer(refusals[name]) }, func() { w.proxy.answer("") }}
+			return fault{func() { w.proxy.Answer(refusals[name]) }, func() { w.proxy.Answer("") }}
 		}
 	}
 	for name, make := range cases {
@@ -254,12 +85,12 @@ func TestAnAnswerIsNotBoughtAgainAfterAnErrorOfRedis(t *testing.T) {
 			t.Parallel()
 			const jobs = 6
 			server := redistest.Start(t, redistest.Options{})
-			w := world{t: t, admin: server.Client().Conn(), proxy: newBetween(t, server)}
+			w := world{t: t, admin: server.Client().Conn(), proxy: redistest.Before(t, server)}
 			t.Cleanup(func() { _ = w.admin.Close() })
 			do(w, "ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all")
 			provider := newWire(t, recorded(t, "anthropic/text"))
 			provider.gather = -1
-			r := outageOn(t, server, strings.Replace(w.proxy.url(), "redis://", "redis://app:pw@", 1), claude(provider.URL))
+			r := outageOn(t, server, strings.Replace(w.proxy.URL(), "redis://", "redis://app:pw@", 1), claude(provider.URL))
 			var ids []string
 			for range jobs {
 				ids = append(ids, r.submit())
@@ -292,13 +123,13 @@ func TestAnErrorOfRedisIsNever500(t *testing.T) {
 	for name, line := range refusals {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			stub := newBetween(t, nil)
-			stub.answer(line)
+			stub := redistest.Before(t, nil)
+			stub.Answer(line)
 			code := "unavailable"
 			if name == "OOM" || name == "MISCONF" {
 				code = "store_full"
 			}
-			refusedEverywhere(t, stub.url(), code, slices.Contains([]string{"LOADING", "READONLY", "NOREPLICAS", "maxclients"}, name))
+			refusedEverywhere(t, stub.URL(), code, slices.Contains([]string{"LOADING", "READONLY", "NOREPLICAS", "maxclients"}, name))
 		})
 	}
 	t.Run("untrusted certificate", func(t *testing.T) {
