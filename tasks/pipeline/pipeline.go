@@ -16,8 +16,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Client returns rdb for use within [Join]; outside of it, it behaves like rdb.
-func Client(rdb redis.UniversalClient) redis.UniversalClient { return client{rdb} }
+// Client returns rdb for use within [Join] and with [Try]; outside of them, it
+// behaves like rdb.
+func Client(rdb redis.UniversalClient) redis.UniversalClient {
+	if c, ok := rdb.(client); ok {
+		return c
+	}
+	return client{rdb}
+}
 
 // Join runs steps concurrently and returns when all have returned. Whenever each
 // of them has either returned or asked for a script of a [Client], these scripts go
@@ -62,24 +68,46 @@ type asked struct {
 	ctx  context.Context
 	step int
 	rdb  redis.UniversalClient
-	call func(redis.Scripter) *redis.Cmd
+	call func(evaler) *redis.Cmd
 	cmd  *redis.Cmd
 	done chan struct{} // closed when cmd is answered
 }
 
 type client struct{ redis.UniversalClient }
 
+// evaler runs a script: a client or a pipeline.
+type evaler interface {
+	redis.Scripter
+	processor
+}
+
 // EvalSha runs a script by its digest.
 func (c client) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	return c.ask(ctx, func(ctx context.Context, s redis.Scripter) *redis.Cmd { return s.EvalSha(ctx, sha, keys, args...) })
+	if t, _ := ctx.Value(trialKey{}).(*Trial); t != nil {
+		return c.try(ctx, t, "evalsha", sha, keys, args)
+	}
+	return c.ask(ctx, func(ctx context.Context, s evaler) *redis.Cmd { return s.EvalSha(ctx, sha, keys, args...) })
 }
 
 // Eval runs a script by its text.
 func (c client) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return c.ask(ctx, func(ctx context.Context, s redis.Scripter) *redis.Cmd { return s.Eval(ctx, script, keys, args...) })
+	if t, _ := ctx.Value(trialKey{}).(*Trial); t != nil {
+		return c.try(ctx, t, "eval", script, keys, args)
+	}
+	return c.ask(ctx, func(ctx context.Context, s evaler) *redis.Cmd { return s.Eval(ctx, script, keys, args...) })
 }
 
-func (c client) ask(ctx context.Context, call func(context.Context, redis.Scripter) *redis.Cmd) *redis.Cmd {
+func (c client) try(ctx context.Context, t *Trial, name, text string, keys []string, args []any) *redis.Cmd {
+	var sent *written
+	cmd := c.ask(ctx, func(ctx context.Context, s evaler) (cmd *redis.Cmd) {
+		cmd, sent = t.eval(ctx, s, name, text, keys, args)
+		return cmd
+	})
+	t.judge(cmd, sent)
+	return cmd
+}
+
+func (c client) ask(ctx context.Context, call func(context.Context, evaler) *redis.Cmd) *redis.Cmd {
 	at, _ := ctx.Value(key{}).(place)
 	if at.group == nil {
 		return call(ctx, c.UniversalClient)
@@ -87,7 +115,7 @@ func (c client) ask(ctx context.Context, call func(context.Context, redis.Script
 	ctx = context.WithValue(ctx, key{}, place{})
 	a := &asked{
 		ctx: ctx, step: at.step, rdb: c.UniversalClient, done: make(chan struct{}),
-		call: func(s redis.Scripter) *redis.Cmd { return call(ctx, s) },
+		call: func(s evaler) *redis.Cmd { return call(ctx, s) },
 	}
 	at.group.park(a)
 	<-a.done
