@@ -84,6 +84,12 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 	if w.fail != nil {
 		return tasks.Accepted{}, w.fail
 	}
+	if j := w.jobs[s.Job.ID]; j != nil {
+		if j.Tenant != s.Job.Tenant || j.Model != s.Job.Model {
+			return tasks.Accepted{}, tasks.ErrIDTaken
+		}
+		return tasks.Accepted{Job: *j, Replayed: true}, nil
+	}
 	name := s.Job.Tenant + "|" + s.Key
 	if s.Key != "" {
 		if k := w.keys[name]; k != nil {
@@ -303,12 +309,14 @@ func (w *world) Delete(_ context.Context, tenant, id string) error {
 	return nil
 }
 
-func (w *world) OpenBatch(_ context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
-	id := w.newID("batch")
+func (w *world) OpenBatch(_ context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail != nil {
 		return tasks.Batch{}, nil, w.fail
+	}
+	if b := w.batches[id]; b != nil {
+		return tasks.Batch{}, &tasks.PriorBatch{ID: id, Lines: int64(len(w.lines[id]))}, nil
 	}
 	name := tenant + "|" + key
 	if key != "" {

@@ -18,10 +18,28 @@ var (
 	ErrLost        = errors.New("the job was handed to somebody else") // a stale fence
 	ErrBacklogFull = errors.New("the tenant's backlog is full")
 	ErrKeyReused   = errors.New("the Idempotency-Key was used for another body")
+	ErrIDTaken     = errors.New("the id is that of something else")
 	ErrKeyBusy     = errors.New("the first request with this Idempotency-Key is still being accepted")
 	ErrUnavailable = errors.New("the store cannot be reached") // Redis gone, or its answer none of ours
 	ErrFull        = errors.New("the store is full")           // Redis at maxmemory
+	// ErrUnknown is an operation whose answer was lost again and again: it may have
+	// been carried out. It comes as an [UnknownError].
+	ErrUnknown = errors.New("whether this was done is not known")
 )
+
+// UnknownError is ErrUnknown with the id of what the operation was about, which may
+// be looked at later, and what went wrong at last.
+type UnknownError struct {
+	ID  string
+	Err error
+}
+
+// Error names the cause; the id is for the caller.
+func (e *UnknownError) Error() string { return ErrUnknown.Error() + ": " + e.Err.Error() }
+
+// Is reports that it is ErrUnknown. It is none of the errors that say that nothing
+// was done.
+func (*UnknownError) Is(target error) bool { return target == ErrUnknown }
 
 // Void reports whether the record itself refuses the caller: the job is final,
 // another worker's, or gone. Only this is a reason to drop an ending; an unknown
@@ -39,9 +57,9 @@ func Away(err error) bool {
 	switch {
 	case err == nil, Void(err):
 		return false
-	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrFull):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrFull), errors.Is(err, ErrUnknown):
 		return true
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrDeleted), errors.Is(err, ErrIDTaken), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
 		return false
 	}
 	return !errors.Is(err, context.Canceled)
@@ -51,7 +69,7 @@ func Away(err error) bool {
 // answer: ErrFull where it has no room or cannot write its disk, else
 // ErrUnavailable, whatever its text. The error of a canceled caller stays as it is.
 func NotNow(err error) error {
-	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFull) || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFull) || errors.Is(err, ErrUnknown) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	for said := err; said != nil; said = errors.Unwrap(said) {

@@ -10,6 +10,7 @@ package tasks
 import (
 	"cmp"
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -59,6 +60,27 @@ type Job struct {
 	Error    *JobError       // why there is no result; of a job that waits, what its last attempt met
 	Usage    *Usage
 	Log      []Attempt // one entry an upstream call, counted or not, oldest first
+}
+
+// Born is the time in an id, to the millisecond; zero for what is no prefix,
+// underscore and ULID (github.com/ulid/spec).
+func Born(id string) time.Time {
+	const digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+	_, text, _ := strings.Cut(id, "_")
+	if len(text) != 26 || text[0] > '7' {
+		return time.Time{}
+	}
+	ms := int64(0)
+	for i := range len(text) {
+		d := strings.IndexByte(digits, text[i])
+		if d < 0 {
+			return time.Time{}
+		}
+		if i < 10 {
+			ms = ms<<5 | int64(d)
+		}
+	}
+	return time.UnixMilli(ms).UTC()
 }
 
 // Asks returns the model that is asked for the job now: its own, or the

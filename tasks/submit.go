@@ -5,6 +5,9 @@ import "time"
 // Submission is one job on its way into the store.
 type Submission struct {
 	Job Job
+	// Named says that the caller gave the job's id: one that has it already is this
+	// submit, sent before.
+	Named bool
 	// Key is the caller's Idempotency-Key, scoped by the store to the tenant;
 	// "" for none. Fingerprint is a digest of what the key stands for.
 	Key         string
@@ -31,7 +34,8 @@ type DayTokens struct {
 // Accepted is what became of a Submission.
 type Accepted struct {
 	Job Job
-	// Replayed is true when the key was used before with the same fingerprint;
+	// Replayed is true when the key was used before with the same fingerprint, or
+	// the job of that id was there;
 	// Job is then the first one as it stands now, and Answer what was answered
 	// then, or nil when the first answer was never recorded.
 	Replayed bool
@@ -94,14 +98,17 @@ type Counts struct {
 
 // BatchCommit makes a staged batch visible.
 type BatchCommit struct {
+	Lines       int64  // that were written; 0: they are not counted
 	Fingerprint string // see Submission
 	Limits      Limits
 }
 
-// PriorBatch is what an Idempotency-Key that was used before stands for.
+// PriorBatch is what an Idempotency-Key that was used before stands for, or the
+// batch that has the id already that the caller gave.
 type PriorBatch struct {
 	ID          string // the batch's id; empty when the key was used for a job
-	Fingerprint string // see Submission
+	Fingerprint string // see Submission; "": it was found by its id
+	Lines       int64  // of one that was found by its id
 	Answer      []byte // what was answered then; nil when it was never recorded
 }
 

@@ -23,8 +23,8 @@ type Ending struct {
 	Status   Status // StatusSucceeded, StatusFailed, or StatusRetrying for another try
 	Counted  bool   // for another try: it used up an attempt
 	Delay    time.Duration
-	Result   []byte // for StatusSucceeded
-	Finish   Finish // of Result
+	Result   []byte    // for StatusSucceeded
+	Finish   Finish    // of Result
 	Error    *JobError // for another try: told until that ends; nil: the error before stays
 	Usage    *Usage
 	Provider string

@@ -270,7 +270,7 @@ func TestEndpointsTakeTheirEvents(t *testing.T) {
 	d, r := newDesk(t), newReceiver(t)
 	ends := d.endpoint(r.URL+"/ends", "job.canceled")
 	d.endpoint(r.URL+"/none", "job.failed")
-	b, _, err := d.OpenBatch(t.Context(), "acme", "")
+	b, _, err := d.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +300,7 @@ func TestEndpointsTakeTheirEvents(t *testing.T) {
 
 	// After a rotation both secrets verify.
 	fresh := webhook.NewSecret().Reveal()
-	if err := d.RotateKeys(t.Context(), "acme", ends.ID, tasks.SigningKeys{Secret: fresh}); err != nil {
+	if _, err := d.RotateKeys(t.Context(), "acme", ends.ID, tasks.SigningKeys{Secret: fresh}); err != nil {
 		t.Fatal(err)
 	}
 	d.end("")
@@ -408,7 +408,7 @@ func TestAnOldSecretSignsForADay(t *testing.T) {
 	t.Parallel()
 	d, r := newDesk(t), newReceiver(t)
 	e := d.endpoint(r.URL+"/ok", "job.canceled")
-	if err := d.RotateKeys(t.Context(), "acme", e.ID, tasks.SigningKeys{Secret: webhook.NewSecret().Reveal()}); err != nil {
+	if _, err := d.RotateKeys(t.Context(), "acme", e.ID, tasks.SigningKeys{Secret: webhook.NewSecret().Reveal()}); err != nil {
 		t.Fatal(err)
 	}
 	now, err := d.Endpoint(t.Context(), "acme", e.ID)

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -20,6 +21,7 @@ const (
 
 // Incoming is a batch on its way in.
 type Incoming struct {
+	ID  string // that the caller gave; "" for none
 	Key string // Idempotency-Key; "" for none
 	// Read calls take with each job of the batch in order, and returns its error.
 	// line is 1-based, and size is about how many bytes the job has.
@@ -46,10 +48,13 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		return h, err
 	}
 	h.Grant = grant
-	g, prior, err := d.c.Batches.OpenBatch(ctx, c.Tenant, b.Key)
+	id := cmp.Or(b.ID, d.c.NewID("batch"))
+	g, prior, err := d.c.Batches.OpenBatch(ctx, id, c.Tenant, b.Key)
 	if err != nil {
-		d.refund(ctx, c.Tenant)
-		return h, err
+		if tasks.Away(err) {
+			d.abort(ctx, c.Request, id) // it may be open, and hold the key
+		}
+		return h, d.refused(ctx, c.Tenant, id, err)
 	}
 	h.Pools = map[string]int{}
 	in := &intake{
@@ -61,28 +66,12 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		err := d.replayBatch(ctx, &h, in, b, prior)
 		return h, err
 	}
-	committed := false
-	defer func() {
-		if !committed {
-			d.refund(ctx, c.Tenant)
-			d.abort(ctx, c.Request, in.batch)
-		}
-	}()
-	if err := in.read(ctx, b.Read); err != nil {
-		return h, err
+	if h.Batch, err = in.commit(ctx, b); err != nil {
+		// An abort takes nothing back that was committed, should a store whose answer
+		// was lost have done so.
+		d.abort(ctx, c.Request, id)
+		return h, d.refused(ctx, c.Tenant, id, err)
 	}
-	commit := tasks.BatchCommit{Limits: grant.Limits}
-	if b.Key != "" {
-		commit.Fingerprint = b.Fingerprint()
-	}
-	// What a batch costs is known only at its end.
-	h.Batch, err = d.c.Batches.CommitBatch(ctx, in.batch, commit)
-	if err != nil {
-		// An abort takes nothing back that was committed, should a store that
-		// fell silent have done so.
-		return h, err
-	}
-	committed = true
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	for pool, n := range h.Pools {
 		d.accepted.WithLabelValues(pool).Add(float64(n))
@@ -90,13 +79,16 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	return h, nil
 }
 
-// replayBatch finds the batch whose key was used before. What was sent has to be
+// replayBatch finds the batch whose key or id was used before. What was sent has to be
 // read to its end to know whether it is the same.
 func (d *Desk) replayBatch(ctx context.Context, h *HandedBatch, in *intake, b Incoming, prior *tasks.PriorBatch) (err error) {
 	if err := in.read(ctx, b.Read); err != nil {
 		return err
 	}
-	if b.Fingerprint() != prior.Fingerprint {
+	switch {
+	case prior.Fingerprint == "" && prior.Lines != int64(len(in.lines.seen)):
+		return tasks.ErrIDTaken
+	case prior.Fingerprint != "" && b.Fingerprint() != prior.Fingerprint:
 		return tasks.ErrKeyReused
 	}
 	h.Replayed, h.Answer = true, prior.Answer
@@ -174,6 +166,19 @@ func (in *intake) read(ctx context.Context, read func(take func(line int, job ta
 		return fault.Fail(fault.InvalidRequest, "The batch has no jobs.")
 	}
 	return in.stage(ctx)
+}
+
+// commit takes in the whole batch and has it accepted. What it costs is known only
+// at its end.
+func (in *intake) commit(ctx context.Context, b Incoming) (tasks.Batch, error) {
+	if err := in.read(ctx, b.Read); err != nil {
+		return tasks.Batch{}, err
+	}
+	commit := tasks.BatchCommit{Lines: int64(len(in.lines.seen)), Limits: in.limits}
+	if b.Key != "" {
+		commit.Fingerprint = b.Fingerprint()
+	}
+	return in.desk.c.Batches.CommitBatch(ctx, in.batch, commit)
 }
 
 // take checks one job and lays it down for staging.

@@ -25,7 +25,7 @@ import (
 // Submitter accepts jobs.
 type Submitter interface {
 	// Submit returns once the job is durable. It fails with a *tasks.QuotaError,
-	// tasks.ErrKeyReused, ErrKeyBusy, ErrFull or ErrUnavailable.
+	// tasks.ErrKeyReused, ErrKeyBusy, ErrIDTaken, ErrFull, ErrUnavailable or ErrUnknown.
 	Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error)
 	// SaveAnswer keeps the first answer to a request with an Idempotency-Key, which
 	// made the job or batch of that id; the first one saved stays.
@@ -46,9 +46,10 @@ type Jobs interface {
 
 // Opener opens a batch, of which nothing can be seen or run before it is committed.
 type Opener interface {
-	// OpenBatch reserves the key; tasks.ErrKeyBusy while another request holds it.
-	// prior is not nil when the key was used before, and then nothing was opened.
-	OpenBatch(ctx context.Context, tenant, key string) (b tasks.Batch, prior *tasks.PriorBatch, err error)
+	// OpenBatch reserves the id and the key; tasks.ErrKeyBusy while another request
+	// holds one of them. prior is not nil when one was used before, and then nothing
+	// was opened.
+	OpenBatch(ctx context.Context, id, tenant, key string) (b tasks.Batch, prior *tasks.PriorBatch, err error)
 	AbortBatch(ctx context.Context, id string) error
 }
 

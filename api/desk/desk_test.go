@@ -51,7 +51,7 @@ func (s *store) Retry(context.Context, string, string, tasks.Limits) (tasks.Job,
 	return tasks.Job{}, s.fails
 }
 
-func (s *store) OpenBatch(context.Context, string, string) (tasks.Batch, *tasks.PriorBatch, error) {
+func (s *store) OpenBatch(context.Context, string, string, string) (tasks.Batch, *tasks.PriorBatch, error) {
 	if s.replay {
 		return tasks.Batch{}, &tasks.PriorBatch{ID: "batch_first", Fingerprint: "same"}, nil
 	}
@@ -114,6 +114,7 @@ func (p *purse) Refund(context.Context, string, int64) error {
 // A job by itself and a batch of that job are taken in, refused and paid for alike.
 func TestAJobAndABatchOfItAreTreatedAlike(t *testing.T) {
 	down := fmt.Errorf("submit: %w", tasks.ErrUnavailable)
+	lost := fmt.Errorf("submit: %w", &tasks.UnknownError{Err: down})
 	for name, c := range map[string]struct {
 		store store
 		job   tasks.Job
@@ -129,7 +130,8 @@ func TestAJobAndABatchOfItAreTreatedAlike(t *testing.T) {
 		"full":                {job: tasks.Job{Model: "m"}, store: store{fails: tasks.ErrFull}, want: "store_full"},
 		"repeat":              {job: tasks.Job{Model: "m"}, key: "k", store: store{replay: true, status: tasks.StatusQueued}},
 		"repeat of what went": {job: tasks.Job{Model: "m"}, key: "k", store: store{replay: true}, want: fault.NotFound},
-		"silent":              {job: tasks.Job{Model: "m"}, store: store{fails: down}, want: fault.Unavailable, paid: 1},
+		"silent":              {job: tasks.Job{Model: "m"}, store: store{fails: down}, want: fault.Unavailable},
+		"nobody knows":        {job: tasks.Job{Model: "m"}, store: store{fails: lost}, want: fault.OutcomeUnknown, paid: 1},
 	} {
 		for _, form := range []string{"job", "batch"} {
 			t.Run(name+"/"+form, func(t *testing.T) {
@@ -154,17 +156,16 @@ func TestAJobAndABatchOfItAreTreatedAlike(t *testing.T) {
 					})
 					replayed = h.Replayed
 				}
-				code := ""
+				code, id := "", ""
 				if err != nil {
-					k, _ := fault.Classify(err)
-					code = k.Code
+					k, f := fault.Classify(err)
+					code, id = k.Code, f.ID
 				}
-				want := c.paid
-				if form == "batch" && errors.Is(c.store.fails, tasks.ErrUnavailable) {
-					want = 0 // what is not committed is aborted
+				if (id == form+"_new") != (c.want == fault.OutcomeUnknown) {
+					t.Errorf("%v names the id %q", err, id)
 				}
-				if code != c.want || paid != want || replayed != c.store.replay || (st.taken == 1) != (c.want == "" && !c.store.replay) {
-					t.Errorf("%q (%v), paid %d, replayed %v, taken %d; want %q, paid %d, replayed %v", code, err, paid, replayed, st.taken, c.want, want, c.store.replay)
+				if code != c.want || paid != c.paid || replayed != c.store.replay || (st.taken == 1) != (c.want == "" && !c.store.replay) {
+					t.Errorf("%q (%v), paid %d, replayed %v, taken %d; want %q, paid %d, replayed %v", code, err, paid, replayed, st.taken, c.want, c.paid, c.store.replay)
 				}
 			})
 		}

@@ -21,8 +21,9 @@ type Handed struct {
 	Grant quota.Grant // what is left to the tenant; no windows: nothing limits it
 }
 
-// Submit hands one job in. Its form has set what a caller can say; its id,
-// tenant, pool and reservation, and the limits of the submission, are set here.
+// Submit hands one job in. Its form has set what a caller can say; its tenant, pool
+// and reservation, its id where the caller gave none, and the limits of the submission
+// are set here.
 //
 // Handed counts beside an error too: of a repeat whose job is no more it says
 // that it is a repeat.
@@ -34,15 +35,17 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if err := d.CheckWebhookURL(ctx, job.WebhookURL); err != nil {
 		return h, err
 	}
-	job.ID, job.Tenant = d.c.NewID("job"), c.Tenant
-	if err := d.reachable(ctx, job); err != nil && !d.known(ctx, c.Tenant, s.Key) {
+	if job.Tenant = c.Tenant; !s.Named {
+		job.ID = d.c.NewID("job")
+	}
+	if err := d.reachable(ctx, job); err != nil && !d.known(ctx, &s) {
 		return h, err
 	}
 	grant, err := d.admit(ctx, c.Tenant)
 	if err != nil {
 		return h, err
 	}
-	if err := d.fits(ctx, job, grant.Limits); err != nil && !d.known(ctx, c.Tenant, s.Key) {
+	if err := d.fits(ctx, job, grant.Limits); err != nil && !d.known(ctx, &s) {
 		d.refund(ctx, c.Tenant)
 		return h, err
 	}
@@ -50,12 +53,7 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	job.Reserved = reserve(&job.Request, grant.Limits)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
 	if err != nil {
-		// Whether a store that fell silent has the job is not known: then the
-		// tenant has spent, as it would have with the job.
-		if !errors.Is(err, tasks.ErrUnavailable) && ctx.Err() == nil {
-			d.refund(ctx, c.Tenant)
-		}
-		return Handed{}, err
+		return Handed{}, d.refused(ctx, c.Tenant, job.ID, err)
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	if !h.Replayed {
@@ -79,14 +77,13 @@ func (d *Desk) Retry(ctx context.Context, tenant, id string) (tasks.Job, quota.G
 	}
 	job, err := d.c.Jobs.Retry(ctx, tenant, id, grant.Limits)
 	if err != nil {
-		d.refund(ctx, tenant)
 		var used *tasks.QuotaError
 		if errors.As(err, &used) {
 			if job, unread := d.c.Jobs.Job(ctx, tenant, id); unread == nil {
 				err = cmp.Or(d.fits(ctx, &job, grant.Limits), err)
 			}
 		}
-		return tasks.Job{}, quota.Grant{}, err
+		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, id, err)
 	}
 	return job, d.withTokens(ctx, tenant, grant), nil
 }
@@ -186,14 +183,19 @@ func (d *Desk) reachable(ctx context.Context, job *tasks.Job) error {
 	return f
 }
 
-// known reports whether a key stands for something already: its repeat gets the
-// first answer, however long the queue is now. A key is looked up by reserving
-// it for a moment, as a batch does.
-func (d *Desk) known(ctx context.Context, tenant, key string) bool {
-	if key == "" {
+// known reports whether a submission's id or key stands for something already: its
+// repeat gets the first answer, however long the queue is now. A key is looked up by
+// reserving it for a moment, as a batch does.
+func (d *Desk) known(ctx context.Context, s *tasks.Submission) bool {
+	if s.Named {
+		if _, err := d.c.Jobs.Job(ctx, s.Job.Tenant, s.Job.ID); err == nil {
+			return true
+		}
+	}
+	if s.Key == "" {
 		return false
 	}
-	b, prior, err := d.c.Batches.OpenBatch(ctx, tenant, key)
+	b, prior, err := d.c.Batches.OpenBatch(ctx, d.c.NewID("batch"), s.Job.Tenant, s.Key)
 	if err != nil || prior != nil {
 		return true // or it cannot be told: then the submit says why
 	}
@@ -210,6 +212,16 @@ func (d *Desk) admit(ctx context.Context, tenant string) (quota.Grant, error) {
 		return quota.Grant{}, nil
 	}
 	return d.c.Quota.Admit(ctx, tenant, 1)
+}
+
+// refused is why the store has taken nothing in, and the submit is given back.
+// Where the store may have taken it in, the tenant has spent, and is told of what.
+func (d *Desk) refused(ctx context.Context, tenant, id string, err error) error {
+	if errors.Is(err, tasks.ErrUnknown) {
+		return &tasks.UnknownError{ID: id, Err: err}
+	}
+	d.refund(ctx, tenant)
+	return err
 }
 
 // refund gives a submit back. A failure is logged and costs the tenant no more

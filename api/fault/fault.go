@@ -42,6 +42,7 @@ const (
 	TooManyStreams      = "too_many_streams"
 	QuotaExceeded       = "quota_exceeded"
 	Unavailable         = "unavailable"
+	OutcomeUnknown      = "outcome_unknown"
 	DeadlineUnreachable = "deadline_unreachable"
 	Internal            = "internal"
 	RequestTimeout      = "request_timeout"
@@ -67,6 +68,7 @@ func Kinds() []Kind {
 		{"already_final", 409, "The job or batch has already ended", tasks.ErrFinal},
 		{Conflict, 409, "The state of the job does not allow this", tasks.ErrConflict},
 		{"idempotency_key_busy", 409, "The first request with this Idempotency-Key is still being accepted", tasks.ErrKeyBusy},
+		{"id_taken", 409, "The id is that of something else; leave it out, or send what it was given for", tasks.ErrIDTaken},
 		{BodyTooLarge, 413, "The body is too large", nil},
 		{UnsupportedMedia, 415, "The body's media type or encoding is not supported", nil},
 		{ImpossibleTime, 422, "The times asked for are impossible", nil},
@@ -75,6 +77,7 @@ func Kinds() []Kind {
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
 		{TooManyStreams, 429, "Too many open event streams", nil},
+		{OutcomeUnknown, 503, "Whether this was done is not known", tasks.ErrUnknown},
 		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
 		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
 		{"store_full", 503, "The store is full", tasks.ErrFull},
@@ -88,6 +91,7 @@ type Fault struct {
 	Code       string
 	Detail     string            // what is wrong and what to do; it may name members and limits, never values
 	Line       int               // the 1-based line of a batch; 0: none
+	ID         string            // of what may have been made or changed; "": none
 	RetryAfter time.Duration     // 0: nobody knows, or never
 	Quota      *tasks.QuotaError // the quota that is used up; nil: none is
 	// Header are further fields of an answer by HTTP, under their canonical names.
@@ -112,12 +116,18 @@ func (f *Fault) OnLine(line int) *Fault {
 func Classify(err error) (Kind, Fault) {
 	table := Kinds()
 	var (
-		f     *Fault
-		quota *tasks.QuotaError
+		f       *Fault
+		quota   *tasks.QuotaError
+		unknown *tasks.UnknownError
 	)
-	if !errors.As(err, &f) && errors.As(err, &quota) {
+	switch {
+	case errors.As(err, &f):
+	case errors.As(err, &quota):
 		f = Fail(QuotaExceeded, "The quota %s of %d is used up.", quota.Quota, quota.Limit)
 		f.RetryAfter, f.Quota = max(quota.RetryAfter, time.Second), quota
+	case errors.As(err, &unknown):
+		f = Fail(OutcomeUnknown, "The store's answer was lost: this may have been done. Look at the object of \"id\" to learn it. A submit or batch that is sent again with the same Idempotency-Key, or with this \"id\", is not taken in twice.")
+		f.RetryAfter, f.ID = DefaultRetryAfter, unknown.ID
 	}
 	for _, k := range table {
 		if f != nil && k.Code == f.Code {

@@ -3,13 +3,16 @@ package v1
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/desk"
@@ -42,14 +45,26 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	peeked := bufio.NewReaderSize(body, formBytes)
+	start, _ := peeked.Peek(formBytes) // what is wrong comes again when the body is read
+	first, named := firstMember(start)
 	if media == "" {
-		peeked := bufio.NewReaderSize(body, formBytes)
-		body, media = peeked, batchForm(peeked)
+		if media = ndjsonType; first == "jobs" || first == "id" && strings.HasPrefix(named, "batch_") {
+			media = jsonType
+		}
 	}
-	in := &intake{api: a, common: common, media: media, keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	in := &intake{api: a, common: common, media: media, id: r.URL.Query().Get("id"), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	if media == jsonType && first == "id" {
+		in.id = cmp.Or(in.id, named)
+	}
+	if in.id != "" {
+		if err := checkID(in.id, "batch_", a.c.Now()); err != nil {
+			return err
+		}
+	}
 	handed, err := a.desk.SubmitBatch(ctx, x, desk.Incoming{
-		Key: key, Fingerprint: in.sum.String,
-		Read: func(take takeJob) error { return in.read(ctx, body, take) },
+		ID: in.id, Key: key, Fingerprint: in.sum.String,
+		Read: func(take takeJob) error { return in.read(ctx, peeked, take) },
 	})
 	ans, again := firstAnswer(c.Response().Header(), handed.Grant, handed.Replayed, handed.Answer)
 	if err != nil {
@@ -65,15 +80,24 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	return ans.write(c)
 }
 
-// batchForm tells the two forms of a batch apart by how it begins: no submit
-// body has a member "jobs".
-func batchForm(body *bufio.Reader) string {
-	start, _ := body.Peek(formBytes) // what is wrong comes again when the body is read
-	start, isObject := bytes.CutPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{"))
-	if isObject && bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte(`"jobs"`)) {
-		return jsonType
+// firstMember is the name of the first member of a body that begins so, and its value
+// where that is a string. It tells the two forms of a batch apart: no line of jobs
+// begins with a member "jobs" or a batch's "id".
+func firstMember(start []byte) (name, value string) {
+	d := jsontext.NewDecoder(unmarked(bytes.NewReader(start)))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' || d.PeekKind() != '"' {
+		return "", ""
 	}
-	return ndjsonType
+	t, err := d.ReadToken()
+	if err != nil {
+		return "", ""
+	}
+	if name = t.String(); d.PeekKind() == '"' {
+		if t, err := d.ReadToken(); err == nil {
+			value = t.String()
+		}
+	}
+	return name, value
 }
 
 // acceptedBatch is the answer to an accepted batch. The first result is
@@ -94,7 +118,8 @@ type intake struct {
 	api    *API
 	common tasks.Request // the headers that go upstream with every job
 	media  string
-	keyed  bool // there is an Idempotency-Key, so the content is digested
+	id     string // of the batch, as the caller gave it; "" for none
+	keyed  bool   // there is an Idempotency-Key, so the content is digested
 	sum    fingerprint
 }
 
@@ -102,7 +127,7 @@ type intake struct {
 func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error {
 	read := readLines
 	if in.media == jsonType {
-		read = readDocument
+		read = readDocument(in.id)
 	}
 	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
 		err := in.job(line, bytes.Clone(raw), take)

@@ -1,6 +1,8 @@
 package v1
 
 import (
+	"bufio"
+	"io"
 	"time"
 
 	"github.com/sluicehq/sluice/api/fault"
@@ -17,11 +19,16 @@ func Decode(body []byte, inBatch bool, now time.Time) (job tasks.Job, status int
 	return job, 0, ""
 }
 
-// The readers of the two forms of a batch.
-var (
-	ReadLines    = readLines
-	ReadDocument = readDocument
-)
+// ReadLines reads a batch of lines.
+var ReadLines = readLines
+
+// ReadDocument reads a batch that is one document, with the id that it begins with.
+func ReadDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	start := bufio.NewReader(body)
+	head, _ := start.Peek(formBytes)
+	_, id := firstMember(head)
+	return readDocument(id)(start, longest, most, each)
+}
 
 // StatusOf returns the status that an error is answered with.
 func StatusOf(err error) int {

@@ -40,7 +40,7 @@ func (a *API) SubmitJob(c echo.Context) error {
 	if err := providerHeaders(r.Header, &job.Request); err != nil {
 		return err
 	}
-	submission := tasks.Submission{Job: job, Key: key}
+	submission := tasks.Submission{Job: job, Named: job.ID != "", Key: key}
 	if key != "" {
 		f := newFingerprint(r, "/v1/jobs")
 		if err := f.add(body); err != nil {

@@ -53,7 +53,7 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	check := desk.Lines{Match: l.Match}
 	read := readLines
 	if l.List {
-		read = readDocument
+		read = readDocument("")
 	}
 	err := read(file, 32<<20, l.Most, func(line int, raw []byte) error {
 		job, err := l.decode(line, raw, &check)

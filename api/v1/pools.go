@@ -73,7 +73,7 @@ func (a *API) PausePool(c echo.Context) error {
 	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject); err != nil {
 		return err
 	}
-	return a.writePool(c, name)
+	return a.answerPool(c, name)
 }
 
 // ResumePool is POST /v1/pools/{name}/resume.
@@ -85,7 +85,7 @@ func (a *API) ResumePool(c echo.Context) error {
 	if err := a.c.PoolControl.Resume(c.Request().Context(), name, a.c.Caller(c).Subject); err != nil {
 		return err
 	}
-	return a.writePool(c, name)
+	return a.answerPool(c, name)
 }
 
 // PoolAudit is GET /v1/pools/{name}/audit.
@@ -112,6 +112,16 @@ func (a *API) PoolAudit(c echo.Context) error {
 	})
 	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
+}
+
+// answerPool answers with a pool that was paused or resumed. How it stands may not be known,
+// but not that nothing was done.
+func (a *API) answerPool(c echo.Context, name string) error {
+	err := a.writePool(c, name)
+	if tasks.Away(err) {
+		return &tasks.UnknownError{ID: name, Err: err}
+	}
+	return err
 }
 
 func (a *API) writePool(c echo.Context, name string) error {

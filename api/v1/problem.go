@@ -32,6 +32,9 @@ func Problem(h http.Header, k fault.Kind, f fault.Fault, request string) []byte 
 	o.Num("status", int64(k.Status))
 	o.Str("code", k.Code)
 	o.Str("detail", f.Detail)
+	if f.ID != "" {
+		o.Str("id", f.ID)
+	}
 	if f.Line > 0 {
 		o.Num("line", int64(f.Line))
 	}

@@ -64,13 +64,20 @@ func readLines(body io.Reader, longest int64, most int, each func(line int, raw 
 	}
 }
 
-// readDocument calls each with every element of a list of jobs, or of "jobs" or
+// readDocument returns a reader that calls each with every element of a list of jobs, or of "jobs" or
 // "requests" in an object of nothing else, and its 1-based position. It never
-// holds more than one element.
-func readDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+// holds more than one element. An object may begin with the batch's id, which is known
+// by then.
+func readDocument(id string) func(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	return func(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+		return readJobs(body, id, longest, most, each)
+	}
+}
+
+func readJobs(body io.Reader, id string, longest int64, most int, each func(line int, raw []byte) error) error {
 	m := &meter{r: body}
 	m.allow(longest)
-	d := document{Decoder: jsontext.NewDecoder(unmarked(m)), meter: m, longest: longest, most: most}
+	d := document{Decoder: jsontext.NewDecoder(unmarked(m)), meter: m, id: id, longest: longest, most: most}
 	if err := d.jobs(each); err != nil {
 		return err
 	}
@@ -88,9 +95,10 @@ func readDocument(body io.Reader, longest int64, most int, each func(line int, r
 type document struct {
 	*jsontext.Decoder
 	meter   *meter
-	longest int64 // bytes of an element
-	most    int   // elements
-	line    int   // elements read
+	id      string // of the batch; "" for none
+	longest int64  // bytes of an element
+	most    int    // elements
+	line    int    // elements read
 }
 
 // jobs reads the whole document.
@@ -111,7 +119,14 @@ func (d *document) jobs(each func(line int, raw []byte) error) error {
 		if err != nil {
 			return d.broken(err)
 		}
-		if name := jsonread.Unquote(raw); name != "jobs" && name != "requests" {
+		switch name := jsonread.Unquote(raw); name {
+		case "jobs", "requests":
+		case "id":
+			if err := d.known(); err != nil {
+				return err
+			}
+			continue
+		default:
 			return told(jsonread.Unknown(name))
 		}
 		if k := d.PeekKind(); k != '[' && k != 0 {
@@ -122,6 +137,18 @@ func (d *document) jobs(each func(line int, raw []byte) error) error {
 		}
 	}
 	return d.token()
+}
+
+// known reads the batch's id, which was looked for before the rest was read.
+func (d *document) known() error {
+	raw, err := d.ReadValue()
+	switch {
+	case err != nil:
+		return d.broken(err)
+	case raw.Kind() == 'n', raw.Kind() == '"' && jsonread.Unquote(raw) == d.id && d.line == 0:
+		return nil
+	}
+	return fault.Fail(fault.InvalidRequest, `The member "id" must be a batch's id, the first member, and the "id" of the query, if that has one.`)
 }
 
 // unmarked leaves out the byte order mark that a text in UTF-8 may begin with.

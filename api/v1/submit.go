@@ -34,6 +34,7 @@ const (
 	maxMetadataValue = 512 // characters
 	maxCustomID      = 128 // characters
 	maxURL           = 2048
+	maxID            = 64
 )
 
 // submitMembers are what a submit body may have; null is as good as leaving one
@@ -41,6 +42,19 @@ const (
 var submitMembers = []string{
 	"model", "prompt", "messages", "system", "request", "max_tokens", "priority", "not_before", "deadline",
 	"webhook_url", "metadata", "fallback_models",
+}
+
+// bornWithin is how long an id that was handed out can be given with a submit.
+const bornWithin = 24 * time.Hour
+
+// checkID refuses what is no id that an answer named of late: ids sort by the time in
+// them, which is the caller's to choose no more than anything else's.
+func checkID(id, prefix string, now time.Time) error {
+	at := tasks.Born(id)
+	if !strings.HasPrefix(id, prefix) || at.IsZero() || at.After(now.Add(time.Minute)) || at.Before(now.Add(-bornWithin)) {
+		return fault.Fail(fault.InvalidRequest, `"id" must be the one that an answer with the code outcome_unknown named within the last day; leave it out to be given one.`)
+	}
+	return nil
 }
 
 // decodeSubmit reads one submit body, a line of a batch when inBatch, and makes
@@ -90,10 +104,15 @@ type input struct {
 func (d *decoder) submit(now time.Time) (job tasks.Job, err error) {
 	var in input
 	err = d.Object(func(name string) error {
-		if d.Kind() == 'n' && slices.Contains(submitMembers, name) {
+		switch {
+		case d.Kind() == 'n' && (slices.Contains(submitMembers, name) || name == "id"):
 			return d.Skip()
-		}
-		if name == "custom_id" {
+		case name == "id":
+			if job.ID, err = d.Word(name, maxID); err == nil {
+				err = checkID(job.ID, "job_", now)
+			}
+			return err
+		case name == "custom_id":
 			return fault.Fail(fault.InvalidRequest, `The member "custom_id" belongs to a line of a batch.`)
 		}
 		return d.member(name, &job, &in)

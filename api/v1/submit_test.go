@@ -63,6 +63,8 @@ func FuzzBatch(f *testing.F) {
 	f.Add([]byte(`{"jobs":[`+hello+`, {"a":[1]} ]}`), 3)
 	f.Add([]byte("\n\r\n  {}\n[]\n\xff\n{\"a\":\"\\n\"}"), 2)
 	f.Add([]byte(`{"jobs":[1,"x",null],"jobs":[]}`), 7)
+	f.Add([]byte(`{"id":"batch_1","jobs":[{}]}`), 4)
+	f.Add([]byte(`{"jobs":[{}],"id":"batch_1"}`), 4)
 	f.Fuzz(func(t *testing.T, body []byte, size int) {
 		type read func(io.Reader, int64, int, func(int, []byte) error) error
 		for name, read := range map[string]read{"lines": v1.ReadLines, "document": v1.ReadDocument} {

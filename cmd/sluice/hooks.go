@@ -54,18 +54,13 @@ func (e endpoints) RotateEndpoint(ctx context.Context, tenant, id string) (tasks
 	if err != nil {
 		return was, err
 	}
-	if err := e.RotateKeys(ctx, tenant, id, newKeys(was.Signature)); err != nil {
-		return was, err
-	}
-	return e.Endpoint(ctx, tenant, id)
+	was.Keys, err = e.RotateKeys(ctx, tenant, id, newKeys(was.Signature))
+	return was, err
 }
 
 // RotateTenantKeys replaces the keys that sign for jobs' own addresses.
 func (e endpoints) RotateTenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
-	if err := e.RotateKeys(ctx, tenant, "", newKeys("v1")); err != nil {
-		return tasks.SigningKeys{}, err
-	}
-	return e.TenantKeys(ctx, tenant)
+	return e.RotateKeys(ctx, tenant, "", newKeys("v1"))
 }
 
 // PublicKey is what a receiver verifies v1a with, in its whpk_ form.

@@ -213,10 +213,9 @@ func (j *Jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch,
 
 // CommitBatch accepts a batch. Its lines go into the backlogs after the answer.
 func (j *Jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
-	tenant, err := j.Store.CommitBatch(ctx, id, c)
-	if err != nil {
-		return tasks.Batch{}, err
+	b, err := j.Store.CommitBatch(ctx, id, c)
+	if err == nil {
+		j.feeder.Begin(id)
 	}
-	j.feeder.Begin(id)
-	return j.Batch(ctx, tenant, id)
+	return b, err
 }

@@ -116,7 +116,7 @@ func TestCancelingIsInTheLog(t *testing.T) {
 	if _, err := j.Cancel(ctx, "acme", job.ID); !errors.Is(err, tasks.ErrFinal) {
 		t.Errorf("canceled twice: %v, want ErrFinal", err)
 	}
-	b, _, err := s.OpenBatch(ctx, "acme", "")
+	b, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,27 +19,48 @@ var (
 	batchAbortScript  = script("batch_abort")
 )
 
-// OpenBatch begins a batch. With an Idempotency-Key that was used before it
-// returns what is known of the first batch and no new one; ErrKeyBusy means
+// OpenBatch begins a batch of that id. Where the id or the Idempotency-Key was used
+// before it returns what is known of the first batch and no new one; ErrKeyBusy means
 // that the first is still being written; a writer that has been silent for 15 s
-// may lose its key to the next, and its commit is then refused.
-func (s *Store) OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
-	b := tasks.Batch{ID: NewID("batch"), Tenant: tenant, Status: tasks.BatchInProgress}
-	reply, err := s.run(ctx, batchOpenScript, args{
-		"batch": b.ID, "tenant": tenant, "key": key, "weight": s.weight(tenant),
-		"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(),
-	}).Slice()
+// may lose its key or its id to the next, and its commit is then refused.
+func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
+	b := tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress}
+	var reply []any
+	err := operate(ctx, id, func(ctx context.Context, op string) (err error) {
+		reply, err = s.run(ctx, batchOpenScript, args{
+			"op": op, "batch": id, "tenant": tenant, "key": key, "weight": s.weight(tenant),
+			"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(),
+		}).Slice()
+		return err
+	})
 	if err != nil {
-		return tasks.Batch{}, nil, fmt.Errorf("open a batch: %w", err)
+		return b, nil, fmt.Errorf("open a batch: %w", unseen(err))
 	}
 	switch str(reply[0]) {
 	case "busy":
-		return tasks.Batch{}, nil, tasks.ErrKeyBusy
+		return b, nil, tasks.ErrKeyBusy
+	case "taken":
+		return b, nil, tasks.ErrIDTaken
+	case "stale":
+		if err := s.AbortBatch(ctx, id); err != nil {
+			return b, nil, err
+		}
+		return s.OpenBatch(ctx, id, tenant, key)
 	case "prior":
-		return tasks.Batch{}, &tasks.PriorBatch{Fingerprint: str(reply[1]), ID: str(reply[2]), Answer: []byte(str(reply[3]))}, nil
+		return b, &tasks.PriorBatch{Fingerprint: str(reply[1]), ID: str(reply[2]), Answer: []byte(str(reply[3])), Lines: num(reply[4])}, nil
 	}
 	b.CreatedAt = fromMilli(num(reply[1]))
 	return b, nil, nil
+}
+
+// unseen is the error of a step before a batch's commit: whether it was carried out or
+// not, nothing of the batch exists for anybody.
+func unseen(err error) error {
+	var unknown *tasks.UnknownError
+	if errors.As(err, &unknown) {
+		return unknown.Err
+	}
+	return err
 }
 
 // StageBatch writes lines of an open batch. Nobody sees them before CommitBatch.
@@ -50,9 +71,13 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 		status, due := firstStatus(j)
 		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
 	}
-	open, err := s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds()}, rows...).Int64()
+	var open int64
+	err := Sure(ctx, id, func(ctx context.Context) (err error) {
+		open, err = s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds()}, rows...).Int64()
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("write batch %s: %w", id, err)
+		return fmt.Errorf("write batch %s: %w", id, unseen(err))
 	}
 	if open == 0 {
 		return fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
@@ -61,25 +86,28 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold
-// then puts them into the backlogs, and a sweep goes on where it is cut off. It
-// returns whose batch it is.
-func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tenant string, err error) {
-	reply, err := s.run(ctx, batchCommitScript, args{
-		"batch": id, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
-	}).Slice()
-	if err != nil {
-		return "", fmt.Errorf("commit batch %s: %w", id, err)
-	}
-	if err := refused(c.Limits, reply); err != nil {
-		return "", err
-	}
-	switch str(reply[0]) {
-	case "gone":
-		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
-	case "lost":
-		return "", fmt.Errorf("commit batch %s: %w", id, tasks.ErrKeyBusy)
-	}
-	return str(reply[1]), nil
+// then puts them into the backlogs, and a sweep goes on where it is cut off.
+func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (b tasks.Batch, err error) {
+	err = Sure(ctx, id, func(ctx context.Context) error {
+		reply, err := s.run(ctx, batchCommitScript, args{
+			"batch": id, "lines": c.Lines, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
+		}).Slice()
+		if err != nil {
+			return fmt.Errorf("commit batch %s: %w", id, err)
+		}
+		if err := refused(c.Limits, reply); err != nil {
+			return err
+		}
+		switch str(reply[0]) {
+		case "gone":
+			return fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
+		case "lost":
+			return fmt.Errorf("commit batch %s: %w", id, tasks.ErrKeyBusy)
+		}
+		b, err = s.Batch(ctx, str(reply[1]), id)
+		return err
+	})
+	return b, err
 }
 
 // Unfold puts the next lines of an accepted batch into the backlogs and says
@@ -208,17 +236,19 @@ func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch
 	if b.Status == tasks.BatchEnded {
 		return b, tasks.ErrFinal
 	}
-	if err := s.rdb.HSet(ctx, s.keys.batch(id), "canceling", 1).Err(); err != nil {
-		return b, fmt.Errorf("cancel batch %s: %w", id, redisError(err))
-	}
-	for from := int64(0); from < b.Counts.Total; from += unfoldLines {
-		ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+unfoldLines-1).Result()
-		if err != nil {
-			return b, fmt.Errorf("cancel batch %s: %w", id, redisError(err))
+	err = operate(ctx, id, func(ctx context.Context, op string) error {
+		for from := int64(0); from < b.Counts.Total; from += unfoldLines {
+			ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+unfoldLines-1).Result()
+			if err != nil {
+				return fmt.Errorf("cancel batch %s: %w", id, redisError(err))
+			}
+			a := args{"op": fmt.Sprintf("%s.%d", op, from), "tenant": tenant, "batch": id}
+			if err := s.run(ctx, cancelScript, a, anys(ids)...).Err(); err != nil {
+				return fmt.Errorf("cancel batch %s: %w", id, err)
+			}
 		}
-		if err := s.run(ctx, cancelScript, args{"tenant": tenant}, anys(ids)...).Err(); err != nil && !errors.Is(err, redis.Nil) {
-			return b, fmt.Errorf("cancel batch %s: %w", id, err)
-		}
-	}
-	return s.Batch(ctx, tenant, id)
+		b, err = s.Batch(ctx, tenant, id)
+		return err
+	})
+	return b, err
 }

@@ -14,7 +14,7 @@ import (
 // stage writes n lines of a new batch.
 func stage(t *testing.T, s *store.Store, n int) tasks.Batch {
 	t.Helper()
-	b, prior, err := s.OpenBatch(t.Context(), "acme", "")
+	b, prior, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
 	if err != nil || prior != nil {
 		t.Fatalf("open: %v, %v", prior, err)
 	}
@@ -130,11 +130,11 @@ func TestCancelingABatchCancelsItsJobs(t *testing.T) {
 func TestABatchesKeySubmitsOnce(t *testing.T) {
 	s, _ := open(t, 2)
 	ctx := t.Context()
-	b, _, err := s.OpenBatch(ctx, "acme", "k")
+	b, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.OpenBatch(ctx, "acme", "k"); !errors.Is(err, tasks.ErrKeyBusy) {
+	if _, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k"); !errors.Is(err, tasks.ErrKeyBusy) {
 		t.Errorf("while the first is written: %v, want ErrKeyBusy", err)
 	}
 	j := job("acme")
@@ -145,16 +145,16 @@ func TestABatchesKeySubmitsOnce(t *testing.T) {
 	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "fp"}); err != nil {
 		t.Fatal(err)
 	}
-	_, prior, err := s.OpenBatch(ctx, "acme", "k")
+	_, prior, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")
 	if err != nil || prior == nil || prior.ID != b.ID || prior.Fingerprint != "fp" {
 		t.Errorf("after it: %+v, %v", prior, err)
 	}
-	if c, _, err := s.OpenBatch(ctx, "acme", "other"); err != nil {
+	if c, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "other"); err != nil {
 		t.Fatal(err)
 	} else if err := s.AbortBatch(ctx, c.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, prior, err := s.OpenBatch(ctx, "acme", "other"); err != nil || prior != nil {
+	if _, prior, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "other"); err != nil || prior != nil {
 		t.Errorf("the key of an aborted batch: %v, %v; want it free", prior, err)
 	}
 }

@@ -231,7 +231,7 @@ func TestAKeyOfADeletedJobIsFree(t *testing.T) {
 	if err := s.Delete(ctx, "acme", first.ID); err != nil {
 		t.Fatal(err)
 	}
-	if b, prior, err := s.OpenBatch(ctx, "acme", "k"); err != nil || prior != nil {
+	if b, prior, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k"); err != nil || prior != nil {
 		t.Errorf("a batch under its key: %+v, %v; want a new one", prior, err)
 	} else if err := s.AbortBatch(ctx, b.ID); err != nil {
 		t.Fatal(err)

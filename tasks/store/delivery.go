@@ -26,7 +26,7 @@ var (
 	deliverySettleScript = script("delivery_settle", "webhook")
 	deliverySweepScript  = script("delivery_sweep", "webhook")
 	deliveryOpenScript   = script("delivery_open")
-	deliveryAgainScript  = script("delivery_again", "webhook")
+	deliveryAgainScript  = script("delivery_again", "operation", "webhook")
 	poolEventScript      = script("pool_event", "webhook")
 )
 
@@ -231,25 +231,29 @@ func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, i
 // Redeliver sends a delivery again, from the first attempt on and under the
 // same event id; one that waits for another try goes now. ErrConflict: its
 // endpoint is disabled or gone. ErrDeleted: its job was.
-func (s *Store) Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
-	answers, err := s.again(ctx, tenant, true, []string{id})
-	if err != nil {
-		return tasks.Delivery{}, err
-	}
-	switch answers[0] {
-	case "gone":
-		return tasks.Delivery{}, tasks.ErrNotFound
-	case "disabled":
-		return tasks.Delivery{}, tasks.ErrConflict
-	case "deleted":
-		return tasks.Delivery{}, tasks.ErrDeleted
-	}
-	return s.Delivery(ctx, tenant, id)
+func (s *Store) Redeliver(ctx context.Context, tenant, id string) (d tasks.Delivery, err error) {
+	err = operate(ctx, id, func(ctx context.Context, op string) error {
+		answers, err := s.again(ctx, op, tenant, true, []string{id})
+		if err != nil {
+			return err
+		}
+		switch answers[0] {
+		case "gone":
+			return tasks.ErrNotFound
+		case "disabled":
+			return tasks.ErrConflict
+		case "deleted":
+			return tasks.ErrDeleted
+		}
+		d, err = s.Delivery(ctx, tenant, id)
+		return err
+	})
+	return d, err
 }
 
 // RedeliverRange sends an endpoint's deliveries again that were made from since
 // on and before until, those that arrived only if delivered is set. It returns how many.
-func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (int, error) {
+func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (sent int, err error) {
 	e, err := s.Endpoint(ctx, tenant, endpoint)
 	if err != nil {
 		return 0, err
@@ -258,30 +262,33 @@ func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, sin
 		return 0, tasks.ErrConflict
 	}
 	bound := func(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
-	from, sent := "["+bound(since), 0
-	for {
-		ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
-		if err != nil {
-			return sent, fmt.Errorf("list deliveries: %w", redisError(err))
-		}
-		if len(ids) == 0 {
-			return sent, nil
-		}
-		answers, err := s.again(ctx, tenant, delivered, ids)
-		if err != nil {
-			return sent, err
-		}
-		for _, a := range answers {
-			if a == "ok" {
-				sent++
+	err = operate(ctx, endpoint, func(ctx context.Context, op string) error {
+		from := "[" + bound(since)
+		for sent = 0; ; {
+			ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
+			if err != nil {
+				return fmt.Errorf("list deliveries: %w", redisError(err))
 			}
+			if len(ids) == 0 {
+				return nil
+			}
+			answers, err := s.again(ctx, op+from, tenant, delivered, ids)
+			if err != nil {
+				return err
+			}
+			for _, a := range answers {
+				if a == "ok" {
+					sent++
+				}
+			}
+			from = "(" + ids[len(ids)-1]
 		}
-		from = "(" + ids[len(ids)-1]
-	}
+	})
+	return sent, err
 }
 
-func (s *Store) again(ctx context.Context, tenant string, delivered bool, ids []string) ([]string, error) {
-	answers, err := s.run(ctx, deliveryAgainScript, args{"tenant": tenant, "delivered": delivered}, anys(ids)...).StringSlice()
+func (s *Store) again(ctx context.Context, op, tenant string, delivered bool, ids []string) ([]string, error) {
+	answers, err := s.run(ctx, deliveryAgainScript, args{"op": op, "tenant": tenant, "delivered": delivered}, anys(ids)...).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("send %d deliveries again: %w", len(ids), err)
 	}

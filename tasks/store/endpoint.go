@@ -17,28 +17,18 @@ const (
 	oldKeysKept  = 24 * time.Hour // after a rotation both sign
 )
 
-var testEventScript = script("endpoint_test", "webhook")
+var testEventScript = script("endpoint_test", "operation", "webhook")
 
 var (
-	endpointSaveScript   = script("endpoint_save", "webhook")
-	endpointDeleteScript = script("endpoint_delete", "webhook")
-	keysRotateScript     = script("keys_rotate")
+	endpointSaveScript   = script("endpoint_save", "operation", "webhook")
+	endpointDeleteScript = script("endpoint_delete", "operation", "webhook")
+	keysRotateScript     = script("keys_rotate", "operation")
 )
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
-	word, err := s.run(ctx, endpointSaveScript, args{"tenant": e.Tenant, "endpoint": e.ID, "make": true, "most": maxEndpoints, "disabled": ""},
-		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private).Text()
-	if err != nil {
-		return tasks.Endpoint{}, fmt.Errorf("create endpoint %s: %w", e.ID, err)
-	}
-	if word == "full" {
-		return tasks.Endpoint{}, &tasks.QuotaError{Quota: "webhook_endpoints", Limit: maxEndpoints, RetryAfter: time.Minute}
-	}
-	if err := moveError(word); err != nil {
-		return tasks.Endpoint{}, err
-	}
-	return s.Endpoint(ctx, e.Tenant, e.ID)
+	return s.saveEndpoint(ctx, e.Tenant, e.ID, true, "",
+		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private)
 }
 
 // ChangeEndpoint changes a tenant's endpoint. Enabled again, it starts afresh.
@@ -63,28 +53,45 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 	if c.MaxPerSecond != nil {
 		fields = append(fields, "mx", *c.MaxPerSecond)
 	}
-	word, err := s.run(ctx, endpointSaveScript, args{"tenant": tenant, "endpoint": id, "make": false, "most": maxEndpoints, "disabled": disabled}, fields...).Text()
-	if err != nil {
-		return tasks.Endpoint{}, fmt.Errorf("change endpoint %s: %w", id, err)
-	}
-	if err := moveError(word); err != nil {
-		return tasks.Endpoint{}, err
-	}
-	return s.Endpoint(ctx, tenant, id)
+	return s.saveEndpoint(ctx, tenant, id, false, disabled, fields...)
+}
+
+// saveEndpoint makes or changes an endpoint, disables it ("1"), enables it ("0") or
+// neither (""), and returns it as it is then.
+func (s *Store) saveEndpoint(ctx context.Context, tenant, id string, create bool, disabled string, fields ...any) (e tasks.Endpoint, err error) {
+	err = operate(ctx, id, func(ctx context.Context, op string) error {
+		word, err := s.run(ctx, endpointSaveScript, args{
+			"op": op, "tenant": tenant, "endpoint": id, "make": create, "most": maxEndpoints, "disabled": disabled,
+		}, fields...).Text()
+		if err != nil {
+			return fmt.Errorf("save endpoint %s: %w", id, err)
+		}
+		if word == "full" {
+			return &tasks.QuotaError{Quota: "webhook_endpoints", Limit: maxEndpoints, RetryAfter: time.Minute}
+		}
+		if err := moveError(word); err != nil {
+			return err
+		}
+		e, err = s.Endpoint(ctx, tenant, id)
+		return err
+	})
+	return e, err
 }
 
 // DeleteEndpoint forgets an endpoint and what it was sent; what was not
 // delivered yet is listed as exhausted. It may be called again after an error.
 func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
-	for {
-		word, err := s.run(ctx, endpointDeleteScript, args{"tenant": tenant, "endpoint": id, "most": sweepMost}).Text()
-		if err != nil {
-			return fmt.Errorf("delete endpoint %s: %w", id, err)
+	return operate(ctx, id, func(ctx context.Context, op string) error {
+		for {
+			word, err := s.run(ctx, endpointDeleteScript, args{"op": op, "tenant": tenant, "endpoint": id, "most": sweepMost}).Text()
+			if err != nil {
+				return fmt.Errorf("delete endpoint %s: %w", id, err)
+			}
+			if word != "more" {
+				return moveError(word)
+			}
 		}
-		if word != "more" {
-			return moveError(word)
-		}
-	}
+	})
 }
 
 // Endpoint returns a tenant's endpoint; another's is ErrNotFound.
@@ -118,50 +125,64 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	return out, nil
 }
 
-// RotateKeys replaces an endpoint's keys, or with no endpoint the tenant's own.
-// The old ones sign too for 24 h.
-func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys) error {
+// RotateKeys replaces an endpoint's keys, or with no endpoint the tenant's own, and
+// returns them as they are then. The old ones sign too for 24 h.
+func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys) (tasks.SigningKeys, error) {
 	return s.setKeys(ctx, tenant, endpoint, k, false)
 }
 
-func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys, keep bool) error {
-	word, err := s.run(ctx, keysRotateScript, args{
-		"tenant": tenant, "endpoint": endpoint, "secret": k.Secret, "private": k.Private, "keep": oldKeysKept.Milliseconds(), "leave": keep,
-	}).Text()
-	if err != nil {
-		return fmt.Errorf("change signing keys: %w", err)
+func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys, keep bool) (now tasks.SigningKeys, err error) {
+	key := s.keys.secrets(tenant)
+	if endpoint != "" {
+		key = s.keys.endpoint(endpoint)
 	}
-	return moveError(word)
+	err = operate(ctx, endpoint, func(ctx context.Context, op string) error {
+		word, err := s.run(ctx, keysRotateScript, args{
+			"op": op, "tenant": tenant, "endpoint": endpoint, "secret": k.Secret, "private": k.Private, "keep": oldKeysKept.Milliseconds(), "leave": keep,
+		}).Text()
+		if err != nil {
+			return fmt.Errorf("change signing keys: %w", err)
+		}
+		if err := moveError(word); err != nil {
+			return err
+		}
+		h, err := s.rdb.HGetAll(ctx, key).Result()
+		if err != nil {
+			return fmt.Errorf("read signing keys: %w", redisError(err))
+		}
+		now = keysOf(h)
+		return nil
+	})
+	return now, err
 }
 
 // TenantKeys returns the keys that sign for jobs' own URLs; the first call makes them.
 func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
-	for range 2 {
-		h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tenant)).Result()
-		if err != nil {
-			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", redisError(err))
-		}
-		if len(h) > 0 {
-			return keysOf(h), nil
-		}
-		if s.newSecret == nil {
-			break
-		}
-		if err := s.setKeys(ctx, tenant, "", tasks.SigningKeys{Secret: s.newSecret()}, true); err != nil {
-			return tasks.SigningKeys{}, err
-		}
+	h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tenant)).Result()
+	switch {
+	case err != nil:
+		return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", redisError(err))
+	case len(h) > 0:
+		return keysOf(h), nil
+	case s.newSecret == nil:
+		return tasks.SigningKeys{}, tasks.ErrNotFound
 	}
-	return tasks.SigningKeys{}, tasks.ErrNotFound
+	return s.setKeys(ctx, tenant, "", tasks.SigningKeys{Secret: s.newSecret()}, true)
 }
 
 // TestEndpoint writes a delivery of an event that only its owner asked for.
 // ErrConflict: the endpoint is disabled.
-func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (tasks.Delivery, error) {
-	reply, err := s.move(ctx, "test endpoint "+endpoint, testEventScript, args{"tenant": tenant, "endpoint": endpoint, "event": NewID("evt")})
-	if err != nil {
-		return tasks.Delivery{}, err
-	}
-	return s.Delivery(ctx, tenant, str(reply[0]))
+func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (d tasks.Delivery, err error) {
+	event := NewID("evt")
+	err = operate(ctx, endpoint, func(ctx context.Context, op string) error {
+		reply, err := s.move(ctx, "test endpoint "+endpoint, testEventScript, args{"op": op, "tenant": tenant, "endpoint": endpoint, "event": event})
+		if err != nil {
+			return err
+		}
+		d, err = s.Delivery(ctx, tenant, str(reply[0]))
+		return err
+	})
+	return d, err
 }
 
 func keysOf(h map[string]string) tasks.SigningKeys {

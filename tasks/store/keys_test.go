@@ -291,15 +291,18 @@ func (l *life) endpoints() {
 	keys := tasks.SigningKeys{Secret: "whsec_1", Private: "whsk_1"}
 	_, err := l.s.TenantKeys(ctx, "acme")
 	must(l.T, err)
-	must(l.T, l.s.RotateKeys(ctx, "acme", "", keys))
-	must(l.T, l.s.RotateKeys(ctx, "acme", "", tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"}))
+	_, err = l.s.RotateKeys(ctx, "acme", "", keys)
+	must(l.T, err)
+	_, err = l.s.RotateKeys(ctx, "acme", "", tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"})
+	must(l.T, err)
 	for _, url := range []string{"https://a.example/", "https://b.example/"} {
 		e, err := l.s.CreateEndpoint(ctx, tasks.Endpoint{
 			ID: store.NewID("whe"), Tenant: "acme", URL: url, IncludeResult: true, OpenAI: true, MaxPerSecond: 1, Signature: "v1a", Keys: keys,
 			Events: []string{"job.succeeded", "pool.paused", "endpoint.disabled", "batch.completed"},
 		})
 		must(l.T, err)
-		must(l.T, l.s.RotateKeys(ctx, "acme", e.ID, tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"}))
+		_, err = l.s.RotateKeys(ctx, "acme", e.ID, tasks.SigningKeys{Secret: "whsec_2", Private: "whsk_2"})
+		must(l.T, err)
 	}
 	must(l.T, l.s.PoolEvent(ctx, pool, true, []byte("{}")))
 	must(l.T, l.s.SetPaused(ctx, pool, true))
@@ -358,7 +361,7 @@ func (l *life) detour() {
 // batches has one line of each end, one that runs and one that waits.
 func (l *life) batches() {
 	ctx := l.Context()
-	b, _, err := l.s.OpenBatch(ctx, "acme", "bk")
+	b, _, err := l.s.OpenBatch(ctx, store.NewID("batch"), "acme", "bk")
 	must(l.T, err)
 	l.look()
 	lines := make([]tasks.Job, 600)
@@ -390,7 +393,7 @@ func (l *life) batches() {
 	_, err = l.s.CancelBatch(ctx, "acme", b.ID)
 	must(l.T, err)
 	l.look()
-	unwanted, _, err := l.s.OpenBatch(ctx, "acme", "other")
+	unwanted, _, err := l.s.OpenBatch(ctx, store.NewID("batch"), "acme", "other")
 	must(l.T, err)
 	must(l.T, l.s.AbortBatch(ctx, unwanted.ID))
 }

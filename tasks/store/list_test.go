@@ -86,7 +86,7 @@ func TestNoListReadsBodies(t *testing.T) {
 		}
 	}
 	submits(t, s, waiting...)
-	b, _, err := s.OpenBatch(ctx, "acme", "")
+	b, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,9 @@ var (
 	startScript   = move("start")
 	endScript     = move("end")
 	renewScript   = script("renew", "record")
-	cancelScript  = move("cancel")
-	requeueScript = move("requeue")
-	deleteScript  = script("delete", "record", "webhook")
+	cancelScript  = move("cancel", "operation")
+	requeueScript = move("requeue", "operation")
+	deleteScript  = script("delete", "operation", "record", "webhook")
 	sweepScript   = move("sweep")
 	reissueScript = script("reissue", "record")
 )
@@ -29,7 +29,7 @@ var tokensScript = script("tokens", "record")
 var saveAnswerScript = script("answer_save")
 
 // Created is what became of one submission; Err is a *tasks.QuotaError,
-// tasks.ErrKeyReused or tasks.ErrKeyBusy.
+// tasks.ErrKeyReused, ErrKeyBusy or ErrIDTaken.
 type Created struct {
 	tasks.Accepted
 	Err error
@@ -40,17 +40,24 @@ type Created struct {
 
 // Create stores jobs, each whole or not at all, in one durable move, and hands
 // out the tickets that there is room for; they may be of other jobs. A job's
-// ID, Tenant, Pool and Request must be set. An error means that nothing was stored.
+// ID, Tenant, Pool and Request must be set. An error means that nothing was stored,
+// unless it is ErrUnknown.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	rows := make([]any, 0, 17*len(subs))
+	rows := make([]any, 0, 18*len(subs))
 	for i := range subs {
 		j := &subs[i].Job
 		status, due := firstStatus(j)
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), string(status), due,
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
-			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant))
+			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named))
 	}
-	reply, err := s.run(ctx, createScript, args{"keep": answersKept.Milliseconds()}, rows...).Slice()
+	var reply []any
+	again := false
+	err := Sure(ctx, "", func(ctx context.Context) (err error) {
+		reply, err = s.run(ctx, createScript, args{"again": again, "keep": answersKept.Milliseconds()}, rows...).Slice()
+		again = true
+		return err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
@@ -74,6 +81,8 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			c.Err = tasks.ErrKeyReused
 		case "busy":
 			c.Err = tasks.ErrKeyBusy
+		case "taken":
+			c.Err = tasks.ErrIDTaken
 		default:
 			c.Err = refused(subs[i].Limits, o)
 		}
@@ -233,21 +242,33 @@ func (s *Store) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error
 
 // Cancel makes a tenant's job canceled at once, also a running one, whose
 // worker is told to cut the call off. ErrFinal: it was final already.
-func (s *Store) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	words, err := s.run(ctx, cancelScript, args{"tenant": tenant}, id).StringSlice()
-	if err != nil {
-		return tasks.Job{}, fmt.Errorf("cancel job %s: %w", id, err)
-	}
-	if err := moveError(words[0]); err != nil {
-		return tasks.Job{}, err
-	}
-	return s.Job(ctx, tenant, id)
+func (s *Store) Cancel(ctx context.Context, tenant, id string) (j tasks.Job, err error) {
+	err = operate(ctx, id, func(ctx context.Context, op string) error {
+		words, err := s.run(ctx, cancelScript, args{"op": op, "tenant": tenant, "batch": ""}, id).StringSlice()
+		if err != nil {
+			return fmt.Errorf("cancel job %s: %w", id, err)
+		}
+		if err := moveError(words[0]); err != nil {
+			return err
+		}
+		j, err = s.Job(ctx, tenant, id)
+		return err
+	})
+	return j, err
 }
 
 // Requeue queues a failed, canceled or expired job again under its id, with
 // its attempts counted anew and no deadline. It takes of its tenant's limits
 // what a new job takes.
-func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, []tasks.Ticket, error) {
+func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) (j tasks.Job, next []tasks.Ticket, err error) {
+	err = operate(ctx, id, func(ctx context.Context, op string) (err error) {
+		j, next, err = s.requeue(ctx, op, tenant, id, l)
+		return err
+	})
+	return j, next, err
+}
+
+func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limits) (tasks.Job, []tasks.Ticket, error) {
 	j, err := s.Job(ctx, tenant, id)
 	if err != nil {
 		return tasks.Job{}, nil, err
@@ -257,7 +278,7 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 		reserved = j.Request.Tokens()
 	}
 	reply, err := s.run(ctx, requeueScript, args{
-		"id": id, "tenant": tenant, "depth": s.depthOf(j.Pool), "shift": priorityShift(j.Priority),
+		"op": op, "id": id, "tenant": tenant, "depth": s.depthOf(j.Pool), "shift": priorityShift(j.Priority),
 		"most": l.QueuedJobs, "tokens": reserved, "daily": l.TokensPerDay, "weight": s.weight(tenant),
 	}).Slice()
 	if err != nil {
@@ -277,11 +298,13 @@ func (s *Store) Requeue(ctx context.Context, tenant, id string, l tasks.Limits) 
 // answer. What is still to be told of it is told without them, and its
 // Idempotency-Key is free. ErrConflict: it is not finished.
 func (s *Store) Delete(ctx context.Context, tenant, id string) error {
-	word, err := s.run(ctx, deleteScript, args{"id": id, "tenant": tenant}).Text()
-	if err != nil {
-		return fmt.Errorf("delete job %s: %w", id, err)
-	}
-	return moveError(word)
+	return operate(ctx, id, func(ctx context.Context, op string) error {
+		word, err := s.run(ctx, deleteScript, args{"op": op, "id": id, "tenant": tenant}).Text()
+		if err != nil {
+			return fmt.Errorf("delete job %s: %w", id, err)
+		}
+		return moveError(word)
+	})
 }
 
 // Sweep closes what crashes left open: it wakes jobs that are due, expires

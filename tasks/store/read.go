@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -309,7 +307,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 		}
 	}
 	for _, id := range ids {
-		if at := born(id); !at.IsZero() && (l.OldestQueuedAt.IsZero() || at.Before(l.OldestQueuedAt)) {
+		if at := tasks.Born(id); !at.IsZero() && (l.OldestQueuedAt.IsZero() || at.Before(l.OldestQueuedAt)) {
 			l.OldestQueuedAt = at
 		}
 	}
@@ -349,14 +347,4 @@ func (s *Store) Waiting(ctx context.Context, pool, tenant string) (jobs, tenants
 		return 0, 0, fmt.Errorf("count the backlog of %s: %w", pool, redisError(err))
 	}
 	return own.Val(), ring.Val(), nil
-}
-
-// born reads the time out of an id's ULID.
-func born(id string) time.Time {
-	_, text, _ := strings.Cut(id, "_")
-	u, err := ulid.ParseStrict(text)
-	if err != nil {
-		return time.Time{}
-	}
-	return ulid.Time(u.Time()).UTC()
 }

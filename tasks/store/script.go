@@ -28,8 +28,10 @@ func script(name string, chapters ...string) *redis.Script {
 	return redis.NewScript(spellOut(text))
 }
 
-// move reads a script that moves jobs, which needs all chapters.
-func move(name string) *redis.Script { return script(name, "record", "webhook", "backlog", "finish") }
+// move reads a script that moves jobs, which needs all chapters about them.
+func move(name string, also ...string) *redis.Script {
+	return script(name, append(also, "record", "webhook", "backlog", "finish")...)
+}
 
 func luaFile(name string) string {
 	b, err := lua.ReadFile("lua/" + name + ".lua")

@@ -18,6 +18,8 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
 const (
@@ -71,7 +73,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: c.Redis, keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}

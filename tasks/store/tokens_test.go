@@ -145,7 +145,7 @@ func (l *ledger) add(j tasks.Job, batch string) {
 }
 
 func (l *ledger) batch() {
-	b, _, err := l.s.OpenBatch(l.t.Context(), "acme", "")
+	b, _, err := l.s.OpenBatch(l.t.Context(), store.NewID("batch"), "acme", "")
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -401,7 +401,7 @@ func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
 		t.Fatalf("end: %v; the second answer says that it has ended", err)
 	}
 	want("ended", 8, 0)
-	b, _, err := s.OpenBatch(ctx, "acme", "")
+	b, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,12 +416,12 @@ func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("a batch", 8, 200)
-	if _, err := s.Cancel(ctx, "acme", lines[1].ID); !errors.Is(err, tasks.ErrFinal) {
-		t.Fatalf("cancel: %v; the second answer says that it has ended", err)
+	if _, err := s.Cancel(ctx, "acme", lines[1].ID); err != nil {
+		t.Fatalf("cancel: %v", err)
 	}
 	want("a line of it canceled", 8, 50)
-	if _, _, err := s.Requeue(ctx, "acme", lines[1].ID, limits); !errors.Is(err, tasks.ErrConflict) {
-		t.Fatalf("retry: %v; the second answer says that it is queued", err)
+	if _, _, err := s.Requeue(ctx, "acme", lines[1].ID, limits); err != nil {
+		t.Fatalf("retry: %v", err)
 	}
 	want("retried", 8, 200)
 }

@@ -76,7 +76,7 @@ func TestASubmitThatRedisGotTwiceIsOneJob(t *testing.T) {
 func TestABatchThatRedisGotTwiceIsOneBatch(t *testing.T) {
 	for _, key := range []string{"", "k"} {
 		s, _ := openTwice(t)
-		b, prior, err := s.OpenBatch(t.Context(), "acme", key)
+		b, prior, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", key)
 		if err != nil || prior != nil {
 			t.Fatalf("open with key %q: %v, prior %v", key, err, prior)
 		}
@@ -88,9 +88,9 @@ func TestABatchThatRedisGotTwiceIsOneBatch(t *testing.T) {
 		if err := s.StageBatch(t.Context(), b.ID, lines); err != nil {
 			t.Fatalf("key %q: %v", key, err)
 		}
-		tenant, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Fingerprint: "f"})
-		if err != nil || tenant != "acme" {
-			t.Fatalf("commit with key %q: %q, %v", key, tenant, err)
+		accepted, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Fingerprint: "f"})
+		if err != nil || accepted.Tenant != "acme" || accepted.Counts.Total != 3 {
+			t.Fatalf("commit with key %q: %+v, %v", key, accepted, err)
 		}
 		for left := int64(1); left > 0; {
 			if left, _, err = s.Unfold(t.Context(), b.ID); err != nil {
@@ -129,11 +129,11 @@ func TestAStartThatRedisGotTwiceIsOneCall(t *testing.T) {
 func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
 	s, rdb := open(t, 4)
 	ctx := t.Context()
-	first, _, err := s.OpenBatch(ctx, "acme", "k")
+	first, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.OpenBatch(ctx, "acme", "k"); err != tasks.ErrKeyBusy {
+	if _, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k"); err != tasks.ErrKeyBusy {
 		t.Fatalf("open while the first is written: %v, want ErrKeyBusy", err)
 	}
 	line := job("acme")
@@ -142,7 +142,7 @@ func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	rdb.ZIncrBy(ctx, "sluice:{s}:staging", -float64((20 * time.Second).Milliseconds()), first.ID) // 20 s pass
-	second, prior, err := s.OpenBatch(ctx, "acme", "k")
+	second, prior, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")
 	if err != nil || prior != nil || second.ID == first.ID {
 		t.Fatalf("open 20 s later: %v, %v, %v; want a new batch", second.ID, prior, err)
 	}
@@ -160,7 +160,7 @@ func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
 	if err := s.AbortBatch(ctx, first.ID); err != nil {
 		t.Error(err)
 	}
-	if _, prior, err := s.OpenBatch(ctx, "acme", "k"); err != nil || prior == nil || prior.ID != second.ID {
+	if _, prior, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k"); err != nil || prior == nil || prior.ID != second.ID {
 		t.Errorf("the key is now of %+v, %v; want the second batch", prior, err)
 	}
 }

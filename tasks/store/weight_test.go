@@ -23,7 +23,7 @@ func TestAWeightOf9Has9TurnsForEachOfAWeightOf1(t *testing.T) {
 	}
 	batch := func(t *testing.T, tenant string, n int) {
 		t.Helper()
-		b, _, err := s.OpenBatch(t.Context(), tenant, "")
+		b, _, err := s.OpenBatch(t.Context(), store.NewID("batch"), tenant, "")
 		if err != nil {
 			t.Fatal(err)
 		}

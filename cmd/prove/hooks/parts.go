@@ -41,7 +41,8 @@ func (p *parts) close() error { return p.rdb.Close() }
 // secret makes a tenant's signing secret.
 func (p *parts) secret(ctx context.Context, tenant string) (webhook.Secret, error) {
 	k := webhook.NewSecret()
-	return k, p.store.RotateKeys(ctx, tenant, "", tasks.SigningKeys{Secret: k.Reveal()})
+	_, err := p.store.RotateKeys(ctx, tenant, "", tasks.SigningKeys{Secret: k.Reveal()})
+	return k, err
 }
 
 // end makes n jobs that end at once, each told to the address that url names,

@@ -72,7 +72,7 @@ type Service struct {
 
 // Record is where the jobs are.
 type Record interface {
-	OpenBatch(ctx context.Context, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error)
+	OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error)
 	StageBatch(ctx context.Context, batch string, jobs []tasks.Job) error
 	BatchJobs(ctx context.Context, tenant, batch string, from, n int) (jobs []tasks.Job, more bool, err error)
 	Job(ctx context.Context, tenant, id string) (tasks.Job, error)

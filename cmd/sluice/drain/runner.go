@@ -62,7 +62,7 @@ func (r *runner) submit(ctx context.Context, left []prompt) error {
 	if len(left) == 0 {
 		return nil
 	}
-	b, _, err := r.s.Record.OpenBatch(ctx, owner, "")
+	b, _, err := r.s.Record.OpenBatch(ctx, r.s.NewID("batch"), owner, "")
 	if err != nil {
 		return err
 	}

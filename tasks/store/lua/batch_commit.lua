@@ -1,6 +1,6 @@
 -- Accepts a batch: one write, after which every line of it will run.
 -- KEYS     see begin.lua
--- ARGV[2]  {batch, fingerprint; most: waiting jobs, or 0; daily: most tokens a day, or 0;
+-- ARGV[2]  {batch, fingerprint; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0;
 --          keep: ms that an Idempotency-Key is remembered}
 -- Returns  {"ok", tenant}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"gone"}, or {"lost"} when
 -- another writer has taken its key meanwhile.
@@ -10,6 +10,7 @@ if h[3] then return { 'ok', h[1] } end -- accepted already: the same commit, sen
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.batch then return { 'lost' } end
 local total = redis.call('LLEN', keys.lines(a.batch))
+if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
 local waiting = tonumber(redis.call('HGET', keys.waiting(), h[1]) or 0)
 if a.most > 0 and waiting + total > a.most then return { 'full', waiting } end
 local spent = take(h[1], tonumber(h[4] or 0), a.daily)

@@ -1,12 +1,22 @@
 -- Begins a batch and reserves its Idempotency-Key.
 -- KEYS     see begin.lua
--- ARGV[2]  {batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
+-- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
 --          silent: ms after which another writer may have the key; weight: the tenant's}
--- Returns  {"new", created ms}, {"busy"} or {"prior", fingerprint, id, answer}.
+-- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, or {"stale"} when a
+--          writer of this batch has gone and what it wrote is to be forgotten first.
+local g = keys.batch(a.batch)
+local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
+if h[1] and h[4] ~= a.op then -- of another writer
+  if h[1] ~= a.tenant then return { 'taken' } end
+  if h[2] then return { 'prior', '', a.batch, '', tonumber(h[3]) } end
+  local sweep = redis.call('ZSCORE', keys.staging(), a.batch)
+  if sweep and sweep - a.stale + a.silent > now then return { 'busy' } end
+  return { 'stale' }
+end
 if a.key ~= '' then
   local ikey = keys.idempotency(a.tenant, a.key)
   local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans', 'busy')
-  if seen[1] then return { 'prior', seen[1], seen[2], seen[3] or '' } end
+  if seen[1] then return { 'prior', seen[1], seen[2], seen[3] or '', 0 } end
   if seen[4] and seen[4] ~= a.batch then -- its own: the same opening, sent again
     -- A writer that died can neither go on nor give its key back. One that was
     -- only slow finds the key lost when it commits.
@@ -17,6 +27,6 @@ if a.key ~= '' then
   redis.call('PEXPIRE', ikey, a.stale)
 end
 weigh(a.tenant, a.weight)
-redis.call('HSET', keys.batch(a.batch), 't', a.tenant, 'ct', now, 'i', a.key)
+redis.call('HSET', g, 't', a.tenant, 'ct', now, 'i', a.key, 'w', a.op)
 redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
 return { 'new', now }

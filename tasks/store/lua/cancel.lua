@@ -1,10 +1,13 @@
 -- The caller cancels jobs. A running one is final at once: its worker is told
 -- to cut the call off, and whatever it brings comes too late.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant}
+-- ARGV[2]  {op: see operation.lua; tenant; batch: that they are of and that is to be canceled, or ""}
 -- ARGV[3]  and on: ids
 -- Returns  for each id "ok", "final" or "gone".
+local said = answered()
+if said then return said end
 spare()
+if a.batch ~= '' then redis.call('HSET', keys.batch(a.batch), 'canceling', 1) end
 local answers = {}
 for i = 3, #ARGV do
   local j = load(ARGV[i])
@@ -24,4 +27,4 @@ for i = 3, #ARGV do
     answers[#answers + 1] = 'ok'
   end
 end
-return answers
+return answer(answers)

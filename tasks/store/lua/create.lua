@@ -1,21 +1,30 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
--- ARGV[2]  {keep: ms that an Idempotency-Key is remembered}
+-- ARGV[2]  {keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, status, due ms,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
---          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight
+--          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
+--          id that the caller gave
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"full", waiting} or {"spent", tokens left,
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"full", waiting} or {"spent", tokens left,
 --   ms until midnight UTC}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths = {}, {}, {}
 
+-- alike reports whether two envelopes can be of one submit.
+local function alike(one, other)
+  one, other = cjson.decode(one), cjson.decode(other)
+  return one.m == other.m and one.k == other.k and one.x == other.x and one.i == other.i
+end
+
 local function create(i)
   local id, tenant, pool, depth, shift, status, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
-    tokens, daily, weight = unpack(ARGV, i, i + 16)
+    tokens, daily, weight, named = unpack(ARGV, i, i + 17)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
   local made = load(id)
   if made then
+    if made.t ~= tenant or not alike(redis.call('HGET', made.key, 'e'), envelope) then return { 'taken' } end
+    if named == '1' and not a.again then return { 'replay', id, '' } end
     if redis.call('ZSCORE', keys.handed(pool), id) then
       tickets[#tickets + 1] = id
       tickets[#tickets + 1] = made.f
@@ -68,7 +77,7 @@ local function create(i)
   return { 'new', now }
 end
 
-for i = 3, #ARGV, 17 do
+for i = 3, #ARGV, 18 do
   outcomes[#outcomes + 1] = create(i)
 end
 for pool, depth in pairs(depths) do
@@ -76,7 +85,7 @@ for pool, depth in pairs(depths) do
 end
 for n, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local i = 3 + (n - 1) * 17
+    local i = 3 + (n - 1) * 18
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))

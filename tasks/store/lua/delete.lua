@@ -1,11 +1,13 @@
 -- The caller has a finished job forgotten.
 -- KEYS     see begin.lua
--- ARGV[2]  {id, tenant}
+-- ARGV[2]  {op: see operation.lua; id, tenant}
 -- Returns  "ok", "gone" or "conflict".
+local said = answered()
+if said then return said end
 spare()
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return 'gone' end
 if not final(j.s) then return 'conflict' end
 forget(j.t, j.id, 'deleted')
 redis.pcall('PUBLISH', keys.note(j.id), 'deleted')
-return 'ok'
+return answer('ok')

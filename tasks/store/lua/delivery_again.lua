@@ -1,9 +1,11 @@
 -- Deliveries are to be sent again, from the first attempt on.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant; delivered: true for those too that were}
+-- ARGV[2]  {op: see operation.lua; tenant; delivered: true for those too that were}
 -- ARGV[3]  and on: ids
 -- Returns  for each id "ok", "gone", "disabled" when its endpoint is not sent to, "deleted" when its job was, or
 -- "delivered" when it was and is left.
+local said = answered()
+if said then return said end
 local answers, made = {}, false
 for i = 3, #ARGV do
   local id = ARGV[i]
@@ -33,4 +35,4 @@ for i = 3, #ARGV do
   answers[#answers + 1] = word
 end
 if made then wwake() end
-return answers
+return answer(answers)

@@ -1,8 +1,10 @@
 -- Forgets an endpoint, after what was sent to it, some of it in one call. Its deliveries stay listed with the
 -- tenant's until their time, and what still waits is exhausted when its turn comes.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant, endpoint; most: deliveries}
+-- ARGV[2]  {op: see operation.lua; tenant, endpoint; most: deliveries}
 -- Returns  "ok", "gone", or "more" when it has to be called again.
+local said = answered()
+if said then return said end
 spare()
 local wh, we = keys.endpoint(a.endpoint), keys.sent(a.endpoint)
 if redis.call('HGET', wh, 't') ~= a.tenant then return 'gone' end
@@ -19,4 +21,4 @@ if redis.call('EXISTS', we) == 1 then
 end
 redis.call('DEL', wh)
 redis.call('ZREM', keys.endpoints(a.tenant), a.endpoint)
-return 'ok'
+return answer('ok')

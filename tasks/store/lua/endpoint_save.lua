@@ -1,9 +1,11 @@
 -- Writes an endpoint, whole or in part, and its place among those that are told.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant, endpoint; make: true for a new one; most: endpoints of a tenant;
+-- ARGV[2]  {op: see operation.lua; tenant, endpoint; make: true for a new one; most: endpoints of a tenant;
 --          disabled: "1", enabled: "0", or "" to leave it}
 -- ARGV[3]  and on, for each field: its name and value
 -- Returns  "ok", "gone" or "full".
+local said = answered()
+if said then return said end
 local wh, hooks = keys.endpoint(a.endpoint), keys.hooks(a.tenant)
 local owner = redis.call('HGET', wh, 't')
 if owner and owner ~= a.tenant then return 'gone' end
@@ -27,4 +29,4 @@ if not h[2] then
   redis.call('HSET', hooks, a.endpoint, h[1])
   if string.find(h[1], ',pool.', 1, true) then redis.call('HSET', keys.poolHooks(), a.endpoint, a.tenant) end
 end
-return 'ok'
+return answer('ok')

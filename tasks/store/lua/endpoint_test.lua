@@ -1,10 +1,12 @@
 -- Writes the delivery that an endpoint's owner asks for to see one arrive.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant, endpoint; event: its id}
+-- ARGV[2]  {op: see operation.lua; tenant, endpoint; event: its id}
 -- Returns  {"ok", id}, {"gone"} or {"conflict"} when the endpoint is disabled.
+local said = answered()
+if said then return said end
 local h = redis.call('HMGET', keys.endpoint(a.endpoint), 't', 'dis')
 if h[1] ~= a.tenant then return { 'gone' } end
 if h[2] then return { 'conflict' } end
 local id = deliver(a.tenant, a.endpoint, '', 'endpoint.test', a.endpoint, a.event, '')
 wwake()
-return { 'ok', id }
+return answer({ 'ok', id })

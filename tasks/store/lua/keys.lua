@@ -88,6 +88,7 @@ function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's
 -- t    tenant
 -- ct   created
 -- i    Idempotency-Key
+-- w    the name of its opening
 -- whole     1 once it is accepted
 -- at   how many lines are in the backlogs, while not all are
 -- ended     when the last line ended
@@ -105,6 +106,10 @@ function keys.batch(id) return P .. 'g:' .. id end -- hash: a batch
 function keys.lines(batch) return P .. 'gl:' .. batch end -- list: its job ids in line order
 function keys.staging() return P .. 'staging' end -- zset: batches being written, by when they are abandoned
 function keys.unfolding() return P .. 'unfold' end -- zset: batches being put into backlogs, by when a sweep goes on with it
+
+-- Operations.
+
+function keys.operation(op) return P .. 'op:' .. op end -- string: what an operation of a caller has answered, as JSON
 
 -- The sweep.
 

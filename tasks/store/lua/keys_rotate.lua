@@ -1,8 +1,10 @@
 -- Replaces signing keys; the old ones sign too for a while.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant; endpoint: "" for the tenant's own; secret; private: key or ""; keep: ms that the old ones go on;
+-- ARGV[2]  {op: see operation.lua; tenant; endpoint: "" for the tenant's own; secret; private: key or ""; keep: ms that the old ones go on;
 --          leave: true to leave keys that are there}
 -- Returns  "ok" or "gone".
+local said = answered()
+if said then return said end
 local key = keys.secrets(a.tenant)
 if a.endpoint ~= '' then
   key = keys.endpoint(a.endpoint)
@@ -12,4 +14,4 @@ local h = redis.call('HMGET', key, 'k', 'a')
 if h[1] == a.secret or (h[1] and a.leave) then return 'ok' end
 if h[1] then redis.call('HSET', key, 'k2', h[1], 'a2', h[2] or '', 'x2', now + a.keep) end
 redis.call('HSET', key, 'k', a.secret, 'a', a.private)
-return 'ok'
+return answer('ok')

@@ -1,8 +1,10 @@
 -- The caller wants a failed, canceled or expired job once more, under its id.
 -- KEYS     see begin.lua
--- ARGV[2]  {id, tenant, depth; shift: of order, ms; most: waiting jobs, or 0; tokens: to set aside, or 0;
+-- ARGV[2]  {op: see operation.lua; id, tenant, depth; shift: of order, ms; most: waiting jobs, or 0; tokens: to set aside, or 0;
 --          daily: most tokens a day, or 0; weight: the tenant's}
 -- Returns  {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
+local said = answered()
+if said then return said end
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
@@ -35,4 +37,4 @@ become(j, 'queued')
 backlog(j)
 local tickets = {}
 claim(j.p, a.depth, tickets)
-return { 'ok', tickets }
+return answer({ 'ok', tickets })
