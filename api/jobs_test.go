@@ -642,3 +642,57 @@ func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
 	s.call("POST", "/v1/jobs", writer, body(in(2*time.Hour), "")).want(t, 202)
 	s.call("POST", "/v1/jobs", writer, body(in(10*time.Minute), `,"priority":"high"`)).want(t, 202)
 }
+
+// An answer outcome_unknown names the id with which a submit can be sent again.
+func TestASubmitSentAgainWithItsIDIsTheSame(t *testing.T) {
+	s := serve(t)
+	s.world.breakWith(&tasks.UnknownError{Err: tasks.ErrUnavailable})
+	lost := s.call("POST", "/v1/jobs", writer, hello).want(t, 503, "outcome_unknown")
+	id := lost.str(t, "id")
+	if !strings.HasPrefix(id, "job_") || lost.Header.Get("Retry-After") == "" {
+		t.Errorf("the answer is %s", lost.body)
+	}
+	batch := s.call("POST", "/v1/batches", writer, hello, "Content-Type", "application/x-ndjson").want(t, 503, "outcome_unknown").str(t, "id")
+	for _, path := range []string{"/v1/jobs/" + id + "/cancel", "/v1/jobs/" + id + "/retry"} {
+		if got := s.call("POST", path, writer, nil).want(t, 503, "outcome_unknown"); path == "/v1/jobs/"+id+"/retry" && got.str(t, "id") != id {
+			t.Errorf("%s: %s", path, got.body)
+		}
+	}
+	s.world.breakWith(nil)
+
+	named := strings.Replace(hello, "{", `{"id":"`+id+`",`, 1)
+	for i := range 2 {
+		r := s.call("POST", "/v1/jobs", writer, named).want(t, 202)
+		if r.str(t, "id") != id || (r.Header.Get("Idempotency-Replayed") == "true") != (i > 0) {
+			t.Errorf("sent again: %s, replayed %q", r.body, r.Header.Get("Idempotency-Replayed"))
+		}
+	}
+	s.call("POST", "/v1/jobs", writer, strings.Replace(named, `"claude-x"`, `"claude-y"`, 1)).want(t, 409, "id_taken")
+	for _, form := range [][2]string{
+		{"?id=" + batch, hello}, {"?id=" + batch, `{"jobs":[` + hello + `]}`}, {"", `{"id":"` + batch + `","jobs":[` + hello + `]}`}, {"?id=" + batch, `{"id":"` + batch + `","jobs":[` + hello + `]}`},
+	} {
+		media := "application/json"
+		if form[1] == hello {
+			media = "application/x-ndjson"
+		}
+		r := s.call("POST", "/v1/batches"+form[0], writer, form[1], "Content-Type", media).want(t, 202)
+		if r.str(t, "id") != batch {
+			t.Errorf("%v: %s", form, r.body)
+		}
+	}
+	s.call("POST", "/v1/batches?id="+batch, writer, hello+"\n"+hello, "Content-Type", "application/x-ndjson").want(t, 409, "id_taken")
+
+	other := s.world.newID("batch")
+	for _, bad := range [][2]string{
+		{"/v1/jobs", strings.Replace(hello, "{", `{"id":"job_1",`, 1)},
+		{"/v1/jobs", strings.Replace(hello, "{", `{"id":"`+batch+`",`, 1)},
+		{"/v1/jobs", strings.Replace(hello, "{", `{"id":"job_01BX5ZZKBKACTAV9WEVGEMMVRZ",`, 1)}, // of 2017
+		{"/v1/jobs", strings.Replace(hello, "{", `{"id":"job_7ZZZZZZZZZZZZZZZZZZZZZZZZZ",`, 1)}, // of the year 10889
+		{"/v1/batches?id=" + id, hello},
+		{"/v1/batches?id=" + other, `{"id":"` + batch + `","jobs":[` + hello + `]}`},
+		{"/v1/batches", `{"jobs":[` + hello + `],"id":"` + batch + `"}`},
+		{"/v1/batches", strings.Replace(hello, "{", `{"id":"`+id+`",`, 1)},
+	} {
+		s.call("POST", bad[0], writer, bad[1]).want(t, 400)
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
@@ -59,7 +61,7 @@ func (w *world) newID(prefix string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seq++
-	return fmt.Sprintf("%s_%026d", prefix, w.seq)
+	return fmt.Sprintf("%s_%s%016d", prefix, ulid.Make().String()[:10], w.seq)
 }
 
 func (w *world) breakWith(err error) {

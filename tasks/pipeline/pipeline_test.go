@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -168,6 +169,49 @@ func TestWhyAConnectionIsRefusedIsToldToEveryStep(t *testing.T) {
 	for _, err := range errs {
 		if !redis.IsAuthError(err) {
 			t.Errorf("error %v, want that the password is wrong", err)
+		}
+	}
+}
+
+// Of a script that is tried it is known whether it may have run, alone and beside
+// others, and it is never sent a second time.
+func TestATryKnowsWhetherItsScriptMayHaveRun(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin     func(p *redistest.Proxy)
+		doubt, ok bool
+		times     string // the script has run
+	}{
+		"answered": {func(*redistest.Proxy) {}, true, true, "1"},
+		"its answer lost": {func(p *redistest.Proxy) {
+			p.Lose(func(command, _ string) bool { return strings.Contains(command, "eval") })
+		}, true, false, "1"},
+		"refused":    {func(p *redistest.Proxy) { p.Answer("-READONLY You can't write against a read only replica.") }, false, false, ""},
+		"never sent": {func(p *redistest.Proxy) { p.Reset(true) }, false, false, ""},
+	} {
+		for _, form := range []string{"alone", "joined"} {
+			t.Run(name+"/"+form, func(t *testing.T) {
+				server := redistest.Start(t, redistest.Options{})
+				if err := add.Load(t.Context(), server.Client()).Err(); err != nil {
+					t.Fatal(err)
+				}
+				proxy := redistest.Before(t, server)
+				client := pipeline.Client(proxy.Client(t))
+				c.begin(proxy)
+				ctx, trial := pipeline.Try(t.Context())
+				var err error
+				run := func(ctx context.Context) { err = add.Run(ctx, client, []string{"a"}, 1).Err() }
+				if form == "alone" {
+					run(ctx)
+				} else {
+					pipeline.Join(ctx, nil, run, func(ctx context.Context) { _ = add.Run(ctx, client, []string{"b"}, 1).Err() })
+				}
+				if trial.Doubt() != c.doubt || (err == nil) != c.ok {
+					t.Errorf("doubt %t, error %v; want %t and success %t", trial.Doubt(), err, c.doubt, c.ok)
+				}
+				if got := server.Client().Get(t.Context(), "a").Val(); got != c.times {
+					t.Errorf("it has run %q times, want %q", got, c.times)
+				}
+			})
 		}
 	}
 }

@@ -322,3 +322,75 @@ func TestAnOperationThatNeverReachedRedisIsNotUnknown(t *testing.T) {
 		}
 	}
 }
+
+// A submit or batch that is sent again with the id that its caller was told is the
+// first one, if that was taken in, and else one under that id; never a second one.
+func TestASubmitWithAnIDIsOneSubmit(t *testing.T) {
+	s, _ := open(t, 4)
+	ctx := t.Context()
+	j := job("acme")
+	for i := range 3 {
+		made, _, err := s.Create(ctx, tasks.Submission{Job: j, Named: true, Limits: tasks.Limits{QueuedJobs: 1}})
+		if err != nil || made[0].Err != nil || made[0].Replayed != (i > 0) || made[0].Job.ID != j.ID {
+			t.Fatalf("submit %d: %v, %+v", i+1, err, made)
+		}
+	}
+	if l := load(t, s); l.Queued != 1 {
+		t.Errorf("%d jobs of one id", l.Queued)
+	}
+	for name, change := range map[string]func(*tasks.Job){
+		"another tenant": func(j *tasks.Job) { j.Tenant = "other" },
+		"another model":  func(j *tasks.Job) { j.Model = "other" },
+		"another length": func(j *tasks.Job) { j.Request.InputTokens++ },
+	} {
+		other := j
+		change(&other)
+		made, _, err := s.Create(ctx, tasks.Submission{Job: other, Named: true})
+		if err != nil || !errors.Is(made[0].Err, tasks.ErrIDTaken) {
+			t.Errorf("%s: %v, %+v; want that the id is taken", name, err, made)
+		}
+	}
+}
+
+func TestABatchWithAnIDIsOneBatch(t *testing.T) {
+	s, rdb := open(t, 4)
+	ctx := t.Context()
+	id := store.NewID("batch")
+	lines := func(n int) []tasks.Job {
+		list := make([]tasks.Job, n)
+		for i := range list {
+			list[i] = job("acme")
+			list[i].Batch, list[i].Line = id, i+1
+		}
+		return list
+	}
+	first, prior, err := s.OpenBatch(ctx, id, "acme", "")
+	if err != nil || prior != nil || first.ID != id {
+		t.Fatalf("open: %+v, %+v, %v", first, prior, err)
+	}
+	must(t, s.StageBatch(ctx, id, lines(2)))
+	if _, _, err := s.OpenBatch(ctx, id, "acme", ""); !errors.Is(err, tasks.ErrKeyBusy) {
+		t.Errorf("while it is written: %v, want ErrKeyBusy", err)
+	}
+	// Its writer is silent for longer than a live one may be.
+	rdb.ZIncrBy(ctx, "sluice:{s}:staging", -time.Minute.Seconds()*1000, id)
+	if _, prior, err := s.OpenBatch(ctx, id, "acme", ""); err != nil || prior != nil {
+		t.Fatalf("after its writer: %+v, %v; want it anew", prior, err)
+	}
+	must(t, s.StageBatch(ctx, id, lines(1)))
+	// The first one's commit comes late.
+	if _, err := s.CommitBatch(ctx, id, tasks.BatchCommit{Lines: 2}); !errors.Is(err, tasks.ErrNotFound) {
+		t.Errorf("a commit of other lines: %v", err)
+	}
+	must(t, s.StageBatch(ctx, id, lines(2)))
+	b, err := s.CommitBatch(ctx, id, tasks.BatchCommit{Lines: 3})
+	if err != nil || b.Counts.Total != 3 {
+		t.Fatalf("commit: %+v, %v", b, err)
+	}
+	if _, prior, err := s.OpenBatch(ctx, id, "acme", ""); err != nil || prior == nil || prior.ID != id || prior.Lines != 3 {
+		t.Errorf("once it is accepted: %+v, %v; want the first", prior, err)
+	}
+	if _, _, err := s.OpenBatch(ctx, id, "other", ""); !errors.Is(err, tasks.ErrIDTaken) {
+		t.Errorf("for another tenant: %v, want ErrIDTaken", err)
+	}
+}
