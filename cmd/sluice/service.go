@@ -171,7 +171,10 @@ func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error
 	s.gates[p.Name] = gate
 
 	pc := pause.Config{
-		Redis: s.rdb, Prefix: s.cfg.Redis.Prefix + ":pause:", Pool: p.Name, Queue: pausing{queue.NewPauser(s.rdb, s.cfg.Redis.Prefix), s.store}, Log: s.log, Metrics: s.registry,
+		Sure: func(ctx context.Context, do func(context.Context) error) error {
+			return store.Sure(ctx, p.Name, func(ctx context.Context) error { return tasks.NotNow(do(ctx)) })
+		},
+		Redis: s.joined, Prefix: s.cfg.Redis.Prefix + ":pause:", Pool: p.Name, Queue: pausing{queue.NewPauser(s.rdb, s.cfg.Redis.Prefix), s.store}, Log: s.log, Metrics: s.registry,
 		Rules: pause.Rules{
 			Window: p.Breaker.Window, MinCalls: p.Breaker.MinCalls, FailureRatio: p.Breaker.FailureRatio, ProbeInterval: p.Breaker.ProbeInterval,
 		},

@@ -54,7 +54,7 @@ local function moved() set('rev', num('rev') + 1) end
 
 local function note(action, by, why)
   redis.call('LPUSH', KEYS[2], cjson.encode({
-    at = string.format('%.0f', now), action = action, by = by, reason = why}))
+    at = string.format('%.0f', now), action = action, by = by, reason = why, op = a.op}))
   redis.call('LTRIM', KEYS[2], 0, a.audit_max - 1)
 end
 

@@ -2,9 +2,13 @@
 -- holds against the key, the account or the address, for calls that are sent from now on: the
 -- operator has seen to it. A provider that is down is probed at once instead.
 -- KEYS     see lib.lua
--- ARGV[2]  {verb: 'pause', 'resume', or 'try': what is held against key, account or address is
+-- ARGV[2]  {op: names the word: sent again after its answer was lost, it changes nothing; verb: 'pause', 'resume', or 'try': what is held against key, account or address is
 --           cleared, and an operator's pause is not; by, reason; gen, slow (ms), audit_max}
 -- Returns  1 when anything changed, else 0
+
+for _, entry in ipairs(redis.call('LRANGE', KEYS[2], 0, 19)) do
+  if cjson.decode(entry).op == a.op then return answer(1) end
+end
 
 if a.verb == 'pause' then
   if h.op ~= '1' then set('op_at', now) end

@@ -170,6 +170,9 @@ type Config struct {
 	// provider well: it is this process that cannot reach it.
 	Cut   func(why string)
 	Rules Rules
+	// Sure carries out an operator's word once, by calling do again for as long as
+	// its outcome is not known. Nil: do is called once.
+	Sure func(ctx context.Context, do func(ctx context.Context) error) error
 	// ProbeTimeout ends a probe, which then counts as Bad; 0 means 10 s.
 	ProbeTimeout time.Duration
 	// Fingerprint tells one key from another: a digest of what makes a refused pool
@@ -198,6 +201,7 @@ type Breaker struct {
 	ask           func(ctx context.Context, model string, known []string) (Verdict, error)
 	cut           func(why string)
 	rule          Rules
+	sure          func(ctx context.Context, do func(ctx context.Context) error) error
 	probeTimeout  time.Duration
 	fingerprint   string
 	log           *slog.Logger
@@ -274,13 +278,16 @@ func New(c Config) (*Breaker, error) {
 	key := cmp.Or(c.Prefix, "sluice:pause:") + "{" + c.Pool + "}"
 	b := &Breaker{
 		rdb: c.Redis, pool: c.Pool, key: key, auditKey: key + ":audit", seenKey: key + ":seen",
-		queue: c.Queue, gate: c.Gate, probe: c.Probe, ask: c.Ask, cut: c.Cut, rule: r,
+		queue: c.Queue, gate: c.Gate, probe: c.Probe, ask: c.Ask, cut: c.Cut, rule: r, sure: c.Sure,
 		probeTimeout: cmp.Or(c.ProbeTimeout, 10*time.Second),
 		log:          slog.New(slog.DiscardHandler),
 		count:        count, script: newScripts(), now: c.now, rnd: c.rnd,
 		tick: cmp.Or(c.tick, time.Second), holder: holder,
 		waiting: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		reading: make(chan struct{}, 1), applying: make(chan struct{}, 1), asking: make(chan struct{}, 1),
+	}
+	if b.sure == nil {
+		b.sure = func(ctx context.Context, do func(ctx context.Context) error) error { return do(ctx) }
 	}
 	if c.Fingerprint != "" {
 		sum := sha256.Sum256([]byte("sluice pause\x00" + c.Fingerprint))
@@ -482,15 +489,22 @@ func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
 	if _, err := b.enforce(ctx); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
 	}
-	done, _, err := b.run(ctx, b.script.operate, args{"verb": verb, "by": clip(by), "reason": clip(reason)})
+	op, err := randomID()
+	if err != nil {
+		return err
+	}
+	done := int64(0)
+	err = b.sure(ctx, func(ctx context.Context) (err error) {
+		if done, _, err = b.run(ctx, b.script.operate, args{"op": op, "verb": verb, "by": clip(by), "reason": clip(reason)}); err != nil {
+			return err
+		}
+		return b.enforceNow(ctx)
+	})
 	if err != nil {
 		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
 	}
 	if done == 1 {
 		b.log.Info("told to "+verb, "by", clip(by), "reason", clip(reason))
-	}
-	if err := b.enforceNow(ctx); err != nil {
-		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
 	}
 	return nil
 }

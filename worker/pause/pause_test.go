@@ -466,7 +466,7 @@ func TestAudit(t *testing.T) {
 		t.Errorf("the last one: got %v, %v", got, err)
 	}
 	for n := range auditMax {
-		if _, _, err := b.run(ctx, b.script.operate, args{"verb": "pause", "by": "ada", "reason": fmt.Sprint(n)}); err != nil {
+		if _, _, err := b.run(ctx, b.script.operate, args{"op": fmt.Sprint(n), "verb": "pause", "by": "ada", "reason": fmt.Sprint(n)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -527,5 +527,28 @@ func TestUnknownKindIsRefused(t *testing.T) {
 	w := newWorld(t)
 	if err := w.breaker().Record(t.Context(), Verdict{Kind: "worse"}); err == nil {
 		t.Error("no error")
+	}
+}
+
+// An operator's word whose answer was lost is sent again under its name. It does not
+// undo what another operator has done meanwhile.
+func TestAWordThatIsSentTwiceIsOneWord(t *testing.T) {
+	w := newWorld(t)
+	b := w.breaker()
+	ctx := t.Context()
+	pause := func() {
+		t.Helper()
+		if _, _, err := b.run(ctx, b.script.operate, args{"op": "one", "verb": "pause", "by": "ada", "reason": ""}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pause()
+	if err := b.Resume(ctx, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	pause()
+	got, err := b.Audit(ctx, 10)
+	if err != nil || len(got) != 2 || got[0].Action != "resume" {
+		t.Errorf("the audit is %v, %v; want a pause and its resume", got, err)
 	}
 }
