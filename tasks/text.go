@@ -5,21 +5,17 @@ import (
 	"strings"
 )
 
-// ResultText returns the text of a provider's answer, joined: the text blocks
-// of an Anthropic message, or the first choice's content of an OpenAI chat
-// completion. It returns "" for a body that holds none.
-//
-// Sources: platform.claude.com/docs/en/api/messages (content blocks),
-// developers.openai.com/api/docs (chat completion object).
+// ResultText returns the text of a provider's answer, joined: the text blocks of
+// an Anthropic message; or the content of every choice of an OpenAI completion, a
+// string or the text parts of a list, with the refusal that stands in its place.
+// It is "" for anything else.
 func ResultText(result []byte) string {
 	var body struct {
-		Content []struct {
-			Type string `json:"type"`
-			Text string `json:"text"`
-		} `json:"content"`
+		Content json.RawMessage `json:"content"`
 		Choices []struct {
 			Message struct {
 				Content json.RawMessage `json:"content"`
+				Refusal json.RawMessage `json:"refusal"`
 			} `json:"message"`
 		} `json:"choices"`
 	}
@@ -27,18 +23,32 @@ func ResultText(result []byte) string {
 		return ""
 	}
 	var b strings.Builder
-	for _, block := range body.Content {
-		if block.Type == "text" {
-			b.WriteString(block.Text)
-		}
-	}
-	if len(body.Choices) > 0 {
-		var s string
-		if json.Unmarshal(body.Choices[0].Message.Content, &s) == nil {
-			b.WriteString(s)
-		}
+	writeText(&b, body.Content)
+	for _, choice := range body.Choices {
+		writeText(&b, choice.Message.Content)
+		writeText(&b, choice.Message.Refusal)
 	}
 	return b.String()
+}
+
+// writeText writes a string, or the text of a list of parts.
+func writeText(b *strings.Builder, v json.RawMessage) {
+	var s string
+	if json.Unmarshal(v, &s) == nil {
+		b.WriteString(s)
+		return
+	}
+	var parts []json.RawMessage
+	_ = json.Unmarshal(v, &parts) // what is no list has no text
+	for _, raw := range parts {
+		var part struct {
+			Type string `json:"type"`
+			Text string `json:"text"`
+		}
+		if json.Unmarshal(raw, &part) == nil && part.Type == "text" {
+			b.WriteString(part.Text)
+		}
+	}
 }
 
 // EstimateTokens guesses how many input tokens a request body of n bytes

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,6 +28,8 @@ import (
 //	usage 7 3 [cache read, cache created]
 //	says …                    a part of the message
 //	cause …                   the kind of the cause
+//	holds …                   a part of the result; any number
+//	uncut                     where it ends early cannot be told
 //	---
 //	the body, up to the next row
 type row struct {
@@ -44,7 +45,9 @@ type row struct {
 	finish  tasks.Finish
 	usage   *tasks.Usage
 	says    string
-	cause   string
+	cause   CauseKind
+	holds   []string
+	uncut   bool
 }
 
 // rows reads every row of every kind.
@@ -103,7 +106,11 @@ func readRow(kind, s string) (r row, err error) {
 		case "says":
 			r.says = value
 		case "cause":
-			r.cause = value
+			r.cause = CauseKind(value)
+		case "holds":
+			r.holds = append(r.holds, value)
+		case "uncut":
+			r.uncut = true
 		case "torn":
 			r.torn = true
 		case "escaped":
@@ -184,6 +191,14 @@ func TestWhatProvidersSend(t *testing.T) {
 			if a.Outcome != r.outcome || a.Finish != r.finish || tasks.ResultText(a.Result) != r.text {
 				t.Errorf("got %s, finish %q, text %q, %q\nwant %s, finish %q, text %q", a.Outcome, a.Finish, tasks.ResultText(a.Result), a.Message, r.outcome, r.finish, r.text)
 			}
+			if a.Cause.Kind != r.cause {
+				t.Errorf("cause %q, %q; want %q", a.Cause.Kind, a.Cause.Detail, r.cause)
+			}
+			for _, part := range r.holds {
+				if !bytes.Contains(a.Result, []byte(part)) {
+					t.Errorf("result\n%s\nwant in it\n%s", a.Result, part)
+				}
+			}
 			if !strings.Contains(a.Message, r.says) || len(a.Message) > maxMessage {
 				t.Errorf("says %q, want %q in it", a.Message, r.says)
 			}
@@ -196,13 +211,44 @@ func TestWhatProvidersSend(t *testing.T) {
 		})
 	}
 	t.Logf("%d rows", len(all))
-	if kinds := slices.Compact(slices.Sorted(func(yield func(string) bool) {
-		for _, r := range all {
-			if !yield(r.kind) {
-				return
+	if len(all) < 150 {
+		t.Errorf("only %d rows", len(all))
+	}
+}
+
+// Wherever an answer ends early, it is either no success or the whole answer: its
+// last mark alone may be missing.
+func TestAnAnswerCutAnywhereIsNoSuccess(t *testing.T) {
+	cuts := 0
+	all := rows(t)
+	for _, name := range []string{"anthropic/text", "anthropic/rich", "openai/text", "openai/tools"} {
+		d, _, _ := strings.Cut(name, "/")
+		_, body, _ := bytes.Cut(fixture(t, name+".http"), []byte("\r\n\r\n"))
+		all = append(all, row{kind: "fixture", name: name, d: Dialect(d), status: 200, header: http.Header{"Content-Type": {"text/event-stream"}}, body: body, outcome: tasks.Succeeded})
+	}
+	for _, r := range all {
+		if r.outcome != tasks.Succeeded || r.uncut {
+			continue
+		}
+		whole, _ := r.asked(t, r.body)
+		for cut := range len(bytes.TrimRight(r.body, " \t\r\n")) {
+			if cut > 300 && cut < len(r.body)-300 && cut%7 != 0 {
+				continue // every byte at both ends, a sample between them
+			}
+			a, _ := r.asked(t, r.body[:cut])
+			cuts++
+			if a.Outcome != tasks.Succeeded {
+				if a.Result != nil || a.Message == "" || !a.MaybeBilled {
+					t.Fatalf("%s/%s cut at %d: %s, result %s, %q, maybe billed %v", r.kind, r.name, cut, a.Outcome, a.Result, a.Message, a.MaybeBilled)
+				}
+				continue
+			}
+			if tasks.ResultText(a.Result) != tasks.ResultText(whole.Result) || a.Finish != whole.Finish || bytes.Contains(a.Result, []byte("tool_calls")) && !bytes.Equal(a.Result, whole.Result) {
+				t.Fatalf("%s/%s cut at %d of %d succeeded with\n%s\nthe whole answer is\n%s", r.kind, r.name, cut, len(r.body), a.Result, whole.Result)
 			}
 		}
-	})); len(kinds) == 0 {
-		t.Error("no kinds")
+	}
+	if cuts < 5000 {
+		t.Errorf("only %d cuts", cuts)
 	}
 }

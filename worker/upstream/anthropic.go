@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"cmp"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -18,15 +19,17 @@ type messageStream struct {
 	onText func(string)
 	onTick func(charged int64)
 
-	obj    object
-	begun  bool
-	done   bool
-	usage  object
-	final  bool // output_tokens is the whole answer's
-	blocks []element
-	inputs map[int64][]byte // the pieces of a block's input, joined
-	other  *providerError   // of an event that is none of the dialect
-	size   int
+	obj     object
+	begun   bool
+	done    bool // message_stop has come
+	stopped bool // a stop_reason came after all that was said
+	dubious bool // it came before, too: it proves nothing
+	usage   object
+	final   bool // output_tokens is the whole answer's
+	blocks  []element
+	inputs  map[int64][]byte // the pieces of a block's input, joined
+	other   *providerError   // of an event that is none of the dialect
+	size    int
 }
 
 // messageEvent is one event of the stream, by the members that carry the assembly.
@@ -65,6 +68,9 @@ func readEvent(kind string, data []byte) (e messageEvent, err error) {
 }
 
 func (m *messageStream) event(kind string, data []byte) (done bool, err error) {
+	if string(bytes.TrimSpace(data)) == "[DONE]" && m.ended() {
+		return true, nil // as some servers end every stream
+	}
 	e, err := readEvent(kind, data)
 	switch {
 	case err != nil:
@@ -138,25 +144,29 @@ func (m *messageStream) close(e *messageEvent) error {
 			return errMalformed
 		}
 		m.size += grown
+		m.stopped = text(m.obj.raw("stop_reason")) != ""
 	}
 	m.size += m.obj.keep(&e.extra)
 	return m.count(e.usage, true)
 }
 
 func (m *messageStream) find(index int64) *object {
-	for i := range m.blocks {
-		if m.blocks[i].index == index {
-			return m.blocks[i].obj
-		}
+	i, ok := slices.BinarySearchFunc(m.blocks, index, func(e element, index int64) int { return cmp.Compare(e.index, index) })
+	if !ok {
+		return nil
 	}
-	return nil
+	return m.blocks[i].obj
 }
+
+// ended reports whether the answer is whole though message_stop is missing.
+func (m *messageStream) ended() bool { return m.stopped && !m.dubious }
 
 // open begins a block.
 func (m *messageStream) open(e *messageEvent) error {
 	if !m.begun || e.body == nil || !e.hasIndex || m.find(e.index) != nil {
 		return errMalformed
 	}
+	m.dubious = m.dubious || m.stopped
 	block, grown, err := findElement(&m.blocks, e.index)
 	if err != nil {
 		return errMalformed
@@ -177,15 +187,47 @@ func (m *messageStream) open(e *messageEvent) error {
 
 // extend adds to a block, or ends it.
 func (m *messageStream) extend(e *messageEvent) error {
-	block := m.find(e.index)
-	if block == nil || !e.hasIndex || e.kind == "content_block_delta" && e.body == nil {
-		return errMalformed
+	block, err := m.opened(e)
+	if err != nil {
+		return err
 	}
 	m.size += block.keep(&e.extra)
 	if e.kind == "content_block_stop" {
 		return nil
 	}
 	return m.delta(e.index, block, e.body)
+}
+
+// opened returns the block of an event. A delta of text or of a thought begins
+// its block where the event for that is missing.
+func (m *messageStream) opened(e *messageEvent) (*object, error) {
+	block := m.find(e.index)
+	if !m.begun || !e.hasIndex || e.kind == "content_block_delta" && e.body == nil {
+		return nil, errMalformed
+	}
+	m.dubious = m.dubious || m.stopped && e.kind == "content_block_delta"
+	if block != nil {
+		return block, nil
+	}
+	var delta object
+	if _, err := delta.load(e.body); err != nil {
+		return nil, errMalformed
+	}
+	var kind string
+	switch text(delta.raw("type")) {
+	case "text_delta":
+		kind = `"text"`
+	case "thinking_delta":
+		kind = `"thinking"`
+	default:
+		return nil, errMalformed // a tool's name and id are missing
+	}
+	block, grown, err := findElement(&m.blocks, e.index)
+	if err != nil {
+		return nil, errMalformed
+	}
+	m.size += grown + block.set("type", []byte(kind))
+	return block, nil
 }
 
 func (m *messageStream) say(raw []byte) {
@@ -244,19 +286,21 @@ func (m *messageStream) delta(index int64, block *object, body []byte) error {
 	return nil
 }
 
-// count takes in a usage object. A null in a later one does not undo a number.
+// count takes in a usage object.
 func (m *messageStream) count(usage []byte, final bool) error {
 	if isNull(usage) {
 		return nil
 	}
 	err := eachMember(usage, func(name string, v jsontext.Value, _, _ int) error {
-		if old := m.usage.get(name); old != nil && isNull(v) {
+		n, counted := number(v)
+		if final && name == "output_tokens" && counted {
+			m.final = true
+		}
+		// A null, and a zero from a server that does not know, undo no count.
+		if old := m.usage.get(name); old != nil && (isNull(v) || counted && n == 0 && count(old.raw) > 0) {
 			return nil
 		}
 		m.size += m.usage.set(name, v)
-		if final && name == "output_tokens" {
-			m.final = true
-		}
 		return nil
 	})
 	if err != nil {
@@ -292,7 +336,7 @@ func (m *messageStream) grown() int { return m.size }
 func (m *messageStream) instead() *providerError { return m.other }
 
 func (m *messageStream) result() ([]byte, error) {
-	if !m.done {
+	if !m.done && !m.ended() {
 		return nil, errMalformed
 	}
 	for i := range m.blocks {

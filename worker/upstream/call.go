@@ -1,13 +1,9 @@
 package upstream
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"mime"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -58,13 +54,18 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 		c.read(ctx, cancel, ask, resp, &a)
 		return a
 	}
-	text, _ := readBriefly(resp.Body, maxErrorBody, cancel) // what there is of it is enough
-	c.explain(&a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
+	c.refused(&a, resp, cancel)
+	return a
+}
+
+// refused takes in an answer without a 2xx status. What there is of its body is enough.
+func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFunc) {
+	text, _ := readBriefly(resp, maxErrorBody, cancel)
+	c.explain(a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
 	a.MaybeBilled = billable(resp.StatusCode)
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		a.blame(redirected(resp))
 	}
-	return a
 }
 
 // begin returns what the headers of an answer say.
@@ -82,8 +83,12 @@ func (c *Caller) begin(resp *http.Response) Answer {
 }
 
 // readBriefly reads at most n bytes, and for no longer than errorBodyWait.
-func readBriefly(r io.Reader, n int64, cancel context.CancelFunc) ([]byte, error) {
+func readBriefly(resp *http.Response, n int64, cancel context.CancelFunc) ([]byte, error) {
 	defer time.AfterFunc(errorBodyWait, cancel).Stop()
+	r, err := plain(resp)
+	if err != nil {
+		return nil, err
+	}
 	return io.ReadAll(io.LimitReader(r, n))
 }
 
@@ -207,207 +212,4 @@ func (c *Caller) explain(a *Answer, p problem, status int, waits bool, now time.
 			a.Message = "the provider answered with an error"
 		}
 	}
-}
-
-// assembler puts a dialect's stream together.
-type assembler interface {
-	// event takes one event in and reports whether it was the closing one.
-	event(kind string, data []byte) (done bool, err error)
-	// grown is about how many bytes the result has so far, never much less.
-	grown() int
-	// counted returns the usage, the input charged, and whether both are final.
-	counted() (tasks.Usage, int64, bool)
-	result() ([]byte, error)
-	// instead returns what the provider has said so far in place of an answer, or
-	// nil; it is asked for when no answer came.
-	instead() *providerError
-}
-
-// read takes in an answer with a 2xx status.
-func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, resp *http.Response, a *Answer) {
-	var err error
-	switch media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); {
-	case media == "text/event-stream":
-		err = c.readStream(ask, resp.Body, a)
-	default:
-		// The first byte tells a JSON answer from a stream under another name.
-		r := bufio.NewReader(resp.Body)
-		var first byte
-		first, err = firstByte(r)
-		switch {
-		case err != nil:
-		case first == '{':
-			err = c.readWhole(ask, r, a)
-		case media == "" || media == "text/plain" || media == "application/octet-stream":
-			err = c.readStream(ask, r, a)
-		default:
-			err = errNoAnswer
-		}
-	}
-	if err == nil {
-		a.Outcome = tasks.Succeeded
-		drain(cancel, resp.Body)
-		return
-	}
-
-	a.MaybeBilled = true
-	var instead *providerError
-	if errors.As(err, &instead) {
-		p := instead.problem
-		if p.message == "" && instead.came != "" {
-			p.message = fmt.Sprintf("the provider answered %d with %s", resp.StatusCode, instead.came)
-		}
-		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
-		return
-	}
-	unread(ctx, resp, a, err)
-}
-
-// unread classifies an answer that could not be read to its end.
-func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
-	var netErr net.Error
-	switch {
-	case errors.Is(err, errTooLarge):
-		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
-	case ended(ctx, a):
-	case errors.Is(err, errNoAnswer):
-		a.Outcome = tasks.ServerError
-		a.blame(stranger(resp))
-	case errors.Is(err, errMalformed):
-		a.Outcome, a.Message = tasks.CutOff, "the answer broke off or does not fit the dialect"
-	case errors.As(err, &netErr) && netErr.Timeout():
-		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
-	default:
-		a.Outcome, a.Message = tasks.CutOff, "the answer ended before its closing event"
-	}
-}
-
-var errNoAnswer = errors.New("not an answer of the API")
-
-// firstByte returns the first byte that is not white space, and consumes nothing.
-func firstByte(r *bufio.Reader) (byte, error) {
-	for n := 1; ; n++ {
-		b, err := r.Peek(n)
-		if err != nil {
-			return 0, err
-		}
-		switch b[n-1] {
-		case ' ', '\t', '\r', '\n':
-		default:
-			return b[n-1], nil
-		}
-	}
-}
-
-// drain reads what follows the closing event, normally nothing but the end, so
-// that the connection can be used again.
-func drain(cancel context.CancelFunc, r io.Reader) {
-	patience := time.AfterFunc(drainWait, cancel)
-	defer patience.Stop()
-	_, _ = io.CopyN(io.Discard, r, maxDrain) // the answer is complete whatever comes
-}
-
-// readStream assembles the result from a stream.
-func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
-	var asm assembler
-	var started func(inputTokens int64)
-	if ask.OnStart != nil {
-		started = func(inputTokens int64) { ask.OnStart(inputTokens, a.Rates) }
-	}
-	if c.provider.Dialect == OpenAI {
-		asm = &completionStream{onText: ask.OnText, onTick: started}
-	} else {
-		asm = &messageStream{onText: ask.OnText, onTick: started}
-	}
-	defer func() {
-		usage, charged, final := asm.counted()
-		a.ChargedInput = charged
-		if final {
-			a.Usage = &usage
-		}
-	}()
-	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
-	result, err := c.assemble(stream, asm)
-	if err == nil {
-		finish, e := judge(c.provider.Dialect, result)
-		if e == nil {
-			a.Result, a.Finish = result, finish
-			return nil
-		}
-		err = e
-	}
-	var vague *providerError
-	switch {
-	case errors.As(err, &vague) && !vague.stated,
-		errors.Is(err, errMalformed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		if e := asm.instead(); e != nil {
-			return e
-		}
-	}
-	return err
-}
-
-// assemble reads a stream up to its closing event.
-func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
-	for {
-		kind, data, err := stream.next()
-		if err != nil {
-			return nil, err
-		}
-		done, err := asm.event(kind, data)
-		if err != nil {
-			return nil, err
-		}
-		if int64(asm.grown()) > c.maxResult {
-			return nil, errTooLarge
-		}
-		if !done {
-			continue
-		}
-		result, err := asm.result()
-		if err == nil && int64(len(result)) > c.maxResult {
-			return nil, errTooLarge
-		}
-		return result, err
-	}
-}
-
-// readWhole takes an answer that came as one JSON object, byte for byte.
-func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
-	body, err := io.ReadAll(io.LimitReader(r, c.maxResult+1))
-	if err != nil {
-		return err
-	}
-	if int64(len(body)) > c.maxResult {
-		return errTooLarge
-	}
-	shape, err := outlined(body)
-	if err != nil {
-		return errMalformed
-	}
-	if c.provider.Dialect == OpenAI {
-		if u, charged, ok := openAIUsage(shape.usage); ok {
-			a.Usage, a.ChargedInput = &u, charged
-		}
-	} else {
-		m := &messageStream{}
-		if m.count(shape.usage, true) == nil {
-			if u, charged, ok := m.counted(); ok {
-				a.Usage, a.ChargedInput = &u, charged
-			}
-		}
-	}
-	if ask.OnStart != nil && a.Usage != nil {
-		ask.OnStart(a.ChargedInput, a.Rates)
-	}
-	if e := shape.judge(c.provider.Dialect, body); e != nil {
-		return e
-	}
-	if ask.OnText != nil {
-		if s := tasks.ResultText(body); s != "" {
-			ask.OnText(s)
-		}
-	}
-	a.Result, a.Finish = body, shape.finish(c.provider.Dialect)
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -120,13 +121,49 @@ func redirected(resp *http.Response) Cause {
 }
 
 // stranger returns the cause of an answer that is not the dialect's.
-func stranger(resp *http.Response) Cause {
+func stranger(resp *http.Response, came []byte) Cause {
 	media := resp.Header.Get("Content-Type")
 	if media == "" {
 		media = "no content type"
 	}
-	return Cause{Kind: NotDialect, Message: NotDialect.words(), Detail: clip(fmt.Sprintf("%s answered %d with %s", asked(resp), resp.StatusCode, media), maxMessage)}
+	c := Cause{Kind: NotDialect, Message: NotDialect.words(), Detail: fmt.Sprintf("%s answered %d with %s", asked(resp), resp.StatusCode, media)}
+	if words := excerpt(came); words != "" {
+		c.Message += ": " + words
+	}
+	return c
 }
+
+// encoded returns the cause of an answer in a coding that is not read.
+func encoded(resp *http.Response) Cause {
+	coding := resp.Header.Get("Content-Encoding")
+	return Cause{Kind: Encoded, Message: Encoded.words() + ": " + coding, Detail: fmt.Sprintf("%s answered %d in the coding %s, though none was asked for", asked(resp), resp.StatusCode, coding)}
+}
+
+// excerpt is the beginning of what came, in one line: of a page its title, or
+// else its text.
+func excerpt(came []byte) string {
+	const most = 200
+	s := string(came[:min(len(came), 16<<10)])
+	if strings.HasPrefix(strings.TrimSpace(s), "<") {
+		if _, title, ok := strings.Cut(s, "<title>"); ok {
+			title, _, _ = strings.Cut(title, "</title>")
+			s = "the page “" + strings.TrimSpace(title) + "”"
+		} else {
+			s = tags.ReplaceAllString(s, " ")
+		}
+	}
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "�")), " ")
+	if n := 0; len(s) > most {
+		for i := range s {
+			if n++; n > most {
+				return s[:i] + "…"
+			}
+		}
+	}
+	return s
+}
+
+var tags = regexp.MustCompile("<[^>]*>")
 
 // asked is the address that answered.
 func asked(resp *http.Response) string {

@@ -32,11 +32,12 @@ func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 	}
 	defer resp.Body.Close()
 	a = c.begin(resp)
-	body, readErr := readBriefly(resp.Body, maxModels, cancel)
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
-		c.explain(&a, parseProblem(body), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
+		c.refused(&a, resp, cancel)
+		a.MaybeBilled = false
 		return a, nil
 	}
+	body, readErr := readBriefly(resp, maxModels, cancel)
 	var list struct {
 		Data []struct {
 			ID string `json:"id"`

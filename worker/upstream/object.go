@@ -2,8 +2,10 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json"
@@ -92,6 +94,7 @@ type node struct {
 // object is a JSON object under assembly; its members keep their order.
 type object struct {
 	members []member
+	places  map[string]int // of many members
 }
 
 type member struct {
@@ -104,12 +107,29 @@ type element struct {
 	obj   *object
 }
 
+// fewMembers is up to how many members are looked through one by one.
+const fewMembers = 16
+
 // get returns the member's node, or nil.
 func (o *object) get(name string) *node {
+	if o.places != nil {
+		if i, ok := o.places[name]; ok {
+			return &o.members[i].node
+		}
+		return nil
+	}
 	for i := range o.members {
 		if o.members[i].name == name {
 			return &o.members[i].node
 		}
+	}
+	return nil
+}
+
+// raw returns the member's value as it came, or nil.
+func (o *object) raw(name string) []byte {
+	if n := o.get(name); n != nil {
+		return n.raw
 	}
 	return nil
 }
@@ -120,7 +140,16 @@ func (o *object) at(name string) *node {
 		return n
 	}
 	o.members = append(o.members, member{name: name})
-	return &o.members[len(o.members)-1].node
+	last := len(o.members) - 1
+	if last == fewMembers {
+		o.places = make(map[string]int, 4*fewMembers)
+		for i := range o.members {
+			o.places[o.members[i].name] = i
+		}
+	} else if o.places != nil {
+		o.places[name] = last
+	}
+	return &o.members[last].node
 }
 
 // set gives the member a copy of raw, and returns by how much o grew.
@@ -212,9 +241,12 @@ func text(raw []byte) string {
 	return string(b)
 }
 
-// number returns the integer that a JSON number stands for, clamped to what a
-// token count or an index can be.
+// number returns the integer that a JSON number stands for, or a string that
+// holds one, clamped to what a token count or an index can be.
 func number(raw []byte) (int64, bool) {
+	if s := text(raw); s != "" {
+		raw = []byte(s)
+	}
 	if len(raw) == 0 || raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
 		return 0, false
 	}
@@ -234,156 +266,19 @@ func count(raw []byte) int64 {
 	return max(n, 0)
 }
 
-// join appends a piece of a value that arrives in pieces: strings and arrays
-// grow, anything else is replaced, and a null adds nothing. Strings are joined
-// as they are spelt, so a surrogate pair cut in two becomes whole again.
-func (n *node) join(piece []byte) (grown int) {
-	if isNull(piece) {
-		if n.empty() {
-			n.raw = bytes.Clone(piece)
-			return len(piece)
-		}
-		return 0
-	}
-	old := len(n.raw)
-	switch {
-	case old >= 2 && n.raw[0] == '"' && piece[0] == '"':
-		n.raw = append(n.raw[:old-1], piece[1:]...)
-	case old >= 2 && n.raw[0] == '[' && piece[0] == '[':
-		n.raw = joinArrays(n.raw, piece)
-	default:
-		n.raw = bytes.Clone(piece)
-	}
-	return len(n.raw) - old
-}
-
-// joinArrays appends the elements of the array b to the array a.
-func joinArrays(a, b []byte) []byte {
-	left := bytes.TrimRight(a[:len(a)-1], " \t\r\n")
-	right := bytes.TrimLeft(b[1:], " \t\r\n")
-	if len(left) > 1 && right[0] != ']' {
-		left = append(left, ',')
-	}
-	return append(left, right...)
-}
-
-// merge adds the members of a delta to o, as a client of OpenAI's stream does:
-// strings and arrays are appended to, objects are merged, lists of indexed
-// elements are merged by index, and what names something (id, type, role, or a
-// name given again) is kept.
-func (o *object) merge(delta []byte, depth int) (grown int, err error) {
-	if depth > 32 {
-		return 0, errors.New("a delta nested too deeply")
-	}
-	err = eachMember(delta, func(name string, v jsontext.Value, _, _ int) error {
-		n := o.get(name)
-		if n == nil {
-			n = o.at(name)
-			grown += len(name) + 4
-		}
-		g, err := n.merge(name, v, depth)
-		grown += g
-		return err
-	})
-	return grown, err
-}
-
-// merge adds a piece of the member name.
-func (n *node) merge(name string, v jsontext.Value, depth int) (grown int, err error) {
-	if isNull(v) {
-		return n.join(v), nil
-	}
-	switch name {
-	case "id", "type", "role":
-		if !isNull(n.raw) && len(v) <= len(`""`) {
-			return 0, nil
-		}
-		grown = len(v) - len(n.raw)
-		n.raw = bytes.Clone(v)
-		return grown, nil
-	case "name":
-		if bytes.Equal(n.raw, v) {
-			return 0, nil
-		}
-	}
-	switch {
-	case v[0] == '{':
-		if n.obj == nil {
-			n.obj = new(object)
-			n.raw, n.list = nil, nil
-		}
-		return n.obj.merge(v, depth+1)
-	case v[0] == '[' && indexed(v):
-		return n.mergeList(v, depth+1)
-	case n.list != nil && v[0] == '[' && len(joinArrays([]byte("[]"), v)) == len("[]"):
-		return 0, nil // an empty list beside one that is under way says nothing new
-	}
-	n.obj, n.list = nil, nil
-	return n.join(v), nil
-}
-
-var errIndexed = errors.New("has an index")
-
-// indexed reports whether the first element of an array is an object with an
-// index, as the pieces of a tool call have.
-func indexed(array []byte) bool {
-	err := eachElement(array, func(v jsontext.Value) error {
-		if v.Kind() == '{' {
-			return eachMember(v, func(name string, v jsontext.Value, _, _ int) error {
-				if name == "index" && v.Kind() == '0' {
-					return errIndexed
-				}
-				return nil
-			})
-		}
-		return io.EOF
-	})
-	return err == errIndexed
-}
-
 // maxElements bounds the index that a stream may name.
 const maxElements = 4096
 
-func (n *node) mergeList(array []byte, depth int) (grown int, err error) {
-	n.raw, n.obj = nil, nil
-	err = eachElement(array, func(v jsontext.Value) error {
-		piece := new(object)
-		if _, err := piece.load(v); err != nil {
-			return err
-		}
-		var index int64
-		if at := piece.get("index"); at != nil {
-			index, _ = number(at.raw)
-			at.raw = nil // it belongs to the stream, not to the answer
-		}
-		e, g, err := findElement(&n.list, index)
-		if err != nil {
-			return err
-		}
-		grown += g
-		g, err = e.merge(piece.appendTo(nil), depth)
-		grown += g
-		return err
-	})
-	return grown, err
-}
-
-// findElement returns the element with that index, put in its place when it is new.
+// findElement returns the element with that index, the last if there are more,
+// put in its place when it is new.
 func findElement(list *[]element, index int64) (o *object, grown int, err error) {
 	if index < 0 || index >= maxElements {
 		return nil, 0, errors.New("an index out of bounds")
 	}
-	i := 0
-	for ; i < len(*list); i++ {
-		if (*list)[i].index == index {
-			return (*list)[i].obj, 0, nil
-		}
-		if (*list)[i].index > index {
-			break
-		}
+	i, _ := slices.BinarySearchFunc(*list, index+1, func(e element, index int64) int { return cmp.Compare(e.index, index) })
+	if i > 0 && (*list)[i-1].index == index {
+		return (*list)[i-1].obj, 0, nil
 	}
-	*list = append(*list, element{})
-	copy((*list)[i+1:], (*list)[i:])
-	(*list)[i] = element{index: index, obj: new(object)}
-	return (*list)[i].obj, 3, nil
+	*list = slices.Insert(*list, i, element{index: index, obj: new(object)})
+	return (*list)[i].obj, len(",{}"), nil
 }

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"bytes"
+
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -16,13 +18,23 @@ type completionStream struct {
 
 	obj     object
 	choices []element
+	ends    map[int64]*ending // of the choices, by index
+	most    int64             // choices that were asked for
 	usage   []byte
 	said    bool // onText has been told something
+	closed  bool // [DONE] has come
 	size    int
 }
 
+// ending is what shows that a choice is whole.
+type ending struct {
+	told    bool // a finish_reason came with or after all that was said
+	dubious bool // it came before, too: it proves nothing
+}
+
 func (c *completionStream) event(_ string, data []byte) (done bool, err error) {
-	if string(data) == "[DONE]" {
+	if string(bytes.TrimSpace(data)) == "[DONE]" {
+		c.closed = true
 		return true, nil
 	}
 	failed := false
@@ -36,10 +48,7 @@ func (c *completionStream) event(_ string, data []byte) (done bool, err error) {
 			}
 			return eachElement(v, c.choice)
 		case "usage":
-			if !isNull(v) {
-				c.size += len(v) - len(c.usage)
-				c.usage = append(c.usage[:0], v...)
-			}
+			c.count(v)
 		case "object":
 			c.size += c.obj.set("object", []byte(`"chat.completion"`))
 		case "obfuscation":
@@ -62,9 +71,19 @@ func (c *completionStream) event(_ string, data []byte) (done bool, err error) {
 // choice adds one chunk's part of a choice.
 func (c *completionStream) choice(data jsontext.Value) error {
 	var index int64
+	var part choice
 	if err := eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
-		if name == "index" {
+		switch name {
+		case "index":
 			index, _ = number(v)
+		case "finish_reason":
+			part.finish = v
+		case "delta", "message":
+			if v.Kind() == '{' {
+				part.message = v
+			}
+		case "usage": // as Moonshot has it
+			c.count(v)
 		}
 		return nil
 	}); err != nil {
@@ -83,6 +102,7 @@ func (c *completionStream) choice(data jsontext.Value) error {
 		choice.set("finish_reason", []byte("null"))
 		c.size += 64
 	}
+	c.mark(index, part)
 	return eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
 		switch name {
 		case "delta", "message", "logprobs":
@@ -98,6 +118,33 @@ func (c *completionStream) choice(data jsontext.Value) error {
 		}
 		return nil
 	})
+}
+
+// mark notes what a part of a choice shows of its end.
+func (c *completionStream) mark(index int64, part choice) {
+	e := c.ends[index]
+	if e == nil {
+		if c.ends == nil {
+			c.ends = make(map[int64]*ending)
+		}
+		e = new(ending)
+		c.ends[index] = e
+	}
+	if e.told && part.message != nil && speaks(part.message) {
+		e.told, e.dubious = false, true
+	}
+	e.told = e.told || text(part.finish) != ""
+}
+
+// ended reports whether the answer is whole though [DONE] is missing: every
+// choice has said how it ended, after all else that it said.
+func (c *completionStream) ended() bool {
+	for _, e := range c.ends {
+		if !e.told || e.dubious {
+			return false
+		}
+	}
+	return len(c.ends) > 0 && int64(len(c.ends)) >= c.most
 }
 
 // extend adds an object to what a choice has so far; heard is true when
@@ -131,13 +178,61 @@ func (c *completionStream) say(delta []byte) {
 	// A fault of the JSON shows when the delta is merged.
 	_ = eachMember(delta, func(name string, v jsontext.Value, _, _ int) error {
 		if name == "content" {
-			if s := text(v); s != "" {
-				c.said = true
-				c.onText(s)
-			}
+			eachText(v, c.tell)
 		}
 		return nil
 	})
+}
+
+func (c *completionStream) tell(s string) {
+	if s != "" {
+		c.said = true
+		c.onText(s)
+	}
+}
+
+// sayRest tells what could not be told as it came, in the order of the result:
+// refusals, and all choices but the first.
+func (c *completionStream) sayRest() {
+	for _, choice := range c.choices {
+		message := choice.obj.get("message").obj
+		if content := message.get("content"); content != nil && choice.index != 0 {
+			eachText(content.appendTo(nil), c.tell)
+		}
+		c.tell(text(message.raw("refusal")))
+	}
+}
+
+// eachText calls f with each piece of text of a content, a string or a list of parts.
+func eachText(content jsontext.Value, f func(string)) {
+	if content.Kind() != '[' {
+		f(text(content))
+		return
+	}
+	_ = eachElement(content, func(part jsontext.Value) error { // the JSON was read once already, or will be
+		var kind, words string
+		_ = eachMember(part, func(name string, v jsontext.Value, _, _ int) error { // as above
+			switch name {
+			case "type":
+				kind = text(v)
+			case "text":
+				words = text(v)
+			}
+			return nil
+		})
+		if kind == "text" {
+			f(words)
+		}
+		return nil
+	})
+}
+
+// count takes in a usage object; the last one counts.
+func (c *completionStream) count(usage jsontext.Value) {
+	if usage.Kind() == '{' {
+		c.size += len(usage) - len(c.usage)
+		c.usage = append(c.usage[:0], usage...)
+	}
 }
 
 func (c *completionStream) counted() (tasks.Usage, int64, bool) {
@@ -155,7 +250,8 @@ func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
 		case "prompt_tokens":
 			charged = count(v)
 		case "completion_tokens":
-			u.OutputTokens, ok = count(v), true
+			_, ok = number(v)
+			u.OutputTokens = count(v)
 		case "prompt_tokens_details":
 			if v.Kind() != '{' {
 				return nil
@@ -180,11 +276,11 @@ func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
 func (c *completionStream) grown() int { return c.size }
 
 func (c *completionStream) result() ([]byte, error) {
-	for _, choice := range c.choices {
-		// [DONE] alone proves nothing: it also closes streams that were given up.
-		if reason := choice.obj.get("finish_reason"); reason == nil || isNull(reason.raw) {
-			return nil, errMalformed
-		}
+	if !c.closed && !c.ended() {
+		return nil, errMalformed
+	}
+	if c.onText != nil {
+		c.sayRest()
 	}
 	result := c.assembled()
 	if c.onTick != nil {

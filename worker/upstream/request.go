@@ -86,6 +86,9 @@ func (q *Question) Repeatable() bool {
 	return q.fault == nil && err == nil && n == 0
 }
 
+// choices is how many answers are asked for, as OpenAI has it.
+func (q *Question) choices() int64 { return max(1, count(q.raw.value("n"))) }
+
 // Body returns the bytes that are sent to a provider.
 //
 // A raw request keeps every byte it has but for the members that ask for a stream,
@@ -231,7 +234,7 @@ type place struct {
 // lay finds the members of the object in data. After a fault it has those before it.
 func lay(data []byte) (layout, error) {
 	matter := [...]string{"model", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "thinking", "reasoning_effort",
-		"stream", "stream_options", "include_usage"}
+		"n", "stream", "stream_options", "include_usage"}
 	l := layout{data: data, last: bytes.IndexByte(data, '{') + 1}
 	err := eachMember(data, func(name string, _ jsontext.Value, start, end int) error {
 		if slices.Contains(matter[:], name) {

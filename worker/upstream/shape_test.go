@@ -148,13 +148,12 @@ func TestOnlyTheDialectsShapeSucceeds(t *testing.T) {
 		{"beside an error that is null", OpenAI, `{"error":null,"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}`, ok, ok, "", nil},
 		{"no index", OpenAI, `{"choices":[{"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}`, ok, ok, "", nil},
 
-		// Whole, the JSON that was closed shows that the answer is; a stream has
-		// nothing but the word to show it, since [DONE] also closes what broke.
-		{"finish_reason null", OpenAI, choice(`,"content":"hello"`, `,"finish_reason":null`), ok, cut, "", used},
-		{"finish_reason missing", OpenAI, choice(`,"content":"hello"`, ``), ok, cut, "", used},
+		// The JSON that was closed, or [DONE], shows that the answer is whole.
+		{"finish_reason null", OpenAI, choice(`,"content":"hello"`, `,"finish_reason":null`), ok, ok, "", used},
+		{"finish_reason missing", OpenAI, choice(`,"content":"hello"`, ``), ok, ok, "", used},
 		{"finish_reason empty", OpenAI, choice(`,"content":"hello"`, `,"finish_reason":""`), ok, ok, "", used},
-		{"finish_reason null, a refusal", OpenAI, choice(`,"content":null,"refusal":"no"`, `,"finish_reason":null`), ok, cut, "", used},
-		{"finish_reason null, nothing said", OpenAI, choice(`,"content":"","tool_calls":[ ]`, `,"finish_reason":null`), hollow, cut, no + "a choice that has neither text nor a finish_reason", used},
+		{"finish_reason null, a refusal", OpenAI, choice(`,"content":null,"refusal":"no"`, `,"finish_reason":null`), ok, ok, "", used},
+		{"finish_reason null, nothing said", OpenAI, choice(`,"content":"","tool_calls":[ ]`, `,"finish_reason":null`), hollow, hollow, no + "a choice that has neither text nor a finish_reason", used},
 		{"finish_reason empty, nothing said", OpenAI, choice(`,"content":""`, `,"finish_reason":""`), hollow, hollow, no + "a choice that has neither", used},
 		{"finish_reason a number", OpenAI, choice(`,"content":"x"`, `,"finish_reason":7`), hollow, hollow, no + "a choice whose finish_reason is no word", used},
 		{"finish_reason an object", OpenAI, choice(`,"content":"x"`, `,"finish_reason":{"type":"abort","message":"out of memory"}`), hollow, hollow, "abort: out of memory", used},
@@ -163,7 +162,7 @@ func TestOnlyTheDialectsShapeSucceeds(t *testing.T) {
 		{"choices null", OpenAI, `{"id":"c","object":"chat.completion","choices":null,"usage":{"prompt_tokens":7,"completion_tokens":3}}`, hollow, hollow, no + "something that is no chat completion", used},
 		{"choices an object", OpenAI, `{"choices":{"message":{"role":"assistant","content":"x"}}}`, hollow, cut, no + "something that is no chat completion", nil},
 		{"a choice null", OpenAI, `{"choices":[null]}`, hollow, cut, no + "something that is no chat completion", nil},
-		{"a choice without members", OpenAI, `{"choices":[{}]}`, hollow, cut, no + "something that is no chat completion: a choice has no message", nil},
+		{"a choice without members", OpenAI, `{"choices":[{}]}`, hollow, hollow, no, nil},
 		{"a message null", OpenAI, `{"choices":[{"message":null,"finish_reason":"stop"}]}`, hollow, "", no + "something that is no chat completion", nil},
 		{"a message that is a string", OpenAI, `{"choices":[{"message":"x","finish_reason":"stop"}]}`, hollow, "", no + "something that is no chat completion", nil},
 		{"a legacy completion", OpenAI, `{"object":"text_completion","choices":[{"index":0,"text":"hello","finish_reason":"stop"}]}`, hollow, "", no + "something that is no chat completion: a choice has no message", nil},
@@ -251,7 +250,7 @@ func TestAStreamThatIsNoAnswerIsNoSuccess(t *testing.T) {
 		{"the choice's error, then no JSON", data(par, `{"choices":[{"index":0,"delta":{},"error":{"message":"gone"}}]}`, "<html>"),
 			OpenAI, tasks.ServerError, "gone", nil},
 		{"a text, then an envelope of another kind", data(par, `{"code":503,"msg":"gone"}`, "[DONE]"), OpenAI, tasks.Overloaded, "503: gone", nil},
-		{"a text, then nothing but the closing", data(par, "[DONE]"), OpenAI, tasks.CutOff, "broke off", nil},
+		{"a text, then nothing but the closing", data(par, "[DONE]"), OpenAI, tasks.Succeeded, "", nil},
 		{"an envelope of another kind, then the end", data(`{"code":400,"msg":"too long"}`), OpenAI, tasks.Rejected, "400: too long", nil},
 		{"[DONE] alone", data("[DONE]"), OpenAI, tasks.ServerError, "the provider answered 200 with something that is no chat completion", nil},
 		{"nothing", "", OpenAI, tasks.CutOff, "ended before its closing event", nil},

@@ -1,0 +1,274 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// assembler puts a dialect's stream together.
+type assembler interface {
+	// event takes one event in and reports whether it was the closing one.
+	event(kind string, data []byte) (done bool, err error)
+	// ended reports whether the answer is whole though the closing event is missing.
+	ended() bool
+	// grown is about how many bytes the result has so far, never much less.
+	grown() int
+	// counted returns the usage, the input charged, and whether both are final.
+	counted() (tasks.Usage, int64, bool)
+	result() ([]byte, error)
+	// instead returns what the provider has said so far in place of an answer, or
+	// nil; it is asked for when no answer came.
+	instead() *providerError
+}
+
+// read takes in an answer with a 2xx status.
+func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, resp *http.Response, a *Answer) {
+	err := c.take(ask, resp, a)
+	if err == nil {
+		a.Outcome = tasks.Succeeded
+		drain(cancel, resp.Body)
+		return
+	}
+	a.MaybeBilled = true
+	var instead *providerError
+	if errors.As(err, &instead) {
+		p := instead.problem
+		if p.message == "" && instead.came != "" {
+			p.message = fmt.Sprintf("the provider answered %d with %s", resp.StatusCode, instead.came)
+		}
+		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
+		return
+	}
+	unread(ctx, resp, a, err)
+}
+
+// take reads an answer by its first byte: what a server calls its answer is
+// often wrong, and what it sends is not.
+func (c *Caller) take(ask Ask, resp *http.Response, a *Answer) error {
+	r, err := plain(resp)
+	if err != nil {
+		return err
+	}
+	begins, err := start(r)
+	if err != nil {
+		return err
+	}
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch first := begins[0]; {
+	case first == '{':
+		return c.readWhole(ask, r, a)
+	case field.Match(begins), media == "text/event-stream" && first != '<' && first != '[':
+		return c.readStream(ask, r, a)
+	}
+	came, _ := io.ReadAll(io.LimitReader(r, maxErrorBody)) // what there is of it is enough
+	if said := stated(bytes.TrimSpace(came), ""); begins[0] == '[' && said.stated {
+		return said
+	}
+	return &strangerError{came}
+}
+
+// unread classifies an answer that could not be read to its end.
+func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
+	var netErr net.Error
+	var strange *strangerError
+	switch {
+	case errors.Is(err, errTooLarge):
+		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
+	case ended(ctx, a):
+	case errors.As(err, &strange):
+		a.Outcome = tasks.ServerError
+		a.blame(stranger(resp, strange.came))
+	case errors.Is(err, errEncoded):
+		a.Outcome = tasks.ServerError
+		a.blame(encoded(resp))
+	case errors.Is(err, errMalformed):
+		a.Outcome, a.Message = tasks.CutOff, "the answer broke off or does not fit the dialect"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
+	default:
+		a.Outcome, a.Message = tasks.CutOff, "the answer ended before its closing event"
+	}
+}
+
+// strangerError is an answer that is neither an object nor a stream.
+type strangerError struct{ came []byte }
+
+func (e *strangerError) Error() string { return "not an answer of the API" }
+
+// errEncoded is an answer in a coding that is not read.
+var errEncoded = errors.New("a content coding that was not asked for")
+
+// plain returns the body without a byte order mark, and unpacked: some servers
+// compress whatever they are asked for, and say so or not.
+func plain(resp *http.Response) (*bufio.Reader, error) {
+	r := bufio.NewReader(resp.Body)
+	first, _ := r.Peek(3) // an error comes again when it is read
+	switch coding := strings.ToLower(resp.Header.Get("Content-Encoding")); {
+	case bytes.HasPrefix(first, []byte("\x1f\x8b")):
+		unpacked, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, err
+		}
+		r = bufio.NewReader(unpacked)
+		first, _ = r.Peek(3) // as above
+	case coding == "br", coding == "zstd", coding == "deflate", coding == "compress":
+		return nil, errEncoded
+	}
+	if bytes.HasPrefix(first, []byte("\xef\xbb\xbf")) {
+		_, _ = r.Discard(3) // it has been read
+	}
+	return r, nil
+}
+
+// field is how a stream begins: with a comment or one of its fields.
+var field = regexp.MustCompile(`^(data|event|id|retry)?:`)
+
+// start returns the first bytes that are not white space, and consumes none.
+func start(r *bufio.Reader) ([]byte, error) {
+	for n := 1; ; n++ {
+		b, err := r.Peek(n)
+		if err != nil {
+			return nil, err
+		}
+		switch b[n-1] {
+		case ' ', '\t', '\r', '\n':
+		default:
+			if strings.IndexByte("deir", b[n-1]) >= 0 {
+				b, _ = r.Peek(n + len("retry")) // what there is of it
+			}
+			return b[n-1:], nil
+		}
+	}
+}
+
+// drain reads what follows the closing event, normally nothing but the end, so
+// that the connection can be used again.
+func drain(cancel context.CancelFunc, r io.Reader) {
+	patience := time.AfterFunc(drainWait, cancel)
+	defer patience.Stop()
+	_, _ = io.CopyN(io.Discard, r, maxDrain) // the answer is complete whatever comes
+}
+
+// readStream assembles the result from a stream.
+func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
+	var asm assembler
+	var started func(inputTokens int64)
+	if ask.OnStart != nil {
+		started = func(inputTokens int64) { ask.OnStart(inputTokens, a.Rates) }
+	}
+	if c.provider.Dialect == OpenAI {
+		asm = &completionStream{onText: ask.OnText, onTick: started, most: ask.Question.choices()}
+	} else {
+		asm = &messageStream{onText: ask.OnText, onTick: started}
+	}
+	defer func() {
+		usage, charged, final := asm.counted()
+		a.ChargedInput = charged
+		if final {
+			a.Usage = &usage
+		}
+	}()
+	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
+	result, err := c.assemble(stream, asm)
+	if err == nil {
+		finish, e := judge(c.provider.Dialect, result)
+		if e == nil && !asm.ended() {
+			e = asm.instead() // the closing event alone also closes what was given up, with an error in an envelope of its own
+		}
+		if e == nil {
+			a.Result, a.Finish = result, finish
+			return nil
+		}
+		err = e
+	}
+	var vague *providerError
+	switch {
+	case errors.As(err, &vague) && !vague.stated,
+		errors.Is(err, errMalformed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if e := asm.instead(); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+// assemble reads a stream up to its closing event, or to a clean end at which the
+// answer is whole.
+func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
+	for {
+		kind, data, err := stream.next()
+		done := errors.Is(err, io.EOF) && asm.ended()
+		if err != nil && !done {
+			return nil, err
+		}
+		if !done {
+			if done, err = asm.event(kind, data); err != nil {
+				return nil, err
+			}
+		}
+		if int64(asm.grown()) > c.maxResult {
+			return nil, errTooLarge
+		}
+		if !done {
+			continue
+		}
+		result, err := asm.result()
+		if err == nil && int64(len(result)) > c.maxResult {
+			return nil, errTooLarge
+		}
+		return result, err
+	}
+}
+
+// readWhole takes an answer that came as one JSON object, byte for byte.
+func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
+	body, err := io.ReadAll(io.LimitReader(r, c.maxResult+1))
+	if err != nil {
+		return err
+	}
+	if int64(len(body)) > c.maxResult {
+		return errTooLarge
+	}
+	shape, err := outlined(body)
+	if err != nil {
+		return errMalformed
+	}
+	if c.provider.Dialect == OpenAI {
+		if u, charged, ok := openAIUsage(shape.usage); ok {
+			a.Usage, a.ChargedInput = &u, charged
+		}
+	} else {
+		m := &messageStream{}
+		if m.count(shape.usage, true) == nil {
+			if u, charged, ok := m.counted(); ok {
+				a.Usage, a.ChargedInput = &u, charged
+			}
+		}
+	}
+	if ask.OnStart != nil && a.Usage != nil {
+		ask.OnStart(a.ChargedInput, a.Rates)
+	}
+	if e := shape.judge(c.provider.Dialect, body); e != nil {
+		return e
+	}
+	if ask.OnText != nil {
+		if s := tasks.ResultText(body); s != "" {
+			ask.OnText(s)
+		}
+	}
+	a.Result, a.Finish = body, shape.finish(c.provider.Dialect)
+	return nil
+}
