@@ -1,13 +1,17 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -28,6 +32,12 @@ const (
 // deadline passed tasks.Timeout; why the context ended is for the caller to
 // know. Do returns when the call is over or the context is.
 func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
+	a := c.do(ctx, ask)
+	c.redact.answer(&a)
+	return a
+}
+
+func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	body, err := ask.Question.Body(&c.provider)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}
@@ -61,10 +71,23 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 // refused takes in an answer without a 2xx status. What there is of its body is enough.
 func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFunc) {
 	text, _ := readBriefly(resp, maxErrorBody, cancel)
-	c.explain(a, parseProblem(text), resp.StatusCode, a.HasRetryAfter, serverTime(resp.Header, a.HeadersAt))
-	a.MaybeBilled = billable(resp.StatusCode)
-	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+	text = c.redact.body(text)
+	status := resp.StatusCode
+	p, _ := readProblem(text)
+	if p.code == strconv.Itoa(status) {
+		p.code = "" // it says no more than the status
+	}
+	c.explain(a, p, status, text, serverTime(resp.Header, a.HeadersAt))
+	a.MaybeBilled = billable(status)
+	switch {
+	case status < 400:
 		a.blame(redirected(resp))
+	case (status == http.StatusNotFound || status == http.StatusMethodNotAllowed) && !jsontext.Value(text).IsValid(lenient):
+		// The provider refuses in JSON: something else stands at that address, and
+		// the job is not to blame.
+		a.Outcome, a.Doubt = tasks.ServerError, NoDoubt
+		a.Cause = stranger(resp, nil)
+		a.Cause.Message = a.Message
 	}
 }
 
@@ -196,20 +219,26 @@ func ended(ctx context.Context, a *Answer) bool {
 	return true
 }
 
-// explain classifies a problem that the provider reported.
-func (c *Caller) explain(a *Answer, p problem, status int, waits bool, now time.Time) {
-	a.Outcome, a.Doubt = classify(c.provider.Dialect, status, p, waits), doubt(status, p)
+// explain classifies a problem that the provider reported; came is the body.
+func (c *Caller) explain(a *Answer, p problem, status int, came []byte, now time.Time) {
+	a.Outcome, a.Doubt = classify(c.provider.Dialect, status, p), doubt(status, p)
 	if a.RequestID == "" {
-		a.RequestID = safeID(p.requestID)
+		_ = eachMember(came, func(name string, v jsontext.Value, _, _ int) error { // what is no object has no id
+			if name == "request_id" {
+				a.RequestID = text(v)
+			}
+			return nil
+		})
 	}
 	if a.Outcome == tasks.SpendLimited {
 		a.ResumeAt = resumeAt(p, now)
 	}
-	a.Message = safeMessage(p, c.provider.APIKey)
-	if a.Message == "" {
-		a.Message = strings.ToLower(http.StatusText(status))
-		if a.Message == "" {
-			a.Message = "the provider answered with an error"
+	if a.Message = p.words(); p.message == "" {
+		// An envelope that is not known here, or a page.
+		said := []string{cmp.Or(a.Message, strings.ToLower(http.StatusText(status)), "the provider answered with an error")}
+		if words := excerpt(came); words != "" {
+			said = append(said, words)
 		}
+		a.Message = strings.Join(said, ": ")
 	}
 }

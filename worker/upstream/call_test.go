@@ -204,7 +204,7 @@ func TestEveryRefusalHasItsOutcome(t *testing.T) {
 		{"anthropic/429-ramp", tasks.RampLimited, 429, 20 * time.Second, time.Time{}, nil, false, "rate_limit_error (ramp_limit_exceeded): Usage"},
 		{"anthropic/429-spend", tasks.SpendLimited, 429, -1, december, &no, false, "enforced_spend_limit_reached"},
 		{"anthropic/429-contract", tasks.SpendLimited, 429, -1, time.Time{}, nil, false, "Contract limit."},
-		{"anthropic/429-bare", tasks.SpendLimited, 429, -1, time.Time{}, nil, false, "Limited"},
+		{"anthropic/429-bare", tasks.RateLimited, 429, -1, time.Time{}, nil, false, "Limited"},
 		{"anthropic/400-customer-cap", tasks.SpendLimited, 400, -1, december, nil, false, "You have reached"},
 		{"anthropic/400-credit", tasks.SpendLimited, 400, -1, time.Time{}, nil, false, "Your credit balance"},
 		{"anthropic/400", tasks.Rejected, 400, -1, time.Time{}, &no, false, "invalid_request_error: messages: at least one message is required"},
@@ -583,24 +583,6 @@ func TestBaseURLs(t *testing.T) {
 		if got, err := endpoint(tc.d, tc.base); err != nil || got != tc.want {
 			t.Errorf("endpoint(%s, %q): got %q, %v; want %q", tc.d, tc.base, got, err, tc.want)
 		}
-	}
-}
-
-func TestMessagesShowNoKey(t *testing.T) {
-	for in, want := range map[string]string{
-		"key the-secret-key refused":  "key [key] refused",
-		"sk-ant-api03-abc_DEF-1 bad":  "[key] bad",
-		"a risk-free ask-me line":     "a risk-free ask-me line",
-		"line\nbreak\x00":             "line break ",
-		"quoted 'sk-proj-***abcd'...": "quoted '[key]'...",
-	} {
-		if got := safeMessage(problem{message: in}, testKey); got != want {
-			t.Errorf("safeMessage(%q): got %q, want %q", in, got, want)
-		}
-	}
-	long := safeMessage(problem{kind: "k", message: strings.Repeat("é", 600)}, "")
-	if len(long) > maxMessage || !strings.HasSuffix(long, "…") || strings.ContainsRune(long, '�') {
-		t.Errorf("a long message became %d bytes, %q", len(long), long[max(0, len(long)-12):])
 	}
 }
 

@@ -101,7 +101,7 @@ func connection(err error, sent bool) Cause {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		k = TimedOut
 	}
-	c := Cause{Kind: k, Message: k.words(), Detail: clip(err.Error(), maxMessage)}
+	c := Cause{Kind: k, Message: k.words(), Detail: err.Error()}
 	switch {
 	case k == TimedOut && sent:
 		c.Message = "the provider did not answer in time"
@@ -117,7 +117,7 @@ func redirected(resp *http.Response) Cause {
 	if u, err := resp.Location(); err == nil {
 		target = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // a query may hold a secret
 	}
-	return Cause{Kind: Redirected, Message: Redirected.words(), Detail: clip(fmt.Sprintf("%s answered %d and redirects to %s", asked(resp), resp.StatusCode, target), maxMessage)}
+	return Cause{Kind: Redirected, Message: Redirected.words(), Detail: fmt.Sprintf("%s answered %d and redirects to %s", asked(resp), resp.StatusCode, target)}
 }
 
 // stranger returns the cause of an answer that is not the dialect's.
@@ -143,7 +143,7 @@ func encoded(resp *http.Response) Cause {
 // else its text.
 func excerpt(came []byte) string {
 	const most = 200
-	s := string(came[:min(len(came), 16<<10)])
+	s := string(came[:min(len(came), 64<<10)])
 	if strings.HasPrefix(strings.TrimSpace(s), "<") {
 		if _, title, ok := strings.Cut(s, "<title>"); ok {
 			title, _, _ = strings.Cut(title, "</title>")

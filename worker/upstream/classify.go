@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -12,53 +11,34 @@ import (
 
 // problem is what a provider says about a call that failed.
 type problem struct {
-	kind      string // error.type
-	code      string // Anthropic: error.details.error_code; OpenAI: error.code
-	message   string
-	requestID string
+	kind    string // error.type
+	code    string // Anthropic: error.details.error_code; OpenAI: error.code
+	message string
 }
 
-// parseProblem reads an error body of either dialect, or as much as there is
-// of one. It returns the zero problem for anything else, such as a proxy's page.
-func parseProblem(body []byte) problem {
-	var envelope struct {
-		Error     json.RawMessage `json:"error"`
-		RequestID any             `json:"request_id"`
-		Message   any             `json:"message"`
+// words joins what the provider says into a line for the job's owner.
+func (p problem) words() string {
+	kind := p.kind
+	switch {
+	case kind == "":
+		kind = p.code
+	case p.code != "" && p.code != p.kind:
+		kind += " (" + p.code + ")"
 	}
-	if json.Unmarshal(body, &envelope) != nil {
-		return problem{}
+	if kind == "" || p.message == "" {
+		return kind + p.message
 	}
-	var p problem
-	p.requestID, _ = envelope.RequestID.(string)
-	var inner struct {
-		Type    any `json:"type"`
-		Code    any `json:"code"`
-		Message any `json:"message"`
-		Details any `json:"details"`
-	}
-	if json.Unmarshal(envelope.Error, &inner) == nil {
-		p.kind, _ = inner.Type.(string)
-		p.code, _ = inner.Code.(string)
-		p.message, _ = inner.Message.(string)
-		if details, ok := inner.Details.(map[string]any); ok {
-			if code, ok := details["error_code"].(string); ok {
-				p.code = code
-			}
-		}
-	} else if json.Unmarshal(envelope.Error, &p.message) != nil {
-		p.message, _ = envelope.Message.(string)
-	}
-	return p
+	return kind + ": " + p.message
 }
 
-// spendCodes are the codes of an allowance of money that is used up. Waiting a
+// spendCode knows the codes of an allowance of money that is used up. Waiting a
 // minute cures none of them.
 func spendCode(code string) bool {
 	switch code {
 	case "enforced_spend_limit_reached", "contract_spend_limit_reached",
 		"linked_organization_spend_limit_reached", "organization_on_hold",
-		"insufficient_quota", "billing_hard_limit_reached", "billing_not_active":
+		"insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
+		"exceeded_current_quota_error", "insufficient_balance", "insufficient_credits":
 		return true
 	}
 	return false
@@ -69,6 +49,19 @@ func spendCode(code string) bool {
 func spendMessage(message string) bool {
 	return strings.HasPrefix(message, "You have reached your specified") && strings.Contains(message, "usage limits") ||
 		strings.HasPrefix(message, "Your credit balance is too low")
+}
+
+// spendWords recognises a cap of money among the refusals for pace, where nothing
+// but the words tells them apart. That a wait is not stated says nothing: no
+// gateway's 429 states one, and no page does.
+func spendWords(message string) bool {
+	message = strings.ToLower(message)
+	for _, words := range []string{"spend limit", "spending limit", "spending cap", "credit balance", "insufficient balance", "insufficient credit", "out of credits"} {
+		if strings.Contains(message, words) {
+			return true
+		}
+	}
+	return spendMessage(message)
 }
 
 // Doubt is what a refusal leaves open: whether the provider refused one request,
@@ -136,12 +129,11 @@ func noSuchModel(status int, p problem) bool {
 	return false
 }
 
-// classify says what an HTTP status with this problem means. waits is true
-// when the answer said how long to wait, or had no way to say so.
+// classify says what an HTTP status with this problem means.
 //
 // Sources: platform.claude.com/docs/en/api/errors and /rate-limits,
 // developers.openai.com/api/docs/guides/error-codes.
-func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
+func classify(d Dialect, status int, p problem) tasks.Outcome {
 	ofRequest := status >= 400 && status < 500
 	switch {
 	case ofRequest && (spendCode(p.code) || spendCode(p.kind)):
@@ -153,7 +145,7 @@ func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
 	}
 	switch status {
 	case http.StatusTooManyRequests:
-		return limited(d, p, waits)
+		return limited(d, p)
 	case http.StatusPaymentRequired:
 		return tasks.SpendLimited
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -174,15 +166,14 @@ func classify(d Dialect, status int, p problem, waits bool) tasks.Outcome {
 }
 
 // limited says which limit a 429 means.
-func limited(d Dialect, p problem, waits bool) tasks.Outcome {
+func limited(d Dialect, p problem) tasks.Outcome {
 	switch {
 	case p.code == "ramp_limit_exceeded", strings.Contains(p.message, "usage increase rate"):
 		return tasks.RampLimited
 	case d == OpenAI && strings.HasPrefix(p.message, "Request too large for"):
 		// One request above a whole minute's allowance: no wait makes it fit.
 		return tasks.Rejected
-	case d == Anthropic && !waits:
-		// An ordinary limit always says how long; a spend cap cannot.
+	case spendWords(p.message):
 		return tasks.SpendLimited
 	}
 	return tasks.RateLimited
@@ -218,66 +209,10 @@ func resumeAt(p problem, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// maxMessage caps Answer.Message, in bytes.
-const maxMessage = 500
-
-// safeMessage joins type and message of a problem into a line for the job's
-// owner: no key, no control characters, at most maxMessage bytes.
-func safeMessage(p problem, key string) string {
-	s := p.message
-	if key != "" {
-		s = strings.ReplaceAll(s, key, "[key]")
-	}
-	s = redactKeys(s)
-	kind := redactKeys(p.kind)
-	switch {
-	case kind == "":
-		kind = redactKeys(p.code)
-	case p.code != "" && p.code != p.kind:
-		kind += " (" + redactKeys(p.code) + ")"
-	}
-	switch {
-	case kind != "" && s != "":
-		s = kind + ": " + s
-	case s == "":
-		s = kind
-	}
-	return clip(s, maxMessage)
-}
-
-// redactKeys blanks whatever looks like a key, masked or whole: providers
-// quote the key that they refuse.
-func redactKeys(s string) string {
-	var b strings.Builder
-	for {
-		i := strings.Index(s, "sk-")
-		if i < 0 {
-			b.WriteString(s)
-			return b.String()
-		}
-		if i > 0 && keyByte(s[i-1]) { // inside a word, such as "risk-free"
-			b.WriteString(s[:i+3])
-			s = s[i+3:]
-			continue
-		}
-		b.WriteString(s[:i])
-		end := i + 3
-		for end < len(s) && keyByte(s[end]) {
-			end++
-		}
-		b.WriteString("[key]")
-		s = s[end:]
-	}
-}
-
-func keyByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '*'
-}
-
 // clip returns s as one line of valid UTF-8 of at most n bytes.
 func clip(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == 0x2028 || r == 0x2029 {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 {
 			return ' '
 		}
 		return r

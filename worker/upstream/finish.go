@@ -54,8 +54,11 @@ func (s said) end(word string) tasks.Finish {
 // Finish is how an answer ended that a dialect's provider gave before, by its body.
 func Finish(d Dialect, body []byte) tasks.Finish {
 	finish, _ := judge(d, body)
-	return finish
+	return tasks.Finish(clip(string(finish), maxFinish))
 }
+
+// maxFinish caps a provider's own word, in bytes.
+const maxFinish = 64
 
 // finishOf knows the words of both dialects and those that servers of OpenAI's
 // add: TGI, Mistral, Gemini, Z.ai. Any other word stands for itself. Sources:
@@ -74,7 +77,7 @@ func finishOf(word string) tasks.Finish {
 	case "tool_use", "tool_calls", "function_call":
 		return tasks.FinishToolUse
 	}
-	return tasks.Finish(clip(word, 64))
+	return tasks.Finish(word)
 }
 
 // message takes in an assistant's message of OpenAI's.

@@ -213,19 +213,11 @@ func parseRequestID(d Dialect, h http.Header) string {
 		names[0], names[1] = names[1], names[0]
 	}
 	for _, name := range names {
-		if id := safeID(h.Get(name)); id != "" {
+		if id := h.Get(name); id != "" && len(id) <= maxID && printable(id) {
 			return id
 		}
 	}
 	return ""
-}
-
-// safeID returns id when it is short and printable, and "" otherwise.
-func safeID(id string) string {
-	if len(id) > 128 || !printable(id) {
-		return ""
-	}
-	return id
 }
 
 // printable reports whether s can be the value of a header.

@@ -17,6 +17,12 @@ const maxModels = 1 << 20
 // its body; whatever else came is classified as in [Caller.Do]. names are the
 // models' ids, as many as the list's first page has.
 func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
+	a, names = c.list(ctx)
+	c.redact.answer(&a)
+	return a, names
+}
+
+func (c *Caller) list(ctx context.Context) (a Answer, names []string) {
 	callCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	req, err := http.NewRequestWithContext(callCtx, http.MethodGet, c.models, nil)

@@ -49,7 +49,14 @@ func (c *Caller) read(ctx context.Context, cancel context.CancelFunc, ask Ask, r
 		if p.message == "" && instead.came != "" {
 			p.message = fmt.Sprintf("the provider answered %d with %s", resp.StatusCode, instead.came)
 		}
-		c.explain(a, p, instead.status, true, serverTime(resp.Header, c.now()))
+		if words := excerpt(c.redact.body(instead.body)); words != "" {
+			p.message += ": " + words
+		}
+		c.explain(a, p, instead.status, nil, serverTime(resp.Header, c.now()))
+		if instead.strange {
+			a.Cause = stranger(resp, nil)
+			a.Cause.Message = a.Message
+		}
 		return
 	}
 	unread(ctx, resp, a, err)
@@ -77,7 +84,7 @@ func (c *Caller) take(ask Ask, resp *http.Response, a *Answer) error {
 	if said := stated(bytes.TrimSpace(came), ""); begins[0] == '[' && said.stated {
 		return said
 	}
-	return &strangerError{came}
+	return &strangerError{c.redact.body(came)}
 }
 
 // unread classifies an answer that could not be read to its end.

@@ -19,6 +19,7 @@ type outline struct {
 	content jsontext.Value
 	stop    jsontext.Value
 	usage   jsontext.Value
+	tells   bool // some member may hold a model's text
 }
 
 // outlined reads the outline of the JSON object in body, and aliases it.
@@ -38,6 +39,10 @@ func outlined(body []byte) (o outline, err error) {
 			o.stop = v
 		case "usage":
 			o.usage = v
+		}
+		switch name {
+		case "choices", "content", "message", "text", "response", "output", "completion", "candidates", "delta", "generated_text", "result", "answer":
+			o.tells = o.tells || !isNull(v)
 		}
 		return nil
 	})
@@ -76,6 +81,16 @@ func (o *outline) judge(d Dialect, body []byte) *providerError {
 	if said := stated(body, e.came); said.stated {
 		return said
 	}
+	if e.strange && !o.tells {
+		e.body = body
+	}
+	return e
+}
+
+// strange is an object that has no member by which the dialect's answers are known.
+func strange(came string) *providerError {
+	e := noAnswer(came)
+	e.strange = true
 	return e
 }
 
@@ -90,7 +105,7 @@ func (o *outline) completion() *providerError {
 		if strings.HasPrefix(o.kind, "message") || strings.HasPrefix(o.kind, "content_block") {
 			return otherDialect(Anthropic)
 		}
-		return noAnswer("something that is no chat completion: it has no choices")
+		return strange("something that is no chat completion: it has no choices")
 	}
 	worst := noAnswer("something that is no chat completion: its choices are empty")
 	first := true
@@ -175,7 +190,7 @@ func (o *outline) message() *providerError {
 	case o.kind != "message" && o.choices.Kind() == '[':
 		return otherDialect(OpenAI)
 	case o.kind != "message":
-		return noAnswer("something that is no message")
+		return strange("something that is no message")
 	case o.content.Kind() != '[':
 		return noAnswer("a message that has no content")
 	case broken(reason):
@@ -187,7 +202,7 @@ func (o *outline) message() *providerError {
 }
 
 func otherDialect(d Dialect) *providerError {
-	e := noAnswer(fmt.Sprintf("an answer of the dialect %s, which is not the one configured: set the provider's dialect to %s", d, d))
+	e := strange(fmt.Sprintf("an answer of the dialect %s, which is not the one configured: set the provider's dialect to %s", d, d))
 	e.stated = true
 	return e
 }
@@ -206,7 +221,7 @@ func broken(reason string) bool {
 
 func endedBadly(member, reason string) *providerError {
 	e := noAnswer("")
-	e.problem.message = fmt.Sprintf("the provider ended the answer with the %s %q", member, clip(reason, 64))
+	e.problem.message = fmt.Sprintf("the provider ended the answer with the %s %q", member, reason[:min(len(reason), 4<<10)])
 	e.stated = true
 	return e
 }

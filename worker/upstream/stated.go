@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"cmp"
 	"net/http"
 	"slices"
@@ -20,71 +21,85 @@ type providerError struct {
 	// stated is true when what came says by itself that it is no answer, and not
 	// merely the beginning of one.
 	stated bool
+	// strange is true when what came is of another API, and body is it where it
+	// can hold no model's text.
+	strange bool
+	body    []byte
 }
 
 func (e *providerError) Error() string { return "the provider gave something else than an answer" }
 
 // reported returns the error that body holds in the envelope of either dialect.
 func reported(body []byte) *providerError {
-	var s statement
-	s.read(body, 0)
-	p := parseProblem(body)
-	p.kind, p.code, p.message = cmp.Or(p.kind, s.kind), cmp.Or(p.code, s.code), cmp.Or(p.message, s.message)
-	return &providerError{problem: p, status: inBand(s.status, p), stated: true}
+	e := stated(body, "")
+	e.stated = true
+	return e
 }
 
 // stated returns what a JSON value that is no answer says, and came when it
 // says nothing.
 func stated(v jsontext.Value, came string) *providerError {
+	p, number := readProblem(v)
+	status := cmp.Or(number, statusOf(p.code), statusOf(p.kind), http.StatusInternalServerError)
+	return &providerError{problem: p, status: status, came: came, stated: p.message != "" || status != http.StatusInternalServerError}
+}
+
+// readProblem reads the body of an error, or as much as there is of one, and the
+// status that it gives as a number; 0 for none. Anything else than JSON, such as
+// a proxy's page, is no problem.
+func readProblem(v jsontext.Value) (p problem, status int) {
 	var s statement
-	s.read(v, 0)
-	p := problem{kind: s.kind, code: s.code, message: s.message}
-	status := inBand(s.status, p)
-	return &providerError{problem: p, status: status, came: came, stated: s.message != "" || status != http.StatusInternalServerError}
+	s.read(bytes.TrimSpace(v), 0)
+	return s.problem, s.status
 }
 
-// inBand returns the HTTP status that a problem inside a 2xx would have had:
-// its number, or else what its code or its type is known by; 500 when nothing tells.
-func inBand(number int, p problem) int {
-	return cmp.Or(number, statusOf(p.code), statusOf(p.kind), http.StatusInternalServerError)
-}
-
-// statusOf knows the types of Anthropic, the codes of OpenAI, and the class
-// names that vLLM, LiteLLM and others give as a type; 0 for any other word.
-// Sources: platform.claude.com/docs/en/api/errors,
-// developers.openai.com/api/docs/guides/error-codes.
-func statusOf(name string) int {
-	switch name {
-	case "invalid_request_error", "BadRequestError", "ContextWindowExceededError", "context_length_exceeded":
+// statusOf is the HTTP status that a word stands for, 0 for any other word: the
+// types of Anthropic, the codes of OpenAI, the statuses of Google, the exceptions
+// of AWS, and the class names of vLLM, LiteLLM and others, however they are
+// spelt. Sources: platform.claude.com/docs/en/api/errors,
+// developers.openai.com/api/docs/guides/error-codes, cloud.google.com/apis/design/errors.
+func statusOf(word string) int {
+	switch plainWord(word) {
+	case "invalidrequest", "badrequest", "invalidargument", "failedprecondition", "validation", "contextwindowexceeded", "contextlengthexceeded",
+		"contentpolicyviolation", "contentfilter", "unsupportedparameter", "invalidvalue", "outofrange":
 		return http.StatusBadRequest
-	case "authentication_error", "AuthenticationError", "invalid_api_key":
+	case "authentication", "invalidapikey", "unauthenticated", "unauthorized", "invalidauthentication":
 		return http.StatusUnauthorized
-	case "billing_error":
+	case "billing", "paymentrequired":
 		return http.StatusPaymentRequired
-	case "permission_error", "PermissionDeniedError":
+	case "permission", "permissiondenied", "accessdenied", "forbidden":
 		return http.StatusForbidden
-	case "not_found_error", "NotFoundError", "model_not_found":
+	case "notfound", "modelnotfound", "resourcenotfound":
 		return http.StatusNotFound
-	case "request_too_large":
+	case "requesttoolarge":
 		return http.StatusRequestEntityTooLarge
-	case "UnprocessableEntityError":
+	case "unprocessableentity":
 		return http.StatusUnprocessableEntity
-	case "rate_limit_error", "RateLimitError", "rate_limit_exceeded", "insufficient_quota", "tokens", "requests":
+	case "ratelimit", "ratelimitexceeded", "ratelimitreached", "ratelimited", "toomanyrequests", "throttling", "throttled", "resourceexhausted",
+		"insufficientquota", "exceededcurrentquota", "tokens", "requests":
 		return http.StatusTooManyRequests
-	case "ServiceUnavailableError":
+	case "serviceunavailable", "unavailable", "engineoverloaded", "modelnotready":
 		return http.StatusServiceUnavailable
-	case "timeout_error":
+	case "timeout", "modeltimeout", "deadlineexceeded":
 		return http.StatusGatewayTimeout
-	case "overloaded_error":
+	case "overloaded":
 		return 529
 	}
 	return 0
 }
 
+// plainWord is a word without its case, its joints, and what only says that it is
+// an error's.
+func plainWord(word string) string {
+	word = strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(word))
+	word = strings.TrimPrefix(word, "litellm.")
+	return strings.TrimSuffix(strings.TrimSuffix(word, "error"), "exception")
+}
+
 // statement is what a provider says of a failure, in whatever envelope.
 type statement struct {
-	kind, code, message string
-	status              int // a number from 400 to 599 that it gives; 0 for none
+	problem
+	status int // a number from 400 to 599 that it gives; 0 for none
 }
 
 // maxEnvelopes bounds how deep a statement is looked for.
@@ -140,6 +155,8 @@ func (s *statement) label(name string, v jsontext.Value) {
 		default:
 			s.kind = cmp.Or(s.kind, kind)
 		}
+	case "details":
+		s.code = cmp.Or(errorCode(v), s.code)
 	case "code", "error_code", "errorCode", "errcode", "status", "statusCode", "status_code":
 		code := text(v)
 		if v.Kind() == '0' {
@@ -148,11 +165,22 @@ func (s *statement) label(name string, v jsontext.Value) {
 		n, err := strconv.Atoi(code)
 		switch {
 		case err == nil && (n == 0 || n >= 200 && n < 300): // the envelope says that all is well
-		case err == nil || name != "status":
+		case err == nil || name != "status" || statusOf(code) != 0:
 			s.code = cmp.Or(s.code, code)
 		}
 		if n >= http.StatusBadRequest && n < 600 {
 			s.status = cmp.Or(s.status, n)
 		}
 	}
+}
+
+// errorCode reads Anthropic's error.details.
+func errorCode(details jsontext.Value) (code string) {
+	_ = eachMember(details, func(name string, v jsontext.Value, _, _ int) error { // what is no object has no code
+		if name == "error_code" {
+			code = text(v)
+		}
+		return nil
+	})
+	return code
 }

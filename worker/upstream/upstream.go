@@ -92,6 +92,7 @@ type Caller struct {
 	maxResult int64
 	userAgent string
 	now       func() time.Time
+	redact    redactor
 }
 
 // New returns a Caller, or an error that joins every fault of the Config.
@@ -124,6 +125,7 @@ func New(cfg Config) (*Caller, error) {
 		maxResult: cfg.MaxResultBytes,
 		userAgent: cfg.UserAgent,
 		now:       cfg.Now,
+		redact:    newRedactor(cfg.APIKey),
 	}
 	if c.maxResult == 0 {
 		c.maxResult = DefaultMaxResultBytes

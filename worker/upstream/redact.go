@@ -1,0 +1,78 @@
+package upstream
+
+import (
+	"encoding/base64"
+	"net/url"
+	"strings"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// maxMessage caps Answer.Message and what is told to operators, in bytes.
+const maxMessage = 500
+
+// maxID caps the provider's name of a call.
+const maxID = 128
+
+// redactor takes our key out of what a provider said, however it spelt it: a
+// gateway may echo what it was sent, in an error as in an id.
+type redactor struct{ key *strings.Replacer }
+
+func newRedactor(key string) redactor {
+	if key == "" {
+		return redactor{strings.NewReplacer()}
+	}
+	var pairs []string
+	for _, spelling := range []string{
+		key, url.QueryEscape(key), url.PathEscape(key), base64.RawStdEncoding.EncodeToString([]byte(key)), base64.RawURLEncoding.EncodeToString([]byte(key)),
+	} {
+		pairs = append(pairs, spelling, "[key]")
+	}
+	return redactor{strings.NewReplacer(pairs...)}
+}
+
+// clean returns s without a key, as one line of at most n bytes. The key goes
+// before the end is cut off, since a part of it may be enough.
+func (r redactor) clean(s string, n int) string { return clip(redactKeys(r.key.Replace(s)), n) }
+
+// body returns the body of an error without our key, before a part of it is cut out.
+func (r redactor) body(b []byte) []byte { return []byte(r.key.Replace(string(b))) }
+
+// answer is the one exit for the strings that came from a provider.
+func (r redactor) answer(a *Answer) {
+	a.Message = r.clean(a.Message, maxMessage)
+	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
+	if a.RequestID = r.key.Replace(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
+		a.RequestID = ""
+	}
+	a.Finish = tasks.Finish(r.clean(string(a.Finish), maxFinish))
+}
+
+// redactKeys blanks whatever looks like a key, masked or whole: providers
+// quote the key that they refuse.
+func redactKeys(s string) string {
+	var b strings.Builder
+	for {
+		i := strings.Index(s, "sk-")
+		if i < 0 {
+			b.WriteString(s)
+			return b.String()
+		}
+		if i > 0 && keyByte(s[i-1]) { // inside a word, such as "risk-free"
+			b.WriteString(s[:i+3])
+			s = s[i+3:]
+			continue
+		}
+		b.WriteString(s[:i])
+		end := i + 3
+		for end < len(s) && keyByte(s[end]) {
+			end++
+		}
+		b.WriteString("[key]")
+		s = s[end:]
+	}
+}
+
+func keyByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '*'
+}
