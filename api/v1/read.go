@@ -99,6 +99,7 @@ type document struct {
 	longest int64  // bytes of an element
 	most    int    // elements
 	line    int    // elements read
+	listed  bool   // the list has begun
 }
 
 // jobs reads the whole document.
@@ -165,6 +166,7 @@ func (d *document) elements(each func(line int, raw []byte) error) error {
 	if err := d.token(); err != nil {
 		return err
 	}
+	d.listed = true
 	for d.PeekKind() != ']' {
 		d.meter.allow(d.longest)
 		raw, err := d.ReadValue()
@@ -181,7 +183,9 @@ func (d *document) elements(each func(line int, raw []byte) error) error {
 			return err
 		}
 	}
-	return d.token()
+	err := d.token()
+	d.listed = false
+	return err
 }
 
 func (d *document) token() error {
@@ -200,7 +204,7 @@ func (d *document) broken(err error) error {
 		return &readError{d.meter.err}
 	}
 	f := fault.Fail(fault.InvalidJSON, "%s", jsonread.Syntax(err).Detail)
-	if d.StackDepth() > 1 { // within "jobs"
+	if d.listed {
 		return f.OnLine(d.line + 1)
 	}
 	return f

@@ -116,7 +116,11 @@ func settings(v reflect.Value, prefix string) (rows []string) {
 			rows = append(rows, settings(f, key+".")...)
 			continue
 		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.Struct:
-			rows = append(rows, settings(f.Index(0), key+".<name>.")...)
+			one := reflect.New(f.Type().Elem()).Elem()
+			if f.Len() > 0 {
+				one = f.Index(0)
+			}
+			rows = append(rows, settings(one, key+".<name>.")...)
 			continue
 		}
 		value := fmt.Sprintf("`%v`", f.Interface())

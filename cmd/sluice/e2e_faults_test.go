@@ -109,11 +109,18 @@ func TestNothingLeaks(t *testing.T) {
 		look("metrics", string(anon.do("GET", "http://"+p.ops+"/metrics", "").body))
 		look("cmdline", string(anon.do("GET", "http://"+p.ops+"/debug/pprof/goroutine?debug=2", "").body))
 	}
-	// A second signal stops at once.
+	// A second signal stops at once; two within half a second are one.
 	s.worker.signal(syscall.SIGTERM)
 	eventually(t, "the worker hears", func() bool { return s.probe(s.worker, "/readyz") != 200 })
-	s.worker.signal(syscall.SIGTERM)
-	s.worker.exits()
+	eventually(t, "the worker ends", func() bool {
+		s.worker.signal(syscall.SIGTERM)
+		select {
+		case <-s.worker.done:
+			return true
+		default:
+			return false
+		}
+	})
 	s.api.signal(syscall.SIGTERM)
 	if code := s.api.exits(); code != 0 {
 		t.Errorf("the API ends with %d", code)

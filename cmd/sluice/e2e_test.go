@@ -39,6 +39,7 @@ type child struct {
 // startChild starts a command; its streams are joined.
 func startChild(dir string, environ []string, args ...string) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), ended: make(chan struct{}), change: make(chan struct{})}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell starts it
 	c.cmd.Dir, c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr = dir, environ, c, c
 	if err := c.cmd.Start(); err != nil {
 		return nil, err

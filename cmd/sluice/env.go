@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-
-	"github.com/mattn/go-isatty"
 
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
@@ -49,12 +46,6 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewTextHandler(w, o)), nil
 	}
 	return slog.New(slog.NewJSONHandler(w, o)), nil
-}
-
-// terminal reports whether somebody sits at the other end of a stream.
-func terminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && isatty.IsTerminal(f.Fd())
 }
 
 // firstSet returns the first string that is not empty.

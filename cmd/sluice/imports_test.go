@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"/worker/webhook":       {"/tasks", "code.dny.dev/ssrf"},
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
-	"/cmd/sluice/drain":  {"/tasks", "/api/v1", "/worker/pause", jsonLib},
+	"/cmd/sluice/drain":  {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
 	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/redis/go-redis/v9/logging"
@@ -53,15 +54,28 @@ func withSignals() int {
 	defer cancel()
 	// go-redis writes lines of its own, of another form, about errors that it also returns.
 	logging.Disable()
-	signals := make(chan os.Signal, 2) // two that come at once are two
+	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
 		cancel()
-		<-signals
+		impatient(signals, time.Now())
 		os.Exit(1)
 	}()
 	return program(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+}
+
+// oneWish is how long signals count as the first one: timeout(1), a shell and a
+// container's engine signal a process and then its group, in one act.
+const oneWish = 500 * time.Millisecond
+
+// impatient returns at the first signal that is not part of the one that came then.
+func impatient(signals <-chan os.Signal, then time.Time) {
+	for range signals {
+		if time.Since(then) >= oneWish {
+			return
+		}
+	}
 }
 
 // exit is thrown through the command line library, which has no other way to
@@ -79,6 +93,7 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 			panic(v)
 		}
 	}()
+	stdout, stderr = shown(stdout), shown(stderr)
 	var cli CLI
 	env := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Environ: environ, vars: config.NewEnvironment(environ)}
 	parser, err := kong.New(&cli,

@@ -78,7 +78,27 @@ func (v *validator) config(c *Config) {
 	v.tenants(c)
 	v.positive("results.ttl", c.Results.TTL)
 	v.atLeast("results.max_bytes", c.Results.MaxBytes, 1)
+	for _, p := range c.Prices {
+		v.price("prices."+p.Name, p)
+	}
 	v.webhooks(c.Webhooks)
+}
+
+func (v *validator) price(key string, p Price) {
+	if !isGlob(p.Name) {
+		v.bad(key, "%q is not a pattern of models (*, ? and [a-z] are)", p.Name)
+	}
+	for name, amount := range map[string]float64{"input": p.Input, "output": p.Output, "cache_read": p.CacheRead, "cache_write": p.CacheWrite} {
+		if amount < 0 || math.IsNaN(amount) || math.IsInf(amount, 0) {
+			v.bad(key+"."+name, "is %v; it has to be 0 or more: money per million tokens", amount)
+		}
+	}
+}
+
+// isGlob reports whether a pattern of models can be read.
+func isGlob(s string) bool {
+	_, err := path.Match(s, "")
+	return err == nil && s != ""
 }
 
 func (v *validator) redis(c *Config) {
@@ -221,7 +241,7 @@ func (v *validator) models(key string, p Pool, c *Config) {
 		v.bad(key+".models", "needed: the models that this pool serves, as in [\"claude-*\"]")
 	}
 	for i, glob := range p.Models {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+		if !isGlob(glob) {
 			v.bad(fmt.Sprintf("%s.models[%d]", key, i), "%q is not a pattern (*, ? and [a-z] are)", glob)
 		}
 	}

@@ -47,6 +47,7 @@ type Config struct {
 	Pools     []Pool     `key:"pools"`     // in the file's order; at least one
 	Tenants   []Tenant   `key:"tenants"`   // "default" comes first and is always there
 	Results   Results    `key:"results"`
+	Prices    []Price    `key:"prices"`   // in the file's order; the first that matches a model is its price; empty: no money is shown
 	DataDir   string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
 	Webhooks  Webhooks   `key:"webhooks"`
 
@@ -167,6 +168,15 @@ type Tenant struct {
 type Results struct {
 	TTL      time.Duration `key:"ttl"`
 	MaxBytes int64         `key:"max_bytes"`
+}
+
+// Price is what a model's tokens cost, in money per million.
+type Price struct {
+	Name       string  // a glob, as those of a pool's models
+	Input      float64 `key:"input"`
+	Output     float64 `key:"output"`
+	CacheRead  float64 `key:"cache_read"`  // tokens that the provider found in its cache
+	CacheWrite float64 `key:"cache_write"` // tokens that it put there
 }
 
 // Webhooks says which addresses of receivers may be dialled. The zero value is

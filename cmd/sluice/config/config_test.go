@@ -61,6 +61,7 @@ pools:
 tenants:
   default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
 results: {ttl: 168h, max_bytes: 8388608}
+prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 data_dir: /var/lib/sluice
 webhooks: {allow_http: false, allow_private: false, allow_hosts: [], deny_networks: []}
 `
@@ -628,5 +629,34 @@ func TestPublicFor(t *testing.T) {
 	c.PublicURL = "https://jobs.example"
 	if got := c.PublicFor(addr); got != "https://jobs.example" {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestPrices(t *testing.T) {
+	c := mustLoad(t, contractFile)
+	if want := []Price{{"claude-sonnet-4.5*", 3, 15, 0.3, 3.75}}; !slices.Equal(c.Prices, want) {
+		t.Errorf("prices %+v; want %+v", c.Prices, want)
+	}
+	var out strings.Builder
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{}
+	if again := r.parse("printed", []byte(out.String())); len(r.faults) > 0 || again.child("prices").child("claude-sonnet-4.5*") == nil {
+		t.Errorf("printed, it is no configuration with that price: %v\n%s", r.faults, &out)
+	}
+	for text, want := range map[string]string{
+		`prices: {m: {input: -1}}`:    "prices.m.input",
+		`prices: {m: {output: .nan}}`: "prices.m.output",
+		`prices: {"[": {input: 1}}`:   "is not a pattern of models",
+		`prices: {m: {in: 1}}`:        "prices.m.in",
+	} {
+		file := filepath.Join(t.TempDir(), "sluice.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, faults := Load(file, []string{"HOME=" + t.TempDir()}); len(faults) != 1 || !strings.Contains(faults.Error(), want) {
+			t.Errorf("%s: %v; want one fault with %s", text, faults, want)
+		}
 	}
 }

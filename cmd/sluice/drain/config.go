@@ -16,10 +16,19 @@ type Options struct {
 	File      string // "-" is standard input
 	Out       string // "" is standard output
 	Text      bool   // each line is a prompt, whatever the file's name
+	Template  string // what each row of a table is asked; "" refuses tables
 	Model     string // of lines that name none
-	MaxTokens int    // for plain text
-	Fresh     bool   // forget what an earlier run did
-	Progress  bool
+	MaxTokens int    // for plain text and tables
+	Samples   int    // how often each line is asked; 0: once, and the results do not number it
+
+	SkipInvalid bool           // leave faulty lines out
+	DryRun      bool           // tell what would be asked
+	Fresh       bool           // forget what an earlier run did
+	Ordered     bool           // results in the input's order
+	Format      string         // "openai" or "anthropic": that vendor's result lines; "" our own
+	FailOn      []tasks.Finish // answers that ended so are failures
+	Schema      string         // file of a JSON Schema that answers are held to; "": none
+	NoProgress  bool           // neither a bar nor lines
 }
 
 // wrongUsage is an error of who gave the command.
@@ -33,6 +42,7 @@ func usagef(format string, args ...any) error { return wrongUsage{fmt.Errorf(for
 // Config is what a run needs of the program around it.
 type Config struct {
 	Pools   []Pool
+	Prices  []Price                                   // the first that matches a model is its price; none: no money is shown
 	Match   func(model string) (pool string, ok bool) // required
 	DataDir string                                    // where runs keep their folders; "" refuses every run
 	// OwnRedis says that each run has a Redis of its own, in its folder. False: all
@@ -45,12 +55,20 @@ type Config struct {
 	Log            *slog.Logger
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	Bar            io.Writer // a terminal for the progress bar; nil: there is none
+}
+
+// Price is what a model costs, in money per million tokens.
+type Price struct {
+	Model                                string // a glob
+	Input, Output, CacheRead, CacheWrite float64
 }
 
 // Pool is what a run has to know of a pool.
 type Pool struct {
-	Name   string
-	Models []string // globs
+	Name, Dialect string
+	Models        []string // globs
+	MaxAttempts   int
 	// A minute, 0 being no limit; Burst is how many requests the provider takes at once.
 	Requests, InputTokens, OutputTokens, Burst int64
 }
@@ -62,7 +80,10 @@ type Service struct {
 	NewID  func(kind string) string
 	Adopt  func(*tasks.Job) // lends a job its pool's fallback models
 	Pauses map[string]Pause // by pool: every one that there is
-	Meters map[string]Meter // by pool
+	// Waiting says what a job waits for, and Status how the pools stand.
+	Waiting func(context.Context, tasks.Job) (tasks.Waiting, error)
+	Status  func(context.Context) ([]tasks.PoolStatus, error)
+	Meters  map[string]Meter // by pool
 	// Ended has the ids of jobs as the worker ends them. One that is missing is found
 	// by looking.
 	Ended <-chan string
@@ -97,6 +118,16 @@ type Pause interface {
 type Meter interface {
 	Used() (calls, input, output int64)
 	Refused() int64 // for pace
+}
+
+// attempts is how often a line of a pool may be asked.
+func (c *Config) attempts(pool string) int {
+	for _, p := range c.Pools {
+		if p.Name == pool {
+			return p.MaxAttempts
+		}
+	}
+	return 1
 }
 
 // served says which models there are.

@@ -23,9 +23,19 @@ import (
 // Run drains a file of prompts with no server and writes a line a job. What an
 // earlier run was answered is not asked again: a line is known by what it asks.
 func Run(ctx context.Context, c Config, o Options) error {
-	all, raw, err := readPrompts(&c, o)
+	std, err := newStandard(o)
+	if err == nil {
+		err = o.check()
+	}
 	if err != nil {
 		return err
+	}
+	in, err := readPrompts(&c, o)
+	if err != nil {
+		return err
+	}
+	if o.DryRun {
+		return dryRun(&c, o, std, in)
 	}
 	if c.DataDir == "" {
 		return usagef("data_dir is needed to keep what is done; set SLUICE_DATA_DIR")
@@ -35,16 +45,39 @@ func Run(ctx context.Context, c Config, o Options) error {
 		return err
 	}
 	defer out.Close()
-	r := &runner{
-		c: &c, o: o, out: out, at: folderOf(c.DataDir, o, out.path, raw), open: map[string]prompt{}, paused: map[string]bool{},
-		progress: &progress{to: c.Stderr, bar: o.Progress, total: len(all)},
-	}
+	r := newRunner(&c, o, std, out, folderOf(c.DataDir, o, out.path, in.raw), len(in.prompts))
 	defer r.end()
-	asked, err := r.ask(ctx, all)
+	if err := r.keepInvalid(in.invalid); err != nil {
+		return err
+	}
+	asked, err := r.ask(ctx, in.prompts)
 	if err != nil || !asked {
 		return err
 	}
 	return r.finish()
+}
+
+// check refuses flags that exclude one another.
+func (o *Options) check() error {
+	switch {
+	case o.Template != "" && o.Text:
+		return usagef("--template and --text exclude one another")
+	case o.SkipInvalid && o.Out == "":
+		return usagef("--skip-invalid needs a file for the results, beside which the faulty lines are kept: name one with -o")
+	}
+	return o.checkFormat()
+}
+
+// keepInvalid keeps the lines that are left out, and says so.
+func (r *runner) keepInvalid(all []invalid) error {
+	if !r.out.lasting {
+		return nil
+	}
+	name := r.out.path + ".invalid.jsonl"
+	if len(all) > 0 {
+		r.say("sluice: %d faulty lines are left out; they are in %s", len(all), name)
+	}
+	return keepInvalid(name, all)
 }
 
 // ask brings every line its result, or as many as come until ctx ends. It
@@ -59,12 +92,13 @@ func (r *runner) ask(ctx context.Context, all []prompt) (asked bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	prior, err := r.out.settle(r.o, all, digestsOf(before))
+	prior, err := r.out.settle(r.o, r.std, all, digestsOf(before))
 	if err != nil {
 		return false, err
 	}
 	r.skipped = len(all) - len(prior.left)
 	r.sayRetired(prior.retired)
+	r.sayRefused(prior.refusals)
 	if len(prior.left) == 0 && r.s == nil {
 		r.sayDone()
 		r.summary(0, use{})
@@ -85,6 +119,11 @@ func (r *runner) ask(ctx context.Context, all []prompt) (asked bool, err error) 
 // finish says how a run that asked something has ended, and forgets its folder
 // when nothing is left to go on from.
 func (r *runner) finish() error {
+	if r.out.lasting {
+		if err := r.tidy(); err != nil {
+			return err
+		}
+	}
 	if r.done() < r.total {
 		return fmt.Errorf("interrupted with %d of %d jobs done; the same command goes on from there", r.done(), r.total)
 	}
@@ -102,6 +141,18 @@ func (r *runner) finish() error {
 		return fmt.Errorf("%d of %d jobs failed; the same command tries them again", r.failed, r.total)
 	}
 	return nil
+}
+
+// tidy keeps the answers that the schema refused and others came for, and brings
+// the results into order where that was asked for.
+func (r *runner) tidy() error {
+	if _, err := r.out.retire(r.refused, map[string]bool{}); err != nil {
+		return err
+	}
+	if !r.o.Ordered {
+		return nil
+	}
+	return r.out.order()
 }
 
 // work asks what is left to ask, until every line has its result or ctx ends.
@@ -144,7 +195,7 @@ func (r *runner) await(ctx context.Context) error {
 	defer paint.Stop()
 	watch := time.NewTicker(time.Second)
 	defer watch.Stop()
-	for len(r.open) > 0 {
+	for len(r.open)+len(r.again) > 0 {
 		var err error
 		select {
 		case <-ctx.Done():
@@ -154,16 +205,30 @@ func (r *runner) await(ctx context.Context) error {
 		case <-look.C:
 			err = r.collect(ctx)
 		case <-paint.C:
-			r.paint()
+			r.paint(time.Now())
 		case <-watch.C:
 			err = r.watchPools(ctx)
 		}
 		if err == nil && len(r.s.Ended) == 0 {
-			err = r.out.flush()
+			err = r.settleUp(ctx)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// settleUp does what the results that came ask for: lines whose answer the schema
+// refused are asked again, those of a model that nobody knows no more.
+func (r *runner) settleUp(ctx context.Context) error {
+	again := r.again
+	r.again = nil
+	if err := r.submit(ctx, again); err != nil {
+		return err
+	}
+	if err := r.giveUpModels(ctx); err != nil {
+		return err
+	}
+	return r.out.flush()
 }

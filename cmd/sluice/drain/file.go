@@ -93,6 +93,15 @@ func replaceFile(name string, content [][]byte) (*os.File, error) {
 	return tmp, nil
 }
 
+// replaceLocked puts content in the place of a locked file, which is let go of.
+func replaceLocked(name string, old *os.File, content [][]byte) (*os.File, error) {
+	f, err := replaceFile(name, content)
+	if err != nil {
+		return old, err
+	}
+	return f, release(old)
+}
+
 // syncFolder makes a file's new name last.
 func syncFolder(name string) error {
 	d, err := os.Open(name)

@@ -19,16 +19,16 @@ func FuzzRow(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p := prompt{tasks.Job{Line: 12345, CustomID: "c\"\n"}, "d"}
+		p := prompt{Job: tasks.Job{Line: 12345, CustomID: "c\"\n"}, digest: "d", sample: 3, columns: []byte(`{"a":"b"}`)}
 		moved, err := r.as(&p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		now, err := readRow(moved)
-		if err != nil || now.line != p.Line || now.customID != p.CustomID || now.id != r.id || now.digest != r.digest || now.status != r.status {
+		if err != nil || now.line != p.Line || now.customID != p.CustomID || now.sample != 3 || string(now.columns) != `{"a":"b"}` || now.id != r.id || now.digest != r.digest || now.status != r.status {
 			t.Fatalf("%q became %q: %+v, %v", line, moved, now, err)
 		}
-		back, err := now.as(&prompt{tasks.Job{Line: r.line, CustomID: r.customID}, ""})
+		back, err := now.as(&prompt{Job: tasks.Job{Line: r.line, CustomID: r.customID}})
 		if again, readErr := readRow(back); err != nil || readErr != nil || again.line != r.line || again.customID != r.customID {
 			t.Fatalf("%q, moved and back: %q, %v, %v", line, back, err, readErr)
 		}

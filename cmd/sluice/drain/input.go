@@ -14,58 +14,116 @@ import (
 
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/estimate"
 )
 
 const (
-	mostFaults = 20      // faulty lines that are named
-	mostShown  = 60      // characters of the first prompt that are shown
-	mostInput  = 4 << 30 // bytes of a file once it is decompressed: all of it is held in memory
+	mostShown = 60      // characters of the first prompt that are shown
+	mostInput = 4 << 30 // bytes of a file once it is decompressed: all of it is held in memory
 )
 
-// readPrompts reads the input and says what it was taken for. It returns the
-// bytes as they were read, too. Nothing of a file with a fault is used.
-func readPrompts(c *Config, o Options) (all []prompt, raw []byte, err error) {
-	raw, err = readInput(o.File, c.Stdin)
-	if err != nil {
-		return nil, nil, err
+// input is what a run was given to ask.
+type input struct {
+	prompts []prompt
+	raw     []byte    // as it was read
+	invalid []invalid // lines that --skip-invalid leaves out
+}
+
+// readPrompts reads the input and says what it was taken for. Nothing of a file
+// with a fault is used, unless its faulty lines are to be left out.
+func readPrompts(c *Config, o Options) (in input, err error) {
+	if in.raw, err = readInput(o.File, c.Stdin); err != nil {
+		return in, err
 	}
-	text, name := raw, filepath.Base(o.File)
+	text, name := in.raw, filepath.Base(o.File)
 	if strings.EqualFold(filepath.Ext(name), ".gz") {
 		name = strings.TrimSuffix(name, filepath.Ext(name))
-		if text, err = decompress(raw); err != nil {
-			return nil, nil, usagef("%s: %w; nothing was sent", o.File, err)
+		if text, err = decompress(in.raw); err != nil {
+			return in, usagef("%s: %w; nothing was sent", o.File, err)
 		}
 	}
 	text = bytes.TrimPrefix(text, []byte(bomUTF8))
 	if len(bytes.TrimSpace(text)) == 0 {
-		return nil, nil, usagef("%s holds no prompts", o.File)
+		return in, usagef("%s holds no prompts", o.File)
 	}
 	k, err := kindOf(o, name, text)
 	if err != nil {
-		return nil, nil, err
+		return in, err
 	}
-	read := readText
-	if k == jsonLines {
-		read = readJSONLines
-	}
-	jobs, err := read(c, o, text)
+	lines, faults, err := readKind(c, o, k, text)
 	if err != nil {
-		return nil, nil, err
+		return in, err
 	}
+	if len(faults.all) > 0 && (!o.SkipInvalid || len(lines) == 0) {
+		return in, faults.refuse(o, k)
+	}
+	if len(lines) == 0 {
+		return in, usagef("%s holds no prompts", o.File)
+	}
+	in.invalid, in.prompts = faults.all, asked(c, o, lines)
+	fmt.Fprintf(c.Stderr, "sluice: %s: %s; the first prompt: %s\n", nameOf(o.File), k.count(len(lines)), opening(&lines[0].Request))
+	return in, checkDialects(c, o, in.prompts)
+}
+
+// readKind reads the lines of a text of that kind.
+func readKind(c *Config, o Options, k lineKind, text []byte) ([]prompt, *faults, error) {
+	if o.Model != "" {
+		if _, ok := c.Match(o.Model); !ok {
+			return nil, nil, usagef("no pool serves the model %q; name another with --model; %s", o.Model, c.served())
+		}
+	} else if k != jsonLines && k != jsonList {
+		return nil, nil, usagef("%s: %s names no model, and none is picked: name one with --model; %s", nameOf(o.File), k.what(), c.served())
+	}
+	switch k {
+	case jsonLines, jsonList:
+		return readJSON(c, o, k == jsonList, text)
+	case plainText:
+		return readText(c, o, text)
+	}
+	return readTable(c, o, commas[k], text)
+}
+
+// asked makes of each line as many prompts as there are samples of it.
+func asked(c *Config, o Options, lines []prompt) []prompt {
+	all := make([]prompt, 0, len(lines)*max(1, o.Samples))
 	hooks := 0
-	for _, j := range jobs {
-		if j.WebhookURL != "" {
+	for _, p := range lines {
+		if p.WebhookURL != "" {
 			// Nobody could check the signature, or be tried again once the run is over.
-			j.WebhookURL = ""
+			p.WebhookURL = ""
 			hooks++
 		}
-		all = append(all, prompt{j, j.Digest()})
+		p.digest = p.Digest()
+		if o.Samples == 0 {
+			p.place = len(all)
+			all = append(all, p)
+		}
+		for n := range o.Samples {
+			p.sample, p.place = n+1, len(all)
+			all = append(all, p)
+		}
 	}
 	if hooks > 0 {
 		fmt.Fprintf(c.Stderr, "sluice: run sends no webhooks; webhook_url is left out of %d lines\n", hooks)
 	}
-	fmt.Fprintf(c.Stderr, "sluice: %s: %s; the first prompt: %s\n", nameOf(o.File), k.count(len(all)), opening(&all[0].Request))
-	return all, raw, nil
+	return all
+}
+
+// checkDialects refuses a form of results that a prompt's provider has not.
+func checkDialects(c *Config, o Options, all []prompt) error {
+	if o.Format == "" {
+		return nil
+	}
+	dialects := map[string]string{}
+	for _, p := range c.Pools {
+		dialects[p.Name] = p.Dialect
+	}
+	for i := range all {
+		if d := dialects[all[i].Pool]; d != o.Format {
+			return usagef("--format %s: the model %q is answered in the dialect %s by the pool %s; leave --format out, or ask its models apart", o.Format, all[i].Model, d, all[i].Pool)
+		}
+	}
+	return nil
 }
 
 func readInput(name string, stdin io.Reader) ([]byte, error) {
@@ -100,82 +158,56 @@ func decompress(b []byte) ([]byte, error) {
 	return out, nil
 }
 
-// readJSONLines reads the lines that POST /v1/batches takes.
-func readJSONLines(c *Config, o Options, text []byte) ([]tasks.Job, error) {
-	if o.Model != "" {
-		if _, ok := c.Match(o.Model); !ok {
-			return nil, unserved(c, o.Model)
-		}
-	}
-	var all []tasks.Job
-	var faults []string
-	more, hint := 0, ""
-	fault := func(f *v1.LineFault) error {
-		if len(faults) < mostFaults {
-			faults = append(faults, f.Error())
-		} else {
-			more++
-		}
+// readJSON reads what POST /v1/batches takes: a line a job, or a list of jobs.
+func readJSON(c *Config, o Options, list bool, text []byte) (all []prompt, fs *faults, err error) {
+	fs = &faults{}
+	take := func(f *v1.LineFault) error {
+		fs.add(f.Line, f.Detail, f.Raw)
 		if f.Unserved {
-			hint = "\n--model names the model of lines that name none; " + c.served()
+			fs.hint = "\n--model names the model of lines that name none; " + c.served()
 		}
 		return nil
 	}
-	err := v1.Lines{Match: c.Match, Model: o.Model, Fault: fault}.Read(bytes.NewReader(text), func(j tasks.Job) error {
-		all = append(all, j)
+	err = v1.Lines{List: list, Match: c.Match, Model: o.Model, Fault: take}.Read(bytes.NewReader(text), func(j tasks.Job) error {
+		all = append(all, prompt{Job: j})
 		return nil
 	})
 	var faulty *v1.LineFault
-	if errors.As(err, &faulty) {
-		err = fault(faulty)
-	}
 	switch {
+	case errors.As(err, &faulty) && faulty.Line == 0:
+		return nil, fs, usagef("%s: %s Nothing was sent.", o.File, faulty.Detail)
+	case errors.As(err, &faulty):
+		// What follows was not read, so no line can be left out.
+		_ = take(faulty)
+		all = nil
 	case err != nil:
-		return nil, err
-	case len(faults) == 0:
-		return all, nil
+		return nil, fs, err
 	}
-	told := strings.Join(faults, "\n"+o.File+": ")
-	if more > 0 {
-		told += fmt.Sprintf("\nand %d more", more)
-	}
-	if n := len(faults) + more; n > 1 {
-		told += fmt.Sprintf("\n%d lines are faulty", n)
-	}
-	return nil, usagef("%s: %s\nnothing was sent%s", o.File, told, hint)
+	return all, fs, nil
 }
 
 // readText reads plain text, a prompt a line.
-func readText(c *Config, o Options, text []byte) ([]tasks.Job, error) {
-	if o.Model == "" {
-		return nil, usagef("%s: plain text names no model, and none is picked: name one with --model; %s", nameOf(o.File), c.served())
-	}
-	pool, ok := c.Match(o.Model)
-	if !ok {
-		return nil, unserved(c, o.Model)
-	}
-	var all []tasks.Job
+func readText(c *Config, o Options, text []byte) (all []prompt, fs *faults, err error) {
 	number := 0
 	for raw := range bytes.Lines(text) {
 		number++
-		line := strings.TrimSpace(string(raw))
-		if line == "" {
-			continue
+		if line := strings.TrimSpace(string(raw)); line != "" {
+			all = append(all, c.textPrompt(o, number, line))
 		}
-		body, err := json.Marshal(line)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, tasks.Job{
-			Model: o.Model, Pool: pool, Priority: tasks.Normal, Line: number, CustomID: strconv.Itoa(number),
-			Request: tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: o.MaxTokens, InputTokens: tasks.EstimateTokens(len(body))},
-		})
 	}
-	return all, nil
+	return all, &faults{}, nil
 }
 
-func unserved(c *Config, model string) error {
-	return usagef("no pool serves the model %q; name another with --model; %s", model, c.served())
+// textPrompt is a prompt that is nothing but a text.
+func (c *Config) textPrompt(o Options, line int, text string) prompt {
+	pool, _ := c.Match(o.Model)
+	body, _ := json.Marshal(text) // a string is always JSON
+	p := prompt{Job: tasks.Job{
+		Model: o.Model, Pool: pool, Priority: tasks.Normal, Line: line, CustomID: strconv.Itoa(line),
+		Request: tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: o.MaxTokens},
+	}}
+	estimate.Fill(o.Model, &p.Request)
+	return p
 }
 
 // opening is the beginning of a prompt, on one line and quoted. It is for the

@@ -19,14 +19,33 @@ type lineKind string
 
 const (
 	jsonLines lineKind = "JSON line"
+	jsonList  lineKind = "element of a JSON list"
 	plainText lineKind = "line of plain text"
+	csvRows   lineKind = "row of CSV"
+	csv2Rows  lineKind = "row of CSV with semicolons"
+	tsvRows   lineKind = "row of TSV"
 )
+
+// commas are what separates the fields of a table's rows.
+var commas = map[lineKind]rune{tsvRows: '\t', csvRows: ',', csv2Rows: ';'}
 
 func (k lineKind) count(n int) string {
 	if n == 1 {
 		return "1 " + string(k)
 	}
-	return fmt.Sprintf("%d %s", n, strings.Replace(string(k), "line", "lines", 1))
+	one, of, more := strings.Cut(string(k), " of ")
+	if more {
+		of = " of " + of
+	}
+	return fmt.Sprintf("%d %ss%s", n, one, of)
+}
+
+// what is what the lines are of.
+func (k lineKind) what() string {
+	if _, of, ok := strings.Cut(string(k), " of "); ok {
+		return of
+	}
+	return string(k)
 }
 
 const (
@@ -39,12 +58,10 @@ const (
 type guise struct{ what, hint string }
 
 var (
-	jsonArray    = guise{"a JSON array", `make it JSON lines: jq -c '.[]' FILE > STEM.jsonl; each has to have "prompt", "messages" or "request"`}
+	listInText   = guise{"a JSON list", "name it .json, or say --text if each line is a prompt as it stands"}
 	jsonDocument = guise{"a JSON document over several lines", "make it JSON lines, an object a line: jq -c . FILE > STEM.jsonl"}
-	jsonList     = guise{"a JSON document with its jobs in a list", "make it JSON lines: jq -c '.jobs[]?, .requests[]?' FILE > STEM.jsonl"}
 	linesInText  = guise{"JSON lines", "name it .jsonl, or say --text if each line is a prompt as it stands"}
-	commas       = guise{"CSV", "make it JSON lines, COLUMN being that of the prompts: mlr --icsv --ojsonl cut -f COLUMN then rename COLUMN,prompt FILE > STEM.jsonl"}
-	tabs         = guise{"TSV", "make it JSON lines, COLUMN being that of the prompts: mlr --itsv --ojsonl cut -f COLUMN then rename COLUMN,prompt FILE > STEM.jsonl"}
+	table        = guise{"CSV or TSV", "say with --template what to ask of each row, a column's name in braces: sluice run FILE --template '{COLUMN}'"}
 	yamlText     = guise{"YAML", "make it JSON lines: yq -o json -I 0 '.[]' FILE > STEM.jsonl"}
 	markup       = guise{"HTML or XML", "take the prompts out of it, a prompt a line, into STEM.txt"}
 	twoBytes     = guise{"UTF-16", "make it UTF-8: iconv -f UTF-16 -t UTF-8 FILE > OTHER"}
@@ -92,26 +109,30 @@ func kindOf(o Options, name string, b []byte) (lineKind, error) {
 	if o.Text {
 		return plainText, nil
 	}
-	k, g := spoken(name, b)
+	k, g := spoken(o, name, b)
 	if g != nil {
 		return "", g.refuse(o.File, name)
+	}
+	if _, ok := commas[k]; o.Template != "" && !ok {
+		return "", usagef("%s: --template is for the columns of CSV or TSV, and this seems to be %s; nothing was sent; leave --template out, or name the file .csv or .tsv", nameOf(o.File), k.count(2)[2:])
 	}
 	return k, nil
 }
 
 // spoken is the kind of a text in UTF-8, or what it is instead.
-func spoken(name string, b []byte) (lineKind, *guise) {
+func spoken(o Options, name string, b []byte) (lineKind, *guise) {
 	ext := strings.ToLower(filepath.Ext(name))
 	switch ext {
-	case ".csv":
-		return "", &commas
-	case ".tsv", ".tab":
-		return "", &tabs
+	case ".csv", ".tsv", ".tab":
+		return tableKind(o, ext, b)
 	case ".yaml", ".yml":
 		return "", &yamlText
 	}
-	if g := document(b); g != nil {
-		return "", g
+	if k, g := document(b); g != nil || k != "" {
+		if ext == ".txt" && k == jsonList {
+			return "", &listInText
+		}
+		return k, g
 	}
 	switch {
 	case ext == ".jsonl", ext == ".ndjson":
@@ -128,7 +149,21 @@ func spoken(name string, b []byte) (lineKind, *guise) {
 	case firstLine(b)[0] == '{':
 		return jsonLines, nil
 	}
-	return "", other(b)
+	return other(o, b)
+}
+
+// tableKind is what separates the fields of a table, by its name and its header.
+func tableKind(o Options, ext string, b []byte) (lineKind, *guise) {
+	header := firstLine(b)
+	switch {
+	case o.Template == "":
+		return "", &table
+	case ext == ".tsv", ext == ".tab":
+		return tsvRows, nil
+	case bytes.Count(header, []byte(";")) > bytes.Count(header, []byte(",")):
+		return csv2Rows, nil
+	}
+	return csvRows, nil
 }
 
 // refuse is the error of a file that is not lines of prompts.
@@ -226,25 +261,24 @@ var (
 	yamlLine   = regexp.MustCompile(`^(- .*|(- )?["\w-]+:( .*)?|\s+.*)$`)
 )
 
-// document finds JSON that is not a value a line.
-func document(b []byte) *guise {
+// document finds JSON that is not a value a line: a list of jobs, or what run does
+// not read.
+func document(b []byte) (lineKind, *guise) {
 	line := firstLine(b)
 	switch {
-	case string(line) == "[", objectList.Match(b), line[0] == '[' && json.Valid(b):
-		return &jsonArray
-	case jobList.Match(b):
-		return &jsonList
+	case string(line) == "[", objectList.Match(b), line[0] == '[' && json.Valid(b), jobList.Match(b):
+		return jsonList, nil
 	case string(line) == "{":
-		return &jsonDocument
+		return "", &jsonDocument
 	}
 	if line[0] != '{' || json.Valid(line) {
-		return nil
+		return "", nil
 	}
 	var whole json.RawMessage
 	if json.NewDecoder(bytes.NewReader(b)).Decode(&whole) == nil {
-		return &jsonDocument // its first line alone is no value, its first lines are
+		return "", &jsonDocument // its first line alone is no value, its first lines are
 	}
-	return nil
+	return "", nil
 }
 
 // firstLine returns the first line that is not blank; there is one.
@@ -254,22 +288,26 @@ func firstLine(b []byte) []byte {
 }
 
 // other says what a text that nobody called lines of prompts seems to be.
-func other(b []byte) *guise {
+func other(o Options, b []byte) (lineKind, *guise) {
 	switch firstLine(b)[0] {
 	case '[':
-		return &jsonArray
+		return jsonList, nil // a broken one, as the reader will say
 	case '<':
-		return &markup
+		return "", &markup
 	}
-	switch {
-	case tabular(b, '\t'):
-		return &tabs
-	case tabular(b, ','), tabular(b, ';'):
-		return &commas
-	case mappings(b):
-		return &yamlText
+	for _, k := range []lineKind{tsvRows, csvRows, csv2Rows} {
+		switch {
+		case !tabular(b, commas[k]):
+		case o.Template == "":
+			return "", &table
+		default:
+			return k, nil
+		}
 	}
-	return &unnamed
+	if mappings(b) {
+		return "", &yamlText
+	}
+	return "", &unnamed
 }
 
 // tabular reports whether the first records of a text have as many fields each,

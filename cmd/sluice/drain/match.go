@@ -5,29 +5,36 @@ import "github.com/sluicehq/sluice/tasks"
 // prompt is one line of the input, and the digest by which it is known again.
 type prompt struct {
 	tasks.Job
-	digest string
+	digest  string
+	sample  int    // which of several answers to the line; 0: there is one
+	columns []byte // of a table: those that are not asked, as a JSON object; nil: no table
+	place   int    // among all prompts
+	tries   int    // answers to it that the schema refused
 }
 
 // mark is what an answer, or a job that will bring one, is known by.
 type mark struct {
 	digest, customID string
-	line             int
+	line, sample     int
 }
 
 // match gives each mark a prompt that asks the same and is not done: that of its
 // custom_id, else that of its line, else the first. It returns the prompts' indexes, -1
 // for none, and marks them as done.
 func match(all []prompt, marks []mark, done []bool) []int {
-	type named struct{ digest, name string }
+	type named struct {
+		digest, name string
+		sample       int
+	}
 	type placed struct {
-		digest string
-		line   int
+		digest       string
+		line, sample int
 	}
 	byName, byLine, open := map[named]int{}, map[placed]int{}, map[string][]int{}
 	for i := range all {
 		if p := &all[i]; !done[i] {
-			byName[named{p.digest, p.CustomID}] = i
-			byLine[placed{p.digest, p.Line}] = i
+			byName[named{p.digest, p.CustomID, p.sample}] = i
+			byLine[placed{p.digest, p.Line, p.sample}] = i
 			open[p.digest] = append(open[p.digest], i)
 		}
 	}
@@ -45,8 +52,8 @@ func match(all []prompt, marks []mark, done []bool) []int {
 			}
 		}
 	}
-	give(func(m *mark) (int, bool) { at, ok := byName[named{m.digest, m.customID}]; return at, ok })
-	give(func(m *mark) (int, bool) { at, ok := byLine[placed{m.digest, m.line}]; return at, ok })
+	give(func(m *mark) (int, bool) { at, ok := byName[named{m.digest, m.customID, m.sample}]; return at, ok })
+	give(func(m *mark) (int, bool) { at, ok := byLine[placed{m.digest, m.line, m.sample}]; return at, ok })
 	give(func(m *mark) (int, bool) {
 		list := open[m.digest]
 		for len(list) > 0 && done[list[0]] {

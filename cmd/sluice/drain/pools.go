@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/pause"
 )
 
@@ -49,7 +51,7 @@ func (r *runner) watchPools(ctx context.Context) error {
 		case !waited[name] || s.PausedBy != pause.ByBreaker:
 		case s.Cause == pause.BadAuthority:
 			refused = append(refused, name)
-		case s.Cause == pause.Misfit:
+		case s.Cause == pause.Misfit, r.written == 0 && strings.Contains(s.Detail, "no such host"):
 			misfit = append(misfit, fmt.Sprintf("%s: %s", name, strings.TrimSuffix(s.Reason+" ("+s.Detail+")", " ()")))
 		}
 		if s.Paused == r.paused[name] {
@@ -65,6 +67,7 @@ func (r *runner) watchPools(ctx context.Context) error {
 			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
 		}
 	}
+	r.sayWaits(ctx, time.Now())
 	switch {
 	case len(waited) == 0 || len(refused)+len(misfit) < len(waited):
 	case len(misfit) > 0:
@@ -75,4 +78,62 @@ func (r *runner) watchPools(ctx context.Context) error {
 		return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "))
 	}
 	return nil
+}
+
+// sayWaits tells what everything waits for, once nothing has come and nothing was
+// under way for a minute, and again each time that the wait has doubled.
+func (r *runner) sayWaits(ctx context.Context, now time.Time) {
+	since := now.Sub(r.moved)
+	if since < time.Minute<<r.waits {
+		return
+	}
+	pools, err := r.s.Status(ctx)
+	if err != nil {
+		return // Redis is away; the log says so
+	}
+	samples, jobs := map[string]string{}, map[string]int{}
+	for id, p := range r.open {
+		samples[p.Pool] = id
+		jobs[p.Pool]++
+	}
+	var why []string
+	for _, p := range pools {
+		if jobs[p.Name] == 0 {
+			continue
+		}
+		if p.Running > 0 {
+			return
+		}
+		why = append(why, fmt.Sprintf("%d jobs of pool %s wait%s", jobs[p.Name], p.Name, r.reason(ctx, samples[p.Name], p)))
+	}
+	if len(why) > 0 {
+		r.waits++
+		r.say("sluice: nothing has come for %s: %s", since.Round(time.Second), strings.Join(why, "; "))
+	}
+}
+
+// reason is what a job of a pool waits for, and until when, as far as that is known.
+func (r *runner) reason(ctx context.Context, id string, p tasks.PoolStatus) string {
+	j, err := r.s.Record.Job(ctx, owner, id)
+	if err != nil {
+		return ""
+	}
+	w, err := r.s.Waiting(ctx, j)
+	if err != nil || w.For == "" {
+		return ""
+	}
+	s := " for " + strings.ReplaceAll(string(w.For), "_", " ")
+	switch {
+	case w.For == tasks.WaitPaused && p.Reason != "":
+		s = ", for the pool is paused: " + p.Reason
+	case p.State == tasks.PoolDegraded:
+		s += ", for the provider holds the pool back"
+	}
+	if !w.EstimatedStart.IsZero() {
+		s += ", until about " + w.EstimatedStart.Local().Format(time.RFC3339)
+	}
+	if j.Error != nil && j.Error.Message != "" {
+		s += "; the last answer: " + strconv.Quote(j.Error.Message)
+	}
+	return s
 }

@@ -3,6 +3,8 @@ package drain
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,30 +13,55 @@ import (
 
 // progress is how far a run has come, and tells of it on standard error.
 type progress struct {
-	to    io.Writer
-	bar   bool // there is a terminal
-	shown bool // the bar is on the screen
+	to     io.Writer
+	bar    io.Writer // a terminal; nil: lines instead
+	quiet  bool      // neither
+	shown  bool      // the bar is on the screen
+	prices []Price
 
-	begun                      time.Time
+	begun, told, moved         time.Time // told: the latest line; moved: the latest answer
+	waits                      int       // lines since then that say what everything waits for
 	total, skipped             int
 	written, succeeded, failed int
+	ended                      map[tasks.Finish]int // how answers ended
 	usage                      tasks.Usage
+	cost                       float64
+	priced                     bool // a model that was asked has a price
 }
+
+func newProgress(c *Config, o Options, total int) *progress {
+	return &progress{to: c.Stderr, bar: c.Bar, quiet: o.NoProgress, prices: c.Prices, total: total, ended: map[tasks.Finish]int{}}
+}
+
+func (p *progress) start(now time.Time) { p.begun, p.told, p.moved = now, now, now }
 
 // done is how many lines have their results.
 func (p *progress) done() int { return p.skipped + p.written }
 
-// count takes in a job whose result was written.
-func (p *progress) count(j *tasks.Job) {
+// spend takes in what a job took, whatever becomes of its answer.
+func (p *progress) spend(j *tasks.Job) {
+	p.moved, p.waits = time.Now(), 0
+	if j.Finish != "" {
+		p.ended[j.Finish]++
+	}
+	if j.Usage == nil {
+		return
+	}
+	p.usage.InputTokens += j.Usage.InputTokens
+	p.usage.OutputTokens += j.Usage.OutputTokens
+	if price, ok := priceOf(p.prices, j.Asks()); ok {
+		p.cost += price.of(j.Usage)
+		p.priced = true
+	}
+}
+
+// count takes in a line whose result is written.
+func (p *progress) count(j *tasks.Job, refusal *tasks.JobError) {
 	p.written++
-	if j.Status == tasks.StatusSucceeded {
+	if j.Status == tasks.StatusSucceeded && refusal == nil {
 		p.succeeded++
 	} else {
 		p.failed++
-	}
-	if j.Usage != nil {
-		p.usage.InputTokens += j.Usage.InputTokens
-		p.usage.OutputTokens += j.Usage.OutputTokens
 	}
 }
 
@@ -44,27 +71,49 @@ func (p *progress) say(format string, args ...any) {
 	fmt.Fprintf(p.to, format+"\n", args...)
 }
 
-const barWidth = 30
+const (
+	barWidth  = 30
+	lineEvery = 10 * time.Second
+)
 
-// paint draws the progress bar on a terminal.
-func (p *progress) paint() {
-	if !p.bar {
-		return
+// paint draws the progress bar on a terminal; without one it writes a line now
+// and then.
+func (p *progress) paint(now time.Time) {
+	switch {
+	case p.quiet:
+	case p.bar != nil:
+		full := barWidth * p.done() / p.total
+		fmt.Fprintf(p.bar, "\r\033[K[%s%s] %s", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), p.far(now))
+		p.shown = true
+	case now.Sub(p.told) >= lineEvery:
+		p.told = now
+		p.say("sluice: %s", p.far(now))
 	}
-	full := barWidth * p.done() / p.total
-	rate := float64(p.written) / max(0.001, time.Since(p.begun).Seconds())
+}
+
+// far is how far it has come, in words.
+func (p *progress) far(now time.Time) string {
+	rate := float64(p.written) / max(0.001, now.Sub(p.begun).Seconds())
 	left := "?"
 	if rate > 0 {
 		left = (time.Duration(float64(p.total-p.done())/rate) * time.Second).String()
 	}
-	fmt.Fprintf(p.to, "\r\033[K[%s%s] %d/%d  %d failed  %.1f/s  %s left",
-		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), p.done(), p.total, p.failed, rate, left)
-	p.shown = true
+	return fmt.Sprintf("%d/%d  %d failed  %.1f/s  %s left  %s", p.done(), p.total, p.failed, rate, left, p.spent())
+}
+
+// spent is what the run has taken so far.
+func (p *progress) spent() string {
+	s := fmt.Sprintf("%d input and %d output tokens", p.usage.InputTokens, p.usage.OutputTokens)
+	if p.priced {
+		s += ", " + money(p.cost)
+	}
+	return s
 }
 
 func (p *progress) clear() {
 	if p.shown {
-		fmt.Fprint(p.to, "\r\033[K")
+		fmt.Fprint(p.bar, "\r\033[K")
+		p.shown = false
 	}
 }
 
@@ -81,8 +130,15 @@ func (p *progress) sayDone() {
 
 // summary is the run's one line.
 func (p *progress) summary(seconds float64, u use) {
-	p.say("%d jobs: %d succeeded, %d failed, %d done before; %d input and %d output tokens in %.1f s; %.1f %% of the allowance used; %d 429s seen",
-		p.total, p.succeeded, p.failed, p.skipped, p.usage.InputTokens, p.usage.OutputTokens, seconds, 100*u.share, u.refused)
+	ends := ""
+	for _, f := range slices.Sorted(maps.Keys(p.ended)) {
+		ends += fmt.Sprintf(", %d %s", p.ended[f], f)
+	}
+	if ends != "" {
+		ends = "; answers:" + ends[1:]
+	}
+	p.say("%d jobs: %d succeeded, %d failed, %d done before%s; %s in %.1f s; %.1f %% of the allowance used; %d 429s seen",
+		p.total, p.succeeded, p.failed, p.skipped, ends, p.spent(), seconds, 100*u.share, u.refused)
 }
 
 // use is what a run took of the pools.

@@ -3,6 +3,10 @@ package drain
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/tasks"
@@ -45,7 +49,7 @@ func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
 					digest = byLine[j.Line]
 				}
 				j.Request.Body, j.Result, j.Log = nil, nil, nil
-				found = append(found, earlier{mark{digest, j.CustomID, j.Line}, j})
+				found = append(found, earlier{mark{digest: digest, customID: j.CustomID, line: j.Line}, j})
 			}
 		}
 	}
@@ -102,23 +106,56 @@ func (r *runner) resume(ctx context.Context, before []earlier, prior settled) ([
 }
 
 // takeAnswers writes the answers that an interrupted run was given, marks their
-// lines as done, and returns those that no line asks for.
+// lines as done, and returns those that no line asks for, or that are not accepted.
 func (r *runner) takeAnswers(ctx context.Context, answered []earlier, left []prompt, done []bool) (stale [][]byte, err error) {
-	for i, at := range match(left, marksOf(answered), done) {
-		j, err := r.s.Record.Job(ctx, owner, answered[i].job.ID)
+	accepted, stale, err := r.accepted(ctx, answered)
+	if err != nil {
+		return nil, err
+	}
+	for i, at := range match(left, marksOf(accepted), done) {
+		j, err := r.s.Record.Job(ctx, owner, accepted[i].job.ID)
 		switch {
 		case err != nil:
 			return nil, err
 		case at < 0:
-			stale = append(stale, v1.ResultLine(&j, answered[i].digest))
+			stale = append(stale, v1.ResultLine(&j, accepted[i].digest))
 			continue
 		}
-		if err := r.put(&j, left[at]); err != nil {
+		if err := r.put(&j, left[at], nil); err != nil {
 			return nil, err
 		}
 		r.skipped++
 	}
 	return stale, r.out.flush()
+}
+
+// accepted are the answers that count, and the rows of the others.
+func (r *runner) accepted(ctx context.Context, answered []earlier) (good []earlier, refused [][]byte, err error) {
+	if r.std.trusts() {
+		return answered, nil, nil
+	}
+	codes := map[tasks.ErrorCode]int{}
+	for _, e := range answered {
+		j, err := r.s.Record.Job(ctx, owner, e.job.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		refusal := r.judge(&j)
+		if refusal == nil {
+			good = append(good, e)
+			continue
+		}
+		p := prompt{digest: e.digest}
+		p.Line, p.CustomID = j.Line, j.CustomID
+		row, err := r.row(&j, p, refusal)
+		if err != nil {
+			return nil, nil, err
+		}
+		refused = append(refused, row)
+		codes[refusal.Code]++
+	}
+	r.sayRefused(codes)
+	return good, refused, nil
 }
 
 // takeWaiting waits on for jobs that lines still ask for, whose lines are done
@@ -186,4 +223,22 @@ func (r *runner) sayRetired(n int) {
 	if n > 0 {
 		r.say("sluice: %d answers that no line asks for any more are in %s", n, r.out.stale())
 	}
+}
+
+// sayRefused tells which answers that there are do not count.
+func (r *runner) sayRefused(codes map[tasks.ErrorCode]int) {
+	n := 0
+	var why []string
+	for _, code := range slices.Sorted(maps.Keys(codes)) {
+		n += codes[code]
+		why = append(why, fmt.Sprintf("%d %s", codes[code], code))
+	}
+	if n == 0 {
+		return
+	}
+	where := ""
+	if r.out.lasting {
+		where = ", and the answers are kept in " + r.out.stale()
+	}
+	r.say("sluice: %d answers of earlier runs are not accepted (%s): their lines are asked again%s", n, strings.Join(why, ", "), where)
 }

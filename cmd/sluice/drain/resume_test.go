@@ -42,8 +42,8 @@ func TestLinesOfOneQuestionAreMatchedInTimeThatGrowsWithThem(t *testing.T) {
 	const n = 200_000
 	all, marks := make([]prompt, n), make([]mark, n)
 	for i := range all {
-		all[i] = prompt{tasks.Job{Line: i + 1, CustomID: fmt.Sprint("c", i+1)}, "d"}
-		marks[i] = mark{"d", fmt.Sprint("old", i), n + i + 5}
+		all[i] = prompt{Job: tasks.Job{Line: i + 1, CustomID: fmt.Sprint("c", i+1)}, digest: "d"}
+		marks[i] = mark{"d", fmt.Sprint("old", i), n + i + 5, 0}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

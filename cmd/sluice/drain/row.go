@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,14 +18,14 @@ type row struct {
 	id       string
 	customID string
 	line     int
+	sample   int
+	columns  []byte
 	status   tasks.Status
+	code     tasks.ErrorCode // of its error
+	finish   tasks.Finish
+	text     string
 	digest   string // "": of a release that wrote none
-
-	customAt, lineAt span // where the values are in raw
-	end              int  // of the last member in raw
 }
-
-type span struct{ from, to int }
 
 var errNoRow = errors.New("not a line of results")
 
@@ -32,72 +33,122 @@ var errNoRow = errors.New("not a line of results")
 // is left as it is.
 func readRow(raw []byte) (row, error) {
 	var in struct {
-		ID       string       `json:"id"`
-		CustomID string       `json:"custom_id"`
-		Line     int          `json:"line"`
-		Status   tasks.Status `json:"status"`
-		Digest   string       `json:"digest"`
+		ID       string          `json:"id"`
+		CustomID *string         `json:"custom_id"`
+		Line     int             `json:"line"`
+		Sample   int             `json:"sample"`
+		Columns  json.RawMessage `json:"columns"`
+		Status   tasks.Status    `json:"status"`
+		Finish   tasks.Finish    `json:"finish"`
+		Text     string          `json:"text"`
+		Digest   string          `json:"digest"`
+		Error    struct {
+			Code tasks.ErrorCode `json:"code"`
+		} `json:"error"`
 	}
-	if json.Unmarshal(raw, &in) != nil {
+	if json.Unmarshal(raw, &in) != nil || in.ID == "" || in.CustomID == nil || in.Line < 1 || !in.Status.Valid() {
 		return row{}, errNoRow
 	}
-	r := row{raw: raw, id: in.ID, customID: in.CustomID, line: in.Line, status: in.Status, digest: in.Digest}
-	if r.find() != nil || r.id == "" || r.line < 1 || r.customAt.to == 0 || r.lineAt.to == 0 || !r.status.Valid() {
+	r := row{
+		raw: raw, id: in.ID, customID: *in.CustomID, line: in.Line, sample: in.Sample, columns: in.Columns,
+		status: in.Status, code: in.Error.Code, finish: in.Finish, text: in.Text, digest: in.Digest,
+	}
+	if _, err := with(raw); err != nil {
 		return row{}, errNoRow
 	}
 	return r, nil
 }
 
-// find finds the two values that a run may have to change, and the row's end.
-func (r *row) find() error {
-	// A provider's body may repeat a member, and hold half a surrogate pair.
-	d := jsontext.NewDecoder(bytes.NewReader(r.raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if _, err := d.ReadToken(); err != nil {
-		return err
-	}
-	for d.PeekKind() == '"' {
-		name, err := d.ReadToken()
-		if err != nil {
-			return err
-		}
-		key := name.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return err
-		}
-		r.end = int(d.InputOffset())
-		switch at := (span{r.end - len(value), r.end}); key {
-		case "custom_id":
-			r.customAt = at
-		case "line":
-			r.lineAt = at
-		}
-	}
-	return nil
-}
-
-// with returns a row of an earlier release with its digest.
-func (r *row) with(digest string) (row, error) {
-	raw := append(bytes.Clone(r.raw[:r.end]), `,"digest":"`+digest+`"`...)
-	return readRow(append(raw, r.raw[r.end:]...))
-}
-
-// as returns the row as that of a prompt: under its present line and custom_id,
-// and byte for byte the same in everything else.
+// as returns the row as that of a prompt: under its present line, custom_id, sample
+// and columns, and byte for byte the same in everything else.
 func (r *row) as(p *prompt) ([]byte, error) {
-	if r.line == p.Line && r.customID == p.CustomID {
+	if r.line == p.Line && r.customID == p.CustomID && r.sample == p.sample && bytes.Equal(r.columns, p.columns) {
 		return r.raw, nil
 	}
 	custom, err := jsontext.AppendQuote(nil, p.CustomID)
 	if err != nil {
 		return nil, err
 	}
-	line := strconv.AppendInt(nil, int64(p.Line), 10)
-	at, text := [2]span{r.customAt, r.lineAt}, [2][]byte{custom, line}
-	if r.lineAt.from < r.customAt.from {
-		at, text = [2]span{r.lineAt, r.customAt}, [2][]byte{line, custom}
+	return with(r.raw, append(p.marks(), member{name: "custom_id", value: custom}, member{name: "line", value: number(p.Line)})...)
+}
+
+// marks are the members that only some prompts' rows have.
+func (p *prompt) marks() []member {
+	sample := member{name: "sample", after: "line"}
+	if p.sample > 0 {
+		sample.value = number(p.sample)
 	}
-	return bytes.Join([][]byte{r.raw[:at[0].from], text[0], r.raw[at[0].to:at[1].from], text[1], r.raw[at[1].to:]}, nil), nil
+	return []member{sample, {name: "columns", after: "digest", value: p.columns}}
+}
+
+func number(n int) []byte { return strconv.AppendInt(nil, int64(n), 10) }
+
+// member is a member of a row as it has to be. One that is missing is put behind
+// the member after, or at the end; value nil is none.
+type member struct {
+	name, after string
+	value       []byte
+}
+
+// with returns an object with these members, and byte for byte the same in
+// everything else.
+func with(raw []byte, members ...member) ([]byte, error) {
+	// A provider's body may repeat a member, and hold half a surrogate pair.
+	d := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if k, err := d.ReadToken(); err != nil || k.Kind() != '{' {
+		return nil, errNoRow
+	}
+	there := map[string]bool{}
+	type part struct {
+		name string
+		text []byte
+	}
+	head := raw[:d.InputOffset()]
+	var parts []part
+	for d.PeekKind() == '"' {
+		name, err := d.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		start := int(d.InputOffset()) - len(name)
+		key, _ := jsontext.AppendUnquote(nil, name) // of ours, none is without its escapes
+		value, err := d.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		end := int(d.InputOffset())
+		at := slices.IndexFunc(members, func(m member) bool { return m.name == string(key) })
+		switch {
+		case at < 0:
+			parts = append(parts, part{string(key), raw[start:end]})
+		case members[at].value != nil:
+			parts = append(parts, part{string(key), slices.Concat(raw[start:end-len(value)], members[at].value)})
+		}
+		there[string(key)] = true
+	}
+	if len(members) == 0 {
+		return raw, nil
+	}
+	end := d.InputOffset()
+	for _, m := range members {
+		if there[m.name] || m.value == nil {
+			continue
+		}
+		made := part{m.name, slices.Concat([]byte(`"`+m.name+`":`), m.value)}
+		at := len(parts)
+		if i := slices.IndexFunc(parts, func(p part) bool { return p.name == m.after }); i >= 0 {
+			at = i + 1
+		}
+		parts = slices.Insert(parts, at, made)
+	}
+	out := bytes.Clone(head)
+	for i, p := range parts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, p.text...)
+	}
+	return append(out, bytes.TrimLeft(raw[end:], blank+",")...), nil
 }
 
 // rows reads results. The last line may have been cut off by a crash.

@@ -1,9 +1,10 @@
 package drain
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/sluicehq/sluice/api/v1"
@@ -16,13 +17,24 @@ const owner = "local"
 // runner writes a run's results as its jobs end.
 type runner struct {
 	*progress
-	c      *Config
-	o      Options
-	s      *Service // nil: not started, or closed
-	out    *results
-	at     *folder
-	open   map[string]prompt // by the job's id: not written yet
-	paused map[string]bool   // by pool, as last said
+	c       *Config
+	o       Options
+	s       *Service // nil: not started, or closed
+	std     *standard
+	out     *results
+	at      *folder
+	open    map[string]prompt // by the job's id: not written yet
+	again   []prompt          // whose answer the schema refused: to be asked once more
+	refused [][]byte          // rows of such answers
+	unknown map[string]*unknown
+	paused  map[string]bool // by pool, as last said
+}
+
+func newRunner(c *Config, o Options, std *standard, out *results, at *folder, total int) *runner {
+	return &runner{
+		c: c, o: o, std: std, out: out, at: at, open: map[string]prompt{}, unknown: map[string]*unknown{}, paused: map[string]bool{},
+		progress: newProgress(c, o, total),
+	}
 }
 
 // begin starts the parts that ask, in the run's folder.
@@ -34,7 +46,7 @@ func (r *runner) begin(ctx context.Context) error {
 	if r.s, err = r.c.Start(ctx, r.at.dir); err != nil {
 		return err
 	}
-	r.begun = time.Now()
+	r.start(time.Now())
 	if r.c.OwnRedis {
 		return nil // what is abandoned is gone with the folder
 	}
@@ -125,20 +137,60 @@ func (r *runner) write(ctx context.Context, id string) error {
 	if !j.Status.Final() {
 		return nil
 	}
-	if err := r.put(&j, p); err != nil {
-		return err
-	}
 	delete(r.open, id)
-	r.count(&j)
-	return nil
+	r.spend(&j)
+	refusal := r.judge(&j)
+	if refusal != nil && again(refusal) && p.tries+1 < r.c.attempts(p.Pool) {
+		row, err := r.row(&j, p, refusal)
+		if err != nil {
+			return err
+		}
+		r.refused = append(r.refused, row)
+		p.tries++
+		r.again = append(r.again, p)
+		return nil
+	}
+	r.suspect(&j)
+	r.count(&j, refusal)
+	return r.put(&j, p, refusal)
+}
+
+// judge returns why an answer is not accepted; nil where it is, or there is none.
+func (r *runner) judge(j *tasks.Job) *tasks.JobError {
+	if j.Status != tasks.StatusSucceeded {
+		return nil
+	}
+	return r.std.judge(j.Finish, tasks.ResultText(j.Result))
 }
 
 // put writes a job's result as that of a prompt, wherever that stood when the
 // job was submitted.
-func (r *runner) put(j *tasks.Job, p prompt) error {
-	j.Line, j.CustomID = p.Line, p.CustomID
-	if _, err := r.out.w.Write(v1.ResultLine(j, p.digest)); err != nil {
-		return fmt.Errorf("write the results: %w", err)
+func (r *runner) put(j *tasks.Job, p prompt, refusal *tasks.JobError) error {
+	row, err := r.row(j, p, refusal)
+	if err != nil {
+		return err
 	}
-	return nil
+	return r.out.put(p.place, row)
+}
+
+// row is a job's row as that of a prompt. An answer that is refused stands in it.
+func (r *runner) row(j *tasks.Job, p prompt, refusal *tasks.JobError) ([]byte, error) {
+	j.Line, j.CustomID = p.Line, p.CustomID
+	j.Attempts += p.tries
+	members := p.marks()
+	if refusal != nil {
+		var text bytes.Buffer
+		enc := json.NewEncoder(&text)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(struct {
+			Code    tasks.ErrorCode `json:"code"`
+			Message string          `json:"message"`
+			Status  *int            `json:"upstream_status"`
+			Billed  bool            `json:"maybe_billed"`
+		}{Code: refusal.Code, Message: refusal.Message}); err != nil {
+			return nil, err
+		}
+		members = append(members, member{name: "status", value: []byte(`"failed"`)}, member{name: "error", value: bytes.TrimSpace(text.Bytes())})
+	}
+	return with(v1.ResultLine(j, p.digest), members...)
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestATerminalObeysNoModel was: a model's text could move the cursor, set the title
+// and read the keyboard of whoever printed it.
+func TestATerminalObeysNoModel(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\n\ttext é 😀\r\n": "plain\n\ttext é 😀\n",
+		"\x1b[31mred":           "\u241b[31mred",
+		"\x1b]0;title\x07":      "\u241b]0;title\u2407",
+		"over\rwritten\b\x7f":   "over\u240dwritten\u2408\u2421",
+		"\u009b31m":             "\ufffd31m",
+		"\x9b31m\xff":           "\ufffd31m\ufffd",
+		"\x00":                  "\u2400",
+	} {
+		for cut := range len(in) + 1 {
+			var out bytes.Buffer
+			s := &screen{to: &out}
+			for _, part := range []string{in[:cut], in[cut:]} {
+				if n, err := s.Write([]byte(part)); n != len(part) || err != nil {
+					t.Errorf("%q: %d, %v", part, n, err)
+				}
+			}
+			if got := out.String(); got != want && !(strings.Contains(in, "\r\n") && strings.HasSuffix(in[:cut], "\r")) {
+				t.Errorf("%q, cut at %d, is shown as %q; want %q", in, cut, got, want)
+			}
+		}
+	}
+}
+
+// TestCommandsOnARealTerminal asks a pseudo-terminal what it was told: the sequences
+// of the model's text are not among it, and in a file they are as they came.
+func TestCommandsOnARealTerminal(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.write("p.jsonl", `{"model":"m1","prompt":"\u001b]0;owned\u0007\u001b[2Jboo"}`+"\n")
+	said := onTerminal(t, func(tty *os.File) int {
+		return program(t.Context(), []string{"run", d.path("p.jsonl")}, d.environ, strings.NewReader(""), tty, tty)
+	})
+	if rest := strings.ReplaceAll(said, "\r\x1b[K", ""); strings.Contains(rest, "\x1b") || strings.Contains(rest, "\x07") || !strings.Contains(rest, "boo") {
+		t.Errorf("the terminal was told %q", said)
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if shown(out) != out {
+		t.Error("a file is taken for a terminal")
+	}
+}
+
+// onTerminal runs something at a pseudo-terminal and returns what that was told.
+func onTerminal(t *testing.T, run func(tty *os.File) int) string {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	defer master.Close()
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	told := make(chan string, 1)
+	go func() {
+		var all bytes.Buffer
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			all.Write(buf[:n])
+			if err != nil {
+				told <- all.String()
+				return
+			}
+		}
+	}()
+	if code := run(tty); code != 0 {
+		t.Errorf("code %d", code)
+	}
+	if err := tty.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case said := <-told:
+		return said
+	case <-time.After(patience):
+		t.Fatal("the terminal goes on")
+		return ""
+	}
+}
