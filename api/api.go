@@ -196,7 +196,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/jobs", v.SubmitJob, a.scope(auth.ScopeJobsWrite))
 	// A caller looks through its jobs, page by page. Reading changes nothing.
-	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "batch", "limit", "after"))
+	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "pool", "batch", "metadata.*", "since", "until", "limit", "after"))
 	// A caller polls for a result, perhaps waiting for it. Reading changes nothing.
 	e.GET("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller has a finished job forgotten. A repeat is a 404.

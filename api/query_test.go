@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,5 +92,38 @@ func TestARefusalSaysWhatToDoNext(t *testing.T) {
 	r := s.call("POST", "/v1/batches", writer, `{"custom_id":1,"model":"claude-x","prompt":"hi"}`, "Content-Type", "application/x-ndjson").want(t, 400, "invalid_request")
 	if detail := r.str(t, "detail"); !strings.Contains(detail, `Line 1: The member "custom_id" must be a string`) {
 		t.Errorf("a custom_id that is a number is refused with %q", detail)
+	}
+}
+
+func TestTheFiltersOfAListChooseByWhatTheyName(t *testing.T) {
+	s := serve(t)
+	submit := func(body string) string { return s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id") }
+	a := submit(`{"model":"claude-x","prompt":"a","metadata":{"run":"1","a b":"ü&=c"}}`)
+	b := submit(`{"model":"gpt-x","prompt":"b","metadata":{"run":"1"}}`)
+	c := submit(`{"model":"gpt-y","prompt":"c"}`)
+	for query, want := range map[string][]string{
+		"":                        {c, b, a},
+		"pool=gpt":                {c, b},
+		"pool=claude&model=gpt-x": nil,
+		"metadata.run=1":          {b, a},
+		"metadata.run=1&metadata.a%20b=%C3%BC%26%3Dc": {a},
+		"metadata.run=":                                    nil,
+		"metadata.nosuch=1":                                nil,
+		"since=2000-01-01T00:00:00Z":                       {c, b, a},
+		"since=2999-01-01T00:00:00%2B01:00":                nil,
+		"until=2000-01-01T00:00:00Z":                       nil,
+		"until=2999-01-01T00:00:00Z&pool=gpt":              {c, b},
+		"status=&model=&pool=&batch=&since=&until=&after=": {c, b, a},
+	} {
+		var got []string
+		for _, j := range s.call("GET", "/v1/jobs?"+query, reader, nil).want(t, 200).json(t)["data"].([]any) {
+			got = append(got, j.(map[string]any)["id"].(string))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", query, got, want)
+		}
+	}
+	for _, query := range []string{"metadata.=1", "metadata=1", "metadata." + strings.Repeat("k", 65) + "=1", "pool=nosuch", "since=2030-01-01T00:00:00"} {
+		s.call("GET", "/v1/jobs?"+query, reader, nil).want(t, 400, "invalid_request")
 	}
 }

@@ -185,7 +185,8 @@ func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
 	for i := len(w.order) - 1; i >= 0; i-- {
 		j := w.jobs[w.order[i]]
 		if j == nil || j.Tenant != f.Tenant || f.After != "" && j.ID >= f.After || f.Status != "" && j.Status != f.Status ||
-			f.Model != "" && j.Model != f.Model || f.Batch != "" && j.Batch != f.Batch {
+			f.Model != "" && j.Model != f.Model || f.Batch != "" && j.Batch != f.Batch || f.Pool != "" && j.Pool != f.Pool ||
+			j.CreatedAt.Before(f.Since) || !f.Until.IsZero() && !j.CreatedAt.Before(f.Until) || !holds(j.Metadata, f.Metadata) {
 			continue
 		}
 		if len(page.Jobs) == f.Limit {
@@ -197,6 +198,16 @@ func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
 		page.Jobs = append(page.Jobs, listed)
 	}
 	return page, nil
+}
+
+// holds reports whether all pairs are among those of a job.
+func holds(all, pairs map[string]string) bool {
+	for k, v := range pairs {
+		if got, there := all[k]; !there || got != v {
+			return false
+		}
+	}
+	return true
 }
 
 // next is where a move leads by the table, or ErrConflict when it is not listed.
@@ -593,7 +604,12 @@ func must(err error) {
 
 // The pools.
 
-func (*world) Provider(string) string { return "fake" }
+func (*world) Provider(pool string) string {
+	if pool == "claude" || pool == "gpt" {
+		return "fake"
+	}
+	return ""
+}
 
 func (w *world) Match(model string) (string, bool) {
 	switch {

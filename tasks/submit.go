@@ -49,10 +49,14 @@ type Accepted struct {
 type Filter struct {
 	Tenant string
 	Status Status
-	Model  string
+	Model  string // as submitted
+	Pool   string // that it is in now
 	Batch  string
-	Limit  int    // 1 to 100
-	After  string // the id of the last job of the page before
+	// Since and Until bound when a job was accepted: from the one on, and before the other.
+	Since, Until time.Time
+	Metadata     map[string]string // pairs that it has, among others
+	Limit        int               // 1 to 100
+	After        string            // the id of the last job of the page before
 }
 
 // Page is one page of jobs. Next is the Filter.After of the next page. With

@@ -296,11 +296,19 @@ func (r *Reader) Moment(name string) (t time.Time, err error) {
 	if err != nil {
 		return t, err
 	}
-	text := Unquote(v)
-	if err := t.UnmarshalText([]byte(text)); err != nil || !strictTime(text) {
-		return time.Time{}, invalid("The member %q must be a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z.", name)
+	t, ok := Time(Unquote(v))
+	if !ok {
+		return t, invalid("The member %q must be a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z.", name)
 	}
-	return t.UTC().Truncate(time.Millisecond), nil
+	return t, nil
+}
+
+// Time reads an RFC 3339 time, kept to the millisecond.
+func Time(text string) (t time.Time, ok bool) {
+	if err := t.UnmarshalText([]byte(text)); err != nil || !strictTime(text) {
+		return time.Time{}, false
+	}
+	return t.UTC().Truncate(time.Millisecond), true
 }
 
 // strictTime refuses what package time takes beyond RFC 3339 (go.dev/issue/54580):

@@ -7,8 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/quota"
 )
 
@@ -85,6 +87,42 @@ func queryInt(q url.Values, name string, absent, least, most int) (int, error) {
 		return 0, fault.Fail(fault.InvalidRequest, "The query parameter %q must be a whole number from %d to %d.", name, least, most)
 	}
 	return n, nil
+}
+
+// queryTimes returns the times of ?since= and ?until=, zero for none.
+func queryTimes(q url.Values) (since, until time.Time, err error) {
+	for name, to := range map[string]*time.Time{"since": &since, "until": &until} {
+		text := q.Get(name)
+		if text == "" {
+			continue
+		}
+		var ok bool
+		if *to, ok = jsonread.Time(text); !ok {
+			return since, until, fault.Fail(fault.InvalidRequest, "The query parameter %q must be a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z.", name)
+		}
+	}
+	return since, until, nil
+}
+
+// queryMetadata returns the pairs of ?metadata.KEY=VALUE.
+func queryMetadata(q url.Values) (pairs map[string]string, err error) {
+	for name := range q {
+		key, ours := strings.CutPrefix(name, "metadata.")
+		if !ours {
+			continue
+		}
+		if n := utf8.RuneCountInString(key); n == 0 || n > maxMetadataKey || utf8.RuneCountInString(q.Get(name)) > maxMetadataValue {
+			return nil, fault.Fail(fault.InvalidRequest, "The query parameter %s must name a key of at most %d characters and a value of at most %d.", jsonread.Clip(name), maxMetadataKey, maxMetadataValue)
+		}
+		if pairs == nil {
+			pairs = map[string]string{}
+		}
+		pairs[key] = q.Get(name)
+	}
+	if len(pairs) > maxMetadata {
+		return nil, fault.Fail(fault.InvalidRequest, `There are more than %d query parameters "metadata.KEY".`, maxMetadata)
+	}
+	return pairs, nil
 }
 
 // setRateLimit tells what is left of the tenant's allowances

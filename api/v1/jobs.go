@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -203,25 +204,11 @@ func (a *API) writeJob(c echo.Context, job *tasks.Job) error {
 // ListJobs is GET /v1/jobs. A list shows no results: they are read one by one.
 func (a *API) ListJobs(c echo.Context) error {
 	ctx := c.Request().Context()
-	q := c.QueryParams()
-	f := tasks.Filter{
-		Tenant: a.c.Caller(c).Tenant, Status: tasks.Status(q.Get("status")),
-		Model: q.Get("model"), Batch: q.Get("batch"), After: q.Get("after"),
-	}
-	var err error
-	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
+	f, err := a.filter(c.QueryParams())
+	if err != nil {
 		return err
 	}
-	switch {
-	case f.Status != "" && !f.Status.Valid():
-		return fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a job's status.`)
-	case f.Batch != "" && !isObjectID(f.Batch, "batch_"):
-		return fault.Fail(fault.InvalidRequest, `The query parameter "batch" must be a batch's id.`)
-	case f.After != "" && !isObjectID(f.After, "job_"):
-		return fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
-	case len(f.Model) > maxModel:
-		return fault.Fail(fault.InvalidRequest, `The query parameter "model" is too long.`)
-	}
+	f.Tenant = a.c.Caller(c).Tenant
 	page, err := a.c.Jobs.Jobs(ctx, f)
 	if err != nil {
 		return err
@@ -229,6 +216,31 @@ func (a *API) ListJobs(c echo.Context) error {
 	return answerPage(c, len(page.Jobs), page.Next, func(b []byte, i int) []byte {
 		return a.job(b, &page.Jobs[i], a.desk.Waiting(ctx, &page.Jobs[i]))
 	})
+}
+
+// filter reads which jobs are asked for.
+func (a *API) filter(q url.Values) (f tasks.Filter, err error) {
+	f = tasks.Filter{Status: tasks.Status(q.Get("status")), Model: q.Get("model"), Pool: q.Get("pool"), Batch: q.Get("batch"), After: q.Get("after")}
+	switch {
+	case f.Status != "" && !f.Status.Valid():
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a job's status.`)
+	case f.Batch != "" && !isObjectID(f.Batch, "batch_"):
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "batch" must be a batch's id.`)
+	case f.After != "" && !isObjectID(f.After, "job_"):
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+	case len(f.Model) > maxModel:
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "model" is too long.`)
+	case f.Pool != "" && a.c.Pools.Provider(f.Pool) == "":
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "pool" must be the name of a pool, as in GET /v1/status.`)
+	}
+	if f.Metadata, err = queryMetadata(q); err != nil {
+		return f, err
+	}
+	if f.Since, f.Until, err = queryTimes(q); err != nil {
+		return f, err
+	}
+	f.Limit, err = queryInt(q, "limit", 20, 1, 100)
+	return f, err
 }
 
 // CancelJob is POST /v1/jobs/{id}/cancel.

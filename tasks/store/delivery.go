@@ -185,9 +185,9 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 		}
 		index = s.keys.sent(f.Endpoint)
 	}
-	ids, more, err := scan(ctx, f.Limit, s.newest(index, f.After), func(ctx context.Context, ids []string) ([]string, error) {
+	ids, more, err := scan(ctx, f.Limit, s.newest(index, f.After, func(ctx context.Context, ids []string) ([]string, error) {
 		return s.deliveriesOf(ctx, f.Status, ids)
-	})
+	}))
 	if err != nil {
 		return tasks.DeliveryPage{}, err
 	}

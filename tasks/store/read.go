@@ -2,9 +2,9 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -112,19 +112,16 @@ const (
 	scanPatience = 2 * time.Second
 )
 
-// scan collects ids for a page: of next, which lists n more, those that match
-// lets through. more is the page's last or the last that was looked at, where
-// the next page goes on, "" when nothing is left.
-func scan(ctx context.Context, limit int, next func(ctx context.Context, n int) ([]string, error),
-	match func(ctx context.Context, ids []string) ([]string, error),
-) (ids []string, more string, err error) {
+// look looks at the next n rows of a list: it returns those that a filter lets
+// through, how many there were, and the last of them.
+type look func(ctx context.Context, n int) (found []string, looked int, last string, err error)
+
+// scan collects ids for a page. more is the page's last or the last that was looked
+// at, where the next page goes on, "" when nothing is left.
+func scan(ctx context.Context, limit int, next look) (ids []string, more string, err error) {
 	begun := time.Now()
 	for n := limit + 1; ; n = min(2*n, scanMost) {
-		some, err := next(ctx, n)
-		if err != nil {
-			return nil, "", err
-		}
-		found, err := match(ctx, some)
+		found, looked, last, err := next(ctx, n)
 		if err != nil {
 			return nil, "", err
 		}
@@ -132,27 +129,21 @@ func scan(ctx context.Context, limit int, next func(ctx context.Context, n int) 
 		switch {
 		case len(ids) > limit:
 			return ids[:limit], ids[limit-1], nil
-		case len(some) < n:
+		case looked < n:
 			return ids, "", nil
 		case len(ids) > 0 && time.Since(begun) > scanPatience:
-			return ids, some[n-1], nil
+			return ids, last, nil
 		}
 	}
 }
 
 // Jobs returns one page of a tenant's jobs, newest first.
 func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
-	next := s.newest(s.keys.jobs(f.Tenant), f.After)
-	if f.Batch != "" {
-		b, err := s.Batch(ctx, f.Tenant, f.Batch)
-		if err != nil {
-			return tasks.Page{}, err
-		}
-		if next, err = s.backwards(ctx, b.ID, f.After); err != nil {
-			return tasks.Page{}, err
-		}
+	next, err := s.find(ctx, f)
+	if err != nil {
+		return tasks.Page{}, err
 	}
-	ids, more, err := scan(ctx, f.Limit, next, func(ctx context.Context, ids []string) ([]string, error) { return s.jobsOf(ctx, f, ids) })
+	ids, more, err := scan(ctx, f.Limit, next)
 	if err != nil {
 		return tasks.Page{}, err
 	}
@@ -167,90 +158,108 @@ func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
 	return page, nil
 }
 
-// jobsOf returns those of ids that a filter lets through.
-func (s *Store) jobsOf(ctx context.Context, f tasks.Filter, ids []string) ([]string, error) {
-	fields := []string{"s"}
-	if f.Model != "" {
-		fields = append(fields, "e")
+var findScript = script("find")
+
+// idSpare is how far the time in an id, of the process that made it, may be from
+// that of Redis, which counts.
+const idSpare = 10 * time.Minute
+
+// find looks through the jobs that a filter chooses from: the tenant's of the times
+// asked for, or those of a batch.
+func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
+	a := args{"status": f.Status, "model": f.Model, "pool": f.Pool, "since": max(0, milli(f.Since)), "till": 0}
+	if !f.Until.IsZero() {
+		a["till"] = max(1, milli(f.Until))
 	}
-	records, err := s.ask(ctx, s.keys.job, ids, fields...)
-	if err != nil {
-		return nil, fmt.Errorf("look through %d jobs: %w", len(ids), err)
+	if len(f.Metadata) > 0 {
+		a["metadata"] = f.Metadata
 	}
-	var out []string
-	for i, h := range records {
-		if h["s"] == "" || f.Status != "" && h["s"] != string(f.Status) {
-			continue
+	end := math.MaxInt // the index of the batch's next line
+	if f.Batch != "" {
+		if _, err := s.Batch(ctx, f.Tenant, f.Batch); err != nil {
+			return nil, err
 		}
-		if f.Model != "" {
-			var e struct {
-				Model string `json:"m"`
-			}
-			if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {
-				return nil, fmt.Errorf("read job %s: %w", ids[i], err)
-			}
-			if e.Model != f.Model {
-				continue
-			}
+		var err error
+		if end, err = s.lastLine(ctx, f.Batch, f.After); err != nil {
+			return nil, err
 		}
-		out = append(out, ids[i])
+		a["batch"] = f.Batch
+	} else {
+		from, low := "+", "-"
+		if !f.Until.IsZero() {
+			from = "(" + idAt(f.Until.Add(idSpare))
+		}
+		if f.After != "" && (from == "+" || "("+f.After < from) {
+			from = "(" + f.After
+		}
+		if !f.Since.IsZero() {
+			low = "[" + idAt(f.Since.Add(-idSpare))
+		}
+		a["tenant"], a["from"], a["low"] = f.Tenant, from, low
 	}
-	return out, nil
+	return func(ctx context.Context, n int) ([]string, int, string, error) {
+		if end < 0 {
+			return nil, 0, "", nil
+		}
+		a["n"], a["at"] = n, end
+		reply, err := s.run(ctx, findScript, a).Slice()
+		if err != nil {
+			return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)
+		}
+		looked, last := int(num(reply[0])), str(reply[1])
+		found := make([]string, len(reply)-2)
+		for i, id := range reply[2:] {
+			found[i] = str(id)
+		}
+		a["from"] = "(" + last
+		end -= looked
+		return found, looked, last, nil
+	}, nil
 }
 
-// newest lists the ids of an index from its end, or the one before after.
-func (s *Store) newest(index, after string) func(context.Context, int) ([]string, error) {
+// idAt is where the ids of jobs of that time begin.
+func idAt(t time.Time) string {
+	var u ulid.ULID
+	_ = u.SetTime(min(uint64(max(0, t.UnixMilli())), ulid.MaxTime())) // it cannot be too late
+	return "job_" + u.String()
+}
+
+// newest looks through an index from its end, or from the one before after, for what
+// match lets through.
+func (s *Store) newest(index, after string, match func(ctx context.Context, ids []string) ([]string, error)) look {
 	from := "+"
 	if after != "" {
 		from = "(" + after
 	}
-	return func(ctx context.Context, n int) ([]string, error) {
+	return func(ctx context.Context, n int) ([]string, int, string, error) {
 		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", index, redisError(err))
+			return nil, 0, "", fmt.Errorf("list %s: %w", index, redisError(err))
 		}
-		if len(ids) > 0 {
-			from = "(" + ids[len(ids)-1]
+		if len(ids) == 0 {
+			return nil, 0, "", nil
 		}
-		return ids, nil
+		last := ids[len(ids)-1]
+		from = "(" + last
+		found, err := match(ctx, ids)
+		return found, len(ids), last, err
 	}
 }
 
-// backwards lists a batch's ids from its last line, or the one before after.
-func (s *Store) backwards(ctx context.Context, batch, after string) (func(context.Context, int) ([]string, error), error) {
+// lastLine is the index of a batch's last line, or of the one before after; -1: none.
+func (s *Store) lastLine(ctx context.Context, batch, after string) (int, error) {
 	key := s.keys.lines(batch)
-	end := int64(-1)
-	if after != "" {
-		at, err := s.rdb.LPos(ctx, key, after, redis.LPosArgs{}).Result()
-		if err != nil {
-			if errors.Is(err, redis.Nil) {
-				return nil, tasks.ErrNotFound
-			}
-			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
+	n, err := s.rdb.LLen(ctx, key).Result()
+	if err == nil && after != "" {
+		n, err = s.rdb.LPos(ctx, key, after, redis.LPosArgs{}).Result()
+		if errors.Is(err, redis.Nil) {
+			return 0, tasks.ErrNotFound
 		}
-		end = at - 1
-	} else {
-		n, err := s.rdb.LLen(ctx, key).Result()
-		if err != nil {
-			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
-		}
-		end = n - 1
 	}
-	return func(ctx context.Context, n int) ([]string, error) {
-		if end < 0 {
-			return nil, nil
-		}
-		start := max(0, end-int64(n)+1)
-		ids, err := s.rdb.LRange(ctx, key, start, end).Result()
-		if err != nil {
-			return nil, fmt.Errorf("list batch %s: %w", batch, redisError(err))
-		}
-		end = start - 1
-		for i, k := 0, len(ids)-1; i < k; i, k = i+1, k-1 {
-			ids[i], ids[k] = ids[k], ids[i]
-		}
-		return ids, nil
-	}, nil
+	if err != nil {
+		return 0, fmt.Errorf("list batch %s: %w", batch, redisError(err))
+	}
+	return int(n) - 1, nil
 }
 
 // Load reports a pool's load. The oldest job is looked for at the head of the

@@ -1,0 +1,41 @@
+-- Looks through the next jobs of a list, from its end, for those that a filter lets
+-- through. What decides is read here: a rare filter over many jobs sends their ids alone.
+-- KEYS     see begin.lua
+-- ARGV[2]  {n: jobs to look at; tenant, from, low: of the tenant's jobs, between these
+--          two of ZREVRANGEBYLEX; or batch, at: of the batch's lines, from that index down;
+--          then what the filter asks: status, model, pool: '' for any; since, till: ms,
+--          0 for any; metadata: pairs, left out for any}
+-- Returns  {how many were looked at, the last of them or '', those let through, ...}.
+local ids
+if a.batch then
+  local up = redis.call('LRANGE', keys.lines(a.batch), math.max(0, a.at - a.n + 1), a.at)
+  ids = {}
+  for i = #up, 1, -1 do
+    ids[#ids + 1] = up[i]
+  end
+else
+  ids = redis.call('ZREVRANGEBYLEX', keys.jobs(a.tenant), a.from, a.low, 'LIMIT', 0, a.n)
+end
+
+-- fits reports whether what never changes about a job is what the filter asks.
+local function fits(envelope)
+  if a.model ~= '' and envelope.m ~= a.model then return false end
+  for name, value in pairs(a.metadata or {}) do
+    if not envelope.md or envelope.md[name] ~= value then return false end
+  end
+  return true
+end
+
+local out = { #ids, ids[#ids] or '' }
+local deep = a.model ~= '' or a.metadata
+for _, id in ipairs(ids) do
+  local key = keys.job(id)
+  local j = redis.call('HMGET', key, 's', 'p', 'ct')
+  local created = tonumber(j[3] or 0)
+  if j[1] and (a.status == '' or j[1] == a.status) and (a.pool == '' or j[2] == a.pool)
+    and created >= a.since and (a.till == 0 or created < a.till)
+    and (not deep or fits(cjson.decode(redis.call('HGET', key, 'e')))) then
+    out[#out + 1] = id
+  end
+end
+return out
