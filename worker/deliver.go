@@ -100,7 +100,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(d.ended, d.standing)
 	}
-	d.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, waker: queue.NewWaker(time.Second), grace: deliverGrace, handBack: deliverGrace, log: d.log})
+	d.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, poll: time.Second, grace: deliverGrace, handBack: deliverGrace, log: d.log})
 	d.server.serve(queue.Deliveries, c.Concurrency, nil, d.handle)
 	return d, nil
 }

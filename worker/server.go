@@ -21,6 +21,7 @@ import (
 // that still run, and returns once they are handed back.
 type server struct {
 	c        serverConfig
+	waker    *queue.Waker
 	queues   []*served
 	stopping chan struct{} // closed when no new work may begin
 }
@@ -42,25 +43,30 @@ type handler func(base context.Context, payload []byte) error
 type serverConfig struct {
 	redis    redis.UniversalClient // the server puts the waker's hook on it
 	prefix   string                // of the queues
-	waker    *queue.Waker
-	grace    time.Duration // for what is in hand at a stop
-	handBack time.Duration // for handlers beyond it, to hand back what was cut off
+	poll     time.Duration         // of an idle queue; 0: see queue.NewWaker
+	grace    time.Duration         // for what is in hand at a stop
+	handBack time.Duration         // for handlers beyond it, to hand back what was cut off
 	log      *slog.Logger
 }
+
+// passOn is how long a stop waits until the tasks that came in one round trip have
+// reached their handlers, which hand them back. Later ones are found by a sweep.
+const passOn = time.Second
 
 // errGrace ends calls that outlast the grace period.
 var errGrace = errors.New("the grace period is over")
 
 func newServer(c serverConfig) *server {
-	c.redis.AddHook(c.waker)
-	return &server{c: c, stopping: make(chan struct{})}
+	s := &server{c: c, waker: queue.NewWaker(c.redis, c.poll), stopping: make(chan struct{})}
+	c.redis.AddHook(s.waker)
+	return s
 }
 
 // serve adds a queue. This process runs at most concurrency of its tasks at once,
 // and takes none while shut says so; nil: never.
 func (s *server) serve(name string, concurrency int, shut func() bool, handle handler) {
 	name = queue.Name(s.c.prefix, name)
-	s.c.waker.Shut(name, shut)
+	s.waker.Serve(name, concurrency, shut)
 	s.queues = append(s.queues, &served{name, handle, asynq.NewServerFromRedisClient(queue.Server(s.c.redis), asynq.Config{
 		Concurrency:       concurrency,
 		Queues:            map[string]int{name: 1},
@@ -74,7 +80,7 @@ func (s *server) serve(name string, concurrency int, shut func() bool, handle ha
 }
 
 // kick wakes an idle queue, which holds n tasks more; 0 when the number is unknown.
-func (s *server) kick(name string, n int) { s.c.waker.Kick(queue.Name(s.c.prefix, name), n) }
+func (s *server) kick(name string, n int) { s.waker.Kick(queue.Name(s.c.prefix, name), n) }
 
 // run serves until during returns, and then stops. When one queue cannot be
 // served, the others are stopped.
@@ -93,6 +99,7 @@ func (s *server) run(ctx context.Context, during func()) error {
 func (s *server) start(base context.Context) (started []*served, err error) {
 	for _, q := range s.queues {
 		err := q.asynq.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
+			defer s.waker.Done(q.name)
 			return q.handle(base, t.Payload())
 		}))
 		if err != nil {
@@ -104,7 +111,7 @@ func (s *server) start(base context.Context) (started []*served, err error) {
 }
 
 func (s *server) stop(started []*served, cut context.CancelCauseFunc) {
-	s.c.waker.Release()
+	s.waker.Close(passOn)
 	for _, q := range started {
 		q.asynq.Stop()
 	}

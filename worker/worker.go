@@ -183,7 +183,7 @@ func New(c Config) (*Worker, error) {
 		w.log = slog.New(slog.DiscardHandler)
 	}
 	w.m = newMetrics(c.Metrics)
-	w.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, waker: queue.NewWaker(0), grace: c.Grace, handBack: afterGrace, log: w.log})
+	w.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
 		if err := w.serve(cfg); err != nil {
 			return nil, err

@@ -248,7 +248,7 @@ func TestASweepWakesADueJob(t *testing.T) {
 func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	srv := redistest.Start(t, redistest.Options{})
 	rdb, own := srv.Client(), srv.Client()
-	w := queue.NewWaker(0)
+	w := queue.NewWaker(own, 0)
 	own.AddHook(w)
 	var asks atomic.Int64
 	own.AddHook(counter{&asks})
@@ -263,7 +263,7 @@ func TestAnIdleServerWaitsForAKick(t *testing.T) {
 	})); err != nil {
 		t.Fatal(err)
 	}
-	stop := func() { w.Release(); server.Shutdown() }
+	stop := func() { w.Close(0); server.Shutdown() }
 	defer stop()
 
 	redistest.Until(t, "the server finds the queue empty and waits", func() bool { return asks.Load() > 0 })

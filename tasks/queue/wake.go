@@ -11,120 +11,224 @@ import (
 )
 
 // Waker is a go-redis hook that makes an Asynq server wait for work instead of
-// polling for it. Asynq asks an empty queue again after TaskCheckInterval;
-// with the hook on the server's client, the next ask after an empty one is
-// held until Kick or until its poll is due. Nothing of Asynq changes,
-// and without kicks it is only a slower poll.
+// polling for it, and take several tasks in one round trip. Asynq asks an empty
+// queue again after TaskCheckInterval; with the hook on the server's client, the
+// next ask after an empty one is held until Kick or until its poll is due. Asynq
+// asks for one task at a time; where more are known or likely to wait, the hook
+// sends its ask several times in one pipeline, and answers Asynq's next asks with
+// what has come. Nothing of Asynq changes, and without kicks it is only a slower poll.
 type Waker struct {
+	rdb  redis.UniversalClient
 	poll time.Duration
 
 	mu     sync.Mutex
-	kicked map[string]chan struct{} // by queue; closed by a kick
-	empty  map[string]bool          // by queue: the last ask found none, so at most the told tasks are in it
-	told   map[string]int           // by queue: tasks that were put into an empty one, and not asked for yet
-	shut   map[string]func() bool   // by queue; set before the server starts
-	open   chan struct{}            // closed by Release
+	queues map[string]*asked
+	moved  chan struct{} // told when a task was passed on, or an ask has returned
+	closed chan struct{} // by Close
 }
 
-// NewWaker returns a Waker for one client. An idle server looks by itself every
-// poll; 0 means half a second.
-func NewWaker(poll time.Duration) *Waker {
+// asked is what is known of a queue.
+type asked struct {
+	kicked chan struct{} // closed by the next kick
+	empty  bool          // the last ask found none, so at most the told tasks are in it
+	told   int           // tasks that were put into an empty one, and not asked for yet
+	free   int           // tasks that its server has room for; an ask is for one at least
+	likely int           // tasks that the next ask of one with an unknown number is for: twice what the last one found
+	asks   int           // under way
+	came   []any         // answers that came with another, for Asynq's next asks
+	shut   func() bool   // no task is to be taken; nil: never
+}
+
+// mostAtOnce is how many tasks one round trip takes at most. One whose answer is lost
+// leaves them to [Feeder.Run], which hands them out anew.
+const mostAtOnce = 16
+
+// NewWaker returns a Waker, which is to be added to the hooks of rdb, a client of
+// Asynq's servers alone. An idle server looks by itself every poll; 0 means half a second.
+func NewWaker(rdb redis.UniversalClient, poll time.Duration) *Waker {
 	if poll == 0 {
 		poll = 500 * time.Millisecond
 	}
-	return &Waker{poll: poll, kicked: map[string]chan struct{}{}, empty: map[string]bool{}, told: map[string]int{}, shut: map[string]func() bool{}, open: make(chan struct{})}
+	return &Waker{rdb: rdb, poll: poll, queues: map[string]*asked{}, moved: make(chan struct{}, 1), closed: make(chan struct{})}
+}
+
+// Serve says that a server works at a queue, with room for so many tasks at
+// once. While shut says so, the queue looks empty, however many tasks it holds: this
+// process takes none; nil: never. Without Serve the queue is asked for one task at a time.
+func (w *Waker) Serve(queue string, room int, shut func() bool) {
+	w.change(queue, func(q *asked) {
+		q.free += room
+		q.shut = shut
+	})
+}
+
+// Done says that the server has room for a task more: one that it was passed has ended.
+func (w *Waker) Done(queue string) { w.change(queue, func(q *asked) { q.free++ }) }
+
+func (w *Waker) change(queue string, by func(*asked)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	by(w.queue(queue))
+}
+
+// queue returns what is known of a queue, under w.mu.
+func (w *Waker) queue(name string) *asked {
+	q := w.queues[name]
+	if q == nil {
+		q = &asked{kicked: make(chan struct{}), likely: 1}
+		w.queues[name] = q
+	}
+	return q
 }
 
 // Kick lets the held ask of a queue go ahead, for it holds n tasks more: n
-// asks are made, and none to learn that it is empty again. With 0 the number is
+// tasks are asked for, and none to learn that it is empty again. With 0 the number is
 // unknown: the queue is asked until it is empty.
 func (w *Waker) Kick(queue string, n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n > 0 && w.empty[queue] {
-		w.told[queue] += n
-	} else {
-		w.empty[queue], w.told[queue] = false, 0
-	}
-	if c := w.kicked[queue]; c != nil {
-		close(c)
-		delete(w.kicked, queue)
-	}
+	w.change(queue, func(q *asked) {
+		if n > 0 && q.empty {
+			q.told += n
+		} else {
+			q.empty, q.told = false, 0
+		}
+		close(q.kicked)
+		q.kicked = make(chan struct{})
+	})
 }
 
-// Shut has a queue looked empty while shut says so, however many tasks it holds: this
-// process takes none. It is called before the server of the queue starts.
-func (w *Waker) Shut(queue string, shut func() bool) { w.shut[queue] = shut }
-
-// closed waits for a poll's time when the queue is shut, and reports whether it is.
-func (w *Waker) closed(ctx context.Context, queue string) bool {
-	if shut := w.shut[queue]; shut == nil || !shut() {
-		return false
-	}
-	timer := time.NewTimer(w.poll)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-w.open:
-	case <-ctx.Done():
-	}
-	return true
-}
-
-// Release ends all holding, for shutdown. It may be called more than once.
-func (w *Waker) Release() {
+// Close ends the asking, for shutdown, and waits until what has come was passed on
+// to Asynq, or for within. From then on Asynq is told that every queue is empty.
+// It may be called more than once.
+func (w *Waker) Close(within time.Duration) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	select {
-	case <-w.open:
+	case <-w.closed:
 	default:
-		close(w.open)
-	}
-}
-
-// before holds an ask of a queue that was empty at the last one. It returns the
-// channel that the next kick closes, and whether nobody told of a task.
-func (w *Waker) before(ctx context.Context, queue string) (kick <-chan struct{}, polled bool) {
-	w.mu.Lock()
-	next := w.kicked[queue]
-	if next == nil {
-		next = make(chan struct{})
-		w.kicked[queue] = next
-	}
-	hold := w.empty[queue] && w.told[queue] == 0
-	if !hold && w.empty[queue] {
-		w.told[queue]--
+		close(w.closed)
 	}
 	w.mu.Unlock()
-	if !hold {
-		return next, false
+	late := time.NewTimer(within)
+	defer late.Stop()
+	for w.busy() {
+		select {
+		case <-w.moved:
+		case <-late.C:
+			return
+		}
 	}
-	timer := time.NewTimer(w.poll)
-	defer timer.Stop()
-	select {
-	case <-next:
-		return w.before(ctx, queue)
-	case <-timer.C:
-	case <-w.open:
-	case <-ctx.Done():
-	}
-	return next, true
 }
 
-// after notes whether the ask found nothing; a kick that came meanwhile wins.
-// polled says that no task was told of: if the ask found one, there may be more.
-func (w *Waker) after(queue string, nothing, polled bool, kick <-chan struct{}) {
+// busy reports whether something is asked for, or has come and was not passed on.
+func (w *Waker) busy() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch {
-	case nothing:
-		select {
-		case <-kick:
-		default:
-			w.empty[queue], w.told[queue] = true, 0 // others have taken the told tasks
+	for _, q := range w.queues {
+		if q.asks > 0 || len(q.came) > 0 {
+			return true
 		}
+	}
+	return false
+}
+
+// ask is one round trip to a queue.
+type ask struct {
+	many   int             // tasks that it is for; 0: none is to be made
+	came   any             // with many 0: the answer that had come before, or nil
+	polled bool            // nobody told of a task
+	kicked <-chan struct{} // closed by the next kick
+}
+
+// before holds an ask of a queue that was empty at the last one.
+func (w *Waker) before(ctx context.Context, queue string) ask {
+	var due <-chan time.Time
+	for polled := false; ; {
+		a, ready := w.next(queue, polled)
+		if ready {
+			return a
+		}
+		if due == nil {
+			timer := time.NewTimer(w.poll)
+			defer timer.Stop()
+			due = timer.C
+		}
+		select {
+		case <-a.kicked:
+		case <-w.closed:
+		case <-due:
+			polled = true
+		case <-ctx.Done():
+			return ask{}
+		}
+	}
+}
+
+// next says what the next ask of a queue is, and false when it is to be held.
+func (w *Waker) next(queue string, polled bool) (a ask, ready bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := w.queue(queue)
+	a.kicked = q.kicked
+	select {
+	case <-w.closed:
+		ready = true
+	default:
+	}
+	switch {
+	case len(q.came) > 0:
+		a.came, q.came = q.came[0], q.came[1:]
+		q.free--
+		wake(w.moved)
+		return a, true
+	case ready:
+		return a, true
+	case q.shut != nil && q.shut():
+		return a, polled
+	case q.told > 0:
+		a.many = q.told
+	case !q.empty:
+		a.many = q.likely
 	case polled:
-		w.empty[queue], w.told[queue] = false, 0
+		a.many, a.polled = 1, true
+	default:
+		return a, false
+	}
+	a.many = max(1, min(a.many, q.free, mostAtOnce))
+	q.told = max(0, q.told-a.many)
+	q.asks++
+	return a, true
+}
+
+// after notes how many tasks an ask found; a kick that came meanwhile wins.
+func (w *Waker) after(queue string, a ask, found []any, again bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := w.queue(queue)
+	q.asks--
+	if len(found) > 0 {
+		q.free-- // the first is Asynq's already
+		q.came = append(q.came, found[1:]...)
+	}
+	q.likely = min(2*max(1, len(found)), mostAtOnce)
+	switch {
+	case again:
+		q.empty, q.told = false, 0
+	case len(found) < a.many:
+		q.likely = 1
+		select {
+		case <-a.kicked:
+		default:
+			q.empty, q.told = true, 0 // others have taken the told tasks
+		}
+	case a.polled:
+		q.empty, q.told = false, 0 // there may be more
+	}
+	wake(w.moved)
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -152,24 +256,62 @@ func (w *Waker) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
 }
 
-// ProcessHook holds the asks of an empty queue.
+// ProcessHook holds the asks of an empty queue, and lets one of another take several tasks.
 func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		queue := dequeued(cmd)
-		if queue == "" {
+		asks, ok := cmd.(*redis.Cmd)
+		if queue == "" || !ok {
 			return next(ctx, cmd)
 		}
-		if w.closed(ctx, queue) {
-			cmd.SetErr(redis.Nil)
+		a := w.before(ctx, queue)
+		switch {
+		case a.came != nil:
+			asks.SetVal(a.came)
+			return nil
+		case a.many == 0:
+			asks.SetErr(redis.Nil)
 			return redis.Nil
 		}
-		kick, polled := w.before(ctx, queue)
-		err := next(ctx, cmd)
+		var found []any
+		var err error
+		if a.many == 1 {
+			if err = next(ctx, cmd); err == nil {
+				found = []any{asks.Val()}
+			}
+		} else {
+			found, err = w.several(ctx, asks, a.many)
+		}
 		// A Redis that cannot answer is not asked more often than an empty queue;
 		// an unknown script is sent whole by the very next command.
-		w.after(queue, err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT"), polled, kick)
+		w.after(queue, a, found, redis.HasErrorPrefix(err, "NOSCRIPT"))
 		return err
 	}
+}
+
+// several sends an ask so many times in one round trip, and returns what was
+// found. The answer to the ask itself is the first, if any.
+func (w *Waker) several(ctx context.Context, first *redis.Cmd, many int) (found []any, err error) {
+	pipe := w.rdb.Pipeline()
+	all := []*redis.Cmd{first}
+	_ = pipe.Process(ctx, first)
+	for len(all) < many {
+		c := redis.NewCmd(ctx, first.Args()...)
+		all = append(all, c)
+		_ = pipe.Process(ctx, c)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for _, c := range all {
+		if c.Err() == nil {
+			found = append(found, c.Val())
+		}
+	}
+	if err = first.Err(); err != nil && len(found) > 0 {
+		first.SetErr(nil) // it met what its answer could not be read of; the next did not
+		first.SetVal(found[0])
+		err = nil
+	}
+	return found, err
 }
 
 // ProcessPipelineHook changes nothing: Asynq does not dequeue in pipelines.
