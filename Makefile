@@ -35,7 +35,7 @@ prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or pa
 	go run ./cmd/prove kill
 
 .PHONY: bench
-bench: bench-pace bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
+bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 
 .PHONY: bench-webhooks
 bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
@@ -44,6 +44,14 @@ bench-webhooks: ## Deliveries a second against signing and sending alone; slow r
 .PHONY: bench-pace
 bench-pace: ## Share of the allowance used, 429s, Redis calls a job
 	go run ./cmd/prove pace $(BENCHFLAGS)
+
+.PHONY: bench-far
+bench-far: ## Calls a second of one worker at 20 ms from Redis
+	go run ./cmd/prove far $(BENCHFLAGS)
+
+.PHONY: prove-stall
+prove-stall: ## Stop workers for moments and crowd their processors; fail when the allowance is passed or left, about 2 minutes
+	go run ./cmd/prove stall
 
 .PHONY: bench-submit
 bench-submit: ## Submits a second, against a bare handler

@@ -83,10 +83,16 @@ func (a *attempt) run(base context.Context) error {
 		}
 		return nil
 	}
+	if err := a.confirm(ctx); err != nil {
+		if !lost(ctx) {
+			a.handBack(base, tasks.HandedBack)
+		}
+		return nil
+	}
 	a.ask(ctx)
 	if lost(ctx) {
 		// The record has moved on already. What the provider did is still charged.
-		a.settle(base, actual(a.answer))
+		a.settle(base, a.actual())
 		return nil
 	}
 	a.end(base, a.judge(base))
@@ -138,11 +144,35 @@ func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 // pace waits until the job may be sent. The wait ends early when the job is
 // lost, the worker stops, or makes no calls of this pool any more.
 func (a *attempt) pace(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := a.untilStop(ctx)
 	defer cancel()
-	stopped := make(chan struct{})
+	job := &a.job
+	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
+		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
+		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
+	})
+	return err
+}
+
+// confirm takes another place in the pace when this process stood still since it
+// got its own. A job that has to wait long for that is handed back: it says
+// that it runs, and does not.
+func (a *attempt) confirm(ctx context.Context) (err error) {
+	ctx, cancel := a.untilStop(ctx)
+	defer cancel()
+	late := time.AfterFunc(a.w.c.StartWithin, cancel)
+	defer late.Stop()
+	a.grant, err = a.p.Gate.Confirm(ctx, a.grant)
+	return err
+}
+
+// untilStop returns a context that also ends when the worker begins to stop, or
+// makes no calls of this pool any more. Its cancel returns when nothing watches for that any more.
+func (a *attempt) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
 	go func() {
-		defer close(stopped)
+		defer close(watched)
 		select {
 		case <-a.w.server.stopping:
 			cancel()
@@ -151,14 +181,7 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 	}()
-	job := &a.job
-	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
-		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
-		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
-	})
-	cancel()
-	<-stopped
-	return err
+	return ctx, func() { cancel(); <-watched }
 }
 
 // errLate is a start that was recorded after StartWithin: this process or Redis
@@ -232,7 +255,7 @@ func (a *attempt) report(base context.Context) pool.Standing {
 		a.answer.Outcome, a.answer.MaybeBilled = tasks.HandedBack, true
 	}
 	if a.answer.Doubt != upstream.NoDoubt {
-		a.settle(base, actual(a.answer)) // while the refusal is held, its reservation holds up nobody
+		a.settle(base, a.actual()) // while the refusal is held, its reservation holds up nobody
 	}
 	// That the job's own deadline cut the call off says nothing about the provider.
 	if a.p.Health == nil || a.outOfTime {
@@ -301,7 +324,7 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 // end records an ending and settles the call.
 func (a *attempt) end(base context.Context, e tasks.Ending) {
 	record := func(ctx context.Context) { a.record(ctx, e) }
-	settle := func(ctx context.Context) { a.settle(ctx, actual(a.answer)) }
+	settle := func(ctx context.Context) { a.settle(ctx, a.actual()) }
 	if e.Status == tasks.StatusSucceeded {
 		pipeline.Join(base, nil, record, settle) // in one round trip, the end first: somebody may wait for it
 	} else {
@@ -405,7 +428,17 @@ func ready(j tasks.Job) time.Time {
 	return j.CreatedAt
 }
 
-// actual is what a call has cost, for the gate.
+// actual is what the call has cost, for the gate. Headers that may have waited for
+// this process to go on say nothing of what remains now.
+func (a *attempt) actual() limit.Actual {
+	out := actual(a.answer)
+	if o := out.Observed; o != nil && a.w.pulse.late(a.answer.HeadersAt, time.Now()) {
+		o.Requests.HasRemaining, o.InputTokens.HasRemaining, o.OutputTokens.HasRemaining = false, false, false
+	}
+	return out
+}
+
+// actual is what a call has cost, as far as its answer says.
 func actual(a upstream.Answer) limit.Actual {
 	out := limit.Actual{Refused: refusedUnpaid(a), Observed: observed(a.Rates, time.Since(a.HeadersAt))}
 	if a.Usage != nil {

@@ -55,6 +55,7 @@ type Caller interface {
 type Gate interface {
 	Run(ctx context.Context) error
 	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
+	Confirm(ctx context.Context, g limit.Grant) (limit.Grant, error)
 	SettleInput(ctx context.Context, g limit.Grant, inputTokens int64, seen *limit.Observed) error
 	Settle(ctx context.Context, g limit.Grant, a limit.Actual) error
 	SoftRefusal(ctx context.Context) error
@@ -121,6 +122,7 @@ type Worker struct {
 	server *server
 	pools  map[string]*servedPool
 	m      metrics
+	pulse  *pulse
 
 	mu   sync.Mutex
 	held map[string]*attempt // by job id
@@ -178,7 +180,7 @@ func New(c Config) (*Worker, error) {
 	c.RenewEvery = cmp.Or(c.RenewEvery, 2500*time.Millisecond)
 	c.StartWithin = cmp.Or(c.StartWithin, 5*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
-	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}}
+	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}, pulse: newPulse()}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -243,6 +245,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		parts.Go(func() error { return p.Gate.Run(partsCtx) })
 	}
 	parts.Go(func() error { return w.renew(partsCtx) })
+	parts.Go(func() error { return w.pulse.run(partsCtx, w.inHand) })
 
 	err := w.server.run(ctx, func() {
 		select {
@@ -299,6 +302,14 @@ func (w *Worker) hold(a *attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held[a.ticket.ID] = a
+	w.pulse.wake()
+}
+
+// inHand reports whether there is any job in hand.
+func (w *Worker) inHand() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.held) > 0
 }
 
 func (w *Worker) drop(a *attempt) {

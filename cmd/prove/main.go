@@ -11,12 +11,15 @@
 //	          while workers, APIs and Redis are killed and workers are stopped
 //	hooks     webhooks: deliveries a second, beside slow receivers, and none lost
 //	          while workers and Redis are killed
+//	stall     workers that stand still now and then, or share their processors,
+//	          use their allowance and pass it by nothing
 //
 // A measurement prints each figure beside the bar that the project holds itself
 // to; its exit code is 0 whatever the figures are.
 //
 //	outage    an outage, a shared key, lost state, killed workers, a skewed clock
 //	pace      share of the allowance used, 429s, gate and Redis calls a job
+//	far       calls a second of one worker that is far from Redis
 //	submit    submits a second against a bare Echo + JWT + Asynq handler
 //	pickup    from a submit to the provider while idle, and what idling costs
 //	sync      what Prefer: wait adds to a direct call
@@ -55,6 +58,8 @@ type CLI struct {
 	Hooks   hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
 	Outage  outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
 	Pace    bench.Pace     `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
+	Far     bench.Far      `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
+	Stall   bench.Stall    `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
 	Submit  bench.Submit   `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
 	Pickup  bench.Pickup   `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
 	Sync    bench.Sync     `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`

@@ -24,7 +24,7 @@ func (g *Gate) Settle(ctx context.Context, grant Grant, a Actual) error {
 	}
 	s := settlement{grant: grant, how: how, in: max(0, a.InputTokens), out: max(0, a.OutputTokens), seen: a.Observed}
 	g.mu.Lock()
-	delete(g.unsettled, grant.key)
+	g.forgetLocked(grant.key)
 	g.mu.Unlock()
 	err := g.writeSettlement(ctx, s)
 	if err != nil {

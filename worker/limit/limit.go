@@ -15,7 +15,8 @@
 //
 // A process makes one [Gate] for a pool with [New] and keeps [Gate.Run] running.
 // Before each call it asks [Gate.Take], which returns when the call may be sent,
-// and afterwards it tells [Gate.Settle] what the call used, and what the
+// and right before it sends [Gate.Confirm], which takes another place when the process
+// stood still meanwhile. Afterwards it tells [Gate.Settle] what the call used, and what the
 // provider's headers said. A refusal is told too: a short one by
 // [Gate.SoftRefusal], a longer one by [Gate.Hold], one for a rise of use by
 // [Gate.Ramp]. [Gate.State] says how the gate stands and how long work has to wait.
@@ -121,25 +122,29 @@ type Config struct {
 // Gate is one process's door to a pool's allowance. Its methods may be called
 // from any goroutine.
 type Gate struct {
-	cfg        Config
-	rdb        redis.UniversalClient
-	log        *slog.Logger
-	clock      clock
-	m          *metrics
-	keys       []string
-	common     common // but for the epoch
-	channel    string
-	holder     string
-	epoch      atomic.Int64
-	serial     atomic.Uint64
-	running    atomic.Bool
-	subscribed atomic.Bool // the subscription stands
+	cfg         Config
+	rdb         redis.UniversalClient
+	log         *slog.Logger
+	clock       clock
+	m           *metrics
+	keys        []string
+	common      common // but for the epoch
+	channel     string
+	holder      string
+	handedSlack time.Duration // of a place that was handed over: no script says it
+	epoch       atomic.Int64
+	serial      atomic.Uint64
+	running     atomic.Bool
+	subscribed  atomic.Bool // the subscription stands
 
 	mu         sync.Mutex
 	queue      list.List // of *waiter, first come first served
 	stopped    bool
 	handed     []answer             // booked for us in line
 	unsettled  map[string]time.Time // our unsettled reservations, until when to renew for them
+	unsent     map[string]Grant     // those that nobody has confirmed; by key
+	late       []lateArgs           // those whose time has passed, until Redis knows
+	usual      time.Duration        // from the time of a place until it is confirmed, see late.go; below 0: not known
 	ledger     []settlement         // what Redis has not been told yet
 	holdUntil  time.Time            // as far as this process knows
 	holdsNoted int                  // how often a hold was noted
@@ -196,8 +201,8 @@ func New(cfg Config) (*Gate, error) {
 	g := &Gate{
 		cfg: cfg, rdb: cfg.Redis, log: cfg.Log.With("pool", cfg.Pool), clock: cfg.clock, m: m,
 		keys: keys, channel: channel, holder: hex.EncodeToString(id[:]),
-		unsettled: map[string]time.Time{},
-		wakePump:  make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
+		unsettled: map[string]time.Time{}, unsent: map[string]Grant{}, usual: -1,
+		wakePump: make(chan struct{}, 1), wakeQueue: make(chan struct{}, 1), wakeLedger: make(chan struct{}, 1),
 	}
 	g.common = common{
 		Holder: g.holder, Lease: cfg.lease.Seconds(),
@@ -205,6 +210,7 @@ func New(cfg Config) (*Gate, error) {
 		Burst:  l.burst(), Concurrency: l.Concurrency,
 		Channel: g.channel, Lifetime: (cfg.Timeout + 30*time.Second).Seconds(),
 	}
+	g.handedSlack = l.slack()
 	return g, nil
 }
 
@@ -231,6 +237,9 @@ type Grant struct {
 
 	key   string
 	epoch int64
+	need  Need
+	due   time.Time     // when it may be sent, at the earliest
+	slack time.Duration // how much later it may be; below 0: for ever
 }
 
 // Actual is what a call used, for [Gate.Settle].
@@ -273,6 +282,8 @@ type answer struct {
 	key    string
 	epoch  int64
 	at     time.Time // when it reached us
+	asked  time.Time // when it was asked for, or, of one that was handed over, at
+	slack  time.Duration
 }
 
 // settlement is one call of the settle script.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -60,7 +61,9 @@ func (g *Gate) hear(text string) {
 	}
 	switch {
 	case f[0] == g.holder:
-		g.receive(answer{status: f[2], wait: wait, key: f[4], epoch: epoch, at: g.clock.now()})
+		a := g.handedOver(f[2], wait, f[4])
+		a.epoch = epoch
+		g.receive(a)
 	case f[2] == "hold":
 		g.noteHold(wait)
 	case f[2] == "free":
@@ -88,6 +91,11 @@ func (g *Gate) receive(a answer) {
 	wake(g.wakePump)
 }
 
+func (g *Gate) handedOver(status string, wait time.Duration, key string) answer {
+	now := g.clock.now()
+	return answer{status: status, wait: wait, key: key, at: now, asked: now, slack: g.handedSlack}
+}
+
 // parseAnswer reads "status wait key".
 func (g *Gate) parseAnswer(m string) (answer, error) {
 	f := strings.Fields(m)
@@ -98,5 +106,5 @@ func (g *Gate) parseAnswer(m string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{status: f[0], wait: wait, key: f[2], at: g.clock.now()}, nil
+	return g.handedOver(f[0], wait, f[2]), nil
 }

@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer, pool string) (*metrics, error) {
 	label := []string{"pool"}
 	acquires := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_gate_acquires_total",
-		Help: "Questions for a slot, by answer: granted at once, booked ahead, hold, far (line too long), full (concurrency), error.",
+		Help: "Questions for a slot, by answer: granted at once, booked ahead, hold, far (line too long), full (concurrency), late (its time had passed, so it was given back), error.",
 	}, []string{"pool", "result"})
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_gate_settles_total",

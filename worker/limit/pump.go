@@ -60,6 +60,10 @@ func (g *Gate) stop(ctx context.Context) {
 		}
 	}
 	g.handed = nil
+	for _, l := range g.late {
+		g.laterLocked(back(l.Key, g.epoch.Load()))
+	}
+	g.late = nil
 	g.mu.Unlock()
 
 	end, cancel := lastCall(ctx)
@@ -96,7 +100,7 @@ func (g *Gate) keepAlive(ctx context.Context) {
 		g.mu.Lock()
 		for key, end := range g.unsettled {
 			if now.After(end) {
-				delete(g.unsettled, key)
+				g.forgetLocked(key)
 			}
 		}
 		busy, asking := len(g.unsettled) > 0 || g.slotAhead || g.inLine != "", g.inLine
@@ -240,7 +244,8 @@ func (g *Gate) grant(w *waiter, a answer) {
 	}
 	g.queue.Remove(w.el)
 	now := g.clock.now()
-	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch}
+	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch, need: w.need, due: a.asked.Add(a.wait), slack: a.slack}
+	g.unsent[a.key] = w.grant
 	w.done = true
 	g.unsettled[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)
 	g.m.wait.Observe(now.Sub(w.since).Seconds())

@@ -561,7 +561,7 @@ func TestMetricsOfTwoPoolsInOneRegistry(t *testing.T) {
 		settle(t, g, take(t, g, Need{ID: "a"}), Actual{Known: true})
 	}
 	const want = `
-# HELP sluice_gate_acquires_total Questions for a slot, by answer: granted at once, booked ahead, hold, far (line too long), full (concurrency), error.
+# HELP sluice_gate_acquires_total Questions for a slot, by answer: granted at once, booked ahead, hold, far (line too long), full (concurrency), late (its time had passed, so it was given back), error.
 # TYPE sluice_gate_acquires_total counter
 sluice_gate_acquires_total{pool="p",result="granted"} 1
 sluice_gate_acquires_total{pool="q",result="granted"} 1

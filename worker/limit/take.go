@@ -3,6 +3,7 @@ package limit
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -32,6 +33,11 @@ type waiter struct {
 // When ctx ends, the place goes back and the error is ctx's; without Redis it waits
 // and asks again. [ErrStopped] says that Run has ended.
 func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
+	return g.take(ctx, n, false)
+}
+
+// take is Take; first is for a call that has waited for its turn before.
+func (g *Gate) take(ctx context.Context, n Need, first bool) (Grant, error) {
 	if n.ID == "" || strings.ContainsAny(n.ID, " \t\r\n") || !utf8.ValidString(n.ID) {
 		return Grant{}, fmt.Errorf("limit: Need.ID %q: want a name in UTF-8 without white space", n.ID)
 	}
@@ -45,7 +51,11 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 		g.mu.Unlock()
 		return Grant{}, ErrStopped
 	}
-	w.el = g.queue.PushBack(w)
+	if first {
+		w.el = g.queue.PushFront(w)
+	} else {
+		w.el = g.queue.PushBack(w)
+	}
 	g.mu.Unlock()
 	wake(g.wakeQueue)
 
@@ -58,7 +68,7 @@ func (g *Gate) Take(ctx context.Context, n Need) (Grant, error) {
 	defer g.mu.Unlock()
 	switch {
 	case w.done && w.err == nil:
-		delete(g.unsettled, w.key)
+		g.forgetLocked(w.grant.key)
 		g.laterLocked(back(w.grant.key, w.grant.epoch))
 	case w.done:
 	default:
@@ -79,6 +89,12 @@ func (g *Gate) newKey(n Need) string {
 type takeArgs struct {
 	common
 	Calls []callArgs `json:"calls"`
+	Late  []lateArgs `json:"late"`
+}
+
+type lateArgs struct {
+	Key      string `json:"key"`
+	BookedIn string `json:"booked_in"`
 }
 
 type callArgs struct {
@@ -90,25 +106,28 @@ type callArgs struct {
 
 // ask books slots for the needs, in order; there may be fewer answers than needs.
 func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
-	a := takeArgs{Calls: make([]callArgs, len(ws))}
+	a := takeArgs{Calls: make([]callArgs, len(ws)), Late: g.revoked()}
 	for i, w := range ws {
 		a.Calls[i] = callArgs{Key: w.key, Class: w.need.Class, Estimate: w.need.InputTokens, Max: w.need.MaxTokens}
 	}
+	asked := g.clock.now()
 	epoch, reply, err := g.run(ctx, takeScript, &a)
 	if err != nil {
 		return nil, err
 	}
+	g.gaveBack(len(a.Late))
 	at := g.clock.now()
 	var out []answer
-	for i := 0; i+1 < len(reply); i += 2 {
+	for i := 0; i+2 < len(reply) && len(out) < len(ws); i += 3 {
 		wait, err := parseWait(reply[i+1])
-		if err != nil {
+		slack, bad := parseWait(reply[i+2])
+		if err := errors.Join(err, bad); err != nil {
 			return nil, err
 		}
-		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at})
+		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at, asked: asked, slack: slack})
 	}
-	if len(out) == 0 || len(out) > len(ws) {
-		return nil, fmt.Errorf("script gave %d answers to %d questions", len(out), len(ws))
+	if len(out) == 0 || len(reply) != 3*len(out) {
+		return nil, fmt.Errorf("script gave %d values as answers to %d questions", len(reply), len(ws))
 	}
 	return out, nil
 }

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +40,12 @@ type Config struct {
 	// TCP has everything reach Redis by TCP, as between machines. Otherwise it
 	// is by a unix socket, whose address nobody else can take while Redis is away.
 	TCP bool
+	// RoundTrip is what a round trip of the program to Redis takes longer than the
+	// machine needs; above 0 only with TCP. The stage's own client is near.
+	RoundTrip time.Duration
+	// Nice is how much the workers stand back behind the rest of the stage where
+	// processors are short, as nice -n counts.
+	Nice int
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
@@ -75,6 +82,8 @@ type Stage struct {
 	Addrs []string
 	Token string
 	Dir   string
+
+	far *far // the program's way to Redis; nil: none of its own
 }
 
 // Stage starts everything and returns when all of it is ready.
@@ -172,6 +181,12 @@ func (s *Stage) configure(c Config) (err error) {
 	if c.TCP {
 		url = "redis://" + s.RDB.Options().Addr + "/0"
 	}
+	if c.RoundTrip > 0 {
+		if s.far, err = startFar(s.RDB.Options().Addr, c.RoundTrip); err != nil {
+			return err
+		}
+		url = "redis://" + s.far.addr() + "/0"
+	}
 	text := fmt.Sprintf(`redis: {url: %q}
 auth: {hmac_secret: %q}
 providers:
@@ -197,9 +212,16 @@ func (s *Stage) start(c Config, bin, role string, i int, env ...string) (*Proc, 
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("%s-%d", role, i+1)
+	name, args := fmt.Sprintf("%s-%d", role, i+1), []string(nil)
+	if role == "worker" && c.Nice > 0 {
+		path, err := exec.LookPath("nice")
+		if err != nil {
+			return nil, err
+		}
+		bin, args = path, []string{"-n", strconv.Itoa(c.Nice), bin}
+	}
 	p := &Proc{
-		Name: name, Path: bin, Args: slices.Concat([]string{"--config", filepath.Join(s.Dir, configFile)}, c.Flags, []string{role}), Ops: ops,
+		Name: name, Path: bin, Args: slices.Concat(args, []string{"--config", filepath.Join(s.Dir, configFile)}, c.Flags, []string{role}), Ops: ops,
 		Env: append(environ(), append(env, "SLUICE_OPS_LISTEN="+ops)...), Log: filepath.Join(s.Dir, name+".log"),
 	}
 	return p, p.Start()
@@ -213,6 +235,9 @@ func (s *Stage) Close() error {
 	var errs []error
 	for _, p := range s.Procs() {
 		errs = append(errs, p.Kill())
+	}
+	if s.far != nil {
+		errs = append(errs, s.far.close())
 	}
 	if s.Redis != nil {
 		errs = append(errs, s.Redis.Kill(), s.RDB.Close())

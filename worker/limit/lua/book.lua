@@ -63,24 +63,57 @@ local function debit(need)
   end
 end
 
--- reserve books a slot: 'ok' and the wait until its send time, or why not and when
--- to ask again: 'hold', 'far' (the line is longer than the horizon), 'full'
+-- give_back ends a reservation that was not used: nothing was charged for it.
+local function give_back(key, b)
+  local expected = {1, b.input, b.output}
+  for d = 1, 3 do
+    if s.level[d] then s.level[d] = s.level[d] + expected[d] end
+    s.used[d] = math.max(0, s.used[d] - expected[d])
+  end
+  drop(key, b)
+end
+
+-- slack: the seconds after its send time in which a call that is booked now may
+-- still be sent; -1: for ever. Until the provider's bucket is full, a late call
+-- finds what was left for it. What flows in afterwards is lost there and not
+-- here, and calls that are late together would lack it. The guard makes good for few.
+local function slack(wait)
+  local least = -1
+  for d = 1, 2 do
+    if rate[d] > 0 then
+      local free = guard(d, 0)
+      local room = capacity[d] - pending(d) - s.level[d] - wait * rate[d] - free
+      local seconds = math.max(free, room) / rate[d]
+      if least < 0 or seconds < least then least = seconds end
+    end
+  end
+  return least
+end
+
+-- reserve books a slot: 'ok', the wait until its send time and its slack, or why not
+-- and when to ask again: 'hold', 'far' (the line is longer than the horizon), 'full'
 -- (concurrency). The same key asked again gets the same slot.
 local function reserve(holder, call)
   local old = redis.call('HGET', BOOKED, call.key)
-  if old then return 'ok', math.max(0, unpacked(old).send - now) end
-  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now) end
-  if a.concurrency > 0 and in_flight >= a.concurrency then return 'full', 0 end
+  if old then
+    local wait = unpacked(old).send - now
+    local late = slack(math.max(0, wait))
+    if late >= 0 then late = math.max(0, late + math.min(0, wait)) end
+    return 'ok', math.max(0, wait), late
+  end
+  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now), 0 end
+  if a.concurrency > 0 and in_flight >= a.concurrency then return 'full', 0, 0 end
 
   local class = stats(call.class)
   local need, variance, speed = expect(call, class)
   local credit, bound_by, line = earliest(need, variance)
   local far = delay(line)
-  if far > HORIZON then return 'far', math.max(0.5, far - HORIZON + 1) end
+  if far > HORIZON then return 'far', math.max(0.5, far - HORIZON + 1), 0 end
 
   local wait = delay(credit)
   local send = now + wait
   debit(need)
+  local late = slack(wait)
   if class.calls > 0 then
     local mean = s.mean_latency > 0 and s.mean_latency or class.latency
     s.mean_latency = mean + 0.02 * (class.latency - mean)
@@ -94,5 +127,5 @@ local function reserve(holder, call)
     holder = holder, send = send, input = need[2], output = need[3], speed = speed, variance_in = variance[2],
     variance_out = variance[3], estimate = call.estimate, class = call.class,
   })
-  return 'ok', wait
+  return 'ok', wait, late
 end

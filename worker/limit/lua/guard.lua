@@ -16,6 +16,14 @@ local function pending(d)
   return undrawn()
 end
 
+-- clip: what is expected to be left, plus what is granted and not yet charged, can
+-- never be more than the provider's bucket holds.
+local function clip()
+  for d = 1, 3 do
+    if s.level[d] then s.level[d] = math.min(s.level[d], capacity[d] - pending(d)) end
+  end
+end
+
 -- guard: what is left in the bucket. v is the variance that the asking call adds.
 local function guard(d, v)
   if d == 1 then

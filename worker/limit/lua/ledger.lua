@@ -114,8 +114,7 @@ local function upkeep()
   s.upkeep_at = now
 end
 
--- refill. The clip: what is expected to be left, plus what is granted and not
--- yet charged, can never be more than the provider's bucket holds.
+-- refill lets time fill the buckets.
 local function refill()
   local took, full = now - s.updated_at, earned(s.updated_at, now)
   local fade, forget = math.exp(-took / 60), math.exp(-took / 600)
@@ -123,10 +122,11 @@ local function refill()
   for d = 1, 3 do
     if rate[d] > 0 then
       if lost and not level[d] then level[d] = guard(d, 0) end
-      if level[d] then level[d] = math.min(level[d] + full * (rate[d] + foreign[d]), capacity[d] - pending(d)) end
+      if level[d] then level[d] = level[d] + full * (rate[d] + foreign[d]) end
     end
     used[d], foreign[d] = used[d] * fade, foreign[d] * forget
   end
+  clip()
   s.ended_out = s.ended_out * math.exp(-took / RECENT)
   s.updated_at = now
 end

@@ -20,7 +20,8 @@ local WAY = 0.06 -- s, of a call to the provider and back: what was charged then
 local function settled(key, b)
   local expected, used = {1, b.input, b.output}, {1, a.input, a.output}
   if a.how == 'back' then
-    used = {0, 0, 0}
+    give_back(key, b)
+    return 0
   elseif a.how == 'expected' then
     used = expected
   elseif a.how == 'input' then
@@ -120,9 +121,7 @@ catch_up()
 local booked = a.booked_in == s.epoch and redis.call('HGET', BOOKED, a.key)
 local ended = booked and settled(a.key, unpacked(booked)) or 0
 if a.headers then observe(ended) end
-for d = 1, 3 do
-  if s.level[d] then s.level[d] = math.min(s.level[d], capacity[d] - pending(d)) end
-end
+clip()
 hand_over()
 save()
 

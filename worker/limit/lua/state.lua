@@ -39,7 +39,7 @@
 --   hold_reason      text        state steer          of the last hold
 --   configured       list/min    state                the limits as configured, 0: none
 --   limit            list/min    state                the limits as they are now, 0: none
---   level            list        state ledger book settle steer
+--   level            list        state guard ledger book settle steer
 --                                                     what the provider's bucket will hold once every
 --                                                     granted call is done; negative is debt; false:
 --                                                     no limit, or not known yet
