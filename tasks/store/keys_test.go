@@ -257,6 +257,10 @@ func (l *life) live() {
 	l.batches()
 	l.sweeps()
 	l.sendings()
+	must(l.T, l.s.Beat(l.Context()))
+	_, err := l.s.Missing(l.Context())
+	must(l.T, err)
+	l.look()
 }
 
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {

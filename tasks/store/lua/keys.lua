@@ -117,6 +117,11 @@ function keys.swept() return P .. 'swept' end -- string: when the last one was
 function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
 function keys.spare() return P .. 'spare' end -- never there: deleting it is a write that a full Redis allows
 
+-- Health.
+
+function keys.beat() return P .. 'beat' end -- string: when a process last found that it can write
+function keys.trial(kind) return P .. 'trial:' .. kind end -- string: or another kind, for a moment: what a command was tried on
+
 -- Channels.
 
 function keys.note(id) return P .. 'note:' .. id end -- channel: a job or batch has changed; with no id nobody's: whoever may subscribe to it may to any

@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	beatScript = script("beat")
+	tryScript  = script("try")
+)
+
+// beatKept is how long a heartbeat is remembered, for whoever looks into Redis.
+const beatKept = time.Hour
+
+// Beat reports whether Redis takes what takes work in: a write by script, with a
+// word to the other processes. It is one round trip.
+func (s *Store) Beat(ctx context.Context) error {
+	mute, err := s.run(ctx, beatScript, args{"keep": beatKept.Milliseconds()}).Text()
+	if err == nil && mute != "" {
+		err = redisError(errors.New(mute))
+	}
+	return err
+}
+
+// trials are the commands that the scripts of Sluice and of Asynq call, each with
+// the kind of its key and what else makes it a harmless one; "@" is that key once more.
+var trials = [][]string{
+	{"SET", "string", "1"}, {"GET", "string"}, {"SETEX", "string", "60", "1"}, {"INCR", "string"},
+	{"EXISTS", "string"}, {"PERSIST", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
+	{"EXPIREAT", "string", "32503680000"}, {"PEXPIREAT", "string", "32503680000000"},
+	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},
+	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HDEL", "hash", "f"},
+	{"ZADD", "zset", "1", "m"}, {"ZINCRBY", "zset", "1", "m"}, {"ZSCORE", "zset", "m"}, {"ZCARD", "zset"}, {"ZRANK", "zset", "m"},
+	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
+	{"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},
+	{"LPUSH", "list", "m"}, {"RPUSH", "list", "m"}, {"LLEN", "list"}, {"LRANGE", "list", "0", "-1"}, {"RPOP", "list"}, {"RPOPLPUSH", "list", "@"},
+	{"LREM", "list", "0", "m"}, {"LTRIM", "list", "0", "1"},
+	{"SADD", "set", "m"}, {"SREM", "set", "m"}, {"SMEMBERS", "set"},
+	{"TIME", ""}, {"PUBSUB", "", "NUMSUB"},
+	{"DEL", "string"}, {"DEL", "hash"}, {"DEL", "zset"}, {"DEL", "list"}, {"DEL", "set"},
+}
+
+// Missing tries every command that is needed of this prefix's keys, and a channel,
+// and returns what Redis does not permit, in the words of an ACL: "+hset",
+// "~sluice:*", "&sluice:*". The error is one of reaching Redis.
+func (s *Store) Missing(ctx context.Context) ([]string, error) {
+	prefix, _, _ := strings.Cut(string(s.keys), ":")
+	var grants []string
+	add := func(command, said string) {
+		if g := Grant(prefix, command, said); g != "" && !slices.Contains(grants, g) {
+			grants = append(grants, g)
+		}
+	}
+	failed, err := s.run(ctx, tryScript, args{"calls": trials}).StringSlice()
+	if redis.IsPermissionError(err) { // before the script had its turn
+		add("eval", err.Error())
+		add("evalsha", err.Error())
+		return grants, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i+1 < len(failed); i += 2 {
+		add(strings.ToLower(failed[i]), failed[i+1])
+	}
+	if err := s.Beat(ctx); err != nil {
+		add("publish", err.Error())
+	}
+	return grants, nil
+}
+
+// Grant returns the rule of an ACL that permits what a command was refused for, by
+// what Redis says of it; "" where it was not refused. Redis 6 and 7, and a script
+// and a caller, say it in different words.
+func Grant(prefix, command, said string) string {
+	switch denied := strings.Contains(said, "NOPERM") || strings.Contains(said, "ACL failure") || strings.Contains(said, "user executing the script can't"); {
+	case !denied:
+		return ""
+	case strings.Contains(said, "channel"):
+		return "&" + prefix + ":*"
+	case strings.Contains(said, "of the keys"), strings.Contains(said, "access a key"):
+		return "~" + prefix + ":*"
+	}
+	return "+" + command
+}
