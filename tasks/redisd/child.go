@@ -2,6 +2,7 @@ package redisd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,7 +58,7 @@ func (s *Server) startChild(ctx context.Context, c Config, program, data string)
 			"--unixsocket", socket, "--unixsocketperm", "700",
 			"--dir", data, "--save", "",
 			"--appendonly", "yes", "--appendfsync", c.Fsync,
-			"--maxmemory-policy", "noeviction",
+			"--maxmemory", strconv.FormatInt(cmp.Or(c.MaxMemory, machineMemory("/")/2), 10), "--maxmemory-policy", "noeviction",
 			"--daemonize", "no", "--logfile", "", "--loglevel", "notice",
 			// A crash report quotes the command it died of, which may hold a prompt.
 			"--crash-log-enabled", "no",

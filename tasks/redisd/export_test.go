@@ -2,3 +2,6 @@ package redisd
 
 // Kind returns what answers.
 func (s *Server) Kind() Kind { return s.kind }
+
+// MachineMemory is machineMemory.
+var MachineMemory = machineMemory

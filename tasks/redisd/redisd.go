@@ -54,6 +54,9 @@ type Config struct {
 	// Fsync is Redis's appendfsync: "always" or "everysec". Empty means
 	// "always": an acknowledged write survives a loss of power.
 	Fsync string
+	// MaxMemory is how many bytes of memory the server takes at most; then it refuses
+	// what makes more. 0 means half of what the machine, or the container, has.
+	MaxMemory int64
 	// AllowMemory permits the in-process Redis when no server is found. False
 	// makes that an error.
 	AllowMemory bool

@@ -136,8 +136,8 @@ func TestChildIsPrivateDurableAndGoneAfterClose(t *testing.T) {
 			t.Errorf("%s = %q, %v; want %q", name, got[name], err, want)
 		}
 	}
-	if found, err := redisd.Inspect(t.Context(), rdb); err != nil || len(found) != 0 {
-		t.Errorf("Inspect of our own server: %q, %v; want nothing", found, err)
+	if found, err := redisd.Inspect(t.Context(), rdb, false); err != nil || len(found.Loses)+len(found.Notices) != 0 {
+		t.Errorf("Inspect of our own server: %+v, %v; want nothing", found, err)
 	}
 	for path, want := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, "redis"): 0o700, s.Options().Addr: 0o700} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
@@ -456,23 +456,35 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 }
 
 func TestInspectNamesEachShortcoming(t *testing.T) {
+	limited := func(aof string, args ...string) redistest.Options {
+		return redistest.Options{AOF: aof, Args: append([]string{"--maxmemory", "100mb"}, args...)}
+	}
 	cases := map[string]struct {
-		opt  redistest.Options
-		want []string
+		opt     redistest.Options
+		several bool
+		evicts  string
+		want    []string
 	}{
-		"safe":      {redistest.Options{AOF: "always"}, nil},
-		"no AOF":    {redistest.Options{}, []string{"appendonly no"}},
-		"everysec":  {redistest.Options{AOF: "everysec"}, []string{"appendfsync everysec"}},
-		"eviction":  {redistest.Options{AOF: "always", Args: []string{"--maxmemory-policy", "allkeys-lru"}}, []string{"allkeys-lru"}},
-		"both":      {redistest.Options{Args: []string{"--maxmemory-policy", "volatile-ttl"}}, []string{"appendonly no", "volatile-ttl"}},
-		"no CONFIG": {redistest.Options{AOF: "always", Args: []string{"--rename-command", "CONFIG", ""}}, []string{"does not say how it syncs"}},
+		"safe":         {limited("always"), false, "", nil},
+		"no maxmemory": {redistest.Options{AOF: "always"}, false, "", []string{"no maxmemory"}},
+		"no AOF":       {limited(""), false, "", []string{"appendonly no"}},
+		"everysec":     {limited("everysec"), false, "", []string{"appendfsync everysec"}},
+		"eviction":     {limited("always", "--maxmemory-policy", "allkeys-lru"), false, "allkeys-lru", []string{"allkeys-lru"}},
+		"both":         {limited("", "--maxmemory-policy", "volatile-ttl"), false, "volatile-ttl", []string{"appendonly no", "volatile-ttl"}},
+		"no CONFIG":    {limited("always", "--rename-command", "CONFIG", ""), false, "", []string{"does not say how it syncs"}},
+		"no replicas":  {limited("always"), true, "", []string{"min-replicas-to-write 0"}},
+		"replicas":     {limited("always", "--min-replicas-to-write", "1"), true, "", nil},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			got, err := redisd.Inspect(t.Context(), redistest.Start(t, c.opt).Client())
+			facts, err := redisd.Inspect(t.Context(), redistest.Start(t, c.opt).Client(), c.several)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if want := c.evicts; facts.Evicts != want {
+				t.Errorf("evicts by %q; want %q", facts.Evicts, want)
+			}
+			got := append(facts.Loses, facts.Notices...)
 			if len(got) != len(c.want) {
 				t.Fatalf("got %q; want %d", got, len(c.want))
 			}
@@ -523,7 +535,8 @@ func oldRedis(t *testing.T, info string) string {
 func TestInspectNamesAnOldVersion(t *testing.T) {
 	addr := oldRedis(t, "# Server\r\nredis_version:6.0.16\r\naof_enabled:0\r\nmaxmemory_policy:noeviction\r\n")
 	rdb := redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, PoolSize: 1})
-	got, err := redisd.Inspect(t.Context(), rdb)
+	facts, err := redisd.Inspect(t.Context(), rdb, false)
+	got := facts.Loses
 	_ = rdb.Close() // before the listener's goroutine is waited for
 	if err != nil || len(got) != 2 || !strings.Contains(got[0], "6.0.16 is older than 6.2") {
 		t.Errorf("got %q, %v; want the version and the missing AOF", got, err)
@@ -533,7 +546,7 @@ func TestInspectNamesAnOldVersion(t *testing.T) {
 func TestInspectOfNobodyIsAnError(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(t.TempDir(), "none"), DialerRetries: 1, MaxRetries: -1})
 	defer rdb.Close()
-	if _, err := redisd.Inspect(t.Context(), rdb); err == nil {
+	if _, err := redisd.Inspect(t.Context(), rdb, false); err == nil {
 		t.Error("no error")
 	}
 }
