@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -18,6 +19,25 @@ type Check struct {
 	Check func(ctx context.Context) error
 }
 
+// down is a part that does not work, with a reason that anybody may read.
+type down struct {
+	reason string
+	cause  error
+}
+
+// Down is the error of a part that does not work: the reason is in the answer, and
+// so holds no address, user or key; the cause, which may be nil, is only logged.
+func Down(reason string, cause error) error { return &down{reason, cause} }
+
+func (d *down) Error() string {
+	if d.cause == nil {
+		return d.reason
+	}
+	return d.reason + ": " + d.cause.Error()
+}
+
+func (d *down) Unwrap() error { return d.cause }
+
 // OperationsConfig says what a process's health is made of. The zero value is
 // always ready.
 type OperationsConfig struct {
@@ -28,13 +48,13 @@ type OperationsConfig struct {
 	Notices func() []string
 	// Timeout bounds each check; 0 means 2 s.
 	Timeout time.Duration
-	// Log takes the cause when a part is down; nil: nothing is logged. Causes are
-	// not in the answer, which anybody may read.
+	// Log takes the cause when a part is down; nil: nothing is logged. Of a cause
+	// the answer, which anybody may read, has what [Down] gives as its reason.
 	Log *slog.Logger
 }
 
 // Operations returns the handler of /healthz (200 while the process answers)
-// and /readyz (200 when every part works, else 503, naming each), for the API's
+// and /readyz (200 when every part works, else 503, naming each, with reasons), for the API's
 // listener, the operations listener and processes without an API.
 func Operations(c OperationsConfig) http.Handler {
 	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
@@ -65,10 +85,10 @@ func Operations(c OperationsConfig) http.Handler {
 func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []byte) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	down := make([]error, len(c.Checks))
+	failed := make([]error, len(c.Checks))
 	var wg sync.WaitGroup
 	for i, check := range c.Checks {
-		wg.Go(func() { down[i] = check.Check(ctx) })
+		wg.Go(func() { failed[i] = check.Check(ctx) })
 	}
 	wg.Wait()
 
@@ -76,17 +96,23 @@ func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []by
 	parts := []byte{}
 	for i, check := range c.Checks {
 		state := "ok"
-		if down[i] != nil {
+		if failed[i] != nil {
 			state = "down"
 			status, word = http.StatusServiceUnavailable, "unavailable"
-			c.Log.LogAttrs(ctx, slog.LevelWarn, "part is down", slog.String("part", check.Name), slog.Any("error", down[i]))
+			c.Log.LogAttrs(ctx, slog.LevelWarn, "part is down", slog.String("part", check.Name), slog.Any("error", failed[i]))
 		}
 		if i > 0 {
 			parts = append(parts, ',')
 		}
 		parts = append(parts, `{"name":`...)
 		parts = jsonwrite.AppendString(parts, check.Name)
-		parts = append(parts, `,"status":"`+state+`"}`...)
+		parts = append(parts, `,"status":"`+state+`"`...)
+		var told *down
+		if errors.As(failed[i], &told) {
+			parts = append(parts, `,"reason":`...)
+			parts = jsonwrite.AppendString(parts, told.reason)
+		}
+		parts = append(parts, '}')
 	}
 	body = append(body, `{"status":"`+word+`","parts":[`...)
 	body = append(body, parts...)

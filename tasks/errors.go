@@ -22,6 +22,7 @@ var (
 	ErrKeyBusy     = errors.New("the first request with this Idempotency-Key is still being accepted")
 	ErrUnavailable = errors.New("the store cannot be reached") // Redis gone, or its answer none of ours
 	ErrFull        = errors.New("the store is full")           // Redis at maxmemory
+	ErrUnsafe      = errors.New("the store may drop what it is given: Redis evicts keys")
 	// ErrUnknown is an operation whose answer was lost again and again: it may have
 	// been carried out. It comes as an [UnknownError].
 	ErrUnknown = errors.New("whether this was done is not known")

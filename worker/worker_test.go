@@ -176,7 +176,7 @@ func start(t *testing.T, p *provider, o options) *system {
 		case "listen":
 			w.Listen(c.What)
 		}
-	}, nil)
+	})
 	run := func(f func(context.Context) error) (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)

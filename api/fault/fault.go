@@ -81,6 +81,7 @@ func Kinds() []Kind {
 		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
 		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
 		{"store_full", 503, "The store is full", tasks.ErrFull},
+		{"unsafe_redis", 503, "Redis evicts keys and could lose the job: an operator has to set maxmemory-policy noeviction", tasks.ErrUnsafe},
 		{DeadlineUnreachable, 503, "The job would wait past its deadline", nil},
 		{Internal, 500, "Internal error", nil},
 	}

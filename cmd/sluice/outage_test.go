@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,9 +188,10 @@ func configured(t *testing.T, url, yaml string) *config.Config {
 
 var stageSecret = bytes.Repeat([]byte("s"), 32)
 
-// outageOn starts the program on a Redis that it reaches at url.
+// outageOn starts the program on a Redis that it reaches at url; "" is its own.
 func outageOn(t *testing.T, redis *redistest.Server, url, yaml string) *stage {
 	t.Helper()
+	url = cmp.Or(url, redis.URL())
 	cfg := configured(t, url, yaml)
 	r := &stage{t: t, redis: redis, said: &heard{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: slog.LevelWarn}))

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -21,58 +20,35 @@ type redisConn struct {
 	embedded *redisd.Server // nil: an external Redis
 	target   config.RedisTarget
 	calls    *atomic.Int64
-	notices  []string
 	opened   []redis.UniversalClient
 	registry prometheus.Registerer
 }
 
-// openRedis starts the embedded Redis or reaches the configured one. An
-// external one that cannot be reached is not an error: it may come.
+// openRedis starts the embedded Redis or reads how to reach the configured one,
+// which may come later.
 func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) (*redisConn, error) {
 	r := &redisConn{calls: new(atomic.Int64), registry: reg}
 	if cfg.Redis.URL == "" {
 		if cfg.DataDir == "" {
 			return nil, errors.New("data_dir is needed for the embedded Redis; or set redis.url")
 		}
-		server, err := redisd.Start(ctx, redisd.Config{Dir: cfg.DataDir, AllowMemory: true, Log: log})
+		server, err := redisd.Start(ctx, redisd.Config{Dir: cfg.DataDir, MaxMemory: cfg.Redis.MaxMemory, AllowMemory: true, Log: log})
 		if err != nil {
 			return nil, fmt.Errorf("start the embedded Redis: %w", err)
 		}
 		r.embedded = server
-		if n := server.Notice(); n != "" {
-			r.notices = append(r.notices, n)
-		}
 	} else {
 		target, err := config.ParseRedis(cfg.Redis.URL)
 		if err != nil {
 			return nil, fmt.Errorf("redis.url: %w", err)
 		}
 		r.target = target
-		c := r.open(0)
-		askCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		notices, err := redisd.Inspect(askCtx, c)
-		if err != nil {
-			log.Warn("redis cannot be reached yet", "error", err)
-		}
-		r.notices = notices
-	}
-	for _, n := range r.notices {
-		log.Warn(n, "part", "redis")
 	}
 	if reg != nil {
 		reg.MustRegister(
 			prometheus.NewCounterFunc(prometheus.CounterOpts{
 				Name: "sluice_redis_calls_total", Help: "Round trips to Redis; a pipeline is one.",
 			}, func() float64 { return float64(r.calls.Load()) }),
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "sluice_redis_durable", Help: "1 when accepted jobs survive a restart of Redis, as far as can be told.",
-			}, func() float64 {
-				if len(r.notices) == 0 {
-					return 1
-				}
-				return 0
-			}),
 		)
 	}
 	return r, nil
@@ -107,6 +83,14 @@ func (r *redisConn) open(conns int) redis.UniversalClient {
 
 // cluster reports whether keys may lie on different servers.
 func (r *redisConn) cluster() bool { return r.embedded == nil && r.target.Cluster != nil }
+
+// several reports whether other servers may take this one's place.
+func (r *redisConn) several() bool {
+	return r.embedded == nil && (r.target.Sentinel != nil || r.target.Cluster != nil)
+}
+
+// plain is the client that was opened first, as it is: of a cluster a ClusterClient.
+func (r *redisConn) plain() redis.UniversalClient { return r.opened[0] }
 
 // close closes every client, then the embedded server.
 func (r *redisConn) close() error {

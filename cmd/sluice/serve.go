@@ -5,7 +5,6 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,21 +24,20 @@ import (
 // operations is what readiness asks.
 func (s *service) operations() api.OperationsConfig {
 	return api.OperationsConfig{
-		Checks: []api.Check{
-			{Name: "redis", Check: s.store.Ping},
-			{Name: "parts", Check: func(context.Context) error {
+		Checks: append(s.ready.checks(),
+			api.Check{Name: "parts", Check: func(context.Context) error {
 				if !s.up.Load() {
-					return errors.New("a part has not started or has stopped")
+					return api.Down("a part has not started or has stopped", nil)
 				}
 				return nil
 			}},
-			{Name: "provider", Check: func(context.Context) error {
+			api.Check{Name: "provider", Check: func(context.Context) error {
 				if away := s.away(); len(away) > 0 {
-					return errors.New(strings.Join(away, "; "))
+					return api.Down(strings.Join(away, "; "), nil)
 				}
 				return nil
 			}},
-		},
+		),
 		Notices: func() []string {
 			if s.cfg.UsesFake() {
 				return append(s.notes(), fakeNotice)
@@ -64,11 +62,7 @@ func (s *service) away() []string {
 // notes are what an operator should know although everything works. That the fake
 // provider answers, the console says in its own way.
 func (s *service) notes() []string {
-	out := append([]string(nil), s.redis.notices...)
-	if refused := s.notices.Refused(); refused != "" {
-		out = append(out, refused)
-	}
-	return append(out, s.away()...)
+	return append(s.ready.notices(), s.away()...)
 }
 
 // newAPI makes the API with the console beside it, for public, the address

@@ -41,6 +41,7 @@ type service struct {
 	store    *store.Store
 	feeder   *queue.Feeder
 	notices  *store.Notices
+	ready    *readiness
 	gates    map[string]*limit.Gate
 	breakers map[string]*pause.Breaker
 	pools    *pool.Set
@@ -84,6 +85,7 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	if err := s.build(ctx, r); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	s.ready.ask(ctx) // nothing is taken in before it is known what becomes of it
 	return s, nil
 }
 
@@ -100,7 +102,8 @@ func (s *service) build(ctx context.Context, r roles) error {
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
-	s.notices = store.NewNotices(s.rdb, prefix, s.control, s.log)
+	s.notices = store.NewNotices(s.rdb, prefix, s.control)
+	s.ready = newReadiness(s, r)
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.cfg.Tenant(name)
@@ -139,7 +142,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.pools = pool.NewSet(s.store, members...)
 	s.jobs = dispatch.NewJobs(dispatch.Config{
-		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Log: s.log, Metrics: s.registry,
+		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Shut: s.ready.shut, Log: s.log, Metrics: s.registry,
 	})
 	s.registry.MustRegister(s.pools.Metrics(), pool.Cut(s.healths))
 	if !r.worker {
@@ -320,6 +323,7 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	defer stop()
 	base, baseCtx := errgroup.WithContext(under)
 	base.Go(func() error { return s.notices.Run(baseCtx) })
+	base.Go(func() error { return s.ready.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.Run(baseCtx) })
 	for _, h := range s.healths {
@@ -407,13 +411,9 @@ const poolsEvery = time.Second
 func (s *service) tellOfPools(ctx context.Context) error {
 	tick := time.NewTicker(poolsEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for ; ctx.Err() == nil; nextTick(ctx, tick.C) {
 		list, err := s.pools.Status(ctx)
+		s.ready.gated(err)
 		if err != nil {
 			continue // Redis is away, which others say
 		}
@@ -426,5 +426,14 @@ func (s *service) tellOfPools(ctx context.Context) error {
 				s.log.Warn("a pool's state was not told", "pool", p.Name, "error", err)
 			}
 		}
+	}
+	return nil
+}
+
+// nextTick waits for the next tick or for ctx's end.
+func nextTick(ctx context.Context, tick <-chan time.Time) {
+	select {
+	case <-ctx.Done():
+	case <-tick:
 	}
 }

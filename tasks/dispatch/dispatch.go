@@ -43,6 +43,9 @@ type Config struct {
 	// OneServer is true where records and Asynq's tasks lie on one Redis server, so
 	// that a job which comes alone may be enqueued in the round trip that stores it.
 	OneServer bool
-	Log       *slog.Logger          // nil: none
-	Metrics   prometheus.Registerer // nil: none
+	// Shut says why no job is taken in now, such as tasks.ErrFull; nil, and a nil
+	// error: jobs are.
+	Shut    func() error
+	Log     *slog.Logger          // nil: none
+	Metrics prometheus.Registerer // nil: none
 }

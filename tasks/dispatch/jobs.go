@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +24,7 @@ type Jobs struct {
 	feeder *queue.Feeder
 	placer Placer
 	log    *slog.Logger
-	full   atomic.Bool // Redis is nearly full: no more is taken in
+	shut   func() error // why nothing is taken in now
 	group  *gather.Group[tasks.Submission, store.Created]
 	moved  *prometheus.CounterVec
 
@@ -44,9 +43,12 @@ const (
 
 // NewJobs returns Jobs.
 func NewJobs(c Config) *Jobs {
-	j := &Jobs{Store: c.Store, feeder: c.Feeder, placer: c.Placer, log: c.Log, moved: newMoved(c.Metrics, c.Placer.Names())}
+	j := &Jobs{Store: c.Store, feeder: c.Feeder, placer: c.Placer, shut: c.Shut, log: c.Log, moved: newMoved(c.Metrics, c.Placer.Names())}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
+	}
+	if j.shut == nil {
+		j.shut = func() error { return nil }
 	}
 	if c.OneServer {
 		j.idle = new(sync.Map)
@@ -59,19 +61,15 @@ func NewJobs(c Config) *Jobs {
 	return j
 }
 
-// Run moves jobs of paused pools to their fallbacks, and keeps the door shut while
-// Redis is nearly full, until ctx ends. Any number of processes may.
+// Run moves jobs of paused pools to their fallbacks until ctx ends. Any number of
+// processes may.
 func (j *Jobs) Run(ctx context.Context) error {
-	divert, memory := time.NewTicker(divertEvery), time.NewTicker(memoryEvery)
+	divert := time.NewTicker(divertEvery)
 	defer divert.Stop()
-	defer memory.Stop()
-	j.watchMemory(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-memory.C:
-			j.watchMemory(ctx)
 		case <-divert.C:
 			j.divert(ctx)
 		}
@@ -107,28 +105,10 @@ func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Cre
 	return made, nil
 }
 
-// The use of Redis's memory is read once a second. From 90 % on no new job is
-// accepted: the rest lets the waiting jobs end, because Asynq cannot hand out a
-// task in a full Redis.
-const (
-	memoryEvery = time.Second
-	memoryMost  = 0.9
-)
-
-func (j *Jobs) watchMemory(ctx context.Context) {
-	used, err := j.Memory(ctx)
-	if err != nil {
-		return
-	}
-	if full := used >= memoryMost; j.full.Swap(full) != full {
-		j.log.Warn("redis memory", "used", used, "taking_jobs", !full)
-	}
-}
-
 // StageBatch writes lines of a batch.
 func (j *Jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) error {
-	if j.full.Load() {
-		return tasks.ErrFull
+	if err := j.shut(); err != nil {
+		return err
 	}
 	for i := range lines {
 		j.placer.Adopt(&lines[i])
@@ -148,8 +128,8 @@ func (j *Jobs) hand(ctx context.Context, list []tasks.Ticket) {
 
 // Submit stores a job and hands it over.
 func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, error) {
-	if j.full.Load() {
-		return tasks.Accepted{}, tasks.ErrFull
+	if err := j.shut(); err != nil {
+		return tasks.Accepted{}, err
 	}
 	j.placer.Adopt(&s.Job)
 	made, err := j.group.Do(ctx, s)
@@ -183,8 +163,8 @@ func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, 
 
 // Retry queues a finished job again, where a new one would be taken in.
 func (j *Jobs) Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
-	if j.full.Load() {
-		return tasks.Job{}, tasks.ErrFull
+	if err := j.shut(); err != nil {
+		return tasks.Job{}, err
 	}
 	job, tickets, err := j.Requeue(ctx, tenant, id, l)
 	if err == nil {

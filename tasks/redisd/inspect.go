@@ -28,6 +28,8 @@ type Facts struct {
 	// State tells one state from another: what of INFO the facts are made of, and
 	// the run of the server.
 	State string
+
+	aof bool
 }
 
 // Read makes facts of the answer to INFO. What only CONFIG tells is not among
@@ -48,11 +50,12 @@ func Read(text string, several bool) (f Facts, ok bool) {
 		f.State += info[name] + " "
 	}
 	_, replicas := info["min_slaves_good_slaves"] // said only where it is set
-	f.State += strconv.FormatBool(replicas)
+	f.State += fmt.Sprint(replicas, f.Evicted > 0)
 
 	if v := info["redis_version"]; v != "" && olderThan(v, 6, 2) {
 		f.Loses = append(f.Loses, fmt.Sprintf("redis %s is older than 6.2, the oldest that is supported", v))
 	}
+	f.aof = info["aof_enabled"] == "1"
 	switch info["aof_enabled"] {
 	case "0":
 		f.Loses = append(f.Loses, "redis keeps no append-only file (appendonly no): accepted jobs are lost when it crashes")
@@ -61,6 +64,7 @@ func Read(text string, several bool) (f Facts, ok bool) {
 	}
 	f.policy(info["maxmemory_policy"])
 	if f.Evicted > 0 {
+		f.Evicts = cmp.Or(f.Evicts, evictsUntold(info["maxmemory_policy"]))
 		f.Loses = append(f.Loses, fmt.Sprintf("redis has evicted %d keys since it started: accepted jobs may be among them", f.Evicted))
 	}
 	if info["maxmemory"] == "0" {
@@ -70,6 +74,14 @@ func Read(text string, several bool) (f Facts, ok bool) {
 		f.Loses = append(f.Loses, "redis accepts writes without a replica (min-replicas-to-write 0): a failover can lose accepted jobs; set it to at least 1")
 	}
 	return f, true
+}
+
+// evictsUntold is the policy of a Redis that has evicted keys and names none.
+func evictsUntold(policy string) string {
+	if policy == "" {
+		return "not said"
+	}
+	return ""
 }
 
 func (f *Facts) policy(name string) {
@@ -95,16 +107,25 @@ var errSilent = errors.New("redis does not say how it is set: it loads its data,
 // Managed services often refuse CONFIG; what INFO does not say is then named as
 // unknown.
 func Inspect(ctx context.Context, rdb redis.UniversalClient, several bool) (Facts, error) {
+	return survey(ctx, rdb, several, inspect)
+}
+
+// Survey is Inspect without what only CONFIG tells: one question to each master.
+func Survey(ctx context.Context, rdb redis.UniversalClient, several bool) (Facts, error) {
+	return survey(ctx, rdb, several, look)
+}
+
+func survey(ctx context.Context, rdb redis.UniversalClient, several bool, ask func(context.Context, redis.Cmdable, bool) (Facts, error)) (Facts, error) {
 	cluster, ok := rdb.(*redis.ClusterClient)
 	if !ok {
-		return inspect(ctx, rdb, several)
+		return ask(ctx, rdb, several)
 	}
 	var (
 		mu  sync.Mutex
 		all Facts
 	)
 	err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-		f, err := inspect(ctx, node, several)
+		f, err := ask(ctx, node, several)
 		if err != nil {
 			return err
 		}
@@ -133,7 +154,7 @@ func (f *Facts) add(other Facts) {
 	f.State = strings.Trim(strings.Join(states, ", "), ", ")
 }
 
-func inspect(ctx context.Context, rdb redis.Cmdable, several bool) (Facts, error) {
+func look(ctx context.Context, rdb redis.Cmdable, several bool) (Facts, error) {
 	text, err := rdb.Info(ctx).Result()
 	if err != nil {
 		return Facts{}, fmt.Errorf("ask redis for its state: %w", err)
@@ -142,8 +163,13 @@ func inspect(ctx context.Context, rdb redis.Cmdable, several bool) (Facts, error
 	if !ok {
 		return Facts{}, errSilent
 	}
-	if parseInfo(text)["aof_enabled"] != "1" {
-		return f, nil
+	return f, nil
+}
+
+func inspect(ctx context.Context, rdb redis.Cmdable, several bool) (Facts, error) {
+	f, err := look(ctx, rdb, several)
+	if err != nil || !f.aof {
+		return f, err
 	}
 	fsync, err := configGet(ctx, rdb, "appendfsync")
 	switch {

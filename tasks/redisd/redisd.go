@@ -184,6 +184,9 @@ func (s *Server) start(ctx context.Context, c Config, dir, data string) error {
 // is for the caller to say; the server does not log it.
 func (s *Server) Notice() string { return strings.Join(s.notices, "; ") }
 
+// Durable reports whether what the server is told survives this process.
+func (s *Server) Durable() bool { return s.kind.Durable() }
+
 // Options returns how to reach the server, a fresh copy each time.
 func (s *Server) Options() *redis.Options {
 	o := s.options

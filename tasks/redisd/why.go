@@ -28,6 +28,7 @@ var refusals = []struct{ said, means string }{
 	{"max number of clients", "Redis has no connection left (maxclients)"},
 	{"BUSY", "Redis is busy with a script"},
 	{"all sentinels", "no Sentinel knows the primary"},
+	{"the gate's state has version", "a newer release has written the gate's state: run that release here too"},
 	{"x509:", "the certificate of Redis is not trusted"},
 	{"tls:", "Redis does not speak TLS as this process does"},
 }
@@ -52,4 +53,11 @@ func Why(err error) string {
 		return "Redis cannot be reached"
 	}
 	return "Redis answers with an error, which is in the log"
+}
+
+// Refuses reports whether Redis does not do at all what it was asked, for this
+// user or for anybody, whatever its state.
+func Refuses(err error) bool {
+	why := Why(err)
+	return strings.Contains(why, "does not permit") || strings.Contains(why, "does not know")
 }

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,7 +33,6 @@ type Notices struct {
 	prefix  string
 	keys    keys
 	control func(Control)
-	log     *slog.Logger
 	stands  chan struct{} // the subscription does, anew
 
 	mu         sync.Mutex
@@ -50,14 +49,9 @@ type ear struct {
 }
 
 // NewNotices returns the ear of this process for what a Store of the same prefix
-// says. Control, when set, is called for
-// each control message, one at a time; log, when set, is told once when Redis
-// does not permit channels, and when it does again.
-func NewNotices(rdb redis.UniversalClient, prefix string, control func(Control), log *slog.Logger) *Notices {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Notices{rdb: rdb, prefix: cmp.Or(prefix, tasks.DefaultPrefix), keys: newKeys(prefix), control: control, log: log, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
+// says. Control, when set, is called for each control message, one at a time.
+func NewNotices(rdb redis.UniversalClient, prefix string, control func(Control)) *Notices {
+	return &Notices{rdb: rdb, prefix: cmp.Or(prefix, tasks.DefaultPrefix), keys: newKeys(prefix), control: control, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
 
 const (
@@ -65,20 +59,21 @@ const (
 	retryAfter = 100 * time.Millisecond // after an error: a connection may break as soon as it is made
 )
 
-// noChannels is what an operator is told.
-func (n *Notices) noChannels() string {
-	return "redis does not let this user use channels: waiting callers and workers look each second or so instead of being told; grant them, as in ACL SETUSER <user> &" + n.prefix + ":* &asynq:*"
-}
-
-// Refused says, for an operator, that Redis does not permit what notices need;
-// "" while nothing is refused.
-func (n *Notices) Refused() string {
+// Refused returns the rules of an ACL that permit what notices need and Redis
+// refuses; none while nothing is refused.
+func (n *Notices) Refused() (grants []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.deaf == nil && n.mute == nil {
-		return ""
+	for command, why := range map[string]error{"subscribe": n.deaf, "publish": n.mute} {
+		if why == nil {
+			continue
+		}
+		if g := Grant(n.prefix, command, why.Error()); g != "" && !slices.Contains(grants, g) {
+			grants = append(grants, g)
+		}
 	}
-	return n.noChannels()
+	slices.Sort(grants)
+	return grants
 }
 
 // Run listens until ctx ends.
@@ -180,21 +175,13 @@ func (n *Notices) tend(ctx context.Context, sub *redis.PubSub) {
 // subscription which will not stand are let go.
 func (n *Notices) permit(why *error, err error) {
 	n.mu.Lock()
-	before := n.deaf != nil || n.mute != nil
-	*why = err
-	now := n.deaf != nil || n.mute != nil
-	if now {
-		for id, ready := range n.ready {
-			close(ready)
-			delete(n.ready, id)
-		}
+	defer n.mu.Unlock()
+	if *why = err; err == nil {
+		return
 	}
-	n.mu.Unlock()
-	switch {
-	case now && !before:
-		n.log.Warn(n.noChannels(), "error", err)
-	case before && !now:
-		n.log.Info("redis lets this user use channels now")
+	for id, ready := range n.ready {
+		close(ready)
+		delete(n.ready, id)
 	}
 }
 

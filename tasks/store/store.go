@@ -11,9 +11,6 @@
 package store
 
 import (
-	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -98,37 +95,6 @@ func (s *Store) weight(tenant string) int64 {
 		return 1
 	}
 	return max(1, s.share(tenant))
-}
-
-// Ping reports whether Redis answers.
-func (s *Store) Ping(ctx context.Context) error {
-	if err := s.rdb.Ping(ctx).Err(); err != nil {
-		return redisError(err)
-	}
-	return nil
-}
-
-// Memory returns how much of its allowed memory Redis uses, 0 to 1; 0 when
-// nothing limits it, or it does not say.
-func (s *Store) Memory(ctx context.Context) (float64, error) {
-	info, err := s.rdb.Info(ctx, "memory").Result()
-	if err != nil {
-		return 0, fmt.Errorf("ask for Redis's memory: %w", redisError(err))
-	}
-	var used, most int64
-	for line := range strings.Lines(info) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		switch name {
-		case "used_memory":
-			used = atoi(value)
-		case "maxmemory":
-			most = atoi(value)
-		}
-	}
-	if most == 0 {
-		return 0, nil
-	}
-	return float64(used) / float64(most), nil
 }
 
 func milli(t time.Time) int64 {

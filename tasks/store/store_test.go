@@ -718,7 +718,7 @@ func TestRequeueLiftsTheDeadline(t *testing.T) {
 // listening returns an ear that listens until the test ends.
 func listening(t *testing.T, rdb *redis.Client, control func(store.Control)) *store.Notices {
 	t.Helper()
-	n := store.NewNotices(rdb, "", control, nil)
+	n := store.NewNotices(rdb, "", control)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
@@ -796,7 +796,7 @@ func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
 	n := listening(t, rdb, nil)
 	refused := func(want bool) {
 		t.Helper()
-		redistest.Until(t, fmt.Sprintf("notices are refused: %v", want), func() bool { return (n.Refused() != "") == want })
+		redistest.Until(t, fmt.Sprintf("notices are refused: %v", want), func() bool { return (len(n.Refused()) > 0) == want })
 	}
 	for range 2 {
 		refused(true)
@@ -878,9 +878,6 @@ func TestAFullRedisAcceptsNothingByHalvesAndLetsJobsEnd(t *testing.T) {
 	load, err := s.Load(ctx, pool)
 	if err != nil || load.Queued != int64(stored) {
 		t.Errorf("%d jobs accepted, %d counted, %v", stored, load.Queued, err)
-	}
-	if used, err := s.Memory(ctx); err != nil || used < 0.9 {
-		t.Errorf("memory in use: %.2f, %v", used, err)
 	}
 	take(t, s, held[0])
 	start(t, s, held[0])

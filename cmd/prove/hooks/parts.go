@@ -104,7 +104,7 @@ func (p *parts) deliver(ctx context.Context) (stop func() error, err error) {
 		if c.Verb == "deliver" {
 			d.Wake()
 		}
-	}, nil)
+	})
 	go func() { done <- notices.Run(ctx) }()
 	return func() error {
 		cancel()

@@ -109,6 +109,12 @@ func (v *validator) redis(c *Config) {
 	} else if _, err := ParseRedis(c.Redis.URL); err != nil {
 		v.bad("redis.url", "%v", err)
 	}
+	if m := c.Redis.MaxMemory; m != 0 {
+		v.atLeast("redis.max_memory", m, 16<<20)
+		if c.Redis.URL != "" {
+			v.bad("redis.max_memory", "is for the embedded Redis; a server of your own has maxmemory in its own configuration")
+		}
+	}
 	switch p := c.Redis.Prefix; {
 	case !prefixRule.MatchString(p):
 		v.bad("redis.prefix", "%q is not a prefix: letters, digits, _ and -, at least one and at most 32", p)

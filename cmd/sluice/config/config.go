@@ -61,6 +61,11 @@ type Redis struct {
 	// Prefix begins all keys, channels and Asynq queues, so that several Sluices on
 	// one Redis never meet.
 	Prefix string `key:"prefix"`
+	// AllowEviction takes jobs in although Redis may evict them. False: intake is refused.
+	AllowEviction bool `key:"allow_eviction"`
+	// MaxMemory is how many bytes of memory the embedded Redis takes at most. 0: half
+	// of what the machine has.
+	MaxMemory int64 `key:"max_memory"`
 }
 
 // Auth says whose tokens are accepted. At most one of JWKSURL and JWKSFile is set.

@@ -40,6 +40,8 @@ public_url: http://127.0.0.1:8080/
 redis:
   url: redis://127.0.0.1:6379/0
   prefix: sluice
+  allow_eviction: false
+  max_memory: 0
 auth:
   issuer: sluice
   audience: sluice

@@ -1,0 +1,346 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
+	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redisd"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+const (
+	beatEvery   = time.Second
+	beatWithin  = 2 * time.Second // for one beat
+	beatFresh   = 5 * time.Second // a success as old as this is none any more
+	factsFresh  = time.Minute     // what Redis says of itself is asked again, and unknown after twice that
+	grantsAgain = 5 * time.Second // while something is missing
+	memoryMost  = 0.9             // of maxmemory; the rest lets the waiting jobs end
+)
+
+// readiness finds out, again and again, whether this process can do its work: each
+// second it writes to Redis as a submit does, and asks in the same round trip how
+// Redis stands. A worker's gates are asked by whoever looks at the pools each second.
+// What could not be found out is never taken for well.
+type readiness struct {
+	redis  *redisConn
+	rdb    redis.UniversalClient // a pipeline.Client
+	store  *store.Store
+	deaf   func() []string // what an ACL lacks for channels
+	worker bool
+	evicts bool // it may: redis.allow_eviction
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	beat      outcome
+	gates     outcome
+	facts     redisd.Facts
+	known     time.Time // when Redis last said how it stands
+	inspected time.Time // when it was last asked for all
+	silent    error     // why it does not say
+	missing   []string  // of what an ACL has to permit
+	tried     time.Time
+	told      []string // notices that the log has
+}
+
+// newReadiness returns what a process of these roles asks.
+func newReadiness(s *service, r roles) *readiness {
+	a := &readiness{
+		redis: s.redis, rdb: s.joined, store: s.store, deaf: s.notices.Refused, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+	}
+	s.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sluice_redis_durable", Help: "1 when Redis says that accepted jobs survive a restart; 0 also when it does not say.",
+		}, func() float64 {
+			if a.durable() {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sluice_redis_evicted_keys", Help: "Keys that Redis has evicted since it started; anything but 0 may be lost jobs.",
+		}, func() float64 {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return float64(a.facts.Evicted)
+		}),
+	)
+	return a
+}
+
+// outcome is how something that is done each second went.
+type outcome struct {
+	at  time.Time // of the last success
+	err error     // of the last try
+}
+
+func (o *outcome) note(err error) {
+	if o.err = err; err == nil {
+		o.at = time.Now()
+	}
+}
+
+// stale is why the last success is too old; nil while it is not.
+func (o *outcome) stale() error {
+	switch {
+	case time.Since(o.at) <= beatFresh:
+		return nil
+	case o.err == nil:
+		return api.Down("it has not answered yet", nil)
+	}
+	return api.Down(redisd.Why(o.err), o.err)
+}
+
+// Run asks each second until ctx ends.
+func (r *readiness) Run(ctx context.Context) error {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			r.ask(ctx)
+		}
+	}
+}
+
+// ask does all that is done each second, once.
+func (r *readiness) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beatWithin)
+	defer cancel()
+	seen, beatErr, factsErr := r.round(ctx)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return // the process stops
+	}
+	r.mu.Lock()
+	was := r.beat.err
+	r.beat.note(beatErr)
+	moved := factsErr == nil && (seen.State != r.facts.State || time.Since(r.inspected) >= factsFresh)
+	refused := redisd.Refuses(beatErr)
+	again := moved || was != nil && beatErr == nil || time.Since(r.tried) >= factsFresh ||
+		time.Since(r.tried) >= grantsAgain && (refused || len(r.missing) > 0)
+	r.mu.Unlock()
+	switch {
+	case was == nil && beatErr != nil:
+		r.log.Warn("this process is not ready: "+redisd.Why(beatErr), "error", beatErr)
+	case was != nil && beatErr == nil:
+		r.log.Info("redis takes writes again")
+	}
+	r.learn(ctx, seen, factsErr, moved)
+	if again && (beatErr == nil || refused) && r.redis.embedded == nil {
+		r.try(ctx)
+	}
+	r.tell()
+}
+
+// round is one beat and one question, in one round trip where Redis is one server.
+func (r *readiness) round(ctx context.Context) (seen redisd.Facts, beat, facts error) {
+	if own := r.redis.embedded; own != nil && !own.Durable() {
+		return redisd.Facts{}, r.store.Beat(ctx), nil // it has no settings
+	}
+	if r.redis.cluster() {
+		beat = r.store.Beat(ctx)
+		seen, facts = redisd.Survey(ctx, r.rdb, true)
+		return seen, beat, facts
+	}
+	var said *redis.StringCmd
+	pipeline.Join(ctx, func(p redis.Pipeliner) { said = p.Info(ctx) }, func(ctx context.Context) { beat = r.store.Beat(ctx) })
+	if said == nil {
+		return seen, beat, beat
+	}
+	if facts = said.Err(); facts != nil {
+		return seen, beat, facts
+	}
+	seen, known := redisd.Read(said.Val(), r.redis.several())
+	if !known {
+		facts = errors.New("redis loads its data, or INFO is empty")
+	}
+	return seen, beat, facts
+}
+
+// learn takes in what Redis says of itself, and asks for the rest when that has changed.
+func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error, moved bool) {
+	if err == nil && moved && (r.redis.embedded == nil || r.redis.embedded.Durable()) {
+		var all redisd.Facts
+		if all, err = redisd.Inspect(ctx, r.redis.plain(), r.redis.several()); err == nil {
+			seen = all
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.silent = err; err != nil {
+		return
+	}
+	r.known = time.Now()
+	if moved {
+		r.facts, r.inspected = seen, r.known
+	}
+	r.facts.Full, r.facts.Evicted = seen.Full, seen.Evicted
+}
+
+// try finds out what an ACL lacks.
+func (r *readiness) try(ctx context.Context) {
+	missing, err := r.store.Missing(ctx)
+	if err == nil {
+		missing = append(missing, queue.Missing(ctx, r.rdb)...)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		return // it was not found out: the beat says why
+	}
+	r.missing, r.tried = missing, time.Now()
+}
+
+// grants are the rules of an ACL that are missing.
+func (r *readiness) grants() []string {
+	r.mu.Lock()
+	missing := slices.Clone(r.missing)
+	r.mu.Unlock()
+	for _, g := range r.deaf() {
+		if !slices.Contains(missing, g) {
+			missing = append(missing, g)
+		}
+	}
+	return missing
+}
+
+// lacking says what an ACL has to permit; "" where it permits all.
+func (r *readiness) lacking() string {
+	missing := r.grants()
+	if len(missing) == 0 {
+		return ""
+	}
+	return "redis does not permit this user what Sluice needs: grant it, as in ACL SETUSER <user> " + strings.Join(missing, " ")
+}
+
+// gated notes how a look at the pools' gates went.
+func (r *readiness) gated(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gates.note(err)
+}
+
+// shut is why nothing is taken in: Redis evicts what it is given, or is nearly full.
+func (r *readiness) shut() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.facts.Evicts != "" && !r.evicts:
+		return tasks.ErrUnsafe
+	case r.facts.Full >= memoryMost:
+		return tasks.ErrFull
+	}
+	return nil
+}
+
+// durable reports whether Redis says that it keeps what was accepted.
+func (r *readiness) durable() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if own := r.redis.embedded; own != nil && !own.Durable() {
+		return false
+	}
+	return r.sureLocked() && len(r.facts.Loses) == 0
+}
+
+// sureLocked reports whether Redis has said of late how it stands, and still may.
+func (r *readiness) sureLocked() bool {
+	return !redisd.Refuses(r.silent) && time.Since(r.known) < 2*factsFresh
+}
+
+// notices are what an operator should know of Redis.
+func (r *readiness) notices() []string {
+	var out []string
+	if own := r.redis.embedded; own != nil && own.Notice() != "" {
+		out = append(out, own.Notice())
+	}
+	lacking := r.lacking()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case redisd.Refuses(r.silent):
+		out = append(out, "Redis does not say whether it keeps jobs (INFO is refused)")
+	case !r.sureLocked():
+		out = append(out, "Redis has not said whether it keeps jobs")
+	default:
+		out = append(append(out, r.facts.Loses...), r.facts.Notices...)
+	}
+	if r.facts.Full >= memoryMost {
+		out = append(out, fmt.Sprintf("redis uses %.0f %% of its maxmemory: no job is taken in above %.0f %%, so that the waiting ones can end", 100*r.facts.Full, 100*memoryMost))
+	}
+	if lacking != "" {
+		out = append(out, lacking)
+	}
+	return out
+}
+
+// tell logs each notice when it comes, and when it has gone.
+func (r *readiness) tell() {
+	now := r.notices()
+	kind := func(notice string) string { // numbers in it may change while it lasts
+		return strings.Map(func(c rune) rune {
+			if c >= '0' && c <= '9' {
+				return -1
+			}
+			return c
+		}, notice)
+	}
+	kinds := make([]string, len(now))
+	for i, n := range now {
+		kinds[i] = kind(n)
+		if !slices.Contains(r.told, kinds[i]) {
+			r.log.Warn(n, "part", "redis")
+		}
+	}
+	for _, n := range r.told {
+		if !slices.Contains(kinds, n) {
+			r.log.Info("no longer: "+n, "part", "redis")
+		}
+	}
+	r.told = kinds
+}
+
+// checks are the parts of /readyz that are about Redis.
+func (r *readiness) checks() []api.Check {
+	list := []api.Check{
+		{Name: "redis", Check: func(context.Context) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.beat.stale()
+		}},
+		{Name: "permissions", Check: func(context.Context) error {
+			if lacking := r.lacking(); lacking != "" {
+				return api.Down(lacking, nil)
+			}
+			return nil
+		}},
+		{Name: "eviction", Check: func(context.Context) error {
+			if err := r.shut(); errors.Is(err, tasks.ErrUnsafe) {
+				return api.Down("Redis evicts keys, so no job is taken in: set maxmemory-policy noeviction, or redis.allow_eviction if that is meant", nil)
+			}
+			return nil
+		}},
+	}
+	if r.worker {
+		list = append(list, api.Check{Name: "gates", Check: func(context.Context) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.gates.stale()
+		}})
+	}
+	return list
+}
