@@ -205,8 +205,11 @@ func TestTheLeastPermissionsAreEnough(t *testing.T) {
 		t.Fatalf("%s: %v", rules, err)
 	}
 	provider := newWire(t, recorded(t, "anthropic/text"))
-	r := outageOn(t, server, strings.Replace(server.URL(), "unix://", "unix://app:password@", 1), claude(provider.URL))
-	r.until("ready, with nothing to say", func() bool { z := r.readyz(); return z.code == 200 && len(z.Notice) == 0 })
+	r := outageOn(t, server, strings.Replace(server.URL(), "unix://", "unix://app:password@", 1), claude(provider.URL)+"webhooks: {allow_private: true}\n")
+	r.until("ready", func() bool { return r.readyz().code == 200 })
+	if z := r.readyz(); len(z.Notice) != 1 || !strings.Contains(z.notices(), "appendfsync") { // CONFIG GET is not among the least
+		t.Errorf("notices: %s", z.notices())
+	}
 	id := r.submit()
 	if j := r.final(id); j.Status != "succeeded" || j.Attempts != 1 {
 		t.Errorf("job: %+v", j)
@@ -223,8 +226,9 @@ func TestTheLeastPermissionsAreEnough(t *testing.T) {
 		{"POST", "/v1/jobs", strings.Replace(hello, "{", `{"not_before":"2099-01-01T00:00:00Z",`, 1), 202},
 		{"GET", "/v1/jobs", "", 200},
 		{"GET", "/v1/signing-secret", "", 200},
-		{"POST", "/v1/webhook-endpoints", `{"url":"https://198.51.100.7/hook","events":["job.succeeded"]}`, 201},
+		{"POST", "/v1/webhook-endpoints", `{"url":"https://127.0.0.1:1/hook","events":["job.succeeded"]}`, 201},
 		{"GET", "/v1/pools/claude/audit", "", 200},
+		{"POST", "/v1/jobs", hello, 202}, // and a delivery
 	} {
 		var answer any
 		if res := r.call(c.method, c.path, c.body, &answer); res.StatusCode != c.want {
