@@ -121,29 +121,48 @@ func (r *readiness) Run(ctx context.Context) error {
 func (r *readiness) ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
-	seen, beatErr, factsErr := r.round(ctx)
+	seen, beat, err := r.round(ctx)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the process stops
 	}
-	r.mu.Lock()
-	was := r.beat.err
-	r.beat.note(beatErr)
-	moved := factsErr == nil && (seen.State != r.facts.State || time.Since(r.inspected) >= factsFresh)
-	refused := redisd.Refuses(beatErr)
-	again := moved || was != nil && beatErr == nil || time.Since(r.tried) >= factsFresh ||
-		time.Since(r.tried) >= grantsAgain && (refused || len(r.missing) > 0)
-	r.mu.Unlock()
-	switch {
-	case was == nil && beatErr != nil:
-		r.log.Warn("this process is not ready: "+redisd.Why(beatErr), "error", beatErr)
-	case was != nil && beatErr == nil:
-		r.log.Info("redis takes writes again")
-	}
-	r.learn(ctx, seen, factsErr, moved)
-	if again && (beatErr == nil || refused) && r.redis.embedded == nil {
+	back := r.beaten(beat)
+	moved := r.learn(ctx, seen, err)
+	if r.redis.embedded == nil && r.doubtful(beat, back || moved) {
 		r.try(ctx)
 	}
 	r.tell()
+}
+
+// beaten notes how a beat went, and reports whether it is the first to succeed again.
+func (r *readiness) beaten(err error) (back bool) {
+	r.mu.Lock()
+	was := r.beat.err
+	r.beat.note(err)
+	r.mu.Unlock()
+	switch {
+	case was == nil && err != nil:
+		r.log.Warn("this process is not ready: "+redisd.Why(err), "error", err)
+	case was != nil && err == nil:
+		r.log.Info("redis takes writes again")
+		return true
+	}
+	return false
+}
+
+// doubtful reports whether the permissions are to be tried: at another server, after
+// a failure, each minute, and more often while something is refused.
+func (r *readiness) doubtful(beat error, other bool) bool {
+	refused := redisd.Refuses(beat)
+	if beat != nil && !refused {
+		return false // nothing would be found out
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pause := factsFresh
+	if refused || len(r.missing) > 0 {
+		pause = grantsAgain
+	}
+	return other || time.Since(r.tried) >= pause
 }
 
 // round is one beat and one question, in one round trip where Redis is one server.
@@ -171,9 +190,13 @@ func (r *readiness) round(ctx context.Context) (seen redisd.Facts, beat, facts e
 	return seen, beat, facts
 }
 
-// learn takes in what Redis says of itself, and asks for the rest when that has changed.
-func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error, moved bool) {
-	if err == nil && moved && (r.redis.embedded == nil || r.redis.embedded.Durable()) {
+// learn takes in what Redis says of itself, asks for the rest when that has changed
+// or is old, and reports whether it did.
+func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error) (moved bool) {
+	r.mu.Lock()
+	moved = err == nil && (seen.State != r.facts.State || time.Since(r.inspected) >= factsFresh)
+	r.mu.Unlock()
+	if moved && (r.redis.embedded == nil || r.redis.embedded.Durable()) {
 		var all redisd.Facts
 		if all, err = redisd.Inspect(ctx, r.redis.plain(), r.redis.several()); err == nil {
 			seen = all
@@ -182,13 +205,14 @@ func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error, mov
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.silent = err; err != nil {
-		return
+		return moved
 	}
 	r.known = time.Now()
 	if moved {
 		r.facts, r.inspected = seen, r.known
 	}
 	r.facts.Full, r.facts.Evicted = seen.Full, seen.Evicted
+	return moved
 }
 
 // try finds out what an ACL lacks.

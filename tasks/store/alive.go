@@ -37,7 +37,7 @@ var trials = [][]string{
 	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},
 	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HDEL", "hash", "f"},
 	{"ZADD", "zset", "1", "m"}, {"ZINCRBY", "zset", "1", "m"}, {"ZSCORE", "zset", "m"}, {"ZCARD", "zset"}, {"ZRANK", "zset", "m"},
-	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
+	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZREVRANGEBYLEX", "zset", "+", "-"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
 	{"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},
 	{"LPUSH", "list", "m"}, {"RPUSH", "list", "m"}, {"LLEN", "list"}, {"LRANGE", "list", "0", "-1"}, {"RPOP", "list"}, {"RPOPLPUSH", "list", "@"},
 	{"LREM", "list", "0", "m"}, {"LTRIM", "list", "0", "1"},
