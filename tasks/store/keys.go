@@ -16,7 +16,6 @@ func newKeys(prefix string) keys { return keys(cmp.Or(prefix, tasks.DefaultPrefi
 func (k keys) job(id string) string               { return string(k) + "j:" + id }
 func (k keys) text(id string) string              { return string(k) + "text:" + id }
 func (k keys) wanted(id string) string            { return string(k) + "want:" + id }
-func (k keys) jobs(tenant string) string          { return string(k) + "tn:" + tenant }
 func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"time"
 
@@ -168,42 +167,33 @@ const idSpare = 10 * time.Minute
 // find looks through the jobs that a filter chooses from: the tenant's of the times
 // asked for, or those of a batch.
 func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
-	a := args{"status": f.Status, "model": f.Model, "pool": f.Pool, "since": max(0, milli(f.Since)), "till": 0}
+	from, low, line, till := "+", "-", 0, int64(0)
 	if !f.Until.IsZero() {
-		a["till"] = max(1, milli(f.Until))
+		from, till = "("+idAt(f.Until.Add(idSpare)), max(1, milli(f.Until))
 	}
-	if len(f.Metadata) > 0 {
-		a["metadata"] = f.Metadata
+	if f.After != "" && (from == "+" || "("+f.After < from) {
+		from = "(" + f.After
 	}
-	end := math.MaxInt // the index of the batch's next line
+	if !f.Since.IsZero() {
+		low = "[" + idAt(f.Since.Add(-idSpare))
+	}
+	if f.Metadata == nil {
+		f.Metadata = map[string]string{} // a script's {}
+	}
 	if f.Batch != "" {
 		if _, err := s.Batch(ctx, f.Tenant, f.Batch); err != nil {
 			return nil, err
 		}
 		var err error
-		if end, err = s.lastLine(ctx, f.Batch, f.After); err != nil {
+		if line, err = s.lastLine(ctx, f.Batch, f.After); err != nil {
 			return nil, err
 		}
-		a["batch"] = f.Batch
-	} else {
-		from, low := "+", "-"
-		if !f.Until.IsZero() {
-			from = "(" + idAt(f.Until.Add(idSpare))
-		}
-		if f.After != "" && (from == "+" || "("+f.After < from) {
-			from = "(" + f.After
-		}
-		if !f.Since.IsZero() {
-			low = "[" + idAt(f.Since.Add(-idSpare))
-		}
-		a["tenant"], a["from"], a["low"] = f.Tenant, from, low
 	}
 	return func(ctx context.Context, n int) ([]string, int, string, error) {
-		if end < 0 {
-			return nil, 0, "", nil
-		}
-		a["n"], a["at"] = n, end
-		reply, err := s.run(ctx, findScript, a).Slice()
+		reply, err := s.run(ctx, findScript, args{
+			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "status": f.Status, "model": f.Model, "pool": f.Pool,
+			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata,
+		}).Slice()
 		if err != nil {
 			return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)
 		}
@@ -212,8 +202,7 @@ func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
 		for i, id := range reply[2:] {
 			found[i] = str(id)
 		}
-		a["from"] = "(" + last
-		end -= looked
+		from, line = "("+last, line-looked
 		return found, looked, last, nil
 	}, nil
 }

@@ -1,15 +1,14 @@
 -- Looks through the next jobs of a list, from its end, for those that a filter lets
 -- through. What decides is read here: a rare filter over many jobs sends their ids alone.
 -- KEYS     see begin.lua
--- ARGV[2]  {n: jobs to look at; tenant, from, low: of the tenant's jobs, between these
---          two of ZREVRANGEBYLEX; or batch, at: of the batch's lines, from that index down;
---          then what the filter asks: status, model, pool: '' for any; since, till: ms,
---          0 for any; metadata: pairs, left out for any}
+-- ARGV[2]  {n: jobs to look at; batch, line: of its lines from that index down; where
+--          batch is '', tenant, from, low: of the tenant's between these two of
+--          ZREVRANGEBYLEX; then what the filter asks: status, model, pool: '' for any;
+--          since, till: ms, 0 for any; metadata: pairs}
 -- Returns  {how many were looked at, the last of them or '', those let through, ...}.
-local ids
-if a.batch then
-  local up = redis.call('LRANGE', keys.lines(a.batch), math.max(0, a.at - a.n + 1), a.at)
-  ids = {}
+local ids = {}
+if a.batch ~= '' then
+  local up = a.line < 0 and {} or redis.call('LRANGE', keys.lines(a.batch), math.max(0, a.line - a.n + 1), a.line)
   for i = #up, 1, -1 do
     ids[#ids + 1] = up[i]
   end
@@ -20,14 +19,14 @@ end
 -- fits reports whether what never changes about a job is what the filter asks.
 local function fits(envelope)
   if a.model ~= '' and envelope.m ~= a.model then return false end
-  for name, value in pairs(a.metadata or {}) do
+  for name, value in pairs(a.metadata) do
     if not envelope.md or envelope.md[name] ~= value then return false end
   end
   return true
 end
 
 local out = { #ids, ids[#ids] or '' }
-local deep = a.model ~= '' or a.metadata
+local deep = a.model ~= '' or next(a.metadata)
 for _, id in ipairs(ids) do
   local key = keys.job(id)
   local j = redis.call('HMGET', key, 's', 'p', 'ct')
