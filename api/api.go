@@ -212,6 +212,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A caller submits many jobs. A repeat makes a second batch, unless it
 	// carries the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/batches", v.SubmitBatch, a.scope(auth.ScopeJobsWrite, "id"))
+	// A caller looks through its batches, page by page. Reading changes nothing.
+	e.GET("/v1/batches", v.ListBatches, a.scope(auth.ScopeJobsRead, "status", "since", "until", "limit", "after"))
 	// A caller polls for a batch's counts, perhaps waiting for its end. Reading changes nothing.
 	e.GET("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller fetches what is finished, in the order of the lines. Reading changes nothing.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -248,5 +249,25 @@ func TestResultsThatBreakOff(t *testing.T) {
 	s.world.breakWith(fmt.Errorf("gone"))
 	if _, err := io.Copy(io.Discard, res.Body); err == nil {
 		t.Error("the answer ended as if it were whole")
+	}
+}
+
+func TestBatchesAreListed(t *testing.T) {
+	s := serve(t)
+	a, b, c := s.batch(hello), s.batch(hello, hello), s.batch(hello)
+	s.call("POST", "/v1/batches/"+b+"/cancel", writer, nil).want(t, 200)
+	s.call("POST", "/v1/batches", other, hello, "Content-Type", "application/x-ndjson").want(t, 202)
+	for query, want := range map[string][]string{
+		"": {c, b, a}, "limit=2": {c, b}, "after=" + b: {a}, "status=ended": {b}, "status=in_progress": {c, a}, "status=canceling": nil,
+		"since=2000-01-01T00:00:00Z&until=2999-01-01T00:00:00Z": {c, b, a}, "since=2999-01-01T00:00:00Z": nil, "until=2000-01-01T00:00:00Z": nil,
+	} {
+		v := s.call("GET", "/v1/batches?"+query, reader, nil).want(t, 200).json(t)
+		var got []string
+		for _, j := range v["data"].([]any) {
+			got = append(got, j.(map[string]any)["id"].(string))
+		}
+		if next, _ := v["next"].(string); !slices.Equal(got, want) || v["has_more"] != (query == "limit=2") || query == "limit=2" && next != b {
+			t.Errorf("%q: got %v, has_more %v, next %q; want %v", query, got, v["has_more"], next, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -437,6 +438,29 @@ func (w *world) Batch(_ context.Context, tenant, id string) (tasks.Batch, error)
 		return tasks.Batch{}, tasks.ErrNotFound
 	}
 	return w.count(id), nil
+}
+
+func (w *world) Batches(_ context.Context, f tasks.BatchFilter) (page tasks.BatchPage, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return page, w.fail
+	}
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(w.batches))) {
+		if b := w.batches[id]; b.Tenant != f.Tenant || w.staged[id] != nil || f.After != "" && id >= f.After {
+			continue
+		}
+		b := w.count(id)
+		if f.Status != "" && b.Status != f.Status || b.CreatedAt.Before(f.Since) || !f.Until.IsZero() && !b.CreatedAt.Before(f.Until) {
+			continue
+		}
+		if len(page.Batches) == f.Limit {
+			page.HasMore, page.Next = true, page.Batches[f.Limit-1].ID
+			break
+		}
+		page.Batches = append(page.Batches, b)
+	}
+	return page, nil
 }
 
 func (w *world) BatchJobs(_ context.Context, _, id string, from, limit int) (jobs []tasks.Job, more bool, err error) {

@@ -77,6 +77,27 @@ const (
 	BatchEnded      BatchStatus = "ended"
 )
 
+// Valid reports whether s is one of the three statuses.
+func (s BatchStatus) Valid() bool {
+	return s == BatchInProgress || s == BatchCanceling || s == BatchEnded
+}
+
+// BatchFilter selects a tenant's batches, newest first. Empty members select all.
+type BatchFilter struct {
+	Tenant       string
+	Status       BatchStatus
+	Since, Until time.Time // as in Filter
+	Limit        int       // 1 to 100
+	After        string    // the id of the last batch of the page before
+}
+
+// BatchPage is one page of batches; see Page.
+type BatchPage struct {
+	Batches []Batch
+	HasMore bool
+	Next    string
+}
+
 // Batch is many jobs submitted at once. Its counts are live.
 type Batch struct {
 	ID        string // "batch_" and a ULID

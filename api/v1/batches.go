@@ -162,6 +162,29 @@ func (in *intake) job(line int, raw []byte, take takeJob) error {
 	return take(line, job, len(raw))
 }
 
+// ListBatches is GET /v1/batches.
+func (a *API) ListBatches(c echo.Context) (err error) {
+	q := c.QueryParams()
+	f := tasks.BatchFilter{Tenant: a.c.Caller(c).Tenant, Status: tasks.BatchStatus(q.Get("status")), After: q.Get("after")}
+	switch {
+	case f.Status != "" && !f.Status.Valid():
+		return fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a batch's status.`)
+	case f.After != "" && !isObjectID(f.After, "batch_"):
+		return fault.Fail(fault.InvalidRequest, `The query parameter "after" must be the "next" of the page before.`)
+	}
+	if f.Since, f.Until, err = queryTimes(q); err != nil {
+		return err
+	}
+	if f.Limit, err = queryInt(q, "limit", 20, 1, 100); err != nil {
+		return err
+	}
+	page, err := a.c.Batches.Batches(c.Request().Context(), f)
+	if err != nil {
+		return err
+	}
+	return answerPage(c, len(page.Batches), page.Next, func(b []byte, i int) []byte { return a.batch(b, &page.Batches[i]) })
+}
+
 // GetBatch is GET /v1/batches/{id}.
 func (a *API) GetBatch(c echo.Context) error {
 	var g tasks.Batch

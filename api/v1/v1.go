@@ -35,6 +35,7 @@ type Jobs interface {
 // Batches is what the batch routes ask of the store.
 type Batches interface {
 	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
+	Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error)
 	// BatchResults returns the next final jobs of the batch with their results, some
 	// megabytes of them, from the position from on, 0 being its first, and the
 	// position to go on from, 0 at the end.

@@ -145,6 +145,43 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 	return s.unpackBatch(id, h), nil
 }
 
+// Batches returns one page of a tenant's batches with their counts, newest first.
+func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error) {
+	from, low := bounds("batch_", f.After, f.Since, f.Until)
+	ids, more, err := scan(ctx, f.Limit, s.newest(s.keys.batches(f.Tenant), from, low, func(ctx context.Context, ids []string) ([]string, error) {
+		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling")
+		if err != nil {
+			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
+		}
+		var out []string
+		for i, h := range records {
+			b := s.unpackBatch(ids[i], h)
+			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
+				out = append(out, b.ID)
+			}
+		}
+		return out, nil
+	}))
+	if err != nil {
+		return tasks.BatchPage{}, err
+	}
+	records, err := s.ask(ctx, s.keys.batch, ids)
+	if err != nil {
+		return tasks.BatchPage{}, fmt.Errorf("read %d batches: %w", len(ids), err)
+	}
+	page := tasks.BatchPage{HasMore: more != "", Next: more}
+	for i, h := range records {
+		if h["t"] == f.Tenant {
+			page.Batches = append(page.Batches, s.unpackBatch(ids[i], h))
+		}
+	}
+	if page.HasMore && len(page.Batches) == 0 { // all of it has ended its time just now
+		f.After = more
+		return s.Batches(ctx, f)
+	}
+	return page, nil
+}
+
 func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 	b := tasks.Batch{
 		ID: id, Tenant: h["t"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),

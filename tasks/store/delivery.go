@@ -185,7 +185,8 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 		}
 		index = s.keys.sent(f.Endpoint)
 	}
-	ids, more, err := scan(ctx, f.Limit, s.newest(index, f.After, func(ctx context.Context, ids []string) ([]string, error) {
+	from, low := bounds("dlv_", f.After, time.Time{}, time.Time{})
+	ids, more, err := scan(ctx, f.Limit, s.newest(index, from, low, func(ctx context.Context, ids []string) ([]string, error) {
 		return s.deliveriesOf(ctx, f.Status, ids)
 	}))
 	if err != nil {

@@ -193,3 +193,100 @@ func TestPagesOfAFilterHoldEachJobOnce(t *testing.T) {
 		t.Errorf("another tenant's: %v, %v", page, err)
 	}
 }
+
+// commit accepts a batch of one line, whose record says that it was begun at that time.
+func commit(t *testing.T, s *store.Store, rdb *redis.Client, at time.Time) string {
+	t.Helper()
+	var u ulid.ULID
+	if err := u.SetTime(uint64(at.UnixMilli())); err != nil {
+		t.Fatal(err)
+	}
+	b, _, err := s.OpenBatch(t.Context(), "batch_"+u.String(), "acme", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := job("acme")
+	line.Batch, line.Line = b.ID, 1
+	if err := s.StageBatch(t.Context(), b.ID, []tasks.Job{line}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Lines: 1}); err != nil {
+		t.Fatal(err)
+	}
+	rdb.HSet(t.Context(), "sluice:{s}:g:"+b.ID, "ct", at.UnixMilli())
+	return b.ID
+}
+
+func TestBatchesAreListedByStatusAndTime(t *testing.T) {
+	s, rdb := open(t, 1)
+	begun := time.Now().Add(-time.Hour).Truncate(time.Second)
+	const n = 60
+	var ids []string
+	for i := range n {
+		ids = append(ids, commit(t, s, rdb, begun.Add(time.Duration(i)*time.Minute)))
+	}
+	unfinished, _, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CancelBatch(t.Context(), "acme", ids[7]); err != nil {
+		t.Fatal(err)
+	}
+	rdb.HSet(t.Context(), "sluice:{s}:g:"+ids[9], "canceling", 1)
+	list := func(f tasks.BatchFilter) (got []string) {
+		f.Tenant = "acme"
+		for {
+			page, err := s.Batches(t.Context(), f)
+			if err != nil || len(page.Batches) > f.Limit || page.HasMore && len(page.Batches) == 0 {
+				t.Fatalf("%+v: a page of %d, more %t, %v", f, len(page.Batches), page.HasMore, err)
+			}
+			for _, b := range page.Batches {
+				got = append(got, b.ID)
+			}
+			if !page.HasMore {
+				return got
+			}
+			f.After = page.Next
+		}
+	}
+	backwards := func(ids []string) (out []string) {
+		for _, id := range slices.Backward(ids) {
+			out = append(out, id)
+		}
+		return out
+	}
+	for _, limit := range []int{1, 7, 100} {
+		for name, c := range map[string]struct {
+			f    tasks.BatchFilter
+			want []string
+		}{
+			"all":       {tasks.BatchFilter{}, backwards(ids)},
+			"ended":     {tasks.BatchFilter{Status: tasks.BatchEnded}, ids[7:8]},
+			"canceling": {tasks.BatchFilter{Status: tasks.BatchCanceling}, ids[9:10]},
+			"a time":    {tasks.BatchFilter{Since: begun.Add(3 * time.Minute), Until: begun.Add(12 * time.Minute)}, backwards(ids[3:12])},
+			"none":      {tasks.BatchFilter{Until: begun}, nil},
+		} {
+			c.f.Limit = limit
+			if got := list(c.f); !slices.Equal(got, c.want) {
+				t.Errorf("%s, limit %d: got %d batches, want %d", name, limit, len(got), len(c.want))
+			}
+		}
+	}
+	if slices.Contains(list(tasks.BatchFilter{Limit: 100}), unfinished.ID) {
+		t.Error("a batch is listed that nobody has accepted")
+	}
+	if page, err := s.Batches(t.Context(), tasks.BatchFilter{Tenant: "zoe", Limit: 5}); err != nil || len(page.Batches) > 0 {
+		t.Errorf("another tenant's: %v, %v", page, err)
+	}
+	// Those whose records have ended their time are not listed, and leave the list.
+	for _, id := range ids[:50] {
+		rdb.Del(t.Context(), "sluice:{s}:g:"+id)
+	}
+	if got := list(tasks.BatchFilter{Limit: 7}); !slices.Equal(got, backwards(ids[50:])) {
+		t.Errorf("got %d batches where 10 are left", len(got))
+	}
+	commit(t, s, rdb, begun.Add(2*time.Hour))
+	if left := rdb.ZCard(t.Context(), "sluice:{s}:gs:acme").Val(); left != n-2+1 {
+		t.Errorf("%d in the list, want %d", left, n-1)
+	}
+}

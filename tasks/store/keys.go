@@ -26,6 +26,7 @@ func (k keys) held(pool string) string            { return string(k) + "hold:" +
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }
 func (k keys) load(pool string) string            { return string(k) + "n:" + pool }
 func (k keys) batch(id string) string             { return string(k) + "g:" + id }
+func (k keys) batches(tenant string) string       { return string(k) + "gs:" + tenant }
 func (k keys) lines(batch string) string          { return string(k) + "gl:" + batch }
 func (k keys) note(id string) string              { return string(k) + "note:" + id }
 func (k keys) control() string                    { return string(k) + "control" }

@@ -167,15 +167,10 @@ const idSpare = 10 * time.Minute
 // find looks through the jobs that a filter chooses from: the tenant's of the times
 // asked for, or those of a batch.
 func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
-	from, low, line, till := "+", "-", 0, int64(0)
+	from, low := bounds("job_", f.After, f.Since, f.Until)
+	line, till := 0, int64(0)
 	if !f.Until.IsZero() {
-		from, till = "("+idAt(f.Until.Add(idSpare)), max(1, milli(f.Until))
-	}
-	if f.After != "" && (from == "+" || "("+f.After < from) {
-		from = "(" + f.After
-	}
-	if !f.Since.IsZero() {
-		low = "[" + idAt(f.Since.Add(-idSpare))
+		till = max(1, milli(f.Until))
 	}
 	if f.Metadata == nil {
 		f.Metadata = map[string]string{} // a script's {}
@@ -207,22 +202,31 @@ func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
 	}, nil
 }
 
-// idAt is where the ids of jobs of that time begin.
-func idAt(t time.Time) string {
-	var u ulid.ULID
-	_ = u.SetTime(min(uint64(max(0, t.UnixMilli())), ulid.MaxTime())) // it cannot be too late
-	return "job_" + u.String()
-}
-
-// newest looks through an index from its end, or from the one before after, for what
-// match lets through.
-func (s *Store) newest(index, after string, match func(ctx context.Context, ids []string) ([]string, error)) look {
-	from := "+"
-	if after != "" {
+// bounds are the part of a list of ids, from its end, that is of the times asked for
+// and behind after.
+func bounds(prefix, after string, since, until time.Time) (from, low string) {
+	at := func(t time.Time) string {
+		var u ulid.ULID
+		_ = u.SetTime(min(uint64(max(0, t.UnixMilli())), ulid.MaxTime())) // it cannot be too late
+		return prefix + u.String()
+	}
+	from, low = "+", "-"
+	if !until.IsZero() {
+		from = "(" + at(until.Add(idSpare))
+	}
+	if after != "" && (from == "+" || "("+after < from) {
 		from = "(" + after
 	}
+	if !since.IsZero() {
+		low = "[" + at(since.Add(-idSpare))
+	}
+	return from, low
+}
+
+// newest looks through an index within its bounds for what match lets through.
+func (s *Store) newest(index, from, low string, match func(ctx context.Context, ids []string) ([]string, error)) look {
 	return func(ctx context.Context, n int) ([]string, int, string, error) {
-		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)}).Result()
+		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: low, Max: from, Count: int64(n)}).Result()
 		if err != nil {
 			return nil, 0, "", fmt.Errorf("list %s: %w", index, redisError(err))
 		}

@@ -18,6 +18,13 @@ if spent then return spent end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)
 redis.call('HINCRBY', keys.waiting(), h[1], total)
 redis.call('ZREM', keys.staging(), a.batch)
+-- For each batch that comes, those whose record has ended its time go from the list's
+-- beginning, two at most.
+local list = keys.batches(h[1])
+for _, id in ipairs(redis.call('ZRANGE', list, 0, 1)) do
+  if redis.call('EXISTS', keys.batch(id)) == 0 then redis.call('ZREM', list, id) end
+end
+redis.call('ZADD', list, 0, a.batch)
 redis.call('ZADD', keys.unfolding(), now + 5000, a.batch)
 if h[2] ~= '' then
   local ikey = keys.idempotency(h[1], h[2])

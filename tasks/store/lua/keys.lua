@@ -103,6 +103,7 @@ function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's
 -- canceled  lines that ended so
 -- expired   lines that ended so
 function keys.batch(id) return P .. 'g:' .. id end -- hash: a batch
+function keys.batches(tenant) return P .. 'gs:' .. tenant end -- zset: the tenant's accepted batches, by id
 function keys.lines(batch) return P .. 'gl:' .. batch end -- list: its job ids in line order
 function keys.staging() return P .. 'staging' end -- zset: batches being written, by when they are abandoned
 function keys.unfolding() return P .. 'unfold' end -- zset: batches being put into backlogs, by when a sweep goes on with it
