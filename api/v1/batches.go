@@ -46,17 +46,8 @@ func (a *API) SubmitBatch(c echo.Context) error {
 		return err
 	}
 	peeked := bufio.NewReaderSize(body, formBytes)
-	start, _ := peeked.Peek(formBytes) // what is wrong comes again when the body is read
-	first, named := firstMember(start)
-	if media == "" {
-		if media = ndjsonType; first == "jobs" || first == "id" && strings.HasPrefix(named, "batch_") {
-			media = jsonType
-		}
-	}
-	in := &intake{api: a, common: common, media: media, id: r.URL.Query().Get("id"), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
-	if media == jsonType && first == "id" {
-		in.id = cmp.Or(in.id, named)
-	}
+	media, id := batchForm(peeked, media)
+	in := &intake{api: a, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
 	if in.id != "" {
 		if err := checkID(in.id, "batch_", a.c.Now()); err != nil {
 			return err
@@ -78,6 +69,22 @@ func (a *API) SubmitBatch(c echo.Context) error {
 		a.desk.Keep(ctx, x.Tenant, key, handed.Batch.ID, ans.kept())
 	}
 	return ans.write(c)
+}
+
+// batchForm is the media type of a body, found by how it begins where it is not
+// given, and the id that a document begins with.
+func batchForm(body *bufio.Reader, media string) (form, id string) {
+	start, _ := body.Peek(formBytes) // what is wrong comes again when the body is read
+	first, named := firstMember(start)
+	if media == "" {
+		if media = ndjsonType; first == "jobs" || first == "id" && strings.HasPrefix(named, "batch_") {
+			media = jsonType
+		}
+	}
+	if media != jsonType || first != "id" {
+		named = ""
+	}
+	return media, named
 }
 
 // firstMember is the name of the first member of a body that begins so, and its value

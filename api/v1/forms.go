@@ -105,16 +105,8 @@ func (d *decoder) lineMember(name string, job *tasks.Job, l *line) (err error) {
 func (l *line) settle(job *tasks.Job, raw []byte, model string) error {
 	switch {
 	case l.body != nil || l.method != "" || l.url != "":
-		if err := l.only("OpenAI", "method", "url", "body"); err != nil {
+		if err := l.openAI(); err != nil {
 			return err
-		}
-		switch {
-		case l.body == nil:
-			return fault.Fail(fault.InvalidRequest, `The member "body" is missing.`)
-		case l.method != "" && !strings.EqualFold(l.method, "POST"):
-			return fault.Fail(fault.InvalidRequest, `The member "method" must be "POST".`)
-		case l.url != "" && !strings.HasSuffix(strings.TrimRight(l.url, "/"), "/chat/completions"):
-			return fault.Fail(fault.InvalidRequest, `The member "url" names another endpoint than "/v1/chat/completions", the only one that is asked.`)
 		}
 		l.request = l.body
 	case l.params != nil:
@@ -138,6 +130,22 @@ func (l *line) settle(job *tasks.Job, raw []byte, model string) error {
 		l.messages, l.system = nil, nil
 	}
 	return l.input.settle(job, model)
+}
+
+// openAI checks a batch line of OpenAI's.
+func (l *line) openAI() error {
+	if err := l.only("OpenAI", "method", "url", "body"); err != nil {
+		return err
+	}
+	switch {
+	case l.body == nil:
+		return fault.Fail(fault.InvalidRequest, `The member "body" is missing.`)
+	case l.method != "" && !strings.EqualFold(l.method, "POST"):
+		return fault.Fail(fault.InvalidRequest, `The member "method" must be "POST".`)
+	case l.url != "" && !strings.HasSuffix(strings.TrimRight(l.url, "/"), "/chat/completions"):
+		return fault.Fail(fault.InvalidRequest, `The member "url" names another endpoint than "/v1/chat/completions", the only one that is asked.`)
+	}
+	return nil
 }
 
 // submitted reads what a submit body and a provider's have both, by our rules.
