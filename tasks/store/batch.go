@@ -14,7 +14,7 @@ import (
 var (
 	batchOpenScript   = script("batch_open", "backlog")
 	batchStageScript  = script("batch_stage")
-	batchCommitScript = script("batch_commit", "record")
+	batchCommitScript = script("batch_commit", "account")
 	batchUnfoldScript = move("batch_unfold")
 	batchAbortScript  = script("batch_abort")
 )

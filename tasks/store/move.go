@@ -24,7 +24,7 @@ var (
 	reissueScript = script("reissue", "record")
 )
 
-var tokensScript = script("tokens", "record")
+var tokensScript = script("tokens", "account")
 
 var saveAnswerScript = script("answer_save")
 

@@ -30,7 +30,7 @@ func script(name string, chapters ...string) *redis.Script {
 
 // move reads a script that moves jobs, which needs all chapters about them.
 func move(name string, also ...string) *redis.Script {
-	return script(name, append(also, "record", "webhook", "backlog", "finish")...)
+	return script(name, append(also, "account", "record", "webhook", "backlog", "finish")...)
 }
 
 func luaFile(name string) string {

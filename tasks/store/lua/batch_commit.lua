@@ -11,12 +11,9 @@ if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.batch then return { 'lost' } end
 local total = redis.call('LLEN', keys.lines(a.batch))
 if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
-local waiting = tonumber(redis.call('HGET', keys.waiting(), h[1]) or 0)
-if a.most > 0 and waiting + total > a.most then return { 'full', waiting } end
-local spent = take(h[1], tonumber(h[4] or 0), a.daily)
-if spent then return spent end
+local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily)
+if refusal then return refusal end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)
-redis.call('HINCRBY', keys.waiting(), h[1], total)
 redis.call('ZREM', keys.staging(), a.batch)
 -- For each batch that comes, those whose record has ended its time go from the list's
 -- beginning, two at most.

@@ -39,7 +39,7 @@ for _, id in ipairs(ids) do
 end
 if #mine > 0 then redis.call('ZADD', keys.jobs(redis.call('HGET', g, 't')), unpack(mine)) end
 for pool, n in pairs(counts) do
-  redis.call('HINCRBY', keys.load(pool), 'queued', n)
+  pooled(pool, 'queued', n)
 end
 for pool, some in pairs(lines) do
   redis.call('ZADD', keys.backlog(pool, some.first.t), unpack(some))

@@ -42,12 +42,8 @@ local function create(i)
     end
   end
   most, tokens = tonumber(most), tonumber(tokens)
-  if most > 0 then
-    local waiting = tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
-    if waiting >= most then return { 'full', waiting } end
-  end
-  local spent = take(tenant, tokens, tonumber(daily))
-  if spent then return spent end
+  local refusal = admit(tenant, 1, tokens, most, tonumber(daily))
+  if refusal then return refusal end
   weigh(tenant, weight)
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }
   redis.call('HSET', j.key, 'e', envelope, 'b', body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
@@ -55,7 +51,7 @@ local function create(i)
     j.fb = fallbacks
     redis.call('HSET', j.key, 'fb', j.fb)
   end
-  if tokens > 0 then redis.call('HSET', j.key, 'q', tokens .. ' ' .. today) end
+  aside(j, tokens)
   redis.call('ZADD', keys.jobs(tenant), 0, id)
   count(j, nil, 'queued')
   if deadline ~= '0' then

@@ -1,4 +1,4 @@
--- The record of a job: its status and counts, its tenant's tokens, who is told.
+-- The record of a job: its status, who waits for it, who is told.
 
 local phase = {
   queued = 'queued', scheduled = 'queued', retrying = 'queued', running = 'running',
@@ -19,74 +19,6 @@ local function load(id)
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil,
   }
-end
-
-local function count(j, from, to)
-  if from == to then return end
-  local n = keys.load(j.p)
-  if from == 'queued' or from == 'running' then redis.call('HINCRBY', n, from, -1) end
-  if to == 'queued' or to == 'running' then redis.call('HINCRBY', n, to, 1) end
-  if from == 'queued' then redis.call('HINCRBY', keys.waiting(), j.t, -1) end
-  if to == 'queued' then redis.call('HINCRBY', keys.waiting(), j.t, 1) end
-end
-
--- A tenant's tokens of the day. Every move that queues a job sets tokens aside by
--- take, every one that makes it final counts what it used by settle, each in the
--- script that moves the record: nothing can lie between the two, and what was set
--- aside comes back once, whoever ends the job.
-local today = math.floor(now / 86400000)
-local unknown = -1 -- tokens used by a call whose outcome nobody saw
-
-local function account(tenant)
-  local key = keys.day(tenant)
-  local h = redis.call('HMGET', key, 'd', 'u', 'r')
-  if tonumber(h[1]) ~= today then return { key = key, used = 0, reserved = 0 } end
-  return { key = key, used = tonumber(h[2]), reserved = tonumber(h[3]) }
-end
-
-local function book(day)
-  redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved))
-  redis.call('PEXPIREAT', day.key, (today + 1) * 86400000)
-end
-
--- take sets tokens aside. It takes none and returns {"spent", tokens left, ms until
--- midnight UTC} where that would pass the most of a day; 0 is no limit.
-local function take(tenant, tokens, most)
-  if tokens == 0 then return nil end
-  local day = account(tenant)
-  local left = most - day.used - day.reserved
-  if most > 0 and tokens > left then
-    return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
-  end
-  day.reserved = day.reserved + tokens
-  book(day)
-end
-
--- settle counts what a job used in place of what was set aside for it, or all
--- of that where it is unknown. The record has nothing set aside afterwards.
-local function settle(j, used)
-  if not j.q then return end
-  local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
-  if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end
-  tokens = tonumber(tokens)
-  if used == unknown then used = tokens end
-  redis.call('HDEL', j.key, 'q')
-  j.q = nil
-  local day = account(j.t)
-  if tonumber(on) == today then
-    day.used, day.reserved = day.used + used, day.reserved - tokens
-  else -- the day that it was set aside on has paid for it; what is over that is of today
-    day.used = day.used + math.max(0, used - tokens)
-  end
-  book(day)
-end
-
--- charge counts what an attempt used that the job outlives.
-local function charge(j, used)
-  if not j.q or used <= 0 then return end
-  local day = account(j.t)
-  day.used = day.used + used
-  book(day)
 end
 
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To

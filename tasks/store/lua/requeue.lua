@@ -8,11 +8,9 @@ if said then return said end
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
-local waiting = tonumber(redis.call('HGET', keys.waiting(), j.t) or 0)
-if a.most > 0 and waiting >= a.most then return { 'full', waiting } end
-local spent = take(j.t, a.tokens, a.daily)
-if spent then return spent end
-if a.tokens > 0 then redis.call('HSET', j.key, 'q', a.tokens .. ' ' .. today) end
+local refusal = admit(j.t, 1, a.tokens, a.most, a.daily)
+if refusal then return refusal end
+aside(j, a.tokens)
 weigh(j.t, a.weight)
 redis.call('PERSIST', j.key)
 redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)

@@ -1,0 +1,86 @@
+-- What pools and tenants have: jobs that wait and run, and a tenant's tokens of the
+-- day. These functions alone change it, each in the script that moves the record:
+-- nothing can lie between the two. Work comes in by admit, moves by count, and is done
+-- with by settle; what was set aside for it comes back once, whoever ends it.
+
+local today = math.floor(now / 86400000)
+local unknown = -1 -- tokens used by a call whose outcome nobody saw
+
+local function account(tenant)
+  local key = keys.day(tenant)
+  local h = redis.call('HMGET', key, 'd', 'u', 'r')
+  if tonumber(h[1]) ~= today then return { key = key, used = 0, reserved = 0 } end
+  return { key = key, used = tonumber(h[2]), reserved = tonumber(h[3]) }
+end
+
+local function book(day)
+  redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved))
+  redis.call('PEXPIREAT', day.key, (today + 1) * 86400000)
+end
+
+-- pooled and waits change how many jobs of a pool are in a phase, and how many of a
+-- tenant wait.
+local function pooled(pool, phase, n) redis.call('HINCRBY', keys.load(pool), phase, n) end
+local function waits(tenant, n) redis.call('HINCRBY', keys.waiting(), tenant, n) end
+
+-- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
+-- many tokens set aside for them. Past one of its limits, 0 being none, it takes
+-- nothing and returns {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
+local function admit(tenant, jobs, tokens, most, daily)
+  if most > 0 then
+    local waiting = tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
+    if waiting + jobs > most then return { 'full', waiting } end
+  end
+  if tokens > 0 then
+    local day = account(tenant)
+    local left = daily - day.used - day.reserved
+    if daily > 0 and tokens > left then
+      return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
+    end
+    day.reserved = day.reserved + tokens
+    book(day)
+  end
+  waits(tenant, jobs)
+end
+
+-- aside notes in a job's record what was set aside for it.
+local function aside(j, tokens)
+  if tokens > 0 then redis.call('HSET', j.key, 'q', tokens .. ' ' .. today) end
+end
+
+-- count moves a job from a phase to another, nil and the final ones being none. That it
+-- waits, where it was in none, admit has counted.
+local function count(j, from, to)
+  if from == to then return end
+  if from == 'queued' or from == 'running' then pooled(j.p, from, -1) end
+  if to == 'queued' or to == 'running' then pooled(j.p, to, 1) end
+  if from == 'queued' then waits(j.t, -1) end
+  if from == 'running' and to == 'queued' then waits(j.t, 1) end
+end
+
+-- settle counts what a job used in place of what was set aside for it, or all
+-- of that where it is unknown. The record has nothing set aside afterwards.
+local function settle(j, used)
+  if not j.q then return end
+  local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
+  if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end
+  tokens = tonumber(tokens)
+  if used == unknown then used = tokens end
+  redis.call('HDEL', j.key, 'q')
+  j.q = nil
+  local day = account(j.t)
+  if tonumber(on) == today then
+    day.used, day.reserved = day.used + used, day.reserved - tokens
+  else -- the day that it was set aside on has paid for it; what is over that is of today
+    day.used = day.used + math.max(0, used - tokens)
+  end
+  book(day)
+end
+
+-- charge counts what an attempt used that the job outlives.
+local function charge(j, used)
+  if not j.q or used <= 0 then return end
+  local day = account(j.t)
+  day.used = day.used + used
+  book(day)
+end
