@@ -9,6 +9,7 @@ package quota
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -58,6 +59,14 @@ type Quota struct {
 	prefix string
 	admit  *redis.Script
 	group  *gather.Group[admission, accounted]
+	askers chan *asker // those that are free
+}
+
+// asker asks one thing at a time, so that its last question is known again when the
+// client library sends it a second time: nothing is taken twice.
+type asker struct {
+	name string
+	n    int64
 }
 
 // New returns a Quota, or an error when Config lacks something.
@@ -67,6 +76,10 @@ func New(c Config) (*Quota, error) {
 	}
 	q := &Quota{rdb: c.Redis, limits: c.Limits, prefix: c.Prefix, admit: redis.NewScript(admitLua)}
 	q.group = gather.New(admitTogether, admitFlights, q.admitAll)
+	q.askers = make(chan *asker, admitFlights)
+	for range admitFlights {
+		q.askers <- &asker{name: "by:" + rand.Text()[:8]}
+	}
 	if q.limits == nil {
 		q.limits = func(string) Limits { return Limits{} }
 	}
@@ -167,6 +180,8 @@ const (
 func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, error) {
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
+	by := <-q.askers
+	defer func() { q.askers <- by }()
 	of := map[string][]int{}
 	for i, a := range asked {
 		of[a.tenant] = append(of[a.tenant], i)
@@ -177,10 +192,10 @@ func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, e
 		for _, i := range some[1:] {
 			sum.submits += asked[i].submits
 		}
-		got, err := q.ask(ctx, sum)
+		got, err := q.ask(ctx, by, sum)
 		for _, i := range some {
 			if err == nil && got.refused && len(some) > 1 {
-				out[i].account, out[i].err = q.ask(ctx, asked[i])
+				out[i].account, out[i].err = q.ask(ctx, by, asked[i])
 				continue
 			}
 			out[i] = accounted{got, err}
@@ -189,11 +204,13 @@ func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, e
 	return out, nil
 }
 
-func (q *Quota) ask(ctx context.Context, a admission) (account, error) {
+func (q *Quota) ask(ctx context.Context, by *asker, a admission) (account, error) {
+	by.n++
 	// Escaped, so that a tenant's name can neither hold braces, which Redis
 	// Cluster reads, nor meet another tenant's key.
 	key := q.prefix + url.QueryEscape(a.tenant)
-	got, err := q.admit.Run(ctx, q.rdb, []string{key}, "", fmt.Sprintf(`{"submits":%d,"per_minute":%d}`, a.submits, a.perMinute)).Int64Slice()
+	got, err := q.admit.Run(ctx, q.rdb, []string{key}, "",
+		fmt.Sprintf(`{"by":%q,"n":%d,"submits":%d,"per_minute":%d}`, by.name, by.n, a.submits, a.perMinute)).Int64Slice()
 	if err != nil {
 		return account{}, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
 	}

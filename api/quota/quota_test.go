@@ -3,6 +3,7 @@ package quota_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -144,5 +145,45 @@ func TestAccountsExpireAndDoNotMeet(t *testing.T) {
 func TestNewNamesWhatIsMissing(t *testing.T) {
 	if _, err := quota.New(quota.Config{}); err == nil {
 		t.Error("New accepted a Config without Redis")
+	}
+}
+
+// The client library sends a question again when its answer was lost. What it took,
+// or gave back, the first time, it does not take again.
+func TestASubmitIsTakenOnceHoweverOftenItIsAskedFor(t *testing.T) {
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.Before(t, server)
+	const limit = 60_000 // so large that what the bucket gains meanwhile is seen apart
+	q := open(t, proxy.Client(t), quota.Limits{SubmitsPerMinute: limit})
+	left := func() int64 {
+		t.Helper()
+		g, err := open(t, server.Client(), quota.Limits{SubmitsPerMinute: limit}).Admit(t.Context(), "acme", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.Windows[0].Remaining
+	}
+	lost := 0
+	proxy.Lose(func(command, reply string) bool {
+		if !strings.Contains(command, "\r\neval") || strings.HasPrefix(reply, "-") {
+			return false
+		}
+		lost++
+		return lost%2 == 1
+	})
+	if _, err := q.Admit(t.Context(), "acme", 40_000); err != nil {
+		t.Fatal(err)
+	}
+	if n := left(); n < 15_000 || n > limit-30_000 {
+		t.Errorf("%d are left after 40,000 of %d were taken once", n, limit)
+	}
+	if err := q.Refund(t.Context(), "acme", 20_000); err != nil {
+		t.Fatal(err)
+	}
+	if n := left(); n < 35_000 || n > limit-10_000 {
+		t.Errorf("%d are left after 20,000 of 40,000 were given back once", n)
+	}
+	if lost < 4 {
+		t.Errorf("%d questions, want each of two sent twice", lost)
 	}
 }
