@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -83,11 +84,10 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 	case status < 400:
 		a.blame(redirected(resp))
 	case (status == http.StatusNotFound || status == http.StatusMethodNotAllowed) && !jsontext.Value(text).IsValid(lenient):
-		// The provider refuses in JSON: something else stands at that address, and
-		// the job is not to blame.
-		a.Outcome, a.Doubt = tasks.ServerError, NoDoubt
-		a.Cause = stranger(resp, nil)
-		a.Cause.Message = a.Message
+		// The provider refuses in JSON: perhaps something else stands at that address.
+		cause := stranger(resp, nil)
+		cause.Message = fmt.Sprintf("the address does not know the provider's API (%d): %s", status, a.Message)
+		a.blame(cause)
 	}
 }
 

@@ -14,12 +14,16 @@ const maxMessage = 500
 // maxID caps the provider's name of a call.
 const maxID = 128
 
+// minKey is the length below which a key is no secret, but a placeholder that a
+// server of one's own asks for ("k", "none", "ollama"), and a part of other words.
+const minKey = 8
+
 // redactor takes our key out of what a provider said, however it spelt it: a
 // gateway may echo what it was sent, in an error as in an id.
 type redactor struct{ key *strings.Replacer }
 
 func newRedactor(key string) redactor {
-	if key == "" {
+	if len(key) < minKey {
 		return redactor{strings.NewReplacer()}
 	}
 	var pairs []string
