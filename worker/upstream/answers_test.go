@@ -148,8 +148,10 @@ func (r *row) asked(t testing.TB, body []byte) (a Answer, said string) {
 		t.Fatal(err)
 	}
 	q := ask("hi")
-	q.OnText = func(s string) { said += s }
-	return c.Do(t.Context(), q), said
+	var b strings.Builder
+	q.OnText = func(s string) { b.WriteString(s) }
+	a = c.Do(t.Context(), q)
+	return a, b.String()
 }
 
 // answering is a connection on which one answer comes.
