@@ -428,7 +428,6 @@ func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
 	}{
 		{answer: "anthropic/429-spend", outcome: "spend_limited", resume: nextMonth},
 		{answer: "anthropic/429-contract", outcome: "spend_limited", soon: true},
-		{answer: "anthropic/429-bare", outcome: "spend_limited", soon: true},
 		{answer: "anthropic/400-customer-cap", replace: []string{"2026-12-01 at 00:00 UTC", stated.Format("2006-01-02 at 15:04 UTC")}, outcome: "spend_limited", resume: stated},
 		{answer: "anthropic/400-credit", outcome: "spend_limited", soon: true},
 		{answer: "anthropic/401", outcome: "unauthorized", soon: true},

@@ -216,6 +216,9 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 // Whatever a provider streams, the assembly neither fails badly nor makes
 // anything but valid JSON within its own count.
 func FuzzStream(f *testing.F) {
+	for _, r := range rows(f) {
+		f.Add(r.body, r.d == OpenAI)
+	}
 	for _, name := range []string{"text", "rich", "tools"} {
 		for _, d := range []Dialect{Anthropic, OpenAI} {
 			if raw, err := readFixture(d, name); err == nil {
@@ -247,6 +250,7 @@ func FuzzStream(f *testing.F) {
 		resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}},
 			Body: io.NopCloser(bytes.NewReader(stream))}
 		c.read(t.Context(), func() {}, q, resp, &a)
+		c.redact.answer(&a)
 		if a.Outcome == "" {
 			t.Fatal("no outcome")
 		}
@@ -256,6 +260,13 @@ func FuzzStream(f *testing.F) {
 			}
 			if !shaped(d, a.Result) {
 				t.Fatalf("%s: a success without the shape: %q", d, a.Result)
+			}
+			if a.Finish == "" || len(a.Finish) > maxFinish {
+				t.Fatalf("%s: finish %q of %q", d, a.Finish, a.Result)
+			}
+			if closed := bytes.Contains(stream, []byte("[DONE]")) || bytes.Contains(stream, []byte("message_stop")); !closed && !bytes.Contains(stream, []byte("\x1f\x8b")) && !bytes.HasPrefix(bytes.TrimLeft(stream, " \t\r\n\xef\xbb\xbf"), []byte("{")) &&
+				!bytes.Contains(stream, []byte("_reason")) && !bytes.Contains(stream, []byte(`\u`)) {
+				t.Fatalf("%s: a success without any end: %q", d, stream)
 			}
 		} else if a.Result != nil {
 			t.Fatalf("%s with a result", a.Outcome)
