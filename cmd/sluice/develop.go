@@ -32,6 +32,20 @@ type FakeCmd struct {
 	Fault         []string      `placeholder:"KIND[:PROBABILITY]" help:"Faults from the start, as in 529:0.1; more by POST /fake/faults."`
 }
 
+// Help lists the kinds of faults.
+func (c *FakeCmd) Help() string {
+	var refused, struck strings.Builder
+	for _, k := range fake.Kinds() {
+		list := &struck
+		if k.Refuses {
+			list = &refused
+		}
+		fmt.Fprintf(list, "  %-14s %s\n", k.Name, k.Says)
+	}
+	return "A fault is asked for by --fault, by POST /fake/faults, by the header X-Fake-Fault, or in a prompt: [[fault:529]], [[fault:529:2]] for two calls.\n\n" +
+		"Calls are refused, at no charge, by\n\n" + refused.String() + "\nAccepted calls are struck by\n\n" + struck.String()
+}
+
 // Run serves until ctx ends. Its base URL is the one line on standard output.
 func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 	faults, err := parseFaults(c.Fault)

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
 // leakless runs the tests and then looks for goroutines they left.
@@ -135,6 +136,17 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		code, stdout, stderr := invoke(t, "", nil, append(strings.Fields(c), "--help")...)
 		if code != 0 || !strings.Contains(stdout, strings.TrimSpace("Usage: sluice "+c)) || stderr != "" {
 			t.Errorf("sluice %s --help: code %d, stdout %q, stderr %q", c, code, stdout, stderr)
+		}
+	}
+}
+
+// The help of the fake provider lists every kind of fault that it takes, and what it does.
+func TestTheFakesHelpListsEveryFault(t *testing.T) {
+	_, help, _ := invoke(t, "", nil, "fake", "--help")
+	help = strings.Join(strings.Fields(help), " ")
+	for _, k := range fake.Kinds() {
+		if !strings.Contains(help, " "+k.Name+" "+strings.Join(strings.Fields(k.Says), " ")) {
+			t.Errorf("the help does not say that %s is %q", k.Name, k.Says)
 		}
 	}
 }

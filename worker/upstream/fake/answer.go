@@ -87,7 +87,8 @@ func (x *exchange) stream(out *writer, h http.Header, say speaker, p *plan) {
 	h["Content-Type"] = []string{"text/event-stream; charset=utf-8"}
 	h["Cache-Control"] = []string{"no-cache"}
 	out.add(say.open())
-	timed := x.f.cfg.TimePerToken > 0
+	turn := x.turn()
+	timed := x.f.cfg.TimePerToken > 0 && turn == nil
 	if timed {
 		_ = out.flush() // a client that has gone shows as time passes
 	}
@@ -106,6 +107,9 @@ func (x *exchange) stream(out *writer, h http.Header, say speaker, p *plan) {
 		return
 	}
 	out.add(say.close())
+	if turn != nil {
+		out.buf = turn(x, h, out.buf)
+	}
 	x.call.Completed = out.flush() == nil
 }
 
@@ -128,6 +132,9 @@ func (x *exchange) whole(out *writer, h http.Header, say speaker, p *plan) {
 	case "garbage":
 		h["Content-Type"] = []string{"text/html"}
 		body = []byte("<html><body>Sign in to continue</body></html>\n")
+	}
+	if turn := x.turn(); turn != nil {
+		body = turn(x, h, body)
 	}
 	out.add(body)
 	x.call.Completed = out.flush() == nil && x.kind() != "garbage"

@@ -20,6 +20,7 @@ type exchange struct {
 	call  Call
 	ask   question
 	fault *Fault
+	sent  string // the key, while the call runs
 }
 
 // exchange begins a call.
@@ -49,6 +50,7 @@ func (x *exchange) authorize(w http.ResponseWriter, r *http.Request) bool {
 		x.refuse(w, refusals["401"], "", 0)
 		return false
 	}
+	x.sent = key
 	sum := sha256.Sum256([]byte(key))
 	x.call.Key = hex.EncodeToString(sum[:6])
 	return true
@@ -172,6 +174,16 @@ func (x *exchange) refuse(w http.ResponseWriter, e refusal, message string, wait
 	x.call.Status = e.status
 	h := w.Header()
 	x.describe(h)
+	if e.words != "" {
+		// What is echoed is the key of this call; none is kept.
+		echo := func(s string) string { return strings.ReplaceAll(s, "KEY", x.sent) }
+		for name, value := range e.header {
+			h.Set(name, echo(value))
+		}
+		w.WriteHeader(e.status)
+		_, _ = io.WriteString(w, echo(e.raw))
+		return
+	}
 	if e.html {
 		h.Set("Content-Type", "text/html")
 		w.WriteHeader(e.status)

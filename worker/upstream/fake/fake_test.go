@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"reflect"
 	"strconv"
 	"strings"
@@ -351,14 +350,25 @@ func TestTheFakeStatesItsLimitsAsTheProvidersDo(t *testing.T) {
 // Every fault, in both dialects, is what the caller takes it for.
 func TestEveryFaultHasItsOutcome(t *testing.T) {
 	f, url := startFake(t, Config{MeanOutputTokens: 100})
-	for kind, want := range map[string]tasks.Outcome{
+	outcomes := map[string]tasks.Outcome{
 		"429": tasks.RateLimited, "ramp": tasks.RampLimited, "spend": tasks.SpendLimited, "customer_cap": tasks.SpendLimited,
 		"400": tasks.Rejected, "401": tasks.Unauthorized, "402": tasks.SpendLimited, "403": tasks.Unauthorized, "404": tasks.Rejected,
 		"409": tasks.ServerError, "413": tasks.Rejected, "500": tasks.ServerError, "502": tasks.ServerError, "503": tasks.Overloaded,
 		"504": tasks.Timeout, "529": tasks.Overloaded,
 		"hang": tasks.Timeout, "reset": tasks.CutOff, "cut": tasks.CutOff, "truncated": tasks.CutOff, "slow": tasks.Timeout,
 		"stream_error": "", "plain": tasks.Succeeded, "garbage": tasks.CutOff,
-	} {
+		"429_page": tasks.RateLimited, "403_page": tasks.Unauthorized, "404_page": tasks.Rejected, "redirect": tasks.ServerError,
+		"detail": tasks.Rejected, "unknown": tasks.Rejected, "echo_key": tasks.Unauthorized,
+		"no_end": tasks.Succeeded, "done_only": tasks.Succeeded, "done_space": tasks.Succeeded, "as_json": tasks.Succeeded, "as_html": tasks.Succeeded,
+		"bom": tasks.Succeeded, "gzip": tasks.Succeeded, "no_usage": tasks.Succeeded, "filtered": tasks.Succeeded, "list": tasks.Succeeded,
+		"broken_off": tasks.ServerError, "error_200": tasks.Rejected, "limit_200": tasks.RateLimited, "hollow": tasks.ServerError, "other_dialect": tasks.ServerError,
+	}
+	for _, k := range Kinds() {
+		if _, ok := outcomes[k.Name]; !ok {
+			t.Errorf("the kind %s has no outcome here", k.Name)
+		}
+	}
+	for kind, want := range outcomes {
 		for _, d := range []Dialect{Anthropic, OpenAI} {
 			want := want
 			if kind == "stream_error" {
@@ -381,6 +391,12 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			cancel()
 			if a.Outcome != want {
 				t.Errorf("%s, %s: got %s (%s), want %s", kind, d, a.Outcome, a.Message, want)
+			}
+			if want == tasks.Succeeded && !strings.Contains(tasks.ResultText(a.Result), "You wrote: x.") {
+				t.Errorf("%s, %s: result %s", kind, d, a.Result)
+			}
+			if strings.Contains(fmt.Sprintf("%+v", a), testKey) {
+				t.Errorf("%s, %s: the key shows in %+v", kind, d, a)
 			}
 			waits := kind == "429" || kind == "ramp"
 			if a.HasRetryAfter != waits || waits && a.RetryAfter != 7*time.Second {
@@ -615,21 +631,14 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}
 }
 
-// The documentation of Fault lists every kind there is.
-func TestEveryKindIsDocumented(t *testing.T) {
-	source, err := os.ReadFile("fault.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, _, _ := strings.Cut(string(source), "type Fault struct")
-	kinds := struckKinds()
-	for kind := range refusals {
-		kinds = append(kinds, kind)
-	}
-	for _, kind := range kinds {
-		if !strings.Contains(doc, `"`+kind+`"`) {
-			t.Errorf("the kind %q is not documented", kind)
+// Every kind says what it does, each in words of its own.
+func TestEveryKindIsDescribed(t *testing.T) {
+	seen := map[string]string{}
+	for _, k := range Kinds() {
+		if k.Says == "" || seen[k.Says] != "" {
+			t.Errorf("%s says %q, as does %s", k.Name, k.Says, seen[k.Says])
 		}
+		seen[k.Says] = k.Name
 	}
 }
 

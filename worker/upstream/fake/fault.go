@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,20 +13,7 @@ import (
 	"time"
 )
 
-// Fault is a misbehaviour of the provider.
-//
-// Kinds that refuse a call, at no charge: "429" (an ordinary limit), "ramp",
-// "spend" (a tier's cap: 429 without retry-after), "customer_cap" (the 400 of
-// a cap the customer set), "400", "401", "402", "403", "404", "409", "413",
-// "500", "502", "503", "504", "529".
-//
-// Kinds that strike an accepted, charged call: "hang" (no answer until the
-// client leaves, or for Delay), "reset" (the connection is reset before an
-// answer), "cut" (the connection ends in the middle), "truncated" (the body
-// ends in the middle of its JSON, cleanly), "slow" (16 bytes every Delay),
-// "stream_error" (an overload reported inside the stream; a whole answer is
-// cut), "plain" (a whole answer although a stream was asked for), "garbage"
-// (something that is not JSON, with status 200).
+// Fault is a misbehaviour of the provider, of one of the [Kinds].
 type Fault struct {
 	Kind string
 	// Probability that a call is struck; 0 means every call.
@@ -42,12 +30,22 @@ type Fault struct {
 	Model string
 }
 
-func struckKinds() []string {
-	return []string{"hang", "reset", "cut", "truncated", "slow", "stream_error", "plain", "garbage"}
+// Kinds lists the kinds of faults, by name.
+func Kinds() []Kind {
+	var out []Kind
+	for name, e := range refusals {
+		out = append(out, Kind{name, e.says(), true})
+	}
+	for _, s := range strikes() {
+		out = append(out, Kind{s.kind, s.says, false})
+	}
+	slices.SortFunc(out, func(a, b Kind) int { return cmp.Compare(a.Name, b.Name) })
+	return out
 }
 
 func (f Fault) check() error {
-	if _, refuses := refusals[f.Kind]; !refuses && !slices.Contains(struckKinds(), f.Kind) {
+	_, refuses := refusals[f.Kind]
+	if !refuses && !slices.ContainsFunc(strikes(), func(s strike) bool { return s.kind == f.Kind }) {
 		return fmt.Errorf("there is no fault %q", f.Kind)
 	}
 	if f.Probability < 0 || f.Probability > 1 || f.Count < 0 || f.Duration < 0 || f.RetryAfter < 0 || f.Delay < 0 {
@@ -181,6 +179,22 @@ type refusal struct {
 	openAIType    string
 	openAICode    string
 	message       string
+
+	raw    string            // in place of all that, with the status
+	header map[string]string // beside it
+	words  string            // what is odd about it
+}
+
+// says describes the refusal.
+func (e refusal) says() string {
+	if e.words != "" {
+		return e.words
+	}
+	said := strconv.Itoa(e.status) + " " + cmp.Or(e.anthropicType, "as a page")
+	if code := cmp.Or(e.errorCode, e.openAICode); code != "" {
+		said += " (" + code + ")"
+	}
+	return said
 }
 
 // refusals is a table, read only.
@@ -204,6 +218,19 @@ var refusals = map[string]refusal{
 	"502": {name: "502", status: 502, html: true},
 	"503": {name: "503", status: 503, again: true, anthropicType: "overloaded_error", openAIType: "server_error", message: "The engine is currently overloaded, please try again later"},
 	"504": {name: "504", status: 504, again: true, anthropicType: "timeout_error", openAIType: "server_error", message: "The request timed out."},
+	"429_page": {name: "429_page", status: 429, raw: "<html><head><title>429 Too Many Requests</title></head></html>\n",
+		header: map[string]string{"Content-Type": "text/html"}, words: "429 as an edge's page, without a wait"},
+	"403_page": {name: "403_page", status: 403, raw: "<!DOCTYPE html><title>Attention Required!</title>\n",
+		header: map[string]string{"Content-Type": "text/html"}, words: "403 as an edge's page"},
+	"404_page": {name: "404_page", status: 404, raw: "404 page not found\n",
+		header: map[string]string{"Content-Type": "text/plain"}, words: "404 in words, as of another server"},
+	"redirect": {name: "redirect", status: 308, header: map[string]string{"Location": "https://elsewhere.invalid/"}, words: "308 to another address"},
+	"detail": {name: "detail", status: 422, raw: `{"detail":[{"loc":["body","max_tokens"],"msg":"Input should be less than 8192","type":"less_than"}]}`,
+		header: map[string]string{"Content-Type": "application/json"}, words: "422 with a list of details"},
+	"unknown": {name: "unknown", status: 422, raw: `{"why":{"because":"the moon is full"}}`,
+		header: map[string]string{"Content-Type": "application/json"}, words: "422 in an envelope that nobody knows"},
+	"echo_key": {name: "echo_key", status: 401, raw: `{"error":{"type":"KEY","code":"KEY","message":"the key KEY is refused"},"request_id":"KEY"}`,
+		header: map[string]string{"Content-Type": "application/json", "Request-Id": "KEY", "X-Request-Id": "KEY"}, words: "401 that echoes the key in everything"},
 	"529": {name: "529", status: 529, again: true, anthropicType: "overloaded_error", openAIType: "server_error", message: "Overloaded"},
 }
 
