@@ -3,7 +3,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,15 +16,8 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-const (
-	// maxErrorBody caps what is read of an error's body; the rest is not needed.
-	maxErrorBody = 64 << 10
-	// errorBodyWait bounds the wait for it: the status has already said most.
-	errorBodyWait = 5 * time.Second
-	// drainWait and maxDrain bound what is spent to give a connection back whole.
-	drainWait = 250 * time.Millisecond
-	maxDrain  = 64 << 10
-)
+// errorBodyWait bounds the wait for an error's body: the status has already said most.
+const errorBodyWait = 5 * time.Second
 
 // Do makes one call and says how it ended; every failure is an Outcome.
 //
@@ -34,7 +26,7 @@ const (
 // know. Do returns when the call is over or the context is.
 func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 	a := c.do(ctx, ask)
-	c.redact.answer(&a)
+	a.clean(c.redact)
 	return a
 }
 
@@ -89,6 +81,16 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 		cause.Message = fmt.Sprintf("the address does not know the provider's API (%d): %s", status, a.Message)
 		a.blame(cause)
 	}
+}
+
+// clean is the one exit for the strings that came from a provider.
+func (a *Answer) clean(r redactor) {
+	a.Message = r.clean(a.Message, maxMessage)
+	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
+	if a.RequestID = r.key.Replace(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
+		a.RequestID = ""
+	}
+	a.Finish = tasks.Finish(r.clean(string(a.Finish), maxFinish))
 }
 
 // begin returns what the headers of an answer say.
@@ -191,7 +193,7 @@ func (b *outgoingBody) Close() error { return nil }
 // unanswered classifies a call to which no status arrived.
 func unanswered(ctx context.Context, err error, sent bool) Answer {
 	a := Answer{MaybeBilled: sent}
-	if ended(ctx, &a) {
+	if cutShort(ctx, &a) {
 		return a
 	}
 	a.blame(connection(err, sent))
@@ -204,19 +206,6 @@ func unanswered(ctx context.Context, err error, sent bool) Answer {
 		a.Outcome = tasks.CutOff
 	}
 	return a
-}
-
-// ended sets the outcome of a call whose context is over.
-func ended(ctx context.Context, a *Answer) bool {
-	switch err := ctx.Err(); {
-	case err == nil:
-		return false
-	case errors.Is(err, context.DeadlineExceeded):
-		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
-	default:
-		a.Outcome, a.Message = tasks.CallCanceled, "the call was cut off"
-	}
-	return true
 }
 
 // explain classifies a problem that the provider reported; came is the body.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"crypto/x509"
 	"errors"
 	"net/url"
 	"strings"
@@ -26,6 +27,42 @@ const (
 	OpenAIBaseURL    = "https://api.openai.com/v1"
 	DefaultVersion   = "2023-06-01"
 )
+
+// Provider is somebody who answers prompts.
+type Provider struct {
+	// Name is the provider's name in configuration and job records.
+	Name string
+	// Dialect must be one of the two.
+	Dialect Dialect
+	// BaseURL is where the dialect's paths begin; empty means the public address.
+	// As with the official SDKs, Anthropic's is the host's root and OpenAI's
+	// includes "/v1". Both are forgiven: a trailing "/v1" of an Anthropic address
+	// is dropped, and an OpenAI address without any path gets one.
+	BaseURL string
+	// APIKey is sent as x-api-key or as a bearer token; empty sends neither.
+	APIKey string
+
+	// What a compatible server refuses is not sent. NoStream: answers are asked for
+	// whole, and neither "stream" nor "stream_options" is sent. NoStreamOptions:
+	// "stream_options" alone is left out; the usage is then what the server says unasked.
+	NoStream, NoStreamOptions bool
+	// TokenLimit is the member that carries a job's limit of output tokens. Empty
+	// means the dialect's own: "max_tokens", and "max_completion_tokens" for OpenAI.
+	TokenLimit string
+	// Roots vouch for the certificate of BaseURL. Nil: the system's.
+	Roots *x509.CertPool
+}
+
+// limitName is the member that carries a job's limit of output tokens.
+func (p *Provider) limitName() string {
+	switch {
+	case p.TokenLimit != "":
+		return p.TokenLimit
+	case p.Dialect == OpenAI:
+		return "max_completion_tokens"
+	}
+	return "max_tokens"
+}
 
 // endpoint returns the address of the dialect's one call.
 func endpoint(d Dialect, base string) (string, error) {

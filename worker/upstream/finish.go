@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"cmp"
 	"strings"
 
@@ -16,14 +15,14 @@ import (
 // several choices the first that did not end whole tells.
 func (o *outline) finish(d Dialect) tasks.Finish {
 	if d == Anthropic {
-		var s said
+		var s speech
 		s.parts(o.content)
 		return s.end(text(o.stop))
 	}
 	end := tasks.FinishComplete
 	_ = eachElement(o.choices, func(v jsontext.Value) error { // read once already
 		c := readChoice(v)
-		var s said
+		var s speech
 		s.message(c.message)
 		if e := s.end(text(c.finish)); end == tasks.FinishComplete {
 			end = e
@@ -33,10 +32,10 @@ func (o *outline) finish(d Dialect) tasks.Finish {
 	return end
 }
 
-// said is what an answer holds.
-type said struct{ text, refusal, tool bool }
+// speech is what an answer holds.
+type speech struct{ text, refusal, tool bool }
 
-func (s said) end(word string) tasks.Finish {
+func (s speech) end(word string) tasks.Finish {
 	f := finishOf(word)
 	switch {
 	case f != tasks.FinishComplete:
@@ -81,7 +80,7 @@ func finishOf(word string) tasks.Finish {
 }
 
 // message takes in an assistant's message of OpenAI's.
-func (s *said) message(message jsontext.Value) {
+func (s *speech) message(message jsontext.Value) {
 	_ = eachMember(message, func(name string, v jsontext.Value, _, _ int) error { // read once already
 		switch {
 		case name == "content" && v.Kind() == '[':
@@ -99,7 +98,7 @@ func (s *said) message(message jsontext.Value) {
 
 // parts takes in a list of content: blocks of Anthropic's, parts of OpenAI's.
 // A thought is nothing said.
-func (s *said) parts(list jsontext.Value) {
+func (s *speech) parts(list jsontext.Value) {
 	_ = eachElement(list, func(part jsontext.Value) error { // as above
 		var kind, words string
 		_ = eachMember(part, func(name string, v jsontext.Value, _, _ int) error { // as above
@@ -124,15 +123,4 @@ func (s *said) parts(list jsontext.Value) {
 		}
 		return nil
 	})
-}
-
-// filled reports whether a string, a list or an object holds anything.
-func filled(v jsontext.Value) bool {
-	switch v.Kind() {
-	case '"':
-		return len(v) > len(`""`)
-	case '[', '{':
-		return len(bytes.TrimSpace(v[1:len(v)-1])) > 0
-	}
-	return false
 }

@@ -18,7 +18,7 @@ const maxModels = 1 << 20
 // models' ids, as many as the list's first page has.
 func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 	a, names = c.list(ctx)
-	c.redact.answer(&a)
+	a.clean(c.redact)
 	return a, names
 }
 

@@ -223,6 +223,17 @@ func appendString(b []byte, s string) []byte {
 	return q
 }
 
+// filled reports whether a string, a list or an object holds anything.
+func filled(v jsontext.Value) bool {
+	switch v.Kind() {
+	case '"':
+		return len(v) > len(`""`)
+	case '[', '{':
+		return len(bytes.TrimSpace(v[1:len(v)-1])) > 0
+	}
+	return false
+}
+
 // isNull reports whether raw is absent or the JSON null.
 func isNull(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 

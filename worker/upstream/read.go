@@ -18,6 +18,14 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
+const (
+	// maxErrorBody caps what is read of an error's body; the rest is not needed.
+	maxErrorBody = 64 << 10
+	// drainWait and maxDrain bound what is spent to give a connection back whole.
+	drainWait = 250 * time.Millisecond
+	maxDrain  = 64 << 10
+)
+
 // assembler puts a dialect's stream together.
 type assembler interface {
 	// event takes one event in and reports whether it was the closing one.
@@ -69,19 +77,19 @@ func (c *Caller) take(ask Ask, resp *http.Response, a *Answer) error {
 	if err != nil {
 		return err
 	}
-	begins, err := start(r)
+	head, err := opening(r)
 	if err != nil {
 		return err
 	}
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	switch first := begins[0]; {
+	switch first := head[0]; {
 	case first == '{':
 		return c.readWhole(ask, r, a)
-	case field.Match(begins), media == "text/event-stream" && first != '<' && first != '[':
+	case eventField.Match(head), media == "text/event-stream" && first != '<' && first != '[':
 		return c.readStream(ask, r, a)
 	}
 	came, _ := io.ReadAll(io.LimitReader(r, maxErrorBody)) // what there is of it is enough
-	if said := stated(bytes.TrimSpace(came), ""); begins[0] == '[' && said.stated {
+	if said := stated(bytes.TrimSpace(came), ""); head[0] == '[' && said.stated {
 		return said
 	}
 	return &strangerError{c.redact.body(came)}
@@ -94,7 +102,7 @@ func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
 	switch {
 	case errors.Is(err, errTooLarge):
 		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
-	case ended(ctx, a):
+	case cutShort(ctx, a):
 	case errors.As(err, &strange):
 		a.Outcome = tasks.ServerError
 		a.blame(stranger(resp, strange.came))
@@ -140,11 +148,11 @@ func plain(resp *http.Response) (*bufio.Reader, error) {
 	return r, nil
 }
 
-// field is how a stream begins: with a comment or one of its fields.
-var field = regexp.MustCompile(`^(data|event|id|retry)?:`)
+// eventField is how a stream head: with a comment or one of its fields.
+var eventField = regexp.MustCompile(`^(data|event|id|retry)?:`)
 
-// start returns the first bytes that are not white space, and consumes none.
-func start(r *bufio.Reader) ([]byte, error) {
+// opening returns the first bytes that are not white space, and consumes none.
+func opening(r *bufio.Reader) ([]byte, error) {
 	for n := 1; ; n++ {
 		b, err := r.Peek(n)
 		if err != nil {
@@ -278,4 +286,17 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	}
 	a.Result, a.Finish = body, shape.finish(c.provider.Dialect)
 	return nil
+}
+
+// cutShort sets the outcome of a call whose context is over.
+func cutShort(ctx context.Context, a *Answer) bool {
+	switch err := ctx.Err(); {
+	case err == nil:
+		return false
+	case errors.Is(err, context.DeadlineExceeded):
+		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
+	default:
+		a.Outcome, a.Message = tasks.CallCanceled, "the call was cut off"
+	}
+	return true
 }

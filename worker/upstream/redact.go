@@ -4,11 +4,9 @@ import (
 	"encoding/base64"
 	"net/url"
 	"strings"
-
-	"github.com/sluicehq/sluice/tasks"
 )
 
-// maxMessage caps Answer.Message and what is told to operators, in bytes.
+// maxMessage caps a message and what is told to operators, in bytes.
 const maxMessage = 500
 
 // maxID caps the provider's name of a call.
@@ -41,16 +39,6 @@ func (r redactor) clean(s string, n int) string { return clip(redactKeys(r.key.R
 
 // body returns the body of an error without our key, before a part of it is cut out.
 func (r redactor) body(b []byte) []byte { return []byte(r.key.Replace(string(b))) }
-
-// answer is the one exit for the strings that came from a provider.
-func (r redactor) answer(a *Answer) {
-	a.Message = r.clean(a.Message, maxMessage)
-	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
-	if a.RequestID = r.key.Replace(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
-		a.RequestID = ""
-	}
-	a.Finish = tasks.Finish(r.clean(string(a.Finish), maxFinish))
-}
 
 // redactKeys blanks whatever looks like a key, masked or whole: providers
 // quote the key that they refuse.

@@ -250,7 +250,7 @@ func FuzzStream(f *testing.F) {
 		resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}},
 			Body: io.NopCloser(bytes.NewReader(stream))}
 		c.read(t.Context(), func() {}, q, resp, &a)
-		c.redact.answer(&a)
+		a.clean(c.redact)
 		if a.Outcome == "" {
 			t.Fatal("no outcome")
 		}

@@ -87,8 +87,8 @@ func (o *outline) judge(d Dialect, body []byte) *providerError {
 	return e
 }
 
-// strange is an object that has no member by which the dialect's answers are known.
-func strange(came string) *providerError {
+// foreign is an object that has no member by which the dialect's answers are known.
+func foreign(came string) *providerError {
 	e := noAnswer(came)
 	e.strange = true
 	return e
@@ -105,7 +105,7 @@ func (o *outline) completion() *providerError {
 		if strings.HasPrefix(o.kind, "message") || strings.HasPrefix(o.kind, "content_block") {
 			return otherDialect(Anthropic)
 		}
-		return strange("something that is no chat completion: it has no choices")
+		return foreign("something that is no chat completion: it has no choices")
 	}
 	worst := noAnswer("something that is no chat completion: its choices are empty")
 	first := true
@@ -190,7 +190,7 @@ func (o *outline) message() *providerError {
 	case o.kind != "message" && o.choices.Kind() == '[':
 		return otherDialect(OpenAI)
 	case o.kind != "message":
-		return strange("something that is no message")
+		return foreign("something that is no message")
 	case o.content.Kind() != '[':
 		return noAnswer("a message that has no content")
 	case broken(reason):
@@ -202,7 +202,7 @@ func (o *outline) message() *providerError {
 }
 
 func otherDialect(d Dialect) *providerError {
-	e := strange(fmt.Sprintf("an answer of the dialect %s, which is not the one configured: set the provider's dialect to %s", d, d))
+	e := foreign(fmt.Sprintf("an answer of the dialect %s, which is not the one configured: set the provider's dialect to %s", d, d))
 	e.stated = true
 	return e
 }

@@ -327,7 +327,7 @@ func readWhole(t *testing.T, d Dialect, body []byte) Answer {
 	c.read(t.Context(), func() {}, Ask{}, &http.Response{
 		StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(body)),
 	}, &a)
-	c.redact.answer(&a)
+	a.clean(c.redact)
 	return a
 }
 
