@@ -14,7 +14,6 @@ local model = h.sus
 if a.kind == 'ignore' then return answer(1) end
 
 if a.kind == 'good' then
-  process(now)
   forgive(model)
   calm_down()
   return answer(1)
@@ -27,7 +26,6 @@ if a.kind == 'spend' or a.kind == 'unauthorized' then
 end
 
 if a.kind == 'alone' then
-  process(now)
   forgive(model)
   calm_down()
   sicken(model, a.reason)
@@ -43,7 +41,7 @@ if not next(bad) then
 end
 bad[a.holder] = 1
 keep('sus_bad', bad)
-local _, willing = others()
-if willing > 0 and now - num('sus_at') < patience then return answer(2) end
+local _, unasked = others()
+if unasked > 0 and now - num('sus_at') < patience then return answer(2) end
 conclude()
 return answer(4)

@@ -105,7 +105,6 @@ end
 if a.goods > 0 then
   if state() == 'closed' then succeeded(h, a.goods, a.good_age) end
   set('worked|' .. (a.fp or ''), 1)
-  if a.alive == 1 then process(now - a.good_age) end
   for _, m in ipairs(a.models or {}) do well(m[1], m[2], m[3]) end
 end
 
@@ -120,7 +119,6 @@ if a.kind == 'spend' or a.kind == 'unauthorized' then
   return answer(0)
 end
 
-if a.alive == 1 then process(nil, now) end
 if state() == 'open' then return answer(0) end
 if a.ask ~= 1 then
   if state() == 'half_open' then
@@ -143,6 +141,7 @@ why = failed(h) or why
 save(a.model, b)
 if a.raise == 1 then why = '' elseif why and a.reason ~= '' then why = why .. ': ' .. a.reason end
 if not why or (h.sus or '') ~= '' or (now < num('sus_next') and a.raise ~= 1) then return answer(0) end
+calm_down()
 set('sus', a.model)
 set('sus_at', now)
 set('sus_by', a.holder)

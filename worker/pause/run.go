@@ -64,11 +64,13 @@ func (b *Breaker) attend(ctx context.Context, s snapshot, wg *sync.WaitGroup) ti
 	if b.away.Load() {
 		return b.tick
 	}
+	again := b.tick
 	if b.ask != nil && s.h["sus"] != "" {
 		wg.Go(func() { b.lookInto(ctx) })
+		again = lookEvery // one process at a time is asked
 	}
 	if b.probe == nil || b.probing.Load() {
-		return b.tick
+		return again
 	}
 	fence, soon := b.takeProbe(ctx, s)
 	if fence > 0 {
@@ -79,7 +81,7 @@ func (b *Breaker) attend(ctx context.Context, s snapshot, wg *sync.WaitGroup) ti
 			signal(b.moved)
 		})
 	}
-	return min(b.tick, soon)
+	return min(again, soon)
 }
 
 // flush counts the successes that wait.

@@ -15,15 +15,14 @@
 --              operator's, whether the address does not fit, the provider's Retry-After in ms
 --   sus_next   when the next may be raised
 --
--- KEYS[3]  hash: "p|" and a process -> "alive good bad", ms: when it last showed itself, sent
---          its last success, failed last; "m|" and a model -> JSON, its book of calls, as the
---          pool's in KEYS[1]. It ends an hour after the last write.
+-- KEYS[3]  hash: "p|" and a process -> ms, when it last showed itself; "m|" and a model -> JSON,
+--          its book of calls, as the pool's in KEYS[1]. It ends an hour after the last write.
 
 local seen_for = 3600    -- s
 local alive_for = 15000  -- ms
 local known_most = 8
 local sick_most = 50
-local patience = 5000    -- for the opinion of another process
+local patience = 5000    -- for the opinions of other processes
 local first_word = 1500  -- who raised it is asked first
 local calm = 3000        -- between two suspicions
 
@@ -33,13 +32,11 @@ local function table_of(f)
 end
 local function keep(f, t) set(f, next(t) and cjson.encode(t) or '') end
 
--- process notes when it sent a success or saw a failure, and that it lives.
-local function process(good, bad)
+-- show notes that a process lives.
+local function show()
   local f = 'p|' .. a.holder
-  local alive, g, b = string.match(redis.call('HGET', KEYS[3], f) or '', '^(%d+) (%d+) (%d+)$')
-  if not good and not bad and now - (tonumber(alive) or 0) < alive_for / 3 then return end
-  redis.call('HSET', KEYS[3], f, string.format('%.0f %.0f %.0f', now,
-    math.max(good or 0, tonumber(g) or 0), math.max(bad or 0, tonumber(b) or 0)))
+  if now - (tonumber(redis.call('HGET', KEYS[3], f)) or 0) < alive_for / 3 then return end
+  redis.call('HSET', KEYS[3], f, string.format('%.0f', now))
   redis.call('EXPIRE', KEYS[3], seen_for)
   if redis.call('HLEN', KEYS[3]) > 200 then
     for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
@@ -49,20 +46,18 @@ local function process(good, bad)
 end
 
 -- others returns how many other processes live and make calls, and how many of them
--- are not known to fail at this moment.
+-- have not been asked yet.
 local function others()
-  local living, willing = 0, 0
-  local bad_here, flat = table_of('sus_bad'), redis.call('HGETALL', KEYS[3])
+  local living, unasked = 0, 0
+  local asked, flat = table_of('sus_bad'), redis.call('HGETALL', KEYS[3])
   for i = 1, #flat, 2 do
     local who = string.match(flat[i], '^p|(.*)$')
-    local alive, g, b = string.match(flat[i + 1], '^(%d+) (%d+) (%d+)$')
-    if who and who ~= a.holder and alive and now - tonumber(alive) < alive_for then
+    if who and who ~= a.holder and now - (tonumber(flat[i + 1]) or 0) < alive_for then
       living = living + 1
-      local fails = tonumber(b) > tonumber(g) and tonumber(b) > num('sus_at') - 2 * patience
-      if not bad_here[who] and not fails then willing = willing + 1 end
+      if not asked[who] then unasked = unasked + 1 end
     end
   end
-  return living, willing
+  return living, unasked
 end
 
 local function calm_down()
@@ -106,4 +101,4 @@ local function conclude()
   set('detail', detail)
 end
 
-if a.alive == 1 then process() end
+if a.alive == 1 then show() end

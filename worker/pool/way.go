@@ -26,9 +26,10 @@ const (
 // it is open, whatever the answer says.
 type way struct {
 	mu      sync.Mutex
-	open    time.Time // when the latest call was sent that was answered
-	shut    time.Time // when the latest test began that was not
-	verdict pause.Verdict
+	open    time.Time     // when the latest call was sent that was answered
+	shut    time.Time     // when the latest test began that was not
+	verdict pause.Verdict // of that test
+	found   time.Time     // when it ended; zero once it has been told
 	test    chan struct{} // closed at the end of the test under way; nil: none is
 	why     string        // this process has left the pool; "": it has not
 	gone    chan struct{} // closed when it leaves
@@ -42,15 +43,18 @@ func unreached(a upstream.Answer) bool { return a.Outcome == tasks.ConnectError 
 // API stands at the address, unless only this request does not fit: nobody can tell
 // from one answer. A path that is not there has no words of its own.
 func misfits(a upstream.Answer) bool {
-	nowhere := a.Status == http.StatusNotFound || a.Status == http.StatusMethodNotAllowed
-	return a.Cause.Kind.Misfit() || nowhere && a.Doubt == upstream.NoDoubt
+	return a.Cause.Kind.Misfit() || nowhere(a) && a.Doubt == upstream.NoDoubt
+}
+
+func nowhere(a upstream.Answer) bool {
+	return a.Status == http.StatusNotFound || a.Status == http.StatusMethodNotAllowed
 }
 
 // blamed is the verdict of an answer that shows an outage or a misfit, in words.
 func blamed(v pause.Verdict, a upstream.Answer) pause.Verdict {
 	v.Kind, v.Misfit, v.Detail = pause.Bad, misfits(a), a.Cause.Detail
 	v.Reason = cmp.Or(a.Cause.Message, a.Message, string(a.Outcome))
-	if a.Cause.Kind == "" && v.Misfit {
+	if nowhere(a) {
 		v.Reason = fmt.Sprintf("the address does not know the provider's API (%d: %s)", a.Status, a.Message)
 	}
 	return v
@@ -65,11 +69,14 @@ func (w *way) answered(a upstream.Answer, took time.Duration) {
 	w.open = later(w.open, time.Now().Add(-took))
 }
 
-// closed returns what a test has just found, if it was not answered.
+// closed returns, once, what a test has just found that was not answered: the
+// suspicion that it raises needs no other.
 func (w *way) closed() (pause.Verdict, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.verdict, w.shut.After(w.open) && time.Since(w.shut) < wayFresh+wayTime
+	found := w.found
+	w.found = time.Time{}
+	return w.verdict, w.shut.After(w.open) && time.Since(found) < wayFresh
 }
 
 // reaches reports whether this process reaches the provider, by what was sent
@@ -130,7 +137,7 @@ func (h *Health) try(ctx context.Context) bool {
 	w := &h.way
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.shut, w.verdict = began, blamed(pause.Verdict{}, a)
+	w.shut, w.found, w.verdict = began, time.Now(), blamed(pause.Verdict{}, a)
 	return false
 }
 
