@@ -395,6 +395,31 @@ func TestAShortLimitSoftensThePace(t *testing.T) {
 	}
 }
 
+// A 429 that says nothing is no spending limit: the pool waits and goes on by itself,
+// and waits longer when it is refused again.
+func TestA429ThatSaysNothingBacksOffByItself(t *testing.T) {
+	t.Parallel()
+	bare := recorded(t, "anthropic/429-bare")
+	w := newWire(t, bare, bare, recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	id := r.submit()
+	r.until("the pool is held", func() bool {
+		p := r.pool("claude")
+		return p.State == "degraded" && p.Reason == "rate_limited"
+	})
+	r.until("it is asked again", func() bool { calls, _ := w.seen(); return len(calls) == 2 })
+	if j := r.final(id); j.Status != "succeeded" || j.Attempts != 1 || j.outcomes() != "rate_limited rate_limited succeeded" {
+		t.Errorf("job %+v, %s", j, j.outcomes())
+	}
+	calls, probes := w.seen()
+	if len(calls) != 3 || probes != 0 {
+		t.Fatalf("%d calls, %d probes", len(calls), probes)
+	}
+	if first, second := calls[1].Sub(calls[0]), calls[2].Sub(calls[1]); first < 5*time.Second || second < 10*time.Second {
+		t.Errorf("asked again after %v and %v; want 5 s and 10 s", first, second)
+	}
+}
+
 func TestARampLimitIsFollowedByASlowStart(t *testing.T) {
 	t.Parallel()
 	w := newWire(t, recorded(t, "anthropic/429-ramp", "retry-after: 20", "retry-after: 1"), recorded(t, "anthropic/text"))
