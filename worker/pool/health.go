@@ -142,14 +142,7 @@ func (h *Health) Refused() int64 { return h.refused.Load() }
 // have been meant for the key is held until it is known, at most for some
 // seconds: Report returns only then, or when ctx ends.
 func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing {
-	h.calls.Add(1)
-	h.input.Add(a.ChargedInput)
-	if a.Usage != nil {
-		h.output.Add(a.Usage.OutputTokens)
-	}
-	if a.Status == 429 {
-		h.refused.Add(1)
-	}
+	h.count(a)
 	if a.Doubt != upstream.NoDoubt && h.doubts != nil {
 		return h.settle(ctx, c, a)
 	}
@@ -192,6 +185,17 @@ func (h *Health) crowded(ctx context.Context, c Call, a upstream.Answer) bool {
 		return false
 	}
 	return true
+}
+
+func (h *Health) count(a upstream.Answer) {
+	h.calls.Add(1)
+	h.input.Add(a.ChargedInput)
+	if a.Usage != nil {
+		h.output.Add(a.Usage.OutputTokens)
+	}
+	if a.Status == 429 {
+		h.refused.Add(1)
+	}
 }
 
 // standing says what a failed call means for its job. While a suspicion is looked
