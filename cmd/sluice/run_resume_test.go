@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 type answer struct {
 	CustomID string `json:"custom_id"`
 	Line     int    `json:"line"`
+	Sample   int    `json:"sample"`
 	ID       string `json:"id"`
 	Status   string `json:"status"`
 	Text     string `json:"text"`
@@ -38,7 +40,7 @@ func answersIn(t *testing.T, lines string) []answer {
 		}
 		all = append(all, a)
 	}
-	slices.SortFunc(all, func(a, b answer) int { return a.Line - b.Line })
+	slices.SortFunc(all, func(a, b answer) int { return cmp.Or(a.Line-b.Line, a.Sample-b.Sample) })
 	return all
 }
 
@@ -141,12 +143,29 @@ func TestAnEditedFileIsAskedForWhatIsNewAndNothingElse(t *testing.T) {
 // promise: each line its own answer, none paid for twice, and none lost.
 func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 	t.Parallel()
+	for name, c := range map[string]struct {
+		samples int // of each line
+		rows    string
+		flags   []string
+	}{
+		"rows":     {1, "out.jsonl", nil},
+		"samples":  {2, "out.jsonl", []string{"--samples", "2"}},
+		"a vendor": {1, "out.jsonl.state", []string{"--format", "openai", "--ordered"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			editsAndInterruptions(t, c.samples, c.rows, c.flags)
+		})
+	}
+}
+
+func editsAndInterruptions(t *testing.T, samples int, rows string, flags []string) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	dice := rand.New(rand.NewPCG(seed, 1))
 	d := newDesk(t)
 	d.atOnce(64) // the place of a call whose process was killed is free after ten seconds only
-	args := []string{"@p.jsonl", "-o", "@out.jsonl"}
+	args := append([]string{"@p.jsonl", "-o", "@out.jsonl"}, flags...)
 
 	var file []string         // the prompts, a line each
 	have := map[string]int{}  // answers that the next run finds, by question
@@ -179,7 +198,7 @@ func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 	need := func() map[string]int {
 		n := map[string]int{}
 		for _, p := range file {
-			n["m1: "+p]++
+			n["m1: "+p] += samples
 		}
 		return n
 	}
@@ -227,7 +246,7 @@ func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 		default:
 			free := 1 + dice.IntN(3) // the first answer lets the gate send more than one call
 			holding := d.provider.hold(free)
-			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), "sluice", "run", d.path("p.jsonl"), "-o", d.path("out.jsonl"))
+			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), append([]string{"sluice", "run", d.path("p.jsonl"), "-o", d.path("out.jsonl")}, flags...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,7 +256,7 @@ func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 				want += n
 			}
 			// What was answered is in the results, and the rest under way or waiting.
-			await(t, func() bool { return strings.Count(d.read("out.jsonl"), "\n") == want+free })
+			await(t, func() bool { return strings.Count(d.read(rows), "\n") == want+free })
 			if _, err := p.end(syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -263,20 +282,46 @@ func TestEditsAndInterruptionsAtRandom(t *testing.T) {
 		if how != 0 && !last {
 			continue
 		}
-		got := answersIn(t, d.read("out.jsonl"))
-		if len(got) != len(file) {
+		got := answersIn(t, d.read(rows))
+		if len(got) != samples*len(file) {
 			t.Fatalf("round %d: %d results of %d lines", round, len(got), len(file))
 		}
 		ids := map[string]bool{}
-		for i, a := range got {
+		var lines []string // as a vendor has them
+		for n, a := range got {
+			i, sample := n/samples, 0
 			name := fmt.Sprint(i + 1)
 			if i%2 == 0 {
 				name = fmt.Sprintf("c%d", i)
 			}
-			if a.Line != i+1 || a.CustomID != name || a.Text != "m1: "+file[i] || ids[a.ID] {
+			if samples > 1 {
+				sample = n%samples + 1
+			}
+			lines = append(lines, fmt.Sprintf("%q %q", name, "m1: "+file[i]))
+			if a.Sample != sample || a.Line != i+1 || a.CustomID != name || a.Text != "m1: "+file[i] || ids[a.ID] {
 				t.Fatalf("round %d: line %d (%s, %q) has %+v", round, i+1, name, file[i], a)
 			}
 			ids[a.ID] = true
+		}
+		if rows != "out.jsonl" {
+			var got []string
+			for line := range strings.Lines(d.read("out.jsonl")) {
+				var l struct {
+					CustomID string `json:"custom_id"`
+					Response struct {
+						Body struct {
+							Choices []struct{ Message struct{ Content string } }
+						}
+					}
+				}
+				if err := json.Unmarshal([]byte(line), &l); err != nil || len(l.Response.Body.Choices) != 1 {
+					t.Fatalf("round %d: %v: %s", round, err, line)
+				}
+				got = append(got, fmt.Sprintf("%q %q", l.CustomID, l.Response.Body.Choices[0].Message.Content))
+			}
+			if !slices.Equal(got, lines) {
+				t.Fatalf("round %d: lines %q; want %q", round, got, lines)
+			}
 		}
 		gone := map[string]int{}
 		for _, a := range answersIn(t, d.read("out.jsonl.stale.jsonl")) {

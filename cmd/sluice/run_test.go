@@ -23,10 +23,11 @@ type echo struct {
 	mu       sync.Mutex
 	answered map[string]int // by model and prompt
 	calls    int
-	free     int            // calls that are answered before the others are held; below 0: all
-	holding  chan struct{}  // closed when a call is held
-	let      chan struct{}  // closed when they are let go
-	waiting  sync.WaitGroup // the calls that are held
+	reply    func(ask string, nth int) (text, finish string) // nil: the ask itself, "stop"
+	free     int                                             // calls that are answered before the others are held; below 0: all
+	holding  chan struct{}                                   // closed when a call is held
+	let      chan struct{}                                   // closed when they are let go
+	waiting  sync.WaitGroup                                  // the calls that are held
 }
 
 func newEcho(t *testing.T) *echo {
@@ -82,13 +83,22 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"error":{"message":"no","type":"invalid_request_error"}}`)
 		return
 	}
+	if strings.HasPrefix(in.Model, "m-none") {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"error":{"message":"The model m-none does not exist","type":"invalid_request_error","code":"model_not_found"}}`)
+		return
+	}
 	e.mu.Lock()
 	e.answered[ask]++
+	text, finish := ask, "stop"
+	if e.reply != nil {
+		text, finish = e.reply(ask, e.answered[ask])
+	}
 	e.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"id": "c", "object": "chat.completion", "model": in.Model,
-		"choices": []any{map[string]any{"index": 0, "finish_reason": "stop", "message": map[string]any{"role": "assistant", "content": ask}}},
+		"choices": []any{map[string]any{"index": 0, "finish_reason": finish, "message": map[string]any{"role": "assistant", "content": text}}},
 		"usage":   map[string]any{"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
 	})
 }

@@ -219,15 +219,12 @@ func (r *runner) await(ctx context.Context) error {
 	return nil
 }
 
-// settleUp does what the results that came ask for: lines whose answer the schema
-// refused are asked again, those of a model that nobody knows no more.
+// settleUp asks the lines again whose answer the schema refused, and writes what
+// is held in memory.
 func (r *runner) settleUp(ctx context.Context) error {
 	again := r.again
 	r.again = nil
 	if err := r.submit(ctx, again); err != nil {
-		return err
-	}
-	if err := r.giveUpModels(ctx); err != nil {
 		return err
 	}
 	return r.out.flush()

@@ -22,8 +22,9 @@ type unknown struct {
 	given bool // up
 }
 
-// suspect takes in how a job of a model has ended.
-func (r *runner) suspect(j *tasks.Job) {
+// suspect takes in how a job of a model has ended, and ends the lines of a model
+// that nobody knows.
+func (r *runner) suspect(ctx context.Context, j *tasks.Job) error {
 	u := r.unknown[j.Model]
 	if u == nil {
 		u = &unknown{}
@@ -39,6 +40,11 @@ func (r *runner) suspect(j *tasks.Job) {
 	default:
 		u.words, u.n = j.Error.Message, 1
 	}
+	if u.n < mostUnknown || u.known || u.given {
+		return nil
+	}
+	u.given = true
+	return r.giveUpModel(ctx, j.Model, u.words)
 }
 
 // namesNoModel reports whether a job failed because its provider knows no such model.
@@ -62,36 +68,30 @@ func namesNoModel(j *tasks.Job) bool {
 	return false
 }
 
-// giveUpModels ends the lines of a model that nobody knows. The others go on.
-func (r *runner) giveUpModels(ctx context.Context) error {
-	for model, u := range r.unknown {
-		if u.known || u.given || u.n < mostUnknown {
+// giveUpModel asks the open lines of a model no more. The others go on.
+func (r *runner) giveUpModel(ctx context.Context, model, words string) error {
+	n := 0
+	for id, p := range r.open {
+		if p.Model != model || p.Fallback != nil {
 			continue
 		}
-		u.given = true
-		n := 0
-		for id, p := range r.open {
-			if p.Model != model || p.Fallback != nil {
-				continue
-			}
-			j, err := r.s.Jobs.Cancel(ctx, owner, id)
-			if errors.Is(err, tasks.ErrFinal) {
-				continue // it has ended, and is written like any other
-			}
-			if err != nil {
-				return err
-			}
-			j.Error = &tasks.JobError{Code: tasks.CanceledByCaller, Message: fmt.Sprintf("not asked: the provider does not know the model (%s)", u.words)}
-			delete(r.open, id)
-			r.count(&j, nil)
-			if err := r.put(&j, p, nil); err != nil {
-				return err
-			}
-			n++
+		j, err := r.s.Jobs.Cancel(ctx, owner, id)
+		if errors.Is(err, tasks.ErrFinal) {
+			continue // it has ended, and is written like any other
 		}
-		if n > 0 {
-			r.say("sluice: the provider does not know the model %q: %d lines were answered %q, and %d more are not asked; correct the model and run the same command again", model, mostUnknown, u.words, n)
+		if err != nil {
+			return err
 		}
+		j.Error = &tasks.JobError{Code: tasks.CanceledByCaller, Message: fmt.Sprintf("not asked: the provider does not know the model (%s)", words)}
+		delete(r.open, id)
+		r.count(&j, nil)
+		if err := r.put(&j, p, nil); err != nil {
+			return err
+		}
+		n++
+	}
+	if n > 0 {
+		r.say("sluice: the provider does not know the model %q: %d lines were answered %q, and %d more are not asked; correct the model and run the same command again", model, mostUnknown, words, n)
 	}
 	return nil
 }

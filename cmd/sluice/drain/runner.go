@@ -150,9 +150,11 @@ func (r *runner) write(ctx context.Context, id string) error {
 		r.again = append(r.again, p)
 		return nil
 	}
-	r.suspect(&j)
 	r.count(&j, refusal)
-	return r.put(&j, p, refusal)
+	if err := r.put(&j, p, refusal); err != nil {
+		return err
+	}
+	return r.suspect(ctx, &j)
 }
 
 // judge returns why an answer is not accepted; nil where it is, or there is none.
