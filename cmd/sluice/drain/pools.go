@@ -124,6 +124,8 @@ func (r *runner) reason(ctx context.Context, id string, p tasks.PoolStatus) stri
 	}
 	s := " for " + strings.ReplaceAll(string(w.For), "_", " ")
 	switch {
+	case w.For == tasks.WaitNotBefore:
+		s = " for their time"
 	case w.For == tasks.WaitPaused && p.Reason != "":
 		s = ", for the pool is paused: " + p.Reason
 	case p.State == tasks.PoolDegraded:

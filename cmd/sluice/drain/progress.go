@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -24,13 +25,14 @@ type progress struct {
 	total, skipped             int
 	written, succeeded, failed int
 	ended                      map[tasks.Finish]int // how answers ended
+	failures                   map[string]int       // by what their errors say
 	usage                      tasks.Usage
 	cost                       float64
 	priced                     bool // a model that was asked has a price
 }
 
 func newProgress(c *Config, o Options, total int) *progress {
-	return &progress{to: c.Stderr, bar: c.Bar, quiet: o.NoProgress, prices: c.Prices, total: total, ended: map[tasks.Finish]int{}}
+	return &progress{to: c.Stderr, bar: c.Bar, quiet: o.NoProgress, prices: c.Prices, total: total, ended: map[tasks.Finish]int{}, failures: map[string]int{}}
 }
 
 func (p *progress) start(now time.Time) { p.begun, p.told, p.moved = now, now, now }
@@ -60,8 +62,11 @@ func (p *progress) count(j *tasks.Job, refusal *tasks.JobError) {
 	p.written++
 	if j.Status == tasks.StatusSucceeded && refusal == nil {
 		p.succeeded++
-	} else {
-		p.failed++
+		return
+	}
+	p.failed++
+	if e := cmp.Or(refusal, j.Error); e != nil {
+		p.failures[fmt.Sprintf("%s: %q", e.Code, e.Message)]++
 	}
 }
 
@@ -139,6 +144,22 @@ func (p *progress) summary(seconds float64, u use) {
 	}
 	p.say("%d jobs: %d succeeded, %d failed, %d done before%s; %s in %.1f s; %.1f %% of the allowance used; %d 429s seen",
 		p.total, p.succeeded, p.failed, p.skipped, ends, p.spent(), seconds, 100*u.share, u.refused)
+}
+
+const mostFailures = 3 // that are told
+
+// sayFailures tells what most lines failed of.
+func (p *progress) sayFailures() {
+	all := slices.SortedFunc(maps.Keys(p.failures), func(a, b string) int {
+		return cmp.Or(p.failures[b]-p.failures[a], strings.Compare(a, b))
+	})
+	for i, f := range all {
+		if i == mostFailures {
+			p.say("sluice: and %d other errors; each is in its line of the results", len(all)-i)
+			break
+		}
+		p.say("sluice: %d failed with %s", p.failures[f], f)
+	}
 }
 
 // use is what a run took of the pools.

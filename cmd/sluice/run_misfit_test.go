@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// away is what stands at a provider's address in place of it.
+func away(t *testing.T, h http.HandlerFunc, tls bool) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if tls {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// TestARunNamesAMisfitAndEnds was: whoever typed a wrong address watched a silent
+// wait, with a paid call every few seconds.
+func TestARunNamesAMisfitAndEnds(t *testing.T) {
+	t.Parallel()
+	answer := func(status int, media, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", media)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	secure := away(t, answer(200, "text/plain", "x"), true)
+	ssh, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ssh.Close() })
+	go func() {
+		for {
+			c, err := ssh.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.6\r\n")
+			_ = c.Close()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(secure.Listener.Addr().String())
+	for name, c := range map[string]struct{ url, ca, want string }{
+		"no such host":     {"https://no-such-host.invalid/v1", "", "no-such-host.invalid"},
+		"TLS authority":    {secure.URL, "", "signed by an authority that is not trusted"},
+		"TLS name":         {"https://localhost:" + port, "ca.pem", "certificate is for another name"},
+		"TLS spoken there": {"http://" + secure.Listener.Addr().String(), "", "HTTP request to an HTTPS server"},
+		"redirect": {away(t, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.example/v2?key=secret", 301)
+		}, false).URL, "", "https://elsewhere.example/v2"},
+		"not HTTP":     {"http://" + ssh.Addr().String(), "", "does not speak the protocol"},
+		"a page":       {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
+		"another path": {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "does not know the provider's API"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t)
+			ca := ""
+			if c.ca != "" {
+				d.write(c.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))
+				ca = fmt.Sprintf(", ca_file: %q", d.path(c.ca))
+			}
+			d.write("sluice.yaml", fmt.Sprintf(`
+providers: {p: {dialect: openai, base_url: %q, api_key: k%s}}
+pools: {p: {provider: p, models: ["m*"]}}
+`, c.url, ca))
+			d.write("p.txt", "a\nb\nc\n")
+			begun := time.Now()
+			code, _, stderr := d.run("@p.txt", "-o", "@out.jsonl", "--model", "m1")
+			took := time.Since(begun)
+			if code != 1 || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "the same command") || strings.Contains(stderr, "secret") {
+				t.Errorf("code %d after %s; want %q\n%s", code, took, c.want, stderr)
+			}
+			if took > 30*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+// What a wait may heal is waited for, with its reason.
+func TestARunWaitsForWhatAWaitMayHeal(t *testing.T) {
+	t.Parallel()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := gone.Addr().String()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ url, want string }{
+		"refused":  {"http://" + closed, "connection was refused"},
+		"overload": {away(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, false).URL, "overloaded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t)
+			d.write("sluice.yaml", fmt.Sprintf(`
+providers: {p: {dialect: openai, base_url: %q, api_key: k}}
+pools: {p: {provider: p, models: ["m*"]}}
+`, c.url))
+			d.write("p.txt", strings.Repeat("a\n", 30))
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			said := &watched{want: "is paused: ", found: cancel}
+			code := program(ctx, []string{"run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1"}, d.environ, strings.NewReader(""), io.Discard, said)
+			if text := said.text.String(); code != 1 || !strings.Contains(text, "pool p is paused: ") || !strings.Contains(text, c.want) || !strings.Contains(text, "its jobs wait") || !strings.Contains(text, "interrupted with") {
+				t.Errorf("code %d; want %q\n%s", code, c.want, text)
+			}
+		})
+	}
+}
+
+// watched is a stream that tells when something is written to it.
+type watched struct {
+	text  strings.Builder
+	want  string
+	found func()
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	if w.text.Write(p); strings.Contains(w.text.String(), w.want) {
+		w.found()
+	}
+	return len(p), nil
+}
