@@ -72,7 +72,7 @@ func (d *decoder) lineMember(name string, job *tasks.Job, l *line) (err error) {
 	}
 	l.members = append(l.members, name)
 	ours := slices.Contains(submitMembers, name)
-	if ours && d.Kind() == 'n' {
+	if d.Kind() == 'n' && (ours || name == "method" || name == "url") {
 		return d.Skip()
 	}
 	switch name {

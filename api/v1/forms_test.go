@@ -20,6 +20,7 @@ func TestLinesThatPeopleHave(t *testing.T) {
 		// OpenAI's batch line
 		{`{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":` + chat + `,"temperature":0.10}}`, "request", `{"model":"m","messages":` + chat + `,"temperature":0.10}`, "a", ""},
 		{`{"custom_id":"a","body":{"model":"m","messages":` + chat + `}}`, "request", `{"model":"m","messages":` + chat + `}`, "a", ""},
+		{`{"custom_id":null,"method":null,"url":null,"body":{"model":"m"}}`, "request", `{"model":"m"}`, "1", ""},
 		{`{"custom_id":"a","method":"post","url":"https://x/v1/chat/completions/","body":{"model":"m"}}`, "request", `{"model":"m"}`, "a", ""},
 		{`{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"hi"}}`, "", "", "", `The member "url" names another endpoint than "/v1/chat/completions", the only one that is asked.`},
 		{`{"custom_id":"a","method":"GET","url":"/v1/chat/completions","body":{"model":"m"}}`, "", "", "", `The member "method" must be "POST".`},

@@ -66,7 +66,7 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 		}, false).URL, "", "https://elsewhere.example/v2"},
 		"not HTTP":     {"http://" + ssh.Addr().String(), "", "does not speak the protocol"},
 		"a page":       {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
-		"another path": {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "does not know the provider's API"},
+		"another path": {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "answered 404 with text/plain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -77,7 +77,7 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 				ca = fmt.Sprintf(", ca_file: %q", d.path(c.ca))
 			}
 			d.write("sluice.yaml", fmt.Sprintf(`
-providers: {p: {dialect: openai, base_url: %q, api_key: k%s}}
+providers: {p: {dialect: openai, base_url: %q, api_key: a-key-of-ours%s}}
 pools: {p: {provider: p, models: ["m*"]}}
 `, c.url, ca))
 			d.write("p.txt", "a\nb\nc\n")
@@ -113,7 +113,7 @@ func TestARunWaitsForWhatAWaitMayHeal(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t)
 			d.write("sluice.yaml", fmt.Sprintf(`
-providers: {p: {dialect: openai, base_url: %q, api_key: k}}
+providers: {p: {dialect: openai, base_url: %q, api_key: a-key-of-ours}}
 pools: {p: {provider: p, models: ["m*"]}}
 `, c.url))
 			d.write("p.txt", strings.Repeat("a\n", 30))

@@ -398,7 +398,7 @@ func TestAnInterruptedRunFindsItsAnswersThoughTheFileWasEdited(t *testing.T) {
 	if want := fmt.Sprintf("sluice: %d jobs of an earlier run are canceled", len(open)); !strings.Contains(stderr, want) {
 		t.Errorf("stderr\n%s\nwant %s", stderr, want)
 	}
-	if want := fmt.Sprintf("%d jobs: 1 succeeded, 0 failed, %d done before; 7 input and 3 output tokens", len(had), len(had)-1); !strings.Contains(stderr, want) {
+	if want := fmt.Sprintf("%d jobs: 1 succeeded, 0 failed, %d done before; answers: 1 complete; 7 input and 3 output tokens", len(had), len(had)-1); !strings.Contains(stderr, want) {
 		t.Errorf("stderr\n%s\nwant %s", stderr, want)
 	}
 	if left, err := filepath.Glob(filepath.Join(d.data, "runs", "*")); err != nil || len(left) > 0 {
