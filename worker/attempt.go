@@ -91,8 +91,9 @@ func (a *attempt) run(base context.Context) error {
 	}
 	a.ask(ctx)
 	if lost(ctx) {
-		// The record has moved on already. What the provider did is still charged.
+		// The record has moved on already, or is gone. What the provider did is still charged.
 		a.settle(base, a.actual())
+		a.handBack(base, tasks.CallCanceled)
 		return nil
 	}
 	a.end(base, a.judge(base))
@@ -352,6 +353,9 @@ func (a *attempt) record(base context.Context, e tasks.Ending) {
 		switch {
 		case err == nil:
 			a.w.hand(ctx, next)
+		case errors.Is(err, tasks.ErrNotFound):
+			a.w.m.unknown.WithLabelValues(a.p.Name).Inc()
+			a.w.log.Warn("an attempt ended whose job Redis does not know; if nobody deleted it, Redis has lost data: see whether it keeps an append-only file", "job", a.job.ID, "pool", a.p.Name, "outcome", string(e.Attempt.Outcome))
 		case !tasks.Void(err):
 			a.w.log.Warn("an ending waits for Redis", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		}

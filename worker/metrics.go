@@ -10,9 +10,9 @@ import (
 
 // metrics are the worker's own; the gate counts its calls itself.
 type metrics struct {
-	attempts, refused, tokens, results, answers, stale *prometheus.CounterVec
-	wait, run                                          *prometheus.HistogramVec
-	inflight                                           *prometheus.GaugeVec
+	attempts, refused, tokens, results, answers, stale, unknown *prometheus.CounterVec
+	wait, run                                                   *prometheus.HistogramVec
+	inflight                                                    *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -31,12 +31,13 @@ func newMetrics(r prometheus.Registerer) metrics {
 		results:  counter("sluice_jobs_ended_total", "Jobs that a worker ended, by status.", "pool", "status"),
 		answers:  counter("sluice_answers_total", "Answers of jobs that succeeded, by how they ended; a provider's own word counts as other.", "pool", "finish"),
 		stale:    counter("sluice_tasks_stale_total", "Tasks acknowledged unrun: their job was final or handed to somebody else.", "pool"),
+		unknown:  counter("sluice_ends_unknown_total", "Ends of attempts whose job Redis does not know: it has lost data, or the job was canceled and deleted.", "pool"),
 		wait:     histogram("sluice_job_wait_seconds", "From acceptance, or not_before, to the start of an attempt."),
 		run:      histogram("sluice_attempt_seconds", "From the start of an attempt to its end."),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_calls_in_flight", Help: "Upstream calls under way in this process."}, []string{"pool"}),
 	}
 	if r != nil {
-		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.answers, m.stale, m.wait, m.run, m.inflight)
+		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.answers, m.stale, m.unknown, m.wait, m.run, m.inflight)
 	}
 	return m
 }
@@ -66,5 +67,6 @@ func (m metrics) touch(pool string) {
 		m.answers.WithLabelValues(pool, string(finish))
 	}
 	m.stale.WithLabelValues(pool)
+	m.unknown.WithLabelValues(pool)
 	m.inflight.WithLabelValues(pool).Set(0)
 }
