@@ -49,6 +49,10 @@ bench-pace: ## Share of the allowance used, 429s, Redis calls a job
 bench-far: ## Calls a second of one worker at 20 ms from Redis
 	go run ./cmd/prove far $(BENCHFLAGS)
 
+.PHONY: prove-poison
+prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
+	go run ./cmd/prove poison
+
 .PHONY: prove-stall
 prove-stall: ## Stop workers for moments and crowd their processors; fail when the allowance is passed or left, about 2 minutes
 	go run ./cmd/prove stall

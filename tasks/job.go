@@ -53,6 +53,7 @@ type Job struct {
 	Passed     int      // how many of Fallback the job has gone to or passed over
 	Spent      int      // of Attempts, those used up before it went to the last of them
 	Followed   string   // digest of the request whose answer it waits for, or has waited for; "": none
+	Losses     int      // calls lost with their worker, see AloneFrom; known to who takes it
 
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
@@ -215,6 +216,7 @@ const (
 	DeadlineExceeded    ErrorCode = "deadline_exceeded"
 	CanceledByCaller    ErrorCode = "canceled"
 	AttemptsExhausted   ErrorCode = "attempts_exhausted"
+	WorkerLostTooOften  ErrorCode = "worker_lost_too_often" // its worker died during the call, also when it made no other
 	ResultTooLarge      ErrorCode = "result_too_large"
 )
 

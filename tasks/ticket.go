@@ -8,7 +8,16 @@ type Ticket struct {
 	ID    string
 	Fence int64
 	Pool  string
+	Alone bool // its worker runs nothing beside it; shown at the start
 }
+
+// A job whose call was lost with its worker AloneFrom times runs alone in a worker
+// from then on, so that it takes nobody with it. Further losses count only when it ran
+// alone, and MostLosses in all end it.
+const (
+	AloneFrom  = 2
+	MostLosses = AloneFrom + 3
+)
 
 // Started is what a worker learns when its attempt has begun.
 type Started struct {
@@ -41,11 +50,12 @@ type Detour struct {
 
 // Swept is what a sweep of the store found to do.
 type Swept struct {
-	Hand    []Ticket // to be handed to Asynq
-	Look    []Ticket // handed over long ago: does Asynq still have them?
-	Unfold  []string // batches to go on putting into backlogs
-	Stale   []string // batches whose writer is gone
-	Lost    int      // jobs that a dead worker gave back
-	Expired []Job    // ended by their deadlines, not by a worker: id, tenant, pool and attempts, nothing else
-	NextDue time.Duration
+	Hand         []Ticket // to be handed to Asynq
+	Look         []Ticket // handed over long ago: does Asynq still have them?
+	Unfold       []string // batches to go on putting into backlogs
+	Stale        []string // batches whose writer is gone
+	Lost         int      // jobs that a dead worker gave back
+	Expired      []Job    // ended by their deadlines, not by a worker: id, tenant, pool and attempts, nothing else
+	LostTooOften []Job    // ended since each worker died during their call; as Expired
+	NextDue      time.Duration
 }

@@ -70,6 +70,14 @@ func (a *attempt) run(base context.Context) error {
 		a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Delay: wait}) // nothing is counted
 		return nil
 	}
+	leave, ok := a.join(ctx)
+	if !ok {
+		if !lost(ctx) {
+			a.handBack(base, "")
+		}
+		return nil
+	}
+	defer leave()
 	if err := a.pace(ctx); err != nil {
 		if !lost(ctx) {
 			a.handBack(base, "") // not started: nothing is counted
@@ -142,6 +150,30 @@ func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 	return wait, true
 }
 
+// join waits until the job may make a call in this process: beside others, or, when its
+// workers have died during its calls, alone. False: it is to be handed back.
+func (a *attempt) join(ctx context.Context) (leave func(), ok bool) {
+	if a.job.Losses < tasks.AloneFrom {
+		return a.w.room.enter()
+	}
+	a.w.mu.Lock()
+	a.ticket.Alone = true // the renewal of leases reads it
+	a.w.mu.Unlock()
+	ctx, cancel := a.untilStop(ctx)
+	defer cancel()
+	open, ok := a.w.room.alone(ctx)
+	if !ok {
+		return nil, false
+	}
+	a.w.log.Warn("a job runs alone: its workers were lost during its calls", "job", a.job.ID, "pool", a.p.Name, "losses", a.job.Losses)
+	return func() {
+		open()
+		for name := range a.w.pools {
+			a.w.Kick(name, 0)
+		}
+	}, true
+}
+
 // pace waits until the job may be sent. The wait ends early when the job is
 // lost, the worker stops, or makes no calls of this pool any more.
 func (a *attempt) pace(ctx context.Context) (err error) {
@@ -168,9 +200,13 @@ func (a *attempt) confirm(ctx context.Context) (err error) {
 }
 
 // untilStop returns a context that also ends when the worker begins to stop, or
-// makes no calls of this pool any more. Its cancel returns when nothing watches for that any more.
+// makes no calls of this pool any more, or another job is to run alone. Its cancel returns when nothing watches for that any more.
 func (a *attempt) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
+	leaving := a.w.room.leaving()
+	if a.ticket.Alone {
+		leaving = nil // it is this one that the others leave for
+	}
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -178,6 +214,8 @@ func (a *attempt) untilStop(ctx context.Context) (context.Context, context.Cance
 		case <-a.w.server.stopping:
 			cancel()
 		case <-a.p.gone():
+			cancel()
+		case <-leaving:
 			cancel()
 		case <-ctx.Done():
 		}

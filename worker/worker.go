@@ -39,6 +39,8 @@ type Record interface {
 // Leases keeps the jobs that a worker holds.
 type Leases interface {
 	Renew(ctx context.Context, held []tasks.Ticket) (lost []string, err error)
+	// Leave says that their worker stops: a call lost from now on is not held against its job.
+	Leave(ctx context.Context, held []tasks.Ticket) error
 }
 
 // Feeder hands further jobs to Asynq when a start or an end made room.
@@ -123,6 +125,7 @@ type Worker struct {
 	pools  map[string]*servedPool
 	m      metrics
 	pulse  *pulse
+	room   *company // of the attempts that may make calls
 
 	mu   sync.Mutex
 	held map[string]*attempt // by job id
@@ -180,7 +183,7 @@ func New(c Config) (*Worker, error) {
 	c.RenewEvery = cmp.Or(c.RenewEvery, 2500*time.Millisecond)
 	c.StartWithin = cmp.Or(c.StartWithin, 5*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
-	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}, pulse: newPulse()}
+	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}, pulse: newPulse(), room: newCompany()}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -206,7 +209,7 @@ func (w *Worker) serve(cfg Pool) error {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
 	p := &servedPool{Pool: cfg, budget: newBudget()}
-	w.server.serve(cfg.Name, cfg.Concurrency, p.shut, w.handler(p))
+	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
 	w.m.touch(cfg.Name)
 	return nil
@@ -272,11 +275,14 @@ func (w *Worker) handler(p *servedPool) handler {
 // renew keeps the leases of all jobs in hand, and lets go of those that are lost.
 func (w *Worker) renew(ctx context.Context) error {
 	tick := time.NewTicker(w.c.RenewEvery)
+	stopping, stops := w.server.stopping, false
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-stopping:
+			stopping, stops = nil, true
 		case <-tick.C:
 		}
 		w.mu.Lock()
@@ -285,6 +291,11 @@ func (w *Worker) renew(ctx context.Context) error {
 			held = append(held, a.ticket)
 		}
 		w.mu.Unlock()
+		if stops && len(held) > 0 {
+			if err := w.c.Leases.Leave(ctx, held); err != nil && ctx.Err() == nil {
+				w.log.Warn("a stop was not noted; calls that it cuts off count as lost", "jobs", len(held), "error", err)
+			}
+		}
 		lost, err := w.c.Leases.Renew(ctx, held)
 		if err != nil {
 			if ctx.Err() == nil {

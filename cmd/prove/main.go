@@ -11,6 +11,7 @@
 //	          while workers, APIs and Redis are killed and workers are stopped
 //	hooks     webhooks: deliveries a second, beside slow receivers, and none lost
 //	          while workers and Redis are killed
+//	poison    a job that its workers die of has an end, and takes nobody with it
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -58,6 +59,7 @@ type CLI struct {
 	Hooks   hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
 	Outage  outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
 	Pace    bench.Pace     `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
+	Poison  kill.Poison    `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
 	Far     bench.Far      `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
 	Stall   bench.Stall    `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
 	Submit  bench.Submit   `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`

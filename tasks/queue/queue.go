@@ -253,6 +253,9 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 		j := &swept.Expired[i]
 		f.c.Log.Info("job ended", tasks.EndedAttrs(j, tasks.StatusExpired, tasks.DeadlineExceeded)...)
 	}
+	for i := range swept.LostTooOften {
+		f.c.Log.Warn("job ended", tasks.EndedAttrs(&swept.LostTooOften[i], tasks.StatusFailed, tasks.WorkerLostTooOften)...)
+	}
 	errs := []error{f.Hand(ctx, swept.Hand)}
 	for _, t := range swept.Look {
 		errs = append(errs, f.look(ctx, t))

@@ -252,6 +252,7 @@ func (l *life) look() {
 func (l *life) live() {
 	l.endpoints()
 	l.aJob()
+	l.losses()
 	l.sharing()
 	l.detour()
 	l.batches()
@@ -312,6 +313,27 @@ func (l *life) endpoints() {
 	must(l.T, l.s.SetPaused(ctx, pool, true))
 	l.look()
 	must(l.T, l.s.SetPaused(ctx, pool, false))
+}
+
+// losses is a job whose worker is lost, and then one that stops.
+func (l *life) losses() {
+	ctx := l.Context()
+	j, tickets := l.submit(func(*tasks.Submission) {})
+	for _, stops := range []bool{false, true} {
+		k := tickets[0]
+		k.Alone = true
+		take(l.T, l.s, k)
+		start(l.T, l.s, k)
+		if stops {
+			must(l.T, l.s.Leave(ctx, []tasks.Ticket{k}))
+		}
+		l.look()
+		must(l.T, l.rdb.ZAdd(ctx, "sluice:{s}:run:"+pool, redis.Z{Score: 1, Member: j.ID}).Err())
+		swept, err := l.s.Sweep(ctx)
+		must(l.T, err)
+		tickets = swept.Hand
+		l.look()
+	}
 }
 
 func (l *life) aJob() {

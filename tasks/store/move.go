@@ -17,6 +17,7 @@ var (
 	startScript   = move("start")
 	endScript     = move("end")
 	renewScript   = script("renew", "record")
+	leaveScript   = script("leave", "record")
 	cancelScript  = move("cancel", "operation")
 	requeueScript = move("requeue", "operation")
 	deleteScript  = script("delete", "operation", "record", "webhook")
@@ -161,7 +162,7 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
 	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
-		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "by": rand.Text()[:12],
+		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12],
 	})
 	if err != nil {
 		return tasks.Started{}, nil, err
@@ -312,20 +313,36 @@ func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 // has outlived its time and hands out what there is room for. Any process may
 // call it, about once a second.
 func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
-	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "depths": s.depth}).Slice()
+	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "alone": tasks.AloneFrom, "losses": tasks.MostLosses, "depths": s.depth}).Slice()
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
-	}
-	late := list(reply[6])
-	var expired []tasks.Job
-	for ; len(late) >= 4; late = late[4:] {
-		expired = append(expired, tasks.Job{ID: str(late[0]), Tenant: str(late[1]), Pool: str(late[2]), Attempts: int(num(late[3]))})
 	}
 	return tasks.Swept{
 		Hand: tickets(reply[0]), Look: tickets(reply[1]),
 		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),
-		Unfold: words(reply[4]), Stale: words(reply[5]), Expired: expired,
+		Unfold: words(reply[4]), Stale: words(reply[5]), Expired: ended(reply[6]), LostTooOften: ended(reply[7]),
 	}, nil
+}
+
+// ended reads id, tenant, pool and attempts in turn.
+func ended(v any) (jobs []tasks.Job) {
+	for l := list(v); len(l) >= 4; l = l[4:] {
+		jobs = append(jobs, tasks.Job{ID: str(l[0]), Tenant: str(l[1]), Pool: str(l[2]), Attempts: int(num(l[3]))})
+	}
+	return jobs
+}
+
+// Leave says that the worker of these jobs stops: a call that is lost with it from
+// now on is not held against its job.
+func (s *Store) Leave(ctx context.Context, held []tasks.Ticket) error {
+	rows := make([]any, 0, 2*len(held))
+	for _, t := range held {
+		rows = append(rows, t.ID, t.Fence)
+	}
+	if err := s.run(ctx, leaveScript, args{"mark": 1}, rows...).Err(); err != nil {
+		return fmt.Errorf("leave %d jobs: %w", len(held), err)
+	}
+	return nil
 }
 
 // SetPaused stops or allows the handing out of a pool's jobs. What is already

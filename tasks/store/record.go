@@ -102,7 +102,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta,
 		},
-		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"],
+		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
 	}
 	tokens, _, _ := strings.Cut(h["q"], " ")
 	j.Reserved = atoi(tokens)

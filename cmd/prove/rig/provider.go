@@ -1,10 +1,12 @@
 package rig
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -27,6 +29,9 @@ type Provider struct {
 	*fake.Provider
 	Addr    string
 	Arrived chan time.Time // of each call, while somebody reads it
+	// Meet, if set before any call, is shown each call as it arrives, by its key
+	// and body; true: it is never answered.
+	Meet func(key string, body []byte) bool
 
 	server *http.Server
 	served chan error
@@ -58,6 +63,17 @@ func StartProvider(cfg fake.Config) (*Provider, error) {
 		select {
 		case p.Arrived <- time.Now():
 		default:
+		}
+		if p.Meet != nil {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			if p.Meet(r.Header.Get("X-Api-Key"), body) {
+				<-r.Context().Done()
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
 		p.ServeHTTP(w, r)
 	})}

@@ -40,6 +40,9 @@ local keys = {}
 -- ik   its Idempotency-Key
 -- sh   the digest of the request that it leads
 -- fo   the digest of the request that it follows or has followed
+-- lw   calls lost with their worker; when it runs alone, only those that did
+-- al   1 when its last call runs, or ran, alone in its worker
+-- sp   1 when the worker of its last call was stopping
 -- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text

@@ -15,7 +15,7 @@ weigh(j.t, a.weight)
 redis.call('PERSIST', j.key)
 redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
 -- Its deadline served the first time; kept, it would expire the job at once.
-redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo')
+redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp')
 -- It begins again with its own model.
 local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
 if h[1] then

@@ -1,6 +1,6 @@
 -- An attempt begins: the call is in the record before it is made.
 -- KEYS     see begin.lua
--- ARGV[2]  {id, fence, lease (ms), depth; by: names this start, sent again after a lost answer it is answered again}
+-- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again}
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
 spare()
@@ -24,7 +24,8 @@ local m = redis.call('HINCRBY', j.key, 'm', 1)
 local n = redis.call('HINCRBY', j.key, 'n', 1)
 redis.call('HSET', j.key, 'cur', m .. ' ' .. now, 'by', a.by)
 redis.call('HSETNX', j.key, 'st', now)
-redis.call('HDEL', j.key, 'due')
+redis.call('HDEL', j.key, 'due', 'al', 'sp')
+if a.alone then redis.call('HSET', j.key, 'al', 1) end
 become(j, 'running')
 local tickets = {}
 claim(j.p, a.depth, tickets)

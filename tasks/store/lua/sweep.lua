@@ -1,11 +1,23 @@
 -- Closes every gap between record, backlog and task; any process may run it.
 -- KEYS     see begin.lua
--- ARGV[2]  {lease (ms); most: of each; depths: of the pools to look after, by pool}
--- Returns  {tickets, looks, next, lost, unfold, stale, late}: tickets to hand to Asynq, looks at tickets handed out
+-- ARGV[2]  {lease (ms); most: of each; alone: calls lost with their worker from which on a job runs alone; losses: that end it; depths: of the pools to look after, by pool}
+-- Returns  {tickets, looks, next, lost, unfold, stale, late, often}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
--- batches to go on unfolding, batches whose writer is gone, and jobs that expired (id, tenant, pool, attempts each).
+-- batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
+-- too often (id, tenant, pool, attempts each).
 spare()
-local tickets, looks, lost = {}, {}, 0
+local tickets, looks, lost, often = {}, {}, 0, {}
+
+-- lose counts a call that was lost with its worker, and reports whether it was one
+-- too many. A job that is to run alone is not blamed for a call that did not, nor
+-- any for one whose worker was stopping.
+local function lose(j)
+  local h = redis.call('HMGET', j.key, 'lw', 'al', 'sp')
+  local losses = tonumber(h[1] or 0)
+  if h[3] or losses >= a.alone and not h[2] then return false end
+  redis.call('HSET', j.key, 'lw', losses + 1)
+  return losses + 1 >= a.losses
+end
 
 local function upto(key)
   return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most)
@@ -47,13 +59,17 @@ for pool, depth in pairs(a.depths) do
         local j = load(id)
         if j and not final(j.s) then
           redis.call('HINCRBY', j.key, 'f', 1)
-          local called = j.s == 'running'
+          local called, ends = j.s == 'running', false
           if called then
+            ends = lose(j)
             redis.call('HINCRBY', j.key, 'n', -1) -- its worker's fault, not the job's
             close(j, 0, '{"outcome":"worker_lost","maybe_billed":true}')
           end
           lost = lost + 1
-          if j.dl > 0 and j.dl <= now then
+          if ends then
+            for _, v in ipairs({ id, j.t, j.p, tonumber(redis.call('HGET', j.key, 'n') or 0) }) do often[#often + 1] = v end
+            finish(j, 'failed', '{"error":{"code":"worker_lost_too_often","message":"the worker died during the call each time, also when it made no other","maybe_billed":true}}', unknown)
+          elseif j.dl > 0 and j.dl <= now then
             expire(j, called, unknown)
           else
             backlog(j)
@@ -88,4 +104,4 @@ for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
   end
 end
 redis.call('LTRIM', keys.late(), a.most, -1)
-return { tickets, looks, wait, lost, upto(keys.unfolding()), upto(keys.staging()), late }
+return { tickets, looks, wait, lost, upto(keys.unfolding()), upto(keys.staging()), late, often }
