@@ -68,8 +68,7 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 	rows := make([]any, 0, 11*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
-		status, due := firstStatus(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), string(status), due, milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
 	}
 	var open int64
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {

@@ -47,8 +47,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	rows := make([]any, 0, 18*len(subs))
 	for i := range subs {
 		j := &subs[i].Job
-		status, due := firstStatus(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), string(status), due,
+		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named))
 	}
@@ -70,8 +69,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 		switch str(o[0]) {
 		case "new":
 			c.Job.CreatedAt = fromMilli(num(o[1]))
-			c.Job.Status, _ = firstStatus(&c.Job)
-			c.Job.DueAt = c.Job.NotBefore
+			c.Job.Status, c.Job.DueAt = firstStatus(&c.Job)
 			c.Place, c.Tenants = num(o[2]), num(o[3])
 		case "replay":
 			c.Replayed, c.Job.ID = true, str(o[1])

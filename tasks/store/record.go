@@ -71,12 +71,13 @@ func priorityShift(p tasks.Priority) int64 {
 	return 0
 }
 
-// firstStatus is the status of a new job, and when it falls due in milliseconds, 0 for now.
-func firstStatus(j *tasks.Job) (tasks.Status, int64) {
-	if !j.NotBefore.IsZero() && j.NotBefore.After(time.Now()) {
-		return tasks.StatusScheduled, milli(j.NotBefore)
+// firstStatus is the status that the scripts give a job at its creation, by Redis's
+// clock alone, and when it falls due.
+func firstStatus(j *tasks.Job) (status tasks.Status, due time.Time) {
+	if j.NotBefore.After(j.CreatedAt) {
+		return tasks.StatusScheduled, j.NotBefore
 	}
-	return tasks.StatusQueued, 0
+	return tasks.StatusQueued, time.Time{}
 }
 
 // shown are the fields of a record that a caller may be shown, but for its

@@ -1,7 +1,7 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
 -- ARGV[2]  {keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
--- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, status, due ms,
+-- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
 --          id that the caller gave
@@ -17,8 +17,8 @@ local function alike(one, other)
 end
 
 local function create(i)
-  local id, tenant, pool, depth, shift, status, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
-    tokens, daily, weight, named = unpack(ARGV, i, i + 17)
+  local id, tenant, pool, depth, shift, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
+    tokens, daily, weight, named = unpack(ARGV, i, i + 16)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
   local made = load(id)
@@ -45,6 +45,7 @@ local function create(i)
   local refusal = admit(tenant, 1, tokens, most, tonumber(daily))
   if refusal then return refusal end
   weigh(tenant, weight)
+  local status = tonumber(due) > now and 'scheduled' or 'queued'
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }
   redis.call('HSET', j.key, 'e', envelope, 'b', body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if fallbacks ~= '0' then
@@ -73,7 +74,7 @@ local function create(i)
   return { 'new', now }
 end
 
-for i = 3, #ARGV, 18 do
+for i = 3, #ARGV, 17 do
   outcomes[#outcomes + 1] = create(i)
 end
 for pool, depth in pairs(depths) do
@@ -81,7 +82,7 @@ for pool, depth in pairs(depths) do
 end
 for n, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local i = 3 + (n - 1) * 18
+    local i = 3 + (n - 1) * 17
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))
