@@ -53,8 +53,8 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 	return b, nil, nil
 }
 
-// unseen is the error of a step before a batch's commit: whether it was carried out or
-// not, nothing of the batch exists for anybody.
+// unseen is the error of a step of which nobody sees anything, whether it was carried
+// out or not, as of those before a batch's commit.
 func unseen(err error) error {
 	var unknown *tasks.UnknownError
 	if errors.As(err, &unknown) {
