@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -40,19 +41,29 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 		}
 	}
 	secure := away(t, answer(200, "text/plain", "x"), true)
-	ssh, err := net.Listen("tcp", "127.0.0.1:0")
+	other, err := net.Listen("tcp", "127.0.0.1:0") // it speaks as Redis does
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { ssh.Close() })
+	t.Cleanup(func() { other.Close() })
 	go func() {
 		for {
-			c, err := ssh.Accept()
+			c, err := other.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.6\r\n")
-			_ = c.Close()
+			go func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
+				for {
+					if _, err := in.ReadString('\n'); err != nil {
+						return
+					}
+					if _, err := io.WriteString(c, "-ERR unknown command\r\n"); err != nil {
+						return
+					}
+				}
+			}()
 		}
 	}()
 	_, port, _ := net.SplitHostPort(secure.Listener.Addr().String())
@@ -64,7 +75,7 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 		"redirect": {away(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://elsewhere.example/v2?key=secret", 301)
 		}, false).URL, "", "https://elsewhere.example/v2"},
-		"not HTTP":     {"http://" + ssh.Addr().String(), "", "does not speak the protocol"},
+		"not HTTP":     {"http://" + other.Addr().String(), "", "does not speak the protocol"},
 		"a page":       {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
 		"another path": {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "answered 404 with text/plain"},
 	} {
@@ -82,7 +93,9 @@ pools: {p: {provider: p, models: ["m*"]}}
 `, c.url, ca))
 			d.write("p.txt", "a\nb\nc\n")
 			begun := time.Now()
-			code, _, stderr := d.run("@p.txt", "-o", "@out.jsonl", "--model", "m1")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			code, _, stderr := d.runs(ctx, "", "@p.txt", "-o", "@out.jsonl", "--model", "m1")
 			took := time.Since(begun)
 			if code != 1 || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "the same command") || strings.Contains(stderr, "secret") {
 				t.Errorf("code %d after %s; want %q\n%s", code, took, c.want, stderr)

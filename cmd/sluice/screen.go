@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
@@ -12,21 +13,35 @@ import (
 // provider or a caller wrote may hold sequences that move the cursor, change the
 // window's title or read the keyboard. A file and a pipe get every byte as it is.
 type screen struct {
-	to   io.Writer
+	inTurn
 	part []byte // of a character whose rest has not come
+}
+
+// inTurn is a stream that the log and a command write to by turns.
+type inTurn struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (w *inTurn) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(p)
 }
 
 // shown is the stream as a reader sees it: a screen where it is a terminal.
 func shown(stream io.Writer) io.Writer {
 	if f, ok := stream.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
-		return &screen{to: stream}
+		return &screen{inTurn: inTurn{to: stream}}
 	}
-	return stream
+	return &inTurn{to: stream}
 }
 
 // Write shows control characters, but for line breaks and tabs, as their pictures
 // (U+2400), and those of the second set as U+FFFD.
 func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	b := append(s.part, p...)
 	s.part = nil
 	out := make([]byte, 0, len(b))
@@ -66,7 +81,7 @@ func terminal(stream any) bool {
 // rawTerminal is the terminal itself, for what this program wants it to obey.
 func rawTerminal(stream io.Writer) io.Writer {
 	if s, ok := stream.(*screen); ok {
-		return s.to
+		return &s.inTurn
 	}
 	return stream
 }

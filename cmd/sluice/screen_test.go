@@ -26,7 +26,7 @@ func TestATerminalObeysNoModel(t *testing.T) {
 	} {
 		for cut := range len(in) + 1 {
 			var out bytes.Buffer
-			s := &screen{to: &out}
+			s := &screen{inTurn: inTurn{to: &out}}
 			for _, part := range []string{in[:cut], in[cut:]} {
 				if n, err := s.Write([]byte(part)); n != len(part) || err != nil {
 					t.Errorf("%q: %d, %v", part, n, err)
@@ -56,7 +56,7 @@ func TestCommandsOnARealTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	if shown(out) != out {
+	if terminal(shown(out)) {
 		t.Error("a file is taken for a terminal")
 	}
 }
