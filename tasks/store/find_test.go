@@ -194,8 +194,8 @@ func TestPagesOfAFilterHoldEachJobOnce(t *testing.T) {
 	}
 }
 
-// commit accepts a batch of one line, whose record says that it was begun at that time.
-func commit(t *testing.T, s *store.Store, rdb *redis.Client, at time.Time) string {
+// commitAt accepts a batch of one line, whose record says that it was begun at that time.
+func commitAt(t *testing.T, s *store.Store, rdb *redis.Client, at time.Time) string {
 	t.Helper()
 	var u ulid.ULID
 	if err := u.SetTime(uint64(at.UnixMilli())); err != nil {
@@ -223,7 +223,7 @@ func TestBatchesAreListedByStatusAndTime(t *testing.T) {
 	const n = 60
 	var ids []string
 	for i := range n {
-		ids = append(ids, commit(t, s, rdb, begun.Add(time.Duration(i)*time.Minute)))
+		ids = append(ids, commitAt(t, s, rdb, begun.Add(time.Duration(i)*time.Minute)))
 	}
 	unfinished, _, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
 	if err != nil {
@@ -285,7 +285,7 @@ func TestBatchesAreListedByStatusAndTime(t *testing.T) {
 	if got := list(tasks.BatchFilter{Limit: 7}); !slices.Equal(got, backwards(ids[50:])) {
 		t.Errorf("got %d batches where 10 are left", len(got))
 	}
-	commit(t, s, rdb, begun.Add(2*time.Hour))
+	commitAt(t, s, rdb, begun.Add(2*time.Hour))
 	if left := rdb.ZCard(t.Context(), "sluice:{s}:gs:acme").Val(); left != n-2+1 {
 		t.Errorf("%d in the list, want %d", left, n-1)
 	}
