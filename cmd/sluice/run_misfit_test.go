@@ -73,7 +73,7 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 		"TLS name":         {"https://localhost:" + port, "ca.pem", "certificate is for another name"},
 		"TLS spoken there": {"http://" + secure.Listener.Addr().String(), "", "HTTP request to an HTTPS server"},
 		"redirect": {away(t, func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://elsewhere.example/v2?key=secret", 301)
+			http.Redirect(w, r, "https://elsewhere.example/v2?key=secret", http.StatusMovedPermanently)
 		}, false).URL, "", "https://elsewhere.example/v2"},
 		"not HTTP":     {"http://" + other.Addr().String(), "", "does not speak the protocol"},
 		"a page":       {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
