@@ -76,10 +76,14 @@ type Delivery struct {
 	Fence  int64
 }
 
+// DeliveryWorkerLost is the outcome of an attempt whose process died: its receiver
+// has perhaps seen it.
+const DeliveryWorkerLost = "worker_lost"
+
 // DeliveryAttempt is one attempt at a delivery.
 type DeliveryAttempt struct {
 	At      time.Time     `json:"at"`
-	Outcome string        `json:"outcome"` // as worker/webhook names them
+	Outcome string        `json:"outcome"` // as worker/webhook names them, or DeliveryWorkerLost
 	Status  int           `json:"status,omitempty"`
 	Latency time.Duration `json:"latency"`
 	Answer  string        `json:"answer,omitempty"` // its beginning, at most 4 KiB

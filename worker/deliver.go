@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,8 +23,10 @@ import (
 type Deliveries interface {
 	// SweepDeliveries hands out what is due.
 	SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error)
-	// OpenDeliveries reads what attempts need; void tickets are left out.
+	// OpenDeliveries takes deliveries and reads what attempts need; void tickets are left out.
 	OpenDeliveries(ctx context.Context, list []tasks.DeliveryTicket) ([]tasks.Sending, error)
+	// RenewDeliveries says that attempts are still under way; unsaid for 10 s, others make them.
+	RenewDeliveries(ctx context.Context, list []tasks.DeliveryTicket) error
 	// SettleDelivery records how an attempt ended, and hands further ones to the queue.
 	SettleDelivery(ctx context.Context, s tasks.Settled) error
 }
@@ -44,7 +48,7 @@ type DelivererConfig struct {
 	// only once the API listens.
 	Base func() string
 	// Concurrency is how many tasks of the queue this process has in hand at once;
-	// 0 means 256, as many as there are deliveries under way.
+	// 0 means 768, as many as there are deliveries under way.
 	Concurrency int
 	// Every is the pause between sweeps when nothing wakes one; 0 means one second.
 	Every   time.Duration
@@ -62,6 +66,9 @@ type Deliverer struct {
 	wake     chan struct{}
 	ended    *prometheus.CounterVec
 	standing *prometheus.GaugeVec
+
+	mu   sync.Mutex
+	hand map[tasks.DeliveryTicket]bool // taken and not settled yet
 }
 
 // deliverGrace is how long a shutdown waits for the deliveries in hand. Then it
@@ -77,13 +84,13 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		return nil, errors.New("deliverer: Redis, Record, Hand, Sender and Base are needed")
 	}
 	if c.Concurrency == 0 {
-		c.Concurrency = 256
+		c.Concurrency = 768
 	}
 	if c.Every == 0 {
 		c.Every = time.Second
 	}
 	d := &Deliverer{
-		c: c, log: c.Log, wake: make(chan struct{}, 1),
+		c: c, log: c.Log, wake: make(chan struct{}, 1), hand: map[tasks.DeliveryTicket]bool{},
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_deliveries_total", Help: "Deliveries of webhooks that ended, by status.",
 		}, []string{"status"}),
@@ -118,7 +125,61 @@ func (d *Deliverer) Wake() {
 
 // Run delivers until ctx ends. Attempts in hand then get five seconds.
 func (d *Deliverer) Run(ctx context.Context) error {
+	alive, done := context.WithCancel(context.WithoutCancel(ctx)) // as long as an attempt is in hand
+	var renewing sync.WaitGroup
+	renewing.Go(func() { d.renews(alive) })
+	defer renewing.Wait()
+	defer done()
 	return d.server.run(ctx, func() { d.sweeps(ctx) })
+}
+
+// renewEvery is how often the record is told that attempts are under way: often
+// enough that three in a row may fail.
+const renewEvery = 2500 * time.Millisecond
+
+func (d *Deliverer) renews(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		d.mu.Lock()
+		list := slices.Collect(maps.Keys(d.hand))
+		d.mu.Unlock()
+		if len(list) == 0 {
+			continue
+		}
+		asking, cancel := context.WithTimeout(ctx, renewEvery)
+		if err := d.c.Record.RenewDeliveries(asking, list); err != nil && ctx.Err() == nil {
+			d.log.Warn("deliveries under way were not renewed", "error", err)
+		}
+		cancel()
+	}
+}
+
+// grasp notes that deliveries are in hand, and returns those that were not before:
+// a task of the queue may come twice.
+func (d *Deliverer) grasp(list []tasks.DeliveryTicket) (fresh []tasks.DeliveryTicket) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range list {
+		if !d.hand[t] {
+			d.hand[t] = true
+			fresh = append(fresh, t)
+		}
+	}
+	return fresh
+}
+
+func (d *Deliverer) release(list ...tasks.DeliveryTicket) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range list {
+		delete(d.hand, t)
+	}
 }
 
 func (d *Deliverer) sweeps(ctx context.Context) {
@@ -169,6 +230,11 @@ func (d *Deliverer) handle(ctx context.Context, payload []byte) error {
 		d.log.Error("a task that is not ours was dropped", "error", err)
 		return nil
 	}
+	list = d.grasp(list)
+	if len(list) == 0 {
+		return nil
+	}
+	defer d.release(list...) // those that are void
 	open, err := d.c.Record.OpenDeliveries(ctx, list)
 	if err != nil {
 		return err
@@ -189,6 +255,7 @@ func (d *Deliverer) handle(ctx context.Context, payload []byte) error {
 func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	dl := &s.Delivery
 	e := tasks.Settled{Ticket: tasks.DeliveryTicket{ID: dl.ID, Fence: dl.Fence}}
+	defer d.release(e.Ticket)
 	switch {
 	case dl.Endpoint != "" && s.Endpoint == nil:
 		e.Status, e.Reason = tasks.DeliveryExhausted, "endpoint_deleted"
@@ -229,8 +296,8 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	}
 }
 
-// settleWithin is how long a delivery's end is worth recording: well within its
-// lease. After that the next worker sends it once more.
+// settleWithin is how long a delivery's end is tried to be recorded, and its lease
+// renewed. After that the next worker sends it once more.
 const settleWithin = 20 * time.Second
 
 // settle records an end, again while Redis is away, and reports whether it did.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -155,14 +156,19 @@ func (d *desk) start() {
 // end makes a job and cancels it, which is an end like another.
 func (d *desk) end(url string) string {
 	d.t.Helper()
+	return d.of("acme", url)
+}
+
+func (d *desk) of(tenant, url string) string {
+	d.t.Helper()
 	j := tasks.Job{
-		ID: store.NewID("job"), Tenant: "acme", Model: "m", Pool: claude, Priority: tasks.Normal, WebhookURL: url,
+		ID: store.NewID("job"), Tenant: tenant, Model: "m", Pool: claude, Priority: tasks.Normal, WebhookURL: url,
 		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"a secret prompt"`)},
 	}
 	if _, _, err := d.Create(d.t.Context(), tasks.Submission{Job: j}); err != nil {
 		d.t.Fatal(err)
 	}
-	if _, err := d.Cancel(d.t.Context(), "acme", j.ID); err != nil {
+	if _, err := d.Cancel(d.t.Context(), tenant, j.ID); err != nil {
 		d.t.Fatal(err)
 	}
 	return j.ID
@@ -547,6 +553,51 @@ func TestAReceiverThatHangsHoldsNobodyUp(t *testing.T) {
 	slices.Sort(ids)
 	if n := len(slices.Compact(ids)); n != 100 {
 		t.Errorf("%d ids of 100 events", n)
+	}
+}
+
+// One tenant names a thousand hosts that take each connection and say nothing; another
+// tenant's webhook comes within 2 s all the same.
+func TestAThousandHostsThatHangDelayNoOtherTenant(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open []net.Conn // by the acceptor alone, until it has ended
+	accepted, acceptor := make(chan struct{}, 4096), sync.WaitGroup{}
+	acceptor.Go(func() {
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			open = append(open, c)
+			accepted <- struct{}{}
+		}
+	})
+	defer func() { // the attempts end before their sender does
+		_ = silent.Close()
+		acceptor.Wait()
+		for _, c := range open {
+			_ = c.Close()
+		}
+	}()
+	port := silent.Addr().(*net.TCPAddr).Port
+	for i := range 1000 {
+		d.of("hangs", fmt.Sprintf("http://127.1.%d.%d:%d/", i/250, 1+i%250, port))
+	}
+	for range 200 { // all places of old are held: what hangs is under way
+		<-accepted
+	}
+	for i := range 5 {
+		began := time.Now()
+		d.of("other", r.URL+fmt.Sprintf("/%d", i))
+		until(t, "the other tenant's webhook", func() bool { return len(r.at(fmt.Sprintf("/%d", i))) == 1 })
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("beside a thousand hosts that hang, another tenant's webhook took %v", took)
+		}
 	}
 }
 

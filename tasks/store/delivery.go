@@ -14,11 +14,13 @@ import (
 )
 
 const (
-	// DeliveryLease is how long a sender may have a delivery: an attempt's
-	// timeout, and what it may wait before that.
-	DeliveryLease = 45 * time.Second
+	// DeliveryDepth is how many deliveries may be under way at once, all processes
+	// together: places. A tenant alone may have a third of them (lua/webhook.lua).
+	DeliveryDepth = 768
 
-	deliveryDepth = 256 // deliveries under way at once, all processes together
+	// A delivery that nobody takes within its lease is handed out again, and so is
+	// one whose sender has not renewed it for so long.
+	deliveryLease = Lease
 	failureMost   = 5 * 24 * time.Hour
 )
 
@@ -26,17 +28,23 @@ var (
 	deliverySettleScript = script("delivery_settle", "webhook")
 	deliverySweepScript  = script("delivery_sweep", "webhook")
 	deliveryOpenScript   = script("delivery_open")
+	deliveryRenewScript  = script("delivery_renew")
 	deliveryAgainScript  = script("delivery_again", "operation", "webhook")
 	poolEventScript      = script("pool_event", "webhook")
 )
 
 // SweepDeliveries makes deliveries ready whose time has come and hands out what
-// there is room for. Any process may call it.
+// there is room for. Any process may call it, one call after the other: after an
+// error, the next one hands the same out again.
 func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error) {
-	reply, err := s.run(ctx, deliverySweepScript, args{"depth": deliveryDepth, "lease": DeliveryLease.Milliseconds(), "most": sweepMost}).Slice()
+	n := s.sweeps.Load()
+	reply, err := s.run(ctx, deliverySweepScript, args{
+		"claim": fmt.Sprintf("%s/%d", s.name, n), "depth": DeliveryDepth, "lease": deliveryLease.Milliseconds(), "most": sweepMost,
+	}).Slice()
 	if err != nil {
 		return tasks.SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
 	}
+	s.sweeps.CompareAndSwap(n, n+1)
 	return tasks.SweptDeliveries{
 		Hand: deliveryTickets(reply[0]), NextDue: time.Duration(num(reply[1])) * time.Millisecond,
 		Out: int(num(reply[2])), Lanes: int(num(reply[3])), Waiting: int(num(reply[4])),
@@ -56,12 +64,29 @@ func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]t
 		rows = append(rows, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, e.Body, flag(e.Disable))
 	}
 	reply, err := s.run(ctx, deliverySettleScript, args{
-		"depth": deliveryDepth, "lease": DeliveryLease.Milliseconds(), "failing": failureMost.Milliseconds(),
+		"claim": NewID("clm"), "depth": DeliveryDepth, "lease": deliveryLease.Milliseconds(), "failing": failureMost.Milliseconds(),
 	}, rows...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
 	}
 	return deliveryTickets(reply), nil
+}
+
+// RenewDeliveries says that the attempts at deliveries that OpenDeliveries returned
+// are still under way. Within Lease of the last time, another begins them again.
+func (s *Store) RenewDeliveries(ctx context.Context, list []tasks.DeliveryTicket) error {
+	if err := s.run(ctx, deliveryRenewScript, args{"lease": deliveryLease.Milliseconds()}, ticketRows(list)...).Err(); err != nil {
+		return fmt.Errorf("renew %d deliveries: %w", len(list), err)
+	}
+	return nil
+}
+
+func ticketRows(list []tasks.DeliveryTicket) []any {
+	rows := make([]any, 0, 2*len(list))
+	for _, t := range list {
+		rows = append(rows, t.ID, t.Fence)
+	}
+	return rows
 }
 
 func deliveryTickets(v any) []tasks.DeliveryTicket {
@@ -73,14 +98,14 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 	return out
 }
 
-// OpenDeliveries reads what the attempts of tickets need, in the tickets' order;
-// void tickets are left out.
+// OpenDeliveries takes deliveries and reads what the attempts at them need, in the
+// tickets' order; void tickets, and those that another process took, are left out.
+// Until they are settled, they have to be renewed.
 func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
-	rows := make([]any, 0, 2*len(claims))
-	for _, t := range claims {
-		rows = append(rows, t.ID, t.Fence)
-	}
-	reply, err := s.run(ctx, deliveryOpenScript, args{"most": eventResult}, rows...).Slice()
+	lost := encode(tasks.DeliveryAttempt{At: time.Now().UTC().Truncate(time.Millisecond), Outcome: tasks.DeliveryWorkerLost})
+	reply, err := s.run(ctx, deliveryOpenScript, args{
+		"most": eventResult, "lease": deliveryLease.Milliseconds(), "by": s.name, "cur": lost,
+	}, ticketRows(claims)...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read %d deliveries: %w", len(claims), err)
 	}

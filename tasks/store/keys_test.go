@@ -442,6 +442,8 @@ func (l *life) sendings() {
 	for range 4 {
 		swept, err := l.s.SweepDeliveries(ctx)
 		must(l.T, err)
+		_, err = l.s.OpenDeliveries(ctx, swept.Hand)
+		must(l.T, err)
 		l.look()
 		var ended []tasks.Settled
 		for _, k := range swept.Hand {

@@ -11,6 +11,7 @@
 package store
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -66,11 +67,13 @@ type Store struct {
 	newSecret func() string
 	now       func() time.Time
 	share     func(tenant string) int64
+	name      string       // of this process, to whom a delivery is handed
+	sweeps    atomic.Int64 // of deliveries that were answered
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, name: NewID("by")}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}

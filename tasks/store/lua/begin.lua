@@ -20,6 +20,16 @@ end
 -- makes room; never for what takes more in.
 local function spare() redis.call('DEL', keys.spare()) end
 
+-- graced notes a sweep and reports whether leases of a kind say nothing yet: when
+-- nobody has swept for a while, Redis or all of Sluice was away, and who holds one
+-- could not renew it.
+local function graced(swept, grace, lease)
+  local last = tonumber(redis.call('GET', swept) or now)
+  redis.call('SET', swept, now)
+  if now - last > 3000 then redis.call('SET', grace, now + lease, 'PX', lease) end
+  return tonumber(redis.call('GET', grace) or 0) > now
+end
+
 -- tell writes the deliveries of an event (webhook.lua); expire ends a job whose
 -- deadline has passed (finish.lua).
 local tell, expire

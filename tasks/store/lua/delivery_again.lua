@@ -25,11 +25,11 @@ for i = 3, #ARGV do
     redis.call('HDEL', d, 'n', 'fin', 'due')
     redis.call('ZADD', keys.deliveriesExpiring(), now + wkept, id)
     redis.call('PEXPIRE', keys.tellings(h[6]), wkept)
-    wready(id, h[4])
+    wready(id, h[1], h[4])
     made = true
   elseif redis.call('ZREM', keys.retries(), id) == 1 then
     redis.call('HDEL', d, 'due')
-    wready(id, h[4])
+    wready(id, h[1], h[4])
     made = true
   end
   answers[#answers + 1] = word

@@ -1,6 +1,6 @@
 -- Attempts at deliveries have ended.
 -- KEYS     see begin.lua
--- ARGV[2]  {depth, lease (ms); failing: ms after which an endpoint is disabled}
+-- ARGV[2]  {depth, lease (ms), claim: see wclaim; failing: ms after which an endpoint is disabled}
 -- ARGV[3]  and on, for each delivery: id, fence, status, counted "1" or "", delay ms, outcome, line of the log,
 --          body when none is kept yet or "", disable "1" or ""
 -- Returns  tickets: id and fence in turn.
@@ -10,20 +10,14 @@ for i = 3, #ARGV, 9 do
   local id, fence, status, counted, delay, outcome, line, body, disable = unpack(ARGV, i, i + 8)
   counted = counted == '1'
   local d = keys.delivery(id)
-  local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log', 'gone')
-  if h[1] == fence and h[2] == 'pending' and redis.call('ZREM', keys.sending(), id) == 1 then
+  local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log', 'gone', 't')
+  if h[1] == fence and h[2] == 'pending' and wland(id, h[8], h[3]) then
     local lane, wh, set = h[3], h[4] and keys.endpoint(h[4]), {}
     local function put(k, v) set[#set + 1] = k; set[#set + 1] = v end
-    landed[lane] = (landed[lane] or 0) + 1
+    landed[lane] = h[8]
     if counted then
-      local log = (h[6] or '') .. (h[7] and unquoted(line) or line) .. '\n'
-      while #log > 16384 do
-        local cut = string.find(log, '\n', 1, true)
-        if not cut or cut == #log then break end
-        log = string.sub(log, cut + 1)
-      end
       put('n', (h[5] or 0) + 1)
-      put('log', log)
+      put('log', wlog(h[6], h[7] and unquoted(line) or line))
     end
     -- A large body that has served can be built again.
     if status == 'delivered' then
@@ -59,8 +53,5 @@ for i = 3, #ARGV, 9 do
     end
   end
 end
-for lane, n in pairs(landed) do
-  wland(lane, n)
-  wline(lane)
-end
-return wclaim(a.depth, a.lease)
+for lane, tenant in pairs(landed) do wline(tenant, lane) end
+return wclaim(a.claim, a.depth, a.lease)

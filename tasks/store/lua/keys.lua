@@ -131,7 +131,8 @@ function keys.trial(kind) return P .. 'trial:' .. kind end -- string: or another
 function keys.note(id) return P .. 'note:' .. id end -- channel: a job or batch has changed; with no id nobody's: whoever may subscribe to it may to any
 function keys.control() return P .. 'control' end -- channel: what one process tells the others
 
--- Webhooks. A lane is an endpoint, or a tenant and a host.
+-- Webhooks. A lane is an endpoint, or a tenant and a host. A place is what a
+-- delivery has that is handed out.
 
 -- t    tenant
 -- w    endpoint
@@ -148,6 +149,8 @@ function keys.control() return P .. 'control' end -- channel: what one process t
 -- fin  finished
 -- why  why it ended
 -- f    fence
+-- by   the fence of the attempt under way, and the process that makes it
+-- cur  the line of the log for that attempt, should its process die
 -- log  attempts
 -- b    body as it was sent
 -- gone why nothing of its job's may be in it any more
@@ -156,13 +159,19 @@ function keys.tellings(job) return P .. 'jd:' .. job end -- list: the deliveries
 function keys.deliveries(tenant) return P .. 'wt:' .. tenant end -- zset: the tenant's deliveries, by id
 function keys.sent(endpoint) return P .. 'we:' .. endpoint end -- zset: the endpoint's deliveries, by id
 function keys.lane(lane) return P .. 'wq:' .. lane end -- zset: ready to be sent, by when
-function keys.lanes() return P .. 'wring' end -- zset: lanes with something ready and room, by turn
-function keys.lanesTurn() return P .. 'wturn' end -- string: the present turn, for when that is empty
+function keys.senders() return P .. 'wtenants' end -- zset: tenants with a lane in line, by turn
+function keys.sendersTurn() return P .. 'wturn' end -- string: the present turn, for when that is empty
+function keys.lanes(tenant) return P .. 'wlanes:' .. tenant end -- zset: the tenant's lanes with something ready and room, by turn
+function keys.formerLanes() return P .. 'wring' end -- zset: such lanes of all tenants, as release 0.1.0 has them
 function keys.flying() return P .. 'wfly' end -- hash: lane -> deliveries handed out
+function keys.places(tenant) return P .. 'wplaces:' .. tenant end -- zset: the tenant's deliveries handed out, by end of lease
+function keys.claimed(claim) return P .. 'wclaim:' .. claim end -- string: what a claim handed out, while its answer may be lost
 function keys.failing() return P .. 'wbad' end -- zset: lanes whose last attempt failed, by when
-function keys.resting() return P .. 'wrest' end -- zset: lanes that their pace holds back, by until when
+function keys.resting() return P .. 'wrest' end -- zset: lanes to be looked at again, by when: their pace holds them back, or nobody served them
 function keys.lanePace(lane) return P .. 'wp:' .. lane end -- string: when its next would be on time
 function keys.sending() return P .. 'wout' end -- zset: deliveries handed out, by end of lease
+function keys.sendingSwept() return P .. 'wswept' end -- string: when the last sweep of deliveries was
+function keys.sendingGrace() return P .. 'wgrace' end -- string: there while no lease of a delivery says anything yet
 function keys.retries() return P .. 'wdue' end -- zset: deliveries to be tried again, by when
 function keys.deliveriesExpiring() return P .. 'wgone' end -- zset: deliveries, by when their record ends
 function keys.serial() return P .. 'wseq' end -- string: counts deliveries and events of pools

@@ -44,12 +44,7 @@ for _, member in ipairs(upto(keys.expiring())) do
   forget(string.sub(member, 1, bar - 1), string.sub(member, bar + 1), 'expired')
 end
 
--- When nobody has swept for a while, Redis or all of Sluice was away: no worker
--- could renew, so no lease says anything yet.
-local last = tonumber(redis.call('GET', keys.swept()) or now)
-redis.call('SET', keys.swept(), now)
-if now - last > 3000 then redis.call('SET', keys.grace(), now + a.lease, 'PX', a.lease) end
-local grace = redis.call('EXISTS', keys.grace()) == 1
+local grace = graced(keys.swept(), keys.grace(), a.lease)
 
 for pool, depth in pairs(a.depths) do
   if not grace then

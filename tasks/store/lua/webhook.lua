@@ -26,24 +26,53 @@ local function wpace(lane, fails)
   return math.floor((now - next) / every + burst), next - (burst - 1) * every, every
 end
 
--- wline puts a lane where the next claim finds it, when it has work and room.
-local function wline(lane)
+-- wjoin gives a tenant or a lane a turn behind those that wait at the present one.
+-- Idling saves nothing up, and who comes and goes with one delivery passes nobody.
+local function wjoin(ring, member, turn)
+  if redis.call('ZSCORE', ring, member) then return end
+  local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', ring, first[2] and first[2] + 1 or turn, member)
+end
+
+-- wline puts a lane where the next claim finds it, when it has work and room. Some
+-- time later it is looked at again, by whoever sweeps then: a release before this
+-- one may, which knows no turns of tenants.
+local function wline(tenant, lane)
   if wroom(lane, wfails(lane)) <= 0 or redis.call('EXISTS', keys.lane(lane)) == 0 then return end
-  local ring = keys.lanes()
-  if not redis.call('ZSCORE', ring, lane) then
-    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', ring, first[2] or redis.call('GET', keys.lanesTurn()) or 0, lane)
-  end
+  wjoin(keys.lanes(tenant), lane, 0)
+  wjoin(keys.senders(), tenant, redis.call('GET', keys.sendersTurn()) or 0)
+  redis.call('ZADD', keys.resting(), 'NX', now + 30000, lane)
 end
 
-local function wready(id, lane)
+-- wowner is the tenant of a lane that has something ready, or nil.
+local function wowner(lane)
+  local id = redis.call('ZRANGE', keys.lane(lane), 0, 0)[1]
+  return id and redis.call('HGET', keys.delivery(id), 't') or nil
+end
+
+local function wready(id, tenant, lane)
   redis.call('ZADD', keys.lane(lane), now, id)
-  wline(lane)
+  wline(tenant, lane)
 end
 
--- wland takes back how many of a lane are under way no more.
-local function wland(lane, n)
-  if redis.call('HINCRBY', keys.flying(), lane, -n) <= 0 then redis.call('HDEL', keys.flying(), lane) end
+-- wland takes a delivery's place back; it reports whether there was one.
+local function wland(id, tenant, lane)
+  if redis.call('ZREM', keys.sending(), id) == 0 then return false end
+  redis.call('ZREM', keys.places(tenant), id)
+  redis.call('HDEL', keys.delivery(id), 'cur', 'by')
+  if redis.call('HINCRBY', keys.flying(), lane, -1) <= 0 then redis.call('HDEL', keys.flying(), lane) end
+  return true
+end
+
+-- wlog appends a line to a log. The oldest go when it passes 16 KiB.
+local function wlog(log, line)
+  log = (log or '') .. line .. '\n'
+  while #log > 16384 do
+    local cut = string.find(log, '\n', 1, true)
+    if not cut or cut == #log then break end
+    log = string.sub(log, cut + 1)
+  end
+  return log
 end
 
 -- wkept is how long a delivery is kept: as long as results, and a week at least.
@@ -69,7 +98,7 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail)
   end
   redis.call('ZADD', keys.deliveries(tenant), 0, id)
   redis.call('ZADD', keys.deliveriesExpiring(), now + wkept, id)
-  wready(id, lane)
+  wready(id, tenant, lane)
   return id
 end
 
@@ -92,20 +121,19 @@ tell = function(tenant, kind, object, event, url, detail, but)
   if made then wwake() end
 end
 
--- wclaim hands out deliveries until depth of them are under way, a few of a
--- lane at a turn; it returns id and fence of each.
-local function wclaim(depth, lease)
-  local tickets = {}
-  local ring, room, turn = keys.lanes(), depth - redis.call('ZCARD', keys.sending()), nil
-  while room > 0 do
+-- wserve hands out at most so many deliveries of a tenant, a few of a lane at a
+-- turn, and returns how many.
+local function wserve(tenant, most, tickets, lease)
+  local ring, given = keys.lanes(tenant), 0
+  while given < most do
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
     local lane = first[1]
     if not lane then break end
     local q, fails, out = keys.lane(lane), wfails(lane), {}
     local free = wroom(lane, fails)
     local pace, from, every = wpace(lane, fails)
-    local most = math.min(free, room, pace or 4, 4)
-    local got = most > 0 and redis.call('ZPOPMIN', q, most) or {}
+    local some = math.min(free, most - given, pace or 4, 4)
+    local got = some > 0 and redis.call('ZPOPMIN', q, some) or {}
     for i = 1, #got, 2 do
       local d = keys.delivery(got[i])
       if redis.call('EXISTS', d) == 1 then
@@ -118,23 +146,66 @@ local function wclaim(depth, lease)
     local n = #out / 2
     if n > 0 then
       redis.call('ZADD', keys.sending(), unpack(out))
+      redis.call('ZADD', keys.places(tenant), unpack(out))
       redis.call('HINCRBY', keys.flying(), lane, n)
       if pace then
         local last = math.max(now, tonumber(redis.call('GET', keys.lanePace(lane)) or 0))
         redis.call('SET', keys.lanePace(lane), last + n * every, 'PX', 60000)
       end
     end
-    room, turn = room - n, first[2] + 1
+    given = given + n
     if pace and pace <= 0 and free > 0 then
       redis.call('ZADD', keys.resting(), math.ceil(from), lane)
       redis.call('ZREM', ring, lane)
-    elseif free <= n or #got < 2 * most or redis.call('EXISTS', q) == 0 then
+    elseif free <= n or #got < 2 * some or redis.call('EXISTS', q) == 0 then
       redis.call('ZREM', ring, lane)
     else
-      redis.call('ZADD', ring, turn, lane)
+      redis.call('ZADD', ring, first[2] + 1, lane)
     end
   end
-  if turn then redis.call('SET', keys.lanesTurn(), turn) end
+  return given
+end
+
+-- wmay is how many more places a tenant may have of those that are free. It may hold
+-- half as many as it leaves free: a third of all when it is alone, the fewer the more
+-- the others hold. So one whose receivers hang leaves room for everybody else.
+local function wmay(tenant, room)
+  local held = keys.places(tenant)
+  redis.call('ZREMRANGEBYSCORE', held, '-inf', '(' .. now) -- what a release before this one has landed
+  local n = redis.call('ZCARD', held)
+  return math.max(math.floor((room - 2 * n) / 3), n == 0 and 1 or 0)
+end
+
+-- wclaim hands out deliveries until depth of them have a place: a turn of a tenant's
+-- is 16 of them, over weight. It returns id and fence of each. The same claim, sent
+-- again after a lost answer, is answered again. What nobody has taken (delivery_open.lua)
+-- when the lease ends is handed out anew.
+local function wclaim(claim, depth, lease)
+  local kept = keys.claimed(claim)
+  local before = redis.call('GET', kept)
+  if before then return cjson.decode(before) end
+  local tickets, passed = {}, {}
+  local ring, room, turn = keys.senders(), depth - redis.call('ZCARD', keys.sending()), nil
+  while room > 0 and #passed < 64 do
+    local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+    local tenant = first[1]
+    if not tenant then break end
+    local may = wmay(tenant, room)
+    room = room - wserve(tenant, math.min(may, 16), tickets, lease)
+    turn = first[2] + 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
+    if redis.call('EXISTS', keys.lanes(tenant)) == 0 then
+      redis.call('ZREM', ring, tenant)
+    elseif may > 0 then
+      redis.call('ZADD', ring, turn, tenant)
+    else -- it has all that it may have now, and goes on with the next claim
+      redis.call('ZREM', ring, tenant)
+      passed[#passed + 1] = turn
+      passed[#passed + 1] = tenant
+    end
+  end
+  if passed[1] then redis.call('ZADD', ring, unpack(passed)) end
+  if turn then redis.call('SET', keys.sendersTurn(), turn) end
+  if tickets[1] then redis.call('SET', kept, cjson.encode(tickets), 'PX', lease) end
   return tickets
 end
 
