@@ -104,7 +104,7 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
 	lost := encode(tasks.DeliveryAttempt{At: time.Now().UTC().Truncate(time.Millisecond), Outcome: tasks.DeliveryWorkerLost})
 	reply, err := s.run(ctx, deliveryOpenScript, args{
-		"most": eventResult, "lease": deliveryLease.Milliseconds(), "by": s.name, "cur": lost,
+		"most": eventResult, "lease": deliveryLease.Milliseconds(), "by": s.name, "line": lost,
 	}, ticketRows(claims)...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read %d deliveries: %w", len(claims), err)

@@ -3,7 +3,7 @@
 -- kept. A result comes only where its receiver wants it.
 -- KEYS     see begin.lua
 -- ARGV[2]  {most: bytes of a result; of one that is longer, one byte more; lease (ms); by: who takes them, who may ask
---          again after a lost answer; cur: the line of their logs, should that process die}
+--          again after a lost answer; line: of their logs, should that process die}
 -- ARGV[3]  and on, for each delivery: id, fence
 -- Returns  for each {} when its ticket is void, or another has it, else {its fields, those of its endpoint or of its tenant's keys, those
 --          of its job or batch}
@@ -13,13 +13,16 @@ local fields = { 'e', 't', 'p', 'c', 's', 'n', 'ct', 'fin', 'o' }
 local function read(id, fence)
   local d = keys.delivery(id)
   local h = redis.call('HMGET', d, 's', 'f', 't', 'w', 'o', 'by')
-  if h[1] ~= 'pending' or h[2] ~= fence or not redis.call('ZSCORE', keys.sending(), id) then return {} end
-  -- A release before this one leaves what stood there for an earlier fence.
-  local mine = fence .. ' ' .. a.by
-  if h[6] and h[6] ~= mine and string.sub(h[6], 1, #fence + 1) == fence .. ' ' then return {} end
-  redis.call('ZADD', keys.sending(), now + a.lease, id)
-  redis.call('ZADD', keys.places(h[3]), now + a.lease, id)
-  redis.call('HSET', d, 'by', mine, 'cur', a.cur)
+  local lease = h[1] == 'pending' and h[2] == fence and redis.call('ZSCORE', keys.sending(), id)
+  if not lease then return {} end
+  local mine = fence .. ' ' .. a.by .. ' '
+  local taken = h[6] and string.sub(h[6], 1, #fence + 1) == fence .. ' '
+  if taken and string.sub(h[6], 1, #mine) ~= mine then return {} end
+  if not taken then redis.call('HSET', d, 'by', mine .. a.line) end
+  if lease - now < a.lease / 2 then -- else it lasts until it is renewed
+    redis.call('ZADD', keys.sending(), now + a.lease, id)
+    redis.call('ZADD', keys.places(h[3]), now + a.lease, id)
+  end
   local object = {}
   if redis.call('HEXISTS', d, 'b') == 0 then
     if string.sub(h[5], 1, 6) == 'batch_' then

@@ -5,16 +5,18 @@
 --          body when none is kept yet or "", disable "1" or ""
 -- Returns  tickets: id and fence in turn.
 spare()
-local landed, healed = {}, {}
+local landed, seen, healed = {}, {}, {}
 for i = 3, #ARGV, 9 do
   local id, fence, status, counted, delay, outcome, line, body, disable = unpack(ARGV, i, i + 8)
   counted = counted == '1'
   local d = keys.delivery(id)
   local h = redis.call('HMGET', d, 'f', 's', 'l', 'w', 'n', 'log', 'gone', 't')
-  if h[1] == fence and h[2] == 'pending' and wland(id, h[8], h[3]) then
+  if h[1] == fence and h[2] == 'pending' and not seen[id] and redis.call('ZSCORE', keys.sending(), id) then
     local lane, wh, set = h[3], h[4] and keys.endpoint(h[4]), {}
     local function put(k, v) set[#set + 1] = k; set[#set + 1] = v end
-    landed[lane] = h[8]
+    seen[id] = true
+    landed[lane] = landed[lane] or { tenant = h[8] }
+    table.insert(landed[lane], id)
     if counted then
       put('n', (h[5] or 0) + 1)
       put('log', wlog(h[6], h[7] and unquoted(line) or line))
@@ -53,5 +55,8 @@ for i = 3, #ARGV, 9 do
     end
   end
 end
-for lane, tenant in pairs(landed) do wline(tenant, lane) end
+for lane, ids in pairs(landed) do
+  wland(ids, ids.tenant, lane)
+  wline(ids.tenant, lane)
+end
 return wclaim(a.claim, a.depth, a.lease)

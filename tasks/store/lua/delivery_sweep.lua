@@ -26,13 +26,14 @@ end
 -- perhaps seen it: it counts, and stands in the log.
 for _, id in ipairs(graced(keys.sendingSwept(), keys.sendingGrace(), a.lease) and {} or upto(keys.sending())) do
   local d = keys.delivery(id)
-  local h = redis.call('HMGET', d, 't', 'l', 'cur', 'log')
+  local h = redis.call('HMGET', d, 't', 'l', 'f', 'by', 'log')
   if h[1] then
-    if h[3] then
+    local fence, line = string.match(h[4] or '', '^(%d+) %S+ (.+)$')
+    if fence == h[3] then
       redis.call('HINCRBY', d, 'n', 1)
-      redis.call('HSET', d, 'log', wlog(h[4], h[3]))
+      redis.call('HSET', d, 'log', wlog(h[5], line))
     end
-    wland(id, h[1], h[2])
+    wland({ id }, h[1], h[2])
     redis.call('HINCRBY', d, 'f', 1)
     wready(id, h[1], h[2])
   else
@@ -43,7 +44,7 @@ for _, id in ipairs(upto(keys.deliveriesExpiring())) do
   redis.call('ZREM', keys.deliveriesExpiring(), id)
   local h = redis.call('HMGET', keys.delivery(id), 't', 'w', 'l')
   if h[1] then
-    wland(id, h[1], h[3])
+    if redis.call('ZSCORE', keys.sending(), id) then wland({ id }, h[1], h[3]) end
     redis.call('ZREM', keys.lane(h[3]), id)
     redis.call('ZREM', keys.retries(), id)
     redis.call('ZREM', keys.deliveries(h[1]), id)

@@ -149,8 +149,7 @@ function keys.control() return P .. 'control' end -- channel: what one process t
 -- fin  finished
 -- why  why it ended
 -- f    fence
--- by   the fence of the attempt under way, and the process that makes it
--- cur  the line of the log for that attempt, should its process die
+-- by   of the attempt at a fence: the fence, the process that makes it, and the line of the log should that die
 -- log  attempts
 -- b    body as it was sent
 -- gone why nothing of its job's may be in it any more

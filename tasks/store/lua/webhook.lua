@@ -38,6 +38,7 @@ end
 -- time later it is looked at again, by whoever sweeps then: a release before this
 -- one may, which knows no turns of tenants.
 local function wline(tenant, lane)
+  if redis.call('ZSCORE', keys.lanes(tenant), lane) then return end
   if wroom(lane, wfails(lane)) <= 0 or redis.call('EXISTS', keys.lane(lane)) == 0 then return end
   wjoin(keys.lanes(tenant), lane, 0)
   wjoin(keys.senders(), tenant, redis.call('GET', keys.sendersTurn()) or 0)
@@ -55,13 +56,11 @@ local function wready(id, tenant, lane)
   wline(tenant, lane)
 end
 
--- wland takes a delivery's place back; it reports whether there was one.
-local function wland(id, tenant, lane)
-  if redis.call('ZREM', keys.sending(), id) == 0 then return false end
-  redis.call('ZREM', keys.places(tenant), id)
-  redis.call('HDEL', keys.delivery(id), 'cur', 'by')
-  if redis.call('HINCRBY', keys.flying(), lane, -1) <= 0 then redis.call('HDEL', keys.flying(), lane) end
-  return true
+-- wland takes the places of a lane's deliveries back.
+local function wland(ids, tenant, lane)
+  redis.call('ZREM', keys.sending(), unpack(ids))
+  redis.call('ZREM', keys.places(tenant), unpack(ids))
+  if redis.call('HINCRBY', keys.flying(), lane, -#ids) <= 0 then redis.call('HDEL', keys.flying(), lane) end
 end
 
 -- wlog appends a line to a log. The oldest go when it passes 16 KiB.
