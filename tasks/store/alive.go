@@ -32,7 +32,7 @@ func (s *Store) Beat(ctx context.Context) error {
 // the kind of its key and what else makes it a harmless one; "@" is that key once more.
 var trials = [][]string{
 	{"SET", "string", "1"}, {"GET", "string"}, {"SETEX", "string", "60", "1"}, {"INCR", "string"},
-	{"EXISTS", "string"}, {"PERSIST", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
+	{"EXISTS", "string"}, {"PERSIST", "string"}, {"PTTL", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
 	{"EXPIREAT", "string", "32503680000"}, {"PEXPIREAT", "string", "32503680000000"},
 	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},
 	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HDEL", "hash", "f"},

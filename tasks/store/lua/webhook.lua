@@ -222,7 +222,7 @@ end
 -- Its Idempotency-Key is free when its caller had it deleted; else the key goes on
 -- standing for it, so that a late repeat is not paid for.
 local function forget(tenant, id, why)
-  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik')
+  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c')
   if h[1] then redis.call('DEL', keys.answer(h[1])) end
   if h[2] then
     local ikey = keys.idempotency(tenant, h[2])
@@ -238,6 +238,10 @@ local function forget(tenant, id, why)
     end
   end
   redis.call('DEL', keys.job(id), keys.text(id), keys.wanted(id), keys.tellings(id))
+  if h[3] then -- the list forgets a batch with the last of its jobs, which ends its time when the record does
+    local left = redis.call('PTTL', keys.batch(h[3]))
+    if left ~= -1 and left < 5000 then redis.call('ZREM', keys.batches(tenant), h[3]) end
+  end
   redis.call('ZREM', keys.jobs(tenant), id)
   redis.call('ZREM', keys.expiring(), tenant .. '|' .. id)
 end
