@@ -62,10 +62,22 @@ func (g *Gate) lateLocked(grant Grant, now time.Time) bool {
 // revokeLocked gives back every place that was not used.
 func (g *Gate) revokeLocked() {
 	for key, grant := range g.unsent {
-		g.late = append(g.late, lateArgs{Key: key, BookedIn: strconv.FormatInt(grant.epoch, 10)})
+		g.late = append(g.late, back(key, grant.epoch))
 		g.forgetLocked(key)
 		g.m.acquires.WithLabelValues(g.cfg.Pool, "late").Inc()
 	}
+	if g.inLine != "" {
+		g.returnLateLocked()
+	}
+}
+
+// returnLateLocked has the late places written back by themselves. Nothing is asked
+// while this process stands in line, and the line waits for the slots that they hold.
+func (g *Gate) returnLateLocked() {
+	for _, s := range g.late {
+		g.laterLocked(s)
+	}
+	g.late = nil
 }
 
 // revoked returns the places to be given back before others are asked for: none,
@@ -80,7 +92,11 @@ func (g *Gate) revoked() []lateArgs {
 			break
 		}
 	}
-	return append([]lateArgs{}, g.late...)
+	late := make([]lateArgs, len(g.late))
+	for i, s := range g.late {
+		late[i] = lateArgs{Key: s.grant.key, BookedIn: strconv.FormatInt(s.grant.epoch, 10)}
+	}
+	return late
 }
 
 // gaveBack notes that Redis knows of the first n late places.

@@ -143,3 +143,49 @@ func TestHowLateAPlaceMayBeUsed(t *testing.T) {
 		}
 	}
 }
+
+// While somebody stands in line for a concurrency slot, nothing else is asked. Missed
+// places hold slots, and the line waited for them as they waited for the line.
+func TestMissedPlacesFreeTheirSlotsForTheLine(t *testing.T) {
+	t.Parallel()
+	f := newFakeClock()
+	rdb := redistest.New(t)
+	g := f.gate(t, rdb, Limits{RequestsPerMinute: 6000, RequestBurst: 10, Concurrency: 2})
+	start(t, g)
+	run := func(grant Grant) error {
+		grant, err := g.Confirm(t.Context(), grant)
+		if err != nil {
+			return err
+		}
+		return g.Settle(t.Context(), grant, Actual{Known: true, OutputTokens: 1})
+	}
+	if err := run(take(t, g, Need{ID: "first"})); err != nil {
+		t.Fatal(err)
+	}
+	f.advance(time.Second) // the bucket is full
+	missed := []Grant{take(t, g, Need{ID: "missed"}), take(t, g, Need{ID: "missed"})}
+	ended := make(chan error, 3)
+	go func() {
+		grant, err := g.Take(t.Context(), Need{ID: "third"})
+		if err == nil {
+			err = run(grant)
+		}
+		ended <- err
+	}()
+	eventually(t, "subscribed", g.subscribed.Load)
+	eventually(t, "one stands in line", func() bool { return rdb.ZCard(t.Context(), "sluice:limit:{p}:waiting").Val() == 1 })
+	f.advance(400 * time.Millisecond)
+	for _, grant := range missed {
+		go func() { ended <- run(grant) }()
+	}
+	for range 3 {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("slots are held by places that nobody uses")
+		}
+	}
+}

@@ -143,7 +143,7 @@ type Gate struct {
 	handed     []answer             // booked for us in line
 	unsettled  map[string]time.Time // our unsettled reservations, until when to renew for them
 	unsent     map[string]Grant     // those that nobody has confirmed; by key
-	late       []lateArgs           // those whose time has passed, until Redis knows
+	late       []settlement         // those whose time has passed, until Redis knows
 	usual      time.Duration        // from the time of a place until it is confirmed, see late.go; below 0: not known
 	ledger     []settlement         // what Redis has not been told yet
 	holdUntil  time.Time            // as far as this process knows

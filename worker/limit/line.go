@@ -50,8 +50,10 @@ func (g *Gate) standInLine(ctx context.Context, w *waiter) answer {
 
 func (g *Gate) setInLine(key string) {
 	g.mu.Lock()
-	g.inLine = key
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if g.inLine = key; key != "" {
+		g.returnLateLocked()
+	}
 }
 
 func (g *Gate) leaveLine(ctx context.Context) {

@@ -60,10 +60,7 @@ func (g *Gate) stop(ctx context.Context) {
 		}
 	}
 	g.handed = nil
-	for _, l := range g.late {
-		g.laterLocked(back(l.Key, g.epoch.Load()))
-	}
-	g.late = nil
+	g.returnLateLocked()
 	g.mu.Unlock()
 
 	end, cancel := lastCall(ctx)
