@@ -254,9 +254,7 @@ func (s *system) cutOff(t *testing.T, sick *process, ready func() (status int, b
 	}
 	heal()
 	eventually(t, "it is back", func() bool { status, _ := ready(); return status == 200 })
-	if !strings.Contains(sick.stderr.String(), "this process makes calls again") {
-		t.Error("it does not say so")
-	}
+	eventually(t, "it says so", func() bool { return strings.Contains(sick.stderr.String(), "this process makes calls again") })
 }
 
 // readiness asks a process.
