@@ -14,15 +14,16 @@ import (
 // polling for it, and take several tasks in one round trip. Asynq asks an empty
 // queue again after TaskCheckInterval; with the hook on the server's client, the
 // next ask after an empty one is held until Kick or until its poll is due. Asynq
-// asks for one task at a time; where more are known or likely to wait, the hook
-// sends its ask several times in one pipeline, and answers Asynq's next asks with
-// what has come. Nothing of Asynq changes, and without kicks it is only a slower poll.
+// asks for one task at a time; far from Redis, where more are known or likely to wait,
+// the hook sends its ask several times in one pipeline, and answers Asynq's next asks
+// with what has come. Nothing of Asynq changes, and without kicks it is only a slower poll.
 type Waker struct {
 	rdb  redis.UniversalClient
 	poll time.Duration
 
 	mu     sync.Mutex
 	queues map[string]*asked
+	trip   time.Duration // to Redis and back: the shortest of late; 0: not known
 	moved  chan struct{} // told when a task was passed on, or an ask has returned
 	closed chan struct{} // by Close
 }
@@ -39,9 +40,15 @@ type asked struct {
 	shut   func() bool   // no task is to be taken; nil: never
 }
 
-// mostAtOnce is how many tasks one round trip takes at most. One whose answer is lost
-// leaves them to [Feeder.Run], which hands them out anew.
-const mostAtOnce = 16
+const (
+	// mostAtOnce is how many tasks one round trip takes at most. One whose answer is lost
+	// leaves them to [Feeder.Run], which hands them out anew.
+	mostAtOnce = 16
+	// each is how much of a round trip a task may take. What comes at once is begun in
+	// any order, so a worker near Redis, which can take a thousand a second
+	// singly, takes them so: the jobs of a lane keep theirs.
+	each = time.Millisecond
+)
 
 // NewWaker returns a Waker, which is to be added to the hooks of rdb, a client of
 // Asynq's servers alone. An idle server looks by itself every poll; 0 means half a second.
@@ -192,16 +199,22 @@ func (w *Waker) next(queue string, polled bool) (a ask, ready bool) {
 	default:
 		return a, false
 	}
-	a.many = max(1, min(a.many, q.free, mostAtOnce))
+	a.many = max(1, min(a.many, q.free, mostAtOnce, int(w.trip/each)+1))
 	q.told = max(0, q.told-a.many)
 	q.asks++
 	return a, true
 }
 
-// after notes how many tasks an ask found; a kick that came meanwhile wins.
-func (w *Waker) after(queue string, a ask, found []any, again bool) {
+// after notes how many tasks an ask found, and how long that took; a kick that came
+// meanwhile wins.
+func (w *Waker) after(queue string, a ask, found []any, took time.Duration, again bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.trip == 0 || took < w.trip {
+		w.trip = took // a busy machine makes some trips longer, none shorter
+	} else {
+		w.trip += (took - w.trip) / 64
+	}
 	q := w.queue(queue)
 	q.asks--
 	if len(found) > 0 {
@@ -275,6 +288,7 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		var found []any
 		var err error
+		began := time.Now()
 		if a.many == 1 {
 			if err = next(ctx, cmd); err == nil {
 				found = []any{asks.Val()}
@@ -284,7 +298,7 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		// A Redis that cannot answer is not asked more often than an empty queue;
 		// an unknown script is sent whole by the very next command.
-		w.after(queue, a, found, redis.HasErrorPrefix(err, "NOSCRIPT"))
+		w.after(queue, a, found, time.Since(began), redis.HasErrorPrefix(err, "NOSCRIPT"))
 		return err
 	}
 }

@@ -26,13 +26,20 @@ type serving struct {
 	goOn    chan struct{}
 }
 
+// serve is for a server 5 ms from Redis.
 func serve(t *testing.T, room, waiting int) *serving {
+	t.Helper()
+	return serveAt(t, 5*time.Millisecond, room, waiting)
+}
+
+func serveAt(t *testing.T, far time.Duration, room, waiting int) *serving {
 	t.Helper()
 	srv := redistest.Start(t, redistest.Options{})
 	rdb, own := srv.Client(), srv.Client()
 	s := &serving{goOn: make(chan struct{}), look: asynq.NewInspectorFromRedisClient(rdb), waker: queue.NewWaker(own, 0)}
 	own.AddHook(s.waker)
 	own.AddHook(dequeues{&s.trips})
+	own.AddHook(distance(far))
 	s.waker.Serve(pool, room, nil)
 	client := asynq.NewClientFromRedisClient(rdb)
 	for i := range waiting {
@@ -64,10 +71,20 @@ func (s *serving) stop() {
 
 // A worker far from Redis is not held to a job a round trip.
 func TestTasksThatWaitAreTakenSeveralInARoundTrip(t *testing.T) {
-	s := serve(t, 100, 100)
+	s := serveAt(t, 20*time.Millisecond, 100, 100)
 	redistest.Until(t, "all tasks are taken", func() bool { return s.handled.Load() == 100 })
 	if n := s.trips.Load(); n > 12 {
 		t.Errorf("100 tasks took %d round trips, want at most 12", n)
+	}
+	s.stop()
+}
+
+// What comes in one round trip is begun in any order.
+func TestAWorkerNearRedisTakesTasksSingly(t *testing.T) {
+	s := serveAt(t, 0, 20, 20)
+	redistest.Until(t, "all tasks are taken", func() bool { return s.handled.Load() == 20 })
+	if n := s.trips.Load(); n < 18 {
+		t.Errorf("20 tasks took %d round trips, want one each; on a busy machine the first may seem far", n)
 	}
 	s.stop()
 }
@@ -120,6 +137,25 @@ func (d dequeues) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		if a := cmds[0].Args(); len(a) > 3 && a[3] == "asynq:{p}:pending" {
 			d.n.Add(1)
 		}
+		return next(ctx, cmds)
+	}
+}
+
+// distance is the way to Redis and back.
+type distance time.Duration
+
+func (d distance) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (d distance) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		<-time.After(time.Duration(d))
+		return next(ctx, cmd)
+	}
+}
+
+func (d distance) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		<-time.After(time.Duration(d))
 		return next(ctx, cmds)
 	}
 }
