@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,7 +23,11 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// These tests wait for probes, and need little of a processor.
+	_ = flag.Set("test.parallel", "8")
+	goleak.VerifyTestMain(m)
+}
 
 // provider is a real server that answers by what it is asked.
 type provider struct {
@@ -143,6 +148,7 @@ var refusals = []struct {
 // Whatever the provider says to one prompt, that job is at fault while the key
 // is well, and the pool goes on for everybody else.
 func TestOnePromptThatIsRefusedStopsNobodyElse(t *testing.T) {
+	t.Parallel()
 	for _, c := range refusals {
 		for _, known := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, a model known: %t", c.name, known), func(t *testing.T) {
@@ -178,6 +184,7 @@ func TestOnePromptThatIsRefusedStopsNobodyElse(t *testing.T) {
 // A key that is refused pauses the pool, and no job has a part in it, however
 // many found out at once.
 func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		status int
@@ -237,6 +244,7 @@ func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
 // Where no model has succeeded yet, one prompt proves nothing against the key, nor
 // do many of one model; three prompts of two models do.
 func TestAKeyIsConvictedByThreePromptsOfTwoModels(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		asks   [][2]string // model, prompt
@@ -273,6 +281,7 @@ func TestAKeyIsConvictedByThreePromptsOfTwoModels(t *testing.T) {
 
 // After a resume, refusals from before it are no evidence, and new ones are.
 func TestAfterAResumeAKeyIsConvictedByNewRefusalsAlone(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t)
 	p.answer = func(string, string) (int, string) { return 402, `{"error":{"message":"no credit"}}` }
 	d := newDesk(t, p, "gpt-*")
@@ -292,11 +301,14 @@ func TestAfterAResumeAKeyIsConvictedByNewRefusalsAlone(t *testing.T) {
 		if err := d.h.breaker.Resume(t.Context(), "ada"); err != nil {
 			t.Fatal(err)
 		}
+		// A call of the resume's own millisecond may be from before it.
+		redistest.Until(t, "the resume is past", func() bool { st := d.state(); return st.AsOf.Sub(st.Since) > 3*time.Millisecond })
 	}
 }
 
 // What was known to work and is withdrawn says nothing about the key.
 func TestAWithdrawnModelDoesNotShieldARefusedKey(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t)
 	gone := false
 	p.answer = func(model, _ string) (int, string) {
@@ -324,6 +336,7 @@ func TestAWithdrawnModelDoesNotShieldARefusedKey(t *testing.T) {
 
 // A finding about a model that is not there acquits nobody of a 401.
 func TestAMissingModelAcquitsNoKey(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t)
 	p.list = func() (int, string) { return 500, "{}" }
 	p.answer = func(model, _ string) (int, string) {
@@ -361,6 +374,7 @@ func skipping() func() time.Time {
 // An ordinary success that was sent later shows the key to be well; no call is
 // made for it.
 func TestTrafficSettlesADoubtWithoutAProbe(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t)
 	p.answer = func(_, prompt string) (int, string) {
 		if prompt == "POISON" {
@@ -391,6 +405,7 @@ func TestTrafficSettlesADoubtWithoutAProbe(t *testing.T) {
 // Any mix of prompts that are refused and prompts that are not leaves the pool
 // open, and nothing but the refused ones is at fault.
 func TestNoMixOfRefusedPromptsStopsAPool(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t)
 	p.answer = func(_, prompt string) (int, string) {
 		for _, r := range refusals {

@@ -186,6 +186,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // A process whose way is shut leaves the pool to others, and returns when it is open.
 func TestAProcessThatCannotReachTheProviderLeavesThePoolToOthers(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	here, there := w.process("here"), w.process("there")
 	if _, s := there.job("1", "gpt-a", "hello"); s != Open {
@@ -226,6 +227,7 @@ func TestAProcessThatCannotReachTheProviderLeavesThePoolToOthers(t *testing.T) {
 
 // What all processes see is the provider's, and so is what the only one sees.
 func TestAnOutageThatAllSeeIsTheProviders(t *testing.T) {
+	t.Parallel()
 	for _, names := range [][]string{{"one"}, {"one", "two"}, {"one", "two", "three"}} {
 		t.Run(fmt.Sprint(names), func(t *testing.T) {
 			t.Parallel()
@@ -260,6 +262,7 @@ func TestAnOutageThatAllSeeIsTheProviders(t *testing.T) {
 
 // A model that fails holds back its own jobs, whoever sends them, and comes back.
 func TestAModelThatFailsHoldsBackItsOwnJobsAlone(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		known  bool // another model has succeeded before
@@ -305,6 +308,7 @@ func TestAModelThatFailsHoldsBackItsOwnJobsAlone(t *testing.T) {
 // Prompts that fail while their model answers a ping stop nothing, however many
 // there are, and their attempts count.
 func TestPromptsThatFailWhileTheirModelIsWellStopNothing(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	p := w.process("one")
 	w.set(func() {
@@ -337,6 +341,7 @@ func TestPromptsThatFailWhileTheirModelIsWellStopNothing(t *testing.T) {
 // what came for a reason and the address for operators; a pool that works has one
 // such answer as its job's.
 func TestAnAddressThatDoesNotFitPausesThePoolThatNeverWorked(t *testing.T) {
+	t.Parallel()
 	elsewhere := "http://secret-host.invalid/v2"
 	page := func(status int, header, value, body string) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -413,6 +418,7 @@ func TestAnAddressThatDoesNotFitPausesThePoolThatNeverWorked(t *testing.T) {
 // A model that is refused by a 429 without a word, again and again while another
 // succeeds, is held back alone; the pace of the pool is not to blame.
 func TestAModelsOwn429HoldsBackThatModelAlone(t *testing.T) {
+	t.Parallel()
 	w := newTown(t)
 	p := w.process("one")
 	w.set(func() { w.ill["gpt-b"] = 429 })

@@ -14,6 +14,7 @@ import (
 // paused only when no process that makes calls could get an answer of any model, and
 // then it is; a job that is well answered ends; one that fails alone is counted.
 func TestThePoolIsPausedOnlyWhenTheRuleSaysSo(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
