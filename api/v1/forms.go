@@ -102,37 +102,24 @@ func (d *decoder) lineMember(name string, job *tasks.Job, l *line) (err error) {
 }
 
 // settle finds the line's form and puts what it asks into the job.
-func (l *line) settle(job *tasks.Job, raw []byte, model string) error {
+func (l *line) settle(job *tasks.Job, raw []byte, model string) (err error) {
 	switch {
 	case l.body != nil || l.method != "" || l.url != "":
-		if err := l.openAI(); err != nil {
-			return err
-		}
-		l.request = l.body
+		err = l.openAI()
 	case l.params != nil:
-		if err := l.only("Anthropic", "params"); err != nil {
-			return err
-		}
-		l.request = l.params
+		l.request, err = l.params, l.only("Anthropic", "params")
 	case len(l.others) == 0:
-		if err := l.submitted(job); err != nil {
-			return err
-		}
-	case l.messages == nil && len(l.own) == 0:
-		return fault.Fail(fault.InvalidRequest, `It is none of the lines that are taken: a submit body ("prompt", "messages" or "request"), OpenAI's batch line ("body"), Anthropic's ("params"), or a provider's body ("messages"). It has %s.`, listed(l.members))
-	case l.messages == nil || len(l.own) > 0:
-		return unknownMember(l.others[0])
-	default: // a provider's body
-		l.request, l.requestModel, job.Model = raw, job.Model, ""
-		if l.customID != "" {
-			l.request = without(raw, "custom_id")
-		}
-		l.messages, l.system = nil, nil
+		err = l.submitted(job)
+	default:
+		err = l.providers(job, raw)
+	}
+	if err != nil {
+		return err
 	}
 	return l.input.settle(job, model)
 }
 
-// openAI checks a batch line of OpenAI's.
+// openAI takes a batch line of OpenAI.
 func (l *line) openAI() error {
 	if err := l.only("OpenAI", "method", "url", "body"); err != nil {
 		return err
@@ -145,6 +132,23 @@ func (l *line) openAI() error {
 	case l.url != "" && !strings.HasSuffix(strings.TrimRight(l.url, "/"), "/chat/completions"):
 		return fault.Fail(fault.InvalidRequest, `The member "url" names another endpoint than "/v1/chat/completions", the only one that is asked.`)
 	}
+	l.request = l.body
+	return nil
+}
+
+// providers takes a provider's body.
+func (l *line) providers(job *tasks.Job, raw []byte) error {
+	switch {
+	case len(l.own) > 0:
+		return unknownMember(l.others[0])
+	case l.messages == nil:
+		return fault.Fail(fault.InvalidRequest, `It is none of the lines that are taken: a submit body ("prompt", "messages" or "request"), OpenAI's batch line ("body"), Anthropic's ("params"), or a provider's body ("messages"). It has %s.`, listed(l.members))
+	}
+	l.request, l.requestModel, job.Model = raw, job.Model, ""
+	if l.customID != "" {
+		l.request = without(raw, "custom_id")
+	}
+	l.messages, l.system = nil, nil
 	return nil
 }
 

@@ -27,7 +27,7 @@ type RunCmd struct {
 	SkipInvalid bool     `help:"Leave faulty lines out and write them to OUT.invalid.jsonl; needs --out."`
 	Ordered     bool     `help:"Results in the input's order: a file is put into order at the end."`
 	Format      string   `placeholder:"VENDOR" help:"openai or anthropic: write that vendor's result lines; what a rerun has to know goes to OUT.state."`
-	FailOn      []string `placeholder:"END,..." help:"Answers that ended so are failures: length, refused, empty, filtered."`
+	FailOn      []string `placeholder:"END" help:"Answers that ended so are failures: length, refused, empty, filtered."`
 	Schema      string   `placeholder:"FILE" help:"JSON Schema (draft 2020-12) that each answer is held to, and asked for again within the pool's max_attempts."`
 	Fresh       bool     `help:"Start over: ask again what an earlier run was answered, and write over its results."`
 	NoProgress  bool     `help:"No progress: neither a bar on a terminal nor a line each ten seconds."`

@@ -110,3 +110,8 @@ func syncFolder(name string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}

@@ -72,11 +72,6 @@ func outName(o Options) string {
 	return o.Out
 }
 
-func exists(name string) bool {
-	_, err := os.Stat(name)
-	return err == nil
-}
-
 // begun reports whether an earlier run has left jobs behind.
 func (f *folder) begun() bool { return exists(filepath.Join(f.dir, journal)) }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/tasks"
-	"github.com/sluicehq/sluice/tasks/estimate"
 )
 
 const (
@@ -196,18 +195,6 @@ func readText(c *Config, o Options, text []byte) (all []prompt, fs *faults, err 
 		}
 	}
 	return all, &faults{}, nil
-}
-
-// textPrompt is a prompt that is nothing but a text.
-func (c *Config) textPrompt(o Options, line int, text string) prompt {
-	pool, _ := c.Match(o.Model)
-	body, _ := json.Marshal(text) // a string is always JSON
-	p := prompt{Job: tasks.Job{
-		Model: o.Model, Pool: pool, Priority: tasks.Normal, Line: line, CustomID: strconv.Itoa(line),
-		Request: tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: o.MaxTokens},
-	}}
-	estimate.Fill(o.Model, &p.Request)
-	return p
 }
 
 // opening is the beginning of a prompt, on one line and quoted. It is for the

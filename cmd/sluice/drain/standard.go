@@ -2,6 +2,7 @@ package drain
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -82,3 +83,5 @@ func (s *standard) judge(f tasks.Finish, text string) *tasks.JobError {
 
 // again reports whether another try may bring what was not accepted.
 func again(e *tasks.JobError) bool { return e.Code == schemaMismatch }
+
+var errNoJSON = errors.New("the answer is not JSON")

@@ -3,7 +3,6 @@ package drain
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -135,5 +134,3 @@ func (o *Options) checkFormat() error {
 	}
 	return nil
 }
-
-var errNoJSON = errors.New("the answer is not JSON")

@@ -1,6 +1,12 @@
 package drain
 
-import "github.com/sluicehq/sluice/tasks"
+import (
+	"encoding/json"
+	"strconv"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/estimate"
+)
 
 // prompt is one line of the input, and the digest by which it is known again.
 type prompt struct {
@@ -66,4 +72,16 @@ func match(all []prompt, marks []mark, done []bool) []int {
 		return list[0], true
 	})
 	return out
+}
+
+// textPrompt is a prompt that is nothing but a text.
+func (c *Config) textPrompt(o Options, line int, text string) prompt {
+	pool, _ := c.Match(o.Model)
+	body, _ := json.Marshal(text) // a string is always JSON
+	p := prompt{Job: tasks.Job{
+		Model: o.Model, Pool: pool, Priority: tasks.Normal, Line: line, CustomID: strconv.Itoa(line),
+		Request: tasks.Request{Kind: tasks.Text, Body: body, MaxTokens: o.MaxTokens},
+	}}
+	estimate.Fill(o.Model, &p.Request)
+	return p
 }
