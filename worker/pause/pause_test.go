@@ -420,6 +420,46 @@ func TestGraverCauseTakesOver(t *testing.T) {
 	}
 }
 
+// The calls before an outage may meet something else than what keeps it up: a
+// connection that breaks, and then an address that is not the provider's.
+func TestAProbeRestatesTheCause(t *testing.T) {
+	misfit := Verdict{Kind: Bad, Reason: "redirected", Detail: "to elsewhere", Misfit: true}
+	away := Verdict{Kind: Bad, Reason: "refused", Detail: "to here"}
+	w := newWorld(t)
+	b := w.breaker()
+	w.trip(b)
+	tripped := w.state(b).Reason
+	for i, c := range []struct {
+		found  Verdict
+		cause  Cause
+		reason string
+	}{
+		{misfit, Misfit, "redirected"},
+		{away, Overload, "refused"},
+		{bad, Overload, "refused"},
+		{misfit, Misfit, "redirected"},
+	} {
+		w.answers(c.found)
+		w.pass(5 * time.Second)
+		w.step(b)
+		if s := w.state(b); w.probes != i+1 || s.Name != Open || s.Cause != c.cause || s.Reason != c.reason || s.Detail != c.found.Detail {
+			t.Errorf("after probe %d, which found %+v: %+v", i+1, c.found, s)
+		}
+	}
+
+	w = newWorld(t)
+	b = w.breaker()
+	w.record(b, Verdict{Kind: Good, Model: "m"})
+	w.pass(10 * time.Second)
+	w.trip(b)
+	w.answers(misfit)
+	w.pass(5 * time.Second)
+	w.step(b)
+	if s := w.state(b); s.Cause != Overload || s.Reason != tripped || s.Detail != misfit.Detail {
+		t.Errorf("at an address that has worked: %+v; want an outage, %q", s, tripped)
+	}
+}
+
 func TestProbeThatSaysNothingIsRepeated(t *testing.T) {
 	w := newWorld(t)
 	b := w.breaker()

@@ -1,8 +1,8 @@
 -- probed takes the result of a probe and moves the breaker.
 -- KEYS     see lib.lua
 -- ARGV[2]  {fence: of the lease; kind: 'good', 'bad', 'spend', 'unauthorized', 'ignore' or
---           'abandoned' (the prober was told to stop); reason, retry_after (ms),
---           resume_at (ms), fp, interval (ms), rnd, gen, slow (ms), audit_max}
+--           'abandoned' (the prober was told to stop); misfit: 1 when the address does not fit;
+--           reason, detail, retry_after (ms), resume_at (ms), fp, interval (ms), rnd, gen, slow (ms), audit_max}
 -- Returns  0 the lease was lost, 1 nothing moved, 2 half open, 3 closed, 4 open again or
 --          for a graver cause
 
@@ -42,10 +42,17 @@ end
 set('tries', num('tries') + 1)
 if a.kind == 'bad' then
   if state() == 'half_open' then
-    open('overload', a.reason)
+    open(cause_of(a.misfit == 1), a.reason)
+    set('detail', a.detail or '')
     return answer(4)
   end
   if outage(h.cause) then
+    -- What the calls before the outage met may not be what is wrong now.
+    local cause = cause_of(a.misfit == 1)
+    if cause == 'misfit' or h.cause == 'misfit' then set('why', a.reason) end
+    if cause == 'misfit' then set('bad_fp', a.fp) end
+    set('cause', cause)
+    set('detail', a.detail or '')
     set('probe_fp', '')
     plan(h.cause, num('probe_at'), false)
     return answer(1)

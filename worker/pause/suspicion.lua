@@ -89,15 +89,20 @@ local function sicken(model, why)
   keep('sick', sick)
 end
 
--- conclude ends a suspicion that no process could dispel: the provider is away for
--- all. With an address that never worked it is the address that does not fit.
+-- cause_of names the cause of an outage. With an address that never worked it is the
+-- address that does not fit.
+local function cause_of(misfit)
+  return misfit and h['worked|' .. (a.fp or '')] ~= '1' and 'misfit' or 'overload'
+end
+
+-- conclude ends a suspicion that no process could dispel: the provider is away for all.
 local function conclude()
-  local misfit = h.sus_misfit == '1' and h['worked|' .. (a.fp or '')] ~= '1'
+  local cause = cause_of(h.sus_misfit == '1')
   local why, detail = h.sus_why, h.sus_detail
-  if misfit or why == '' then why = h.sus_told end
+  if cause == 'misfit' or why == '' then why = h.sus_told end
   a.retry_after = num('sus_after')
   calm_down()
-  open(misfit and 'misfit' or 'overload', why)
+  open(cause, why)
   set('detail', detail)
 end
 

@@ -301,7 +301,11 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 	if !known && a.Doubt == upstream.DoubtModel {
 		return pause.Verdict{}, errors.New("no model is known that the key may use")
 	}
-	return judge(a), nil
+	v := judge(a)
+	if v.Kind == pause.Bad && (unreached(a) || misfits(a) && !h.breaker.Worked()) {
+		v = blamed(v, a)
+	}
+	return v, nil
 }
 
 // probed is the model that a probe asks, and whether it is known to be there. Those

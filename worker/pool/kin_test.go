@@ -381,6 +381,21 @@ func TestAnAddressThatDoesNotFitPausesThePoolThatNeverWorked(t *testing.T) {
 			}
 		})
 	}
+	t.Run("behind connections that broke first", func(t *testing.T) {
+		t.Parallel()
+		w := newTown(t)
+		p := w.process("one")
+		w.set(func() { w.cut["one"] = true })
+		p.job("0", "gpt-a", "hello")
+		if st := p.state(); st.Cause != pause.Overload {
+			t.Fatalf("%+v; want an outage", st)
+		}
+		w.set(func() { clear(w.cut); w.down = 301 })
+		eventually(t, "the misfit is told", func() bool {
+			st := p.state()
+			return st.Cause == pause.Misfit && strings.Contains(st.Reason, "redirects")
+		})
+	})
 	t.Run("in a pool that works", func(t *testing.T) {
 		w := newTown(t)
 		p := w.process("one")
