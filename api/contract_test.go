@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -411,6 +412,16 @@ func TestExtraHandlers(t *testing.T) {
 	}
 	if got := get("/healthz"); !strings.Contains(got, "ok") {
 		t.Errorf("/healthz: %s", got)
+	}
+}
+
+// A caller who gets a 503 finds in README what it means.
+func TestREADMENamesEach503(t *testing.T) {
+	text := readFile(t, "../README.md")
+	for _, kind := range fault.Kinds() {
+		if kind.Status == 503 && !strings.Contains(text, "`"+kind.Code+"`") {
+			t.Errorf("README does not name %s", kind.Code)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ type down struct {
 }
 
 // Down is the error of a part that does not work: the reason is in the answer, and
-// so holds no address, user or key; the cause, which may be nil, is only logged.
+// so holds no address, user or key; the cause, which may be nil, is only for the log.
 func Down(reason string, cause error) error { return &down{reason, cause} }
 
 func (d *down) Error() string {
@@ -41,16 +40,15 @@ func (d *down) Unwrap() error { return d.cause }
 // OperationsConfig says what a process's health is made of. The zero value is
 // always ready.
 type OperationsConfig struct {
-	// Checks are the parts that readiness needs; all are asked at once.
+	// Checks are the parts that readiness needs; all are asked at once. Of why one is
+	// down the answer, which anybody may read, has what [Down] gives as its reason;
+	// the log is for whoever finds the change.
 	Checks []Check
 	// Notices returns what an operator should know although it works, such as
 	// "jobs do not survive a restart"; nil: nothing.
 	Notices func() []string
 	// Timeout bounds each check; 0 means 2 s.
 	Timeout time.Duration
-	// Log takes the cause when a part is down; nil: nothing is logged. Of a cause
-	// the answer, which anybody may read, has what [Down] gives as its reason.
-	Log *slog.Logger
 }
 
 // Operations returns the handler of /healthz (200 while the process answers)
@@ -58,9 +56,6 @@ type OperationsConfig struct {
 // listener, the operations listener and processes without an API.
 func Operations(c OperationsConfig) http.Handler {
 	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
@@ -99,7 +94,6 @@ func (c *OperationsConfig) readiness(ctx context.Context) (status int, body []by
 		if failed[i] != nil {
 			state = "down"
 			status, word = http.StatusServiceUnavailable, "unavailable"
-			c.Log.LogAttrs(ctx, slog.LevelWarn, "part is down", slog.String("part", check.Name), slog.Any("error", failed[i]))
 		}
 		if i > 0 {
 			parts = append(parts, ',')

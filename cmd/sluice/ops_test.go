@@ -47,7 +47,7 @@ func TestComposeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	redis := strings.Join(file.Services["redis"].Command, " ")
-	for _, want := range []string{"--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"} {
+	for _, want := range []string{"--appendonly yes", "--appendfsync always", "--maxmemory 1gb", "--maxmemory-policy noeviction"} {
 		if !strings.Contains(redis, want) {
 			t.Errorf("redis runs as %q; want %s", redis, want)
 		}

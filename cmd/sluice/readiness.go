@@ -38,7 +38,8 @@ type readiness struct {
 	redis  *redisConn
 	rdb    redis.UniversalClient // a pipeline.Client
 	store  *store.Store
-	deaf   func() []string // what an ACL lacks for channels
+	deaf   func() []string    // what an ACL lacks for channels
+	parts  func() []api.Check // all of /readyz
 	worker bool
 	evicts bool // it may: redis.allow_eviction
 	log    *slog.Logger
@@ -52,13 +53,15 @@ type readiness struct {
 	silent    error     // why it does not say
 	missing   []string  // of what an ACL has to permit
 	tried     time.Time
-	told      []string // notices that the log has
+	told      []string        // notices that the log has
+	down      map[string]bool // parts that the log has as down
 }
 
 // newReadiness returns what a process of these roles asks.
 func newReadiness(s *service, r roles) *readiness {
 	a := &readiness{
-		redis: s.redis, rdb: s.joined, store: s.store, deaf: s.notices.Refused, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+		redis: s.redis, rdb: s.joined, store: s.store, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+		down: map[string]bool{},
 	}
 	s.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -113,7 +116,25 @@ func (r *readiness) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			r.ask(ctx)
+			r.tellParts(ctx)
 		}
+	}
+}
+
+// tellParts logs each part when it goes down, and when it works again: whoever asks
+// /readyz meanwhile, and however often, changes nothing in the log.
+func (r *readiness) tellParts(ctx context.Context) {
+	for _, part := range r.parts() {
+		err := part.Check(ctx)
+		switch was := r.down[part.Name]; {
+		case ctx.Err() != nil:
+			return // the process stops
+		case err != nil && !was:
+			r.log.Warn("part is down", "part", part.Name, "error", err)
+		case err == nil && was:
+			r.log.Info("part works again", "part", part.Name)
+		}
+		r.down[part.Name] = err != nil
 	}
 }
 

@@ -90,6 +90,11 @@ func TestReadinessFollowsWhatWorkNeeds(t *testing.T) {
 				last = r.readyz()
 				return last.code == http.StatusServiceUnavailable && strings.Contains(last.down(), c.want)
 			})
+			for range 5 {
+				r.readyz()
+			}
+			part, _, _ := strings.Cut(last.down(), ":")
+			r.until("the log says so once", func() bool { return r.said.count("part is down\" part="+part) == 1 })
 			do(c.mends)
 			r.until("ready again", func() bool { return r.readyz().code == http.StatusOK })
 			if j := r.final(r.submit()); j.Status != "succeeded" {

@@ -21,30 +21,34 @@ import (
 	"github.com/sluicehq/sluice/web"
 )
 
-// operations is what readiness asks.
+// checks are the parts that this process needs to be ready.
+func (s *service) checks() []api.Check {
+	return append(s.ready.checks(),
+		api.Check{Name: "parts", Check: func(context.Context) error {
+			if !s.up.Load() {
+				return api.Down("a part has not started or has stopped", nil)
+			}
+			return nil
+		}},
+		api.Check{Name: "provider", Check: func(context.Context) error {
+			if away := s.away(); len(away) > 0 {
+				return api.Down(strings.Join(away, "; "), nil)
+			}
+			return nil
+		}},
+	)
+}
+
+// operations is what /readyz answers.
 func (s *service) operations() api.OperationsConfig {
 	return api.OperationsConfig{
-		Checks: append(s.ready.checks(),
-			api.Check{Name: "parts", Check: func(context.Context) error {
-				if !s.up.Load() {
-					return api.Down("a part has not started or has stopped", nil)
-				}
-				return nil
-			}},
-			api.Check{Name: "provider", Check: func(context.Context) error {
-				if away := s.away(); len(away) > 0 {
-					return api.Down(strings.Join(away, "; "), nil)
-				}
-				return nil
-			}},
-		),
+		Checks: s.checks(),
 		Notices: func() []string {
 			if s.cfg.UsesFake() {
 				return append(s.notes(), fakeNotice)
 			}
 			return s.notes()
 		},
-		Log: s.log,
 	}
 }
 
