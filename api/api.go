@@ -73,9 +73,10 @@ type Config struct {
 	NewID func(prefix string) string
 	// PublicURL is the only base of links that are handed out: absolute, http or https.
 	PublicURL string
-	// CheckWebhookURL refuses an address that must not be called. It sees only
-	// absolute http and https addresses without user information; nil: https only.
-	CheckWebhookURL func(ctx context.Context, url string) error
+	// CheckWebhookURL refuses an address that must not be called, by its text alone:
+	// it is called for each, and must not look names up. It sees only absolute http
+	// and https addresses without user information; nil: https only.
+	CheckWebhookURL func(url string) error
 
 	// MaxBody is the most bytes of one submit body or one line of a batch,
 	// before and after decompression; 0 means 32 MiB.

@@ -59,7 +59,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, hooks: map[string]error{},
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools,
 	}
 	if prior != nil {
 		d.refund(ctx, c.Tenant)
@@ -141,8 +141,7 @@ type intake struct {
 	batch   string
 	limits  tasks.Limits // of the tenant
 	lines   Lines
-	hooks   map[string]error // webhook addresses already checked
-	staging bool             // false: only compare, keep nothing
+	staging bool // false: only compare, keep nothing
 
 	reserved int64 // tokens of all jobs so far
 
@@ -186,7 +185,7 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if err := in.lines.Check(line, &job); err != nil {
 		return err
 	}
-	if err := in.checkWebhookURL(ctx, job.WebhookURL); err != nil {
+	if err := in.desk.CheckWebhookURL(job.WebhookURL); err != nil {
 		return err
 	}
 	in.pools[job.Pool]++
@@ -219,18 +218,6 @@ func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
 		return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota tokens_per_day is %d: send less of it a day.", in.reserved, most)
 	}
 	return nil
-}
-
-func (in *intake) checkWebhookURL(ctx context.Context, url string) error {
-	if url == "" {
-		return nil
-	}
-	checked, known := in.hooks[url]
-	if !known {
-		checked = in.desk.CheckWebhookURL(ctx, url)
-		in.hooks[url] = checked
-	}
-	return checked
 }
 
 // stage hands the jobs laid down to the store, which writes them while the next

@@ -107,9 +107,10 @@ type Config struct {
 	Quota Quota
 	// NewID returns a new id: the prefix ("job"), an underscore and something unique.
 	NewID func(prefix string) string
-	// CheckWebhookURL refuses an address that must not be called. It sees only
-	// absolute http and https addresses without user information; nil: https only.
-	CheckWebhookURL func(ctx context.Context, url string) error
+	// CheckWebhookURL refuses an address that must not be called, by its text alone:
+	// it is called for each, and must not look names up. It sees only absolute http
+	// and https addresses without user information; nil: https only.
+	CheckWebhookURL func(url string) error
 	// MaxWaits is the most requests that one tenant holds at once; 0 means 1,000.
 	MaxWaits int
 	// RereadEvery bounds how late a held request sees a change whose notice was

@@ -98,9 +98,9 @@ func decodeObject(c echo.Context, v any) error {
 	return nil
 }
 
-func (a *API) checkEndpoint(ctx context.Context, b *endpointBody) error {
+func (a *API) checkEndpoint(b *endpointBody) error {
 	if b.URL != nil {
-		if err := a.checkEndpointURL(ctx, *b.URL); err != nil {
+		if err := a.checkEndpointURL(*b.URL); err != nil {
 			return err
 		}
 	}
@@ -127,13 +127,13 @@ func oneOf(member *string, words ...string) bool {
 	return member == nil || slices.Contains(words, *member)
 }
 
-func (a *API) checkEndpointURL(ctx context.Context, url string) error {
+func (a *API) checkEndpointURL(url string) error {
 	if len(url) > maxURL {
 		return fault.Fail(fault.WebhookURLRefused, `The member "url" is too long.`)
 	}
 	err := checkURL(url)
 	if err == nil {
-		err = a.desk.CheckWebhookURL(ctx, url)
+		err = a.desk.CheckWebhookURL(url)
 	}
 	var f *fault.Fault
 	if errors.As(err, &f) && f.Code == fault.WebhookURLRefused {
@@ -175,7 +175,7 @@ func (a *API) CreateEndpoint(c echo.Context) error {
 		return fault.Fail(fault.InvalidRequest, `The member "disabled" is for a change.`)
 	}
 	ctx := c.Request().Context()
-	if err := a.checkEndpoint(ctx, &b); err != nil {
+	if err := a.checkEndpoint(&b); err != nil {
 		return err
 	}
 	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
@@ -228,7 +228,7 @@ func (a *API) ChangeEndpoint(c echo.Context) error {
 	if b.Format != nil {
 		return fault.Fail(fault.InvalidRequest, `The member "format" cannot be changed.`)
 	}
-	if err := a.checkEndpoint(c.Request().Context(), &b); err != nil {
+	if err := a.checkEndpoint(&b); err != nil {
 		return err
 	}
 	return a.answerEndpoint(c, false, func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Endpoint, error) {

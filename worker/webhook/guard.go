@@ -175,36 +175,10 @@ func alwaysDenied() []netip.Prefix {
 	}
 }
 
-// Check is what is asked when a URL is saved: [Guard.CheckURL], and then whether any
-// address that its host has now is refused. A name that cannot be looked up
-// within 5 seconds passes: it may come to be, and the address that counts is the one dialled. The
-// error is a [Rule].
-func (g *Guard) Check(ctx context.Context, raw string) error {
-	if err := g.CheckURL(raw); err != nil {
-		return err
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return RuleMalformed
-	}
-	host := u.Hostname()
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	addrs, err := g.resolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil
-	}
-	relaxed := g.isRelaxed(host)
-	for _, a := range addrs {
-		if err := g.checkAddr(a.Unmap(), relaxed); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// CheckURL judges a URL by its text alone, without a look at the network. The
-// error is a [Rule]. A URL that passes may still be refused when it is dialled.
+// CheckURL judges a URL by its text alone, without a look at the network: one who
+// saves many URLs would have us make as many look-ups, and read in the answers what
+// names mean inside. The error is a [Rule]. A URL that passes may still be refused
+// when it is dialled.
 func (g *Guard) CheckURL(raw string) error {
 	if len(raw) > maxURLBytes {
 		return RuleTooLong
