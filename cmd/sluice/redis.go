@@ -38,9 +38,9 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 		}
 		r.embedded = server
 	} else {
-		target, err := config.ParseRedis(cfg.Redis.URL)
+		target, err := cfg.Redis.Target()
 		if err != nil {
-			return nil, fmt.Errorf("redis.url: %w", err)
+			return nil, err
 		}
 		r.target = target
 	}
@@ -58,23 +58,12 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 // library's own number.
 func (r *redisConn) open(conns int) redis.UniversalClient {
 	var c redis.UniversalClient
-	switch {
-	case r.embedded != nil:
+	if r.embedded != nil {
 		o := *r.embedded.Options()
 		o.PoolSize = conns
 		c = redis.NewClient(&o)
-	case r.target.Single != nil:
-		o := *r.target.Single
-		o.PoolSize = conns
-		c = redis.NewClient(&o)
-	case r.target.Sentinel != nil:
-		o := *r.target.Sentinel
-		o.PoolSize = conns
-		c = redis.NewFailoverClient(&o)
-	default:
-		o := *r.target.Cluster
-		o.PoolSize = conns
-		c = redis.NewClusterClient(&o)
+	} else {
+		c = r.target.Client(conns)
 	}
 	c.AddHook(callCounter{r.calls})
 	r.opened = append(r.opened, c)
@@ -82,11 +71,11 @@ func (r *redisConn) open(conns int) redis.UniversalClient {
 }
 
 // cluster reports whether keys may lie on different servers.
-func (r *redisConn) cluster() bool { return r.embedded == nil && r.target.Cluster != nil }
+func (r *redisConn) cluster() bool { return r.embedded == nil && r.target.Kind == config.ClusterRedis }
 
 // several reports whether other servers may take this one's place.
 func (r *redisConn) several() bool {
-	return r.embedded == nil && (r.target.Sentinel != nil || r.target.Cluster != nil)
+	return r.embedded == nil && r.target.Kind != config.SingleRedis
 }
 
 // plain is the client that was opened first, as it is: of a cluster a ClusterClient.

@@ -106,8 +106,15 @@ func (v *validator) redis(c *Config) {
 		if c.DataDir == "" {
 			v.bad("data_dir", "needed for the embedded Redis, since there is no home folder; or give redis.url")
 		}
-	} else if _, err := ParseRedis(c.Redis.URL); err != nil {
-		v.bad("redis.url", "%v", err)
+		for _, f := range c.Redis.files() {
+			if f.path != "" {
+				v.bad(f.key, "is for a Redis of your own; redis.url names none")
+			}
+		}
+	} else if _, err := c.Redis.Target(); err != nil {
+		var f Fault
+		errors.As(err, &f)
+		v.bad(f.Key, "%s", f.Text)
 	}
 	if m := c.Redis.MaxMemory; m != 0 {
 		v.atLeast("redis.max_memory", m, 16<<20)

@@ -58,6 +58,11 @@ type Config struct {
 // Redis says which Redis.
 type Redis struct {
 	URL string `key:"url" secret:"url"` // as [ParseRedis] reads it; empty: the embedded one, in DataDir
+	// PasswordFile holds the password in place of URL. Each new connection reads it. Empty: none does.
+	PasswordFile string `key:"password_file"`
+	CAFile       string `key:"ca_file"`   // vouches for Redis in place of the system; empty: the system does
+	CertFile     string `key:"cert_file"` // with KeyFile, the certificate that we show, read again for each connection; empty: none
+	KeyFile      string `key:"key_file"`
 	// Prefix begins all keys, channels and Asynq queues, so that several Sluices on
 	// one Redis never meet.
 	Prefix string `key:"prefix"`
@@ -98,17 +103,19 @@ type Provider struct {
 }
 
 // Roots returns the certificates of CAFile, nil when there is none.
-func (p Provider) Roots() (*x509.CertPool, error) {
-	if p.CAFile == "" {
+func (p Provider) Roots() (*x509.CertPool, error) { return roots(p.CAFile) }
+
+func roots(file string) (*x509.CertPool, error) {
+	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(p.CAFile)
+	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate in the form of PEM", p.CAFile)
+		return nil, fmt.Errorf("%s holds no certificate in the form of PEM", file)
 	}
 	return roots, nil
 }

@@ -41,6 +41,10 @@ redis:
   url: redis://127.0.0.1:6379/0
   prefix: sluice
   allow_eviction: false
+  password_file: ""
+  ca_file: ""
+  cert_file: ""
+  key_file: ""
   max_memory: 0
 auth:
   issuer: sluice
@@ -486,78 +490,6 @@ func TestAPrefixThatCannotStandInAKeyIsAFault(t *testing.T) {
 			t.Errorf("%q: %v, want a fault of redis.prefix", prefix, faults)
 		}
 	}
-}
-
-func TestParseRedis(t *testing.T) {
-	single := func(s string) string {
-		r, err := ParseRedis(s)
-		if err != nil {
-			t.Fatalf("%s: %v", s, err)
-		}
-		o := r.Single
-		return strings.Join([]string{o.Network, o.Addr, o.Username, o.Password}, " ") + " " + string(rune('0'+o.DB))
-	}
-	for s, want := range map[string]string{
-		"redis://h":                   "tcp h:6379   0",
-		"redis://:p%40ss@h:1/4":       "tcp h:1  p@ss 4",
-		"rediss://u:p@[::1]:6380/0":   "tcp [::1]:6380 u p 0",
-		"redis://[::1]":               "tcp [::1]:6379   0",
-		"unix:///run/r%20s.sock?db=2": "unix /run/r s.sock   2",
-		"unix://:p@/run/r.sock":       "unix /run/r.sock  p 0",
-	} {
-		if got := single(s); got != want {
-			t.Errorf("%s: got %q, want %q", s, got, want)
-		}
-	}
-	r, err := ParseRedis("rediss://h:1")
-	if err != nil || r.Single.TLSConfig == nil || r.Single.TLSConfig.ServerName != "h" {
-		t.Errorf("rediss: %+v, %v", r.Single, err)
-	}
-	r, err = ParseRedis("redis+sentinel://u:p@a,b:2,[::1]:3/mymaster/1?sentinel_password=q&tls=true")
-	if err != nil || r.Sentinel.MasterName != "mymaster" || r.Sentinel.DB != 1 || r.Sentinel.SentinelPassword != "q" || r.Sentinel.TLSConfig == nil ||
-		!slices.Equal(r.Sentinel.SentinelAddrs, []string{"a:26379", "b:2", "[::1]:3"}) || r.Sentinel.Username != "u" || r.Sentinel.Password != "p" {
-		t.Errorf("sentinel: %+v, %v", r.Sentinel, err)
-	}
-	r, err = ParseRedis("redis+cluster://:p@a:1,b:2")
-	if err != nil || !slices.Equal(r.Cluster.Addrs, []string{"a:1", "b:2"}) || r.Cluster.ClusterStateReloadInterval != 2*time.Second || r.Cluster.Password != "p" {
-		t.Errorf("cluster: %+v, %v", r.Cluster, err)
-	}
-	for _, s := range []string{
-		"", "h:6379", "http://h", "redis://", "redis://h/x", "redis://h/0/1", "redis://h:0", "redis://h:pw", "redis://a,b", "redis://::1",
-		"redis://u:%zz@h", "redis://h?db=1", "unix://run/s", "unix://", "unix:///s?db=-1", "redis+sentinel://a", "redis+sentinel://a/m/x",
-		"redis+sentinel://a,/m", "redis+cluster://a/0", "redis+cluster://a?tls=maybe", "redis://h/99999999",
-	} {
-		if r, err := ParseRedis(s); err == nil {
-			t.Errorf("%q is taken: %+v", s, r)
-		}
-	}
-	for _, s := range []string{"redis://u:hunter2@h:x", "redis://u:a/hunter2@h", "redis://u:hunter2/a@h", "redis://:hunter2@h/0?hunter2=1", "hunter2"} {
-		if _, err := ParseRedis(s); err == nil || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%q: %v; want an error without the password", s, err)
-		}
-		if got := maskRedis(s); strings.Contains(got, "hunter2") {
-			t.Errorf("masked as %q", got)
-		}
-	}
-}
-
-func FuzzParseRedis(f *testing.F) {
-	for _, s := range []string{"redis://u:p@h:1/2", "unix:///s?db=1", "redis+sentinel://a,b/m?tls=true", "redis+cluster://[::1]:1"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		r, err := ParseRedis(s)
-		n := 0
-		for _, set := range []bool{r.Single != nil, r.Sentinel != nil, r.Cluster != nil} {
-			if set {
-				n++
-			}
-		}
-		if err == nil && n != 1 || err != nil && n != 0 {
-			t.Errorf("%q: %d targets, error %v", s, n, err)
-		}
-		_ = maskRedis(s)
-	})
 }
 
 func FuzzConfigFile(f *testing.F) {

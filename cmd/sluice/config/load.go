@@ -40,6 +40,9 @@ type Fault struct {
 	Where string // the line of the file, or the environment variable; "" when nothing was given
 }
 
+// Error is what String is.
+func (f Fault) Error() string { return f.String() }
+
 // String puts the key first.
 func (f Fault) String() string {
 	s := f.Text
