@@ -721,7 +721,7 @@ func (w *world) Resume(_ context.Context, pool, _ string) error {
 	return nil
 }
 
-// Admit is a bucket that never refills.
+// Admit is an allowance that never comes back.
 func (w *world) Admit(_ context.Context, _ string, submits int64) (quota.Grant, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -736,11 +736,11 @@ func (w *world) Admit(_ context.Context, _ string, submits int64) (quota.Grant, 
 	return g, nil
 }
 
-func (w *world) Refund(_ context.Context, _ string, submits int64) error {
+func (w *world) Refund(context.Context, string, quota.Grant) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.admitted -= submits
-	w.refunded += submits
+	w.admitted--
+	w.refunded++
 	return nil
 }
 

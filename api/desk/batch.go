@@ -54,7 +54,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		if tasks.Away(err) {
 			d.abort(ctx, c.Request, id) // it may be open, and hold the key
 		}
-		return h, d.refused(ctx, c.Tenant, id, err)
+		return h, d.refused(ctx, c.Tenant, grant, id, err)
 	}
 	h.Pools = map[string]int{}
 	in := &intake{
@@ -62,7 +62,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools,
 	}
 	if prior != nil {
-		d.refund(ctx, c.Tenant)
+		d.refund(ctx, c.Tenant, grant)
 		err := d.replayBatch(ctx, &h, in, b, prior)
 		return h, err
 	}
@@ -70,7 +70,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		// An abort takes nothing back that was committed, should a store whose answer
 		// was lost have done so.
 		d.abort(ctx, c.Request, id)
-		return h, d.refused(ctx, c.Tenant, id, err)
+		return h, d.refused(ctx, c.Tenant, grant, id, err)
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	for pool, n := range h.Pools {

@@ -93,7 +93,7 @@ type Pools interface {
 // Quota is a tenant's admission; *quota.Quota is one.
 type Quota interface {
 	Admit(ctx context.Context, tenant string, submits int64) (quota.Grant, error)
-	Refund(ctx context.Context, tenant string, submits int64) error
+	Refund(ctx context.Context, tenant string, g quota.Grant) error
 }
 
 // Config says what a desk works with. Jobs, Batches, Notices, Pools and NewID

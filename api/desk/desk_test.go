@@ -106,7 +106,7 @@ func (p *purse) Admit(context.Context, string, int64) (quota.Grant, error) {
 	return quota.Grant{}, nil
 }
 
-func (p *purse) Refund(context.Context, string, int64) error {
+func (p *purse) Refund(context.Context, string, quota.Grant) error {
 	*p--
 	return nil
 }

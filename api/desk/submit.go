@@ -46,21 +46,21 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 		return h, err
 	}
 	if err := d.fits(ctx, job, grant.Limits); err != nil && !d.known(ctx, &s) {
-		d.refund(ctx, c.Tenant)
+		d.refund(ctx, c.Tenant, grant)
 		return h, err
 	}
 	s.Limits = grant.Limits
 	job.Reserved = reserve(&job.Request, grant.Limits)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
 	if err != nil {
-		return Handed{}, d.refused(ctx, c.Tenant, job.ID, err)
+		return Handed{}, d.refused(ctx, c.Tenant, grant, job.ID, err)
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	if !h.Replayed {
 		d.accepted.WithLabelValues(h.Job.Pool).Inc()
 		return h, nil
 	}
-	d.refund(ctx, c.Tenant)
+	d.refund(ctx, c.Tenant, grant)
 	if h.Job.ID == "" || h.Job.Status == "" {
 		// Of a job that is no more nobody is told that it was accepted.
 		return h, fault.Fail(fault.NotFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
@@ -83,7 +83,7 @@ func (d *Desk) Retry(ctx context.Context, tenant, id string) (tasks.Job, quota.G
 				err = cmp.Or(d.fits(ctx, &job, grant.Limits), err)
 			}
 		}
-		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, id, err)
+		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, grant, id, err)
 	}
 	return job, d.withTokens(ctx, tenant, grant), nil
 }
@@ -213,23 +213,23 @@ func (d *Desk) admit(ctx context.Context, tenant string) (quota.Grant, error) {
 
 // refused is why the store has taken nothing in, and the submit is given back.
 // Where the store may have taken it in, the tenant has spent, and is told of what.
-func (d *Desk) refused(ctx context.Context, tenant, id string, err error) error {
+func (d *Desk) refused(ctx context.Context, tenant string, g quota.Grant, id string, err error) error {
 	if errors.Is(err, tasks.ErrUnknown) {
 		return &tasks.UnknownError{ID: id, Err: err}
 	}
-	d.refund(ctx, tenant)
+	d.refund(ctx, tenant, g)
 	return err
 }
 
-// refund gives a submit back. A failure is logged and costs the tenant no more
+// refund gives the submit of a grant back. A failure is logged and costs the tenant no more
 // than that.
-func (d *Desk) refund(ctx context.Context, tenant string) {
+func (d *Desk) refund(ctx context.Context, tenant string, g quota.Grant) {
 	if d.c.Quota == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := d.c.Quota.Refund(ctx, tenant, 1); err != nil {
+	if err := d.c.Quota.Refund(ctx, tenant, g); err != nil {
 		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "refund a quota", slog.Any("error", err))
 	}
 }

@@ -1,19 +1,24 @@
-// Package quota decides whether a tenant may submit now: a token bucket of
-// submits a minute, kept in Redis and counted by Redis's own clock, so that
-// every API process shares it.
+// Package quota decides whether a tenant may submit now: a log of the submits of
+// the last minute, kept in Redis and timed by Redis's own clock, so that every API
+// process shares it.
 //
-// A refusal takes nothing. The package never reads a job, never names a tenant
-// in an error, and does not count waiting jobs and model tokens: those limits
-// are only passed on, because the store holds them in the move that queues a job.
+// It promises that no 60 seconds hold more submits than are allowed, that a submit
+// is refused only when one more would be too many, within 10 ms, and that one alone
+// that comes again when it was told to is admitted. A refusal takes nothing. The
+// package never reads a job, never names a tenant in an error, and does not count
+// waiting jobs and model tokens: those limits are only passed on, because the store
+// holds them in the move that queues a job.
 package quota
 
 import (
 	"context"
 	"crypto/rand"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,7 +40,7 @@ var admitLua string
 
 // Limits are one tenant's allowances; 0 means no limit.
 type Limits struct {
-	SubmitsPerMinute int64 // requests that submit, a batch counts as one; as many may come at once
+	SubmitsPerMinute int64 // requests that submit, in any 60 s; a batch counts as one; as many may come at once
 	QueuedJobs       int64 // jobs waiting at once; held by the store
 	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC; held by the store
 }
@@ -49,6 +54,8 @@ type Config struct {
 	Limits func(tenant string) Limits
 	// Prefix begins every key; "" means "sluice:quota:".
 	Prefix string
+	// Now is the clock, for tests; nil: Redis's own.
+	Now func() time.Time
 }
 
 // Quota is the door through which submits pass. Its methods may be called at
@@ -57,8 +64,9 @@ type Quota struct {
 	rdb    redis.UniversalClient
 	limits func(tenant string) Limits
 	prefix string
+	now    func() time.Time
 	admit  *redis.Script
-	group  *gather.Group[admission, accounted]
+	group  *gather.Group[question, answer]
 	askers chan *asker // those that are free
 }
 
@@ -66,7 +74,7 @@ type Quota struct {
 // client library sends it a second time: nothing is taken twice.
 type asker struct {
 	name string
-	n    int64
+	n    int
 }
 
 // New returns a Quota, or an error when Config lacks something.
@@ -74,8 +82,8 @@ func New(c Config) (*Quota, error) {
 	if c.Redis == nil {
 		return nil, errors.New("quota: Config.Redis is missing")
 	}
-	q := &Quota{rdb: c.Redis, limits: c.Limits, prefix: c.Prefix, admit: redis.NewScript(admitLua)}
-	q.group = gather.New(admitTogether, admitFlights, q.admitAll)
+	q := &Quota{rdb: c.Redis, limits: c.Limits, prefix: c.Prefix, now: c.Now, admit: redis.NewScript(admitLua)}
+	q.group = gather.New(admitTogether, admitFlights, q.askAll)
 	q.askers = make(chan *asker, admitFlights)
 	for range admitFlights {
 		q.askers <- &asker{name: "by:" + rand.Text()[:8]}
@@ -93,6 +101,8 @@ func New(c Config) (*Quota, error) {
 type Grant struct {
 	Windows []Window     // the limited allowances, as they stand now
 	Limits  tasks.Limits // what the store holds
+
+	at, submits int64 // what was taken, and its place in the tenant's log; 0: nothing was
 }
 
 // Window is one allowance and what is left of it.
@@ -110,64 +120,61 @@ type Window struct {
 func (q *Quota) Admit(ctx context.Context, tenant string, submits int64) (Grant, error) {
 	limits := q.limits(tenant)
 	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, TokensPerDay: limits.TokensPerDay}}
-	account, err := q.account(ctx, tenant, limits.SubmitsPerMinute, submits)
+	if limits.SubmitsPerMinute <= 0 {
+		return grant, nil
+	}
+	got, err := q.ask(ctx, question{tenant: tenant, perMinute: limits.SubmitsPerMinute, submits: submits})
 	if err != nil {
 		return Grant{}, err
 	}
-	if limits.SubmitsPerMinute > 0 {
-		grant.Windows = append(grant.Windows, Window{
-			Name: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: account.submits,
-			Span: time.Minute, Reset: account.full,
-		})
-	}
-	if account.refused {
+	grant.Windows = append(grant.Windows, Window{
+		Name: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: got.left, Span: time.Minute, Reset: got.full,
+	})
+	if got.wait > 0 {
 		return grant, &tasks.QuotaError{
-			Quota: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: account.submits,
-			Window: time.Minute, RetryAfter: account.wait,
+			Quota: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: got.left, Window: time.Minute, RetryAfter: got.wait,
 		}
 	}
+	grant.at, grant.submits = got.at, submits
 	return grant, nil
 }
 
-// Refund gives submits back: they were not accepted after all, or were repeats
-// of some that were.
-func (q *Quota) Refund(ctx context.Context, tenant string, submits int64) error {
-	_, err := q.account(ctx, tenant, q.limits(tenant).SubmitsPerMinute, -submits)
+// Refund gives the submits of a grant back: they were not accepted after all, or were
+// repeats of some that were.
+func (q *Quota) Refund(ctx context.Context, tenant string, g Grant) error {
+	limits := q.limits(tenant)
+	if limits.SubmitsPerMinute <= 0 || g.submits == 0 {
+		return nil
+	}
+	_, err := q.ask(ctx, question{tenant: tenant, perMinute: limits.SubmitsPerMinute, submits: -g.submits, at: g.at})
 	return err
 }
 
-// account is what the script reports.
-type account struct {
-	refused bool
-	submits int64         // left
-	wait    time.Duration // until the refused submits would pass
-	full    time.Duration // until the bucket is full
+// question is one call of Admit or Refund, and answer what becomes of it.
+type question struct {
+	tenant    string
+	perMinute int64
+	submits   int64 // below 0: given back
+	at        int64 // of those that are given back
 }
 
-func (q *Quota) account(ctx context.Context, tenant string, perMinute, submits int64) (account, error) {
-	if perMinute <= 0 || submits == 0 {
-		return account{}, nil
-	}
-	got, err := q.group.Do(ctx, admission{tenant, perMinute, submits})
+type answer struct {
+	at   int64         // of the submits that were taken
+	left int64         // submits
+	full time.Duration // until all are there again
+	wait time.Duration // until it would pass; 0: it is admitted
+	err  error
+}
+
+func (q *Quota) ask(ctx context.Context, one question) (answer, error) {
+	got, err := q.group.Do(ctx, one)
 	if err == nil {
 		err = got.err
 	}
-	return got.account, err
+	return got, err
 }
 
-// admission is one call of Admit or Refund, and accounted its answer.
-type admission struct {
-	tenant    string
-	perMinute int64
-	submits   int64
-}
-
-type accounted struct {
-	account
-	err error
-}
-
-// Admissions that come at once are asked together: a script takes so many, and
+// Questions that come at once are asked together: a script takes so many, and
 // so many are under way at a time.
 const (
 	admitTogether = 64
@@ -175,9 +182,8 @@ const (
 	admitTimeout  = 10 * time.Second
 )
 
-// admitAll asks for the sum of what each tenant's callers want. Where that does
-// not suffice, it asks for each of them, in the order in which they came.
-func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, error) {
+// askAll asks once for each tenant.
+func (q *Quota) askAll(ctx context.Context, asked []question) ([]answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
 	by := <-q.askers
@@ -186,38 +192,55 @@ func (q *Quota) admitAll(ctx context.Context, asked []admission) ([]accounted, e
 	for i, a := range asked {
 		of[a.tenant] = append(of[a.tenant], i)
 	}
-	out := make([]accounted, len(asked))
-	for _, some := range of {
-		sum := asked[some[0]]
-		for _, i := range some[1:] {
-			sum.submits += asked[i].submits
-		}
-		got, err := q.ask(ctx, by, sum)
+	out := make([]answer, len(asked))
+	for tenant, some := range of {
+		take, back := []int64{}, map[int64]int64{}
 		for _, i := range some {
-			if err == nil && got.refused && len(some) > 1 {
-				out[i].account, out[i].err = q.ask(ctx, by, asked[i])
+			if n := asked[i].submits; n > 0 {
+				take = append(take, n)
+			} else {
+				back[asked[i].at] -= n
+			}
+		}
+		got, err := q.run(ctx, by, tenant, asked[some[0]].perMinute, take, back)
+		next := 3
+		for _, i := range some {
+			if out[i].err = err; err != nil || asked[i].submits <= 0 {
 				continue
 			}
-			out[i] = accounted{got, err}
+			out[i] = answer{at: got[0], left: got[1], full: milliseconds(got[2]), wait: milliseconds(got[next])}
+			next++
 		}
 	}
 	return out, nil
 }
 
-func (q *Quota) ask(ctx context.Context, by *asker, a admission) (account, error) {
+// run asks the script, whose answer it returns.
+func (q *Quota) run(ctx context.Context, by *asker, tenant string, perMinute int64, take []int64, back map[int64]int64) ([]int64, error) {
 	by.n++
+	list := make([][2]int64, 0, len(back))
+	for at, n := range back {
+		list = append(list, [2]int64{at, n})
+	}
+	arg, err := json.Marshal(map[string]any{"by": by.name, "n": by.n, "per_minute": perMinute, "take": take, "back": list})
+	if err != nil {
+		return nil, fmt.Errorf("ask a quota: %w", err)
+	}
+	now := ""
+	if q.now != nil {
+		now = strconv.FormatInt(q.now().UnixMilli(), 10)
+	}
 	// Escaped, so that a tenant's name can neither hold braces, which Redis
 	// Cluster reads, nor meet another tenant's key.
-	key := q.prefix + url.QueryEscape(a.tenant)
-	got, err := q.admit.Run(ctx, q.rdb, []string{key}, "",
-		fmt.Sprintf(`{"by":%q,"n":%d,"submits":%d,"per_minute":%d}`, by.name, by.n, a.submits, a.perMinute)).Int64Slice()
+	key := q.prefix + "{" + url.QueryEscape(tenant) + "}"
+	got, err := q.admit.Run(ctx, q.rdb, []string{key, key + ":log"}, now, arg).Int64Slice()
 	if err != nil {
-		return account{}, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
+		return nil, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))
 	}
-	if len(got) != 4 {
-		return account{}, fmt.Errorf("ask a quota: %d values in the answer", len(got))
+	if len(got) != 3+len(take) {
+		return nil, fmt.Errorf("ask a quota: %d values in the answer", len(got))
 	}
-	return account{
-		refused: got[0] != 0, submits: got[1], wait: time.Duration(got[2]) * time.Millisecond, full: time.Duration(got[3]) * time.Millisecond,
-	}, nil
+	return got, nil
 }
+
+func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
