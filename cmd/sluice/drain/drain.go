@@ -88,7 +88,7 @@ func (r *runner) ask(ctx context.Context, all []prompt) (asked bool, err error) 
 			return false, err
 		}
 	}
-	before, err := r.earlier(ctx, all)
+	before, err := r.pastJobs(ctx, all)
 	if err != nil {
 		return false, err
 	}
@@ -156,7 +156,7 @@ func (r *runner) tidy() error {
 }
 
 // work asks what is left to ask, until every line has its result or ctx ends.
-func (r *runner) work(ctx context.Context, before []earlier, prior settled) error {
+func (r *runner) work(ctx context.Context, before []pastJob, prior settled) error {
 	// No worker runs before it is known which jobs are wanted still.
 	left, err := r.resume(ctx, before, prior)
 	if err != nil {

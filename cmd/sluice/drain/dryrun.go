@@ -1,10 +1,7 @@
 package drain
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -25,7 +22,7 @@ func (l *load) add(r *tasks.Request) {
 
 // dryRun tells what a run would ask, and asks nothing. Input tokens are estimated;
 // output tokens are the most that the lines allow, which few answers reach.
-func dryRun(c *Config, o Options, s *standard, in input) error {
+func dryRun(c *Config, o Options, s *standard, in promptFile) error {
 	left, err := unanswered(o, s, in.prompts)
 	if err != nil {
 		return err
@@ -105,39 +102,4 @@ func (p *Pool) atPace(l *load) (time.Duration, string) {
 		}
 	}
 	return longest.Round(time.Second), binds
-}
-
-// unanswered are the prompts to which an earlier run's results hold no answer. It
-// changes no file.
-func unanswered(o Options, s *standard, all []prompt) ([]prompt, error) {
-	r := results{path: o.Out, format: o.Format}
-	if o.Out == "" || o.Fresh {
-		return all, nil
-	}
-	old, err := os.ReadFile(r.rows())
-	if errors.Is(err, fs.ErrNotExist) {
-		return all, nil
-	}
-	if err != nil {
-		return nil, wrongUsage{fmt.Errorf("read the results so far: %w", err)}
-	}
-	had, err := rows(old)
-	if err != nil {
-		return nil, r.foreign(o)
-	}
-	var marks []mark
-	for _, w := range had {
-		if w.status == tasks.StatusSucceeded && w.digest != "" && s.judge(w.finish, w.text) == nil {
-			marks = append(marks, mark{w.digest, w.customID, w.line, w.sample})
-		}
-	}
-	done := make([]bool, len(all))
-	match(all, marks, done)
-	var left []prompt
-	for i := range all {
-		if !done[i] {
-			left = append(left, all[i])
-		}
-	}
-	return left, nil
 }

@@ -21,8 +21,8 @@ const (
 	mostInput = 4 << 30 // bytes of a file once it is decompressed: all of it is held in memory
 )
 
-// input is what a run was given to ask.
-type input struct {
+// promptFile is what a run was given to ask.
+type promptFile struct {
 	prompts []prompt
 	raw     []byte    // as it was read
 	invalid []invalid // lines that --skip-invalid leaves out
@@ -30,14 +30,14 @@ type input struct {
 
 // readPrompts reads the input and says what it was taken for. Nothing of a file
 // with a fault is used, unless its faulty lines are to be left out.
-func readPrompts(c *Config, o Options) (in input, err error) {
+func readPrompts(c *Config, o Options) (in promptFile, err error) {
 	if in.raw, err = readInput(o.File, c.Stdin); err != nil {
 		return in, err
 	}
 	text, name := in.raw, filepath.Base(o.File)
 	if strings.EqualFold(filepath.Ext(name), ".gz") {
 		name = strings.TrimSuffix(name, filepath.Ext(name))
-		if text, err = decompress(in.raw); err != nil {
+		if text, err = readGzip(in.raw); err != nil {
 			return in, usagef("%s: %w; nothing was sent", o.File, err)
 		}
 	}
@@ -140,9 +140,9 @@ func readInput(name string, stdin io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-// decompress reads gzip, whole: what is cut off, or is followed by something
+// readGzip reads gzip, whole: what is cut off, or is followed by something
 // else, may lack prompts.
-func decompress(b []byte) ([]byte, error) {
+func readGzip(b []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
 		return nil, fmt.Errorf("its name ends in .gz, and it is not gzip (%w)", err)

@@ -24,10 +24,12 @@ type mark struct {
 	line, sample     int
 }
 
-// match gives each mark a prompt that asks the same and is not done: that of its
-// custom_id, else that of its line, else the first. It returns the prompts' indexes, -1
-// for none, and marks them as done.
-func match(all []prompt, marks []mark, done []bool) []int {
+func (m mark) knownBy() mark { return m }
+
+// match gives each of what came a prompt that asks the same and is not done: that of
+// its custom_id, else that of its line, else the first. It returns the prompts' indexes,
+// -1 for none, and marks them as done.
+func match[T interface{ knownBy() mark }](all []prompt, came []T, done []bool) []int {
 	type named struct {
 		digest, name string
 		sample       int
@@ -44,23 +46,23 @@ func match(all []prompt, marks []mark, done []bool) []int {
 			open[p.digest] = append(open[p.digest], i)
 		}
 	}
-	out := make([]int, len(marks))
+	out := make([]int, len(came))
 	for i := range out {
 		out[i] = -1
 	}
-	give := func(find func(m *mark) (int, bool)) {
-		for i := range marks {
+	give := func(find func(m mark) (int, bool)) {
+		for i := range came {
 			if out[i] >= 0 {
 				continue
 			}
-			if at, ok := find(&marks[i]); ok && !done[at] {
+			if at, ok := find(came[i].knownBy()); ok && !done[at] {
 				out[i], done[at] = at, true
 			}
 		}
 	}
-	give(func(m *mark) (int, bool) { at, ok := byName[named{m.digest, m.customID, m.sample}]; return at, ok })
-	give(func(m *mark) (int, bool) { at, ok := byLine[placed{m.digest, m.line, m.sample}]; return at, ok })
-	give(func(m *mark) (int, bool) {
+	give(func(m mark) (int, bool) { at, ok := byName[named{m.digest, m.customID, m.sample}]; return at, ok })
+	give(func(m mark) (int, bool) { at, ok := byLine[placed{m.digest, m.line, m.sample}]; return at, ok })
+	give(func(m mark) (int, bool) {
 		list := open[m.digest]
 		for len(list) > 0 && done[list[0]] {
 			list = list[1:]
@@ -72,6 +74,16 @@ func match(all []prompt, marks []mark, done []bool) []int {
 		return list[0], true
 	})
 	return out
+}
+
+// undone are the prompts that are not done.
+func undone(all []prompt, done []bool) (left []prompt) {
+	for i := range all {
+		if !done[i] {
+			left = append(left, all[i])
+		}
+	}
+	return left
 }
 
 // textPrompt is a prompt that is nothing but a text.

@@ -12,16 +12,16 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// earlier is a job of an interrupted run.
-type earlier struct {
+// pastJob is a job of an interrupted run.
+type pastJob struct {
 	mark
 	job tasks.Job // without what it asks and what it was answered
 }
 
-// earlier reads the jobs of interrupted runs. Their digests are in the journal.
+// pastJobs reads the jobs of interrupted runs. Their digests are in the journal.
 // Before release 0.1.0 none were written, but the folder is then that of this very
 // input, line by line.
-func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
+func (r *runner) pastJobs(ctx context.Context, all []prompt) ([]pastJob, error) {
 	batches, digests, err := noted(r.at.dir)
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
 			byLine[all[i].Line] = all[i].digest
 		}
 	}
-	var found []earlier
+	var found []pastJob
 	for _, id := range batches {
 		for from, more := 0, true; more; from += 500 {
 			var jobs []tasks.Job
@@ -49,7 +49,7 @@ func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
 					digest = byLine[j.Line]
 				}
 				j.Request.Body, j.Result, j.Log = nil, nil, nil
-				found = append(found, earlier{mark{digest: digest, customID: j.CustomID, line: j.Line}, j})
+				found = append(found, pastJob{mark{digest: digest, customID: j.CustomID, line: j.Line}, j})
 			}
 		}
 	}
@@ -57,7 +57,7 @@ func (r *runner) earlier(ctx context.Context, all []prompt) ([]earlier, error) {
 }
 
 // digestsOf returns what jobs ask, by their ids.
-func digestsOf(before []earlier) map[string]string {
+func digestsOf(before []pastJob) map[string]string {
 	m := make(map[string]string, len(before))
 	for i := range before {
 		m[before[i].job.ID] = before[i].digest
@@ -70,8 +70,8 @@ func digestsOf(before []earlier) map[string]string {
 // waiting. What no line asks for any more is kept when it is answered, and
 // canceled when it is not. A job that failed is asked anew. Resume returns what
 // is left to ask.
-func (r *runner) resume(ctx context.Context, before []earlier, prior settled) ([]prompt, error) {
-	var answered, waiting []earlier
+func (r *runner) resume(ctx context.Context, before []pastJob, prior settled) ([]prompt, error) {
+	var answered, waiting []pastJob
 	for _, e := range before {
 		switch {
 		case e.job.Status == tasks.StatusSucceeded && !prior.had[e.job.ID]:
@@ -96,23 +96,17 @@ func (r *runner) resume(ctx context.Context, before []earlier, prior settled) ([
 		}
 		r.sayRetired(n)
 	}
-	var left []prompt
-	for i, p := range prior.left {
-		if !done[i] {
-			left = append(left, p)
-		}
-	}
-	return left, nil
+	return undone(prior.left, done), nil
 }
 
 // takeAnswers writes the answers that an interrupted run was given, marks their
 // lines as done, and returns those that no line asks for, or that are not accepted.
-func (r *runner) takeAnswers(ctx context.Context, answered []earlier, left []prompt, done []bool) (stale [][]byte, err error) {
+func (r *runner) takeAnswers(ctx context.Context, answered []pastJob, left []prompt, done []bool) (stale [][]byte, err error) {
 	accepted, stale, err := r.accepted(ctx, answered)
 	if err != nil {
 		return nil, err
 	}
-	for i, at := range match(left, marksOf(accepted), done) {
+	for i, at := range match(left, accepted, done) {
 		j, err := r.s.Record.Job(ctx, owner, accepted[i].job.ID)
 		switch {
 		case err != nil:
@@ -130,7 +124,7 @@ func (r *runner) takeAnswers(ctx context.Context, answered []earlier, left []pro
 }
 
 // accepted are the answers that count, and the rows of the others.
-func (r *runner) accepted(ctx context.Context, answered []earlier) (good []earlier, refused [][]byte, err error) {
+func (r *runner) accepted(ctx context.Context, answered []pastJob) (good []pastJob, refused [][]byte, err error) {
 	if r.std.trusts() {
 		return answered, nil, nil
 	}
@@ -160,9 +154,9 @@ func (r *runner) accepted(ctx context.Context, answered []earlier) (good []earli
 
 // takeWaiting waits on for jobs that lines still ask for, whose lines are done
 // with that, and cancels the others. It returns the answers that came meanwhile.
-func (r *runner) takeWaiting(ctx context.Context, waiting []earlier, left []prompt, done []bool) (stale [][]byte, err error) {
+func (r *runner) takeWaiting(ctx context.Context, waiting []pastJob, left []prompt, done []bool) (stale [][]byte, err error) {
 	canceled := 0
-	for i, at := range match(left, marksOf(waiting), done) {
+	for i, at := range match(left, waiting, done) {
 		j := &waiting[i].job
 		if at >= 0 && r.asWanted(j, &left[at].Job) {
 			r.open[j.ID] = left[at]
@@ -185,14 +179,6 @@ func (r *runner) takeWaiting(ctx context.Context, waiting []earlier, left []prom
 		r.say("sluice: %d jobs of an earlier run are canceled, for no line asks for them any more", canceled)
 	}
 	return stale, nil
-}
-
-func marksOf(jobs []earlier) []mark {
-	marks := make([]mark, len(jobs))
-	for i := range jobs {
-		marks[i] = jobs[i].mark
-	}
-	return marks
 }
 
 // asWanted reports whether a job that waits does so as its line now says, and in

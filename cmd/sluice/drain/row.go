@@ -14,17 +14,14 @@ import (
 
 // row is one line of results, as an earlier run has written it.
 type row struct {
-	raw      []byte // with its line break
-	id       string
-	customID string
-	line     int
-	sample   int
-	columns  []byte
-	status   tasks.Status
-	code     tasks.ErrorCode // of its error
-	finish   tasks.Finish
-	text     string
-	digest   string // "": of a release that wrote none
+	mark           // digest "": of a release that wrote none
+	raw     []byte // with its line break
+	id      string
+	columns []byte
+	status  tasks.Status
+	code    tasks.ErrorCode // of its error
+	finish  tasks.Finish
+	text    string
 }
 
 var errNoRow = errors.New("not a line of results")
@@ -50,8 +47,8 @@ func readRow(raw []byte) (row, error) {
 		return row{}, errNoRow
 	}
 	r := row{
-		raw: raw, id: in.ID, customID: *in.CustomID, line: in.Line, sample: in.Sample, columns: in.Columns,
-		status: in.Status, code: in.Error.Code, finish: in.Finish, text: in.Text, digest: in.Digest,
+		mark: mark{in.Digest, *in.CustomID, in.Line, in.Sample}, raw: raw, id: in.ID, columns: in.Columns,
+		status: in.Status, code: in.Error.Code, finish: in.Finish, text: in.Text,
 	}
 	if _, err := with(raw); err != nil {
 		return row{}, errNoRow
@@ -148,7 +145,7 @@ func with(raw []byte, members ...member) ([]byte, error) {
 		}
 		out = append(out, p.text...)
 	}
-	return append(out, bytes.TrimLeft(raw[end:], blank+",")...), nil
+	return append(out, bytes.TrimLeft(raw[end:], " \t\r\n,")...), nil
 }
 
 // rows reads results. The last line may have been cut off by a crash.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluicehq/sluice/api/v1"
@@ -26,13 +27,13 @@ type runner struct {
 	open    map[string]prompt // by the job's id: not written yet
 	again   []prompt          // whose answer the schema refused: to be asked once more
 	refused [][]byte          // rows of such answers
-	unknown map[string]*unknown
+	unknown unknownModels
 	paused  map[string]bool // by pool, as last said
 }
 
 func newRunner(c *Config, o Options, std *standard, out *results, at *folder, total int) *runner {
 	return &runner{
-		c: c, o: o, std: std, out: out, at: at, open: map[string]prompt{}, unknown: map[string]*unknown{}, paused: map[string]bool{},
+		c: c, o: o, std: std, out: out, at: at, open: map[string]prompt{}, unknown: unknownModels{}, paused: map[string]bool{},
 		progress: newProgress(c, o, total),
 	}
 }
@@ -154,7 +155,38 @@ func (r *runner) write(ctx context.Context, id string) error {
 	if err := r.put(&j, p, refusal); err != nil {
 		return err
 	}
-	return r.suspect(ctx, &j)
+	if words, unknown := r.unknown.suspect(&j); unknown {
+		return r.giveUpModel(ctx, j.Model, words)
+	}
+	return nil
+}
+
+// giveUpModel asks the open lines of a model no more. The others go on.
+func (r *runner) giveUpModel(ctx context.Context, model, words string) error {
+	n := 0
+	for id, p := range r.open {
+		if p.Model != model || p.Fallback != nil {
+			continue
+		}
+		j, err := r.s.Jobs.Cancel(ctx, owner, id)
+		if errors.Is(err, tasks.ErrFinal) {
+			continue // it has ended, and is written like any other
+		}
+		if err != nil {
+			return err
+		}
+		j.Error = &tasks.JobError{Code: tasks.CanceledByCaller, Message: fmt.Sprintf("not asked: the provider does not know the model (%s)", words)}
+		delete(r.open, id)
+		r.count(&j, nil)
+		if err := r.put(&j, p, nil); err != nil {
+			return err
+		}
+		n++
+	}
+	if n > 0 {
+		r.say("sluice: the provider does not know the model %q: %d lines were answered %q, and %d more are not asked; correct the model and run the same command again", model, mostUnknown, words, n)
+	}
+	return nil
 }
 
 // judge returns why an answer is not accepted; nil where it is, or there is none.

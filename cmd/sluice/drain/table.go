@@ -20,8 +20,8 @@ import (
 
 const customIDColumn = "custom_id"
 
-// template is text with columns' names in braces.
-type template struct {
+// rowTemplate is text with columns' names in braces.
+type rowTemplate struct {
 	parts   []string // text and the fields in it by turns: text comes first and last
 	fields  []int    // the columns that stand between them
 	columns []string // of the table
@@ -33,7 +33,7 @@ var (
 )
 
 // newTemplate reads a template for a table with these columns.
-func newTemplate(text string, columns []string) (t template, err error) {
+func newTemplate(text string, columns []string) (t rowTemplate, err error) {
 	t.columns = columns
 	from := 0
 	for _, at := range inBraces.FindAllStringSubmatchIndex(text, -1) {
@@ -55,7 +55,7 @@ func newTemplate(text string, columns []string) (t template, err error) {
 }
 
 // fill is the prompt of a row. What stands in a field is not looked at for braces.
-func (t *template) fill(row []string) string {
+func (t *rowTemplate) fill(row []string) string {
 	var b strings.Builder
 	for i, f := range t.fields {
 		b.WriteString(t.parts[i])
@@ -65,7 +65,7 @@ func (t *template) fill(row []string) string {
 }
 
 // rest are the columns that the template does not use, as a JSON object.
-func (t *template) rest(row []string) []byte {
+func (t *rowTemplate) rest(row []string) []byte {
 	out := []byte{'{'}
 	for i, name := range t.columns {
 		if slices.Contains(t.fields, i) {
@@ -139,7 +139,7 @@ func checkHeader(header []string) error {
 }
 
 // rowPrompt is what a row asks, or what is wrong with the row.
-func (c *Config) rowPrompt(o Options, t *template, line int, row []string, ids map[string]int) (p prompt, detail string) {
+func (c *Config) rowPrompt(o Options, t *rowTemplate, line int, row []string, ids map[string]int) (p prompt, detail string) {
 	if len(row) != len(t.columns) {
 		return p, fmt.Sprintf("The row has %d fields, and the header has %d.", len(row), len(t.columns))
 	}
