@@ -21,17 +21,37 @@ var lua embed.FS
 // script reads a script, with the chapters that it needs before it; a test finds
 // what is missing.
 func script(name string, chapters ...string) *redis.Script {
-	text := "local P = KEYS[1]\n" + luaFile("begin")
+	text := "local P = KEYS[1]\n" + spelled["begin"]
 	for _, part := range append(chapters, name) {
-		text += luaFile(part)
+		if spelled[part] == "" {
+			panic("store: there is no lua/" + part + ".lua") // it is part of the program
+		}
+		text += spelled[part]
 	}
-	return redis.NewScript(spellOut(text))
+	return redis.NewScript(text)
 }
 
 // move reads a script that moves jobs, which needs all chapters about them.
 func move(name string, also ...string) *redis.Script {
 	return script(name, append(also, "account", "record", "webhook", "backlog", "finish")...)
 }
+
+// spelled are the files of scripts by their names, their keys spelled out: each
+// once, however many scripts need it, since every process begins with this.
+var spelled = func() map[string]string {
+	files, err := lua.ReadDir("lua")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	out := map[string]string{}
+	for _, f := range files {
+		name := strings.TrimSuffix(f.Name(), ".lua")
+		if name != "keys" { // which says what the others' keys stand for
+			out[name] = spellOut(luaFile(name))
+		}
+	}
+	return out
+}()
 
 func luaFile(name string) string {
 	b, err := lua.ReadFile("lua/" + name + ".lua")
@@ -58,22 +78,27 @@ var keyUse = regexp.MustCompile(`\bkeys\.(\w+)\(`)
 // spellOut puts in the place of each key that a script names what it stands for.
 // Calls would make each run of a script dearer by a tenth.
 func spellOut(text string) string {
-	at := keyUse.FindStringSubmatchIndex(text)
-	if at == nil {
-		return text
-	}
-	name := text[at[2]:at[3]]
-	key, ok := keyNames[name]
-	if !ok {
-		panic("store: a script names the key " + name + ", which lua/keys.lua does not")
-	}
-	args, rest := arguments(text[at[1]:])
-	for i, param := range strings.Split(key.params, ", ") {
-		if param != "" {
-			key.expr = strings.Replace(key.expr, ".. "+param, ".. ("+spellOut(args[i])+")", 1)
+	var out strings.Builder
+	for {
+		at := keyUse.FindStringSubmatchIndex(text)
+		if at == nil {
+			out.WriteString(text)
+			return out.String()
 		}
+		name := text[at[2]:at[3]]
+		key, ok := keyNames[name]
+		if !ok {
+			panic("store: a script names the key " + name + ", which lua/keys.lua does not")
+		}
+		args, rest := arguments(text[at[1]:])
+		for i, param := range strings.Split(key.params, ", ") {
+			if param != "" {
+				key.expr = strings.Replace(key.expr, ".. "+param, ".. ("+spellOut(args[i])+")", 1)
+			}
+		}
+		out.WriteString(text[:at[0]] + "(" + key.expr + ")")
+		text = rest
 	}
-	return text[:at[0]] + "(" + key.expr + ")" + spellOut(rest)
 }
 
 // arguments splits the arguments of a call from what is behind it.
