@@ -89,6 +89,23 @@ type DeliveryAttempt struct {
 	Answer  string        `json:"answer,omitempty"` // its beginning, at most 4 KiB
 }
 
+// Resend says which of an endpoint's deliveries are to be sent again.
+type Resend struct {
+	Tenant    string
+	Endpoint  string
+	Since     time.Time // made then or later
+	Until     time.Time // made before
+	After     string    // made after the delivery of that id; empty: from Since on
+	Delivered bool      // those too that arrived
+}
+
+// Resent is how far that came.
+type Resent struct {
+	Sent       int
+	Next       string        // Resend.After for the rest; empty: there is none
+	RetryAfter time.Duration // when the rest may go; 0: now
+}
+
 // DeliveryTicket is a claim on one delivery at one fence.
 type DeliveryTicket struct {
 	ID    string `json:"id"`

@@ -86,7 +86,7 @@ func NotNow(err error) error {
 
 // QuotaError says that a tenant has used up an allowance of its own.
 type QuotaError struct {
-	Quota      string        // "submits_per_minute", "queued_jobs" or "tokens_per_day"
+	Quota      string        // as in "submits_per_minute"
 	Limit      int64         // the allowance
 	Remaining  int64         // what is left of it
 	Window     time.Duration // the span of the allowance; 0 for a backlog

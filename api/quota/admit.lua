@@ -1,4 +1,5 @@
 -- Takes submits from a tenant's allowance so that no 60 s hold more than it has, and gives back what was not accepted.
+-- Resends have an account of their own, in the same form.
 -- KEYS[1]  the tenant's account: a hash of seen (Redis's time of the last change, ms), skew (what the account's own
 --          time is ahead of that, ms: it stands still while a clock that was set back catches up, and never goes back),
 --          n (submits of the last 60 s), and by asker what its last question but a refused one was answered

@@ -1,6 +1,6 @@
-// Package quota decides whether a tenant may submit now: a log of the submits of
-// the last minute, kept in Redis and timed by Redis's own clock, so that every API
-// process shares it.
+// Package quota decides whether a tenant may submit now, or have webhooks sent that
+// no job asks for: logs of what was taken in the last minute, kept in Redis and timed
+// by Redis's own clock, so that every API process shares them.
 //
 // It promises that no 60 seconds hold more submits than are allowed, that a submit
 // is refused only when one more would be too many, within 10 ms, and that one alone
@@ -31,6 +31,7 @@ import (
 // RateLimit fields.
 const (
 	SubmitsPerMinute = "submits_per_minute"
+	ResendsPerMinute = "resends_per_minute"
 	QueuedJobs       = "queued_jobs"
 	TokensPerDay     = "tokens_per_day"
 )
@@ -41,6 +42,7 @@ var admitLua string
 // Limits are one tenant's allowances; 0 means no limit.
 type Limits struct {
 	SubmitsPerMinute int64 // requests that submit, in any 60 s; a batch counts as one; as many may come at once
+	ResendsPerMinute int64 // tests of endpoints and redeliveries, each delivery of a range counts; in any 60 s
 	QueuedJobs       int64 // jobs waiting at once; held by the store
 	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC; held by the store
 }
@@ -101,8 +103,10 @@ func New(c Config) (*Quota, error) {
 type Grant struct {
 	Windows []Window     // the limited allowances, as they stand now
 	Limits  tasks.Limits // what the store holds
+	Taken   int64        // of what was asked for
 
-	at, submits int64 // what was taken, and its place in the tenant's log; 0: nothing was
+	of account
+	at int64 // place of what was taken in that account's log
 }
 
 // Window is one allowance and what is left of it.
@@ -114,16 +118,35 @@ type Window struct {
 	Reset     time.Duration // until the whole of Limit is there again
 }
 
+// account is the beginning of what is one's own in an account's key.
+type account string
+
+const (
+	submits account = ""
+	resends account = "resend:"
+)
+
+// key is the end of an account's key. Escaped, a tenant's name can neither hold
+// braces, which Redis Cluster reads, nor meet the key of another account.
+func (a account) key(tenant string) string { return string(a) + url.QueryEscape(tenant) }
+
+func (a account) limit(l Limits) int64 {
+	if a == resends {
+		return l.ResendsPerMinute
+	}
+	return l.SubmitsPerMinute
+}
+
 // Admit takes submits from the tenant's allowance, all of them or none. It
 // returns a *tasks.QuotaError when it does not suffice, and an error that wraps
 // tasks.ErrUnavailable or ErrFull when Redis does not answer.
-func (q *Quota) Admit(ctx context.Context, tenant string, submits int64) (Grant, error) {
+func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error) {
 	limits := q.limits(tenant)
 	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, TokensPerDay: limits.TokensPerDay}}
 	if limits.SubmitsPerMinute <= 0 {
 		return grant, nil
 	}
-	got, err := q.ask(ctx, question{tenant: tenant, perMinute: limits.SubmitsPerMinute, submits: submits})
+	got, err := q.ask(ctx, question{key: submits.key(tenant), perMinute: limits.SubmitsPerMinute, n: n})
 	if err != nil {
 		return Grant{}, err
 	}
@@ -135,32 +158,54 @@ func (q *Quota) Admit(ctx context.Context, tenant string, submits int64) (Grant,
 			Quota: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: got.left, Window: time.Minute, RetryAfter: got.wait,
 		}
 	}
-	grant.at, grant.submits = got.at, submits
+	grant.at, grant.Taken = got.at, n
 	return grant, nil
 }
 
-// Refund gives the submits of a grant back: they were not accepted after all, or were
-// repeats of some that were.
+// Refund gives back what a grant took: it was not accepted after all, or repeated
+// what was.
 func (q *Quota) Refund(ctx context.Context, tenant string, g Grant) error {
-	limits := q.limits(tenant)
-	if limits.SubmitsPerMinute <= 0 || g.submits == 0 {
+	limit := g.of.limit(q.limits(tenant))
+	if limit <= 0 || g.Taken == 0 {
 		return nil
 	}
-	_, err := q.ask(ctx, question{tenant: tenant, perMinute: limits.SubmitsPerMinute, submits: -g.submits, at: g.at})
+	_, err := q.ask(ctx, question{key: g.of.key(tenant), perMinute: limit, n: -g.Taken, at: g.at})
 	return err
 }
 
-// question is one call of Admit or Refund, and answer what becomes of it.
+// Resend takes up to n resends from the tenant's allowance: one at least, or it
+// returns a *tasks.QuotaError, or an error as Admit has.
+func (q *Quota) Resend(ctx context.Context, tenant string, n int64) (Grant, error) {
+	limit := q.limits(tenant).ResendsPerMinute
+	if limit <= 0 {
+		return Grant{Taken: n}, nil
+	}
+	for {
+		got, err := q.ask(ctx, question{key: resends.key(tenant), perMinute: limit, n: n})
+		switch {
+		case err != nil:
+			return Grant{}, err
+		case got.wait == 0:
+			return Grant{of: resends, at: got.at, Taken: n}, nil
+		case n <= 1:
+			return Grant{}, &tasks.QuotaError{Quota: ResendsPerMinute, Limit: limit, Remaining: got.left, Window: time.Minute, RetryAfter: got.wait}
+		}
+		n = max(min(got.left, n-1), 1)
+	}
+}
+
+// question is what one call takes of an account or gives back, and answer what
+// becomes of it.
 type question struct {
-	tenant    string
+	key       string // its end
 	perMinute int64
-	submits   int64 // below 0: given back
-	at        int64 // of those that are given back
+	n         int64 // below 0: given back
+	at        int64 // of what is given back
 }
 
 type answer struct {
-	at   int64         // of the submits that were taken
-	left int64         // submits
+	at   int64 // of what was taken
+	left int64
 	full time.Duration // until all are there again
 	wait time.Duration // until it would pass; 0: it is admitted
 	err  error
@@ -182,7 +227,7 @@ const (
 	admitTimeout  = 10 * time.Second
 )
 
-// askAll asks once for each tenant.
+// askAll asks once for each account.
 func (q *Quota) askAll(ctx context.Context, asked []question) ([]answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
@@ -190,22 +235,22 @@ func (q *Quota) askAll(ctx context.Context, asked []question) ([]answer, error) 
 	defer func() { q.askers <- by }()
 	of := map[string][]int{}
 	for i, a := range asked {
-		of[a.tenant] = append(of[a.tenant], i)
+		of[a.key] = append(of[a.key], i)
 	}
 	out := make([]answer, len(asked))
-	for tenant, some := range of {
+	for key, some := range of {
 		take, back := []int64{}, map[int64]int64{}
 		for _, i := range some {
-			if n := asked[i].submits; n > 0 {
+			if n := asked[i].n; n > 0 {
 				take = append(take, n)
 			} else {
 				back[asked[i].at] -= n
 			}
 		}
-		got, err := q.run(ctx, by, tenant, asked[some[0]].perMinute, take, back)
+		got, err := q.run(ctx, by, key, asked[some[0]].perMinute, take, back)
 		next := 3
 		for _, i := range some {
-			if out[i].err = err; err != nil || asked[i].submits <= 0 {
+			if out[i].err = err; err != nil || asked[i].n <= 0 {
 				continue
 			}
 			out[i] = answer{at: got[0], left: got[1], full: milliseconds(got[2]), wait: milliseconds(got[next])}
@@ -216,7 +261,7 @@ func (q *Quota) askAll(ctx context.Context, asked []question) ([]answer, error) 
 }
 
 // run asks the script, whose answer it returns.
-func (q *Quota) run(ctx context.Context, by *asker, tenant string, perMinute int64, take []int64, back map[int64]int64) ([]int64, error) {
+func (q *Quota) run(ctx context.Context, by *asker, key string, perMinute int64, take []int64, back map[int64]int64) ([]int64, error) {
 	by.n++
 	list := make([][2]int64, 0, len(back))
 	for at, n := range back {
@@ -230,9 +275,7 @@ func (q *Quota) run(ctx context.Context, by *asker, tenant string, perMinute int
 	if q.now != nil {
 		now = strconv.FormatInt(q.now().UnixMilli(), 10)
 	}
-	// Escaped, so that a tenant's name can neither hold braces, which Redis
-	// Cluster reads, nor meet another tenant's key.
-	key := q.prefix + "{" + url.QueryEscape(tenant) + "}"
+	key = q.prefix + "{" + key + "}"
 	got, err := q.admit.Run(ctx, q.rdb, []string{key, key + ":log"}, now, arg).Int64Slice()
 	if err != nil {
 		return nil, fmt.Errorf("ask a quota: %w", tasks.NotNow(err))

@@ -236,6 +236,53 @@ func TestConcurrentSubmitsNeverPassTheLimit(t *testing.T) {
 	}
 }
 
+// Whoever asks for how many at once, no more go in a minute than are allowed, and
+// submits have an account of their own.
+func TestResendsNeverPassTheirLimit(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	limits := quota.Limits{SubmitsPerMinute: 5, ResendsPerMinute: 20}
+	doors := []*quota.Quota{open(t, rdb, limits), open(t, rdb, limits)} // two processes
+	var (
+		wg    sync.WaitGroup
+		taken atomic.Int64
+	)
+	for i := range 60 {
+		wg.Go(func() {
+			g, err := doors[i%2].Resend(t.Context(), "acme", int64(1+i%3))
+			n := g.Taken
+			var refused *tasks.QuotaError
+			if err != nil && !(errors.As(err, &refused) && refused.Quota == quota.ResendsPerMinute && refused.Limit == 20 && refused.RetryAfter > 0 && refused.RetryAfter <= time.Minute+10*time.Millisecond) {
+				t.Errorf("%v, want a refusal by resends_per_minute of 20 for at most a minute", err)
+			}
+			if n < 0 || n > int64(1+i%3) || (err == nil) != (n > 0) {
+				t.Errorf("%d of %d, %v", n, 1+i%3, err)
+			}
+			taken.Add(n)
+		})
+	}
+	wg.Wait()
+	if n := taken.Load(); n != 20 {
+		t.Errorf("120 resends asked for: %d went, want 20", n)
+	}
+	if g, err := doors[0].Admit(t.Context(), "acme", 5); err != nil || g.Windows[0].Remaining != 0 {
+		t.Errorf("submits beside resends: %+v, %v", g, err)
+	}
+	all, err := doors[1].Resend(t.Context(), "other", 50)
+	if all.Taken != 20 || err != nil {
+		t.Errorf("another tenant's 50: %+v, %v; want the 20 that it has", all, err)
+	}
+	if err := doors[0].Refund(t.Context(), "other", all); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := doors[1].Resend(t.Context(), "other", 7); g.Taken != 7 || err != nil {
+		t.Errorf("of 7, after 20 came back: %+v, %v", g, err)
+	}
+	if g, err := open(t, rdb, quota.Limits{}).Resend(t.Context(), "acme", 50); g.Taken != 50 || err != nil {
+		t.Errorf("without a limit: %+v, %v", g, err)
+	}
+}
+
 func TestNoLimitAsksNobody(t *testing.T) {
 	// Nothing listens there: an unlimited tenant must not depend on it.
 	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: t.TempDir() + "/none", MaxRetries: -1})
@@ -251,18 +298,21 @@ func TestNoLimitAsksNobody(t *testing.T) {
 
 func TestAccountsExpireAndDoNotMeet(t *testing.T) {
 	rdb := redistest.New(t)
-	q := open(t, rdb, quota.Limits{SubmitsPerMinute: 10})
-	for _, tenant := range []string{"a", "a}{b", "A", "a b"} {
+	q := open(t, rdb, quota.Limits{SubmitsPerMinute: 10, ResendsPerMinute: 10})
+	for _, tenant := range []string{"a", "a}{b", "A", "a b", "resend:a"} {
 		if _, err := q.Admit(t.Context(), tenant, 1); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if _, err := q.Resend(t.Context(), "a", 1); err != nil {
+		t.Fatal(err)
 	}
 	keys, err := rdb.Keys(context.Background(), "*").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(keys) != 8 {
-		t.Errorf("four tenants have %d keys, want an account and a log each: %q", len(keys), keys)
+	if len(keys) != 12 {
+		t.Errorf("six accounts have %d keys, want one and a log each: %q", len(keys), keys)
 	}
 	for _, key := range keys {
 		if ttl := rdb.PTTL(t.Context(), key).Val(); ttl <= 0 || ttl > 2*time.Minute {

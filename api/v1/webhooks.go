@@ -31,6 +31,7 @@ type Webhooks interface {
 	// RotateEndpoint replaces its keys; the old ones sign too for a while.
 	RotateEndpoint(ctx context.Context, tenant, id string) (tasks.Endpoint, error)
 	// TestEndpoint sends an event of no meaning; tasks.ErrConflict when it is disabled.
+	// A tenant may have so many tests and redeliveries a minute: then *tasks.QuotaError.
 	TestEndpoint(ctx context.Context, tenant, id string) (tasks.Delivery, error)
 	// PublicKey is the public half of the private key, "" when there is none.
 	PublicKey(k tasks.SigningKeys) string
@@ -44,7 +45,8 @@ type Webhooks interface {
 	// Redeliver sends it again; tasks.ErrConflict when its endpoint is disabled or
 	// gone, tasks.ErrDeleted when its job was deleted.
 	Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error)
-	RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (int, error)
+	// RedeliverRange sends as many of an endpoint's again as the tenant may.
+	RedeliverRange(ctx context.Context, f tasks.Resend) (tasks.Resent, error)
 }
 
 const (
@@ -309,6 +311,7 @@ func (a *API) RedeliverRange(c echo.Context) error {
 	var b struct {
 		Since     *time.Time `json:"since"`
 		Until     *time.Time `json:"until"`
+		After     string     `json:"after"`
 		Delivered bool       `json:"include_delivered"`
 	}
 	if err := decodeObject(c, &b); err != nil {
@@ -324,11 +327,22 @@ func (a *API) RedeliverRange(c echo.Context) error {
 	if !until.After(*b.Since) {
 		return fault.Fail(fault.InvalidRequest, `The member "until" is not after "since".`)
 	}
-	n, err := store.RedeliverRange(c.Request().Context(), tenant, c.Param("id"), *b.Since, until, b.Delivered)
+	if b.After != "" && !isObjectID(b.After, "dlv_") {
+		return fault.Fail(fault.InvalidRequest, `The member "after" must be the "next" of the answer before.`)
+	}
+	sent, err := store.RedeliverRange(c.Request().Context(), tasks.Resend{
+		Tenant: tenant, Endpoint: c.Param("id"), Since: *b.Since, Until: until, After: b.After, Delivered: b.Delivered,
+	})
 	if err != nil {
 		return notSentTo(err)
 	}
-	wire.JSON(c.Response(), http.StatusAccepted, append(strconv.AppendInt([]byte(`{"deliveries":`), int64(n), 10), "}\n"...))
+	if sent.RetryAfter > 0 {
+		c.Response().Header().Set("Retry-After", strconv.FormatInt(seconds(sent.RetryAfter), 10))
+	}
+	o := jsonwrite.Object{}
+	o.Num("deliveries", int64(sent.Sent))
+	o.Optional("next", sent.Next)
+	wire.JSON(c.Response(), http.StatusAccepted, append(o.End(), '\n'))
 	return nil
 }
 

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"net/url"
+	"time"
 
+	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -31,8 +35,48 @@ func newGuard(cfg *config.Config) (*webhook.Guard, error) {
 // newSecret makes a signing secret in its whsec_ form.
 func newSecret() string { return webhook.NewSecret().Reveal() }
 
-// endpoints is the store as the API's webhook routes see it; keys are made here.
-type endpoints struct{ *store.Store }
+// endpoints is the store as everybody sees it who looks after webhooks. Keys are made
+// here, and what is sent because somebody asks for it is counted.
+type endpoints struct {
+	*store.Store
+	quota *quota.Quota
+	log   *slog.Logger
+}
+
+// TestEndpoint sends an event of no meaning.
+func (e endpoints) TestEndpoint(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
+	return e.resend(ctx, tenant, id, e.Store.TestEndpoint)
+}
+
+// Redeliver sends a delivery again.
+func (e endpoints) Redeliver(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
+	return e.resend(ctx, tenant, id, e.Store.Redeliver)
+}
+
+// RedeliverRange sends as many deliveries again as the tenant's quota lets through.
+func (e endpoints) RedeliverRange(ctx context.Context, f tasks.Resend) (tasks.Resent, error) {
+	return e.Store.RedeliverRange(ctx, f, func(ctx context.Context, n int) (int, error) {
+		paid, err := e.quota.Resend(ctx, f.Tenant, int64(n))
+		return int(paid.Taken), err
+	})
+}
+
+// resend sends one delivery that is paid for. What was surely not sent costs nothing.
+func (e endpoints) resend(ctx context.Context, tenant, id string, send func(ctx context.Context, tenant, id string) (tasks.Delivery, error)) (tasks.Delivery, error) {
+	paid, err := e.quota.Resend(ctx, tenant, 1)
+	if err != nil {
+		return tasks.Delivery{}, err
+	}
+	d, err := send(ctx, tenant, id)
+	if err != nil && !errors.Is(err, tasks.ErrUnknown) {
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := e.quota.Refund(back, tenant, paid); err != nil {
+			e.log.Warn("give a resend back", "error", err)
+		}
+	}
+	return d, err
+}
 
 func newKeys(signature string) tasks.SigningKeys {
 	k := tasks.SigningKeys{Secret: newSecret()}

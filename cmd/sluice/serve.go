@@ -100,7 +100,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	return api.New(api.Config{
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
-		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store},
+		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: pages,
 		Registerer: s.registry, Log: s.log,
 	})

@@ -136,8 +136,8 @@ func TestDeletingForgetsEveryCopy(t *testing.T) {
 	if _, err := s.Redeliver(ctx, "acme", d.ID); !errors.Is(err, tasks.ErrDeleted) {
 		t.Errorf("redeliver: %v, want ErrDeleted", err)
 	}
-	if n, err := s.RedeliverRange(ctx, "acme", d.Endpoint, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), true); n != 0 || err != nil {
-		t.Errorf("redeliver all: %d, %v; want none", n, err)
+	if n, err := s.RedeliverRange(ctx, tasks.Resend{Tenant: "acme", Endpoint: d.Endpoint, Since: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Hour), Delivered: true}, nil); n.Sent != 0 || err != nil {
+		t.Errorf("redeliver all: %+v, %v; want none", n, err)
 	}
 	// The answer to the submit comes too late to be kept.
 	if err := s.SaveAnswer(ctx, "acme", canary, j.ID, []byte(canary)); err != nil {

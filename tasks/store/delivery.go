@@ -277,38 +277,95 @@ func (s *Store) Redeliver(ctx context.Context, tenant, id string) (d tasks.Deliv
 	return d, err
 }
 
-// RedeliverRange sends an endpoint's deliveries again that were made from since
-// on and before until, those that arrived only if delivered is set. It returns how many.
-func (s *Store) RedeliverRange(ctx context.Context, tenant, endpoint string, since, until time.Time, delivered bool) (sent int, err error) {
-	e, err := s.Endpoint(ctx, tenant, endpoint)
+// resendFor is how long one call goes on sending deliveries again.
+const resendFor = 5 * time.Second
+
+// RedeliverRange sends an endpoint's deliveries again, oldest first, as many of n as
+// admit says of each step, and returns how far it came: admit's *tasks.QuotaError is
+// the end of a call that has sent some. nil admits all. ErrConflict: the endpoint is
+// disabled.
+func (s *Store) RedeliverRange(ctx context.Context, f tasks.Resend, admit func(ctx context.Context, n int) (int, error)) (out tasks.Resent, err error) {
+	e, err := s.Endpoint(ctx, f.Tenant, f.Endpoint)
 	if err != nil {
-		return 0, err
+		return out, err
 	}
 	if !e.DisabledAt.IsZero() {
-		return 0, tasks.ErrConflict
+		return out, tasks.ErrConflict
 	}
 	bound := func(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
-	err = operate(ctx, endpoint, func(ctx context.Context, op string) error {
-		from := "[" + bound(since)
-		for sent = 0; ; {
-			ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(until), Count: sweepMost}).Result()
-			if err != nil {
-				return fmt.Errorf("list deliveries: %w", redisError(err))
-			}
-			if len(ids) == 0 {
-				return nil
-			}
-			answers, err := s.again(ctx, op+from, tenant, delivered, ids)
-			if err != nil {
-				return err
-			}
-			for _, a := range answers {
-				if a == "ok" {
-					sent++
-				}
-			}
-			from = "(" + ids[len(ids)-1]
+	from, begun := "["+bound(f.Since), time.Now()
+	if f.After >= bound(f.Since) {
+		from = "(" + f.After
+	}
+	for {
+		ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(f.Endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(f.Until), Count: sweepMost}).Result()
+		if err != nil {
+			return out, fmt.Errorf("list deliveries: %w", redisError(err))
 		}
+		if len(ids) == 0 {
+			out.Next = ""
+			return out, nil
+		}
+		more, err := s.resendable(ctx, f.Delivered, ids)
+		if err != nil {
+			return out, err
+		}
+		last, wanted := ids[len(ids)-1], len(more)
+		if wanted > 0 && admit != nil {
+			n, err := admit(ctx, wanted)
+			var used *tasks.QuotaError
+			if errors.As(err, &used) && out.Sent > 0 {
+				out.RetryAfter = used.RetryAfter
+				return out, nil
+			}
+			if err != nil {
+				return out, err
+			}
+			if more = more[:n]; n < wanted {
+				last = more[n-1]
+			}
+		}
+		n, err := s.resend(ctx, f, more)
+		if err != nil {
+			return out, err
+		}
+		out.Sent += n
+		out.Next, from = last, "("+last
+		if time.Since(begun) > resendFor {
+			return out, nil
+		}
+	}
+}
+
+// resendable returns those of ids that are sent again when that is asked for.
+func (s *Store) resendable(ctx context.Context, delivered bool, ids []string) ([]string, error) {
+	records, err := s.ask(ctx, s.keys.delivery, ids, "s", "gone")
+	if err != nil {
+		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), err)
+	}
+	var out []string
+	for i, h := range records {
+		if h["s"] != "" && h["gone"] != "deleted" && (delivered || tasks.DeliveryStatus(h["s"]) != tasks.DeliveryDelivered) {
+			out = append(out, ids[i])
+		}
+	}
+	return out, nil
+}
+
+// resend sends deliveries of an endpoint again and returns how many.
+func (s *Store) resend(ctx context.Context, f tasks.Resend, ids []string) (sent int, err error) {
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	err = operate(ctx, f.Endpoint, func(ctx context.Context, op string) error {
+		answers, err := s.again(ctx, op, f.Tenant, f.Delivered, ids)
+		sent = 0
+		for _, a := range answers {
+			if a == "ok" {
+				sent++
+			}
+		}
+		return err
 	})
 	return sent, err
 }

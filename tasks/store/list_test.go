@@ -175,7 +175,8 @@ func TestNoListReadsBodies(t *testing.T) {
 		{"exhausted deliveries", 0, deliveries(tasks.DeliveryFilter{Limit: 100, Status: tasks.DeliveryExhausted})},
 		{"a delivery", 1, one(func(ctx context.Context) error { _, err := s.Delivery(ctx, "acme", swept.Hand[0].ID); return err })},
 		{"deliveries that are sent again", n, func(ctx context.Context) (int, error) {
-			return s.RedeliverRange(ctx, "acme", endpoint.ID, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), true)
+			r, err := s.RedeliverRange(ctx, tasks.Resend{Tenant: "acme", Endpoint: endpoint.ID, Since: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Hour), Delivered: true}, nil)
+			return r.Sent, err
 		}},
 		{"endpoints", 1, func(ctx context.Context) (int, error) { l, err := s.Endpoints(ctx, "acme"); return len(l), err }},
 		{"a waiting job", 1, one(func(ctx context.Context) error { _, err := s.Job(ctx, "acme", waiting[0].ID); return err })},

@@ -65,7 +65,7 @@ pools:
     cache: {ttl: 0s}
     share_in_flight: true
 tenants:
-  default: {weight: 1, submits_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
+  default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, tokens_per_day: 0}
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 data_dir: /var/lib/sluice
@@ -141,7 +141,7 @@ func TestNothingAtAllIsAConfiguration(t *testing.T) {
 	if p, ok := c.Pool("anything/at-all"); !ok || p != "fake" {
 		t.Errorf("Pool: got %q, %v; want fake", p, ok)
 	}
-	if got := c.Tenant("somebody"); got != (Tenant{"somebody", 1, 600, 100_000, 0}) {
+	if got := c.Tenant("somebody"); got != (Tenant{Name: "somebody", Weight: 1, SubmitsPerMinute: 600, ResendsPerMinute: 600, QueuedJobs: 100_000}) {
 		t.Errorf("tenant: got %+v", got)
 	}
 	if c.Results != (Results{168 * time.Hour, 8388608}) || c.Auth.MaxLifetime != 24*time.Hour {
@@ -249,7 +249,7 @@ tenants:
 	if c.Providers[0].APIKey != "12345" || c.Auth.HMACSecret != strings.Repeat("s", 40) || c.Auth.MaxLifetime != time.Hour {
 		t.Errorf("got %+v %+v", c.Providers, c.Auth)
 	}
-	if got := c.Tenant("Acme"); got != (Tenant{"Acme", 3, 60, 5, 0}) {
+	if got := c.Tenant("Acme"); got != (Tenant{Name: "Acme", Weight: 3, SubmitsPerMinute: 60, ResendsPerMinute: 600, QueuedJobs: 5}) {
 		t.Errorf("tenant: got %+v; want its own settings over default's", got)
 	}
 	if c.Listen != ":9000" || c.PublicURL != "http://127.0.0.1:9000" || !c.Webhooks.AllowHTTP || c.Results.MaxBytes != 1_000_000 {

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// One tenant's tests and redeliveries have a quota, whichever way they are asked for,
+// and a range of time is sent in parts by it. What could not be sent costs nothing.
+func TestTestsAndRedeliveriesHaveAQuota(t *testing.T) {
+	t.Parallel()
+	k := newTalker(t, "hello", nil)
+	r := outage(t, claude(k.URL)+"webhooks: {allow_http: true, allow_private: true}\ntenants: {default: {resends_per_minute: 12}, other: {resends_per_minute: 3}}\n")
+	well := newRepeater(t, 200)
+	var e struct{ ID string }
+	if res := r.call("POST", "/v1/webhook-endpoints", `{"url":"`+well.URL+`","events":["job.canceled"]}`, &e); res.StatusCode != 201 {
+		t.Fatalf("endpoint: %s", res.Status)
+	}
+	path := "/v1/webhook-endpoints/" + e.ID
+	if status, _ := r.status("POST", "/v1/deliveries/dlv_0/redeliver", ""); status != 404 {
+		t.Fatalf("redeliver nothing: %d", status)
+	}
+	var took, refused atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 5 {
+				switch status, code := r.status("POST", path+"/test", ""); {
+				case status == 202:
+					took.Add(1)
+				case status == 429 && code == "quota_exceeded":
+					refused.Add(1)
+				default:
+					t.Errorf("test: %d %s", status, code)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := took.Load(); n != 12 || n+refused.Load() != 20 {
+		t.Errorf("20 tests at once with a quota of 12: %d taken, %d refused", n, refused.Load())
+	}
+	var problem struct{ Code, Detail string }
+	res := r.call("POST", path+"/test", "", &problem)
+	if res.StatusCode != 429 || res.Header.Get("Retry-After") == "" || problem.Detail != "The quota resends_per_minute of 12 is used up." {
+		t.Errorf("one more: %s, Retry-After %q, %+v", res.Status, res.Header.Get("Retry-After"), problem)
+	}
+	r.until("they have arrived", func() bool { return int64(len(well.seen())) == took.Load() })
+
+	// Another tenant's are its own: of five events three go, then the rest.
+	r.token = r.mint("other")
+	if res := r.call("POST", "/v1/webhook-endpoints", `{"url":"`+well.URL+`","events":["job.canceled"]}`, &e); res.StatusCode != 201 {
+		t.Fatalf("endpoint: %s", res.Status)
+	}
+	path = "/v1/webhook-endpoints/" + e.ID
+	for range 5 {
+		var j jobView
+		r.call("POST", "/v1/jobs", `{"model":"claude-x","prompt":"hi","not_before":"2099-01-01T00:00:00Z"}`, &j)
+		r.call("POST", "/v1/jobs/"+j.ID+"/cancel", "", &j)
+	}
+	var list struct{ Data []struct{ ID string } }
+	r.until("five are delivered", func() bool {
+		r.call("GET", path+"/deliveries?status=delivered", "", &list)
+		return len(list.Data) == 5
+	})
+	var part struct {
+		Deliveries int
+		Next       string
+	}
+	again := func(more string) *http.Response {
+		part.Next = ""
+		return r.call("POST", path+"/redeliver", `{"since":"2020-01-01T00:00:00Z","include_delivered":true`+more+`}`, &part)
+	}
+	res = again("")
+	if third := list.Data[2].ID; res.StatusCode != 202 || part.Deliveries != 3 || part.Next != third || res.Header.Get("Retry-After") == "" {
+		t.Errorf("a range of five with a quota of three: %s %+v, Retry-After %q; want three, up to %s", res.Status, part, res.Header.Get("Retry-After"), third)
+	}
+	next := part.Next
+	if res := again(fmt.Sprintf(`,"after":%q`, next)); res.StatusCode != 429 {
+		t.Errorf("the rest at once: %s", res.Status)
+	}
+	if status, code := r.status("POST", "/v1/deliveries/"+list.Data[0].ID+"/redeliver", ""); status != 429 {
+		t.Errorf("one of them: %d %s", status, code)
+	}
+	if n, err := r.s.rdb.Del(t.Context(), "sluice:quota:{resend:other}", "sluice:quota:{resend:other}:log").Result(); n != 2 || err != nil { // a minute goes by
+		t.Fatal(n, err)
+	}
+	if res := again(fmt.Sprintf(`,"after":%q`, next)); res.StatusCode != 202 || part.Deliveries != 2 || part.Next != "" {
+		t.Errorf("the rest: %s %+v", res.Status, part)
+	}
+	if res := again(`,"after":"` + strings.Repeat("x", 5) + `"`); res.StatusCode != 400 {
+		t.Errorf("after what is no delivery: %s", res.Status)
+	}
+}
