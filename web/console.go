@@ -95,9 +95,14 @@ func (w *Web) live(ctx context.Context, v viewer) (fragmentPage, int) {
 	now := w.cfg.Now()
 	if err != nil {
 		w.cfg.Log.Error("read status for the console", "error", err)
-		return fragmentPage{Title: "Status unknown – Sluice", Fault: true, At: now.UTC().Format("15:04:05 UTC")}, http.StatusServiceUnavailable
+		return unread(now), http.StatusServiceUnavailable
 	}
 	return w.view(pools, v, now), http.StatusOK
+}
+
+// unread is what is shown while the status cannot be read.
+func unread(now time.Time) fragmentPage {
+	return fragmentPage{Title: "Status unknown – Sluice", Fault: true, At: now.UTC().Format("15:04:05 UTC")}
 }
 
 // view puts a status into words, the pools in trouble first.

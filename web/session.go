@@ -1,7 +1,9 @@
 package web
 
 import (
+	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -10,11 +12,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
 	sessionMax    = 12 * time.Hour
 	maxLoginBytes = 16 << 10 // a token has at most 8 KiB
+
+	sessionIDBytes = 32
+	sessionIDChars = (sessionIDBytes*8 + 5) / 6 // as base64url
+	sessionTimeout = 2 * time.Second            // of one question to the store
 )
 
 var (
@@ -22,21 +30,35 @@ var (
 	errForbidden = errors.New("neither monitor nor admin")
 )
 
-// viewer is who looks at a page.
+// Sessions keeps who is signed in, for every process that serves the console. Names
+// tell nobody a session's id.
+type Sessions interface {
+	// SaveSession keeps who for at most ttl.
+	SaveSession(ctx context.Context, name string, who []byte, ttl time.Duration) error
+	// Session returns what was kept, tasks.ErrNotFound when nothing is. With any other
+	// error nobody knows.
+	Session(ctx context.Context, name string) ([]byte, error)
+	// EndSession forgets it.
+	EndSession(ctx context.Context, name string) error
+}
+
+// viewer is who looks at a page, for as long as a session is good.
 type viewer struct {
 	Subject string    `json:"sub"`
 	Tenant  string    `json:"tenant"`
-	Admin   bool      `json:"admin"`
+	Scopes  []string  `json:"scopes"`
+	Token   string    `json:"jti"`
 	Expires time.Time `json:"exp"`
+	Admin   bool      `json:"-"`
 }
 
 // admit returns the viewer that an identity is, or errForbidden.
 func admit(id Identity) (viewer, error) {
-	admin := slices.Contains(id.Scopes, scopeAdmin)
-	if !admin && !slices.Contains(id.Scopes, scopeMonitor) {
+	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Token: id.Token, Expires: id.ExpiresAt}
+	if v.Admin = slices.Contains(id.Scopes, scopeAdmin); !v.Admin && !slices.Contains(id.Scopes, scopeMonitor) {
 		return viewer{}, errForbidden
 	}
-	return viewer{Subject: id.Subject, Tenant: id.Tenant, Admin: admin, Expires: id.ExpiresAt}, nil
+	return v, nil
 }
 
 // who returns whose request it is: by its Authorization field when it has one,
@@ -57,11 +79,74 @@ func (w *Web) who(r *http.Request) (viewer, error) {
 	default:
 		return viewer{}, errSignedOut
 	}
-	cookie, err := r.Cookie(w.cookieName())
-	if err != nil {
+	return w.session(r)
+}
+
+// session returns the viewer of a request's cookie: errSignedOut when its session was
+// never there or has ended, and the store's own error when nobody can tell.
+func (w *Web) session(r *http.Request) (viewer, error) {
+	id := w.sessionID(r)
+	if id == "" {
 		return viewer{}, errSignedOut
 	}
-	return w.open(cookie.Value)
+	ctx, cancel := context.WithTimeout(r.Context(), sessionTimeout)
+	defer cancel()
+	text, err := w.cfg.Sessions.Session(ctx, w.sessionName(id))
+	if errors.Is(err, tasks.ErrNotFound) {
+		return viewer{}, errSignedOut
+	} else if err != nil {
+		return viewer{}, err
+	}
+	var v viewer
+	if err := json.Unmarshal(text, &v); err != nil || !w.cfg.Now().Before(v.Expires) {
+		return viewer{}, errSignedOut
+	}
+	return admit(Identity{Subject: v.Subject, Tenant: v.Tenant, Token: v.Token, Scopes: v.Scopes, ExpiresAt: v.Expires})
+}
+
+// sessionID is what the request's cookie holds; "" for what is no id of ours.
+func (w *Web) sessionID(r *http.Request) string {
+	if cookies := r.CookiesNamed(w.cookieName()); len(cookies) == 1 && len(cookies[0].Value) == sessionIDChars {
+		return cookies[0].Value
+	}
+	return ""
+}
+
+// sessionName is the name that a session is kept under: who reads the store learns no
+// id of it, and under another key all sessions have ended.
+func (w *Web) sessionName(id string) string {
+	m := hmac.New(sha256.New, w.cfg.SessionKey)
+	m.Write([]byte("sluice console session 2\n" + id))
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}
+
+// endSession ends the session of a request's cookie, if there is one.
+func (w *Web) endSession(r *http.Request) error {
+	id := w.sessionID(r)
+	if id == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), sessionTimeout)
+	defer cancel()
+	return w.cfg.Sessions.EndSession(ctx, w.sessionName(id))
+}
+
+// newSession keeps a viewer under a new id, which it returns. The session that the
+// browser had has ended: an id from before a sign-in is nobody's after it.
+func (w *Web) newSession(r *http.Request, v viewer) (id string, err error) {
+	if err := w.endSession(r); err != nil {
+		return "", err
+	}
+	random := make([]byte, sessionIDBytes)
+	_, _ = rand.Read(random) // it never fails
+	id = base64.RawURLEncoding.EncodeToString(random)
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), sessionTimeout)
+	defer cancel()
+	return id, w.cfg.Sessions.SaveSession(ctx, w.sessionName(id), text, v.Expires.Sub(w.cfg.Now()))
 }
 
 // cookieName binds the cookie to the host where the browser can enforce it
@@ -73,41 +158,6 @@ func (w *Web) cookieName() string {
 	return "sluice_session"
 }
 
-// seal writes a session down so that open knows it for its own.
-func (w *Web) seal(v viewer) (string, error) {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return "", err
-	}
-	body := base64.RawURLEncoding.EncodeToString(text)
-	return body + "." + base64.RawURLEncoding.EncodeToString(w.mac(body)), nil
-}
-
-// open returns the viewer of a cookie that is genuine and has not ended.
-func (w *Web) open(value string) (viewer, error) {
-	body, tag, _ := strings.Cut(value, ".")
-	sum, err := base64.RawURLEncoding.DecodeString(tag)
-	if err != nil || !hmac.Equal(sum, w.mac(body)) {
-		return viewer{}, errSignedOut
-	}
-	text, err := base64.RawURLEncoding.DecodeString(body)
-	if err != nil {
-		return viewer{}, errSignedOut
-	}
-	var v viewer
-	if err := json.Unmarshal(text, &v); err != nil || !w.cfg.Now().Before(v.Expires) {
-		return viewer{}, errSignedOut
-	}
-	return v, nil
-}
-
-func (w *Web) mac(body string) []byte {
-	m := hmac.New(sha256.New, w.cfg.SessionKey)
-	// The prefix keeps the key's other uses, and later forms of the cookie, apart.
-	m.Write([]byte("sluice console session 1\n" + body))
-	return m.Sum(nil)
-}
-
 // loginPage is what the sign-in shows.
 type loginPage struct {
 	Fault string
@@ -117,8 +167,12 @@ type loginPage struct {
 
 func (w *Web) login(rw http.ResponseWriter, r *http.Request) {
 	next := localPath(r.URL.Query().Get("next"))
-	if _, err := w.who(r); err == nil {
+	switch _, err := w.who(r); {
+	case err == nil:
 		http.Redirect(rw, r, next, http.StatusSeeOther)
+		return
+	case unknown(err):
+		w.away(rw, r, err)
 		return
 	}
 	w.page(rw, http.StatusOK, "login.html", loginPage{Next: next, Fake: w.cfg.Fake})
@@ -150,25 +204,37 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 		again(http.StatusForbidden, "forbidden", "This token has neither the scope monitor nor admin.")
 		return
 	}
-	if end := w.cfg.Now().Add(sessionMax); v.Expires.After(end) {
+	now := w.cfg.Now()
+	if end := now.Add(sessionMax); v.Expires.After(end) {
 		v.Expires = end
 	}
-	value, err := w.seal(v)
+	if !now.Before(v.Expires) { // the verifier allows for clocks that differ; a session does not
+		again(http.StatusUnauthorized, "invalid", "This token is not valid, or no longer.")
+		return
+	}
+	session, err := w.newSession(r, v)
 	if err != nil {
-		w.cfg.Log.Error("seal session", "error", err)
-		problem(rw, http.StatusInternalServerError, "the session cannot be written")
+		w.cfg.Log.Error("sign in", "error", err)
+		again(http.StatusServiceUnavailable, "unavailable", "Redis cannot be reached, so nobody can be signed in now. Try again in a moment.")
 		return
 	}
 	w.signIns.WithLabelValues("accepted").Inc()
 	w.cfg.Log.Info("signed in", "subject", v.Subject, "tenant", v.Tenant, "admin", v.Admin)
-	cookie := w.cookie(value)
+	cookie := w.cookie(session)
 	cookie.Expires = v.Expires
-	cookie.MaxAge = max(1, int(v.Expires.Sub(w.cfg.Now())/time.Second))
+	cookie.MaxAge = max(1, int(v.Expires.Sub(now)/time.Second))
 	http.SetCookie(rw, cookie)
 	http.Redirect(rw, r, next, http.StatusSeeOther)
 }
 
+// signOut ends the session, so that no copy of its cookie is good for anything. While
+// nobody can end it the browser keeps it, to end it later.
 func (w *Web) signOut(rw http.ResponseWriter, r *http.Request) {
+	if err := w.endSession(r); err != nil {
+		w.cfg.Log.Error("sign out", "error", err)
+		w.page(rw, http.StatusServiceUnavailable, "away.html", awayPage{SignOut: true})
+		return
+	}
 	cookie := w.cookie("")
 	cookie.MaxAge = -1
 	http.SetCookie(rw, cookie)
@@ -179,6 +245,33 @@ func (w *Web) cookie(value string) *http.Cookie {
 	return &http.Cookie{
 		Name: w.cookieName(), Value: value, Path: "/",
 		HttpOnly: true, Secure: w.secure, SameSite: http.SameSiteStrictMode,
+	}
+}
+
+// unknown reports whether an error of who says that nobody knows, rather than who may not.
+func unknown(err error) bool {
+	return err != nil && !errors.Is(err, errSignedOut) && !errors.Is(err, errForbidden)
+}
+
+// awayPage says that Redis is away; SignOut, that a session could not be ended.
+type awayPage struct {
+	SignOut bool
+}
+
+// away answers a request of which nobody knows whose it is, because the sessions
+// cannot be read: that signs nobody out.
+func (w *Web) away(rw http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		w.cfg.Log.Error("read a session", "error", err)
+	}
+	rw.Header().Set("Retry-After", "5")
+	switch {
+	case r.URL.Path == "/console/pools":
+		w.page(rw, http.StatusServiceUnavailable, "pools", unread(w.cfg.Now()))
+	case navigates(r):
+		w.page(rw, http.StatusServiceUnavailable, "away.html", awayPage{})
+	default:
+		problem(rw, http.StatusServiceUnavailable, "Redis cannot be reached, so nobody can say whether you are signed in; try again, or send a bearer token")
 	}
 }
 

@@ -5,7 +5,8 @@
 // It promises that nothing but the sign-in page and its style is served to
 // somebody without the scope monitor or admin, that only admin changes anything,
 // that no page of another origin can make a signed-in browser change anything,
-// and that its pages load nothing from anywhere else.
+// that its pages load nothing from anywhere else, and that a session ends at the
+// sign-out, in every process at once, and never outlives the token.
 //
 // It never shows a prompt or a result, never keeps a token, and never closes the
 // Redis client that it is lent.
@@ -35,6 +36,7 @@ import (
 type Identity struct {
 	Subject   string
 	Tenant    string
+	Token     string // the token's id (jti)
 	Scopes    []string
 	ExpiresAt time.Time
 }
@@ -75,8 +77,10 @@ type Config struct {
 	Notices func() []string
 	// Version is the program's, shown in the footer. Empty shows none.
 	Version string
-	// SessionKey signs the session cookie: at least 32 random bytes, the same in
-	// every process that serves the console. Required.
+	// Sessions keeps who is signed in, for every process that serves the console. Required.
+	Sessions Sessions
+	// SessionKey is of the secret that tokens are signed with: with another one no
+	// session of before is known. Empty means that sessions outlive a change of keys.
 	SessionKey []byte
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -110,7 +114,7 @@ func New(c Config) (*Web, error) {
 	need(c.Redis != nil, "web: Redis is required")
 	need(c.Verifier != nil, "web: Verifier is required")
 	need(c.Status != nil, "web: Status is required")
-	need(len(c.SessionKey) >= 32, "web: SessionKey must have at least 32 bytes")
+	need(c.Sessions != nil, "web: Sessions is required")
 	public, err := url.Parse(c.PublicURL)
 	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
 		"public_url: must be an absolute http or https address")
@@ -130,7 +134,7 @@ func New(c Config) (*Web, error) {
 		secure: public.Scheme == "https",
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_console_sign_ins_total",
-			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token) or forbidden (its scopes).",
+			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), forbidden (its scopes) or unavailable (Redis).",
 		}, []string{"result"}),
 	}
 	if w.pages, err = template.ParseFS(assets, "assets/*.html"); err != nil {
@@ -240,6 +244,8 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 		switch {
 		case err == nil:
 			next(rw, r, v)
+		case unknown(err):
+			w.away(rw, r, err)
 		case errors.Is(err, errForbidden):
 			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
 		case navigates(r):

@@ -25,6 +25,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,7 +80,7 @@ type site struct {
 
 var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
-func goodConfig(rdb redis.UniversalClient) Config {
+func goodConfig(rdb *redis.Client) Config {
 	return Config{
 		Redis: lent{rdb},
 		Verifier: tokens{
@@ -87,14 +88,20 @@ func goodConfig(rdb redis.UniversalClient) Config {
 			"change": {Subject: "ada", Tenant: "ops", Scopes: []string{"jobs:read", "admin"}, ExpiresAt: noon.Add(24 * time.Hour)},
 			"caller": {Subject: "carl", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, ExpiresAt: noon.Add(time.Hour)},
 		},
-		Status:     func(context.Context) ([]tasks.PoolStatus, error) { return nil, nil },
-		SessionKey: []byte("0123456789abcdef0123456789abcdef"),
+		Status:   func(context.Context) ([]tasks.PoolStatus, error) { return nil, nil },
+		Sessions: store.New(store.Config{Redis: rdb}),
 	}
 }
 
 func newSite(t *testing.T, edit func(*Config)) *site {
 	t.Helper()
-	s := &site{t: t, redis: redistest.New(t), log: new(logBuffer), reg: prometheus.NewPedanticRegistry(), now: noon}
+	return newSiteOn(t, redistest.New(t), edit)
+}
+
+// newSiteOn is another process of the same Redis.
+func newSiteOn(t *testing.T, rdb *redis.Client, edit func(*Config)) *site {
+	t.Helper()
+	s := &site{t: t, redis: rdb, log: new(logBuffer), reg: prometheus.NewPedanticRegistry(), now: noon}
 	c := goodConfig(s.redis)
 	c.Now = func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return s.now }
 	c.Log = slog.New(slog.NewTextHandler(s.log, nil))
@@ -316,44 +323,149 @@ func counter(t *testing.T, reg prometheus.Gatherer, result string) float64 {
 	return 0
 }
 
+// cookieOf signs in and returns the cookie as a header has it.
+func (s *site) cookieOf(token string, fields ...string) string {
+	s.t.Helper()
+	a := s.do(nil, "POST", "/login", url.Values{"token": {token}}, fields...)
+	if len(a.Cookies()) != 1 || a.StatusCode != 303 {
+		s.t.Fatalf("sign-in: %d with %d cookies", a.StatusCode, len(a.Cookies()))
+	}
+	return a.Cookies()[0].Name + "=" + a.Cookies()[0].Value
+}
+
+func (s *site) look(when, cookie string, want int) {
+	s.t.Helper()
+	if a := s.do(nil, "GET", "/", nil, "Cookie", cookie); a.StatusCode != want {
+		s.t.Errorf("%s: got %d, want %d", when, a.StatusCode, want)
+	}
+}
+
 func TestSessionEnds(t *testing.T) {
 	s := newSite(t, nil)
-	cookieOf := func(token string) string {
-		return s.do(nil, "POST", "/login", url.Values{"token": {token}}).Cookies()[0].Value
-	}
-	look, change := "sluice_session="+cookieOf("look"), "sluice_session="+cookieOf("change")
-	check := func(when, cookie string, want int) {
-		t.Helper()
-		if a := s.do(nil, "GET", "/", nil, "Cookie", cookie); a.StatusCode != want {
-			t.Errorf("%s: got %d, want %d", when, a.StatusCode, want)
-		}
-	}
-	check("fresh", look, 200)
-	for i := range len(look) - len("sluice_session=") {
-		// Any byte changed is another cookie, but for the two spare bits of each base64 part.
-		at := len("sluice_session=") + i
+	look, change := s.cookieOf("look"), s.cookieOf("change")
+	s.look("fresh", look, 200)
+	for i := len("sluice_session="); i < len(look); i++ {
 		b := []byte(look)
-		if b[at] == '.' || at == len(b)-1 || b[at+1] == '.' {
-			continue
-		}
-		b[at] ^= 1
-		if a := s.do(nil, "GET", "/", nil, "Cookie", string(b)); a.StatusCode != 303 {
-			t.Fatalf("byte %d changed: got %d, want 303", i, a.StatusCode)
-		}
+		b[i] ^= 1
+		s.look(fmt.Sprintf("byte %d changed", i), string(b), 303)
 	}
-	other := newSite(t, func(c *Config) { c.SessionKey = []byte("fedcba9876543210fedcba9876543210") })
-	if a := other.do(nil, "GET", "/", nil, "Cookie", look); a.StatusCode != 303 {
-		t.Errorf("with another key: got %d, want 303", a.StatusCode)
+	for _, cookie := range []string{look + "A", look[:len(look)-1], "sluice_session=", look + "; " + look, look + "; " + change} {
+		s.look("cookie "+cookie, cookie, 303)
 	}
 	s.advance(time.Hour - time.Second)
-	check("just before the token ends", look, 200)
+	s.look("just before the token ends", look, 200)
 	s.advance(time.Second)
-	check("as the token ends", look, 303)
-	check("a longer token", change, 200)
+	s.look("as the token ends", look, 303)
+	s.look("a longer token", change, 200)
+	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"look"}}), 401, "no longer")
 	s.advance(11*time.Hour - time.Second)
-	check("just before 12 hours", change, 200)
+	s.look("just before 12 hours", change, 200)
 	s.advance(time.Second)
-	check("after 12 hours", change, 303)
+	s.look("after 12 hours", change, 303)
+}
+
+// Redis forgets a session when its token ends, whatever a process does, and who reads
+// Redis cannot sign in with what is there.
+func TestASessionInRedis(t *testing.T) {
+	s := newSite(t, nil)
+	cookies := map[time.Duration]string{time.Hour: s.cookieOf("look"), 12 * time.Hour: s.cookieOf("change")}
+	keys, err := s.redis.Keys(t.Context(), "sluice:*").Result()
+	if err != nil || len(keys) != 2 {
+		t.Fatalf("keys %q, %v; want one for each session", keys, err)
+	}
+	for _, key := range keys {
+		ttl, who := s.redis.PTTL(t.Context(), key).Val(), s.redis.Get(t.Context(), key).Val()
+		for most, cookie := range cookies {
+			_, id, _ := strings.Cut(cookie, "=")
+			if strings.Contains(key+who, id) {
+				t.Errorf("%s holds the id of a session", key)
+			}
+			if strings.Contains(who, "mona") == (most == time.Hour) && (ttl > most || ttl < most-time.Minute) {
+				t.Errorf("the session of %s lives %v, want %v", who, ttl, most)
+			}
+		}
+		name := key[strings.LastIndex(key, ":")+1:]
+		s.look("the name in Redis as a cookie", "sluice_session="+name, 303)
+	}
+}
+
+// A session is one in every process, and none in any after the sign-out.
+func TestSignOutEndsTheSessionEverywhere(t *testing.T) {
+	s := newSite(t, nil)
+	other := newSiteOn(t, s.redis, nil)
+	foreign := newSiteOn(t, s.redis, func(c *Config) { c.SessionKey = []byte("of another secret") })
+	cookie, stays := s.cookieOf("change"), s.cookieOf("change")
+	other.look("in another process", cookie, 200)
+	foreign.look("under another secret", cookie, 303)
+
+	a := other.do(nil, "POST", "/logout", nil, "Cookie", cookie)
+	other.want(a, 303)
+	if len(a.Cookies()) != 1 || a.Cookies()[0].MaxAge >= 0 {
+		t.Errorf("the browser keeps the cookie: %v", a.Header.Values("Set-Cookie"))
+	}
+	for name, site := range map[string]*site{"one": s, "the other": other} {
+		for _, row := range []struct {
+			method, path string
+			want         int
+		}{
+			{"GET", "/", 303}, {"GET", "/console/pools", 401}, {"GET", "/console/pools/claude/pause", 303}, {"POST", "/console/pools/claude/pause", 401},
+			{"POST", "/console/pools/claude/resume", 401}, {"GET", "/monitoring", 303}, {"GET", "/monitoring/api/queues", 401}, {"DELETE", "/monitoring/api/queues/x", 401},
+		} {
+			if a := site.do(nil, row.method, row.path, nil, "Cookie", cookie); a.StatusCode != row.want {
+				t.Errorf("%s %s in %s with a copied cookie: got %d, want %d", row.method, row.path, name, a.StatusCode, row.want)
+			}
+		}
+	}
+	other.want(other.do(nil, "POST", "/logout", nil, "Cookie", cookie), 303) // a repeat changes nothing
+	s.look("another session of the same token", stays, 200)
+	if s.calls() != "" {
+		t.Errorf("called %s", s.calls())
+	}
+}
+
+// A sign-in has an id that nobody knew before it, and the one before it is dead.
+func TestASignInIsANewSession(t *testing.T) {
+	s := newSite(t, nil)
+	planted := "sluice_session=" + strings.Repeat("A", sessionIDChars)
+	first := s.cookieOf("look", "Cookie", planted)
+	second := s.cookieOf("look", "Cookie", first)
+	if first == planted || second == first {
+		t.Error("a sign-in takes the id that the browser sent")
+	}
+	s.look("a planted id", planted, 303)
+	s.look("the session before", first, 303)
+	s.look("the session", second, 200)
+}
+
+// While Redis is away nobody is signed out, nobody is told that he is, and nothing
+// is served.
+func TestRedisAwaySignsNobodyOut(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{AOF: "always"})
+	s := newSiteOn(t, server.Client(), nil)
+	cookie := s.cookieOf("change")
+	server.Kill()
+	for _, row := range []struct {
+		method, path, want string
+	}{
+		{"GET", "/", "You stay signed in"}, {"GET", "/login", "You stay signed in"}, {"GET", "/monitoring", "You stay signed in"},
+		{"GET", "/console/pools", "data-title"}, {"GET", "/monitoring/api/queues", "Redis cannot be reached"},
+		{"POST", "/console/pools/claude/resume", "Redis cannot be reached"}, {"POST", "/logout", "You are not signed out"},
+	} {
+		a := s.do(nil, row.method, row.path, nil, "Cookie", cookie)
+		s.want(a, 503, row.want)
+		if len(a.Cookies()) > 0 {
+			t.Errorf("%s %s: the cookie is changed: %v", row.method, row.path, a.Header.Values("Set-Cookie"))
+		}
+	}
+	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"change"}}), 503, "nobody can be signed in now")
+	s.want(s.do(nil, "GET", "/login", nil), 200, "Token")
+	s.want(s.do(nil, "GET", "/", nil, "Authorization", "Bearer look"), 200, "mona")
+	if s.calls() != "" {
+		t.Errorf("called %s", s.calls())
+	}
+	server.Start()
+	redistest.Until(t, "Redis is back", func() bool { return s.do(nil, "GET", "/", nil, "Cookie", cookie).StatusCode == 200 })
 }
 
 func TestSecureCookie(t *testing.T) {
@@ -514,7 +626,8 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := func() Config { return goodConfig(nil) }
+	rdb := redistest.New(t)
+	good := func() Config { return goodConfig(rdb) }
 	for _, row := range []struct {
 		name string
 		edit func(*Config)
@@ -523,7 +636,7 @@ func TestNewRefuses(t *testing.T) {
 		{"no Redis", func(c *Config) { c.Redis = nil }, "Redis"},
 		{"no verifier", func(c *Config) { c.Verifier = nil }, "Verifier"},
 		{"no status", func(c *Config) { c.Status = nil }, "Status"},
-		{"short key", func(c *Config) { c.SessionKey = c.SessionKey[:31] }, "SessionKey"},
+		{"no sessions", func(c *Config) { c.Sessions = nil }, "Sessions"},
 		{"public URL without a host", func(c *Config) { c.PublicURL = "sluice.example" }, "public_url"},
 		{"public URL of another scheme", func(c *Config) { c.PublicURL = "ftp://sluice.example" }, "public_url"},
 	} {

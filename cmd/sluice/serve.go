@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -80,14 +79,17 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := s.sessionKey(secret)
-	if err != nil {
-		return nil, err
+	// Whoever changes the secret because it is known ends what was signed in with it.
+	var key []byte
+	if len(secret) > 0 {
+		if key, err = hkdf.Key(sha256.New, secret, nil, "sluice console session", 32); err != nil {
+			return nil, err
+		}
 	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, SessionKey: key, Log: s.log, Metrics: s.registry,
+		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -106,24 +108,13 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	})
 }
 
-// sessionKey signs the console's cookies: from the token secret, so that every
-// API process has the same; without one, a key of this process's own.
-func (s *service) sessionKey(secret []byte) ([]byte, error) {
-	if len(secret) == 0 {
-		key := make([]byte, 32)
-		_, _ = rand.Read(key) // it never fails
-		return key, nil
-	}
-	return hkdf.Key(sha256.New, secret, nil, "sluice console session", 32)
-}
-
 // identities shows the API's verifier to the console.
 type identities struct{ v *auth.Verifier }
 
 // Verify checks a token.
 func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error) {
 	c, err := i.v.Verify(ctx, raw)
-	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
+	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
 }
 
 // serve runs an HTTP server until ctx ends, and then gives requests in flight

@@ -13,6 +13,7 @@ type keys string
 // newKeys returns the keys of a prefix; "" means [tasks.DefaultPrefix].
 func newKeys(prefix string) keys { return keys(cmp.Or(prefix, tasks.DefaultPrefix) + ":{s}:") }
 
+func (k keys) session(name string) string         { return string(k) + "ses:" + name }
 func (k keys) job(id string) string               { return string(k) + "j:" + id }
 func (k keys) text(id string) string              { return string(k) + "text:" + id }
 func (k keys) wanted(id string) string            { return string(k) + "want:" + id }

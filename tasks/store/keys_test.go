@@ -343,6 +343,7 @@ func (l *life) aJob() {
 	})
 	must(l.T, l.s.SaveAnswer(ctx, "acme", "k", j.ID, []byte("answer")))
 	k := tickets[0]
+	must(l.T, l.s.SaveSession(ctx, "name", []byte("who"), time.Hour))
 	must(l.T, l.s.Listen(ctx, j.ID))
 	take(l.T, l.s, k)
 	_, err := l.s.Renew(ctx, tickets)

@@ -8,6 +8,10 @@
 local P = KEYS[1]
 local keys = {}
 
+-- Operators.
+
+function keys.session(name) return P .. 'ses:' .. name end -- string: who is signed in to the console, until the token ends
+
 -- Jobs.
 
 -- e    envelope: what never changes, as JSON
