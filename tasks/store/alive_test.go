@@ -20,6 +20,7 @@ import (
 
 // A heartbeat fails with whatever a submit fails with.
 func TestBeatFailsWhereNothingCanBeTakenIn(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		args []string
 		set  [][]any // what an operator has done
@@ -58,6 +59,7 @@ func TestBeatFailsWhereNothingCanBeTakenIn(t *testing.T) {
 // What an ACL lacks is named in the words that it takes, and once it has them
 // nothing is missing.
 func TestMissingPermissionsAreNamedInTheWordsOfAnACL(t *testing.T) {
+	t.Parallel()
 	srv := redistest.Start(t, redistest.Options{})
 	admin := srv.Client()
 	for _, c := range []struct{ rules, want []string }{
@@ -100,6 +102,7 @@ func TestMissingPermissionsAreNamedInTheWordsOfAnACL(t *testing.T) {
 
 // Every command that a script of Sluice or of Asynq calls is tried.
 func TestEveryCommandOfTheScriptsIsTried(t *testing.T) {
+	t.Parallel()
 	tried := strings.Join(readLines(t, "alive.go"), "\n")
 	asynq, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/hibiken/asynq").Output()
 	if err != nil {

@@ -31,6 +31,7 @@ func stage(t *testing.T, s *store.Store, n int) tasks.Batch {
 }
 
 func TestABatchIsInvisibleUntilItIsWhole(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 3)
 	ctx := t.Context()
 	b := stage(t, s, 10)
@@ -74,6 +75,7 @@ func TestABatchIsInvisibleUntilItIsWhole(t *testing.T) {
 }
 
 func TestAnAbandonedBatchLeavesNothing(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 3)
 	ctx := t.Context()
 	b := stage(t, s, 700)
@@ -91,6 +93,7 @@ func TestAnAbandonedBatchLeavesNothing(t *testing.T) {
 }
 
 func TestAnAcceptedBatchIsUnfoldedByASweep(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 3)
 	ctx := t.Context()
 	b := stage(t, s, 5)
@@ -105,6 +108,7 @@ func TestAnAcceptedBatchIsUnfoldedByASweep(t *testing.T) {
 }
 
 func TestCancelingABatchCancelsItsJobs(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 2)
 	ctx := t.Context()
 	b := stage(t, s, 6)
@@ -128,6 +132,7 @@ func TestCancelingABatchCancelsItsJobs(t *testing.T) {
 }
 
 func TestABatchesKeySubmitsOnce(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 2)
 	ctx := t.Context()
 	b, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")
@@ -160,6 +165,7 @@ func TestABatchesKeySubmitsOnce(t *testing.T) {
 }
 
 func TestABatchLargerThanTheBacklogIsRefused(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 2)
 	b := stage(t, s, 5)
 	var quota *tasks.QuotaError

@@ -12,6 +12,7 @@ import (
 // Whether a job is to wait for its not_before is judged by Redis's clock, whatever
 // that of the process says.
 func TestNotBeforeGoesByRedissClock(t *testing.T) {
+	t.Parallel()
 	for _, ahead := range []time.Duration{-2 * time.Hour, 2 * time.Hour} { // Redis before the process
 		at := time.Now().Add(ahead)
 		s := store.New(store.Config{Redis: redistest.New(t), Depth: map[string]int{pool: 1}, Now: func() time.Time { return at }})

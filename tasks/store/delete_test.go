@@ -106,6 +106,7 @@ func nothingHolds(t *testing.T, rdb *redis.Client, text string) {
 }
 
 func TestDeletingForgetsEveryCopy(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	hook(t, s)
@@ -148,6 +149,7 @@ func TestDeletingForgetsEveryCopy(t *testing.T) {
 
 // An attempt that was under way while the job was deleted brings nothing back.
 func TestAnAttemptUnderWayBringsNothingOfADeletedJobBack(t *testing.T) {
+	t.Parallel()
 	for _, status := range []tasks.DeliveryStatus{tasks.DeliveryPending, tasks.DeliveryDelivered, tasks.DeliveryExhausted} {
 		s, rdb := open(t, 4)
 		hook(t, s)
@@ -189,6 +191,7 @@ func due(t *testing.T, rdb *redis.Client) string {
 // A record that has outlived its time takes its copies with it, and what it was
 // told by can still be told.
 func TestWhatOutlivesItsTimeTakesItsCopiesWithIt(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	hook(t, s)
@@ -214,6 +217,7 @@ func TestWhatOutlivesItsTimeTakesItsCopiesWithIt(t *testing.T) {
 // A key stands for its job until that is deleted: then its repeat is a new job.
 // One that has outlived its time is not run again, nor is its answer kept.
 func TestAKeyOfADeletedJobIsFree(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	submit := func() store.Created {
@@ -267,6 +271,7 @@ func TestAKeyOfADeletedJobIsFree(t *testing.T) {
 
 // What was sent to an endpoint goes with it, however much that is.
 func TestDeletingAnEndpointForgetsWhatItWasSent(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	kept, e := hook(t, s), hook(t, s)

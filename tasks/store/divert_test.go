@@ -40,6 +40,7 @@ func loads(t *testing.T, s *store.Store) string {
 // Wherever a waiting job is (backlog, handed out, in a worker's hands), it goes
 // to the other pool whole, and whoever had it has lost it.
 func TestDivertMovesWaitingJobs(t *testing.T) {
+	t.Parallel()
 	s, _ := two(t)
 	first, tickets := create(t, s, withFallbacks("m2", "m3")) // handed out
 	if len(tickets) != 1 {
@@ -93,6 +94,7 @@ func TestDivertMovesWaitingJobs(t *testing.T) {
 // A job whose attempts are used up goes on with its fallback; the caller's
 // retry of it begins again with its own model.
 func TestAnExhaustedJobGoesToItsFallback(t *testing.T) {
+	t.Parallel()
 	s, rdb := two(t)
 	_, tickets := create(t, s, withFallbacks("m2"))
 	k := tickets[0]

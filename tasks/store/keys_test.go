@@ -79,6 +79,7 @@ func table(t *testing.T) map[string]named {
 }
 
 func TestEveryKeyIsNamedOnceAndAlikeInGoAndLua(t *testing.T) {
+	t.Parallel()
 	all := table(t)
 	if len(all) < 50 {
 		t.Fatalf("%d keys in lua/keys.lua", len(all))
@@ -175,6 +176,7 @@ func watch(t *testing.T, server *redistest.Server, rdb *redis.Client) func() []s
 // deliveries and a pause: every key and channel, of the kind and with the fields
 // that stand there, and no other.
 func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
+	t.Parallel()
 	all := table(t)
 	server := redistest.Start(t, redistest.Options{})
 	rdb := server.Client()

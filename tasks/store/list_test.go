@@ -62,6 +62,7 @@ func submits(t *testing.T, s *store.Store, jobs ...tasks.Job) (out []tasks.Ticke
 // sends what it shows, however large the prompts, the results and the bodies of
 // webhooks are that lie beside it.
 func TestNoListReadsBodies(t *testing.T) {
+	t.Parallel()
 	const n, size, most = 40, 512 << 10, 64 << 10
 	s, rdb := open(t, n)
 	ctx := t.Context()
@@ -207,6 +208,7 @@ func TestNoListReadsBodies(t *testing.T) {
 // A row of a list is the job as it is read, but for the result; and what a
 // worker takes is that with the prompt.
 func TestARowIsTheJobWithoutItsBodies(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	full := job("acme")
@@ -255,6 +257,7 @@ func TestARowIsTheJobWithoutItsBodies(t *testing.T) {
 
 // Results come in line order, all of them once, a few megabytes at a time.
 func TestABatchsResultsComeInPieces(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 400)
 	ctx := t.Context()
 	b := stage(t, s, 250)
@@ -320,6 +323,7 @@ func TestABatchsResultsComeInPieces(t *testing.T) {
 
 // A caller who stops at an empty page is not told "none" of what there is.
 func TestAPageIsEmptyOnlyWhenNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 1)
 	ctx := t.Context()
 	const n = 6000
@@ -383,6 +387,7 @@ func TestAPageIsEmptyOnlyWhenNothingIsLeft(t *testing.T) {
 
 // The same of deliveries, whose most are of one status.
 func TestAPageOfDeliveriesIsEmptyOnlyWhenNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 1)
 	ctx := t.Context()
 	const n = 6000
@@ -413,6 +418,7 @@ func TestAPageOfDeliveriesIsEmptyOnlyWhenNothingIsLeft(t *testing.T) {
 // A sender that has many deliveries in hand holds of each result what an event
 // can carry.
 func TestSendersReadNoMoreOfAResultThanAnEventCarries(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	hook(t, s)

@@ -259,6 +259,7 @@ func operations() []operation {
 // One answer that is lost changes nothing for anybody: the operation is done once,
 // and is told as done, whatever becomes of its object meanwhile.
 func TestAnOperationWhoseAnswerIsLostIsDoneOnce(t *testing.T) {
+	t.Parallel()
 	for _, o := range operations() {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
@@ -278,6 +279,7 @@ func TestAnOperationWhoseAnswerIsLostIsDoneOnce(t *testing.T) {
 // Where the answer is lost until the caller's patience ends, the caller is told
 // that nobody knows, and not that nothing was done.
 func TestAnOperationWhoseAnswerNeverComesIsUnknown(t *testing.T) {
+	t.Parallel()
 	for _, o := range operations() {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
@@ -301,6 +303,7 @@ func TestAnOperationWhoseAnswerNeverComesIsUnknown(t *testing.T) {
 
 // Where no script was sent, or Redis refuses them all, nothing was done, and that is told.
 func TestAnOperationThatNeverReachedRedisIsNotUnknown(t *testing.T) {
+	t.Parallel()
 	for name, break_ := range map[string]func(l *lossy){
 		"gone":    func(l *lossy) { l.proxy.Reset(true) },
 		"loading": func(l *lossy) { l.proxy.Answer("-LOADING Redis is loading the dataset in memory") },
@@ -326,6 +329,7 @@ func TestAnOperationThatNeverReachedRedisIsNotUnknown(t *testing.T) {
 // A submit or batch that is sent again with the id that its caller was told is the
 // first one, if that was taken in, and else one under that id; never a second one.
 func TestASubmitWithAnIDIsOneSubmit(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	j := job("acme")
@@ -353,6 +357,7 @@ func TestASubmitWithAnIDIsOneSubmit(t *testing.T) {
 }
 
 func TestABatchWithAnIDIsOneBatch(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	id := store.NewID("batch")

@@ -11,6 +11,7 @@ import (
 
 // A job whose workers die during its calls is sent, and paid, so often and no more.
 func TestAJobThatItsWorkersDieOfHasAnEnd(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		alone  bool // from the second loss on

@@ -10,6 +10,7 @@ import (
 
 // A script that calls what no chapter before it has would fail only where it does.
 func TestEveryScriptHasTheChaptersThatItNeeds(t *testing.T) {
+	t.Parallel()
 	moves := []string{"account", "record", "webhook", "backlog", "finish"}
 	chapterOf, bodyOf := map[string]string{}, map[string]string{}
 	function := map[string]bool{}
@@ -72,6 +73,7 @@ func TestEveryScriptHasTheChaptersThatItNeeds(t *testing.T) {
 // What a script reads of its arguments is always there, and what is sent is read
 // and explained.
 func TestArgumentsAreTheSameInGoAndLua(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)

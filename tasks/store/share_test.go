@@ -57,6 +57,7 @@ func pair(t *testing.T) (*store.Store, *redis.Client) {
 }
 
 func TestFollowersGetTheLeadersAnswer(t *testing.T) {
+	t.Parallel()
 	const many = 100 // more than one script lets go on
 	s, rdb := open(t, 2)
 	ctx := t.Context()
@@ -130,6 +131,7 @@ func sharing(t *testing.T, rdb *redis.Client) []string {
 
 // However a leader ends without an answer, the next asks, and the rest follow it.
 func TestTheNextLeadsWhenALeaderHasNoAnswer(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(t *testing.T, s *store.Store, k tasks.Ticket){
 		"it fails": func(t *testing.T, s *store.Store, k tasks.Ticket) {
 			start(t, s, k)
@@ -216,6 +218,7 @@ func waiting(t *testing.T, s *store.Store) []tasks.Ticket {
 
 // A leader that is tried again, or whose worker dies, leads on; nobody else asks.
 func TestALeaderLeadsOnWhileItIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 2)
 	ctx := t.Context()
 	crew := crowd(t, s, 2, nil)
@@ -247,6 +250,7 @@ func TestALeaderLeadsOnWhileItIsTriedAgain(t *testing.T) {
 // A follower is canceled, expires and is diverted as any waiting job, and its
 // place counts for the one that asks.
 func TestAFollowerKeepsItsOwnWill(t *testing.T) {
+	t.Parallel()
 	s, rdb := pair(t)
 	ctx := t.Context()
 	crew := crowd(t, s, 5, func(i int, j *tasks.Job) {
@@ -292,6 +296,7 @@ func TestAFollowerKeepsItsOwnWill(t *testing.T) {
 // Whatever happens in whatever order, nobody is left behind: each follower has
 // a leader that has not ended, and in the end all jobs are final.
 func TestNoOrderOfEventsLeavesAFollowerBehind(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()

@@ -87,6 +87,7 @@ var won = tasks.Ending{
 }
 
 func TestAJobsWholeLife(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	k := claimed(t, s)
 	held, err := s.Take(t.Context(), k)
@@ -121,6 +122,7 @@ func TestAJobsWholeLife(t *testing.T) {
 // The last attempt's error is told while a job waits for the next, whatever
 // becomes of it meanwhile; not while a call is under way, and not once it has won.
 func TestTheLastAttemptsErrorStandsWhileAJobWaits(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -160,6 +162,7 @@ func TestTheLastAttemptsErrorStandsWhileAJobWaits(t *testing.T) {
 
 // A record made before release 0.1.0 does not say how its answer ended.
 func TestAnOldRecordHasNoFinish(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	k := claimed(t, s)
 	take(t, s, k)
@@ -175,6 +178,7 @@ func TestAnOldRecordHasNoFinish(t *testing.T) {
 
 // Every move on every status either follows the table or is refused and changes nothing.
 func TestMovesFollowTheTable(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 100)
 	ctx := t.Context()
 	made := map[tasks.Status]func(t *testing.T) tasks.Ticket{
@@ -315,6 +319,7 @@ func next(from tasks.Status, move tasks.Move) (tasks.Status, bool) {
 }
 
 func TestAStaleTicketMovesNothing(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	old := claimed(t, s)
@@ -337,6 +342,7 @@ func TestAStaleTicketMovesNothing(t *testing.T) {
 }
 
 func TestTenantsTakeTurns(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 6)
 	// acme fills the room and has a long backlog before anybody else comes.
 	for range 20 {
@@ -384,6 +390,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 }
 
 func TestPriorityOrdersATenantsOwnJobs(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 1)
 	first := claimed(t, s) // takes the room
 	var want []string
@@ -409,6 +416,7 @@ func TestPriorityOrdersATenantsOwnJobs(t *testing.T) {
 }
 
 func TestAKeySubmitsOnce(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	submit := func(tenant, key, fp string) (store.Created, error) {
@@ -437,6 +445,7 @@ func TestAKeySubmitsOnce(t *testing.T) {
 }
 
 func TestAFullBacklogRefuses(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	for i := range 3 {
 		made, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), Limits: tasks.Limits{QueuedJobs: 2}})
@@ -451,6 +460,7 @@ func TestAFullBacklogRefuses(t *testing.T) {
 }
 
 func TestOtherTenantsSeeNothing(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -465,6 +475,7 @@ func TestOtherTenantsSeeNothing(t *testing.T) {
 }
 
 func TestListFiltersAndPages(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 2)
 	ctx := t.Context()
 	var ids []string
@@ -501,6 +512,7 @@ func TestListFiltersAndPages(t *testing.T) {
 }
 
 func TestRetryDelaysAndDueJobs(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -533,6 +545,7 @@ func age(ctx context.Context, rdb *redis.Client, where, id string) {
 }
 
 func TestADeadWorkersJobsComeBackUncounted(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	if _, err := s.Sweep(ctx); err != nil {
@@ -565,6 +578,7 @@ func TestADeadWorkersJobsComeBackUncounted(t *testing.T) {
 
 // After an outage of Redis no worker has been able to renew: its leases mean nothing yet.
 func TestLeasesSurviveAnOutageOfRedis(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -581,6 +595,7 @@ func TestLeasesSurviveAnOutageOfRedis(t *testing.T) {
 }
 
 func TestALostTaskIsLookedForAndReissued(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -607,6 +622,7 @@ func TestALostTaskIsLookedForAndReissued(t *testing.T) {
 
 // Whatever script finds a deadline passed, the next sweep tells of the job, once.
 func TestASweepTellsWhichJobsExpired(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	past := job("acme")
@@ -642,6 +658,7 @@ func TestASweepTellsWhichJobsExpired(t *testing.T) {
 }
 
 func TestNothingOutlivesAFinishedJob(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -671,6 +688,7 @@ func contains(s, part string) bool {
 }
 
 func TestRequeueRunsAFailedJobAgain(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	k := claimed(t, s)
@@ -695,6 +713,7 @@ func TestRequeueRunsAFailedJobAgain(t *testing.T) {
 
 // The deadline served the first time: a worker would cut every call off by it.
 func TestRequeueLiftsTheDeadline(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, 4)
 	ctx := t.Context()
 	first := job("acme")
@@ -746,6 +765,7 @@ func watching[T any](t *testing.T, watch func(context.Context, string) (<-chan T
 }
 
 func TestNoticesWakeAWatcher(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	controls := make(chan store.Control, 8)
 	n := listening(t, rdb, func(c store.Control) { controls <- c })
@@ -781,6 +801,7 @@ func TestNoticesWakeAWatcher(t *testing.T) {
 // Where channels are not permitted, nobody waits for a subscription that will not
 // stand; an operator is told, and it ends by itself when they are.
 func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
 	_, admin := open(t, 4)
 	grant := func(rules ...any) {
 		t.Helper()
@@ -818,6 +839,7 @@ func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
 }
 
 func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	n := listening(t, rdb, nil)
 	ctx := t.Context()
@@ -856,6 +878,7 @@ func TestANoticeOfTheEndCarriesTheJob(t *testing.T) {
 }
 
 func TestAFullRedisAcceptsNothingByHalvesAndLetsJobsEnd(t *testing.T) {
+	t.Parallel()
 	srv := redistest.Start(t, redistest.Options{Args: []string{"--maxmemory", "3mb", "--maxmemory-policy", "noeviction"}})
 	s := store.New(store.Config{Redis: srv.Client(), Depth: map[string]int{pool: 2}})
 	ctx := t.Context()
@@ -890,6 +913,7 @@ func TestAFullRedisAcceptsNothingByHalvesAndLetsJobsEnd(t *testing.T) {
 }
 
 func TestAnAbsentRedisIsUnavailable(t *testing.T) {
+	t.Parallel()
 	srv := redistest.Start(t, redistest.Options{})
 	s := store.New(store.Config{Redis: srv.Client()})
 	srv.Kill()

@@ -302,9 +302,22 @@ func (l *ledger) agree() {
 	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tq", "acme").Int64(); n != l.queued {
 		l.t.Fatalf("%s: %d jobs are counted as queued, want %d", l.did, n, l.queued)
 	}
+	jobs := map[string]tasks.Job{}
+	for f := (tasks.Filter{Tenant: "acme", Limit: 100}); ; {
+		page, err := l.s.Jobs(l.t.Context(), f)
+		if err != nil {
+			l.t.Fatalf("%s: %v", l.did, err)
+		}
+		for _, j := range page.Jobs {
+			jobs[j.ID] = j
+		}
+		if f.After = page.Next; !page.HasMore {
+			break
+		}
+	}
 	want := map[string]*tasks.Load{pool: {}, fallbackPool: {}}
 	for id, e := range l.jobs {
-		j := read(l.t, l.s, id)
+		j := jobs[id]
 		if j.Reserved != e.reserved || j.Status != e.status || j.Pool != e.pool {
 			l.t.Fatalf("%s: job %s is %s in %s with %d set aside, want %s in %s with %d", l.did, id, j.Status, j.Pool, j.Reserved, e.status, e.pool, e.reserved)
 		}
@@ -438,8 +451,10 @@ func (l losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // waits and runs, whatever happens to the jobs and in whatever order, also where
 // answers are lost; and no door takes more work in than the limits allow.
 func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t, redistest.Options{})
 			rdb, lossy := server.Client(), server.Client()
 			if seed%3 == 1 {
@@ -463,6 +478,7 @@ func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
 
 // What pools and tenants have is changed by the functions of one chapter alone.
 func TestAccountsHaveOneDoor(t *testing.T) {
+	t.Parallel()
 	scripts, err := filepath.Glob("lua/*.lua")
 	if err != nil || len(scripts) < 30 {
 		t.Fatal(scripts, err)
@@ -482,6 +498,7 @@ func TestAccountsHaveOneDoor(t *testing.T) {
 
 // The client library sends a script again when its answer was lost.
 func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
+	t.Parallel()
 	s, _ := openTwice(t)
 	noMidnight(t, s)
 	ctx := t.Context()
@@ -529,6 +546,7 @@ func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
 }
 
 func TestWhatWasSetAsideYesterdayDoesNotComeBackToday(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 10)
 	noMidnight(t, s)
 	ctx := t.Context()
@@ -569,6 +587,7 @@ func TestWhatWasSetAsideYesterdayDoesNotComeBackToday(t *testing.T) {
 }
 
 func TestTheFirstTokensPastTheDaysAreRefused(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 10)
 	noMidnight(t, s)
 	for i, row := range []struct {

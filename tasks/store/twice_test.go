@@ -54,6 +54,7 @@ func load(t *testing.T, s *store.Store) tasks.Load {
 }
 
 func TestASubmitThatRedisGotTwiceIsOneJob(t *testing.T) {
+	t.Parallel()
 	for _, key := range []string{"", "k"} {
 		s, rdb := openTwice(t)
 		made, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), Key: key, Fingerprint: "f"})
@@ -74,6 +75,7 @@ func TestASubmitThatRedisGotTwiceIsOneJob(t *testing.T) {
 }
 
 func TestABatchThatRedisGotTwiceIsOneBatch(t *testing.T) {
+	t.Parallel()
 	for _, key := range []string{"", "k"} {
 		s, _ := openTwice(t)
 		b, prior, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", key)
@@ -108,6 +110,7 @@ func TestABatchThatRedisGotTwiceIsOneBatch(t *testing.T) {
 }
 
 func TestAStartThatRedisGotTwiceIsOneCall(t *testing.T) {
+	t.Parallel()
 	s, _ := openTwice(t)
 	k := claimed(t, s)
 	take(t, s, k)
@@ -127,6 +130,7 @@ func TestAStartThatRedisGotTwiceIsOneCall(t *testing.T) {
 // Its writer is dead or silent: the caller's next try must not have to wait
 // until the abandoned batch is swept away.
 func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
+	t.Parallel()
 	s, rdb := open(t, 4)
 	ctx := t.Context()
 	first, _, err := s.OpenBatch(ctx, store.NewID("batch"), "acme", "k")

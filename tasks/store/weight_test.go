@@ -13,6 +13,7 @@ import (
 // Of two tenants with a backlog, each has turns by its weight, however its jobs
 // were submitted.
 func TestAWeightOf9Has9TurnsForEachOfAWeightOf1(t *testing.T) {
+	t.Parallel()
 	weights := map[string]int64{"zoe": 9}
 	s := store.New(store.Config{Redis: redistest.New(t), ResultTTL: time.Hour, Depth: map[string]int{pool: 50}, Weight: func(tenant string) int64 { return max(1, weights[tenant]) }})
 	submit := func(t *testing.T, tenant string, n int) {
@@ -115,6 +116,7 @@ func forgetBacklog(t *testing.T, s *store.Store, tenant string) {
 // A forecast needs to know what a turn of the pool costs: the weights of those
 // who have a backlog there, and of nobody else.
 func TestAPoolsLoadAddsUpTheWeightsOfItsBacklogs(t *testing.T) {
+	t.Parallel()
 	weights := map[string]int64{"zoe": 9, "elsewhere": 5}
 	s := store.New(store.Config{
 		Redis: redistest.New(t), ResultTTL: time.Hour, Depth: map[string]int{pool: 1, "other": 1},

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -221,7 +222,13 @@ func TestWhatProvidersSend(t *testing.T) {
 // Wherever an answer ends early, it is either no success or the whole answer: its
 // last mark alone may be missing.
 func TestAnAnswerCutAnywhereIsNoSuccess(t *testing.T) {
-	cuts := 0
+	t.Parallel()
+	var cuts atomic.Int64
+	t.Cleanup(func() {
+		if n := cuts.Load(); n < 5000 && !t.Failed() {
+			t.Errorf("only %d cuts", n)
+		}
+	})
 	all := rows(t)
 	for _, name := range []string{"anthropic/text", "anthropic/rich", "openai/text", "openai/tools"} {
 		d, _, _ := strings.Cut(name, "/")
@@ -232,25 +239,25 @@ func TestAnAnswerCutAnywhereIsNoSuccess(t *testing.T) {
 		if r.outcome != tasks.Succeeded || r.uncut {
 			continue
 		}
-		whole, _ := r.asked(t, r.body)
-		for cut := range len(bytes.TrimRight(r.body, " \t\r\n")) {
-			if cut > 40 && cut < len(r.body)-200 && cut%11 != 0 {
-				continue // every byte at both ends, a sample between them
-			}
-			a, _ := r.asked(t, r.body[:cut])
-			cuts++
-			if a.Outcome != tasks.Succeeded {
-				if a.Result != nil || a.Message == "" || !a.MaybeBilled {
-					t.Fatalf("%s/%s cut at %d: %s, result %s, %q, maybe billed %v", r.kind, r.name, cut, a.Outcome, a.Result, a.Message, a.MaybeBilled)
+		t.Run(r.kind+" "+r.name, func(t *testing.T) {
+			t.Parallel()
+			whole, _ := r.asked(t, r.body)
+			for cut := range len(bytes.TrimRight(r.body, " \t\r\n")) {
+				if cut > 40 && cut < len(r.body)-200 && cut%11 != 0 {
+					continue // every byte at both ends, a sample between them
 				}
-				continue
+				a, _ := r.asked(t, r.body[:cut])
+				cuts.Add(1)
+				if a.Outcome != tasks.Succeeded {
+					if a.Result != nil || a.Message == "" || !a.MaybeBilled {
+						t.Fatalf("cut at %d: %s, result %s, %q, maybe billed %v", cut, a.Outcome, a.Result, a.Message, a.MaybeBilled)
+					}
+					continue
+				}
+				if tasks.ResultText(a.Result) != tasks.ResultText(whole.Result) || a.Finish != whole.Finish || bytes.Contains(a.Result, []byte("tool_calls")) && !bytes.Equal(a.Result, whole.Result) {
+					t.Fatalf("cut at %d of %d succeeded with\n%s\nthe whole answer is\n%s", cut, len(r.body), a.Result, whole.Result)
+				}
 			}
-			if tasks.ResultText(a.Result) != tasks.ResultText(whole.Result) || a.Finish != whole.Finish || bytes.Contains(a.Result, []byte("tool_calls")) && !bytes.Equal(a.Result, whole.Result) {
-				t.Fatalf("%s/%s cut at %d of %d succeeded with\n%s\nthe whole answer is\n%s", r.kind, r.name, cut, len(r.body), a.Result, whole.Result)
-			}
-		}
-	}
-	if cuts < 5000 {
-		t.Errorf("only %d cuts", cuts)
+		})
 	}
 }
