@@ -20,8 +20,13 @@ import (
 // defaultURL is where sluice dev listens.
 const defaultURL = "http://127.0.0.1:8080"
 
-// maxWait is the longest that the API holds a request open.
-const maxWait = 60 * time.Second
+const (
+	// waitPiece is the longest that one request is held: a longer wait is made of
+	// several, for a proxy in between gives up after 30 s or more and hides the answer.
+	waitPiece = 25 * time.Second
+	// askAgainFor is how long a command asks again while no answer of Sluice's comes.
+	askAgainFor = time.Minute
+)
 
 // maxAnswer bounds what is read of one answer: a job with a result of the
 // largest size that can be configured to make sense.
@@ -66,7 +71,7 @@ func (f ClientFlags) client(env *Env) (*client, error) {
 				Proxy:                 http.ProxyFromEnvironment,
 				DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 				TLSHandshakeTimeout:   10 * time.Second,
-				ResponseHeaderTimeout: maxWait + 15*time.Second,
+				ResponseHeaderTimeout: waitPiece + 35*time.Second,
 				ForceAttemptHTTP2:     true,
 			},
 			// A token goes to the address that was given and to no other.
@@ -126,6 +131,42 @@ func (c *client) call(ctx context.Context, method, path string, header http.Head
 	return b, nil
 }
 
+// again makes a call that may be made twice until Sluice answers it, for at most
+// askAgainFor: a proxy's 502 or 504 and a connection that breaks say nothing of what
+// became of it. With accepted, the job is there, and its API may be restarted: that it
+// cannot be reached, or says 503 itself, is waited out too.
+func again(ctx context.Context, accepted bool, call func() ([]byte, error)) ([]byte, error) {
+	giveUp := time.Now().Add(askAgainFor)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		b, err := call()
+		var told *apiError
+		var op *net.OpError
+		switch {
+		case err == nil || ctx.Err() != nil || !time.Now().Before(giveUp):
+			return b, err
+		case errors.As(err, &told):
+			ours := told.Code != ""
+			switch told.Status {
+			case http.StatusBadGateway, http.StatusGatewayTimeout:
+			case http.StatusServiceUnavailable:
+				if ours && !accepted {
+					return b, err
+				}
+				pause = max(pause, min(told.RetryAfter, 5*time.Second))
+			default:
+				return b, err
+			}
+		case !accepted && errors.As(err, &op) && op.Op == "dial":
+			return b, err // perhaps it is not the address
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
 // apiError is a problem (RFC 9457) that the API answered.
 type apiError struct {
 	Status     int
@@ -159,8 +200,11 @@ func (e *apiError) Error() string {
 func (c *client) problem(res *http.Response) error {
 	e := &apiError{}
 	if b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10)); err == nil {
-		// A proxy in between may answer with something else: its status says enough.
 		_ = json.Unmarshal(b, e)
+	}
+	if e.Code == "" {
+		media, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+		e.Detail = fmt.Sprintf("%s. The answer is not Sluice's (%s): a proxy before it gave it.", firstSet(http.StatusText(res.StatusCode), "no explanation"), firstSet(media, "no content type"))
 	}
 	e.Status = res.StatusCode
 	e.noToken = res.StatusCode == http.StatusUnauthorized && c.token == ""
@@ -253,23 +297,35 @@ func (j *job) printText(w io.Writer) error {
 }
 
 // getJob reads a job; with wait it asks again until the job is final or wait
-// has passed.
-func (c *client) getJob(ctx context.Context, id string, wait time.Duration) (*job, error) {
+// has passed. accepted says that the job is known to be there.
+func (c *client) getJob(ctx context.Context, id string, wait time.Duration, accepted bool) (*job, error) {
 	path := "/v1/jobs/" + url.PathEscape(id)
 	end := time.Now().Add(wait)
 	for {
 		query := ""
 		if left := time.Until(end); wait > 0 && left > 0 {
-			query = "?wait=" + seconds(min(left, maxWait))
+			query = "?wait=" + seconds(min(left, waitPiece))
 		}
-		b, err := c.call(ctx, http.MethodGet, path+query, nil, nil)
+		ask := func() ([]byte, error) { return c.call(ctx, http.MethodGet, path+query, nil, nil) }
+		var b []byte
+		var err error
+		if wait > 0 {
+			b, err = again(ctx, accepted, ask)
+		} else {
+			b, err = ask()
+		}
 		if err != nil {
+			var told *apiError
+			if accepted && ctx.Err() == nil && !(errors.As(err, &told) && told.Status < 500) {
+				err = fmt.Errorf("%w; %s goes on: sluice get --wait 60 %s asks for it", err, id, id)
+			}
 			return nil, err
 		}
 		j, err := parseJob(b)
 		if err != nil || j.final() || query == "" {
 			return j, err
 		}
+		accepted = true
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,17 +91,16 @@ func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
 	return nil
 }
 
-// submit submits a body and waits for the job's end, up to wait.
+// submit submits a body and waits for the job's end, up to wait. It has a key, so
+// that it is one job however often it has to be sent, and the id is told before the
+// wait, so that nobody who gives up loses the job.
 func (c *SubmitCmd) submit(ctx context.Context, env *Env, api *client, body []byte, wait time.Duration) (*job, error) {
 	header := http.Header{}
-	if c.IdempotencyKey != "" {
-		header.Set("Idempotency-Key", c.IdempotencyKey)
-	}
+	header.Set("Idempotency-Key", firstSet(c.IdempotencyKey, "sluice-cli-"+rand.Text()))
 	begun := time.Now()
-	if wait > 0 {
-		header.Set("Prefer", "wait="+seconds(min(wait, maxWait)))
-	}
-	b, err := api.call(ctx, http.MethodPost, "/v1/jobs", header, body)
+	b, err := again(ctx, false, func() ([]byte, error) {
+		return api.call(ctx, http.MethodPost, "/v1/jobs", header, body)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (c *SubmitCmd) submit(ctx context.Context, env *Env, api *client, body []by
 	}
 	if left := wait - time.Since(begun); wait > 0 && !j.final() && left > 0 {
 		fmt.Fprintf(env.Stderr, "%s is %s\n", j.ID, j.Status)
-		return api.getJob(ctx, j.ID, left)
+		return api.getJob(ctx, j.ID, left, true)
 	}
 	return j, nil
 }
@@ -198,7 +198,7 @@ func (c *GetCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	}
 	defer api.close()
-	j, err := api.getJob(ctx, c.ID, time.Duration(c.Wait))
+	j, err := api.getJob(ctx, c.ID, time.Duration(c.Wait), false)
 	if err != nil {
 		return err
 	}

@@ -220,7 +220,6 @@ func TestSubmit(t *testing.T) {
 		stdin   string
 		answers []string // the first for the submit
 		body    string
-		prefer  string
 		uris    string
 		code    int
 		stdout  string
@@ -231,11 +230,12 @@ func TestSubmit(t *testing.T) {
 		"body as it is":    {args: []string{"--json", body}, answers: []string{queued}, body: `{"model": "m",  "messages": []}`, uris: "/v1/jobs", stdout: queued + "\n"},
 		"every setting":    {args: []string{"-m", "m", "--max-tokens", "5", "--priority", "low", "--metadata", "a=b", "--fallback-model", "x,y", "--webhook-url", "https://h", "--deadline", "D", "--not-before", "N", "p"}, answers: []string{queued}, uris: "/v1/jobs", stdout: queued + "\n", body: `{"model":"m","prompt":"p","max_tokens":5,"priority":"low","not_before":"N","deadline":"D","webhook_url":"https://h","metadata":{"a":"b"},"fallback_models":["x","y"]}`},
 		"empty prompt":     {args: []string{"-m", "m"}, stdin: " \n", code: 2, stderr: "the prompt is empty"},
-		"wait, done":       {args: []string{"-m", "m", "--wait", "5", "p"}, answers: []string{succeeded}, prefer: "wait=5", uris: "/v1/jobs", stdout: succeeded + "\n"},
-		"wait, failed":     {args: []string{"-m", "m", "--wait", "5s", "p"}, answers: []string{failed}, prefer: "wait=5", uris: "/v1/jobs", code: 1, stdout: failed + "\n", stderr: "job_1 failed: upstream_rejected: no such model"},
-		"long wait":        {args: []string{"-m", "m", "--wait", "10m", "p"}, answers: []string{queued, running, succeeded}, prefer: "wait=60", uris: "/v1/jobs /v1/jobs/job_1?wait=60 /v1/jobs/job_1?wait=60", stdout: succeeded + "\n", stderr: "job_1 is queued"},
-		"text":             {args: []string{"-m", "m", "--text", "p"}, answers: []string{queued, succeeded}, prefer: "wait=60", uris: "/v1/jobs /v1/jobs/job_1?wait=60", stdout: "Hello <b>\n", stderr: "job_1 is queued"},
-		"text of a failed": {args: []string{"-m", "m", "--text", "p"}, answers: []string{failed}, prefer: "wait=60", uris: "/v1/jobs", code: 1, stderr: "upstream_rejected"},
+		"wait, done":       {args: []string{"-m", "m", "--wait", "5", "p"}, answers: []string{queued, succeeded}, uris: "/v1/jobs /v1/jobs/job_1?wait=5", stdout: succeeded + "\n", stderr: "job_1 is queued"},
+		"repeat, done":     {args: []string{"-m", "m", "--wait", "5", "p"}, answers: []string{succeeded}, uris: "/v1/jobs", stdout: succeeded + "\n"},
+		"wait, failed":     {args: []string{"-m", "m", "--wait", "5s", "p"}, answers: []string{failed}, uris: "/v1/jobs", code: 1, stdout: failed + "\n", stderr: "job_1 failed: upstream_rejected: no such model"},
+		"long wait":        {args: []string{"-m", "m", "--wait", "10m", "p"}, answers: []string{queued, running, succeeded}, uris: "/v1/jobs /v1/jobs/job_1?wait=25 /v1/jobs/job_1?wait=25", stdout: succeeded + "\n", stderr: "job_1 is queued"},
+		"text":             {args: []string{"-m", "m", "--text", "p"}, answers: []string{queued, succeeded}, uris: "/v1/jobs /v1/jobs/job_1?wait=25", stdout: "Hello <b>\n", stderr: "job_1 is queued"},
+		"text of a failed": {args: []string{"-m", "m", "--text", "p"}, answers: []string{failed}, uris: "/v1/jobs", code: 1, stderr: "upstream_rejected"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -256,12 +256,67 @@ func TestSubmit(t *testing.T) {
 				if c.body != "" && strings.TrimSpace(r.body) != c.body {
 					t.Errorf("body %s; want %s", r.body, c.body)
 				}
-				if r.method != http.MethodPost || r.header.Get("Prefer") != c.prefer || r.header.Get("Idempotency-Key") != "k" || r.header.Get("Content-Type") != "application/json" {
+				if r.method != http.MethodPost || r.header.Get("Prefer") != "" || r.header.Get("Idempotency-Key") != "k" || r.header.Get("Content-Type") != "application/json" {
 					t.Errorf("%s with %v", r.method, r.header)
 				}
 			}
 			if got := strings.Join(uris, " "); got != c.uris {
 				t.Errorf("asked %q; want %q", got, c.uris)
+			}
+		})
+	}
+}
+
+// A proxy's refusal, a connection that breaks and an API that is restarted say nothing
+// of a job: it is sent again under its key, and asked for again once it is there.
+func TestAWaitOutlivesProxiesAndRestarts(t *testing.T) {
+	page := func(status int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<html>nginx</html>")
+		}
+	}
+	say := func(body string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { _, _ = io.WriteString(w, body+"\n") }
+	}
+	broken := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+	problem := func(status int, code string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `{"code":%q,"detail":"D"}`, code)
+		}
+	}
+	for name, c := range map[string]struct {
+		answers []func(http.ResponseWriter)
+		posts   int
+		code    int
+		stderr  string
+	}{
+		"502, 504 and a broken connection at the submit": {[]func(http.ResponseWriter){page(502), page(504), broken, page(503), say(queued), say(succeeded)}, 5, 0, "job_1 is queued\n"},
+		"the same in the wait":                           {[]func(http.ResponseWriter){say(queued), page(502), broken, page(504), problem(503, "unavailable"), say(running), say(succeeded)}, 1, 0, "job_1 is queued\n"},
+		"Sluice's own no at the submit":                  {[]func(http.ResponseWriter){problem(503, "store_full")}, 1, 1, "503 store_full: D"},
+		"a proxy's own no":                               {[]func(http.ResponseWriter){page(413)}, 1, 1, "sluice: 413: Request Entity Too Large. The answer is not Sluice's (text/html): a proxy before it gave it."},
+		"a job that is gone":                             {[]func(http.ResponseWriter){say(queued), problem(404, "not_found")}, 1, 1, "sluice: 404 not_found: D\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := newFakeAPI(t, func(n int, _ asked, w http.ResponseWriter) { c.answers[n-1](w) })
+			code, stdout, stderr := invoke(t, "", api.environ(), "submit", "-m", "m", "--text", "p")
+			if code != c.code || (code == 0) != (stdout == "Hello <b>\n") || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			keys := map[string]bool{}
+			posts := 0
+			for _, r := range api.requests() {
+				if r.method == http.MethodPost {
+					posts++
+					keys[r.header.Get("Idempotency-Key")] = true
+				}
+			}
+			if posts != c.posts || len(keys) != 1 || keys[""] {
+				t.Errorf("%d submits under the keys %v; want %d under one", posts, keys, c.posts)
 			}
 		})
 	}
@@ -318,8 +373,8 @@ func TestProblemsAreOneClearLine(t *testing.T) {
 		"problem":   {422, nil, `{"type":"t","title":"T","status":422,"code":"impossible_time","detail":"The deadline\nhas passed.","request_id":"req_1"}`, "tok", "sluice: 422 impossible_time: The deadline has passed. (request req_1)\n"},
 		"quota":     {429, map[string]string{"Retry-After": "7"}, `{"code":"quota_exceeded","title":"Too many"}`, "tok", "sluice: 429 quota_exceeded: Too many Try again in 7s.\n"},
 		"no token":  {401, nil, `{"code":"unauthorized","detail":"No bearer token."}`, "", "sluice: 401 unauthorized: No bearer token. Set SLUICE_TOKEN; sluice dev prints one, sluice token mints one.\n"},
-		"a proxy's": {502, nil, `<html>`, "tok", "sluice: 502: Bad Gateway\n"},
-		"redirect":  {302, map[string]string{"Location": "http://elsewhere.example/"}, "", "tok", "sluice: 302: Found\n"},
+		"a proxy's": {502, nil, `<html>`, "tok", "sluice: 502: Bad Gateway. The answer is not Sluice's (text/html): a proxy before it gave it.\n"},
+		"redirect":  {302, map[string]string{"Location": "http://elsewhere.example/"}, "", "tok", "sluice: 302: Found. The answer is not Sluice's (no content type): a proxy before it gave it.\n"},
 		"no job":    {200, nil, `<html>`, "tok", "sluice: the answer is not a job: is this the address of a Sluice API?\n"},
 	}
 	for name, c := range cases {

@@ -74,7 +74,7 @@ func (w *watcher) follow(ctx context.Context) (*job, error) {
 			if w.job != nil && w.job.final() {
 				return w.job, nil
 			}
-			return w.api.getJob(ctx, w.id, 0)
+			return w.api.getJob(ctx, w.id, 0, true)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
