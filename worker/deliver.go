@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
@@ -224,11 +225,10 @@ func (d *Deliverer) sweeps(ctx context.Context) {
 
 // handle makes the attempts of one task, beside each other. A nil error
 // acknowledges the task: the rest of the work stands in the record.
-func (d *Deliverer) handle(ctx context.Context, payload []byte) error {
-	list, err := queue.DeliveryTickets(payload)
+func (d *Deliverer) handle(ctx context.Context, id string, task *asynq.Task) error {
+	list, err := queue.DeliveryTickets(id, task)
 	if err != nil {
-		d.log.Error("a task that is not ours was dropped", "error", err)
-		return nil
+		return err
 	}
 	list = d.grasp(list)
 	if len(list) == 0 {

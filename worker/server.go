@@ -33,11 +33,12 @@ type served struct {
 	asynq  *asynq.Server
 }
 
-// handler does the work of one task. An error gives the task back to Asynq,
-// which brings it again. base ends with the grace period, by errGrace. Asynq's
+// handler does the work of one task of this id. An error gives the task back to Asynq,
+// which brings it again; queue.ErrNotOurs as often as the task itself allows, and then
+// it lies in Asynq's archive. base ends with the grace period, by errGrace. Asynq's
 // own context is not used: it ends when Asynq loses its lease, and our call
 // goes on.
-type handler func(base context.Context, payload []byte) error
+type handler func(base context.Context, id string, task *asynq.Task) error
 
 // serverConfig says what a server works with.
 type serverConfig struct {
@@ -72,11 +73,18 @@ func (s *server) serve(name string, concurrency int, shut func() bool, handle ha
 		Queues:            map[string]int{name: 1},
 		TaskCheckInterval: time.Millisecond, // the waker holds the next ask; see queue.Waker
 		ShutdownTimeout:   s.c.grace + s.c.handBack,
-		RetryDelayFunc:    func(int, error, *asynq.Task) time.Duration { return time.Second },
-		IsFailure:         func(error) bool { return false }, // attempts are counted in the record
+		RetryDelayFunc:    retryDelay,
+		IsFailure:         func(err error) bool { return errors.Is(err, queue.ErrNotOurs) }, // our attempts are counted in the record
 		Logger:            asynqLog{s.c.log},
 		LogLevel:          asynq.WarnLevel,
 	})})
+}
+
+func retryDelay(n int, err error, t *asynq.Task) time.Duration {
+	if errors.Is(err, queue.ErrNotOurs) {
+		return asynq.DefaultRetryDelayFunc(n, err, t)
+	}
+	return time.Second
 }
 
 // kick wakes an idle queue, which holds n tasks more; 0 when the number is unknown.
@@ -100,7 +108,12 @@ func (s *server) start(base context.Context) (started []*served, err error) {
 	for _, q := range s.queues {
 		err := q.asynq.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
 			defer s.waker.Done(q.name)
-			return q.handle(base, t.Payload())
+			id := t.ResultWriter().TaskID()
+			err := q.handle(base, id, t)
+			if errors.Is(err, queue.ErrNotOurs) {
+				s.c.log.Error("a task was not taken", "queue", q.name, "task", id, "type", t.Type(), "error", err)
+			}
+			return err
 		}))
 		if err != nil {
 			return started, fmt.Errorf("start the server of queue %s: %w", q.name, err)

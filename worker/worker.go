@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -262,11 +263,10 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // handler turns the tasks of a pool's queue into attempts.
 func (w *Worker) handler(p *servedPool) handler {
-	return func(base context.Context, payload []byte) error {
-		t, err := queue.Ticket(p.Name, payload)
+	return func(base context.Context, id string, task *asynq.Task) error {
+		t, err := queue.Ticket(p.Name, id, task)
 		if err != nil {
-			w.log.Error("a task that is not ours was dropped", "pool", p.Name, "error", err)
-			return nil
+			return err
 		}
 		return w.attempt(p, t).run(base)
 	}

@@ -35,16 +35,20 @@ func DeliverTask(prefix string, list []tasks.DeliveryTicket) (*asynq.Task, []asy
 		panic(err) // strings and numbers
 	}
 	return asynq.NewTask(TypeDeliver, b), []asynq.Option{
-		asynq.Queue(Name(prefix, Deliveries)), asynq.TaskID(fmt.Sprintf("%s:%d", list[0].ID, list[0].Fence)),
+		asynq.Queue(Name(prefix, Deliveries)), asynq.TaskID(deliveryTaskID(list[0])),
 		asynq.MaxRetry(maxRetry), asynq.Timeout(deliverTimeout),
 	}
 }
 
-// DeliveryTickets reads such a task's payload. The error says nothing of its content.
-func DeliveryTickets(body []byte) ([]tasks.DeliveryTicket, error) {
+func deliveryTaskID(first tasks.DeliveryTicket) string {
+	return fmt.Sprintf("%s:%d", first.ID, first.Fence)
+}
+
+// DeliveryTickets reads the tickets of such a task, of this id, or returns ErrNotOurs.
+func DeliveryTickets(id string, task *asynq.Task) ([]tasks.DeliveryTicket, error) {
 	var list []tasks.DeliveryTicket
-	if err := json.Unmarshal(body, &list); err != nil || len(list) == 0 {
-		return nil, errors.New("the task's payload is not a list of deliveries")
+	if task.Type() != TypeDeliver || json.Unmarshal(task.Payload(), &list) != nil || len(list) == 0 || id != deliveryTaskID(list[0]) {
+		return nil, ErrNotOurs
 	}
 	return list, nil
 }

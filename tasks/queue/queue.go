@@ -64,13 +64,22 @@ func Task(prefix string, t tasks.Ticket) (*asynq.Task, []asynq.Option) {
 
 func taskID(t tasks.Ticket) string { return fmt.Sprintf("%s:%d", t.ID, t.Fence) }
 
-// Ticket reads a task's payload. The error says nothing of its content.
-func Ticket(pool string, body []byte) (tasks.Ticket, error) {
+// ErrNotOurs is a task that another program put into a queue of ours. It is that
+// program's: whoever takes it gives it back as failed.
+var ErrNotOurs = errors.New("the task is not Sluice's: another program uses this queue of Asynq; a redis.prefix of its own keeps the two apart")
+
+// Ticket reads the ticket of a task of this id in a pool's queue, or returns
+// ErrNotOurs.
+func Ticket(pool, id string, task *asynq.Task) (tasks.Ticket, error) {
 	var p payload
-	if err := json.Unmarshal(body, &p); err != nil || p.ID == "" {
-		return tasks.Ticket{}, errors.New("the task's payload is not a job id and an attempt")
+	if task.Type() != TypePrompt || json.Unmarshal(task.Payload(), &p) != nil {
+		return tasks.Ticket{}, ErrNotOurs
 	}
-	return tasks.Ticket{ID: p.ID, Fence: p.Attempt, Pool: pool}, nil
+	t := tasks.Ticket{ID: p.ID, Fence: p.Attempt, Pool: pool}
+	if p.ID == "" || id != taskID(t) {
+		return tasks.Ticket{}, ErrNotOurs
+	}
+	return t, nil
 }
 
 // Backlog is what a Feeder asks of the record.

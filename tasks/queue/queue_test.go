@@ -2,8 +2,10 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -48,14 +50,40 @@ func TestATaskCarriesIDAndAttemptAlone(t *testing.T) {
 	if got := string(task.Payload()); got != `{"id":"job_01","attempt":7}` {
 		t.Errorf("payload %s", got)
 	}
-	back, err := queue.Ticket(pool, task.Payload())
+	back, err := queue.Ticket(pool, "job_01:7", task)
 	if err != nil || back != k {
 		t.Errorf("back: %v, %v", back, err)
 	}
-	for _, bad := range []string{"", "{}", "null", `{"id":7}`, "\x00"} {
-		if _, err := queue.Ticket(pool, []byte(bad)); err == nil {
-			t.Errorf("payload %q was taken for a ticket", bad)
+}
+
+// Whatever another program puts into a queue of ours is not taken for ours.
+func TestAnotherProgramsTaskIsNotOurs(t *testing.T) {
+	for _, c := range []struct{ kind, id, body string }{
+		{"email:send", "job_01:7", `{"id":"job_01","attempt":7}`},
+		{queue.TypePrompt, "f81d4fae", `{"id":"job_01","attempt":7}`},
+		{queue.TypePrompt, "job_01:7", `{"id":"job_01","attempt":8}`},
+		{queue.TypePrompt, ":0", `{}`},
+		{queue.TypePrompt, ":0", `null`},
+		{queue.TypePrompt, "7:0", `{"id":7}`},
+		{queue.TypePrompt, "", ``},
+		{queue.TypePrompt, "job_01:7", "\x00"},
+		{queue.TypeDeliver, "dlv_1:1", `[]`},
+		{queue.TypeDeliver, "dlv_1:1", `{"id":"dlv_1","fence":1}`},
+		{queue.TypeDeliver, "dlv_2:1", `[{"id":"dlv_1","fence":1}]`},
+		{"deliver:mail", "dlv_1:1", `[{"id":"dlv_1","fence":1}]`},
+	} {
+		task := asynq.NewTask(c.kind, []byte(c.body))
+		if k, err := queue.Ticket(pool, c.id, task); !errors.Is(err, queue.ErrNotOurs) {
+			t.Errorf("%+v was taken for %+v, %v", c, k, err)
 		}
+		if list, err := queue.DeliveryTickets(c.id, task); !errors.Is(err, queue.ErrNotOurs) {
+			t.Errorf("%+v was taken for %+v, %v", c, list, err)
+		}
+	}
+	list := []tasks.DeliveryTicket{{ID: "dlv_1", Fence: 1}, {ID: "dlv_2", Fence: 5}}
+	task, _ := queue.DeliverTask("", list)
+	if back, err := queue.DeliveryTickets("dlv_1:1", task); err != nil || !slices.Equal(back, list) {
+		t.Errorf("back: %v, %v", back, err)
 	}
 }
 
