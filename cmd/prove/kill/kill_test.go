@@ -1,11 +1,6 @@
 package kill
 
 import (
-	"context"
-	"os"
-	"os/exec"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,43 +12,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// The proof itself, small: real processes, a few of them killed.
-func TestNothingIsLostWhateverIsKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it builds the program and takes about 15 s")
-	}
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("redis-server is not on PATH")
-		}
-		t.Skip("redis-server is not on PATH")
-	}
-	// What the race detector's tests have compiled is not compiled a second time.
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		t.Setenv("GOFLAGS", strings.TrimSpace(os.Getenv("GOFLAGS")+" -race"))
-		t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
-	}
-	var lab rig.Lab // its folder has a short path, as a socket's has to be
-	remove, err := lab.Open(t.Context())
-	defer remove()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Second)
-	defer cancel()
-	seed := uint64(time.Now().UnixNano())
-	var out strings.Builder
-	r, err := prove(ctx, Command{
-		Jobs: 200, Rate: 50, Latency: 100 * time.Millisecond, WorkerKills: 2, APIKills: 1, RedisKills: 1, Seed: seed,
-	}, &lab, &out)
-	if err != nil {
-		t.Fatalf("seed %d: %v\n%s", seed, err, &out)
-	}
-	if r.print(&out); len(r.broken) > 0 {
-		t.Errorf("seed %d:\n%s", seed, &out)
-	}
-}
 
 // sound is the evidence of two jobs, of which the second was called twice: its
 // worker was killed during the first call.
