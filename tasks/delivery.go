@@ -15,6 +15,7 @@ type Endpoint struct {
 	MaxPerSecond  int      // attempts; 0: as many as come
 	Signature     string   // "v1", or "v1a" for Ed25519 beside it
 	OpenAI        bool     // bodies of jobs and batches are in the form of OpenAI's webhooks
+	Headers       Headers  // sent with each attempt
 	CreatedAt     time.Time
 	DisabledAt    time.Time // zero: it is sent to
 	// DisabledReason is the outcome that disabled it, or "owner" when its owner did.
@@ -29,6 +30,7 @@ type EndpointChange struct {
 	Events        []string
 	IncludeResult *bool
 	MaxPerSecond  *int
+	Headers       Headers // in place of all that it had; empty and not nil: none
 	Disabled      *bool
 }
 

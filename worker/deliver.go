@@ -268,12 +268,12 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 			e.Status, e.Reason = tasks.DeliveryExhausted, string(webhook.Invalid)
 			break
 		}
-		url := dl.URL
+		url, own := dl.URL, tasks.Headers(nil)
 		if s.Endpoint != nil {
-			url = s.Endpoint.URL
+			url, own = s.Endpoint.URL, s.Endpoint.Headers
 		}
 		at := time.Now()
-		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at)})
+		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at), Headers: own})
 		delay, again := webhook.Next(dl.Attempts+1, res, rand.Float64())
 		e.Status, e.Reason, e.Delay, e.Counted = tasks.DeliveryExhausted, string(res.Outcome), delay, res.Outcome.Attempted()
 		e.Disable = res.Outcome == webhook.Gone

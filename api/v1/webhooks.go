@@ -3,6 +3,7 @@ package v1
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -78,6 +79,9 @@ type endpointBody struct {
 	Signature     *string  `json:"signature"`
 	Format        *string  `json:"format"`
 	Disabled      *bool    `json:"disabled"`
+
+	Fields  map[string]string `json:"headers"`
+	headers tasks.Headers     // of Fields; nil: absent
 }
 
 // decodeObject reads a JSON object with the members of v and no others.
@@ -104,6 +108,12 @@ func (a *API) checkEndpoint(b *endpointBody) error {
 	if b.URL != nil {
 		if err := a.checkEndpointURL(*b.URL); err != nil {
 			return err
+		}
+	}
+	if b.Fields != nil {
+		var err error
+		if b.headers, err = tasks.NewHeaders(b.Fields); err != nil {
+			return fault.Fail(fault.InvalidRequest, `The member "headers" is refused: %v.`, err)
 		}
 	}
 	if b.Events != nil && (len(b.Events) == 0 || len(b.Events) > maxEventsNamed) {
@@ -180,7 +190,7 @@ func (a *API) CreateEndpoint(c echo.Context) error {
 	if err := a.checkEndpoint(&b); err != nil {
 		return err
 	}
-	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1"}
+	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1", Headers: b.headers}
 	if e.Events == nil {
 		e.Events = allEvents()
 	}
@@ -234,7 +244,7 @@ func (a *API) ChangeEndpoint(c echo.Context) error {
 		return err
 	}
 	return a.answerEndpoint(c, false, func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
-		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Disabled: b.Disabled})
+		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Headers: b.headers, Disabled: b.Disabled})
 	})
 }
 
@@ -443,6 +453,11 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 		format = formatOpenAI
 	}
 	o.Str("format", format)
+	o.Within("headers", func(o *jsonwrite.Object) {
+		for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
+			o.Str(name, tasks.SecretMask)
+		}
+	})
 	if secret {
 		o.Str("secret", e.Keys.Secret)
 	}

@@ -127,7 +127,7 @@ func settings(v reflect.Value, prefix string) (rows []string) {
 		switch d, ok := f.Interface().(time.Duration); {
 		case ok:
 			value = "`" + config.FormatDuration(d) + "`"
-		case value == "``" || value == "`[]`":
+		case value == "``" || value == "`[]`" || value == "`map[]`":
 			value = "none"
 		}
 		rows = append(rows, fmt.Sprintf("| `%s` | %s |", key, value))

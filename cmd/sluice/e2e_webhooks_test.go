@@ -124,6 +124,37 @@ func testWebhooks(t *testing.T, s *system) {
 	c.do("PATCH", "/v1/webhook-endpoints/"+theirs.str("id"), `{"format":"sluice"}`).want(t, 400)
 	c.do("DELETE", "/v1/webhook-endpoints/"+theirs.str("id"), "").want(t, 204)
 
+	// An endpoint's own headers go with each of its deliveries, tests and redeliveries,
+	// and their values come back in no answer.
+	const canary = "Canary-5e3"
+	kept := c.do("POST", "/v1/webhook-endpoints", `{"url":"`+receiver.URL+`/own-headers","events":["job.expired"],"headers":{"authorization":"Bearer `+canary+`","X-Team":"`+canary+`"}}`).want(t, 201)
+	hooked := "/v1/webhook-endpoints/" + kept.str("id")
+	tested := c.do("POST", hooked+"/test", "").want(t, 202)
+	if a := next(); a.header.Get("Authorization") != "Bearer "+canary || a.header.Get("X-Team") != canary {
+		t.Errorf("a test came with %v", a.header)
+	}
+	eventually(t, "the test is delivered", func() bool { return c.do("GET", "/v1/deliveries/"+tested.str("id"), "").str("status") == "delivered" })
+	changed := c.do("PATCH", hooked, `{"headers":{"X-Other":"`+canary+`"}}`).want(t, 200)
+	c.do("POST", "/v1/deliveries/"+tested.str("id")+"/redeliver", "").want(t, 202)
+	if a := next(); a.header.Get("Authorization") != "" || a.header.Get("X-Other") != canary {
+		t.Errorf("sent again it came with %v", a.header)
+	}
+	if kept.get("headers.X-Team") != "********" || kept.get("headers.Authorization") != "********" || changed.get("headers.X-Other") != "********" || changed.get("headers.X-Team") != nil {
+		t.Errorf("headers %v, then %v", kept.get("headers"), changed.get("headers"))
+	}
+	for _, answer := range []reply{kept, changed, c.do("GET", hooked, ""), c.do("GET", "/v1/webhook-endpoints", ""), c.do("GET", "/v1/deliveries", "")} {
+		if strings.Contains(string(answer.body), canary) {
+			t.Errorf("an answer holds the value: %s", answer.body)
+		}
+	}
+	for _, bad := range []string{`{"Host":"a"}`, `{"X-A":"a\r\nb"}`, `{"X-A":"********"}`, `{"X-A":null}`, `{"X-A":1}`, `["X-A"]`, `{"X-A":""}`, `{"webhook-id":"a"}`, `{"x-a":"` + canary + `","X-A":"b"}`} {
+		refused := c.do("PATCH", hooked, `{"headers":`+bad+`}`).want(t, 400)
+		if strings.Contains(string(refused.body), canary) {
+			t.Errorf("a refusal quotes the value: %s", refused.body)
+		}
+	}
+	c.do("DELETE", hooked, "").want(t, 204)
+
 	// A job's own address is signed with the tenant's secret.
 	own := c.do("GET", "/v1/signing-secret", "").want(t, 200).str("secret")
 	c.submit(`{"model":"claude-x","prompt":"its own","webhook_url":"` + receiver.URL + `/own"}`)

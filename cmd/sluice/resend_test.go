@@ -1,12 +1,17 @@
 package main
 
 import (
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // One tenant's tests and redeliveries have a quota, whichever way they are asked for,
@@ -94,5 +99,32 @@ func TestTestsAndRedeliveriesHaveAQuota(t *testing.T) {
 	}
 	if res := again(`,"after":"` + strings.Repeat("x", 5) + `"`); res.StatusCode != 400 {
 		t.Errorf("after what is no delivery: %s", res.Status)
+	}
+}
+
+// What an operator sets for all webhooks holds for a job's own address too: a receiver
+// of an authority of one's own gets the header fields.
+func TestTheOperatorsHeadersAndAuthority(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 1)
+	receiver := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header.Get("X-Team") }))
+	t.Cleanup(receiver.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: receiver.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := newTalker(t, "hello", nil)
+	r := outage(t, claude(k.URL)+fmt.Sprintf("webhooks: {allow_private: true, ca_file: %q, headers: {X-Team: blue}}\n", ca))
+	var j jobView
+	if res := r.call("POST", "/v1/jobs", `{"model":"claude-x","prompt":"hi","webhook_url":"`+receiver.URL+`/in"}`, &j); res.StatusCode != 202 {
+		t.Fatalf("submit: %s", res.Status)
+	}
+	select {
+	case team := <-got:
+		if team != "blue" {
+			t.Errorf("the receiver got X-Team %q", team)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nothing has arrived within 20 s")
 	}
 }

@@ -384,8 +384,15 @@ func (s *service) close() error {
 
 // newDeliverer makes the part of a worker that sends webhooks.
 func (s *service) newDeliverer() error {
-	var err error
-	if s.sender, err = webhook.NewSender(webhook.SenderConfig{Guard: s.guard, MaxPerHost: 64, Registerer: s.registry}); err != nil {
+	headers, err := tasks.NewHeaders(s.cfg.Webhooks.Headers)
+	if err != nil {
+		return fmt.Errorf("webhooks.headers: %w", err)
+	}
+	roots, err := s.cfg.Webhooks.Roots()
+	if err != nil {
+		return fmt.Errorf("webhooks.ca_file: %w", err)
+	}
+	if s.sender, err = webhook.NewSender(webhook.SenderConfig{Guard: s.guard, MaxPerHost: 64, Headers: headers, RootCAs: roots, Registerer: s.registry}); err != nil {
 		return err
 	}
 	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +83,38 @@ func (s *sending) pass(d time.Duration) (handed []tasks.DeliveryTicket) {
 		handed = append(handed, s.sweep()...)
 	}
 	return handed
+}
+
+// An endpoint's own headers are a field each; a change gives all of them anew, or
+// leaves them as they are.
+func TestAnEndpointsOwnHeaders(t *testing.T) {
+	t.Parallel()
+	s := newSending(t)
+	e, err := s.CreateEndpoint(t.Context(), tasks.Endpoint{
+		ID: store.NewID("whe"), Tenant: "acme", URL: "https://a.example/", Events: []string{"job.failed"}, Headers: tasks.Headers{"X-A": "1", "X-B": "2"},
+	})
+	must(t, err)
+	for _, c := range []struct {
+		change tasks.EndpointChange
+		want   tasks.Headers
+	}{
+		{tasks.EndpointChange{}, tasks.Headers{"X-A": "1", "X-B": "2"}},
+		{tasks.EndpointChange{Events: []string{"job.expired"}}, tasks.Headers{"X-A": "1", "X-B": "2"}},
+		{tasks.EndpointChange{Headers: tasks.Headers{"X-B": "3", "X-C": "4"}}, tasks.Headers{"X-B": "3", "X-C": "4"}},
+		{tasks.EndpointChange{Headers: tasks.Headers{}}, tasks.Headers{}},
+	} {
+		e, err = s.ChangeEndpoint(t.Context(), "acme", e.ID, c.change)
+		must(t, err)
+		kept := tasks.Headers{}
+		for field, value := range s.rdb.HGetAll(t.Context(), "sluice:{s}:wh:"+e.ID).Val() {
+			if name, is := strings.CutPrefix(field, "h:"); is {
+				kept[name] = value
+			}
+		}
+		if !maps.Equal(e.Headers, c.want) || !maps.Equal(kept, c.want) {
+			t.Errorf("after %v: %q, kept %q; want %q", c.change, map[string]string(e.Headers), map[string]string(kept), map[string]string(c.want))
+		}
+	}
 }
 
 // A tenant with very many receivers that hang leaves places for everybody else,

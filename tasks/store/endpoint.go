@@ -27,8 +27,9 @@ var (
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
-	return s.saveEndpoint(ctx, e.Tenant, e.ID, true, "",
+	fields := append(headerFields(e.Headers),
 		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private)
+	return s.saveEndpoint(ctx, e.Tenant, e.ID, true, "", false, fields...)
 }
 
 // ChangeEndpoint changes a tenant's endpoint. Enabled again, it starts afresh.
@@ -40,7 +41,7 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 			disabled = "1"
 		}
 	}
-	var fields []any
+	fields := headerFields(c.Headers)
 	if c.URL != nil {
 		fields = append(fields, "u", *c.URL)
 	}
@@ -53,15 +54,26 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 	if c.MaxPerSecond != nil {
 		fields = append(fields, "mx", *c.MaxPerSecond)
 	}
-	return s.saveEndpoint(ctx, tenant, id, false, disabled, fields...)
+	return s.saveEndpoint(ctx, tenant, id, false, disabled, c.Headers != nil, fields...)
+}
+
+// ownHeader begins the field of an endpoint's own header; its name follows.
+const ownHeader = "h:"
+
+// headerFields are the fields of an endpoint's own headers, one each, with their values.
+func headerFields(h tasks.Headers) (fields []any) {
+	for name, value := range h {
+		fields = append(fields, ownHeader+name, value)
+	}
+	return fields
 }
 
 // saveEndpoint makes or changes an endpoint, disables it ("1"), enables it ("0") or
-// neither (""), and returns it as it is then.
-func (s *Store) saveEndpoint(ctx context.Context, tenant, id string, create bool, disabled string, fields ...any) (e tasks.Endpoint, err error) {
+// neither (""), without the headers that it had if bare is set, and returns it as it is then.
+func (s *Store) saveEndpoint(ctx context.Context, tenant, id string, create bool, disabled string, bare bool, fields ...any) (e tasks.Endpoint, err error) {
 	err = operate(ctx, id, func(ctx context.Context, op string) error {
 		word, err := s.run(ctx, endpointSaveScript, args{
-			"op": op, "tenant": tenant, "endpoint": id, "make": create, "most": maxEndpoints, "disabled": disabled,
+			"op": op, "tenant": tenant, "endpoint": id, "make": create, "most": maxEndpoints, "disabled": disabled, "bare": bare,
 		}, fields...).Text()
 		if err != nil {
 			return fmt.Errorf("save endpoint %s: %w", id, err)
@@ -191,10 +203,16 @@ func keysOf(h map[string]string) tasks.SigningKeys {
 }
 
 func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
+	own := tasks.Headers{}
+	for field, value := range h {
+		if name, is := strings.CutPrefix(field, ownHeader); is {
+			own[name] = value
+		}
+	}
 	return tasks.Endpoint{
 		ID: id, Tenant: h["t"], URL: h["u"], Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
 		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
-		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h),
+		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h), Headers: own,
 	}
 }
 

@@ -246,6 +246,7 @@ func (l *life) look() {
 			l.fields[name] = map[string]bool{}
 		}
 		for _, f := range l.rdb.HKeys(ctx, key).Val() {
+			f, _, _ = strings.Cut(f, ":")
 			l.fields[name][f] = true
 		}
 	}
@@ -304,7 +305,7 @@ func (l *life) endpoints() {
 	must(l.T, err)
 	for _, url := range []string{"https://a.example/", "https://b.example/"} {
 		e, err := l.s.CreateEndpoint(ctx, tasks.Endpoint{
-			ID: store.NewID("whe"), Tenant: "acme", URL: url, IncludeResult: true, OpenAI: true, MaxPerSecond: 1, Signature: "v1a", Keys: keys,
+			ID: store.NewID("whe"), Tenant: "acme", URL: url, IncludeResult: true, OpenAI: true, MaxPerSecond: 1, Signature: "v1a", Keys: keys, Headers: tasks.Headers{"X-A": "1"},
 			Events: []string{"job.succeeded", "pool.paused", "endpoint.disabled", "batch.completed"},
 		})
 		must(l.T, err)

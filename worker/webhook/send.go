@@ -20,6 +20,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Outcome is how one attempt ended. The set is closed: it is what a tenant is
@@ -72,6 +74,9 @@ type SenderConfig struct {
 	// MaxPerHost is how many attempts to one host and port may be under way at
 	// once, so that a slow receiver cannot hold every worker. Zero: 10.
 	MaxPerHost int
+	// Headers are sent with each attempt, where the delivery has none of the same name.
+	// Empty: none but those of the scheme.
+	Headers tasks.Headers
 	// UserAgent is sent with each attempt. Empty: "Sluice-Webhooks/1.0".
 	UserAgent string
 	// RootCAs vouch for receivers' certificates. Nil: the system's.
@@ -103,6 +108,7 @@ type Sender struct {
 	transport  *http.Transport
 	timeout    time.Duration
 	maxPerHost int
+	headers    tasks.Headers
 	userAgent  string
 	now        func() time.Time
 
@@ -119,6 +125,8 @@ type Delivery struct {
 	URL  string
 	Body []byte // JSON, valid UTF-8, sent as it is
 	Keys []Key  // at least one; the current key first
+	// Headers are the endpoint's own, as [tasks.NewHeaders] returns them.
+	Headers tasks.Headers
 }
 
 // Result is what came of an attempt.
@@ -140,6 +148,7 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 		guard:      cfg.Guard,
 		timeout:    cfg.Timeout,
 		maxPerHost: cfg.MaxPerHost,
+		headers:    cfg.Headers,
 		userAgent:  cfg.UserAgent,
 		now:        cfg.Now,
 		hosts:      map[string]int{},
@@ -262,6 +271,7 @@ func (s *Sender) send(ctx context.Context, d Delivery) Result {
 		return Result{Outcome: Busy}
 	}
 	defer s.leave(host)
+	secrets := s.carry(req.Header, d.Headers)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", s.userAgent)
 	req.Header.Set("Accept-Encoding", "identity")
@@ -278,9 +288,21 @@ func (s *Sender) send(ctx context.Context, d Delivery) Result {
 		}
 		return res
 	}
-	res := s.answer(resp)
+	res := s.answer(resp, secrets)
 	res.Latency = time.Since(start)
 	return res
+}
+
+// carry sets the headers that are not of the scheme, and returns their values. A
+// redirect is not followed, so they go nowhere but to the address that they are for.
+func (s *Sender) carry(to http.Header, own tasks.Headers) (secrets []string) {
+	for _, headers := range []tasks.Headers{s.headers, own} {
+		for name, value := range headers {
+			to.Set(name, value)
+			secrets = append(secrets, value)
+		}
+	}
+	return secrets
 }
 
 // enter takes one of a host's places.
@@ -317,20 +339,45 @@ func hostPort(u *url.URL) string {
 // answer reads what is wanted of an answer and closes it. The status alone says how
 // the attempt ended: a receiver that has said 2xx has taken the event, and would take
 // it twice if a body that drips or breaks off made us send it again.
-func (s *Sender) answer(resp *http.Response) Result {
+func (s *Sender) answer(resp *http.Response, secrets []string) Result {
 	defer resp.Body.Close()
 	res := Result{Status: resp.StatusCode, Outcome: statusOutcome(resp.StatusCode)}
 	res.RetryAfter, _ = ParseRetryAfter(resp.Header.Get("Retry-After"), s.now())
 
-	kept, err := io.ReadAll(io.LimitReader(resp.Body, maxKeepBytes))
+	kept, err := io.ReadAll(io.LimitReader(resp.Body, maxKeepBytes+longest(secrets)))
 	if err == nil {
 		// Read on, so that the connection can be used again, but not for ever.
-		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReadBytes-maxKeepBytes))
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReadBytes-int64(len(kept))))
 	}
 	if encoding := resp.Header.Get("Content-Encoding"); encoding == "" || strings.EqualFold(encoding, "identity") {
-		res.Body = text(kept)
+		kept = masked(kept, secrets)
+		res.Body = text(kept[:min(len(kept), maxKeepBytes)])
 	}
 	return res
+}
+
+// masked is an answer without the values of headers that its receiver says again, so
+// that they stand in no log. Behind the scheme of an Authorization is one more. What
+// is shorter than six bytes is no secret, and may be part of any word.
+func masked(answer []byte, secrets []string) []byte {
+	for _, s := range secrets {
+		_, credentials, _ := strings.Cut(s, " ")
+		for _, s := range []string{s, credentials} {
+			if len(s) >= 6 {
+				answer = bytes.ReplaceAll(answer, []byte(s), []byte(tasks.SecretMask))
+			}
+		}
+	}
+	return answer
+}
+
+// longest is the length of the longest of secrets: so much more of an answer is read
+// that none of them is cut where it ends.
+func longest(secrets []string) (n int64) {
+	for _, s := range secrets {
+		n = max(n, int64(len(s)))
+	}
+	return n
 }
 
 func statusOutcome(status int) Outcome {

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	official "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
 
@@ -339,6 +340,59 @@ func TestTLS(t *testing.T) {
 	roots.AddCert(old.Certificate())
 	if got := newSender(t, webhook.SenderConfig{Guard: g, RootCAs: roots}).Send(t.Context(), delivery(old.URL)).Outcome; got != webhook.TLSError {
 		t.Errorf("TLS 1.1: Send = %s, want %s", got, webhook.TLSError)
+	}
+}
+
+// Headers beside the scheme's go with each attempt, an endpoint's own in place of
+// those for all, and neither where a receiver redirects to nor into the log of answers.
+func TestHeadersOfOnesOwn(t *testing.T) {
+	headers := func(pairs ...string) tasks.Headers {
+		fields := map[string]string{}
+		for i := 0; i < len(pairs); i += 2 {
+			fields[pairs[i]] = pairs[i+1]
+		}
+		h, err := tasks.NewHeaders(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	got := make(chan http.Header, 1)
+	thief := server(t, func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") })
+	srv := server(t, func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Header
+		switch r.URL.Path {
+		case "/redirect":
+			http.Redirect(w, r, thief.URL, http.StatusTemporaryRedirect)
+		case "/long": // cut within the second value
+			fmt.Fprint(w, r.Header.Get("Authorization"), strings.Repeat(".", 4096-len(tasks.SecretMask)-20), r.Header.Get("X-Own"), strings.Repeat("x", 100_000))
+		default:
+			fmt.Fprint(w, "you said ", r.Header, " and ", strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+		}
+	})
+	own := strings.Repeat("the value of my own ", 5) + "."
+	s := loopback(t, webhook.SenderConfig{Headers: headers("x-all", "for-everybody", "x-own", "of-the-operator")})
+	d := delivery(srv.URL)
+	d.Headers = headers("X-OWN", own, "authorization", "Bearer hunter2-token")
+	for _, path := range []string{"/", "/redirect", "/long"} {
+		d.URL = srv.URL + path
+		res := s.Send(t.Context(), d)
+		h := <-got
+		if h.Get("X-All") != "for-everybody" || h.Get("X-Own") != own || h.Get("Authorization") != "Bearer hunter2-token" ||
+			h.Get("Content-Type") != "application/json" || h.Get("User-Agent") != "Sluice-Webhooks/1.0" || h.Get("Webhook-Id") != "msg_1" || h.Get("Accept-Encoding") != "identity" {
+			t.Errorf("%s: the receiver got %v", path, h)
+		}
+		for _, secret := range []string{"for-everybody", "hunter2", "my own", "the value"} {
+			if strings.Contains(res.Body, secret) {
+				t.Errorf("%s: the log holds %q: %s", path, secret, res.Body)
+			}
+		}
+		if path == "/redirect" && res.Outcome != webhook.Redirect || path != "/redirect" && !strings.Contains(res.Body, tasks.SecretMask) || len(res.Body) > 4096 {
+			t.Errorf("%s: %s, %d bytes: %.200s", path, res.Outcome, len(res.Body), res.Body)
+		}
+	}
+	if s.Send(t.Context(), delivery(srv.URL)); (<-got).Get("X-Own") != "of-the-operator" {
+		t.Error("an address without headers of its own does not get those for all")
 	}
 }
 

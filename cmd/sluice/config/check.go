@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 )
 
@@ -131,6 +133,19 @@ func (v *validator) redis(c *Config) {
 }
 
 func (v *validator) webhooks(w Webhooks) {
+	if _, err := w.Roots(); err != nil {
+		v.bad("webhooks.ca_file", "%v", err)
+	}
+	sound := true
+	for _, name := range slices.Sorted(maps.Keys(w.Headers)) {
+		if _, err := tasks.NewHeaders(map[string]string{name: w.Headers[name]}); err != nil {
+			v.bad("webhooks.headers."+name, "%v", err)
+			sound = false
+		}
+	}
+	if _, err := tasks.NewHeaders(w.Headers); err != nil && sound {
+		v.bad("webhooks.headers", "%v", err)
+	}
 	for i, h := range w.AllowHosts {
 		if h == "" || strings.ContainsAny(h, "/@ *?#") {
 			v.bad(fmt.Sprintf("webhooks.allow_hosts[%d]", i), "%q is neither a host name nor an IP address", h)

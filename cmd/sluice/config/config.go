@@ -109,11 +109,26 @@ func roots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
+	return withCAs(x509.NewCertPool(), file)
+}
+
+// Roots returns the system's certificates and those of CAFile, nil when there is none.
+func (w Webhooks) Roots() (*x509.CertPool, error) {
+	if w.CAFile == "" {
+		return nil, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil { // an image without any
+		roots = x509.NewCertPool()
+	}
+	return withCAs(roots, w.CAFile)
+}
+
+func withCAs(roots *x509.CertPool, file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("%s holds no certificate in the form of PEM", file)
 	}
@@ -192,13 +207,16 @@ type Price struct {
 	CacheWrite float64 `key:"cache_write"` // tokens that it put there
 }
 
-// Webhooks says which addresses of receivers may be dialled. The zero value is
+// Webhooks says which addresses of receivers may be dialled, and how. The zero value is
 // the strictest: https on public addresses alone.
 type Webhooks struct {
 	AllowHTTP    bool     `key:"allow_http"`    // also without TLS
 	AllowPrivate bool     `key:"allow_private"` // also private addresses and any port
 	AllowHosts   []string `key:"allow_hosts"`   // hosts to which AllowPrivate applies by themselves; empty: none
-	DenyNetworks []string `key:"deny_networks"` // prefixes that are never dialled, whatever else is allowed; empty: none of the operator's
+	CAFile       string   `key:"ca_file"`       // vouches for receivers beside the system; empty: the system alone
+	// Headers are sent with every webhook.
+	Headers      map[string]string `key:"headers" secret:"all"`
+	DenyNetworks []string          `key:"deny_networks"` // prefixes that are never dialled, whatever else is allowed; empty: none of the operator's
 }
 
 // Pool returns the name of the first pool, in the file's order, that serves the

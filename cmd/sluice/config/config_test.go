@@ -69,7 +69,7 @@ tenants:
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 data_dir: /var/lib/sluice
-webhooks: {allow_http: false, allow_private: false, allow_hosts: [], deny_networks: []}
+webhooks: {allow_http: false, allow_private: false, allow_hosts: [], ca_file: "", headers: {X-Team: hunter2-the-second}, deny_networks: []}
 `
 
 func TestFileWithEveryKey(t *testing.T) {
@@ -278,9 +278,9 @@ pools:
     max_attempts: 0
     breaker: {window: 0s, failure_ratio: 1.5, failure_ratio: 0.5}
 tenants:
-  "a b": {weight: 0}
+  "a b": {weight: 0, resends_per_minute: -1}
 results: {ttl: soon}
-webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0.0"]}
+webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0.0"], ca_file: /nosuch.pem, headers: {Host: hunter2, X-A: 3}}
 `, "SLUICE_COLOR=blue", "SLUICE_RESULTS__MAX_BYTES=big", "SLUICE_DATA_DIR_FILE=/x")
 	want := []string{
 		"listen", "ops_listen", "public_url", "color", "redis.url", "redis.pool", "redis.prefix",
@@ -290,8 +290,8 @@ webhooks: {allow_http: maybe, allow_hosts: ["http://x"], deny_networks: ["10.0.0
 		"pools.claude.limits.requests_per_minute", "pools.claude.limits.input_tokens_per_minute", "pools.claude.limits.concurrency",
 		"pools.claude.timeout", "pools.claude.max_attempts",
 		"pools.claude.breaker.window", "pools.claude.breaker.failure_ratio", "pools.claude.breaker.failure_ratio",
-		"tenants.a b", "tenants.a b.weight", "results.ttl", "results.max_bytes",
-		"webhooks.allow_http", "webhooks.allow_hosts[0]", "webhooks.deny_networks[0]", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
+		"tenants.a b", "tenants.a b.weight", "tenants.a b.resends_per_minute", "results.ttl", "results.max_bytes",
+		"webhooks.allow_http", "webhooks.allow_hosts[0]", "webhooks.deny_networks[0]", "webhooks.ca_file", "webhooks.headers.X-A", "webhooks.headers.Host", "SLUICE_COLOR", "SLUICE_DATA_DIR_FILE",
 	}
 	var got []string
 	all := faults.Error()

@@ -64,6 +64,8 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 		r.names(n, v, key)
 	case v.Kind() == reflect.Slice:
 		r.list(n, v, key)
+	case v.Kind() == reflect.Map:
+		r.texts(n, v, key)
 	default:
 		r.scalar(n, v, key)
 	}
@@ -232,6 +234,23 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 		}
 		v.Set(reflect.Append(v, item))
 	}
+}
+
+// texts reads a mapping of names to text.
+func (r *reader) texts(n *node, v reflect.Value, key string) {
+	if n.kind != mapping {
+		r.fault(key, n.where, "has to be a mapping of names to text")
+		return
+	}
+	out := map[string]string{}
+	for _, e := range n.entries {
+		if e.node.kind != text {
+			r.fault(join(key, e.key), e.node.where, "has to be text%s", quoteHint(e.node))
+			continue
+		}
+		out[e.key] = e.node.value
+	}
+	v.Set(reflect.ValueOf(out))
 }
 
 func (r *reader) list(n *node, v reflect.Value, key string) {

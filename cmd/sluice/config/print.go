@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // mask stands where a secret is.
-const mask = "********"
+const mask = tasks.SecretMask
 
 // Print writes the configuration as YAML that Load reads, with ******** in place
 // of every secret. Text that is empty is left out, and so is the fake provider.
@@ -61,9 +63,16 @@ func plain(v reflect.Value) any {
 	return v.Interface()
 }
 
-// secretly is a value under the rule of the tag secret: "all" masks it, "url"
+// secretly is a value under the rule of the tag secret: "all" masks it, or the values in it, "url"
 // masks the passwords of an address of Redis, and without a rule it is plain.
 func secretly(how string, v reflect.Value) any {
+	if v.Kind() == reflect.Map && how == "all" {
+		out := map[string]string{}
+		for _, name := range v.MapKeys() {
+			out[name.String()] = mask
+		}
+		return out
+	}
 	switch how {
 	case "all":
 		return mask

@@ -1,7 +1,7 @@
 -- Writes an endpoint, whole or in part, and its place among those that are told.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; tenant, endpoint; make: true for a new one; most: endpoints of a tenant;
---          disabled: "1", enabled: "0", or "" to leave it}
+--          disabled: "1", enabled: "0", or "" to leave it; bare: true to forget the headers that it had}
 -- ARGV[3]  and on, for each field: its name and value
 -- Returns  "ok", "gone" or "full".
 local said = answered()
@@ -14,6 +14,11 @@ if not owner then
   if redis.call('ZCARD', keys.endpoints(a.tenant)) >= a.most then return 'full' end
   redis.call('HSET', wh, 't', a.tenant, 'ct', now)
   redis.call('ZADD', keys.endpoints(a.tenant), 0, a.endpoint)
+end
+if a.bare then
+  for _, field in ipairs(redis.call('HKEYS', wh)) do
+    if string.sub(field, 1, 2) == 'h:' then redis.call('HDEL', wh, field) end
+  end
 end
 if ARGV[3] then redis.call('HSET', wh, unpack(ARGV, 3)) end
 if a.disabled == '1' then
