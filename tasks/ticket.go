@@ -39,6 +39,7 @@ type Ending struct {
 	Provider string
 	Detour   *Detour // for another try: with a fallback model; nil: as before
 	Attempt  Attempt // the call that ended; its times and number are the store's own
+	Kept     int     // the number of the call, of an ending that is recorded late, from a disk; else 0
 }
 
 // Detour is a job's way to one of its fallback models.

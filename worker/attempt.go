@@ -362,7 +362,8 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 
 // end records an ending and settles the call.
 func (a *attempt) end(base context.Context, e tasks.Ending) {
-	record := func(ctx context.Context) { a.record(ctx, e) }
+	kept := false
+	record := func(ctx context.Context) { kept = a.record(ctx, e) }
 	settle := func(ctx context.Context) { a.settle(ctx, a.actual()) }
 	if e.Status == tasks.StatusSucceeded {
 		pipeline.Join(base, nil, record, settle) // in one round trip, the end first: somebody may wait for it
@@ -370,8 +371,10 @@ func (a *attempt) end(base context.Context, e tasks.Ending) {
 		settle(base)
 		record(base)
 	}
-	a.count(e)
-	a.remember(base, e)
+	a.count(e, kept)
+	if !kept {
+		a.remember(base, e)
+	}
 }
 
 // handBack gives the job back for another worker, uncounted. The outcome is that
@@ -381,15 +384,47 @@ func (a *attempt) handBack(base context.Context, o tasks.Outcome) {
 }
 
 // record writes an ending, again until the record has it or has moved on: an
-// answer that was paid for is not given up, whatever error Redis returns. Past the
-// grace period there is only one more try.
-func (a *attempt) record(base context.Context, e tasks.Ending) {
-	_ = persist(base.Done(), 0, func() error {
+// answer that was paid for is not given up, whatever error Redis returns. What is
+// refused although other writes succeed, and what is left past the grace period
+// after one more try, goes to the disk, where there is one: then it returns true.
+func (a *attempt) record(base context.Context, e tasks.Ending) (kept bool) {
+	for {
+		err := a.w.refusals.persist(base.Done(), a.write(base, e))
+		if err == nil || tasks.Void(err) {
+			return false
+		}
+		if a.spill(e, err) {
+			return true
+		}
+		if base.Err() != nil {
+			return false
+		}
+	}
+}
+
+// spill keeps an ending of a call on the disk, and reports whether it does.
+func (a *attempt) spill(e tasks.Ending, why error) bool {
+	call := a.started.Call
+	if call == 0 || e.Attempt.Outcome == tasks.HandedBack || a.w.c.Spill == nil {
+		return false // nothing is lost with it but time
+	}
+	e.Kept = call
+	if err := a.w.c.Spill.KeepEnding(a.ticket, e, why); err != nil {
+		a.w.log.Error("an ending that redis does not take cannot be kept in data_dir either", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		return false
+	}
+	return true
+}
+
+// write returns the act of writing an ending once.
+func (a *attempt) write(base context.Context, e tasks.Ending) func() error {
+	return func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
 		defer cancel()
 		next, err := a.w.c.Record.End(ctx, a.ticket, e)
 		switch {
 		case err == nil:
+			a.w.refusals.passed()
 			a.w.hand(ctx, next)
 		case errors.Is(err, tasks.ErrNotFound):
 			a.w.m.unknown.WithLabelValues(a.p.Name).Inc()
@@ -398,7 +433,7 @@ func (a *attempt) record(base context.Context, e tasks.Ending) {
 			a.w.log.Warn("an ending waits for Redis", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		}
 		return err
-	})
+	}
 }
 
 // settle tells the gate once what the call has cost, also past the grace period:
@@ -416,8 +451,9 @@ func (a *attempt) settle(base context.Context, cost limit.Actual) {
 }
 
 // count writes the metrics of an ended attempt, and of an ended job the one log
-// line and the account that is kept elsewhere.
-func (a *attempt) count(e tasks.Ending) {
+// line and the account that is kept elsewhere. An ending that lies on the disk has
+// ended no job yet.
+func (a *attempt) count(e tasks.Ending, kept bool) {
 	name, m, log := a.p.Name, a.w.m, a.w.log
 	ran, usage := time.Since(a.started.At), a.answer.Usage
 	m.run.WithLabelValues(name).Observe(ran.Seconds())
@@ -425,6 +461,9 @@ func (a *attempt) count(e tasks.Ending) {
 		m.tokens.WithLabelValues(name, "input").Add(float64(usage.InputTokens + usage.CacheCreationInputTokens))
 		m.tokens.WithLabelValues(name, "output").Add(float64(usage.OutputTokens))
 		m.tokens.WithLabelValues(name, "cache_read").Add(float64(usage.CacheReadInputTokens))
+	}
+	if kept {
+		return
 	}
 	if e.Detour != nil {
 		log.Info("a job goes to its fallback", "job", a.job.ID, "pool", name, "to", e.Detour.Pool)

@@ -84,8 +84,7 @@ func (a *attempt) recall(base context.Context) bool {
 	a.w.m.attempts.WithLabelValues(a.p.Name, string(outcome)).Inc()
 	a.keep(base, nil)
 	e := a.ending(base, verdict{status: tasks.StatusSucceeded})
-	a.record(base, e)
-	a.count(e)
+	a.count(e, a.record(base, e))
 	return true
 }
 

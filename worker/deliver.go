@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -48,6 +49,11 @@ type DelivererConfig struct {
 	// Base is public_url, the beginning of the links in a body; it may be known
 	// only once the API listens.
 	Base func() string
+	// Spill takes ends of attempts that Redis refuses for KeepAfter, 0 meaning 60 s,
+	// while it takes others, and those that are left at a stop. Nil: the next worker
+	// sends those deliveries once more.
+	Spill     Spill
+	KeepAfter time.Duration
 	// Concurrency is how many tasks of the queue this process has in hand at once;
 	// 0 means 768, as many as there are deliveries under way.
 	Concurrency int
@@ -67,6 +73,7 @@ type Deliverer struct {
 	wake     chan struct{}
 	ended    *prometheus.CounterVec
 	standing *prometheus.GaugeVec
+	refusals refusals
 
 	mu   sync.Mutex
 	hand map[tasks.DeliveryTicket]bool // taken and not settled yet
@@ -99,6 +106,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 			Name: "sluice_deliveries", Help: "Deliveries handed out or waiting for another try, and receivers with something ready.",
 		}, []string{"state"}),
 	}
+	d.refusals.after = cmp.Or(c.KeepAfter, keepAfter)
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -154,7 +162,10 @@ func (d *Deliverer) renews(ctx context.Context) {
 			continue
 		}
 		asking, cancel := context.WithTimeout(ctx, renewEvery)
-		if err := d.c.Record.RenewDeliveries(asking, list); err != nil && ctx.Err() == nil {
+		switch err := d.c.Record.RenewDeliveries(asking, list); {
+		case err == nil:
+			d.refusals.passed()
+		case ctx.Err() == nil:
 			d.log.Warn("deliveries under way were not renewed", "error", err)
 		}
 		cancel()
@@ -296,21 +307,27 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	}
 }
 
-// settleWithin is how long a delivery's end is tried to be recorded, and its lease
-// renewed. After that the next worker sends it once more.
-const settleWithin = 20 * time.Second
-
-// settle records an end, again while Redis is away, and reports whether it did.
+// settle records an end, again until Redis takes it, and reports whether it did. What
+// is refused although other writes succeed, and what is left at a stop, goes to the
+// disk, where there is one; else the next worker sends the delivery once more.
 func (d *Deliverer) settle(base context.Context, e tasks.Settled) bool {
-	return persist(d.server.stopping, settleWithin, func() error {
+	err := d.refusals.persist(d.server.stopping, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 10*time.Second)
 		defer cancel()
 		err := d.c.Record.SettleDelivery(ctx, e)
 		if err != nil {
 			d.log.Warn("an attempt at a webhook was not recorded yet", "delivery", e.Ticket.ID, "error", err)
+		} else {
+			d.refusals.passed()
 		}
 		return err
-	}) == nil
+	})
+	if err != nil && d.c.Spill != nil {
+		if err := d.c.Spill.KeepDelivery(e, err); err != nil {
+			d.log.Error("the end of an attempt at a webhook that redis does not take cannot be kept in data_dir either", "delivery", e.Ticket.ID, "error", err)
+		}
+	}
+	return err == nil
 }
 
 // signers are the keys of an attempt, the current ones first.

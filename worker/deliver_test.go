@@ -97,6 +97,7 @@ type desk struct {
 	feeder *queue.Feeder
 	stop   func()
 	refuse func() error // asked before an ending is recorded; nil: nothing is refused
+	spill  worker.Spill
 }
 
 // SettleDelivery records one ending.
@@ -135,7 +136,7 @@ func (d *desk) start() {
 		d.t.Fatal(err)
 	}
 	deliverer, err := worker.NewDeliverer(worker.DelivererConfig{
-		Redis: d.server.Client(), Record: d, Hand: d.feeder.HandDeliveries, Sender: sender, Base: func() string { return "https://sluice.example" }, Every: 50 * time.Millisecond,
+		Redis: d.server.Client(), Record: d, Hand: d.feeder.HandDeliveries, Sender: sender, Base: func() string { return "https://sluice.example" }, Every: 50 * time.Millisecond, Spill: d.spill,
 	})
 	if err != nil {
 		d.t.Fatal(err)

@@ -1,12 +1,14 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -143,6 +145,35 @@ func (s *server) stop(started []*served, cut context.CancelCauseFunc) {
 		cut(errGrace)
 		<-down
 	}
+}
+
+// keepAfter is how long Redis may refuse one write, while it takes others, until it
+// is kept on the disk.
+const keepAfter = time.Minute
+
+// refusals tells a write that Redis refuses from a Redis that is away: others succeed.
+type refusals struct {
+	after time.Duration
+	last  atomic.Int64 // when a write succeeded, in Unix nanoseconds
+}
+
+func (r *refusals) passed() { r.last.Store(time.Now().UnixNano()) }
+
+// persist asks as the function of that name does, but gives a write up that has been
+// refused for so long while others succeeded.
+func (r *refusals) persist(stop <-chan struct{}, ask func() error) error {
+	begun := time.Now()
+	var refused error
+	err := persist(stop, 0, func() error {
+		err := ask()
+		last := time.Unix(0, r.last.Load())
+		if err != nil && time.Since(begun) >= r.after && last.After(begun) && time.Since(last) < max(r.after/2, 5*time.Second) {
+			refused = err
+			return nil
+		}
+		return err
+	})
+	return cmp.Or(refused, err)
 }
 
 // persist asks until the answer is one, or Void, at growing intervals. Once stop

@@ -49,6 +49,12 @@ type Feeder interface {
 	Hand(ctx context.Context, list []tasks.Ticket) error
 }
 
+// Spill keeps on disk what the record does not take; *spill.Folder is one.
+type Spill interface {
+	KeepEnding(t tasks.Ticket, e tasks.Ending, why error) error
+	KeepDelivery(s tasks.Settled, why error) error
+}
+
 // Caller asks a provider once.
 type Caller interface {
 	Do(ctx context.Context, ask upstream.Ask) upstream.Answer
@@ -106,6 +112,11 @@ type Config struct {
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.
 	Detour func(ctx context.Context, j tasks.Job) (tasks.Detour, bool)
+	// Spill takes endings that Redis refuses for KeepAfter, 0 meaning 60 s, while it
+	// takes others, and those that are left at a stop. Nil: they are tried as long as
+	// the worker runs, and given up when it stops.
+	Spill     Spill
+	KeepAfter time.Duration
 	// RenewEvery is the pause between renewals of the leases; 0 means 2.5 s. It
 	// has to be well below the record's lease.
 	RenewEvery time.Duration
@@ -127,6 +138,8 @@ type Worker struct {
 	m      metrics
 	pulse  *pulse
 	room   *company // of the attempts that may make calls
+
+	refusals refusals
 
 	mu   sync.Mutex
 	held map[string]*attempt // by job id
@@ -188,6 +201,7 @@ func New(c Config) (*Worker, error) {
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
+	w.refusals.after = cmp.Or(c.KeepAfter, keepAfter)
 	w.m = newMetrics(c.Metrics)
 	w.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, grace: c.Grace, handBack: afterGrace, log: w.log})
 	for _, cfg := range c.Pools {
@@ -303,6 +317,7 @@ func (w *Worker) renew(ctx context.Context) error {
 			}
 			continue
 		}
+		w.refusals.passed()
 		for _, id := range lost {
 			w.Cancel(id)
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/spill"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
 
@@ -116,6 +117,8 @@ type options struct {
 	log         *slog.Logger
 	record      func(worker.Record) worker.Record // around the store; nil: the store itself
 	leases      func(worker.Leases) worker.Leases // likewise
+	spill       func(*system) *spill.Folder       // nil: none
+	keepAfter   time.Duration
 }
 
 type health struct{ paused *atomic.Bool }
@@ -162,7 +165,12 @@ func start(t *testing.T, p *provider, o options) *system {
 	if o.grace == 0 {
 		o.grace = 10 * time.Second
 	}
+	var keeps worker.Spill
+	if o.spill != nil {
+		keeps = o.spill(s)
+	}
 	w, err = worker.New(worker.Config{
+		Spill: keeps, KeepAfter: o.keepAfter,
 		Redis: srv.Client(), Record: record, Leases: leases, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
 		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace, Log: o.log,
 	})

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"/worker/limit":         {redisClient},
 	"/worker/pause":         {redisClient},
 	"/worker/pool":          {"/tasks", "/worker/limit", "/worker/pause", "/worker/upstream"},
+	"/worker/spill":         {"/tasks"},
 	"/worker/upstream":      {"/tasks", "/tasks/estimate", jsonLib},
 	"/worker/upstream/fake": {},
 	"/worker/webhook":       {"/tasks", "code.dny.dev/ssrf"},

@@ -65,7 +65,11 @@ func (s *service) away() []string {
 // notes are what an operator should know although everything works. That the fake
 // provider answers, the console says in its own way.
 func (s *service) notes() []string {
-	return append(s.ready.notices(), s.away()...)
+	out := append(s.ready.notices(), s.away()...)
+	if s.noSpill != "" {
+		out = append(out, s.noSpill)
+	}
+	return out
 }
 
 // newAPI makes the API with the console beside it, for public, the address

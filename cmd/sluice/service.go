@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
 	"github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/spill"
 	"github.com/sluicehq/sluice/worker/upstream"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
@@ -53,6 +55,8 @@ type service struct {
 	deliverer *worker.Deliverer // nil in a process without workers
 	public    atomic.Pointer[string]
 
+	spill   *spill.Folder  // of answers that Redis does not take; nil: there is none
+	noSpill string         // why there is none, for a worker
 	worker  *worker.Worker // nil in a process without that role
 	fake    *fakeServer    // nil unless the built-in provider serves
 	callers []*upstream.Caller
@@ -148,14 +152,66 @@ func (s *service) build(ctx context.Context, r roles) error {
 	if !r.worker {
 		return nil
 	}
-	if err := s.newDeliverer(); err != nil {
+	return s.newWorkers(workers)
+}
+
+// newWorkers makes the parts of a worker: that which asks providers, that which sends
+// webhooks, and the folder for what Redis does not take of either.
+func (s *service) newWorkers(pools []worker.Pool) error {
+	record := telling{s.store, s.ended}
+	deliveries := dispatch.NewDeliveries(s.store, s.feeder, s.log)
+	var keeps worker.Spill
+	if s.openSpill(record, deliveries); s.spill != nil {
+		keeps = s.spill
+	}
+	if err := s.newDeliverer(deliveries, keeps); err != nil {
 		return err
 	}
+	var err error
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.open(32), Prefix: prefix, Record: telling{s.store, s.ended}, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: workers, Answers: s.store, Detour: s.jobs.Exhausted,
+		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: pools, Answers: s.store, Detour: s.jobs.Exhausted,
 		RenewEvery: store.RenewEvery, Grace: s.grace, Log: s.log, Metrics: s.registry,
 	})
 	return err
+}
+
+// ends is where what was kept on the disk belongs.
+type ends struct {
+	telling
+	*dispatch.Deliveries
+}
+
+// End records how an attempt at a job ended.
+func (e ends) End(ctx context.Context, k tasks.Ticket, end tasks.Ending) ([]tasks.Ticket, error) {
+	return e.telling.End(ctx, k, end)
+}
+
+// Renew keeps leases of jobs.
+func (e ends) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error) {
+	return e.telling.Renew(ctx, held)
+}
+
+// RenewDeliveries keeps leases of deliveries.
+func (e ends) RenewDeliveries(ctx context.Context, list []tasks.DeliveryTicket) error {
+	return e.telling.RenewDeliveries(ctx, list)
+}
+
+// openSpill makes the folder in data_dir for what Redis does not take. A worker does
+// without one too, and says so.
+func (s *service) openSpill(record telling, deliveries *dispatch.Deliveries) {
+	why := "it is not set"
+	if s.cfg.DataDir != "" {
+		var err error
+		s.spill, err = spill.Open(spill.Config{
+			Dir: filepath.Join(s.cfg.DataDir, "spill"), Record: ends{record, deliveries}, Hand: s.feeder.Hand, TTL: s.cfg.Results.TTL, Log: s.log, Metrics: s.registry,
+		})
+		if err == nil {
+			return
+		}
+		why = err.Error()
+	}
+	s.noSpill = "answers that Redis does not take cannot be kept in data_dir (" + why + "): a stop loses them, and they are asked for again"
+	s.log.Warn(s.noSpill)
 }
 
 // pool makes a pool's gate and breaker and, for a worker, the way upstream.
@@ -332,9 +388,17 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 
 	first, frontCtx := errgroup.WithContext(ctx)
 	if s.worker != nil {
-		first.Go(func() error { return s.worker.Run(frontCtx) })
+		first.Go(func() error {
+			if s.spill != nil {
+				s.spill.Try(frontCtx) // before a job whose answer lies there is taken again
+			}
+			return s.worker.Run(frontCtx)
+		})
 		first.Go(func() error { return s.deliverer.Run(frontCtx) })
 		base.Go(func() error { return s.tellOfPools(baseCtx) })
+		if s.spill != nil {
+			base.Go(func() error { return s.spill.Run(baseCtx) })
+		}
 	}
 	for _, f := range front {
 		first.Go(func() error {
@@ -383,7 +447,7 @@ func (s *service) close() error {
 }
 
 // newDeliverer makes the part of a worker that sends webhooks.
-func (s *service) newDeliverer() error {
+func (s *service) newDeliverer(record *dispatch.Deliveries, keeps worker.Spill) error {
 	headers, err := tasks.NewHeaders(s.cfg.Webhooks.Headers)
 	if err != nil {
 		return fmt.Errorf("webhooks.headers: %w", err)
@@ -396,7 +460,7 @@ func (s *service) newDeliverer() error {
 		return err
 	}
 	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
-		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: dispatch.NewDeliveries(s.store, s.feeder, s.log), Hand: s.feeder.HandDeliveries, Sender: s.sender,
+		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Hand: s.feeder.HandDeliveries, Sender: s.sender,
 		Base: s.base, Log: s.log, Metrics: s.registry,
 	})
 	return err

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -23,7 +24,7 @@ const (
 // which are handed to Asynq within the call.
 type Deliveries struct {
 	*store.Store
-	group *gather.Group[tasks.Settled, struct{}]
+	group *gather.Group[tasks.Settled, error]
 }
 
 // NewDeliveries returns Deliveries. A nil log is none.
@@ -31,22 +32,37 @@ func NewDeliveries(s *store.Store, f *queue.Feeder, log *slog.Logger) *Deliverie
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Deliveries{s, gather.New(settlesTogether, settleFlights, func(ctx context.Context, list []tasks.Settled) ([]struct{}, error) {
-		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-		defer cancel()
+	record := func(ctx context.Context, list []tasks.Settled) error {
 		next, err := s.SettleDeliveries(ctx, list)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := f.HandDeliveries(ctx, next); err != nil {
 			log.Warn("deliveries were not handed to the queue yet", "error", err)
 		}
-		return make([]struct{}, len(list)), nil
+		return nil
+	}
+	return &Deliveries{s, gather.New(settlesTogether, settleFlights, func(ctx context.Context, list []tasks.Settled) ([]error, error) {
+		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
+		errs := make([]error, len(list))
+		err := record(ctx, list)
+		if err == nil {
+			return errs, nil
+		}
+		if len(list) == 1 || ctx.Err() != nil {
+			return nil, err
+		}
+		// One that Redis does not take keeps none of the others from their end.
+		for i := range list {
+			errs[i] = record(ctx, list[i:i+1])
+		}
+		return errs, nil
 	})}
 }
 
 // SettleDelivery records how an attempt ended.
 func (d *Deliveries) SettleDelivery(ctx context.Context, e tasks.Settled) error {
-	_, err := d.group.Do(ctx, e)
-	return err
+	refused, err := d.group.Do(ctx, e)
+	return cmp.Or(err, refused)
 }

@@ -171,7 +171,8 @@ func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tas
 }
 
 // End records how a worker's attempt ended. ErrFinal and ErrLost mean that the
-// job moved on without this worker, and nothing was changed.
+// job moved on without this worker, and nothing was changed. An answer that was
+// Kept also ends a job that was given back since, as long as no other call began.
 func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
 	what := string(e.Status)
 	if e.Status == tasks.StatusRetrying {
@@ -190,7 +191,7 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	}
 	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": s.depthOf(pool),
-		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e),
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e), "kept": e.Kept,
 	}, shows(&e), encode(call), e.Result)
 	if err != nil {
 		return nil, err

@@ -6,10 +6,16 @@
 spare()
 local function upto(key) return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most) end
 
+-- broken puts a delivery off whose record cannot be read: it holds no place, and up
+-- none of the others.
+local function broken(id) redis.call('ZADD', keys.retries(), now + 60000, id) end
+
 for _, id in ipairs(upto(keys.retries())) do
   redis.call('ZREM', keys.retries(), id)
-  local h = redis.call('HMGET', keys.delivery(id), 't', 'l')
-  if h[1] then
+  local h = redis.pcall('HMGET', keys.delivery(id), 't', 'l')
+  if h.err then
+    broken(id)
+  elseif h[1] then
     redis.call('HDEL', keys.delivery(id), 'due')
     wready(id, h[1], h[2])
   end
@@ -26,7 +32,7 @@ end
 -- perhaps seen it: it counts, and stands in the log.
 for _, id in ipairs(graced(keys.sendingSwept(), keys.sendingGrace(), a.lease) and {} or upto(keys.sending())) do
   local d = keys.delivery(id)
-  local h = redis.call('HMGET', d, 't', 'l', 'f', 'by', 'log')
+  local h = redis.pcall('HMGET', d, 't', 'l', 'f', 'by', 'log')
   if h[1] then
     local fence, line = string.match(h[4] or '', '^(%d+) %S+ (.+)$')
     if fence == h[3] then
@@ -38,11 +44,12 @@ for _, id in ipairs(graced(keys.sendingSwept(), keys.sendingGrace(), a.lease) an
     wready(id, h[1], h[2])
   else
     redis.call('ZREM', keys.sending(), id)
+    if h.err then broken(id) end
   end
 end
 for _, id in ipairs(upto(keys.deliveriesExpiring())) do
   redis.call('ZREM', keys.deliveriesExpiring(), id)
-  local h = redis.call('HMGET', keys.delivery(id), 't', 'w', 'l')
+  local h = redis.pcall('HMGET', keys.delivery(id), 't', 'w', 'l')
   if h[1] then
     if redis.call('ZSCORE', keys.sending(), id) then wland({ id }, h[1], h[3]) end
     redis.call('ZREM', keys.lane(h[3]), id)

@@ -2,7 +2,8 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {id, fence; what: succeeded, failed, retry, hand_back; delay: ms until the next try; depth;
 --          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
---          left: after it; used: tokens that the call used, -1 when nobody knows}
+--          left: after it; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
+--          end lay on a disk meanwhile, or 0}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
 -- Returns  {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
 spare()
@@ -10,8 +11,20 @@ local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
 local j = load(a.id)
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
-if j.f ~= a.fence then return { 'lost' } end
 local called = j.s == 'running'
+-- The job of an answer that lay on a disk was perhaps given back meanwhile. As long as
+-- no other call has begun, the answer ends it: what was called a loss was none.
+if j.f ~= a.fence and a.kept > 0 and a.what == 'succeeded' and phase[j.s] == 'queued' and j.m == a.kept then
+  local log = redis.call('HGET', j.key, 'log') or ''
+  local at, _, cur = string.find(log, '(%d+ %d+) 0 [^\n]*\n$')
+  if at and string.match(cur, '^%d+') == tostring(a.kept) then
+    redis.call('HSET', j.key, 'log', string.sub(log, 1, at - 1))
+    j.cur = cur
+  end
+  redis.call('HINCRBY', j.key, 'n', 1)
+  j.f, called = a.fence, true
+end
+if j.f ~= a.fence then return { 'lost' } end
 local used = called and a.used or 0
 if called then close(j, now, call) end
 if a.what == 'succeeded' or a.what == 'failed' then

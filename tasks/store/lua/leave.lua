@@ -5,7 +5,7 @@
 -- Returns  1
 spare()
 for i = 3, #ARGV, 2 do
-  local j = load(ARGV[i])
+  local j = sound(ARGV[i])
   if j and j.s == 'running' and j.f == tonumber(ARGV[i + 1]) then redis.call('HSET', j.key, 'sp', a.mark) end
 end
 return 1

@@ -6,8 +6,10 @@
 spare()
 local lost = {}
 for i = 3, #ARGV, 2 do
-  local j = load(ARGV[i])
-  if not j or final(j.s) or j.f ~= tonumber(ARGV[i + 1]) then
+  local j, broken = sound(ARGV[i])
+  if broken then
+    -- Nobody can take it either.
+  elseif not j or final(j.s) or j.f ~= tonumber(ARGV[i + 1]) then
     lost[#lost + 1] = ARGV[i]
   elseif j.s == 'running' then
     redis.call('ZADD', keys.running(j.p), 'XX', now + a.lease, j.id)

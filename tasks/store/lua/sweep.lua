@@ -8,6 +8,10 @@
 spare()
 local tickets, looks, lost, often = {}, {}, 0, {}
 
+-- A job whose record cannot be read holds no place, and up none of the others; it is
+-- looked at again a minute later.
+local function broken(id, where) redis.call('ZADD', where, now + 60000, id) end
+
 -- lose counts a call that was lost with its worker, and reports whether it was one
 -- too many. A job that is to run alone is not blamed for a call that did not, nor
 -- any for one whose worker was stopping.
@@ -24,15 +28,17 @@ local function upto(key)
 end
 
 for _, id in ipairs(upto(keys.deadlines())) do
-  local j = load(id)
+  local j = sound(id)
   if j and not final(j.s) and j.s ~= 'running' then expire(j) end
   redis.call('ZREM', keys.deadlines(), id) -- a running one is cut off by its worker, or expires when it comes back
 end
 
 for _, id in ipairs(upto(keys.due())) do
   redis.call('ZREM', keys.due(), id)
-  local j = load(id)
-  if j and phase[j.s] == 'queued' then
+  local j, bad = sound(id)
+  if bad then
+    broken(id, keys.due())
+  elseif j and phase[j.s] == 'queued' then
     redis.call('HDEL', j.key, 'due')
     backlog(j)
     if j.s == 'scheduled' then become(j, 'queued') else become(j, j.s) end
@@ -51,8 +57,10 @@ for pool, depth in pairs(a.depths) do
     for _, where in ipairs({ keys.held(pool), keys.running(pool) }) do
       for _, id in ipairs(upto(where)) do
         redis.call('ZREM', where, id)
-        local j = load(id)
-        if j and not final(j.s) then
+        local j, bad = sound(id)
+        if bad then
+          broken(id, keys.running(pool))
+        elseif j and not final(j.s) then
           redis.call('HINCRBY', j.key, 'f', 1)
           local called, ends = j.s == 'running', false
           if called then
@@ -76,14 +84,15 @@ for pool, depth in pairs(a.depths) do
   end
   claim(pool, depth, tickets)
   for _, id in ipairs(upto(keys.handed(pool))) do
-    local f = redis.call('HGET', keys.job(id), 'f')
-    if f then
+    local j, bad = sound(id)
+    if j then
       redis.call('ZADD', keys.handed(pool), now + 10000, id)
       looks[#looks + 1] = id
-      looks[#looks + 1] = tonumber(f)
+      looks[#looks + 1] = j.f
       looks[#looks + 1] = pool
     else
       redis.call('ZREM', keys.handed(pool), id)
+      if bad then broken(id, keys.running(pool)) end
     end
   end
 end
@@ -93,7 +102,7 @@ local wait = -1
 if first[2] then wait = math.max(0, first[2] - now) end
 local late = {}
 for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
-  local h = redis.call('HMGET', keys.job(id), 't', 'p', 'n')
+  local h = redis.pcall('HMGET', keys.job(id), 't', 'p', 'n')
   if h[1] then
     for _, v in ipairs({ id, h[1], h[2], tonumber(h[3] or 0) }) do late[#late + 1] = v end
   end
