@@ -144,7 +144,7 @@ func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 		return 0, false
 	}
 	wait += rand.N(wait)
-	if left := time.Until(a.job.Deadline); !a.job.Deadline.IsZero() && left > 0 {
+	if left := a.job.Deadline.Sub(a.w.c.Now()); !a.job.Deadline.IsZero() && left > 0 {
 		wait = min(wait, left/2) // a wait beyond the deadline would end it now
 	}
 	return wait, true

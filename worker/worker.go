@@ -124,7 +124,9 @@ type Config struct {
 	// be made; 0 means 5 s. It has to be well below the record's lease.
 	StartWithin time.Duration
 	// Grace is how long calls in flight may go on after Run's context ends; 0 means 30 s.
-	Grace   time.Duration
+	Grace time.Duration
+	// Now is the clock that the record's times are of; nil: time.Now.
+	Now     func() time.Time
 	Log     *slog.Logger          // nil: silent
 	Metrics prometheus.Registerer // nil: none
 }
@@ -197,6 +199,9 @@ func New(c Config) (*Worker, error) {
 	c.RenewEvery = cmp.Or(c.RenewEvery, 2500*time.Millisecond)
 	c.StartWithin = cmp.Or(c.StartWithin, 5*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	w := &Worker{c: c, log: c.Log, pools: map[string]*servedPool{}, held: map[string]*attempt{}, pulse: newPulse(), room: newCompany()}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)

@@ -191,12 +191,18 @@ var stageSecret = bytes.Repeat([]byte("s"), 32)
 // outageOn starts the program on a Redis that it reaches at url; "" is its own.
 func outageOn(t *testing.T, redis *redistest.Server, url, yaml string) *stage {
 	t.Helper()
+	return outageAt(t, redis, url, yaml, nil)
+}
+
+// outageAt is outageOn with the time that Redis has for the record; nil: its own.
+func outageAt(t *testing.T, redis *redistest.Server, url, yaml string, now func() time.Time) *stage {
+	t.Helper()
 	url = cmp.Or(url, redis.URL())
 	cfg := configured(t, url, yaml)
 	r := &stage{t: t, redis: redis, said: &heard{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
-	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond}, log); err != nil {
+	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond, now: now}, log); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -38,6 +38,7 @@ type readiness struct {
 	redis  *redisConn
 	rdb    redis.UniversalClient // a pipeline.Client
 	store  *store.Store
+	clock  *clock
 	deaf   func() []string    // what an ACL lacks for channels
 	parts  func() []api.Check // all of /readyz
 	worker bool
@@ -60,7 +61,7 @@ type readiness struct {
 // newReadiness returns what a process of these roles asks.
 func newReadiness(s *service, r roles) *readiness {
 	a := &readiness{
-		redis: s.redis, rdb: s.joined, store: s.store, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+		redis: s.redis, rdb: s.joined, store: s.store, clock: &s.clock, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
 		down: map[string]bool{},
 	}
 	s.registry.MustRegister(
@@ -189,15 +190,15 @@ func (r *readiness) doubtful(beat error, other bool) bool {
 // round is one beat and one question, in one round trip where Redis is one server.
 func (r *readiness) round(ctx context.Context) (seen redisd.Facts, beat, facts error) {
 	if own := r.redis.embedded; own != nil && !own.Durable() {
-		return redisd.Facts{}, r.store.Beat(ctx), nil // it has no settings
+		return redisd.Facts{}, r.pulse(ctx), nil // it has no settings
 	}
 	if r.redis.cluster() {
-		beat = r.store.Beat(ctx)
+		beat = r.pulse(ctx)
 		seen, facts = redisd.Survey(ctx, r.rdb, true)
 		return seen, beat, facts
 	}
 	var said *redis.StringCmd
-	pipeline.Join(ctx, func(p redis.Pipeliner) { said = p.Info(ctx) }, func(ctx context.Context) { beat = r.store.Beat(ctx) })
+	pipeline.Join(ctx, func(p redis.Pipeliner) { said = p.Info(ctx) }, func(ctx context.Context) { beat = r.pulse(ctx) })
 	if said == nil {
 		return seen, beat, beat
 	}
@@ -209,6 +210,14 @@ func (r *readiness) round(ctx context.Context) (seen redisd.Facts, beat, facts e
 		facts = errors.New("redis loads its data, or INFO is empty")
 	}
 	return seen, beat, facts
+}
+
+// pulse is one beat, which also says what time it is.
+func (r *readiness) pulse(ctx context.Context) error {
+	sent := time.Now()
+	now, err := r.store.Beat(ctx)
+	r.clock.heard(now, sent, time.Now())
+	return err
 }
 
 // learn takes in what Redis says of itself, asks for the rest when that has changed

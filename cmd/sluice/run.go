@@ -11,7 +11,6 @@ import (
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/cmd/sluice/drain"
 	"github.com/sluicehq/sluice/tasks"
-	"github.com/sluicehq/sluice/tasks/store"
 )
 
 // RunCmd is the main job with no server.
@@ -98,7 +97,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 			fmt.Fprintln(stderr, "sluice: "+fakeNotice)
 		}
 		made := &drain.Service{
-			Record: s.store, Jobs: s.jobs, NewID: store.NewID, Adopt: s.pools.Adopt,
+			Record: s.store, Jobs: s.jobs, NewID: s.newID, Adopt: s.pools.Adopt,
 			Pauses: map[string]drain.Pause{}, Meters: map[string]drain.Meter{}, Ended: s.ended,
 			Waiting: s.pools.Waiting, Status: s.pools.Status,
 			Run:   func(ctx context.Context, front func(context.Context) error) error { return s.run(ctx, front) },

@@ -16,7 +16,6 @@ import (
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
-	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/web"
 )
 
@@ -93,7 +92,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Log: s.log, Metrics: s.registry,
+		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -107,7 +106,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
-		NewID: store.NewID, PublicURL: public, Operations: s.operations(), Extra: pages,
+		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages,
 		Registerer: s.registry, Log: s.log,
 	})
 }

@@ -44,6 +44,7 @@ type service struct {
 	feeder   *queue.Feeder
 	notices  *store.Notices
 	ready    *readiness
+	clock    clock
 	gates    map[string]*limit.Gate
 	breakers map[string]*pause.Breaker
 	pools    *pool.Set
@@ -70,8 +71,9 @@ type service struct {
 // roles are what a process does.
 type roles struct {
 	api, worker bool
-	tell        bool          // of each job that this process ends
-	grace       time.Duration // for calls and requests in flight at a stop; 0 means 30 s
+	tell        bool             // of each job that this process ends
+	grace       time.Duration    // for calls and requests in flight at a stop; 0 means 30 s
+	now         func() time.Time // the clock of the record's scripts, for tests; nil: Redis's own
 }
 
 // newService makes every part and starts none but the embedded Redis and the
@@ -103,7 +105,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	prefix := s.cfg.Redis.Prefix
 	s.store = store.New(store.Config{
 		Redis: s.joined, Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
-		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
+		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, prefix, s.control)
@@ -144,7 +146,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	if r.tell {
 		s.ended = make(chan string, 4096)
 	}
-	s.pools = pool.NewSet(s.store, members...)
+	s.pools = pool.NewSet(s.store, s.clock.Now, members...)
 	s.jobs = dispatch.NewJobs(dispatch.Config{
 		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Shut: s.ready.shut, Log: s.log, Metrics: s.registry,
 	})
@@ -170,7 +172,7 @@ func (s *service) newWorkers(pools []worker.Pool) error {
 	var err error
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: pools, Answers: s.store, Detour: s.jobs.Exhausted,
-		RenewEvery: store.RenewEvery, Grace: s.grace, Log: s.log, Metrics: s.registry,
+		RenewEvery: store.RenewEvery, Grace: s.grace, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }

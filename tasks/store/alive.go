@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -19,13 +20,20 @@ var (
 const beatKept = time.Hour
 
 // Beat reports whether Redis takes what takes work in: a write by script, with a
-// word to the other processes. It is one round trip.
-func (s *Store) Beat(ctx context.Context) error {
-	mute, err := s.run(ctx, beatScript, args{"keep": beatKept.Milliseconds()}).Text()
-	if err == nil && mute != "" {
+// word to the other processes. It is one round trip, and says what time it is by
+// Redis's clock, to a millisecond; zero when Redis has not said it.
+func (s *Store) Beat(ctx context.Context) (now time.Time, err error) {
+	said, err := s.run(ctx, beatScript, args{"keep": beatKept.Milliseconds()}).Slice()
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(said) != 2 {
+		return time.Time{}, redisError(fmt.Errorf("a beat has %d values", len(said)))
+	}
+	if mute := str(said[1]); mute != "" {
 		err = redisError(errors.New(mute))
 	}
-	return err
+	return fromMilli(num(said[0])), err
 }
 
 // trials are the commands that the scripts of Sluice and of Asynq call, each with
@@ -69,7 +77,7 @@ func (s *Store) Missing(ctx context.Context) ([]string, error) {
 	for i := 0; i+1 < len(failed); i += 2 {
 		add(strings.ToLower(failed[i]), failed[i+1])
 	}
-	if err := s.Beat(ctx); err != nil {
+	if _, err := s.Beat(ctx); err != nil {
 		add("publish", err.Error())
 	}
 	return grants, nil

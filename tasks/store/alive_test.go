@@ -45,7 +45,7 @@ func TestBeatFailsWhereNothingCanBeTakenIn(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			err := store.New(store.Config{Redis: srv.Client()}).Beat(t.Context())
+			_, err := store.New(store.Config{Redis: srv.Client()}).Beat(t.Context())
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("Beat: %v; want %q", err, c.want)
 			}

@@ -261,8 +261,9 @@ func (l *life) live() {
 	l.batches()
 	l.sweeps()
 	l.sendings()
-	must(l.T, l.s.Beat(l.Context()))
-	_, err := l.s.Missing(l.Context())
+	_, err := l.s.Beat(l.Context())
+	must(l.T, err)
+	_, err = l.s.Missing(l.Context())
 	must(l.T, err)
 	l.look()
 }

@@ -84,7 +84,13 @@ func New(c Config) *Store {
 }
 
 // NewID returns a new id: prefix, an underscore and a ULID, so that ids sort by time.
-func NewID(prefix string) string { return prefix + "_" + ulid.Make().String() }
+func NewID(prefix string) string { return NewIDAt(prefix, time.Now()) }
+
+// NewIDAt is [NewID] for somebody who knows what time it is by Redis's clock: what is
+// older than, or from then on, is asked for by the time in the id.
+func NewIDAt(prefix string, now time.Time) string {
+	return prefix + "_" + ulid.MustNew(ulid.Timestamp(now), ulid.DefaultEntropy()).String()
+}
 
 func (s *Store) depthOf(pool string) int {
 	if d := s.depth[pool]; d > 0 {

@@ -42,7 +42,7 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(runningDesc, float64(p.Running))
 		oldest := 0.0
 		if !p.OldestQueuedAt.IsZero() && p.Queued > 0 {
-			oldest = time.Since(p.OldestQueuedAt).Seconds()
+			oldest = m.set.now().Sub(p.OldestQueuedAt).Seconds()
 		}
 		gauge(oldestDesc, oldest)
 	}

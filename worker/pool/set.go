@@ -59,6 +59,7 @@ type Record interface {
 type Set struct {
 	record  Record
 	members []Member // in the order of the configuration
+	now     func() time.Time
 
 	mu      sync.Mutex
 	views   map[string]view    // by pool
@@ -72,9 +73,10 @@ type backlog struct {
 	jobs, tenants int64
 }
 
-// NewSet returns the pools as a Set. It makes no call.
-func NewSet(r Record, members ...Member) *Set {
-	return &Set{record: r, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}}
+// NewSet returns the pools as a Set. It makes no call. now is the clock that the times
+// of the record, the gates and the breakers are of: Redis's, as the process knows it.
+func NewSet(r Record, now func() time.Time, members ...Member) *Set {
+	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}}
 }
 
 // Names returns the pools' names, in the order of the configuration.

@@ -55,10 +55,10 @@ func (s *Set) look(ctx context.Context, pool string, fresh time.Duration) (view,
 }
 
 // until is how long a pool lets nothing through, as far as anybody knows.
-func (v view) until() time.Duration {
+func (v view) until(now time.Time) time.Duration {
 	d := v.gate.HeldFor
 	if v.pause.Paused {
-		if r := time.Until(v.pause.ExpectedResumeAt); !v.pause.ExpectedResumeAt.IsZero() && r > d {
+		if r := v.pause.ExpectedResumeAt.Sub(now); !v.pause.ExpectedResumeAt.IsZero() && r > d {
 			d = r
 		}
 		d = max(d, 5*time.Second)
@@ -69,11 +69,11 @@ func (v view) until() time.Duration {
 // ahead is how long the job at this place of its tenant's own waits, where so many
 // tenants take turns. A turn costs 1/weight: for each of its own, every other
 // tenant has as many as its weight is greater.
-func (v view) ahead(tenant string, place, tenants int64) time.Duration {
+func (v view) ahead(now time.Time, tenant string, place, tenants int64) time.Duration {
 	weight := cmp.Or(v.load.Weights[tenant], 1)
 	shares := v.load.Shares + float64(tenants-v.load.Tenants) // who came since is taken to weigh 1
 	n := min(float64(place)*max(1, shares/weight), float64(v.load.Queued))
-	return v.until() + max(0, v.gate.Wait(int(math.Ceil(n)))-v.gate.HeldFor)
+	return v.until(now) + max(0, v.gate.Wait(int(math.Ceil(n)))-v.gate.HeldFor)
 }
 
 // Waiting says what a job waits for; nothing once it runs or has ended.
@@ -94,7 +94,7 @@ func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) 
 	if err != nil {
 		return tasks.Waiting{}, err
 	}
-	now := time.Now().UTC()
+	now := s.now().UTC()
 	if j.DueAt.After(now) {
 		w := tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.DueAt}
 		if j.Status == tasks.StatusRetrying || !j.NotBefore.After(now) {
@@ -102,7 +102,7 @@ func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) 
 		}
 		return w, nil
 	}
-	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(j.Tenant, max(1, place), tenants)).Truncate(time.Millisecond)}
+	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(now, j.Tenant, max(1, place), tenants)).Truncate(time.Millisecond)}
 	switch {
 	case v.pause.Paused:
 		w.For = tasks.WaitPaused
@@ -143,5 +143,5 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 		s.backlog[key] = b
 		s.mu.Unlock()
 	}
-	return v.ahead(tenant, b.jobs+1, b.tenants) + time.Second, nil
+	return v.ahead(s.now(), tenant, b.jobs+1, b.tenants) + time.Second, nil
 }

@@ -29,7 +29,7 @@ func TestAForecastCountsTurnsByWeight(t *testing.T) {
 		{"not more than there are", tasks.Load{Queued: 12, Tenants: 2, Shares: 10, Weights: two.Weights}, "light", 7, 2, 12 * time.Second},
 	} {
 		v := view{load: c.load, gate: limit.State{Pace: 1, CallsPerSecond: 1, Concurrency: 1, InFlight: 1}}
-		if got := v.ahead(c.tenant, c.place, c.tenants); got != c.want {
+		if got := v.ahead(time.Now(), c.tenant, c.place, c.tenants); got != c.want {
 			t.Errorf("%s: place %d of %s among %d waits %v, want %v", c.name, c.place, c.tenant, c.tenants, got, c.want)
 		}
 	}

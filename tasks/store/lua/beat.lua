@@ -1,7 +1,7 @@
 -- Writes as whatever takes work in does, and says something: both are possible now.
 -- KEYS     see begin.lua
 -- ARGV[2]  {keep: ms that it is remembered}
--- Returns  what Redis has against saying something; "" for nothing.
+-- Returns  {now, what Redis has against saying something; "" for nothing}.
 redis.call('SET', keys.beat(), now, 'PX', a.keep)
 local said = redis.pcall('PUBLISH', keys.note('beat'), '')
-return type(said) == 'table' and said.err or ''
+return { now, type(said) == 'table' and said.err or '' }
