@@ -179,6 +179,51 @@ func TestAnAttemptUnderWayBringsNothingOfADeletedJobBack(t *testing.T) {
 	}
 }
 
+// What a worker still has in hand of a job that was canceled and deleted meanwhile, its
+// text, its end and the answer that would be kept, comes too late to leave anything.
+func TestACallUnderWayBringsNothingOfADeletedJobBack(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, 4)
+	ctx := t.Context()
+	hook(t, s)
+	made, tickets, err := s.Create(ctx, tasks.Submission{Job: secretive(), Key: canary, Fingerprint: "f"})
+	if err != nil || made[0].Err != nil || len(tickets) != 1 {
+		t.Fatalf("create: %v, %+v, %v", err, made, tickets)
+	}
+	id := made[0].Job.ID
+	take(t, s, tickets[0])
+	if err := s.Listen(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	started := start(t, s, tickets[0])
+	if wanted, err := s.Append(ctx, tickets[0], started.Call, 0, canary); err != nil || !wanted {
+		t.Fatalf("append: %v, %v", wanted, err)
+	}
+	if _, err := s.Cancel(ctx, "acme", id); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(ctx, "acme", id); err != nil {
+		t.Fatal(err)
+	}
+	nothingHolds(t, rdb, canary)
+
+	if wanted, err := s.Append(ctx, tickets[0], started.Call, len(canary), canary); err != nil || wanted {
+		t.Errorf("text that comes late: wanted %v, %v", wanted, err)
+	}
+	how := won
+	how.Result = []byte(`{"text":"` + canary + `"}`)
+	if _, err := s.End(ctx, tickets[0], how); !errors.Is(err, tasks.ErrNotFound) {
+		t.Errorf("an end that comes late: %v, want ErrNotFound", err)
+	}
+	if err := s.KeepAnswer(ctx, "digest", id, how.Result, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveAnswer(ctx, "acme", canary, id, []byte(canary)); err != nil {
+		t.Fatal(err)
+	}
+	nothingHolds(t, rdb, canary)
+}
+
 func due(t *testing.T, rdb *redis.Client) string {
 	t.Helper()
 	ids, err := rdb.ZRange(t.Context(), "sluice:{s}:wdue", 0, -1).Result()
