@@ -7,6 +7,7 @@ import (
 
 // A job that its workers die of takes no other call with it.
 func TestWhoRunsAloneWaitsForAllAndKeepsAllOut(t *testing.T) {
+	t.Parallel()
 	c := newCompany()
 	leave, ok := c.enter()
 	if !ok || c.closed() {

@@ -10,6 +10,7 @@ import (
 // A deadline is measured from the start by Redis's clock, whatever this
 // process's says.
 func TestTheDeadlineBoundsACallByRedissClock(t *testing.T) {
+	t.Parallel()
 	p := &servedPool{Pool: Pool{Timeout: time.Minute}}
 	at := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) // long past, for this process
 	for _, c := range []struct {

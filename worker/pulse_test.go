@@ -8,6 +8,7 @@ import (
 // Headers that waited while the process stood still are not of the moment at
 // which it read them.
 func TestWhatIsReadAfterAStopMayBeOld(t *testing.T) {
+	t.Parallel()
 	start := time.Unix(1_800_000_000, 0)
 	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
 	p := newPulse()

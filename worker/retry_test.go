@@ -10,6 +10,7 @@ import (
 )
 
 func TestDecide(t *testing.T) {
+	t.Parallel()
 	after := func(o tasks.Outcome, d time.Duration) upstream.Answer {
 		return upstream.Answer{Outcome: o, HasRetryAfter: true, RetryAfter: d}
 	}
@@ -65,6 +66,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestBackoffStaysBounded(t *testing.T) {
+	t.Parallel()
 	for attempts := 1; attempts < 1000; attempts++ {
 		if d := backoff(upstream.Answer{}, situation{attempts: attempts, random: 1}); d <= 0 || d > retryCap {
 			t.Fatalf("after %d attempts: %v", attempts, d)
@@ -73,6 +75,7 @@ func TestBackoffStaysBounded(t *testing.T) {
 }
 
 func TestBudgetIsATenthOfTheCalls(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1000, 0)
 	b := newBudget()
 	b.now = func() time.Time { return now }
@@ -98,6 +101,7 @@ func TestBudgetIsATenthOfTheCalls(t *testing.T) {
 // The gate takes off what was sent since the headers came, so it has to be told
 // when that was, however long the call took.
 func TestHeadersAreAsOldAsTheyAre(t *testing.T) {
+	t.Parallel()
 	rate := upstream.Rate{Present: true, Limit: 10, Remaining: 5, Granularity: 1, Window: time.Minute}
 	a := actual(upstream.Answer{Rates: upstream.Rates{Requests: rate}, HeadersAt: time.Now().Add(-time.Hour)})
 	if got := a.Observed.Age; got < time.Hour || got > time.Hour+time.Minute {
@@ -108,6 +112,7 @@ func TestHeadersAreAsOldAsTheyAre(t *testing.T) {
 // A provider that refuses and says nothing is asked less and less, whatever was
 // under way together, until it answers.
 func TestBare429sAreCountedOnceATime(t *testing.T) {
+	t.Parallel()
 	var b bare
 	silent, begun := upstream.Answer{Outcome: tasks.RateLimited}, time.Now()
 	for range 50 { // all sent together

@@ -30,6 +30,7 @@ func (d deaf) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks
 // Redis fell silent while a start was recorded, or answered what nobody knows:
 // no call was made, and the log says what became of the start.
 func TestAStartWithoutAnAnswerIsHandedBack(t *testing.T) {
+	t.Parallel()
 	for _, err := range []error{tasks.ErrUnavailable, syscall.EPIPE, errors.New("NOPERM this user has no permissions")} {
 		p := newProvider(t, say)
 		s := start(t, p, options{record: func(r worker.Record) worker.Record { return deaf{r, new(atomic.Int64), err} }})
@@ -59,6 +60,7 @@ func (s slow) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks
 
 // The lease of such a start may be over, and the job somebody else's.
 func TestAStaleStartIsNotCalled(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t, say)
 	starts := new(atomic.Int64)
 	s := start(t, p, options{startWithin: 500 * time.Millisecond, record: func(r worker.Record) worker.Record { return slow{r, starts} }})

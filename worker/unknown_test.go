@@ -25,6 +25,7 @@ func (l told) Write(p []byte) (int, error) {
 // An answer that was paid for and has no job any more is the one sign of a Redis
 // that has lost its data.
 func TestTheEndOfAJobThatRedisHasLostIsTold(t *testing.T) {
+	t.Parallel()
 	l := told{"does not know", make(chan string, 1)}
 	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, newProvider(t, hang(began, gone)), options{log: slog.New(slog.NewTextHandler(l, nil))})

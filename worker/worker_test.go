@@ -257,6 +257,7 @@ func outcomes(j tasks.Job) (out []tasks.Outcome) {
 }
 
 func TestAJobIsAnswered(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t, say)
 	s := start(t, p, options{})
 	j := s.final(s.submit())
@@ -268,6 +269,7 @@ func TestAJobIsAnswered(t *testing.T) {
 
 // A query over the log finds a job's end whoever ended it: worker, caller or sweep.
 func TestAnEndedJobsLineBeginsAsEverywhere(t *testing.T) {
+	t.Parallel()
 	for name, step := range map[string]http.HandlerFunc{"succeeded": say, "failed": refuse(400, "invalid_request_error")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -289,6 +291,7 @@ func TestAnEndedJobsLineBeginsAsEverywhere(t *testing.T) {
 }
 
 func TestWhatBecomesOfEachAnswer(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		steps    []http.HandlerFunc
@@ -330,6 +333,7 @@ func TestWhatBecomesOfEachAnswer(t *testing.T) {
 
 // Whoever looks at a job that waits for another try sees what went wrong last.
 func TestAJobThatRetriesHasTheLastAttemptsError(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		step http.HandlerFunc
@@ -369,6 +373,7 @@ func within(t *testing.T, c <-chan struct{}, what string) {
 }
 
 func TestACanceledJobsCallIsCutOff(t *testing.T) {
+	t.Parallel()
 	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, newProvider(t, hang(began, gone)), options{})
 	id := s.submit()
@@ -383,6 +388,7 @@ func TestACanceledJobsCallIsCutOff(t *testing.T) {
 }
 
 func TestADeadlineCutsTheCallOff(t *testing.T) {
+	t.Parallel()
 	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, newProvider(t, hang(began, gone)), options{})
 	id := s.submit(func(j *tasks.Job) { j.Deadline = time.Now().Add(300 * time.Millisecond) })
@@ -394,6 +400,7 @@ func TestADeadlineCutsTheCallOff(t *testing.T) {
 }
 
 func TestShutdownFinishesCallsWithinTheGracePeriod(t *testing.T) {
+	t.Parallel()
 	began, release := make(chan struct{}, 1), make(chan struct{})
 	s := start(t, newProvider(t, func(w http.ResponseWriter, r *http.Request) {
 		began <- struct{}{}
@@ -412,6 +419,7 @@ func TestShutdownFinishesCallsWithinTheGracePeriod(t *testing.T) {
 }
 
 func TestShutdownHandsBackUncounted(t *testing.T) {
+	t.Parallel()
 	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, newProvider(t, hang(began, gone)), options{grace: 50 * time.Millisecond})
 	id := s.submit()
@@ -459,6 +467,7 @@ func (p *patient) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]ta
 // A slow Redis may take longer than a lease to hand back what the end of the
 // grace period cut off: nobody else is given the job before.
 func TestAJobIsLeasedUntilItIsHandedBack(t *testing.T) {
+	t.Parallel()
 	began, gone, renewed := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 	record := &patient{renewed: renewed}
 	s := start(t, newProvider(t, hang(began, gone)), options{
@@ -476,6 +485,7 @@ func TestAJobIsLeasedUntilItIsHandedBack(t *testing.T) {
 
 // Asynq runs a task again when its completion was lost: the record says no.
 func TestAFinishedJobsTaskIsAcknowledgedUnrun(t *testing.T) {
+	t.Parallel()
 	p := newProvider(t, say)
 	s := start(t, p, options{})
 	id := s.submit()
@@ -492,6 +502,7 @@ func TestAFinishedJobsTaskIsAcknowledgedUnrun(t *testing.T) {
 
 // While its pool is paused, a provider's fault uses up nothing.
 func TestAPausedPoolsFaultsAreNotCounted(t *testing.T) {
+	t.Parallel()
 	var paused atomic.Bool
 	paused.Store(true)
 	p := newProvider(t, refuse(529, "overloaded_error"), refuse(529, "overloaded_error"), refuse(529, "overloaded_error"), say)
@@ -503,6 +514,7 @@ func TestAPausedPoolsFaultsAreNotCounted(t *testing.T) {
 
 // Redis is away when the answer comes: the answer is kept until it is back.
 func TestAnAnswerOutlivesAnOutageOfRedis(t *testing.T) {
+	t.Parallel()
 	began, release := make(chan struct{}, 1), make(chan struct{})
 	p := newProvider(t, func(w http.ResponseWriter, r *http.Request) {
 		began <- struct{}{}
