@@ -194,12 +194,17 @@ type system struct {
 	environ     []string
 	api, worker *process
 	url         string
+	transport   *http.Transport
 }
 
 // newSystem starts one. settings are environment variables.
 func newSystem(t *testing.T, redis []string, settings ...string) *system {
 	t.Helper()
-	s := &system{t: t, provider: newProvider(t), redis: redistest.Start(t, redistest.Options{AOF: "always", Args: redis})}
+	s := &system{
+		t: t, provider: newProvider(t), redis: redistest.Start(t, redistest.Options{AOF: "always", Args: redis}),
+		transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16},
+	}
+	t.Cleanup(s.transport.CloseIdleConnections)
 	config := filepath.Join(t.TempDir(), "sluice.yaml")
 	err := os.WriteFile(config, fmt.Appendf(nil, `
 redis: {url: %q}
@@ -373,7 +378,7 @@ func (c caller) send(method, path, body string, headers ...string) (*http.Respon
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	return (&http.Transport{DisableKeepAlives: true, DisableCompression: true}).RoundTrip(req)
+	return c.transport.RoundTrip(req)
 }
 
 // want fails the test unless the status is as expected and every error a problem.

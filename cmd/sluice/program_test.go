@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
@@ -33,6 +34,7 @@ func (l leakless) Run() int {
 	// with a Redis of its own, and need little of a processor. -parallel still has
 	// the last word.
 	_ = flag.Set("test.parallel", "6")
+	logging.Disable() // as the program does, for the tests that run it in this process
 	if code := l.m.Run(); code != 0 {
 		return code
 	}

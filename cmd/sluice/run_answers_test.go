@@ -334,6 +334,7 @@ func TestAModelThatNobodyKnowsEndsItsLines(t *testing.T) {
 		t.Error("no line says why it was not asked")
 	}
 	d.write("p.jsonl", strings.ReplaceAll(d.read("p.jsonl"), "m-none", "m1"))
+	d.atOnce(4)
 	if _, stderr := d.ok("@p.jsonl", "-o", "@out.jsonl"); !strings.Contains(stderr, "101 jobs: 100 succeeded, 0 failed, 1 done before") {
 		t.Error(stderr)
 	}
