@@ -25,6 +25,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/v1"
+	"github.com/sluicehq/sluice/api/wire"
 )
 
 // Jobs is everything that is asked of the store about jobs.
@@ -276,15 +277,11 @@ func ours(path string) bool {
 	return strings.HasPrefix(path, "/v1/")
 }
 
-// Handler returns the API as a handler. It sets no timeouts: the server's read
-// timeout has to be longer than the slowest upload that is wanted, except for a
-// batch, which moves its own read deadline along, and held requests, which move
-// their write deadline.
+// Handler returns the API as a handler. The body of every request moves the
+// connection's read deadline along as it comes, and held requests their write
+// deadline; else the server's own timeouts count.
 func (a *API) Handler() http.Handler {
-	if len(a.extra) == 0 {
-		return a.echo
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return wire.Steady(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !ours(r.URL.Path) {
 			if h := a.mounted(r.URL.Path); h != nil {
 				h.ServeHTTP(w, r)
@@ -292,7 +289,7 @@ func (a *API) Handler() http.Handler {
 			}
 		}
 		a.echo.ServeHTTP(w, r)
-	})
+	}))
 }
 
 // mounted returns the handler of the longest prefix of whole segments of path,

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -180,7 +181,11 @@ func (w *Web) login(rw http.ResponseWriter, r *http.Request) {
 
 func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
-	if err := r.ParseForm(); err != nil {
+	if err := r.ParseForm(); errors.Is(err, os.ErrDeadlineExceeded) {
+		rw.Header().Set("Connection", "close")
+		problem(rw, http.StatusRequestTimeout, "the form came too slowly: send it again")
+		return
+	} else if err != nil {
 		w.page(rw, http.StatusBadRequest, "login.html", loginPage{Fault: "The form could not be read.", Next: "/", Fake: w.cfg.Fake})
 		return
 	}

@@ -39,7 +39,6 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	if err := providerHeaders(r.Header, &common); err != nil {
 		return err
 	}
-	wire.Steady(c.Response(), r)
 	body, media, err := wire.Open(c.Response(), r, a.c.MaxBatchBody,
 		ndjsonType, "application/ndjson", "application/jsonl", "application/x-jsonlines", jsonType)
 	if err != nil {

@@ -22,9 +22,6 @@ import (
 	"github.com/sluicehq/sluice/api/fault"
 )
 
-// bodySilence is how long an upload of a batch may stand still.
-const bodySilence = 30 * time.Second
-
 // ErrTooLong is the error of reading a body that is longer than its limit.
 var ErrTooLong = errors.New("the body is too long")
 
@@ -100,7 +97,7 @@ func Fault(err error, limit int64) error {
 	case errors.As(err, &tooBig), errors.Is(err, ErrTooLong):
 		return tooLong(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fault.Fail(fault.RequestTimeout, "The body did not arrive in time.")
+		return fault.Fail(fault.RequestTimeout, "The body came too slowly: it has to bring at least 1 KiB a second over any 15 s, and all of it within an hour. Send it again over a better connection, or in parts.")
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isCorrupt(err):
 		return fault.Fail(fault.InvalidRequest, "The body is not valid gzip.")
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
@@ -130,28 +127,6 @@ func (c *capped) Read(p []byte) (int, error) {
 		return n - 1, ErrTooLong
 	}
 	return n, err
-}
-
-// steady moves the connection's read deadline along while bytes arrive.
-type steady struct {
-	io.ReadCloser
-	control *http.ResponseController
-	moved   time.Time
-}
-
-// Steady has the connection's read deadline moved along by whoever reads the
-// request's body, so that a long upload may last, and a silent one ends.
-func Steady(w http.ResponseWriter, r *http.Request) {
-	r.Body = &steady{ReadCloser: r.Body, control: http.NewResponseController(w)}
-}
-
-func (s *steady) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(s.moved) > time.Second {
-		s.moved = now
-		// A connection without deadlines has the server's own limits.
-		_ = s.control.SetReadDeadline(now.Add(bodySilence))
-	}
-	return s.ReadCloser.Read(p)
 }
 
 // What is read of a body after its request was refused.
