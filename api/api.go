@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
@@ -87,10 +88,9 @@ type Config struct {
 	MaxBatchBody int64
 	// MaxBatchLines is the most jobs of a batch; 0 means 100,000.
 	MaxBatchLines int
-	// MaxWaits is the most held requests (long polls, event streams) of one
-	// tenant in this process; 0 means 1,000. Above it a poll answers at once and
-	// a stream is refused.
-	MaxWaits int
+	// Caps bounds what callers hold of this process at once; nil: a room of its own,
+	// with the usual caps. A poll that would be held above them answers at once.
+	Caps *caps.Room
 	// Heartbeat is the time between comments in an event stream; 0 means 15 s.
 	Heartbeat time.Duration
 	// DeltaEvery is the time between looks at a running attempt's text; 0 means 200 ms.
@@ -120,6 +120,7 @@ type Config struct {
 // requests that it holds.
 type API struct {
 	verifier Verifier
+	caps     *caps.Room
 	extra    map[string]http.Handler
 	log      *slog.Logger
 	echo     *echo.Echo
@@ -166,15 +167,20 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Caps == nil {
+		if c.Caps, err = caps.New(caps.Config{Registerer: c.Registerer}); err != nil {
+			return nil, err
+		}
+	}
 	d, err := desk.New(desk.Config{
 		Jobs: c.Jobs, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, NewID: c.NewID,
-		CheckWebhookURL: c.CheckWebhookURL, MaxWaits: c.MaxWaits, RereadEvery: c.RereadEvery,
+		CheckWebhookURL: c.CheckWebhookURL, Caps: c.Caps, RereadEvery: c.RereadEvery,
 		Registerer: c.Registerer, Log: c.Log, Now: c.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	a := &API{verifier: c.Verifier, extra: c.Extra, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	a := &API{verifier: c.Verifier, caps: c.Caps, extra: c.Extra, log: c.Log, echo: echo.New(), metrics: m, desk: d}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,

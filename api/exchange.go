@@ -190,6 +190,11 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return fmt.Errorf("verify a token: %w", err)
 			}
 			if err != nil || caller.Tenant == "" {
+				if wait := a.caps.Failed(r); wait > 0 {
+					f := fault.Fail(fault.TooManyFailures, "The token is not valid, as many others of this address before it: send a valid one, which passes at once.")
+					f.RetryAfter = wait
+					return f
+				}
 				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, "The token is not valid.")
 			}
 			exchangeOf(c).caller = caller
@@ -197,9 +202,23 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return challenge(`Bearer realm="sluice", error="insufficient_scope", scope="`+scope+`"`,
 					fault.Forbidden, "The token lacks the scope "+scope+".")
 			}
-			return next(c)
+			return a.admitted(c, next)
 		}
 	}
+}
+
+// admitted answers a request whose tenant has room for it and its body.
+func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
+	tenant := exchangeOf(c).caller.Tenant
+	release, err := a.caps.Request(tenant)
+	if err != nil {
+		return err
+	}
+	defer release()
+	body := a.caps.Body(tenant)
+	defer body.Give(-1)
+	wire.Charge(c.Request(), body)
+	return next(c)
 }
 
 // challenge is a problem with a WWW-Authenticate header.

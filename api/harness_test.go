@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -134,6 +135,15 @@ func serve(t testing.TB, change ...func(*api.Config)) *site {
 		s.client.CloseIdleConnections()
 	})
 	return s
+}
+
+func room(t testing.TB, c caps.Config) *caps.Room {
+	t.Helper()
+	r, err := caps.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // reply is an answer with its body read.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -443,7 +444,7 @@ func TestDrainLetsPollsGo(t *testing.T) {
 }
 
 func TestOneTenantCannotHoldEverything(t *testing.T) {
-	s := serve(t, func(c *api.Config) { c.MaxWaits = 1 })
+	s := serve(t, func(c *api.Config) { c.Caps = room(t, caps.Config{TenantStreams: 1}) })
 	id := s.submit()
 	got := make(chan reply)
 	go func() { got <- s.call("GET", "/v1/jobs/"+id+"?wait=60", reader, nil) }()

@@ -8,9 +8,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +43,18 @@ type Sessions interface {
 	Session(ctx context.Context, name string) ([]byte, error)
 	// EndSession forgets it.
 	EndSession(ctx context.Context, name string) error
+}
+
+// slowed is the error of a token that is not valid, as many others of its address
+// before it: how long that has to wait.
+type slowed time.Duration
+
+func (slowed) Error() string {
+	return "the token is not valid, as many others of this address before it: send a valid one, which passes at once"
+}
+
+func (s slowed) tell(rw http.ResponseWriter) {
+	rw.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(time.Duration(s).Seconds()))))
 }
 
 // viewer is who looks at a page, for as long as a session is good.
@@ -74,6 +88,9 @@ func (w *Web) who(r *http.Request) (viewer, error) {
 		}
 		id, err := w.cfg.Verifier.Verify(r.Context(), strings.Trim(token, " "))
 		if err != nil {
+			if wait := w.cfg.Failed(r); wait > 0 {
+				return viewer{}, slowed(wait)
+			}
 			return viewer{}, errSignedOut
 		}
 		return admit(id)
@@ -199,6 +216,11 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	token = strings.TrimSpace(strings.TrimPrefix(token, "Bearer "))
 	id, err := w.cfg.Verifier.Verify(r.Context(), token)
 	if err != nil {
+		if wait := w.cfg.Failed(r); wait > 0 {
+			slowed(wait).tell(rw)
+			again(http.StatusTooManyRequests, "slowed", "This token is not valid, as many others before it. A valid one is taken at once.")
+			return
+		}
 		w.cfg.Log.Info("sign-in refused", "error", err)
 		again(http.StatusUnauthorized, "invalid", "This token is not valid, or no longer.")
 		return

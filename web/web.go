@@ -86,6 +86,9 @@ type Config struct {
 	Now func() time.Time
 	// Log is told of sign-ins, of every change, and of faults. Nil means nobody.
 	Log *slog.Logger
+	// Failed counts a token that was refused, and returns how long whose request it is has
+	// to wait before the next; 0 while there were few. Nil counts nothing.
+	Failed func(*http.Request) time.Duration
 	// Metrics counts sign-ins. Nil means none.
 	Metrics prometheus.Registerer
 }
@@ -124,6 +127,9 @@ func New(c Config) (*Web, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Failed == nil {
+		c.Failed = func(*http.Request) time.Duration { return 0 }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -134,7 +140,7 @@ func New(c Config) (*Web, error) {
 		secure: public.Scheme == "https",
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_console_sign_ins_total",
-			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), forbidden (its scopes) or unavailable (Redis).",
+			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), slowed (the address, for many of those), forbidden (its scopes) or unavailable (Redis).",
 		}, []string{"result"}),
 	}
 	if w.pages, err = template.ParseFS(assets, "assets/*.html"); err != nil {
@@ -241,9 +247,13 @@ func secured(next http.Handler) http.Handler {
 func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		v, err := w.who(r)
+		var slow slowed
 		switch {
 		case err == nil:
 			next(rw, r, v)
+		case errors.As(err, &slow):
+			slow.tell(rw)
+			problem(rw, http.StatusTooManyRequests, slow.Error())
 		case unknown(err):
 			w.away(rw, r, err)
 		case errors.Is(err, errForbidden):

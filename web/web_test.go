@@ -257,6 +257,18 @@ func TestSignedOut(t *testing.T) {
 	}
 }
 
+func TestManyBadTokensAreSlowedAndAValidOneNever(t *testing.T) {
+	s := newSite(t, func(c *Config) { c.Failed = func(*http.Request) time.Duration { return 1500 * time.Millisecond } })
+	a := s.do(nil, "POST", "/login", url.Values{"token": {"wrong"}})
+	if s.want(a, 429, "not valid", `role="alert"`); a.Header.Get("Retry-After") != "2" {
+		t.Errorf("Retry-After %q, want 2", a.Header.Get("Retry-After"))
+	}
+	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"look"}}), 303)
+	s.want(s.do(nil, "GET", "/", nil, "Authorization", "Bearer wrong"), 429)
+	s.want(s.do(nil, "GET", "/", nil, "Authorization", "Bearer look"), 200)
+	s.want(s.do(nil, "GET", "/", nil), 303) // a cookie, or nothing at all, is no token
+}
+
 func TestSignIn(t *testing.T) {
 	s := newSite(t, nil)
 	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"wrong"}}), 401, "not valid", `role="alert"`)

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Failures counts by address who fails to show a valid token. It is asked only
+// failures counts by address who fails to show a valid token. It is asked only
 // after a failure, so that a valid token is never slowed, wherever it comes from.
-type Failures struct {
+type failures struct {
 	perMinute int
 	trusted   []netip.Prefix
 
@@ -28,16 +28,16 @@ const (
 	mostRemembered = 1 << 14
 )
 
-// NewFailures returns a count that lets an address fail perMinute times a minute.
+// newFailures returns a count that lets an address fail perMinute times a minute.
 // The X-Forwarded-For of the trusted networks says whose request they pass on.
-func NewFailures(perMinute int, trusted []netip.Prefix) *Failures {
-	return &Failures{perMinute: perMinute, trusted: trusted, now: map[netip.Addr]*rate.Limiter{}, before: map[netip.Addr]*rate.Limiter{}}
+func newFailures(perMinute int, trusted []netip.Prefix) *failures {
+	return &failures{perMinute: perMinute, trusted: trusted, now: map[netip.Addr]*rate.Limiter{}, before: map[netip.Addr]*rate.Limiter{}}
 }
 
-// Failed counts a failure of the request's address, and returns how long that
+// failed counts a failure of the request's address, and returns how long that
 // address has to wait before its next; 0 while it has failed seldom enough.
-func (f *Failures) Failed(r *http.Request) time.Duration {
-	addr := f.Address(r)
+func (f *failures) failed(r *http.Request) time.Duration {
+	addr := f.address(r)
 	if addr.Is6() { // a subscriber has a whole /64
 		if p, err := addr.Prefix(64); err == nil {
 			addr = p.Addr()
@@ -62,16 +62,16 @@ func (f *Failures) Failed(r *http.Request) time.Duration {
 	return max(time.Second, time.Duration((1-l.TokensAt(at))*float64(time.Minute)/float64(f.perMinute)))
 }
 
-// Address is whose request it is: the peer's, or, where that is a trusted proxy,
+// address is whose request it is: the peer's, or, where that is a trusted proxy,
 // the last address in X-Forwarded-For that is none. The zero address stands for
 // whatever cannot be told apart.
-func (f *Failures) Address(r *http.Request) netip.Addr {
+func (f *failures) address(r *http.Request) netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return netip.Addr{}
 	}
 	addr := peer.Addr().Unmap().WithZone("")
-	if !f.Trusted(addr) {
+	if !f.isTrusted(addr) {
 		return addr
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -80,15 +80,15 @@ func (f *Failures) Address(r *http.Request) netip.Addr {
 		if !ok {
 			break // what stands before it, nobody vouches for
 		}
-		if addr = hop; !f.Trusted(addr) {
+		if addr = hop; !f.isTrusted(addr) {
 			break
 		}
 	}
 	return addr
 }
 
-// Trusted reports whether an address is a proxy whose X-Forwarded-For counts.
-func (f *Failures) Trusted(a netip.Addr) bool {
+// isTrusted reports whether an address is a proxy whose X-Forwarded-For counts.
+func (f *failures) isTrusted(a netip.Addr) bool {
 	for _, p := range f.trusted {
 		if p.Contains(a) {
 			return true

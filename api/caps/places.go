@@ -7,7 +7,11 @@
 // process has its own caps, and knows neither a form of the API nor a job.
 package caps
 
-import "sync"
+import (
+	"context"
+	"sync"
+	"time"
+)
 
 // Places are a number of places that owners share. An owner takes no more than
 // each, and no more than are free, so that one that wants all gets half
@@ -20,6 +24,7 @@ type Places struct {
 	mu    sync.Mutex
 	taken int64
 	held  map[string]int64 // by owner
+	given chan struct{}    // nil: nobody waits for places
 }
 
 // NewPlaces returns places for most in all, of which one owner takes each at most.
@@ -47,7 +52,45 @@ func (p *Places) Give(owner string, n int64) {
 	if p.held[owner] -= n; p.held[owner] <= 0 {
 		delete(p.held, owner)
 	}
+	if p.given != nil {
+		close(p.given)
+		p.given = nil
+	}
 }
 
-// Each is the most that one owner takes.
-func (p *Places) Each() int64 { return min(p.each, (p.most+1)/2) }
+// holds reports whether an owner has any place.
+func (p *Places) holds(owner string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held[owner] > 0
+}
+
+// takeWithin is [Places.Take] that waits for others to give places back.
+func (p *Places) takeWithin(ctx context.Context, wait time.Duration, owner string, n int64) bool {
+	if p.Take(owner, n) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		given := p.giving()
+		if p.Take(owner, n) {
+			return true
+		}
+		select {
+		case <-given:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// giving is closed when places are given back next.
+func (p *Places) giving() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.given == nil {
+		p.given = make(chan struct{})
+	}
+	return p.given
+}

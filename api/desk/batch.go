@@ -15,7 +15,7 @@ import (
 
 const (
 	stageJobs    = 200     // jobs in one chunk at most
-	stageBytes   = 4 << 20 // and bytes of their requests, about
+	stageBytes   = 1 << 20 // and bytes of their requests, about
 	abortTimeout = 5 * time.Second
 )
 
@@ -26,6 +26,9 @@ type Incoming struct {
 	// Read calls take with each job of the batch in order, and returns its error.
 	// line is 1-based, and size is about how many bytes the job has.
 	Read func(take func(line int, job tasks.Job, size int) error) error
+	// Staged is told how many bytes of what was taken are in memory no more; nil: nobody
+	// wants to know.
+	Staged func(bytes int)
 	// Fingerprint digests what was read; it is asked after Read, when there is a key.
 	Fingerprint func() string
 }
@@ -43,6 +46,11 @@ type HandedBatch struct {
 // until all of it was read. HandedBatch counts beside an error too: its grant is
 // told to whoever was admitted.
 func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedBatch, err error) {
+	leave, err := d.c.Caps.Upload(c.Tenant)
+	if err != nil {
+		return h, err
+	}
+	defer leave()
 	grant, err := d.admit(ctx, c.Tenant)
 	if err != nil {
 		return h, err
@@ -59,7 +67,10 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools,
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, told: b.Staged,
+	}
+	if in.told == nil {
+		in.told = func(int) {}
 	}
 	if prior != nil {
 		d.refund(ctx, c.Tenant, grant)
@@ -145,10 +156,12 @@ type intake struct {
 
 	reserved int64 // tokens of all jobs so far
 
-	chunk []tasks.Job
-	bytes int
-	laid  chan error     // the end of the staging under way; nil: none is
-	pools map[string]int // jobs by pool
+	chunk  []tasks.Job
+	bytes  int             // of the chunk, about
+	told   func(bytes int) // of what is in memory no more
+	laid   chan error      // the end of the staging under way; nil: none is
+	laying int             // bytes of it
+	pools  map[string]int  // jobs by pool
 }
 
 // read takes in the whole batch. Nothing is under way when it returns.
@@ -190,6 +203,7 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	}
 	in.pools[job.Pool]++
 	if !in.staging {
+		in.told(size)
 		return nil
 	}
 	if err := in.fits(ctx, &job); err != nil {
@@ -227,7 +241,8 @@ func (in *intake) stage(ctx context.Context) error {
 		return err
 	}
 	chunk, laid := in.chunk, make(chan error, 1)
-	in.chunk, in.bytes, in.laid = make([]tasks.Job, 0, stageJobs), 0, laid
+	in.laying, in.bytes = in.bytes, 0
+	in.chunk, in.laid = make([]tasks.Job, 0, stageJobs), laid
 	go func() { laid <- in.desk.c.Batches.StageBatch(ctx, in.batch, chunk) }()
 	return nil
 }
@@ -239,5 +254,6 @@ func (in *intake) staged() error {
 	}
 	err := <-in.laid
 	in.laid = nil
+	in.told(in.laying)
 	return err
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -96,8 +97,8 @@ type Quota interface {
 	Refund(ctx context.Context, tenant string, g quota.Grant) error
 }
 
-// Config says what a desk works with. Jobs, Batches, Notices, Pools and NewID
-// are required.
+// Config says what a desk works with. Jobs, Batches, Notices, Pools, NewID
+// and Caps are required.
 type Config struct {
 	Jobs    Jobs
 	Batches Batches
@@ -111,8 +112,8 @@ type Config struct {
 	// it is called for each, and must not look names up. It sees only absolute http
 	// and https addresses without user information; nil: https only.
 	CheckWebhookURL func(url string) error
-	// MaxWaits is the most requests that one tenant holds at once; 0 means 1,000.
-	MaxWaits int
+	// Caps bounds what tenants hold at once. Required.
+	Caps *caps.Room
 	// RereadEvery bounds how late a held request sees a change whose notice was
 	// lost; 0 means 5 s. Where there are no notices it looks each second at least.
 	RereadEvery time.Duration
@@ -130,7 +131,6 @@ type Desk struct {
 	c        Config
 	accepted *prometheus.CounterVec
 	held     prometheus.Gauge
-	waits    waits
 
 	drainOnce sync.Once
 	draining  chan struct{}
@@ -138,7 +138,6 @@ type Desk struct {
 
 // New returns a desk, or the error of registering its metrics.
 func New(c Config) (*Desk, error) {
-	c.MaxWaits = cmp.Or(c.MaxWaits, 1000)
 	c.RereadEvery = cmp.Or(c.RereadEvery, 5*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -147,7 +146,7 @@ func New(c Config) (*Desk, error) {
 		c.Now = time.Now
 	}
 	d := &Desk{
-		c: c, waits: waits{most: c.MaxWaits, held: map[string]int{}}, draining: make(chan struct{}),
+		c: c, draining: make(chan struct{}),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_jobs_accepted_total", Help: "Jobs accepted, by pool.",
 		}, []string{"pool"}),

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/quota"
@@ -137,6 +138,7 @@ func TestAJobAndABatchOfItAreTreatedAlike(t *testing.T) {
 			t.Run(name+"/"+form, func(t *testing.T) {
 				st, paid := c.store, purse(0)
 				d, err := desk.New(desk.Config{
+					Caps: room(t, caps.Config{}),
 					Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, Quota: &paid,
 					NewID: func(prefix string) string { return prefix + "_new" },
 				})
@@ -176,6 +178,7 @@ func TestAJobThatWouldWaitPastItsDeadlineIsRefusedWithWhenToComeAgain(t *testing
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var st store
 	d, err := desk.New(desk.Config{
+		Caps: room(t, caps.Config{}),
 		Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "job_new" },
 		Now: func() time.Time { return now },
 	})
@@ -194,9 +197,18 @@ func TestAJobThatWouldWaitPastItsDeadlineIsRefusedWithWhenToComeAgain(t *testing
 	}
 }
 
+func room(t *testing.T, c caps.Config) *caps.Room {
+	t.Helper()
+	r, err := caps.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestADeskThatDrainsHoldsNobody(t *testing.T) {
 	var st store
-	d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "" }, MaxWaits: 1})
+	d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "" }, Caps: room(t, caps.Config{TenantStreams: 1})})
 	if err != nil {
 		t.Fatal(err)
 	}

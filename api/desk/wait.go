@@ -3,51 +3,22 @@ package desk
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
-	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
-
-// waits bounds how many requests of one tenant are held at once.
-type waits struct {
-	most int
-	mu   sync.Mutex
-	held map[string]int
-}
-
-// take reports whether the tenant may hold one more request; give ends it.
-func (w *waits) take(tenant string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.held[tenant] >= w.most {
-		return false
-	}
-	w.held[tenant]++
-	return true
-}
-
-func (w *waits) give(tenant string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.held[tenant]--; w.held[tenant] == 0 {
-		delete(w.held, tenant)
-	}
-}
 
 // Hold counts a request that is held open, until release is called. A tenant
 // that holds too many already is refused, and may come back in a moment.
 func (d *Desk) Hold(tenant string) (release func(), err error) {
-	if !d.waits.take(tenant) {
-		f := fault.Fail(fault.TooManyStreams, "The tenant holds %d requests open.", d.c.MaxWaits)
-		f.RetryAfter = time.Second
-		return nil, f
+	leave, err := d.c.Caps.Stream(tenant)
+	if err != nil {
+		return nil, err
 	}
 	d.held.Inc()
 	return func() {
 		d.held.Dec()
-		d.waits.give(tenant)
+		leave()
 	}, nil
 }
 

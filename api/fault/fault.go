@@ -40,6 +40,9 @@ const (
 	ImpossibleSize      = "impossible_size"
 	WebhookURLRefused   = "webhook_url_refused"
 	TooManyStreams      = "too_many_streams"
+	TooManyRequests     = "too_many_requests"
+	TooManyFailures     = "too_many_failures"
+	Overloaded          = "overloaded"
 	QuotaExceeded       = "quota_exceeded"
 	Unavailable         = "unavailable"
 	OutcomeUnknown      = "outcome_unknown"
@@ -77,6 +80,9 @@ func Kinds() []Kind {
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
 		{TooManyStreams, 429, "Too many open event streams", nil},
+		{TooManyRequests, 429, "Too many requests at once", nil},
+		{TooManyFailures, 429, "Too many tokens of this address were not valid", nil},
+		{Overloaded, 503, "This process has too much to do", nil},
 		{OutcomeUnknown, 503, "Whether this was done is not known", tasks.ErrUnknown},
 		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
 		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},

@@ -46,7 +46,8 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	}
 	peeked := bufio.NewReaderSize(body, formBytes)
 	media, id := batchForm(peeked, media)
-	in := &intake{api: a, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	memory := wire.Charged(r)
+	in := &intake{api: a, memory: memory, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
 	if in.id != "" {
 		if err := checkID(in.id, "batch_", a.c.Now()); err != nil {
 			return err
@@ -54,7 +55,8 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	}
 	handed, err := a.desk.SubmitBatch(ctx, x, desk.Incoming{
 		ID: in.id, Key: key, Fingerprint: in.sum.String,
-		Read: func(take takeJob) error { return in.read(ctx, peeked, take) },
+		Read:   func(take takeJob) error { return in.read(ctx, peeked, take) },
+		Staged: func(n int) { memory.Give(int64(n)) },
 	})
 	ans, again := firstAnswer(c.Response().Header(), handed.Grant, handed.Replayed, handed.Answer)
 	if err != nil {
@@ -122,6 +124,7 @@ type takeJob = func(line int, job tasks.Job, size int) error
 // intake reads the body of one batch.
 type intake struct {
 	api    *API
+	memory wire.Account  // of what was read
 	common tasks.Request // the headers that go upstream with every job
 	media  string
 	id     string // of the batch, as the caller gave it; "" for none

@@ -58,7 +58,10 @@ func (a *API) SubmitJob(c echo.Context) error {
 		return ans.write(c)
 	}
 
-	// From here on the job is safe, and nothing may end in an error.
+	// From here on the job is safe, and nothing may end in an error. Its body is no
+	// more of use here, while its caller may wait for long.
+	handed.Job.Request.Body = nil
+	wire.Charged(r).Give(-1)
 	if wait > 0 {
 		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
 		extendWrite(c, wait)

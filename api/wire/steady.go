@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"os"
@@ -33,11 +34,60 @@ func Steady(next http.Handler) http.Handler {
 	})
 }
 
+// Account is the room that a body takes in memory.
+type Account interface {
+	// Take takes room for n bytes more, or says why there is none.
+	Take(ctx context.Context, n int64) error
+	// Give gives n bytes back; less than 0 is all.
+	Give(n int64)
+}
+
+// Charge has what [Open] and [Read] read of the request's body charged, as it is after
+// decompression. The request must have come through [Steady].
+func Charge(r *http.Request, a Account) {
+	if s, ok := r.Body.(*steady); ok {
+		s.account = a
+	}
+}
+
+// Charged returns the account of the request's body; one that keeps nothing where it
+// has none.
+func Charged(r *http.Request) Account {
+	if s, ok := r.Body.(*steady); ok && s.account != nil {
+		return s.account
+	}
+	return free{}
+}
+
+// free is an account without a limit.
+type free struct{}
+
+func (free) Take(context.Context, int64) error { return nil }
+func (free) Give(int64)                        {}
+
+// charged takes room for what it reads.
+type charged struct {
+	io.Reader
+	ctx     context.Context
+	account Account
+}
+
+func (c charged) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if n > 0 {
+		if full := c.account.Take(c.ctx, int64(n)); full != nil {
+			return 0, full
+		}
+	}
+	return n, err
+}
+
 // steady moves the connection's read deadline along while bytes arrive.
 type steady struct {
 	io.ReadCloser
 	deadline func(time.Time) error
 	pace     pace
+	account  Account // nil: none
 }
 
 func (s *steady) Read(p []byte) (int, error) {

@@ -36,17 +36,18 @@ func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 	if mediaType, err = oneOf(types, r.Header.Get("Content-Type")); err != nil {
 		return nil, "", err
 	}
+	account := Charged(r)
 	// The server closes the connection when a caller sends more than this.
 	body = http.MaxBytesReader(w, r.Body, limit)
 	switch strings.ToLower(strings.Join(r.Header["Content-Encoding"], ", ")) {
 	case "", "identity":
-		return body, mediaType, nil
+		return charged{body, r.Context(), account}, mediaType, nil
 	case "gzip", "x-gzip":
 		z, err := gzip.NewReader(body)
 		if err != nil {
 			return nil, "", Fault(err, limit)
 		}
-		return &capped{r: z, left: limit}, mediaType, nil
+		return charged{&capped{r: z, left: limit}, r.Context(), account}, mediaType, nil
 	}
 	p := fault.Fail(fault.UnsupportedMedia, "The Content-Encoding must be gzip or identity.")
 	p.Header = http.Header{"Accept-Encoding": {"gzip"}}
@@ -92,8 +93,13 @@ func tooLong(limit int64) *fault.Fault {
 
 // Fault is the problem with a body that could not be read to its end.
 func Fault(err error, limit int64) error {
-	var tooBig *http.MaxBytesError
+	var (
+		tooBig *http.MaxBytesError
+		known  *fault.Fault
+	)
 	switch {
+	case errors.As(err, &known):
+		return known
 	case errors.As(err, &tooBig), errors.Is(err, ErrTooLong):
 		return tooLong(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -109,7 +109,7 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 				ready(public)
 			}
 			s.log.Info("listening", "address", l.Addr().String())
-			return s.serve(ctx, l, a.Handler(), a.Drain)
+			return s.serve(ctx, s.room.Listen(l), a.Handler(), a.Drain)
 		},
 		s.serveOps,
 	)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/web"
 )
 
@@ -89,10 +90,13 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 			return nil, err
 		}
 	}
+	if s.room, err = s.newRoom(); err != nil {
+		return nil, err
+	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
+		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -106,8 +110,22 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Jobs: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
-		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages,
+		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room,
 		Registerer: s.registry, Log: s.log,
+	})
+}
+
+// newRoom returns what the API has for its callers.
+func (s *service) newRoom() (*caps.Room, error) {
+	proxies, err := s.cfg.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	c := s.cfg.Caps
+	return caps.New(caps.Config{
+		Connections: c.Connections, Requests: c.Requests, Streams: c.Streams, Uploads: c.Uploads, BodyBytes: c.BodyBytes, FailedTokens: c.FailedTokens,
+		TenantRequests: c.Tenant.Requests, TenantStreams: c.Tenant.Streams, TenantUploads: c.Tenant.Uploads,
+		TrustedProxies: proxies, Registerer: s.registry,
 	})
 }
 
@@ -126,6 +144,9 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
 		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if capped, ok := l.(*caps.Listener); ok {
+		srv.ConnState = capped.Became
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
@@ -173,5 +194,5 @@ func (s *service) serveOps(ctx context.Context) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return s.serve(ctx, l, mux, nil)
+	return s.serve(ctx, l, hosted(s.cfg.OpsHosts, mux), nil)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
@@ -55,6 +56,7 @@ type service struct {
 	sender    *webhook.Sender   // nil in a process without workers
 	deliverer *worker.Deliverer // nil in a process without workers
 	public    atomic.Pointer[string]
+	room      *caps.Room // nil in a process without an API
 
 	spill   *spill.Folder  // of answers that Redis does not take; nil: there is none
 	noSpill string         // why there is none, for a worker

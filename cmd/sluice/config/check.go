@@ -68,6 +68,7 @@ func (v *validator) config(c *Config) {
 			v.bad("public_url", "%v", err)
 		}
 	}
+	v.doors(c)
 	v.redis(c)
 	v.auth(c.Auth)
 	v.providers(c)
@@ -84,6 +85,30 @@ func (v *validator) config(c *Config) {
 		v.price("prices."+p.Name, p)
 	}
 	v.webhooks(c.Webhooks)
+}
+
+// mostBody is the most bytes of one body: what is less would take none that large.
+const mostBody = 32 << 20
+
+// doors checks who may come, and how many.
+func (v *validator) doors(c *Config) {
+	for i, s := range c.TrustedProxies {
+		if _, err := network(s); err != nil {
+			v.bad(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither a prefix, as in 10.0.0.0/8, nor an IP address", s)
+		}
+	}
+	for i, h := range c.OpsHosts {
+		if h == "" || strings.ContainsAny(h, "/:@ *?#") {
+			v.bad(fmt.Sprintf("ops_hosts[%d]", i), "%q is not a host name; write it without a port", h)
+		}
+	}
+	for key, n := range map[string]int{
+		"connections": c.Caps.Connections, "requests": c.Caps.Requests, "streams": c.Caps.Streams, "uploads": c.Caps.Uploads,
+		"failed_tokens": c.Caps.FailedTokens, "tenant.requests": c.Caps.Tenant.Requests, "tenant.streams": c.Caps.Tenant.Streams, "tenant.uploads": c.Caps.Tenant.Uploads,
+	} {
+		v.within("caps."+key, int64(n), 1, 1_000_000)
+	}
+	v.within("caps.body_bytes", c.Caps.BodyBytes, 2*mostBody, 1<<40)
 }
 
 func (v *validator) price(key string, p Price) {

@@ -22,6 +22,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -38,18 +39,23 @@ import (
 // file's order. Settings tagged secret are masked when printed and may be read
 // from the file that the environment variable …_FILE names.
 type Config struct {
-	Listen    string     `key:"listen"`     // host:port of the API; port 0 is any free one
-	OpsListen string     `key:"ops_listen"` // host:port of metrics and health; port 0 is any free one
-	PublicURL string     `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later: see [Config.PublicFor]
-	Redis     Redis      `key:"redis"`
-	Auth      Auth       `key:"auth"`
-	Providers []Provider `key:"providers"` // in the file's order; at least one
-	Pools     []Pool     `key:"pools"`     // in the file's order; at least one
-	Tenants   []Tenant   `key:"tenants"`   // "default" comes first and is always there
-	Results   Results    `key:"results"`
-	Prices    []Price    `key:"prices"`   // in the file's order; the first that matches a model is its price; empty: no money is shown
-	DataDir   string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
-	Webhooks  Webhooks   `key:"webhooks"`
+	Listen    string `key:"listen"`     // host:port of the API; port 0 is any free one
+	OpsListen string `key:"ops_listen"` // host:port of metrics and health; port 0 is any free one
+	PublicURL string `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later: see [Config.PublicFor]
+	// TrustedProxies are the networks whose X-Forwarded-For says whose a request is.
+	// Empty: it is the peer's.
+	TrustedProxies []string   `key:"trusted_proxies"`
+	OpsHosts       []string   `key:"ops_hosts"` // names in a Host that ops_listen answers to, beside IP addresses and loopback names; empty: those alone
+	Caps           Caps       `key:"caps"`
+	Redis          Redis      `key:"redis"`
+	Auth           Auth       `key:"auth"`
+	Providers      []Provider `key:"providers"` // in the file's order; at least one
+	Pools          []Pool     `key:"pools"`     // in the file's order; at least one
+	Tenants        []Tenant   `key:"tenants"`   // "default" comes first and is always there
+	Results        Results    `key:"results"`
+	Prices         []Price    `key:"prices"`   // in the file's order; the first that matches a model is its price; empty: no money is shown
+	DataDir        string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
+	Webhooks       Webhooks   `key:"webhooks"`
 
 	// File is the configuration file that was read; empty: none.
 	File string
@@ -190,6 +196,53 @@ type Tenant struct {
 	ResendsPerMinute int64 `key:"resends_per_minute"` // tests of webhook endpoints and redeliveries; 0: no limit
 	QueuedJobs       int64 `key:"queued_jobs"`        // 0: no limit
 	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
+}
+
+// Caps are what callers may hold of one API process at once.
+type Caps struct {
+	Connections  int   `key:"connections"`
+	Requests     int   `key:"requests"`      // under way
+	Streams      int   `key:"streams"`       // long polls and event streams
+	Uploads      int   `key:"uploads"`       // batches that are being sent
+	BodyBytes    int64 `key:"body_bytes"`    // of bodies in memory, decompressed
+	FailedTokens int   `key:"failed_tokens"` // and sign-ins, of one address in a minute
+
+	Tenant TenantCaps `key:"tenant"`
+}
+
+// TenantCaps are one tenant's part of [Caps]. It never has more than is left for
+// the others.
+type TenantCaps struct {
+	Requests int `key:"requests"`
+	Streams  int `key:"streams"`
+	Uploads  int `key:"uploads"`
+}
+
+// Proxies returns TrustedProxies as networks; a single address is one.
+func (c *Config) Proxies() ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(c.TrustedProxies))
+	for _, s := range c.TrustedProxies {
+		p, err := network(s)
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies: %w", err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// network reads a prefix or a single address; a mapped one is that of IPv4.
+func network(s string) (netip.Prefix, error) {
+	a, err := netip.ParseAddr(s)
+	if err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), err
 }
 
 // Results says how long a finished job is kept and how large its answer may be.

@@ -83,11 +83,15 @@ func defaults(e Environment) *Config {
 	return &Config{
 		Listen:    "127.0.0.1:8080",
 		OpsListen: "127.0.0.1:9090",
-		Redis:     Redis{Prefix: tasks.DefaultPrefix},
-		Auth:      Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
-		Tenants:   []Tenant{defaultTenant()},
-		Results:   Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
-		DataDir:   userDataDir(e),
+		Caps: Caps{
+			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 64 << 20, FailedTokens: 120,
+			Tenant: TenantCaps{Requests: 2000, Streams: 1000, Uploads: 8},
+		},
+		Redis:   Redis{Prefix: tasks.DefaultPrefix},
+		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
+		Tenants: []Tenant{defaultTenant()},
+		Results: Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
+		DataDir: userDataDir(e),
 	}
 }
 

@@ -1,0 +1,154 @@
+package caps
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/api/fault"
+)
+
+// Config says how much there is of everything.
+type Config struct {
+	Connections  int   // open to the process; 0 means 10,000
+	Requests     int   // under way; 0 means 10,000
+	Streams      int   // long polls and event streams held; 0 means 10,000
+	Uploads      int   // batches that are being sent; 0 means 64
+	BodyBytes    int64 // of bodies in memory, decompressed; 0 means 64 MiB
+	FailedTokens int   // of one address in a minute; 0 means 120
+
+	TenantRequests int // of one tenant; 0 means 2,000
+	TenantStreams  int // of one tenant; 0 means 1,000
+	TenantUploads  int // of one tenant; 0 means 8
+
+	// BodyPatience is how long a body waits for others to make room; 0 means 5 s.
+	BodyPatience time.Duration
+	// TrustedProxies are the networks whose X-Forwarded-For counts; empty: none.
+	TrustedProxies []netip.Prefix
+	// Registerer takes the metrics; nil: none are kept.
+	Registerer prometheus.Registerer
+}
+
+// Room is what one process has for its callers.
+type Room struct {
+	connections int
+	byAddress   *Places // connections
+	requests    *Places
+	streams     *Places
+	uploads     *Places
+	bodies      *Places
+	patience    time.Duration // for bodies
+	failures    *failures
+	refused     *prometheus.CounterVec
+}
+
+// New returns a room that is empty, or the error of registering its metrics.
+func New(c Config) (*Room, error) {
+	places := func(most, usual, each, usually int) *Places {
+		return NewPlaces(int64(cmp.Or(most, usual)), int64(cmp.Or(each, usually)))
+	}
+	bytes := cmp.Or(c.BodyBytes, 64<<20)
+	r := &Room{
+		connections: cmp.Or(c.Connections, 10_000),
+		byAddress:   places(c.Connections, 10_000, c.Connections, 10_000),
+		requests:    places(c.Requests, 10_000, c.TenantRequests, 2000),
+		streams:     places(c.Streams, 10_000, c.TenantStreams, 1000),
+		uploads:     places(c.Uploads, 64, c.TenantUploads, 8),
+		bodies:      NewPlaces(bytes, bytes),
+		patience:    cmp.Or(c.BodyPatience, 5*time.Second),
+		failures:    newFailures(cmp.Or(c.FailedTokens, 120), c.TrustedProxies),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_caps_refused_total", Help: "What was refused because too much was held or had failed already, by cap: connections, requests, streams, uploads, bodies or tokens.",
+		}, []string{"cap"}),
+	}
+	for _, name := range []string{"connections", "requests", "streams", "uploads", "bodies", "tokens"} {
+		r.refused.WithLabelValues(name)
+	}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(r.refused); err != nil {
+			return nil, fmt.Errorf("register the metrics of caps: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// Request counts a request that is under way until release is called.
+func (r *Room) Request(tenant string) (release func(), err error) {
+	return r.hold(r.requests, "requests", fault.TooManyRequests, tenant, "The tenant has too many requests under way: send fewer at once.")
+}
+
+// Stream counts a long poll or an event stream until release is called.
+func (r *Room) Stream(tenant string) (release func(), err error) {
+	return r.hold(r.streams, "streams", fault.TooManyStreams, tenant, "The tenant holds too many requests open: end some, or poll without waiting.")
+}
+
+// Upload counts a batch that is being sent until release is called.
+func (r *Room) Upload(tenant string) (release func(), err error) {
+	return r.hold(r.uploads, "uploads", fault.TooManyRequests, tenant, "The tenant is sending too many batches: send one after the other.")
+}
+
+func (r *Room) hold(p *Places, name, code, tenant, why string) (release func(), err error) {
+	if !p.Take(tenant, 1) {
+		return nil, r.refuse(p, name, code, tenant, why)
+	}
+	return func() { p.Give(tenant, 1) }, nil
+}
+
+// refuse is the fault of who has too much, or of a process that others fill.
+func (r *Room) refuse(p *Places, name, code, tenant, why string) error {
+	r.refused.WithLabelValues(name).Inc()
+	f := fault.Fail(code, "%s", why)
+	if !p.holds(tenant) {
+		f = fault.Fail(fault.Overloaded, "This process has as many %s as it takes: come again in a moment.", name)
+	}
+	f.RetryAfter = time.Second + rand.N(2*time.Second)
+	return f
+}
+
+// Body is what one request holds of the room for bodies. It is for one goroutine.
+type Body struct {
+	room   *Room
+	tenant string
+	held   int64
+}
+
+// Body returns an account of a request that holds nothing yet.
+func (r *Room) Body(tenant string) *Body { return &Body{room: r, tenant: tenant} }
+
+// Take takes room for n bytes more, and waits a few seconds for it.
+func (b *Body) Take(ctx context.Context, n int64) error {
+	if !b.room.bodies.takeWithin(ctx, b.room.patience, b.tenant, n) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return b.room.refuse(b.room.bodies, "bodies", fault.TooManyRequests, b.tenant, "The tenant has too many bytes of bodies under way: send fewer or smaller requests at once.")
+	}
+	b.held += n
+	return nil
+}
+
+// Give gives n bytes back, or what is held where that is less; less than 0 is all.
+func (b *Body) Give(n int64) {
+	if n < 0 || n > b.held {
+		n = b.held
+	}
+	b.held -= n
+	b.room.bodies.Give(b.tenant, n)
+}
+
+// Failed counts a token that was refused, of a request or a sign-in, and returns how
+// long its address has to wait before its next failure; 0 while there were few. It is
+// not to be asked about a valid token.
+func (r *Room) Failed(req *http.Request) time.Duration {
+	wait := r.failures.failed(req)
+	if wait > 0 {
+		r.refused.WithLabelValues("tokens").Inc()
+	}
+	return wait
+}
