@@ -131,6 +131,7 @@ type Desk struct {
 	c        Config
 	accepted *prometheus.CounterVec
 	held     prometheus.Gauge
+	looks    looks
 
 	drainOnce sync.Once
 	draining  chan struct{}
@@ -146,7 +147,7 @@ func New(c Config) (*Desk, error) {
 		c.Now = time.Now
 	}
 	d := &Desk{
-		c: c, draining: make(chan struct{}),
+		c: c, looks: looks{of: map[string]*looked{}}, draining: make(chan struct{}),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_jobs_accepted_total", Help: "Jobs accepted, by pool.",
 		}, []string{"pool"}),

@@ -207,7 +207,7 @@ func room(t *testing.T, c caps.Config) *caps.Room {
 }
 
 func TestADeskThatDrainsHoldsNobody(t *testing.T) {
-	var st store
+	st := store{status: tasks.StatusQueued}
 	d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, NewID: func(string) string { return "" }, Caps: room(t, caps.Config{TenantStreams: 1})})
 	if err != nil {
 		t.Fatal(err)
@@ -219,13 +219,12 @@ func TestADeskThatDrainsHoldsNobody(t *testing.T) {
 	if _, err := d.Hold("acme"); err == nil {
 		t.Error("a tenant held more than it may")
 	}
-	never := func() (bool, error) { return false, nil }
-	if err := d.Await(t.Context(), "acme", "job_1", time.Hour, nil, never); err != nil {
+	if _, err := d.AwaitBatch(t.Context(), "acme", "batch_1", time.Hour); err != nil {
 		t.Errorf("a poll of who holds too much: %v", err)
 	}
 	release()
 	d.Drain()
-	if err := d.Await(t.Context(), "acme", "job_1", time.Hour, nil, never); err != nil {
+	if _, err := d.AwaitBatch(t.Context(), "acme", "batch_1", time.Hour); err != nil {
 		t.Errorf("a poll while draining: %v", err)
 	}
 }

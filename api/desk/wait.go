@@ -26,10 +26,47 @@ func (d *Desk) Hold(tenant string) (release func(), err error) {
 // looked at of which nobody tells.
 const untold = time.Second
 
-// Watch signals changes of a job until stop is called, as far as there are
-// notices: it has to be looked at every reread besides.
-func (d *Desk) Watch(ctx context.Context, id string) (changed <-chan struct{}, stop func(), reread time.Duration) {
-	return subscribe(ctx, d.c, id, untold, d.c.Notices.Watch)
+// Watch is somebody who follows a job. It is for one goroutine.
+type Watch struct {
+	// Changed signals changes, as far as there are notices; nil: there are none.
+	Changed <-chan struct{}
+	// Reread is how often the job has to be looked at besides.
+	Reread time.Duration
+
+	desk       *Desk
+	tenant, id string
+	object     *looked
+	stop       func()
+}
+
+// Watch follows a job until Stop is called.
+func (d *Desk) Watch(ctx context.Context, tenant, id string) *Watch {
+	w := &Watch{desk: d, tenant: tenant, id: id}
+	var leave, stop func()
+	w.object, leave = d.looks.join(tenant, id)
+	w.Changed, stop, w.Reread = subscribe(ctx, d.c, id, untold, d.c.Notices.Watch)
+	w.stop = func() { stop(); leave() }
+	return w
+}
+
+// Job reads the job together with all others who wait for it: as it is now, or as it
+// was within the last second.
+func (w *Watch) Job(ctx context.Context, now bool) (tasks.Job, error) {
+	return see(ctx, &w.desk.looks, w.object, asOf(now), func(ctx context.Context) (tasks.Job, error) {
+		return w.desk.c.Jobs.Job(ctx, w.tenant, w.id)
+	})
+}
+
+// Stop ends following.
+func (w *Watch) Stop() { w.stop() }
+
+// asOf is when a reading has to have begun, for who was told of a change or only looks
+// in case that was lost.
+func asOf(now bool) time.Time {
+	if now {
+		return time.Now()
+	}
+	return time.Now().Add(-untold)
 }
 
 // subscribe is a subscription that stands within a time, or none: without notices,
@@ -44,59 +81,105 @@ func subscribe[T any](ctx context.Context, c Config, id string, within time.Dura
 	return told, stop, c.RereadEvery
 }
 
-// Await calls look until it reports done, its error is not nil, or wait has
-// passed: at once, when the object may have ended, and every RereadEvery, should
-// a notice have been lost, or each second where there are none. Where the notice
-// brings the job as it ended, and job is not nil, it is laid down there and there
-// is no further look. It ends early, without error, when the desk drains and when
-// the tenant holds too many requests already: a poll then answers with what it has.
-func (d *Desk) Await(ctx context.Context, tenant, id string, wait time.Duration, job *tasks.Job, look func() (done bool, err error)) error {
-	// What is already over needs no subscription.
-	done, err := look()
-	if done || err != nil || wait <= 0 {
-		return err
+// AwaitJob returns a job as it is when it has ended or wait has passed. It looks at
+// once, when the job may have ended, and every RereadEvery, should a notice have been
+// lost, or each second where there are none; all who wait for a job look together.
+// It ends early, without error, when the desk drains and when the tenant holds too
+// many requests already: a poll then answers with what it has.
+func (d *Desk) AwaitJob(ctx context.Context, tenant, id string, wait time.Duration) (tasks.Job, error) {
+	a := awaited[tasks.Job]{
+		tenant: tenant, id: id, wait: wait,
+		read: func(ctx context.Context) (tasks.Job, error) { return d.c.Jobs.Job(ctx, tenant, id) },
+		over: func(j *tasks.Job) bool { return j.Status.Final() },
+		told: ownJob(tenant),
 	}
-	release, err := d.Hold(tenant)
-	if err != nil {
-		return nil
-	}
-	defer release()
+	return await(ctx, d, a)
+}
 
-	end := time.NewTimer(wait)
-	defer end.Stop()
-	ended, stop, every := subscribe(ctx, d.c, id, min(wait, untold), d.c.Notices.WatchEnd)
-	defer stop()
-	reread := time.NewTicker(every)
-	defer reread.Stop()
-	for {
-		// Again before waiting: it may have changed before the subscription stood.
-		if done, err := look(); done || err != nil {
-			return err
-		}
-		select {
-		case last := <-ended:
-			if lay(job, last, tenant) {
-				return nil
-			}
-		case <-reread.C:
-		case <-end.C:
-			_, err := look()
-			return err
-		case <-d.draining:
+// AwaitBatch does the same for a batch.
+func (d *Desk) AwaitBatch(ctx context.Context, tenant, id string, wait time.Duration) (tasks.Batch, error) {
+	return await(ctx, d, awaited[tasks.Batch]{
+		tenant: tenant, id: id, wait: wait,
+		read: func(ctx context.Context) (tasks.Batch, error) { return d.c.Batches.Batch(ctx, tenant, id) },
+		over: func(b *tasks.Batch) bool { return b.Status == tasks.BatchEnded },
+		told: func(*tasks.Job) *tasks.Batch { return nil },
+	})
+}
+
+// awaited is what somebody waits for.
+type awaited[T any] struct {
+	tenant, id string
+	wait       time.Duration
+	read       func(context.Context) (T, error)
+	over       func(*T) bool            // there is nothing to wait for any more
+	told       func(last *tasks.Job) *T // by the notice of the end; nil: it has to be read
+	known      *T                       // as it is; nil: it has to be read first
+}
+
+// ownJob takes a job of the tenant's from the notice of its end.
+func ownJob(tenant string) func(last *tasks.Job) *tasks.Job {
+	return func(last *tasks.Job) *tasks.Job {
+		if last == nil || last.Tenant != tenant {
 			return nil
-		case <-ctx.Done():
-			return ctx.Err()
 		}
+		job := *last
+		return &job
 	}
 }
 
-// lay lays down the job that the notice of its end brought, if it brought one.
-func lay(job, last *tasks.Job, tenant string) bool {
-	if job == nil || last == nil || last.Tenant != tenant {
-		return false
+// await waits for the end of what a says.
+func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error) {
+	object, leave := d.looks.join(a.tenant, a.id)
+	defer leave()
+	over := false
+	look := func(now bool) bool {
+		if got, err = see(ctx, &d.looks, object, asOf(now), a.read); err == nil {
+			over = a.over(&got)
+		}
+		return over || err != nil
 	}
-	*job = *last
-	return true
+	// What is already over needs no subscription.
+	if a.known != nil {
+		got = *a.known
+		over = a.over(&got)
+	} else {
+		look(a.wait <= 0) // who waits looks again, when it is subscribed
+	}
+	if over || err != nil || a.wait <= 0 {
+		return got, err
+	}
+	release, full := d.Hold(a.tenant)
+	if full != nil {
+		return got, nil
+	}
+	defer release()
+
+	end := time.NewTimer(a.wait)
+	defer end.Stop()
+	ended, stop, every := subscribe(ctx, d.c, a.id, min(a.wait, untold), d.c.Notices.WatchEnd)
+	defer stop()
+	reread := time.NewTicker(every)
+	defer reread.Stop()
+	// Again before waiting: it may have changed before the subscription stood.
+	for now := true; !look(now); {
+		select {
+		case last := <-ended:
+			if t := a.told(last); t != nil {
+				return *t, nil
+			}
+			now = true
+		case <-reread.C:
+			now = false
+		case <-end.C:
+			look(every <= untold) // nobody would have told
+			return got, err
+		case <-d.draining:
+			return got, nil
+		case <-ctx.Done():
+			return got, ctx.Err()
+		}
+	}
+	return got, err
 }
 
 // Result waits for the result of a job that was handed in, for as long as wait,
@@ -120,28 +203,31 @@ func (d *Desk) Result(ctx context.Context, c Caller, h *Handed, wait time.Durati
 // awaitResult waits until the job is final. It gives up at once when the job's
 // pool is paused, because then it will not be soon.
 func (d *Desk) awaitResult(ctx context.Context, h *Handed, wait time.Duration) error {
-	job, told, first := &h.Job, h.Waiting, true
-	return d.Await(ctx, job.Tenant, job.ID, wait, job, func() (bool, error) {
-		if !first {
-			latest, err := d.c.Jobs.Job(ctx, job.Tenant, job.ID)
-			if err != nil {
-				return false, err
+	told := h.Waiting
+	job, err := await(ctx, d, awaited[tasks.Job]{
+		tenant: h.Job.Tenant, id: h.Job.ID, wait: wait, known: &h.Job,
+		read: func(ctx context.Context) (tasks.Job, error) {
+			told = nil
+			return d.c.Jobs.Job(ctx, h.Job.Tenant, h.Job.ID)
+		},
+		over: func(j *tasks.Job) bool {
+			switch {
+			case j.Status.Final():
+				return true
+			case j.Status == tasks.StatusRunning:
+				return false
+			case told != nil:
+				return told.For == tasks.WaitPaused
 			}
-			*job, told = latest, nil
-		}
-		first = false
-		if job.Status.Final() {
-			return true, nil
-		}
-		if job.Status == tasks.StatusRunning {
-			return false, nil
-		}
-		if told != nil {
-			return told.For == tasks.WaitPaused, nil
-		}
-		w, err := d.c.Pools.Waiting(ctx, *job)
-		return err == nil && w.For == tasks.WaitPaused, nil
+			w, err := d.c.Pools.Waiting(ctx, *j)
+			return err == nil && w.For == tasks.WaitPaused
+		},
+		told: ownJob(h.Job.Tenant),
 	})
+	if job.ID != "" {
+		h.Job = job
+	}
+	return err
 }
 
 // Waiting says what a job waits for; nil for nothing, or when it cannot be told.

@@ -196,11 +196,11 @@ func (a *API) ListBatches(c echo.Context) (err error) {
 
 // GetBatch is GET /v1/batches/{id}.
 func (a *API) GetBatch(c echo.Context) error {
-	var g tasks.Batch
-	err := a.poll(c, "batch_", nil, func(ctx context.Context, tenant, id string) (_ bool, err error) {
-		g, err = a.c.Batches.Batch(ctx, tenant, id)
-		return g.Status == tasks.BatchEnded, err
-	})
+	id, wait, err := polled(c, "batch_")
+	if err != nil {
+		return err
+	}
+	g, err := a.desk.AwaitBatch(c.Request().Context(), a.c.Caller(c).Tenant, id, wait)
 	if err != nil {
 		return err
 	}

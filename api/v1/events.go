@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -91,16 +92,16 @@ func (a *API) JobEvents(c echo.Context) error {
 		return err
 	}
 	defer release()
-	changed, stop, reread := a.desk.Watch(ctx, id)
-	defer stop()
+	watch := a.desk.Watch(ctx, x.Tenant, id)
+	defer watch.Stop()
 
 	h := c.Response().Header()
 	h.Set("Content-Type", eventStreamType)
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
-	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, reread: reread}
+	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, watch: watch}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
-	if err := s.run(ctx, x.Tenant, id, changed); err != nil && ctx.Err() == nil {
+	if err := s.run(ctx, id); err != nil && ctx.Err() == nil {
 		a.c.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.Request), slog.Any("error", err))
 	}
 	return nil
@@ -112,27 +113,28 @@ type stream struct {
 	c       echo.Context
 	control *http.ResponseController
 	at      cursor
-	reread  time.Duration
+	watch   *desk.Watch
 	buf     []byte
 }
 
 // run sends events until the job is final, the reader is gone or the API drains.
-func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan struct{}) error {
+func (s *stream) run(ctx context.Context, id string) error {
 	heartbeat := time.NewTicker(s.api.c.Heartbeat)
 	defer heartbeat.Stop()
 	listen := time.NewTicker(s.api.c.ListenEvery)
 	defer listen.Stop()
 	deltas := time.NewTicker(s.api.c.DeltaEvery)
 	defer deltas.Stop()
-	reread := time.NewTicker(s.reread)
+	reread := time.NewTicker(s.watch.Reread)
 	defer reread.Stop()
+	changed := s.watch.Changed
 
 	s.listen(ctx, id)
-	status, look := tasks.Status(""), true
+	status, look, now := tasks.Status(""), true, true
 	for {
 		if look {
 			var err error
-			if status, err = s.look(ctx, tenant, id); err != nil || status.Final() {
+			if status, err = s.look(ctx, now); err != nil || status.Final() {
 				return err
 			}
 		}
@@ -147,11 +149,11 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 		look = false
 		select {
 		case _, ok := <-changed:
-			if look = ok; !ok {
+			if look, now = ok, true; !ok {
 				changed = nil
 			}
 		case <-reread.C:
-			look = true
+			look, now = true, false
 		case <-tick:
 		case <-listen.C:
 			s.listen(ctx, id)
@@ -166,8 +168,8 @@ func (s *stream) run(ctx context.Context, tenant, id string, changed <-chan stru
 }
 
 // look reads the job and sends what has changed.
-func (s *stream) look(ctx context.Context, tenant, id string) (tasks.Status, error) {
-	job, err := s.api.c.Jobs.Job(ctx, tenant, id)
+func (s *stream) look(ctx context.Context, now bool) (tasks.Status, error) {
+	job, err := s.watch.Job(ctx, now)
 	if err != nil {
 		_ = s.flush()
 		return "", err // deleted, or the store is gone: the reader may come back

@@ -170,32 +170,28 @@ func isObjectID(id, prefix string) bool {
 
 // GetJob is GET /v1/jobs/{id}.
 func (a *API) GetJob(c echo.Context) error {
-	var job tasks.Job
-	err := a.poll(c, "job_", &job, func(ctx context.Context, tenant, id string) (_ bool, err error) {
-		job, err = a.c.Jobs.Job(ctx, tenant, id)
-		return job.Status.Final(), err
-	})
+	id, wait, err := polled(c, "job_")
+	if err != nil {
+		return err
+	}
+	job, err := a.desk.AwaitJob(c.Request().Context(), a.c.Caller(c).Tenant, id, wait)
 	if err != nil {
 		return err
 	}
 	return a.writeJob(c, &job)
 }
 
-// poll reads the object that the path names, by read, which reports whether it
-// has ended, and waits for its end as long as ?wait=N says. Where a notice of
-// the end brings the job, it is laid down in job; nil: it brings none.
-func (a *API) poll(c echo.Context, prefix string, job *tasks.Job, read func(ctx context.Context, tenant, id string) (ended bool, err error)) error {
-	ctx, tenant := c.Request().Context(), a.c.Caller(c).Tenant
-	id, err := objectID(c, prefix)
-	if err != nil {
-		return err
+// polled returns the object that the path names, and how long ?wait=N asks to wait for
+// its end.
+func polled(c echo.Context, prefix string) (id string, wait time.Duration, err error) {
+	if id, err = objectID(c, prefix); err != nil {
+		return "", 0, err
 	}
-	wait, err := queryWait(c.QueryParams())
-	if err != nil {
-		return err
+	if wait, err = queryWait(c.QueryParams()); err != nil {
+		return "", 0, err
 	}
 	extendWrite(c, wait)
-	return a.desk.Await(ctx, tenant, id, wait, job, func() (bool, error) { return read(ctx, tenant, id) })
+	return id, wait, nil
 }
 
 // writeJob answers with the job, or with 304 when the caller has it.
