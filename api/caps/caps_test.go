@@ -3,7 +3,10 @@ package caps_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -51,5 +54,34 @@ func TestPlacesComeBack(t *testing.T) {
 			p.Give(who, n)
 			held[who], sum = held[who]-n, sum-n
 		}
+	}
+}
+
+// Eight bodies that together are larger than the room all get through, one after the other.
+func TestLargeBodiesDoNotWaitForEachOtherInVain(t *testing.T) {
+	t.Parallel()
+	r, err := caps.New(caps.Config{BodyBytes: 64 << 20, BodyPatience: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			b := r.Body("acme")
+			defer b.Give(-1)
+			for range 20 {
+				if err := b.Take(t.Context(), 1<<20); err != nil {
+					t.Errorf("a large body: %v", err)
+					return
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+	all.Wait()
+	if b := r.Body("acme"); b.Take(t.Context(), 32<<20) != nil {
+		t.Error("something was not given back")
+	} else {
+		b.Give(-1)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -20,10 +21,10 @@ type Config struct {
 	Requests     int   // under way; 0 means 10,000
 	Streams      int   // long polls and event streams held; 0 means 10,000
 	Uploads      int   // batches that are being sent; 0 means 64
-	BodyBytes    int64 // of bodies in memory, decompressed; 0 means 64 MiB
+	BodyBytes    int64 // of bodies in memory, decompressed; 0 means 96 MiB
 	FailedTokens int   // of one address in a minute; 0 means 120
 
-	TenantRequests int // of one tenant; 0 means 2,000
+	TenantRequests int // of one tenant; 0 means 1,500
 	TenantStreams  int // of one tenant; 0 means 1,000
 	TenantUploads  int // of one tenant; 0 means 8
 
@@ -43,6 +44,7 @@ type Room struct {
 	streams     *Places
 	uploads     *Places
 	bodies      *Places
+	large       *Places       // the turn of each owner's large bodies
 	patience    time.Duration // for bodies
 	failures    *failures
 	refused     *prometheus.CounterVec
@@ -53,14 +55,15 @@ func New(c Config) (*Room, error) {
 	places := func(most, usual, each, usually int) *Places {
 		return NewPlaces(int64(cmp.Or(most, usual)), int64(cmp.Or(each, usually)))
 	}
-	bytes := cmp.Or(c.BodyBytes, 64<<20)
+	bytes := cmp.Or(c.BodyBytes, 96<<20)
 	r := &Room{
 		connections: cmp.Or(c.Connections, 10_000),
 		byAddress:   places(c.Connections, 10_000, c.Connections, 10_000),
-		requests:    places(c.Requests, 10_000, c.TenantRequests, 2000),
+		requests:    places(c.Requests, 10_000, c.TenantRequests, 1500),
 		streams:     places(c.Streams, 10_000, c.TenantStreams, 1000),
 		uploads:     places(c.Uploads, 64, c.TenantUploads, 8),
 		bodies:      NewPlaces(bytes, bytes),
+		large:       NewPlaces(math.MaxInt64, 1),
 		patience:    cmp.Or(c.BodyPatience, 5*time.Second),
 		failures:    newFailures(cmp.Or(c.FailedTokens, 120), c.TrustedProxies),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -116,14 +119,23 @@ type Body struct {
 	room   *Room
 	tenant string
 	held   int64
+	large  bool // it has its tenant's turn
 }
+
+// largeBody is how many bytes a body holds before it needs its tenant's turn, which one
+// has at a time. Without turns several would fill the room in part, and wait for each
+// other in vain.
+const largeBody = 3 << 19
 
 // Body returns an account of a request that holds nothing yet.
 func (r *Room) Body(tenant string) *Body { return &Body{room: r, tenant: tenant} }
 
 // Take takes room for n bytes more, and waits a few seconds for it.
 func (b *Body) Take(ctx context.Context, n int64) error {
-	if !b.room.bodies.takeWithin(ctx, b.room.patience, b.tenant, n) {
+	if !b.large && b.held+n > largeBody {
+		b.large = b.room.large.takeWithin(ctx, b.room.patience, b.tenant, 1)
+	}
+	if b.held+n > largeBody && !b.large || !b.room.bodies.takeWithin(ctx, b.room.patience, b.tenant, n) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -139,6 +151,10 @@ func (b *Body) Give(n int64) {
 		n = b.held
 	}
 	b.held -= n
+	if b.large && b.held <= largeBody {
+		b.room.large.Give(b.tenant, 1)
+		b.large = false
+	}
 	b.room.bodies.Give(b.tenant, n)
 }
 

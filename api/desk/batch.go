@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	stageJobs    = 200     // jobs in one chunk at most
-	stageBytes   = 1 << 20 // and bytes of their requests, about
+	stageJobs    = 200       // jobs in one chunk at most
+	stageBytes   = 512 << 10 // and bytes of their requests, about
 	abortTimeout = 5 * time.Second
 )
 
@@ -42,15 +42,14 @@ type HandedBatch struct {
 	Answer   []byte         // the answer kept then; nil: none is
 }
 
+// Upload counts a batch that is being sent, until release is called; it is to be asked
+// before the first byte is read. A tenant that sends too many already is refused.
+func (d *Desk) Upload(tenant string) (release func(), err error) { return d.c.Caps.Upload(tenant) }
+
 // SubmitBatch takes a batch in job by job; nothing of it exists for anybody
 // until all of it was read. HandedBatch counts beside an error too: its grant is
 // told to whoever was admitted.
 func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedBatch, err error) {
-	leave, err := d.c.Caps.Upload(c.Tenant)
-	if err != nil {
-		return h, err
-	}
-	defer leave()
 	grant, err := d.admit(ctx, c.Tenant)
 	if err != nil {
 		return h, err

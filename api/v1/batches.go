@@ -39,6 +39,11 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	if err := providerHeaders(r.Header, &common); err != nil {
 		return err
 	}
+	leave, err := a.desk.Upload(x.Tenant)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	body, media, err := wire.Open(c.Response(), r, a.c.MaxBatchBody,
 		ndjsonType, "application/ndjson", "application/jsonl", "application/x-jsonlines", jsonType)
 	if err != nil {

@@ -77,9 +77,10 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 		return nil, err
 	}
 	var b bytes.Buffer
-	// What a caller claims is reserved only as far as it is cheap.
+	// What a caller only claims to send is reserved as far as it is cheap, also where
+	// many claim and send nothing.
 	if n := r.ContentLength; n > 0 {
-		b.Grow(int(min(n, 1<<20)) + bytes.MinRead)
+		b.Grow(int(min(n, 8<<10)) + bytes.MinRead)
 	}
 	if _, err := b.ReadFrom(body); err != nil {
 		return nil, Fault(err, limit)

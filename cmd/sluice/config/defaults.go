@@ -84,8 +84,8 @@ func defaults(e Environment) *Config {
 		Listen:    "127.0.0.1:8080",
 		OpsListen: "127.0.0.1:9090",
 		Caps: Caps{
-			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 64 << 20, FailedTokens: 120,
-			Tenant: TenantCaps{Requests: 2000, Streams: 1000, Uploads: 8},
+			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 96 << 20, FailedTokens: 120,
+			Tenant: TenantCaps{Requests: 1500, Streams: 1000, Uploads: 8},
 		},
 		Redis:   Redis{Prefix: tasks.DefaultPrefix},
 		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
