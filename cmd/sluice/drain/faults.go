@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,17 +67,15 @@ func keepInvalid(name string, all []invalid) error {
 		if !json.Valid(i.raw) || !utf8.Valid(i.raw) {
 			input, _ = json.Marshal(string(i.raw)) // a string is always JSON
 		}
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(struct {
+		line, err := jsonLine(struct {
 			Line  int             `json:"line"`
 			Error string          `json:"error"`
 			Input json.RawMessage `json:"input"`
-		}{i.line, i.detail, input}); err != nil {
+		}{i.line, i.detail, input})
+		if err != nil {
 			return err
 		}
-		content = append(content, b.Bytes())
+		content = append(content, line)
 	}
 	f, err := replaceFile(name, content)
 	if err != nil {

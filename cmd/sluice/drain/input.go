@@ -93,12 +93,8 @@ func asked(c *Config, o Options, lines []prompt) []prompt {
 			hooks++
 		}
 		p.digest = p.Digest()
-		if o.Samples == 0 {
-			p.place = len(all)
-			all = append(all, p)
-		}
-		for n := range o.Samples {
-			p.sample, p.place = n+1, len(all)
+		for n := range max(1, o.Samples) {
+			p.sample, p.place = min(n+1, o.Samples), len(all)
 			all = append(all, p)
 		}
 	}

@@ -80,6 +80,10 @@ var magic = []struct {
 	first string
 	guise
 }{
+	{"\xff\xfe\x00\x00", fourBytes},
+	{"\x00\x00\xfe\xff", fourBytes},
+	{"\xff\xfe", twoBytes},
+	{"\xfe\xff", twoBytes},
 	{"\x1f\x8b", compressed},
 	{"PK\x03\x04", archive},
 	{"PK\x05\x06", archive},
@@ -210,19 +214,9 @@ func encoded(b []byte) *guise {
 	return nil
 }
 
-// wide finds the encodings of two and four bytes a character: by their mark, or
-// by the zeros that a text of Latin letters is full of.
+// wide finds the encodings of two and four bytes a character that bear no mark, by
+// the zeros that a text of Latin letters is full of.
 func wide(b []byte) *guise {
-	for _, bom := range []string{"\xff\xfe\x00\x00", "\x00\x00\xfe\xff"} {
-		if bytes.HasPrefix(b, []byte(bom)) {
-			return &fourBytes
-		}
-	}
-	for _, bom := range []string{"\xff\xfe", "\xfe\xff"} {
-		if bytes.HasPrefix(b, []byte(bom)) {
-			return &twoBytes
-		}
-	}
 	var zeros [4]int // by position in a group of four
 	b = b[:min(len(b), 4096)/4*4]
 	for i, c := range b {
@@ -242,16 +236,13 @@ func wide(b []byte) *guise {
 
 // notUTF8 returns the number of the first line that is not UTF-8, or 0.
 func notUTF8(b []byte) int {
-	if utf8.Valid(b) {
-		return 0
-	}
 	n := 0
 	for line := range bytes.Lines(b) {
 		if n++; !utf8.Valid(line) {
-			break
+			return n
 		}
 	}
-	return n
+	return 0
 }
 
 var (

@@ -160,10 +160,7 @@ func lockResults(name string) (*os.File, error) {
 // place finds where the file is, by whatever name it was given, and empties it
 // when the run is to start over.
 func (r *results) place(o Options) error {
-	path, err := filepath.EvalSymlinks(r.name)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
+	path, err := realPath(r.name)
 	if err != nil {
 		return wrongUsage{fmt.Errorf("the results cannot be written: %w", err)}
 	}

@@ -3,7 +3,6 @@ package drain
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -213,18 +212,16 @@ func (r *runner) row(j *tasks.Job, p prompt, refusal *tasks.JobError) ([]byte, e
 	j.Attempts += p.tries
 	members := p.marks()
 	if refusal != nil {
-		var text bytes.Buffer
-		enc := json.NewEncoder(&text)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(struct {
+		why, err := jsonLine(struct {
 			Code    tasks.ErrorCode `json:"code"`
 			Message string          `json:"message"`
 			Status  *int            `json:"upstream_status"`
 			Billed  bool            `json:"maybe_billed"`
-		}{Code: refusal.Code, Message: refusal.Message}); err != nil {
+		}{Code: refusal.Code, Message: refusal.Message})
+		if err != nil {
 			return nil, err
 		}
-		members = append(members, member{name: "status", value: []byte(`"failed"`)}, member{name: "error", value: bytes.TrimSpace(text.Bytes())})
+		members = append(members, member{name: "status", value: []byte(`"failed"`)}, member{name: "error", value: bytes.TrimSpace(why)})
 	}
 	return with(v1.ResultLine(j, p.digest), members...)
 }

@@ -91,11 +91,7 @@ func vendorLine(format string, row []byte) ([]byte, error) {
 		}
 		line = out
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(line)
-	return b.Bytes(), err
+	return jsonLine(line)
 }
 
 // vendorLines reports whether something is lines in a vendor's form; the last may
