@@ -310,6 +310,49 @@ func TestADryRunSendsAndChangesNothing(t *testing.T) {
 	}
 }
 
+// TestADryRunWithNothingLeftSaysSo was: it showed an empty table of prices.
+func TestADryRunWithNothingLeftSaysSo(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.write("p.jsonl", `{"model":"m1","prompt":"a"}`+"\n"+`{"model":"m1"}`+"\n")
+	args := []string{"@p.jsonl", "-o", "@out.jsonl", "--skip-invalid"}
+	d.ok(args...)
+	stdout, _ := d.ok(append(args, "--dry-run")...)
+	if want := "nothing is left to ask: all 1 jobs were done by an earlier run; --fresh asks again\n1 faulty lines are left out\nnothing was sent\n"; stdout != want {
+		t.Errorf("it says\n%swant\n%s", stdout, want)
+	}
+	if stdout, _ := d.ok(append(args, "--dry-run", "--fresh")...); !strings.Contains(stdout, "all     1") {
+		t.Errorf("--fresh:\n%s", stdout)
+	}
+}
+
+// TestADryRunTellsOfAnswersThatItCannotSee was: what an interrupted run was answered
+// and did not write any more, and what a run to standard output was answered, was
+// counted without a word.
+func TestADryRunTellsOfAnswersThatItCannotSee(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.write("p.txt", "a\nb\n")
+	const want = "an earlier run has left jobs behind: those that were answered are counted here, and are not asked again\n"
+	for _, out := range [][]string{nil, {"-o", "@out.jsonl"}} {
+		args := append([]string{"@p.txt", "--model", "m1"}, out...)
+		if stdout, _ := d.ok(append(args, "--dry-run")...); strings.Contains(stdout, want) {
+			t.Errorf("%q: before any run:\n%s", out, stdout)
+		}
+		if out == nil {
+			d.ok(args...)
+		} else {
+			d.interrupted(0, args...)
+		}
+		if stdout, _ := d.ok(append(args, "--dry-run")...); !strings.Contains(stdout, want) {
+			t.Errorf("%q: after a run:\n%s", out, stdout)
+		}
+		if stdout, _ := d.ok(append(args, "--dry-run", "--fresh")...); strings.Contains(stdout, want) {
+			t.Errorf("%q: --fresh:\n%s", out, stdout)
+		}
+	}
+}
+
 // TestAModelThatNobodyKnowsEndsItsLines was: a file of 10,000 lines with a typo made
 // 10,000 calls.
 func TestAModelThatNobodyKnowsEndsItsLines(t *testing.T) {
