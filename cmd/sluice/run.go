@@ -21,7 +21,7 @@ type RunCmd struct {
 	Template    string   `placeholder:"TEXT" help:"What each row of CSV or TSV is asked, with columns' names in braces, as in 'Summarise: {article}'; the other columns go into the result."`
 	Model       string   `help:"The model of lines that name none, as plain text and tables do."`
 	MaxTokens   int      `default:"1024" help:"Output tokens a job at most, for plain text and tables."`
-	Samples     int      `placeholder:"N" help:"Ask each line so many times; each result says which sample it is."`
+	Samples     *int     `placeholder:"N" help:"Ask each line so many times; each result says which sample it is."`
 	DryRun      bool     `help:"Print models, jobs, tokens, price and time, and send nothing."`
 	SkipInvalid bool     `help:"Leave faulty lines out and write them to OUT.invalid.jsonl; needs --out."`
 	Ordered     bool     `help:"Results in the input's order: a file is put into order at the end."`
@@ -44,7 +44,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 	if c.MaxTokens < 1 {
 		return wrongUsage{errors.New("--max-tokens has to be at least 1")}
 	}
-	if c.Samples < 0 {
+	if c.Samples != nil && *c.Samples < 1 {
 		return wrongUsage{errors.New("--samples has to be at least 1")}
 	}
 	log := env.Log
@@ -54,8 +54,11 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 		}
 	}
 	o := drain.Options{
-		File: c.File, Out: c.Out, Text: c.Text, Template: c.Template, Model: c.Model, MaxTokens: c.MaxTokens, Samples: c.Samples,
+		File: c.File, Out: c.Out, Text: c.Text, Template: c.Template, Model: c.Model, MaxTokens: c.MaxTokens,
 		DryRun: c.DryRun, SkipInvalid: c.SkipInvalid, Ordered: c.Ordered, Format: c.Format, Schema: c.Schema, Fresh: c.Fresh, NoProgress: c.NoProgress,
+	}
+	if c.Samples != nil {
+		o.Samples = *c.Samples
 	}
 	for _, f := range c.FailOn {
 		o.FailOn = append(o.FailOn, tasks.Finish(f))

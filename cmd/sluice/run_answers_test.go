@@ -157,6 +157,11 @@ func TestSamples(t *testing.T) {
 			t.Errorf("--samples %s: %d stale answers; want %d", step.samples, n, step.stale)
 		}
 	}
+	for _, n := range []string{"0", "-1"} {
+		if code, _, stderr := d.run(append(args, "--samples="+n)...); code != 2 || !strings.Contains(stderr, "--samples has to be at least 1") {
+			t.Errorf("--samples=%s: code %d\n%s", n, code, stderr)
+		}
+	}
 	if code, _, stderr := d.run(append(args, "--samples", "2", "--format", "openai")...); code != 2 || !strings.Contains(stderr, "exclude one another") {
 		t.Errorf("code %d\n%s", code, stderr)
 	}
