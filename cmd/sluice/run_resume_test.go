@@ -138,6 +138,39 @@ func TestAnEditedFileIsAskedForWhatIsNewAndNothingElse(t *testing.T) {
 	}
 }
 
+// TestEveryMemberOfAnEarlierRowIsKept: a row under another line, or among the stale
+// ones, says all that it said, and so does an answer that an interrupted run did not
+// write any more.
+func TestEveryMemberOfAnEarlierRowIsKept(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.provider.reply = func(ask string, _ int) (string, string) { return ask, "length" }
+	d.write("p.txt", "a\nb\nc\nd\n")
+	args := []string{"@p.txt", "-o", "@out.jsonl", "--model", "m1", "--ordered"}
+	d.interrupted(1, args...)
+	d.ok(args...)
+	members := []string{"id", "status", "result", "text", "finish", "error", "usage", "attempts", "digest", "note"}
+	rows := strings.Split(strings.TrimSuffix(d.read("out.jsonl"), "\n"), "\n")
+	if len(rows) != 4 {
+		t.Fatalf("results\n%s", d.read("out.jsonl"))
+	}
+	for i, row := range rows {
+		if !strings.Contains(row, `"finish":"length"`) || !strings.Contains(row, `"prompt_tokens":7`) {
+			t.Errorf("row %d is not whole: %s", i+1, row)
+		}
+		rows[i] = strings.TrimSuffix(row, "}") + `,"note":{"n":1.10e400,"by":"somebody \ud83d","a":1,"a":2}}`
+	}
+	d.write("out.jsonl", strings.Join(rows, "\n")+"\n")
+	before := fields(t, d.read("out.jsonl"), members...)
+	d.write("p.txt", "d\n\na\nb\n")
+	d.ok(args...)
+	wants(t, "moved", fields(t, d.read("out.jsonl"), members...), before[3], before[0], before[1])
+	wants(t, "stale", fields(t, d.read("out.jsonl.stale.jsonl"), members...), before[2])
+	if got := texts(t, d.read("out.jsonl")); got != "1 1 m1: d\n3 3 m1: a\n4 4 m1: b" {
+		t.Errorf("results\n%s", got)
+	}
+}
+
 // TestEditsAndInterruptionsAtRandom edits a file of prompts again and again,
 // with runs to the end, interrupted and killed in between, and holds the whole
 // promise: each line its own answer, none paid for twice, and none lost.
