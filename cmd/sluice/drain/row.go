@@ -2,11 +2,11 @@ package drain
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strconv"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -24,26 +24,29 @@ type row struct {
 	text    string
 }
 
+// asWritten reads rows whose body repeats a member or has half a surrogate pair; "ID" is no "id".
+var asWritten = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
 var errNoRow = errors.New("not a line of results")
 
 // readRow reads the members of one line of results that a run goes by. The rest
 // is left as it is.
 func readRow(raw []byte) (row, error) {
 	var in struct {
-		ID       string          `json:"id"`
-		CustomID *string         `json:"custom_id"`
-		Line     int             `json:"line"`
-		Sample   int             `json:"sample"`
-		Columns  json.RawMessage `json:"columns"`
-		Status   tasks.Status    `json:"status"`
-		Finish   tasks.Finish    `json:"finish"`
-		Text     string          `json:"text"`
-		Digest   string          `json:"digest"`
+		ID       string         `json:"id"`
+		CustomID *string        `json:"custom_id"`
+		Line     int            `json:"line"`
+		Sample   int            `json:"sample"`
+		Columns  jsontext.Value `json:"columns"`
+		Status   tasks.Status   `json:"status"`
+		Finish   tasks.Finish   `json:"finish"`
+		Text     string         `json:"text"`
+		Digest   string         `json:"digest"`
 		Error    struct {
 			Code tasks.ErrorCode `json:"code"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(raw, &in) != nil || in.ID == "" || in.CustomID == nil || in.Line < 1 || !in.Status.Valid() {
+	if json.Unmarshal(raw, &in, asWritten) != nil || in.ID == "" || in.CustomID == nil || in.Line < 1 || !in.Status.Valid() {
 		return row{}, errNoRow
 	}
 	r := row{
@@ -90,8 +93,7 @@ type member struct {
 // with returns an object with these members, and byte for byte the same in
 // everything else.
 func with(raw []byte, members ...member) ([]byte, error) {
-	// A provider's body may repeat a member, and hold half a surrogate pair.
-	d := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	d := jsontext.NewDecoder(bytes.NewReader(raw), asWritten)
 	if k, err := d.ReadToken(); err != nil || k.Kind() != '{' {
 		return nil, errNoRow
 	}
