@@ -130,7 +130,7 @@ func startWith(t *testing.T, attributes *syscall.SysProcAttr, environ []string, 
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Env = append([]string{
 		"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "SLUICE_AUTH__HMAC_SECRET=" + secret,
-		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=" + p.ops,
+		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=" + p.ops, "SLUICE_DRAIN_DELAY=0s",
 	}, environ...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = &p.stdout, &p.stderr, attributes
 	if err := p.cmd.Start(); err != nil {

@@ -19,6 +19,7 @@ import (
 type redisConn struct {
 	embedded *redisd.Server // nil: an external Redis
 	target   config.RedisTarget
+	most     int64 // redis.max_connections; 0: each client has what it asks for
 	calls    *atomic.Int64
 	opened   []redis.UniversalClient
 	registry prometheus.Registerer
@@ -27,7 +28,7 @@ type redisConn struct {
 // openRedis starts the embedded Redis or reads how to reach the configured one,
 // which may come later.
 func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) (*redisConn, error) {
-	r := &redisConn{calls: new(atomic.Int64), registry: reg}
+	r := &redisConn{most: cfg.Redis.MaxConnections, calls: new(atomic.Int64), registry: reg}
 	if cfg.Redis.URL == "" {
 		if cfg.DataDir == "" {
 			return nil, errors.New("data_dir is needed for the embedded Redis; or set redis.url")
@@ -54,9 +55,16 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 	return r, nil
 }
 
-// open opens a client with room for conns connections at once; 0 means the
-// library's own number.
+// ordinary is the number of connections that the clients' own numbers are made for.
+// Those who listen have one each beside them.
+const ordinary = 200
+
+// open opens a client with room for conns connections at once, or for its share of
+// redis.max_connections where that is not the ordinary number.
 func (r *redisConn) open(conns int) redis.UniversalClient {
+	if r.most > 0 {
+		conns = max(2, int(int64(conns)*r.most/ordinary))
+	}
 	var c redis.UniversalClient
 	if r.embedded != nil {
 		o := *r.embedded.Options()

@@ -32,3 +32,27 @@ func TestEveryKindOfRedisHasItsClient(t *testing.T) {
 		}
 	}
 }
+
+func TestConnectionsAreShared(t *testing.T) {
+	t.Parallel()
+	for most, want := range map[int64]int{20: 6, 50: 16, 200: 64, 400: 128} {
+		target, err := config.ParseRedis("redis://h")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &redisConn{target: target, most: most, calls: new(atomic.Int64)}
+		all := 0
+		for i, conns := range []int{64, 32, 32} { // as service opens them
+			size := r.open(conns).(*redis.Client).Options().PoolSize
+			if all += size; i == 0 && size != want {
+				t.Errorf("of %d connections the first client has %d, want %d", most, size, want)
+			}
+		}
+		if int64(all)+5 > most { // as many listen
+			t.Errorf("of %d connections the clients have %d", most, all)
+		}
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -24,6 +24,9 @@ import (
 func (s *service) checks() []api.Check {
 	return append(s.ready.checks(),
 		api.Check{Name: "parts", Check: func(context.Context) error {
+			if s.leaving.Load() {
+				return api.Down("this process stops", nil)
+			}
 			if !s.up.Load() {
 				return api.Down("a part has not started or has stopped", nil)
 			}
@@ -138,11 +141,34 @@ func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error
 	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
 }
 
-// serve runs an HTTP server until ctx ends, and then gives requests in flight
-// the grace period. drain, if set, makes it let go of those it holds.
+// left has each answer close its connection while this process is to be left: a proxy
+// that keeps it asks elsewhere from then on, and none is cut off with a request on it.
+func (s *service) left(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.leaving.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// linger answers on for the drain delay, while /readyz says that this process stops.
+func (s *service) linger() {
+	if s.delay == 0 {
+		return
+	}
+	if s.leaving.CompareAndSwap(false, true) {
+		s.log.Info("stopping: requests are answered for drain_delay more", "drain_delay", s.delay.String())
+	}
+	<-time.After(s.delay)
+}
+
+// serve runs an HTTP server until ctx ends, answers on for the drain delay, takes
+// nothing more, and then gives requests in flight the grace period. drain, if set,
+// makes it let go of those it holds.
 func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, drain func()) error {
 	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
+		Handler: s.left(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
 		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	if capped, ok := l.(*caps.Listener); ok {
@@ -155,6 +181,9 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
+	s.linger()
+	_ = l.Close()
+	<-done // all that was accepted is known to the server, so that Shutdown waits for it
 	if drain != nil {
 		drain()
 	}
@@ -165,7 +194,6 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 		s.log.Warn("requests that outlasted the grace period are cut off", "address", l.Addr().String())
 		err = srv.Close()
 	}
-	<-done
 	return err
 }
 

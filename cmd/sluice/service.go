@@ -66,6 +66,8 @@ type service struct {
 	up      atomic.Bool // every part that should run does
 
 	grace   time.Duration // for requests in flight at a stop
+	delay   time.Duration // of an API, to be left by who sends it requests
+	leaving atomic.Bool   // it is to be left now
 	ended   chan string   // ids of jobs that this process ended; nil: nobody wants them
 	healths map[string]*pool.Health
 }
@@ -84,6 +86,9 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	s := &service{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second),
 		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{},
+	}
+	if r.api && !r.worker {
+		s.delay = cfg.DrainDelay
 	}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error

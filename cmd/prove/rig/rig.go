@@ -196,6 +196,7 @@ pools:
 tenants:
   default: {submits_per_minute: 0, queued_jobs: 0}
 data_dir: %q
+drain_delay: 0s
 `, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir)
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
 		return err

@@ -69,6 +69,9 @@ func (v *validator) config(c *Config) {
 		}
 	}
 	v.doors(c)
+	if d := c.DrainDelay; d < 0 || d > 5*time.Minute {
+		v.bad("drain_delay", "is %s; it has to be from 0 to 5m", d)
+	}
 	v.redis(c)
 	v.auth(c.Auth)
 	v.providers(c)
@@ -143,6 +146,7 @@ func (v *validator) redis(c *Config) {
 		errors.As(err, &f)
 		v.bad(f.Key, "%s", f.Text)
 	}
+	v.within("redis.max_connections", c.Redis.MaxConnections, 20, 10_000)
 	if m := c.Redis.MaxMemory; m != 0 {
 		v.atLeast("redis.max_memory", m, 16<<20)
 		if c.Redis.URL != "" {

@@ -42,6 +42,9 @@ type Config struct {
 	Listen    string `key:"listen"`     // host:port of the API; port 0 is any free one
 	OpsListen string `key:"ops_listen"` // host:port of metrics and health; port 0 is any free one
 	PublicURL string `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later: see [Config.PublicFor]
+	// DrainDelay is how long an API alone in its process answers on after a stop
+	// signal, saying that it goes; 0: not at all.
+	DrainDelay time.Duration `key:"drain_delay"`
 	// TrustedProxies are the networks whose X-Forwarded-For says whose a request is.
 	// Empty: it is the peer's.
 	TrustedProxies []string   `key:"trusted_proxies"`
@@ -74,6 +77,9 @@ type Redis struct {
 	Prefix string `key:"prefix"`
 	// AllowEviction takes jobs in although Redis may evict them. False: intake is refused.
 	AllowEviction bool `key:"allow_eviction"`
+	// MaxConnections is how many connections one process has open at most, to each
+	// server of a cluster.
+	MaxConnections int64 `key:"max_connections"`
 	// MaxMemory is how many bytes of memory the embedded Redis takes at most. 0: half
 	// of what the machine has.
 	MaxMemory int64 `key:"max_memory"`

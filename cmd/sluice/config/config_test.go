@@ -40,6 +40,7 @@ public_url: http://127.0.0.1:8080/
 trusted_proxies: ["10.0.0.0/8"]
 ops_hosts: [sluice-api]
 caps: {connections: 10000, requests: 10000, streams: 10000, uploads: 64, body_bytes: 100663296, failed_tokens: 120, tenant: {requests: 1500, streams: 1000, uploads: 8}}
+drain_delay: 5s
 redis:
   url: redis://127.0.0.1:6379/0
   prefix: sluice
@@ -48,6 +49,7 @@ redis:
   ca_file: ""
   cert_file: ""
   key_file: ""
+  max_connections: 200
   max_memory: 0
 auth:
   issuer: sluice
@@ -385,6 +387,9 @@ func TestSingleFaults(t *testing.T) {
 		"a mapping for a scalar":     {"listen: {port: 1}", nil, "listen: has to be text"},
 		"a scalar for a mapping":     {"redis: redis://x", nil, "redis: has to be a mapping"},
 		"a port that is a number":    {"listen: 8080", nil, "put it in quotes"},
+		"too few connections":        {"redis: {url: redis://h, max_connections: 19}\n", nil, "redis.max_connections"},
+		"delay below none":           {"drain_delay: -1s\n", nil, "drain_delay: is -1s"},
+		"delay without end":          {"drain_delay: 6m\n", nil, "drain_delay: is 6m"},
 		"number past its range":      {"results: {max_bytes: 99999999999999999999}", nil, "results.max_bytes"},
 		"not a number":               {"providers: {a: {dialect: openai, api_key: k}}\npools: {c: {provider: a, models: [m], breaker: {failure_ratio: .nan}}}", nil, "failure_ratio: has to be a number"},
 		"plain http keys":            {"auth: {jwks_url: http://keys.example}", nil, "auth.jwks_url: has to be https"},

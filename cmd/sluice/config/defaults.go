@@ -81,13 +81,14 @@ func poolFor(p Provider) Pool {
 // defaults is the configuration before anything is read.
 func defaults(e Environment) *Config {
 	return &Config{
-		Listen:    "127.0.0.1:8080",
-		OpsListen: "127.0.0.1:9090",
+		Listen:     "127.0.0.1:8080",
+		OpsListen:  "127.0.0.1:9090",
+		DrainDelay: 5 * time.Second,
 		Caps: Caps{
 			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 96 << 20, FailedTokens: 120,
 			Tenant: TenantCaps{Requests: 1500, Streams: 1000, Uploads: 8},
 		},
-		Redis:   Redis{Prefix: tasks.DefaultPrefix},
+		Redis:   Redis{Prefix: tasks.DefaultPrefix, MaxConnections: 200},
 		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
 		Tenants: []Tenant{defaultTenant()},
 		Results: Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
