@@ -39,6 +39,7 @@ type attempt struct {
 	answer    upstream.Answer
 	took      time.Duration // the call
 	outOfTime bool          // the job's own deadline cut the call off
+	large     bool          // the answer has taken room among the large ones
 }
 
 func (w *Worker) attempt(p *servedPool, t tasks.Ticket) *attempt {
@@ -61,6 +62,7 @@ func (a *attempt) run(base context.Context) error {
 	}
 	a.w.hold(a)
 	defer a.w.drop(a)
+	defer a.shrink()
 
 	a.identify()
 	if a.recall(base) || a.follow(base) {
@@ -255,7 +257,7 @@ func (a *attempt) ask(ctx context.Context) {
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Question: a.question, OnText: func(s string) { a.text.add(ctx, s) }}
+	ask := upstream.Ask{Question: a.question, OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {
@@ -270,6 +272,25 @@ func (a *attempt) ask(ctx context.Context) {
 	p.took(a.took)
 	p.budget.call()
 	m.attempts.WithLabelValues(p.Name, string(a.answer.Outcome)).Inc()
+}
+
+// swell waits for room for a large answer. Who has room needs no more of it, so that
+// none waits for one that waits.
+func (a *attempt) swell(ctx context.Context) error {
+	select {
+	case a.w.large <- struct{}{}:
+		a.large = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// shrink gives the room back once nothing of the answer is held.
+func (a *attempt) shrink() {
+	if a.large {
+		<-a.w.large
+	}
 }
 
 // judge says what becomes of the job: by the answer, by what the pool's health

@@ -117,6 +117,9 @@ type Config struct {
 	// the worker runs, and given up when it stops.
 	Spill     Spill
 	KeepAfter time.Duration
+	// Large is how many answers above upstream.SmallBytes are in hand at once, of all
+	// pools; others are read on when one is recorded. 0 means 8.
+	Large int
 	// RenewEvery is the pause between renewals of the leases; 0 means 2.5 s. It
 	// has to be well below the record's lease.
 	RenewEvery time.Duration
@@ -142,6 +145,7 @@ type Worker struct {
 	room   *company // of the attempts that may make calls
 
 	refusals refusals
+	large    chan struct{} // holds a token for each large answer in hand
 
 	mu   sync.Mutex
 	held map[string]*attempt // by job id
@@ -206,6 +210,7 @@ func New(c Config) (*Worker, error) {
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
+	w.large = make(chan struct{}, cmp.Or(c.Large, 8))
 	w.refusals.after = cmp.Or(c.KeepAfter, keepAfter)
 	w.m = newMetrics(c.Metrics)
 	w.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, grace: c.Grace, handBack: afterGrace, log: w.log})

@@ -119,6 +119,7 @@ type options struct {
 	leases      func(worker.Leases) worker.Leases // likewise
 	spill       func(*system) *spill.Folder       // nil: none
 	keepAfter   time.Duration
+	large       int
 }
 
 type health struct{ paused *atomic.Bool }
@@ -170,7 +171,7 @@ func start(t *testing.T, p *provider, o options) *system {
 		keeps = o.spill(s)
 	}
 	w, err = worker.New(worker.Config{
-		Spill: keeps, KeepAfter: o.keepAfter,
+		Spill: keeps, KeepAfter: o.keepAfter, Large: o.large,
 		Redis: srv.Client(), Record: record, Leases: leases, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
 		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace, Log: o.log,
 	})

@@ -197,7 +197,7 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		}
 	}()
 	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
-	result, err := c.assemble(stream, asm)
+	result, err := c.assemble(ask, stream, asm)
 	if err == nil {
 		finish, e := judge(c.provider.Dialect, result)
 		if e == nil && !asm.ended() {
@@ -222,7 +222,8 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 
 // assemble reads a stream up to its closing event, or to a clean end at which the
 // answer is whole.
-func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
+func (c *Caller) assemble(ask Ask, stream *events, asm assembler) ([]byte, error) {
+	large := false
 	for {
 		kind, data, err := stream.next()
 		done := errors.Is(err, io.EOF) && asm.ended()
@@ -237,6 +238,13 @@ func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
 		if int64(asm.grown()) > c.maxResult {
 			return nil, errTooLarge
 		}
+		if !large && asm.grown() > SmallBytes {
+			if large = true; ask.OnLarge != nil {
+				if err := ask.OnLarge(); err != nil {
+					return nil, err
+				}
+			}
+		}
 		if !done {
 			continue
 		}
@@ -248,9 +256,34 @@ func (c *Caller) assemble(stream *events, asm assembler) ([]byte, error) {
 	}
 }
 
+// roomy is a reader that asks for room once more than SmallBytes are to be read.
+type roomy struct {
+	r    io.Reader
+	room func() error // nil: there is enough, or it has been asked for
+	n    int
+}
+
+// Read reads once there is room.
+func (r *roomy) Read(p []byte) (int, error) {
+	if r.room != nil && r.n+len(p) > SmallBytes {
+		if r.n < SmallBytes {
+			p = p[:SmallBytes-r.n]
+		} else {
+			room := r.room
+			r.room = nil
+			if err := room(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	n, err := r.r.Read(p)
+	r.n += n
+	return n, err
+}
+
 // readWhole takes an answer that came as one JSON object, byte for byte.
 func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
-	body, err := io.ReadAll(io.LimitReader(r, c.maxResult+1))
+	body, err := io.ReadAll(&roomy{r: io.LimitReader(r, c.maxResult+1), room: ask.OnLarge})
 	if err != nil {
 		return err
 	}

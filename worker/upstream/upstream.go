@@ -157,7 +157,14 @@ type Ask struct {
 	// joined are tasks.ResultText of the result. Both are called in order from
 	// the goroutine that called Do.
 	OnText func(delta string)
+	// OnLarge, if set, is called once before more than SmallBytes of an answer are
+	// held, and waits until there is room for it; meanwhile nothing more is read. Its
+	// error ends the call.
+	OnLarge func() error
 }
+
+// SmallBytes is how large a result gets before there has to be room for it.
+const SmallBytes = 256 << 10
 
 // Answer is what came of an Ask. Outcome is always set.
 type Answer struct {
