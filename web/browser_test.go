@@ -22,18 +22,21 @@ func TestBrowser(t *testing.T) {
 	s.set(somePools()...)
 	enqueue(t, s)
 	// The browser cannot sign in by itself, so somebody in between does it for him.
-	signedIn := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Set("Authorization", "Bearer look")
-		s.Config.Handler.ServeHTTP(w, r)
-	}))
-	defer signedIn.Close()
-	for path, wants := range map[string][]string{
-		// Asynqmon's script has run, and has got an answer from its API.
-		"/monitoring/queues/claude?status=pending": {"MuiTypography", jobID},
-		"/": {"data-title=", "for the provider to recover"},
-	} {
-		b.shows(signedIn.URL+path, wants...)
+	signedIn := func(token string) string {
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("Authorization", "Bearer "+token)
+			s.Config.Handler.ServeHTTP(w, r)
+		}))
+		t.Cleanup(front.Close)
+		return front.URL
 	}
+	look := signedIn("look")
+	// Asynqmon's script has run, and has got an answer from its API.
+	b.shows(look+"/monitoring/queues/claude?status=pending", "MuiTypography", jobID)
+	if dom := b.shows(look+"/", "data-title=", "for the provider to recover"); strings.Contains(dom, "gw-7.inside") {
+		t.Error("somebody who may only look is shown hosts")
+	}
+	b.shows(signedIn("change")+"/", "data-title=", "provider answers &lt;529&gt;", `<p class="detail">to &lt;gw-7.inside:8443&gt;`)
 }
 
 // A browser that signs in by the form is known on every page, and after it has signed
@@ -94,8 +97,9 @@ func newBrowser(t *testing.T) *browser {
 	return &browser{t, chromium, profile}
 }
 
-// shows opens an address, and looks for what is on the page and for what the policy forbids.
-func (b *browser) shows(address string, wants ...string) {
+// shows opens an address, looks for what is on the page and for what the policy forbids,
+// and returns the page.
+func (b *browser) shows(address string, wants ...string) string {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
@@ -118,4 +122,5 @@ func (b *browser) shows(address string, wants ...string) {
 			b.t.Errorf("%s: %s", address, line)
 		}
 	}
+	return string(dom)
 }

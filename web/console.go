@@ -45,6 +45,7 @@ type poolView struct {
 	State    string
 	Since    moment
 	Reason   string
+	Detail   string // of the reason, for an admin: hosts and targets
 	PausedBy string
 	Resume   moment
 	Queued   string
@@ -151,6 +152,9 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		Waits: waits(p), Next: next(p, now),
 		CanPause: v.Admin && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
 		CanLift:  v.Admin && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
+	}
+	if v.Admin {
+		view.Detail = p.Detail
 	}
 	if !p.OldestQueuedAt.IsZero() {
 		view.Oldest = span(now.Sub(p.OldestQueuedAt))

@@ -524,7 +524,7 @@ func somePools() []tasks.PoolStatus {
 		{Name: "gpt", State: tasks.PoolOpen, Since: noon.Add(-26 * time.Hour), Queued: 12345, Running: 8, OldestQueuedAt: noon.Add(-75 * time.Second),
 			Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Limit: 1000, Used: 0.4}, {Dimension: tasks.WaitInputTokens, Limit: 2000000, Used: 0.992}}},
 		{Name: "quiet", State: tasks.PoolOpen},
-		{Name: "claude", State: tasks.PoolPaused, Since: noon.Add(-3 * time.Minute), Reason: `provider answers <529>`, PausedBy: "breaker",
+		{Name: "claude", State: tasks.PoolPaused, Since: noon.Add(-3 * time.Minute), Reason: `provider answers <529>`, Detail: `to <gw-7.inside:8443>`, PausedBy: "breaker",
 			ExpectedResumeAt: noon.Add(30 * time.Second), Queued: 1, OldestQueuedAt: noon.Add(-2*time.Hour - 5*time.Minute)},
 		{Name: "half", State: tasks.PoolDegraded, Since: noon.Add(-30 * time.Second), Reason: "opening again", Queued: 3, Running: 2},
 		{Name: "held/1", State: tasks.PoolPaused, PausedBy: "operator", Reason: "invoice", Queued: 2},
@@ -556,6 +556,9 @@ func TestConsole(t *testing.T) {
 		if order[i] <= order[i-1] {
 			t.Errorf("pools are not ordered by trouble: %v", order)
 		}
+	}
+	if strings.Contains(a.body, "gw-7.inside") || strings.Contains(s.do(jar, "GET", "/console/pools", nil).body, "gw-7.inside") {
+		t.Error("somebody who may only look is shown hosts")
 	}
 	if strings.Contains(a.body, "Pause…") || strings.Contains(a.body, "/resume") {
 		t.Error("somebody who may only look is offered to change")
@@ -597,7 +600,8 @@ func TestPauseAndResume(t *testing.T) {
 	s.set(somePools()...)
 	admin, monitor := s.signIn("change"), s.signIn("look")
 	a := s.do(admin, "GET", "/", nil)
-	s.want(a, 200, "admin", `href="/console/pools/gpt/pause"`, `action="/console/pools/claude/resume"`, `action="/console/pools/held%2F1/resume"`,
+	s.want(s.do(admin, "GET", "/console/pools", nil), 200, "to &lt;gw-7.inside:8443&gt;")
+	s.want(a, 200, "admin", "to &lt;gw-7.inside:8443&gt;", `href="/console/pools/gpt/pause"`, `action="/console/pools/claude/resume"`, `action="/console/pools/held%2F1/resume"`,
 		`href="/console/pools/claude/pause">Keep paused…<`)
 	if strings.Contains(a.body, "/console/pools/held%2F1/pause") || strings.Contains(a.body, "/console/pools/gpt/resume") {
 		t.Error("a change is offered that changes nothing")
