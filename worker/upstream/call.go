@@ -25,8 +25,16 @@ const errorBodyWait = 5 * time.Second
 // deadline passed tasks.Timeout; why the context ended is for the caller to
 // know. Do returns when the call is over or the context is.
 func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
+	finish := func() {}
+	if ask.OnText != nil {
+		told := c.redact.stream(ask.OnText)
+		ask.OnText, finish = told.add, told.end
+	}
 	a := c.do(ctx, ask)
 	a.clean(c.redact)
+	if a.Outcome == tasks.Succeeded {
+		finish() // of a text that broke off nobody needs what may be a part of the key
+	}
 	return a
 }
 
@@ -87,7 +95,8 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 func (a *Answer) clean(r redactor) {
 	a.Message = r.clean(a.Message, maxMessage)
 	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
-	if a.RequestID = r.key.Replace(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
+	a.Result = r.result(a.Result)
+	if a.RequestID = r.text(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
 		a.RequestID = ""
 	}
 	a.Finish = tasks.Finish(r.clean(string(a.Finish), maxFinish))

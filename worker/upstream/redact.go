@@ -17,28 +17,57 @@ const maxID = 128
 const minKey = 8
 
 // redactor takes our key out of what a provider said, however it spelt it: a
-// gateway may echo what it was sent, in an error as in an id.
-type redactor struct{ key *strings.Replacer }
+// gateway may echo what it was sent, in an error, in an id, and in the words that
+// it has a model say.
+type redactor struct{ words []word }
 
-func newRedactor(key string) redactor {
+// word is a spelling of the key, with how much of it is spelt by the end of each
+// of its beginnings, as Knuth, Morris and Pratt look for it.
+type word struct {
+	text []byte
+	back []int
+}
+
+func newRedactor(key string) (r redactor) {
 	if len(key) < minKey {
-		return redactor{strings.NewReplacer()}
+		return r
 	}
-	var pairs []string
+	seen := map[string]bool{}
 	for _, spelling := range []string{
 		key, url.QueryEscape(key), url.PathEscape(key), base64.RawStdEncoding.EncodeToString([]byte(key)), base64.RawURLEncoding.EncodeToString([]byte(key)),
 	} {
-		pairs = append(pairs, spelling, "[key]")
+		spelling = strings.ReplaceAll(spelling, `\`, "") // see scan
+		if spelling == "" || seen[spelling] {
+			continue
+		}
+		seen[spelling] = true
+		w := word{[]byte(spelling), make([]int, len(spelling)+1)}
+		for i, k := 1, 0; i < len(spelling); i++ {
+			k = w.next(k, spelling[i])
+			w.back[i+1] = k
+		}
+		r.words = append(r.words, w)
 	}
-	return redactor{strings.NewReplacer(pairs...)}
+	return r
+}
+
+// next returns how much of the word is spelt when c comes after its first k bytes.
+func (w *word) next(k int, c byte) int {
+	for k > 0 && (k == len(w.text) || w.text[k] != c) {
+		k = w.back[k]
+	}
+	if w.text[k] == c {
+		k++
+	}
+	return k
 }
 
 // clean returns s without a key, as one line of at most n bytes. The key goes
 // before the end is cut off, since a part of it may be enough.
-func (r redactor) clean(s string, n int) string { return clip(redactKeys(r.key.Replace(s)), n) }
+func (r redactor) clean(s string, n int) string { return clip(redactKeys(r.text(s)), n) }
 
 // body returns the body of an error without our key, before a part of it is cut out.
-func (r redactor) body(b []byte) []byte { return []byte(r.key.Replace(string(b))) }
+func (r redactor) body(b []byte) []byte { return []byte(r.text(string(b))) }
 
 // redactKeys blanks whatever looks like a key, masked or whole: providers
 // quote the key that they refuse.

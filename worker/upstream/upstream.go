@@ -10,8 +10,9 @@
 // that ask for a stream.
 //
 // It never follows a redirect, never reads the environment, never decides
-// whether to try again (that is the retry rule's), and never puts a prompt, a
-// result or a key into an error or a log.
+// whether to try again (that is the retry rule's), never puts a prompt, a
+// result or a key into an error or a log, and never hands on our key, not even
+// inside a model's own text.
 package upstream
 
 import (
@@ -154,8 +155,9 @@ type Ask struct {
 	// rates are the answer's rate-limit headers, as fresh as they can be.
 	OnStart func(inputTokens int64, rates Rates)
 	// OnText, if set, is told each piece of text as it arrives; the pieces
-	// joined are tasks.ResultText of the result. Both are called in order from
-	// the goroutine that called Do.
+	// joined are tasks.ResultText of the result. An end that may be the beginning
+	// of our key is told with what follows it. Both are called in order from the
+	// goroutine that called Do.
 	OnText func(delta string)
 	// OnLarge, if set, is called once before more than SmallBytes of an answer are
 	// held, and waits until there is room for it; meanwhile nothing more is read. Its
@@ -177,7 +179,8 @@ type Answer struct {
 	Status int
 	// RequestID is the provider's own name of the call; "" when none arrived.
 	RequestID string
-	// Result is the provider's body, only set when Outcome is tasks.Succeeded.
+	// Result is the provider's body, only set when Outcome is tasks.Succeeded. Each
+	// byte is as it came, but for our key, which is "[key]" in whichever string.
 	Result json.RawMessage
 	// Finish is how the answer in Result ended: one of tasks.Finishes, or the
 	// provider's own word where it is none that we know, at most 64 bytes. "" when
