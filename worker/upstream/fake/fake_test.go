@@ -361,6 +361,9 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 		"detail": tasks.Rejected, "unknown": tasks.Rejected, "echo_key": tasks.Unauthorized,
 		"no_end": tasks.Succeeded, "done_only": tasks.Succeeded, "done_space": tasks.Succeeded, "as_json": tasks.Succeeded, "as_html": tasks.Succeeded,
 		"bom": tasks.Succeeded, "gzip": tasks.Succeeded, "no_usage": tasks.Succeeded, "filtered": tasks.Succeeded, "list": tasks.Succeeded,
+		"echo_text": tasks.Succeeded, "tools": tasks.Succeeded, "tools_interleaved": tasks.Succeeded, "tools_unordered": tasks.Succeeded,
+		"tools_no_index": tasks.Succeeded, "tools_one_index": tasks.Succeeded, "tools_id_again": tasks.Succeeded, "tools_whole": tasks.Succeeded,
+		"tools_no_id": tasks.Succeeded, "tools_empty": tasks.Succeeded, "function_call": tasks.Succeeded,
 		"broken_off": tasks.ServerError, "error_200": tasks.Rejected, "limit_200": tasks.RateLimited, "hollow": tasks.ServerError, "other_dialect": tasks.ServerError,
 	}
 	for _, k := range Kinds() {
@@ -395,7 +398,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			if want == tasks.Succeeded && !strings.Contains(tasks.ResultText(a.Result), "You wrote: x.") {
 				t.Errorf("%s, %s: result %s", kind, d, a.Result)
 			}
-			if strings.Contains(fmt.Sprintf("%+v", a), testKey) {
+			if strings.Contains(fmt.Sprintf("%+v %s", a, a.Result), testKey) {
 				t.Errorf("%s, %s: the key shows in %+v", kind, d, a)
 			}
 			waits := kind == "429" || kind == "ramp"
@@ -414,6 +417,43 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 				t.Errorf("after %s, %s: got %s, want the fault to be spent", kind, d, a.Outcome)
 			}
 			c.Close()
+		}
+	}
+}
+
+// However a provider sends its calls of tools, they come out as in the answer that
+// it gives in one piece, behind the text.
+func TestCallsOfToolsComeOutAsTheyAreMeant(t *testing.T) {
+	t.Parallel()
+	_, url := startFake(t, Config{MeanOutputTokens: 40})
+	for _, c := range callings() {
+		for _, d := range []Dialect{Anthropic, OpenAI} {
+			want, holds := tasks.FinishToolUse, "["+strings.TrimPrefix(c.whole, `"tool_calls":[`)
+			switch {
+			case d == Anthropic:
+				holds = c.blocks + "]"
+			case c.kind == "function_call":
+				holds = c.whole
+			case c.kind == "tools_no_id":
+				holds = `"arguments":"{\"city\":\"Oslo\"}"}},`
+			}
+			var texts []string
+			for _, kind := range []string{"", "whole"} {
+				caller, err := upstream.New(upstream.Config{Provider: upstream.Provider{Dialect: upstream.Dialect(d), BaseURL: url, APIKey: testKey, NoStream: kind == "whole"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				a := caller.Do(t.Context(), ask("[[fault:"+c.kind+"]] x"))
+				caller.Close()
+				texts = append(texts, tasks.ResultText(a.Result))
+				if a.Outcome != tasks.Succeeded || a.Finish != want || !strings.Contains(texts[0], "You wrote:") || texts[0] != texts[len(texts)-1] {
+					t.Errorf("%s, %s %s: %s, finish %s, %s, %s", c.kind, d, kind, a.Outcome, a.Finish, a.Message, a.Result)
+				}
+				got := strings.NewReplacer(`{"type":"function","id":"call_a"`, `{"id":"call_a","type":"function"`).Replace(string(a.Result))
+				if !strings.Contains(got, holds) {
+					t.Errorf("%s, %s %s: %s\nwant in it %s", c.kind, d, kind, a.Result, holds)
+				}
+			}
 		}
 	}
 }

@@ -26,7 +26,7 @@ type strike struct {
 // strikes is the table of the kinds that strike an accepted call. Those after
 // "garbage" are what providers and the gateways before them were seen to do.
 func strikes() []strike {
-	return []strike{
+	all := []strike{
 		{"hang", "no answer until the client leaves, or for the fault's delay", nil},
 		{"reset", "the connection is reset before an answer", nil},
 		{"cut", "the connection ends in the middle", nil},
@@ -75,6 +75,9 @@ func strikes() []strike {
 		{"error_200", "an error that states 400, with status 200", instead(`{"error":{"message":"maximum context length is 4096 tokens","code":400}}`)},
 		{"limit_200", "an error that states 429 in a word, with status 200", instead(`{"error":{"message":"slow down","type":"RateLimitError"}}`)},
 		{"hollow", "an object that is no answer, with status 200", instead(`{"code":40101,"msg":"invalid api key","data":null}`)},
+		{"echo_text", "a text that repeats the key under which it was asked", func(x *exchange, _ http.Header, body []byte) []byte {
+			return bytes.Replace(body, []byte(`"You`), []byte(`"`+x.sent+` You`), 1)
+		}},
 		{"other_dialect", "an answer in the other dialect", func(x *exchange, h http.Header, _ []byte) []byte {
 			h.Set("Content-Type", "application/json")
 			p := x.f.cfg.prepare(&x.ask)
@@ -84,6 +87,10 @@ func strikes() []strike {
 			return (&openAISpeaker{c: &x.call, q: &x.ask, p: &p}).whole()
 		}},
 	}
+	for _, c := range callings() {
+		all = append(all, strike{c.kind, c.says, c.turn})
+	}
+	return all
 }
 
 var (
