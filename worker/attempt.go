@@ -257,7 +257,7 @@ func (a *attempt) ask(ctx context.Context) {
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Question: a.question, OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
+	ask := upstream.Ask{Question: a.question, Leave: p.gone(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {

@@ -309,7 +309,13 @@ func (d *doubts) ask(ctx context.Context, c Call, of upstream.Doubt, began time.
 		}
 		d.withdraw(model)
 		return d.ask(ctx, c, of, began)
-	case upstream.DoubtKey, upstream.DoubtSpend:
+	case upstream.DoubtKey:
+		sure = true
+	case upstream.DoubtSpend:
+		// A cap that is stated convicts, unless it is this model's own.
+		if !sure && d.other(ctx, map[string]bool{model: true}).Outcome == tasks.Succeeded {
+			return finding{}, true
+		}
 		sure = true
 	}
 	if sure {
@@ -365,20 +371,27 @@ func (d *doubts) second(ctx context.Context) finding {
 	if all.of != theKey || models >= refusedModels {
 		return finding{}
 	}
+	switch a := d.other(ctx, asked); a.Doubt {
+	case upstream.DoubtCredit, upstream.DoubtAccess, upstream.DoubtSpend:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.convict(all)
+	}
+	return finding{}
+}
+
+// other asks the first model that is listed, served and not among those asked; the
+// answer has no outcome when there is none.
+func (d *doubts) other(ctx context.Context, asked map[string]bool) (a upstream.Answer) {
 	_, names := d.asker.Models(ctx)
 	for _, name := range names {
 		if asked[name] || !Serves(d.models, name) {
 			continue
 		}
 		sent := d.now()
-		a := d.asker.Do(ctx, ping(name))
+		a = d.asker.Do(ctx, ping(name))
 		d.answered(name, a.Outcome, d.now().Sub(sent))
-		if a.Doubt == upstream.DoubtCredit || a.Doubt == upstream.DoubtAccess || a.Doubt == upstream.DoubtSpend {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			return d.convict(all)
-		}
 		break
 	}
-	return finding{}
+	return a
 }

@@ -141,6 +141,12 @@ var refusals = []struct {
 	{"a model that the project may not use", 403, `{"error":{"code":"model_not_found","message":"Project x does not have access to model gpt-a"}}`},
 	{"a model that is not there", 404, `{"error":{"code":"model_not_found","message":"The model does not exist"}}`},
 	{"permission", 403, `{"error":{"type":"permission_error","message":"no"}}`},
+	{"a cap of one user's, by a code", 402, `{"error":{"code":"insufficient_quota","message":"You exceeded your current quota"}}`},
+	{"a quota of one model's, with a 429", 429, `{"error":{"type":"insufficient_quota","code":"insufficient_quota","message":"You exceeded your current quota"}}`},
+	{"a spending limit in words, with a 429", 429, `{"error":{"message":"This user has reached the spend limit."}}`},
+	{"a budget with a 400", 400, `{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been reached"}}`},
+	{"a cap in words, with a 400", 400, `{"error":{"message":"You have reached your specified API usage limits."}}`},
+	{"a quota inside a 200", 200, `{"error":{"code":"insufficient_quota","message":"no credit"}}`},
 	{"a 401 inside a 200", 200, `{"error":{"code":401,"message":"No auth credentials found"}}`},
 	{"a 403 inside a 200", 200, `{"error":{"code":403,"message":"flagged"}}`},
 }
@@ -181,6 +187,34 @@ func TestOnePromptThatIsRefusedStopsNobodyElse(t *testing.T) {
 	}
 }
 
+// A quota that one model has used up, or that a gateway has for it, is no other
+// model's: also where nobody has asked any other yet.
+func TestAModelsOwnQuotaStopsNoOtherModel(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("another model known: %t", known), func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t)
+			p.answer = func(model, _ string) (int, string) {
+				if model == "gpt-a" {
+					return 429, `{"error":{"type":"insufficient_quota","code":"insufficient_quota","message":"You exceeded your current quota"}}`
+				}
+				return 200, ""
+			}
+			d := newDesk(t, p, "gpt-*")
+			if known {
+				d.ask("gpt-b", "hello")
+			}
+			if a, s := d.ask("gpt-a", "hello"); s != AtFault || d.state().Paused {
+				t.Errorf("%s: standing %d, the pool %+v; want it at fault and the pool open", a.Outcome, s, d.state())
+			}
+			if _, s := d.ask("gpt-b", "hello"); s != Open {
+				t.Errorf("the other model: standing %d", s)
+			}
+		})
+	}
+}
+
 // A key that is refused pauses the pool, and no job has a part in it, however
 // many found out at once.
 func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
@@ -196,6 +230,8 @@ func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
 		{"401, and no list of models", 401, `{"error":{"message":"invalid key"}}`, 404, pause.BadAuthority},
 		{"401, and a list of models for anybody", 401, `{"error":{"message":"invalid key"}}`, 200, pause.BadAuthority},
 		{"402 by a code", 402, `{"error":{"code":"insufficient_quota","message":"no credit"}}`, 200, pause.SpendCap},
+		{"429 by a code", 429, `{"error":{"type":"insufficient_quota","code":"insufficient_quota","message":"no credit"}}`, 200, pause.SpendCap},
+		{"400 in words", 400, `{"error":{"message":"Your credit balance is too low to access the API."}}`, 200, pause.SpendCap},
 		{"403", 403, `{"error":{"message":"account suspended"}}`, 200, pause.BadAuthority},
 		{"402", 402, `{"error":{"message":"no credit"}}`, 200, pause.SpendCap},
 		{"no model is there any more, and the key is refused", 404, `{"error":{"code":"model_not_found","message":"gone"}}`, 401, pause.BadAuthority},

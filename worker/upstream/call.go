@@ -54,7 +54,7 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
 	}
-	resp, err := c.client.Do(req)
+	resp, err := c.send(req, sent, ask.Leave, cancel)
 	if err != nil {
 		return unanswered(ctx, err, sent.whole.Load())
 	}
@@ -67,6 +67,28 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	}
 	c.refused(&a, resp, cancel)
 	return a
+}
+
+// send sends a request, or gives it up before all of it has left when leave is closed.
+func (c *Caller) send(req *http.Request, sent *outgoing, leave <-chan struct{}, cancel context.CancelFunc) (*http.Response, error) {
+	if leave == nil {
+		return c.client.Do(req)
+	}
+	answered, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-leave:
+			if !sent.whole.Load() {
+				cancel()
+			}
+		case <-answered:
+		}
+	}()
+	resp, err := c.client.Do(req)
+	close(answered)
+	<-watched
+	return resp, err
 }
 
 // refused takes in an answer without a 2xx status. What there is of its body is enough.
@@ -219,7 +241,7 @@ func unanswered(ctx context.Context, err error, sent bool) Answer {
 
 // explain classifies a problem that the provider reported; came is the body.
 func (c *Caller) explain(a *Answer, p problem, status int, came []byte, now time.Time) {
-	a.Outcome, a.Doubt = classify(c.provider.Dialect, status, p), doubt(status, p)
+	a.Outcome, a.Doubt = classify(c.provider.Dialect, status, p), doubt(c.provider.Dialect, status, p)
 	if a.RequestID == "" {
 		_ = eachMember(came, func(name string, v jsontext.Value, _, _ int) error { // what is no object has no id
 			if name == "request_id" {

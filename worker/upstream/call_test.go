@@ -455,6 +455,57 @@ func TestTheContextBoundsACall(t *testing.T) {
 	}
 }
 
+// A process that does not reach the provider any more gives up a call that has not
+// left, unpaid. One that was sent may be paid for, and its answer is waited for.
+func TestACallThatHasNotLeftIsGivenUp(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // its connections wait for a handshake
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if conn, err := silent.Accept(); err == nil {
+			accepted <- conn
+		}
+	}()
+	leave, ended := make(chan struct{}), make(chan Answer, 1)
+	q := ask("hi")
+	q.Leave = leave
+	c := newCaller(t, OpenAI, "https://"+silent.Addr().String(), nil)
+	go func() { ended <- c.Do(t.Context(), q) }()
+	defer (<-accepted).Close()
+	close(leave)
+	select {
+	case a := <-ended:
+		if a.Outcome != tasks.ConnectError || a.MaybeBilled {
+			t.Errorf("a call that has not left: %s, maybe billed %v", a.Outcome, a.MaybeBilled)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a call that has not left goes on")
+	}
+
+	arrived, release := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}`)
+	}))
+	defer server.Close()
+	gone := make(chan struct{})
+	q.Leave = gone
+	c = newCaller(t, OpenAI, server.URL, nil)
+	go func() { ended <- c.Do(t.Context(), q) }()
+	<-arrived
+	close(gone)
+	close(release)
+	if a := <-ended; a.Outcome != tasks.Succeeded {
+		t.Errorf("a call that was sent: %s, %s", a.Outcome, a.Message)
+	}
+}
+
 func TestAnswersShareAConnection(t *testing.T) {
 	_, body, _ := bytes.Cut(fixture(t, "anthropic/text.http"), []byte("\r\n\r\n"))
 	addresses := map[string]bool{}

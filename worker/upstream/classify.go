@@ -75,23 +75,22 @@ const (
 	DoubtKey    Doubt = "key"    // 401
 	DoubtCredit Doubt = "credit" // 402: out of money, or for this request alone
 	DoubtAccess Doubt = "access" // 403: no permission, a filter, or something in between that blocks
-	DoubtSpend  Doubt = "spend"  // 402 or 403 whose code names a cap of the account
+	DoubtSpend  Doubt = "spend"  // code or words name a cap: the account's, or a gateway's for one model or user
 	DoubtModel  Doubt = "model"  // no such model, or none that this key may use
 )
 
 // doubt returns what a status with this problem leaves open.
-func doubt(status int, p problem) Doubt {
-	switch capped := spendCode(p.code) || spendCode(p.kind); {
-	case capped && (status == http.StatusPaymentRequired || status == http.StatusForbidden):
+func doubt(d Dialect, status int, p problem) Doubt {
+	outcome := classify(d, status, p)
+	switch {
+	case outcome == tasks.SpendLimited && (status != http.StatusPaymentRequired || spendCode(p.code) || spendCode(p.kind)):
 		return DoubtSpend
-	case capped:
-		return NoDoubt
+	case outcome == tasks.SpendLimited:
+		return DoubtCredit
 	case noSuchModel(status, p):
 		return DoubtModel
 	case status == http.StatusUnauthorized:
 		return DoubtKey
-	case status == http.StatusPaymentRequired:
-		return DoubtCredit
 	case status == http.StatusForbidden:
 		return DoubtAccess
 	}

@@ -130,13 +130,16 @@ func (c *Caller) Provider() Provider {
 // limit on an answer: a provider may think for minutes before its first byte,
 // and the call's context bounds the whole.
 func transport(roots *x509.CertPool) *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	// A connection whose other end is not reached any more shows within a minute: a
+	// call that waits for its answer there would wait for all of its time.
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}}
 	return &http.Transport{
 		Proxy:                 nil,
 		DialContext:           dialer.DialContext,
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		TLSHandshakeTimeout:   10 * time.Second,
 		ForceAttemptHTTP2:     true,
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 20 * time.Second, PingTimeout: 20 * time.Second},
 		DisableCompression:    true,
 		MaxIdleConns:          0,
 		MaxIdleConnsPerHost:   1024,
@@ -148,6 +151,11 @@ func transport(roots *x509.CertPool) *http.Transport {
 // Ask is one question.
 type Ask struct {
 	Question Question
+
+	// Leave, if set, is closed when the provider is not reached any more. A call of
+	// which not all has left is given up then, and costs nothing; one that was sent
+	// goes on, since its answer may come and be paid for.
+	Leave <-chan struct{}
 
 	// OnStart, if set, is told once how many input tokens the provider charged
 	// to its limit: as soon as an Anthropic stream begins, and at the end for a
