@@ -153,6 +153,8 @@ func classify(d Dialect, status int, p problem) tasks.Outcome {
 		return tasks.Timeout
 	case http.StatusConflict:
 		return tasks.ServerError // a passing clash inside the provider; its own clients try again
+	case http.StatusProxyAuthRequired, http.StatusMisdirectedRequest, http.StatusTooEarly, 499:
+		return tasks.ServerError // of the connection or of a proxy before the provider: of no request
 	case http.StatusServiceUnavailable, 529:
 		return tasks.Overloaded
 	}
