@@ -3,14 +3,21 @@
 //
 // It promises that a token is accepted only when it is a compact JWS of at most
 // 8 KiB, signed by a key of the configuration with the one algorithm that the
-// key is for (HS256, RS256, ES256 or EdDSA), meant for this issuer and audience,
-// of a bounded lifetime, and complete: iss, aud, sub, exp, iat, jti, tenant and
-// scope are all required. Both JSON parts are read with duplicate members,
+// key is for (HS256, RS256, PS256, ES256, ES384 or EdDSA), meant for this issuer
+// and audience, of a bounded lifetime, and complete: iss, aud, sub, exp, iat, jti,
+// tenant and scope are all required. Both JSON parts are read with duplicate members,
 // invalid UTF-8 and names that differ from a known one only in case refused, so
 // that no other reader of the same token can understand it differently.
 //
+// Tokens of a foreign [Issuer] may have no typ and no jti, up to 16 KiB, and other
+// names for what they say. They are verified with that issuer's keys alone: neither
+// the secret nor another issuer's key can make one.
+//
+// Where a key set is not as it should be, it goes on without the key that is at
+// fault and says which; a set that holds a private or symmetric key is not used.
+//
 // It never follows a key or an address that a token names (jku, jwk, x5u, x5c),
-// never remembers a token, and never puts a part of one into an error or a log.
+// never remembers a token, and never puts a claim of one into an error or a log.
 //
 // The rules follow RFC 7515, RFC 7519, RFC 8725 (BCP 225) and, for the type and
 // the required claims, RFC 9068.
@@ -25,85 +32,46 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The scopes of Sluice's own API and console. None implies another, but that
-// ScopeAdmin implies ScopeMonitor: who may change what the console shows may
-// look at it.
-const (
-	ScopeJobsRead      = "jobs:read"
-	ScopeJobsWrite     = "jobs:write"
-	ScopeWebhooksWrite = "webhooks:write"
-	ScopeMonitor       = "monitor"
-	ScopeAdmin         = "admin"
-)
-
-// Scopes returns every scope that Sluice knows.
-func Scopes() []string {
-	return []string{ScopeJobsRead, ScopeJobsWrite, ScopeWebhooksWrite, ScopeMonitor, ScopeAdmin}
-}
-
-var (
-	// ErrInvalid is in every error of Verify and Bearer. The text after it is a
-	// fixed phrase for the log; a caller is told nothing but that the token is
-	// not valid.
-	ErrInvalid = errors.New("invalid token")
-
-	// ErrMissing says that a request carries no credentials at all.
-	ErrMissing = errors.New("no bearer token")
-
-	// ErrUnavailable is in an error of Verify, beside ErrInvalid, when the token
-	// could not be judged because the issuer's keys cannot be fetched.
-	ErrUnavailable = errors.New("the signing keys cannot be fetched")
-)
-
-const (
-	maxTokenBytes = 8 << 10
-	minSecret     = 32 // bytes; RFC 7518 section 3.2: at least the size of the hash
-
-	defaultMaxLifetime = 24 * time.Hour
-	defaultLeeway      = 30 * time.Second
-	maxLeeway          = 5 * time.Minute
-)
-
 // Config describes whose tokens are accepted. At least one of HMACSecret,
-// JWKSFile and JWKSURL is needed; a secret may stand beside a key set, since
+// JWKSFile, JWKSURL and Issuers is needed; a secret may stand beside a key set, since
 // each algorithm has keys of its own.
 type Config struct {
-	// Issuer is what iss must be. Required.
+	// Issuer is what iss must be in a token of our own. Required.
 	Issuer string
-	// Audience is what aud must be or contain. Required.
+	// Audience is what aud must be or contain in a token of our own. Required.
 	Audience string
 	// MaxLifetime bounds exp - iat. Zero means 24 hours.
 	MaxLifetime time.Duration
-	// HMACSecret verifies HS256, and only that. At least 32 bytes; empty means
-	// that HS256 is refused.
+	// HMACSecret verifies HS256 in tokens of our own, and only that. At least 32 bytes;
+	// empty means that HS256 is refused.
 	HMACSecret []byte
-	// JWKSFile names a JSON Web Key Set (RFC 7517) with the public keys for RS256,
-	// ES256 and EdDSA. It is read again when it changes; while a changed file is
+	// JWKSFile names a JSON Web Key Set (RFC 7517) with the public keys of our own
+	// tokens. It is read again when it changes; while a changed file is
 	// unusable, the keys before it stay in force and the fault is logged. Empty
 	// means none.
 	JWKSFile string
 	// JWKSURL is the address of such a set; https, or http on a loopback address.
-	// It is fetched when first needed, at most 15 minutes later again, and for an
-	// unknown kid at most every 10 seconds. When it cannot be fetched for 24 hours
+	// See [Verifier.Run] for when it is fetched. When it cannot be fetched for 24 hours
 	// its keys are dropped. Empty means none.
 	JWKSURL string
-	// Leeway is how far this clock and the issuer's may differ. Zero means 30 s;
-	// at most 5 minutes.
+	// Issuers are foreign ones, no two of the same iss. Empty means none.
+	Issuers []Issuer
+	// Leeway is how far this clock and that of our own issuer may differ. Zero means
+	// 30 s; at most 5 minutes.
 	Leeway time.Duration
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
-	// HTTPClient fetches JWKSURL. Nil means one that uses no proxy and keeps no
-	// connection. Redirects are refused in either case.
-	HTTPClient *http.Client
-	// Log is told when a key set is loaded or cannot be. Nil means nobody.
+	// Log is told when a key set is loaded, is not as it should be, or cannot be had.
+	// Nil means nobody.
 	Log *slog.Logger
-	// Metrics counts the loads of the key set. Nil means none.
+	// Metrics counts refused tokens and the loads of key sets. Nil means none.
 	Metrics prometheus.Registerer
 }
 
@@ -111,7 +79,7 @@ type Config struct {
 type Claims struct {
 	Subject   string
 	Tenant    string
-	ID        string // jti
+	ID        string // jti; a foreign issuer's token may have none
 	Scopes    []string
 	ExpiresAt time.Time
 }
@@ -125,14 +93,14 @@ func (c Claims) Has(scope string) bool {
 
 // Verifier judges tokens. It is safe for concurrent use.
 type Verifier struct {
-	maxLifetime time.Duration
-	secret      []byte
-	keys        keySource // nil: none
-	parser      *jwt.Parser
+	rules   map[string]*rules // by iss
+	names   []string          // of the issuers, in the configuration's order
+	refused *prometheus.CounterVec
+	now     func() time.Time
 }
 
 // New returns a verifier, or every fault of the configuration at once, each by
-// its key. A key file must be readable; a key address is not asked yet.
+// its key. A key file must be readable; an address is not asked yet.
 func New(c Config) (*Verifier, error) {
 	faults := c.faults()
 	c.MaxLifetime = cmp.Or(c.MaxLifetime, defaultMaxLifetime)
@@ -143,36 +111,58 @@ func New(c Config) (*Verifier, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	v := &Verifier{rules: map[string]*rules{}, now: c.Now, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluice_auth_refused_total",
+		Help: "Tokens refused, by the issuer whose rules they were judged by (none: no configured issuer's) and why.",
+	}, []string{"issuer", "reason"})}
 	loads := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_auth_key_set_loads_total",
-		Help: "Loads of the issuer's key set, by result: ok or error.",
-	}, []string{"result"})
-	keys, err := newKeySource(c, loads)
-	if err := errors.Join(append(faults, err)...); err != nil {
+		Help: "Loads of an issuer's key set, by result: ok or error.",
+	}, []string{"issuer", "result"})
+	for i := range c.Issuers {
+		foreign := &c.Issuers[i]
+		faults = append(faults, v.add(rulesOf(*foreign, c.MaxLifetime), keyPlace{
+			key: fmt.Sprintf("auth.issuers[%d].", i), issuer: foreign.Issuer, discovery: foreign.Discovery, url: foreign.JWKSURL, file: foreign.JWKSFile,
+			caFile: foreign.CAFile, tokenFile: foreign.TokenFile, allowHTTP: foreign.AllowHTTP,
+		}, c, loads))
+	}
+	own := rulesOf(Issuer{Issuer: c.Issuer, Audiences: []string{c.Audience}, Leeway: c.Leeway}, c.MaxLifetime)
+	own.own, own.secret, own.maxBytes = true, slices.Clone(c.HMACSecret), maxTokenBytes
+	faults = append(faults, v.add(own, keyPlace{key: "auth.", issuer: c.Issuer, url: c.JWKSURL, file: c.JWKSFile}, c, loads))
+	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	if c.Metrics != nil && keys != nil {
-		if err := c.Metrics.Register(loads); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
+	if c.Metrics != nil {
+		for _, m := range []prometheus.Collector{v.refused, loads} {
+			if err := c.Metrics.Register(m); err != nil {
+				return nil, fmt.Errorf("register metrics: %w", err)
+			}
 		}
 	}
+	return v, nil
+}
+
+// add completes an issuer's rules with its keys and its parser.
+func (v *Verifier) add(r *rules, at keyPlace, c Config, loads *prometheus.CounterVec) error {
+	keys, err := newKeySource(at, c.Now, c.Log, loads)
+	if err != nil {
+		return err
+	}
 	var methods []string
-	if len(c.HMACSecret) > 0 {
+	if len(r.secret) > 0 {
 		methods = append(methods, algHS256)
 	}
 	if keys != nil {
-		methods = append(methods, algRS256, algES256, algEdDSA)
+		methods = append(methods, publicAlgs()...)
 	}
-	return &Verifier{maxLifetime: c.MaxLifetime, secret: slices.Clone(c.HMACSecret), keys: keys, parser: jwt.NewParser(
-		jwt.WithValidMethods(methods),
-		jwt.WithIssuer(c.Issuer),
-		jwt.WithAudience(c.Audience),
-		jwt.WithExpirationRequired(),
-		jwt.WithIssuedAt(),
-		jwt.WithLeeway(c.Leeway),
-		jwt.WithTimeFunc(c.Now),
-		jwt.WithStrictDecoding(),
-	)}, nil
+	r.keys = keys
+	r.parser = jwt.NewParser(append(r.options(c.Now), jwt.WithValidMethods(methods), jwt.WithStrictDecoding())...)
+	if v.rules[r.issuer] != nil {
+		return fmt.Errorf("%sissuer: another has the same", at.key)
+	}
+	v.rules[r.issuer] = r
+	v.names = append(v.names, r.issuer)
+	return nil
 }
 
 // faults names what is wrong with the configuration as it is written.
@@ -189,23 +179,47 @@ func (c *Config) faults() (faults []error) {
 	need(c.Leeway >= 0 && c.Leeway <= maxLeeway, "auth.leeway: must be between 0 and %s", maxLeeway)
 	n := len(c.HMACSecret)
 	need(n == 0 || n >= minSecret, "auth.hmac_secret: %d bytes, at least %d are needed", n, minSecret)
-	need(n > 0 || c.JWKSFile != "" || c.JWKSURL != "", "auth.hmac_secret, auth.jwks_file or auth.jwks_url: one is needed")
+	need(n > 0 || c.JWKSFile != "" || c.JWKSURL != "" || len(c.Issuers) > 0, "auth.hmac_secret, auth.jwks_file, auth.jwks_url or auth.issuers: one is needed")
 	need(c.JWKSFile == "" || c.JWKSURL == "", "auth.jwks_file and auth.jwks_url: only one may be set")
+	if c.JWKSURL != "" {
+		if err := checkAddress(c.JWKSURL, false); err != nil {
+			faults = append(faults, fmt.Errorf("auth.jwks_url: %w", err))
+		}
+	}
+	for i := range c.Issuers {
+		c.Issuers[i].Check(func(key, text string) { need(false, "auth.issuers[%d].%s: %s", i, key, text) })
+	}
 	return faults
 }
 
-// Verify returns what a token says, or an error that is ErrInvalid. The context
-// bounds only the wait for a key set that has to be fetched first.
+// Verify returns what a token says, or a [Refusal]. The context bounds only the wait
+// for a key set that has to be fetched first.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Claims, error) {
+	c, refused := v.verify(ctx, raw)
+	if refused != nil {
+		v.refused.WithLabelValues(refused.Issuer, refused.Reason).Inc()
+		return Claims{}, refused
+	}
+	return c, nil
+}
+
+func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
 	h, err := readHeader(raw)
 	if err != nil {
-		return Claims{}, refusal(err)
+		return Claims{}, refusal(err, h, "")
 	}
-	claims := claimSet{maxLifetime: v.maxLifetime}
-	// The token that Parse returns is filled even when it is refused, so it is not looked at.
-	_, err = v.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (any, error) { return v.key(ctx, h) })
+	r, err := v.rulesFor(raw)
 	if err != nil {
-		return Claims{}, refusal(err)
+		return Claims{}, refusal(err, h, "")
+	}
+	if err := r.fits(raw, h); err != nil {
+		return Claims{}, refusal(err, h, r.issuer)
+	}
+	claims := claimSet{rules: r}
+	// The token that Parse returns is filled even when it is refused, so it is not looked at.
+	_, err = r.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (any, error) { return r.key(ctx, h) })
+	if err != nil {
+		return Claims{}, refusal(err, h, r.issuer)
 	}
 	return Claims{
 		Subject: claims.sub, Tenant: claims.tenant, ID: claims.jti,
@@ -213,29 +227,42 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Claims, error) {
 	}, nil
 }
 
-// key returns the one key that a header may be verified with.
-func (v *Verifier) key(ctx context.Context, h header) (any, error) {
-	if h.alg == algHS256 {
-		// The one secret has no name, so a kid can only be wrong or a remark.
-		if len(v.secret) == 0 || h.kid != "" && !plainKid(h.kid) {
-			return nil, reason("no such key")
-		}
-		return v.secret, nil
-	}
-	if v.keys == nil {
-		return nil, reason("no such key")
-	}
-	if h.kid == "" {
-		return nil, reason("no kid")
-	}
-	k, err := v.keys.find(ctx, h.kid)
+// rulesFor returns the rules of the issuer that a token names.
+func (v *Verifier) rulesFor(raw string) (*rules, error) {
+	iss, err := issuerOf(raw)
 	if err != nil {
 		return nil, err
 	}
-	if k.alg != h.alg {
-		return nil, reason("the key is for another algorithm")
+	r := v.rules[iss]
+	if r == nil {
+		return nil, reason{reasonIssuer, "no issuer of the configuration has this iss; every letter counts, a slash at the end too"}
 	}
-	return k.public, nil
+	return r, nil
+}
+
+// Run fetches the key sets at once and again about every 10 minutes, or 10 s after a
+// failure, until ctx ends, so that no caller waits for one. Without it they are fetched
+// when first needed and, by one caller in 15 minutes, again.
+func (v *Verifier) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, r := range v.rules {
+		if k, ok := r.keys.(*remoteKeys); ok {
+			wg.Go(func() { k.keep(ctx) })
+		}
+	}
+	wg.Wait()
+	<-ctx.Done()
+	return nil
+}
+
+// KeySets returns how each key set stands, in the configuration's order.
+func (v *Verifier) KeySets() (list []KeySet) {
+	for _, name := range v.names {
+		if r := v.rules[name]; r.keys != nil {
+			list = append(list, r.keys.state())
+		}
+	}
+	return list
 }
 
 // Bearer returns the token of a request's header (RFC 6750 section 2.1). It
@@ -249,31 +276,11 @@ func Bearer(h http.Header) (string, error) {
 		return "", ErrMissing
 	case 1:
 	default:
-		return "", refusal(reason("several Authorization fields"))
+		return "", refusal(malformed("several Authorization fields"), header{}, "")
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", refusal(reason("not a Bearer token"))
+		return "", refusal(malformed("not a Bearer token"), header{}, "")
 	}
 	return strings.Trim(token, " "), nil
-}
-
-// ValidTenant reports whether a name can be a tenant's: a letter or digit, then
-// up to 63 letters, digits, "_" or "-". Names that differ in case are different
-// tenants, since issuers hand out identifiers of mixed case.
-func ValidTenant(name string) bool {
-	if len(name) == 0 || len(name) > 64 || name[0] == '_' || name[0] == '-' {
-		return false
-	}
-	for i := range len(name) {
-		if !base64URL(name[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-// base64URL reports whether b is of the base64url alphabet (RFC 4648 section 5).
-func base64URL(b byte) bool {
-	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '_' || b == '-'
 }

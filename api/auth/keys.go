@@ -2,7 +2,6 @@ package auth
 
 import (
 	"cmp"
-	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -10,61 +9,53 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/big"
-	"net"
-	"net/http"
-	"net/url"
-	"os"
+	"reflect"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
+	"strings"
 
 	"github.com/go-json-experiment/json"
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const (
-	maxSetBytes  = 1 << 20
-	maxKeys      = 100
-	minRSABits   = 2048 // RFC 7518 section 3.3
-	maxRSABits   = 8192 // verification time grows with the square
-	fetchTimeout = 5 * time.Second
-	refreshAfter = 15 * time.Minute // a key taken out of the set is honoured no longer than this
-	retryAfter   = 10 * time.Second // between two fetches, whatever asks for them
-	dropAfter    = 24 * time.Hour   // an address that cannot be reached vouches for nothing
+	maxSetBytes = 1 << 20
+	maxKeys     = 100
+	minRSABits  = 2048 // RFC 7518 section 3.3
+	maxRSABits  = 8192 // verification time grows with the square
 )
 
-// keySource finds a public key by its name.
-type keySource interface {
-	find(ctx context.Context, kid string) (verifyKey, error)
+// keyName is by what a token names its key: RFC 7517 section 4.5 lets keys of different
+// kinds share a kid, and each key is for one algorithm alone.
+type keyName struct{ kid, alg string }
+
+// keySet is the public keys of an issuer.
+type keySet struct {
+	keys    map[keyName]any
+	skipped []string // which keys are not used although they are to verify with, and why
 }
 
-// newKeySource returns the source that the configuration names, nil for none.
-func newKeySource(c Config, loads *prometheus.CounterVec) (keySource, error) {
-	switch {
-	case c.JWKSFile != "":
-		f := &fileKeys{path: c.JWKSFile, now: c.Now, log: c.Log, loads: loads}
-		if err := f.open(); err != nil {
-			return nil, fmt.Errorf("auth.jwks_file: %w", err)
-		}
-		return f, nil
-	case c.JWKSURL != "":
-		u, err := newURLKeys(c.JWKSURL, c.HTTPClient, c.Now, c.Log, loads)
-		if err != nil {
-			return nil, fmt.Errorf("auth.jwks_url: %w", err)
-		}
-		return u, nil
+// find returns a key, or says that there is none.
+func (s *keySet) find(name keyName) (any, error) {
+	if key, ok := s.keys[name]; ok {
+		return key, nil
 	}
-	return nil, nil
+	for other := range s.keys {
+		if other.kid == name.kid {
+			return nil, reason{reasonKey, "the key is for another algorithm"}
+		}
+	}
+	return nil, reason{reasonKey, "no such key"}
 }
 
-// verifyKey is a public key and the only algorithm that it is for.
-type verifyKey struct {
-	alg    string
-	public any
+// has reports whether a kid is in the set, for whatever algorithm.
+func (s *keySet) has(kid string) bool {
+	for name := range s.keys {
+		if name.kid == kid {
+			return true
+		}
+	}
+	return false
 }
 
 // jwk is a member of a key set (RFC 7517, RFC 7518 section 6, RFC 8037).
@@ -79,101 +70,185 @@ type jwk struct {
 	Crv    string   `json:"crv"`
 	X      string   `json:"x"`
 	Y      string   `json:"y"`
-	D      string   `json:"d"`
-	K      string   `json:"k"`
+}
+
+// secretMembers give a key away (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1, and the
+// priv of keys of the type AKP).
+func secretMembers() []string {
+	return []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"}
 }
 
 // parseKeys reads a key set. Keys of other kinds and for other uses are passed
-// over, as RFC 7517 section 5 asks; a malformed key, one that gives a secret away, or a
-// kid that names two keys spoils the whole set.
-func parseKeys(text []byte) (map[string]verifyKey, error) {
-	var set struct {
-		Keys []jwk `json:"keys"`
+// over, as RFC 7517 section 5 asks. A key that is at fault is left out and named: it
+// is no reason to refuse the tokens of the others. One that gives a secret away spoils
+// the set: whoever has read it can sign tokens.
+func parseKeys(text []byte) (*keySet, error) {
+	list, err := keysOf(text)
+	if err != nil {
+		return nil, err
 	}
-	// The text of a JSON error could quote the set, and a set may wrongly hold a secret.
-	if err := json.Unmarshal(text, &set); err != nil {
-		return nil, errors.New("not a JSON Web Key Set, or a member is named twice")
-	}
-	if len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("%d keys, at most %d are read", len(set.Keys), maxKeys)
-	}
-	keys := make(map[string]verifyKey)
-	for i, k := range set.Keys {
-		if k.D != "" || k.K != "" {
-			return nil, fmt.Errorf("keys[%d]: a private or symmetric key does not belong here", i)
+	set := &keySet{keys: map[keyName]any{}}
+	spoilt := map[keyName]bool{}
+	for i, raw := range list {
+		if err := noSecret(raw); err != nil {
+			return nil, tell("keys[%d]: %v", i, err)
+		}
+		var k jwk
+		if err := json.Unmarshal(raw, &k); err != nil {
+			set.skipped = append(set.skipped, fmt.Sprintf("keys[%d]: not a JSON Web Key, or a member is named twice", i))
+			continue
 		}
 		if k.Use != "" && k.Use != "sig" || len(k.KeyOps) > 0 && !slices.Contains(k.KeyOps, "verify") {
 			continue
 		}
-		key, err := k.publicKey()
-		if err != nil {
-			return nil, fmt.Errorf("keys[%d]: %w", i, err)
-		}
-		if key.public == nil {
+		alg, key, err := k.publicKey()
+		if err == nil && key == nil {
 			continue
 		}
-		if !validKid(k.Kid) {
-			return nil, fmt.Errorf("keys[%d]: kid must be 1 to 128 visible ASCII characters", i)
+		if err == nil && !validKid(k.Kid) {
+			err = errors.New("kid must be 1 to 128 visible ASCII characters")
 		}
-		if _, twice := keys[k.Kid]; twice {
-			return nil, fmt.Errorf("keys[%d]: its kid names an earlier key too", i)
+		name := keyName{k.Kid, alg}
+		if first, twice := set.keys[name]; err == nil && (twice && !reflect.DeepEqual(first, key) || spoilt[name]) {
+			delete(set.keys, name)
+			spoilt[name] = true
+			err = errors.New("its kid names another key too, so neither is used")
 		}
-		keys[k.Kid] = key
+		if err != nil {
+			set.skipped = append(set.skipped, fmt.Sprintf("keys[%d]%s: %v", i, called(k.Kid), err))
+			continue
+		}
+		set.keys[name] = key
 	}
-	if len(keys) == 0 {
-		return nil, errors.New("no key for RS256, ES256 or EdDSA")
+	if len(set.keys) == 0 {
+		return nil, tell("no key for %s%s", strings.Join(publicAlgs(), ", "), because(set.skipped))
 	}
-	return keys, nil
+	return set, nil
 }
 
-// publicKey returns the key, or none when it is of a kind that is not used here.
-func (k jwk) publicKey() (verifyKey, error) {
+// called is the name of a key, for a message.
+func called(kid string) string {
+	if !validKid(kid) {
+		return ""
+	}
+	return fmt.Sprintf(" (kid %q)", kid)
+}
+
+func because(skipped []string) string {
+	if len(skipped) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(skipped, "; ")
+}
+
+// keysOf returns the members of a key set, each as it is written. A name that is
+// twice in a member is that member's fault alone.
+func keysOf(text []byte) ([]jsontext.Value, error) {
+	var set map[string]jsontext.Value
+	// The text of a JSON error could quote the set, and a set may wrongly hold a secret.
+	bad := told("not a JSON Web Key Set, or a member is named twice")
+	lenient := jsontext.AllowDuplicateNames(true)
+	dec := jsontext.NewDecoder(strings.NewReader(string(text)), lenient)
+	set = map[string]jsontext.Value{}
+	if open, err := dec.ReadToken(); err != nil || open.Kind() != '{' {
+		return nil, bad
+	}
+	for dec.PeekKind() == '"' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return nil, bad
+		}
+		key := name.String()
+		value, err := dec.ReadValue()
+		if _, twice := set[key]; err != nil || twice {
+			return nil, bad
+		}
+		set[key] = value.Clone()
+	}
+	if _, err := dec.ReadToken(); err != nil || len(strings.TrimLeft(string(text[dec.InputOffset():]), " \t\r\n")) != 0 {
+		return nil, bad
+	}
+	if set["keys"] == nil && set["jwks_uri"] != nil {
+		return nil, told("this is an issuer's discovery document: set discovery: true, or jwks_url to its jwks_uri")
+	}
+	var list []jsontext.Value
+	if err := json.Unmarshal(set["keys"], &list, lenient); err != nil {
+		return nil, bad
+	}
+	if len(list) > maxKeys {
+		return nil, tell("%d keys, at most %d are read", len(list), maxKeys)
+	}
+	return list, nil
+}
+
+// noSecret refuses a key that gives its private part away.
+func noSecret(raw jsontext.Value) error {
+	var all map[string]jsontext.Value
+	if err := json.Unmarshal(raw, &all, jsontext.AllowDuplicateNames(true)); err != nil {
+		return nil // no object: it has no members
+	}
+	for _, name := range secretMembers() {
+		if v, ok := all[name]; ok && string(v) != `""` && v.Kind() != 'n' {
+			return fmt.Errorf("has %s: a private or symmetric key does not belong here, and whoever read it can sign tokens", name)
+		}
+	}
+	return nil
+}
+
+// publicKey returns the key and the one algorithm that it is for, or no key when it is
+// of a kind that is not used here.
+func (k jwk) publicKey() (alg string, key any, err error) {
 	switch {
-	case k.Kty == "RSA" && (k.Alg == "" || k.Alg == algRS256):
-		return k.rsaKey()
+	case k.Kty == "RSA" && (k.Alg == "" || k.Alg == algRS256 || k.Alg == algPS256):
+		key, err = k.rsaKey()
+		return cmp.Or(k.Alg, algRS256), key, err
 	case k.Kty == "EC" && k.Crv == "P-256" && (k.Alg == "" || k.Alg == algES256):
-		return k.ecKey()
+		key, err = k.ecKey(elliptic.P256(), 32)
+		return algES256, key, err
+	case k.Kty == "EC" && k.Crv == "P-384" && (k.Alg == "" || k.Alg == algES384):
+		key, err = k.ecKey(elliptic.P384(), 48)
+		return algES384, key, err
 	case k.Kty == "OKP" && k.Crv == "Ed25519" && (k.Alg == "" || k.Alg == algEdDSA || k.Alg == "Ed25519"): // RFC 9864
 		x, err := octets("x", k.X)
 		if err == nil && len(x) != ed25519.PublicKeySize {
 			err = fmt.Errorf("x must be %d bytes", ed25519.PublicKeySize)
 		}
-		return verifyKey{algEdDSA, ed25519.PublicKey(x)}, err
+		return algEdDSA, ed25519.PublicKey(x), err
 	}
-	return verifyKey{}, nil
+	return "", nil, nil
 }
 
-func (k jwk) rsaKey() (verifyKey, error) {
+func (k jwk) rsaKey() (*rsa.PublicKey, error) {
 	n, errN := octets("n", k.N)
 	e, errE := octets("e", k.E)
 	if err := cmp.Or(errN, errE); err != nil {
-		return verifyKey{}, err
+		return nil, err
 	}
 	modulus, exponent := new(big.Int).SetBytes(n), new(big.Int).SetBytes(e)
 	if bits := modulus.BitLen(); bits < minRSABits || bits > maxRSABits {
-		return verifyKey{}, fmt.Errorf("n: %d bits, between %d and %d are accepted", bits, minRSABits, maxRSABits)
+		return nil, fmt.Errorf("n: %d bits, between %d and %d are accepted", bits, minRSABits, maxRSABits)
 	}
 	if exponent.BitLen() > 31 || exponent.Int64() < 3 || exponent.Bit(0) == 0 || modulus.Bit(0) == 0 {
-		return verifyKey{}, errors.New("n or e cannot be of an RSA key")
+		return nil, errors.New("n or e cannot be of an RSA key")
 	}
-	return verifyKey{algRS256, &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}}, nil
+	return &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}, nil
 }
 
-func (k jwk) ecKey() (verifyKey, error) {
+func (k jwk) ecKey(curve elliptic.Curve, size int) (*ecdsa.PublicKey, error) {
 	x, errX := octets("x", k.X)
 	y, errY := octets("y", k.Y)
 	if err := cmp.Or(errX, errY); err != nil {
-		return verifyKey{}, err
+		return nil, err
 	}
-	if len(x) != 32 || len(y) != 32 { // RFC 7518 section 6.2.1.2: full size
-		return verifyKey{}, errors.New("x and y must be 32 bytes")
+	if len(x) != size || len(y) != size { // RFC 7518 section 6.2.1.2: full size
+		return nil, fmt.Errorf("x and y must be %d bytes", size)
 	}
 	point := slices.Concat([]byte{4}, x, y) // SEC 1 section 2.3.3: 4 says uncompressed
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err != nil {
-		return verifyKey{}, errors.New("x and y are not on the curve")
+		return nil, errors.New("x and y are not on the curve")
 	}
-	return verifyKey{algES256, key}, nil
+	return key, nil
 }
 
 // octets decodes a member's base64url as RFC 7515 section 2 wants it: no padding,
@@ -189,229 +264,4 @@ func octets(name, s string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: missing or not base64url", name)
 	}
 	return b, nil
-}
-
-// fileKeys is a key set in a file, read again when the file is another one.
-type fileKeys struct {
-	path  string
-	now   func() time.Time
-	log   *slog.Logger
-	loads *prometheus.CounterVec
-
-	mu     sync.Mutex
-	info   os.FileInfo // of the file as it was read last, usable or not
-	readAt time.Time
-	missed bool // the file was gone when looked at last
-	keys   map[string]verifyKey
-}
-
-// open reads the file for the first time, when a fault is still an error.
-func (f *fileKeys) open() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.read()
-}
-
-func (f *fileKeys) find(_ context.Context, kid string) (verifyKey, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if info, err := os.Stat(f.path); err != nil {
-		if !f.missed {
-			f.log.Error("read key set", "config", "auth.jwks_file", "error", err)
-		}
-		f.missed = true
-	} else if f.missed || f.changed(info) {
-		f.missed = false
-		if err := f.read(); err != nil {
-			f.log.Error("read key set", "config", "auth.jwks_file", "error", err)
-		} else {
-			f.log.Info("read key set", "config", "auth.jwks_file", "keys", len(f.keys))
-		}
-	}
-	if k, ok := f.keys[kid]; ok {
-		return k, nil
-	}
-	return verifyKey{}, reason("no such key")
-}
-
-// changed reports whether the file may differ from what was read. File times are
-// coarse, so a file that was young when it was read may have changed unseen.
-func (f *fileKeys) changed(info os.FileInfo) bool {
-	return f.info == nil || !os.SameFile(info, f.info) || info.Size() != f.info.Size() ||
-		!info.ModTime().Equal(f.info.ModTime()) ||
-		f.readAt.Sub(info.ModTime()) < 100*time.Millisecond && f.now().Sub(f.readAt) >= 100*time.Millisecond
-}
-
-func (f *fileKeys) read() (err error) {
-	defer func() { count(f.loads, err) }()
-	f.readAt = f.now()
-	file, err := os.Open(f.path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if f.info, err = file.Stat(); err != nil {
-		return err
-	}
-	text, err := readSet(file)
-	if err != nil {
-		return err
-	}
-	keys, err := parseKeys(text)
-	if err != nil {
-		return err
-	}
-	f.keys = keys
-	return nil
-}
-
-// urlKeys is a key set at an address. Whoever needs it fetches it, one at a time;
-// there is no goroutine.
-type urlKeys struct {
-	url    string
-	client *http.Client
-	now    func() time.Time
-	log    *slog.Logger
-	loads  *prometheus.CounterVec
-
-	turn  chan struct{} // holds one token, taken by whoever fetches
-	tried time.Time     // of the last fetch; guarded by turn
-	set   atomic.Pointer[fetchedSet]
-}
-
-type fetchedSet struct {
-	keys map[string]verifyKey
-	at   time.Time
-}
-
-func newURLKeys(address string, client *http.Client, now func() time.Time, log *slog.Logger, loads *prometheus.CounterVec) (*urlKeys, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, errors.New("must be an absolute https address without user and fragment")
-	}
-	host := u.Hostname()
-	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
-	if u.Scheme != "https" && (u.Scheme != "http" || !loopback) {
-		return nil, errors.New("must be https, or http on a loopback address: whoever can change it in transit can sign tokens")
-	}
-	var own http.Client
-	if client != nil {
-		own = *client
-	} else {
-		own.Transport = &http.Transport{DisableKeepAlives: true, ForceAttemptHTTP2: true}
-	}
-	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	k := &urlKeys{url: address, client: &own, now: now, log: log, loads: loads, turn: make(chan struct{}, 1)}
-	k.turn <- struct{}{}
-	return k, nil
-}
-
-func (u *urlKeys) find(ctx context.Context, kid string) (verifyKey, error) {
-	before := u.set.Load()
-	key, ok, age := u.look(before, kid)
-	switch {
-	case ok && age < refreshAfter:
-		return key, nil
-	case ok && age < dropAfter:
-		// One caller refreshes; the others go on with what there is.
-		select {
-		case <-u.turn:
-			u.refresh(ctx, before)
-		default:
-		}
-	default:
-		select {
-		case <-u.turn:
-			u.refresh(ctx, before)
-		case <-ctx.Done():
-			return verifyKey{}, ErrUnavailable
-		}
-	}
-	set := u.set.Load()
-	key, ok, age = u.look(set, kid)
-	switch {
-	case set == nil || age >= dropAfter:
-		return verifyKey{}, ErrUnavailable
-	case !ok:
-		return verifyKey{}, reason("no such key")
-	}
-	return key, nil
-}
-
-func (u *urlKeys) look(set *fetchedSet, kid string) (key verifyKey, ok bool, age time.Duration) {
-	if set == nil {
-		return verifyKey{}, false, 0
-	}
-	key, ok = set.keys[kid]
-	return key, ok, u.now().Sub(set.at)
-}
-
-// refresh fetches the set unless somebody did since before was read, or tried
-// just now. The caller has the turn, and refresh gives it back.
-func (u *urlKeys) refresh(ctx context.Context, before *fetchedSet) {
-	defer func() { u.turn <- struct{}{} }()
-	if u.set.Load() != before || !u.tried.IsZero() && u.now().Sub(u.tried) < retryAfter {
-		return
-	}
-	u.tried = u.now()
-	// Others wait for this fetch, so it does not end with the request that began it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-	defer cancel()
-	keys, err := u.fetch(ctx)
-	count(u.loads, err)
-	if err != nil {
-		u.log.Error("fetch key set", "config", "auth.jwks_url", "error", err)
-		return
-	}
-	u.set.Store(&fetchedSet{keys: keys, at: u.tried})
-	if before == nil || len(before.keys) != len(keys) {
-		u.log.Info("fetched key set", "config", "auth.jwks_url", "keys", len(keys))
-	}
-}
-
-func (u *urlKeys) fetch(ctx context.Context) (map[string]verifyKey, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.url, nil)
-	if err != nil {
-		return nil, errors.New("the address is malformed")
-	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := u.client.Do(req)
-	if err != nil {
-		// A *url.Error repeats the address, whose query may hold a secret.
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	text, err := readSet(resp.Body)
-	if err != nil {
-		return nil, err
-	}
-	return parseKeys(text)
-}
-
-// readSet reads a key set of at most maxSetBytes.
-func readSet(r io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxSetBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxSetBytes {
-		return nil, fmt.Errorf("larger than %d bytes", maxSetBytes)
-	}
-	return text, nil
-}
-
-func count(loads *prometheus.CounterVec, err error) {
-	if err != nil {
-		loads.WithLabelValues("error").Inc()
-		return
-	}
-	loads.WithLabelValues("ok").Inc()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -45,7 +46,9 @@ func TestParseKeysRefuses(t *testing.T) {
 		{"private", key(edAt, func(m map[string]any) { m["d"] = "AAAA" })},
 		{"no kid", key(rsaAt, func(m map[string]any) { delete(m, "kid") })},
 		{"kid with a space", key(rsaAt, func(m map[string]any) { m["kid"] = "a b" })},
-		{"PS256", key(rsaAt, func(m map[string]any) { m["alg"] = "PS256" })},
+		{"RS512", key(rsaAt, func(m map[string]any) { m["alg"] = "RS512" })},
+		{"nothing but its certificate", key(rsaAt, func(m map[string]any) { delete(m, "n"); delete(m, "e"); m["x5c"] = []string{"AAAA"} })},
+		{"a discovery document", `{"issuer":"https://a.example","jwks_uri":"https://a.example/keys"}`},
 		{"small RSA", key(rsaAt, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xff}, 128)) })},
 		{"huge RSA", key(rsaAt, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xff}, 2048)) })},
 		{"even modulus", key(rsaAt, func(m map[string]any) { m["n"] = b64(bytes.Repeat([]byte{0xfe}, 256)) })},
@@ -60,16 +63,81 @@ func TestParseKeysRefuses(t *testing.T) {
 		{"another curve", key(ecAt, func(m map[string]any) { m["crv"] = "P-384" })},
 		{"ES256 for Ed25519", key(edAt, func(m map[string]any) { m["alg"] = "ES256" })},
 		{"short Ed25519", key(edAt, func(m map[string]any) { m["x"] = "AAAA" })},
-		{"kid twice", strings.ReplaceAll(mustJSON(t, k.jwks(t)), `"kid":"e1"`, `"kid":"r1"`)},
 		{"too many", `{"keys":[` + strings.Repeat(`{"kty":"x"},`, maxKeys) + `{"kty":"x"}]}`},
 	} {
-		if keys, err := parseKeys([]byte(row.text)); err == nil {
-			t.Errorf("%s: got %d keys, want an error", row.name, len(keys))
+		if set, err := parseKeys([]byte(row.text)); err == nil {
+			t.Errorf("%s: got %d keys, want an error", row.name, len(set.keys))
 		}
 	}
-	keys, err := parseKeys([]byte(mustJSON(t, k.jwks(t))))
-	if err != nil || len(keys) != 3 {
-		t.Errorf("got %d keys, %v; want the three that are used", len(keys), err)
+	set, err := parseKeys([]byte(mustJSON(t, k.jwks(t))))
+	if err != nil || len(set.keys) != 3 || len(set.skipped) > 0 {
+		t.Errorf("got %+v, %v; want the three that are used", set, err)
+	}
+}
+
+// TestABadKeyIsLeftOutAndNamed puts each kind of key that is not as it should be
+// beside a good one.
+func TestABadKeyIsLeftOutAndNamed(t *testing.T) {
+	t.Parallel()
+	k, other := newKeyPairs(t), newKeyPairs(t)
+	list := k.jwks(t)["keys"].([]any)
+	good := list[2]
+	with := func(from any, edit func(m map[string]any)) string {
+		m := maps.Clone(from.(map[string]any))
+		edit(m)
+		return mustJSON(t, m)
+	}
+	set := func(m map[string]any, name string, v any) { m[name] = v }
+	for _, row := range []struct {
+		name, key string
+		skipped   string // a part of what is said; "": nothing
+		fatal     bool
+	}{
+		{name: "small RSA", key: with(list[0], func(m map[string]any) { set(m, "n", b64(bytes.Repeat([]byte{0xff}, 128))) }), skipped: "1024 bits"},
+		{name: "no kid", key: with(list[0], func(m map[string]any) { delete(m, "kid") }), skipped: "kid must be"},
+		{name: "kid a number", key: with(list[0], func(m map[string]any) { set(m, "kid", 7) }), skipped: "not a JSON Web Key"},
+		{name: "n a number", key: with(list[0], func(m map[string]any) { set(m, "n", 7) }), skipped: "not a JSON Web Key"},
+		{name: "only a certificate", key: with(list[0], func(m map[string]any) { delete(m, "n"); set(m, "x5c", []string{"AAAA"}) }), skipped: "n: missing"},
+		{name: "padded coordinate", key: with(list[1], func(m map[string]any) { set(m, "x", m["x"].(string)+"=") }), skipped: "x: not base64url"},
+		{name: "off the curve", key: with(list[1], func(m map[string]any) { set(m, "x", m["y"]) }), skipped: "not on the curve"},
+		{name: "a member twice", key: `{"kty":"RSA","kid":"a","kid":"b"}`, skipped: "named twice"},
+		{name: "no object", key: `7`, skipped: "not a JSON Web Key"},
+		{name: "another curve", key: with(list[1], func(m map[string]any) { set(m, "crv", "P-521") })},
+		{name: "symmetric without its secret", key: `{"kty":"oct","kid":"a"}`},
+		{name: "for encryption", key: with(list[0], func(m map[string]any) { set(m, "use", "enc"); set(m, "n", "AA") })},
+		{name: "the good one again", key: mustJSON(t, good)},
+		{name: "one of its kid and another kind", key: with(list[1], func(m map[string]any) { set(m, "kid", "d1") })},
+		{name: "symmetric", key: `{"kty":"oct","kid":"a","k":"AAAA"}`, fatal: true},
+		{name: "private Ed25519", key: with(list[2], func(m map[string]any) { set(m, "d", "AAAA") }), fatal: true},
+		{name: "private by its primes", key: with(list[0], func(m map[string]any) { set(m, "p", "AAAA") }), fatal: true},
+		{name: "private of a kind that is not used", key: `{"kty":"AKP","alg":"ML-DSA-44","kid":"a","priv":"AAAA"}`, fatal: true},
+		{name: "private beside a member twice", key: `{"kty":"RSA","kid":"a","kid":"b","d":"AAAA"}`, fatal: true},
+	} {
+		got, err := parseKeys([]byte(`{"keys":[` + row.key + `,` + mustJSON(t, good) + `]}`))
+		if row.fatal {
+			if err == nil || !strings.Contains(err.Error(), "keys[0]") || strings.Contains(err.Error(), "AAAA") {
+				t.Errorf("%s: got %v, want an error that names the key and not its secret", row.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", row.name, err)
+			continue
+		}
+		if _, err := got.find(keyName{"d1", algEdDSA}); err != nil {
+			t.Errorf("%s: the good key: %v", row.name, err)
+		}
+		said := strings.Join(got.skipped, "; ")
+		if row.skipped == "" && said != "" || !strings.Contains(said, row.skipped) || row.skipped != "" && !strings.HasPrefix(said, "keys[0]") {
+			t.Errorf("%s: said %q, want %q of keys[0]", row.name, said, row.skipped)
+		}
+	}
+
+	// Two keys of one kid and algorithm: nobody can say which is meant.
+	twins := `{"keys":[` + mustJSON(t, good) + `,` + mustJSON(t, other.jwks(t)["keys"].([]any)[2]) + `,` + mustJSON(t, good) + `,` + mustJSON(t, list[1]) + `]}`
+	got, err := parseKeys([]byte(twins))
+	if err != nil || len(got.keys) != 1 || got.has("d1") || len(got.skipped) != 2 {
+		t.Errorf("twins: got %+v, %v; want neither and the third key", got, err)
 	}
 }
 
@@ -86,9 +154,9 @@ func FuzzParseKeys(f *testing.F) {
 	f.Add(mustJSON(f, newKeyPairs(f).jwks(f)))
 	f.Add(`{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"AA","y":"AA"}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		keys, err := parseKeys([]byte(text))
-		if (err == nil) != (len(keys) > 0) {
-			t.Fatalf("got %d keys, %v", len(keys), err)
+		set, err := parseKeys([]byte(text))
+		if (err == nil) != (set != nil) || set != nil && len(set.keys) == 0 {
+			t.Fatalf("got %+v, %v", set, err)
 		}
 	})
 }
@@ -238,19 +306,34 @@ func TestKeysFromAnAddress(t *testing.T) {
 	hits := iss.count() + 1
 	step("issuer up", good, nil, hits)
 	step("no second request", good, nil, hits)
-	step("unknown kid just after", unknown, ErrInvalid, hits)
-	advance(retryAfter)
-	step("unknown kid later", unknown, ErrInvalid, hits+1)
+	step("unknown kid just after", unknown, ErrInvalid, hits+1)
 	step("unknown kid again", unknown, ErrInvalid, hits+1)
 	if _, err := v.Verify(t.Context(), unknown); errors.Is(err, ErrUnavailable) {
 		t.Errorf("an unknown kid is called unavailable: %v", err)
 	}
 
-	// The issuer rotates: the new key is found by its unknown name.
-	advance(retryAfter)
+	// The issuer rotates just after somebody asked for an unknown kid: the new key is
+	// found by its unknown name, at once.
 	iss.now(serve(strings.ReplaceAll(mustJSON(t, next.jwks(t)), `"e1"`, `"e2"`)))
 	step("rotated", rotated, nil, hits+2)
-	step("the old one is gone", good, ErrInvalid, hits+2)
+	step("the old one is gone", good, ErrInvalid, hits+3)
+
+	// A flood of made-up kids: what is left of five fetches, and then one in 10 s.
+	madeUp := func(i int) string {
+		return b64(fmt.Appendf(nil, `{"alg":"ES256","typ":"JWT","kid":"made-up-%d"}`, i)) + strings.TrimPrefix(rotated, strings.Split(rotated, ".")[0])
+	}
+	for i := range 1000 {
+		step("flood", madeUp(i), ErrInvalid, min(hits+4+i, hits+5))
+	}
+	hits += 5
+	step("after the flood", rotated, nil, hits)
+	for i := range 3 {
+		advance(retryAfter)
+		for range 10 {
+			step("later", madeUp(1000+i), ErrInvalid, hits+i+1)
+		}
+	}
+	hits++
 
 	// The issuer is away: keys stay for a day, asked for at most every ten seconds.
 	iss.now(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })

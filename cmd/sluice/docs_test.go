@@ -120,7 +120,12 @@ func settings(v reflect.Value, prefix string) (rows []string) {
 			if f.Len() > 0 {
 				one = f.Index(0)
 			}
-			rows = append(rows, settings(one, key+".<name>.")...)
+			if _, mapping := one.Type().FieldByName("Name"); mapping {
+				key += ".<name>"
+			} else {
+				key += "[]"
+			}
+			rows = append(rows, settings(one, key+".")...)
 			continue
 		}
 		value := fmt.Sprintf("`%v`", f.Interface())

@@ -42,11 +42,15 @@ func (v *validator) bad(key, format string, args ...any) {
 func (v *validator) whereIs(key string) string {
 	n, where := v.root, ""
 	for name := range strings.SplitSeq(key, ".") {
-		name, _, _ = strings.Cut(name, "[")
+		name, index, listed := strings.Cut(name, "[")
 		if n = n.child(name); n == nil {
 			break
 		}
 		where = n.where
+		if i, err := strconv.Atoi(strings.TrimSuffix(index, "]")); listed && err == nil && i < len(n.items) {
+			n = n.items[i]
+			where = n.where
+		}
 	}
 	return where
 }
@@ -220,6 +224,15 @@ func (v *validator) auth(a Auth) {
 		} else if strings.HasPrefix(a.JWKSURL, "http:") && !loopbackURL(a.JWKSURL) {
 			v.bad("auth.jwks_url", "has to be https, unless it is on this machine")
 		}
+	}
+	taken := map[string]bool{a.Issuer: true}
+	for i, issuer := range a.Foreign() {
+		key := fmt.Sprintf("auth.issuers[%d].", i)
+		issuer.Check(func(name, text string) { v.bad(key+name, "%s", text) })
+		if taken[issuer.Issuer] {
+			v.bad(key+"issuer", "another issuer, or auth.issuer, is the same")
+		}
+		taken[issuer.Issuer] = true
 	}
 }
 

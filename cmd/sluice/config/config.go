@@ -26,6 +26,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/worker/pool"
 )
 
@@ -93,6 +94,49 @@ type Auth struct {
 	HMACSecret  string        `key:"hmac_secret" secret:"all"` // empty: the one kept in DataDir, see [Config.Secret]; else at least 32 bytes
 	JWKSURL     string        `key:"jwks_url"`                 // empty: no key set is fetched
 	JWKSFile    string        `key:"jwks_file"`                // empty: no key set is read
+	Issuers     []Issuer      `key:"issuers"`                  // foreign ones, no two of the same iss; empty: none
+}
+
+// Issuer is a foreign issuer of tokens; [auth.Issuer] says what each field means.
+type Issuer struct {
+	Issuer      string              `key:"issuer"`
+	Audiences   []string            `key:"audiences"`
+	Discovery   bool                `key:"discovery"`
+	JWKSURL     string              `key:"jwks_url"`
+	JWKSFile    string              `key:"jwks_file"`
+	CAFile      string              `key:"ca_file"`
+	TokenFile   string              `key:"token_file"`
+	AllowHTTP   bool                `key:"allow_http"`
+	Claims      ClaimNames          `key:"claims"`
+	Tenant      string              `key:"tenant"`
+	Tenants     map[string]string   `key:"tenants"`
+	Scope       string              `key:"scope"`
+	Scopes      map[string]string   `key:"scopes"`
+	Require     map[string][]string `key:"require"`
+	MaxLifetime time.Duration       `key:"max_lifetime"` // 0: that of Auth
+	Leeway      time.Duration       `key:"leeway"`       // 0: 30 s
+}
+
+// ClaimNames are the names of an issuer's claims; empty: the standard ones.
+type ClaimNames struct {
+	Tenant string `key:"tenant"`
+	Scope  string `key:"scope"`
+	Sub    string `key:"sub"`
+	Aud    string `key:"aud"`
+}
+
+// Foreign returns the issuers as [auth.New] takes them.
+func (a *Auth) Foreign() []auth.Issuer {
+	var list []auth.Issuer
+	for _, i := range a.Issuers {
+		list = append(list, auth.Issuer{
+			Issuer: i.Issuer, Audiences: i.Audiences, Discovery: i.Discovery, JWKSURL: i.JWKSURL, JWKSFile: i.JWKSFile,
+			CAFile: i.CAFile, TokenFile: i.TokenFile, AllowHTTP: i.AllowHTTP, Claims: auth.ClaimNames(i.Claims),
+			Tenant: i.Tenant, Tenants: i.Tenants, Scope: i.Scope, Scopes: i.Scopes, Require: i.Require,
+			MaxLifetime: i.MaxLifetime, Leeway: i.Leeway,
+		})
+	}
+	return list
 }
 
 // Provider is an account at an LLM provider.

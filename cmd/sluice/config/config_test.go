@@ -56,6 +56,13 @@ auth:
   audience: sluice
   max_lifetime: 24h
   hmac_secret: 0123456789abcdef0123456789abcdef
+  issuers:
+    - issuer: https://login.example/
+      audiences: [sluice]
+      discovery: true
+      claims: {tenant: org_id, scope: permissions, sub: sub}
+      scopes: {"prompts.write": "jobs:write jobs:read"}
+      leeway: 60s
 providers:
   anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: ""}
 pools:

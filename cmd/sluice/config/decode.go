@@ -65,7 +65,7 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 	case v.Kind() == reflect.Slice:
 		r.list(n, v, key)
 	case v.Kind() == reflect.Map:
-		r.texts(n, v, key)
+		r.dictionary(n, v, key)
 	default:
 		r.scalar(n, v, key)
 	}
@@ -236,23 +236,6 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 	}
 }
 
-// texts reads a mapping of names to text.
-func (r *reader) texts(n *node, v reflect.Value, key string) {
-	if n.kind != mapping {
-		r.fault(key, n.where, "has to be a mapping of names to text")
-		return
-	}
-	out := map[string]string{}
-	for _, e := range n.entries {
-		if e.node.kind != text {
-			r.fault(join(key, e.key), e.node.where, "has to be text%s", quoteHint(e.node))
-			continue
-		}
-		out[e.key] = e.node.value
-	}
-	v.Set(reflect.ValueOf(out))
-}
-
 func (r *reader) list(n *node, v reflect.Value, key string) {
 	if n.kind != sequence {
 		r.fault(key, n.where, "has to be a list")
@@ -267,6 +250,25 @@ func (r *reader) list(n *node, v reflect.Value, key string) {
 		}
 		r.decode(item, e, key+"["+strconv.Itoa(i)+"]")
 		out = reflect.Append(out, e)
+	}
+	v.Set(out)
+}
+
+// dictionary reads a mapping whose keys are anything that an operator may write.
+func (r *reader) dictionary(n *node, v reflect.Value, key string) {
+	if n.kind != mapping {
+		r.fault(key, n.where, "has to be a mapping")
+		return
+	}
+	out := reflect.MakeMap(v.Type())
+	for _, e := range n.entries {
+		item := reflect.New(v.Type().Elem()).Elem()
+		if e.node.kind == null {
+			r.fault(join(key, e.key), e.node.where, "is empty")
+			continue
+		}
+		r.decode(e.node, item, join(key, e.key))
+		out.SetMapIndex(reflect.ValueOf(e.key), item)
 	}
 	v.Set(out)
 }

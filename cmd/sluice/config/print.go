@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -51,7 +53,7 @@ func plain(v reflect.Value) any {
 		for i := range v.NumField() {
 			f := v.Type().Field(i)
 			key := f.Tag.Get("key")
-			if key == "" || v.Field(i).Kind() == reflect.String && v.Field(i).Len() == 0 {
+			if key == "" || v.Field(i).Kind() == reflect.String && v.Field(i).Len() == 0 || v.Field(i).Kind() == reflect.Map && v.Field(i).IsNil() {
 				continue
 			}
 			out = append(out, yaml.MapItem{Key: key, Value: secretly(f.Tag.Get("secret"), v.Field(i))})
@@ -59,6 +61,18 @@ func plain(v reflect.Value) any {
 		return out
 	case v.Kind() == reflect.Slice && v.Len() == 0:
 		return []string{}
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		out := []any{}
+		for i := range v.Len() {
+			out = append(out, plain(v.Index(i)))
+		}
+		return out
+	case v.Kind() == reflect.Map:
+		out := yaml.MapSlice{}
+		for _, key := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
+			out = append(out, yaml.MapItem{Key: key.String(), Value: plain(v.MapIndex(key))})
+		}
+		return out
 	}
 	return v.Interface()
 }
