@@ -30,8 +30,9 @@ import (
 type exchange struct {
 	id     string
 	caller auth.Claims
-	code   string // of the problem answered, if any
-	status int    // set when no answer could be written
+	code   string      // of the problem answered, if any
+	why    []slog.Attr // of a token that was refused
+	status int         // set when no answer could be written
 	// render makes the answer to a failure in the form that is mounted here.
 	render func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
 }
@@ -97,7 +98,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			if x.code != "" {
 				line = append(line, slog.String("code", x.code)) // why it was refused
 			}
-			a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", line...)
+			a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", append(line, x.why...)...)
 		}()
 		defer func() {
 			v := recover()
@@ -186,6 +187,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
 			}
 			caller, err := a.verifier.Verify(r.Context(), raw)
+			detail := exchangeOf(c).refused(err)
 			if errors.Is(err, auth.ErrUnavailable) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
 			}
@@ -195,7 +197,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 					f.RetryAfter = wait
 					return f
 				}
-				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, "The token is not valid.")
+				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, detail)
 			}
 			exchangeOf(c).caller = caller
 			if scope != "" && !caller.Has(scope) {
@@ -219,6 +221,19 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 	defer body.Give(-1)
 	wire.Charge(c.Request(), body)
 	return next(c)
+}
+
+// refused notes for the log why a token was refused, and returns what the caller may
+// know: the reason only where the signature is good, for then the issuer wrote it.
+func (x *exchange) refused(err error) (detail string) {
+	r, ok := errors.AsType[*auth.Refusal](err)
+	if ok {
+		x.why = r.Attrs()
+	}
+	if ok && r.Signed {
+		return "The token is not valid: " + r.Text + "."
+	}
+	return "The token is not valid."
 }
 
 // challenge is a problem with a WWW-Authenticate header.

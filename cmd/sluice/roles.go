@@ -64,13 +64,23 @@ func (c *APICmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	secret := []byte(cfg.Auth.HMACSecret)
-	if len(secret) == 0 && cfg.Auth.JWKSURL == "" && cfg.Auth.JWKSFile == "" {
-		if secret, err = cfg.Secret(); err != nil {
-			return err
-		}
+	secret, err := apiSecret(cfg)
+	if err != nil {
+		return err
 	}
 	return serveAPI(ctx, cfg, roles{api: true, grace: c.Grace}, env.Log, secret, nil)
+}
+
+// apiSecret is what sluice api verifies tokens of our own with: the configured secret, or
+// the kept one where nothing else is configured. Nil: no secret.
+func apiSecret(cfg *config.Config) ([]byte, error) {
+	if cfg.Auth.HMACSecret != "" {
+		return []byte(cfg.Auth.HMACSecret), nil
+	}
+	if cfg.Auth.JWKSURL != "" || cfg.Auth.JWKSFile != "" || len(cfg.Auth.Issuers) > 0 {
+		return nil, nil
+	}
+	return cfg.Secret()
 }
 
 // Run works until ctx ends.

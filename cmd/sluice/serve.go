@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,17 +13,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/web"
 )
 
 // checks are the parts that this process needs to be ready.
 func (s *service) checks() []api.Check {
-	return append(s.ready.checks(),
+	return append(append(s.ready.checks(), s.keys()...),
 		api.Check{Name: "parts", Check: func(context.Context) error {
 			if s.leaving.Load() {
 				return api.Down("this process stops", nil)
@@ -68,24 +71,63 @@ func (s *service) away() []string {
 // notes are what an operator should know although everything works. That the fake
 // provider answers, the console says in its own way.
 func (s *service) notes() []string {
-	out := append(s.ready.notices(), s.away()...)
+	list := append(s.ready.notices(), s.away()...)
 	if s.noSpill != "" {
-		out = append(out, s.noSpill)
+		list = append(list, s.noSpill)
 	}
-	return out
+	for _, set := range s.keySets() {
+		list = append(list, set.Notices...)
+	}
+	return list
+}
+
+// keySets is how the key sets stand that tokens are verified with; nil in a process
+// that verifies none.
+func (s *service) keySets() []auth.KeySet {
+	if s.verifier == nil {
+		return nil
+	}
+	return s.verifier.KeySets()
+}
+
+// keys are the parts of readiness that are about key sets: down where one is configured
+// and has never been had, or not for a day.
+func (s *service) keys() []api.Check {
+	if s.verifier == nil {
+		return nil
+	}
+	return []api.Check{{Name: "keys", Check: func(context.Context) error {
+		var down []string
+		var causes []error
+		for _, set := range s.keySets() {
+			if set.Down != "" {
+				down, causes = append(down, set.Down), append(causes, set.Cause)
+			}
+		}
+		if len(down) == 0 {
+			return nil
+		}
+		return api.Down(strings.Join(down, "; "), errors.Join(causes...))
+	}}}
+}
+
+// newVerifier makes the judge of tokens, which has the secret unless it is nil.
+func newVerifier(c config.Auth, secret []byte, log *slog.Logger, metrics prometheus.Registerer) (*auth.Verifier, error) {
+	return auth.New(auth.Config{
+		Issuer: c.Issuer, Audience: c.Audience, MaxLifetime: c.MaxLifetime,
+		HMACSecret: secret, JWKSFile: c.JWKSFile, JWKSURL: c.JWKSURL, Issuers: c.Foreign(),
+		Log: log, Metrics: metrics,
+	})
 }
 
 // newAPI makes the API with the console beside it, for public, the address
 // that links begin with. Tokens are verified with secret unless it is nil.
 func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
-	verifier, err := auth.New(auth.Config{
-		Issuer: s.cfg.Auth.Issuer, Audience: s.cfg.Auth.Audience, MaxLifetime: s.cfg.Auth.MaxLifetime,
-		HMACSecret: secret, JWKSFile: s.cfg.Auth.JWKSFile, JWKSURL: s.cfg.Auth.JWKSURL,
-		Log: s.log, Metrics: s.registry,
-	})
+	verifier, err := newVerifier(s.cfg.Auth, secret, s.log, s.registry)
 	if err != nil {
 		return nil, err
 	}
+	s.verifier = verifier
 	// Whoever changes the secret because it is known ends what was signed in with it.
 	var key []byte
 	if len(secret) > 0 {

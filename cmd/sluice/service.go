@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
@@ -51,6 +52,7 @@ type service struct {
 	pools    *pool.Set
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
+	verifier *auth.Verifier // nil in a process without the API
 
 	guard     *webhook.Guard
 	sender    *webhook.Sender   // nil in a process without workers
@@ -391,6 +393,9 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base.Go(func() error { return s.ready.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.Run(baseCtx) })
+	if s.verifier != nil {
+		base.Go(func() error { return s.verifier.Run(baseCtx) })
+	}
 	for _, h := range s.healths {
 		base.Go(func() error { return h.Run(baseCtx) })
 	}
