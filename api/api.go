@@ -10,6 +10,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,6 +123,7 @@ type API struct {
 	verifier Verifier
 	caps     *caps.Room
 	extra    map[string]http.Handler
+	maxBody  int64
 	log      *slog.Logger
 	echo     *echo.Echo
 	metrics  *metrics
@@ -163,6 +165,7 @@ func New(c Config) (*API, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.MaxBody = cmp.Or(c.MaxBody, 32<<20)
 	m, err := newMetrics(c.Registerer)
 	if err != nil {
 		return nil, err
@@ -180,7 +183,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{verifier: c.Verifier, caps: c.Caps, extra: c.Extra, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	a := &API{verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,

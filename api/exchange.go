@@ -217,7 +217,7 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 		return err
 	}
 	defer release()
-	body := a.caps.Body(tenant)
+	body := a.caps.Body(tenant, a.maxBody)
 	defer body.Give(-1)
 	wire.Charge(c.Request(), body)
 	return next(c)

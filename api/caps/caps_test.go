@@ -57,7 +57,8 @@ func TestPlacesComeBack(t *testing.T) {
 	}
 }
 
-// Eight bodies that together are larger than the room all get through, one after the other.
+// Eight bodies that together are larger than the room all get through, whether they
+// say how large they are or not, and give all back.
 func TestLargeBodiesDoNotWaitForEachOtherInVain(t *testing.T) {
 	t.Parallel()
 	r, err := caps.New(caps.Config{BodyBytes: 64 << 20, BodyPatience: 20 * time.Second})
@@ -65,10 +66,15 @@ func TestLargeBodiesDoNotWaitForEachOtherInVain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
-	for range 8 {
+	for i := range 8 {
 		all.Go(func() {
-			b := r.Body("acme")
+			b := r.Body("acme", 24<<20)
 			defer b.Give(-1)
+			if i%2 == 0 {
+				if err := b.Expect(t.Context(), 20<<20); err != nil {
+					t.Errorf("a large body: %v", err)
+				}
+			}
 			for range 20 {
 				if err := b.Take(t.Context(), 1<<20); err != nil {
 					t.Errorf("a large body: %v", err)
@@ -79,9 +85,37 @@ func TestLargeBodiesDoNotWaitForEachOtherInVain(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if b := r.Body("acme"); b.Take(t.Context(), 32<<20) != nil {
-		t.Error("something was not given back")
-	} else {
-		b.Give(-1)
+	b := r.Body("acme", 32<<20)
+	for range 2 { // as a batch does, which is staged as it comes
+		if b.Take(t.Context(), 32<<20) != nil {
+			t.Error("something was not given back")
+		}
+		b.Give(32 << 20)
+	}
+}
+
+// Small bodies beside each other wait for nobody: two large ones of a tenant that are
+// slow to come leave room for its others.
+func TestSlowLargeBodiesLeaveRoom(t *testing.T) {
+	t.Parallel()
+	r, err := caps.New(caps.Config{BodyPatience: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if err := r.Body("acme", 32<<20).Expect(t.Context(), 11<<20); err != nil {
+			t.Fatalf("four bodies of 11 MiB: %v", err)
+		}
+	}
+	if err := r.Body("acme", 32<<20).Expect(t.Context(), 11<<20); err == nil {
+		t.Error("a fifth took more than half of the room")
+	}
+	for _, tenant := range []string{"acme", "other"} {
+		if err := r.Body(tenant, 32<<20).Take(t.Context(), 1<<20); err != nil {
+			t.Errorf("a small one of %s: %v", tenant, err)
+		}
+	}
+	if err := r.Body("other", 32<<20).Expect(t.Context(), 20<<20); err != nil {
+		t.Errorf("a large one of another tenant: %v", err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -28,7 +27,7 @@ type Config struct {
 	TenantStreams  int // of one tenant; 0 means 1,000
 	TenantUploads  int // of one tenant; 0 means 8
 
-	// BodyPatience is how long a body waits for others to make room; 0 means 5 s.
+	// BodyPatience is how long a body waits for others to make room; 0 means 15 s.
 	BodyPatience time.Duration
 	// TrustedProxies are the networks whose X-Forwarded-For counts; empty: none.
 	TrustedProxies []netip.Prefix
@@ -44,7 +43,6 @@ type Room struct {
 	streams     *Places
 	uploads     *Places
 	bodies      *Places
-	large       *Places       // the turn of each owner's large bodies
 	patience    time.Duration // for bodies
 	failures    *failures
 	refused     *prometheus.CounterVec
@@ -63,8 +61,7 @@ func New(c Config) (*Room, error) {
 		streams:     places(c.Streams, 10_000, c.TenantStreams, 1000),
 		uploads:     places(c.Uploads, 64, c.TenantUploads, 8),
 		bodies:      NewPlaces(bytes, bytes),
-		large:       NewPlaces(math.MaxInt64, 1),
-		patience:    cmp.Or(c.BodyPatience, 5*time.Second),
+		patience:    cmp.Or(c.BodyPatience, 15*time.Second),
 		failures:    newFailures(cmp.Or(c.FailedTokens, 120), c.TrustedProxies),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_caps_refused_total", Help: "What was refused because too much was held or had failed already, by cap: connections, requests, streams, uploads, bodies or tokens.",
@@ -118,44 +115,69 @@ func (r *Room) refuse(p *Places, name, code, tenant, why string) error {
 type Body struct {
 	room   *Room
 	tenant string
-	held   int64
-	large  bool // it has its tenant's turn
+	most   int64 // that it may come to
+	used   int64
+	held   int64 // of the room: used, or more once it is large
 }
 
-// largeBody is how many bytes a body holds before it needs its tenant's turn, which one
-// has at a time. Without turns several would fill the room in part, and wait for each
-// other in vain.
+// largeBody is how many bytes a body may use before it takes room for all that it may
+// come to. If large ones took room bit by bit, several would fill it in part and wait
+// for each other in vain.
 const largeBody = 3 << 19
 
-// Body returns an account of a request that holds nothing yet.
-func (r *Room) Body(tenant string) *Body { return &Body{room: r, tenant: tenant} }
+// Body returns an account of a request that holds nothing yet and uses at most so many
+// bytes at a time.
+func (r *Room) Body(tenant string, most int64) *Body {
+	return &Body{room: r, tenant: tenant, most: most}
+}
 
-// Take takes room for n bytes more, and waits a few seconds for it.
-func (b *Body) Take(ctx context.Context, n int64) error {
-	if !b.large && b.held+n > largeBody {
-		b.large = b.room.large.takeWithin(ctx, b.room.patience, b.tenant, 1)
+// Expect takes room for a body of n bytes before the first of them is read, if it is
+// large, and waits a while for it.
+func (b *Body) Expect(ctx context.Context, n int64) error {
+	if n <= largeBody {
+		return nil
 	}
-	if b.held+n > largeBody && !b.large || !b.room.bodies.takeWithin(ctx, b.room.patience, b.tenant, n) {
+	return b.hold(ctx, n)
+}
+
+// Take says that n bytes more are used, and waits a while for room.
+func (b *Body) Take(ctx context.Context, n int64) error {
+	used := b.used + n
+	need := used
+	if used > largeBody {
+		need = max(used, b.most)
+	}
+	if used > b.held {
+		if err := b.hold(ctx, need); err != nil {
+			return err
+		}
+	}
+	b.used = used
+	return nil
+}
+
+// hold takes room until n bytes are held.
+func (b *Body) hold(ctx context.Context, n int64) error {
+	if !b.room.bodies.takeWithin(ctx, b.room.patience, b.tenant, n-b.held) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return b.room.refuse(b.room.bodies, "bodies", fault.TooManyRequests, b.tenant, "The tenant has too many bytes of bodies under way: send fewer or smaller requests at once.")
 	}
-	b.held += n
+	b.held = n
 	return nil
 }
 
-// Give gives n bytes back, or what is held where that is less; less than 0 is all.
+// Give says that n bytes are used no more, or all where less are; less than 0 is all.
 func (b *Body) Give(n int64) {
-	if n < 0 || n > b.held {
-		n = b.held
+	if n < 0 || n > b.used {
+		n = b.used
 	}
-	b.held -= n
-	if b.large && b.held <= largeBody {
-		b.room.large.Give(b.tenant, 1)
-		b.large = false
+	b.used -= n
+	if b.used <= largeBody && b.held > b.used {
+		b.room.bodies.Give(b.tenant, b.held-b.used)
+		b.held = b.used
 	}
-	b.room.bodies.Give(b.tenant, n)
 }
 
 // Failed counts a token that was refused, of a request or a sign-in, and returns how

@@ -36,7 +36,9 @@ func Steady(next http.Handler) http.Handler {
 
 // Account is the room that a body takes in memory.
 type Account interface {
-	// Take takes room for n bytes more, or says why there is none.
+	// Expect takes room for a body of n bytes before it is read, or says why there is none.
+	Expect(ctx context.Context, n int64) error
+	// Take takes room for n bytes more, unless they were expected.
 	Take(ctx context.Context, n int64) error
 	// Give gives n bytes back; less than 0 is all.
 	Give(n int64)
@@ -62,8 +64,9 @@ func Charged(r *http.Request) Account {
 // free is an account without a limit.
 type free struct{}
 
-func (free) Take(context.Context, int64) error { return nil }
-func (free) Give(int64)                        {}
+func (free) Expect(context.Context, int64) error { return nil }
+func (free) Take(context.Context, int64) error   { return nil }
+func (free) Give(int64)                          {}
 
 // charged takes room for what it reads.
 type charged struct {

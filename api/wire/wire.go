@@ -76,6 +76,11 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 	if err != nil {
 		return nil, err
 	}
+	if r.Header.Get("Content-Encoding") == "" {
+		if err := Charged(r).Expect(r.Context(), r.ContentLength); err != nil {
+			return nil, err
+		}
+	}
 	var b bytes.Buffer
 	// What a caller only claims to send is reserved as far as it is cheap, also where
 	// many claim and send nothing.
