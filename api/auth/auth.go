@@ -75,22 +75,6 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
-// Claims is what a verified token says.
-type Claims struct {
-	Subject   string
-	Tenant    string
-	ID        string // jti; a foreign issuer's token may have none
-	Scopes    []string
-	ExpiresAt time.Time
-}
-
-// Has reports whether the claims grant a scope. See the constants for the one
-// scope that implies another.
-func (c Claims) Has(scope string) bool {
-	return slices.Contains(c.Scopes, scope) ||
-		scope == ScopeMonitor && slices.Contains(c.Scopes, ScopeAdmin)
-}
-
 // Verifier judges tokens. It is safe for concurrent use.
 type Verifier struct {
 	rules   map[string]*rules // by iss
@@ -215,7 +199,7 @@ func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
 	if err := r.fits(raw, h); err != nil {
 		return Claims{}, refusal(err, h, r.issuer)
 	}
-	claims := claimSet{rules: r}
+	claims := claimSet{by: &r.claimRules}
 	// The token that Parse returns is filled even when it is refused, so it is not looked at.
 	_, err = r.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (any, error) { return r.key(ctx, h) })
 	if err != nil {

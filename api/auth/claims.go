@@ -18,10 +18,32 @@ const (
 	maxScopes    = 64  // of a token of our own
 )
 
+// claimRules are by what the claims of one issuer's tokens are read.
+type claimRules struct {
+	own         bool // whose tokens have exactly the claims that Sluice mints
+	maxLifetime time.Duration
+
+	tenantIs string // every token's; "": the claim's
+	tenant   string
+	tenants  map[string]string
+	scopeIs  []string // every token's; nil: the claim's
+	scope    []string
+	scopes   map[string][]string
+	sub, aud string
+	require  []requirement
+	roots    []string // the members that are looked into
+}
+
+// requirement is a claim and the values of which it must have one.
+type requirement struct {
+	path   string
+	values []string
+}
+
 // claimSet is a token's second part. It reads itself strictly, and the parser
 // checks what it returns.
 type claimSet struct {
-	rules *rules
+	by *claimRules
 
 	iss, jti      string
 	exp, iat, nbf time.Time
@@ -40,7 +62,7 @@ func standardClaims() []string { return []string{"iss", "exp", "iat", "nbf", "jt
 // (RFC 7519 section 4), unless they differ from a known one only in case.
 func (c *claimSet) UnmarshalJSON(text []byte) error {
 	c.values = map[string]jsontext.Value{}
-	known := append(standardClaims(), c.rules.roots...)
+	known := append(standardClaims(), c.by.roots...)
 	err := members(text, func(name string, value *jsontext.Decoder) error {
 		if !slices.Contains(known, name) {
 			for _, k := range known {
@@ -52,7 +74,7 @@ func (c *claimSet) UnmarshalJSON(text []byte) error {
 		}
 		c.seen = append(c.seen, name)
 		switch {
-		case !slices.Contains(c.rules.roots, name):
+		case !slices.Contains(c.by.roots, name):
 			return c.standard(name, value)
 		default:
 			v, err := value.ReadValue()
@@ -89,7 +111,7 @@ func (c *claimSet) standard(name string, value *jsontext.Decoder) error {
 
 // resolve finds what the rules ask for. Its faults wait for the signature.
 func (c *claimSet) resolve() {
-	r := c.rules
+	r := c.by
 	fault := func(code, text string) { c.faults = append(c.faults, reason{code, text}) }
 	c.aud = c.several(r.aud, "aud")
 	if subs := c.several(r.sub, "sub"); len(subs) == 1 && validName(subs[0]) {
@@ -114,7 +136,7 @@ func (c *claimSet) resolve() {
 }
 
 func (c *claimSet) resolveTenant(fault func(code, text string)) {
-	r := c.rules
+	r := c.by
 	if c.tenant = r.tenantIs; c.tenant != "" {
 		return
 	}
@@ -141,7 +163,7 @@ func (c *claimSet) resolveTenant(fault func(code, text string)) {
 }
 
 func (c *claimSet) resolveScopes(fault func(code, text string)) {
-	r := c.rules
+	r := c.by
 	if r.scopeIs != nil {
 		c.scopes = slices.Clone(r.scopeIs)
 		return
@@ -169,8 +191,8 @@ func (c *claimSet) resolveScopes(fault func(code, text string)) {
 // grant gives what values of an issuer's scope mean here. One that means nothing is no fault.
 func (c *claimSet) grant(values ...string) {
 	for _, value := range values {
-		means := c.rules.scopes[value]
-		if c.rules.scopes == nil && slices.Contains(Scopes(), value) {
+		means := c.by.scopes[value]
+		if c.by.scopes == nil && slices.Contains(Scopes(), value) {
 			means = []string{value}
 		}
 		for _, s := range means {
@@ -197,7 +219,7 @@ func (c *claimSet) several(path, needed string) []string {
 		return nil
 	}
 	// Of our own tokens only aud may be a list.
-	texts, ok := textsOf(found[0], !c.rules.own, needed == "", !c.rules.own || needed == "aud")
+	texts, ok := textsOf(found[0], !c.by.own, needed == "", !c.by.own || needed == "aud")
 	switch {
 	case !ok:
 		c.faults = append(c.faults, reason{reasonClaim, "a claim is neither text nor a list of texts"})
@@ -304,7 +326,7 @@ func (c *claimSet) Validate() error {
 		fault(reasonClaim, "a required claim is missing: iat")
 	case !c.exp.After(c.iat):
 		fault(reasonLifetime, "exp is not after iat")
-	case c.exp.Sub(c.iat) > c.rules.maxLifetime:
+	case c.exp.Sub(c.iat) > c.by.maxLifetime:
 		fault(reasonLifetime, "the lifetime is too long: max_lifetime bounds exp - iat")
 	case len(faults) == 0 && (c.sub == "" || c.tenant == ""): // resolve has said it, or overlooked something
 		fault(reasonClaim, "a required claim is missing: sub or the tenant's")

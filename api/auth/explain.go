@@ -117,7 +117,7 @@ func (e *explanation) signature(ctx context.Context, r *rules, h header, raw str
 // claims tells what each of the claims that matter says.
 func (e *explanation) claims(r *rules, raw string) {
 	text, err := part(raw, 1)
-	c := claimSet{rules: r}
+	c := claimSet{by: &r.claimRules}
 	if err == nil {
 		err = c.UnmarshalJSON(text)
 	}

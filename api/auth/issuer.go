@@ -131,7 +131,7 @@ func (i *Issuer) checkKeys(bad func(key, text string)) {
 			bad("jwks_url", err.Error())
 		}
 	}
-	if _, err := roots(i.CAFile); err != nil {
+	if _, err := certificates(i.CAFile); err != nil {
 		bad("ca_file", err.Error())
 	}
 	if i.TokenFile != "" {
@@ -195,8 +195,8 @@ func checkAddress(address string, allowHTTP bool) error {
 	return nil
 }
 
-// roots returns the certificates of a file, nil when there is none.
-func roots(file string) (*x509.CertPool, error) {
+// certificates returns those of a file, nil when there is none.
+func certificates(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
@@ -209,61 +209,4 @@ func roots(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s holds no certificate in the form of PEM", file)
 	}
 	return pool, nil
-}
-
-// rulesOf makes an issuer's rules; its keys and its parser are still missing.
-func rulesOf(i Issuer, maxLifetime time.Duration) *rules {
-	or := func(s, otherwise string) string {
-		if s == "" {
-			return otherwise
-		}
-		return s
-	}
-	r := &rules{
-		issuer: i.Issuer, maxBytes: maxForeignBytes, audiences: slices.Clone(i.Audiences), maxLifetime: maxLifetime, leeway: defaultLeeway,
-		tenantIs: i.Tenant, tenant: or(i.Claims.Tenant, "tenant"), tenants: maps.Clone(i.Tenants),
-		scope: strings.Fields(or(i.Claims.Scope, "scope")), sub: or(i.Claims.Sub, "sub"), aud: or(i.Claims.Aud, "aud"),
-	}
-	if i.MaxLifetime > 0 {
-		r.maxLifetime = i.MaxLifetime
-	}
-	if i.Leeway > 0 {
-		r.leeway = i.Leeway
-	}
-	if i.Scope != "" {
-		r.scopeIs = strings.Fields(i.Scope)
-	}
-	if i.Scopes != nil {
-		r.scopes = map[string][]string{}
-		for value, means := range i.Scopes {
-			r.scopes[value] = strings.Fields(means)
-		}
-	}
-	paths := []string{r.sub, r.aud}
-	if r.tenantIs == "" {
-		paths = append(paths, r.tenant)
-	}
-	if r.scopeIs == nil {
-		paths = append(paths, r.scope...)
-	}
-	for _, name := range slices.Sorted(maps.Keys(i.Require)) {
-		r.require = append(r.require, requirement{name, slices.Clone(i.Require[name])})
-		paths = append(paths, name)
-	}
-	r.roots = rootsOf(paths)
-	return r
-}
-
-// rootsOf are the names of the outermost members that paths can lead through.
-func rootsOf(paths []string) (names []string) {
-	for _, path := range paths {
-		names = append(names, path)
-		for i := range len(path) {
-			if path[i] == '.' && i > 0 && i < len(path)-1 {
-				names = append(names, path[:i])
-			}
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }

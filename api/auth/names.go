@@ -2,6 +2,7 @@ package auth
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,22 @@ const (
 	defaultLeeway      = 30 * time.Second
 	maxLeeway          = 5 * time.Minute
 )
+
+// Claims is what a verified token says.
+type Claims struct {
+	Subject   string
+	Tenant    string
+	ID        string // jti; a foreign issuer's token may have none
+	Scopes    []string
+	ExpiresAt time.Time
+}
+
+// Has reports whether the claims grant a scope. See the constants for the one
+// scope that implies another.
+func (c Claims) Has(scope string) bool {
+	return slices.Contains(c.Scopes, scope) ||
+		scope == ScopeMonitor && slices.Contains(c.Scopes, ScopeAdmin)
+}
 
 // ValidTenant reports whether a name can be a tenant's: a letter or digit, then
 // up to 63 letters, digits, "_" or "-". Names that differ in case are different

@@ -47,8 +47,8 @@ type remoteKeys struct {
 	missed map[string]time.Time // kids that a fetch did not find, of the last 10 s
 
 	set   atomic.Pointer[fetchedSet]
-	tries atomic.Int64          // fetches that ended
-	fault atomic.Pointer[fault] // of the last fetch; nil: it succeeded, or there was none
+	tries atomic.Int64                // fetches that ended
+	fault atomic.Pointer[failedFetch] // of the last fetch; nil: it succeeded, or there was none
 }
 
 type fetchedSet struct {
@@ -56,8 +56,8 @@ type fetchedSet struct {
 	at time.Time
 }
 
-// fault is why a fetch failed.
-type fault struct{ error }
+// failedFetch is why a fetch failed.
+type failedFetch struct{ error }
 
 func newRemoteKeys(l loader) *remoteKeys {
 	k := &remoteKeys{loader: l, turn: make(chan struct{}, 1), missed: map[string]time.Time{}}
@@ -163,10 +163,10 @@ func (k *remoteKeys) fetched(ctx context.Context) error {
 	before := k.fault.Load()
 	if err != nil {
 		if before == nil {
-			before = &fault{}
+			before = &failedFetch{}
 		}
 		k.failed(before.error, err)
-		k.fault.Store(&fault{err})
+		k.fault.Store(&failedFetch{err})
 		return err
 	}
 	var old *keySet
@@ -274,7 +274,7 @@ func (e *discoveryError) Unwrap() error { return e.err }
 
 // client makes a client that uses no proxy, keeps no connection and follows no redirect.
 func (k *remoteKeys) client() (*http.Client, error) {
-	pool, err := roots(k.at.caFile) // read each time, since it may have changed
+	pool, err := certificates(k.at.caFile) // read each time, since it may have changed
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -11,32 +12,72 @@ import (
 
 // rules are by what a token of one issuer is judged.
 type rules struct {
-	issuer      string
-	own         bool // whose tokens have exactly the claims that Sluice mints
-	maxBytes    int
-	audiences   []string
-	maxLifetime time.Duration
-	leeway      time.Duration
-
-	tenantIs string // every token's; "": the claim's
-	tenant   string
-	tenants  map[string]string
-	scopeIs  []string // every token's; nil: the claim's
-	scope    []string
-	scopes   map[string][]string
-	sub, aud string
-	require  []requirement
-	roots    []string // the members that are looked into
+	claimRules
+	issuer    string
+	maxBytes  int
+	audiences []string
+	leeway    time.Duration
 
 	secret []byte    // of HS256; empty: none
 	keys   keySource // nil: none
 	parser *jwt.Parser
 }
 
-// requirement is a claim and the values of which it must have one.
-type requirement struct {
-	path   string
-	values []string
+// rulesOf makes an issuer's rules; its keys and its parser are still missing.
+func rulesOf(i Issuer, maxLifetime time.Duration) *rules {
+	or := func(s, otherwise string) string {
+		if s == "" {
+			return otherwise
+		}
+		return s
+	}
+	r := &rules{issuer: i.Issuer, maxBytes: maxForeignBytes, audiences: slices.Clone(i.Audiences), leeway: defaultLeeway, claimRules: claimRules{
+		maxLifetime: maxLifetime,
+		tenantIs:    i.Tenant, tenant: or(i.Claims.Tenant, "tenant"), tenants: maps.Clone(i.Tenants),
+		scope: strings.Fields(or(i.Claims.Scope, "scope")), sub: or(i.Claims.Sub, "sub"), aud: or(i.Claims.Aud, "aud"),
+	}}
+	if i.MaxLifetime > 0 {
+		r.maxLifetime = i.MaxLifetime
+	}
+	if i.Leeway > 0 {
+		r.leeway = i.Leeway
+	}
+	if i.Scope != "" {
+		r.scopeIs = strings.Fields(i.Scope)
+	}
+	if i.Scopes != nil {
+		r.scopes = map[string][]string{}
+		for value, means := range i.Scopes {
+			r.scopes[value] = strings.Fields(means)
+		}
+	}
+	paths := []string{r.sub, r.aud}
+	if r.tenantIs == "" {
+		paths = append(paths, r.tenant)
+	}
+	if r.scopeIs == nil {
+		paths = append(paths, r.scope...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.Require)) {
+		r.require = append(r.require, requirement{name, slices.Clone(i.Require[name])})
+		paths = append(paths, name)
+	}
+	r.roots = rootsOf(paths)
+	return r
+}
+
+// rootsOf are the names of the outermost members that paths can lead through.
+func rootsOf(paths []string) (names []string) {
+	for _, path := range paths {
+		names = append(names, path)
+		for i := range len(path) {
+			if path[i] == '.' && i > 0 && i < len(path)-1 {
+				names = append(names, path[:i])
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // options are what the JWT library checks of the claims.
