@@ -26,6 +26,18 @@ func (ConfigCheckCmd) Run(env *Env) error {
 	if err != nil {
 		return err
 	}
+	secret, err := apiSecret(c)
+	if err != nil {
+		return err
+	}
+	if secret == nil && c.Auth.JWKSURL == "" && c.Auth.JWKSFile == "" && len(c.Auth.Issuers) == 0 {
+		_, err = fmt.Fprintln(env.Stdout, "# No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own.")
+	} else {
+		_, err = newVerifier(c.Auth, secret, nil, nil) // reads the files of keys
+	}
+	if err != nil {
+		return err
+	}
 	return c.Print(env.Stdout)
 }
 

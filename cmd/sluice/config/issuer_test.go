@@ -76,3 +76,26 @@ func TestFaultsOfIssuers(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTPIsTakenOnlyWhereItIsSaid is about addresses that keys come from.
+func TestHTTPIsTakenOnlyWhereItIsSaid(t *testing.T) {
+	t.Parallel()
+	for text, good := range map[string]bool{
+		`issuer: "https://idp.example", discovery: true`:                             true,
+		`issuer: "http://127.0.0.1:8080", discovery: true`:                           true,
+		`issuer: "http://[::1]:8080", discovery: true`:                               true,
+		`issuer: "http://localhost:8080", discovery: true`:                           true,
+		`issuer: "http://localhost.evil.example", discovery: true`:                   false,
+		`issuer: "http://keycloak:8080/realms/a", discovery: true`:                   false,
+		`issuer: "http://keycloak:8080/realms/a", discovery: true, allow_http: true`: true,
+		`issuer: i, jwks_url: "http://keycloak:8080/certs"`:                          false,
+		`issuer: i, jwks_url: "http://keycloak:8080/certs", allow_http: true`:        true,
+		`issuer: i, jwks_url: "ftp://keycloak/certs", allow_http: true`:              false,
+		`issuer: i, jwks_url: "https://user:pw@keycloak/certs"`:                      false,
+	} {
+		_, faults := load(t, "auth: {issuers: [{audiences: [a], "+text+"}]}\n")
+		if (len(faults) == 0) != good || strings.Contains(faults.Error(), "pw") {
+			t.Errorf("%s: %v, want taken %t", text, faults, good)
+		}
+	}
+}
