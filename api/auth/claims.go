@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"slices"
@@ -73,20 +74,18 @@ func (c *claimSet) UnmarshalJSON(text []byte) error {
 			return value.SkipValue()
 		}
 		c.seen = append(c.seen, name)
-		switch {
-		case !slices.Contains(c.by.roots, name):
+		if !slices.Contains(c.by.roots, name) {
 			return c.standard(name, value)
-		default:
-			v, err := value.ReadValue()
-			if err != nil {
-				return err
-			}
-			c.values[name] = v.Clone()
-			if slices.Contains(standardClaims(), name) {
-				return c.standard(name, jsontext.NewDecoder(strings.NewReader(string(v))))
-			}
-			return nil
 		}
+		v, err := value.ReadValue()
+		if err != nil {
+			return err
+		}
+		c.values[name] = v.Clone()
+		if slices.Contains(standardClaims(), name) {
+			return c.standard(name, jsontext.NewDecoder(bytes.NewReader(c.values[name])))
+		}
+		return nil
 	})
 	if err == nil {
 		c.resolve()
@@ -296,7 +295,7 @@ func textsOf(v jsontext.Value, numbers, truths, lists bool) (texts []string, ok 
 	if !lists {
 		return nil, false
 	}
-	dec := jsontext.NewDecoder(strings.NewReader(string(v)))
+	dec := jsontext.NewDecoder(bytes.NewReader(v))
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, false
 	}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -144,12 +145,11 @@ func because(skipped []string) string {
 // keysOf returns the members of a key set, each as it is written. A name that is
 // twice in a member is that member's fault alone.
 func keysOf(text []byte) ([]jsontext.Value, error) {
-	var set map[string]jsontext.Value
 	// The text of a JSON error could quote the set, and a set may wrongly hold a secret.
 	bad := told("not a JSON Web Key Set, or a member is named twice")
 	lenient := jsontext.AllowDuplicateNames(true)
-	dec := jsontext.NewDecoder(strings.NewReader(string(text)), lenient)
-	set = map[string]jsontext.Value{}
+	dec := jsontext.NewDecoder(bytes.NewReader(text), lenient)
+	set := map[string]jsontext.Value{}
 	if open, err := dec.ReadToken(); err != nil || open.Kind() != '{' {
 		return nil, bad
 	}
@@ -165,7 +165,7 @@ func keysOf(text []byte) ([]jsontext.Value, error) {
 		}
 		set[key] = value.Clone()
 	}
-	if _, err := dec.ReadToken(); err != nil || len(strings.TrimLeft(string(text[dec.InputOffset():]), " \t\r\n")) != 0 {
+	if _, err := dec.ReadToken(); err != nil || len(bytes.TrimLeft(text[dec.InputOffset():], " \t\r\n")) != 0 {
 		return nil, bad
 	}
 	if set["keys"] == nil && set["jwks_uri"] != nil {
