@@ -288,3 +288,34 @@ func fetchAll(t *testing.T, v *Verifier) error {
 	}
 	return nil
 }
+
+// FuzzForeignClaims feeds claims that an issuer has signed: whatever is accepted has a
+// tenant and a subject, and means the same to a reader that knows none of the rules.
+func FuzzForeignClaims(f *testing.F) {
+	k := newKeyPairs(f)
+	path := filepath.Join(f.TempDir(), "jwks.json")
+	writeJSON(f, path, k.jwks(f))
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, Now: clock, Issuers: []Issuer{{
+		Issuer: "i", Audiences: []string{"a"}, JWKSFile: path, Claims: ClaimNames{Tenant: "k.io.ns", Scope: "scp r.s"}, Require: map[string][]string{"use": {"x"}},
+	}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(fmt.Sprintf(`{"iss":"i","aud":["a"],"sub":"s","exp":%d,"iat":%d,"k.io":{"ns":"acme"},"use":"x","scp":["jobs:read"],"r":{"s":"admin"}}`, start+60, start))
+	f.Add(fmt.Sprintf(`{"iss":"i","aud":"a","sub":7,"exp":%d,"iat":%d,"k":{"io.ns":["acme"]},"use":["x","y"]}`, start+60, start))
+	f.Fuzz(func(t *testing.T, claims string) {
+		token := k.sign(t, `{"alg":"EdDSA","kid":"d1"}`, claims)
+		got, err := v.Verify(t.Context(), token)
+		explained(t, v, claims, token)
+		if err != nil {
+			if !reflect.DeepEqual(got, Claims{}) {
+				t.Fatalf("got %+v of a refused token", got)
+			}
+			return
+		}
+		var m map[string]any
+		if err := json.Unmarshal([]byte(claims), &m); err != nil || m["iss"] != "i" || got.Subject == "" || !ValidTenant(got.Tenant) || !strings.Contains(claims, "k") || m["use"] == nil {
+			t.Fatalf("got %+v of %s", got, claims)
+		}
+	})
+}
