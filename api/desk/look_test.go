@@ -112,6 +112,24 @@ func TestAllWhoWaitForAJobLookTogether(t *testing.T) {
 	}
 }
 
+// Who waits in vain is shown what the object is at the end, not what it was at first.
+func TestTheEndOfAWaitIsLookedAt(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []time.Duration{time.Second, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			var st counted
+			d, err := desk.New(desk.Config{Jobs: &st, Batches: &st.store, Notices: &ears{}, Pools: pools{}, NewID: func(string) string { return "" }, Caps: room(t, caps.Config{})})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(wait/2, func() { st.final.Store(true) }) // which nobody is told
+			if j, err := d.AwaitJob(t.Context(), "acme", "job_1", wait); err != nil || !j.Status.Final() {
+				t.Errorf("after %s: %v, %v", wait, j.Status, err)
+			}
+		})
+	}
+}
+
 // A look that began before a change was told of does not count as one after it.
 func TestALookIsNeverOlderThanWhatItsReaderWasTold(t *testing.T) {
 	t.Parallel()

@@ -132,8 +132,8 @@ func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error)
 	object, leave := d.looks.join(a.tenant, a.id)
 	defer leave()
 	over := false
-	look := func(now bool) bool {
-		if got, err = see(ctx, &d.looks, object, asOf(now), a.read); err == nil {
+	look := func(since time.Time) bool {
+		if got, err = see(ctx, &d.looks, object, since, a.read); err == nil {
 			over = a.over(&got)
 		}
 		return over || err != nil
@@ -143,7 +143,7 @@ func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error)
 		got = *a.known
 		over = a.over(&got)
 	} else {
-		look(a.wait <= 0) // who waits looks again, when it is subscribed
+		look(asOf(a.wait <= 0)) // who waits looks again, when it is subscribed
 	}
 	if over || err != nil || a.wait <= 0 {
 		return got, err
@@ -161,7 +161,11 @@ func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error)
 	reread := time.NewTicker(every)
 	defer reread.Stop()
 	// Again before waiting: it may have changed before the subscription stood.
-	for now := true; !look(now); {
+	var waits time.Time // since when: the look before it is not for its end
+	for now := true; !look(asOf(now)); {
+		if waits.IsZero() {
+			waits = time.Now()
+		}
 		select {
 		case last := <-ended:
 			if t := a.told(last); t != nil {
@@ -171,7 +175,12 @@ func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error)
 		case <-reread.C:
 			now = false
 		case <-end.C:
-			look(every <= untold) // nobody would have told
+			// It may have begun meanwhile. Those who end together look together.
+			since := asOf(false)
+			if since.Before(waits) {
+				since = waits
+			}
+			look(since)
 			return got, err
 		case <-d.draining:
 			return got, nil
