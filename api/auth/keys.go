@@ -97,34 +97,37 @@ func parseKeys(text []byte) (*keySet, error) {
 		var k jwk
 		if err := json.Unmarshal(raw, &k); err != nil {
 			set.skipped = append(set.skipped, fmt.Sprintf("keys[%d]: not a JSON Web Key, or a member is named twice", i))
-			continue
-		}
-		if k.Use != "" && k.Use != "sig" || len(k.KeyOps) > 0 && !slices.Contains(k.KeyOps, "verify") {
-			continue
-		}
-		alg, key, err := k.publicKey()
-		if err == nil && key == nil {
-			continue
-		}
-		if err == nil && !validKid(k.Kid) {
-			err = errors.New("kid must be 1 to 128 visible ASCII characters")
-		}
-		name := keyName{k.Kid, alg}
-		if first, twice := set.keys[name]; err == nil && (twice && !reflect.DeepEqual(first, key) || spoilt[name]) {
-			delete(set.keys, name)
-			spoilt[name] = true
-			err = errors.New("its kid names another key too, so neither is used")
-		}
-		if err != nil {
+		} else if err := set.take(k, spoilt); err != nil {
 			set.skipped = append(set.skipped, fmt.Sprintf("keys[%d]%s: %v", i, called(k.Kid), err))
-			continue
 		}
-		set.keys[name] = key
 	}
 	if len(set.keys) == 0 {
 		return nil, tell("no key for %s%s", strings.Join(publicAlgs(), ", "), because(set.skipped))
 	}
 	return set, nil
+}
+
+// take adds a key unless it is of another kind or use; an error says why one is left
+// out. spoilt are the names that stand for several keys, and so for none.
+func (set *keySet) take(k jwk, spoilt map[keyName]bool) error {
+	if k.Use != "" && k.Use != "sig" || len(k.KeyOps) > 0 && !slices.Contains(k.KeyOps, "verify") {
+		return nil
+	}
+	alg, key, err := k.publicKey()
+	if err != nil || key == nil {
+		return err
+	}
+	if !validKid(k.Kid) {
+		return errors.New("kid must be 1 to 128 visible ASCII characters")
+	}
+	name := keyName{k.Kid, alg}
+	if first, twice := set.keys[name]; twice && !reflect.DeepEqual(first, key) || spoilt[name] {
+		delete(set.keys, name)
+		spoilt[name] = true
+		return errors.New("its kid names another key too, so neither is used")
+	}
+	set.keys[name] = key
+	return nil
 }
 
 // called is the name of a key, for a message.
@@ -198,17 +201,18 @@ func noSecret(raw jsontext.Value) error {
 // publicKey returns the key and the one algorithm that it is for, or no key when it is
 // of a kind that is not used here.
 func (k jwk) publicKey() (alg string, key any, err error) {
+	meant := func(algs ...string) bool { return k.Alg == "" || slices.Contains(algs, k.Alg) }
 	switch {
-	case k.Kty == "RSA" && (k.Alg == "" || k.Alg == algRS256 || k.Alg == algPS256):
+	case k.Kty == "RSA" && meant(algRS256, algPS256):
 		key, err = k.rsaKey()
 		return cmp.Or(k.Alg, algRS256), key, err
-	case k.Kty == "EC" && k.Crv == "P-256" && (k.Alg == "" || k.Alg == algES256):
+	case k.Kty == "EC" && k.Crv == "P-256" && meant(algES256):
 		key, err = k.ecKey(elliptic.P256(), 32)
 		return algES256, key, err
-	case k.Kty == "EC" && k.Crv == "P-384" && (k.Alg == "" || k.Alg == algES384):
+	case k.Kty == "EC" && k.Crv == "P-384" && meant(algES384):
 		key, err = k.ecKey(elliptic.P384(), 48)
 		return algES384, key, err
-	case k.Kty == "OKP" && k.Crv == "Ed25519" && (k.Alg == "" || k.Alg == algEdDSA || k.Alg == "Ed25519"): // RFC 9864
+	case k.Kty == "OKP" && k.Crv == "Ed25519" && meant(algEdDSA, "Ed25519"): // RFC 9864
 		x, err := octets("x", k.X)
 		if err == nil && len(x) != ed25519.PublicKeySize {
 			err = fmt.Errorf("x must be %d bytes", ed25519.PublicKeySize)

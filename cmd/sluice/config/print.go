@@ -39,26 +39,9 @@ func plain(v reflect.Value) any {
 	}
 	switch {
 	case named(v.Type()):
-		out := yaml.MapSlice{}
-		for i := range v.Len() {
-			item := v.Index(i)
-			if p, ok := item.Interface().(Provider); ok && p.Fake {
-				continue
-			}
-			out = append(out, yaml.MapItem{Key: item.FieldByName("Name").String(), Value: plain(item)})
-		}
-		return out
+		return plainNamed(v)
 	case v.Kind() == reflect.Struct:
-		out := yaml.MapSlice{}
-		for i := range v.NumField() {
-			f := v.Type().Field(i)
-			key := f.Tag.Get("key")
-			if key == "" || v.Field(i).Kind() == reflect.String && v.Field(i).Len() == 0 || v.Field(i).Kind() == reflect.Map && v.Field(i).IsNil() {
-				continue
-			}
-			out = append(out, yaml.MapItem{Key: key, Value: secretly(f.Tag.Get("secret"), v.Field(i))})
-		}
-		return out
+		return plainStruct(v)
 	case v.Kind() == reflect.Slice && v.Len() == 0:
 		return []string{}
 	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
@@ -75,6 +58,33 @@ func plain(v reflect.Value) any {
 		return out
 	}
 	return v.Interface()
+}
+
+// plainNamed is a mapping by name. The built-in fake provider is not configured.
+func plainNamed(v reflect.Value) yaml.MapSlice {
+	out := yaml.MapSlice{}
+	for i := range v.Len() {
+		item := v.Index(i)
+		if p, ok := item.Interface().(Provider); ok && p.Fake {
+			continue
+		}
+		out = append(out, yaml.MapItem{Key: item.FieldByName("Name").String(), Value: plain(item)})
+	}
+	return out
+}
+
+// plainStruct is a mapping of settings; what is not set and has no default is left out.
+func plainStruct(v reflect.Value) yaml.MapSlice {
+	out := yaml.MapSlice{}
+	for i := range v.NumField() {
+		f, value := v.Type().Field(i), v.Field(i)
+		key := f.Tag.Get("key")
+		if key == "" || value.Kind() == reflect.String && value.Len() == 0 || value.Kind() == reflect.Map && value.IsNil() {
+			continue
+		}
+		out = append(out, yaml.MapItem{Key: key, Value: secretly(f.Tag.Get("secret"), value)})
+	}
+	return out
 }
 
 // secretly is a value under the rule of the tag secret: "all" masks it, or the values in it, "url"
@@ -105,4 +115,34 @@ func FormatDuration(d time.Duration) string {
 		}
 	}
 	return s
+}
+
+// maskRedis masks the passwords of an address. One that ParseRedis refuses is
+// masked whole, since nobody knows where its password is.
+func maskRedis(s string) string {
+	if _, err := ParseRedis(s); err != nil {
+		return mask
+	}
+	scheme, rest, _ := strings.Cut(s, "://")
+	rest, query, hasQuery := strings.Cut(rest, "?")
+	authority, path, hasPath := strings.Cut(rest, "/")
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		if user, _, has := strings.Cut(authority[:at], ":"); has {
+			authority = user + ":" + mask + authority[at:]
+		}
+	}
+	out := scheme + "://" + authority
+	if hasPath {
+		out += "/" + path
+	}
+	if hasQuery {
+		parts := strings.Split(query, "&")
+		for i, p := range parts {
+			if k, _, _ := strings.Cut(p, "="); k == "sentinel_password" {
+				parts[i] = k + "=" + mask
+			}
+		}
+		out += "?" + strings.Join(parts, "&")
+	}
+	return out
 }

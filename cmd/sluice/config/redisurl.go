@@ -53,7 +53,7 @@ func ParseRedis(s string) (RedisTarget, error) {
 	default:
 		return RedisTarget{}, errors.New("its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster")
 	}
-	if err := a.parse(rest); err != nil {
+	if err := a.split(rest); err != nil {
 		return RedisTarget{}, err
 	}
 	t.Username, t.Password = a.user, a.password
@@ -77,7 +77,7 @@ type redisAddress struct {
 	query          url.Values
 }
 
-func (a *redisAddress) parse(rest string) error {
+func (a *redisAddress) split(rest string) error {
 	rest, query, _ := strings.Cut(rest, "?")
 	var err error
 	if a.query, err = url.ParseQuery(query); err != nil {
@@ -204,41 +204,48 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 	waits := map[string]*time.Duration{"dial_timeout": &t.DialTimeout, "read_timeout": &t.ReadTimeout, "write_timeout": &t.WriteTimeout}
 	for _, name := range slices.Sorted(maps.Keys(a.query)) {
 		value := a.query.Get(name)
+		var err error
 		switch {
 		case name == "db":
 		case name == "protocol":
-			if value != "2" && value != "3" {
-				return errors.New("its protocol is neither 2 nor 3")
+			if t.Protocol, err = strconv.Atoi(value); t.Protocol != 2 && t.Protocol != 3 {
+				err = errors.New("its protocol is neither 2 nor 3")
 			}
-			t.Protocol = int(value[0] - '0')
 		case waits[name] != nil:
-			d, err := timeout(value)
-			if err != nil {
-				return fmt.Errorf("its %s %w", name, err)
+			if *waits[name], err = redisWait(value); err != nil {
+				err = fmt.Errorf("its %s %w", name, err)
 			}
-			*waits[name] = d
 		case name == "tls" && t.Kind != SingleRedis:
-			switch value {
-			case "", "false":
-			case "true":
-				// Without a server's name the library takes the one of the node that it dials.
-				t.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-			default:
-				return errors.New("its tls is neither true nor false")
-			}
+			err = t.speakTLS(value)
 		case name == "sentinel_username" && t.Kind == SentinelRedis:
 			t.SentinelUsername = value
 		case name == "sentinel_password" && t.Kind == SentinelRedis:
 			t.SentinelPassword = value
 		default:
-			return errors.New(strangeParameter(name))
+			err = errors.New(strangeParameter(name))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// timeout reads a time to wait: 5s, or 5 for as many seconds.
-func timeout(s string) (time.Duration, error) {
+// speakTLS reads the parameter tls. Without a server's name the library takes the one
+// of the node that it dials.
+func (t *RedisTarget) speakTLS(value string) error {
+	switch value {
+	case "", "false":
+	case "true":
+		t.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	default:
+		return errors.New("its tls is neither true nor false")
+	}
+	return nil
+}
+
+// redisWait reads a time to wait: 5s, or 5 for as many seconds.
+func redisWait(s string) (time.Duration, error) {
 	if n, err := strconv.ParseUint(s, 10, 16); err == nil {
 		s = strconv.FormatUint(n, 10) + "s"
 	}
@@ -269,34 +276,4 @@ func strangeParameter(name string) string {
 		}
 	}
 	return "its query holds a parameter that is not known; known are db, protocol, dial_timeout, read_timeout, write_timeout, tls, sentinel_username and sentinel_password, where they fit"
-}
-
-// maskRedis masks the passwords of an address. One that ParseRedis refuses is
-// masked whole, since nobody knows where its password is.
-func maskRedis(s string) string {
-	if _, err := ParseRedis(s); err != nil {
-		return mask
-	}
-	scheme, rest, _ := strings.Cut(s, "://")
-	rest, query, hasQuery := strings.Cut(rest, "?")
-	authority, path, hasPath := strings.Cut(rest, "/")
-	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-		if user, _, has := strings.Cut(authority[:at], ":"); has {
-			authority = user + ":" + mask + authority[at:]
-		}
-	}
-	out := scheme + "://" + authority
-	if hasPath {
-		out += "/" + path
-	}
-	if hasQuery {
-		parts := strings.Split(query, "&")
-		for i, p := range parts {
-			if k, _, _ := strings.Cut(p, "="); k == "sentinel_password" {
-				parts[i] = k + "=" + mask
-			}
-		}
-		out += "?" + strings.Join(parts, "&")
-	}
-	return out
 }
