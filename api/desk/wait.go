@@ -131,45 +131,64 @@ func ownJob(tenant string) func(last *tasks.Job) *tasks.Job {
 func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error) {
 	object, leave := d.looks.join(a.tenant, a.id)
 	defer leave()
-	over := false
-	look := func(since time.Time) bool {
-		if got, err = see(ctx, &d.looks, object, since, a.read); err == nil {
-			over = a.over(&got)
-		}
-		return over || err != nil
-	}
+	w := &wait[T]{desk: d, a: a, object: object}
 	// What is already over needs no subscription.
 	if a.known != nil {
-		got = *a.known
-		over = a.over(&got)
+		w.got = *a.known
+		w.over = a.over(&w.got)
 	} else {
-		look(asOf(a.wait <= 0)) // who waits looks again, when it is subscribed
+		w.look(ctx, asOf(a.wait <= 0)) // who waits looks again, when it is subscribed
 	}
-	if over || err != nil || a.wait <= 0 {
-		return got, err
+	if w.over || w.err != nil || a.wait <= 0 {
+		return w.got, w.err
 	}
 	release, full := d.Hold(a.tenant)
 	if full != nil {
-		return got, nil
+		return w.got, nil
 	}
 	defer release()
+	w.run(ctx)
+	return w.got, w.err
+}
 
-	end := time.NewTimer(a.wait)
+// wait is one who waits for an object, and what it has seen of it.
+type wait[T any] struct {
+	desk   *Desk
+	a      awaited[T]
+	object *looked
+
+	got  T
+	err  error
+	over bool
+}
+
+// look looks at the object as it is since then, and reports whether that ends the wait.
+func (w *wait[T]) look(ctx context.Context, since time.Time) bool {
+	if w.got, w.err = see(ctx, &w.desk.looks, w.object, since, w.a.read); w.err == nil {
+		w.over = w.a.over(&w.got)
+	}
+	return w.over || w.err != nil
+}
+
+// run waits until the object's end, or that of the time.
+func (w *wait[T]) run(ctx context.Context) {
+	end := time.NewTimer(w.a.wait)
 	defer end.Stop()
-	ended, stop, every := subscribe(ctx, d.c, a.id, min(a.wait, untold), d.c.Notices.WatchEnd)
+	ended, stop, every := subscribe(ctx, w.desk.c, w.a.id, min(w.a.wait, untold), w.desk.c.Notices.WatchEnd)
 	defer stop()
 	reread := time.NewTicker(every)
 	defer reread.Stop()
 	// Again before waiting: it may have changed before the subscription stood.
-	var waits time.Time // since when: the look before it is not for its end
-	for now := true; !look(asOf(now)); {
-		if waits.IsZero() {
-			waits = time.Now()
+	var began time.Time // when it began to wait: the look before that is not for its end
+	for now := true; !w.look(ctx, asOf(now)); {
+		if began.IsZero() {
+			began = time.Now()
 		}
 		select {
 		case last := <-ended:
-			if t := a.told(last); t != nil {
-				return *t, nil
+			if t := w.a.told(last); t != nil {
+				w.got, w.over = *t, true
+				return
 			}
 			now = true
 		case <-reread.C:
@@ -177,18 +196,18 @@ func await[T any](ctx context.Context, d *Desk, a awaited[T]) (got T, err error)
 		case <-end.C:
 			// It may have begun meanwhile. Those who end together look together.
 			since := asOf(false)
-			if since.Before(waits) {
-				since = waits
+			if since.Before(began) {
+				since = began
 			}
-			look(since)
-			return got, err
-		case <-d.draining:
-			return got, nil
+			w.look(ctx, since)
+			return
+		case <-w.desk.draining:
+			return
 		case <-ctx.Done():
-			return got, ctx.Err()
+			w.err = ctx.Err()
+			return
 		}
 	}
-	return got, err
 }
 
 // Result waits for the result of a job that was handed in, for as long as wait,

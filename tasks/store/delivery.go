@@ -292,25 +292,20 @@ func (s *Store) RedeliverRange(ctx context.Context, f tasks.Resend, admit func(c
 	if !e.DisabledAt.IsZero() {
 		return out, tasks.ErrConflict
 	}
-	bound := func(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
-	from, begun := "["+bound(f.Since), time.Now()
-	if f.After >= bound(f.Since) {
+	from, begun := "["+bornAt(f.Since), time.Now()
+	if f.After >= bornAt(f.Since) {
 		from = "(" + f.After
 	}
 	for {
-		ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(f.Endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bound(f.Until), Count: sweepMost}).Result()
-		if err != nil {
-			return out, fmt.Errorf("list deliveries: %w", redisError(err))
-		}
-		if len(ids) == 0 {
-			out.Next = ""
-			return out, nil
-		}
-		more, err := s.resendable(ctx, f.Delivered, ids)
+		more, last, err := s.resendable(ctx, f, from)
 		if err != nil {
 			return out, err
 		}
-		last, wanted := ids[len(ids)-1], len(more)
+		if last == "" {
+			out.Next = ""
+			return out, nil
+		}
+		wanted := len(more)
 		if wanted > 0 && admit != nil {
 			n, err := admit(ctx, wanted)
 			var used *tasks.QuotaError
@@ -337,19 +332,29 @@ func (s *Store) RedeliverRange(ctx context.Context, f tasks.Resend, admit func(c
 	}
 }
 
-// resendable returns those of ids that are sent again when that is asked for.
-func (s *Store) resendable(ctx context.Context, delivered bool, ids []string) ([]string, error) {
+// bornAt is where the ids of deliveries of that time and later begin.
+func bornAt(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixMilli())) }
+
+// resendable returns, of the next deliveries, those that are sent again, and the last
+// that it looked at; "" when there is none.
+func (s *Store) resendable(ctx context.Context, f tasks.Resend, from string) (again []string, last string, err error) {
+	ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(f.Endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bornAt(f.Until), Count: sweepMost}).Result()
+	if err != nil {
+		return nil, "", fmt.Errorf("list deliveries: %w", redisError(err))
+	}
+	if len(ids) == 0 {
+		return nil, "", nil
+	}
 	records, err := s.ask(ctx, s.keys.delivery, ids, "s", "gone")
 	if err != nil {
-		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), err)
+		return nil, "", fmt.Errorf("look through %d deliveries: %w", len(ids), err)
 	}
-	var out []string
 	for i, h := range records {
-		if h["s"] != "" && h["gone"] != "deleted" && (delivered || tasks.DeliveryStatus(h["s"]) != tasks.DeliveryDelivered) {
-			out = append(out, ids[i])
+		if h["s"] != "" && h["gone"] != "deleted" && (f.Delivered || tasks.DeliveryStatus(h["s"]) != tasks.DeliveryDelivered) {
+			again = append(again, ids[i])
 		}
 	}
-	return out, nil
+	return again, ids[len(ids)-1], nil
 }
 
 // resend sends deliveries of an endpoint again and returns how many.
