@@ -109,7 +109,7 @@ func parseKeys(text []byte) (*keySet, error) {
 
 // take adds a key unless it is of another kind or use; an error says why one is left
 // out. spoilt are the names that stand for several keys, and so for none.
-func (set *keySet) take(k jwk, spoilt map[keyName]bool) error {
+func (s *keySet) take(k jwk, spoilt map[keyName]bool) error {
 	if k.Use != "" && k.Use != "sig" || len(k.KeyOps) > 0 && !slices.Contains(k.KeyOps, "verify") {
 		return nil
 	}
@@ -121,12 +121,12 @@ func (set *keySet) take(k jwk, spoilt map[keyName]bool) error {
 		return errors.New("kid must be 1 to 128 visible ASCII characters")
 	}
 	name := keyName{k.Kid, alg}
-	if first, twice := set.keys[name]; twice && !reflect.DeepEqual(first, key) || spoilt[name] {
-		delete(set.keys, name)
+	if first, twice := s.keys[name]; twice && !reflect.DeepEqual(first, key) || spoilt[name] {
+		delete(s.keys, name)
 		spoilt[name] = true
 		return errors.New("its kid names another key too, so neither is used")
 	}
-	set.keys[name] = key
+	s.keys[name] = key
 	return nil
 }
 
