@@ -92,6 +92,9 @@ type Config struct {
 	// Caps bounds what callers hold of this process at once; nil: a room of its own,
 	// with the usual caps. A poll that would be held above them answers at once.
 	Caps *caps.Room
+	// MaxWait is the longest that a submit or a poll is held, whole seconds; 0 means 50 s,
+	// which is less than what proxies wait for an answer.
+	MaxWait time.Duration
 	// Heartbeat is the time between comments in an event stream; 0 means 15 s.
 	Heartbeat time.Duration
 	// DeltaEvery is the time between looks at a running attempt's text; 0 means 200 ms.
@@ -187,7 +190,7 @@ func New(c Config) (*API, error) {
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
-		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines,
+		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
 	return a, nil

@@ -374,7 +374,7 @@ func TestPreferWait(t *testing.T) {
 	// A paused pool answers at once, whether it was paused before or meanwhile.
 	s.call("POST", "/v1/pools/claude/pause", admin, `{"reason":"x"}`).want(t, 200)
 	start = time.Now()
-	if r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "wait=61").want(t, 202); r.Header.Get("Preference-Applied") != "wait=60" {
+	if r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "wait=61").want(t, 202); r.Header.Get("Preference-Applied") != "wait=50" {
 		t.Errorf("wait=61 was applied as %q", r.Header.Get("Preference-Applied"))
 	}
 	s.call("POST", "/v1/pools/claude/resume", admin, nil).want(t, 200)
@@ -389,6 +389,38 @@ func TestPreferWait(t *testing.T) {
 	(<-got).want(t, 202)
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("a paused pool held submits for %v", took)
+	}
+}
+
+// A proxy gives up at 50 or 60 s: a wait has to end before, and say how long it was.
+func TestNoWaitIsLongerThanMaxWait(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(c *api.Config) { c.MaxWait = time.Second })
+	id := s.submit()
+	batch := s.call("POST", "/v1/batches", writer, hello, "Content-Type", "application/x-ndjson").want(t, 202).str(t, "id")
+	for name, c := range map[string]struct {
+		method, path, prefer string
+		status               int
+		applied              string
+	}{
+		"a submit, more than is had": {"POST", "/v1/jobs", "wait=60", 202, "wait=1"},
+		"a submit, less than a day":  {"POST", "/v1/jobs", "wait=86399", 202, "wait=1"},
+		"a poll":                     {"GET", "/v1/jobs/" + id + "?wait=60", "", 200, "wait=1"},
+		"a poll of a batch":          {"GET", "/v1/batches/" + batch + "?wait=2", "", 200, "wait=1"},
+		"a poll that does not wait":  {"GET", "/v1/jobs/" + id + "?wait=0", "", 200, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			start := time.Now()
+			body, headers := any(nil), []string{}
+			if c.method == "POST" {
+				body, headers = hello, []string{"Prefer", c.prefer}
+			}
+			r := s.call(c.method, c.path, writer, body, headers...).want(t, c.status)
+			if took := time.Since(start); took > 5*time.Second || r.Header.Get("Preference-Applied") != c.applied {
+				t.Errorf("answered after %v, applied %q; want %q", took, r.Header.Get("Preference-Applied"), c.applied)
+			}
+		})
 	}
 }
 

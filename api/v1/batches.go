@@ -201,7 +201,7 @@ func (a *API) ListBatches(c echo.Context) (err error) {
 
 // GetBatch is GET /v1/batches/{id}.
 func (a *API) GetBatch(c echo.Context) error {
-	id, wait, err := polled(c, "batch_")
+	id, wait, err := a.polled(c, "batch_")
 	if err != nil {
 		return err
 	}

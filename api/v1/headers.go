@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxWait = 60 * time.Second
-	maxKey  = 255
+	maxAskedWait = 60 // seconds of ?wait=N
+	maxKey       = 255
 )
 
 // idempotencyKey returns the Idempotency-Key, "" for none. The header is a
@@ -51,8 +51,7 @@ func isVisible(s string) bool {
 }
 
 // preferredWait returns the time of "Prefer: wait=N" (RFC 7240), 0 for none.
-// A preference that makes no sense is ignored, as the RFC has it, and one of
-// more than a minute is served as a minute.
+// A preference that makes no sense is ignored, as the RFC has it.
 func preferredWait(h http.Header) time.Duration {
 	for _, field := range h["Prefer"] {
 		for preference := range strings.SplitSeq(field, ",") {
@@ -66,7 +65,7 @@ func preferredWait(h http.Header) time.Duration {
 			if err != nil || n <= 0 {
 				return 0
 			}
-			return min(time.Duration(min(n, 3600))*time.Second, maxWait)
+			return time.Duration(min(n, 3600)) * time.Second
 		}
 	}
 	return 0
@@ -74,7 +73,7 @@ func preferredWait(h http.Header) time.Duration {
 
 // queryWait returns the time of ?wait=N.
 func queryWait(q url.Values) (time.Duration, error) {
-	n, err := queryInt(q, "wait", 0, 0, int(maxWait/time.Second))
+	n, err := queryInt(q, "wait", 0, 0, maxAskedWait)
 	return time.Duration(n) * time.Second, err
 }
 

@@ -62,10 +62,7 @@ func (a *API) SubmitJob(c echo.Context) error {
 	// more of use here, while its caller may wait for long.
 	handed.Job.Request.Body = nil
 	wire.Charged(r).Give(-1)
-	if wait > 0 {
-		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
-		extendWrite(c, wait)
-	}
+	wait = a.apply(c, wait)
 	if err := a.desk.Result(ctx, x, &handed, wait); err != nil {
 		return err
 	}
@@ -170,7 +167,7 @@ func isObjectID(id, prefix string) bool {
 
 // GetJob is GET /v1/jobs/{id}.
 func (a *API) GetJob(c echo.Context) error {
-	id, wait, err := polled(c, "job_")
+	id, wait, err := a.polled(c, "job_")
 	if err != nil {
 		return err
 	}
@@ -181,17 +178,16 @@ func (a *API) GetJob(c echo.Context) error {
 	return a.writeJob(c, &job)
 }
 
-// polled returns the object that the path names, and how long ?wait=N asks to wait for
-// its end.
-func polled(c echo.Context, prefix string) (id string, wait time.Duration, err error) {
+// polled returns the object that the path names, and how long it is waited for its end,
+// which ?wait=N asks for.
+func (a *API) polled(c echo.Context, prefix string) (id string, wait time.Duration, err error) {
 	if id, err = objectID(c, prefix); err != nil {
 		return "", 0, err
 	}
 	if wait, err = queryWait(c.QueryParams()); err != nil {
 		return "", 0, err
 	}
-	extendWrite(c, wait)
-	return id, wait, nil
+	return id, a.apply(c, wait), nil
 }
 
 // writeJob answers with the job, or with 304 when the caller has it.
@@ -279,10 +275,19 @@ func (a *API) DeleteJob(c echo.Context) error {
 	return nil
 }
 
-// extendWrite gives a held request the time that it asked for and some to be
-// written in, whatever the server's write timeout.
-func extendWrite(c echo.Context, wait time.Duration) {
-	if wait > 0 {
-		_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
+// apply tells the caller what wait it gets, and returns how long to hold the request for
+// it: of the longest a fiftieth less, so that the answer is there when a proxy of the same
+// patience gives up (HAProxy's package has 50 s). The answer may take that long to be
+// written and some more, whatever the server's write timeout.
+func (a *API) apply(c echo.Context, wait time.Duration) time.Duration {
+	if wait <= 0 {
+		return 0
 	}
+	wait = min(wait, a.c.MaxWait)
+	c.Response().Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
+	_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
+	if wait == a.c.MaxWait {
+		wait -= wait / 50
+	}
+	return wait
 }

@@ -88,6 +88,7 @@ type Config struct {
 	MaxBody       int64         // bytes of a submit body or a line of a batch; 0 means 32 MiB
 	MaxBatchBody  int64         // bytes of a batch body; 0 means 256 MiB
 	MaxBatchLines int           // jobs of a batch; 0 means 100,000
+	MaxWait       time.Duration // a submit or a poll is held, whole seconds; 0 means 50 s
 	Heartbeat     time.Duration // between comments in an event stream; 0 means 15 s
 	DeltaEvery    time.Duration // between looks at a running attempt's text; 0 means 200 ms
 	ListenEvery   time.Duration // between calls of Partials.Listen; 0 means 10 s
@@ -108,6 +109,7 @@ func New(c Config) *API {
 	c.MaxBody = cmp.Or(c.MaxBody, 32<<20)
 	c.MaxBatchBody = cmp.Or(c.MaxBatchBody, 256<<20)
 	c.MaxBatchLines = cmp.Or(c.MaxBatchLines, 100_000)
+	c.MaxWait = cmp.Or(c.MaxWait, 50*time.Second)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 15*time.Second)
 	c.DeltaEvery = cmp.Or(c.DeltaEvery, 200*time.Millisecond)
 	c.ListenEvery = cmp.Or(c.ListenEvery, 10*time.Second)

@@ -73,6 +73,9 @@ func (v *validator) config(c *Config) {
 		}
 	}
 	v.doors(c)
+	if w := c.MaxWait; w < time.Second || w > time.Minute || w%time.Second != 0 {
+		v.bad("max_wait", "is %s; it has to be whole seconds from 1s to 60s", w)
+	}
 	if d := c.DrainDelay; d < 0 || d > 5*time.Minute {
 		v.bad("drain_delay", "is %s; it has to be from 0 to 5m", d)
 	}

@@ -43,6 +43,8 @@ type Config struct {
 	Listen    string `key:"listen"`     // host:port of the API; port 0 is any free one
 	OpsListen string `key:"ops_listen"` // host:port of metrics and health; port 0 is any free one
 	PublicURL string `key:"public_url"` // no slash at its end; empty when listen has port 0, which is known only later: see [Config.PublicFor]
+	// MaxWait is the longest that a submit or a poll is held: whole seconds.
+	MaxWait time.Duration `key:"max_wait"`
 	// DrainDelay is how long an API alone in its process answers on after a stop
 	// signal, saying that it goes; 0: not at all.
 	DrainDelay time.Duration `key:"drain_delay"`

@@ -40,6 +40,7 @@ public_url: http://127.0.0.1:8080/
 trusted_proxies: ["10.0.0.0/8"]
 ops_hosts: [sluice-api]
 caps: {connections: 10000, requests: 10000, streams: 10000, uploads: 64, body_bytes: 100663296, failed_tokens: 120, tenant: {requests: 1500, streams: 1000, uploads: 8}}
+max_wait: 50s
 drain_delay: 5s
 redis:
   url: redis://127.0.0.1:6379/0
@@ -375,32 +376,35 @@ func TestSingleFaults(t *testing.T) {
 		environ []string
 		want    string
 	}{
-		"broken YAML":                {"a: [", nil, "not valid YAML"},
-		"no mapping":                 {"- a", nil, "not a mapping"},
-		"two documents":              {"listen: :1\n---\nlisten: :2\n", nil, "more than one"},
-		"a key twice":                {"listen: :1\nlisten: :2\n", nil, "listen: given twice"},
-		"a section twice":            {"results: {ttl: 1h}\nlisten: :1\nresults: {ttl: 2h}\n", nil, "results: given twice"},
-		"unknown alias":              {"listen: *x", nil, "anchor"},
-		"same address twice":         {"listen: :1\nops_listen: :1\n", nil, "ops_listen: has to differ"},
-		"two pools by default":       {"providers: {a: {dialect: openai, api_key: k}, b: {dialect: openai, api_key: k}}", nil, "pools: needed"},
-		"no pools":                   {"pools: {}", nil, "pools: there is no pool"},
-		"provider without its key":   {"pools: {c: {provider: anthropic, models: [a]}}", nil, "set ANTHROPIC_API_KEY"},
-		"secret twice":               {"", []string{"SLUICE_AUTH__HMAC_SECRET=x", "SLUICE_AUTH__HMAC_SECRET_FILE=/x"}, "given twice"},
-		"secret file missing":        {"", []string{"SLUICE_AUTH__HMAC_SECRET_FILE=/does/not/exist"}, "auth.hmac_secret: open /does/not/exist"},
-		"key file missing":           {"", []string{"ANTHROPIC_API_KEY_FILE=/does/not/exist"}, "ANTHROPIC_API_KEY_FILE: open"},
-		"a file for no secret":       {"", []string{"SLUICE_LISTEN_FILE=/x"}, "SLUICE_LISTEN_FILE: is not a setting"},
-		"small letters":              {"", []string{"SLUICE_Listen=:1"}, "SLUICE_Listen: is not a setting"},
-		"too deep":                   {"", []string{"SLUICE_LISTEN__PORT=1"}, "is not a setting"},
-		"a mapping for a scalar":     {"listen: {port: 1}", nil, "listen: has to be text"},
-		"a scalar for a mapping":     {"redis: redis://x", nil, "redis: has to be a mapping"},
-		"a port that is a number":    {"listen: 8080", nil, "put it in quotes"},
-		"too few connections":        {"redis: {url: redis://h, max_connections: 19}\n", nil, "redis.max_connections"},
-		"delay below none":           {"drain_delay: -1s\n", nil, "drain_delay: is -1s"},
-		"delay without end":          {"drain_delay: 6m\n", nil, "drain_delay: is 6m"},
-		"number past its range":      {"results: {max_bytes: 99999999999999999999}", nil, "results.max_bytes"},
-		"not a number":               {"providers: {a: {dialect: openai, api_key: k}}\npools: {c: {provider: a, models: [m], breaker: {failure_ratio: .nan}}}", nil, "failure_ratio: has to be a number"},
-		"plain http keys":            {"auth: {jwks_url: http://keys.example}", nil, "auth.jwks_url: has to be https"},
-		"reserved name of the links": {"", []string{"SLUICE_PORTAL=1"}, "SLUICE_PORTAL: is not a setting"},
+		"broken YAML":                 {"a: [", nil, "not valid YAML"},
+		"no mapping":                  {"- a", nil, "not a mapping"},
+		"two documents":               {"listen: :1\n---\nlisten: :2\n", nil, "more than one"},
+		"a key twice":                 {"listen: :1\nlisten: :2\n", nil, "listen: given twice"},
+		"a section twice":             {"results: {ttl: 1h}\nlisten: :1\nresults: {ttl: 2h}\n", nil, "results: given twice"},
+		"unknown alias":               {"listen: *x", nil, "anchor"},
+		"same address twice":          {"listen: :1\nops_listen: :1\n", nil, "ops_listen: has to differ"},
+		"two pools by default":        {"providers: {a: {dialect: openai, api_key: k}, b: {dialect: openai, api_key: k}}", nil, "pools: needed"},
+		"no pools":                    {"pools: {}", nil, "pools: there is no pool"},
+		"provider without its key":    {"pools: {c: {provider: anthropic, models: [a]}}", nil, "set ANTHROPIC_API_KEY"},
+		"secret twice":                {"", []string{"SLUICE_AUTH__HMAC_SECRET=x", "SLUICE_AUTH__HMAC_SECRET_FILE=/x"}, "given twice"},
+		"secret file missing":         {"", []string{"SLUICE_AUTH__HMAC_SECRET_FILE=/does/not/exist"}, "auth.hmac_secret: open /does/not/exist"},
+		"key file missing":            {"", []string{"ANTHROPIC_API_KEY_FILE=/does/not/exist"}, "ANTHROPIC_API_KEY_FILE: open"},
+		"a file for no secret":        {"", []string{"SLUICE_LISTEN_FILE=/x"}, "SLUICE_LISTEN_FILE: is not a setting"},
+		"small letters":               {"", []string{"SLUICE_Listen=:1"}, "SLUICE_Listen: is not a setting"},
+		"too deep":                    {"", []string{"SLUICE_LISTEN__PORT=1"}, "is not a setting"},
+		"a mapping for a scalar":      {"listen: {port: 1}", nil, "listen: has to be text"},
+		"a scalar for a mapping":      {"redis: redis://x", nil, "redis: has to be a mapping"},
+		"a port that is a number":     {"listen: 8080", nil, "put it in quotes"},
+		"too few connections":         {"redis: {url: redis://h, max_connections: 19}\n", nil, "redis.max_connections"},
+		"a wait of no time":           {"max_wait: 0s\n", nil, "max_wait: is 0s"},
+		"a wait as long as a proxy's": {"max_wait: 61s\n", nil, "max_wait: is 1m1s"},
+		"a wait of half a second":     {"max_wait: 1500ms\n", nil, "max_wait: is 1.5s"},
+		"delay below none":            {"drain_delay: -1s\n", nil, "drain_delay: is -1s"},
+		"delay without end":           {"drain_delay: 6m\n", nil, "drain_delay: is 6m"},
+		"number past its range":       {"results: {max_bytes: 99999999999999999999}", nil, "results.max_bytes"},
+		"not a number":                {"providers: {a: {dialect: openai, api_key: k}}\npools: {c: {provider: a, models: [m], breaker: {failure_ratio: .nan}}}", nil, "failure_ratio: has to be a number"},
+		"plain http keys":             {"auth: {jwks_url: http://keys.example}", nil, "auth.jwks_url: has to be https"},
+		"reserved name of the links":  {"", []string{"SLUICE_PORTAL=1"}, "SLUICE_PORTAL: is not a setting"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -83,6 +83,7 @@ func defaults(e Environment) *Config {
 	return &Config{
 		Listen:     "127.0.0.1:8080",
 		OpsListen:  "127.0.0.1:9090",
+		MaxWait:    50 * time.Second,
 		DrainDelay: 5 * time.Second,
 		Caps: Caps{
 			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 96 << 20, FailedTokens: 120,
