@@ -309,32 +309,43 @@ func TestAModelThatFailsHoldsBackItsOwnJobsAlone(t *testing.T) {
 // there are, and their attempts count.
 func TestPromptsThatFailWhileTheirModelIsWellStopNothing(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
-	p := w.process("one")
-	w.set(func() {
+	poisoned := func(t *testing.T) (*town, *process) {
+		w := newTown(t)
 		w.answer = func(prompt string) (int, string) {
 			if strings.HasPrefix(prompt, "POISON") {
 				return 500, `{"error":{"message":"cannot tokenize"}}`
 			}
 			return 200, ""
 		}
+		return w, w.process("one")
+	}
+	t.Run("many jobs", func(t *testing.T) {
+		t.Parallel()
+		_, p := poisoned(t)
+		for i := range 60 {
+			if _, s := p.job(fmt.Sprint(i), "gpt-a", fmt.Sprint("POISON ", i)); s != Open {
+				t.Errorf("prompt %d: standing %d, want its attempt counted", i, s)
+			}
+			if st := p.state(); st.Paused || len(st.Models) > 0 {
+				t.Fatalf("after %d prompts: %+v", i+1, st)
+			}
+		}
 	})
-	for i := range 60 {
-		if _, s := p.job(fmt.Sprint(i), "gpt-a", fmt.Sprint("POISON ", i)); s != Open {
-			t.Errorf("prompt %d: standing %d, want its attempt counted", i, s)
+	// It has its model asked when most calls of the window have failed, and not at
+	// each of its attempts.
+	t.Run("a job again and again", func(t *testing.T) {
+		t.Parallel()
+		w, p := poisoned(t)
+		p.job("well", "gpt-b", "hello")
+		for range 40 {
+			p.job("same", "gpt-b", "POISON")
 		}
-		if st := p.state(); st.Paused || len(st.Models) > 0 {
-			t.Fatalf("after %d prompts: %+v", i+1, st)
-		}
-	}
-	// One that is tried again and again costs no ping at all.
-	w.set(func() { w.pings = nil })
-	for range 40 {
-		p.job("same", "gpt-b", "POISON")
-	}
-	if len(w.pings) > 0 {
-		t.Errorf("%d pings for one job", len(w.pings))
-	}
+		w.set(func() {
+			if len(w.pings) > 3 {
+				t.Errorf("pings for 40 attempts of one job: %q; want 3 at most", w.pings)
+			}
+		})
+	})
 }
 
 // An address that is not the provider's pauses a pool that has never worked, with
