@@ -49,6 +49,10 @@ bench-pace: ## Share of the allowance used, 429s, Redis calls a job
 bench-far: ## Calls a second of one worker at 20 ms from Redis
 	go run ./cmd/prove far $(BENCHFLAGS)
 
+.PHONY: prove-pace
+prove-pace: ## Simulate a bucket that runs dry and a foreign user of the key, with four seeds each
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run 'TestAFullBucketRunsDry|TestForeignRequestsOnASmallBurst' ./worker/limit -seeds 4
+
 .PHONY: prove-poison
 prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
 	go run ./cmd/prove poison

@@ -397,7 +397,10 @@ func percentile(x []float64, p float64) float64 {
 // The allowance that the simulated loads share.
 var simLimits = Limits{RequestsPerMinute: 600, InputTokensPerMinute: 100_000, OutputTokensPerMinute: 20_000, RequestBurst: 10}
 
-var full = flag.Bool("full", false, "simulate every load, number of processes and burst for 30 minutes, four seeds each")
+var (
+	full  = flag.Bool("full", false, "simulate every load, number of processes and burst for 30 minutes, four seeds each")
+	seeds = flag.Uint64("seeds", 2, "simulate a bucket that runs dry and a foreign user with this many seeds each")
+)
 
 func TestTheWholeAllowanceIsUsedAndNothingRefused(t *testing.T) {
 	t.Parallel()
@@ -602,10 +605,9 @@ func TestAFullBucketRunsDry(t *testing.T) {
 			t.Parallel()
 			c.limits.RequestBurst, c.limits.Concurrency = 1000, 64
 			used, refused, accepted := 0.0, 0, 0
-			const seeds = 4
 			var mu sync.Mutex
 			t.Run("seeds", func(t *testing.T) {
-				for seed := range uint64(seeds) {
+				for seed := range *seeds {
 					t.Run(fmt.Sprint(seed), func(t *testing.T) {
 						t.Parallel()
 						s := newSim(t, simConfig{
@@ -619,11 +621,11 @@ func TestAFullBucketRunsDry(t *testing.T) {
 						t.Logf("used %.4f, %d of %d refused %v", share, s.p.refused, s.p.accepted, s.p.refusedFor)
 						mu.Lock()
 						defer mu.Unlock()
-						used, refused, accepted = used+share/seeds, refused+s.p.refused, accepted+s.p.accepted
+						used, refused, accepted = used+share/float64(*seeds), refused+s.p.refused, accepted+s.p.accepted
 					})
 				}
 			})
-			if used < 0.99 || refused > accepted/10_000 || accepted != 2400*seeds {
+			if used < 0.99 || refused > accepted/10_000 || accepted != 2400*int(*seeds) {
 				t.Errorf("used %.2f %%, %d of %d refused; want 99 and none", 100*used, refused, accepted)
 			}
 		})
@@ -634,7 +636,7 @@ func TestAFullBucketRunsDry(t *testing.T) {
 // requests, as a fifth of all calls come: whenever they like.
 func TestForeignRequestsOnASmallBurst(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range *seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			const rate = 20.0
