@@ -117,7 +117,7 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 func (a *Answer) clean(r redactor) {
 	a.Message = r.clean(a.Message, maxMessage)
 	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
-	a.Result = r.result(a.Result)
+	a.Result = r.joined(r.result(a.Result))
 	if a.RequestID = r.text(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
 		a.RequestID = ""
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -291,6 +293,9 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 		return errTooLarge
 	}
 	shape, err := outlined(body)
+	if errors.Is(err, errTrailing) {
+		return c.readLines(ask, body, a)
+	}
 	if err != nil {
 		return errMalformed
 	}
@@ -319,6 +324,45 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	}
 	a.Result, a.Finish = body, shape.finish(c.provider.Dialect)
 	return nil
+}
+
+// readLines takes a stream whose events came as JSON values one after the other, as
+// lines without "data:" are. One that does not even begin as the dialect's is of
+// another API.
+func (c *Caller) readLines(ask Ask, body []byte, a *Answer) error {
+	first, stream := asEvents(body)
+	err := c.readStream(ask, bytes.NewReader(stream), a)
+	var said *providerError
+	if err == nil || errors.As(err, &said) && said.stated {
+		return err
+	}
+	if _, e := judge(c.provider.Dialect, first); e != nil && e.strange {
+		return e
+	}
+	return err
+}
+
+// asEvents returns the first of the JSON values in body, and all of them as
+// server-sent events; what is no JSON at the end is one more.
+func asEvents(body []byte) (first, stream []byte) {
+	for rest := body; ; {
+		dec := jsontext.NewDecoder(bytes.NewBuffer(rest), lenient)
+		v, err := dec.ReadValue()
+		if err != nil {
+			if rest = bytes.TrimSpace(rest); len(rest) > 0 {
+				stream = append(append(stream, "data: "...), rest...)
+			}
+			return first, stream
+		}
+		rest = rest[dec.InputOffset():]
+		if err := v.Compact(lenient); err != nil {
+			return first, stream
+		}
+		if first == nil {
+			first = bytes.Clone(v)
+		}
+		stream = append(append(append(stream, "data: "...), v...), "\n\n"...)
+	}
 }
 
 // cutShort sets the outcome of a call whose context is over.

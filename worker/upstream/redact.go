@@ -1,9 +1,15 @@
 package upstream
 
 import (
+	"bytes"
 	"encoding/base64"
 	"net/url"
+	"regexp"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // maxMessage caps a message and what is told to operators, in bytes.
@@ -68,6 +74,45 @@ func (r redactor) clean(s string, n int) string { return clip(redactKeys(r.text(
 
 // body returns the body of an error without our key, before a part of it is cut out.
 func (r redactor) body(b []byte) []byte { return []byte(r.text(string(b))) }
+
+// pieceOf is where the pieces of a result's text stand, see [tasks.ResultText].
+var pieceOf = regexp.MustCompile(`(?i)^/(content|choices/\d+/message/(content|refusal))(/\d+/text)?$`)
+
+// joined returns a result whose text, joined from its pieces, holds no key that no
+// piece holds by itself. The first piece gets the text then, and the others none.
+func (r redactor) joined(doc []byte) []byte {
+	if len(r.words) == 0 {
+		return doc
+	}
+	said := tasks.ResultText(doc)
+	rest := r.text(said)
+	if rest == said {
+		return doc
+	}
+	var out []byte
+	copied := 0
+	dec := jsontext.NewDecoder(bytes.NewReader(doc), lenient)
+	for {
+		if dec.PeekKind() != '"' {
+			if _, err := dec.ReadToken(); err != nil {
+				break // the end
+			}
+			continue
+		}
+		v, err := dec.ReadValue()
+		if err != nil {
+			break
+		}
+		kind, n := dec.StackIndex(dec.StackDepth())
+		if kind == '{' && n%2 == 1 || !pieceOf.MatchString(string(dec.StackPointer())) {
+			continue // a name, or no piece
+		}
+		end := int(dec.InputOffset())
+		out = appendString(append(out, doc[copied:end-len(v)]...), rest)
+		rest, copied = "", end
+	}
+	return append(out, doc[copied:]...)
+}
 
 // redactKeys blanks whatever looks like a key, masked or whole: providers
 // quote the key that they refuse.

@@ -189,6 +189,8 @@ func (o *outline) message() *providerError {
 	switch {
 	case o.kind != "message" && o.choices.Kind() == '[':
 		return otherDialect(OpenAI)
+	case strings.HasPrefix(o.kind, "message_"):
+		return noAnswer("a part of a message")
 	case o.kind != "message":
 		return foreign("something that is no message")
 	case o.content.Kind() != '[':
