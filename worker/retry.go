@@ -51,8 +51,9 @@ const (
 )
 
 // decide is the one rule of when to try again: pure, and the only layer that
-// retries. Waiting of any kind is not an attempt; a fault of the provider is,
-// unless its pool has been paused for it; a fault of the request ends the job.
+// retries. Waiting of any kind is not an attempt, but for a job that alone is told
+// to; a fault of the provider is, unless its pool has been paused for it; a fault of
+// the request ends the job.
 func decide(a upstream.Answer, s situation) verdict {
 	switch a.Outcome {
 	case tasks.Succeeded:
@@ -86,11 +87,19 @@ func decide(a upstream.Answer, s situation) verdict {
 }
 
 // tooFast is for a provider whose pace was exceeded: the whole pool waits, unless it
-// is only the model's. Without a word on how long, the wait doubles each time.
+// is only the model's. Without a word on how long, the wait doubles each time. A job
+// that is refused while others are answered waits alone, as long as a pool would: it
+// may ask for more at once than is left, and a minute makes room for it.
 func tooFast(a upstream.Answer, s situation) verdict {
 	switch {
 	case s.excused():
 		return verdict{status: tasks.StatusRetrying}
+	case s.standing == pool.Singled:
+		v := another(a, s, tasks.AttemptsExhausted)
+		if v.counted {
+			v.delay = max(v.delay, min(defaultHold<<min(s.attempts, 8), capHold))
+		}
+		return v
 	case a.Outcome == tasks.RampLimited:
 		return verdict{status: tasks.StatusRetrying, hold: max(a.RetryAfter, defaultHold), ramp: true}
 	case !a.HasRetryAfter:

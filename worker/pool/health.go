@@ -81,6 +81,7 @@ const (
 	AtFault                   // a refusal, and the key is well: it was meant for this request
 	Unsettled                 // a refusal, and it could not be found out whether of the request or of the key
 	Away                      // this process cannot reach the provider, and others can: the job has no part in it
+	Singled                   // refused for the pace again and again while others are answered: the pace is not to blame
 )
 
 // HealthConfig says what a Health works with.
@@ -102,6 +103,7 @@ type Health struct {
 	doubts  *doubts // likewise
 	way     way
 	bare    bare
+	alone   alone
 	models  []string
 	log     *slog.Logger
 
@@ -164,6 +166,8 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 		h.record(ctx, v, c.Took)
 	}
 	switch {
+	case h.asker != nil && h.singled(ctx, c, a):
+		return Singled
 	case h.asker != nil && h.crowded(ctx, c, a):
 		return Paused
 	case v.Kind == pause.Good || v.Kind == pause.Ignore:

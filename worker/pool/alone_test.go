@@ -1,0 +1,109 @@
+package pool
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+// A 429 is one job's own when it comes again and again while others are answered, and
+// the pool's when they are refused as well.
+func TestWhose429ItIs(t *testing.T) {
+	t.Parallel()
+	silent, stated, good := upstream.Answer{Outcome: tasks.RateLimited}, upstream.Answer{Outcome: tasks.RateLimited, HasRetryAfter: true}, upstream.Answer{Outcome: tasks.Succeeded}
+	type call struct {
+		job string
+		a   upstream.Answer
+	}
+	many := func(n int, c ...call) (all []call) {
+		for range n {
+			all = append(all, c...)
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name           string
+		before         []call
+		last           call
+		shown, inquire bool
+	}{
+		{"the first", many(20, call{"b", good}), call{"a", silent}, false, false},
+		{"again, and others were answered", []call{{"a", silent}, {"b", good}}, call{"a", silent}, true, false},
+		{"again, and others were answered before", []call{{"b", good}, {"a", silent}}, call{"a", silent}, false, true},
+		{"again, and nobody else asked", []call{{"a", silent}}, call{"a", silent}, false, true},
+		{"again, and many were refused", append(many(9, call{"b", good}), call{"c", silent}, call{"a", silent}, call{"b", good}, call{"c", silent}), call{"a", silent}, false, true},
+		{"again, and another one is refused for itself", append([]call{{"a", silent}, {"c", silent}}, many(10, call{"b", good})...), call{"a", silent}, true, false},
+		{"again, after an answer", []call{{"a", silent}, {"a", good}, {"b", good}}, call{"a", silent}, false, false},
+		{"again, with a wait", []call{{"a", stated}, {"b", good}}, call{"a", stated}, false, false},
+		{"a third time, with a wait", []call{{"a", stated}, {"a", stated}, {"b", good}}, call{"a", stated}, true, false},
+	} {
+		l, now := alone{}, time.Unix(1000, 0)
+		ask := func(c call) (bool, bool) {
+			now = now.Add(10 * time.Second)
+			return l.saw(Call{Job: c.job, Model: "gpt-a", Took: time.Second}, c.a, now)
+		}
+		for _, one := range c.before {
+			ask(one)
+		}
+		if shown, inquire := ask(c.last); shown != c.shown || inquire != c.inquire {
+			t.Errorf("%s: shown %t, inquire %t; want %t, %t", c.name, shown, inquire, c.shown, c.inquire)
+		}
+	}
+}
+
+// Of jobs that were under way together, none shows anything of the others, and one
+// inquiry at a time is begun.
+func TestRefusalsThatCameTogetherShowNothing(t *testing.T) {
+	t.Parallel()
+	l, now, inquiries := alone{}, time.Unix(1000, 0), 0
+	for range 2 {
+		now = now.Add(5 * time.Second)
+		for job := range 2 * aloneKept {
+			shown, inquire := l.saw(Call{Job: string(rune('a' + job%64)), Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: tasks.RateLimited}, now)
+			if shown {
+				t.Fatal("a refusal was shown to be one job's own")
+			}
+			if inquire {
+				inquiries++
+			}
+		}
+	}
+	if inquiries > 2 {
+		t.Errorf("%d inquiries", inquiries)
+	}
+}
+
+// A job that alone is refused is told apart by a probe where nobody else asks; a limit
+// that the probe meets as well is the pool's.
+func TestAProbeTellsAJobsOwn429(t *testing.T) {
+	t.Parallel()
+	for name, all := range map[string]bool{"one prompt": false, "a limit": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t)
+			p.answer = func(_, prompt string) (int, string) {
+				if all || strings.Contains(prompt, "POISON") {
+					return http.StatusTooManyRequests, `<html>429</html>`
+				}
+				return 200, ""
+			}
+			d, want := newDesk(t, p, "gpt-*"), Singled
+			if all {
+				want = Open
+			}
+			if _, s := d.ask("gpt-a", "POISON"); s != Open || len(p.pings) > 0 {
+				t.Errorf("the first refusal: standing %d, pings %q", s, p.pings)
+			}
+			if _, s := d.ask("gpt-a", "POISON"); s != want || len(p.pings) != 1 {
+				t.Errorf("the second refusal: standing %d, want %d; pings %q", s, want, p.pings)
+			}
+			if st := d.state(); st.Paused {
+				t.Errorf("the pool is paused: %+v", st)
+			}
+		})
+	}
+}
