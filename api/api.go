@@ -205,14 +205,18 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.HTTPErrorHandler = a.answerError
 	e.Use(a.exchange)
+	// HEAD goes wherever GET does; OPTIONS is Echo's own, for every path.
+	get := func(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+		e.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
+	}
 
 	// A caller submits one job. A repeat makes a second job, unless it carries
 	// the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/jobs", v.SubmitJob, a.scope(auth.ScopeJobsWrite))
 	// A caller looks through its jobs, page by page. Reading changes nothing.
-	e.GET("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "pool", "batch", "metadata.*", "since", "until", "limit", "after"))
+	get("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "pool", "batch", "metadata.*", "since", "until", "limit", "after"))
 	// A caller polls for a result, perhaps waiting for it. Reading changes nothing.
-	e.GET("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead, "wait"))
+	get("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller has a finished job forgotten. A repeat is a 404.
 	e.DELETE("/v1/jobs/:id", v.DeleteJob, a.scope(auth.ScopeJobsWrite))
 	// A caller no longer wants the result. A repeat is a 409.
@@ -221,26 +225,26 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// 409 until it has ended once more.
 	e.POST("/v1/jobs/:id/retry", v.RetryJob, a.scope(auth.ScopeJobsWrite))
 	// A caller follows a job. A repeat with Last-Event-ID goes on where the last one ended.
-	e.GET("/v1/jobs/:id/events", v.JobEvents, a.scope(auth.ScopeJobsRead))
+	get("/v1/jobs/:id/events", v.JobEvents, a.scope(auth.ScopeJobsRead))
 
 	// A caller submits many jobs. A repeat makes a second batch, unless it
 	// carries the same Idempotency-Key: then it gets the first answer.
 	e.POST("/v1/batches", v.SubmitBatch, a.scope(auth.ScopeJobsWrite, "id"))
 	// A caller looks through its batches, page by page. Reading changes nothing.
-	e.GET("/v1/batches", v.ListBatches, a.scope(auth.ScopeJobsRead, "status", "since", "until", "limit", "after"))
+	get("/v1/batches", v.ListBatches, a.scope(auth.ScopeJobsRead, "status", "since", "until", "limit", "after"))
 	// A caller polls for a batch's counts, perhaps waiting for its end. Reading changes nothing.
-	e.GET("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead, "wait"))
+	get("/v1/batches/:id", v.GetBatch, a.scope(auth.ScopeJobsRead, "wait"))
 	// A caller fetches what is finished, in the order of the lines. Reading changes nothing.
-	e.GET("/v1/batches/:id/results", v.BatchResults, a.scope(auth.ScopeJobsRead))
+	get("/v1/batches/:id/results", v.BatchResults, a.scope(auth.ScopeJobsRead))
 	// A caller no longer wants the rest. A repeat is a 409 once the batch has ended.
 	e.POST("/v1/batches/:id/cancel", v.CancelBatch, a.scope(auth.ScopeJobsWrite))
 
 	// Anybody with a token asks whether the pools are open. Reading changes nothing.
-	e.GET("/v1/status", v.GetStatus, a.scope(""))
+	get("/v1/status", v.GetStatus, a.scope(""))
 	// An operator lists the pools. Reading changes nothing.
-	e.GET("/v1/pools", v.ListPools, a.scope(auth.ScopeAdmin))
+	get("/v1/pools", v.ListPools, a.scope(auth.ScopeAdmin))
 	// An operator looks up who paused a pool, and why. Reading changes nothing.
-	e.GET("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin, "limit"))
+	get("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin, "limit"))
 	// An operator stops a pool before the next call. A repeat replaces the reason.
 	e.POST("/v1/pools/:name/pause", v.PausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
@@ -249,8 +253,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A receiver's owner says where events go. A repeat makes a second endpoint.
 	e.POST("/v1/webhook-endpoints", v.CreateEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner looks at what there is. Reading changes nothing.
-	e.GET("/v1/webhook-endpoints", v.ListEndpoints, a.scope(auth.ScopeWebhooksWrite))
-	e.GET("/v1/webhook-endpoints/:id", v.GetEndpoint, a.scope(auth.ScopeWebhooksWrite))
+	get("/v1/webhook-endpoints", v.ListEndpoints, a.scope(auth.ScopeWebhooksWrite))
+	get("/v1/webhook-endpoints/:id", v.GetEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner changes or enables it again. A repeat changes nothing.
 	e.PATCH("/v1/webhook-endpoints/:id", v.ChangeEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants no more. A repeat is a 404.
@@ -260,24 +264,24 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// Its owner wants to see an event arrive. A repeat sends another.
 	e.POST("/v1/webhook-endpoints/:id/test", v.TestEndpoint, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner asks what became of events. Reading changes nothing.
-	e.GET("/v1/webhook-endpoints/:id/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
-	e.GET("/v1/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
-	e.GET("/v1/deliveries/:id", v.GetDelivery, a.scope(auth.ScopeWebhooksWrite))
+	get("/v1/webhook-endpoints/:id/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
+	get("/v1/deliveries", v.ListDeliveries, a.scope(auth.ScopeWebhooksWrite, "status", "limit", "after"))
+	get("/v1/deliveries/:id", v.GetDelivery, a.scope(auth.ScopeWebhooksWrite))
 	// Its owner wants events again that got lost. A repeat while they are under way changes nothing.
 	e.POST("/v1/webhook-endpoints/:id/redeliver", v.RedeliverRange, a.scope(auth.ScopeWebhooksWrite))
 	e.POST("/v1/deliveries/:id/redeliver", v.Redeliver, a.scope(auth.ScopeWebhooksWrite))
 	// A tenant learns, or replaces, what the webhook_url of its jobs is signed with. As rotate-secret.
-	e.GET("/v1/signing-secret", v.GetSigningSecret, a.scope(auth.ScopeWebhooksWrite))
+	get("/v1/signing-secret", v.GetSigningSecret, a.scope(auth.ScopeWebhooksWrite))
 	e.POST("/v1/signing-secret/rotate", v.RotateSigningSecret, a.scope(auth.ScopeWebhooksWrite))
 
 	// A supervisor asks whether the process lives, a balancer whether to send
 	// requests here. Reading changes nothing.
 	ops := echo.WrapHandler(operations)
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/healthz", ops, takes())
-	e.Match([]string{http.MethodGet, http.MethodHead}, "/readyz", ops, takes())
+	get("/healthz", ops, takes())
+	get("/readyz", ops, takes())
 	// A developer reads what the API takes and answers. Reading changes nothing.
-	e.GET("/openapi.yaml", getOpenAPI, takes())
-	e.GET("/docs", getDocs, takes())
+	get("/openapi.yaml", getOpenAPI, takes())
+	get("/docs", getDocs, takes())
 }
 
 // ours reports whether a path belongs to the API itself.

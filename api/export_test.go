@@ -1,15 +1,20 @@
 package api
 
 import (
+	"net/http"
 	"regexp"
 
 	"github.com/sluicehq/sluice/api/fault"
 )
 
-// Routes lists the routes as openapi.yaml names them: "METHOD /path/{name}".
+// Routes lists the routes as openapi.yaml names them: "METHOD /path/{name}". HEAD goes
+// without saying.
 func (a *API) Routes() []string {
 	var list []string
 	for _, r := range a.echo.Routes() {
+		if r.Method == http.MethodHead {
+			continue
+		}
 		list = append(list, r.Method+" "+regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.Path, "{$1}"))
 	}
 	return list

@@ -60,8 +60,14 @@ func Operations(c OperationsConfig) http.Handler {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			h.Set("Allow", "GET, HEAD")
+		switch r.Method {
+		case http.MethodGet, http.MethodHead:
+		case http.MethodOptions:
+			h.Set("Allow", "OPTIONS, GET, HEAD")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		default:
+			h.Set("Allow", "OPTIONS, GET, HEAD")
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
 		}

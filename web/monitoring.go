@@ -66,12 +66,13 @@ func newMonitoring(redis asynq.RedisConnOpt, readOnly bool) (*monitoring, error)
 func (m *monitoring) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	rw.Header().Set("Content-Security-Policy", m.policy)
 	rest := strings.TrimPrefix(path.Clean(r.URL.Path), monitoringRoot)
+	if r.Method == http.MethodHead { // asynqmon knows it not; the server leaves the body out
+		r = r.Clone(r.Context())
+		r.Method = http.MethodGet
+	}
 	switch {
 	case strings.HasPrefix(rest, "/api/"):
 		m.app.ServeHTTP(&mended{ResponseWriter: rw}, r)
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		rw.Header().Set("Allow", "GET, HEAD")
-		problem(rw, http.StatusMethodNotAllowed, "this is a page")
 	case strings.HasSuffix(rest, ".map"):
 		problem(rw, http.StatusNotFound, "no such file")
 	case strings.HasPrefix(rest, "/static/"):

@@ -173,9 +173,31 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
 	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
-	mux.Handle("/monitoring", monitoring)                                               // monitor to look, admin to change
-	mux.Handle("/monitoring/", monitoring)                                              // the same
-	return mux
+	mux.Handle("GET /monitoring", monitoring)                                           // monitor
+	mux.Handle("GET /monitoring/", monitoring)                                          // monitor
+	mux.Handle("POST /monitoring/api/", monitoring)                                     // admin
+	mux.Handle("DELETE /monitoring/api/", monitoring)                                   // admin
+	return answersOptions(mux)
+}
+
+// answersOptions answers OPTIONS with the methods of a route, as balancers ask.
+func answersOptions(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodOptions {
+			allow := http.MethodOptions
+			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
+				if _, pattern := mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL}); pattern != "" {
+					allow += ", " + method
+				}
+			}
+			if allow != http.MethodOptions {
+				rw.Header().Set("Allow", allow)
+				rw.WriteHeader(http.StatusNoContent)
+				return
+			}
+		}
+		mux.ServeHTTP(rw, r)
+	})
 }
 
 // monitoring is asynqmon behind the sign-in: monitor looks, admin changes, and each

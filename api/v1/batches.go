@@ -264,6 +264,9 @@ func (a *API) BatchResults(c echo.Context) error {
 			c.Response().Header().Set("Content-Type", ndjsonType)
 			c.Response().WriteHeader(http.StatusOK)
 		}
+		if c.Request().Method == http.MethodHead {
+			return nil
+		}
 		if _, err := c.Response().Write(b); err != nil {
 			panic(http.ErrAbortHandler)
 		}

@@ -87,6 +87,13 @@ func (a *API) JobEvents(c echo.Context) error {
 		at = cursor{} // of another job, or of a record that was lost
 	}
 	at.done = false
+	h := c.Response().Header()
+	h.Set("Content-Type", eventStreamType)
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	if c.Request().Method == http.MethodHead {
+		c.Response().WriteHeader(http.StatusOK)
+		return nil
+	}
 	release, err := a.desk.Hold(x.Tenant)
 	if err != nil {
 		return err
@@ -95,9 +102,6 @@ func (a *API) JobEvents(c echo.Context) error {
 	watch := a.desk.Watch(ctx, x.Tenant, id)
 	defer watch.Stop()
 
-	h := c.Response().Header()
-	h.Set("Content-Type", eventStreamType)
-	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
 	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, watch: watch}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
