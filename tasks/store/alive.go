@@ -37,7 +37,8 @@ func (s *Store) Beat(ctx context.Context) (now time.Time, err error) {
 }
 
 // trials are the commands that the scripts of Sluice and of Asynq call, each with
-// the kind of its key and what else makes it a harmless one; "@" is that key once more.
+// the kind of its key and what else makes it a harmless one; "@" is that key once more,
+// or without one a key that is not there.
 var trials = [][]string{
 	{"SET", "string", "1"}, {"GET", "string"}, {"SETEX", "string", "60", "1"}, {"INCR", "string"},
 	{"EXISTS", "string"}, {"PERSIST", "string"}, {"PTTL", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
@@ -46,7 +47,7 @@ var trials = [][]string{
 	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HDEL", "hash", "f"},
 	{"ZADD", "zset", "1", "m"}, {"ZINCRBY", "zset", "1", "m"}, {"ZSCORE", "zset", "m"}, {"ZCARD", "zset"}, {"ZRANK", "zset", "m"},
 	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZREVRANGEBYLEX", "zset", "+", "-"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
-	{"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},
+	{"ZDIFF", "", "1", "@"}, {"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},
 	{"LPUSH", "list", "m"}, {"RPUSH", "list", "m"}, {"LLEN", "list"}, {"LRANGE", "list", "0", "-1"}, {"LINDEX", "list", "0"}, {"LSET", "list", "0", "m"}, {"RPOP", "list"}, {"RPOPLPUSH", "list", "@"},
 	{"LREM", "list", "0", "m"}, {"LTRIM", "list", "0", "1"},
 	{"SADD", "set", "m"}, {"SREM", "set", "m"}, {"SMEMBERS", "set"},

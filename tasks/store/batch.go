@@ -12,11 +12,11 @@ import (
 )
 
 var (
-	batchOpenScript   = script("batch_open", "backlog")
-	batchStageScript  = script("batch_stage")
-	batchCommitScript = script("batch_commit", "account")
+	batchOpenScript   = script("batch_open", "fits", "backlog")
+	batchStageScript  = script("batch_stage", "fits")
+	batchCommitScript = script("batch_commit", "fits", "account")
 	batchUnfoldScript = move("batch_unfold")
-	batchAbortScript  = script("batch_abort")
+	batchAbortScript  = script("batch_abort", "fits")
 )
 
 // OpenBatch begins a batch of that id. Where the id or the Idempotency-Key was used

@@ -25,12 +25,12 @@ const (
 )
 
 var (
-	deliverySettleScript = script("delivery_settle", "webhook")
-	deliverySweepScript  = script("delivery_sweep", "webhook")
-	deliveryOpenScript   = script("delivery_open")
+	deliverySettleScript = script("delivery_settle", "fits", "webhook")
+	deliverySweepScript  = script("delivery_sweep", "fits", "webhook")
+	deliveryOpenScript   = script("delivery_open", "fits")
 	deliveryRenewScript  = script("delivery_renew")
-	deliveryAgainScript  = script("delivery_again", "operation", "webhook")
-	poolEventScript      = script("pool_event", "webhook")
+	deliveryAgainScript  = script("delivery_again", "operation", "fits", "webhook")
+	poolEventScript      = script("pool_event", "fits", "webhook")
 )
 
 // SweepDeliveries makes deliveries ready whose time has come and hands out what

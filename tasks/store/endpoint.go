@@ -17,11 +17,11 @@ const (
 	oldKeysKept  = 24 * time.Hour // after a rotation both sign
 )
 
-var testEventScript = script("endpoint_test", "operation", "webhook")
+var testEventScript = script("endpoint_test", "operation", "fits", "webhook")
 
 var (
-	endpointSaveScript   = script("endpoint_save", "operation", "webhook")
-	endpointDeleteScript = script("endpoint_delete", "operation", "webhook")
+	endpointSaveScript   = script("endpoint_save", "operation", "fits", "webhook")
+	endpointDeleteScript = script("endpoint_delete", "operation", "fits", "webhook")
 	keysRotateScript     = script("keys_rotate", "operation")
 )
 

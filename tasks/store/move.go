@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,13 +17,13 @@ var (
 	takeScript    = move("take")
 	startScript   = move("start")
 	endScript     = move("end")
-	renewScript   = script("renew", "record")
-	leaveScript   = script("leave", "record")
+	renewScript   = script("renew", "fits", "record")
+	leaveScript   = script("leave", "fits", "record")
 	cancelScript  = move("cancel", "operation")
 	requeueScript = move("requeue", "operation")
-	deleteScript  = script("delete", "operation", "record", "webhook")
+	deleteScript  = script("delete", "operation", "fits", "record", "webhook")
 	sweepScript   = move("sweep")
-	reissueScript = script("reissue", "record")
+	reissueScript = script("reissue", "fits", "record")
 )
 
 var tokensScript = script("tokens", "account")
@@ -82,6 +83,8 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			c.Err = tasks.ErrKeyBusy
 		case "taken":
 			c.Err = tasks.ErrIDTaken
+		case "away":
+			c.Err = redisError(errors.New(str(o[1])))
 		default:
 			c.Err = refused(subs[i].Limits, o)
 		}

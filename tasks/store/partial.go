@@ -18,7 +18,7 @@ const (
 	partialKept = 10 * time.Minute
 )
 
-var appendScript = script("append", "record")
+var appendScript = script("append", "fits", "record")
 
 // Listen says that somebody wants a job's text as it comes. Good for 30 s; to
 // be renewed.

@@ -42,7 +42,7 @@ local function pick(pool)
     local tenant, turn = first[1], first[2]
     if not tenant then return nil end
     local q = keys.backlog(pool, tenant)
-    local popped = redis.call('ZPOPMIN', q)
+    local popped = redis.pcall('ZPOPMIN', q) -- one of another type has no turn
     local step = 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
     if popped[1] and redis.call('EXISTS', q) == 1 then
       redis.call('ZINCRBY', ring, step, tenant)
@@ -65,8 +65,11 @@ local function claim(pool, depth, tickets)
   while room > 0 do
     local id = pick(pool)
     if not id then return end
-    local j = load(id)
-    if j and phase[j.s] == 'queued' then
+    local j, bad = sound(id, fits)
+    if j and j.dl > 0 and j.dl <= now then j, bad = sound(id, fitsEnd) end
+    if bad then
+      broken(id, keys.running(pool))
+    elseif j and phase[j.s] == 'queued' then
       if j.dl > 0 and j.dl <= now then
         expire(j)
       else

@@ -2,9 +2,14 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; most: lines}
 -- Returns  the number of lines left.
-spare()
 local g, list = keys.batch(a.batch), keys.lines(a.batch)
-if redis.call('HEXISTS', g, 'whole') == 1 then return 0 end
+local h = redis.call('HMGET', g, 't', 'i', 'whole')
+if h[3] then return 0 end
+local ikey = h[1] and h[2] ~= '' and keys.idempotency(h[1], h[2])
+local mine = ikey and redis.call('HGET', ikey, 'busy') == a.batch
+sorted(keys.staging())
+each('LLEN', list)
+spare()
 for _ = 1, a.most do
   local id = redis.call('RPOP', list)
   if not id then break end
@@ -12,11 +17,7 @@ for _ = 1, a.most do
 end
 local left = redis.call('LLEN', list)
 if left == 0 then
-  local h = redis.call('HMGET', g, 't', 'i')
-  if h[1] and h[2] ~= '' then
-    local ikey = keys.idempotency(h[1], h[2])
-    if redis.call('HGET', ikey, 'busy') == a.batch then redis.call('DEL', ikey) end
-  end
+  if mine then redis.call('DEL', ikey) end
   redis.call('DEL', g)
   redis.call('ZREM', keys.staging(), a.batch)
 end

@@ -4,6 +4,8 @@
 --          silent: ms after which another writer may have the key; weight: the tenant's}
 -- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, or {"stale"} when a
 --          writer of this batch has gone and what it wrote is to be forgotten first.
+sorted(keys.staging())
+each('HLEN', keys.weights())
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
 if h[1] and h[4] ~= a.op then -- of another writer

@@ -5,8 +5,12 @@
 --          fallback models, tokens to set aside or 0
 -- Returns  1, or 0 when the batch is not being written. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return 0 end
+local written = not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1
+each('HLEN', keys.batch(a.batch))
+each('LLEN', keys.lines(a.batch))
+for i = 3, #ARGV, 10 do each('HLEN', keys.job(ARGV[i])) end
 redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
-if not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1 then return 1 end
+if written then return 1 end
 local ids, tokens = {}, 0
 for i = 3, #ARGV, 10 do
   local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve = unpack(ARGV, i, i + 9)

@@ -2,18 +2,29 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; most: lines; depths: by pool}
 -- Returns  {lines left, tickets}.
-spare()
 local g, list = keys.batch(a.batch), keys.lines(a.batch)
 local at = tonumber(redis.call('HGET', g, 'at') or -1)
+redis.call('ZCARD', keys.unfolding())
 if at < 0 then
   redis.call('ZREM', keys.unfolding(), a.batch)
   return { 0, {} }
 end
 local ids = redis.call('LRANGE', list, at, at + a.most - 1)
 -- What is the same for many lines is written once for all of them.
-local mine, counts, lines = {}, {}, {}
-for _, id in ipairs(ids) do
+local jobs = {} -- a line that is gone leaves a hole
+for i, id in ipairs(ids) do
   local j = load(id)
+  jobs[i] = j
+  if j then fits(j) end
+end
+if ids[1] then sorted(keys.jobs(redis.call('HGET', g, 't')), keys.deadlines(), keys.due()) end
+for pool in pairs(a.depths) do
+  if not pcall(fitsPool, pool) then a.depths[pool] = nil end
+end
+spare()
+local mine, counts, lines = {}, {}, {}
+for i, id in ipairs(ids) do
+  local j = jobs[i]
   if j then
     -- Also for one that was canceled before it got here: its count was taken off already.
     counts[j.p] = (counts[j.p] or 0) + 1

@@ -6,6 +6,8 @@
 -- Returns  for each id "ok", "final" or "gone".
 local said = answered()
 if said then return said end
+for i = 3, #ARGV do moving(ARGV[i]) end
+if a.batch ~= '' then redis.call('HLEN', keys.batch(a.batch)) end
 spare()
 if a.batch ~= '' then redis.call('HSET', keys.batch(a.batch), 'canceling', 1) end
 local answers = {}

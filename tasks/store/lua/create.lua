@@ -6,7 +6,7 @@
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
 --          id that the caller gave
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"full", waiting} or {"spent", tokens left,
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"full", waiting} or {"spent", tokens left,
 --   ms until midnight UTC}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths = {}, {}, {}
 
@@ -41,6 +41,12 @@ local function create(i)
       return { 'replay', seen[2], seen[3] or '' }
     end
   end
+  -- Of another type, what this job is counted in refuses this job alone.
+  local sound, why = pcall(function()
+    fits({ id = id, p = pool, t = tenant })
+    sorted(keys.jobs(tenant), keys.deadlines(), keys.due())
+  end)
+  if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
   most, tokens = tonumber(most), tonumber(tokens)
   local refusal = admit(tenant, 1, tokens, most, tonumber(daily))
   if refusal then return refusal end

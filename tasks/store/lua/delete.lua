@@ -4,7 +4,6 @@
 -- Returns  "ok", "gone" or "conflict".
 local said = answered()
 if said then return said end
-spare()
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return 'gone' end
 if not final(j.s) then return 'conflict' end

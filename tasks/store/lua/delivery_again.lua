@@ -6,6 +6,12 @@
 -- "delivered" when it was and is left.
 local said = answered()
 if said then return said end
+fitsEvents(a.tenant)
+for i = 3, #ARGV do
+  local d = keys.delivery(ARGV[i])
+  local object = redis.call('HGET', d, 'o')
+  if object then redis.call('LLEN', keys.tellings(object)) end
+end
 local answers, made = {}, false
 for i = 3, #ARGV do
   local id = ARGV[i]

@@ -7,6 +7,13 @@
 -- ARGV[3]  and on, for each delivery: id, fence
 -- Returns  for each {} when its ticket is void, or another has it, else {its fields, those of its endpoint or of its tenant's keys, those
 --          of its job or batch}
+for i = 3, #ARGV, 2 do -- nothing is taken where something cannot be read
+  local h = redis.call('HMGET', keys.delivery(ARGV[i]), 't', 'w', 'o')
+  if h[1] then
+    sorted(keys.sending(), keys.places(h[1]))
+    each('HLEN', h[2] and keys.endpoint(h[2]) or keys.secrets(h[1]), string.sub(h[3], 1, 6) == 'batch_' and keys.batch(h[3]) or keys.job(h[3]))
+  end
+end
 spare()
 local fields = { 'e', 't', 'p', 'c', 's', 'n', 'ct', 'fin', 'o' }
 

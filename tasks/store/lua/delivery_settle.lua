@@ -4,6 +4,13 @@
 -- ARGV[3]  and on, for each delivery: id, fence, status, counted "1" or "", delay ms, outcome, line of the log,
 --          body when none is kept yet or "", disable "1" or ""
 -- Returns  tickets: id and fence in turn.
+each('GET', keys.claimed(a.claim))
+each('HLEN', keys.weights())
+for i = 3, #ARGV, 9 do
+  local h = redis.call('HMGET', keys.delivery(ARGV[i]), 't', 'w')
+  if h[1] then fitsEvents(h[1]) end
+  if h[2] then redis.call('HLEN', keys.endpoint(h[2])) end
+end
 spare()
 local landed, seen, healed = {}, {}, {}
 for i = 3, #ARGV, 9 do

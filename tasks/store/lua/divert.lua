@@ -7,7 +7,10 @@ spare()
 local moved, tickets, depths = {}, {}, {}
 for i = 3, #ARGV, 5 do
   local id, to, depth, passed, left = unpack(ARGV, i, i + 4)
-  local j = load(id)
+  local j = sound(id, function(j)
+    fits(j)
+    fits({ p = to, t = j.t })
+  end)
   if j and phase[j.s] == 'queued' and j.p == a.pool and j.fb and redis.call('ZSCORE', keys.fallbacks(j.p), j.id) then
     local held = redis.call('ZSCORE', keys.held(j.p), j.id)
     divert(j, to, passed, left)

@@ -6,10 +6,11 @@
 --          end lay on a disk meanwhile, or 0}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
 -- Returns  {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
-spare()
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
-local j = load(a.id)
+local j = moving(a.id)
 if not j then return { 'gone' } end
+if a.to ~= '' then fits({ p = a.to, t = j.t }) end
+spare()
 if final(j.s) then return { 'final' } end
 local called = j.s == 'running'
 -- The job of an answer that lay on a disk was perhaps given back meanwhile. As long as

@@ -5,13 +5,15 @@
 -- Returns  "ok", "gone", or "more" when it has to be called again.
 local said = answered()
 if said then return said end
-spare()
 local wh, we = keys.endpoint(a.endpoint), keys.sent(a.endpoint)
 if redis.call('HGET', wh, 't') ~= a.tenant then return 'gone' end
+each('HLEN', keys.hooks(a.tenant), keys.poolHooks())
+sorted(we, keys.endpoints(a.tenant))
+spare()
 redis.call('HDEL', keys.hooks(a.tenant), a.endpoint)
 redis.call('HDEL', keys.poolHooks(), a.endpoint)
 for _, id in ipairs(redis.call('ZRANGE', we, 0, a.most - 1)) do
-  redis.call('HDEL', keys.delivery(id), 'b')
+  redis.pcall('HDEL', keys.delivery(id), 'b') -- of another type, it keeps no body
   redis.call('ZREM', we, id)
 end
 if redis.call('EXISTS', we) == 1 then

@@ -7,6 +7,8 @@
 local said = answered()
 if said then return said end
 local wh, hooks = keys.endpoint(a.endpoint), keys.hooks(a.tenant)
+each('HLEN', hooks, keys.poolHooks())
+sorted(keys.endpoints(a.tenant), keys.failing())
 local owner = redis.call('HGET', wh, 't')
 if owner and owner ~= a.tenant then return 'gone' end
 if not owner then

@@ -7,6 +7,7 @@ if said then return said end
 local h = redis.call('HMGET', keys.endpoint(a.endpoint), 't', 'dis')
 if h[1] ~= a.tenant then return { 'gone' } end
 if h[2] then return { 'conflict' } end
+fitsEvents(a.tenant)
 local id = deliver(a.tenant, a.endpoint, '', 'endpoint.test', a.endpoint, a.event, '')
 wwake()
 return answer({ 'ok', id })

@@ -17,7 +17,7 @@ else
 end
 
 -- fits reports whether what never changes about a job is what the filter asks.
-local function fits(envelope)
+local function matches(envelope)
   if a.model ~= '' and envelope.m ~= a.model then return false end
   for name, value in pairs(a.metadata) do
     if not envelope.md or envelope.md[name] ~= value then return false end
@@ -33,7 +33,7 @@ for _, id in ipairs(ids) do
   local created = tonumber(j[3] or 0)
   if j[1] and (a.status == '' or j[1] == a.status) and (a.pool == '' or j[2] == a.pool)
     and created >= a.since and (a.till == 0 or created < a.till)
-    and (not deep or fits(cjson.decode(redis.call('HGET', key, 'e')))) then
+    and (not deep or matches(cjson.decode(redis.call('HGET', key, 'e')))) then
     out[#out + 1] = id
   end
 end

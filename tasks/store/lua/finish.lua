@@ -13,7 +13,8 @@ local function pass(j, many)
   while many > 0 do
     local popped = redis.call('ZPOPMIN', fol)[1]
     if not popped then break end
-    local f = load(popped)
+    local f, bad = sound(popped, fits)
+    if bad then broken(popped, keys.due()) end
     if f and phase[f.s] == 'queued' then
       backlog(f)
       become(f, f.s)

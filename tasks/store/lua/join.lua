@@ -4,8 +4,12 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {id, fence; digest: of what it asks; depth}
 -- Returns  {"lead"}, {"follow", tickets}, {"final"}, {"lost"} or {"gone"}.
-spare()
 local j = load(a.id)
+if j then
+  fits(j)
+  redis.call('ZCARD', keys.followers(j.p, a.digest))
+end
+spare()
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
 if j.f ~= a.fence or phase[j.s] ~= 'queued' then return { 'lost' } end
@@ -13,6 +17,7 @@ local lead = keys.leader(j.p, a.digest)
 if j.sh and j.sh ~= a.digest then pass(j, 1) end -- another version of Sluice asked otherwise
 local first = redis.call('GET', lead)
 first = first and load(first)
+if first then fits(first) end
 if not first or first.id == j.id or first.sh ~= a.digest or final(first.s) then
   redis.call('SET', lead, j.id)
   redis.call('HSET', j.key, 'sh', a.digest)

@@ -5,11 +5,14 @@
 -- Returns  1 when it was news. A pool that was never looked at is resumed.
 local was = redis.call('HGET', keys.poolStates(), a.pool) or 'resumed'
 if was == a.state then return 0 end
-redis.call('HSET', keys.poolStates(), a.pool, a.state)
 local hooks, kind = redis.call('HGETALL', keys.poolHooks()), 'pool.' .. a.state
+redis.call('GET', keys.serial())
+redis.call('HSET', keys.poolStates(), a.pool, a.state)
 local event = 'evt_pool' .. redis.call('INCR', keys.serial()) .. '_' .. string.format('%d', now)
 for i = 1, #hooks, 2 do
-  local takes = redis.call('HGET', keys.hooks(hooks[i + 1]), hooks[i]) or ''
+  -- One tenant's keys of another type keep the word from that tenant alone.
+  local sound = pcall(fitsEvents, hooks[i + 1])
+  local takes = sound and redis.call('HGET', keys.hooks(hooks[i + 1]), hooks[i]) or ''
   if string.find(takes, ',' .. kind .. ',', 1, true) then
     deliver(hooks[i + 1], hooks[i], '', kind, a.pool, event, ARGV[3])
   end

@@ -21,13 +21,24 @@ local function load(id)
   }
 end
 
--- sound is load for those who move many jobs: a record that cannot be read, since its
--- key is of another type, holds up none of the others. Then it returns nil and true.
-local function sound(id)
+-- sound is load for those who move many jobs: one whose record, or what beside it look
+-- looks at, is of another type holds up none of the others. Then it returns nil and true.
+local function sound(id, look)
   local ok, j = pcall(load, id)
+  if ok and j and look then ok = pcall(look, j) end
   if ok then return j end
   return nil, true
 end
+
+-- moving is load for a move that has not written yet: it looks at all that it may write.
+local function moving(id)
+  local j = load(id)
+  if j and not final(j.s) then fitsEnd(j) end
+  return j
+end
+
+-- broken puts a job off that sound has found to be so: whoever sweeps then looks at it again.
+local function broken(id, where) redis.call('ZADD', where, now + 60000, id) end
 
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To
 -- whoever waits for the end, a record that is not large comes with it, field by field,

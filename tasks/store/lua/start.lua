@@ -3,8 +3,9 @@
 -- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again}
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
-spare()
 local j = load(a.id)
+if j then (j.dl > 0 and fitsEnd or fits)(j) end
+spare()
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
 if j.f ~= a.fence then return { 'lost' } end

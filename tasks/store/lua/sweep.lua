@@ -5,12 +5,9 @@
 -- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
 -- batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
 -- too often (id, tenant, pool, attempts each).
+fitsSweep()
 spare()
 local tickets, looks, lost, often = {}, {}, 0, {}
-
--- A job whose record cannot be read holds no place, and up none of the others; it is
--- looked at again a minute later.
-local function broken(id, where) redis.call('ZADD', where, now + 60000, id) end
 
 -- lose counts a call that was lost with its worker, and reports whether it was one
 -- too many. A job that is to run alone is not blamed for a call that did not, nor
@@ -28,14 +25,15 @@ local function upto(key)
 end
 
 for _, id in ipairs(upto(keys.deadlines())) do
-  local j = sound(id)
+  local j, bad = sound(id, fitsEnd)
   if j and not final(j.s) and j.s ~= 'running' then expire(j) end
-  redis.call('ZREM', keys.deadlines(), id) -- a running one is cut off by its worker, or expires when it comes back
+  redis.call('ZREM', keys.deadlines(), id)
+  if bad then broken(id, keys.deadlines()) end -- a running one is cut off by its worker, or expires when it comes back
 end
 
 for _, id in ipairs(upto(keys.due())) do
   redis.call('ZREM', keys.due(), id)
-  local j, bad = sound(id)
+  local j, bad = sound(id, fits)
   if bad then
     broken(id, keys.due())
   elseif j and phase[j.s] == 'queued' then
@@ -47,17 +45,21 @@ end
 
 for _, member in ipairs(upto(keys.expiring())) do
   local bar = string.find(member, '|', 1, true)
-  forget(string.sub(member, 1, bar - 1), string.sub(member, bar + 1), 'expired')
+  if not pcall(forget, string.sub(member, 1, bar - 1), string.sub(member, bar + 1), 'expired') then
+    redis.call('ZADD', keys.expiring(), now + 60000, member)
+  end
 end
 
 local grace = graced(keys.swept(), keys.grace(), a.lease)
 
 for pool, depth in pairs(a.depths) do
-  if not grace then
+  if not pcall(fitsPool, pool) then
+    a.depths[pool] = nil -- of another type: the other pools go on
+  elseif not grace then
     for _, where in ipairs({ keys.held(pool), keys.running(pool) }) do
       for _, id in ipairs(upto(where)) do
         redis.call('ZREM', where, id)
-        local j, bad = sound(id)
+        local j, bad = sound(id, fitsEnd)
         if bad then
           broken(id, keys.running(pool))
         elseif j and not final(j.s) then
@@ -82,6 +84,9 @@ for pool, depth in pairs(a.depths) do
       end
     end
   end
+end
+
+for pool, depth in pairs(a.depths) do
   claim(pool, depth, tickets)
   for _, id in ipairs(upto(keys.handed(pool))) do
     local j, bad = sound(id)

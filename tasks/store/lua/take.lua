@@ -7,6 +7,7 @@ if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
 if j.f ~= a.fence or phase[j.s] ~= 'queued' then return { 'lost' } end
 if j.dl > 0 and j.dl <= now then
+  fitsEnd(j)
   spare()
   expire(j)
   return { 'expired' }
@@ -16,6 +17,7 @@ end
 -- look for it. One write less on the way of every job.
 local look = redis.call('ZSCORE', keys.handed(j.p), j.id)
 if not look or look - now < 5000 then
+  redis.call('ZCARD', keys.held(j.p))
   spare()
   redis.call('ZREM', keys.handed(j.p), j.id)
   redis.call('ZADD', keys.held(j.p), now + a.lease, j.id)

@@ -51,9 +51,16 @@ local function wowner(lane)
   return id and redis.call('HGET', keys.delivery(id), 't') or nil
 end
 
+-- wbroken puts a delivery off whose record or lane cannot be read: it holds no place,
+-- and up none of the others.
+local function wbroken(id) redis.call('ZADD', keys.retries(), now + 60000, id) end
+
 local function wready(id, tenant, lane)
-  redis.call('ZADD', keys.lane(lane), now, id)
-  wline(tenant, lane)
+  if type(redis.pcall('ZADD', keys.lane(lane), now, id)) == 'table' then
+    wbroken(id)
+  else
+    wline(tenant, lane)
+  end
 end
 
 -- wland takes the places of a lane's deliveries back.
@@ -86,7 +93,7 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail)
   redis.call('HSET', d, 't', tenant, 'l', lane, 'y', kind, 'o', object, 'v', event, 's', 'pending', 'ct', now)
   if endpoint ~= '' then
     redis.call('HSET', d, 'w', endpoint)
-    redis.call('ZADD', keys.sent(endpoint), 0, id)
+    redis.pcall('ZADD', keys.sent(endpoint), 0, id) -- a list that is of another type holds nothing up
   else
     redis.call('HSET', d, 'u', url)
   end
@@ -127,6 +134,12 @@ local function wserve(tenant, most, tickets, lease)
   while given < most do
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
     local lane = first[1]
+    while lane and not pcall(fitsLane, lane) do
+      redis.call('ZREM', ring, lane)
+      redis.call('ZADD', keys.resting(), now + 60000, lane)
+      first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
+      lane = first[1]
+    end
     if not lane then break end
     local q, fails, out = keys.lane(lane), wfails(lane), {}
     local free = wroom(lane, fails)
@@ -135,7 +148,10 @@ local function wserve(tenant, most, tickets, lease)
     local got = some > 0 and redis.call('ZPOPMIN', q, some) or {}
     for i = 1, #got, 2 do
       local d = keys.delivery(got[i])
-      if redis.call('EXISTS', d) == 1 then
+      local there = redis.pcall('HLEN', d)
+      if type(there) == 'table' then
+        wbroken(got[i])
+      elseif there > 0 then
         tickets[#tickets + 1] = got[i]
         tickets[#tickets + 1] = redis.call('HINCRBY', d, 'f', 1)
         out[#out + 1] = now + lease
@@ -189,10 +205,11 @@ local function wclaim(claim, depth, lease)
     local first = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
     local tenant = first[1]
     if not tenant then break end
-    local may = wmay(tenant, room)
-    room = room - wserve(tenant, math.min(may, 16), tickets, lease)
+    local sound = pcall(fitsEvents, tenant)
+    local may = sound and wmay(tenant, room) or 0
+    room = room - (may > 0 and wserve(tenant, math.min(may, 16), tickets, lease) or 0)
     turn = first[2] + 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
-    if redis.call('EXISTS', keys.lanes(tenant)) == 0 then
+    if not sound or redis.call('EXISTS', keys.lanes(tenant)) == 0 then
       redis.call('ZREM', ring, tenant)
     elseif may > 0 then
       redis.call('ZADD', ring, turn, tenant)
@@ -223,16 +240,18 @@ end
 -- standing for it, so that a late repeat is not paid for.
 local function forget(tenant, id, why)
   local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c')
+  local tellings = redis.call('LRANGE', keys.tellings(id), 0, -1)
+  local ikey = h[2] and keys.idempotency(tenant, h[2])
+  local mine = ikey and redis.call('HGET', ikey, 'id') == id
+  sorted(keys.jobs(tenant), keys.expiring(), keys.batches(tenant))
   if h[1] then redis.call('DEL', keys.answer(h[1])) end
-  if h[2] then
-    local ikey = keys.idempotency(tenant, h[2])
-    if redis.call('HGET', ikey, 'id') == id then
-      if why == 'deleted' then redis.call('DEL', ikey) else redis.call('HDEL', ikey, 'ans') end
-    end
+  if mine then
+    if why == 'deleted' then redis.call('DEL', ikey) else redis.call('HDEL', ikey, 'ans') end
   end
-  for _, delivery in ipairs(redis.call('LRANGE', keys.tellings(id), 0, -1)) do
+  for _, delivery in ipairs(tellings) do
     local d = keys.delivery(delivery)
-    if redis.call('EXISTS', d) == 1 then
+    local there = redis.pcall('HLEN', d)
+    if type(there) == 'number' and there > 0 then
       redis.call('HSET', d, 'gone', why, 'log', unquoted(redis.call('HGET', d, 'log') or ''))
       redis.call('HDEL', d, 'b')
     end
