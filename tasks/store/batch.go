@@ -63,8 +63,19 @@ func unseen(err error) error {
 	return err
 }
 
-// StageBatch writes lines of an open batch. Nobody sees them before CommitBatch.
+// StageBatch writes lines of an open batch. Nobody sees them before CommitBatch. After
+// an error some may be written, and the batch is to be aborted.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) error {
+	for some := range slices.Chunk(jobs, unfoldLines) {
+		if err := s.stage(ctx, id, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage writes as many lines as fit one script.
+func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job) error {
 	rows := make([]any, 0, 11*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
@@ -273,8 +284,8 @@ func (s *Store) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch
 		return b, tasks.ErrFinal
 	}
 	err = operate(ctx, id, func(ctx context.Context, op string) error {
-		for from := int64(0); from < b.Counts.Total; from += unfoldLines {
-			ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+unfoldLines-1).Result()
+		for from := int64(0); from < b.Counts.Total; from += cancelLines {
+			ids, err := s.rdb.LRange(ctx, s.keys.lines(id), from, from+cancelLines-1).Result()
 			if err != nil {
 				return fmt.Errorf("cancel batch %s: %w", id, redisError(err))
 			}

@@ -29,10 +29,16 @@ const (
 	answersKept  = 24 * time.Hour   // an Idempotency-Key's memory
 	staleAfter   = 10 * time.Minute // a batch whose writer has gone silent
 	silentAfter  = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
-	sweepMost    = 200              // of each kind in one sweep
-	unfoldLines  = 500              // lines of a batch in one script
 	dayShift     = 24 * time.Hour   // how far a priority moves a job in its tenant's order
 	defaultDepth = 4                // of a pool that Config.Depth does not name
+)
+
+// While a script runs, everybody else waits. So none makes more than some hundred
+// steps, about a millisecond's work: what is more is done by several.
+const (
+	sweepMost   = 12 // of each kind in one sweep
+	unfoldLines = 64 // lines of a batch that one script writes, puts into the backlogs or forgets
+	cancelLines = 16 // lines of a batch that one script cancels
 )
 
 // Config says what a Store works with.

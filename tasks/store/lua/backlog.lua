@@ -57,12 +57,16 @@ local function pick(pool)
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
--- provider; it appends id, fence and pool of each to tickets.
+-- provider, few at a time, so that nobody waits for it long. It appends id, fence and
+-- pool of each to tickets, and returns true when there may be more to hand out.
 local function claim(pool, depth, tickets)
   local out = keys.handed(pool)
   local room = depth - redis.call('ZCARD', out) - redis.call('ZCARD', keys.held(pool))
   if room <= 0 or redis.call('HEXISTS', keys.paused(), pool) == 1 then return end
-  while room > 0 do
+  local steps = 96
+  while steps > 0 do
+    if room <= 0 then return end
+    steps = steps - 1
     local id = pick(pool)
     if not id then return end
     local j, bad = sound(id, fits)
@@ -72,6 +76,7 @@ local function claim(pool, depth, tickets)
     elseif j and phase[j.s] == 'queued' then
       if j.dl > 0 and j.dl <= now then
         expire(j)
+        steps = steps - 7
       else
         redis.call('ZADD', out, now + 10000, id)
         tickets[#tickets + 1] = id
@@ -81,4 +86,5 @@ local function claim(pool, depth, tickets)
       end
     end
   end
+  return true
 end

@@ -2,8 +2,8 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {lease (ms); most: of each; alone: calls lost with their worker from which on a job runs alone; losses: that end it; depths: of the pools to look after, by pool}
 -- Returns  {tickets, looks, next, lost, unfold, stale, late, often}: tickets to hand to Asynq, looks at tickets handed out
--- long ago (id, fence, pool each), ms until the next job is due or -1, how many jobs a dead worker gave back,
--- batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
+-- long ago (id, fence, pool each), ms until the next job is due or -1, or 0 when there is more to do than one sweep does,
+-- how many jobs a dead worker gave back, batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
 -- too often (id, tenant, pool, attempts each).
 fitsSweep()
 spare()
@@ -20,8 +20,13 @@ local function lose(j)
   return losses + 1 >= a.losses
 end
 
+-- upto is what a moment has come for, most of it at once; more says that the next
+-- sweep has to come at once.
+local more = false
 local function upto(key)
-  return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most)
+  local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most)
+  more = more or #found == a.most
+  return found
 end
 
 for _, id in ipairs(upto(keys.deadlines())) do
@@ -87,7 +92,7 @@ for pool, depth in pairs(a.depths) do
 end
 
 for pool, depth in pairs(a.depths) do
-  claim(pool, depth, tickets)
+  more = claim(pool, depth, tickets) or more
   for _, id in ipairs(upto(keys.handed(pool))) do
     local j, bad = sound(id)
     if j then
@@ -105,7 +110,9 @@ end
 local first = redis.call('ZRANGE', keys.due(), 0, 0, 'WITHSCORES')
 local wait = -1
 if first[2] then wait = math.max(0, first[2] - now) end
-local late = {}
+local late, waiting = {}, upto(keys.unfolding())
+local stale = upto(keys.staging())
+if more or redis.call('LLEN', keys.late()) > a.most then wait = 0 end
 for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
   local h = redis.pcall('HMGET', keys.job(id), 't', 'p', 'n')
   if h[1] then
@@ -113,4 +120,4 @@ for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
   end
 end
 redis.call('LTRIM', keys.late(), a.most, -1)
-return { tickets, looks, wait, lost, upto(keys.unfolding()), upto(keys.staging()), late, often }
+return { tickets, looks, wait, lost, waiting, stale, late, often }
