@@ -353,7 +353,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 	outcomes := map[string]tasks.Outcome{
 		"429": tasks.RateLimited, "ramp": tasks.RampLimited, "spend": tasks.SpendLimited, "customer_cap": tasks.SpendLimited,
 		"400": tasks.Rejected, "401": tasks.Unauthorized, "402": tasks.SpendLimited, "403": tasks.Unauthorized, "404": tasks.Rejected,
-		"409": tasks.ServerError, "413": tasks.Rejected, "500": tasks.ServerError, "502": tasks.ServerError, "503": tasks.Overloaded,
+		"408": tasks.Timeout, "409": tasks.ServerError, "422": tasks.Rejected, "413": tasks.Rejected, "500": tasks.ServerError, "502": tasks.ServerError, "503": tasks.Overloaded,
 		"504": tasks.Timeout, "529": tasks.Overloaded,
 		"hang": tasks.Timeout, "reset": tasks.CutOff, "cut": tasks.CutOff, "truncated": tasks.CutOff, "slow": tasks.Timeout,
 		"stream_error": "", "plain": tasks.Succeeded, "garbage": tasks.CutOff,

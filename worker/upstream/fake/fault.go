@@ -204,6 +204,8 @@ var refusals = map[string]refusal{
 	"402": {name: "402", status: 402, anthropicType: "billing_error", openAIType: "billing_error", openAICode: "billing_not_active", message: "There is a problem with your billing or payment information."},
 	"403": {name: "403", status: 403, anthropicType: "permission_error", openAIType: "invalid_request_error", message: "Your API key does not have permission to use the specified resource."},
 	"404": {name: "404", status: 404, anthropicType: "not_found_error", openAIType: "invalid_request_error", openAICode: "model_not_found", message: "Not Found"},
+	"408": {name: "408", status: 408, again: true, anthropicType: "timeout_error", openAIType: "timeout", message: "The request was not read in time."},
+	"422": {name: "422", status: 422, anthropicType: "invalid_request_error", openAIType: "invalid_request_error", message: "The request cannot be processed."},
 	"409": {name: "409", status: 409, again: true, anthropicType: "conflict_error", openAIType: "conflict_error", message: "The request clashed with another."},
 	"413": {name: "413", status: 413, html: true},
 	"429": {name: "429", status: 429, waits: true, again: true, anthropicType: "rate_limit_error", openAIType: "requests", openAICode: "rate_limit_exceeded",
