@@ -126,6 +126,8 @@ type API struct {
 	verifier Verifier
 	caps     *caps.Room
 	extra    map[string]http.Handler
+	base     string // the path of PublicURL
+	openAPI  []byte
 	maxBody  int64
 	log      *slog.Logger
 	echo     *echo.Echo
@@ -186,7 +188,11 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	public, err := url.Parse(c.PublicURL)
+	if err != nil {
+		return nil, err
+	}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
@@ -280,7 +286,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/healthz", ops, takes())
 	get("/readyz", ops, takes())
 	// A developer reads what the API takes and answers. Reading changes nothing.
-	get("/openapi.yaml", getOpenAPI, takes())
+	get("/openapi.yaml", a.getOpenAPI, takes())
 	get("/docs", getDocs, takes())
 }
 
@@ -293,11 +299,12 @@ func ours(path string) bool {
 	return strings.HasPrefix(path, "/v1/")
 }
 
-// Handler returns the API as a handler. The body of every request moves the
+// Handler returns the API as a handler. Where PublicURL has a path, requests may come with
+// it or without it: some proxies take it away. The body of every request moves the
 // connection's read deadline along as it comes, and held requests their write
 // deadline; else the server's own timeouts count.
 func (a *API) Handler() http.Handler {
-	return wire.Steady(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return wire.Steady(a.under(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !ours(r.URL.Path) {
 			if h := a.mounted(r.URL.Path); h != nil {
 				h.ServeHTTP(w, r)
@@ -305,7 +312,27 @@ func (a *API) Handler() http.Handler {
 			}
 		}
 		a.echo.ServeHTTP(w, r)
-	}))
+	})))
+}
+
+// under takes the path of PublicURL away where a request has it.
+func (a *API) under(next http.Handler) http.Handler {
+	if a.base == "" {
+		return next
+	}
+	stripped := http.StripPrefix(a.base, next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == a.base:
+			r = r.Clone(r.Context())
+			r.URL.Path, r.URL.RawPath = "/", ""
+			next.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, a.base+"/"):
+			stripped.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
 }
 
 // mounted returns the handler of the longest prefix of whole segments of path,

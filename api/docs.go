@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	_ "embed"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -22,9 +24,14 @@ var (
 	docsPage []byte
 )
 
+// describe returns the description with the address that the API is at.
+func describe(public string) []byte {
+	return bytes.Replace(openAPI, []byte("\n  - url: /\n"), []byte("\n  - url: "+strings.TrimRight(public, "/")+"\n"), 1)
+}
+
 // getOpenAPI is GET /openapi.yaml.
-func getOpenAPI(c echo.Context) error {
-	return static(c, "application/yaml", openAPI)
+func (a *API) getOpenAPI(c echo.Context) error {
+	return static(c, "application/yaml", a.openAPI)
 }
 
 // getDocs is GET /docs.

@@ -146,7 +146,7 @@ func (w *Web) view(pools []tasks.PoolStatus, v viewer, now time.Time) fragmentPa
 
 func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 	view := poolView{
-		Name: p.Name, Path: "/console/pools/" + url.PathEscape(p.Name), State: string(p.State),
+		Name: p.Name, Path: w.poolPath(p.Name), State: string(p.State),
 		Since: at(p.Since, now), Reason: p.Reason, PausedBy: p.PausedBy, Resume: at(p.ExpectedResumeAt, now),
 		Queued: grouped(p.Queued), Running: grouped(p.Running), Oldest: "–",
 		Waits: waits(p), Next: next(p, now),
@@ -175,6 +175,9 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 	}
 	return view
 }
+
+// poolPath is where the forms of a pool are.
+func (w *Web) poolPath(pool string) string { return w.base + "/console/pools/" + url.PathEscape(pool) }
 
 func trouble(s tasks.PoolState) int {
 	switch s {
@@ -313,7 +316,7 @@ func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: tasks.MaxReason})
+	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), MaxReason: tasks.MaxReason})
 }
 
 func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -321,7 +324,7 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	form := pausePage{Viewer: v, Pool: name, Path: "/console/pools/" + url.PathEscape(name), MaxReason: tasks.MaxReason}
+	form := pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), MaxReason: tasks.MaxReason}
 	r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
 	if err := r.ParseForm(); err != nil {
 		form.Fault = "The form could not be read."
@@ -364,7 +367,7 @@ func (w *Web) changed(rw http.ResponseWriter, r *http.Request, v viewer, act, po
 	switch {
 	case err == nil:
 		w.cfg.Log.Info("pool changed by an operator", "act", act, "pool", pool, "subject", v.Subject, "tenant", v.Tenant)
-		http.Redirect(rw, r, "/", http.StatusSeeOther)
+		http.Redirect(rw, r, w.base+"/", http.StatusSeeOther)
 	case errors.Is(err, tasks.ErrNotFound):
 		problem(rw, http.StatusNotFound, "there is no such pool")
 	default:

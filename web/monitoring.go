@@ -22,23 +22,23 @@ const monitoringRoot = "/monitoring"
 // maps, a policy of its own, real content types, and 404 for what does not exist.
 // It leaves to its caller who may see it.
 type monitoring struct {
-	app    http.Handler
+	app    http.Handler // knows its paths with the base before them
 	index  []byte
 	policy string
 }
 
 // newMonitoring renders asynqmon's page once, to know which scripts are in it.
-func newMonitoring(redis asynq.RedisConnOpt, readOnly bool) (*monitoring, error) {
+func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool) (*monitoring, error) {
 	// Its Close would close the client that we are lent, so it is never called;
 	// it starts nothing else.
 	app := asynqmon.New(asynqmon.Options{
-		RootPath:         monitoringRoot,
+		RootPath:         base + monitoringRoot,
 		RedisConnOpt:     redis,
 		ReadOnly:         readOnly,
 		PayloadFormatter: asynqmon.PayloadFormatterFunc(describe),
 		ResultFormatter:  asynqmon.ResultFormatterFunc(describe),
 	})
-	req, err := http.NewRequest(http.MethodGet, monitoringRoot+"/", nil)
+	req, err := http.NewRequest(http.MethodGet, base+monitoringRoot+"/", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -55,12 +55,24 @@ func newMonitoring(redis asynq.RedisConnOpt, readOnly bool) (*monitoring, error)
 		scripts += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
 	return &monitoring{
-		app:   app,
+		app:   based(base, app),
 		index: index,
 		// Its styles are written by script at run time, so they cannot be named in advance.
 		policy: "default-src 'self'; script-src " + scripts + "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
 			"font-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 	}, nil
+}
+
+// based puts base before the path of each request.
+func based(base string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r = r.Clone(r.Context())
+		r.URL.Path = base + r.URL.Path
+		if r.URL.RawPath != "" {
+			r.URL.RawPath = base + r.URL.RawPath
+		}
+		next.ServeHTTP(rw, r)
+	})
 }
 
 func (m *monitoring) ServeHTTP(rw http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -170,8 +171,11 @@ func (w *Web) newSession(r *http.Request, v viewer) (id string, err error) {
 // cookieName binds the cookie to the host where the browser can enforce it
 // (RFC 6265bis section 4.1.3.2).
 func (w *Web) cookieName() string {
-	if w.secure {
+	switch {
+	case w.secure && w.base == "":
 		return "__Host-sluice_session"
+	case w.secure: // the other prefix is for the whole host
+		return "__Secure-sluice_session"
 	}
 	return "sluice_session"
 }
@@ -187,7 +191,7 @@ func (w *Web) login(rw http.ResponseWriter, r *http.Request) {
 	next := localPath(r.URL.Query().Get("next"))
 	switch _, err := w.who(r); {
 	case err == nil:
-		http.Redirect(rw, r, next, http.StatusSeeOther)
+		http.Redirect(rw, r, w.base+next, http.StatusSeeOther)
 		return
 	case unknown(err):
 		w.away(rw, r, err)
@@ -251,7 +255,7 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	cookie.Expires = v.Expires
 	cookie.MaxAge = max(1, int(v.Expires.Sub(now)/time.Second))
 	http.SetCookie(rw, cookie)
-	http.Redirect(rw, r, next, http.StatusSeeOther)
+	http.Redirect(rw, r, w.base+next, http.StatusSeeOther)
 }
 
 // signOut ends the session, so that no copy of its cookie is good for anything. While
@@ -265,12 +269,12 @@ func (w *Web) signOut(rw http.ResponseWriter, r *http.Request) {
 	cookie := w.cookie("")
 	cookie.MaxAge = -1
 	http.SetCookie(rw, cookie)
-	http.Redirect(rw, r, "/login", http.StatusSeeOther)
+	http.Redirect(rw, r, w.base+"/login", http.StatusSeeOther)
 }
 
 func (w *Web) cookie(value string) *http.Cookie {
 	return &http.Cookie{
-		Name: w.cookieName(), Value: value, Path: "/",
+		Name: w.cookieName(), Value: value, Path: cmp.Or(w.base, "/"),
 		HttpOnly: true, Secure: w.secure, SameSite: http.SameSiteStrictMode,
 	}
 }

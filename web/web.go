@@ -61,7 +61,8 @@ type Config struct {
 	// Verifier judges the token of a sign-in or of an Authorization field. Required.
 	Verifier Verifier
 	// PublicURL is the address that browsers use. When it is https, the session
-	// cookie is sent over https only. Empty means plain http on any name.
+	// cookie is sent over https only. When it has a path, addresses begin with that, while
+	// requests come without it. Empty means plain http on any name.
 	PublicURL string
 	// Status says how the pools are. It is asked every two seconds for each open
 	// page. Required.
@@ -97,6 +98,7 @@ type Config struct {
 type Web struct {
 	cfg     Config
 	secure  bool
+	base    string // the path of PublicURL, which is of every address of ours; mostly ""
 	pages   *template.Template
 	handler http.Handler
 	signIns *prometheus.CounterVec
@@ -138,12 +140,13 @@ func New(c Config) (*Web, error) {
 	w := &Web{
 		cfg:    c,
 		secure: public.Scheme == "https",
+		base:   strings.TrimRight(public.EscapedPath(), "/"),
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_console_sign_ins_total",
 			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), slowed (the address, for many of those), forbidden (its scopes) or unavailable (Redis).",
 		}, []string{"result"}),
 	}
-	if w.pages, err = template.ParseFS(assets, "assets/*.html"); err != nil {
+	if w.pages, err = template.New("").Funcs(template.FuncMap{"base": func() string { return w.base }}).ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, fmt.Errorf("web: read templates: %w", err)
 	}
 	if c.Metrics != nil {
@@ -203,11 +206,11 @@ func answersOptions(mux *http.ServeMux) http.Handler {
 // monitoring is asynqmon behind the sign-in: monitor looks, admin changes, and each
 // change is in the log.
 func (w *Web) monitoring() (http.Handler, error) {
-	watch, err := newMonitoring(w.cfg.Redis, true)
+	watch, err := newMonitoring(w.cfg.Redis, w.base, true)
 	if err != nil {
 		return nil, err
 	}
-	change, err := newMonitoring(w.cfg.Redis, false)
+	change, err := newMonitoring(w.cfg.Redis, w.base, false)
 	if err != nil {
 		return nil, err
 	}
@@ -234,8 +237,17 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 		}
 	}
 	origins.SetDenyHandler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w.cfg.Log.Warn("refused a request of another origin", "method", r.Method, "path", r.URL.Path)
-		problem(rw, http.StatusForbidden, "a page of another origin may not do this")
+		w.cfg.Log.Warn("refused a request of another origin; is public_url the address that browsers use?",
+			"method", r.Method, "path", r.URL.Path, "origin", clip(r.Header.Get("Origin")), "public_url", w.cfg.PublicURL)
+		fault := "A page of another origin may not do this. If this is the page of Sluice itself, the operator has to set public_url to the address that the browser shows"
+		if from, err := url.Parse(r.Header.Get("Origin")); err == nil && from.Host != "" && from.User == nil && len(from.Host) < 256 && (from.Scheme == "http" || from.Scheme == "https") {
+			fault += ", which begins with " + from.Scheme + "://" + from.Host
+		}
+		if r.URL.Path == "/login" {
+			w.page(rw, http.StatusForbidden, "login.html", loginPage{Fault: fault + ".", Next: "/", Fake: w.cfg.Fake})
+			return
+		}
+		problem(rw, http.StatusForbidden, fault)
 	}))
 	return secured(origins.Handler(next)), nil
 }
@@ -281,7 +293,7 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 		case errors.Is(err, errForbidden):
 			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
 		case navigates(r):
-			to := "/login"
+			to := w.base + "/login"
 			if r.URL.Path != "/" {
 				to += "?next=" + url.QueryEscape(r.URL.RequestURI())
 			}
@@ -346,3 +358,6 @@ func (w *Web) page(rw http.ResponseWriter, status int, name string, data any) {
 	rw.WriteHeader(status)
 	_, _ = rw.Write([]byte(out.String()))
 }
+
+// clip bounds what of a caller's text is logged.
+func clip(s string) string { return s[:min(len(s), 200)] }

@@ -2,6 +2,8 @@
 // page still works: it then reloads itself as a whole.
 "use strict";
 
+const script = document.currentScript.src; // tells where the console is
+
 const live = document.getElementById("live");
 const stale = document.getElementById("stale");
 const staleAt = document.getElementById("stale-at");
@@ -10,13 +12,13 @@ let answeredAt = live.firstElementChild.dataset.at;
 async function renew() {
   let answer;
   try {
-    answer = await fetch("/console/pools", { cache: "no-store", signal: AbortSignal.timeout(8000) });
+    answer = await fetch(new URL("pools", script), { cache: "no-store", signal: AbortSignal.timeout(8000) });
   } catch {
     old();
     return;
   }
   if (answer.status === 401 || answer.status === 403) {
-    location.assign("/login"); // the session has ended
+    location.assign(new URL("../login", script)); // the session has ended
     return;
   }
   if (answer.status !== 200 && answer.status !== 503) {

@@ -70,6 +70,8 @@ func (v *validator) config(c *Config) {
 	if c.PublicURL != "" {
 		if err := CheckURL(c.PublicURL); err != nil {
 			v.bad("public_url", "%v", err)
+		} else if u, err := url.Parse(c.PublicURL); err == nil && !publicPath(u.EscapedPath()) {
+			v.bad("public_url", "its path may hold letters, digits and . _ ~ - between slashes, and must not begin like a path of Sluice's own, such as /v1, /console, /monitoring or /docs")
 		}
 	}
 	v.doors(c)
@@ -95,6 +97,19 @@ func (v *validator) config(c *Config) {
 		v.price("prices."+p.Name, p)
 	}
 	v.webhooks(c.Webhooks)
+}
+
+var pathRule = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
+
+// publicPath reports whether everything can be served under a path: a proxy may leave it
+// in the address or take it away, so that it must not look like one of ours.
+func publicPath(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch first {
+	case "v1", "healthz", "readyz", "openapi.yaml", "docs", "login", "logout", "console", "monitoring", "anthropic", "openai":
+		return false
+	}
+	return pathRule.MatchString(path)
 }
 
 // mostBody is the most bytes of one body: what is less would take none that large.
