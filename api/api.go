@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -76,6 +77,9 @@ type Config struct {
 	NewID func(prefix string) string
 	// PublicURL is the only base of links that are handed out: absolute, http or https.
 	PublicURL string
+	// AllowOrigins are the origins, as in "https://app.example", whose pages may call the
+	// API from a browser; "*" is any. Empty: none.
+	AllowOrigins []string
 	// CheckWebhookURL refuses an address that must not be called, by its text alone:
 	// it is called for each, and must not look names up. It sees only absolute http
 	// and https addresses without user information; nil: https only.
@@ -128,6 +132,7 @@ type API struct {
 	extra    map[string]http.Handler
 	base     string // the path of PublicURL
 	openAPI  []byte
+	origins  []string
 	maxBody  int64
 	log      *slog.Logger
 	echo     *echo.Echo
@@ -192,7 +197,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
@@ -211,6 +216,12 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.HTTPErrorHandler = a.answerError
 	e.Use(a.exchange)
+	if len(a.origins) > 0 {
+		e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
+			AllowOrigins: a.origins, AllowMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
+			AllowHeaders: corsRequest, ExposeHeaders: corsAnswer, MaxAge: 600,
+		}))
+	}
 	// HEAD goes wherever GET does; OPTIONS is Echo's own, for every path.
 	get := func(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
@@ -289,6 +300,19 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/openapi.yaml", a.getOpenAPI, takes())
 	get("/docs", getDocs, takes())
 }
+
+// What pages of the allowed origins may send and read, beside what browsers let pass.
+// They never send a cookie: the console is not for them.
+var (
+	corsRequest = []string{
+		"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-Request-Id",
+		"X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Helper-Method", "X-Stainless-Lang",
+		"X-Stainless-OS", "X-Stainless-Package-Version", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout",
+	}
+	corsAnswer = []string{
+		"Location", "Retry-After", "RateLimit", "RateLimit-Policy", "ETag", "X-Request-Id", "Idempotency-Replayed", "Preference-Applied", "sluice-job-id",
+	}
+)
 
 // ours reports whether a path belongs to the API itself.
 func ours(path string) bool {

@@ -94,6 +94,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			line := []slog.Attr{
 				slog.String("route", route), slog.String("method", method(r.Method)), slog.Int("status", status),
 				slog.Duration("duration", took), slog.String("request_id", x.id), slog.String("tenant", x.caller.Tenant),
+				slog.String("remote", a.caps.Address(r).String()),
 			}
 			if x.code != "" {
 				line = append(line, slog.String("code", x.code)) // why it was refused

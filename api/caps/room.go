@@ -180,6 +180,10 @@ func (b *Body) Give(n int64) {
 	}
 }
 
+// Address is whose request it is: the peer's, or what a trusted proxy says. The zero
+// address stands for one that cannot be told.
+func (r *Room) Address(req *http.Request) netip.Addr { return r.failures.address(req) }
+
 // Failed counts a token that was refused, of a request or a sign-in, and returns how
 // long its address has to wait before its next failure; 0 while there were few. It is
 // not to be asked about a valid token.

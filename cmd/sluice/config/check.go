@@ -122,6 +122,11 @@ func (v *validator) doors(c *Config) {
 			v.bad(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither a prefix, as in 10.0.0.0/8, nor an IP address", s)
 		}
 	}
+	for i, o := range c.CORS.AllowOrigins {
+		if u, err := url.Parse(o); o != "*" && (err != nil || CheckURL(o) != nil || o != u.Scheme+"://"+u.Host || strings.ContainsAny(o, "*?")) {
+			v.bad(fmt.Sprintf("cors.allow_origins[%d]", i), "%q is not an origin, as in https://app.example, nor *", o)
+		}
+	}
 	for i, h := range c.OpsHosts {
 		if h == "" || strings.ContainsAny(h, "/:@ *?#") {
 			v.bad(fmt.Sprintf("ops_hosts[%d]", i), "%q is not a host name; write it without a port", h)

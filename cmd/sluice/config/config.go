@@ -51,6 +51,7 @@ type Config struct {
 	// TrustedProxies are the networks whose X-Forwarded-For says whose a request is.
 	// Empty: it is the peer's.
 	TrustedProxies []string   `key:"trusted_proxies"`
+	CORS           CORS       `key:"cors"`
 	OpsHosts       []string   `key:"ops_hosts"` // names in a Host that ops_listen answers to, beside IP addresses and loopback names; empty: those alone
 	Caps           Caps       `key:"caps"`
 	Redis          Redis      `key:"redis"`
@@ -65,6 +66,11 @@ type Config struct {
 
 	// File is the configuration file that was read; empty: none.
 	File string
+}
+
+// CORS says whose pages may call the API from a browser.
+type CORS struct {
+	AllowOrigins []string `key:"allow_origins"` // as in https://app.example; "*" is any; empty: none
 }
 
 // Redis says which Redis.

@@ -42,6 +42,7 @@ ops_hosts: [sluice-api]
 caps: {connections: 10000, requests: 10000, streams: 10000, uploads: 64, body_bytes: 100663296, failed_tokens: 120, tenant: {requests: 1500, streams: 1000, uploads: 8}}
 max_wait: 50s
 drain_delay: 5s
+cors: {allow_origins: []}
 redis:
   url: redis://127.0.0.1:6379/0
   prefix: sluice
@@ -403,6 +404,8 @@ func TestSingleFaults(t *testing.T) {
 		"a path with two slashes":     {"public_url: https://h/a//b\n", nil, "public_url: its path"},
 		"a path with dots":            {"public_url: https://h/a/../b\n", nil, "public_url: its path"},
 		"a path with escapes":         {"public_url: https://h/a%20b\n", nil, "public_url: its path"},
+		"an origin with a path":       {"cors: {allow_origins: [\"*\", https://h/]}\n", nil, "cors.allow_origins[1]"},
+		"an origin with a star":       {"cors: {allow_origins: [\"https://*.h\"]}\n", nil, "cors.allow_origins[0]"},
 		"delay below none":            {"drain_delay: -1s\n", nil, "drain_delay: is -1s"},
 		"delay without end":           {"drain_delay: 6m\n", nil, "drain_delay: is 6m"},
 		"number past its range":       {"results: {max_bytes: 99999999999999999999}", nil, "results.max_bytes"},
