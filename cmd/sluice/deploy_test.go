@@ -176,6 +176,25 @@ func TestComposeMountsFilesThatExist(t *testing.T) {
 	}
 }
 
+// A worker whose root cannot be written has a volume where its answers are kept that
+// Redis does not take.
+func TestAWorkersDataDirOutlivesItsContainer(t *testing.T) {
+	t.Parallel()
+	dir := regexp.MustCompile(`SLUICE_DATA_DIR=(\S+)`).FindStringSubmatch(project(t, "Dockerfile"))
+	compose := project(t, "docker-compose.yml")
+	service := regexp.MustCompile(`(?ms)^  worker:\n(.*?)\n\n`).FindStringSubmatch(compose)
+	if dir == nil || service == nil {
+		t.Fatal("no data_dir in the Dockerfile, or no worker in docker-compose.yml")
+	}
+	volume := regexp.MustCompile(`volumes: \["(\w+):` + dir[1] + `"\]`).FindStringSubmatch(service[1])
+	if volume == nil {
+		t.Fatalf("docker-compose.yml gives the worker no volume at %s:\n%s", dir[1], service[1])
+	}
+	if _, named, _ := strings.Cut(compose, "\nvolumes:\n"); !strings.Contains(named, "  "+volume[1]+":\n") {
+		t.Errorf("docker-compose.yml does not name the volume %s", volume[1])
+	}
+}
+
 func TestAlertsByPromtool(t *testing.T) {
 	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
