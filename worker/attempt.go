@@ -494,10 +494,7 @@ func (a *attempt) count(e tasks.Ending, kept bool) {
 			"counted", e.Counted, "delay_ms", e.Delay.Milliseconds())
 		return
 	}
-	m.results.WithLabelValues(name, string(e.Status)).Inc()
-	if e.Status == tasks.StatusSucceeded {
-		m.answered(name, e.Finish)
-	}
+	m.ended(name, e)
 	job, code := a.job, tasks.ErrorCode("")
 	job.Attempts = a.started.Attempts
 	if e.Error != nil {

@@ -53,6 +53,21 @@ func (m metrics) answered(pool string, f tasks.Finish) {
 	m.answers.WithLabelValues(pool, string(f)).Inc()
 }
 
+// Ended counts an end of a job that was recorded late, from a disk; its call was
+// counted when it ended.
+func (w *Worker) Ended(t tasks.Ticket, e tasks.Ending) { w.m.ended(t.Pool, e) }
+
+// ended counts the end of a job.
+func (m metrics) ended(pool string, e tasks.Ending) {
+	if !e.Status.Final() {
+		return
+	}
+	m.results.WithLabelValues(pool, string(e.Status)).Inc()
+	if e.Status == tasks.StatusSucceeded {
+		m.answered(pool, e.Finish)
+	}
+}
+
 // touch makes a pool's series begin at zero.
 func (m metrics) touch(pool string) {
 	m.attempts.WithLabelValues(pool, "succeeded")

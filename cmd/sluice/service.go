@@ -215,6 +215,7 @@ func (s *service) openSpill(record telling, deliveries *dispatch.Deliveries) {
 		var err error
 		s.spill, err = spill.Open(spill.Config{
 			Dir: filepath.Join(s.cfg.DataDir, "spill"), Record: ends{record, deliveries}, Hand: s.feeder.Hand, TTL: s.cfg.Results.TTL, Log: s.log, Metrics: s.registry,
+			Ended: func(t tasks.Ticket, e tasks.Ending) { s.worker.Ended(t, e) },
 		})
 		if err == nil {
 			return

@@ -83,7 +83,9 @@ type Config struct {
 	Dir    string // made if it is not there; several processes may share it
 	Record Record
 	// Hand passes on the tickets that a recorded end made room for.
-	Hand     func(ctx context.Context, list []tasks.Ticket) error
+	Hand func(ctx context.Context, list []tasks.Ticket) error
+	// Ended is told of each end of a job that was recorded; nil: nobody is.
+	Ended    func(t tasks.Ticket, e tasks.Ending)
 	TTL      time.Duration // after which a file is dropped; above 0
 	MaxItems int           // 0 means 10,000
 	MaxBytes int64         // of all files; 0 means 1 GiB

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"slices"
 	"testing"
 	"time"
 
@@ -163,6 +164,22 @@ func TestWhatBecomesOfAFile(t *testing.T) {
 				t.Errorf("%d files are counted; want %d", n, test.left)
 			}
 		})
+	}
+}
+
+// What ends from the disk is told, so that it is counted, and nothing else is.
+func TestAnEndFromTheDiskIsTold(t *testing.T) {
+	t.Parallel()
+	var told []string
+	f, r := open(t, spill.Config{Dir: t.TempDir(), Ended: func(k tasks.Ticket, e tasks.Ending) { told = append(told, k.Pool+" "+k.ID+" "+string(e.Status)) }})
+	r.say["job_1"] = errors.New("WRONGTYPE")
+	r.say["job_2"] = tasks.ErrFinal
+	for _, id := range []string{"job_1", "job_2", "job_3"} {
+		keep(t, f, id, "{}")
+	}
+	f.Try(t.Context())
+	if want := []string{"claude job_3 succeeded"}; !slices.Equal(told, want) {
+		t.Errorf("told of %q; want %q", told, want)
 	}
 }
 

@@ -156,6 +156,9 @@ func (f *Folder) record(ctx context.Context, i *item) error {
 		return f.c.Record.SettleDelivery(ctx, *i.Settled)
 	}
 	next, err := f.c.Record.End(ctx, *i.Ticket, *i.Ending)
+	if err == nil && f.c.Ended != nil {
+		f.c.Ended(*i.Ticket, *i.Ending)
+	}
 	if err == nil && len(next) > 0 {
 		if err := f.c.Hand(ctx, next); err != nil {
 			f.c.Log.Warn("jobs were not handed to the queue yet", "error", err)
