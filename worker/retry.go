@@ -52,7 +52,7 @@ const (
 
 // decide is the one rule of when to try again: pure, and the only layer that
 // retries. Waiting of any kind is not an attempt, but for a job that alone is told
-// to; a fault of the provider is, unless its pool has been paused for it; a fault of
+// to again and again; a fault of the provider is, unless its pool has been paused for it; a fault of
 // the request ends the job.
 func decide(a upstream.Answer, s situation) verdict {
 	switch a.Outcome {
@@ -88,13 +88,16 @@ func decide(a upstream.Answer, s situation) verdict {
 
 // tooFast is for a provider whose pace was exceeded: the whole pool waits, unless it
 // is only the model's. Without a word on how long, the wait doubles each time. A job
-// that is refused while others are answered waits alone, as long as a pool would: it
-// may ask for more at once than is left, and a minute makes room for it.
+// that is refused while others are answered waits alone; where that goes on it uses up
+// its attempts, as far apart as a pool would wait: it may ask for more at once than is
+// left, and a minute makes room for it.
 func tooFast(a upstream.Answer, s situation) verdict {
 	switch {
 	case s.excused():
 		return verdict{status: tasks.StatusRetrying}
 	case s.standing == pool.Singled:
+		return verdict{status: tasks.StatusRetrying, delay: max(2*defaultHold, a.RetryAfter)}
+	case s.standing == pool.Blamed:
 		v := another(a, s, tasks.AttemptsExhausted)
 		if v.counted {
 			v.delay = max(v.delay, min(defaultHold<<min(s.attempts, 8), capHold))

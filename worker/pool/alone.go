@@ -12,6 +12,7 @@ import (
 const (
 	aloneSilent = 2   // refusals of a job in a row after which its pace is doubted, when they state no wait
 	aloneStated = 3   // likewise, when they do: the provider was given the time that it asked for
+	aloneBlamed = 5   // likewise, after which its request is to blame
 	aloneOthers = 10  // calls of others that succeed for each that is refused, where the pace is not to blame
 	aloneKept   = 256 // jobs
 )
@@ -71,9 +72,25 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (shown, inquire bo
 	return shown, inquire
 }
 
-// singled reports whether a job is refused again and again for a pace at which
-// others, or a probe of the same model, are answered.
-func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) bool {
+// row is how often the job has been refused in a row.
+func (l *alone) row(job string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.by[job]; r != nil {
+		return r.row
+	}
+	return 0
+}
+
+// singled returns Singled or Blamed for a job that is refused again and again for a
+// pace at which others, or a probe of the same model, are answered; else Open.
+func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) Standing {
 	shown, inquire := h.alone.saw(c, a, time.Now())
-	return shown || inquire && h.ping(ctx, c.Model).Outcome == tasks.Succeeded
+	switch {
+	case !shown && !(inquire && h.ping(ctx, c.Model).Outcome == tasks.Succeeded):
+		return Open
+	case h.alone.row(c.Job) < aloneBlamed:
+		return Singled
+	}
+	return Blamed
 }

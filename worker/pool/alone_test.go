@@ -91,15 +91,22 @@ func TestAProbeTellsAJobsOwn429(t *testing.T) {
 				}
 				return 200, ""
 			}
-			d, want := newDesk(t, p, "gpt-*"), Singled
+			d, want, last := newDesk(t, p, "gpt-*"), Singled, Blamed
 			if all {
-				want = Open
+				want, last = Open, Open
 			}
 			if _, s := d.ask("gpt-a", "POISON"); s != Open || len(p.pings) > 0 {
 				t.Errorf("the first refusal: standing %d, pings %q", s, p.pings)
 			}
 			if _, s := d.ask("gpt-a", "POISON"); s != want || len(p.pings) != 1 {
 				t.Errorf("the second refusal: standing %d, want %d; pings %q", s, want, p.pings)
+			}
+			for range 2 {
+				d.ask("gpt-a", "POISON")
+			}
+			d.h.alone.earliest = time.Time{} // an inquiry is due
+			if _, s := d.ask("gpt-a", "POISON"); s != last {
+				t.Errorf("the fifth refusal: standing %d, want %d", s, last)
 			}
 			if st := d.state(); st.Paused {
 				t.Errorf("the pool is paused: %+v", st)

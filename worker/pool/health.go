@@ -81,7 +81,8 @@ const (
 	AtFault                   // a refusal, and the key is well: it was meant for this request
 	Unsettled                 // a refusal, and it could not be found out whether of the request or of the key
 	Away                      // this process cannot reach the provider, and others can: the job has no part in it
-	Singled                   // refused for the pace again and again while others are answered: the pace is not to blame
+	Singled                   // refused for the pace again while others are answered: the pool is not to wait for it
+	Blamed                    // likewise, so often that its request is to blame
 )
 
 // HealthConfig says what a Health works with.
@@ -165,9 +166,12 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 	default:
 		h.record(ctx, v, c.Took)
 	}
+	if h.asker != nil {
+		if s := h.singled(ctx, c, a); s != Open {
+			return s
+		}
+	}
 	switch {
-	case h.asker != nil && h.singled(ctx, c, a):
-		return Singled
 	case h.asker != nil && h.crowded(ctx, c, a):
 		return Paused
 	case v.Kind == pause.Good || v.Kind == pause.Ignore:
