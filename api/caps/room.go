@@ -19,13 +19,13 @@ type Config struct {
 	Connections  int   // open to the process; 0 means 10,000
 	Requests     int   // under way; 0 means 10,000
 	Streams      int   // long polls and event streams held; 0 means 10,000
-	Uploads      int   // batches that are being sent; 0 means 64
+	Uploads      int   // batches that are being sent; 0 means 256
 	BodyBytes    int64 // of bodies in memory, decompressed; 0 means 96 MiB
 	FailedTokens int   // of one address in a minute; 0 means 120
 
 	TenantRequests int // of one tenant; 0 means 1,500
 	TenantStreams  int // of one tenant; 0 means 1,000
-	TenantUploads  int // of one tenant; 0 means 8
+	TenantUploads  int // of one tenant; 0 means 32
 
 	// BodyPatience is how long a body waits for others to make room; 0 means 15 s.
 	BodyPatience time.Duration
@@ -59,7 +59,7 @@ func New(c Config) (*Room, error) {
 		byAddress:   places(c.Connections, 10_000, c.Connections, 10_000),
 		requests:    places(c.Requests, 10_000, c.TenantRequests, 1500),
 		streams:     places(c.Streams, 10_000, c.TenantStreams, 1000),
-		uploads:     places(c.Uploads, 64, c.TenantUploads, 8),
+		uploads:     places(c.Uploads, 256, c.TenantUploads, 32),
 		bodies:      NewPlaces(bytes, bytes),
 		patience:    cmp.Or(c.BodyPatience, 15*time.Second),
 		failures:    newFailures(cmp.Or(c.FailedTokens, 120), c.TrustedProxies),

@@ -39,7 +39,7 @@ var (
 func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, error) {
 	n := s.sweeps.Load()
 	reply, err := s.run(ctx, deliverySweepScript, args{
-		"claim": fmt.Sprintf("%s/%d", s.name, n), "depth": DeliveryDepth, "lease": deliveryLease.Milliseconds(), "most": sweepMost,
+		"claim": fmt.Sprintf("%s/%d", s.name, n), "depth": DeliveryDepth, "lease": deliveryLease.Milliseconds(), "most": hooksMost,
 	}).Slice()
 	if err != nil {
 		return tasks.SweptDeliveries{}, fmt.Errorf("sweep deliveries: %w", err)
@@ -338,7 +338,7 @@ func bornAt(t time.Time) string { return fmt.Sprintf("dlv_%013d", max(0, t.UnixM
 // resendable returns, of the next deliveries, those that are sent again, and the last
 // that it looked at; "" when there is none.
 func (s *Store) resendable(ctx context.Context, f tasks.Resend, from string) (again []string, last string, err error) {
-	ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(f.Endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bornAt(f.Until), Count: sweepMost}).Result()
+	ids, err := s.rdb.ZRangeByLex(ctx, s.keys.sent(f.Endpoint), &redis.ZRangeBy{Min: from, Max: "(" + bornAt(f.Until), Count: hooksMost}).Result()
 	if err != nil {
 		return nil, "", fmt.Errorf("list deliveries: %w", redisError(err))
 	}

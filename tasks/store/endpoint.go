@@ -95,7 +95,7 @@ func (s *Store) saveEndpoint(ctx context.Context, tenant, id string, create bool
 func (s *Store) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 	return operate(ctx, id, func(ctx context.Context, op string) error {
 		for {
-			word, err := s.run(ctx, endpointDeleteScript, args{"op": op, "tenant": tenant, "endpoint": id, "most": sweepMost}).Text()
+			word, err := s.run(ctx, endpointDeleteScript, args{"op": op, "tenant": tenant, "endpoint": id, "most": hooksMost}).Text()
 			if err != nil {
 				return fmt.Errorf("delete endpoint %s: %w", id, err)
 			}

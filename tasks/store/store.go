@@ -36,9 +36,10 @@ const (
 // While a script runs, everybody else waits. So none makes more than some hundred
 // steps, about a millisecond's work: what is more is done by several.
 const (
-	sweepMost   = 12 // of each kind in one sweep
-	unfoldLines = 64 // lines of a batch that one script writes, puts into the backlogs or forgets
-	cancelLines = 16 // lines of a batch that one script cancels
+	sweepMost   = 12  // of each kind in one sweep
+	hooksMost   = 200 // likewise of deliveries, which are small and have no dependents
+	unfoldLines = 64  // lines of a batch that one script writes, puts into the backlogs or forgets
+	cancelLines = 16  // lines of a batch that one script cancels
 )
 
 // Config says what a Store works with.

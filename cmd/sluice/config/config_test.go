@@ -39,7 +39,7 @@ ops_listen: 127.0.0.1:9090
 public_url: http://127.0.0.1:8080/
 trusted_proxies: ["10.0.0.0/8"]
 ops_hosts: [sluice-api]
-caps: {connections: 10000, requests: 10000, streams: 10000, uploads: 64, body_bytes: 100663296, failed_tokens: 120, tenant: {requests: 1500, streams: 1000, uploads: 8}}
+caps: {connections: 10000, requests: 10000, streams: 10000, uploads: 256, body_bytes: 100663296, failed_tokens: 120, tenant: {requests: 1500, streams: 1000, uploads: 32}}
 max_wait: 50s
 drain_delay: 5s
 cors: {allow_origins: []}

@@ -86,8 +86,8 @@ func defaults(e Environment) *Config {
 		MaxWait:    50 * time.Second,
 		DrainDelay: 5 * time.Second,
 		Caps: Caps{
-			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 64, BodyBytes: 96 << 20, FailedTokens: 120,
-			Tenant: TenantCaps{Requests: 1500, Streams: 1000, Uploads: 8},
+			Connections: 10_000, Requests: 10_000, Streams: 10_000, Uploads: 256, BodyBytes: 96 << 20, FailedTokens: 120,
+			Tenant: TenantCaps{Requests: 1500, Streams: 1000, Uploads: 32},
 		},
 		Redis:   Redis{Prefix: tasks.DefaultPrefix, MaxConnections: 200},
 		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
