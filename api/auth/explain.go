@@ -214,7 +214,7 @@ func flatten(err error, to *[]reason) {
 		return
 	}
 	for _, known := range libraryReasons() {
-		if err == known.err { //nolint:errorlint // each leaf of the tree is looked at
+		if err == known.err { // a leaf wraps nothing
 			*to = append(*to, reason{known.code, known.text})
 		}
 	}
