@@ -25,6 +25,7 @@ const (
 	beatEvery   = time.Second
 	beatWithin  = 2 * time.Second // for one beat
 	beatFresh   = 5 * time.Second // a success as old as this is none any more
+	evictsAgain = time.Minute     // the log says again that keys are being evicted
 	factsFresh  = time.Minute     // what Redis says of itself is asked again, and unknown after twice that
 	grantsAgain = 5 * time.Second // while something is missing
 	memoryMost  = 0.9             // of maxmemory; the rest lets the waiting jobs end
@@ -52,6 +53,8 @@ type readiness struct {
 	known     time.Time // when Redis last said how it stands
 	inspected time.Time // when it was last asked for all
 	silent    error     // why it does not say
+	evicted   int64     // keys that it has evicted while this process looked, until its own count is 0 again
+	loud      time.Time // when the log last said so
 	missing   []string  // of what an ACL has to permit
 	tried     time.Time
 	told      []string        // notices that the log has
@@ -237,12 +240,33 @@ func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error) (mo
 	if r.silent = err; err != nil {
 		return moved
 	}
+	first, before := r.known.IsZero(), r.facts.Evicted
 	r.known = time.Now()
 	if moved {
 		r.facts, r.inspected = seen, r.known
 	}
+	r.evictedLocked(before, seen.Evicted, first)
 	r.facts.Full, r.facts.Evicted = seen.Full, seen.Evicted
 	return moved
+}
+
+// evictedLocked notes how many keys Redis has evicted. What was evicted before this
+// process looked for the first time is a notice; what goes while it looks stays an
+// error until an operator sets Redis's count back or restarts Redis or the process:
+// the policy may have been changed back meanwhile, and the keys are gone all the same.
+func (r *readiness) evictedLocked(before, count int64, first bool) {
+	if count == 0 {
+		r.evicted, r.loud = 0, time.Time{}
+	}
+	if first || count <= before {
+		return
+	}
+	r.evicted += count - before
+	if time.Since(r.loud) < evictsAgain {
+		return
+	}
+	r.loud = time.Now()
+	r.log.Error("redis evicts keys: accepted jobs may be among them", "part", "redis", "evicted", r.evicted, "since_redis_started", count)
 }
 
 // try finds out what an ACL lacks.
@@ -288,12 +312,13 @@ func (r *readiness) gated(err error) {
 	r.gates.note(err)
 }
 
-// shut is why nothing is taken in: Redis evicts what it is given, or is nearly full.
+// shut is why nothing is taken in: Redis evicts what it is given, or has of late, or
+// is nearly full.
 func (r *readiness) shut() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.facts.Evicts != "" && !r.evicts:
+	case (r.facts.Evicts != "" || r.evicted > 0) && !r.evicts:
 		return tasks.ErrUnsafe
 	case r.facts.Full >= memoryMost:
 		return tasks.ErrFull
@@ -332,6 +357,9 @@ func (r *readiness) notices() []string {
 		out = append(out, "Redis has not said whether it keeps jobs")
 	default:
 		out = append(append(out, r.facts.Loses...), r.facts.Notices...)
+	}
+	if r.evicted > 0 {
+		out = append(out, fmt.Sprintf("redis has evicted %d keys while this process ran: accepted jobs may be among them", r.evicted))
 	}
 	if r.facts.Full >= memoryMost {
 		out = append(out, fmt.Sprintf("redis uses %.0f %% of its maxmemory: no job is taken in above %.0f %%, so that the waiting ones can end", 100*r.facts.Full, 100*memoryMost))
@@ -383,10 +411,16 @@ func (r *readiness) checks() []api.Check {
 			return nil
 		}},
 		{Name: "eviction", Check: func(context.Context) error {
-			if err := r.shut(); errors.Is(err, tasks.ErrUnsafe) {
-				return api.Down("Redis evicts keys, so no job is taken in: set maxmemory-policy noeviction, or redis.allow_eviction if that is meant", nil)
+			if err := r.shut(); !errors.Is(err, tasks.ErrUnsafe) {
+				return nil
 			}
-			return nil
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.facts.Evicts == "" {
+				return api.Down(fmt.Sprintf("Redis has evicted %d keys while this process ran, so no job is taken in: see what was lost (sluice_jobs_lost_total and the log), "+
+					"then CONFIG RESETSTAT at Redis, or restart this process, or redis.allow_eviction if that is meant", r.evicted), nil)
+			}
+			return api.Down("Redis evicts keys, so no job is taken in: set maxmemory-policy noeviction, or redis.allow_eviction if that is meant", nil)
 		}},
 	}
 	if r.worker {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -192,6 +195,69 @@ func TestARedisThatEvictsGetsNoJobUnlessThatIsMeant(t *testing.T) {
 	}
 	_ = admin.Set(t.Context(), "another", "key", redis.KeepTTL).Err() // it may be refused
 	meant.until("evicted keys are counted", func() bool { return meant.gauge("sluice_redis_evicted_keys") > 0 })
+}
+
+// Keys that were evicted are gone also when the policy is right again: no job is taken
+// in until an operator has said that he knows.
+func TestEvictedKeysShutTheDoorAlsoUnderTheRightPolicy(t *testing.T) {
+	t.Parallel()
+	provider := newWire(t, recorded(t, "anthropic/text"))
+	evict := func(r *stage) {
+		admin := r.redis.Client()
+		ctx := t.Context()
+		for i := range 20 {
+			_ = admin.Set(ctx, fmt.Sprint("another:", i), strings.Repeat("x", 50000), redis.KeepTTL).Err()
+		}
+		used, err := admin.InfoMap(ctx, "memory").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, _ := strconv.Atoi(used["Memory"]["used_memory"])
+		// The policy is there for less than a look.
+		p := admin.Pipeline()
+		p.ConfigSet(ctx, "maxmemory-policy", "allkeys-lru")
+		p.ConfigSet(ctx, "maxmemory", strconv.Itoa(now-300000))
+		p.ConfigSet(ctx, "maxmemory-policy", "noeviction")
+		p.ConfigSet(ctx, "maxmemory", "100mb")
+		if _, err := p.Exec(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := admin.InfoMap(ctx, "stats").Result(); n["Stats"]["evicted_keys"] == "0" {
+			t.Fatal("nothing was evicted")
+		}
+	}
+	r := outageOn(t, durably(t), "", claude(provider.URL))
+	r.until("ready", func() bool { return r.readyz().code == 200 })
+	evict(r)
+	r.until("the door is shut", func() bool { return strings.Contains(r.readyz().down(), "CONFIG RESETSTAT") })
+	z := r.readyz()
+	if z.code != 503 || !regexp.MustCompile(`redis has evicted [1-9]\d* keys while this process ran`).MatchString(z.notices()) {
+		t.Errorf("/readyz: %+v", z)
+	}
+	if _, code := r.status("POST", "/v1/jobs", hello); code != "unsafe_redis" {
+		t.Errorf("a submit: %s; want unsafe_redis", code)
+	}
+	if n := r.said.count("level=ERROR msg=\"redis evicts keys"); n != 1 {
+		t.Errorf("the log says it %d times; want once", n)
+	}
+	if r.gauge("sluice_redis_evicted_keys") == 0 || r.gauge("sluice_redis_durable") != 0 {
+		t.Error("the metrics do not say it")
+	}
+	if err := r.redis.Client().ConfigResetStat(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.until("an operator's word opens it", func() bool { return r.readyz().code == 200 })
+	if j := r.final(r.submit()); j.Status != "succeeded" {
+		t.Errorf("the job that follows: %+v", j)
+	}
+
+	meant := outageOn(t, durably(t), "", claude(provider.URL)+"redis: {allow_eviction: true}\n")
+	meant.until("ready", func() bool { return meant.readyz().code == 200 })
+	evict(meant)
+	meant.until("it says so", func() bool { return strings.Contains(meant.readyz().notices(), "while this process ran") })
+	if j := meant.final(meant.submit()); j.Status != "succeeded" {
+		t.Errorf("a job where eviction is meant: %+v", j)
+	}
 }
 
 // The permissions that README lists are enough for the whole life of a job, for a

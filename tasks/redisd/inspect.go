@@ -21,7 +21,8 @@ type Facts struct {
 	Notices []string
 	// Evicts is the policy by which Redis drops keys when it is full; "" for none.
 	Evicts string
-	// Evicted is how many keys it has dropped since it started.
+	// Evicted is how many keys it has dropped since it started, or since an operator
+	// set its statistics back (CONFIG RESETSTAT).
 	Evicted int64
 	// Full is the share of its allowed memory in use; 0 where nothing limits it.
 	Full float64
