@@ -60,3 +60,21 @@ type Swept struct {
 	LostTooOften []Job    // ended since each worker died during their call; as Expired
 	NextDue      time.Duration
 }
+
+// Audited is what a comparison of records and counts found and mended.
+type Audited struct {
+	Lost        []LostJob
+	PutBack     int      // jobs that stood in no line
+	Batches     []string // that were ended, since none of their lines would end
+	LostBatches []string // whose record is gone; their jobs go on
+	Counts      []string // that were off: what and whose
+	Round       bool     // all was looked through
+}
+
+// LostJob is a job that was accepted and whose record is gone.
+type LostJob struct {
+	ID     string
+	Tenant string // "" when nobody knows
+	Pool   string // likewise
+	Ended  bool   // it had ended, and its result is lost
+}

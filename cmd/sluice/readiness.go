@@ -53,7 +53,7 @@ type readiness struct {
 	known     time.Time // when Redis last said how it stands
 	inspected time.Time // when it was last asked for all
 	silent    error     // why it does not say
-	evicted   int64     // keys that it has evicted while this process looked, until its own count is 0 again
+	evicted   int64     // keys that it has evicted while this process looked, until its own count is set back
 	loud      time.Time // when the log last said so
 	missing   []string  // of what an ACL has to permit
 	tried     time.Time
@@ -255,8 +255,8 @@ func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error) (mo
 // error until an operator sets Redis's count back or restarts Redis or the process:
 // the policy may have been changed back meanwhile, and the keys are gone all the same.
 func (r *readiness) evictedLocked(before, count int64, first bool) {
-	if count == 0 {
-		r.evicted, r.loud = 0, time.Time{}
+	if count == 0 || count < before { // it was set back, or Redis was restarted
+		r.evicted, r.loud, before = 0, time.Time{}, 0
 	}
 	if first || count <= before {
 		return

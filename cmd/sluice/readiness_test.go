@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -314,5 +315,35 @@ func TestTheLeastPermissionsAreEnough(t *testing.T) {
 	}
 	if n := r.said.count("NOPERM") + r.said.count("can't run this command"); n > 0 {
 		t.Errorf("%d lines of the log complain of permissions", n)
+	}
+}
+
+// What counts is by how much Redis's own number rises, whatever it was, and that an
+// operator has set it back, also when more went before the next look.
+func TestEvictedKeysAreThoseSinceTheLastLook(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		counts []int64
+		want   int64
+	}{
+		"none":                                {[]int64{0, 0, 0}, 0},
+		"before the process began":            {[]int64{7, 7}, 0},
+		"while it looks":                      {[]int64{7, 9, 9, 12}, 5},
+		"set back":                            {[]int64{7, 9, 0, 0}, 0},
+		"set back, and more":                  {[]int64{7, 9, 0, 2}, 2},
+		"set back and more in between":        {[]int64{7, 9, 3, 3}, 3},
+		"set back where none had gone lately": {[]int64{7, 0}, 0},
+	} {
+		r := &readiness{log: slog.New(slog.DiscardHandler)}
+		for i, count := range c.counts {
+			before := int64(0)
+			if i > 0 {
+				before = c.counts[i-1]
+			}
+			r.evictedLocked(before, count, i == 0)
+		}
+		if r.evicted != c.want {
+			t.Errorf("%s: %v: %d evicted; want %d", name, c.counts, r.evicted, c.want)
+		}
 	}
 }

@@ -92,6 +92,8 @@ type Backlog interface {
 	Unfold(ctx context.Context, batch string) (left int64, hand []tasks.Ticket, err error)
 	// AbortBatch forgets a batch that was never accepted.
 	AbortBatch(ctx context.Context, batch string) error
+	// Audit goes a step on with comparing records and counts, and mends them.
+	Audit(ctx context.Context) (tasks.Audited, error)
 }
 
 // Config says what a Feeder works with.
@@ -121,6 +123,8 @@ type Feeder struct {
 	begun     chan string // batches that were accepted just now
 	handed    *prometheus.CounterVec
 	mended    *prometheus.CounterVec
+	lost      *prometheus.CounterVec
+	audits    audits
 }
 
 // NewFeeder returns a Feeder. Whoever started Redis closes it.
@@ -140,12 +144,16 @@ func NewFeeder(c Config) *Feeder {
 		mended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_sweep_mended_total", Help: "Gaps closed by the sweep, by kind.",
 		}, []string{"kind"}),
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_jobs_lost_total", Help: "Accepted jobs whose record is gone from Redis, by pool; unknown where nobody knows it.",
+		}, []string{"pool"}),
 	}
-	for _, kind := range []string{"worker_lost", "task_lost", "batch_unfolded", "batch_abandoned"} {
+	for _, kind := range []string{"worker_lost", "task_lost", "batch_unfolded", "batch_abandoned", "put_back", "batch_ended", "batch_lost", "counts"} {
 		f.mended.WithLabelValues(kind)
 	}
+	f.lost.WithLabelValues(unknownPool)
 	if c.Metrics != nil {
-		c.Metrics.MustRegister(f.handed, f.mended)
+		c.Metrics.MustRegister(f.handed, f.mended, f.lost)
 	}
 	return f
 }
@@ -211,11 +219,11 @@ func (f *Feeder) enqueue(ctx context.Context, t tasks.Ticket) error {
 }
 
 // Run sweeps until ctx ends: once a second, and when a job falls due. Beside that
-// it puts into the backlogs what Begin names.
+// it puts into the backlogs what Begin names, and compares counts with records.
 func (f *Feeder) Run(ctx context.Context) error {
-	var unfolds sync.WaitGroup
-	defer unfolds.Wait()
-	unfolds.Go(func() {
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
@@ -227,6 +235,7 @@ func (f *Feeder) Run(ctx context.Context) error {
 			}
 		}
 	})
+	beside.Go(func() { f.audit(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

@@ -44,7 +44,7 @@ var trials = [][]string{
 	{"EXISTS", "string"}, {"PERSIST", "string"}, {"PTTL", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
 	{"EXPIREAT", "string", "32503680000"}, {"PEXPIREAT", "string", "32503680000000"},
 	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},
-	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HDEL", "hash", "f"},
+	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HRANDFIELD", "hash", "1"}, {"HDEL", "hash", "f"},
 	{"ZADD", "zset", "1", "m"}, {"ZINCRBY", "zset", "1", "m"}, {"ZSCORE", "zset", "m"}, {"ZCARD", "zset"}, {"ZRANK", "zset", "m"},
 	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZREVRANGEBYLEX", "zset", "+", "-"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
 	{"ZDIFF", "", "1", "@"}, {"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},

@@ -261,6 +261,7 @@ func (l *life) live() {
 	l.batches()
 	l.sweeps()
 	l.sendings()
+	l.audits()
 	_, err := l.s.Beat(l.Context())
 	must(l.T, err)
 	_, err = l.s.Missing(l.Context())
@@ -438,6 +439,22 @@ func (l *life) sweeps() {
 	_, err = l.s.Sweep(ctx)
 	must(l.T, err)
 	l.look()
+}
+
+// audits looks for a job whose record was deleted by hand.
+func (l *life) audits() {
+	ctx := l.Context()
+	j, _ := l.submit(func(s *tasks.Submission) { s.Job.Pool = "q" })
+	must(l.T, l.rdb.Del(ctx, "sluice:{s}:j:"+j.ID).Err())
+	must(l.T, l.rdb.ZAdd(ctx, "sluice:{s}:out:q", redis.Z{Score: 1, Member: j.ID}).Err())
+	_, err := l.s.Sweep(ctx)
+	must(l.T, err)
+	l.look()
+	for range 3 {
+		_, err := l.s.Audit(ctx)
+		must(l.T, err)
+		l.look()
+	}
 }
 
 // sendings tries what there is to be told, in vain and not.

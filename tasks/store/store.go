@@ -76,6 +76,7 @@ type Store struct {
 	share     func(tenant string) int64
 	name      string       // of this process, to whom a delivery is handed
 	sweeps    atomic.Int64 // of deliveries that were answered
+	audit     audit
 }
 
 // New returns a Store.
@@ -97,6 +98,14 @@ func NewID(prefix string) string { return NewIDAt(prefix, time.Now()) }
 // older than, or from then on, is asked for by the time in the id.
 func NewIDAt(prefix string, now time.Time) string {
 	return prefix + "_" + ulid.MustNew(ulid.Timestamp(now), ulid.DefaultEntropy()).String()
+}
+
+// clock is this process's, or the tests': for pauses alone.
+func (s *Store) clock() time.Time {
+	if s.now != nil {
+		return s.now()
+	}
+	return time.Now()
 }
 
 func (s *Store) depthOf(pool string) int {

@@ -23,6 +23,17 @@ end
 local function pooled(pool, phase, n) redis.call('HINCRBY', keys.load(pool), phase, n) end
 local function waits(tenant, n) redis.call('HINCRBY', keys.waiting(), tenant, n) end
 
+-- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
+-- correct changes one that the records contradict. tenants are all that have a count.
+local function counted(kind, name)
+  if kind == 'waiting' then return tonumber(redis.call('HGET', keys.waiting(), name) or 0) end
+  return tonumber(redis.call('HGET', keys.load(name), kind) or 0)
+end
+local function correct(kind, name, n)
+  if kind == 'waiting' then waits(name, n) else pooled(name, kind, n) end
+end
+local function tenants() return redis.call('HKEYS', keys.waiting()) end
+
 -- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
 -- many tokens set aside for them. Past one of its limits, 0 being none, it takes
 -- nothing and returns {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.

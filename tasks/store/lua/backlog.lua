@@ -84,6 +84,8 @@ local function claim(pool, depth, tickets)
         tickets[#tickets + 1] = pool
         room = room - 1
       end
+    elseif not j then
+      missed(id, 'queued', pool)
     end
   end
   return true

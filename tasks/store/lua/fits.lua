@@ -69,6 +69,15 @@ local function fitsSweep()
   redis.call('LLEN', keys.late())
 end
 
+-- fitsAudit looks at what an audit writes of a tenant's jobs and batches, beside
+-- each job's own.
+local function fitsAudit(tenant)
+  fitsTenant(tenant)
+  fitsEvents(tenant)
+  sorted(keys.jobs(tenant), keys.batches(tenant), keys.expiring(), keys.due(), keys.deadlines())
+  each('HLEN', keys.missing())
+end
+
 -- fitsLane looks at what handing out a lane's deliveries reads and writes.
 local function fitsLane(lane)
   redis.call('ZCARD', keys.lane(lane))

@@ -125,6 +125,9 @@ function keys.swept() return P .. 'swept' end -- string: when the last one was
 function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
 function keys.spare() return P .. 'spare' end -- never there: deleting it is a write that a full Redis allows
 
+function keys.audit() return P .. 'audit' end -- string: the process that compares counts with records now
+function keys.missing() return P .. 'missing' end -- hash: job met without a record -> its phase and pool
+
 -- Health.
 
 function keys.beat() return P .. 'beat' end -- string: when a process last found that it can write

@@ -40,6 +40,10 @@ end
 -- broken puts a job off that sound has found to be so: whoever sweeps then looks at it again.
 local function broken(id, where) redis.call('ZADD', where, now + 60000, id) end
 
+-- missed notes a job that was met in a line and has no record, for the audit
+-- (audit_jobs.lua). It comes behind writes, and a hash of another type stops nothing.
+local function missed(id, was, pool) redis.pcall('HSET', keys.missing(), id, was .. ' ' .. pool) end
+
 -- note wakes those who wait for a job: "ended" when it is final, else its version. To
 -- whoever waits for the end, a record that is not large comes with it, field by field,
 -- each with its length before it: who has it need not read it, beside all that a

@@ -7,7 +7,7 @@ local said = answered()
 if said then return said end
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
-if not final(j.s) or j.s == 'succeeded' then return { 'conflict' } end
+if not final(j.s) or j.s == 'succeeded' or redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
 fitsEnd(j)
 if j.c then redis.call('LLEN', keys.lines(j.c)) end
 local refusal = admit(j.t, 1, a.tokens, a.most, a.daily)

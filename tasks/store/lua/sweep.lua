@@ -67,7 +67,9 @@ for pool, depth in pairs(a.depths) do
         local j, bad = sound(id, fitsEnd)
         if bad then
           broken(id, keys.running(pool))
-        elseif j and not final(j.s) then
+        elseif not j then
+          missed(id, where == keys.held(pool) and 'queued' or 'running', pool)
+        elseif not final(j.s) then
           redis.call('HINCRBY', j.key, 'f', 1)
           local called, ends = j.s == 'running', false
           if called then
@@ -102,7 +104,7 @@ for pool, depth in pairs(a.depths) do
       looks[#looks + 1] = pool
     else
       redis.call('ZREM', keys.handed(pool), id)
-      if bad then broken(id, keys.running(pool)) end
+      if bad then broken(id, keys.running(pool)) else missed(id, 'queued', pool) end
     end
   end
 end
