@@ -33,9 +33,10 @@ type paced struct {
 	served, refused int       // calls of other jobs for that model that were sent since
 }
 
-// saw takes in an answer. shown is true when the job was refused so often while others
-// were answered that the pace is not to blame, and inquire when that is to be asked.
-func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (shown, inquire bool) {
+// saw takes in an answer, and returns how often the job has been refused in a row.
+// shown is true when that is so often, while others were answered, that the pace is
+// not to blame, and inquire when that is to be asked.
+func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (row int, shown, inquire bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limited := a.Outcome == tasks.RateLimited
@@ -52,7 +53,7 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (shown, inquire bo
 	}
 	if !limited {
 		delete(l.by, c.Job)
-		return false, false
+		return 0, false, false
 	}
 	r := l.by[c.Job]
 	if r == nil {
@@ -69,27 +70,17 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (shown, inquire bo
 		l.earliest = now.Add(inquiryEvery)
 	}
 	r.came, r.served, r.refused = now, 0, 0
-	return shown, inquire
-}
-
-// row is how often the job has been refused in a row.
-func (l *alone) row(job string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if r := l.by[job]; r != nil {
-		return r.row
-	}
-	return 0
+	return r.row, shown, inquire
 }
 
 // singled returns Singled or Blamed for a job that is refused again and again for a
 // pace at which others, or a probe of the same model, are answered; else Open.
 func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) Standing {
-	shown, inquire := h.alone.saw(c, a, time.Now())
+	row, shown, inquire := h.alone.saw(c, a, time.Now())
 	switch {
 	case !shown && !(inquire && h.ping(ctx, c.Model).Outcome == tasks.Succeeded):
 		return Open
-	case h.alone.row(c.Job) < aloneBlamed:
+	case row < aloneBlamed:
 		return Singled
 	}
 	return Blamed

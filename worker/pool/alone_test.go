@@ -42,14 +42,14 @@ func TestWhose429ItIs(t *testing.T) {
 		{"a third time, with a wait", []call{{"a", stated}, {"a", stated}, {"b", good}}, call{"a", stated}, true, false},
 	} {
 		l, now := alone{}, time.Unix(1000, 0)
-		ask := func(c call) (bool, bool) {
+		ask := func(c call) (row int, shown, inquire bool) {
 			now = now.Add(10 * time.Second)
 			return l.saw(Call{Job: c.job, Model: "gpt-a", Took: time.Second}, c.a, now)
 		}
 		for _, one := range c.before {
 			ask(one)
 		}
-		if shown, inquire := ask(c.last); shown != c.shown || inquire != c.inquire {
+		if _, shown, inquire := ask(c.last); shown != c.shown || inquire != c.inquire {
 			t.Errorf("%s: shown %t, inquire %t; want %t, %t", c.name, shown, inquire, c.shown, c.inquire)
 		}
 	}
@@ -63,7 +63,7 @@ func TestRefusalsThatCameTogetherShowNothing(t *testing.T) {
 	for range 2 {
 		now = now.Add(5 * time.Second)
 		for job := range 2 * aloneKept {
-			shown, inquire := l.saw(Call{Job: string(rune('a' + job%64)), Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: tasks.RateLimited}, now)
+			_, shown, inquire := l.saw(Call{Job: string(rune('a' + job%64)), Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: tasks.RateLimited}, now)
 			if shown {
 				t.Fatal("a refusal was shown to be one job's own")
 			}

@@ -141,10 +141,15 @@ func classify(d Dialect, status int, p problem) tasks.Outcome {
 		return tasks.Rejected
 	case status == http.StatusBadRequest && spendMessage(p.message):
 		return tasks.SpendLimited
-	}
-	switch status {
-	case http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests:
 		return limited(d, p)
+	}
+	return meaning(status)
+}
+
+// meaning is what a status says by itself, any but 429.
+func meaning(status int) tasks.Outcome {
+	switch status {
 	case http.StatusPaymentRequired:
 		return tasks.SpendLimited
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -158,7 +163,7 @@ func classify(d Dialect, status int, p problem) tasks.Outcome {
 	case http.StatusServiceUnavailable, 529:
 		return tasks.Overloaded
 	}
-	if ofRequest {
+	if status >= 400 && status < 500 {
 		return tasks.Rejected
 	}
 	// 5xx; and a 1xx or 3xx, which no API answers with: something else stands at
