@@ -60,6 +60,9 @@ type SubmitCmd struct {
 	ClientFlags    `embed:""`
 }
 
+// Help says how the text comes.
+func (c *SubmitCmd) Help() string { return screenHelp }
+
 // Run submits and prints the job.
 func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
 	body, err := c.body(env)
@@ -189,6 +192,9 @@ type GetCmd struct {
 	Text        bool   `help:"Print the text alone; exit 1 when there is none."`
 	ClientFlags `embed:""`
 }
+
+// Help says how the text comes.
+func (c *GetCmd) Help() string { return screenHelp }
 
 // Run prints the job as it stands. That a job failed is no failure of get,
 // unless its text was asked for.

@@ -4,10 +4,14 @@ import (
 	"io"
 	"os"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
 )
+
+// screenHelp is what the commands say that print a model's text.
+const screenHelp = "A file or a pipe gets the text as it is. On a terminal control characters are shown as pictures of them."
 
 // screen is a terminal that obeys nothing of what it shows: what a model, a
 // provider or a caller wrote may hold sequences that move the cursor, change the
@@ -38,7 +42,7 @@ func shown(stream io.Writer) io.Writer {
 }
 
 // Write shows control characters, but for line breaks and tabs, as their pictures
-// (U+2400), and those of the second set as U+FFFD.
+// (U+2400), and those of the second set and of the order of writing as U+FFFD.
 func (s *screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +63,7 @@ func (s *screen) Write(p []byte) (int, error) {
 			out = utf8.AppendRune(out, 0x2400+r)
 		case r == 0x7f:
 			out = utf8.AppendRune(out, 0x2421)
-		case r >= 0x80 && r < 0xa0:
+		case r >= 0x80 && r < 0xa0, unicode.Is(unicode.Bidi_Control, r):
 			out = utf8.AppendRune(out, utf8.RuneError)
 		default:
 			out = utf8.AppendRune(out, r)

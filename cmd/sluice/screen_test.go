@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,6 +27,8 @@ func TestATerminalObeysNoModel(t *testing.T) {
 		"\u009b31m":             "\ufffd31m",
 		"\x9b31m\xff":           "\ufffd31m\ufffd",
 		"\x00":                  "\u2400",
+		"fi\u202excod.exe":      "fi\ufffdxcod.exe",
+		"\u2066a\u2069\u200fb":  "\ufffda\ufffd\ufffdb",
 	} {
 		for cut := range len(in) + 1 {
 			var out bytes.Buffer
@@ -58,6 +64,43 @@ func TestCommandsOnARealTerminal(t *testing.T) {
 	defer out.Close()
 	if terminal(shown(out)) {
 		t.Error("a file is taken for a terminal")
+	}
+}
+
+// What a model wrote reaches a pipe as it is, by whatever command, and a terminal with
+// nothing in it that a terminal obeys; --help says so.
+func TestATextIsAsItIsInAPipeAndHarmlessOnATerminal(t *testing.T) {
+	t.Parallel()
+	const text, harmless = "\x1b]0;owned\x07a\u202eb\u2066c\u009bd\r.\n", "\u241b]0;owned\u2407a\ufffdb\ufffdc\ufffdd\u240d.\n"
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := fmt.Sprintf(`{"id":"job_1","status":"succeeded","text":%s}`, quoted)
+	api := newFakeAPI(t, func(_ int, r asked, w http.ResponseWriter) {
+		if strings.HasSuffix(r.uri, "/events") {
+			send(w, fmt.Sprintf("id: 1\nevent: delta\ndata: {\"attempt\":1,\"offset\":0,\"text\":%s}", quoted), "id: 2\nevent: status\ndata: "+job, "id: 3\nevent: done\ndata: {}")
+			return
+		}
+		_, _ = io.WriteString(w, job)
+	})
+	for _, args := range [][]string{{"get", "--text", "job_1"}, {"watch", "job_1"}, {"submit", "--text", "-m", "m", "p"}} {
+		t.Run(args[0], func(t *testing.T) {
+			t.Parallel()
+			if code, stdout, stderr := invoke(t, "", api.environ(), args...); code != 0 || stdout != text {
+				t.Errorf("a pipe gets %q, code %d, %q", stdout, code, stderr)
+			}
+			environ := append([]string{"HOME=" + t.TempDir()}, api.environ()...)
+			said := onTerminal(t, func(tty *os.File) int {
+				return program(t.Context(), args, environ, strings.NewReader(""), tty, tty)
+			})
+			if said = strings.ReplaceAll(said, "\r\n", "\n"); !strings.Contains(said, harmless) {
+				t.Errorf("a terminal gets %q", said)
+			}
+			if _, help, _ := invoke(t, "", nil, args[0], "--help"); !strings.Contains(strings.Join(strings.Fields(help), " "), screenHelp) {
+				t.Errorf("--help does not say so:\n%s", help)
+			}
+		})
 	}
 }
 

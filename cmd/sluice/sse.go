@@ -22,6 +22,9 @@ type WatchCmd struct {
 	ClientFlags `embed:""`
 }
 
+// Help says how the text comes.
+func (c *WatchCmd) Help() string { return screenHelp }
+
 // The patience of watch with a connection that breaks.
 const (
 	reconnects     = 10 // in a row, without an event between them
