@@ -371,6 +371,7 @@ func TestAnAddressThatDoesNotFitPausesThePoolThatNeverWorked(t *testing.T) {
 		{"a redirect", httptest.NewServer, page(301, "Location", elsewhere, ""), "redirects", "secret-host.invalid"},
 		{"a page", httptest.NewServer, page(200, "Content-Type", "text/html", "<html>welcome</html>"), "did not answer as the provider's API", "127.0.0.1"},
 		{"a wrong path", httptest.NewServer, page(404, "Content-Type", "text/html", "<html>nothing here</html>"), "does not know the provider's API", ""},
+		{"a path that an API does not know", httptest.NewServer, page(404, "Content-Type", "application/json", `{"error":{"message":"nothing here"}}`), "does not know the provider's API (404): nothing here", ""},
 		{"a certificate that nobody trusts", httptest.NewTLSServer, page(200, "Content-Type", "application/json", well), "certificate", "certificate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -387,7 +388,7 @@ func TestAnAddressThatDoesNotFitPausesThePoolThatNeverWorked(t *testing.T) {
 				}
 			}
 			st := p.state()
-			if st.Cause != pause.Misfit || !strings.Contains(st.Reason, c.reason) || !strings.Contains(st.Detail, c.detail) || strings.Contains(st.Reason, "127.0.0.1") || strings.Contains(st.Reason, "secret-host") {
+			if st.Cause != pause.Misfit || !strings.Contains(st.Reason, c.reason) || !strings.Contains(st.Detail, c.detail) || strings.Contains(st.Reason, "127.0.0.1") || strings.Contains(st.Reason, "secret-host") || strings.Count(st.Reason, "does not know") > 1 {
 				t.Errorf("%+v; want a misfit, for %q, and %q in the detail alone", st, c.reason, c.detail)
 			}
 		})

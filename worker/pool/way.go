@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -54,8 +53,8 @@ func nowhere(a upstream.Answer) bool {
 func blamed(v pause.Verdict, a upstream.Answer) pause.Verdict {
 	v.Kind, v.Misfit, v.Detail = pause.Bad, misfits(a), a.Cause.Detail
 	v.Reason = cmp.Or(a.Cause.Message, a.Message, string(a.Outcome))
-	if nowhere(a) {
-		v.Reason = fmt.Sprintf("the address does not know the provider's API (%d: %s)", a.Status, a.Message)
+	if nowhere(a) && a.Cause.Message == "" {
+		v.Reason = upstream.UnknownPath(a.Status, a.Message)
 	}
 	return v
 }

@@ -205,6 +205,12 @@ func TestWhatProvidersSend(t *testing.T) {
 			if !strings.Contains(a.Message, r.says) || len(a.Message) > maxMessage {
 				t.Errorf("says %q, want %q in it", a.Message, r.says)
 			}
+			for _, status := range []string{strconv.Itoa(r.status), http.StatusText(r.status)} {
+				said := func(s string) int { return strings.Count(strings.ToLower(s), strings.ToLower(status)) }
+				if status != "" && said(a.Message) > max(1, said(string(r.body))) {
+					t.Errorf("says %q twice: %q", status, a.Message)
+				}
+			}
 			if r.usage != nil && (a.Usage == nil || *a.Usage != *r.usage) || r.usage == nil && a.Usage != nil {
 				t.Errorf("usage: got %+v, want %+v", a.Usage, r.usage)
 			}

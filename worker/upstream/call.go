@@ -3,7 +3,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -108,7 +107,7 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 	case (status == http.StatusNotFound || status == http.StatusMethodNotAllowed) && !jsontext.Value(text).IsValid(lenient):
 		// The provider refuses in JSON: perhaps something else stands at that address.
 		cause := stranger(resp, nil)
-		cause.Message = fmt.Sprintf("the address does not know the provider's API (%d): %s", status, a.Message)
+		cause.Message = UnknownPath(status, a.Message)
 		a.blame(cause)
 	}
 }
@@ -255,8 +254,13 @@ func (c *Caller) explain(a *Answer, p problem, status int, came []byte, now time
 	}
 	if a.Message = p.words(); p.message == "" {
 		// An envelope that is not known here, or a page.
-		said := []string{cmp.Or(a.Message, strings.ToLower(http.StatusText(status)), "the provider answered with an error")}
-		if words := excerpt(came); words != "" {
+		means, words := strings.ToLower(http.StatusText(status)), excerpt(came)
+		if a.Message == "" && means != "" && strings.Contains(strings.ToLower(words), means) {
+			a.Message = words
+			return
+		}
+		said := []string{cmp.Or(a.Message, means, "the provider answered with an error")}
+		if words != "" {
 			said = append(said, words)
 		}
 		a.Message = strings.Join(said, ": ")

@@ -214,7 +214,7 @@ func TestEveryRefusalHasItsOutcome(t *testing.T) {
 		{"anthropic/403", tasks.Unauthorized, 403, -1, time.Time{}, nil, false, "permission_error"},
 		{"anthropic/404", tasks.Rejected, 404, -1, time.Time{}, nil, false, "not_found_error: model: claude-nope"},
 		{"anthropic/409", tasks.ServerError, 409, -1, time.Time{}, nil, false, "conflict_error"},
-		{"anthropic/413", tasks.Rejected, 413, -1, time.Time{}, nil, false, "request entity too large"},
+		{"anthropic/413", tasks.Rejected, 413, -1, time.Time{}, nil, false, "the page “413 Request Entity Too Large”"},
 		{"anthropic/500", tasks.ServerError, 500, -1, time.Time{}, &yes, false, "api_error"},
 		{"anthropic/502", tasks.ServerError, 502, -1, time.Time{}, nil, true, "bad gateway"},
 		{"anthropic/504", tasks.Timeout, 504, -1, time.Time{}, nil, true, "timeout_error"},

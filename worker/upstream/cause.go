@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -131,6 +132,16 @@ func stranger(resp *http.Response, came []byte) Cause {
 		c.Message += ": " + words
 	}
 	return c
+}
+
+// UnknownPath is what a job's owner is told of a 404 or 405 that may come from
+// something else than the provider's API, and said so in these words.
+func UnknownPath(status int, said string) string {
+	s := "the address does not know the provider's API"
+	if number := strconv.Itoa(status); !strings.Contains(said, number) {
+		s += " (" + number + ")"
+	}
+	return s + ": " + said
 }
 
 // encoded returns the cause of an answer in a coding that is not read.
