@@ -25,6 +25,7 @@ func lines(t *testing.T, body []byte) (list []map[string]any) {
 
 // A caller that names no media type, as curl does, may send either form.
 func TestBatchFormWithoutContentType(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	const job = `{"model":"claude-x","prompt":"x"}`
 	for _, header := range []string{"", "application/x-www-form-urlencoded"} {
@@ -46,6 +47,7 @@ func TestBatchFormWithoutContentType(t *testing.T) {
 }
 
 func TestBatch(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	const n = 450 // three chunks
 	var b strings.Builder
@@ -113,6 +115,7 @@ func TestBatch(t *testing.T) {
 }
 
 func TestCustomIDs(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.batch("", hello, "  ", `{"custom_id":"mine","model":"gpt-5","prompt":"x"}`, hello)
 	jobs, _, err := s.world.BatchJobs(t.Context(), "acme", id, 0, 10)
@@ -141,6 +144,7 @@ func TestCustomIDs(t *testing.T) {
 }
 
 func TestABatchAsADocument(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.call("POST", "/v1/batches", writer, ` { "jobs" : [ `+hello+`,
 		{"custom_id":"b","request":{"model":"gpt-5","n":1.50}} ] } `+"\n").want(t, 202).str(t, "id")
@@ -179,6 +183,7 @@ func TestABatchAsADocument(t *testing.T) {
 }
 
 func TestBatchIdempotency(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	nd := []string{"Content-Type", "application/x-ndjson", "Idempotency-Key", "k"}
 	body := hello + "\n" + `{"custom_id":"a","model":"gpt-5","prompt":"x"}`
@@ -206,6 +211,7 @@ func TestBatchIdempotency(t *testing.T) {
 }
 
 func TestTooManyLines(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.MaxBatchLines = 3 })
 	nd := []string{"Content-Type", "application/x-ndjson"}
 	s.call("POST", "/v1/batches", writer, strings.Repeat(hello+"\n", 3), nd...).want(t, 202)
@@ -215,6 +221,7 @@ func TestTooManyLines(t *testing.T) {
 }
 
 func TestABatchsTokensCount(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.world.limits.TokensPerDay = 3000
 	nd := []string{"Content-Type", "application/x-ndjson"}
@@ -227,6 +234,7 @@ func TestABatchsTokensCount(t *testing.T) {
 
 // Results that break off must not look whole.
 func TestResultsThatBreakOff(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	var list []string
 	for range 100 {
@@ -253,6 +261,7 @@ func TestResultsThatBreakOff(t *testing.T) {
 }
 
 func TestBatchesAreListed(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	a, b, c := s.batch(hello), s.batch(hello, hello), s.batch(hello)
 	s.call("POST", "/v1/batches/"+b+"/cancel", writer, nil).want(t, 200)

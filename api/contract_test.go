@@ -31,6 +31,7 @@ func operations(t *testing.T) []string {
 }
 
 func TestRoutesAreThoseOfTheDescription(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	routes := s.api.Routes()
 	sort.Strings(routes)
@@ -40,6 +41,7 @@ func TestRoutesAreThoseOfTheDescription(t *testing.T) {
 }
 
 func TestCodesAreThoseOfTheDescription(t *testing.T) {
+	t.Parallel()
 	described := map[string]bool{}
 	for _, code := range openSpec(t).doc.Components.Schemas["Problem"].Value.Properties["code"].Value.Enum {
 		described[code.(string)] = true
@@ -56,6 +58,7 @@ func TestCodesAreThoseOfTheDescription(t *testing.T) {
 }
 
 func TestTheDescriptionStatesTheLimits(t *testing.T) {
+	t.Parallel()
 	schemas := openSpec(t).doc.Components.Schemas
 	members, metadata := schemas["SubmitMembers"].Value.Properties, schemas["Metadata"].Value
 	source := readFile(t, "v1/submit.go")
@@ -93,6 +96,7 @@ func perRoute(t *testing.T, job, batch string, check func(method, path, pattern 
 }
 
 func TestEveryRouteAsksForAToken(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	job, batch := s.submit(), s.batch(hello)
 	open := []string{"/healthz", "/readyz", "/openapi.yaml", "/docs"}
@@ -138,6 +142,7 @@ func ofWebhooks(pattern string) bool {
 }
 
 func TestEveryScopeIsAskedFor(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	job, batch := s.submit(), s.batch(hello)
 	perRoute(t, job, batch, func(method, path, pattern string) {
@@ -167,6 +172,7 @@ func TestEveryScopeIsAskedFor(t *testing.T) {
 }
 
 func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	job, batch := s.submit(), s.batch(hello)
 	perRoute(t, job, batch, func(method, path, pattern string) {
@@ -192,6 +198,7 @@ func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
 }
 
 func TestUnknownRoutesAndMethods(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	for _, path := range []string{"/", "/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v2/jobs", "/v1/jobs/a/b/c", "/metrics", "/V1/jobs"} {
 		s.call("GET", path, writer, nil).want(t, 404)
@@ -209,6 +216,7 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 }
 
 func TestErrorsOfTheStore(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		err    error
 		status int
@@ -261,6 +269,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 }
 
 func TestAPanicIsABare500(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	r := s.call("GET", "/v1/jobs", "panic", nil).want(t, 500, "internal")
 	if bytes.Contains(r.body, []byte("secret")) || strings.Contains(s.log.String(), "a secret prompt") {
@@ -273,6 +282,7 @@ func TestAPanicIsABare500(t *testing.T) {
 }
 
 func TestRequestIDs(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	if got := s.call("GET", "/v1/jobs", reader, nil, "X-Request-Id", "my-request-1").Header.Get("X-Request-Id"); got != "my-request-1" {
 		t.Errorf("a valid id became %q", got)
@@ -288,6 +298,7 @@ func TestRequestIDs(t *testing.T) {
 }
 
 func TestTheLogAndTheMetricsTellNothing(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	const secret = "canary"
 	s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"canary","metadata":{"k":"canary"},"webhook_url":"https://canary.example/canary"}`).want(t, 202)
@@ -327,6 +338,7 @@ func TestTheLogAndTheMetricsTellNothing(t *testing.T) {
 }
 
 func TestPools(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	v := s.call("GET", "/v1/status", "acme:", nil).want(t, 200).json(t)
 	if v["status"] != "ok" || len(v["pools"].([]any)) != 2 {
@@ -371,6 +383,7 @@ func TestPools(t *testing.T) {
 }
 
 func TestNewNamesEveryFault(t *testing.T) {
+	t.Parallel()
 	_, err := api.New(api.Config{Extra: map[string]http.Handler{"/v1/x": http.NotFoundHandler()}})
 	if err == nil {
 		t.Fatal("New accepted an empty Config")
@@ -383,6 +396,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 }
 
 func TestExtraHandlers(t *testing.T) {
+	t.Parallel()
 	page := func(name string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(name)) })
 	}
@@ -417,6 +431,7 @@ func TestExtraHandlers(t *testing.T) {
 
 // A caller who gets a 503 finds in README what it means.
 func TestREADMENamesEach503(t *testing.T) {
+	t.Parallel()
 	text := readFile(t, "../README.md")
 	for _, kind := range fault.Kinds() {
 		if kind.Status == 503 && !strings.Contains(text, "`"+kind.Code+"`") {
@@ -426,6 +441,7 @@ func TestREADMENamesEach503(t *testing.T) {
 }
 
 func TestReadiness(t *testing.T) {
+	t.Parallel()
 	down := errors.New("dial 10.0.0.9: refused")
 	var redis error
 	s := serve(t, func(c *api.Config) {
@@ -451,6 +467,7 @@ func TestReadiness(t *testing.T) {
 }
 
 func TestLinksComeFromTheConfigurationOnly(t *testing.T) {
+	t.Parallel()
 	// Links must come from Config.PublicURL: no handler may look at what the caller calls us.
 	for _, pattern := range []string{"*.go", "v1/*.go", "wire/*.go"} {
 		files, err := filepath.Glob(pattern)

@@ -189,6 +189,7 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 func TestTheDocsPageShowsTheDescription(t *testing.T) {
+	t.Parallel()
 	want := renderDocs(t, openSpec(t).doc)
 	if *update {
 		if err := os.WriteFile("docs.html", want, 0o644); err != nil {
@@ -201,6 +202,7 @@ func TestTheDocsPageShowsTheDescription(t *testing.T) {
 }
 
 func TestTheDocsPageAsksForNothing(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	r := s.call("GET", "/docs", "", nil).want(t, 200)
 	if csp := r.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") {

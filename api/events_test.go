@@ -72,6 +72,7 @@ func (f *follow) ended() {
 }
 
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	f := s.follow(t, id)
@@ -110,6 +111,7 @@ func TestEvents(t *testing.T) {
 }
 
 func TestEventsResumeExactly(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	s.world.start(id)
@@ -143,6 +145,7 @@ func TestEventsResumeExactly(t *testing.T) {
 }
 
 func TestEventsOfAJobThatHasEnded(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	s.call("POST", "/v1/jobs/"+id+"/cancel", writer, nil).want(t, 200)
@@ -162,6 +165,7 @@ func TestEventsOfAJobThatHasEnded(t *testing.T) {
 }
 
 func TestEventsEndOnShutdownAndDeletion(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	a, b := s.submit(), s.submit()
 	f, g := s.follow(t, a), s.follow(t, b)
@@ -177,6 +181,7 @@ func TestEventsEndOnShutdownAndDeletion(t *testing.T) {
 }
 
 func TestEventsBeatWhileNothingHappens(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.Heartbeat, c.ListenEvery = 5*time.Millisecond, 5*time.Millisecond })
 	id := s.submit()
 	next := s.stream(t.Context(), "/v1/jobs/"+id+"/events", reader)
@@ -197,6 +202,7 @@ func TestEventsBeatWhileNothingHappens(t *testing.T) {
 }
 
 func TestEventsWithoutPartials(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.Partials = nil })
 	id := s.submit()
 	f := s.follow(t, id)

@@ -19,6 +19,7 @@ import (
 func with(members string) string { return `{"model":"claude-x","prompt":"x",` + members + `}` }
 
 func TestHostileBodies(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	deep := func(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
 	pairs := func(n int) string {
@@ -191,6 +192,7 @@ func TestHostileBodies(t *testing.T) {
 }
 
 func TestLimitsAreInclusive(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	m := map[string]string{}
 	for i := range 16 {
@@ -203,6 +205,7 @@ func TestLimitsAreInclusive(t *testing.T) {
 }
 
 func TestHostileHeaders(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	rows := []struct {
 		name, value string
@@ -264,6 +267,7 @@ func zip(t testing.TB, parts ...string) []byte {
 }
 
 func TestBodySizes(t *testing.T) {
+	t.Parallel()
 	const most = 1000
 	s := serve(t, func(c *api.Config) { c.MaxBody, c.MaxBatchBody = most, 4*most })
 	body := func(n int) string {
@@ -308,6 +312,7 @@ func TestBodySizes(t *testing.T) {
 // Most callers send the whole body before they read, and those find the
 // answer although nobody wanted the rest.
 func TestTheAnswerArrivesThoughTheBodyIsNotWanted(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.MaxBody = 1 << 20 })
 	long := strings.Repeat(`{"model":"claude-x","prompt":"`+strings.Repeat("a", 1000)+`"}`+"\n", 16_000)
 	for name, x := range map[string]struct {
@@ -343,6 +348,7 @@ func TestTheAnswerArrivesThoughTheBodyIsNotWanted(t *testing.T) {
 }
 
 func TestABrokenUploadLeavesNothing(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	r, w := io.Pipe()
 	req := s.request(t.Context(), "POST", "/v1/batches", writer, io.Reader(r), "Content-Type", "application/x-ndjson", "Idempotency-Key", "k")
@@ -378,6 +384,7 @@ func TestABrokenUploadLeavesNothing(t *testing.T) {
 }
 
 func TestWebhookURLsAreAskedAbout(t *testing.T) {
+	t.Parallel()
 	var asked []string
 	s := serve(t, func(c *api.Config) {
 		c.CheckWebhookURL = func(url string) error {

@@ -19,6 +19,7 @@ import (
 )
 
 func TestSubmit(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	r := s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"Say \"hi\" 😀","max_tokens":7,"priority":"high",
 		"metadata":{"b":"2","a":"1"},"fallback_models":["gpt-5"],"webhook_url":"https://hooks.example/x?y=1",
@@ -56,6 +57,7 @@ func TestSubmit(t *testing.T) {
 }
 
 func TestSubmitKeepsTheCallersBytes(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	for _, row := range []struct{ name, body, want, kind, model string }{
 		{"messages", `{"model":"claude-x","messages":[ {"role":"user","content":"\u00e9"} ]}`, `{"messages":[ {"role":"user","content":"\u00e9"} ]}`, "messages", "claude-x"},
@@ -81,6 +83,7 @@ func TestSubmitKeepsTheCallersBytes(t *testing.T) {
 
 // Clients that write out every field of a type send null for those that are not set.
 func TestAMemberThatIsNullIsNotGiven(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	const unset = `"max_tokens":null,"priority":null,"webhook_url":null,"metadata":null,"fallback_models":null,"not_before":null,"deadline":null`
 	for name, row := range map[string]struct{ given, nulls string }{
@@ -117,6 +120,7 @@ func TestAMemberThatIsNullIsNotGiven(t *testing.T) {
 // What the provider takes is forwarded: -1, 0, null and no limit at all, and the
 // default never goes into a body that somebody else wrote.
 func TestMaxTokensOfARequest(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	for _, row := range []struct {
 		body          string
@@ -167,6 +171,7 @@ func TestMaxTokensOfARequest(t *testing.T) {
 }
 
 func TestAJobsLife(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	path := "/v1/jobs/" + id
@@ -214,6 +219,7 @@ func TestAJobsLife(t *testing.T) {
 }
 
 func TestAnEntityTagChangesWithWhatAJobWaitsFor(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	path := "/v1/jobs/" + s.submit()
 	first := s.call("GET", path, reader, nil).want(t, 200).Header.Get("ETag")
@@ -226,6 +232,7 @@ func TestAnEntityTagChangesWithWhatAJobWaitsFor(t *testing.T) {
 }
 
 func TestCancelAndRetry(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	path := "/v1/jobs/" + s.submit()
 	s.call("DELETE", path, writer, nil).want(t, 409, "conflict")
@@ -240,6 +247,7 @@ func TestCancelAndRetry(t *testing.T) {
 }
 
 func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	first := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", `"abc"`).want(t, 202)
 	s.world.start(first.str(t, "id"))
@@ -270,6 +278,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 // A repeat may come between the job's being stored and its answer's being kept.
 func TestARepeatBeforeTheAnswerIsKeptIsA202(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	first := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
 	s.world.mu.Lock()
@@ -296,12 +305,14 @@ func TestARepeatBeforeTheAnswerIsKeptIsA202(t *testing.T) {
 }
 
 func TestSeedsThatAFloatCannotTellApartAreOtherContent(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-5","seed":9007199254740993}}`, "Idempotency-Key", "k").want(t, 202)
 	s.call("POST", "/v1/jobs", writer, `{"request":{"model":"gpt-5","seed":9007199254740992}}`, "Idempotency-Key", "k").want(t, 422)
 }
 
 func TestManyIdenticalSubmitsMakeOneJob(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	var wg sync.WaitGroup
 	for range 50 {
@@ -319,6 +330,7 @@ func TestManyIdenticalSubmitsMakeOneJob(t *testing.T) {
 }
 
 func TestARepeatAfterTheJobsEnd(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	finish := func(path string) {
 		until(t, "somebody waits", func() bool {
@@ -357,6 +369,7 @@ func TestARepeatAfterTheJobsEnd(t *testing.T) {
 }
 
 func TestPreferWait(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.RereadEvery = 100 * time.Millisecond }) // when a pause is seen
 	start := time.Now()
 	r := s.call("POST", "/v1/jobs", writer, hello, "Prefer", "respond-async, wait=1").want(t, 202)
@@ -425,6 +438,7 @@ func TestNoWaitIsLongerThanMaxWait(t *testing.T) {
 }
 
 func TestLongPoll(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	path := "/v1/jobs/" + id
@@ -448,6 +462,7 @@ func TestLongPoll(t *testing.T) {
 }
 
 func TestALostNoticeIsMadeUpFor(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.RereadEvery = 10 * time.Millisecond })
 	id := s.submit()
 	got := make(chan reply)
@@ -464,6 +479,7 @@ func TestALostNoticeIsMadeUpFor(t *testing.T) {
 }
 
 func TestDrainLetsPollsGo(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	id := s.submit()
 	got := make(chan reply)
@@ -476,6 +492,7 @@ func TestDrainLetsPollsGo(t *testing.T) {
 }
 
 func TestOneTenantCannotHoldEverything(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(c *api.Config) { c.Caps = room(t, caps.Config{TenantStreams: 1}) })
 	id := s.submit()
 	got := make(chan reply)
@@ -491,6 +508,7 @@ func TestOneTenantCannotHoldEverything(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	var ids []string
 	for range 5 {
@@ -539,6 +557,7 @@ func TestList(t *testing.T) {
 }
 
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.world.limits.SubmitsPerMinute = 2
 	r := s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 202)
@@ -572,6 +591,7 @@ func TestQuota(t *testing.T) {
 // A request that no wait makes fit was told that its quota is used up, and to come
 // again; and a picture was refused for its bytes.
 func TestWhatCanNeverFitIsNotCalledUsedUp(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.world.limits = quota.Limits{SubmitsPerMinute: 100, TokensPerDay: 500_000, QueuedJobs: 3}
 	s.world.inputLimit = 50_000
@@ -621,6 +641,7 @@ func TestWhatCanNeverFitIsNotCalledUsedUp(t *testing.T) {
 
 // A retry takes of every quota what a submit takes, and a refusal takes nothing.
 func TestARetryIsAdmittedLikeASubmit(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.world.limits.SubmitsPerMinute, s.world.limits.TokensPerDay = 10, 2500 // hello may take about 1,030
 	first := s.submit()
@@ -650,6 +671,7 @@ func TestARetryIsAdmittedLikeASubmit(t *testing.T) {
 }
 
 func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
 	body := func(deadline, more string) string {
@@ -678,6 +700,7 @@ func TestADeadlineBeyondTheQueueIsRefused(t *testing.T) {
 
 // An answer outcome_unknown names the id with which a submit can be sent again.
 func TestASubmitSentAgainWithItsIDIsTheSame(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	s.world.breakWith(&tasks.UnknownError{Err: tasks.ErrUnavailable})
 	lost := s.call("POST", "/v1/jobs", writer, hello).want(t, 503, "outcome_unknown")

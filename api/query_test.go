@@ -30,6 +30,7 @@ func wrongValues(p *openapi3.Parameter) (wrong []string) {
 
 // A misspelt filter that is passed over answers another question than was asked.
 func TestAMisspeltQueryParameterIsNotPassedOver(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	job, batch := s.submit(), s.batch(hello)
 	const all = "acme:jobs:read,jobs:write,webhooks:write,admin,monitor"
@@ -67,6 +68,7 @@ func TestAMisspeltQueryParameterIsNotPassedOver(t *testing.T) {
 }
 
 func TestARefusalSaysWhatToDoNext(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	for _, row := range []struct {
 		body, code string
@@ -93,6 +95,7 @@ func TestARefusalSaysWhatToDoNext(t *testing.T) {
 }
 
 func TestTheFiltersOfAListChooseByWhatTheyName(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	submit := func(body string) string { return s.call("POST", "/v1/jobs", writer, body).want(t, 202).str(t, "id") }
 	a := submit(`{"model":"claude-x","prompt":"a","metadata":{"run":"1","a b":"ü&=c"}}`)

@@ -36,6 +36,7 @@ func (g gate) Resume(ctx context.Context, pace float64) error {
 // command at which it dies, before or after that took effect. A process that starts afterwards
 // finds queue, gate and state in step, and nothing of an operator's undone.
 func TestProcessDeath(t *testing.T) {
+	t.Parallel()
 	breakers := map[string]func(w *world, b *Breaker){
 		"closed": func(w *world, b *Breaker) { w.record(b, good); w.pass(time.Second) },
 		"open":   func(w *world, b *Breaker) { w.trip(b); w.pass(10 * time.Second) },

@@ -20,6 +20,7 @@ var (
 func many(n int, v Verdict) []Verdict { return slices.Repeat([]Verdict{v}, n) }
 
 func TestTripRules(t *testing.T) {
+	t.Parallel()
 	type event struct {
 		after time.Duration
 		n     int
@@ -77,6 +78,7 @@ func TestTripRules(t *testing.T) {
 }
 
 func TestGateIsHeldBeforeTheQueueIsPaused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.trip(w.breaker())
 	if got := strings.Join(w.log, ", "); !strings.HasPrefix(got, "hold, pause") {
@@ -85,6 +87,7 @@ func TestGateIsHeldBeforeTheQueueIsPaused(t *testing.T) {
 }
 
 func TestFullPaceWithinTwentySecondsOfRecovery(t *testing.T) {
+	t.Parallel()
 	for _, rnd := range []float64{0, 0.5, 0.999} {
 		for _, outage := range []time.Duration{time.Second, 17 * time.Second, 3 * time.Minute} {
 			t.Run(fmt.Sprint(rnd, outage), func(t *testing.T) {
@@ -130,6 +133,7 @@ func TestFullPaceWithinTwentySecondsOfRecovery(t *testing.T) {
 }
 
 func TestFalseAlarmIsOverWithinAProbeInterval(t *testing.T) {
+	t.Parallel()
 	for _, rnd := range []float64{0, 0.999} {
 		w := newWorld(t)
 		w.rnd = rnd
@@ -143,6 +147,7 @@ func TestFalseAlarmIsOverWithinAProbeInterval(t *testing.T) {
 }
 
 func TestOutageIsNoticedWithinTwoSecondsAndTwentyCalls(t *testing.T) {
+	t.Parallel()
 	for _, perSecond := range []int{5, 10, 40, 200} {
 		t.Run(fmt.Sprint(perSecond), func(t *testing.T) {
 			t.Parallel()
@@ -169,6 +174,7 @@ func TestOutageIsNoticedWithinTwoSecondsAndTwentyCalls(t *testing.T) {
 }
 
 func TestFailureInHalfOpenOpensAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	w.trip(b)
@@ -205,6 +211,7 @@ func TestFailureInHalfOpenOpensAgain(t *testing.T) {
 }
 
 func TestProviderRetryAfterDelaysTheProbe(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	for range 5 {
@@ -217,6 +224,7 @@ func TestProviderRetryAfterDelaysTheProbe(t *testing.T) {
 }
 
 func TestSpendCap(t *testing.T) {
+	t.Parallel()
 	t.Run("until a stated time", func(t *testing.T) {
 		w := newWorld(t)
 		b := w.breaker()
@@ -257,6 +265,7 @@ func TestSpendCap(t *testing.T) {
 }
 
 func TestRefusedKey(t *testing.T) {
+	t.Parallel()
 	refused := Verdict{Kind: Unauthorized, Reason: "authentication_error"}
 	setup := func(t *testing.T) (*world, *Breaker) {
 		w := newWorld(t)
@@ -332,6 +341,7 @@ func TestRefusedKey(t *testing.T) {
 // An operator's word counts for more than what was seen before it: the pool goes
 // on slowly, and only what is sent from then on pauses it again.
 func TestAResumeClearsWhatIsHeldAgainstTheKey(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Unauthorized, Spend} {
 		for _, probing := range []bool{false, true} {
 			t.Run(fmt.Sprint(kind, probing), func(t *testing.T) {
@@ -372,6 +382,7 @@ func TestAResumeClearsWhatIsHeldAgainstTheKey(t *testing.T) {
 }
 
 func TestATryLeavesAnOperatorsPauseAndAnOutage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	try := func(want Name, paused bool) {
@@ -400,6 +411,7 @@ func TestATryLeavesAnOperatorsPauseAndAnOutage(t *testing.T) {
 }
 
 func TestGraverCauseTakesOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	w.trip(b)
@@ -423,6 +435,7 @@ func TestGraverCauseTakesOver(t *testing.T) {
 // The calls before an outage may meet something else than what keeps it up: a
 // connection that breaks, and then an address that is not the provider's.
 func TestAProbeRestatesTheCause(t *testing.T) {
+	t.Parallel()
 	misfit := Verdict{Kind: Bad, Reason: "redirected", Detail: "to elsewhere", Misfit: true}
 	away := Verdict{Kind: Bad, Reason: "refused", Detail: "to here"}
 	w := newWorld(t)
@@ -461,6 +474,7 @@ func TestAProbeRestatesTheCause(t *testing.T) {
 }
 
 func TestProbeThatSaysNothingIsRepeated(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	w.trip(b)
@@ -474,6 +488,7 @@ func TestProbeThatSaysNothingIsRepeated(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	ctx := t.Context()
@@ -516,6 +531,7 @@ func TestAudit(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	reg := prometheus.NewPedanticRegistry()
 	c := w.config(w.rdb)
@@ -552,6 +568,7 @@ sluice_pool_paused{by="operator",pool="gpt"} 1
 }
 
 func TestNewNamesEveryFault(t *testing.T) {
+	t.Parallel()
 	_, err := New(Config{Pool: "a{b}", Rules: Rules{Window: time.Millisecond, MinCalls: -1, FailureRatio: 2, ProbeInterval: -1}})
 	if err == nil {
 		t.Fatal("no error")
@@ -564,6 +581,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 }
 
 func TestUnknownKindIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if err := w.breaker().Record(t.Context(), Verdict{Kind: "worse"}); err == nil {
 		t.Error("no error")
@@ -573,6 +591,7 @@ func TestUnknownKindIsRefused(t *testing.T) {
 // An operator's word whose answer was lost is sent again under its name. It does not
 // undo what another operator has done meanwhile.
 func TestAWordThatIsSentTwiceIsOneWord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	ctx := t.Context()

@@ -8,6 +8,7 @@ import (
 // Each of these is two processes, of which one acts on what it read before the other moved.
 
 func TestStaleMarkIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := w.breaker(), w.breaker()
 	if err := a.Pause(t.Context(), "ada", ""); err != nil {
@@ -26,6 +27,7 @@ func TestStaleMarkIsRefused(t *testing.T) {
 }
 
 func TestNoProbeAfterAnOperatorsPause(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := w.breaker(), w.breaker()
 	w.trip(a)
@@ -43,6 +45,7 @@ func TestNoProbeAfterAnOperatorsPause(t *testing.T) {
 }
 
 func TestOwnPauseIsNotAdopted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := w.breaker(), w.breaker()
 	// Open, and nothing done about it yet.
@@ -64,6 +67,7 @@ func TestOwnPauseIsNotAdopted(t *testing.T) {
 }
 
 func TestPauseJustAfterAResumeIsLeftForAWhile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	if err := b.Pause(t.Context(), "ada", ""); err != nil {

@@ -43,6 +43,7 @@ func quick(c Config) Config {
 }
 
 func TestOneProberAmongFour(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var inFlight, most, made atomic.Int64
 	var healthy atomic.Bool
@@ -95,6 +96,7 @@ func TestOneProberAmongFour(t *testing.T) {
 }
 
 func TestCrashedProberIsReplaced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := w.breaker(), w.breaker()
 	w.trip(a)
@@ -127,6 +129,7 @@ func TestCrashedProberIsReplaced(t *testing.T) {
 }
 
 func TestProbeIsAbandonedAtShutdown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := quick(w.config(w.rdb))
 	c.Gate = nil
@@ -153,6 +156,7 @@ func TestProbeIsAbandonedAtShutdown(t *testing.T) {
 }
 
 func TestHangingProbeCountsAsBad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := quick(w.config(w.rdb))
 	c.Gate = nil
@@ -170,6 +174,7 @@ func TestHangingProbeCountsAsBad(t *testing.T) {
 }
 
 func TestSuccessesAreCountedTogether(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := new(commands)
 	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
@@ -232,6 +237,7 @@ func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func TestStateIsCached(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := new(commands)
 	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
@@ -266,6 +272,7 @@ func TestStateIsCached(t *testing.T) {
 }
 
 func TestRedisAway(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, redistest.Options{AOF: "always"})
 	// The client gives up at once, so that the test sees Redis come and go quickly.
 	opt := s.Client().Options()
@@ -306,6 +313,7 @@ func TestRedisAway(t *testing.T) {
 }
 
 func TestLossOfAllState(t *testing.T) {
+	t.Parallel()
 	t.Run("an operator's pause is put back", func(t *testing.T) {
 		w := newWorld(t)
 		a, b := w.breaker(), w.breaker()
@@ -373,6 +381,7 @@ func TestLossOfAllState(t *testing.T) {
 }
 
 func TestLossOfOurStateAlone(t *testing.T) {
+	t.Parallel()
 	lose := func(w *world, b *Breaker) {
 		if err := w.rdb.Del(t.Context(), b.key, b.auditKey).Err(); err != nil {
 			t.Fatal(err)
@@ -405,6 +414,7 @@ func TestLossOfOurStateAlone(t *testing.T) {
 }
 
 func TestPauseWithAnotherTool(t *testing.T) {
+	t.Parallel()
 	t.Run("while closed", func(t *testing.T) {
 		w := newWorld(t)
 		b := w.breaker()
@@ -467,6 +477,7 @@ func (q slow) Resume(ctx context.Context, pool string) error {
 }
 
 func TestLatePauseIsUndoneByItsMaker(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	other := w.breaker()
 	c := w.config(w.rdb)
@@ -486,6 +497,7 @@ func TestLatePauseIsUndoneByItsMaker(t *testing.T) {
 }
 
 func TestLateResumeDoesNotEndAnOperatorsPause(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	other := w.breaker()
 	if err := other.Pause(t.Context(), "ada", "maintenance"); err != nil {
@@ -507,6 +519,7 @@ func TestLateResumeDoesNotEndAnOperatorsPause(t *testing.T) {
 }
 
 func TestOperatorDuringSlowStart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.breaker()
 	w.trip(b)
@@ -526,6 +539,7 @@ func TestOperatorDuringSlowStart(t *testing.T) {
 }
 
 func TestHalfOpenLeavesAHoldOfTheProviderAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.config(w.rdb)
 	c.Probe = nil
@@ -554,6 +568,7 @@ func TestHalfOpenLeavesAHoldOfTheProviderAlone(t *testing.T) {
 }
 
 func TestQueueAndGateAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	away := errors.New("away")
 	c := w.config(w.rdb)
@@ -587,6 +602,7 @@ func (f *faulty) Pause(ctx context.Context, pool string) error {
 
 // The embedded default without a redis-server interprets the scripts itself.
 func TestOnTheInProcessRedis(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	rdb := redis.NewClient(&redis.Options{
 		Addr: m.Addr(), MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

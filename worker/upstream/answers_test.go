@@ -181,6 +181,7 @@ func (b *teller) Read(p []byte) (int, error) {
 // What providers and the servers before them were seen to send is taken for
 // what it is.
 func TestWhatProvidersSend(t *testing.T) {
+	t.Parallel()
 	all := rows(t)
 	seen := map[string]bool{}
 	for _, r := range all {

@@ -105,6 +105,7 @@ func prompt(text string) tasks.Request {
 func ask(text string) Ask { return Ask{Question: Read("m", prompt(text))} }
 
 func TestAStreamBecomesTheBodyOfTheOtherAPI(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name    string
 		start   int64
@@ -160,6 +161,7 @@ func TestAStreamBecomesTheBodyOfTheOtherAPI(t *testing.T) {
 }
 
 func TestHeadersOfAnAnswerAreRead(t *testing.T) {
+	t.Parallel()
 	c := newCaller(t, Anthropic, serveBytes(t, fixture(t, "anthropic/text.http"), false).url, nil)
 	a := c.Do(t.Context(), ask("hi"))
 	if !a.HeadersAt.Equal(c.now()) {
@@ -188,6 +190,7 @@ func TestHeadersOfAnAnswerAreRead(t *testing.T) {
 }
 
 func TestEveryRefusalHasItsOutcome(t *testing.T) {
+	t.Parallel()
 	yes, no := true, false
 	december := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	for _, tc := range []struct {
@@ -264,6 +267,7 @@ func TestEveryRefusalHasItsOutcome(t *testing.T) {
 }
 
 func TestABodyThatIsNoStreamIsKeptByteForByte(t *testing.T) {
+	t.Parallel()
 	raw := fixture(t, "anthropic/whole.http")
 	_, body, _ := bytes.Cut(raw, []byte("\r\n\r\n"))
 	said, start := "", int64(0)
@@ -286,6 +290,7 @@ func TestABodyThatIsNoStreamIsKeptByteForByte(t *testing.T) {
 
 // Some servers send a whole message inside a chunk; the call panicked at one.
 func TestAChunkMayHoldAWholeMessage(t *testing.T) {
+	t.Parallel()
 	const whole = `"message":{"role":"assistant","content":"hello","n":1.50}`
 	for name, events := range map[string][]string{
 		"alone":          {`{"choices":[{"index":0,` + whole + `,"finish_reason":"stop"}]}`},
@@ -306,6 +311,7 @@ func TestAChunkMayHoldAWholeMessage(t *testing.T) {
 }
 
 func TestAResultOverTheCapIsTooLarge(t *testing.T) {
+	t.Parallel()
 	want, err := os.ReadFile("testdata/anthropic/rich.json")
 	if err != nil {
 		t.Fatal(err)
@@ -335,6 +341,7 @@ func TestAResultOverTheCapIsTooLarge(t *testing.T) {
 }
 
 func TestWhatIsSent(t *testing.T) {
+	t.Parallel()
 	w := serveBytes(t, fixture(t, "anthropic/text.http"), false)
 	c := newCaller(t, Anthropic, w.url+"/v1/", func(cfg *Config) { cfg.UserAgent = "sluice/1" })
 	q := ask("hi")
@@ -373,6 +380,7 @@ func TestWhatIsSent(t *testing.T) {
 }
 
 func TestACallThatNeverArrivedIsNotBilled(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -394,6 +402,7 @@ func TestACallThatNeverArrivedIsNotBilled(t *testing.T) {
 }
 
 func TestAConnectionLostAfterSendingMayBeBilled(t *testing.T) {
+	t.Parallel()
 	for _, reset := range []bool{false, true} {
 		for name, raw := range map[string][]byte{
 			"before the status": nil,
@@ -431,6 +440,7 @@ func hanging(t *testing.T, early bool) (url string, arrived chan struct{}) {
 }
 
 func TestTheContextBoundsACall(t *testing.T) {
+	t.Parallel()
 	for _, early := range []bool{false, true} {
 		url, arrived := hanging(t, early)
 		c := newCaller(t, Anthropic, url, nil)
@@ -507,6 +517,7 @@ func TestACallThatHasNotLeftIsGivenUp(t *testing.T) {
 }
 
 func TestAnswersShareAConnection(t *testing.T) {
+	t.Parallel()
 	_, body, _ := bytes.Cut(fixture(t, "anthropic/text.http"), []byte("\r\n\r\n"))
 	addresses := map[string]bool{}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -529,6 +540,7 @@ func TestAnswersShareAConnection(t *testing.T) {
 }
 
 func TestHTTP2(t *testing.T) {
+	t.Parallel()
 	f, err := fake.New(fake.Config{MeanOutputTokens: 300, TimePerToken: 10 * time.Microsecond})
 	if err != nil {
 		t.Fatal(err)
@@ -558,6 +570,7 @@ func TestHTTP2(t *testing.T) {
 }
 
 func TestABrokenCallIsNeverSentAgain(t *testing.T) {
+	t.Parallel()
 	f, err := fake.New(fake.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -582,6 +595,7 @@ func TestABrokenCallIsNeverSentAgain(t *testing.T) {
 }
 
 func TestNothingThatCannotBeSentIsSent(t *testing.T) {
+	t.Parallel()
 	c := newCaller(t, Anthropic, "http://127.0.0.1:1", nil)
 	for name, r := range map[string]tasks.Request{
 		"no object":   {Kind: tasks.Raw, Body: []byte(`[1]`)},
@@ -600,6 +614,7 @@ func TestNothingThatCannotBeSentIsSent(t *testing.T) {
 }
 
 func TestNewNamesEveryFaultAndNoSecret(t *testing.T) {
+	t.Parallel()
 	_, err := New(Config{
 		Provider:       Provider{Name: "p", Dialect: "latin", BaseURL: "ftp://user:hunter2@host", APIKey: "hunter2\n"},
 		MaxResultBytes: -1,
@@ -618,6 +633,7 @@ func TestNewNamesEveryFaultAndNoSecret(t *testing.T) {
 }
 
 func TestBaseURLs(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		d          Dialect
 		base, want string
@@ -638,6 +654,7 @@ func TestBaseURLs(t *testing.T) {
 }
 
 func TestInputCutShortIsClosed(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		`{"a": 1.50}`:                    `{"a": 1.50}`,
 		`{"a":1,"b":[1,{"c":"x"`:         `{"a":1,"b":[1,{"c":"x"}]}`,

@@ -14,6 +14,7 @@ import (
 // Whatever stands at the address in the provider's place, or between it and here,
 // is named: to the job's owner without a host, to the operator with it.
 func TestTheCauseIsNamed(t *testing.T) {
+	t.Parallel()
 	page := func(status int, header, body string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			name, value, _ := strings.Cut(header, ": ")

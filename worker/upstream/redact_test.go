@@ -9,6 +9,7 @@ import (
 )
 
 func TestMessagesShowNoKey(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"key the-secret-key refused":  "key [key] refused",
 		"sk-ant-api03-abc_DEF-1 bad":  "[key] bad",
@@ -30,6 +31,7 @@ func TestMessagesShowNoKey(t *testing.T) {
 // ids, headers, the name of a page, the target of a redirect. Nothing of an answer
 // but the model's own text is stored, logged or shown with it.
 func TestOurKeyInAnythingThatAProviderSaysIsNotShown(t *testing.T) {
+	t.Parallel()
 	encoded := base64.StdEncoding.EncodeToString([]byte(testKey))
 	for _, key := range []string{testKey, encoded, strings.TrimRight(encoded, "="), "Bearer " + testKey} {
 		q, _ := json.Marshal(key)

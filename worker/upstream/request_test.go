@@ -23,6 +23,7 @@ func sent(d Dialect, model string, r tasks.Request) ([]byte, error) {
 }
 
 func TestARawBodyKeepsEveryByte(t *testing.T) {
+	t.Parallel()
 	const odd = "{ \"model\" : \"m\",\n\t\"n\": 12345678901234567890, \"f\":1e400,\"g\":1.50, \"h\":\"<b>&\\u00e9\\ud800\", \"dup\":1,\"dup\":2, \"nested\":{\"stream\":false} %s}"
 	with := func(s string) string { return strings.Replace(odd, "%s", s, 1) }
 	for _, tc := range []struct {
@@ -59,6 +60,7 @@ func TestARawBodyKeepsEveryByte(t *testing.T) {
 
 // Anthropic refuses a body without max_tokens; the job has one, by default 1024.
 func TestARawAnthropicBodyGetsTheJobsMaxTokens(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name     string
 		d        Dialect
@@ -79,6 +81,7 @@ func TestARawAnthropicBodyGetsTheJobsMaxTokens(t *testing.T) {
 }
 
 func TestMessagesInBothDialects(t *testing.T) {
+	t.Parallel()
 	r := tasks.Request{Kind: tasks.Messages, MaxTokens: 5,
 		Body: []byte(`{"messages": [ {"role":"user","content":"a\u00e9"} ],"system":"be <brief>"}`)}
 	for d, want := range map[Dialect]string{
@@ -98,6 +101,7 @@ func TestMessagesInBothDialects(t *testing.T) {
 
 // Some servers send an empty list of tool calls with every later chunk.
 func TestAnEmptyListOfToolCallsUndoesNothing(t *testing.T) {
+	t.Parallel()
 	o := new(object)
 	for _, delta := range []string{
 		`{"content":null,"tool_calls":[]}`,
@@ -309,6 +313,7 @@ func FuzzHeaders(f *testing.F) {
 }
 
 func TestWaits(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, value string
 		want        time.Duration
@@ -348,6 +353,7 @@ func TestWaits(t *testing.T) {
 
 // Groq states requests a day under the names that OpenAI uses for a minute.
 func TestALimitADayIsNotTakenForAMinute(t *testing.T) {
+	t.Parallel()
 	h := http.Header{}
 	for k, v := range map[string]string{
 		"x-ratelimit-limit-requests": "14400", "x-ratelimit-remaining-requests": "14370", "x-ratelimit-reset-requests": "2m59.56s",
@@ -368,6 +374,7 @@ func readFixture(d Dialect, name string) ([]byte, error) {
 }
 
 func TestClass(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		d     Dialect
 		model string
@@ -402,6 +409,7 @@ func TestClass(t *testing.T) {
 }
 
 func TestRepeatable(t *testing.T) {
+	t.Parallel()
 	for body, want := range map[string]bool{
 		`{"model":"m","temperature":0}`:             true,
 		`{"temperature":0.0,"messages":[]}`:         true,

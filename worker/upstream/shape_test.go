@@ -69,6 +69,7 @@ func check(t *testing.T, a Answer, want tasks.Outcome, says string, usage *tasks
 
 // What gateways say in place of an answer, with status 200.
 func TestAnErrorWithStatus200IsNoSuccess(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		body string
 		want tasks.Outcome
@@ -119,6 +120,7 @@ func TestAnErrorWithStatus200IsNoSuccess(t *testing.T) {
 }
 
 func TestOnlyTheDialectsShapeSucceeds(t *testing.T) {
+	t.Parallel()
 	const no = "the provider answered 200 with "
 	const ok = tasks.Succeeded
 	hollow, cut := tasks.ServerError, tasks.CutOff
@@ -230,6 +232,7 @@ func TestOnlyTheDialectsShapeSucceeds(t *testing.T) {
 
 // What only a stream can do.
 func TestAStreamThatIsNoAnswerIsNoSuccess(t *testing.T) {
+	t.Parallel()
 	data := func(events ...string) string { return "data: " + strings.Join(events, "\n\ndata: ") + "\n\n" }
 	const (
 		begun = `{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","content":[],"stop_reason":null,"usage":{"input_tokens":7,"output_tokens":1}}}`
@@ -344,6 +347,7 @@ func answersByDialect() map[Dialect]string {
 // Whatever one member of an answer is replaced by, or when it is missing: what
 // succeeds has the shape, and what has it succeeds.
 func TestAnAnswerWithOneMemberChangedSucceedsOnlyInShape(t *testing.T) {
+	t.Parallel()
 	values := []string{"", "null", "0", "7", "true", "false", `""`, `"x"`, `"error"`, `"message"`, `"abort"`, `[]`, `[null]`, `[{}]`, `{}`,
 		`{"message":"gone"}`, `{"role":"assistant"}`, `[{"message":{}}]`, `[{"message":{"content":"x"},"finish_reason":null}]`}
 	for d, answer := range answersByDialect() {

@@ -15,6 +15,7 @@ import (
 )
 
 func TestAMemberThatAProviderRefusesIsTakenOutAndNothingElse(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct{ in, want string }{
 		{`{"model":"m"}`, `{"model":"m"}`},
 		{`{"stream":true}`, `{}`},
@@ -44,6 +45,7 @@ func TestAMemberThatAProviderRefusesIsTakenOutAndNothingElse(t *testing.T) {
 // The limit beside a request is written in the provider's own name for it, and a
 // body that has one is left alone.
 func TestTheLimitBesideARequestReachesTheProvider(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		p    Provider
 		in   string
@@ -105,6 +107,7 @@ func strict(t *testing.T, refused ...string) (url string, roots *x509.CertPool) 
 
 // Groq, Databricks, Azure, Mistral and older vLLM each refuse one of these.
 func TestAServerThatRefusesAMemberCanBeUsed(t *testing.T) {
+	t.Parallel()
 	for _, refuses := range [][]string{
 		{"max_completion_tokens"}, {"max_completion_tokens", "stream_options"}, {"max_completion_tokens", "stream_options", "stream"},
 	} {
