@@ -42,6 +42,30 @@ func (e *UnknownError) Error() string { return ErrUnknown.Error() + ": " + e.Err
 // was done.
 func (*UnknownError) Is(target error) bool { return target == ErrUnknown }
 
+// BodiesError is an error of the store of large bodies, beside Redis: an
+// ErrUnavailable, or ErrFull where it has no room. It holds nothing of a body.
+type BodiesError struct {
+	Missing bool // the body is not there, or is not what was put; else the store did not answer
+	Full    bool
+	Err     error
+}
+
+// Error says what is wrong and, of a body that is missing, what may have happened.
+func (e *BodiesError) Error() string {
+	if e.Missing {
+		return "the store of bodies does not have the body; if bodies.url was changed, copy there what lies at the old one: " + e.Err.Error()
+	}
+	return "the store of bodies cannot be used: " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *BodiesError) Unwrap() error { return e.Err }
+
+// Is reports which of the store's errors it is.
+func (e *BodiesError) Is(target error) bool {
+	return target == ErrFull && e.Full || target == ErrUnavailable && !e.Full
+}
+
 // Void reports whether the record itself refuses the caller: the job is final,
 // another worker's, or gone. Only this is a reason to drop an ending; an unknown
 // error is not.

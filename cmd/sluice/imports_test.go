@@ -16,6 +16,7 @@ import (
 // includes what is under it.
 var mayImport = map[string][]string{
 	"/tasks":                {},
+	"/tasks/bodies":         {"/tasks", "github.com/minio/minio-go/v7/..."},
 	"/tasks/dispatch":       {"/tasks", "/tasks/store", "/tasks/queue", "/tasks/gather"},
 	"/tasks/estimate":       {"/tasks", jsonLib},
 	"/tasks/gather":         {},

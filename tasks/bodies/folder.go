@@ -1,0 +1,196 @@
+package bodies
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+	"time"
+)
+
+// folder is a backend of files, for this user alone. A file is written under another
+// name, synced, renamed, and its folder synced: after that it survives a loss of power.
+// Several processes may share it.
+type folder struct {
+	dir  string
+	root *os.Root // nothing outside of it is reached, whatever a name says
+	// synced are the folders that this process has seen on the disk, with all above them.
+	synced sync.Map
+}
+
+// unfinished is the folder of files that are being written.
+const unfinished = "unfinished"
+
+func openFolder(dir string) (*folder, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	f := &folder{dir: dir, root: root}
+	if err := errors.Join(syncDir(path.Dir(dir)), f.ensure(unfinished)); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return f, nil
+}
+
+func (f *folder) close() { _ = f.root.Close() }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (f *folder) sync(dir string) error {
+	d, err := f.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// ensure makes a folder and has it on the disk, as well as those above it: another
+// process may have made it and not have come so far.
+func (f *folder) ensure(dir string) error {
+	if _, ok := f.synced.Load(dir); ok || dir == "." {
+		return nil
+	}
+	above := path.Dir(dir)
+	if err := f.ensure(above); err != nil {
+		return err
+	}
+	if err := f.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := f.sync(above); err != nil {
+		return err
+	}
+	f.synced.Store(dir, true)
+	return nil
+}
+
+// forget has ensure look again.
+func (f *folder) forget(dir string) {
+	for ; dir != "."; dir = path.Dir(dir) {
+		f.synced.Delete(dir)
+	}
+}
+
+func (f *folder) put(ctx context.Context, name string, size int64, body io.ReadSeeker) error {
+	temporary := unfinished + "/" + rand.Text()
+	if err := f.write(ctx, temporary, size, body); err != nil {
+		_ = f.root.Remove(temporary)
+		return err
+	}
+	dir := path.Dir(name)
+	for try := 0; ; try++ {
+		err := f.ensure(dir)
+		if err == nil {
+			err = f.root.Rename(temporary, name)
+		}
+		if err == nil {
+			return f.sync(dir)
+		}
+		if try == 3 || !errors.Is(err, fs.ErrNotExist) {
+			_ = f.root.Remove(temporary)
+			return err
+		}
+		f.forget(dir) // a sweep has found it empty, and removed it
+	}
+}
+
+func (f *folder) write(ctx context.Context, name string, size int64, body io.Reader) error {
+	if err := f.ensure(unfinished); err != nil {
+		return err
+	}
+	file, err := f.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		f.forget(unfinished)
+		if err = f.ensure(unfinished); err == nil {
+			file, err = f.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(file, body)
+	switch {
+	case err != nil:
+	case n != size:
+		err = fmt.Errorf("%d bytes in place of %d", n, size)
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	default:
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+func (f *folder) open(_ context.Context, name string) (io.ReadCloser, error) {
+	return f.root.Open(name)
+}
+
+func (f *folder) remove(_ context.Context, list []string) error {
+	var errs []error
+	for _, name := range list {
+		if err := f.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// emptyAfter is how long a folder has had no change before it goes when it is empty.
+const emptyAfter = 24 * time.Hour
+
+func (f *folder) list(ctx context.Context, visit func(name string, changed time.Time) error) error {
+	var walk func(dir string) error
+	walk = func(dir string) error {
+		d, err := f.root.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		for {
+			entries, err := d.ReadDir(500)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				info, err := e.Info()
+				if err != nil {
+					continue // it has gone
+				}
+				name := path.Join(dir, e.Name())
+				switch {
+				case e.Type().IsRegular():
+					err = visit(name, info.ModTime())
+				case e.IsDir():
+					if err = walk(name); err == nil && name != unfinished && time.Since(info.ModTime()) > emptyAfter {
+						_ = f.root.Remove(name) // fails unless it is empty
+					}
+				}
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+		}
+	}
+	return walk(".")
+}
