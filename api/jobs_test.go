@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -99,7 +100,7 @@ func TestAMemberThatIsNullIsNotGiven(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				j.ID, j.CreatedAt = "", time.Time{}
+				j.ID, j.CreatedAt, j.Bytes = "", time.Time{}, 0
 				return j
 			}
 			left, null := job("{"+row.given+"}"), job("{"+row.nulls+","+row.given+","+unset+"}")
@@ -586,6 +587,32 @@ func TestQuota(t *testing.T) {
 	if len(s.world.batches) != 0 || len(s.world.staged) != 0 {
 		t.Errorf("a refused batch left something: %v %v", s.world.batches, s.world.staged)
 	}
+
+	// Bodies count as they came, decompressed.
+	s = serve(t)
+	long := `{"model":"claude-x","prompt":"` + strings.Repeat("x", 100) + `"}`
+	s.world.limits.QueuedBytes = int64(len(long) + len(hello))
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, _ = z.Write([]byte(long))
+	_ = z.Close()
+	id := s.call("POST", "/v1/jobs", writer, zipped.Bytes(), "Content-Encoding", "gzip").want(t, 202).str(t, "id")
+	for _, refused := range []reply{
+		s.call("POST", "/v1/jobs", writer, long),
+		s.call("POST", "/v1/batches", writer, hello+"\n"+hello, "Content-Type", "application/x-ndjson"),
+	} {
+		if refused.want(t, 429, "quota_exceeded"); refused.Header.Get("Retry-After") != "3" || !strings.HasPrefix(refused.Header.Get("RateLimit-Policy"), `"queued_bytes";q=`) {
+			t.Errorf("refused with %v", refused.Header)
+		}
+	}
+	s.submit()
+	s.call("POST", "/v1/jobs", writer, hello).want(t, 429, "quota_exceeded")
+	s.call("POST", "/v1/jobs/"+id+"/cancel", writer, nil).want(t, 200)
+	s.submit()
+	s.call("POST", "/v1/jobs/"+id+"/retry", writer, nil).want(t, 429, "quota_exceeded")
+	if len(s.world.batches) != 0 || len(s.world.staged) != 0 {
+		t.Errorf("a refused batch left something: %v %v", s.world.batches, s.world.staged)
+	}
 }
 
 // A request that no wait makes fit was told that its quota is used up, and to come
@@ -635,6 +662,9 @@ func TestWhatCanNeverFitIsNotCalledUsedUp(t *testing.T) {
 	first := s.call("POST", "/v1/jobs", writer, asking(400_000)).want(t, 202).str(t, "id")
 	s.call("POST", "/v1/jobs", writer, asking(400_000)).want(t, 429, "quota_exceeded")
 	s.call("POST", "/v1/jobs/"+first+"/cancel", writer, nil).want(t, 200)
+	s.world.limits.TokensPerDay, s.world.limits.QueuedBytes = 0, 100
+	refused("a body", s.call("POST", "/v1/jobs", writer, `{"model":"claude-x","prompt":"`+strings.Repeat("x", 100)+`"}`), "132 bytes", "queued_bytes is 100")
+	refused("the bytes of a batch", s.call("POST", "/v1/batches", writer, hello+"\n"+hello+"\n"+hello, nd...), "more than 100 bytes", "queued_bytes")
 	s.world.limits.TokensPerDay = 300_000
 	refused("a retry", s.call("POST", "/v1/jobs/"+first+"/retry", writer, nil), "400004 tokens", "tokens_per_day is 300000")
 }

@@ -109,7 +109,7 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 			return a, nil
 		}
 	}
-	if err := w.take(s.Job.Tenant, 1, s.Job.Reserved, s.Limits); err != nil {
+	if err := w.take(s.Job.Tenant, 1, s.Job.Reserved, s.Job.Bytes, s.Limits); err != nil {
 		return tasks.Accepted{}, fmt.Errorf("submit: %w", err)
 	}
 	w.put(s.Job)
@@ -120,11 +120,15 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 }
 
 // take holds a tenant's limits.
-func (w *world) take(tenant string, jobs, tokens int64, l tasks.Limits) error {
+func (w *world) take(tenant string, jobs, tokens, bytes int64, l tasks.Limits) error {
 	for _, j := range w.jobs {
 		if j.Tenant == tenant && !j.Status.Final() {
 			jobs++
+			bytes += j.Bytes
 		}
+	}
+	if l.QueuedBytes > 0 && bytes > l.QueuedBytes {
+		return &tasks.QuotaError{Quota: quota.QueuedBytes, Limit: l.QueuedBytes, RetryAfter: 3 * time.Second}
 	}
 	if l.QueuedJobs > 0 && jobs > l.QueuedJobs {
 		return &tasks.QuotaError{Quota: quota.QueuedJobs, Limit: l.QueuedJobs, RetryAfter: 3 * time.Second}
@@ -297,7 +301,7 @@ func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tas
 	if _, err := next(j.Status, tasks.MoveRequeue); err != nil {
 		return tasks.Job{}, err
 	}
-	if err := w.take(tenant, 1, j.Request.Tokens(), l); err != nil {
+	if err := w.take(tenant, 1, j.Request.Tokens(), j.Bytes, l); err != nil {
 		return tasks.Job{}, err
 	}
 	if err := w.move(j, tasks.MoveRequeue, func(j *tasks.Job) {
@@ -349,7 +353,7 @@ func (w *world) OpenBatch(_ context.Context, id, tenant, key string) (tasks.Batc
 	return *b, nil, nil
 }
 
-func (w *world) StageBatch(_ context.Context, id string, jobs []tasks.Job) error {
+func (w *world) StageBatch(_ context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(jobs) > 200 {
@@ -358,7 +362,14 @@ func (w *world) StageBatch(_ context.Context, id string, jobs []tasks.Job) error
 	if w.fail != nil {
 		return w.fail
 	}
-	w.staged[id] = append(w.staged[id], jobs...)
+	staged, bytes := append(w.staged[id], jobs...), int64(0)
+	for i := range staged {
+		bytes += staged[i].Bytes
+	}
+	if err := w.take(w.batches[id].Tenant, 0, 0, bytes, tasks.Limits{QueuedBytes: l.QueuedBytes}); err != nil {
+		return err
+	}
+	w.staged[id] = staged
 	return nil
 }
 
@@ -372,7 +383,7 @@ func (w *world) CommitBatch(_ context.Context, id string, c tasks.BatchCommit) (
 	for _, j := range w.staged[id] {
 		tokens += j.Reserved
 	}
-	if err := w.take(w.batches[id].Tenant, int64(len(w.staged[id])), tokens, c.Limits); err != nil {
+	if err := w.take(w.batches[id].Tenant, int64(len(w.staged[id])), tokens, 0, c.Limits); err != nil {
 		return tasks.Batch{}, err
 	}
 	for _, j := range w.staged[id] {
@@ -725,7 +736,7 @@ func (w *world) Resume(_ context.Context, pool, _ string) error {
 func (w *world) Admit(_ context.Context, _ string, submits int64) (quota.Grant, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := quota.Grant{Limits: tasks.Limits{QueuedJobs: w.limits.QueuedJobs, TokensPerDay: w.limits.TokensPerDay}}
+	g := quota.Grant{Limits: tasks.Limits{QueuedJobs: w.limits.QueuedJobs, QueuedBytes: w.limits.QueuedBytes, TokensPerDay: w.limits.TokensPerDay}}
 	if most := w.limits.SubmitsPerMinute; most > 0 {
 		if w.admitted+submits > most {
 			return g, &tasks.QuotaError{Quota: quota.SubmitsPerMinute, Limit: most, Window: time.Minute, RetryAfter: 11500 * time.Millisecond}

@@ -46,6 +46,7 @@ type Job struct {
 	ExpiresAt  time.Time // when the record is deleted
 
 	Request    Request
+	Bytes      int64 // of its body as its caller sent it, decompressed; 0: not known
 	Reserved   int64 // tokens of its tenant's day that are set aside for it until it is final; 0: its tenant has no such limit
 	Metadata   map[string]string
 	WebhookURL string

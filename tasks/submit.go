@@ -20,6 +20,7 @@ type Submission struct {
 // them it is refused with a QuotaError and nothing is changed.
 type Limits struct {
 	QueuedJobs   int64 // waiting at once
+	QueuedBytes  int64 // of the bodies (Job.Bytes) of jobs that have not ended, and of batches on their way in
 	TokensPerDay int64 // used and set aside (Job.Reserved), from midnight to midnight UTC
 }
 

@@ -286,7 +286,7 @@ func TestEndpointsTakeTheirEvents(t *testing.T) {
 		{ID: store.NewID("job"), Tenant: "acme", Pool: claude, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
 		{ID: store.NewID("job"), Tenant: "acme", Pool: claude, Model: "m", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`)}},
 	}
-	if err := d.StageBatch(t.Context(), b.ID, lines); err != nil {
+	if err := d.StageBatch(t.Context(), b.ID, lines, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{}); err != nil {

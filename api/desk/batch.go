@@ -154,6 +154,7 @@ type intake struct {
 	staging bool // false: only compare, keep nothing
 
 	reserved int64 // tokens of all jobs so far
+	weight   int64 // bytes of them
 
 	chunk  []tasks.Job
 	bytes  int             // of the chunk, about
@@ -226,6 +227,9 @@ func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
 	if most := in.limits.QueuedJobs; most > 0 && int64(len(in.lines.seen)) > most {
 		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d jobs, which is all that the quota queued_jobs lets wait: send it in parts.", most)
 	}
+	if in.weight += job.Bytes; in.limits.QueuedBytes > 0 && in.weight > in.limits.QueuedBytes {
+		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d bytes, which is all that the quota queued_bytes lets wait: send it in parts.", in.limits.QueuedBytes)
+	}
 	in.reserved += reserve(&job.Request, in.limits)
 	if most := in.limits.TokensPerDay; most > 0 && in.reserved > most {
 		return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota tokens_per_day is %d: send less of it a day.", in.reserved, most)
@@ -242,7 +246,7 @@ func (in *intake) stage(ctx context.Context) error {
 	chunk, laid := in.chunk, make(chan error, 1)
 	in.laying, in.bytes = in.bytes, 0
 	in.chunk, in.laid = make([]tasks.Job, 0, stageJobs), laid
-	go func() { laid <- in.desk.c.Batches.StageBatch(ctx, in.batch, chunk) }()
+	go func() { laid <- in.desk.c.Batches.StageBatch(ctx, in.batch, chunk, in.limits) }()
 	return nil
 }
 

@@ -56,7 +56,8 @@ type Opener interface {
 
 // Stager fills an open batch, in chunks, and commits it.
 type Stager interface {
-	StageBatch(ctx context.Context, id string, jobs []tasks.Job) error
+	// StageBatch is a *tasks.QuotaError past the bytes that the tenant may have.
+	StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error
 	CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error)
 }
 

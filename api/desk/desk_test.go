@@ -61,7 +61,7 @@ func (s *store) OpenBatch(context.Context, string, string, string) (tasks.Batch,
 
 func (s *store) AbortBatch(context.Context, string) error { return nil }
 
-func (s *store) StageBatch(context.Context, string, []tasks.Job) error { return nil }
+func (s *store) StageBatch(context.Context, string, []tasks.Job, tasks.Limits) error { return nil }
 
 func (s *store) CommitBatch(context.Context, string, tasks.BatchCommit) (tasks.Batch, error) {
 	if s.fails == nil {

@@ -242,6 +242,9 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 		return fault.Fail(fault.ImpossibleSize, `The job may take %d tokens, %d of them input, and the quota tokens_per_day is %d: give a smaller "max_tokens", or less at once.`,
 			r.Tokens(), r.InputTokens, most)
 	}
+	if most := l.QueuedBytes; most > 0 && job.Bytes > most {
+		return fault.Fail(fault.ImpossibleSize, "The job has %d bytes, and the quota queued_bytes is %d: send less at once.", job.Bytes, most)
+	}
 	if most := d.c.Pools.InputLimit(ctx, job.Pool); most > 0 && int64(r.InputTokens) > 2*most {
 		return fault.Fail(fault.ImpossibleSize, "The request has about %d input tokens, and its pool takes %d a minute: send it in parts.", r.InputTokens, most)
 	}

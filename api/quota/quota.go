@@ -6,7 +6,7 @@
 // is refused only when one more would be too many, within 10 ms, and that one alone
 // that comes again when it was told to is admitted. A refusal takes nothing. The
 // package never reads a job, never names a tenant in an error, and does not count
-// waiting jobs and model tokens: those limits are only passed on, because the store
+// waiting jobs, their bytes and model tokens: those limits are only passed on, because the store
 // holds them in the move that queues a job.
 package quota
 
@@ -33,6 +33,7 @@ const (
 	SubmitsPerMinute = "submits_per_minute"
 	ResendsPerMinute = "resends_per_minute"
 	QueuedJobs       = "queued_jobs"
+	QueuedBytes      = "queued_bytes"
 	TokensPerDay     = "tokens_per_day"
 )
 
@@ -44,6 +45,7 @@ type Limits struct {
 	SubmitsPerMinute int64 // requests that submit, in any 60 s; a batch counts as one; as many may come at once
 	ResendsPerMinute int64 // tests of endpoints and redeliveries, each delivery of a range counts; in any 60 s
 	QueuedJobs       int64 // jobs waiting at once; held by the store
+	QueuedBytes      int64 // of bodies as they came, of jobs that have not ended and of batches on their way in; held by the store
 	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC; held by the store
 }
 
@@ -142,7 +144,7 @@ func (a account) limit(l Limits) int64 {
 // tasks.ErrUnavailable or ErrFull when Redis does not answer.
 func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error) {
 	limits := q.limits(tenant)
-	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, TokensPerDay: limits.TokensPerDay}}
+	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, QueuedBytes: limits.QueuedBytes, TokensPerDay: limits.TokensPerDay}}
 	if limits.SubmitsPerMinute <= 0 {
 		return grant, nil
 	}

@@ -57,7 +57,7 @@ func decodeLine(raw []byte, model string, now time.Time) (job tasks.Job, err err
 	if err := l.settle(&job, raw, model); err != nil {
 		return tasks.Job{}, told(err)
 	}
-	job.CustomID = l.customID
+	job.CustomID, job.Bytes = l.customID, int64(len(raw))
 	return job, complete(&job, now)
 }
 

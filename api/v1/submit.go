@@ -76,6 +76,7 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
 	if err != nil {
 		return tasks.Job{}, told(err)
 	}
+	job.Bytes = int64(len(body))
 	return job, nil
 }
 

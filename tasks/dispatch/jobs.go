@@ -106,14 +106,14 @@ func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Cre
 }
 
 // StageBatch writes lines of a batch.
-func (j *Jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job) error {
+func (j *Jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job, l tasks.Limits) error {
 	if err := j.shut(); err != nil {
 		return err
 	}
 	for i := range lines {
 		j.placer.Adopt(&lines[i])
 	}
-	return j.Store.StageBatch(ctx, id, lines)
+	return j.Store.StageBatch(ctx, id, lines, l)
 }
 
 func (j *Jobs) hand(ctx context.Context, list []tasks.Ticket) {

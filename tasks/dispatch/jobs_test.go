@@ -124,7 +124,7 @@ func TestCancelingIsInTheLog(t *testing.T) {
 	for i := range lines {
 		lines[i].ID, lines[i].Batch, lines[i].Line = store.NewID("job"), b.ID, i+1
 	}
-	if err := s.StageBatch(ctx, b.ID, lines); err != nil {
+	if err := s.StageBatch(ctx, b.ID, lines, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -13,15 +14,16 @@ import (
 
 var (
 	batchOpenScript   = script("batch_open", "fits", "backlog")
-	batchStageScript  = script("batch_stage", "fits")
+	batchStageScript  = script("batch_stage", "fits", "account")
 	batchCommitScript = script("batch_commit", "fits", "account")
 	batchUnfoldScript = move("batch_unfold")
-	batchAbortScript  = script("batch_abort", "fits")
+	batchAbortScript  = script("batch_abort", "fits", "account")
 )
 
 // OpenBatch begins a batch of that id. Where the id or the Idempotency-Key was used
 // before it returns what is known of the first batch and no new one; ErrKeyBusy means
-// that the first is still being written; a writer that has been silent for 15 s
+// that the first is still being written, and a QuotaError that its tenant has as many
+// of them as it may; a writer that has been silent for 15 s
 // may lose its key or its id to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	b := tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress}
@@ -29,7 +31,7 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 	err := operate(ctx, id, func(ctx context.Context, op string) (err error) {
 		reply, err = s.run(ctx, batchOpenScript, args{
 			"op": op, "batch": id, "tenant": tenant, "key": key, "weight": s.weight(tenant),
-			"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(),
+			"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(), "most": stagedMost,
 		}).Slice()
 		return err
 	})
@@ -41,6 +43,8 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 		return b, nil, tasks.ErrKeyBusy
 	case "taken":
 		return b, nil, tasks.ErrIDTaken
+	case "many":
+		return b, nil, &tasks.QuotaError{Quota: "open_batches", Limit: stagedMost, RetryAfter: 10 * time.Second}
 	case "stale":
 		if err := s.AbortBatch(ctx, id); err != nil {
 			return b, nil, err
@@ -64,10 +68,11 @@ func unseen(err error) error {
 }
 
 // StageBatch writes lines of an open batch. Nobody sees them before CommitBatch. After
-// an error some may be written, and the batch is to be aborted.
-func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) error {
+// an error some may be written, and the batch is to be aborted; of the tenant's limits
+// only the bytes count before it is committed, and past them it is a QuotaError.
+func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	for some := range slices.Chunk(jobs, unfoldLines) {
-		if err := s.stage(ctx, id, some); err != nil {
+		if err := s.stage(ctx, id, some, l); err != nil {
 			return err
 		}
 	}
@@ -75,24 +80,24 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job) err
 }
 
 // stage writes as many lines as fit one script.
-func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job) error {
+func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	rows := make([]any, 0, 11*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved)
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved, counted(j, l))
 	}
-	var open int64
+	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
-		open, err = s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds()}, rows...).Int64()
+		reply, err = s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds(), "age": stagedFor.Milliseconds(), "widest": l.QueuedBytes}, rows...).Slice()
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("write batch %s: %w", id, unseen(err))
 	}
-	if open == 0 {
+	if str(reply[0]) == "gone" {
 		return fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
 	}
-	return nil
+	return refused(l, reply)
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold

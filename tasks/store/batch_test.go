@@ -24,7 +24,7 @@ func stage(t *testing.T, s *store.Store, n int) tasks.Batch {
 		j.Batch, j.Line = b.ID, i+1
 		jobs = append(jobs, j)
 	}
-	if err := s.StageBatch(t.Context(), b.ID, jobs); err != nil {
+	if err := s.StageBatch(t.Context(), b.ID, jobs, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -144,7 +144,7 @@ func TestABatchesKeySubmitsOnce(t *testing.T) {
 	}
 	j := job("acme")
 	j.Batch = b.ID
-	if err := s.StageBatch(ctx, b.ID, []tasks.Job{j}); err != nil {
+	if err := s.StageBatch(ctx, b.ID, []tasks.Job{j}, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "fp"}); err != nil {

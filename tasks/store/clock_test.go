@@ -48,7 +48,7 @@ func commit(t *testing.T, s *store.Store, lines []tasks.Job) {
 	t.Helper()
 	b, _, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
 	if err == nil {
-		err = s.StageBatch(t.Context(), b.ID, lines)
+		err = s.StageBatch(t.Context(), b.ID, lines, tasks.Limits{})
 	}
 	if err == nil {
 		_, err = s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{})

@@ -209,7 +209,7 @@ func commitAt(t *testing.T, s *store.Store, rdb *redis.Client, at time.Time) str
 	}
 	line := job("acme")
 	line.Batch, line.Line = b.ID, 1
-	if err := s.StageBatch(t.Context(), b.ID, []tasks.Job{line}); err != nil {
+	if err := s.StageBatch(t.Context(), b.ID, []tasks.Job{line}, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Lines: 1}); err != nil {

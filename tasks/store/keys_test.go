@@ -271,8 +271,8 @@ func (l *life) live() {
 
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {
 	l.Helper()
-	sub := tasks.Submission{Job: job("acme"), Limits: tasks.Limits{TokensPerDay: 1e6}}
-	sub.Job.Reserved = 20
+	sub := tasks.Submission{Job: job("acme"), Limits: tasks.Limits{TokensPerDay: 1e6, QueuedBytes: 1e6}}
+	sub.Job.Reserved, sub.Job.Bytes = 20, 30
 	if change != nil {
 		change(&sub)
 	}
@@ -402,7 +402,7 @@ func (l *life) batches() {
 		lines[i].Batch, lines[i].Line, lines[i].Pool, lines[i].Reserved = b.ID, i+1, "q", 1
 	}
 	lines[4].Deadline = time.Now().Add(-time.Second)
-	must(l.T, l.s.StageBatch(ctx, b.ID, lines))
+	must(l.T, l.s.StageBatch(ctx, b.ID, lines, tasks.Limits{}))
 	l.look()
 	_, err = l.s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "f", Limits: tasks.Limits{TokensPerDay: 1e6}})
 	must(l.T, err)

@@ -97,7 +97,7 @@ func TestNoListReadsBodies(t *testing.T) {
 		j.Batch, j.Line = b.ID, i+1
 		lines = append(lines, j)
 	}
-	if err := s.StageBatch(ctx, b.ID, lines); err != nil {
+	if err := s.StageBatch(ctx, b.ID, lines, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); err != nil {

@@ -144,7 +144,7 @@ func operations() []operation {
 			}
 			j := job("acme")
 			j.Batch, j.Line = b.ID, 1
-			if err := l.sure.StageBatch(l.Context(), b.ID, []tasks.Job{j}); err != nil {
+			if err := l.sure.StageBatch(l.Context(), b.ID, []tasks.Job{j}, tasks.Limits{}); err != nil {
 				l.Fatal(err)
 			}
 			ask := func(ctx context.Context) error {
@@ -373,7 +373,7 @@ func TestABatchWithAnIDIsOneBatch(t *testing.T) {
 	if err != nil || prior != nil || first.ID != id {
 		t.Fatalf("open: %+v, %+v, %v", first, prior, err)
 	}
-	must(t, s.StageBatch(ctx, id, lines(2)))
+	must(t, s.StageBatch(ctx, id, lines(2), tasks.Limits{}))
 	if _, _, err := s.OpenBatch(ctx, id, "acme", ""); !errors.Is(err, tasks.ErrKeyBusy) {
 		t.Errorf("while it is written: %v, want ErrKeyBusy", err)
 	}
@@ -382,12 +382,12 @@ func TestABatchWithAnIDIsOneBatch(t *testing.T) {
 	if _, prior, err := s.OpenBatch(ctx, id, "acme", ""); err != nil || prior != nil {
 		t.Fatalf("after its writer: %+v, %v; want it anew", prior, err)
 	}
-	must(t, s.StageBatch(ctx, id, lines(1)))
+	must(t, s.StageBatch(ctx, id, lines(1), tasks.Limits{}))
 	// The first one's commit comes late.
 	if _, err := s.CommitBatch(ctx, id, tasks.BatchCommit{Lines: 2}); !errors.Is(err, tasks.ErrNotFound) {
 		t.Errorf("a commit of other lines: %v", err)
 	}
-	must(t, s.StageBatch(ctx, id, lines(2)))
+	must(t, s.StageBatch(ctx, id, lines(2), tasks.Limits{}))
 	b, err := s.CommitBatch(ctx, id, tasks.BatchCommit{Lines: 3})
 	if err != nil || b.Counts.Total != 3 {
 		t.Fatalf("commit: %+v, %v", b, err)

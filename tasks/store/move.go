@@ -45,12 +45,13 @@ type Created struct {
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored,
 // unless it is ErrUnknown.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	rows := make([]any, 0, 18*len(subs))
+	rows := make([]any, 0, 20*len(subs))
 	for i := range subs {
 		j := &subs[i].Job
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
 			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
-			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named))
+			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
+			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes)
 	}
 	var reply []any
 	again := false
@@ -92,11 +93,22 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	return created, tickets(reply[1]), nil
 }
 
+// counted is how many bytes of a job's body are counted for its tenant; 0 where
+// nothing limits them.
+func counted(j *tasks.Job, l tasks.Limits) int64 {
+	if l.QueuedBytes <= 0 {
+		return 0
+	}
+	return j.Bytes
+}
+
 // refused is a script's refusal to queue work past a tenant's limits; nil: it has not refused.
 func refused(l tasks.Limits, reply []any) error {
 	switch str(reply[0]) {
 	case "full":
 		return &tasks.QuotaError{Quota: "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+	case "heavy":
+		return &tasks.QuotaError{Quota: "queued_bytes", Limit: l.QueuedBytes, Remaining: max(0, l.QueuedBytes-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "spent":
 		return &tasks.QuotaError{
 			Quota: "tokens_per_day", Limit: l.TokensPerDay, Remaining: num(reply[1]), Window: 24 * time.Hour,
@@ -282,7 +294,7 @@ func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limi
 	}
 	reply, err := s.run(ctx, requeueScript, args{
 		"op": op, "id": id, "tenant": tenant, "depth": s.depthOf(j.Pool), "shift": priorityShift(j.Priority),
-		"most": l.QueuedJobs, "tokens": reserved, "daily": l.TokensPerDay, "weight": s.weight(tenant),
+		"most": l.QueuedJobs, "tokens": reserved, "daily": l.TokensPerDay, "bytes": counted(&j, l), "widest": l.QueuedBytes, "weight": s.weight(tenant),
 	}).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)

@@ -27,6 +27,7 @@ type envelope struct {
 	Metadata  map[string]string `json:"md,omitempty"`
 	Webhook   string            `json:"w,omitempty"`
 	Fallback  []string          `json:"f,omitempty"`
+	Bytes     int64             `json:"z,omitempty"`
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -52,7 +53,7 @@ func pack(j *tasks.Job) string {
 		NotBefore: milli(j.NotBefore),
 		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback,
+		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes,
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
@@ -103,6 +104,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta,
 		},
+		Bytes:    e.Bytes,
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
 	}
 	tokens, _, _ := strings.Cut(h["q"], " ")

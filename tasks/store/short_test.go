@@ -96,7 +96,7 @@ func TestNoCallHoldsRedisLong(t *testing.T) {
 			jobs[i].Batch, jobs[i].Line, jobs[i].WebhookURL, jobs[i].Deadline = b.ID, i+1, fmt.Sprintf("https://host%d.example/hook", i), now.Add(time.Hour)
 			jobs[i].Reserved, jobs[i].Fallback = 20, []string{"other"}
 		}
-		if err := s.StageBatch(ctx, b.ID, jobs); err != nil {
+		if err := s.StageBatch(ctx, b.ID, jobs, tasks.Limits{}); err != nil {
 			t.Fatal(err)
 		}
 		check("writing a batch")

@@ -28,6 +28,8 @@ const (
 
 	answersKept  = 24 * time.Hour   // an Idempotency-Key's memory
 	staleAfter   = 10 * time.Minute // a batch whose writer has gone silent
+	stagedFor    = 65 * time.Minute // a batch is written: its body may take an hour
+	stagedMost   = 64               // batches of one tenant being written
 	silentAfter  = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
 	dayShift     = 24 * time.Hour   // how far a priority moves a job in its tenant's order
 	defaultDepth = 4                // of a pool that Config.Depth does not name

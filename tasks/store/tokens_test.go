@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -55,8 +58,9 @@ type ledger struct {
 	jobs    map[string]*entry
 	order   []string
 	batches []string
-	used    int64 // by what has ended, deleted jobs too
-	queued  int64 // as the store counts them
+	coming  map[string][]tasks.Job // batches that are being sent
+	used    int64                  // by what has ended, deleted jobs too
+	queued  int64                  // as the store counts them
 	did     string
 }
 
@@ -66,6 +70,7 @@ type entry struct {
 	fallback bool // a model is left that it may go to
 	estimate int64
 	reserved int64
+	bytes    int64
 	status   tasks.Status
 	batch    string
 }
@@ -73,6 +78,21 @@ type entry struct {
 func (l *ledger) reserved() (sum int64) {
 	for _, e := range l.jobs {
 		sum += e.reserved
+	}
+	return sum
+}
+
+// bytes are those of the bodies of what has not ended, and of batches on their way in.
+func (l *ledger) bytes() (sum int64) {
+	for _, e := range l.jobs {
+		if !e.status.Final() {
+			sum += e.bytes
+		}
+	}
+	for _, lines := range l.coming {
+		for _, j := range lines {
+			sum += j.Bytes
+		}
 	}
 	return sum
 }
@@ -99,14 +119,16 @@ func (l *ledger) pick(statuses ...tasks.Status) string {
 	return some[l.dice.IntN(len(some))]
 }
 
-// asked checks that work of so many jobs and tokens was taken in, or refused, as
+// asked checks that work of so many jobs, tokens and bytes was taken in, or refused, as
 // the limits say.
-func (l *ledger) asked(err error, jobs, tokens int64) (taken bool) {
+func (l *ledger) asked(err error, jobs, tokens, bytes int64) (taken bool) {
 	l.t.Helper()
 	want := ""
 	switch {
 	case l.queued+jobs > l.limits.QueuedJobs:
 		want = "queued_jobs"
+	case l.bytes()+bytes > l.limits.QueuedBytes:
+		want = "queued_bytes"
 	case l.used+l.reserved()+tokens > l.limits.TokensPerDay:
 		want = "tokens_per_day"
 	}
@@ -118,7 +140,8 @@ func (l *ledger) asked(err error, jobs, tokens int64) (taken bool) {
 		l.t.Fatalf("%s: %v", l.did, err)
 	}
 	if got != want {
-		l.t.Fatalf("%s: refused by %q, want %q: %d queued, %d used, %d set aside, %d asked", l.did, got, want, l.queued, l.used, l.reserved(), tokens)
+		l.t.Fatalf("%s: refused by %q, want %q: %d queued, %d bytes, %d used, %d set aside; %d tokens and %d bytes asked",
+			l.did, got, want, l.queued, l.bytes(), l.used, l.reserved(), tokens, bytes)
 	}
 	return err == nil
 }
@@ -135,6 +158,7 @@ func (l *ledger) final(id string, s tasks.Status, used int64) {
 
 func (l *ledger) submit() {
 	j := limited(10 + l.dice.IntN(90))
+	j.Bytes = 1 + l.dice.Int64N(60)
 	if l.dice.IntN(2) == 0 {
 		j.Fallback = []string{"other"}
 	}
@@ -143,7 +167,7 @@ func (l *ledger) submit() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if l.asked(made[0].Err, 1, j.Reserved) {
+	if l.asked(made[0].Err, 1, j.Reserved, j.Bytes) {
 		l.add(j, "")
 		l.hand(tickets)
 	}
@@ -151,43 +175,90 @@ func (l *ledger) submit() {
 
 func (l *ledger) add(j tasks.Job, batch string) {
 	l.jobs[j.ID] = &entry{
-		estimate: j.Request.Tokens(), reserved: j.Reserved, status: tasks.StatusQueued, batch: batch, pool: pool, fallback: len(j.Fallback) > 0,
+		estimate: j.Request.Tokens(), reserved: j.Reserved, bytes: j.Bytes, status: tasks.StatusQueued, batch: batch, pool: pool, fallback: len(j.Fallback) > 0,
 	}
 	l.order = append(l.order, j.ID)
 	l.queued++
 }
 
-func (l *ledger) batch() {
+// open begins a batch, and comes sends lines of one; its end is accept or abort.
+func (l *ledger) open() {
 	b, _, err := l.s.OpenBatch(l.t.Context(), store.NewID("batch"), "acme", "")
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	var lines []tasks.Job
-	sum := int64(0)
-	for i := range 1 + l.dice.IntN(3) {
-		j := limited(10 + l.dice.IntN(40))
-		j.Batch, j.Line = b.ID, i+1
-		lines = append(lines, j)
-		sum += j.Reserved
-		if err := l.s.StageBatch(l.t.Context(), b.ID, lines[i:]); err != nil {
-			l.t.Fatal(err)
-		}
+	l.coming[b.ID] = nil
+	l.comes()
+}
+
+// sent is a batch that is being sent, "" when there is none.
+func (l *ledger) sent() string {
+	some := slices.Sorted(maps.Keys(l.coming))
+	if len(some) == 0 {
+		return ""
 	}
-	l.did = fmt.Sprintf("batch %s of %d", b.ID, sum)
-	_, err = l.s.CommitBatch(l.t.Context(), b.ID, tasks.BatchCommit{Limits: l.limits})
-	if !l.asked(err, int64(len(lines)), sum) {
-		if err := l.s.AbortBatch(l.t.Context(), b.ID); err != nil {
-			l.t.Fatal(err)
-		}
+	return some[l.dice.IntN(len(some))]
+}
+
+func (l *ledger) comes() {
+	id := l.sent()
+	if id == "" {
 		return
 	}
-	for _, j := range lines {
-		l.add(j, b.ID)
+	var lines []tasks.Job
+	bytes := int64(0)
+	for range 1 + l.dice.IntN(3) {
+		j := limited(10 + l.dice.IntN(40))
+		j.Batch, j.Line, j.Bytes = id, len(l.coming[id])+len(lines)+1, l.dice.Int64N(60)
+		lines = append(lines, j)
+		bytes += j.Bytes
 	}
-	l.batches = append(l.batches, b.ID)
+	l.did = fmt.Sprintf("%d bytes of %s come", bytes, id)
+	if l.asked(l.s.StageBatch(l.t.Context(), id, lines, l.limits), math.MinInt32, math.MinInt32, bytes) {
+		l.coming[id] = append(l.coming[id], lines...)
+	} else {
+		l.abort(id)
+	}
+}
+
+func (l *ledger) abort(id string) {
+	if err := l.s.AbortBatch(l.t.Context(), id); err != nil {
+		l.t.Fatal(err)
+	}
+	delete(l.coming, id)
+}
+
+// broken is a batch whose sender goes away.
+func (l *ledger) broken() {
+	if id := l.sent(); id != "" {
+		l.did = "abort " + id
+		l.abort(id)
+	}
+}
+
+func (l *ledger) accept() {
+	id := l.sent()
+	if id == "" {
+		return
+	}
+	lines, sum := l.coming[id], int64(0)
+	for _, j := range lines {
+		sum += j.Reserved
+	}
+	l.did = fmt.Sprintf("batch %s of %d", id, sum)
+	_, err := l.s.CommitBatch(l.t.Context(), id, tasks.BatchCommit{Limits: l.limits})
+	if !l.asked(err, int64(len(lines)), sum, 0) {
+		l.abort(id)
+		return
+	}
+	delete(l.coming, id)
+	for _, j := range lines {
+		l.add(j, id)
+	}
+	l.batches = append(l.batches, id)
 	for left := int64(1); left > 0; {
 		var tickets []tasks.Ticket
-		if left, tickets, err = l.s.Unfold(l.t.Context(), b.ID); err != nil {
+		if left, tickets, err = l.s.Unfold(l.t.Context(), id); err != nil {
 			l.t.Fatal(err)
 		}
 		l.hand(tickets)
@@ -302,6 +373,9 @@ func (l *ledger) agree() {
 	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tq", "acme").Int64(); n != l.queued {
 		l.t.Fatalf("%s: %d jobs are counted as queued, want %d", l.did, n, l.queued)
 	}
+	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tb", "acme").Int64(); n != l.bytes() {
+		l.t.Fatalf("%s: %d bytes are counted, want %d", l.did, n, l.bytes())
+	}
 	jobs := map[string]tasks.Job{}
 	for f := (tasks.Filter{Tenant: "acme", Limit: 100}); ; {
 		page, err := l.s.Jobs(l.t.Context(), f)
@@ -359,7 +433,7 @@ func (l *ledger) retry() {
 	e := l.jobs[id]
 	l.did = fmt.Sprintf("retry %s of %d", id, e.estimate)
 	_, tickets, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits)
-	if l.asked(err, 1, e.estimate) {
+	if l.asked(err, 1, e.estimate, e.bytes) {
 		if e.pool == fallbackPool { // it begins again with its own model
 			e.pool, e.fallback = pool, true
 		}
@@ -463,11 +537,11 @@ func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
 			s := store.New(store.Config{Redis: lossy, ResultTTL: time.Hour, Depth: map[string]int{pool: 1000, fallbackPool: 1000}})
 			noMidnight(t, s)
 			l := &ledger{
-				t: t, s: s, rdb: rdb, dice: rand.New(rand.NewPCG(seed, 1)), jobs: map[string]*entry{},
-				limits: tasks.Limits{QueuedJobs: 7, TokensPerDay: 1500 + 500*int64(seed)},
+				t: t, s: s, rdb: rdb, dice: rand.New(rand.NewPCG(seed, 1)), jobs: map[string]*entry{}, coming: map[string][]tasks.Job{},
+				limits: tasks.Limits{QueuedJobs: 7, QueuedBytes: 150 + 25*int64(seed), TokensPerDay: 1500 + 500*int64(seed)},
 			}
 			l.sweep()
-			moves := []func(){l.submit, l.submit, l.batch, l.start, l.start, l.end, l.end, l.cancel, l.cancelBatch, l.retry, l.retry, l.expire, l.lose, l.remove, l.divert, l.divert}
+			moves := []func(){l.submit, l.submit, l.open, l.comes, l.accept, l.broken, l.start, l.start, l.end, l.end, l.cancel, l.cancelBatch, l.retry, l.retry, l.expire, l.lose, l.remove, l.divert, l.divert}
 			for range 400 {
 				moves[l.dice.IntN(len(moves))]()
 				l.agree()
@@ -483,7 +557,7 @@ func TestAccountsHaveOneDoor(t *testing.T) {
 	if err != nil || len(scripts) < 30 {
 		t.Fatal(scripts, err)
 	}
-	account := regexp.MustCompile(`keys\.(load|waiting|day)\(`)
+	account := regexp.MustCompile(`keys\.(load|waiting|bytes|day)\(`)
 	for _, file := range append(scripts, "move.go", "batch.go", "divert.go") {
 		if file == "lua/account.lua" || file == "lua/keys.lua" || file == "lua/fits.lua" { // which only looks
 			continue
@@ -528,7 +602,7 @@ func TestTokensAreCountedOnceHoweverOftenRedisIsTold(t *testing.T) {
 	for i := range lines {
 		lines[i].Batch, lines[i].Line = b.ID, i+1
 	}
-	if err := s.StageBatch(ctx, b.ID, lines); err != nil {
+	if err := s.StageBatch(ctx, b.ID, lines, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Limits: limits}); err != nil {

@@ -87,7 +87,7 @@ func TestABatchThatRedisGotTwiceIsOneBatch(t *testing.T) {
 			lines[i] = job("acme")
 			lines[i].Batch, lines[i].Line = b.ID, i+1
 		}
-		if err := s.StageBatch(t.Context(), b.ID, lines); err != nil {
+		if err := s.StageBatch(t.Context(), b.ID, lines, tasks.Limits{}); err != nil {
 			t.Fatalf("key %q: %v", key, err)
 		}
 		accepted, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{Fingerprint: "f"})
@@ -142,7 +142,7 @@ func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
 	}
 	line := job("acme")
 	line.Batch, line.Line = first.ID, 1
-	if err := s.StageBatch(ctx, first.ID, []tasks.Job{line}); err != nil {
+	if err := s.StageBatch(ctx, first.ID, []tasks.Job{line}, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	rdb.ZIncrBy(ctx, "sluice:{s}:staging", -float64((20 * time.Second).Milliseconds()), first.ID) // 20 s pass
@@ -155,7 +155,7 @@ func TestAKeyOfASilentBatchCanBeUsedAgain(t *testing.T) {
 	}
 	line = job("acme")
 	line.Batch, line.Line = second.ID, 1
-	if err := s.StageBatch(ctx, second.ID, []tasks.Job{line}); err != nil {
+	if err := s.StageBatch(ctx, second.ID, []tasks.Job{line}, tasks.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CommitBatch(ctx, second.ID, tasks.BatchCommit{Fingerprint: "f"}); err != nil {

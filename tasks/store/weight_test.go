@@ -33,7 +33,7 @@ func TestAWeightOf9Has9TurnsForEachOfAWeightOf1(t *testing.T) {
 			lines[i] = job(tenant)
 			lines[i].Batch, lines[i].Line = b.ID, i+1
 		}
-		if err := s.StageBatch(t.Context(), b.ID, lines); err != nil {
+		if err := s.StageBatch(t.Context(), b.ID, lines, tasks.Limits{}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.CommitBatch(t.Context(), b.ID, tasks.BatchCommit{}); err != nil {

@@ -245,7 +245,7 @@ func (h *half) staged() {
 	must(h.T, err)
 	j := h.prompt("job_line", "acme")
 	j.Batch, j.Line = "batch_1", 1
-	must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j}))
+	must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j}, tasks.Limits{}))
 }
 
 func (h *half) run(k tasks.Ticket) tasks.Ticket {
@@ -433,7 +433,7 @@ var halves = map[string]func(h *half) func(){
 		must(h.T, err)
 		j := h.prompt("job_line", "acme")
 		j.Batch, j.Line = "batch_1", 1
-		return func() { must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j})) }
+		return func() { must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j}, tasks.Limits{})) }
 	},
 	"batch_unfold": func(h *half) func() {
 		h.staged()

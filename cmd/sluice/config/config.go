@@ -253,6 +253,7 @@ type Tenant struct {
 	SubmitsPerMinute int64 `key:"submits_per_minute"` // 0: no limit
 	ResendsPerMinute int64 `key:"resends_per_minute"` // tests of webhook endpoints and redeliveries; 0: no limit
 	QueuedJobs       int64 `key:"queued_jobs"`        // 0: no limit
+	QueuedBytes      int64 `key:"queued_bytes"`       // of the bodies of jobs that have not ended; 0: no limit
 	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
 }
 

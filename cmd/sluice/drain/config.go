@@ -94,7 +94,7 @@ type Service struct {
 // Record is where the jobs are.
 type Record interface {
 	OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error)
-	StageBatch(ctx context.Context, batch string, jobs []tasks.Job) error
+	StageBatch(ctx context.Context, batch string, jobs []tasks.Job, l tasks.Limits) error
 	BatchJobs(ctx context.Context, tenant, batch string, from, n int) (jobs []tasks.Job, more bool, err error)
 	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
 	Ended(ctx context.Context, ids []string) ([]string, error)

@@ -88,7 +88,7 @@ func (r *runner) submit(ctx context.Context, left []prompt) error {
 			r.open[j.ID], digests[j.ID] = p, p.digest
 			chunk = append(chunk, j)
 		}
-		if err := r.s.Record.StageBatch(ctx, b.ID, chunk); err != nil {
+		if err := r.s.Record.StageBatch(ctx, b.ID, chunk, tasks.Limits{}); err != nil {
 			return err
 		}
 	}

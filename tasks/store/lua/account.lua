@@ -1,5 +1,5 @@
--- What pools and tenants have: jobs that wait and run, and a tenant's tokens of the
--- day. These functions alone change it, each in the script that moves the record:
+-- What pools and tenants have: jobs that wait and run, a tenant's tokens of the day and
+-- the bytes of its bodies. These functions alone change it, each in the script that moves the record:
 -- nothing can lie between the two. Work comes in by admit, moves by count, and is done
 -- with by settle; what was set aside for it comes back once, whoever ends it.
 
@@ -33,15 +33,30 @@ local function correct(kind, name, n)
   if kind == 'waiting' then waits(name, n) else pooled(name, kind, n) end
 end
 local function tenants() return redis.call('HKEYS', keys.waiting()) end
+-- weighs changes how many bytes of bodies a tenant has, and heavy is a refusal of so many
+-- more: {"heavy", bytes that it has}; widest is its limit, 0 being none.
+local function weighs(tenant, bytes)
+  if bytes ~= 0 and redis.call('HINCRBY', keys.bytes(), tenant, string.format('%.0f', bytes)) <= 0 then
+    redis.call('HDEL', keys.bytes(), tenant)
+  end
+end
+local function heavy(tenant, bytes, widest)
+  if bytes <= 0 or widest <= 0 then return end
+  local held = tonumber(redis.call('HGET', keys.bytes(), tenant) or 0)
+  if held + bytes > widest then return { 'heavy', held } end
+end
 
 -- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
--- many tokens set aside for them. Past one of its limits, 0 being none, it takes
--- nothing and returns {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
-local function admit(tenant, jobs, tokens, most, daily)
+-- many tokens set aside for them, and bodies of so many bytes. Past one of its limits, 0
+-- being none, it takes nothing and returns {"full", waiting}, {"heavy", bytes} or
+-- {"spent", tokens left, ms until midnight UTC}.
+local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
   if most > 0 then
     local waiting = tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
     if waiting + jobs > most then return { 'full', waiting } end
   end
+  local refusal = heavy(tenant, bytes, widest)
+  if refusal then return refusal end
   if tokens > 0 then
     local day = account(tenant)
     local left = daily - day.used - day.reserved
@@ -52,11 +67,13 @@ local function admit(tenant, jobs, tokens, most, daily)
     book(day)
   end
   waits(tenant, jobs)
+  weighs(tenant, bytes)
 end
 
 -- aside notes in a job's record what was set aside for it.
-local function aside(j, tokens)
+local function aside(j, tokens, bytes)
   if tokens > 0 then redis.call('HSET', j.key, 'q', tokens .. ' ' .. today) end
+  if bytes > 0 then redis.call('HSET', j.key, 'qb', bytes) end
 end
 
 -- count moves a job from a phase to another, nil and the final ones being none. That it
@@ -70,8 +87,14 @@ local function count(j, from, to)
 end
 
 -- settle counts what a job used in place of what was set aside for it, or all
--- of that where it is unknown. The record has nothing set aside afterwards.
+-- of that where it is unknown, and its body no more. The record has nothing set aside
+-- afterwards.
 local function settle(j, used)
+  if j.qb then
+    weighs(j.t, -tonumber(j.qb))
+    redis.call('HDEL', j.key, 'qb')
+    j.qb = nil
+  end
   if not j.q then return end
   local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
   if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end

@@ -9,16 +9,25 @@ local ikey = h[1] and h[2] ~= '' and keys.idempotency(h[1], h[2])
 local mine = ikey and redis.call('HGET', ikey, 'busy') == a.batch
 sorted(keys.staging())
 each('LLEN', list)
+if h[1] then
+  fitsTenant(h[1])
+  sorted(keys.staged(h[1]))
+end
 spare()
+local bytes = 0
 for _ = 1, a.most do
   local id = redis.call('RPOP', list)
   if not id then break end
+  local counted = redis.pcall('HGET', keys.job(id), 'qb') -- what is of another type counts for nobody
+  if type(counted) == 'string' then bytes = bytes + counted end
   redis.call('DEL', keys.job(id))
 end
+if h[1] then weighs(h[1], -bytes) end
 local left = redis.call('LLEN', list)
 if left == 0 then
   if mine then redis.call('DEL', ikey) end
   redis.call('DEL', g)
   redis.call('ZREM', keys.staging(), a.batch)
+  if h[1] then redis.call('ZREM', keys.staged(h[1]), a.batch) end
 end
 return left

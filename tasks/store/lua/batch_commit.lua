@@ -12,11 +12,12 @@ if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.
 local total = redis.call('LLEN', keys.lines(a.batch))
 if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
 fitsTenant(h[1])
-sorted(keys.batches(h[1]), keys.unfolding())
-local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily)
+sorted(keys.batches(h[1]), keys.unfolding(), keys.staged(h[1]))
+local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily, 0, 0) -- its bytes are counted
 if refusal then return refusal end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)
 redis.call('ZREM', keys.staging(), a.batch)
+redis.call('ZREM', keys.staged(h[1]), a.batch)
 -- For each batch that comes, those whose record has ended its time go from the list's
 -- beginning, two at most.
 local list = keys.batches(h[1])

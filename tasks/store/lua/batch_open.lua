@@ -1,10 +1,12 @@
 -- Begins a batch and reserves its Idempotency-Key.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
---          silent: ms after which another writer may have the key; weight: the tenant's}
--- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, or {"stale"} when a
+--          silent: ms after which another writer may have the key; most: batches of a tenant being written; weight: the
+--          tenant's}
+-- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, {"many"}, or {"stale"} when a
 --          writer of this batch has gone and what it wrote is to be forgotten first.
-sorted(keys.staging())
+local mine = keys.staged(a.tenant)
+sorted(keys.staging(), mine)
 each('HLEN', keys.weights())
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
@@ -25,10 +27,20 @@ if a.key ~= '' then
     local sweep = redis.call('ZSCORE', keys.staging(), seen[4])
     if sweep and sweep - a.stale + a.silent > now then return { 'busy' } end
   end
+end
+if redis.call('ZCARD', mine) >= a.most and not redis.call('ZSCORE', mine, a.batch) then
+  for _, id in ipairs(redis.call('ZRANGE', mine, 0, -1)) do -- should another release have ended one
+    if not redis.call('ZSCORE', keys.staging(), id) then redis.call('ZREM', mine, id) end
+  end
+  if redis.call('ZCARD', mine) >= a.most then return { 'many' } end
+end
+if a.key ~= '' then
+  local ikey = keys.idempotency(a.tenant, a.key)
   redis.call('HSET', ikey, 'busy', a.batch)
   redis.call('PEXPIRE', ikey, a.stale)
 end
 weigh(a.tenant, a.weight)
 redis.call('HSET', g, 't', a.tenant, 'ct', now, 'i', a.key, 'w', a.op)
 redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
+redis.call('ZADD', mine, 0, a.batch)
 return { 'new', now }

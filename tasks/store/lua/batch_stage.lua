@@ -1,19 +1,29 @@
 -- Writes lines of a batch that nobody sees yet.
 -- KEYS     see begin.lua
--- ARGV[2]  {batch; stale: ms until an abandoned one is swept}
+-- ARGV[2]  {batch; stale: ms until an abandoned one is swept; age: ms that one may be written; widest: most bytes of its tenant's bodies, or 0}
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
---          fallback models, tokens to set aside or 0
--- Returns  1, or 0 when the batch is not being written. The same lines sent again, after a lost answer, stay as they are.
-if not redis.call('ZSCORE', keys.staging(), a.batch) then return 0 end
+--          fallback models, tokens to set aside or 0, bytes of the body to count or 0
+-- Returns  {"ok"}, {"gone"} when the batch is not being written, or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
+if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
+local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
+if now >= last then return { 'gone' } end
 local written = not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1
 each('HLEN', keys.batch(a.batch))
+if ARGV[4] then fitsTenant(ARGV[4]) end
 each('LLEN', keys.lines(a.batch))
-for i = 3, #ARGV, 10 do each('HLEN', keys.job(ARGV[i])) end
-redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
-if written then return 1 end
+local total = 0
+for i = 3, #ARGV, 11 do
+  each('HLEN', keys.job(ARGV[i]))
+  total = total + ARGV[i + 10]
+end
+local refusal = not written and heavy(ARGV[4], total, a.widest)
+if refusal then return refusal end
+redis.call('ZADD', keys.staging(), math.min(now + a.stale, last), a.batch)
+if written then return { 'ok' } end
+weighs(ARGV[4], total)
 local ids, tokens = {}, 0
-for i = 3, #ARGV, 10 do
-  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve = unpack(ARGV, i, i + 9)
+for i = 3, #ARGV, 11 do
+  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes = unpack(ARGV, i, i + 10)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local key = keys.job(id)
   ids[#ids + 1] = id
@@ -25,7 +35,8 @@ for i = 3, #ARGV, 10 do
     redis.call('HSET', key, 'q', reserve)
     tokens = tokens + reserve
   end
+  if bytes ~= '0' then redis.call('HSET', key, 'qb', bytes) end
 end
 if tokens > 0 then redis.call('HINCRBY', keys.batch(a.batch), 'q', string.format('%.0f', tokens)) end
 redis.call('RPUSH', keys.lines(a.batch), unpack(ids))
-return 1
+return { 'ok' }

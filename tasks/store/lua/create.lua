@@ -4,10 +4,10 @@
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
---          id that the caller gave
+--          id that the caller gave, bytes of the body to count or 0, most bytes or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"full", waiting} or {"spent", tokens left,
---   ms until midnight UTC}; tickets are id, fence, pool in turn.
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"full", waiting}, {"heavy", bytes} or
+--   {"spent", tokens left, ms until midnight UTC}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths = {}, {}, {}
 
 -- alike reports whether two envelopes can be of one submit.
@@ -18,7 +18,7 @@ end
 
 local function create(i)
   local id, tenant, pool, depth, shift, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
-    tokens, daily, weight, named = unpack(ARGV, i, i + 16)
+    tokens, daily, weight, named, bytes, widest = unpack(ARGV, i, i + 18)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
   local made = load(id)
@@ -47,8 +47,8 @@ local function create(i)
     sorted(keys.jobs(tenant), keys.deadlines(), keys.due())
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
-  most, tokens = tonumber(most), tonumber(tokens)
-  local refusal = admit(tenant, 1, tokens, most, tonumber(daily))
+  tokens, bytes = tonumber(tokens), tonumber(bytes)
+  local refusal = admit(tenant, 1, tokens, tonumber(most), tonumber(daily), bytes, tonumber(widest))
   if refusal then return refusal end
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
@@ -58,7 +58,7 @@ local function create(i)
     j.fb = fallbacks
     redis.call('HSET', j.key, 'fb', j.fb)
   end
-  aside(j, tokens)
+  aside(j, tokens, bytes)
   redis.call('ZADD', keys.jobs(tenant), 0, id)
   count(j, nil, 'queued')
   if deadline ~= '0' then
@@ -80,7 +80,7 @@ local function create(i)
   return { 'new', now }
 end
 
-for i = 3, #ARGV, 17 do
+for i = 3, #ARGV, 19 do
   outcomes[#outcomes + 1] = create(i)
 end
 for pool, depth in pairs(depths) do
@@ -88,7 +88,7 @@ for pool, depth in pairs(depths) do
 end
 for n, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local i = 3 + (n - 1) * 17
+    local i = 3 + (n - 1) * 19
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))

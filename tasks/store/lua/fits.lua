@@ -25,7 +25,7 @@ end
 -- fitsTenant looks at what a tenant's work is counted in.
 local function fitsTenant(tenant)
   if looked[tenant .. '\n'] then return end
-  each('HLEN', keys.waiting(), keys.day(tenant), keys.weights())
+  each('HLEN', keys.waiting(), keys.bytes(), keys.day(tenant), keys.weights())
   looked[tenant .. '\n'] = true
 end
 

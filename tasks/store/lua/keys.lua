@@ -48,6 +48,7 @@ function keys.session(name) return P .. 'ses:' .. name end -- string: who is sig
 -- al   1 when its last call runs, or ran, alone in its worker
 -- sp   1 when the worker of its last call was stopping
 -- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
+-- qb   bytes of its body that are counted for its tenant until it is final
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text
 -- t    the text so far
@@ -85,6 +86,7 @@ function keys.late() return P .. 'late' end -- list: expired jobs that no sweep 
 -- running  jobs that run
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
+function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited
 -- d    the UTC day
 -- u    tokens used
 -- r    tokens set aside
@@ -113,6 +115,7 @@ function keys.batch(id) return P .. 'g:' .. id end -- hash: a batch
 function keys.batches(tenant) return P .. 'gs:' .. tenant end -- zset: the tenant's accepted batches, by id
 function keys.lines(batch) return P .. 'gl:' .. batch end -- list: its job ids in line order
 function keys.staging() return P .. 'staging' end -- zset: batches being written, by when they are abandoned
+function keys.staged(tenant) return P .. 'gst:' .. tenant end -- zset: those of a tenant, by id
 function keys.unfolding() return P .. 'unfold' end -- zset: batches being put into backlogs, by when a sweep goes on with it
 
 -- Operations.

@@ -1,8 +1,8 @@
 -- The caller wants a failed, canceled or expired job once more, under its id.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; id, tenant, depth; shift: of order, ms; most: waiting jobs, or 0; tokens: to set aside, or 0;
---          daily: most tokens a day, or 0; weight: the tenant's}
--- Returns  {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting} or {"spent", tokens left, ms until midnight UTC}.
+--          daily: most tokens a day, or 0; bytes: of the body to count, or 0; widest: most bytes, or 0; weight: the tenant's}
+-- Returns  {"ok", tickets}, {"gone"}, {"conflict"}, {"full", waiting}, {"heavy", bytes} or {"spent", tokens left, ms until midnight UTC}.
 local said = answered()
 if said then return said end
 local j = load(a.id)
@@ -10,9 +10,9 @@ if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' or redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
 fitsEnd(j)
 if j.c then redis.call('LLEN', keys.lines(j.c)) end
-local refusal = admit(j.t, 1, a.tokens, a.most, a.daily)
+local refusal = admit(j.t, 1, a.tokens, a.most, a.daily, a.bytes, a.widest)
 if refusal then return refusal end
-aside(j, a.tokens)
+aside(j, a.tokens, a.bytes)
 weigh(j.t, a.weight)
 redis.call('PERSIST', j.key)
 redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
