@@ -205,6 +205,9 @@ type JobError struct {
 	UpstreamStatus int       `json:"upstream_status,omitempty"`
 	// MaybeBilled is true when a call may have been charged although no answer arrived.
 	MaybeBilled bool `json:"maybe_billed"`
+	// Body is the provider's own body of the refusal, as JSON, where it came with
+	// UpstreamStatus and is small; "" else.
+	Body string `json:"body,omitempty"`
 }
 
 // ErrorCode is the stable name of a job's failure.

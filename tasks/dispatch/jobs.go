@@ -61,18 +61,41 @@ func NewJobs(c Config) *Jobs {
 	return j
 }
 
-// Run moves jobs of paused pools to their fallbacks until ctx ends. Any number of
-// processes may.
+// callsEvery is the pause between looks for callers that do not come back.
+const callsEvery = 5 * time.Second
+
+// Run moves jobs of paused pools to their fallbacks, and ends jobs that wait for callers
+// who do not come back, until ctx ends. Any number of processes may.
 func (j *Jobs) Run(ctx context.Context) error {
 	divert := time.NewTicker(divertEvery)
 	defer divert.Stop()
+	calls := time.NewTicker(callsEvery)
+	defer calls.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-divert.C:
 			j.divert(ctx)
+		case <-calls.C:
+			j.endCalls(ctx)
 		}
+	}
+}
+
+// endCalls ends the jobs that wait though nobody waits for them any more.
+func (j *Jobs) endCalls(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callsEvery)
+	defer cancel()
+	ended, err := j.SweepCalls(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			j.log.Warn("calls whose callers have gone were not looked for", "error", err)
+		}
+		return
+	}
+	for i := range ended {
+		j.log.Info("job ended", append(tasks.EndedAttrs(&ended[i], tasks.StatusCanceled, tasks.CanceledByCaller), "why", "its caller went away")...)
 	}
 }
 

@@ -65,6 +65,11 @@ function keys.followers(pool, digest) return P .. 'fol:' .. pool .. ':' .. diges
 -- busy the batch that is being written under the key
 function keys.idempotency(tenant, key) return P .. 'i:' .. tenant .. ':' .. key end -- hash: an Idempotency-Key
 
+-- Calls: requests whose callers wait on their connections.
+
+function keys.calls(tenant, digest) return P .. 'call:' .. tenant .. ':' .. digest end -- zset: the jobs of calls that ask the same, by when their caller counts as gone, or ten trillions and when the answer was sent
+function keys.callers() return P .. 'callers' end -- zset: jobs that somebody waits for so, by when nobody waits for them any more
+
 -- The order of work.
 
 function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by order

@@ -1,0 +1,47 @@
+package tasks
+
+import "time"
+
+// Call is a request whose caller waits for the answer on its own connection, as the
+// providers' SDKs do.
+type Call struct {
+	Tenant string
+	ID     string // of the job that is to be made, unless the call joins another
+	// Digest is the same for requests that ask the same; "": only a key tells repeats.
+	Digest string
+	// Repeat says that the caller has sent the request before.
+	Repeat bool
+}
+
+// How long callers are waited for.
+const (
+	// CallerLease is how long a caller counts as there after it was last said so.
+	CallerLease = 45 * time.Second
+	// CallerGone is how long a caller that has gone away is waited for. A job that
+	// still waits then is canceled; one that runs is finished.
+	CallerGone = time.Minute
+	// CallKept is how long a repeat finds the first call.
+	CallKept = 10 * time.Minute
+)
+
+// Joined says which job a call waits for.
+type Joined struct {
+	ID string
+	// Prior is true when it is another call's, whose repeat this one is.
+	Prior bool
+	// Again is true when an answer was sent for it already, which the caller has
+	// perhaps not seen: it is given once more, and then no more.
+	Again bool
+}
+
+// CallerState is what became of a caller.
+type CallerState string
+
+// What becomes of a caller.
+const (
+	CallerWaits   CallerState = "waits"
+	CallerLeft    CallerState = "gone"    // its connection ended before the answer was sent
+	CallerServed  CallerState = "sent"    // its answer was sent
+	CallerDone    CallerState = "over"    // as before, and nobody is to find that call again
+	CallerRefused CallerState = "refused" // no job was made for it
+)
