@@ -377,6 +377,9 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 	}
 	if code != "" {
 		e.Error = &tasks.JobError{Code: code, Message: answer.Message, UpstreamStatus: answer.Status, MaybeBilled: answer.MaybeBilled}
+		if e.Status.Final() {
+			e.Error.Body = string(answer.Refusal)
+		}
 	}
 	return e
 }

@@ -116,6 +116,16 @@ func (s *Set) Match(model string) (pool string, ok bool) {
 	return "", false
 }
 
+// MatchIn returns the first pool that serves a model in a dialect.
+func (s *Set) MatchIn(dialect, model string) (pool string, ok bool) {
+	for _, m := range s.members {
+		if string(m.Dialect) == dialect && Serves(m.Models, model) {
+			return m.Name, true
+		}
+	}
+	return "", false
+}
+
 // InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody
 // knows, because nobody said and no answer of the provider has.
 func (s *Set) InputLimit(ctx context.Context, pool string) int64 {
@@ -169,6 +179,21 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 		out = append(out, v.status(m.Name))
 	}
 	return out, nil
+}
+
+// Barred is why a pool is paused where only its provider's account or an operator can
+// change that: tasks.SpendLimited or tasks.Unauthorized; "" where it is not, or that
+// cannot be told.
+func (s *Set) Barred(ctx context.Context, pool string) tasks.Outcome {
+	v, err := s.look(ctx, pool, time.Second)
+	if err != nil || !v.pause.Paused {
+		return ""
+	}
+	switch o := tasks.Outcome(v.pause.Reason); o {
+	case tasks.SpendLimited, tasks.Unauthorized:
+		return o
+	}
+	return ""
 }
 
 func (v view) status(name string) tasks.PoolStatus {

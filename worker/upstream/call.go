@@ -95,6 +95,9 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 	text, _ := readBriefly(resp, maxErrorBody, cancel)
 	text = c.redact.body(text)
 	status := resp.StatusCode
+	if jsontext.Value(text).Kind() == '{' && len(text) <= maxRefusal && jsontext.Value(text).IsValid(lenient) {
+		a.Refusal = text
+	}
 	p, _ := readProblem(text)
 	if p.code == strconv.Itoa(status) {
 		p.code = "" // it says no more than the status
@@ -117,6 +120,7 @@ func (a *Answer) clean(r redactor) {
 	a.Message = r.clean(a.Message, maxMessage)
 	a.Cause.Message, a.Cause.Detail = r.clean(a.Cause.Message, maxMessage), r.clean(a.Cause.Detail, maxMessage)
 	a.Result = r.joined(r.result(a.Result))
+	a.Refusal = r.result(a.Refusal)
 	if a.RequestID = r.text(a.RequestID); len(a.RequestID) > maxID || !printable(a.RequestID) {
 		a.RequestID = ""
 	}

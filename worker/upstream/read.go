@@ -23,6 +23,8 @@ import (
 const (
 	// maxErrorBody caps what is read of an error's body; the rest is not needed.
 	maxErrorBody = 64 << 10
+	// maxRefusal is the longest body of an error that is kept whole.
+	maxRefusal = 16 << 10
 	// drainWait and maxDrain bound what is spent to give a connection back whole.
 	drainWait = 250 * time.Millisecond
 	maxDrain  = 64 << 10

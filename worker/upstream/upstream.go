@@ -217,6 +217,10 @@ type Answer struct {
 	Rates     Rates
 	HeadersAt time.Time
 
+	// Refusal is the body that came with a status outside 2xx, when it is JSON and has
+	// at most 16 KiB; as in Result, our key is not in it.
+	Refusal json.RawMessage
+
 	// Cause is why no answer of the provider's came, where that is known.
 	Cause Cause
 	// Message is a short text for the job's owner: the provider's type and
