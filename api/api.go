@@ -24,9 +24,11 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/api/anthropic"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/desk"
+	"github.com/sluicehq/sluice/api/openai"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
 )
@@ -61,6 +63,8 @@ type Config struct {
 	Batches Batches
 	Notices desk.Notices
 	Pools   Pools
+	// Calls keeps who waits on their own connection; nil: the providers' forms answer 404.
+	Calls desk.Calls
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
 	Partials v1.Partials
@@ -186,7 +190,7 @@ func New(c Config) (*API, error) {
 		}
 	}
 	d, err := desk.New(desk.Config{
-		Jobs: c.Jobs, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, NewID: c.NewID,
+		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, NewID: c.NewID,
 		CheckWebhookURL: c.CheckWebhookURL, Caps: c.Caps, RereadEvery: c.RereadEvery,
 		Registerer: c.Registerer, Log: c.Log, Now: c.Now,
 	})
@@ -204,6 +208,12 @@ func New(c Config) (*API, error) {
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
+	if c.Calls != nil {
+		a.relays(
+			anthropic.New(anthropic.Config{Desk: d, Caller: caller, MaxBody: c.MaxBody}),
+			openai.New(openai.Config{Desk: d, Caller: caller, MaxBody: c.MaxBody}),
+		)
+	}
 	return a, nil
 }
 
@@ -301,6 +311,16 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/docs", getDocs, takes())
 }
 
+// relays lists the routes of the providers' own forms, by which their official SDKs
+// call. A repeat that says so, or has the same Idempotency-Key, waits for the job of
+// the first call; any other is a call of its own.
+func (a *API) relays(an *anthropic.API, oa *openai.API) {
+	// A caller waits for a message. "beta" is the SDKs' own mark, and means nothing here.
+	a.echo.POST("/anthropic/v1/messages", an.CreateMessage, a.scope(auth.ScopeJobsWrite, "beta"))
+	// A caller waits for a completion.
+	a.echo.POST("/openai/v1/chat/completions", oa.CreateChatCompletion, a.scope(auth.ScopeJobsWrite))
+}
+
 // What pages of the allowed origins may send and read, beside what browsers let pass.
 // They never send a cookie: the console is not for them.
 var (
@@ -320,7 +340,7 @@ func ours(path string) bool {
 	case "/v1", "/healthz", "/readyz", "/openapi.yaml", "/docs":
 		return true
 	}
-	return strings.HasPrefix(path, "/v1/")
+	return strings.HasPrefix(path, "/v1/") || relayed(path)
 }
 
 // Handler returns the API as a handler. Where PublicURL has a path, requests may come with

@@ -401,7 +401,7 @@ func TestExtraHandlers(t *testing.T) {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(name)) })
 	}
 	s := serve(t, func(c *api.Config) {
-		c.Extra = map[string]http.Handler{"/": page("console"), "/console": page("console"), "/monitoring": page("monitoring"), "/openai/": page("openai")}
+		c.Extra = map[string]http.Handler{"/": page("console"), "/console": page("console"), "/monitoring": page("monitoring"), "/other/": page("other")}
 	})
 	get := func(path string) string {
 		res, err := s.client.Get(s.url + path)
@@ -415,7 +415,7 @@ func TestExtraHandlers(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/": "console", "/console/x.js": "console", "/monitoring": "monitoring", "/monitoring/a": "monitoring",
-		"/openai/v1/models": "openai",
+		"/other/v1/models": "other",
 	} {
 		if got := get(path); got != want {
 			t.Errorf("%s came from %q, want %q", path, got, want)

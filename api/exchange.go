@@ -18,10 +18,12 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/anthropic"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/openai"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
 )
@@ -73,6 +75,12 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 		start := time.Now()
 		r := c.Request()
 		x := &exchange{id: requestID(r.Header), render: v1.Problem}
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/anthropic/"):
+			x.render = anthropic.Problem
+		case strings.HasPrefix(r.URL.Path, "/openai/"):
+			x.render = openai.Problem
+		}
 		c.Set(exchangeKey, x)
 		h := c.Response().Header()
 		h["X-Request-Id"] = []string{x.id}
@@ -180,7 +188,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 		next = query(next)
 		return func(c echo.Context) error {
 			r := c.Request()
-			raw, err := auth.Bearer(r.Header)
+			raw, err := token(c)
 			if errors.Is(err, auth.ErrMissing) {
 				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "The Authorization header is missing.")
 			}
@@ -208,6 +216,26 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			return a.admitted(c, next)
 		}
 	}
+}
+
+// token returns the token of a request. The providers' SDKs send it as x-api-key or as a
+// bearer token; our own form takes the latter alone.
+func token(c echo.Context) (string, error) {
+	h := c.Request().Header
+	raw, err := auth.Bearer(h)
+	keys := h["X-Api-Key"]
+	if !relayed(c.Request().URL.Path) || len(keys) == 0 {
+		return raw, err
+	}
+	if !errors.Is(err, auth.ErrMissing) || len(keys) > 1 {
+		return "", auth.ErrInvalid // each reader could take another
+	}
+	return keys[0], nil
+}
+
+// relayed reports whether a path is of a provider's own form.
+func relayed(path string) bool {
+	return strings.HasPrefix(path, "/anthropic/") || strings.HasPrefix(path, "/openai/")
 }
 
 // admitted answers a request whose tenant has room for it and its body.

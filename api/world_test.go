@@ -656,6 +656,13 @@ func (w *world) Match(model string) (string, bool) {
 	return "", false
 }
 
+func (w *world) MatchIn(dialect, model string) (string, bool) {
+	pool, ok := w.Match(model)
+	return pool, ok && (pool == "claude") == (dialect == "anthropic")
+}
+
+func (w *world) Barred(context.Context, string) tasks.Outcome { return "" }
+
 func (w *world) InputLimit(context.Context, string) int64 { return w.inputLimit }
 
 func (w *world) Served() []string { return []string{"claude*", "gpt*"} }

@@ -82,12 +82,17 @@ type Notices interface {
 // called for each submit and should answer from memory.
 type Pools interface {
 	Match(model string) (pool string, ok bool)
+	// MatchIn is Match among the pools of one dialect, "anthropic" or "openai".
+	MatchIn(dialect, model string) (pool string, ok bool)
 	// InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody knows.
 	InputLimit(ctx context.Context, pool string) int64
 	// Served lists the globs of the models that are served.
 	Served() []string
 	// Waiting says what a job waits for; a zero For means it waits for nothing.
 	Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error)
+	// Barred is why a pool is paused where no wait helps, tasks.SpendLimited or
+	// tasks.Unauthorized; "" where that is not so, or cannot be told.
+	Barred(ctx context.Context, pool string) tasks.Outcome
 	// Estimate is the time until the result of a job submitted now is expected.
 	Estimate(ctx context.Context, pool, tenant string) (time.Duration, error)
 }
@@ -98,10 +103,11 @@ type Quota interface {
 	Refund(ctx context.Context, tenant string, g quota.Grant) error
 }
 
-// Config says what a desk works with. Jobs, Batches, Notices, Pools, NewID
+// Config says what a desk works with. Jobs, Calls, Batches, Notices, Pools, NewID
 // and Caps are required.
 type Config struct {
 	Jobs    Jobs
+	Calls   Calls
 	Batches Batches
 	Notices Notices
 	Pools   Pools
@@ -134,6 +140,8 @@ type Desk struct {
 	held     prometheus.Gauge
 	looks    looks
 
+	joined, abandoned prometheus.Counter
+
 	drainOnce sync.Once
 	draining  chan struct{}
 }
@@ -156,10 +164,16 @@ func New(c Config) (*Desk, error) {
 			Name: "sluice_http_held_requests", Help: "Long polls and event streams that are open.",
 		}),
 	}
+	d.joined = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sluice_calls_joined_total", Help: "Calls in a provider's form that were found to repeat another, and waited for its job.",
+	})
+	d.abandoned = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sluice_calls_abandoned_total", Help: "Calls in a provider's form whose caller went away before the answer.",
+	})
 	if c.Registerer == nil {
 		return d, nil
 	}
-	for _, m := range []prometheus.Collector{d.accepted, d.held} {
+	for _, m := range []prometheus.Collector{d.accepted, d.held, d.joined, d.abandoned} {
 		if err := c.Registerer.Register(m); err != nil {
 			return nil, fmt.Errorf("register the desk's metrics: %w", err)
 		}

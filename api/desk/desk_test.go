@@ -95,6 +95,10 @@ func (pools) Served() []string { return []string{"m"} }
 
 func (pools) Match(model string) (string, bool) { return "pool", model == "m" }
 
+func (pools) MatchIn(_, model string) (string, bool) { return "pool", model == "m" }
+
+func (pools) Barred(context.Context, string) tasks.Outcome { return "" }
+
 func (pools) Waiting(context.Context, tasks.Job) (tasks.Waiting, error) { return tasks.Waiting{}, nil }
 
 func (pools) Estimate(context.Context, string, string) (time.Duration, error) { return time.Hour, nil }

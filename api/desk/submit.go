@@ -28,10 +28,15 @@ type Handed struct {
 // Handed counts beside an error too: of a repeat whose job is no more it says
 // that it is a repeat.
 func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
-	job := &s.Job
-	if err := place(d.c.Pools.Match, d.c.Pools.Served, job); err != nil {
+	if err := place(d.c.Pools.Match, d.c.Pools.Served, &s.Job); err != nil {
 		return h, err
 	}
+	return d.submit(ctx, c, s)
+}
+
+// submit hands a job in whose pool is known.
+func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
+	job := &s.Job
 	if err := d.CheckWebhookURL(job.WebhookURL); err != nil {
 		return h, err
 	}

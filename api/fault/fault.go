@@ -50,6 +50,12 @@ const (
 	Internal            = "internal"
 	RequestTimeout      = "request_timeout"
 	Conflict            = "conflict"
+	KeyBusy             = "idempotency_key_busy"
+	KeysUnavailable     = "keys_unavailable"
+	StoreFull           = "store_full"
+	StillWaiting        = "still_waiting"
+	SpendLimited        = "provider_spend_limited"
+	KeyRefused          = "provider_key_refused"
 )
 
 // DefaultRetryAfter is when to come again after a failure of the store or of the issuer.
@@ -62,15 +68,17 @@ func Kinds() []Kind {
 		{InvalidRequest, 400, "The request is not valid", nil},
 		{InvalidJSON, 400, "The body is not valid JSON", nil},
 		{Unauthorized, 401, "A valid bearer token is needed", nil},
+		{KeyRefused, 401, "The provider refuses the key that is configured for it", nil},
 		{Forbidden, 403, "The token lacks a scope", nil},
 		{NotFound, 404, "No such object", tasks.ErrNotFound},
 		{RouteNotFound, 404, "No such route", nil},
 		{ModelNotFound, 404, "No pool serves this model", nil},
 		{MethodNotAllowed, 405, "The route does not take this method", nil},
 		{RequestTimeout, 408, "The body did not arrive in time", nil},
+		{StillWaiting, 408, "The answer is not there yet; the same request waits on for it", nil},
 		{"already_final", 409, "The job or batch has already ended", tasks.ErrFinal},
 		{Conflict, 409, "The state of the job does not allow this", tasks.ErrConflict},
-		{"idempotency_key_busy", 409, "The first request with this Idempotency-Key is still being accepted", tasks.ErrKeyBusy},
+		{KeyBusy, 409, "The first request with this Idempotency-Key is still being accepted", tasks.ErrKeyBusy},
 		{"id_taken", 409, "The id is that of something else; leave it out, or send what it was given for", tasks.ErrIDTaken},
 		{BodyTooLarge, 413, "The body is too large", nil},
 		{UnsupportedMedia, 415, "The body's media type or encoding is not supported", nil},
@@ -79,14 +87,15 @@ func Kinds() []Kind {
 		{WebhookURLRefused, 422, "The webhook address is refused", nil},
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
+		{SpendLimited, 429, "The provider's spending limit is reached", nil},
 		{TooManyStreams, 429, "Too many open event streams", nil},
 		{TooManyRequests, 429, "Too many requests at once", nil},
 		{TooManyFailures, 429, "Too many tokens of this address were not valid", nil},
 		{Overloaded, 503, "This process has too much to do", nil},
 		{OutcomeUnknown, 503, "Whether this was done is not known", tasks.ErrUnknown},
 		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
-		{"keys_unavailable", 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
-		{"store_full", 503, "The store is full", tasks.ErrFull},
+		{KeysUnavailable, 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
+		{StoreFull, 503, "The store is full", tasks.ErrFull},
 		{"unsafe_redis", 503, "Redis evicts keys and could lose the job: an operator has to set maxmemory-policy noeviction", tasks.ErrUnsafe},
 		{DeadlineUnreachable, 503, "The job would wait past its deadline", nil},
 		{Internal, 500, "Internal error", nil},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -31,12 +32,12 @@ const (
 func (a *API) SubmitBatch(c echo.Context) error {
 	r, x := c.Request(), a.c.Caller(c)
 	ctx := r.Context()
-	key, err := idempotencyKey(r.Header)
+	key, err := header.IdempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
 	var common tasks.Request
-	if err := providerHeaders(r.Header, &common); err != nil {
+	if err := header.Provider(r.Header, &common); err != nil {
 		return err
 	}
 	leave, err := a.desk.Upload(x.Tenant)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -48,14 +49,14 @@ type line struct {
 func decodeLine(raw []byte, model string, now time.Time) (job tasks.Job, err error) {
 	r, err := jsonread.New(raw)
 	if err != nil {
-		return job, told(err)
+		return job, wire.Told(err)
 	}
 	d, l := decoder{r}, line{}
 	if err := d.Object(func(name string) error { return d.lineMember(name, &job, &l) }); err != nil {
-		return tasks.Job{}, told(err)
+		return tasks.Job{}, wire.Told(err)
 	}
 	if err := l.settle(&job, raw, model); err != nil {
-		return tasks.Job{}, told(err)
+		return tasks.Job{}, wire.Told(err)
 	}
 	job.CustomID, job.Bytes = l.customID, int64(len(raw))
 	return job, complete(&job, now)

@@ -14,41 +14,7 @@ import (
 	"github.com/sluicehq/sluice/api/quota"
 )
 
-const (
-	maxAskedWait = 60 // seconds of ?wait=N
-	maxKey       = 255
-)
-
-// idempotencyKey returns the Idempotency-Key, "" for none. The header is a
-// quoted string in draft-ietf-httpapi-idempotency-key-header and bare in most
-// clients; both name the same key.
-func idempotencyKey(h http.Header) (string, error) {
-	values, given := h["Idempotency-Key"]
-	if !given {
-		return "", nil
-	}
-	if len(values) > 1 {
-		return "", fault.Fail(fault.InvalidRequest, "There is more than one Idempotency-Key header.")
-	}
-	key := values[0]
-	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
-		key = key[1 : len(key)-1]
-	}
-	if key == "" || len(key) > maxKey || !isVisible(key) {
-		return "", fault.Fail(fault.InvalidRequest, "The Idempotency-Key must be 1 to %d visible ASCII characters.", maxKey)
-	}
-	return key, nil
-}
-
-// isVisible reports whether s is visible ASCII only.
-func isVisible(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
+const maxAskedWait = 60 // seconds of ?wait=N
 
 // preferredWait returns the time of "Prefer: wait=N" (RFC 7240), 0 for none.
 // A preference that makes no sense is ignored, as the RFC has it.

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/api/wire"
@@ -25,7 +26,7 @@ const jsonType = "application/json"
 func (a *API) SubmitJob(c echo.Context) error {
 	r, x := c.Request(), a.c.Caller(c)
 	ctx, h := r.Context(), c.Response().Header()
-	key, err := idempotencyKey(r.Header)
+	key, err := header.IdempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
@@ -38,14 +39,14 @@ func (a *API) SubmitJob(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := providerHeaders(r.Header, &job.Request); err != nil {
+	if err := header.Provider(r.Header, &job.Request); err != nil {
 		return err
 	}
 	submission := tasks.Submission{Job: job, Named: job.ID != "", Key: key}
 	if key != "" {
 		f := newFingerprint(r, "/v1/jobs")
 		if err := f.add(body); err != nil {
-			return told(jsonread.Syntax(err))
+			return wire.Told(jsonread.Syntax(err))
 		}
 		submission.Fingerprint = f.String()
 	}

@@ -145,7 +145,7 @@ func pauseReason(c echo.Context) (reason string, err error) {
 	}
 	r, err := jsonread.New(body)
 	if err != nil {
-		return "", told(err)
+		return "", wire.Told(err)
 	}
 	err = r.Object(func(name string) (err error) {
 		if name != "reason" {
@@ -157,7 +157,7 @@ func pauseReason(c echo.Context) (reason string, err error) {
 		return err
 	})
 	if err != nil {
-		return "", told(err)
+		return "", wire.Told(err)
 	}
 	return reason, nil
 }

@@ -128,7 +128,7 @@ func (d *document) jobs(each func(line int, raw []byte) error) error {
 			}
 			continue
 		default:
-			return told(jsonread.Unknown(name))
+			return wire.Told(jsonread.Unknown(name))
 		}
 		if k := d.PeekKind(); k != '[' && k != 0 {
 			return form

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -18,7 +17,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/estimate"
 )
@@ -69,27 +70,15 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
 	}
 	r, err := jsonread.New(body)
 	if err != nil {
-		return tasks.Job{}, told(err)
+		return tasks.Job{}, wire.Told(err)
 	}
 	d := decoder{r}
 	job, err := d.submit(now)
 	if err != nil {
-		return tasks.Job{}, told(err)
+		return tasks.Job{}, wire.Told(err)
 	}
 	job.Bytes = int64(len(body))
 	return job, nil
-}
-
-// told makes a problem of what is wrong with a body; every other error passes.
-func told(err error) error {
-	var e *jsonread.Error
-	switch {
-	case !errors.As(err, &e):
-		return err
-	case e.Syntax:
-		return fault.Fail(fault.InvalidJSON, "%s", e.Detail)
-	}
-	return fault.Fail(fault.InvalidRequest, "%s", e.Detail)
 }
 
 // decoder reads a submit body member by member.
@@ -254,7 +243,7 @@ func checkTimes(job *tasks.Job, now time.Time) error {
 // checkURL refuses what no webhook can be sent to, whatever the configuration.
 func checkURL(raw string) error {
 	u, err := url.Parse(raw)
-	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !isVisible(raw) {
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !header.Visible(raw) {
 		return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an absolute https address without user information and fragment.`)
 	}
 	return nil
@@ -431,24 +420,6 @@ func (d *decoder) customID() (string, error) {
 		return "", fault.Fail(fault.InvalidRequest, `The member "custom_id" must be at most %d characters long.`, maxCustomID)
 	}
 	return id, nil
-}
-
-// providerHeaders keeps the caller's anthropic-version and anthropic-beta.
-func providerHeaders(h http.Header, r *tasks.Request) error {
-	version, beta := h["Anthropic-Version"], h["Anthropic-Beta"]
-	if len(version) > 0 {
-		if len(version) > 1 || len(version[0]) > 64 || !isVisible(version[0]) || version[0] == "" {
-			return fault.Fail(fault.InvalidRequest, "The anthropic-version header must be one word of at most 64 characters.")
-		}
-		r.Version = version[0]
-	}
-	if len(beta) > 0 {
-		r.Beta = strings.Join(beta, ",")
-		if len(r.Beta) > 1024 || !isVisible(strings.NewReplacer(" ", "", "\t", "").Replace(r.Beta)) && r.Beta != "" {
-			return fault.Fail(fault.InvalidRequest, "The anthropic-beta header must be at most 1024 ASCII characters.")
-		}
-	}
-	return nil
 }
 
 // fingerprint digests what an Idempotency-Key stands for: the route, the

@@ -91,7 +91,7 @@ func decodeObject(c echo.Context, v any) error {
 		return err
 	}
 	if err := jsonread.Depth(body); err != nil {
-		return told(err)
+		return wire.Told(err)
 	}
 	var bad *jsontext.SyntacticError
 	switch err := json.Unmarshal(body, v, json.RejectUnknownMembers(true)); {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonread"
 )
 
 // ErrTooLong is the error of reading a body that is longer than its limit.
@@ -170,4 +171,16 @@ func Linger(w http.ResponseWriter, r *http.Request) {
 func isCorrupt(err error) bool {
 	var corrupt flate.CorruptInputError
 	return errors.As(err, &corrupt)
+}
+
+// Told makes a problem of what is wrong with a body; every other error passes.
+func Told(err error) error {
+	var e *jsonread.Error
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case e.Syntax:
+		return fault.Fail(fault.InvalidJSON, "%s", e.Detail)
+	}
+	return fault.Fail(fault.InvalidRequest, "%s", e.Detail)
 }

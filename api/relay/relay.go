@@ -1,0 +1,118 @@
+// Package relay is what the providers' own forms of the API have in common: it reads a
+// call as an official SDK sends it, has the desk wait for the job's answer, and writes
+// that as the provider gave it.
+//
+// It promises that a body leaves for the provider with every member, known or not, and
+// that an SDK is told of every failure whether the same request is worth sending again.
+// It knows no provider's words: a form gives it those.
+package relay
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/api/desk"
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/header"
+	"github.com/sluicehq/sluice/api/jsonread"
+	"github.com/sluicehq/sluice/api/wire"
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/estimate"
+)
+
+// Form is what a provider's form says in its own way.
+type Form struct {
+	Dialect string // its name among pools
+	Desk    *desk.Desk
+	// Caller returns who sent a request that was let through.
+	Caller  func(echo.Context) desk.Caller
+	MaxBody int64 // bytes of a call's body
+	// RequestID is the canonical name of the field that carries the request's id.
+	RequestID string
+	// Failed is the answer to a call whose job has ended without a result.
+	Failed func(job *tasks.Job, request string) (status int, body []byte)
+}
+
+// Call answers a call to one of the provider's paths, below the form's.
+func (f *Form) Call(c echo.Context, path string) error {
+	r := c.Request()
+	ctx, x := r.Context(), f.Caller(c)
+	q, err := f.read(c, path)
+	if err != nil {
+		return err
+	}
+	a, err := f.Desk.Call(ctx, x, q)
+	if err != nil {
+		return err
+	}
+	h := c.Response().Header()
+	h["Sluice-Job-Id"] = []string{a.Job.ID}
+	h[f.RequestID] = []string{x.Request}
+	status, body := http.StatusOK, []byte(a.Job.Result)
+	if a.Job.Status != tasks.StatusSucceeded {
+		// None is better when it is sent again, for the job has been.
+		h.Set("X-Should-Retry", "false")
+		status, body = f.Failed(&a.Job, x.Request)
+	}
+	wire.JSON(c.Response(), status, body)
+	a.Sent(ctx, ctx.Err() == nil)
+	return nil
+}
+
+// read reads a call. Its body is taken as it is: what is wrong in it beside the model is
+// for the provider to say.
+func (f *Form) read(c echo.Context, path string) (q desk.Asked, err error) {
+	r := c.Request()
+	body, err := wire.Read(c.Response(), r, f.MaxBody, "application/json")
+	if err != nil {
+		return q, err
+	}
+	job := tasks.Job{Priority: tasks.High, Request: tasks.Request{Kind: tasks.Raw, Body: body}}
+	var stream bool
+	if job.Model, stream, err = asks(body); err != nil {
+		return q, err
+	}
+	if stream {
+		return q, fault.Fail(fault.InvalidRequest, `"stream" is not served here yet: leave it out.`)
+	}
+	if err := header.Provider(r.Header, &job.Request); err != nil {
+		return q, err
+	}
+	said, err := readSDK(r.Header, &job)
+	if err != nil {
+		return q, err
+	}
+	estimate.Fill(job.Model, &job.Request)
+	sum := digest(r, f.Dialect+path, body)
+	q = desk.Asked{Dialect: f.Dialect, Job: job, Key: said.key, Fingerprint: sum, Repeat: said.repeat, Patience: said.patience}
+	if said.dedup {
+		q.Digest = sum
+	}
+	return q, nil
+}
+
+// asks reads which model a body asks, and whether for a stream.
+func asks(body []byte) (model string, stream bool, err error) {
+	r, err := jsonread.New(body)
+	if err != nil {
+		return "", false, wire.Told(err)
+	}
+	err = r.Object(func(name string) error {
+		switch name {
+		case "model":
+			model, err = r.Word(name, maxModel)
+			return err
+		case "stream":
+			stream = r.Kind() == 't'
+		}
+		return r.Skip()
+	})
+	if err != nil {
+		return "", false, wire.Told(err)
+	}
+	if model == "" {
+		return "", false, fault.Fail(fault.InvalidRequest, `The member "model" is missing.`)
+	}
+	return model, stream, nil
+}
