@@ -53,6 +53,10 @@ bench-far: ## Calls a second of one worker at 20 ms from Redis
 prove-pace: ## Simulate a bucket that runs dry and a foreign user of the key, with four seeds each
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run 'TestAFullBucketRunsDry|TestForeignRequestsOnASmallBurst' ./worker/limit -seeds 4
 
+.PHONY: prove-refusals
+prove-refusals: ## Measure another tenant's waits beside each kind of refused prompt, and wait for each one's end, about 5 minutes
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -timeout 15m -run 'TestOnePoisonedPromptOfThirty|TestPoisonedPromptsDelay' ./cmd/sluice -every -v
+
 .PHONY: prove-poison
 prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
 	go run ./cmd/prove poison

@@ -31,26 +31,28 @@ func TestWhose429ItIs(t *testing.T) {
 		last           call
 		shown, inquire bool
 	}{
-		{"the first", many(20, call{"b", good}), call{"a", silent}, false, false},
+		{"the first", many(20, call{"b", good}), call{"a", silent}, false, true},
+		{"the first, with a wait", many(20, call{"b", good}), call{"a", stated}, false, false},
+		{"the first, and others were refused", many(2, call{"b", silent}, call{"c", silent}), call{"a", silent}, false, false},
 		{"again, and others were answered", []call{{"a", silent}, {"b", good}}, call{"a", silent}, true, false},
 		{"again, and others were answered before", []call{{"b", good}, {"a", silent}}, call{"a", silent}, false, true},
 		{"again, and nobody else asked", []call{{"a", silent}}, call{"a", silent}, false, true},
 		{"again, and many were refused", append(many(9, call{"b", good}), call{"c", silent}, call{"a", silent}, call{"b", good}, call{"c", silent}), call{"a", silent}, false, true},
 		{"again, and another one is refused for itself", append([]call{{"a", silent}, {"c", silent}}, many(10, call{"b", good})...), call{"a", silent}, true, false},
-		{"again, after an answer", []call{{"a", silent}, {"a", good}, {"b", good}}, call{"a", silent}, false, false},
+		{"again, after an answer", []call{{"a", silent}, {"a", good}, {"b", good}}, call{"a", silent}, false, true},
 		{"again, with a wait", []call{{"a", stated}, {"b", good}}, call{"a", stated}, false, false},
 		{"a third time, with a wait", []call{{"a", stated}, {"a", stated}, {"b", good}}, call{"a", stated}, true, false},
 	} {
 		l, now := alone{}, time.Unix(1000, 0)
-		ask := func(c call) (row int, shown, inquire bool) {
-			now = now.Add(10 * time.Second)
+		ask := func(c call) sight {
+			now = now.Add(4 * time.Second)
 			return l.saw(Call{Job: c.job, Model: "gpt-a", Took: time.Second}, c.a, now)
 		}
 		for _, one := range c.before {
 			ask(one)
 		}
-		if _, shown, inquire := ask(c.last); shown != c.shown || inquire != c.inquire {
-			t.Errorf("%s: shown %t, inquire %t; want %t, %t", c.name, shown, inquire, c.shown, c.inquire)
+		if v := ask(c.last); v.shown != c.shown || (v.begin != nil) != c.inquire {
+			t.Errorf("%s: %+v; want shown %t, inquire %t", c.name, v, c.shown, c.inquire)
 		}
 	}
 }
@@ -63,17 +65,42 @@ func TestRefusalsThatCameTogetherShowNothing(t *testing.T) {
 	for range 2 {
 		now = now.Add(5 * time.Second)
 		for job := range 2 * aloneKept {
-			_, shown, inquire := l.saw(Call{Job: string(rune('a' + job%64)), Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: tasks.RateLimited}, now)
-			if shown {
+			v := l.saw(Call{Job: string(rune('a' + job%64)), Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: tasks.RateLimited}, now)
+			if v.shown {
 				t.Fatal("a refusal was shown to be one job's own")
 			}
-			if inquire {
+			if v.begin != nil {
 				inquiries++
 			}
 		}
 	}
 	if inquiries > 2 {
 		t.Errorf("%d inquiries", inquiries)
+	}
+}
+
+// Refusals that come while a model is asked for another one wait for its answer; not
+// so where they are many.
+func TestRefusalsWaitForTheInquiryUnderWay(t *testing.T) {
+	t.Parallel()
+	l, now := alone{}, time.Unix(1000, 0)
+	saw := func(job string, o tasks.Outcome) sight {
+		return l.saw(Call{Job: job, Model: "gpt-a", Took: time.Second}, upstream.Answer{Outcome: o}, now)
+	}
+	for range 30 {
+		saw("good", tasks.Succeeded)
+	}
+	first := saw("a", tasks.RateLimited)
+	if first.begin == nil {
+		t.Fatal("the first refusal begins no inquiry")
+	}
+	for _, job := range []string{"b", "c"} {
+		if v := saw(job, tasks.RateLimited); v.wait != first.begin || v.begin != nil {
+			t.Errorf("job %s: %+v; want it to wait", job, v)
+		}
+	}
+	if v := saw("d", tasks.RateLimited); v.wait != nil {
+		t.Errorf("of 34 calls 4 are refused, and yet the last waits: %+v", v)
 	}
 }
 
@@ -95,11 +122,11 @@ func TestAProbeTellsAJobsOwn429(t *testing.T) {
 			if all {
 				want, last = Open, Open
 			}
-			if _, s := d.ask("gpt-a", "POISON"); s != Open || len(p.pings) > 0 {
-				t.Errorf("the first refusal: standing %d, pings %q", s, p.pings)
-			}
-			if _, s := d.ask("gpt-a", "POISON"); s != want || len(p.pings) != 1 {
-				t.Errorf("the second refusal: standing %d, want %d; pings %q", s, want, p.pings)
+			for i := range 2 {
+				d.h.alone.earliest = time.Time{} // an inquiry is due
+				if _, s := d.ask("gpt-a", "POISON"); s != want || len(p.pings) != i+1 {
+					t.Errorf("refusal %d: standing %d, want %d; pings %q", i+1, s, want, p.pings)
+				}
 			}
 			for range 2 {
 				d.ask("gpt-a", "POISON")

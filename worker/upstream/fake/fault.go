@@ -222,6 +222,7 @@ var refusals = map[string]refusal{
 	"504": {name: "504", status: 504, again: true, anthropicType: "timeout_error", openAIType: "server_error", message: "The request timed out."},
 	"429_page": {name: "429_page", status: 429, raw: "<html><head><title>429 Too Many Requests</title></head></html>\n",
 		header: map[string]string{"Content-Type": "text/html"}, words: "429 as an edge's page, without a wait"},
+	"429_bare": {name: "429_bare", status: 429, words: "429 and nothing else"},
 	"403_page": {name: "403_page", status: 403, raw: "<!DOCTYPE html><title>Attention Required!</title>\n",
 		header: map[string]string{"Content-Type": "text/html"}, words: "403 as an edge's page"},
 	"404_page": {name: "404_page", status: 404, raw: "404 page not found\n",
