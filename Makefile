@@ -61,6 +61,10 @@ prove-refusals: ## Measure another tenant's waits beside each kind of refused pr
 prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
 	go run ./cmd/prove poison
 
+.PHONY: prove-hostile
+prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail when that one is slowed past the bars
+	go run ./cmd/prove hostile
+
 .PHONY: prove-stall
 prove-stall: ## Stop workers for moments and crowd their processors; fail when the allowance is passed or left, about 2 minutes
 	go run ./cmd/prove stall

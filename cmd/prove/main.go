@@ -12,6 +12,7 @@
 //	hooks     webhooks: deliveries a second, beside slow receivers, and none lost
 //	          while workers and Redis are killed
 //	poison    a job that its workers die of has an end, and takes nobody with it
+//	hostile   a tenant that attacks slows no other past the bars
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -46,6 +47,7 @@ import (
 
 	"github.com/sluicehq/sluice/cmd/prove/bench"
 	"github.com/sluicehq/sluice/cmd/prove/hooks"
+	"github.com/sluicehq/sluice/cmd/prove/hostile"
 	"github.com/sluicehq/sluice/cmd/prove/kill"
 	"github.com/sluicehq/sluice/cmd/prove/outage"
 	"github.com/sluicehq/sluice/cmd/prove/rig"
@@ -55,18 +57,19 @@ import (
 type CLI struct {
 	rig.Lab
 
-	Kill    kill.Command   `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
-	Hooks   hooks.Command  `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
-	Outage  outage.Command `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
-	Pace    bench.Pace     `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
-	Poison  kill.Poison    `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
-	Far     bench.Far      `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
-	Stall   bench.Stall    `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
-	Submit  bench.Submit   `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
-	Pickup  bench.Pickup   `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
-	Sync    bench.Sync     `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
-	Memory  bench.Memory   `cmd:"" help:"Measure the bytes of Redis a queued job."`
-	Backlog bench.Backlog  `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Kill    kill.Command    `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
+	Hooks   hooks.Command   `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
+	Hostile hostile.Command `cmd:"" help:"Prove that a tenant that attacks slows no other."`
+	Outage  outage.Command  `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
+	Pace    bench.Pace      `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
+	Poison  kill.Poison     `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
+	Far     bench.Far       `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
+	Stall   bench.Stall     `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
+	Submit  bench.Submit    `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
+	Pickup  bench.Pickup    `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
+	Sync    bench.Sync      `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
+	Memory  bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
+	Backlog bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 }
 
 func main() {

@@ -198,3 +198,23 @@ func (p *Proc) CPU() (time.Duration, error) {
 	}
 	return time.Duration(user+system) * time.Second / ticksPerSecond, nil
 }
+
+// PeakMemory is the most bytes of memory that the process has had at a time. It is
+// known on Linux alone.
+func (p *Proc) PeakMemory() (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0, fmt.Errorf("memory of %s: it does not run", p.Name)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("memory of %s: %w", p.Name, err)
+	}
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0, fmt.Errorf("memory of %s: %w", p.Name, err)
+	}
+	return kib << 10, nil
+}

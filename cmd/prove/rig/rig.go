@@ -54,6 +54,8 @@ type Config struct {
 	// by which the provider tells their calls apart: for proofs in which the
 	// provider sets no limits.
 	OneKey bool
+	// Env is added to the environment of every process of Sluice.
+	Env []string
 	// Worker returns each worker's program and what is added to its environment.
 	// Nil: the lab's, and nothing.
 	Worker func(i int) (bin string, env []string)
@@ -201,10 +203,15 @@ drain_delay: 0s
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
 		return err
 	}
-	s.Token, err = auth.Mint(auth.MintConfig{
-		Secret: []byte(Secret), Issuer: "sluice", Audience: "sluice", Subject: "proof", Tenant: "proof", Scopes: auth.Scopes(),
-	})
+	s.Token, err = TokenOf("proof")
 	return err
+}
+
+// TokenOf mints a tenant's token for the APIs of any stage.
+func TokenOf(tenant string) (string, error) {
+	return auth.Mint(auth.MintConfig{
+		Secret: []byte(Secret), Issuer: "sluice", Audience: "sluice", Subject: "proof", Tenant: tenant, Scopes: auth.Scopes(),
+	})
 }
 
 // start starts the program in a role, without waiting until it is ready.
@@ -223,7 +230,7 @@ func (s *Stage) start(c Config, bin, role string, i int, env ...string) (*Proc, 
 	}
 	p := &Proc{
 		Name: name, Path: bin, Args: slices.Concat(args, []string{"--config", filepath.Join(s.Dir, configFile)}, c.Flags, []string{role}), Ops: ops,
-		Env: append(environ(), append(env, "SLUICE_OPS_LISTEN="+ops)...), Log: filepath.Join(s.Dir, name+".log"),
+		Env: slices.Concat(environ(), c.Env, env, []string{"SLUICE_OPS_LISTEN=" + ops}), Log: filepath.Join(s.Dir, name+".log"),
 	}
 	return p, p.Start()
 }
