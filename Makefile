@@ -57,6 +57,10 @@ prove-pace: ## Simulate a bucket that runs dry and a foreign user of the key, wi
 prove-refusals: ## Measure another tenant's waits beside each kind of refused prompt, and wait for each one's end, about 5 minutes
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -timeout 15m -run 'TestOnePoisonedPromptOfThirty|TestPoisonedPromptsDelay' ./cmd/sluice -every -v
 
+.PHONY: prove-accounts
+prove-accounts: ## Move jobs about by dice and compare the tenant's account after each move, with twelve seeds
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestAnAccountIsWhatItsJobsUsedAndWait ./tasks/store -seeds 12
+
 .PHONY: prove-poison
 prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
 	go run ./cmd/prove poison

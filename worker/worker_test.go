@@ -33,7 +33,7 @@ import (
 func TestMain(m *testing.M) {
 	// These tests wait for schedules, each with a Redis of its own, and need
 	// little of a processor. -parallel still has the last word.
-	_ = flag.Set("test.parallel", "6")
+	_ = flag.Set("test.parallel", "8")
 	goleak.VerifyTestMain(m)
 }
 

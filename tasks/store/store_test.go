@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"reflect"
 	"sort"
@@ -18,7 +19,12 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Each test takes turns with a Redis of its own, or waits for it: a test more than
+	// there are processors keeps them at work. -parallel still has the last word.
+	_ = flag.Set("test.parallel", "4")
+	goleak.VerifyTestMain(m)
+}
 
 const pool = "p"
 

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -521,12 +522,14 @@ func (l losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
+var seeds = flag.Uint64("seeds", 3, "move jobs about with this many seeds")
+
 // An account says what was used, what is set aside for what has not ended, and what
 // waits and runs, whatever happens to the jobs and in whatever order, also where
 // answers are lost; and no door takes more work in than the limits allow.
 func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(6) {
+	for seed := range *seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, redistest.Options{})

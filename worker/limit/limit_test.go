@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"testing"
@@ -13,7 +14,12 @@ import (
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Each test takes turns with a Redis of its own, or waits for it: a test more than
+	// there are processors keeps them at work. -parallel still has the last word.
+	_ = flag.Set("test.parallel", "4")
+	goleak.VerifyTestMain(m)
+}
 
 // newGate returns a gate on rdb, quiet, with what change sets.
 func newGate(t testing.TB, rdb redis.UniversalClient, l Limits, change ...func(*Config)) *Gate {

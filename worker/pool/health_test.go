@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// These tests wait for probes, and need little of a processor.
-	_ = flag.Set("test.parallel", "8")
+	_ = flag.Set("test.parallel", "12")
 	goleak.VerifyTestMain(m)
 }
 
