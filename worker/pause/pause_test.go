@@ -86,6 +86,33 @@ func TestGateIsHeldBeforeTheQueueIsPaused(t *testing.T) {
 	}
 }
 
+func TestAResumeSaysThatTheGateIsStillHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.breaker()
+	cfg := w.config(w.rdb)
+	cfg.Gate, cfg.Probe = nil, nil
+	api := w.build(cfg)
+	for _, c := range []struct {
+		what         string
+		do           func() error
+		paused, held bool
+	}{
+		{"new", func() error { return nil }, false, false},
+		{"paused", func() error { return api.Pause(t.Context(), "ada", "") }, true, false},
+		{"paused for a while", func() error { return b.step(t.Context()) }, true, false},
+		{"resumed", func() error { return api.Resume(t.Context(), "ada") }, false, true},
+		{"resumed for a while", func() error { return b.step(t.Context()) }, false, false},
+	} {
+		if err := c.do(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if s := w.state(b); s.Paused != c.paused || s.Held != c.held {
+			t.Errorf("%s: paused %t, held %t; want %t, %t", c.what, s.Paused, s.Held, c.paused, c.held)
+		}
+	}
+}
+
 func TestFullPaceWithinTwentySecondsOfRecovery(t *testing.T) {
 	t.Parallel()
 	for _, rnd := range []float64{0, 0.5, 0.999} {

@@ -61,7 +61,10 @@ type State struct {
 	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
 	Detail           string   // of Reason, for operators alone: hosts and targets
 	Models           []string // that are held back: they fail while others do not
-	AsOf             time.Time
+	// Held: the pause is over, and the gate is not yet let go. A worker does so within a
+	// second, whatever else held the gate meanwhile.
+	Held bool
+	AsOf time.Time
 }
 
 // snapshot is the hash in Redis at one moment.
@@ -159,6 +162,7 @@ func (s snapshot) state() State {
 	st := State{
 		Name: s.name(), Paused: s.paused(), Since: s.time("flip_at"),
 		Pace: s.pace(), AsOf: time.UnixMilli(s.now).UTC(), Models: slices.Sorted(maps.Keys(s.sick())),
+		Held: s.held() && !s.paused(),
 	}
 	if s.broken() {
 		st.Cause = Cause(s.h["cause"])

@@ -204,7 +204,7 @@ func (v view) status(name string) tasks.PoolStatus {
 	switch {
 	case v.pause.Paused:
 		s.State = tasks.PoolPaused
-	case v.gate.HeldFor > 0:
+	case v.gate.HeldFor > 0 && !v.pause.Held:
 		s.State, s.Reason = tasks.PoolDegraded, v.gate.HoldReason
 		s.ExpectedResumeAt = v.at.Add(v.gate.HeldFor).UTC()
 	case v.pause.Name != pause.Closed || (v.gate.Pace > 0 && v.gate.Pace < 0.9):

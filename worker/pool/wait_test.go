@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/pause"
 )
 
 // At one start a second, a job's wait is the number of starts before it.
@@ -31,6 +32,27 @@ func TestAForecastCountsTurnsByWeight(t *testing.T) {
 		v := view{load: c.load, gate: limit.State{Pace: 1, CallsPerSecond: 1, Concurrency: 1, InFlight: 1}}
 		if got := v.ahead(time.Now(), c.tenant, c.place, c.tenants); got != c.want {
 			t.Errorf("%s: place %d of %s among %d waits %v, want %v", c.name, c.place, c.tenant, c.tenants, got, c.want)
+		}
+	}
+}
+
+// What a pause that is over has left at the gate is gone within a second: the pool is
+// open, as whoever resumed it is told. A provider's hold makes it degraded.
+func TestAResumedPoolIsOpenThoughTheGateIsNotYetLetGo(t *testing.T) {
+	t.Parallel()
+	held := limit.State{HeldFor: 5 * time.Second, HoldReason: "why"}
+	for _, c := range []struct {
+		pause pause.State
+		state tasks.PoolState
+		why   string
+	}{
+		{pause.State{Name: pause.Closed, Held: true}, tasks.PoolOpen, ""},
+		{pause.State{Name: pause.Closed}, tasks.PoolDegraded, "why"},
+		{pause.State{Name: pause.Closed, Paused: true, Reason: "lunch"}, tasks.PoolPaused, "lunch"},
+	} {
+		got := view{pause: c.pause, gate: held}.status("claude")
+		if got.State != c.state || got.Reason != c.why || got.ExpectedResumeAt.IsZero() == (c.state == tasks.PoolDegraded) {
+			t.Errorf("%+v: %s, %q, until %v; want %s, %q", c.pause, got.State, got.Reason, got.ExpectedResumeAt, c.state, c.why)
 		}
 	}
 }
