@@ -25,6 +25,7 @@ import (
 // TestTheAPIFromOutside asks one running system everything that does not
 // disturb the others.
 func TestTheAPIFromOutside(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, nil, "SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true")
 	t.Run("group", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *system){

@@ -33,7 +33,7 @@ func (l leakless) Run() int {
 	// Most of these tests wait for other processes, leases and schedules, each
 	// with a Redis of its own, and need little of a processor. -parallel still has
 	// the last word.
-	_ = flag.Set("test.parallel", "6")
+	_ = flag.Set("test.parallel", "8")
 	logging.Disable() // as the program does, for the tests that run it in this process
 	if code := l.m.Run(); code != 0 {
 		return code
