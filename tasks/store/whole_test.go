@@ -172,9 +172,9 @@ func restore(t *testing.T, rdb *redis.Client, raw map[string]string, but string)
 }
 
 // passedBy reports whether a script may go on without a key: it is of one job, tenant,
-// lane or pool among others, which is looked at again later.
+// lane or pool among others, which is looked at again later, or only says whose turn it is.
 func passedBy(key string) bool {
-	for _, kind := range strings.Fields("j q d n fall ring turn hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq") {
+	for _, kind := range strings.Fields("j q d n fall ring turn hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq weight wturn") {
 		if strings.HasPrefix(key+":", "sluice:{s}:"+kind+":") {
 			return true
 		}

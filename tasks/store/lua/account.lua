@@ -21,7 +21,7 @@ end
 -- pooled and waits change how many jobs of a pool are in a phase, and how many of a
 -- tenant wait.
 local function pooled(pool, phase, n) redis.call('HINCRBY', keys.load(pool), phase, n) end
-local function waits(tenant, n) redis.call('HINCRBY', keys.waiting(), tenant, n) end
+local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
 
 -- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
 -- correct changes one that the records contradict. tenants are all that have a count.
@@ -51,10 +51,8 @@ end
 -- being none, it takes nothing and returns {"full", waiting}, {"heavy", bytes} or
 -- {"spent", tokens left, ms until midnight UTC}.
 local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
-  if most > 0 then
-    local waiting = tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
-    if waiting + jobs > most then return { 'full', waiting } end
-  end
+  local before = waitingOf(tenant)
+  if most > 0 and before + jobs > most then return { 'full', before } end
   local refusal = heavy(tenant, bytes, widest)
   if refusal then return refusal end
   if tokens > 0 then

@@ -5,8 +5,8 @@
 -- which takes no room.
 local function weigh(tenant, weight)
   weight = tostring(weight)
-  local noted = redis.call('HGET', keys.weights(), tenant) or '1'
-  if noted == weight then return end
+  local noted = redis.pcall('HGET', keys.weights(), tenant) or '1'
+  if noted == weight or type(noted) == 'table' then return end
   if weight == '1' then
     redis.call('HDEL', keys.weights(), tenant)
   else
@@ -20,7 +20,7 @@ local function ring(j)
   if not redis.call('ZSCORE', turns, j.t) then
     -- A tenant that comes back starts at the present turn: idling saves nothing up.
     local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', turns, first[2] or redis.call('GET', keys.turn(j.p)) or 0, j.t)
+    redis.call('ZADD', turns, first[2] or without('GET', keys.turn(j.p)) or 0, j.t)
   end
 end
 
@@ -43,7 +43,7 @@ local function pick(pool)
     if not tenant then return nil end
     local q = keys.backlog(pool, tenant)
     local popped = redis.pcall('ZPOPMIN', q) -- one of another type has no turn
-    local step = 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
+    local step = 1 / weightOf(tenant)
     if popped[1] and redis.call('EXISTS', q) == 1 then
       redis.call('ZINCRBY', ring, step, tenant)
     else
@@ -62,7 +62,7 @@ end
 local function claim(pool, depth, tickets)
   local out = keys.handed(pool)
   local room = depth - redis.call('ZCARD', out) - redis.call('ZCARD', keys.held(pool))
-  if room <= 0 or redis.call('HEXISTS', keys.paused(), pool) == 1 then return end
+  if room <= 0 or without('HEXISTS', keys.paused(), pool) == 1 then return end
   local steps = 96
   while steps > 0 do
     if room <= 0 then return end

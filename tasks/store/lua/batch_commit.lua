@@ -11,7 +11,6 @@ if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.batch then return { 'lost' } end
 local total = redis.call('LLEN', keys.lines(a.batch))
 if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
-fitsTenant(h[1])
 sorted(keys.batches(h[1]), keys.unfolding(), keys.staged(h[1]))
 local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily, 0, 0) -- its bytes are counted
 if refusal then return refusal end

@@ -42,13 +42,12 @@ local function create(i)
     end
   end
   -- Of another type, what this job is counted in refuses this job alone.
+  most, tokens, bytes = tonumber(most), tonumber(tokens), tonumber(bytes)
   local sound, why = pcall(function()
-    fits({ id = id, p = pool, t = tenant })
-    sorted(keys.jobs(tenant), keys.deadlines(), keys.due())
+    fits({ id = id, p = pool, t = tenant, q = tokens > 0, qb = bytes > 0 }, keys.jobs(tenant), keys.deadlines(), keys.due())
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
-  tokens, bytes = tonumber(tokens), tonumber(bytes)
-  local refusal = admit(tenant, 1, tokens, tonumber(most), tonumber(daily), bytes, tonumber(widest))
+  local refusal = admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest))
   if refusal then return refusal end
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'

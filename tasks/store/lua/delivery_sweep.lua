@@ -4,8 +4,8 @@
 -- ARGV[2]  {depth, lease (ms), claim: see wclaim; most: of each}
 -- Returns  {tickets, ms until the next is due or may go, or -1, handed out, ready lanes of as many tenants, waiting for another try}.
 sorted(keys.retries(), keys.resting(), keys.formerLanes(), keys.sending(), keys.deliveriesExpiring(), keys.failing(), keys.senders())
-each('HLEN', keys.flying(), keys.weights())
-each('GET', keys.sendingSwept(), keys.sendingGrace(), keys.claimed(a.claim), keys.sendersTurn())
+each('HLEN', keys.flying())
+each('GET', keys.sendingSwept(), keys.sendingGrace(), keys.claimed(a.claim))
 spare()
 local function upto(key) return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, a.most) end
 

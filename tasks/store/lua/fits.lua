@@ -2,6 +2,10 @@
 -- than it should be is refused while nothing has moved. What a move only meets on its
 -- way, another tenant's backlog or another's job, is passed by instead, and looked at
 -- again a minute later: it holds up none of the others.
+--
+-- A look costs a command, and every move of every job makes it. So what a move reads
+-- anyway before it writes is its look, sets are looked at all in one command, and what
+-- a script can do without (weights, turns, what is paused) it reads by pcall instead.
 
 local looked = {} -- by this run of the script
 
@@ -13,32 +17,83 @@ end
 -- that is never there nothing can be taken away. A plain set would pass; nobody has any.
 local function sorted(...) redis.call('ZDIFF', select('#', ...) + 1, keys.spare(), ...) end
 
--- fitsPool looks at what every move of a pool's jobs writes, and claim.
-local function fitsPool(pool)
-  if looked[pool] then return end
-  sorted(keys.handed(pool), keys.held(pool), keys.running(pool), keys.fallbacks(pool), keys.ring(pool))
-  each('HLEN', keys.load(pool), keys.paused())
-  redis.call('GET', keys.turn(pool))
-  looked[pool] = true
+-- without reads what a script can do without: where another type stands, there is nothing.
+local function without(...)
+  local read = redis.pcall(...)
+  return type(read) ~= 'table' and read or nil
 end
 
--- fitsTenant looks at what a tenant's work is counted in.
-local function fitsTenant(tenant)
+local function weightOf(tenant) return without('HGET', keys.weights(), tenant) or 1 end
+
+-- waitingOf is how many jobs of a tenant wait. waits in account.lua keeps it up to date.
+local waiting = {}
+local function waitingOf(tenant)
+  waiting[tenant] = waiting[tenant] or tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
+  return waiting[tenant]
+end
+
+-- hooksOf is what the endpoints of a tenant take, each endpoint and its events in turn.
+local hooks = {}
+local function hooksOf(tenant)
+  hooks[tenant] = hooks[tenant] or redis.call('HGETALL', keys.hooks(tenant))
+  return hooks[tenant]
+end
+
+-- ownURL is the address that a job asked for itself, or nil.
+local function ownURL(j)
+  if j.url == nil then
+    local e = redis.call('HGET', j.key, 'e')
+    j.url = e and string.find(e, '"w":"', 1, true) and cjson.decode(e).w or false
+  end
+  return j.url or nil
+end
+
+-- fitsPool looks at what every move of a pool's jobs writes, and claim, and at further sets.
+local function fitsPool(pool, ...)
+  if not looked[pool] then
+    sorted(keys.handed(pool), keys.held(pool), keys.running(pool), keys.fallbacks(pool), keys.ring(pool), ...)
+    redis.call('HLEN', keys.load(pool))
+    looked[pool] = true
+  elseif ... then
+    sorted(...)
+  end
+end
+
+-- fitsDay looks at a tenant's tokens of the day.
+local function fitsDay(tenant)
   if looked[tenant .. '\n'] then return end
-  each('HLEN', keys.waiting(), keys.bytes(), keys.day(tenant), keys.weights())
+  redis.call('HLEN', keys.day(tenant))
   looked[tenant .. '\n'] = true
 end
 
--- fits looks at what a job's moves between waiting and running write.
-local function fits(j)
-  fitsPool(j.p)
-  fitsTenant(j.t)
-  redis.call('ZCARD', keys.backlog(j.p, j.t))
+local function fitsBytes()
+  if looked['\n'] then return end
+  redis.call('HLEN', keys.bytes())
+  looked['\n'] = true
+end
+
+-- fitsTenant looks at all that a tenant's work is counted in.
+local function fitsTenant(tenant)
+  waitingOf(tenant)
+  fitsBytes()
+  fitsDay(tenant)
+end
+
+-- fits looks at what a job's moves between waiting and running write, and at further sets.
+local function fits(j, ...)
+  local group = j.sh or j.fo
+  if group then
+    fitsPool(j.p, keys.backlog(j.p, j.t), keys.followers(j.p, group), ...)
+  else
+    fitsPool(j.p, keys.backlog(j.p, j.t), ...)
+  end
+  waitingOf(j.t)
+  if j.q then fitsDay(j.t) end
+  if j.qb then fitsBytes() end
   if j.c and not looked[j.c] then
     redis.call('HLEN', keys.batch(j.c))
     looked[j.c] = true
   end
-  if j.sh or j.fo then redis.call('ZCARD', keys.followers(j.p, j.sh or j.fo)) end
 end
 
 -- fitsEvents looks at what a tenant's events write.
@@ -47,25 +102,26 @@ local function fitsEvents(tenant)
   sorted(keys.deliveries(tenant), keys.deliveriesExpiring(), keys.lanes(tenant), keys.places(tenant),
     keys.senders(), keys.resting(), keys.failing(), keys.retries(), keys.sending())
   each('HLEN', keys.hooks(tenant), keys.poolHooks(), keys.flying())
-  each('GET', keys.serial(), keys.sendersTurn())
+  redis.call('GET', keys.serial())
   looked[tenant .. '\r'] = true
 end
 
 -- fitsEnd looks at what a job's end writes, beside fits.
 local function fitsEnd(j)
-  fits(j)
-  fitsEvents(j.t)
-  sorted(keys.jobs(j.t), keys.expiring(), keys.due(), keys.deadlines())
-  each('LLEN', keys.tellings(j.id), keys.late())
-  if j.c then redis.call('LLEN', keys.lines(j.c)) end
+  fits(j, keys.expiring(), keys.due(), keys.deadlines())
+  if j.dl > 0 then redis.call('LLEN', keys.late()) end
+  if hooksOf(j.t)[1] or ownURL(j) then -- else nobody is told
+    fitsEvents(j.t)
+    redis.call('LLEN', keys.tellings(j.id))
+  end
 end
 
 -- fitsSweep looks at what a sweep reads and writes whatever the job.
 local function fitsSweep()
   sorted(keys.deadlines(), keys.due(), keys.expiring(), keys.unfolding(), keys.staging(),
     keys.deliveriesExpiring(), keys.senders(), keys.resting(), keys.failing(), keys.retries(), keys.sending())
-  each('HLEN', keys.waiting(), keys.weights(), keys.paused(), keys.flying(), keys.poolHooks())
-  each('GET', keys.swept(), keys.grace(), keys.serial(), keys.sendersTurn())
+  each('HLEN', keys.waiting(), keys.flying(), keys.poolHooks())
+  each('GET', keys.swept(), keys.grace(), keys.serial())
   redis.call('LLEN', keys.late())
 end
 

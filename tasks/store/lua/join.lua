@@ -6,8 +6,7 @@
 -- Returns  {"lead"}, {"follow", tickets}, {"final"}, {"lost"} or {"gone"}.
 local j = load(a.id)
 if j then
-  fits(j)
-  redis.call('ZCARD', keys.followers(j.p, a.digest))
+  fits(j, keys.followers(j.p, a.digest))
 end
 spare()
 if not j then return { 'gone' } end

@@ -93,13 +93,6 @@ local function become(j, to)
   return v
 end
 
--- ownURL is the address that a job asked for itself, or nil.
-local function ownURL(j)
-  local e = redis.call('HGET', j.key, 'e')
-  if not e or not string.find(e, '"w":"', 1, true) then return nil end
-  return cjson.decode(e).w
-end
-
 -- leave takes a job out of every index of jobs under way, and from behind the one that it follows.
 local function leave(j)
   redis.call('ZREM', keys.handed(j.p), j.id)

@@ -9,7 +9,8 @@ local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' or redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
 fitsEnd(j)
-if j.c then redis.call('LLEN', keys.lines(j.c)) end
+local first = redis.call('HGET', j.key, 'p0')
+fits({ p = first or j.p, t = j.t, qb = a.bytes > 0 })
 local refusal = admit(j.t, 1, a.tokens, a.most, a.daily, a.bytes, a.widest)
 if refusal then return refusal end
 aside(j, a.tokens, a.bytes)

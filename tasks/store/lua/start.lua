@@ -4,7 +4,7 @@
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
 local j = load(a.id)
-if j then (j.dl > 0 and fitsEnd or fits)(j) end
+if j then (j.dl > 0 and j.dl <= now and fitsEnd or fits)(j) end
 spare()
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end

@@ -41,7 +41,7 @@ local function wline(tenant, lane)
   if redis.call('ZSCORE', keys.lanes(tenant), lane) then return end
   if wroom(lane, wfails(lane)) <= 0 or redis.call('EXISTS', keys.lane(lane)) == 0 then return end
   wjoin(keys.lanes(tenant), lane, 0)
-  wjoin(keys.senders(), tenant, redis.call('GET', keys.sendersTurn()) or 0)
+  wjoin(keys.senders(), tenant, without('GET', keys.sendersTurn()) or 0)
   redis.call('ZADD', keys.resting(), 'NX', now + 30000, lane)
 end
 
@@ -113,7 +113,7 @@ local function wwake() redis.pcall('PUBLISH', keys.control(), 'deliver now') end
 -- tell writes the deliveries of an event: to the endpoints that take it, but
 -- for one, and to the job's own URL, if it has one.
 tell = function(tenant, kind, object, event, url, detail, but)
-  local hooks, made = redis.call('HGETALL', keys.hooks(tenant)), false
+  local hooks, made = hooksOf(tenant), false
   for i = 1, #hooks, 2 do
     if hooks[i] ~= but and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
       deliver(tenant, hooks[i], '', kind, object, event, detail)
@@ -208,7 +208,7 @@ local function wclaim(claim, depth, lease)
     local sound = pcall(fitsEvents, tenant)
     local may = sound and wmay(tenant, room) or 0
     room = room - (may > 0 and wserve(tenant, math.min(may, 16), tickets, lease) or 0)
-    turn = first[2] + 1 / (redis.call('HGET', keys.weights(), tenant) or 1)
+    turn = first[2] + 1 / weightOf(tenant)
     if not sound or redis.call('EXISTS', keys.lanes(tenant)) == 0 then
       redis.call('ZREM', ring, tenant)
     elseif may > 0 then
@@ -272,6 +272,7 @@ local function wdisable(endpoint, why)
   if not h[1] or h[2] then return end
   redis.call('HSET', wh, 'dis', now, 'why', why)
   redis.call('HDEL', keys.hooks(h[1]), endpoint)
+  hooks[h[1]] = nil
   redis.call('HDEL', keys.poolHooks(), endpoint)
   tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, endpoint)
 end

@@ -1,0 +1,84 @@
+package store_test
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+var stat = regexp.MustCompile(`(?m)^cmdstat_([\w|]+):calls=(\d+),usec=(\d+)`)
+
+// spent is what Redis has done of scripts so far: microseconds, and the commands that
+// were called, in scripts or out of them.
+func spent(b *testing.B, rdb *redis.Client) (usec, calls int) {
+	b.Helper()
+	info, err := rdb.Info(b.Context(), "commandstats").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, m := range stat.FindAllStringSubmatch(info, -1) {
+		n, _ := strconv.Atoi(m[2])
+		took, _ := strconv.Atoi(m[3])
+		switch m[1] {
+		case "evalsha", "eval":
+			usec += took
+		case "info":
+		default:
+			calls += n
+		}
+	}
+	return usec, calls
+}
+
+// What a job's life costs Redis: of each script the median of its microseconds, and the
+// commands that it calls.
+func BenchmarkLife(b *testing.B) {
+	rdb := redistest.New(b)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}})
+	usec, calls := map[string][]int{}, map[string]int{}
+	stage := func(name string, act func() error) {
+		b.Helper()
+		from, before := spent(b, rdb)
+		if err := act(); err != nil {
+			b.Fatal(err)
+		}
+		till, after := spent(b, rdb)
+		usec[name], calls[name] = append(usec[name], till-from), after-before
+	}
+	for b.Loop() {
+		j := job("acme")
+		j.Reserved = 20
+		var next []tasks.Ticket
+		stage("create", func() (err error) {
+			_, next, err = s.Create(b.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 100, TokensPerDay: 1e12}})
+			return err
+		})
+		k := next[0]
+		stage("take", func() error { _, err := s.Take(b.Context(), k); return err })
+		stage("start", func() error { _, _, err := s.Start(b.Context(), k); return err })
+		if err := s.Listen(b.Context(), k.ID); err != nil {
+			b.Fatal(err)
+		}
+		stage("append", func() error { _, err := s.Append(b.Context(), k, 1, 0, "some text"); return err })
+		stage("end", func() error {
+			_, err := s.End(b.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{"text":"some"}`), Usage: &tasks.Usage{InputTokens: 3}})
+			return err
+		})
+	}
+	life := 0
+	for name, all := range usec {
+		slices.Sort(all)
+		life += all[len(all)/2]
+		b.ReportMetric(float64(all[len(all)/2]), "µs/"+name)
+		b.ReportMetric(float64(calls[name]), "commands/"+name)
+	}
+	b.ReportMetric(float64(life), "µs/life")
+}
