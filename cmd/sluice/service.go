@@ -329,14 +329,14 @@ func (p pausing) Resume(ctx context.Context, pool string) error {
 }
 
 // depthOf is how many jobs of a pool may be between its backlog and the
-// provider: two seconds of what its requests allow, so that a tenant who comes
-// late waits about that long behind what is already handed out.
+// provider: a second of what its requests allow, so that a tenant who comes late
+// waits about that long behind what is already handed out.
 func depthOf(l config.Limits) int {
 	if l.RequestsPerMinute > 0 {
-		return max(8, int(min(l.RequestsPerMinute, 60_000)*2/60))
+		return max(8, int(min(l.RequestsPerMinute, 120_000)/60))
 	}
 	if l.Concurrency > 0 {
-		return max(8, 2*l.Concurrency)
+		return max(8, l.Concurrency)
 	}
 	return 256
 }

@@ -53,7 +53,7 @@ type Config struct {
 	// ResultTTL is how long a finished job is kept; 0 means 168 h.
 	ResultTTL time.Duration
 	// Depth is how many jobs of each pool may be between the backlog and the
-	// provider's answer's start: about two seconds of work. It also names the
+	// provider's answer's start: about a second of work. It also names the
 	// pools that a sweep looks after. A pool that is not in it has depth 4.
 	Depth map[string]int
 	// Weight is a tenant's share of the turns, 1 or more: while both have
