@@ -26,6 +26,7 @@ type Jobs struct {
 	log    *slog.Logger
 	shut   func() error // why nothing is taken in now
 	group  *gather.Group[tasks.Submission, store.Created]
+	large  *lane
 	moved  *prometheus.CounterVec
 
 	// idle are the pools whose last job was handed out by its own submit; nil where
@@ -33,10 +34,12 @@ type Jobs struct {
 	idle *sync.Map
 }
 
-// At most 64 submits that come at once are stored by one script, and at most two
-// such scripts are under way.
+// At most 64 submits that come at once, with 1 MiB of bodies, are stored by one script,
+// and at most two such scripts are under way. Larger bodies than largeBody have a lane
+// of their own.
 const (
 	submitsTogether = 64
+	bytesTogether   = 1 << 20
 	submitFlights   = 2
 	submitTimeout   = 10 * time.Second
 )
@@ -53,12 +56,27 @@ func NewJobs(c Config) *Jobs {
 	if c.OneServer {
 		j.idle = new(sync.Map)
 	}
-	j.group = gather.New(submitsTogether, submitFlights, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
-		ctx, cancel := context.WithTimeout(ctx, submitTimeout)
-		defer cancel()
+	j.large = newLane(largeRate)
+	size := func(s tasks.Submission) int { return len(s.Job.Request.Body) }
+	j.group = gather.NewSized(submitsTogether, submitFlights, bytesTogether, size, func(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
 		return j.create(ctx, subs)
 	})
 	return j
+}
+
+// store stores a submission, beside others unless its body is large.
+func (j *Jobs) store(ctx context.Context, s tasks.Submission) (made store.Created, err error) {
+	if len(s.Job.Request.Body) <= largeBody {
+		return j.group.Do(ctx, s)
+	}
+	err = j.large.Do(ctx, s.Job.Tenant, len(s.Job.Request.Body), func() error {
+		list, err := j.create(context.WithoutCancel(ctx), []tasks.Submission{s})
+		if err == nil {
+			made = list[0]
+		}
+		return err
+	})
+	return made, err
 }
 
 // callsEvery is the pause between looks for callers that do not come back.
@@ -104,6 +122,8 @@ func (j *Jobs) endCalls(ctx context.Context) {
 // fence that it then gets. Where that guess is wrong, the task is void: whoever
 // takes it asks the record first.
 func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Created, error) {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
 	var made []store.Created
 	var next []tasks.Ticket
 	var err error
@@ -155,7 +175,7 @@ func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, 
 		return tasks.Accepted{}, err
 	}
 	j.placer.Adopt(&s.Job)
-	made, err := j.group.Do(ctx, s)
+	made, err := j.store(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err
 	}

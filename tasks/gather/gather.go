@@ -17,6 +17,8 @@ type Group[Q, A any] struct {
 	do     func(ctx context.Context, asked []Q) ([]A, error)
 	most   int // asked in one call
 	flight int // calls at once
+	heap   int // of sizes asked in one call
+	size   func(Q) int
 
 	mu      sync.Mutex
 	flying  int
@@ -34,7 +36,13 @@ type ask[Q, A any] struct {
 // New returns a Group that asks by do, which returns an answer to each question
 // in order, or one error for all; at most most in a call and flights calls at once.
 func New[Q, A any](most, flights int, do func(ctx context.Context, asked []Q) ([]A, error)) *Group[Q, A] {
-	return &Group[Q, A]{do: do, most: most, flight: flights}
+	return NewSized(most, flights, 0, func(Q) int { return 0 }, do)
+}
+
+// NewSized is [New] for questions that have a size: in a call their sizes come to at
+// most heap, unless it is of one question alone.
+func NewSized[Q, A any](most, flights, heap int, size func(Q) int, do func(ctx context.Context, asked []Q) ([]A, error)) *Group[Q, A] {
+	return &Group[Q, A]{do: do, most: most, flight: flights, heap: heap, size: size}
 }
 
 // Do asks q, perhaps together with others. Since it may be asking for them, it
@@ -77,7 +85,8 @@ func (g *Group[Q, A]) Do(ctx context.Context, q Q) (A, error) {
 	return own.a, own.err
 }
 
-// next lets the first waiting caller ask for the others, at most g.most together.
+// next lets the first waiting caller ask for those behind it, as far as they fit into
+// one call.
 func (g *Group[Q, A]) next() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,7 +94,13 @@ func (g *Group[Q, A]) next() {
 		g.flying--
 		return
 	}
-	n := min(g.most, len(g.waiting))
+	n, sum := 1, g.size(g.waiting[0].q)
+	for n < min(g.most, len(g.waiting)) {
+		if sum += g.size(g.waiting[n].q); sum > g.heap {
+			break
+		}
+		n++
+	}
 	leader := g.waiting[0]
 	leader.lead = append([]*ask[Q, A](nil), g.waiting[:n]...)
 	g.waiting = append([]*ask[Q, A](nil), g.waiting[n:]...)

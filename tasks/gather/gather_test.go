@@ -63,6 +63,46 @@ func TestThoseWhoWaitGoTogether(t *testing.T) {
 	wg.Wait()
 }
 
+// What is large goes alone, and what is small goes with what fits beside it.
+func TestACallTakesNoMoreThanItsSize(t *testing.T) {
+	var mu sync.Mutex
+	var calls [][]int
+	begun, release := make(chan bool, 1), make(chan struct{})
+	g := gather.NewSized(64, 1, 10, func(n int) int { return n }, func(_ context.Context, asked []int) ([]int, error) {
+		mu.Lock()
+		calls = append(calls, asked)
+		first := len(calls) == 1
+		mu.Unlock()
+		if first {
+			begun <- true
+			<-release
+		}
+		return asked, nil
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = g.Do(t.Context(), 1) })
+	<-begun
+	for _, n := range []int{4, 6, 5, 25, 12, 3, 3, 3, 3, 1} {
+		wg.Go(func() { _, _ = g.Do(t.Context(), n) })
+	}
+	close(release)
+	wg.Wait()
+	asked := 0
+	for _, call := range calls {
+		sum := 0
+		for _, n := range call {
+			sum += n
+		}
+		asked += len(call)
+		if sum > 10 && len(call) > 1 {
+			t.Errorf("%v were asked together, at most 10", call)
+		}
+	}
+	if asked != 11 {
+		t.Errorf("%d of 11 were asked", asked)
+	}
+}
+
 func TestAnErrorIsEverybodys(t *testing.T) {
 	broken := errors.New("broken")
 	g := gather.New(4, 1, func(context.Context, []int) ([]int, error) { return nil, broken })
