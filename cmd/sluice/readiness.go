@@ -150,12 +150,23 @@ func (r *readiness) ask(ctx context.Context) {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the process stops
 	}
+	r.door(seen, err) // before anybody hears that this process is ready again
 	back := r.beaten(beat)
 	moved := r.learn(ctx, seen, err)
 	if r.redis.embedded == nil && r.doubtful(beat, back || moved) {
 		r.try(ctx)
 	}
 	r.tell()
+}
+
+// door notes how full Redis is, by which the door shuts and opens.
+func (r *readiness) door(seen redisd.Facts, err error) {
+	if err != nil {
+		return // nobody knows: it stays as it was
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.facts.Full = seen.Full
 }
 
 // beaten notes how a beat went, and reports whether it is the first to succeed again.
