@@ -461,7 +461,8 @@ func (a *attempt) write(base context.Context, e tasks.Ending) func() error {
 }
 
 // settle tells the gate once what the call has cost, also past the grace period:
-// a reservation that is kept holds others up.
+// a reservation that is kept holds others up. What Redis does not take within five
+// seconds the gate keeps, and writes when Redis does.
 func (a *attempt) settle(base context.Context, cost limit.Actual) {
 	if a.settled {
 		return
@@ -470,7 +471,7 @@ func (a *attempt) settle(base context.Context, cost limit.Actual) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
 	defer cancel()
 	if err := a.p.Gate.Settle(ctx, a.grant, cost); err != nil {
-		a.w.log.Warn("a call was not settled; its reservation will expire", "pool", a.p.Name, "error", err)
+		a.w.log.Warn("what a call has cost is not written yet; its reservation stands until then or until it expires", "pool", a.p.Name, "error", err)
 	}
 }
 
