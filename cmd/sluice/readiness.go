@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +41,7 @@ type readiness struct {
 	rdb    redis.UniversalClient // a pipeline.Client
 	store  *store.Store
 	clock  *clock
+	kept   *atomic.Bool       // by whom the store's scripts have a replica waited for
 	deaf   func() []string    // what an ACL lacks for channels
 	parts  func() []api.Check // all of /readyz
 	worker bool
@@ -64,7 +66,7 @@ type readiness struct {
 // newReadiness returns what a process of these roles asks.
 func newReadiness(s *service, r roles) *readiness {
 	a := &readiness{
-		redis: s.redis, rdb: s.joined, store: s.store, clock: &s.clock, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+		redis: s.redis, rdb: s.joined, store: s.store, clock: &s.clock, kept: &s.kept, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
 		down: map[string]bool{},
 	}
 	s.registry.MustRegister(
@@ -253,6 +255,7 @@ func (r *readiness) learn(ctx context.Context, seen redisd.Facts, err error) (mo
 	}
 	first, before := r.known.IsZero(), r.facts.Evicted
 	r.known = time.Now()
+	r.kept.Store(seen.Replicated)
 	if moved {
 		r.facts, r.inspected = seen, r.known
 	}

@@ -41,6 +41,7 @@ type service struct {
 	registry *prometheus.Registry
 	redis    *redisConn
 	rdb      redis.UniversalClient
+	kept     atomic.Bool           // Redis has replicas, and the record is not written without one
 	joined   redis.UniversalClient // rdb, where steps that are written apart may go together
 	store    *store.Store
 	feeder   *queue.Feeder
@@ -113,7 +114,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	prefix := s.cfg.Redis.Prefix
 	s.store = store.New(store.Config{
-		Redis: s.joined, Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
+		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})

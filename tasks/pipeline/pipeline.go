@@ -12,6 +12,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -22,7 +23,7 @@ func Client(rdb redis.UniversalClient) redis.UniversalClient {
 	if c, ok := rdb.(client); ok {
 		return c
 	}
-	return client{rdb}
+	return client{UniversalClient: rdb}
 }
 
 // Join runs steps concurrently and returns when all have returned. Whenever each
@@ -68,56 +69,59 @@ type asked struct {
 	ctx  context.Context
 	step int
 	rdb  redis.UniversalClient
-	call func(evaler) *redis.Cmd
+	kept *receipt // nil: the answer counts as it is
+	call func(processor) *redis.Cmd
 	cmd  *redis.Cmd
 	done chan struct{} // closed when cmd is answered
 }
 
-type client struct{ redis.UniversalClient }
-
-// evaler runs a script: a client or a pipeline.
-type evaler interface {
-	redis.Scripter
-	processor
+type client struct {
+	redis.UniversalClient
+	kept *atomic.Bool // nil: answers count as they are
 }
 
 // EvalSha runs a script by its digest.
 func (c client) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	if t, _ := ctx.Value(trialKey{}).(*Trial); t != nil {
-		return c.try(ctx, t, "evalsha", sha, keys, args)
-	}
-	return c.ask(ctx, func(ctx context.Context, s evaler) *redis.Cmd { return s.EvalSha(ctx, sha, keys, args...) })
+	return c.run(ctx, "evalsha", sha, keys, args)
 }
 
 // Eval runs a script by its text.
 func (c client) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	if t, _ := ctx.Value(trialKey{}).(*Trial); t != nil {
-		return c.try(ctx, t, "eval", script, keys, args)
-	}
-	return c.ask(ctx, func(ctx context.Context, s evaler) *redis.Cmd { return s.Eval(ctx, script, keys, args...) })
+	return c.run(ctx, "eval", script, keys, args)
 }
 
-func (c client) try(ctx context.Context, t *Trial, name, text string, keys []string, args []any) *redis.Cmd {
+func (c client) run(ctx context.Context, name, text string, keys []string, args []any) *redis.Cmd {
+	t, _ := ctx.Value(trialKey{}).(*Trial)
+	var kept *receipt
+	if c.kept != nil && c.kept.Load() && len(keys) > 0 {
+		kept = &receipt{key: keys[0]}
+	}
 	var sent *written
-	cmd := c.ask(ctx, func(ctx context.Context, s evaler) (cmd *redis.Cmd) {
-		cmd, sent = t.eval(ctx, s, name, text, keys, args)
+	cmd := c.ask(ctx, kept, func(ctx context.Context, to processor) (cmd *redis.Cmd) {
+		cmd, sent = eval(ctx, to, t != nil, name, text, keys, args)
+		if kept != nil {
+			kept.script = sent
+		}
 		return cmd
 	})
-	t.judge(cmd, sent)
+	if t != nil {
+		t.judge(cmd, sent)
+	}
 	return cmd
 }
 
-func (c client) ask(ctx context.Context, call func(context.Context, evaler) *redis.Cmd) *redis.Cmd {
+func (c client) ask(ctx context.Context, kept *receipt, call func(context.Context, processor) *redis.Cmd) *redis.Cmd {
 	at, _ := ctx.Value(key{}).(place)
-	if at.group == nil {
-		return call(ctx, c.UniversalClient)
-	}
 	ctx = context.WithValue(ctx, key{}, place{})
 	a := &asked{
-		ctx: ctx, step: at.step, rdb: c.UniversalClient, done: make(chan struct{}),
-		call: func(s evaler) *redis.Cmd { return call(ctx, s) },
+		ctx: ctx, step: at.step, rdb: c.UniversalClient, kept: kept, done: make(chan struct{}),
+		call: func(to processor) *redis.Cmd { return call(ctx, to) },
 	}
-	at.group.park(a)
+	if at.group == nil {
+		(&group{}).send([]*asked{a})
+	} else {
+		at.group.park(a)
+	}
 	<-a.done
 	return a.cmd
 }
@@ -162,7 +166,7 @@ func (g *group) send(ready []*asked) {
 				others = append(others, a)
 			}
 		}
-		if len(own) == 1 && g.after == nil {
+		if len(own) == 1 && own[0].kept == nil && g.after == nil {
 			own[0].cmd = own[0].call(rdb)
 		} else {
 			p := rdb.Pipeline()
@@ -172,6 +176,7 @@ func (g *group) send(ready []*asked) {
 			if g.after != nil {
 				g.after(p)
 			}
+			judge := wait(p, own)
 			_, err := p.Exec(own[len(own)-1].ctx)
 			// Each command has its own answer or error, but for a connection that
 			// Redis refuses while it is made: then the round trip alone has one.
@@ -180,6 +185,7 @@ func (g *group) send(ready []*asked) {
 					a.cmd.SetErr(err)
 				}
 			}
+			judge()
 		}
 		for _, a := range own {
 			close(a.done)

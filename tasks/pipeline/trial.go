@@ -30,9 +30,9 @@ type processor interface {
 	Process(ctx context.Context, cmd redis.Cmder) error
 }
 
-// eval sends a script and returns at once where to is a pipeline; sent says then
-// whether it has reached a connection.
-func (t *Trial) eval(ctx context.Context, to processor, name, text string, keys []string, args []any) (cmd *redis.Cmd, sent *written) {
+// eval sends a script and returns at once where to is a pipeline; sent says then how
+// often it has reached a connection. With only, the library does not send it again.
+func eval(ctx context.Context, to processor, only bool, name, text string, keys []string, args []any) (cmd *redis.Cmd, sent *written) {
 	sent = &written{text: text}
 	words := make([]any, 0, 3+len(keys)+len(args))
 	words = append(words, name, sent, len(keys))
@@ -40,8 +40,14 @@ func (t *Trial) eval(ctx context.Context, to processor, name, text string, keys 
 		words = append(words, k)
 	}
 	cmd = redis.NewCmd(ctx, append(words, args...)...)
-	cmd.SetFirstKeyPos(3) // every script of ours has a key; a cluster goes by it
-	_ = to.Process(ctx, once{cmd})
+	if len(keys) > 0 {
+		cmd.SetFirstKeyPos(3) // a cluster goes by it
+	}
+	if only {
+		_ = to.Process(ctx, once{cmd})
+	} else {
+		_ = to.Process(ctx, cmd)
+	}
 	return cmd, sent
 }
 
@@ -53,7 +59,7 @@ func (t *Trial) judge(cmd *redis.Cmd, sent *written) {
 	case err == nil, errors.Is(err, redis.Nil):
 		t.answered.Store(true)
 	case errors.As(err, &said):
-	case sent.yes.Load():
+	case sent.times.Load() > 0:
 		t.lost.Store(true)
 	}
 }
@@ -64,15 +70,15 @@ type once struct{ *redis.Cmd }
 // NoRetry is asked by the library.
 func (once) NoRetry() bool { return true }
 
-// written is an argument that notes that it was put on a connection: the library
-// asks for its text just then.
+// written is an argument that counts how often it was put on a connection: the
+// library asks for its text just then.
 type written struct {
-	text string
-	yes  atomic.Bool
+	text  string
+	times atomic.Int64
 }
 
 // MarshalBinary is asked by the library.
 func (w *written) MarshalBinary() ([]byte, error) {
-	w.yes.Store(true)
+	w.times.Add(1)
 	return []byte(w.text), nil
 }

@@ -24,6 +24,8 @@ type Facts struct {
 	// Evicted is how many keys it has dropped since it started, or since an operator
 	// set its statistics back (CONFIG RESETSTAT).
 	Evicted int64
+	// Replicated says that it takes no write without a replica (min-replicas-to-write).
+	Replicated bool
 	// Full is the share of its allowed memory in use; 0 where nothing limits it.
 	Full float64
 	// State tells one state from another: what of INFO the facts are made of, and
@@ -50,8 +52,8 @@ func Read(text string, several bool) (f Facts, ok bool) {
 	for _, name := range []string{"run_id", "redis_version", "role", "aof_enabled", "maxmemory_policy", "maxmemory"} {
 		f.State += info[name] + " "
 	}
-	_, replicas := info["min_slaves_good_slaves"] // said only where it is set
-	f.State += fmt.Sprint(replicas, f.Evicted > 0)
+	_, f.Replicated = info["min_slaves_good_slaves"] // said only where it is set
+	f.State += fmt.Sprint(f.Replicated, f.Evicted > 0)
 
 	if v := info["redis_version"]; v != "" && olderThan(v, 6, 2) {
 		f.Loses = append(f.Loses, fmt.Sprintf("redis %s is older than 6.2, the oldest that is supported", v))
@@ -71,7 +73,7 @@ func Read(text string, several bool) (f Facts, ok bool) {
 	if info["maxmemory"] == "0" {
 		f.Notices = append(f.Notices, "redis has no maxmemory: when the machine's memory is used up it is killed instead of refusing jobs; set it well below that")
 	}
-	if several && info["role"] != "slave" && !replicas {
+	if several && info["role"] != "slave" && !f.Replicated {
 		f.Loses = append(f.Loses, "redis accepts writes without a replica (min-replicas-to-write 0): a failover can lose accepted jobs; set it to at least 1")
 	}
 	return f, true
@@ -149,6 +151,7 @@ func (f *Facts) add(other Facts) {
 	}
 	join(&f.Loses, other.Loses)
 	join(&f.Notices, other.Notices)
+	f.Replicated = other.Replicated && (f.Replicated || f.State == "")
 	f.Evicts, f.Evicted, f.Full = cmp.Or(f.Evicts, other.Evicts), f.Evicted+other.Evicted, max(f.Full, other.Full)
 	states := append(strings.Split(f.State, ", "), other.State)
 	slices.Sort(states) // servers answer in any order

@@ -20,6 +20,7 @@ var refusals = []struct{ said, means string }{
 	{"Unknown Redis command", "Redis does not know a command that Sluice needs"},
 	{"READONLY", "Redis is a read-only replica: redis.url has to lead to the primary"},
 	{"NOREPLICAS", "Redis has fewer replicas than it wants for a write (min-replicas-to-write)"},
+	{"no replica confirms", "no replica of Redis confirms in time what is written: jobs are taken when one does again"},
 	{"OOM", "Redis is full (maxmemory) and takes no writes"},
 	{"MISCONF", "Redis cannot write its disk and takes no writes"},
 	{"LOADING", "Redis loads its data"},

@@ -31,6 +31,7 @@ func TestWhySaysWhatIsWrongWithRedisAndNoMore(t *testing.T) {
 		{errors.New("MISCONF Redis is configured to save RDB snapshots"), "disk"},
 		{errors.New("LOADING Redis is loading the dataset in memory"), "loads"},
 		{errors.New("MASTERDOWN Link with MASTER is down"), "without its primary"},
+		{errors.New("no replica confirms the write"), "replica"},
 		{errors.New("CLUSTERDOWN The cluster is down"), "cluster"},
 		{errors.New("ERR max number of clients reached"), "maxclients"},
 		{errors.New("BUSY Redis is busy running a script."), "busy"},
