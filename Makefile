@@ -34,6 +34,10 @@ fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
 prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or paid for twice
 	go run ./cmd/prove kill
 
+.PHONY: prove-nodes
+prove-nodes: ## Kill and stop primaries of Sentinel and of a cluster under load, about 2 minutes; fail when anything is lost
+	go run ./cmd/prove nodes
+
 .PHONY: bench
 bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 

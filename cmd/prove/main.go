@@ -13,6 +13,8 @@
 //	          while workers and Redis are killed
 //	poison    a job that its workers die of has an end, and takes nobody with it
 //	hostile   a tenant that attacks slows no other past the bars
+//	nodes     no accepted job, cancel or webhook is lost when primaries of Sentinel
+//	          and of a cluster fail under load
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -63,6 +65,7 @@ type CLI struct {
 	Outage  outage.Command  `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
 	Pace    bench.Pace      `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
 	Poison  kill.Poison     `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
+	Nodes   kill.Nodes      `cmd:"" help:"Prove that nothing is lost when primaries of Sentinel and of a cluster fail."`
 	Far     bench.Far       `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
 	Stall   bench.Stall     `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
 	Submit  bench.Submit    `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`

@@ -67,6 +67,7 @@ func (e *evidence) judge() *report {
 	e.judgeEnds(r)
 	e.judgeCalls(r)
 	planned := e.plan.WorkerKills + e.plan.APIKills + e.plan.RedisKills + e.plan.Freezes
+	e.judgeEvents(r)
 	r.row(len(e.kills) == planned, "kills made (workers, APIs, Redis), and workers stopped",
 		fmt.Sprintf("%d+%d+%d, %d", e.plan.WorkerKills, e.plan.APIKills, e.plan.RedisKills, e.plan.Freezes), "%d", len(e.kills))
 	if len(e.kills) != planned {
@@ -104,6 +105,14 @@ func (e *evidence) judgeIDs(r *report) {
 	r.row(extra == 0 && len(e.listed) == len(e.jobs), "jobs in the list, beyond those accepted", "0", "%d", len(e.listed)-len(e.jobs))
 }
 
+// wanted is the status that the job has to end with.
+func (j accepted) wanted() string {
+	if j.cancel {
+		return "canceled"
+	}
+	return "succeeded"
+}
+
 // judgeEnds says whether each job has ended well, once, and with its own result.
 func (e *evidence) judgeEnds(r *report) {
 	changed, wrong, failed := 0, 0, 0
@@ -112,16 +121,18 @@ func (e *evidence) judgeEnds(r *report) {
 			changed++
 			r.breach("changed", "job %s was %s at %s and is %s at %s", j.id, j.first.Status, j.first.FinishedAt, j.last.Status, j.last.FinishedAt)
 		}
-		if j.last.Final() && j.last.Status != "succeeded" {
+		switch want := j.wanted(); {
+		case !j.last.Final():
+		case j.last.Status != want:
 			failed++
 			r.breach("failed", "job %s is %s: %+v", j.id, j.last.Status, j.last.Error)
-		} else if j.last.Final() && j.last.Text != e.want[j.prompt] {
+		case want == "succeeded" && j.last.Text != e.want[j.prompt]:
 			wrong++
 			r.breach("wrong", "job %s has the result of something else", j.id)
 		}
 	}
 	r.none("final jobs that changed between two readings", changed)
-	r.none("jobs not succeeded, with a provider without faults", failed)
+	r.none("jobs not succeeded nor canceled as told", failed)
 	r.none("results that are not their prompt's", wrong)
 	uneven := 0
 	for _, g := range e.batches {

@@ -79,6 +79,8 @@ type accepted struct {
 	id     string
 	first  rig.Job // when its end was first seen
 	last   rig.Job // read again after everything
+	cancel bool    // its caller was told that it is canceled
+	hook   bool    // its end is told to the inbox
 }
 
 // evidence is all that a proof has seen.
@@ -89,6 +91,7 @@ type evidence struct {
 	batches []rig.Batch
 	calls   []rig.Call
 	kills   []kill
+	inbox   *inbox            // nil: nobody is told
 	want    map[string]string // the text that a prompt has to be answered with
 	retries int64
 	took    time.Duration
@@ -185,29 +188,9 @@ func (e *evidence) submit(ctx context.Context, c *rig.Client) error {
 	var g errgroup.Group
 	g.SetLimit(callers)
 	for b := range batches {
-		g.Go(func() error {
-			lines := e.jobs[b*batchSize : (b+1)*batchSize]
-			prompts := make([]string, len(lines))
-			for i := range lines {
-				prompts[i] = lines[i].prompt
-			}
-			id, err := c.SubmitBatch(ctx, fmt.Sprintf("%s-batch-%d", run, b), prompts, maxTokens)
-			if err != nil {
-				return err
-			}
-			e.batches[b].ID = id
-			jobs, err := c.Jobs(ctx, "batch="+id)
-			if err != nil {
-				return err
-			}
-			for _, j := range jobs {
-				var line int
-				if _, err := fmt.Sscan(j.CustomID, &line); err != nil || line < 1 || line > len(lines) || lines[line-1].id != "" {
-					return fmt.Errorf("batch %s lists a job with custom_id %q, or lists it twice", id, j.CustomID)
-				}
-				lines[line-1].id = j.ID
-			}
-			return nil
+		g.Go(func() (err error) {
+			e.batches[b].ID, err = submitBatch(ctx, c, fmt.Sprintf("%s-batch-%d", run, b), e.jobs[b*batchSize:(b+1)*batchSize])
+			return err
 		})
 	}
 	for i := batches * batchSize; i < e.plan.Jobs; i++ {
@@ -217,6 +200,30 @@ func (e *evidence) submit(ctx context.Context, c *rig.Client) error {
 		})
 	}
 	return g.Wait()
+}
+
+// submitBatch has a batch accepted whose lines are the jobs, and notes their ids.
+func submitBatch(ctx context.Context, c *rig.Client, key string, lines []accepted) (string, error) {
+	prompts := make([]string, len(lines))
+	for i := range lines {
+		prompts[i] = lines[i].prompt
+	}
+	id, err := c.SubmitBatch(ctx, key, prompts, maxTokens)
+	if err != nil {
+		return "", err
+	}
+	jobs, err := c.Jobs(ctx, "batch="+id)
+	if err != nil {
+		return "", err
+	}
+	for _, j := range jobs {
+		var line int
+		if _, err := fmt.Sscan(j.CustomID, &line); err != nil || line < 1 || line > len(lines) || lines[line-1].id != "" {
+			return "", fmt.Errorf("batch %s lists a job with custom_id %q, or lists it twice", id, j.CustomID)
+		}
+		lines[line-1].id = j.ID
+	}
+	return id, nil
 }
 
 // await reads each job as it ends.

@@ -32,7 +32,7 @@ func sound() *evidence {
 	one, two := done("job_1", "1", false), done("job_2", "2", true, false)
 	return &evidence{
 		plan:   Command{WorkerKills: 1},
-		jobs:   []accepted{{"a", "job_1", one, one}, {"b", "job_2", two, two}},
+		jobs:   []accepted{{"a", "job_1", one, one, false, false}, {"b", "job_2", two, two, false, false}},
 		listed: []rig.Job{one, two},
 		calls: []rig.Call{
 			seen("a", "w1", 0, true), seen("b", "w2", time.Second, false), seen("b", "w1", 12*time.Second, true),

@@ -19,6 +19,7 @@ type Client struct {
 	token   string
 	idle    []chan *Conn // of each API
 	turn    atomic.Uint64
+	Webhook string       // where the ends of jobs that Submit makes are told; "": nowhere
 	Retries atomic.Int64 // requests that were repeated
 }
 
@@ -131,8 +132,18 @@ func (j Job) Final() bool {
 	return false
 }
 
-func body(prompt string, maxTokens int) []byte {
-	b, err := json.Marshal(map[string]any{"model": Model, "prompt": prompt, "max_tokens": maxTokens})
+// Ask asks until there is an answer that says something, and returns it. A POST has
+// the key, and a body of JSON.
+func (c *Client) Ask(ctx context.Context, method, path, key string, body []byte) (Answer, error) {
+	return c.do(ctx, method, path, key, "application/json", body)
+}
+
+func body(prompt string, maxTokens int, webhook string) []byte {
+	it := map[string]any{"model": Model, "prompt": prompt, "max_tokens": maxTokens}
+	if webhook != "" {
+		it["webhook_url"] = webhook
+	}
+	b, err := json.Marshal(it)
 	if err != nil {
 		panic(err) // strings and a number
 	}
@@ -141,7 +152,7 @@ func body(prompt string, maxTokens int) []byte {
 
 // Submit has one job accepted and returns its id.
 func (c *Client) Submit(ctx context.Context, key, prompt string, maxTokens int) (string, error) {
-	a, err := c.do(ctx, http.MethodPost, "/v1/jobs", key, "application/json", body(prompt, maxTokens))
+	a, err := c.do(ctx, http.MethodPost, "/v1/jobs", key, "application/json", body(prompt, maxTokens, c.Webhook))
 	// The answer to a key whose first answer was lost with its API may be the job
 	// as it stands by now, finished.
 	if a.Status == http.StatusOK && a.Header.Get("Idempotency-Replayed") == "true" {
@@ -154,7 +165,7 @@ func (c *Client) Submit(ctx context.Context, key, prompt string, maxTokens int) 
 func (c *Client) SubmitBatch(ctx context.Context, key string, prompts []string, maxTokens int) (string, error) {
 	var lines []byte
 	for _, p := range prompts {
-		lines = append(append(lines, body(p, maxTokens)...), '\n')
+		lines = append(append(lines, body(p, maxTokens, "")...), '\n')
 	}
 	return accepted(c.do(ctx, http.MethodPost, "/v1/batches", key, "application/x-ndjson", lines))
 }

@@ -37,6 +37,9 @@ type Config struct {
 	// RedisArgs are further arguments of redis-server, which writes its
 	// append-only file at each command unless they say otherwise.
 	RedisArgs []string
+	// RedisURL is of a Redis that somebody else started and ends. The stage then has
+	// none of its own: Redis and RDB are nil.
+	RedisURL string
 	// TCP has everything reach Redis by TCP, as between machines. Otherwise it
 	// is by a unix socket, whose address nobody else can take while Redis is away.
 	TCP bool
@@ -49,7 +52,9 @@ type Config struct {
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
-	Fake fake.Config
+	// Settings are further lines of the configuration.
+	Settings string
+	Fake     fake.Config
 	// OneKey has all workers use one provider key. Otherwise each has its own,
 	// by which the provider tells their calls apart: for proofs in which the
 	// provider sets no limits.
@@ -98,7 +103,11 @@ func (l *Lab) Stage(ctx context.Context, c Config) (*Stage, error) {
 }
 
 func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
-	if err := s.openRedis(ctx, c); err != nil {
+	if c.RedisURL == "" {
+		if err := s.openRedis(ctx, c); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
 	if s.Provider, err = StartProvider(c.Fake); err != nil {
@@ -179,9 +188,13 @@ func (s *Stage) openRedis(ctx context.Context, c Config) error {
 
 // configure writes the configuration and mints the callers' token.
 func (s *Stage) configure(c Config) (err error) {
-	url := "unix://" + s.RDB.Options().Addr
-	if c.TCP {
+	url := c.RedisURL
+	switch {
+	case url != "":
+	case c.TCP:
 		url = "redis://" + s.RDB.Options().Addr + "/0"
+	default:
+		url = "unix://" + s.RDB.Options().Addr
 	}
 	if c.RoundTrip > 0 {
 		if s.far, err = startFar(s.RDB.Options().Addr, c.RoundTrip); err != nil {
@@ -199,7 +212,8 @@ tenants:
   default: {submits_per_minute: 0, queued_jobs: 0}
 data_dir: %q
 drain_delay: 0s
-`, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir)
+%s
+`, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir, c.Settings)
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
 		return err
 	}
