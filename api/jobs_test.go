@@ -648,6 +648,20 @@ func TestWhatCanNeverFitIsNotCalledUsedUp(t *testing.T) {
 		t.Errorf("%d jobs, %d staged and %d submits came of refusals", len(s.world.jobs), len(s.world.staged), s.world.admitted)
 	}
 
+	// Parts that are no text count by what they hold: a hundred pictures, a document.
+	shot, err := os.ReadFile("../tasks/estimate/testdata/1000x800.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := base64.StdEncoding.EncodeToString
+	for what, body := range map[string]string{
+		"pictures":   `{"model":"claude-x","messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + base(shot) + `"}}]}` + strings.Repeat(`,{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"`+base(shot)+`"}}]}`, 99) + `]}`,
+		"a document": `{"model":"claude-x","messages":[{"role":"user","content":[{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"` + base(append([]byte("%PDF-1.4\n"), make([]byte, 2_500_000)...)) + `"}}]}]}`,
+	} {
+		refused(what, s.call("POST", "/v1/jobs", writer, body), "50000 a minute")
+		refused("a line with "+what, s.call("POST", "/v1/batches", writer, hello+"\n"+body, nd...), "Line 2", "50000 a minute")
+	}
+
 	// What is within the limits, and a picture of 2.5 MB is, is taken or waits.
 	picture, err := os.ReadFile("../tasks/estimate/testdata/1000x800.png")
 	if err != nil {

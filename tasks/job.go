@@ -10,6 +10,7 @@ package tasks
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -154,6 +155,16 @@ type Request struct {
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string
+}
+
+// Beyond says why no wait makes the request fit a pool that takes so many input
+// tokens a minute, 0 being any; "" where it may fit. An input is estimated, so it has
+// to be above twice that.
+func (r *Request) Beyond(perMinute int64) string {
+	if perMinute <= 0 || int64(r.InputTokens) <= 2*perMinute {
+		return ""
+	}
+	return fmt.Sprintf("The request has about %d input tokens, and its pool takes %d a minute: send it in parts.", r.InputTokens, perMinute)
 }
 
 // Tokens is how many tokens a call may take, in and out, as far as can be told before.

@@ -239,8 +239,7 @@ func (d *Desk) refund(ctx context.Context, tenant string, g quota.Grant) {
 	}
 }
 
-// fits refuses a job that no wait makes fit, and says the numbers. An input is
-// estimated, so it has to be twice what a minute allows before it is refused.
+// fits refuses a job that no wait makes fit, and says the numbers.
 func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	r := &job.Request
 	if most := l.TokensPerDay; most > 0 && r.Tokens() > most {
@@ -250,8 +249,8 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	if most := l.QueuedBytes; most > 0 && job.Bytes > most {
 		return fault.Fail(fault.ImpossibleSize, "The job has %d bytes, and the quota queued_bytes is %d: send less at once.", job.Bytes, most)
 	}
-	if most := d.c.Pools.InputLimit(ctx, job.Pool); most > 0 && int64(r.InputTokens) > 2*most {
-		return fault.Fail(fault.ImpossibleSize, "The request has about %d input tokens, and its pool takes %d a minute: send it in parts.", r.InputTokens, most)
+	if words := r.Beyond(d.c.Pools.InputLimit(ctx, job.Pool)); words != "" {
+		return fault.Fail(fault.ImpossibleSize, "%s", words)
 	}
 	return nil
 }

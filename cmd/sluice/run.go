@@ -78,6 +78,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 		c.Pools = append(c.Pools, drain.Pool{
 			Name: p.Name, Dialect: provider.Dialect, Models: p.Models, MaxAttempts: p.MaxAttempts,
 			Requests: l.RequestsPerMinute, InputTokens: l.InputTokensPerMinute, OutputTokens: l.OutputTokensPerMinute, Burst: l.RequestBurst,
+			Guessed: p.FollowProvider,
 		})
 	}
 	for _, p := range cfg.Prices {

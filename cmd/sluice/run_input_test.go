@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -251,5 +253,44 @@ func TestAllFaultyLinesAreNamed(t *testing.T) {
 	}
 	if !strings.Contains(stderr, "\nand 10 more\n30 lines are faulty\nnothing was sent") || strings.Contains(stderr, "secret") {
 		t.Error(stderr)
+	}
+}
+
+// TestALineThatCanNeverFitIsFaulty was: a picture above what its pool takes was sent, or
+// waited for; a document and a recording likewise. What the pool takes is asked of no
+// allowance that is only guessed.
+func TestALineThatCanNeverFitIsFaulty(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	picture, err := os.ReadFile("../../tasks/estimate/testdata/1000x800.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := func(dialect, limits string) string {
+		return fmt.Sprintf("providers: {p: {dialect: %s, base_url: %q, api_key: k}}\npools: {p: {provider: p, models: [\"m*\"]%s}}\n", dialect, d.provider.URL, limits)
+	}
+	const few = ", limits: {requests_per_minute: 6000, input_tokens_per_minute: 300}"
+	base := base64.StdEncoding.EncodeToString
+	for name, c := range map[string]struct{ dialect, part string }{
+		"a picture, OpenAI":    {"openai", `{"type":"image_url","image_url":{"url":"data:image/png;base64,` + base(picture) + `"}}`},
+		"a picture, Anthropic": {"anthropic", `{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + base(picture) + `"}}`},
+		"a document":           {"anthropic", `{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"` + base(append([]byte("%PDF-1.4\n"), make([]byte, 500_000)...)) + `"}}`},
+		"a recording":          {"openai", `{"type":"input_audio","input_audio":{"format":"wav","data":"` + base(append([]byte("RIFF"), make([]byte, 3_000_000)...)) + `"}}`},
+	} {
+		line := `{"model":"m1","max_tokens":9,"messages":[{"role":"user","content":[` + c.part + `]}]}`
+		d.write("p.jsonl", `{"model":"m1","prompt":"fits"}`+"\n"+line+"\n")
+		d.write("sluice.yaml", limited(c.dialect, few))
+		code, _, stderr := d.run("@p.jsonl", "-o", "@out.jsonl")
+		if _, calls := d.provider.seen(); code != 2 || calls != 0 || !strings.Contains(stderr, "p.jsonl: Line 2: The request has about ") || !strings.Contains(stderr, "its pool takes 300 a minute") {
+			t.Errorf("%s: code %d, %d calls\n%s", name, code, calls, stderr)
+		}
+		d.write("sluice.yaml", limited(c.dialect, ""))
+		if _, stderr := d.ok("@p.jsonl", "--dry-run"); !strings.Contains(stderr, "2 JSON lines") {
+			t.Errorf("%s, with a guessed allowance:\n%s", name, stderr)
+		}
+	}
+	d.write("sluice.yaml", limited("openai", few))
+	if d.ok("@p.jsonl", "-o", "@out.jsonl", "--skip-invalid"); !strings.Contains(d.read("out.jsonl.invalid.jsonl"), "takes 300 a minute") {
+		t.Errorf("left out: %.300s", d.read("out.jsonl.invalid.jsonl"))
 	}
 }

@@ -71,6 +71,8 @@ type Pool struct {
 	MaxAttempts   int
 	// A minute, 0 being no limit; Burst is how many requests the provider takes at once.
 	Requests, InputTokens, OutputTokens, Burst int64
+	// Guessed is true where these are a beginning that the provider corrects.
+	Guessed bool
 }
 
 // Service is a worker and its record, for one run.

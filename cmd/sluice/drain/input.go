@@ -2,6 +2,7 @@ package drain
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,6 +55,7 @@ func readPrompts(c *Config, o Options) (in promptFile, err error) {
 	if err != nil {
 		return in, err
 	}
+	lines = fitting(c, lines, faults)
 	if len(faults.all) > 0 && (!o.SkipInvalid || len(lines) == 0) {
 		return in, faults.refuse(o, k)
 	}
@@ -80,6 +83,25 @@ func readKind(c *Config, o Options, k lineKind, text []byte) ([]prompt, *faults,
 		return readText(c, o, text)
 	}
 	return readTable(c, o, commas[k], text)
+}
+
+// fitting leaves out, as faulty, the lines that no wait makes fit their pool.
+func fitting(c *Config, lines []prompt, f *faults) []prompt {
+	limits := map[string]int64{}
+	for _, p := range c.Pools {
+		if !p.Guessed {
+			limits[p.Name] = p.InputTokens
+		}
+	}
+	lines = slices.DeleteFunc(lines, func(p prompt) bool {
+		words := p.Request.Beyond(limits[p.Pool])
+		if words != "" {
+			f.add(p.Line, words, p.Request.Body)
+		}
+		return words != ""
+	})
+	slices.SortStableFunc(f.all, func(a, b invalid) int { return cmp.Compare(a.line, b.line) })
+	return lines
 }
 
 // asked makes of each line as many prompts as there are samples of it.
