@@ -73,6 +73,10 @@ prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when 
 prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail when that one is slowed past the bars
 	go run ./cmd/prove hostile
 
+.PHONY: prove-proxies
+prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POSTs, about 90 s; fail when one is lost
+	go run ./cmd/prove proxies
+
 .PHONY: prove-stall
 prove-stall: ## Stop workers for moments and crowd their processors; fail when the allowance is passed or left, about 2 minutes
 	go run ./cmd/prove stall

@@ -46,12 +46,21 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c := l.admit(nc); c != nil {
+		if c := l.Admit(nc); c != nil {
 			return c, nil
 		}
-		l.room.refused.WithLabelValues("connections").Inc()
-		turnAway(nc)
 	}
+}
+
+// Admit is Accept for a connection that somebody else has accepted; nil where there is
+// no room for it, and it was told so.
+func (l *Listener) Admit(nc net.Conn) net.Conn {
+	if c := l.admit(nc); c != nil {
+		return c
+	}
+	l.room.refused.WithLabelValues("connections").Inc()
+	turnAway(nc)
+	return nil
 }
 
 // Became notes what a connection does now; it is a ConnState of [http.Server].

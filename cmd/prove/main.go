@@ -15,6 +15,7 @@
 //	hostile   a tenant that attacks slows no other past the bars
 //	nodes     no accepted job, cancel or webhook is lost when primaries of Sentinel
 //	          and of a cluster fail under load
+//	proxies   restarts, waits, streams and large bodies behind nginx and HAProxy
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -48,6 +49,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/sluicehq/sluice/cmd/prove/bench"
+	"github.com/sluicehq/sluice/cmd/prove/edge"
 	"github.com/sluicehq/sluice/cmd/prove/hooks"
 	"github.com/sluicehq/sluice/cmd/prove/hostile"
 	"github.com/sluicehq/sluice/cmd/prove/kill"
@@ -73,6 +75,7 @@ type CLI struct {
 	Sync    bench.Sync      `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
 	Memory  bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Proxies edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 }
 
 func main() {

@@ -196,10 +196,9 @@ func (s *service) left(h http.Handler) http.Handler {
 
 // linger answers on for the drain delay, while /readyz says that this process stops.
 func (s *service) linger() {
-	if s.delay == 0 {
+	if first := s.leaving.CompareAndSwap(false, true); s.delay == 0 {
 		return
-	}
-	if s.leaving.CompareAndSwap(false, true) {
+	} else if first {
 		s.log.Info("stopping: requests are answered for drain_delay more", "drain_delay", s.delay.String())
 	}
 	<-time.After(s.delay)
@@ -213,24 +212,24 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 		Handler: s.left(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
 		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	if capped, ok := l.(*caps.Listener); ok {
-		srv.ConnState = capped.Became
-	}
+	entrance := newDoor(l)
+	srv.ConnState = entrance.became
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- srv.Serve(entrance) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.linger()
-	_ = l.Close()
+	entrance.leave()
 	<-done // all that was accepted is known to the server, so that Shutdown waits for it
 	if drain != nil {
 		drain()
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
+	entrance.answered(stopCtx)
 	err := srv.Shutdown(stopCtx)
 	if err != nil {
 		s.log.Warn("requests that outlasted the grace period are cut off", "address", l.Addr().String())

@@ -61,6 +61,8 @@ type Config struct {
 	OneKey bool
 	// Env is added to the environment of every process of Sluice.
 	Env []string
+	// API is added to the environment of each API.
+	API []string
 	// Worker returns each worker's program and what is added to its environment.
 	// Nil: the lab's, and nothing.
 	Worker func(i int) (bin string, env []string)
@@ -121,7 +123,7 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 		if err != nil {
 			return err
 		}
-		p, err := s.start(c, bin, "api", i, "SLUICE_LISTEN="+address)
+		p, err := s.start(c, bin, "api", i, append([]string{"SLUICE_LISTEN=" + address}, c.API...)...)
 		if err != nil {
 			return err
 		}
