@@ -251,7 +251,7 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	}
 	w.signIns.WithLabelValues("accepted").Inc()
 	w.cfg.Log.Info("signed in", "subject", v.Subject, "tenant", v.Tenant, "admin", v.Admin)
-	cookie := w.cookie(session)
+	cookie := w.cookie(r, session)
 	cookie.Expires = v.Expires
 	cookie.MaxAge = max(1, int(v.Expires.Sub(now)/time.Second))
 	http.SetCookie(rw, cookie)
@@ -266,16 +266,28 @@ func (w *Web) signOut(rw http.ResponseWriter, r *http.Request) {
 		w.page(rw, http.StatusServiceUnavailable, "away.html", awayPage{SignOut: true})
 		return
 	}
-	cookie := w.cookie("")
+	cookie := w.cookie(r, "")
 	cookie.MaxAge = -1
 	http.SetCookie(rw, cookie)
 	http.Redirect(rw, r, w.base+"/login", http.StatusSeeOther)
 }
 
-func (w *Web) cookie(value string) *http.Cookie {
+// https reports whether a browser came over https although public_url is http, and says
+// so once: the links that it is given are http.
+func (w *Web) https(r *http.Request) bool {
+	if w.cfg.HTTPS == nil || !w.cfg.HTTPS(r) {
+		return false
+	}
+	w.mixed.Do(func() {
+		w.cfg.Log.Warn("browsers come over https, and public_url is http: links that are handed out are http; set public_url to the address that browsers show", "public_url", w.cfg.PublicURL)
+	})
+	return true
+}
+
+func (w *Web) cookie(r *http.Request, value string) *http.Cookie {
 	return &http.Cookie{
 		Name: w.cookieName(), Value: value, Path: cmp.Or(w.base, "/"),
-		HttpOnly: true, Secure: w.secure, SameSite: http.SameSiteStrictMode,
+		HttpOnly: true, Secure: w.secure || w.https(r), SameSite: http.SameSiteStrictMode,
 	}
 }
 

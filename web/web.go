@@ -24,6 +24,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -90,6 +91,9 @@ type Config struct {
 	// Failed counts a token that was refused, and returns how long whose request it is has
 	// to wait before the next; 0 while there were few. Nil counts nothing.
 	Failed func(*http.Request) time.Duration
+	// HTTPS reports whether a browser's request came over https, as far as is known, where
+	// PublicURL does not say so: its cookie is then sent over https only. Nil: none did.
+	HTTPS func(*http.Request) bool
 	// Metrics counts sign-ins. Nil means none.
 	Metrics prometheus.Registerer
 }
@@ -97,6 +101,7 @@ type Config struct {
 // Web serves the console and asynqmon. It starts nothing that would have to be stopped.
 type Web struct {
 	cfg     Config
+	mixed   sync.Once // of a browser's https and an http of PublicURL
 	secure  bool
 	base    string // the path of PublicURL, which is of every address of ours; mostly ""
 	pages   *template.Template

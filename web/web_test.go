@@ -480,6 +480,23 @@ func TestRedisAwaySignsNobodyOut(t *testing.T) {
 	redistest.Until(t, "Redis is back", func() bool { return s.do(nil, "GET", "/", nil, "Cookie", cookie).StatusCode == 200 })
 }
 
+// A trusted proxy's word that a browser came over https is enough for its cookie to be
+// sent over https only; the name stays, so that it is found either way.
+func TestCookieOfABrowserThatCameOverHTTPS(t *testing.T) {
+	s := newSite(t, func(c *Config) {
+		c.HTTPS = func(r *http.Request) bool { return r.Header.Get("X-Forwarded-Proto") == "https" }
+	})
+	for proto, want := range map[string]bool{"https": true, "http": false} {
+		a := s.do(nil, "POST", "/login", url.Values{"token": {"look"}}, "X-Forwarded-Proto", proto)
+		s.want(a, 303)
+		c := a.Cookies()[0]
+		if c.Secure != want || c.Name != "sluice_session" {
+			t.Errorf("%s: got cookie %s", proto, c.Raw)
+		}
+		s.want(s.do(nil, "GET", "/", nil, "Cookie", c.Name+"="+c.Value, "X-Forwarded-Proto", proto), 200)
+	}
+}
+
 func TestSecureCookie(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.PublicURL = "https://sluice.example" })
 	c := s.do(nil, "POST", "/login", url.Values{"token": {"look"}}).Cookies()[0]

@@ -1,6 +1,7 @@
 package caps
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -31,6 +32,33 @@ func TestWhoseForwardedAddressCounts(t *testing.T) {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.xff}}
 		if got := f.address(r).String(); got != c.want {
 			t.Errorf("a request from %s, forwarded for %q, is of %s, want %s", c.peer, c.xff, got, c.want)
+		}
+	}
+}
+
+func TestWhoseForwardedSchemeCounts(t *testing.T) {
+	t.Parallel()
+	r := &Room{failures: newFailures(3, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})}
+	for _, c := range []struct {
+		peer  string
+		proto []string
+		tls   bool
+		want  bool
+	}{
+		{peer: "10.0.0.1:999", proto: []string{"https"}, want: true},
+		{peer: "10.0.0.1:999", proto: []string{"HTTPS, http"}, want: true}, // the first spoke with the browser
+		{peer: "10.0.0.1:999", proto: []string{"http", "https"}},
+		{peer: "10.0.0.1:999"},
+		{peer: "192.0.2.1:999", proto: []string{"https"}}, // anybody's word
+		{peer: "192.0.2.1:999", tls: true, want: true},
+		{peer: "@", proto: []string{"https"}},
+	} {
+		req := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-Proto": c.proto}}
+		if c.tls {
+			req.TLS = &tls.ConnectionState{}
+		}
+		if got := r.HTTPS(req); got != c.want {
+			t.Errorf("a request from %s, forwarded for %q: https %t, want %t", c.peer, c.proto, got, c.want)
 		}
 	}
 }

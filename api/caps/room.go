@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +30,7 @@ type Config struct {
 
 	// BodyPatience is how long a body waits for others to make room; 0 means 15 s.
 	BodyPatience time.Duration
-	// TrustedProxies are the networks whose X-Forwarded-For counts; empty: none.
+	// TrustedProxies are the networks whose X-Forwarded-For and -Proto count; empty: none.
 	TrustedProxies []netip.Prefix
 	// Registerer takes the metrics; nil: none are kept.
 	Registerer prometheus.Registerer
@@ -183,6 +184,21 @@ func (b *Body) Give(n int64) {
 // Address is whose request it is: the peer's, or what a trusted proxy says. The zero
 // address stands for one that cannot be told.
 func (r *Room) Address(req *http.Request) netip.Addr { return r.failures.address(req) }
+
+// HTTPS reports whether a request came to us, or to the trusted proxy before us, over
+// TLS: that is what X-Forwarded-Proto says.
+func (r *Room) HTTPS(req *http.Request) bool {
+	if req.TLS != nil {
+		return true
+	}
+	peer, err := netip.ParseAddrPort(req.RemoteAddr)
+	if err != nil || !r.failures.isTrusted(peer.Addr().Unmap().WithZone("")) {
+		return false
+	}
+	// Of several proxies the first spoke with the browser.
+	first, _, _ := strings.Cut(strings.Join(req.Header.Values("X-Forwarded-Proto"), ","), ",")
+	return strings.EqualFold(strings.TrimSpace(first), "https")
+}
 
 // Failed counts a token that was refused, of a request or a sign-in, and returns how
 // long its address has to wait before its next failure; 0 while there were few. It is

@@ -141,7 +141,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: s.pools.Pause, Resume: s.pools.Resume,
-		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
+		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, HTTPS: s.room.HTTPS, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
 		return nil, err
