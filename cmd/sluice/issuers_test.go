@@ -117,49 +117,80 @@ func TestTheIssuersOfTheDocsWork(t *testing.T) {
 	}
 }
 
-// TestAKeySetThatCannotBeHadIsAPartOfReadiness asks before, while and after.
-func TestAKeySetThatCannotBeHadIsAPartOfReadiness(t *testing.T) {
+// A key set that cannot be had stops nobody who has another issuer's token, and is named;
+// while there is no other way to judge a token, the process is not ready.
+func TestAKeySetThatCannotBeHadRefusesNobodyElse(t *testing.T) {
 	t.Parallel()
-	var away atomic.Bool
-	away.Store(true)
-	url, sign := startIssuer(t, &away)
-	cfg, faults := config.Load("", []string{
-		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__HMAC_SECRET=" + strings.Repeat("s", 32),
-		`SLUICE_AUTH__ISSUERS=[{"issuer":"` + url + `/a","audiences":["api://sluice"],"discovery":true,"tenant":"acme"}]`,
-	})
-	if len(faults) > 0 {
-		t.Fatal(faults)
-	}
-	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := s.close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if _, err := s.newAPI("http://127.0.0.1", []byte(strings.Repeat("s", 32))); err != nil {
-		t.Fatal(err)
-	}
-	keys := func() string {
-		for _, c := range s.checks() {
-			if c.Name == "keys" {
-				if err := c.Check(t.Context()); err != nil {
-					return err.Error()
-				}
-				return "ok"
+	for name, c := range map[string]struct {
+		secret, other bool // also configured
+		ready         string
+	}{
+		"alone":                {ready: "discovery: status 503"},
+		"beside a secret":      {secret: true, ready: "ok"},
+		"beside another set":   {other: true, ready: "ok"},
+		"beside a set as well": {secret: true, other: true, ready: "ok"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var away, never atomic.Bool
+			away.Store(true)
+			url, sign := startIssuer(t, &away)
+			issuers := `{"issuer":"` + url + `/a","audiences":["api://sluice"],"discovery":true,"tenant":"acme"}`
+			otherURL, otherSign := startIssuer(t, &never)
+			if c.other {
+				issuers += `,{"issuer":"` + otherURL + `/b","audiences":["api://sluice"],"discovery":true,"tenant":"acme"}`
 			}
-		}
-		return "no part"
-	}
-	if got := keys(); got != "auth.issuers[0]: the key set has not been fetched yet" {
-		t.Errorf("before: %s", got)
-	}
-	if _, err := s.verifier.Verify(t.Context(), sign("okta", url+"/a", time.Hour)); err == nil {
-		t.Error("a token is accepted without keys")
-	}
-	if got := keys(); !strings.Contains(got, "discovery: status 503") || strings.Contains(got, "127.0.0.1") {
-		t.Errorf("away: %s", got)
+			env := []string{"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), `SLUICE_AUTH__ISSUERS=[` + issuers + `]`}
+			var secret []byte
+			if c.secret {
+				secret = []byte(strings.Repeat("s", 32))
+				env = append(env, "SLUICE_AUTH__HMAC_SECRET="+string(secret))
+			}
+			cfg, faults := config.Load("", env)
+			if len(faults) > 0 {
+				t.Fatal(faults)
+			}
+			s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := s.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if _, err := s.newAPI("http://127.0.0.1", secret); err != nil {
+				t.Fatal(err)
+			}
+			keys := func() string {
+				for _, c := range s.checks() {
+					if c.Name == "keys" {
+						if err := c.Check(t.Context()); err != nil {
+							return err.Error()
+						}
+						return "ok"
+					}
+				}
+				return "no part"
+			}
+			notice := func() string { return strings.Join(s.notes(), "; ") }
+			if got := notice(); !strings.Contains(got, "auth.issuers[0]: the key set has not been fetched yet") {
+				t.Errorf("before: %s", got)
+			}
+			if _, err := s.verifier.Verify(t.Context(), sign("okta", url+"/a", time.Hour)); err == nil {
+				t.Error("a token is accepted without keys")
+			}
+			if c.other {
+				if _, err := s.verifier.Verify(t.Context(), otherSign("okta", otherURL+"/b", time.Hour)); err != nil {
+					t.Errorf("a token of the other issuer: %v", err)
+				}
+			}
+			if got := keys(); !strings.Contains(got, c.ready) || strings.Contains(got, "127.0.0.1") {
+				t.Errorf("away: %s; want %s", got, c.ready)
+			}
+			if got := notice(); !strings.Contains(got, "auth.issuers[0]") || !strings.Contains(got, "discovery: status 503") || strings.Contains(got, "127.0.0.1") {
+				t.Errorf("away, the notices: %s", got)
+			}
+		})
 	}
 }

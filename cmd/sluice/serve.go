@@ -76,6 +76,9 @@ func (s *service) notes() []string {
 		list = append(list, s.noSpill)
 	}
 	for _, set := range s.keySets() {
+		if set.Down != "" {
+			list = append(list, set.Down)
+		}
 		list = append(list, set.Notices...)
 	}
 	return list
@@ -90,8 +93,9 @@ func (s *service) keySets() []auth.KeySet {
 	return s.verifier.KeySets()
 }
 
-// keys are the parts of readiness that are about key sets: down where one is configured
-// and has never been had, or not for a day.
+// keys are the parts of readiness that are about key sets: down while no token at all can
+// be judged. A set that has never been had, or not for a day, beside a secret or another
+// set is a notice: who has tokens of theirs is served.
 func (s *service) keys() []api.Check {
 	if s.verifier == nil {
 		return nil
@@ -104,7 +108,7 @@ func (s *service) keys() []api.Check {
 				down, causes = append(down, set.Down), append(causes, set.Cause)
 			}
 		}
-		if len(down) == 0 {
+		if len(down) == 0 || s.secret || len(down) < len(s.keySets()) {
 			return nil
 		}
 		return api.Down(strings.Join(down, "; "), errors.Join(causes...))
@@ -127,7 +131,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.verifier = verifier
+	s.verifier, s.secret = verifier, secret != nil
 	// Whoever changes the secret because it is known ends what was signed in with it.
 	var key []byte
 	if len(secret) > 0 {

@@ -54,6 +54,7 @@ type service struct {
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
 	verifier *auth.Verifier // nil in a process without the API
+	secret   bool           // tokens that are signed with one are judged as well
 
 	guard     *webhook.Guard
 	sender    *webhook.Sender   // nil in a process without workers
