@@ -12,11 +12,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
 // What deploy holds is compared with what a running dev tells.
@@ -209,6 +212,46 @@ func TestAlertsByPromtool(t *testing.T) {
 		cmd.Dir = filepath.Join("..", "..", "deploy")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", fmt.Sprint(args), err, out)
+		}
+	}
+}
+
+// The page on proxies and the examples say what is so: the sizes, waits and delays that
+// the program has, and what the packages and the examples set.
+func TestThePageOnProxiesSaysWhatIsSo(t *testing.T) {
+	t.Parallel()
+	page, nginx, haproxy := project(t, "docs/proxies.md"), project(t, "deploy/nginx.conf"), project(t, "deploy/haproxy.cfg")
+	cfg, faults := config.Load("", []string{"HOME=" + t.TempDir()})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	whole := func(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Seconds())) }
+	for _, c := range []struct{ name, text, want string }{
+		{"the page", page, "`max_wait`, " + whole(cfg.MaxWait)},
+		{"the page", page, "`drain_delay` (" + whole(cfg.DrainDelay) + ")"},
+		{"the page", page, fmt.Sprintf("a process's bound, %d by default", cfg.Redis.MaxConnections)},
+		{"the page", page, "a batch's 256 MiB"},
+		{"the page", page, "proxy-body-size: 256m"},
+		{"the page", page, "inter 1s fall 2"},
+		{"nginx.conf", nginx, "client_max_body_size 256m;"},
+		{"nginx.conf", nginx, "max_wait (" + whole(cfg.MaxWait) + ")"},
+		{"nginx.conf", nginx, "max_fails=0;"},
+		{"haproxy.cfg", haproxy, "inter 1s fall 2"},
+		{"haproxy.cfg", haproxy, "drain_delay (" + whole(cfg.DrainDelay) + ")"},
+		{"haproxy.cfg", haproxy, "max_wait (" + whole(cfg.MaxWait) + ")"},
+		{"README.md", project(t, "README.md"), "(docs/proxies.md)"},
+	} {
+		if !strings.Contains(c.text, c.want) {
+			t.Errorf("%s does not say %q", c.name, c.want)
+		}
+	}
+	for _, text := range []string{nginx, haproxy} {
+		timeout := regexp.MustCompile(`(?:proxy_read_timeout|timeout server) (\d+)s`).FindStringSubmatch(text)
+		if timeout == nil {
+			t.Fatal("an example has no timeout")
+		}
+		if s, err := strconv.Atoi(timeout[1]); err != nil || time.Duration(s)*time.Second <= cfg.MaxWait {
+			t.Errorf("an example waits %s s, and max_wait is %s", timeout[1], cfg.MaxWait)
 		}
 	}
 }
