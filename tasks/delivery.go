@@ -16,6 +16,7 @@ type Endpoint struct {
 	Signature     string   // "v1", or "v1a" for Ed25519 beside it
 	OpenAI        bool     // bodies of jobs and batches are in the form of OpenAI's webhooks
 	Headers       Headers  // sent with each attempt
+	CA            CA       // vouches for the receiver too
 	CreatedAt     time.Time
 	DisabledAt    time.Time // zero: it is sent to
 	// DisabledReason is the outcome that disabled it, or "owner" when its owner did.
@@ -31,6 +32,7 @@ type EndpointChange struct {
 	IncludeResult *bool
 	MaxPerSecond  *int
 	Headers       Headers // in place of all that it had; empty and not nil: none
+	CA            *CA     // in place of what it had; "": none
 	Disabled      *bool
 }
 

@@ -279,12 +279,12 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 			e.Status, e.Reason = tasks.DeliveryExhausted, string(webhook.Invalid)
 			break
 		}
-		url, own := dl.URL, tasks.Headers(nil)
+		url, own, ca := dl.URL, tasks.Headers(nil), tasks.CA("")
 		if s.Endpoint != nil {
-			url, own = s.Endpoint.URL, s.Endpoint.Headers
+			url, own, ca = s.Endpoint.URL, s.Endpoint.Headers, s.Endpoint.CA
 		}
 		at := time.Now()
-		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at), Headers: own})
+		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at), Headers: own, CA: ca})
 		delay, again := webhook.Next(dl.Attempts+1, res, rand.Float64())
 		e.Status, e.Reason, e.Delay, e.Counted = tasks.DeliveryExhausted, string(res.Outcome), delay, res.Outcome.Attempted()
 		e.Disable = res.Outcome == webhook.Gone

@@ -2,6 +2,8 @@ package v1
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net/http"
@@ -51,7 +53,7 @@ type Webhooks interface {
 }
 
 const (
-	maxEndpointBody = 16 << 10
+	maxEndpointBody = 64 << 10 // its certificates too, however they are escaped
 	maxEventsNamed  = 16
 	maxPerSecond    = 1000
 )
@@ -82,6 +84,9 @@ type endpointBody struct {
 
 	Fields  map[string]string `json:"headers"`
 	headers tasks.Headers     // of Fields; nil: absent
+
+	CA *string   `json:"ca"`
+	ca *tasks.CA // of CA
 }
 
 // decodeObject reads a JSON object with the members of v and no others.
@@ -115,6 +120,13 @@ func (a *API) checkEndpoint(b *endpointBody) error {
 		if b.headers, err = tasks.NewHeaders(b.Fields); err != nil {
 			return fault.Fail(fault.InvalidRequest, `The member "headers" is refused: %v.`, err)
 		}
+	}
+	if b.CA != nil {
+		ca, err := tasks.NewCA(*b.CA)
+		if err != nil {
+			return fault.Fail(fault.InvalidRequest, `The member "ca" is refused: %v.`, err)
+		}
+		b.ca = &ca
 	}
 	if b.Events != nil && (len(b.Events) == 0 || len(b.Events) > maxEventsNamed) {
 		return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
@@ -191,6 +203,9 @@ func (a *API) CreateEndpoint(c echo.Context) error {
 		return err
 	}
 	e := tasks.Endpoint{ID: a.c.NewID("whe"), Tenant: tenant, URL: *b.URL, Events: b.Events, Signature: "v1", Headers: b.headers}
+	if b.ca != nil {
+		e.CA = *b.ca
+	}
 	if e.Events == nil {
 		e.Events = allEvents()
 	}
@@ -244,7 +259,7 @@ func (a *API) ChangeEndpoint(c echo.Context) error {
 		return err
 	}
 	return a.answerEndpoint(c, false, func(w Webhooks, ctx context.Context, tenant, id string) (tasks.Endpoint, error) {
-		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Headers: b.headers, Disabled: b.Disabled})
+		return w.ChangeEndpoint(ctx, tenant, id, tasks.EndpointChange{URL: b.URL, Events: b.Events, IncludeResult: b.IncludeResult, MaxPerSecond: b.MaxPerSecond, Headers: b.headers, CA: b.ca, Disabled: b.Disabled})
 	})
 }
 
@@ -457,6 +472,15 @@ func (a *API) endpoint(b []byte, e *tasks.Endpoint, secret bool) []byte {
 		for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
 			o.Str(name, tasks.SecretMask)
 		}
+	})
+	certificates := e.CA.Certificates()
+	o.List("ca", len(certificates), func(b []byte, i int) []byte {
+		sum := sha256.Sum256(certificates[i].Raw)
+		o := jsonwrite.Object{B: b}
+		o.Str("subject", certificates[i].Subject.String())
+		o.Str("sha256", hex.EncodeToString(sum[:]))
+		o.Time("not_after", certificates[i].NotAfter)
+		return o.End()
 	})
 	if secret {
 		o.Str("secret", e.Keys.Secret)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -127,4 +131,58 @@ func TestTheOperatorsHeadersAndAuthority(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("nothing has arrived within 20 s")
 	}
+}
+
+// An endpoint's own certificates vouch for its receiver until they are taken back, and
+// answers show whose they are.
+func TestAnEndpointHasAnAuthorityOfItsOwn(t *testing.T) {
+	t.Parallel()
+	receiver := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	receiver.Config.ErrorLog = log.New(io.Discard, "", 0)
+	receiver.StartTLS()
+	t.Cleanup(receiver.Close)
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: receiver.Certificate().Raw}))
+	r := outage(t, claude("http://127.0.0.1:1")+"webhooks: {allow_private: true}\n")
+	type endpoint struct {
+		ID string
+		CA []struct {
+			Subject, SHA256 string
+			NotAfter        time.Time `json:"not_after"`
+		}
+	}
+	var made, changed endpoint
+	if res := r.call("POST", "/v1/webhook-endpoints", fmt.Sprintf(`{"url":%q,"ca":%q}`, receiver.URL+"/in", ca), &made); res.StatusCode != 201 {
+		t.Fatalf("create: %s", res.Status)
+	}
+	sum := sha256.Sum256(receiver.Certificate().Raw)
+	if len(made.CA) != 1 || made.CA[0].SHA256 != hex.EncodeToString(sum[:]) || made.CA[0].Subject != "O=Acme Co" || !made.CA[0].NotAfter.Equal(receiver.Certificate().NotAfter) {
+		t.Errorf("shown: %+v", made)
+	}
+	path := "/v1/webhook-endpoints/" + made.ID
+	tested := func(want string) {
+		t.Helper()
+		var d struct {
+			ID  string
+			Log []struct{ Outcome string }
+		}
+		r.call("POST", path+"/test", "", &d)
+		r.until("the test ends "+want, func() bool {
+			r.call("GET", "/v1/deliveries/"+d.ID, "", &d)
+			return len(d.Log) > 0 && d.Log[0].Outcome == want
+		})
+	}
+	tested("delivered")
+	for _, bad := range []string{`"no certificate"`, `1`, fmt.Sprintf("%q", strings.Replace(ca, "CERTIFICATE", "PRIVATE KEY", 2))} {
+		if res := r.call("PATCH", path, `{"ca":`+bad+`}`, &struct{}{}); res.StatusCode != 400 {
+			t.Errorf("ca %.40s: %s", bad, res.Status)
+		}
+	}
+	if r.call("PATCH", path, `{"max_per_second":5}`, &changed); len(changed.CA) != 1 {
+		t.Errorf("after another change: %+v", changed)
+	}
+	changed = endpoint{}
+	if r.call("PATCH", path, `{"ca":""}`, &changed); changed.CA == nil || len(changed.CA) != 0 {
+		t.Errorf("taken back: %+v", changed)
+	}
+	tested("tls_error")
 }

@@ -28,7 +28,7 @@ var (
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
 	fields := append(headerFields(e.Headers),
-		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "k", e.Keys.Secret, "a", e.Keys.Private)
+		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "ca", string(e.CA), "k", e.Keys.Secret, "a", e.Keys.Private)
 	return s.saveEndpoint(ctx, e.Tenant, e.ID, true, "", false, fields...)
 }
 
@@ -47,6 +47,9 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 	}
 	if c.Events != nil {
 		fields = append(fields, "ev", joinEvents(c.Events))
+	}
+	if c.CA != nil {
+		fields = append(fields, "ca", string(*c.CA))
 	}
 	if c.IncludeResult != nil {
 		fields = append(fields, "ir", flag(*c.IncludeResult))
@@ -212,7 +215,7 @@ func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
 	return tasks.Endpoint{
 		ID: id, Tenant: h["t"], URL: h["u"], Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
 		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
-		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h), Headers: own,
+		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h), Headers: own, CA: tasks.CA(h["ca"]),
 	}
 }
 

@@ -104,8 +104,7 @@ const (
 // Sender makes attempts. It is safe for concurrent use; [Sender.Close] it when done.
 type Sender struct {
 	guard      *Guard
-	client     *http.Client
-	transport  *http.Transport
+	ways       *ways
 	timeout    time.Duration
 	maxPerHost int
 	headers    tasks.Headers
@@ -127,6 +126,8 @@ type Delivery struct {
 	Keys []Key  // at least one; the current key first
 	// Headers are the endpoint's own, as [tasks.NewHeaders] returns them.
 	Headers tasks.Headers
+	// CA vouches for the endpoint's receiver, beside the sender's RootCAs.
+	CA tasks.CA
 }
 
 // Result is what came of an attempt.
@@ -175,11 +176,13 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	if err := s.register(cfg.Registerer); err != nil {
 		return nil, err
 	}
-	s.transport = newTransport(s.guard, cfg.RootCAs, s.maxPerHost)
-	s.client = &http.Client{
-		Transport:     s.transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	client := func(roots *x509.CertPool) *http.Client {
+		return &http.Client{
+			Transport:     newTransport(s.guard, roots, s.maxPerHost),
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
 	}
+	s.ways = &ways{make: client, common: client(cfg.RootCAs), roots: cfg.RootCAs, own: map[tasks.CA]*http.Client{}}
 	return s, nil
 }
 
@@ -232,7 +235,7 @@ func (s *Sender) register(reg prometheus.Registerer) error {
 
 // Close closes the connections that are kept for reuse. Attempts under way end
 // by themselves.
-func (s *Sender) Close() { s.transport.CloseIdleConnections() }
+func (s *Sender) Close() { s.ways.close() }
 
 // Send makes one attempt: it checks the URL again, signs the body for the present
 // time and posts it. It returns within the configured timeout, or as soon as ctx
@@ -280,7 +283,7 @@ func (s *Sender) send(ctx context.Context, d Delivery) Result {
 	req.Header.Set(HeaderSignature, signature)
 
 	start := time.Now()
-	resp, err := s.client.Do(req)
+	resp, err := s.ways.client(d.CA).Do(req)
 	if err != nil {
 		res := Result{Outcome: s.failure(ctx, &p, err)}
 		if res.Outcome != BlockedAddress {

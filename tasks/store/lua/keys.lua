@@ -206,6 +206,7 @@ function keys.serial() return P .. 'wseq' end -- string: counts deliveries and e
 -- a2   the private key before
 -- x2   until when those sign too
 -- h    value of a header of its own; a colon and the name follow
+-- ca   certificates that vouch for its receiver too
 function keys.endpoint(id) return P .. 'wh:' .. id end -- hash: an endpoint
 function keys.endpoints(tenant) return P .. 'whs:' .. tenant end -- zset: the tenant's endpoints, by id
 function keys.hooks(tenant) return P .. 'hooks:' .. tenant end -- hash: enabled endpoint -> its events; no key, no cost
