@@ -142,6 +142,9 @@ type Request struct {
 	// "messages" and perhaps "system", each as the caller wrote it; for Raw, the
 	// provider's body, byte for byte.
 	Body []byte
+	// Lies is where Body lies while it is not here, outside of the record; "": nowhere
+	// else. It is package store's alone.
+	Lies string
 	// MaxTokens is what the worker writes into the body as the limit of one answer's
 	// output tokens; 0: nothing, for the body says it itself or nobody does.
 	MaxTokens int
@@ -234,6 +237,7 @@ const (
 	JobLost             ErrorCode = "job_lost"              // Redis no longer has its record; whether it ran is not known
 	WorkerLostTooOften  ErrorCode = "worker_lost_too_often" // its worker died during the call, also when it made no other
 	ResultTooLarge      ErrorCode = "result_too_large"
+	BodyUnavailable     ErrorCode = "body_unavailable" // what lies outside of Redis, the prompt of a job that waits or the result of one that is done, cannot be read
 )
 
 // Attempt is one call upstream, as it stands in the job's log.

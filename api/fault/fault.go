@@ -128,6 +128,19 @@ func (f *Fault) OnLine(line int) *Fault {
 	return &on
 }
 
+// ofBodies tells of the store of large bodies, and not where that is.
+func ofBodies(err *tasks.BodiesError) *Fault {
+	f := Fail(Unavailable, "The store of large bodies cannot be reached.")
+	switch {
+	case err.Missing:
+		f = Fail(Unavailable, "The store of large bodies does not have this body. An operator has to see whether bodies.url was changed.")
+	case err.Full:
+		f = Fail(StoreFull, "The store of large bodies is full.")
+	}
+	f.RetryAfter = DefaultRetryAfter
+	return f
+}
+
 // Classify returns the kind of an error and what to tell about it.
 func Classify(err error) (Kind, Fault) {
 	table := Kinds()
@@ -135,6 +148,7 @@ func Classify(err error) (Kind, Fault) {
 		f       *Fault
 		quota   *tasks.QuotaError
 		unknown *tasks.UnknownError
+		bodies  *tasks.BodiesError
 	)
 	switch {
 	case errors.As(err, &f):
@@ -144,6 +158,9 @@ func Classify(err error) (Kind, Fault) {
 	case errors.As(err, &unknown):
 		f = Fail(OutcomeUnknown, "The store's answer was lost: this may have been done. Look at the object of \"id\" to learn it. A submit or batch that is sent again with the same Idempotency-Key, or with this \"id\", is not taken in twice.")
 		f.RetryAfter, f.ID = DefaultRetryAfter, unknown.ID
+	}
+	if f == nil && errors.As(err, &bodies) {
+		f = ofBodies(bodies)
 	}
 	for _, k := range table {
 		if f != nil && k.Code == f.Code {

@@ -175,6 +175,10 @@ func (j *Jobs) Submit(ctx context.Context, s tasks.Submission) (tasks.Accepted, 
 		return tasks.Accepted{}, err
 	}
 	j.placer.Adopt(&s.Job)
+	// What is large and can lie outside of Redis is put there first: it holds up nobody else's submit.
+	if err := j.Unload(ctx, &s.Job); err != nil {
+		return tasks.Accepted{}, err
+	}
 	made, err := j.store(ctx, s)
 	if err != nil {
 		return tasks.Accepted{}, err

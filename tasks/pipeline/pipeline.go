@@ -34,8 +34,9 @@ func Client(rdb redis.UniversalClient) redis.UniversalClient {
 func Join(ctx context.Context, after func(redis.Pipeliner), steps ...func(context.Context)) {
 	g := &group{after: after, live: len(steps)}
 	run := func(i int) {
-		defer g.leave()
-		steps[i](context.WithValue(ctx, key{}, place{g, i}))
+		leave := sync.OnceFunc(g.leave)
+		defer leave()
+		steps[i](context.WithValue(ctx, key{}, place{g, i, leave}))
 	}
 	var others sync.WaitGroup
 	for i := 1; i < len(steps); i++ {
@@ -47,12 +48,25 @@ func Join(ctx context.Context, after func(redis.Pipeliner), steps ...func(contex
 	others.Wait()
 }
 
+// Leave has the other steps wait for this one no longer, as for one that has something
+// else to do first, and returns a context outside of the group: the step's scripts go
+// on their own.
+func Leave(ctx context.Context) context.Context {
+	at, _ := ctx.Value(key{}).(place)
+	if at.group == nil {
+		return ctx
+	}
+	at.leave()
+	return context.WithValue(ctx, key{}, place{})
+}
+
 type key struct{}
 
 // place is where a step stands in its group; the zero place is outside of any.
 type place struct {
 	group *group
 	step  int
+	leave func() // once
 }
 
 // group is the steps of one Join.

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 )
 
 var (
@@ -25,13 +26,29 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for a kept answer: %w", redisError(err))
 	}
+	if ref, err := bodies.Parse(string(b)); err == nil { // no JSON looks like it
+		if b, err = s.fetch(ctx, ref.String(), 0); err != nil {
+			return nil, fmt.Errorf("read a kept answer: %w", err)
+		}
+	}
 	return b, nil
 }
 
 // KeepAnswer keeps a job's result under a digest for d, and no longer than
 // results are kept. With a nil result it only notes that the job has what is
-// kept there. The copy goes when a job that has it is deleted.
+// kept there. The copy goes when a job that has it is deleted. Of a large one only where
+// the job's result lies is kept, so that goes with that job.
 func (s *Store) KeepAnswer(ctx context.Context, digest, job string, result []byte, d time.Duration) error {
+	if s.large(len(result)) {
+		lies, err := s.rdb.HGet(ctx, s.keys.job(job), "rr").Result()
+		if errors.Is(err, redis.Nil) {
+			return nil // it is gone, or has its result in the record
+		}
+		if err != nil {
+			return fmt.Errorf("keep the answer of job %s: %w", job, redisError(err))
+		}
+		result = []byte(lies)
+	}
 	if err := s.run(ctx, keepScript, args{"digest": digest, "job": job, "keep": min(d, s.ttl).Milliseconds()}, result).Err(); err != nil {
 		return fmt.Errorf("keep the answer of job %s: %w", job, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 )
 
 var (
@@ -72,6 +73,13 @@ func unseen(err error) error {
 // only the bytes count before it is committed, and past them it is a QuotaError.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	for some := range slices.Chunk(jobs, unfoldLines) {
+		list := make([]*tasks.Job, len(some))
+		for i := range some {
+			list[i] = &some[i]
+		}
+		if err := s.Unload(ctx, list...); err != nil {
+			return fmt.Errorf("write batch %s: %w", id, err)
+		}
 		if err := s.stage(ctx, id, some, l); err != nil {
 			return err
 		}
@@ -84,7 +92,8 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	rows := make([]any, 0, 11*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), j.Request.Body, len(j.Fallback), j.Reserved, counted(j, l))
+		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field)
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
@@ -94,10 +103,16 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	if err != nil {
 		return fmt.Errorf("write batch %s: %w", id, unseen(err))
 	}
+	err = refused(l, reply)
 	if str(reply[0]) == "gone" {
-		return fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
+		err = fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
 	}
-	return refused(l, reply)
+	if err != nil { // none was written
+		for i := range jobs {
+			s.discardText(jobs[i].Request.Lies)
+		}
+	}
+	return err
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold
@@ -138,11 +153,12 @@ func (s *Store) Unfold(ctx context.Context, id string) (left int64, out []tasks.
 // AbortBatch forgets a batch that was not committed.
 func (s *Store) AbortBatch(ctx context.Context, id string) error {
 	for {
-		left, err := s.run(ctx, batchAbortScript, args{"batch": id, "most": unfoldLines}).Int64()
+		reply, err := s.run(ctx, batchAbortScript, args{"batch": id, "most": unfoldLines}).Slice()
 		if err != nil {
 			return fmt.Errorf("abort batch %s: %w", id, err)
 		}
-		if left == 0 {
+		s.discard(loose(words(reply[1])))
+		if num(reply[0]) == 0 {
 			return nil
 		}
 	}
@@ -256,26 +272,79 @@ func (s *Store) BatchResults(ctx context.Context, tenant, id string, from int) (
 	if len(ids) > resultLines {
 		ids, next = ids[:resultLines], from+resultLines
 	}
-	sizes, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, job := range ids {
-			p.HStrLen(ctx, s.keys.job(job), "r")
-		}
-		return nil
-	})
+	n, err := s.fitting(ctx, ids)
 	if err != nil {
 		return fail(err)
 	}
-	size := int64(0)
-	for i, c := range sizes {
-		if size += c.(*redis.IntCmd).Val(); size > resultBytes && i > 0 {
-			ids, next = ids[:i], from+i
-			break
-		}
+	if n < len(ids) {
+		ids, next = ids[:n], from+n
 	}
-	if jobs, err = s.each(ctx, ids, append([]string{"r"}, shown...)); err != nil {
+	if jobs, err = s.results(ctx, ids); err != nil {
 		return fail(err)
 	}
 	return slices.DeleteFunc(jobs, func(j tasks.Job) bool { return !j.Status.Final() }), next, nil
+}
+
+// fitting is how many of jobs, one at least, have results of no more bytes than are
+// read at a time.
+func (s *Store) fitting(ctx context.Context, ids []string) (int, error) {
+	elsewhere := make([]*redis.StringCmd, len(ids))
+	here, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, job := range ids {
+			p.HStrLen(ctx, s.keys.job(job), "r")
+		}
+		for i, job := range ids {
+			if s.bodies != nil {
+				elsewhere[i] = p.HGet(ctx, s.keys.job(job), "rr")
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return 0, err
+	}
+	size := int64(0)
+	for i := range ids {
+		size += here[i].(*redis.IntCmd).Val()
+		if elsewhere[i] != nil {
+			ref, _ := bodies.Parse(elsewhere[i].Val())
+			size += ref.Size
+		}
+		if size > resultBytes && i > 0 {
+			return i, nil
+		}
+	}
+	return len(ids), nil
+}
+
+// results reads jobs with their results; those that are gone are left out. A result
+// that is missing where it should lie is an error of its job alone.
+func (s *Store) results(ctx context.Context, ids []string) ([]tasks.Job, error) {
+	records, err := s.ask(ctx, s.keys.job, ids, withResult...)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []tasks.Job
+	var lies []string
+	for i, h := range records {
+		if h["e"] == "" {
+			continue
+		}
+		j, err := unpack(ids[i], h)
+		if err != nil {
+			return nil, err
+		}
+		jobs, lies = append(jobs, j), append(lies, h["rr"])
+	}
+	return jobs, fan(len(jobs), func(i int) error {
+		err := s.whole(ctx, &jobs[i], lies[i], 0)
+		var missing *tasks.BodiesError
+		if errors.As(err, &missing) && missing.Missing {
+			jobs[i].Error = &tasks.JobError{Code: tasks.BodyUnavailable, Message: "the store of bodies does not have the result"}
+			return nil
+		}
+		return err
+	})
 }
 
 // CancelBatch cancels every job of a batch that is not final. It may be called

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,11 @@ func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, err
 // SettleDeliveries records how attempts ended and hands out further ones. A
 // ticket that is void by now changes nothing.
 func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]tasks.DeliveryTicket, error) {
+	return s.settle(ctx, list, DeliveryDepth)
+}
+
+// settle is SettleDeliveries, and hands out none where depth is 0.
+func (s *Store) settle(ctx context.Context, list []tasks.Settled, depth int) ([]tasks.DeliveryTicket, error) {
 	rows := make([]any, 0, 9*len(list))
 	for i := range list {
 		e := &list[i]
@@ -61,10 +67,14 @@ func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]t
 		if e.Counted {
 			line = encode(e.Attempt)
 		}
-		rows = append(rows, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, e.Body, flag(e.Disable))
+		body := e.Body
+		if s.large(len(body)) {
+			body = nil // it holds a result that lies elsewhere, and is built again
+		}
+		rows = append(rows, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, body, flag(e.Disable))
 	}
 	reply, err := s.run(ctx, deliverySettleScript, args{
-		"claim": NewID("clm"), "depth": DeliveryDepth, "lease": deliveryLease.Milliseconds(), "failing": failureMost.Milliseconds(),
+		"claim": NewID("clm"), "depth": depth, "lease": deliveryLease.Milliseconds(), "failing": failureMost.Milliseconds(),
 	}, rows...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
@@ -99,7 +109,8 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 }
 
 // OpenDeliveries takes deliveries and reads what the attempts at them need, in the
-// tickets' order; void tickets, and those that another process took, are left out.
+// tickets' order; void tickets, those that another process took, and those whose result
+// cannot be read now are left out.
 // Until they are settled, they have to be renewed.
 func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
 	lost := encode(tasks.DeliveryAttempt{At: time.Now().UTC().Truncate(time.Millisecond), Outcome: tasks.DeliveryWorkerLost})
@@ -110,16 +121,64 @@ func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicke
 		return nil, fmt.Errorf("read %d deliveries: %w", len(claims), err)
 	}
 	var out []tasks.Sending
+	var lies []string
 	for i, r := range reply {
 		found := list(r)
 		if len(found) == 0 {
 			continue
 		}
-		o, err := s.unpackSending(ctx, claims[i].ID, pairs(found[0]), pairs(found[1]), pairs(found[2]))
+		object := pairs(found[2])
+		o, err := s.unpackSending(ctx, claims[i].ID, pairs(found[0]), pairs(found[1]), object)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, o)
+		out, lies = append(out, o), append(lies, object["rr"])
+	}
+	return s.withResults(ctx, out, lies)
+}
+
+// resultWithin is how long deliveries wait for the results that they are to bring.
+const resultWithin = 5 * time.Second
+
+// omitted stands for a result that no event can carry, since it is no JSON.
+var omitted = []byte{0}
+
+// withResults reads the results that lie elsewhere. A delivery whose result cannot be
+// read now is left out, and waits a little: that is no attempt. One whose result is
+// missing is sent without it, and says so.
+func (s *Store) withResults(ctx context.Context, list []tasks.Sending, lies []string) ([]tasks.Sending, error) {
+	if !slices.ContainsFunc(lies, func(l string) bool { return l != "" }) {
+		return list, nil
+	}
+	within, cancel := context.WithTimeout(ctx, resultWithin)
+	defer cancel()
+	away := make([]bool, len(list))
+	_ = fan(len(list), func(i int) error {
+		if list[i].Job == nil {
+			return nil
+		}
+		err := s.whole(within, list[i].Job, lies[i], eventResult+1)
+		var missing *tasks.BodiesError
+		if errors.As(err, &missing) && missing.Missing {
+			list[i].Job.Result = omitted
+			return nil
+		}
+		away[i] = err != nil
+		return nil
+	})
+	var out []tasks.Sending
+	var later []tasks.Settled
+	for i := range list {
+		if d := &list[i].Delivery; away[i] {
+			later = append(later, tasks.Settled{Ticket: tasks.DeliveryTicket{ID: d.ID, Fence: d.Fence}, Status: tasks.DeliveryPending, Delay: bodyAwayFor})
+		} else {
+			out = append(out, list[i])
+		}
+	}
+	if len(later) > 0 {
+		if _, err := s.settle(ctx, later, 0); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

@@ -37,4 +37,5 @@ func (k keys) sent(endpoint string) string        { return string(k) + "we:" + e
 func (k keys) endpoint(id string) string          { return string(k) + "wh:" + id }
 func (k keys) endpoints(tenant string) string     { return string(k) + "whs:" + tenant }
 func (k keys) secrets(tenant string) string       { return string(k) + "wsec:" + tenant }
+func (k keys) bodiesSwept() string                { return string(k) + "bodies" }
 func (k keys) poolStates() string                 { return string(k) + "wpool" }

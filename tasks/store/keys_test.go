@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/tasks/store"
 )
@@ -181,7 +182,11 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	rdb := server.Client()
 	said := watch(t, server, rdb)
+	elsewhere, err := bodies.Open(bodies.Config{URL: "file://" + t.TempDir()})
+	must(t, err)
+	t.Cleanup(elsewhere.Close)
 	l := &life{T: t, rdb: rdb, all: all, fields: map[string]map[string]bool{}, s: store.New(store.Config{
+		Bodies: elsewhere, Above: above,
 		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8},
 		Weight: func(string) int64 { return 2 }, NewSecret: func() string { return "whsec_1" },
 	})}
@@ -261,7 +266,11 @@ func (l *life) live() {
 	l.batches()
 	l.sweeps()
 	l.sendings()
-	_, err := l.s.OpenCall(l.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "digest"})
+	_, tickets := l.submit(func(s *tasks.Submission) { s.Job.Request.Body = large(asks) })
+	l.end(tickets[0], largeWin)
+	_, err := l.s.BodiesTurn(l.Context(), time.Minute)
+	must(l.T, err)
+	_, err = l.s.OpenCall(l.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "digest"})
 	must(l.T, err)
 	l.audits()
 	_, err = l.s.Beat(l.Context())

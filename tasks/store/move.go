@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
 var (
@@ -45,13 +46,20 @@ type Created struct {
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored,
 // unless it is ErrUnknown.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
-	rows := make([]any, 0, 20*len(subs))
+	jobs := make([]*tasks.Job, len(subs))
 	for i := range subs {
-		j := &subs[i].Job
+		jobs[i] = &subs[i].Job
+	}
+	if err := s.Unload(ctx, jobs...); err != nil {
+		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
+	}
+	rows := make([]any, 0, 20*len(subs))
+	for i, j := range jobs {
+		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
-			milli(j.Deadline), pack(j), j.Request.Body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
+			milli(j.Deadline), pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
-			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes)
+			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field)
 	}
 	var reply []any
 	again := false
@@ -61,6 +69,11 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 		return err
 	})
 	if err != nil {
+		if !errors.Is(err, tasks.ErrUnknown) { // of which the record may refer to them
+			for _, j := range jobs {
+				s.discardText(j.Request.Lies)
+			}
+		}
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
 	created := make([]Created, len(subs))
@@ -88,6 +101,9 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			c.Err = redisError(errors.New(str(o[1])))
 		default:
 			c.Err = refused(subs[i].Limits, o)
+		}
+		if str(o[0]) != "new" {
+			s.discardText(subs[i].Job.Request.Lies)
 		}
 	}
 	return created, tickets(reply[1]), nil
@@ -128,8 +144,13 @@ func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, err
 }
 
 // SaveAnswer keeps what was answered to the first request with a key, for as
-// long as the key stands for the job or batch of that id. The first one saved stays.
+// long as the key stands for the job or batch of that id. The first one saved stays. A large
+// one is not kept: it holds what lies outside of Redis, and a repeat can be answered
+// with the job as it stands then.
 func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer []byte) error {
+	if s.large(len(answer)) {
+		return nil
+	}
 	if err := s.run(ctx, saveAnswerScript, args{"tenant": tenant, "key": key, "id": id}, answer).Err(); err != nil {
 		return fmt.Errorf("save the answer of a key: %w", err)
 	}
@@ -162,13 +183,25 @@ func moveError(word string) error {
 }
 
 // Take gives the job of a ticket to a worker, to hold until the pace allows
-// it. ErrFinal, ErrLost and ErrNotFound mean that the ticket is void.
+// it. ErrFinal, ErrLost and ErrNotFound mean that the ticket is void: also that of a
+// job whose prompt lies where it cannot be read now, and which waits for another.
 func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	reply, err := s.move(ctx, "take job "+t.ID, takeScript, args{"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds()})
 	if err != nil {
 		return tasks.Job{}, err
 	}
-	return unpack(t.ID, pairs(reply[0]))
+	h := pairs(reply[0])
+	j, err := unpack(t.ID, h)
+	if lies := h["br"]; err == nil && lies != "" {
+		if j.Request.Body, err = s.fetch(ctx, lies, 0); err != nil {
+			var away *tasks.BodiesError
+			if errors.As(err, &away) {
+				return tasks.Job{}, s.putOff(ctx, t, away)
+			}
+			return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
+		}
+	}
+	return j, err
 }
 
 // Start records that a call is about to be made. The tickets are for jobs that
@@ -189,6 +222,33 @@ func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tas
 // job moved on without this worker, and nothing was changed. An answer that was
 // Kept also ends a job that was given back since, as long as no other call began.
 func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
+	pool := t.Pool
+	if e.Detour != nil && e.Status == tasks.StatusRetrying {
+		pool = e.Detour.Pool
+	}
+	lies := ""
+	if e.Status == tasks.StatusSucceeded && s.large(len(e.Result)) {
+		ctx = pipeline.Leave(ctx)
+		tenant, err := s.rdb.HGet(ctx, s.keys.job(t.ID), "t").Result()
+		if errors.Is(err, redis.Nil) {
+			return nil, tasks.ErrNotFound
+		}
+		if err != nil {
+			return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, redisError(err))
+		}
+		if lies, err = s.unloadResult(ctx, tenant, t, &e); err != nil {
+			return nil, err
+		}
+	}
+	next, err := s.end(ctx, t, &e, s.depthOf(pool), lies)
+	if tasks.Void(err) {
+		s.unused(ctx, t.ID, lies)
+	}
+	return next, err
+}
+
+// end is End of an attempt whose result lies elsewhere, unless that is "".
+func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth int, lies string) ([]tasks.Ticket, error) {
 	what := string(e.Status)
 	if e.Status == tasks.StatusRetrying {
 		what = "hand_back"
@@ -200,17 +260,19 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 		Outcome: e.Attempt.Outcome, Status: e.Attempt.Status, RequestID: e.Attempt.RequestID,
 		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled,
 	}
-	detour, pool := tasks.Detour{}, t.Pool
+	detour := tasks.Detour{}
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {
-		detour, pool = *e.Detour, e.Detour.Pool
+		detour = *e.Detour
 	}
+	field, result := placed(e.Result, lies, "r", "rr")
 	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
-		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": s.depthOf(pool),
-		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(&e), "kept": e.Kept,
-	}, shows(&e), encode(call), e.Result)
+		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept,
+	}, shows(e), encode(call), result)
 	if err != nil {
 		return nil, err
 	}
+	s.discardText(str(reply[1]))
 	return tickets(reply[0]), nil
 }
 
@@ -314,11 +376,15 @@ func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limi
 // Idempotency-Key is free. ErrConflict: it is not finished.
 func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 	return operate(ctx, id, func(ctx context.Context, op string) error {
-		word, err := s.run(ctx, deleteScript, args{"op": op, "id": id, "tenant": tenant}).Text()
+		said, err := s.run(ctx, deleteScript, args{"op": op, "id": id, "tenant": tenant}).StringSlice()
 		if err != nil {
 			return fmt.Errorf("delete job %s: %w", id, err)
 		}
-		return moveError(word)
+		if err := moveError(said[0]); err != nil {
+			return err
+		}
+		s.remove(ctx, said[1:])
+		return nil
 	})
 }
 
@@ -331,6 +397,7 @@ func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
 	}
+	s.discard(loose(words(reply[8])))
 	return tasks.Swept{
 		Hand: tickets(reply[0]), Look: tickets(reply[1]),
 		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),

@@ -237,7 +237,8 @@ func (e *ear) signal(job *tasks.Job) {
 }
 
 // carried reads the record that a notice of an end carries: each field and
-// value with its length before it. Nil: there is none, or it is not whole.
+// value with its length before it. Nil: there is none, or it is not whole, or its result
+// lies elsewhere.
 func carried(id, record string) *tasks.Job {
 	var parts []any
 	for record != "" {
@@ -251,8 +252,9 @@ func carried(id, record string) *tasks.Job {
 	if len(parts) == 0 {
 		return nil
 	}
-	j, err := unpack(id, pairs(parts))
-	if err != nil || !j.Status.Final() {
+	h := pairs(parts)
+	j, err := unpack(id, h)
+	if err != nil || !j.Status.Final() || h["rr"] != "" {
 		return nil
 	}
 	return &j

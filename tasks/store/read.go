@@ -49,14 +49,18 @@ func (s *Store) ask(ctx context.Context, key func(id string) string, ids []strin
 // Job returns a tenant's job, without its prompt. Another tenant's, or one that
 // has outlived its time, is ErrNotFound.
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
-	records, err := s.ask(ctx, s.keys.job, []string{id}, append([]string{"r"}, shown...)...)
+	records, err := s.ask(ctx, s.keys.job, []string{id}, withResult...)
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	if records[0]["t"] != tenant {
 		return tasks.Job{}, tasks.ErrNotFound
 	}
-	return unpack(id, records[0])
+	j, err := unpack(id, records[0])
+	if err == nil {
+		err = s.whole(ctx, &j, records[0]["rr"], 0)
+	}
+	return j, err
 }
 
 // each reads fields of jobs in one round trip; those that are gone are left out.

@@ -87,6 +87,9 @@ var shown = []string{
 	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur",
 }
 
+// withResult are these and the result, or where it lies.
+var withResult = append([]string{"r", "rr"}, shown...)
+
 // unpack reads a record as HGETALL gives it, or some fields of it.
 func unpack(id string, h map[string]string) (tasks.Job, error) {
 	var e envelope

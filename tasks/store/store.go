@@ -11,12 +11,14 @@
 package store
 
 import (
+	"crypto/rand"
 	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
@@ -63,6 +65,10 @@ type Config struct {
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
 	NewSecret func() string
+	// Bodies keeps prompts and results of more than Above bytes, of which the record
+	// has only where they lie. Nil: all are in the record.
+	Bodies *bodies.Bodies
+	Above  int64
 	// Now is the clock, for tests and simulations; nil: Redis's own.
 	Now func() time.Time
 }
@@ -76,14 +82,17 @@ type Store struct {
 	newSecret func() string
 	now       func() time.Time
 	share     func(tenant string) int64
-	name      string       // of this process, to whom a delivery is handed
-	sweeps    atomic.Int64 // of deliveries that were answered
+	bodies    *bodies.Bodies // nil: none
+	above     int64          // bytes of a body that the record has at most
+	secret    []byte         // of this process, for names of bodies
+	name      string         // of this process, to whom a delivery is handed
+	sweeps    atomic.Int64   // of deliveries that were answered
 	audit     audit
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, secret: []byte(rand.Text()), name: NewID("by")}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}

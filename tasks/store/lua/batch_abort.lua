@@ -1,10 +1,11 @@
 -- Forgets the next lines of a batch that was never accepted, and the batch with the last of them.
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; most: lines}
--- Returns  the number of lines left.
+-- Returns  {number of lines left, where bodies lie that are of use no more}.
 local g, list = keys.batch(a.batch), keys.lines(a.batch)
 local h = redis.call('HMGET', g, 't', 'i', 'whole')
-if h[3] then return 0 end
+if h[3] then return { 0, {} } end
+local lies = {}
 local ikey = h[1] and h[2] ~= '' and keys.idempotency(h[1], h[2])
 local mine = ikey and redis.call('HGET', ikey, 'busy') == a.batch
 sorted(keys.staging())
@@ -20,6 +21,8 @@ for _ = 1, a.most do
   if not id then break end
   local counted = redis.pcall('HGET', keys.job(id), 'qb') -- what is of another type counts for nobody
   if type(counted) == 'string' then bytes = bytes + counted end
+  local body = redis.pcall('HGET', keys.job(id), 'br')
+  if type(body) == 'string' then lies[#lies + 1] = body end
   redis.call('DEL', keys.job(id))
 end
 if h[1] then weighs(h[1], -bytes) end
@@ -30,4 +33,4 @@ if left == 0 then
   redis.call('ZREM', keys.staging(), a.batch)
   if h[1] then redis.call('ZREM', keys.staged(h[1]), a.batch) end
 end
-return left
+return { left, lies }

@@ -2,7 +2,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; stale: ms until an abandoned one is swept; age: ms that one may be written; widest: most bytes of its tenant's bodies, or 0}
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
---          fallback models, tokens to set aside or 0, bytes of the body to count or 0
+--          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body
 -- Returns  {"ok"}, {"gone"} when the batch is not being written, or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
@@ -12,7 +12,7 @@ each('HLEN', keys.batch(a.batch))
 if ARGV[4] then fitsTenant(ARGV[4]) end
 each('LLEN', keys.lines(a.batch))
 local total = 0
-for i = 3, #ARGV, 11 do
+for i = 3, #ARGV, 12 do
   each('HLEN', keys.job(ARGV[i]))
   total = total + ARGV[i + 10]
 end
@@ -22,12 +22,12 @@ redis.call('ZADD', keys.staging(), math.min(now + a.stale, last), a.batch)
 if written then return { 'ok' } end
 weighs(ARGV[4], total)
 local ids, tokens = {}, 0
-for i = 3, #ARGV, 11 do
-  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes = unpack(ARGV, i, i + 10)
+for i = 3, #ARGV, 12 do
+  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field = unpack(ARGV, i, i + 11)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local key = keys.job(id)
   ids[#ids + 1] = id
-  redis.call('HSET', key, 'e', envelope, 'b', body, 's', status, 't', tenant, 'p', pool, 'k', shift, 'c', a.batch, 'ct', now)
+  redis.call('HSET', key, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', shift, 'c', a.batch, 'ct', now)
   if fallbacks ~= '0' then redis.call('HSET', key, 'fb', fallbacks) end
   if status == 'scheduled' then redis.call('HSET', key, 'due', due) end
   if deadline ~= '0' then redis.call('HSET', key, 'dl', deadline) end

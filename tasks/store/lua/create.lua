@@ -4,7 +4,7 @@
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
---          id that the caller gave, bytes of the body to count or 0, most bytes or 0
+--          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"full", waiting}, {"heavy", bytes} or
 --   {"spent", tokens left, ms until midnight UTC}; tickets are id, fence, pool in turn.
@@ -18,7 +18,7 @@ end
 
 local function create(i)
   local id, tenant, pool, depth, shift, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
-    tokens, daily, weight, named, bytes, widest = unpack(ARGV, i, i + 18)
+    tokens, daily, weight, named, bytes, widest, field = unpack(ARGV, i, i + 19)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
   local made = load(id)
@@ -52,7 +52,7 @@ local function create(i)
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }
-  redis.call('HSET', j.key, 'e', envelope, 'b', body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
+  redis.call('HSET', j.key, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if fallbacks ~= '0' then
     j.fb = fallbacks
     redis.call('HSET', j.key, 'fb', j.fb)
@@ -79,7 +79,7 @@ local function create(i)
   return { 'new', now }
 end
 
-for i = 3, #ARGV, 19 do
+for i = 3, #ARGV, 20 do
   outcomes[#outcomes + 1] = create(i)
 end
 for pool, depth in pairs(depths) do
@@ -87,7 +87,7 @@ for pool, depth in pairs(depths) do
 end
 for n, o in ipairs(outcomes) do
   if o[1] == 'new' then
-    local i = 3 + (n - 1) * 19
+    local i = 3 + (n - 1) * 20
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))

@@ -40,8 +40,10 @@ local function read(id, fence)
         object[2 * i - 1], object[2 * i] = fields[i], value or ''
       end
       if h[4] and redis.call('HGET', keys.endpoint(h[4]), 'ir') == '1' then
-        object[#object + 1] = 'r'
-        object[#object + 1] = string.sub(redis.call('HGET', job, 'r') or '', 1, a.most + 1)
+        local result = redis.call('HMGET', job, 'r', 'rr')
+        local n = #object
+        object[n + 1], object[n + 2] = 'r', string.sub(result[1] or '', 1, a.most + 1)
+        object[n + 3], object[n + 4] = 'rr', result[2] or ''
       end
     end
   end

@@ -3,9 +3,10 @@
 -- ARGV[2]  {id, fence; what: succeeded, failed, retry, hand_back; delay: ms until the next try; depth;
 --          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
 --          left: after it; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
---          end lay on a disk meanwhile, or 0}
+--          end lay on a disk meanwhile, or 0; field: r, or rr where the result
+--          is where it lies}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
--- Returns  {"ok", tickets}, {"final"}, {"lost"} or {"gone"}.
+-- Returns  {"ok", tickets, where a body lies that is of use no more, or ""}, {"final"}, {"lost"} or {"gone"}.
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
 local j = moving(a.id)
 if not j then return { 'gone' } end
@@ -31,12 +32,12 @@ if called then close(j, now, call) end
 if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
     if not called then return { 'lost' } end
-    redis.call('HSET', j.key, 'r', result)
+    redis.call('HSET', j.key, a.field, result)
     if j.sh and redis.call('EXISTS', keys.followers(j.p, j.sh)) == 1 then
       redis.call('SET', keys.answer(j.sh), result, 'PX', math.min(600000, ttl))
       redis.call('HSET', j.key, 'ca', j.sh)
     end
-    redis.call('HDEL', j.key, 'b') -- the prompt has served; only a job that failed may be asked again
+    redis.call('HDEL', j.key, 'b', 'br') -- the prompt has served; only a job that failed may be asked again
   end
   finish(j, a.what, outcome, used)
 else
@@ -63,4 +64,4 @@ else
 end
 local tickets = {}
 claim(j.p, a.depth, tickets)
-return { 'ok', tickets }
+return { 'ok', tickets, a.what == 'succeeded' and j.br or '' }

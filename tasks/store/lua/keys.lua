@@ -16,6 +16,7 @@ function keys.session(name) return P .. 'ses:' .. name end -- string: who is sig
 
 -- e    envelope: what never changes, as JSON
 -- b    body
+-- br   where the body lies, in place of b
 -- s    status
 -- t    tenant
 -- p    pool
@@ -36,6 +37,7 @@ function keys.session(name) return P .. 'ses:' .. name end -- string: who is sig
 -- dl   deadline
 -- o    outcome, as JSON: error, usage, provider, finish
 -- r    result
+-- rr   where the result lies, in place of r
 -- fb   fallback models left
 -- fi   fallback models gone to
 -- nb   attempts used before the last of them
@@ -131,6 +133,7 @@ function keys.operation(op) return P .. 'op:' .. op end -- string: what an opera
 
 function keys.swept() return P .. 'swept' end -- string: when the last one was
 function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
+function keys.bodiesSwept() return P .. 'bodies' end -- string: there while no process is to look for bodies that no record refers to
 function keys.spare() return P .. 'spare' end -- never there: deleting it is a write that a full Redis allows
 
 function keys.audit() return P .. 'audit' end -- string: the process that compares counts with records now

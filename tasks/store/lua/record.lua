@@ -12,12 +12,12 @@ end
 
 -- load returns what a move needs to know of a job, or nil when there is none.
 local function load(id)
-  local h = redis.call('HMGET', keys.job(id), 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb')
+  local h = redis.call('HMGET', keys.job(id), 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br')
   if not h[1] then return nil end
   return {
     id = id, key = keys.job(id), s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
-    fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil,
+    fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
   }
 end
 

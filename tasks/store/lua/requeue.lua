@@ -7,7 +7,7 @@ local said = answered()
 if said then return said end
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
-if not final(j.s) or j.s == 'succeeded' or redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
+if not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
 fitsEnd(j)
 local first = redis.call('HGET', j.key, 'p0')
 fits({ p = first or j.p, t = j.t, qb = a.bytes > 0 })

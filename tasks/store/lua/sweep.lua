@@ -1,10 +1,10 @@
 -- Closes every gap between record, backlog and task; any process may run it.
 -- KEYS     see begin.lua
 -- ARGV[2]  {lease (ms); most: of each; alone: calls lost with their worker from which on a job runs alone; losses: that end it; depths: of the pools to look after, by pool}
--- Returns  {tickets, looks, next, lost, unfold, stale, late, often}: tickets to hand to Asynq, looks at tickets handed out
+-- Returns  {tickets, looks, next, lost, unfold, stale, late, often, loose}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, or 0 when there is more to do than one sweep does,
 -- how many jobs a dead worker gave back, batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
--- too often (id, tenant, pool, attempts each).
+-- too often (id, tenant, pool, attempts each), and where bodies lie that are of use no more.
 fitsSweep()
 spare()
 local tickets, looks, lost, often = {}, {}, 0, {}
@@ -122,4 +122,4 @@ for _, id in ipairs(redis.call('LRANGE', keys.late(), 0, a.most - 1)) do
   end
 end
 redis.call('LTRIM', keys.late(), a.most, -1)
-return { tickets, looks, wait, lost, waiting, stale, late, often }
+return { tickets, looks, wait, lost, waiting, stale, late, often, loose }

@@ -234,12 +234,14 @@ local function unquoted(log)
   end))
 end
 
+local loose = {} -- where bodies lie that are of use no more
+
 -- forget removes a job and every copy of what it asked and of its answer, why
 -- being "deleted" or "expired". What is still to be told of it is told without them.
 -- Its Idempotency-Key is free when its caller had it deleted; else the key goes on
 -- standing for it, so that a late repeat is not paid for.
 local function forget(tenant, id, why)
-  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c')
+  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c', 'br', 'rr')
   local tellings = redis.call('LRANGE', keys.tellings(id), 0, -1)
   local ikey = h[2] and keys.idempotency(tenant, h[2])
   local mine = ikey and redis.call('HGET', ikey, 'id') == id
@@ -256,6 +258,8 @@ local function forget(tenant, id, why)
       redis.call('HDEL', d, 'b')
     end
   end
+  if h[4] then loose[#loose + 1] = h[4] end
+  if h[5] then loose[#loose + 1] = h[5] end
   redis.call('DEL', keys.job(id), keys.text(id), keys.wanted(id), keys.tellings(id))
   if h[3] then -- the list forgets a batch with the last of its jobs, which ends its time when the record does
     local left = redis.call('PTTL', keys.batch(h[3]))

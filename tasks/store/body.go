@@ -1,0 +1,247 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
+)
+
+// At most so many bodies of one call are put or read at once.
+const bodiesAtOnce = 8
+
+// What cannot be read from the store of bodies now is asked for again so much later.
+const (
+	bodyAwayFor    = 5 * time.Second
+	bodyMissingFor = time.Minute
+)
+
+// large reports whether a body belongs into the store of bodies.
+func (s *Store) large(size int) bool { return s.bodies != nil && int64(size) > s.above }
+
+// placed is a body as scripts take it: the field of the record, and what stands there,
+// which is the body itself or where it lies.
+func placed(body []byte, lies string, here, there string) (field string, value any) {
+	if lies != "" {
+		return there, lies
+	}
+	return here, body
+}
+
+// Unload puts the large prompts of jobs that are not stored yet into the store of
+// bodies: Request.Lies says where, and Request.Body is nil then. After an error none is
+// there. Create and StageBatch do it by themselves; whoever must not wait for it under
+// their locks does it before.
+func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
+	var big []*tasks.Job
+	for _, j := range jobs {
+		if s.large(len(j.Request.Body)) {
+			big = append(big, j)
+		}
+	}
+	if len(big) == 0 {
+		return nil
+	}
+	refs := make([]bodies.Ref, len(big))
+	err := fan(len(big), func(i int) (err error) {
+		j := big[i]
+		refs[i], err = s.put(ctx, j.Tenant, j.ID, bodies.Prompt, "", j.Request.Body)
+		return err
+	})
+	if err != nil {
+		s.bodies.Discard(slices.DeleteFunc(refs, func(r bodies.Ref) bool { return r.Name == "" })...)
+		return fmt.Errorf("put the prompts of %d jobs: %w", len(big), err)
+	}
+	for i, j := range big {
+		j.Request.Lies, j.Request.Body = refs[i].String(), nil
+	}
+	return nil
+}
+
+func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Ref, error) {
+	name, err := bodies.New(tenant, job, kind, mark)
+	if err != nil {
+		return bodies.Ref{}, err
+	}
+	return s.bodies.Put(ctx, name, int64(len(body)), bytes.NewReader(body))
+}
+
+// fan does n things, some at once, and returns the first error, after which no more
+// are begun.
+func fan(n int, do func(i int) error) error {
+	var (
+		all   sync.WaitGroup
+		mu    sync.Mutex
+		next  int
+		first error
+	)
+	for range min(n, bodiesAtOnce) {
+		all.Go(func() {
+			for {
+				mu.Lock()
+				i := next
+				if first != nil || i == n {
+					mu.Unlock()
+					return
+				}
+				next++
+				mu.Unlock()
+				if err := do(i); err != nil {
+					mu.Lock()
+					first = errors.Join(first, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	all.Wait()
+	return first
+}
+
+// unloadResult puts a large result and returns where it lies. Put again by this process, as after an error of Redis, the same answer has the
+// same name, so that an outage leaves no pile of copies. The hour in it keeps a name from
+// being put again when a sweep may be about to remove it.
+func (s *Store) unloadResult(ctx context.Context, tenant string, t tasks.Ticket, e *tasks.Ending) (string, error) {
+	mark := hmac.New(sha256.New, s.secret)
+	fmt.Fprintf(mark, "%s %d %d ", t.ID, t.Fence, time.Now().Unix()/3600)
+	mark.Write(e.Result)
+	ref, err := s.put(ctx, tenant, t.ID, bodies.Result, base32.StdEncoding.EncodeToString(mark.Sum(nil))[:26], e.Result)
+	if err != nil {
+		return "", fmt.Errorf("put the result of job %s: %w", t.ID, err)
+	}
+	return ref.String(), nil
+}
+
+// fetch reads a body from where a record says that it lies, or its first most bytes; 0
+// is all.
+func (s *Store) fetch(ctx context.Context, lies string, most int64) ([]byte, error) {
+	ref, err := bodies.Parse(lies)
+	if err != nil {
+		return nil, err
+	}
+	if s.bodies == nil {
+		return nil, &tasks.BodiesError{Missing: true, Err: errors.New("bodies.url is not set")}
+	}
+	return s.bodies.Read(ctx, ref, most)
+}
+
+// whole reads a job's result where that lies elsewhere.
+func (s *Store) whole(ctx context.Context, j *tasks.Job, lies string, most int64) (err error) {
+	if lies == "" {
+		return nil
+	}
+	if j.Result, err = s.fetch(ctx, lies, most); err != nil {
+		return fmt.Errorf("read the result of job %s: %w", j.ID, err)
+	}
+	return nil
+}
+
+// loose are the bodies of a script's answer that no record refers to any more.
+func loose(texts []string) []bodies.Ref {
+	var refs []bodies.Ref
+	for _, text := range texts {
+		if r, err := bodies.Parse(text); err == nil {
+			refs = append(refs, r)
+		}
+	}
+	return refs
+}
+
+// discard has bodies removed soon.
+func (s *Store) discard(refs []bodies.Ref) {
+	if s.bodies != nil {
+		s.bodies.Discard(refs...)
+	}
+}
+
+// removeWithin is how long the caller of a deletion waits for it.
+const removeWithin = 5 * time.Second
+
+// remove removes bodies whose job was deleted before its caller is told; what is still
+// there after a while is removed later.
+func (s *Store) remove(ctx context.Context, texts []string) {
+	refs := loose(texts)
+	if s.bodies == nil || len(refs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeWithin)
+	defer cancel()
+	if s.bodies.Delete(ctx, refs...) != nil {
+		s.discard(refs)
+	}
+}
+
+// discardText does so with one of which the reference is there, or "".
+func (s *Store) discardText(lies string) {
+	if r, err := bodies.Parse(lies); err == nil {
+		s.discard([]bodies.Ref{r})
+	}
+}
+
+// unused has the result of an ending removed that the record did not take: unless it is
+// the one that the record has, of the same ending whose first answer was lost.
+func (s *Store) unused(ctx context.Context, id, lies string) {
+	if lies == "" {
+		return
+	}
+	has, err := s.rdb.HGet(ctx, s.keys.job(id), "rr").Result()
+	if errors.Is(err, redis.Nil) || err == nil && has != lies {
+		s.discardText(lies)
+	}
+}
+
+// putOff gives a job back whose prompt cannot be read now: it waits and holds no place.
+func (s *Store) putOff(ctx context.Context, t tasks.Ticket, why *tasks.BodiesError) error {
+	e := tasks.Ending{Status: tasks.StatusRetrying, Delay: bodyAwayFor, Error: &tasks.JobError{
+		Code: tasks.BodyUnavailable, Message: "the prompt cannot be read from the store of bodies at present",
+	}}
+	if why.Missing {
+		e.Delay, e.Error.Message = bodyMissingFor, "the store of bodies does not have the prompt"
+	}
+	if _, err := s.end(ctx, t, &e, 0, ""); err != nil {
+		return err
+	}
+	return fmt.Errorf("read the prompt of job %s: %w: %w", t.ID, tasks.ErrLost, why.Err)
+}
+
+// BodiesTurn reports whether this process is to look for bodies that no record refers
+// to. No other is, for every.
+func (s *Store) BodiesTurn(ctx context.Context, every time.Duration) (bool, error) {
+	mine, err := s.rdb.SetNX(ctx, s.keys.bodiesSwept(), s.name, every).Result()
+	if err != nil {
+		return false, fmt.Errorf("ask for a turn: %w", redisError(err))
+	}
+	return mine, nil
+}
+
+// Orphans returns those names of bodies that no record refers to.
+func (s *Store) Orphans(ctx context.Context, names []string) ([]string, error) {
+	owners := make([]string, len(names))
+	for i, name := range names {
+		owners[i] = bodies.Owner(name)
+	}
+	records, err := s.ask(ctx, s.keys.job, owners, "br", "rr")
+	if err != nil {
+		return nil, fmt.Errorf("look for %d bodies in the records: %w", len(names), err)
+	}
+	var orphans []string
+	for i, h := range records {
+		prompt, _ := bodies.Parse(h["br"])
+		result, _ := bodies.Parse(h["rr"])
+		if prompt.Name != names[i] && result.Name != names[i] {
+			orphans = append(orphans, names[i])
+		}
+	}
+	return orphans, nil
+}
