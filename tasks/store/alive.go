@@ -53,7 +53,7 @@ var trials = [][]string{
 	{"LPUSH", "list", "m"}, {"RPUSH", "list", "m"}, {"LLEN", "list"}, {"LRANGE", "list", "0", "-1"}, {"LINDEX", "list", "0"}, {"LSET", "list", "0", "m"}, {"RPOP", "list"}, {"RPOPLPUSH", "list", "@"},
 	{"LREM", "list", "0", "m"}, {"LTRIM", "list", "0", "1"},
 	{"SADD", "set", "m"}, {"SREM", "set", "m"}, {"SMEMBERS", "set"},
-	{"TIME", ""}, {"PUBSUB", "", "NUMSUB"},
+	{"TIME", ""}, {"PUBSUB", "", "NUMSUB"}, {"SCAN", "", "0"},
 	{"DEL", "string"}, {"DEL", "hash"}, {"DEL", "zset"}, {"DEL", "list"}, {"DEL", "set"},
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 var (
 	auditTurnScript    = script("audit_turn", "account")
+	auditScanScript    = move("audit_scan")
 	auditJobsScript    = move("audit_jobs")
 	auditBatchesScript = script("audit_batches")
 	auditBatchScript   = move("audit_batch")
@@ -22,6 +24,7 @@ var (
 
 const (
 	auditPage  = 250              // jobs or lines in one script
+	auditScan  = 500              // keys in a step, of all that Redis has
 	auditPages = 8                // scripts in one step
 	auditMost  = 1000             // jobs that are not final, up to which counts are compared
 	auditRest  = 5 * time.Second  // from a round to the next
@@ -32,6 +35,7 @@ const (
 // through all tenants, each one's jobs and then its batches; the counts are its end.
 type audit struct {
 	mu      sync.Mutex
+	cursor  string           // where in all of Redis's keys; "": at their beginning
 	begun   time.Time        // the round, by Redis's clock; zero: none
 	next    time.Time        // when the next one may begin, or this process asks again whose turn it is
 	tenants []string         // of the round
@@ -50,8 +54,8 @@ type audit struct {
 
 // Audit goes a step on with comparing the records with what speaks of them, and mends
 // what a Redis has lost that evicts, was flushed in part or restored: a job whose
-// record is gone ends as failed with the code job_lost, a job that stands in no line is put
-// back, a batch none of whose lines will end ends, and counts are what the records say. Any
+// record is gone ends as failed with the code job_lost, a job that stands in no line or
+// list is put back, a batch none of whose lines will end ends, and counts are what the records say. Any
 // process may call it, about once a second: one at a time does it, about 2,000 records
 // a step, and rests for 5 s after a round. Counts are compared while at most 1,000 jobs
 // are not final.
@@ -61,6 +65,9 @@ func (s *Store) Audit(ctx context.Context) (out tasks.Audited, err error) {
 	defer w.mu.Unlock()
 	mine, err := s.turn(ctx, w)
 	if err != nil || !mine {
+		return out, err
+	}
+	if err := s.auditScan(ctx, w, &out); err != nil {
 		return out, err
 	}
 	for range auditPages {
@@ -104,6 +111,17 @@ func (s *Store) turn(ctx context.Context, w *audit) (bool, error) {
 		w.more, w.batches, w.live, w.within = "", nil, nil, map[string]bool{}
 	}
 	return true, nil
+}
+
+// auditScan looks for what stands in no list; of many keys a round takes long.
+func (s *Store) auditScan(ctx context.Context, w *audit, out *tasks.Audited) error {
+	reply, err := s.run(ctx, auditScanScript, args{"cursor": cmp.Or(w.cursor, "0"), "most": auditScan}).Slice()
+	if err != nil {
+		return fmt.Errorf("audit all keys: %w", err)
+	}
+	w.cursor = str(reply[0])
+	out.PutBack += int(num(reply[1]))
+	return nil
 }
 
 func (s *Store) auditJobs(ctx context.Context, w *audit, out *tasks.Audited) error {

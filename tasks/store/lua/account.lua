@@ -24,7 +24,8 @@ local function pooled(pool, phase, n) redis.call('HINCRBY', keys.load(pool), pha
 local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
 
 -- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
--- correct changes one that the records contradict. tenants are all that have a count.
+-- correct changes one that the records contradict. tenants are all that have a count,
+-- and known has a tenant be one of them.
 local function counted(kind, name)
   if kind == 'waiting' then return tonumber(redis.call('HGET', keys.waiting(), name) or 0) end
   return tonumber(redis.call('HGET', keys.load(name), kind) or 0)
@@ -33,6 +34,10 @@ local function correct(kind, name, n)
   if kind == 'waiting' then waits(name, n) else pooled(name, kind, n) end
 end
 local function tenants() return redis.call('HKEYS', keys.waiting()) end
+local function known(tenant)
+  if redis.call('HEXISTS', keys.waiting(), tenant) == 0 then waits(tenant, 0) end
+end
+
 -- weighs changes how many bytes of bodies a tenant has, and heavy is a refusal of so many
 -- more: {"heavy", bytes that it has}; widest is its limit, 0 being none.
 local function weighs(tenant, bytes)

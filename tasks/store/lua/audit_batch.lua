@@ -19,7 +19,8 @@ if not h[1] then
   return { 'gone' }
 end
 local stamp = table.concat({ h[3] or 0, h[4] or 0, h[5] or 0, h[6] or 0, h[7] or 0 }, ' ')
-if h[2] or h[9] or a.live or a.stamp ~= '' and a.stamp ~= stamp then return { 'well' } end -- it moves, or will
+local again = h[2] and (tonumber(h[3] or 0) ~= 0 or tonumber(h[4] or 0) ~= 0) -- it has ended, and counts what cannot be
+if h[2] and not again or h[9] or a.live or a.stamp ~= '' and a.stamp ~= stamp then return { 'well' } end -- it moves, or will
 local ids = redis.call('LRANGE', list, a.from, a.from + a.most - 1)
 for _, id in ipairs(ids) do
   local j, bad = sound(id)
@@ -28,10 +29,19 @@ for _, id in ipairs(ids) do
 end
 if #ids == a.most then return { 'on', a.from + #ids, cjson.encode(a.seen), stamp } end
 local total, set, ended = tonumber(h[8] or 0), {}, 0
+local sum = 0 -- of what was counted: above the total, it was counted twice
 for i, status in ipairs({ 'succeeded', 'canceled', 'expired' }) do
-  local n = math.max(tonumber(h[4 + i] or 0), a.seen[status] or 0)
+  sum = sum + math.max(tonumber(h[4 + i] or 0), a.seen[status] or 0)
+end
+for i, status in ipairs({ 'succeeded', 'canceled', 'expired' }) do
+  local n = a.seen[status] or 0
+  if sum <= total then n = math.max(n, tonumber(h[4 + i] or 0)) end -- a line may have been deleted
   set[#set + 1], set[#set + 2] = status, n
   ended = ended + n
+end
+if again then
+  redis.call('HSET', g, 'queued', 0, 'running', 0, 'failed', math.max(0, total - ended), unpack(set))
+  return { 'well' }
 end
 redis.call('HSET', g, 'queued', 0, 'running', 0, 'failed', math.max(0, total - ended), 'ended', now, unpack(set))
 redis.call('PEXPIRE', g, ttl)
