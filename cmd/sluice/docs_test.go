@@ -145,7 +145,7 @@ func TestDocumentedMetrics(t *testing.T) {
 	if err := os.WriteFile(keys, []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__JWKS_FILE=" + keys}
+	environ := []string{"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__JWKS_FILE=" + keys, "SLUICE_BODIES__URL=file://" + t.TempDir()}
 	cfg, faults := config.Load("", environ)
 	if len(faults) > 0 {
 		t.Fatal(faults)

@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
 	"/cmd/sluice/drain":  {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
-	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
+	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.

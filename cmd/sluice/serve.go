@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 
 // checks are the parts that this process needs to be ready.
 func (s *service) checks() []api.Check {
-	return append(append(s.ready.checks(), s.keys()...),
+	return append(slices.Concat(s.ready.checks(), s.keys(), s.bodiesChecks()),
 		api.Check{Name: "parts", Check: func(context.Context) error {
 			if s.leaving.Load() {
 				return api.Down("this process stops", nil)
@@ -91,6 +92,20 @@ func (s *service) keySets() []auth.KeySet {
 		return nil
 	}
 	return s.verifier.KeySets()
+}
+
+// bodiesChecks is the part of readiness that is about the store of large bodies: a
+// trial that this process makes again and again.
+func (s *service) bodiesChecks() []api.Check {
+	if s.bodies == nil {
+		return nil
+	}
+	return []api.Check{{Name: "bodies", Check: func(context.Context) error {
+		if err := s.bodies.Ready(); err != nil {
+			return api.Down("the store of bodies ("+s.bodies.Where()+") cannot be used", errors.Unwrap(err))
+		}
+		return nil
+	}}}
 }
 
 // keys are the parts of readiness that are about key sets: down while no token at all can

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
@@ -43,6 +44,7 @@ type service struct {
 	rdb      redis.UniversalClient
 	kept     atomic.Bool           // Redis has replicas, and the record is not written without one
 	joined   redis.UniversalClient // rdb, where steps that are written apart may go together
+	bodies   *bodies.Bodies        // nil: large bodies are in Redis, too
 	store    *store.Store
 	feeder   *queue.Feeder
 	notices  *store.Notices
@@ -102,6 +104,9 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	if err := s.build(ctx, r); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	if s.bodies != nil {
+		_ = s.bodies.Try(ctx) // what is wrong, /readyz says
+	}
 	s.ready.ask(ctx) // nothing is taken in before it is known what becomes of it
 	return s, nil
 }
@@ -114,7 +119,11 @@ func (s *service) build(ctx context.Context, r roles) error {
 		depth[p.Name] = depthOf(p.Limits)
 	}
 	prefix := s.cfg.Redis.Prefix
+	if err := s.openBodies(); err != nil {
+		return err
+	}
 	s.store = store.New(store.Config{
+		Bodies: s.bodies, Above: s.cfg.Bodies.Above,
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
@@ -166,6 +175,19 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return nil
 	}
 	return s.newWorkers(workers)
+}
+
+// openBodies opens the store of large bodies, where there is one.
+func (s *service) openBodies() (err error) {
+	at := s.cfg.BodiesURL()
+	if at == "" {
+		return nil
+	}
+	b := s.cfg.Bodies
+	s.bodies, err = bodies.Open(bodies.Config{
+		URL: at, AccessKey: b.AccessKey, SecretKey: b.SecretKey, SessionToken: b.SessionToken, Log: s.log, Metrics: s.registry,
+	})
+	return err
 }
 
 // newWorkers makes the parts of a worker: that which asks providers, that which sends
@@ -396,6 +418,9 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base.Go(func() error { return s.ready.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.Run(baseCtx) })
+	if s.bodies != nil {
+		base.Go(func() error { return s.bodies.Run(baseCtx, s.store) })
+	}
 	if s.verifier != nil {
 		base.Go(func() error { return s.verifier.Run(baseCtx) })
 	}
@@ -459,6 +484,9 @@ func (s *service) close() error {
 	var err error
 	if s.fake != nil {
 		err = s.fake.close()
+	}
+	if s.bodies != nil {
+		s.bodies.Close()
 	}
 	return errors.Join(err, s.redis.close())
 }

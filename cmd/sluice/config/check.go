@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/queue"
 )
 
@@ -93,10 +94,29 @@ func (v *validator) config(c *Config) {
 	v.tenants(c)
 	v.positive("results.ttl", c.Results.TTL)
 	v.atLeast("results.max_bytes", c.Results.MaxBytes, 1)
+	v.bodies(c.Bodies)
 	for _, p := range c.Prices {
 		v.price("prices."+p.Name, p)
 	}
 	v.webhooks(c.Webhooks)
+}
+
+// bodies checks where large bodies lie.
+func (v *validator) bodies(b Bodies) {
+	if b.URL != "" {
+		if err := bodies.Check(b.URL); err != nil {
+			v.bad("bodies.url", "%v", err)
+		}
+	}
+	v.within("bodies.above", b.Above, 1<<10, mostBody)
+	for name, key := range map[string]string{"access_key": b.AccessKey, "secret_key": b.SecretKey, "session_token": b.SessionToken} {
+		if key != "" && !strings.HasPrefix(b.URL, "s3:") {
+			v.bad("bodies."+name, "is for a bucket; bodies.url names none")
+		}
+	}
+	if (b.AccessKey == "") != (b.SecretKey == "") {
+		v.bad("bodies.secret_key", "access_key and secret_key go together")
+	}
 }
 
 var pathRule = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)

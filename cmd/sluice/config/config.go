@@ -23,7 +23,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -60,7 +62,8 @@ type Config struct {
 	Pools          []Pool     `key:"pools"`     // in the file's order; at least one
 	Tenants        []Tenant   `key:"tenants"`   // "default" comes first and is always there
 	Results        Results    `key:"results"`
-	Prices         []Price    `key:"prices"`   // in the file's order; the first that matches a model is its price; empty: no money is shown
+	Prices         []Price    `key:"prices"` // in the file's order; the first that matches a model is its price; empty: no money is shown
+	Bodies         Bodies     `key:"bodies"`
 	DataDir        string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
 	Webhooks       Webhooks   `key:"webhooks"`
 
@@ -308,6 +311,30 @@ func network(s string) (netip.Prefix, error) {
 type Results struct {
 	TTL      time.Duration `key:"ttl"`
 	MaxBytes int64         `key:"max_bytes"`
+}
+
+// Bodies says where large prompts and results lie.
+type Bodies struct {
+	URL   string `key:"url"`   // as [bodies.Check] takes it; empty: see [Config.BodiesURL]
+	Above int64  `key:"above"` // bytes of a body that Redis has at most
+	// For a bucket; empty: the variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+	// AWS_SESSION_TOKEN, and without these the role of the machine.
+	AccessKey    string `key:"access_key" secret:"all"`
+	SecretKey    string `key:"secret_key" secret:"all"`
+	SessionToken string `key:"session_token" secret:"all"`
+}
+
+// BodiesURL is where large bodies lie: by default, with the embedded Redis, in a folder
+// of DataDir. Empty: in Redis.
+func (c *Config) BodiesURL() string {
+	if c.Bodies.URL != "" || c.Redis.URL != "" {
+		return c.Bodies.URL
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil || c.DataDir == "" {
+		return ""
+	}
+	return (&url.URL{Scheme: "file", Path: filepath.Join(dir, "bodies")}).String()
 }
 
 // Price is what a model's tokens cost, in money per million.

@@ -93,6 +93,7 @@ func defaults(e Environment) *Config {
 		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
 		Tenants: []Tenant{defaultTenant()},
 		Results: Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
+		Bodies:  Bodies{Above: 16 << 10},
 		DataDir: userDataDir(e),
 	}
 }
@@ -119,6 +120,10 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 		c.PublicURL = LocalURL(c.Listen)
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+
+	if b := &c.Bodies; b.AccessKey == "" && b.SecretKey == "" && strings.HasPrefix(b.URL, "s3:") {
+		b.AccessKey, b.SecretKey, b.SessionToken = e["AWS_ACCESS_KEY_ID"], e["AWS_SECRET_ACCESS_KEY"], cmp.Or(b.SessionToken, e["AWS_SESSION_TOKEN"])
+	}
 
 	if len(c.Providers) == 0 {
 		c.Providers = wellKnown(r, e)
