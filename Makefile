@@ -38,6 +38,10 @@ prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or pa
 prove-nodes: ## Kill and stop primaries of Sentinel and of a cluster under load, about 2 minutes; fail when anything is lost
 	go run ./cmd/prove nodes
 
+.PHONY: prove-versions
+prove-versions: ## Run the release before, from its recorded commit, beside this one and roll back, about 90 s; fail when the pace falls or anything is lost
+	go run ./cmd/prove versions
+
 .PHONY: bench
 bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
 

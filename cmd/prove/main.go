@@ -16,6 +16,8 @@
 //	nodes     no accepted job, cancel or webhook is lost when primaries of Sentinel
 //	          and of a cluster fail under load
 //	proxies   restarts, waits, streams and large bodies behind nginx and HAProxy
+//	versions   the release before and this one, beside each other and rolled back,
+//	          keep the pace and lose nothing
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -61,21 +63,22 @@ import (
 type CLI struct {
 	rig.Lab
 
-	Kill    kill.Command    `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
-	Hooks   hooks.Command   `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
-	Hostile hostile.Command `cmd:"" help:"Prove that a tenant that attacks slows no other."`
-	Outage  outage.Command  `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
-	Pace    bench.Pace      `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
-	Poison  kill.Poison     `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
-	Nodes   kill.Nodes      `cmd:"" help:"Prove that nothing is lost when primaries of Sentinel and of a cluster fail."`
-	Far     bench.Far       `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
-	Stall   bench.Stall     `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
-	Submit  bench.Submit    `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
-	Pickup  bench.Pickup    `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
-	Sync    bench.Sync      `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
-	Memory  bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
-	Backlog bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
-	Proxies edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
+	Kill     kill.Command    `cmd:"" help:"Prove that no job is lost or paid for twice, whatever is killed."`
+	Hooks    hooks.Command   `cmd:"" help:"Measure the delivery of webhooks, and prove that none is lost."`
+	Hostile  hostile.Command `cmd:"" help:"Prove that a tenant that attacks slows no other."`
+	Outage   outage.Command  `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
+	Pace     bench.Pace      `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
+	Poison   kill.Poison     `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
+	Nodes    kill.Nodes      `cmd:"" help:"Prove that nothing is lost when primaries of Sentinel and of a cluster fail."`
+	Far      bench.Far       `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`
+	Stall    bench.Stall     `cmd:"" help:"Prove that workers that stand still now and then keep to their allowance, and use it."`
+	Submit   bench.Submit    `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
+	Pickup   bench.Pickup    `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
+	Sync     bench.Sync      `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
+	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
+	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
+	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
 }
 
 func main() {

@@ -91,7 +91,8 @@ type evidence struct {
 	batches []rig.Batch
 	calls   []rig.Call
 	kills   []kill
-	inbox   *inbox            // nil: nobody is told
+	inbox   *inbox // nil: nobody is told
+	paces   []pace
 	want    map[string]string // the text that a prompt has to be answered with
 	retries int64
 	took    time.Duration

@@ -175,10 +175,10 @@ func (e *evidence) submitUntil(ctx context.Context, c *rig.Client, stop <-chan s
 				defer mu.Unlock()
 				e.batches = append(e.batches, rig.Batch{ID: id})
 				return err
-			case n%10 == 0:
+			case n%10 == 0 && c.Webhook != "":
 				return lines[0].cancelLater(ctx, c, key)
 			}
-			lines[0].hook = true
+			lines[0].hook = c.Webhook != ""
 			lines[0].id, err = c.Submit(ctx, key, lines[0].prompt, maxTokens)
 			return err
 		})

@@ -41,3 +41,20 @@ func Compile(ctx context.Context, dir string, flags ...string) (string, error) {
 	}
 	return bin, nil
 }
+
+// CompileFormer builds the program of a commit into a folder and returns its path.
+func CompileFormer(ctx context.Context, dir, commit string) (string, error) {
+	source := filepath.Join(dir, "source")
+	if err := os.MkdirAll(source, 0o700); err != nil {
+		return "", err
+	}
+	pack, bin := filepath.Join(dir, "source.tar"), filepath.Join(dir, "sluice-former")
+	for _, c := range [][]string{
+		{"git", "archive", "--output", pack, commit}, {"tar", "-xf", pack, "-C", source}, {"go", "-C", source, "build", "-o", bin, "./cmd/sluice"},
+	} {
+		if out, err := exec.CommandContext(ctx, c[0], c[1:]...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the release before, %s: %w\n%s", c[0], err, out)
+		}
+	}
+	return bin, os.RemoveAll(source)
+}

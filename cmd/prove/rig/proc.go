@@ -89,6 +89,13 @@ func (p *Proc) Signal(sig os.Signal) error {
 	return p.cmd.Process.Signal(sig)
 }
 
+// Runs reports whether the process was started, and not ended since by its owner.
+func (p *Proc) Runs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd != nil
+}
+
 // ended reports whether the process ended by itself.
 func (p *Proc) ended() bool {
 	p.mu.Lock()

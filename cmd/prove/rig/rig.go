@@ -7,6 +7,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,11 @@ type Config struct {
 	Env []string
 	// API is added to the environment of each API.
 	API []string
+	// Provider is one that runs already, in place of a Fake of the stage's own.
+	Provider *Provider
+	// Former is the program of the release before, in place of the lab's. Its
+	// configuration has only what release 0.1.0 knows.
+	Former string
 	// Worker returns each worker's program and what is added to its environment.
 	// Nil: the lab's, and nothing.
 	Worker func(i int) (bin string, env []string)
@@ -92,7 +98,8 @@ type Stage struct {
 	Token string
 	Dir   string
 
-	far *far // the program's way to Redis; nil: none of its own
+	fake *Provider // to be closed; nil: somebody else's
+	far  *far      // the program's way to Redis; nil: none of its own
 }
 
 // Stage starts everything and returns when all of it is ready.
@@ -112,9 +119,13 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 	} else if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	if s.Provider, err = StartProvider(c.Fake); err != nil {
-		return err
+	if s.Provider = c.Provider; s.Provider == nil {
+		if s.Provider, err = StartProvider(c.Fake); err != nil {
+			return err
+		}
+		s.fake = s.Provider
 	}
+	bin = cmp.Or(c.Former, bin)
 	if err := s.configure(c); err != nil {
 		return err
 	}
@@ -204,6 +215,9 @@ func (s *Stage) configure(c Config) (err error) {
 		}
 		url = "redis://" + s.far.addr() + "/0"
 	}
+	if c.Former == "" {
+		c.Settings += "\ndrain_delay: 0s"
+	}
 	text := fmt.Sprintf(`redis: {url: %q}
 auth: {hmac_secret: %q}
 providers:
@@ -213,7 +227,6 @@ pools:
 tenants:
   default: {submits_per_minute: 0, queued_jobs: 0}
 data_dir: %q
-drain_delay: 0s
 %s
 `, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir, c.Settings)
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
@@ -266,8 +279,8 @@ func (s *Stage) Close() error {
 	if s.Redis != nil {
 		errs = append(errs, s.Redis.Kill(), s.RDB.Close())
 	}
-	if s.Provider != nil {
-		errs = append(errs, s.Provider.Close())
+	if s.fake != nil {
+		errs = append(errs, s.fake.Close())
 	}
 	return errors.Join(errs...)
 }
