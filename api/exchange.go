@@ -253,13 +253,13 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 }
 
 // refused notes for the log why a token was refused, and returns what the caller may
-// know: the reason only where the signature is good, for then the issuer wrote it.
+// know: the reason where it tells nobody anything about tokens of others.
 func (x *exchange) refused(err error) (detail string) {
 	r, ok := errors.AsType[*auth.Refusal](err)
 	if ok {
 		x.why = r.Attrs()
 	}
-	if ok && r.Signed {
+	if ok && r.Tells() {
 		return "The token is not valid: " + r.Text + "."
 	}
 	return "The token is not valid."

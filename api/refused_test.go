@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/api/desk"
 )
 
 // TestWhyATokenIsRefusedIsInTheLog lets the log and the counter know the reason, and
@@ -53,5 +56,47 @@ func TestWhyATokenIsRefusedIsInTheLog(t *testing.T) {
 	}
 	if n, err := testutil.GatherAndCount(metrics, "sluice_auth_refused_total"); err != nil || n != 4 {
 		t.Errorf("got %d series, %v; want one for each reason", n, err)
+	}
+}
+
+// A provider's key that somebody sends by mistake is told for what it is, in the form of
+// the route, and stands in no line of the log.
+func TestAProvidersKeyIsKnownByItsForm(t *testing.T) {
+	t.Parallel()
+	v, err := auth.New(auth.Config{Issuer: "sluice", Audience: "sluice", HMACSecret: []byte(strings.Repeat("s", 32))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, func(c *api.Config) { c.Verifier, c.Calls = v, struct{ desk.Calls }{} })
+	const (
+		anthropic = "The token is not valid: this is a key of Anthropic, not a token of this server: send a Sluice token, and have the operator put the provider's key into the configuration."
+		openai    = "The token is not valid: this is a key of OpenAI's form, not a token of this server: send a Sluice token, and have the operator put the provider's key into the configuration."
+	)
+	for _, row := range []struct{ path, field, key, want string }{
+		{"/v1/jobs", "Authorization", "sk-ant-api03-hushhush", anthropic},
+		{"/v1/jobs", "Authorization", "sk-proj-hushhush", openai},
+		{"/v1/jobs", "Authorization", "sk-hushhush", openai},
+		{"/anthropic/v1/messages", "X-Api-Key", "sk-ant-api03-hushhush", anthropic},
+		{"/anthropic/v1/messages", "Authorization", "sk-hushhush", openai},
+		{"/openai/v1/chat/completions", "Authorization", "sk-proj-hushhush", openai},
+		{"/openai/v1/chat/completions", "Authorization", "sk-svcacct-hushhush", openai},
+		{"/v1/jobs", "Authorization", "sk-hush.hush.hush", "The token is not valid."},
+		{"/v1/jobs", "Authorization", "SK-hushhush", "The token is not valid."},
+	} {
+		value := row.key
+		if row.field == "Authorization" {
+			value = "Bearer " + value
+		}
+		res, err := s.client.Do(s.request(t.Context(), "POST", row.path, "", "{}", row.field, value))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		if err = errors.Join(err, res.Body.Close()); err != nil || res.StatusCode != 401 || !strings.Contains(string(body), row.want) {
+			t.Errorf("%s with %s: %d %s, %v; want 401 and %q", row.path, row.key, res.StatusCode, body, err, row.want)
+		}
+	}
+	if strings.Contains(s.log.String(), "hushhush") {
+		t.Errorf("a key is in the log:\n%s", s.log.String())
 	}
 }

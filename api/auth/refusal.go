@@ -24,6 +24,7 @@ const (
 	reasonTenant      = "tenant"      // the value is no tenant, or not a listed one
 	reasonRequire     = "require"     // a claim has not the value that the configuration requires
 	reasonUnavailable = "unavailable" // the issuer's keys cannot be fetched
+	reasonProvider    = "provider"    // a provider's own key, sent by mistake
 )
 
 // Refusal is why a token is not accepted. It is [ErrInvalid], and [ErrUnavailable]
@@ -33,21 +34,24 @@ const (
 // few values, so they can label a metric.
 type Refusal struct {
 	// Reason is one word: malformed, algorithm, type, issuer, key, signature, expired,
-	// not_yet, audience, lifetime, claim, tenant, require or unavailable.
+	// not_yet, audience, lifetime, claim, tenant, require, unavailable or provider.
 	Reason string
 	// Text says it in words.
 	Text string
 	// Issuer is whose rules the token was judged by, as the configuration writes it;
 	// "" when no configured issuer has its iss.
 	Issuer string
-	// Signed is set when the signature is good: the token is the issuer's own, and Text
-	// may be told to the caller.
+	// Signed is set when the signature is good: the token is the issuer's own.
 	Signed bool
 	// Algorithm and KeyID are what the header says, unproven; "" where it is malformed.
 	Algorithm, KeyID string
 
 	cause error // nil or ErrUnavailable
 }
+
+// Tells reports whether Text may be told to the caller: its issuer wrote the token, or it
+// is no token at all but a provider's key.
+func (r *Refusal) Tells() bool { return r.Signed || r.Reason == reasonProvider }
 
 func (r *Refusal) Error() string { return ErrInvalid.Error() + ": " + r.Text }
 

@@ -47,6 +47,9 @@ func part(raw string, i int) ([]byte, error) {
 
 // readHeader reads the first part of a token, strictly.
 func readHeader(raw string) (header, error) {
+	if why, ok := providerKey(raw); ok {
+		return header{}, why
+	}
 	text, err := part(raw, 0)
 	if err != nil {
 		return header{}, err
