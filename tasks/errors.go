@@ -78,13 +78,16 @@ func Void(err error) bool {
 // went away and the store has said nothing. An unknown error counts: the change
 // was not recorded, for whatever reason.
 func Away(err error) bool {
-	var quota *QuotaError
+	var (
+		quota   *QuotaError
+		repeats *RepeatError
+	)
 	switch {
 	case err == nil, Void(err):
 		return false
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrFull), errors.Is(err, ErrUnknown):
 		return true
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrDeleted), errors.Is(err, ErrIDTaken), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
+	case errors.As(err, &repeats), errors.Is(err, ErrConflict), errors.Is(err, ErrDeleted), errors.Is(err, ErrIDTaken), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
 		return false
 	}
 	return !errors.Is(err, context.Canceled)
@@ -119,3 +122,13 @@ type QuotaError struct {
 
 // Error names the quota, never the tenant.
 func (e *QuotaError) Error() string { return "quota exceeded: " + e.Quota }
+
+// RepeatError is a batch that was not taken in: its request repeats another, whose
+// batch stands for both.
+type RepeatError struct {
+	ID    string // of that batch
+	Again bool   // an answer was sent for it already
+}
+
+// Error says so.
+func (e *RepeatError) Error() string { return "it repeats the request that made " + e.ID }

@@ -88,8 +88,9 @@ type BatchFilter struct {
 	Tenant       string
 	Status       BatchStatus
 	Since, Until time.Time // as in Filter
-	Limit        int       // 1 to 100
+	Limit        int       // 1 to 1000
 	After        string    // the id of the last batch of the page before
+	Before       string    // or that of the first of the page behind it: the page is of what is newer
 }
 
 // BatchPage is one page of batches; see Page.
@@ -108,6 +109,8 @@ type Batch struct {
 	CreatedAt time.Time
 	EndedAt   time.Time
 	ExpiresAt time.Time
+	// CancelingAt is when its cancellation was asked for; zero: it was not.
+	CancelingAt time.Time
 }
 
 // Counts says how many of a batch's jobs stand where. Queued includes
@@ -127,6 +130,11 @@ type BatchCommit struct {
 	Lines       int64  // that were written; 0: they are not counted
 	Fingerprint string // see Submission
 	Limits      Limits
+	// Digest is the same for requests that ask the same; "": only a key tells repeats.
+	// Repeat says that the caller has sent the request before: then no batch is made
+	// beside that of the request before.
+	Digest string
+	Repeat bool
 }
 
 // PriorBatch is what an Idempotency-Key that was used before stands for, or the

@@ -19,6 +19,7 @@ var (
 	batchCommitScript = script("batch_commit", "fits", "account")
 	batchUnfoldScript = move("batch_unfold")
 	batchAbortScript  = script("batch_abort", "fits", "account")
+	batchDeleteScript = script("batch_delete", "fits", "record", "webhook")
 )
 
 // OpenBatch begins a batch of that id. Where the id or the Idempotency-Key was used
@@ -68,7 +69,8 @@ func unseen(err error) error {
 	return err
 }
 
-// StageBatch writes lines of an open batch. Nobody sees them before CommitBatch. After
+// StageBatch writes lines of an open batch. Nobody sees them before CommitBatch. One with
+// an Error runs never: it fails so when the batch is unfolded. After
 // an error some may be written, and the batch is to be aborted; of the tenant's limits
 // only the bytes count before it is committed, and past them it is a QuotaError.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
@@ -89,11 +91,11 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l t
 
 // stage writes as many lines as fit one script.
 func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
-	rows := make([]any, 0, 11*len(jobs))
+	rows := make([]any, 0, 13*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
 		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field)
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j))
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
@@ -116,11 +118,13 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold
-// then puts them into the backlogs, and a sweep goes on where it is cut off.
+// then puts them into the backlogs, and a sweep goes on where it is cut off. One that
+// repeats another is a *tasks.RepeatError and stays as it is.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (b tasks.Batch, err error) {
 	err = Sure(ctx, id, func(ctx context.Context) error {
 		reply, err := s.run(ctx, batchCommitScript, args{
 			"batch": id, "lines": c.Lines, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
+			"digest": c.Digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
 		}).Slice()
 		if err != nil {
 			return fmt.Errorf("commit batch %s: %w", id, err)
@@ -133,6 +137,8 @@ func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit)
 			return fmt.Errorf("commit batch %s: %w", id, tasks.ErrNotFound)
 		case "lost":
 			return fmt.Errorf("commit batch %s: %w", id, tasks.ErrKeyBusy)
+		case "repeat":
+			return &tasks.RepeatError{ID: str(reply[1]), Again: str(reply[2]) == "1"}
 		}
 		b, err = s.Batch(ctx, str(reply[1]), id)
 		return err
@@ -164,6 +170,32 @@ func (s *Store) AbortBatch(ctx context.Context, id string) error {
 	}
 }
 
+// DeleteBatch forgets a batch that has ended, with all its jobs; ErrConflict while it has
+// not. It may be called again after an error.
+func (s *Store) DeleteBatch(ctx context.Context, tenant, id string) error {
+	for {
+		reply, err := s.run(ctx, batchDeleteScript, args{"batch": id, "tenant": tenant, "most": unfoldLines}).Slice()
+		if err == nil {
+			err = moveError(str(reply[0]))
+		}
+		if err != nil {
+			return fmt.Errorf("delete batch %s: %w", id, err)
+		}
+		s.remove(ctx, words(reply[2]))
+		if num(reply[1]) == 0 {
+			return nil
+		}
+	}
+}
+
+// faulty is the outcome of a job that fails by itself; "": it is to run.
+func faulty(j *tasks.Job) string {
+	if j.Error == nil {
+		return ""
+	}
+	return encode(outcome{Error: j.Error})
+}
+
 // Batch returns a tenant's batch with its counts as they stand.
 func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
 	h, err := s.rdb.HGetAll(ctx, s.keys.batch(id)).Result()
@@ -178,8 +210,7 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 
 // Batches returns one page of a tenant's batches with their counts, newest first.
 func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error) {
-	from, low := bounds("batch_", f.After, f.Since, f.Until)
-	ids, more, err := scan(ctx, f.Limit, s.newest(s.keys.batches(f.Tenant), from, low, func(ctx context.Context, ids []string) ([]string, error) {
+	match := func(ctx context.Context, ids []string) ([]string, error) {
 		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling")
 		if err != nil {
 			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
@@ -192,7 +223,13 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 			}
 		}
 		return out, nil
-	}))
+	}
+	from, low := bounds("batch_", f.After, f.Since, f.Until)
+	through := s.newest(s.keys.batches(f.Tenant), from, low, match)
+	if f.Before != "" {
+		through = s.next(s.keys.batches(f.Tenant), f.Before, match)
+	}
+	ids, more, err := scan(ctx, f.Limit, through)
 	if err != nil {
 		return tasks.BatchPage{}, err
 	}
@@ -207,8 +244,15 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 		}
 	}
 	if page.HasMore && len(page.Batches) == 0 { // all of it has ended its time just now
-		f.After = more
+		if f.Before != "" {
+			f.Before = more
+		} else {
+			f.After = more
+		}
 		return s.Batches(ctx, f)
+	}
+	if f.Before != "" {
+		slices.Reverse(page.Batches)
 	}
 	return page, nil
 }
@@ -226,6 +270,9 @@ func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 		b.Status, b.ExpiresAt = tasks.BatchEnded, b.EndedAt.Add(s.ttl)
 	case h["canceling"] != "":
 		b.Status = tasks.BatchCanceling
+	}
+	if at := atoi(h["canceling"]); at > 1 { // a release before this one noted only that it was
+		b.CancelingAt = fromMilli(at)
 	}
 	return b
 }

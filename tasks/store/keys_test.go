@@ -436,9 +436,28 @@ func (l *life) batches() {
 	_, err = l.s.CancelBatch(ctx, "acme", b.ID)
 	must(l.T, err)
 	l.look()
+	l.calledBatch()
 	unwanted, _, err := l.s.OpenBatch(ctx, store.NewID("batch"), "acme", "other")
 	must(l.T, err)
 	must(l.T, l.s.AbortBatch(ctx, unwanted.ID))
+}
+
+// calledBatch is a batch of a call that says it was sent before, whose line is faulty,
+// and that is deleted.
+func (l *life) calledBatch() {
+	ctx := l.Context()
+	b, _, err := l.s.OpenBatch(ctx, store.NewID("batch"), "acme", "")
+	must(l.T, err)
+	j := job("acme")
+	j.Batch, j.Line, j.Error = b.ID, 1, &tasks.JobError{Code: tasks.UpstreamRejected}
+	must(l.T, l.s.StageBatch(ctx, b.ID, []tasks.Job{j}, tasks.Limits{}))
+	_, err = l.s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Digest: "d", Repeat: true})
+	must(l.T, err)
+	l.look()
+	_, _, err = l.s.Unfold(ctx, b.ID)
+	must(l.T, err)
+	l.look()
+	must(l.T, l.s.DeleteBatch(ctx, "acme", b.ID))
 }
 
 func (l *life) sweeps() {

@@ -227,6 +227,22 @@ func bounds(prefix, after string, since, until time.Time) (from, low string) {
 	return from, low
 }
 
+// next looks through an index from after on, the oldest first, for what match lets through.
+func (s *Store) next(index, after string, match func(ctx context.Context, ids []string) ([]string, error)) look {
+	return func(ctx context.Context, n int) ([]string, int, string, error) {
+		ids, err := s.rdb.ZRangeByLex(ctx, index, &redis.ZRangeBy{Min: "(" + after, Max: "+", Count: int64(n)}).Result()
+		if err != nil {
+			return nil, 0, "", fmt.Errorf("list %s: %w", index, redisError(err))
+		}
+		if len(ids) == 0 {
+			return nil, 0, "", nil
+		}
+		after = ids[len(ids)-1]
+		found, err := match(ctx, ids)
+		return found, len(ids), after, err
+	}
+}
+
 // newest looks through an index within its bounds for what match lets through.
 func (s *Store) newest(index, from, low string, match func(ctx context.Context, ids []string) ([]string, error)) look {
 	return func(ctx context.Context, n int) ([]string, int, string, error) {

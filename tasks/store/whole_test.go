@@ -449,6 +449,30 @@ var halves = map[string]func(h *half) func(){
 			must(h.T, err)
 		}
 	},
+	"batch_unfold, a faulty line": func(h *half) func() {
+		h.hook("acme")
+		_, _, err := h.OpenBatch(h.Context(), "batch_1", "acme", "")
+		must(h.T, err)
+		j := h.prompt("job_line", "acme")
+		j.Batch, j.Line, j.Error = "batch_1", 1, &tasks.JobError{Code: tasks.UpstreamRejected}
+		must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j}, tasks.Limits{}))
+		_, err = h.CommitBatch(h.Context(), "batch_1", tasks.BatchCommit{})
+		must(h.T, err)
+		return func() { _, _, err := h.Unfold(h.Context(), "batch_1"); must(h.T, err) }
+	},
+	"batch_commit, of a call": func(h *half) func() {
+		h.staged()
+		return func() {
+			_, err := h.CommitBatch(h.Context(), "batch_1", tasks.BatchCommit{Fingerprint: "f", Digest: "d", Repeat: true})
+			must(h.T, err)
+		}
+	},
+	"batch_delete": func(h *half) func() {
+		h.line()
+		_, err := h.CancelBatch(h.Context(), "acme", "batch_1")
+		must(h.T, err)
+		return func() { must(h.T, h.DeleteBatch(h.Context(), "acme", "batch_1")) }
+	},
 	"batch_abort": func(h *half) func() {
 		h.staged()
 		return func() { must(h.T, h.AbortBatch(h.Context(), "batch_1")) }

@@ -2,7 +2,8 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; stale: ms until an abandoned one is swept; age: ms that one may be written; widest: most bytes of its tenant's bodies, or 0}
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
---          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body
+--          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body, outcome as
+--          JSON of one that fails by itself or ""
 -- Returns  {"ok"}, {"gone"} when the batch is not being written, or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
@@ -12,7 +13,7 @@ each('HLEN', keys.batch(a.batch))
 if ARGV[4] then fitsTenant(ARGV[4]) end
 each('LLEN', keys.lines(a.batch))
 local total = 0
-for i = 3, #ARGV, 12 do
+for i = 3, #ARGV, 13 do
   each('HLEN', keys.job(ARGV[i]))
   total = total + ARGV[i + 10]
 end
@@ -21,9 +22,9 @@ if refusal then return refusal end
 redis.call('ZADD', keys.staging(), math.min(now + a.stale, last), a.batch)
 if written then return { 'ok' } end
 weighs(ARGV[4], total)
-local ids, tokens = {}, 0
-for i = 3, #ARGV, 12 do
-  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field = unpack(ARGV, i, i + 11)
+local ids, tokens, bad = {}, 0, false
+for i = 3, #ARGV, 13 do
+  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field, outcome = unpack(ARGV, i, i + 12)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local key = keys.job(id)
   ids[#ids + 1] = id
@@ -36,7 +37,12 @@ for i = 3, #ARGV, 12 do
     tokens = tokens + reserve
   end
   if bytes ~= '0' then redis.call('HSET', key, 'qb', bytes) end
+  if outcome ~= '' then
+    redis.call('HSET', key, 'o', outcome)
+    bad = true
+  end
 end
+if bad then redis.call('HSET', keys.batch(a.batch), 'bad', 1) end
 if tokens > 0 then redis.call('HINCRBY', keys.batch(a.batch), 'q', string.format('%.0f', tokens)) end
 redis.call('RPUSH', keys.lines(a.batch), unpack(ids))
 return { 'ok' }

@@ -1,4 +1,5 @@
--- Puts the next lines of an accepted batch into the backlogs.
+-- Puts the next lines of an accepted batch into the backlogs. Those that fail by
+-- themselves end here.
 -- KEYS     see begin.lua
 -- ARGV[2]  {batch; most: lines; depths: by pool}
 -- Returns  {lines left, tickets}.
@@ -12,24 +13,30 @@ end
 local ids = redis.call('LRANGE', list, at, at + a.most - 1)
 -- What is the same for many lines is written once for all of them.
 local jobs = {} -- a line that is gone leaves a hole
+local some = redis.call('HGET', g, 'bad')
 for i, id in ipairs(ids) do
   local j = load(id)
   jobs[i] = j
-  if j then fits(j) end
+  if j then
+    j.o = some and phase[j.s] == 'queued' and redis.call('HGET', j.key, 'o')
+    if j.o then fitsEnd(j) else fits(j) end
+  end
 end
 if ids[1] then sorted(keys.jobs(redis.call('HGET', g, 't')), keys.deadlines(), keys.due()) end
 for pool in pairs(a.depths) do
   if not pcall(fitsPool, pool) then a.depths[pool] = nil end
 end
 spare()
-local mine, counts, lines = {}, {}, {}
+local mine, counts, lines, failed = {}, {}, {}, {}
 for i, id in ipairs(ids) do
   local j = jobs[i]
   if j then
     -- Also for one that was canceled before it got here: its count was taken off already.
     counts[j.p] = (counts[j.p] or 0) + 1
     mine[#mine + 1], mine[#mine + 2] = 0, id
-    if not final(j.s) then
+    if j.o then
+      failed[#failed + 1] = j
+    elseif not final(j.s) then
       j.k = now + j.k
       redis.call('HSET', j.key, 'k', j.k)
       if j.dl > 0 then redis.call('ZADD', keys.deadlines(), j.dl, id) end
@@ -51,6 +58,9 @@ end
 if #mine > 0 then redis.call('ZADD', keys.jobs(redis.call('HGET', g, 't')), unpack(mine)) end
 for pool, n in pairs(counts) do
   pooled(pool, 'queued', n)
+end
+for _, j in ipairs(failed) do
+  finish(j, 'failed', j.o, 0)
 end
 for pool, some in pairs(lines) do
   redis.call('ZADD', keys.backlog(pool, some.first.t), unpack(some))

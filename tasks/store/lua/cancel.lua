@@ -9,7 +9,7 @@ if said then return said end
 for i = 3, #ARGV do moving(ARGV[i]) end
 if a.batch ~= '' then redis.call('HLEN', keys.batch(a.batch)) end
 spare()
-if a.batch ~= '' then redis.call('HSET', keys.batch(a.batch), 'canceling', 1) end
+if a.batch ~= '' then redis.call('HSETNX', keys.batch(a.batch), 'canceling', now) end
 local answers = {}
 for i = 3, #ARGV do
   local j = load(ARGV[i])

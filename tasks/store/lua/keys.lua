@@ -69,7 +69,7 @@ function keys.idempotency(tenant, key) return P .. 'i:' .. tenant .. ':' .. key 
 
 -- Calls: requests whose callers wait on their connections.
 
-function keys.calls(tenant, digest) return P .. 'call:' .. tenant .. ':' .. digest end -- zset: the jobs of calls that ask the same, by when their caller counts as gone, or ten trillions and when the answer was sent
+function keys.calls(tenant, digest) return P .. 'call:' .. tenant .. ':' .. digest end -- zset: the jobs, or batches, of calls that ask the same, by when their caller counts as gone, or ten trillions and when the answer was sent
 function keys.callers() return P .. 'callers' end -- zset: jobs that somebody waits for so, by when nobody waits for them any more
 
 -- The order of work.
@@ -108,7 +108,9 @@ function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's
 -- whole     1 once it is accepted
 -- at   how many lines are in the backlogs, while not all are
 -- ended     when the last line ended
--- canceling 1 once its cancellation was asked for
+-- canceling when its cancellation was asked for; 1 where a release before this one noted it
+-- bad       1 when some of its lines fail by themselves
+-- rp        1 when it was made by the repeat of a call that made none, the batch of that call once it came
 -- q    tokens to be set aside for its lines
 -- qd   the UTC day of that
 -- total     lines
