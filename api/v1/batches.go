@@ -98,7 +98,7 @@ func batchForm(body *bufio.Reader, media string) (form, id string) {
 // where that is a string. It tells the two forms of a batch apart: no line of jobs
 // begins with a member "jobs" or a batch's "id".
 func firstMember(start []byte) (name, value string) {
-	d := jsontext.NewDecoder(unmarked(bytes.NewReader(start)))
+	d := jsontext.NewDecoder(wire.Unmarked(bytes.NewReader(start)))
 	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' || d.PeekKind() != '"' {
 		return "", ""
 	}
@@ -140,7 +140,7 @@ type intake struct {
 
 // read takes in the whole body.
 func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error {
-	read := readLines
+	read := wire.Lines
 	if in.media == jsonType {
 		read = readDocument(in.id)
 	}
@@ -152,12 +152,12 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 		}
 		return err
 	})
-	var broken *readError
+	var broken *wire.ReadError
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &broken):
-		return wire.Fault(broken.err, in.api.c.MaxBatchBody)
+		return wire.Fault(broken.Err, in.api.c.MaxBatchBody)
 	}
 	return err
 }

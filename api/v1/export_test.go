@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -20,7 +21,7 @@ func Decode(body []byte, inBatch bool, now time.Time) (job tasks.Job, status int
 }
 
 // ReadLines reads a batch of lines.
-var ReadLines = readLines
+var ReadLines = wire.Lines
 
 // ReadDocument reads a batch that is one document, with the id that it begins with.
 func ReadDocument(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -51,7 +52,7 @@ func (l Lines) Read(file io.Reader, each func(tasks.Job) error) error {
 	}
 	l.Most = cmp.Or(l.Most, 1_000_000)
 	check := desk.Lines{Match: l.Match}
-	read := readLines
+	read := wire.Lines
 	if l.List {
 		read = readDocument("")
 	}
