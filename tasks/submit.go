@@ -175,7 +175,7 @@ type PoolStatus struct {
 	Since            time.Time // when State began; zero when unknown
 	Reason           string
 	Detail           string    // of the reason, for operators alone: hosts and targets
-	PausedBy         string    // "operator", "breaker" or ""
+	PausedBy         string    // "operator", "breaker", "memory" or ""
 	ExpectedResumeAt time.Time // zero when unknown
 	Queued           int64     // waiting, all tenants
 	Running          int64

@@ -204,6 +204,8 @@ func waits(p tasks.PoolStatus) string {
 			return jobs + " for an operator to resume the pool."
 		case "breaker":
 			return jobs + " for the provider to recover."
+		case "memory":
+			return jobs + " for room in Redis."
 		}
 		return jobs + " for the pool to be resumed."
 	}
@@ -232,6 +234,8 @@ func next(p tasks.PoolStatus, now time.Time) string {
 	switch {
 	case p.State == tasks.PoolPaused && p.PausedBy == "operator":
 		return "It stays paused until an operator resumes it; nothing is lost."
+	case p.State == tasks.PoolPaused && p.PausedBy == "memory":
+		return "It goes on by itself when there is room in Redis: when results have expired or were deleted, or maxmemory is raised."
 	case p.State == tasks.PoolPaused && expected != "":
 		return "The breaker tries the provider again, expected " + expected + ", and resumes the pool when that works."
 	case p.State == tasks.PoolPaused:

@@ -95,7 +95,7 @@ func Kinds() []Kind {
 		{OutcomeUnknown, 503, "Whether this was done is not known", tasks.ErrUnknown},
 		{Unavailable, 503, "The store cannot be reached", tasks.ErrUnavailable},
 		{KeysUnavailable, 503, "The issuer's keys cannot be fetched", auth.ErrUnavailable},
-		{StoreFull, 503, "The store is full", tasks.ErrFull},
+		{StoreFull, 503, "The store is full, or the results of what waits will fill it", tasks.ErrFull},
 		{"unsafe_redis", 503, "Redis evicts keys and could lose the job: an operator has to set maxmemory-policy noeviction", tasks.ErrUnsafe},
 		{DeadlineUnreachable, 503, "The job would wait past its deadline", nil},
 		{Internal, 500, "Internal error", nil},

@@ -29,7 +29,6 @@ const (
 	evictsAgain = time.Minute     // the log says again that keys are being evicted
 	factsFresh  = time.Minute     // what Redis says of itself is asked again, and unknown after twice that
 	grantsAgain = 5 * time.Second // while something is missing
-	memoryMost  = 0.9             // of maxmemory; the rest lets the waiting jobs end
 )
 
 // readiness finds out, again and again, whether this process can do its work: each
@@ -41,9 +40,10 @@ type readiness struct {
 	rdb    redis.UniversalClient // a pipeline.Client
 	store  *store.Store
 	clock  *clock
-	kept   *atomic.Bool       // by whom the store's scripts have a replica waited for
-	deaf   func() []string    // what an ACL lacks for channels
-	parts  func() []api.Check // all of /readyz
+	kept   *atomic.Bool                         // by whom the store's scripts have a replica waited for
+	deaf   func() []string                      // what an ACL lacks for channels
+	crowd  func(ctx context.Context, full bool) // pauses the pools while Redis is nearly full
+	parts  func() []api.Check                   // all of /readyz
 	worker bool
 	evicts bool // it may: redis.allow_eviction
 	log    *slog.Logger
@@ -52,12 +52,13 @@ type readiness struct {
 	beat      outcome
 	gates     outcome
 	facts     redisd.Facts
-	known     time.Time // when Redis last said how it stands
-	inspected time.Time // when it was last asked for all
-	silent    error     // why it does not say
-	evicted   int64     // keys that it has evicted while this process looked, until its own count is set back
-	loud      time.Time // when the log last said so
-	missing   []string  // of what an ACL has to permit
+	room      store.Room // as Redis last said
+	known     time.Time  // when Redis last said how it stands
+	inspected time.Time  // when it was last asked for all
+	silent    error      // why it does not say
+	evicted   int64      // keys that it has evicted while this process looked, until its own count is set back
+	loud      time.Time  // when the log last said so
+	missing   []string   // of what an ACL has to permit
 	tried     time.Time
 	told      []string        // notices that the log has
 	down      map[string]bool // parts that the log has as down
@@ -66,7 +67,7 @@ type readiness struct {
 // newReadiness returns what a process of these roles asks.
 func newReadiness(s *service, r roles) *readiness {
 	a := &readiness{
-		redis: s.redis, rdb: s.joined, store: s.store, clock: &s.clock, kept: &s.kept, deaf: s.notices.Refused, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
+		redis: s.redis, rdb: s.joined, store: s.store, clock: &s.clock, kept: &s.kept, deaf: s.notices.Refused, crowd: s.crowd, parts: s.checks, worker: r.worker, evicts: s.cfg.Redis.AllowEviction, log: s.log,
 		down: map[string]bool{},
 	}
 	s.registry.MustRegister(
@@ -86,6 +87,20 @@ func newReadiness(s *service, r roles) *readiness {
 			return float64(a.facts.Evicted)
 		}),
 	)
+	for name, g := range map[string]struct {
+		help string
+		of   func(store.Room) int64
+	}{
+		"used":     {"Bytes of memory that Redis uses, as far as maxmemory counts them.", func(r store.Room) int64 { return r.Used }},
+		"promised": {"Bytes that the results of jobs that wait and run are expected to take in Redis.", func(r store.Room) int64 { return r.Promised }},
+		"max":      {"The maxmemory of Redis; 0 when nothing limits it, or it does not say.", func(r store.Room) int64 { return r.Most }},
+	} {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_redis_" + name + "_bytes", Help: g.help}, func() float64 {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return float64(g.of(a.room))
+		}))
+	}
 	return a
 }
 
@@ -231,8 +246,14 @@ func (r *readiness) round(ctx context.Context) (seen redisd.Facts, beat, facts e
 // pulse is one beat, which also says what time it is.
 func (r *readiness) pulse(ctx context.Context) error {
 	sent := time.Now()
-	now, err := r.store.Beat(ctx)
-	r.clock.heard(now, sent, time.Now())
+	p, err := r.store.Beat(ctx)
+	r.clock.heard(p.At, sent, time.Now())
+	if !p.At.IsZero() {
+		r.mu.Lock()
+		r.room = p.Room
+		r.mu.Unlock()
+		r.crowd(ctx, p.Room.Full)
+	}
 	return err
 }
 
@@ -334,7 +355,7 @@ func (r *readiness) shut() error {
 	switch {
 	case (r.facts.Evicts != "" || r.evicted > 0) && !r.evicts:
 		return tasks.ErrUnsafe
-	case r.facts.Full >= memoryMost:
+	case r.facts.Full >= store.Intake:
 		return tasks.ErrFull
 	}
 	return nil
@@ -375,13 +396,27 @@ func (r *readiness) notices() []string {
 	if r.evicted > 0 {
 		out = append(out, fmt.Sprintf("redis has evicted %d keys while this process ran: accepted jobs may be among them", r.evicted))
 	}
-	if r.facts.Full >= memoryMost {
-		out = append(out, fmt.Sprintf("redis uses %.0f %% of its maxmemory: no job is taken in above %.0f %%, so that the waiting ones can end", 100*r.facts.Full, 100*memoryMost))
-	}
+	out = append(out, crowding(r.facts.Full, r.room)...)
 	if lacking != "" {
 		out = append(out, lacking)
 	}
 	return out
+}
+
+// crowding says what want of memory stops: the calls, or only what would come in.
+func crowding(used float64, room store.Room) []string {
+	promised := 0.0
+	if room.Most > 0 {
+		used, promised = float64(room.Used)/float64(room.Most), float64(room.Promised)/float64(room.Most)
+	}
+	switch {
+	case room.Full:
+		return []string{fmt.Sprintf("redis uses %.0f %% of its maxmemory: the pools are paused until results have expired or were deleted, or maxmemory is raised", 100*used)}
+	case used+promised >= store.Intake:
+		return []string{fmt.Sprintf("redis uses %.0f %% of its maxmemory, and the results of the jobs that wait and run will take about %.0f %%: no job is taken in above %.0f %%, so that these can end",
+			100*used, 100*promised, 100*store.Intake)}
+	}
+	return nil
 }
 
 // tell logs each notice when it comes, and when it has gone.

@@ -124,7 +124,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.store = store.New(store.Config{
 		Bodies: s.bodies, Above: s.cfg.Bodies.Above,
-		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, Depth: depth, NewSecret: newSecret,
+		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
@@ -509,6 +509,15 @@ func (s *service) newDeliverer(record *dispatch.Deliveries, keeps worker.Spill) 
 		Base: s.base, Log: s.log, Metrics: s.registry,
 	})
 	return err
+}
+
+// crowd pauses the pools while Redis is nearly full, and lets them go on.
+func (s *service) crowd(ctx context.Context, full bool) {
+	for name, b := range s.breakers {
+		if err := b.Memory(ctx, full); err != nil && ctx.Err() == nil {
+			s.log.Warn("a pool does not follow redis's memory yet", "pool", name, "error", err)
+		}
+	}
 }
 
 // base is the beginning of links in webhooks.

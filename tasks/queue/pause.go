@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
@@ -33,7 +34,23 @@ func (p *Pauser) Paused(ctx context.Context, pool string) (bool, error) {
 
 // Pause pauses a pool's queue.
 func (p *Pauser) Pause(ctx context.Context, pool string) error {
-	return p.set(ctx, pool, true, p.inspector.PauseQueue)
+	return p.set(ctx, pool, true, func(name string) error { return p.pause(ctx, name) })
+}
+
+// pauseScript does what Asynq does to pause a queue, in a full Redis too: a script that has
+// begun to write is not stopped.
+// KEYS     what says that the queue is paused; a key that is never there
+// ARGV[1]  now, in s
+// Returns  whether it is new.
+var pauseScript = redis.NewScript(`
+redis.call('DEL', KEYS[2])
+return redis.call('SETNX', KEYS[1], ARGV[1])
+`)
+
+// pause pauses a queue by its name in Asynq.
+func (p *Pauser) pause(ctx context.Context, name string) error {
+	key := "asynq:{" + name + "}:"
+	return pauseScript.Run(ctx, p.rdb, []string{key + "paused", key + "spare"}, time.Now().Unix()).Err()
 }
 
 // Resume lets a pool's queue go on.

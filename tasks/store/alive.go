@@ -14,28 +14,51 @@ import (
 )
 
 var (
-	beatScript = script("beat")
+	beatScript = script("beat", "fits", "room", "account")
 	tryScript  = script("try")
 )
 
 // beatKept is how long a heartbeat is remembered, for whoever looks into Redis.
 const beatKept = time.Hour
 
+// Room is how Redis's memory stands, in bytes.
+type Room struct {
+	Used     int64 // in use
+	Promised int64 // that the results of accepted jobs will take, as far as is known
+	Most     int64 // maxmemory; 0: nothing limits it, or it does not say
+	// Full is true from 95 % of Most on, until no more than 92 % are in use: pools are
+	// to be paused.
+	Full bool
+}
+
+// Intake is the part of [Room.Most] above which nothing is taken in: used and promised
+// together stay below it.
+const Intake = 0.9
+
+// Pulse is what a heartbeat finds.
+type Pulse struct {
+	At   time.Time // by Redis's clock, to a millisecond; zero when Redis has not said it
+	Room Room      // likewise
+}
+
 // Beat reports whether Redis takes what takes work in: a write by script, with a
-// word to the other processes. It is one round trip, and says what time it is by
-// Redis's clock, to a millisecond; zero when Redis has not said it.
-func (s *Store) Beat(ctx context.Context) (now time.Time, err error) {
-	said, err := s.run(ctx, beatScript, args{"keep": beatKept.Milliseconds()}).Slice()
+// word to the other processes. It is one round trip, and also says what time it is and
+// how its memory stands, beside an error too where Redis has answered.
+func (s *Store) Beat(ctx context.Context) (p Pulse, err error) {
+	said, err := s.run(ctx, beatScript, args{"keep": beatKept.Milliseconds(), "least": min(unseenResult, weighed(s.resultBytes)), "small": smallRedis}).Slice()
 	if err != nil {
-		return time.Time{}, err
+		return Pulse{}, err
 	}
-	if len(said) != 2 {
-		return time.Time{}, redisError(fmt.Errorf("a beat has %d values", len(said)))
+	if len(said) != 6 {
+		return Pulse{}, redisError(fmt.Errorf("a beat has %d values", len(said)))
 	}
-	if mute := str(said[1]); mute != "" {
-		err = redisError(errors.New(mute))
+	if against := str(said[1]); against != "" {
+		err = redisError(errors.New(against))
 	}
-	return fromMilli(num(said[0])), err
+	return Pulse{
+		At:   fromMilli(num(said[0])),
+		Room: Room{Full: num(said[2]) == 1, Used: num(said[3]), Promised: num(said[4]), Most: num(said[5])},
+	}, err
 }
 
 // trials are the commands that the scripts of Sluice and of Asynq call, each with

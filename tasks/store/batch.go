@@ -15,10 +15,10 @@ import (
 
 var (
 	batchOpenScript   = script("batch_open", "fits", "backlog")
-	batchStageScript  = script("batch_stage", "fits", "account")
+	batchStageScript  = script("batch_stage", "fits", "room", "account")
 	batchCommitScript = script("batch_commit", "fits", "account")
 	batchUnfoldScript = move("batch_unfold")
-	batchAbortScript  = script("batch_abort", "fits", "account")
+	batchAbortScript  = script("batch_abort", "fits", "room", "account")
 	batchDeleteScript = script("batch_delete", "fits", "record", "webhook")
 )
 
@@ -95,7 +95,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	for i := range jobs {
 		j := &jobs[i]
 		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j))
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j))
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
@@ -113,8 +113,9 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 		for i := range jobs {
 			s.discardText(jobs[i].Request.Lies)
 		}
+		return fmt.Errorf("write batch %s: %w", id, err)
 	}
-	return err
+	return nil
 }
 
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold

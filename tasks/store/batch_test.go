@@ -87,7 +87,12 @@ func TestAnAbandonedBatchLeavesNothing(t *testing.T) {
 	if err := s.AbortBatch(ctx, b.ID); err != nil {
 		t.Fatal(err)
 	}
-	if keys := rdb.Keys(ctx, "*").Val(); len(keys) != 1 { // the sweep's own clock
+	for _, f := range []string{"b:" + pool, "n:" + pool} {
+		if left := rdb.HGet(ctx, "sluice:{s}:room", f).Val(); left != "0" {
+			t.Errorf("room is kept for results that nobody waits for: %s is %q", f, left)
+		}
+	}
+	if keys := rdb.Keys(ctx, "*").Val(); len(keys) != 2 { // that, and the sweep's own clock
 		t.Errorf("left behind: %v", keys)
 	}
 }

@@ -21,7 +21,6 @@ func (k keys) answer(digest string) string        { return string(k) + "a:" + di
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }
-func (k keys) paused() string                     { return string(k) + "paused" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }

@@ -241,6 +241,9 @@ func (l *life) look() {
 		name := l.nameOf(strings.TrimPrefix(key, "sluice:{s}:"))
 		kind, err := l.rdb.Type(ctx, key).Result()
 		must(l.T, err)
+		if kind == "none" {
+			continue // it has just ended
+		}
 		if kind != l.all[name].kind {
 			l.Errorf("%s is a %s; lua/keys.lua calls %s a %s", key, kind, name, l.all[name].kind)
 		}
@@ -258,6 +261,9 @@ func (l *life) look() {
 }
 
 func (l *life) live() {
+	must(l.T, l.rdb.ConfigSet(l.Context(), "maxmemory", "1gb").Err()) // else nobody minds how large results are
+	_, err := l.s.Beat(l.Context())
+	must(l.T, err)
 	l.endpoints()
 	l.aJob()
 	l.losses()
@@ -268,7 +274,7 @@ func (l *life) live() {
 	l.sendings()
 	_, tickets := l.submit(func(s *tasks.Submission) { s.Job.Request.Body = large(asks) })
 	l.end(tickets[0], largeWin)
-	_, err := l.s.BodiesTurn(l.Context(), time.Minute)
+	_, err = l.s.BodiesTurn(l.Context(), time.Minute)
 	must(l.T, err)
 	_, err = l.s.OpenCall(l.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "digest"})
 	must(l.T, err)

@@ -29,6 +29,8 @@ var (
 
 var tokensScript = script("tokens", "account")
 
+var pausedScript = script("paused")
+
 var saveAnswerScript = script("answer_save")
 
 // Created is what became of one submission; Err is a *tasks.QuotaError,
@@ -57,7 +59,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	for i, j := range jobs {
 		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
-			milli(j.Deadline), pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
+			milli(j.Deadline), s.pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
 			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field)
 	}
@@ -118,11 +120,14 @@ func counted(j *tasks.Job, l tasks.Limits) int64 {
 	return j.Bytes
 }
 
-// refused is a script's refusal to queue work past a tenant's limits; nil: it has not refused.
+// refused is a script's refusal to queue work past a tenant's limits, or past the room
+// in Redis; nil: it has not refused.
 func refused(l tasks.Limits, reply []any) error {
 	switch str(reply[0]) {
 	case "full":
 		return &tasks.QuotaError{Quota: "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+	case "brim":
+		return tasks.ErrFull
 	case "heavy":
 		return &tasks.QuotaError{Quota: "queued_bytes", Limit: l.QueuedBytes, Remaining: max(0, l.QueuedBytes-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "spent":
@@ -429,14 +434,8 @@ func (s *Store) Leave(ctx context.Context, held []tasks.Ticket) error {
 // SetPaused stops or allows the handing out of a pool's jobs. What is already
 // handed out stays where it is.
 func (s *Store) SetPaused(ctx context.Context, pool string, paused bool) error {
-	var err error
-	if paused {
-		err = s.rdb.HSet(ctx, s.keys.paused(), pool, 1).Err()
-	} else {
-		err = s.rdb.HDel(ctx, s.keys.paused(), pool).Err()
-	}
-	if err != nil {
-		return fmt.Errorf("pause the backlog of %s: %w", pool, redisError(err))
+	if err := s.run(ctx, pausedScript, args{"pool": pool, "paused": flag(paused)}).Err(); err != nil {
+		return fmt.Errorf("pause the backlog of %s: %w", pool, err)
 	}
 	return nil
 }

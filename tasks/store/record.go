@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -28,6 +29,7 @@ type envelope struct {
 	Webhook   string            `json:"w,omitempty"`
 	Fallback  []string          `json:"f,omitempty"`
 	Bytes     int64             `json:"z,omitempty"`
+	Result    int64             `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -47,13 +49,34 @@ type details struct {
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
 }
 
-func pack(j *tasks.Job) string {
+// A token is taken for so many bytes of a result at most; where only the model limits an
+// answer, for so many tokens.
+const (
+	tokenBytes = 8
+	openTokens = 4096
+	// In a pool of which few results have come, one is taken for so many bytes at least.
+	// The larger a Redis is than smallRedis, the less.
+	unseenResult = 32 << 10
+	smallRedis   = 128 << 20
+)
+
+// mostResult is how much memory the result of a request may take, as far as can be
+// told before.
+func (s *Store) mostResult(r *tasks.Request) int64 {
+	tokens := cmp.Or(r.Cap(), openTokens)
+	return weighed(min(tokenBytes*tokens, s.resultBytes))
+}
+
+// weighed is how much memory a result of so many bytes takes, with all that ends a job.
+func weighed(bytes int64) int64 { return bytes + bytes/4 + 1024 }
+
+func (s *Store) pack(j *tasks.Job) string {
 	e := envelope{
 		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
 		NotBefore: milli(j.NotBefore),
 		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes,
+		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Result: s.mostResult(&j.Request),
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""

@@ -33,7 +33,7 @@ func script(name string, chapters ...string) *redis.Script {
 
 // move reads a script that moves jobs, which needs all chapters about them.
 func move(name string, also ...string) *redis.Script {
-	return script(name, append(also, "fits", "account", "record", "webhook", "backlog", "finish")...)
+	return script(name, append(also, "fits", "room", "account", "record", "webhook", "backlog", "finish")...)
 }
 
 // spelled are the files of scripts by their names, their keys spelled out: each

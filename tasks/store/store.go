@@ -11,6 +11,7 @@
 package store
 
 import (
+	"cmp"
 	"crypto/rand"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,8 @@ type Config struct {
 	Prefix string
 	// ResultTTL is how long a finished job is kept; 0 means 168 h.
 	ResultTTL time.Duration
+	// ResultBytes is how large a result may be; 0 means 8 MiB.
+	ResultBytes int64
 	// Depth is how many jobs of each pool may be between the backlog and the
 	// provider's answer's start: about a second of work. It also names the
 	// pools that a sweep looks after. A pool that is not in it has depth 4.
@@ -75,24 +78,28 @@ type Config struct {
 
 // Store is a client of the records. Its methods may be called at once from anywhere.
 type Store struct {
-	rdb       redis.UniversalClient
-	keys      keys
-	ttl       time.Duration
-	depth     map[string]int // nil is not allowed: scripts go through it
-	newSecret func() string
-	now       func() time.Time
-	share     func(tenant string) int64
-	bodies    *bodies.Bodies // nil: none
-	above     int64          // bytes of a body that the record has at most
-	secret    []byte         // of this process, for names of bodies
-	name      string         // of this process, to whom a delivery is handed
-	sweeps    atomic.Int64   // of deliveries that were answered
-	audit     audit
+	rdb         redis.UniversalClient
+	keys        keys
+	ttl         time.Duration
+	resultBytes int64
+	depth       map[string]int // nil is not allowed: scripts go through it
+	newSecret   func() string
+	now         func() time.Time
+	share       func(tenant string) int64
+	bodies      *bodies.Bodies // nil: none
+	above       int64          // bytes of a body that the record has at most
+	secret      []byte         // of this process, for names of bodies
+	name        string         // of this process, to whom a delivery is handed
+	sweeps      atomic.Int64   // of deliveries that were answered
+	audit       audit
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, secret: []byte(rand.Text()), name: NewID("by")}
+	if s.bodies != nil {
+		s.resultBytes = min(s.resultBytes, s.above)
+	}
 	if s.ttl == 0 {
 		s.ttl = 168 * time.Hour
 	}

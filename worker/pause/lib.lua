@@ -32,8 +32,8 @@ end
 
 local function num(f) return tonumber(h[f]) or 0 end
 local function state() return h.state or 'closed' end
--- The queue is to be paused: the operator and the breaker each have a say.
-local function wanted() return h.op == '1' or state() ~= 'closed' end
+-- The queue is to be paused: the operator, the breaker and Redis's memory each have a say.
+local function wanted() return h.op == '1' or h.mem == '1' or state() ~= 'closed' end
 local was = wanted()
 
 local dirty = {}
@@ -52,7 +52,12 @@ local function outage(cause) return cause == 'overload' or cause == 'misfit' end
 -- moved counts a transition, so that whoever decided by an older state can tell.
 local function moved() set('rev', num('rev') + 1) end
 
+-- spare lets a script write in a full Redis too: one that has begun to is not stopped.
+-- The key is never there.
+local function spare() redis.call('DEL', KEYS[1] .. ':spare') end
+
 local function note(action, by, why)
+  spare()
   redis.call('LPUSH', KEYS[2], cjson.encode({
     at = string.format('%.0f', now), action = action, by = by, reason = why, op = a.op}))
   redis.call('LTRIM', KEYS[2], 0, a.audit_max - 1)
@@ -76,6 +81,7 @@ local function answer(result)
   end
   if next(dirty) then
     if not h.gen then set('gen', a.gen) end
+    spare()
     local flat = {}
     for f in pairs(dirty) do
       flat[#flat + 1] = f

@@ -21,7 +21,7 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	c := &counters{
-		paused: gauge("sluice_pool_paused", "1 while the pool is paused by this side: operator or breaker.", "pool", "by"),
+		paused: gauge("sluice_pool_paused", "1 while the pool is paused by this side: operator, breaker or memory.", "pool", "by"),
 		state:  gauge("sluice_breaker_state", "1 for the state that the pool's breaker is in: closed, open, half_open or slow_start.", "pool", "state"),
 		open:   gauge("sluice_breaker_open", "1 while the pool's breaker is open for this cause: overload, misfit, spend or unauthorized.", "pool", "cause"),
 		opened: counter("sluice_breaker_opened_total", "How often this process opened the pool's breaker, by cause.", "pool", "cause"),
@@ -65,6 +65,7 @@ func (c *counters) show(pool string, s snapshot) {
 	bit := func(on bool) float64 { return float64(flag(on)) }
 	c.paused.WithLabelValues(pool, ByOperator).Set(bit(s.operator()))
 	c.paused.WithLabelValues(pool, ByBreaker).Set(bit(s.broken()))
+	c.paused.WithLabelValues(pool, ByMemory).Set(bit(s.crowded()))
 	for _, n := range []Name{Closed, Open, HalfOpen, SlowStart} {
 		c.state.WithLabelValues(pool, string(n)).Set(bit(s.name() == n))
 	}

@@ -4,8 +4,8 @@
 // line, and [Breaker.State] tells where it stands.
 //
 // It promises that
-//   - the pool's [Queue] is paused exactly while an operator holds the pool or the
-//     breaker is open; a loop in every process brings the queue and the [Gate] in
+//   - the pool's [Queue] is paused exactly while an operator holds the pool, the
+//     breaker is open or Redis is nearly full ([Breaker.Memory]); a loop in every process brings the queue and the [Gate] in
 //     line with the state each second, whichever process dies between two steps;
 //   - what an operator paused ([Breaker.Pause]), also with another tool, only an
 //     operator resumes ([Breaker.Resume]);
@@ -475,6 +475,32 @@ func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
 // not paused is a success.
 func (b *Breaker) Resume(ctx context.Context, by string) error {
 	return b.operate(ctx, "resume", by, "")
+}
+
+// Memory holds the pool while Redis is nearly full, or lets go of it. It works in a full
+// Redis too, and costs nothing where that is known already. Operator and breaker are not
+// concerned. On an error it may hold already; it is safe to repeat.
+func (b *Breaker) Memory(ctx context.Context, full bool) error {
+	b.cache.Lock()
+	known := !b.cache.at.IsZero() && b.cache.snap.crowded() == full
+	b.cache.Unlock()
+	if known {
+		return nil
+	}
+	changed, s, err := b.run(ctx, b.script.memory, args{"on": flag(full)})
+	if err != nil {
+		return fmt.Errorf("hold pool %s for memory: %w", b.pool, err)
+	}
+	b.remember(s)
+	switch {
+	case changed == 0:
+		return nil
+	case full:
+		b.log.Warn("paused: redis is nearly full")
+	default:
+		b.log.Info("redis has room again")
+	}
+	return b.enforceNow(ctx)
 }
 
 // Try clears a refused key, a spend cap or an address as [Breaker.Resume] does, and leaves

@@ -582,10 +582,12 @@ sluice_breaker_open{cause="spend",pool="claude"} 1
 sluice_breaker_open{cause="spend",pool="gpt"} 0
 sluice_breaker_open{cause="unauthorized",pool="claude"} 0
 sluice_breaker_open{cause="unauthorized",pool="gpt"} 0
-# HELP sluice_pool_paused 1 while the pool is paused by this side: operator or breaker.
+# HELP sluice_pool_paused 1 while the pool is paused by this side: operator, breaker or memory.
 # TYPE sluice_pool_paused gauge
 sluice_pool_paused{by="breaker",pool="claude"} 1
 sluice_pool_paused{by="breaker",pool="gpt"} 0
+sluice_pool_paused{by="memory",pool="claude"} 0
+sluice_pool_paused{by="memory",pool="gpt"} 0
 sluice_pool_paused{by="operator",pool="claude"} 0
 sluice_pool_paused{by="operator",pool="gpt"} 1
 `), "sluice_breaker_open", "sluice_pool_paused")

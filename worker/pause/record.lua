@@ -77,6 +77,7 @@ local function book(model)
   return text and cjson.decode(text) or {}
 end
 local function save(model, b)
+  spare()
   redis.call('HSET', KEYS[3], 'm|' .. model, cjson.encode(b))
   redis.call('EXPIRE', KEYS[3], seen_for)
 end

@@ -297,6 +297,9 @@ func holdReason(s snapshot) string {
 	if s.operator() {
 		return "paused by an operator"
 	}
+	if !s.broken() {
+		return "paused: redis is nearly full"
+	}
 	return "paused by the breaker: " + s.h["cause"]
 }
 

@@ -41,11 +41,13 @@ var (
 	modelLua string
 	//go:embed others.lua
 	othersLua string
+	//go:embed memory.lua
+	memoryLua string
 )
 
 // scripts are the moves of the state; each is one round trip.
 type scripts struct {
-	record, look, operate, take, probed, mark, adopt, restore, arrive, ask, opinion, model, others *redis.Script
+	record, look, operate, take, probed, mark, adopt, restore, arrive, ask, opinion, model, others, memory *redis.Script
 }
 
 func newScripts() scripts {
@@ -54,6 +56,7 @@ func newScripts() scripts {
 		record: with(recordLua), look: with(lookLua), operate: with(operateLua), take: with(takeLua),
 		probed: with(probedLua), mark: with(markLua), adopt: with(adoptLua), restore: with(restoreLua),
 		arrive: with(arriveLua), ask: with(askLua), opinion: with(opinionLua), model: with(modelLua), others: with(othersLua),
+		memory: with(memoryLua),
 	}
 }
 

@@ -40,6 +40,7 @@ var causes = []Cause{Overload, Misfit, SpendCap, BadAuthority}
 const (
 	ByOperator = "operator"
 	ByBreaker  = "breaker"
+	ByMemory   = "memory"
 )
 
 // State is what is known of a pool. A zero time means unknown or none; times
@@ -47,15 +48,15 @@ const (
 type State struct {
 	Name   Name  // the breaker alone, whatever an operator did
 	Cause  Cause // why the breaker is not closed; "" when it is
-	Paused bool  // by either
+	Paused bool  // by any
 	// PausedBy is [ByOperator] when an operator paused the pool, even if the breaker is open
-	// too; else [ByBreaker] or "".
+	// too; else [ByBreaker]; else [ByMemory] while Redis is nearly full, or "".
 	PausedBy string
 	By       string    // the operator
-	Reason   string    // the operator's words, or what tripped the breaker
+	Reason   string    // the operator's words, what tripped the breaker, or that Redis is full
 	Since    time.Time // when the pause began, or ended
 	// ExpectedResumeAt is when calls may flow again: the time that the provider
-	// stated, or the next probe. Zero while only an operator can tell.
+	// stated, or the next probe. Zero while only an operator, or Redis, can tell.
 	ExpectedResumeAt time.Time
 	Tries            int      // failed probes of this outage
 	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
@@ -119,12 +120,15 @@ func (s snapshot) time(field string) time.Time {
 
 func (s snapshot) operator() bool { return s.h["op"] == "1" }
 
+// crowded reports whether Redis is nearly full.
+func (s snapshot) crowded() bool { return s.h["mem"] == "1" }
+
 func (s snapshot) broken() bool {
 	return s.h["state"] == string(Open) || s.h["state"] == string(HalfOpen)
 }
 
 // paused reports whether the queue is to be paused.
-func (s snapshot) paused() bool { return s.operator() || s.broken() }
+func (s snapshot) paused() bool { return s.operator() || s.crowded() || s.broken() }
 
 // owned reports whether a pause of the queue, if there is one, is ours.
 func (s snapshot) owned() bool { return s.h["own"] == "1" }
@@ -147,7 +151,7 @@ func (s snapshot) name() Name {
 // alone, so that whoever applies it, however late, applies the right one.
 func (s snapshot) pace() float64 {
 	switch {
-	case s.operator() || s.h["state"] == string(Open):
+	case s.operator() || s.crowded() || s.h["state"] == string(Open):
 		return 0
 	case s.broken():
 		return halfOpenPace
@@ -158,11 +162,17 @@ func (s snapshot) pace() float64 {
 	return min(1, resumePace*math.Exp2(max(0, doublings)))
 }
 
+// crowdedReason is told to everybody: what is wrong, and what makes room.
+const crowdedReason = "redis is nearly full: the pool goes on when results have expired or were deleted, or maxmemory is raised"
+
 func (s snapshot) state() State {
 	st := State{
 		Name: s.name(), Paused: s.paused(), Since: s.time("flip_at"),
 		Pace: s.pace(), AsOf: time.UnixMilli(s.now).UTC(), Models: slices.Sorted(maps.Keys(s.sick())),
 		Held: s.held() && !s.paused(),
+	}
+	if s.crowded() {
+		st.PausedBy, st.Reason = ByMemory, crowdedReason
 	}
 	if s.broken() {
 		st.Cause = Cause(s.h["cause"])

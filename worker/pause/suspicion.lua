@@ -36,6 +36,7 @@ local function keep(f, t) set(f, next(t) and cjson.encode(t) or '') end
 local function show()
   local f = 'p|' .. a.holder
   if now - (tonumber(redis.call('HGET', KEYS[3], f)) or 0) < alive_for / 3 then return end
+  spare()
   redis.call('HSET', KEYS[3], f, string.format('%.0f', now))
   redis.call('EXPIRE', KEYS[3], seen_for)
   if redis.call('HLEN', KEYS[3]) > 200 then

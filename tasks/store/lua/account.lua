@@ -51,6 +51,12 @@ local function heavy(tenant, bytes, widest)
   if held + bytes > widest then return { 'heavy', held } end
 end
 
+-- idle reports whether none of a pool's jobs waits or runs.
+local function idle(pool)
+  local h = redis.call('HMGET', keys.load(pool), 'queued', 'running')
+  return tonumber(h[1] or 0) <= 0 and tonumber(h[2] or 0) <= 0
+end
+
 -- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
 -- many tokens set aside for them, and bodies of so many bytes. Past one of its limits, 0
 -- being none, it takes nothing and returns {"full", waiting}, {"heavy", bytes} or
@@ -98,6 +104,7 @@ local function settle(j, used)
     redis.call('HDEL', j.key, 'qb')
     j.qb = nil
   end
+  promises(j.p, expected(redis.call('HGET', j.key, 'e')), -1)
   if not j.q then return end
   local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
   if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end

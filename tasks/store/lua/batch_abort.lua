@@ -19,10 +19,12 @@ local bytes = 0
 for _ = 1, a.most do
   local id = redis.call('RPOP', list)
   if not id then break end
-  local counted = redis.pcall('HGET', keys.job(id), 'qb') -- what is of another type counts for nobody
-  if type(counted) == 'string' then bytes = bytes + counted end
-  local body = redis.pcall('HGET', keys.job(id), 'br')
-  if type(body) == 'string' then lies[#lies + 1] = body end
+  local h = redis.pcall('HMGET', keys.job(id), 'qb', 'p', 'e', 'br')
+  if h[2] then -- what is of another type counts for nobody
+    bytes = bytes + (h[1] or 0)
+    promises(h[2], expected(h[3]), -1)
+    if h[4] then lies[#lies + 1] = h[4] end
+  end
   redis.call('DEL', keys.job(id))
 end
 if h[1] then weighs(h[1], -bytes) end

@@ -4,7 +4,7 @@
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
 --          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body, outcome as
 --          JSON of one that fails by itself or ""
--- Returns  {"ok"}, {"gone"} when the batch is not being written, or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
+-- Returns  {"ok"}, {"gone"} when the batch is not being written, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
 if now >= last then return { 'gone' } end
@@ -12,16 +12,21 @@ local written = not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1
 each('HLEN', keys.batch(a.batch))
 if ARGV[4] then fitsTenant(ARGV[4]) end
 each('LLEN', keys.lines(a.batch))
-local total = 0
+local total, size, bounds, jobs = 0, 0, {}, {}
 for i = 3, #ARGV, 13 do
   each('HLEN', keys.job(ARGV[i]))
-  total = total + ARGV[i + 10]
+  local pool, envelope = ARGV[i + 2], ARGV[i + 6]
+  total, size = total + ARGV[i + 10], size + #envelope + #ARGV[i + 7] + overhead
+  bounds[pool], jobs[pool] = (bounds[pool] or 0) + expected(envelope), (jobs[pool] or 0) + 1
 end
+if not written and crowded(size, bounds, jobs) then return { 'brim' } end
 local refusal = not written and heavy(ARGV[4], total, a.widest)
 if refusal then return refusal end
 redis.call('ZADD', keys.staging(), math.min(now + a.stale, last), a.batch)
 if written then return { 'ok' } end
 weighs(ARGV[4], total)
+took(size)
+for pool, bound in pairs(bounds) do promises(pool, bound, jobs[pool]) end
 local ids, tokens, bad = {}, 0, false
 for i = 3, #ARGV, 13 do
   local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field, outcome = unpack(ARGV, i, i + 12)

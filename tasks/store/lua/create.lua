@@ -6,7 +6,7 @@
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"full", waiting}, {"heavy", bytes} or
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes} or
 --   {"spent", tokens left, ms until midnight UTC}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths = {}, {}, {}
 
@@ -47,8 +47,12 @@ local function create(i)
     fits({ id = id, p = pool, t = tenant, q = tokens > 0, qb = bytes > 0 }, keys.jobs(tenant), keys.deadlines(), keys.due())
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
+  local bound, size = expected(envelope), #envelope + #body + overhead
+  if crowded(size, { [pool] = bound }, { [pool] = 1 }) then return { 'brim' } end
   local refusal = admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest))
   if refusal then return refusal end
+  promises(pool, bound, 1)
+  took(size)
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }

@@ -33,6 +33,7 @@ if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
     if not called then return { 'lost' } end
     redis.call('HSET', j.key, a.field, result)
+    learn(j.p, expected(redis.call('HGET', j.key, 'e')), #result)
     if j.sh and redis.call('EXISTS', keys.followers(j.p, j.sh)) == 1 then
       redis.call('SET', keys.answer(j.sh), result, 'PX', math.min(600000, ttl))
       redis.call('HSET', j.key, 'ca', j.sh)

@@ -99,6 +99,20 @@ function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodie
 -- r    tokens set aside
 function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
 
+-- Room in Redis, see room.lua. A colon and a pool follow the letters but u, m, a, l and full.
+
+-- u    bytes in use, when Redis was last asked
+-- m    its maxmemory, 0: none
+-- a    bytes taken in since
+-- l    bytes of a result at least, in a pool of which few have come
+-- full 1 while pools are to be paused because Redis is nearly full
+-- b    how large the results of jobs that have not ended may be in all
+-- n    how many such jobs there are
+-- s    how large the results were that came of late, in all
+-- e    how large they might have been
+-- c    how many have come
+function keys.room() return P .. 'room' end -- hash: what Redis has room for
+
 -- Batches.
 
 -- t    tenant

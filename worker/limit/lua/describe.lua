@@ -5,6 +5,7 @@
 --          concurrency), mean latency s, concurrency, then for each dimension:
 --          limit a minute, capacity, level or '', share used of the last minute,
 --          guard, mean need of a call, rate a second after foreign use}
+spare()
 catch_up()
 save()
 local bind = 0

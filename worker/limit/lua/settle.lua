@@ -12,6 +12,7 @@
 --          three dimensions in thousandths, '' where there is none, then what was handed
 --          over to the caller: "status wait key", ...}
 
+spare()
 local ASK_ANEW = 1 -- s of input, by which a wait has to become shorter
 local WAY = 0.06 -- s, of a call to the provider and back: what was charged then is not in its headers
 

@@ -69,6 +69,10 @@
 --   bound_by         dimension   book                 what the last call that waited waited for, 0: none did
 --   bound_at         at          book                 when that call was to be sent
 
+-- spare lets a script go on in a full Redis: one that has begun to write is not stopped.
+-- For all but what lets calls through; the key is never there.
+local function spare() redis.call('DEL', KEYS[1] .. ':spare') end
+
 local GATE, HELD, BOOKED, CLASSES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local AHEAD, WAITING, WANTS, HOLDERS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 

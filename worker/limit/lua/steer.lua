@@ -6,6 +6,7 @@
 -- Returns  {epoch, µs that the hold still lasts}
 -- Messages to all: "* epoch hold wait" and "* epoch free 0"
 
+spare()
 local RAMP = 0.1 -- of the allowance, after a refusal for a rise of use
 
 local function hold(seconds, reason)
