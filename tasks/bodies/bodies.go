@@ -198,8 +198,10 @@ func New(tenant, job string, kind Kind, mark string) (string, error) {
 	return name, nil
 }
 
-// timeout is how long an operation on so many bytes may take: the callers have none
-// that knows them, and somebody waits.
+// Timeout is how long an operation on so many bytes may take: a second for each MiB,
+// and 10 s.
+func Timeout(size int) time.Duration { return timeout(int64(size)) }
+
 func timeout(size int64) time.Duration {
 	return 10*time.Second + time.Duration(size)*time.Second/(1<<20)
 }

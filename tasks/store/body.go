@@ -225,20 +225,27 @@ func (s *Store) BodiesTurn(ctx context.Context, every time.Duration) (bool, erro
 	return mine, nil
 }
 
-// Orphans returns those names of bodies that no record refers to.
+// Orphans returns those names of bodies that no record refers to. What a record that
+// cannot be read refers to nobody knows: its bodies are none.
 func (s *Store) Orphans(ctx context.Context, names []string) ([]string, error) {
-	owners := make([]string, len(names))
-	for i, name := range names {
-		owners[i] = bodies.Owner(name)
-	}
-	records, err := s.ask(ctx, s.keys.job, owners, "br", "rr")
-	if err != nil {
-		return nil, fmt.Errorf("look for %d bodies in the records: %w", len(names), err)
+	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, name := range names {
+			p.HMGet(ctx, s.keys.job(bodies.Owner(name)), "br", "rr")
+		}
+		return nil
+	})
+	var refusal redis.Error
+	if err != nil && !errors.As(err, &refusal) {
+		return nil, fmt.Errorf("look for %d bodies in the records: %w", len(names), redisError(err))
 	}
 	var orphans []string
-	for i, h := range records {
-		prompt, _ := bodies.Parse(h["br"])
-		result, _ := bodies.Parse(h["rr"])
+	for i, c := range cmds {
+		said, err := c.(*redis.SliceCmd).Result()
+		if err != nil {
+			continue
+		}
+		prompt, _ := bodies.Parse(str(said[0]))
+		result, _ := bodies.Parse(str(said[1]))
 		if prompt.Name != names[i] && result.Name != names[i] {
 			orphans = append(orphans, names[i])
 		}

@@ -150,6 +150,9 @@ func TestALargeJobLiesOutsideOfRedisAllItsLife(t *testing.T) {
 	eachShelf(t, func(h *shelf) {
 		k := h.submit()
 		h.lie(1, "submitted")
+		if n := h.rdb.MemoryUsage(h.Context(), "sluice:{s}:j:"+k.ID).Val(); n == 0 || n > 1024 {
+			h.Errorf("its record takes %d bytes", n)
+		}
 		held, err := h.Take(h.Context(), k)
 		if err != nil || !bytes.Equal(held.Request.Body, large(asks)) {
 			h.Fatalf("taken: %d bytes, %v", len(held.Request.Body), err)
@@ -415,6 +418,7 @@ func TestWhatEndsItsTimeTakesItsBodiesWithIt(t *testing.T) {
 	t.Parallel()
 	h := onFolder(t)
 	h.config.ResultTTL = time.Millisecond
+	h.config.Depth = map[string]int{pool: 100}
 	h.Store = store.New(h.config)
 	won, lost := h.submit(), h.submit()
 	h.win(won)
@@ -445,6 +449,15 @@ func TestWhatEndsItsTimeTakesItsBodiesWithIt(t *testing.T) {
 	}
 	h.lie(1, "swept")
 	take(t, h.Store, kept)
+	// A record that cannot be read holds up no other.
+	h.submit()
+	broken, orphan := h.submit(), h.submit()
+	h.rdb.Set(t.Context(), "sluice:{s}:j:"+broken.ID, "x", 0)
+	h.rdb.Del(t.Context(), "sluice:{s}:j:"+orphan.ID)
+	if err := h.bodies.Sweep(t.Context(), h.Store); err != nil {
+		t.Error(err)
+	}
+	h.lie(3, "swept beside a broken record")
 	if mine, err := h.BodiesTurn(t.Context(), time.Minute); err != nil || !mine {
 		t.Errorf("first turn: %t, %v", mine, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 )
 
@@ -223,7 +224,11 @@ func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tas
 	}, tickets(reply[4]), nil
 }
 
-// End records how a worker's attempt ended. ErrFinal and ErrLost mean that the
+// recordWithin is how long the record of an end may take whose large result is put before.
+const recordWithin = 10 * time.Second
+
+// End records how a worker's attempt ended. A large result may take longer than the
+// caller's ctx: cut off each time, it would never be recorded. ErrFinal and ErrLost mean that the
 // job moved on without this worker, and nothing was changed. An answer that was
 // Kept also ends a job that was given back since, as long as no other call began.
 func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
@@ -233,7 +238,9 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	}
 	lies := ""
 	if e.Status == tasks.StatusSucceeded && s.large(len(e.Result)) {
-		ctx = pipeline.Leave(ctx)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(pipeline.Leave(ctx)), bodies.Timeout(len(e.Result))+recordWithin)
+		defer cancel()
 		tenant, err := s.rdb.HGet(ctx, s.keys.job(t.ID), "t").Result()
 		if errors.Is(err, redis.Nil) {
 			return nil, tasks.ErrNotFound
