@@ -319,6 +319,8 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	a.echo.POST("/anthropic/v1/messages", an.CreateMessage, a.scope(auth.ScopeJobsWrite, "beta"))
 	// A caller waits for a completion.
 	a.echo.POST("/openai/v1/chat/completions", oa.CreateChatCompletion, a.scope(auth.ScopeJobsWrite))
+	// A caller waits for embeddings.
+	a.echo.POST("/openai/v1/embeddings", oa.CreateEmbedding, a.scope(auth.ScopeJobsWrite))
 }
 
 // What pages of the allowed origins may send and read, beside what browsers let pass.

@@ -135,9 +135,24 @@ const (
 	Raw      Kind = "request"
 )
 
+// Path is which of a provider's calls a request is for.
+type Path string
+
+// The paths. Chat is the one that both dialects have, a message or a chat
+// completion; the others are OpenAI's, and their requests are Raw.
+const (
+	Chat       Path = ""
+	Responses  Path = "responses"
+	Embeddings Path = "embeddings"
+)
+
+// Valid reports whether p is one of the three paths.
+func (p Path) Valid() bool { return p == Chat || p == Responses || p == Embeddings }
+
 // Request is what the caller wants to be asked.
 type Request struct {
-	Kind Kind
+	Kind     Kind
+	Endpoint Path
 	// Body is, for Text, a JSON string; for Messages, an object with the members
 	// "messages" and perhaps "system", each as the caller wrote it; for Raw, the
 	// provider's body, byte for byte.
@@ -177,7 +192,10 @@ func (r *Request) Tokens() int64 {
 
 // Cap is how many output tokens a call may take at most; 0: the model alone limits it.
 func (r *Request) Cap() int64 {
-	if r.Open {
+	switch {
+	case r.Endpoint == Embeddings:
+		return 1 // it has none, and 0 would be any number
+	case r.Open:
 		return 0
 	}
 	return int64(cmp.Or(r.OutputTokens, r.MaxTokens))

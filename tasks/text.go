@@ -7,8 +7,8 @@ import (
 
 // ResultText returns the text of a provider's answer, joined: the text blocks of
 // an Anthropic message; or the content of every choice of an OpenAI completion, a
-// string or the text parts of a list, with the refusal that stands in its place.
-// It is "" for anything else.
+// string or the text parts of a list, with the refusal that stands in its place; or
+// the text and the refusals of an OpenAI response's messages. It is "" for anything else.
 func ResultText(result []byte) string {
 	var body struct {
 		Content json.RawMessage `json:"content"`
@@ -18,6 +18,7 @@ func ResultText(result []byte) string {
 				Refusal json.RawMessage `json:"refusal"`
 			} `json:"message"`
 		} `json:"choices"`
+		Output json.RawMessage `json:"output"`
 	}
 	if json.Unmarshal(result, &body) != nil {
 		return ""
@@ -27,6 +28,13 @@ func ResultText(result []byte) string {
 	for _, choice := range body.Choices {
 		writeText(&b, choice.Message.Content)
 		writeText(&b, choice.Message.Refusal)
+	}
+	var output []struct {
+		Content json.RawMessage `json:"content"`
+	}
+	_ = json.Unmarshal(body.Output, &output) // what is no list has no text
+	for _, item := range output {
+		writeText(&b, item.Content)
 	}
 	return b.String()
 }
@@ -42,11 +50,18 @@ func writeText(b *strings.Builder, v json.RawMessage) {
 	_ = json.Unmarshal(v, &parts) // what is no list has no text
 	for _, raw := range parts {
 		var part struct {
-			Type string `json:"type"`
-			Text string `json:"text"`
+			Type    string `json:"type"`
+			Text    string `json:"text"`
+			Refusal string `json:"refusal"`
 		}
-		if json.Unmarshal(raw, &part) == nil && part.Type == "text" {
+		if json.Unmarshal(raw, &part) != nil {
+			continue
+		}
+		switch part.Type {
+		case "text", "output_text":
 			b.WriteString(part.Text)
+		case "refusal":
+			b.WriteString(part.Refusal)
 		}
 	}
 }

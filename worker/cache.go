@@ -42,7 +42,7 @@ func (a *attempt) identify() {
 func digest(p *servedPool, j *tasks.Job) string {
 	h := sha256.New()
 	for _, part := range []string{
-		"sluice answer 2", j.Tenant, p.Provider, j.Asks(), j.Request.Version, j.Request.Beta,
+		"sluice answer 2" + string(j.Request.Endpoint), j.Tenant, p.Provider, j.Asks(), j.Request.Version, j.Request.Beta,
 		string(j.Request.Kind), strconv.Itoa(j.Request.MaxTokens), string(j.Request.Body),
 	} {
 		var n [8]byte
@@ -80,7 +80,7 @@ func (a *attempt) recall(base context.Context) bool {
 		return true
 	}
 	a.w.hand(base, next)
-	a.started, a.answer = started, upstream.Answer{Outcome: outcome, Result: result, Finish: upstream.Finish(a.p.Dialect, result)}
+	a.started, a.answer = started, upstream.Answer{Outcome: outcome, Result: result, Finish: upstream.Finish(a.p.Dialect, a.job.Request.Endpoint, result)}
 	a.w.m.attempts.WithLabelValues(a.p.Name, string(outcome)).Inc()
 	a.keep(base, nil)
 	e := a.ending(base, verdict{status: tasks.StatusSucceeded})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/relay"
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Config says what the form works with. All of it is required.
@@ -32,4 +33,4 @@ func New(c Config) *API {
 }
 
 // CreateMessage is POST /anthropic/v1/messages.
-func (a *API) CreateMessage(c echo.Context) error { return a.form.Call(c, "/v1/messages") }
+func (a *API) CreateMessage(c echo.Context) error { return a.form.Call(c, "/v1/messages", tasks.Chat) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/relay"
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Config says what the form works with. All of it is required.
@@ -32,4 +33,11 @@ func New(c Config) *API {
 }
 
 // CreateChatCompletion is POST /openai/v1/chat/completions.
-func (a *API) CreateChatCompletion(c echo.Context) error { return a.form.Call(c, "/chat/completions") }
+func (a *API) CreateChatCompletion(c echo.Context) error {
+	return a.form.Call(c, "/chat/completions", tasks.Chat)
+}
+
+// CreateEmbedding is POST /openai/v1/embeddings.
+func (a *API) CreateEmbedding(c echo.Context) error {
+	return a.form.Call(c, "/embeddings", tasks.Embeddings)
+}

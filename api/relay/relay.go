@@ -34,11 +34,11 @@ type Form struct {
 	Failed func(job *tasks.Job, request string) (status int, body []byte)
 }
 
-// Call answers a call to one of the provider's paths, below the form's.
-func (f *Form) Call(c echo.Context, path string) error {
+// Call answers a call to one of the provider's endpoints, at a path below the form's.
+func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
 	r := c.Request()
 	ctx, x := r.Context(), f.Caller(c)
-	q, err := f.read(c, path)
+	q, err := f.read(c, path, e)
 	if err != nil {
 		return err
 	}
@@ -62,13 +62,13 @@ func (f *Form) Call(c echo.Context, path string) error {
 
 // read reads a call. Its body is taken as it is: what is wrong in it beside the model is
 // for the provider to say.
-func (f *Form) read(c echo.Context, path string) (q desk.Asked, err error) {
+func (f *Form) read(c echo.Context, path string, e tasks.Path) (q desk.Asked, err error) {
 	r := c.Request()
 	body, err := wire.Read(c.Response(), r, f.MaxBody, "application/json")
 	if err != nil {
 		return q, err
 	}
-	job := tasks.Job{Priority: tasks.High, Request: tasks.Request{Kind: tasks.Raw, Body: body}}
+	job := tasks.Job{Priority: tasks.High, Request: tasks.Request{Kind: tasks.Raw, Endpoint: e, Body: body}}
 	var stream bool
 	if job.Model, stream, err = asks(body); err != nil {
 		return q, err

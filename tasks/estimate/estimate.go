@@ -50,8 +50,8 @@ import (
 // provider's own body, what the answer may have at most.
 func Fill(model string, r *tasks.Request) {
 	r.InputTokens = input(model, r)
-	if r.Kind != tasks.Raw {
-		return // MaxTokens says all
+	if r.Kind != tasks.Raw || r.Endpoint == tasks.Embeddings {
+		return // MaxTokens says all, and an embedding has no output
 	}
 	out := ReadOutput(r.Body)
 	limit := max(out.Limit, r.MaxTokens)

@@ -30,6 +30,7 @@ type envelope struct {
 	Fallback  []string          `json:"f,omitempty"`
 	Bytes     int64             `json:"z,omitempty"`
 	Result    int64             `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
+	Endpoint  tasks.Path        `json:"ep,omitempty"`
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -73,8 +74,8 @@ func weighed(bytes int64) int64 { return bytes + bytes/4 + 1024 }
 func (s *Store) pack(j *tasks.Job) string {
 	e := envelope{
 		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
-		NotBefore: milli(j.NotBefore),
-		Kind:      j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
+		NotBefore: milli(j.NotBefore), Endpoint: j.Request.Endpoint,
+		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
 		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Result: s.mostResult(&j.Request),
 	}
@@ -127,7 +128,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
-			Kind: e.Kind, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
+			Kind: e.Kind, Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta,
 		},
 		Bytes:    e.Bytes,

@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -43,6 +44,9 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}
 	}
 	asked := &ask.Question.request
+	if !c.provider.Dialect.Serves(asked.Endpoint) {
+		return Answer{Outcome: tasks.Rejected, Message: fmt.Sprintf("a provider of the dialect %s has no %s", c.provider.Dialect, asked.Endpoint)}
+	}
 	if !printable(asked.Version) || !printable(asked.Beta) {
 		return Answer{Outcome: tasks.Rejected, Message: "anthropic-version or anthropic-beta holds a character that no header may carry"}
 	}
@@ -153,7 +157,7 @@ func readBriefly(resp *http.Response, n int64, cancel context.CancelFunc) ([]byt
 
 // request builds the one HTTP request of a call.
 func (c *Caller) request(ctx context.Context, asked *tasks.Request, body []byte) (*http.Request, *outgoing, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.address(asked.Endpoint), nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -170,7 +174,7 @@ func (c *Caller) request(ctx context.Context, asked *tasks.Request, body []byte)
 
 	h := req.Header
 	h.Set("Content-Type", "application/json")
-	if c.provider.NoStream {
+	if c.provider.NoStream || asked.Endpoint != tasks.Chat {
 		h.Set("Accept", "application/json")
 	} else {
 		h.Set("Accept", "text/event-stream, application/json")

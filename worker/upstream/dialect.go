@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Dialect is the protocol that a provider speaks.
@@ -27,6 +29,9 @@ const (
 	OpenAIBaseURL    = "https://api.openai.com/v1"
 	DefaultVersion   = "2023-06-01"
 )
+
+// Serves reports whether the dialect has the endpoint.
+func (d Dialect) Serves(e tasks.Path) bool { return e == tasks.Chat || d == OpenAI && e.Valid() }
 
 // Provider is somebody who answers prompts.
 type Provider struct {
@@ -96,6 +101,14 @@ func endpoint(d Dialect, base string) (string, error) {
 	}
 	u.Path, u.RawPath = path, ""
 	return u.String(), nil
+}
+
+// address is where a call to one of the provider's endpoints goes.
+func (c *Caller) address(e tasks.Path) string {
+	if e == tasks.Chat {
+		return c.url
+	}
+	return strings.TrimSuffix(c.url, "/chat/completions") + "/" + string(e)
 }
 
 // modelsURL is the address of the list, beside that of the dialect's one call.

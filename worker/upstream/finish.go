@@ -14,7 +14,12 @@ import (
 // same word as a whole text, and an end at which nothing was said is empty. Of
 // several choices the first that did not end whole tells.
 func (o *outline) finish(d Dialect) tasks.Finish {
-	if d == Anthropic {
+	switch {
+	case o.endpoint == tasks.Embeddings:
+		return tasks.FinishComplete
+	case o.endpoint == tasks.Responses:
+		return o.responseEnd()
+	case d == Anthropic:
 		var s speech
 		s.parts(o.content)
 		return s.end(text(o.stop))
@@ -51,8 +56,13 @@ func (s speech) end(word string) tasks.Finish {
 }
 
 // Finish is how an answer ended that a dialect's provider gave before, by its body.
-func Finish(d Dialect, body []byte) tasks.Finish {
-	finish, _ := judge(d, body)
+func Finish(d Dialect, e tasks.Path, body []byte) tasks.Finish {
+	finish := tasks.Finish("")
+	if o, err := outlined(body); err == nil {
+		if o.endpoint = e; o.judge(d, body) == nil {
+			finish = o.finish(d)
+		}
+	}
 	return tasks.Finish(clip(string(finish), maxFinish))
 }
 
@@ -116,7 +126,7 @@ func (s *speech) parts(list jsontext.Value) {
 			s.tool = true
 		case "refusal":
 			s.refusal = s.refusal || words != ""
-		case "text", "":
+		case "text", "output_text", "":
 			s.text = s.text || words != ""
 		default: // an image, a search and its like
 			s.text = true

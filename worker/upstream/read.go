@@ -301,8 +301,9 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	if err != nil {
 		return errMalformed
 	}
+	shape.endpoint = ask.Question.request.Endpoint
 	if c.provider.Dialect == OpenAI {
-		if u, charged, ok := openAIUsage(shape.usage); ok {
+		if u, charged, ok := shape.counted(); ok {
 			a.Usage, a.ChargedInput = &u, charged
 		}
 	} else {

@@ -53,6 +53,9 @@ func (q *Question) Class(d Dialect) string {
 	if q.request.Kind != tasks.Text && estimate.HasFiles(q.request.Body) {
 		most += "/files"
 	}
+	if e := q.request.Endpoint; e != tasks.Chat {
+		most += "/" + string(e)
+	}
 	effort := q.raw.value("reasoning_effort")
 	if d == Anthropic && thinks(q.raw.value("thinking")) || d == OpenAI && effort.Kind() == '"' && text(effort) != "none" {
 		most += "/thinking"
@@ -92,7 +95,7 @@ func (q *Question) choices() int64 { return max(1, count(q.raw.value("n"))) }
 // Body returns the bytes that are sent to a provider.
 //
 // A raw request keeps every byte it has but for the members that ask for a stream,
-// "model" when another one is asked, and the provider's limit of output tokens
+// "background", "model" when another one is asked, and the provider's limit of output tokens
 // when the job states one beside the request. Each is replaced where it stands,
 // added at the end of its object, or taken out where the provider refuses it.
 // The two other forms are written in the dialect.
@@ -175,12 +178,16 @@ func (q *Question) rawBody(p *Provider) []byte {
 		return func(jsontext.Value) []byte { return []byte(value) }
 	}
 	never := func(jsontext.Value) []byte { return nil }
+	whole := p.NoStream || q.request.Endpoint != tasks.Chat
 	edits := []edit{{"stream", always("true")}}
-	if p.NoStream {
+	if whole {
 		edits = []edit{{"stream", never}}
 	}
 	switch {
-	case p.NoStream, p.NoStreamOptions:
+	case q.request.Endpoint == tasks.Responses:
+		// Who waits in the background is our caller.
+		edits = append(edits, edit{"stream_options", never}, edit{"background", never})
+	case whole, p.NoStreamOptions:
 		edits = append(edits, edit{"stream_options", never})
 	case p.Dialect == OpenAI:
 		edits = append(edits, edit{"stream_options", func(old jsontext.Value) []byte {
@@ -196,7 +203,7 @@ func (q *Question) rawBody(p *Provider) []byte {
 	}
 	// A record of the release before has the default of 1,024 for a raw request, and
 	// no OutputTokens: that release wrote it into Anthropic's bodies alone.
-	if r := q.request; r.MaxTokens > 0 && (r.OutputTokens > 0 || p.Dialect == Anthropic) {
+	if r := q.request; r.Endpoint == tasks.Chat && r.MaxTokens > 0 && (r.OutputTokens > 0 || p.Dialect == Anthropic) {
 		edits = append(edits, edit{p.limitName(), func(old jsontext.Value) []byte {
 			if isNull(old) {
 				return strconv.AppendInt(nil, int64(r.MaxTokens), 10)
@@ -234,7 +241,7 @@ type place struct {
 // lay finds the members of the object in data. After a fault it has those before it.
 func lay(data []byte) (layout, error) {
 	matter := [...]string{"model", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "thinking", "reasoning_effort",
-		"n", "stream", "stream_options", "include_usage"}
+		"n", "stream", "stream_options", "include_usage", "background"}
 	l := layout{data: data, last: bytes.IndexByte(data, '{') + 1}
 	err := eachMember(data, func(name string, _ jsontext.Value, start, end int) error {
 		if slices.Contains(matter[:], name) {

@@ -20,6 +20,13 @@ type outline struct {
 	stop    jsontext.Value
 	usage   jsontext.Value
 	tells   bool // some member may hold a model's text
+
+	// Of the answers of OpenAI's other endpoints.
+	endpoint   tasks.Path // whose answer it is to be
+	data       jsontext.Value
+	output     jsontext.Value
+	status     jsontext.Value
+	incomplete jsontext.Value
 }
 
 // outlined reads the outline of the JSON object in body, and aliases it.
@@ -39,6 +46,14 @@ func outlined(body []byte) (o outline, err error) {
 			o.stop = v
 		case "usage":
 			o.usage = v
+		case "data":
+			o.data = v
+		case "output":
+			o.output = v
+		case "status":
+			o.status = v
+		case "incomplete_details":
+			o.incomplete = v
 		}
 		switch name {
 		case "choices", "content", "message", "text", "response", "output", "completion", "candidates", "delta", "generated_text", "result", "answer":
@@ -69,9 +84,14 @@ func (o *outline) judge(d Dialect, body []byte) *providerError {
 		return reported(body)
 	}
 	var e *providerError
-	if d == OpenAI {
+	switch {
+	case o.endpoint == tasks.Embeddings:
+		e = o.embeddings()
+	case o.endpoint == tasks.Responses:
+		e = o.response()
+	case d == OpenAI:
 		e = o.completion()
-	} else {
+	default:
 		e = o.message()
 	}
 	if e == nil || e.stated {

@@ -56,7 +56,14 @@ func (x *exchange) kind() string {
 
 func (x *exchange) speaker(p *plan) speaker {
 	if x.call.Dialect == OpenAI {
-		return &openAISpeaker{c: &x.call, q: &x.ask, p: p, at: x.f.cfg.Clock.Now().Unix()}
+		say := openAISpeaker{c: &x.call, q: &x.ask, p: p, at: x.f.cfg.Clock.Now().Unix()}
+		switch x.ask.path {
+		case responses:
+			return &responseSpeaker{say}
+		case embeddings:
+			return &embeddingSpeaker{say}
+		}
+		return &say
 	}
 	return &anthropicSpeaker{c: &x.call, q: &x.ask, p: p}
 }

@@ -76,9 +76,11 @@ func (x *exchange) receive(w http.ResponseWriter, r *http.Request) (flaw string,
 	return x.ask.read(x.call.Dialect, r.Header, body), true
 }
 
-// serveCall answers one call to a model.
-func (f *Provider) serveCall(w http.ResponseWriter, r *http.Request, d Dialect) {
+// serveCall answers one call to a model, at one of the paths that OpenAI alone has or
+// at the dialect's own.
+func (f *Provider) serveCall(w http.ResponseWriter, r *http.Request, d Dialect, path string) {
 	x := f.exchange(d)
+	x.ask.path = path
 	f.mu.Lock()
 	f.stats.arrive()
 	f.mu.Unlock()

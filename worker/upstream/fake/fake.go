@@ -5,6 +5,8 @@
 //	POST /v1/messages                Anthropic, whole or streamed
 //	POST /v1/messages/count_tokens   Anthropic; free
 //	POST /v1/chat/completions        OpenAI, whole or streamed
+//	POST /v1/responses               OpenAI, whole
+//	POST /v1/embeddings              OpenAI
 //	GET  /v1/models                  either, told apart by anthropic-version
 //	GET  /fake/stats                 what happened so far (?detail=1: by prompt)
 //	GET, POST, DELETE /fake/faults   the faults in force; one more; none
@@ -64,8 +66,11 @@ func New(cfg Config) (*Provider, error) {
 	f := &Provider{cfg: cfg, mux: http.NewServeMux(), closed: make(chan struct{})}
 	f.Reset()
 
-	f.mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, Anthropic) })
-	f.mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, OpenAI) })
+	f.mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, Anthropic, "") })
+	f.mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, OpenAI, "") })
+	for _, path := range []string{responses, embeddings} {
+		f.mux.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, OpenAI, path) })
+	}
 	f.mux.HandleFunc("POST /v1/messages/count_tokens", f.serveCount)
 	f.mux.HandleFunc("GET /v1/models", f.serveModels)
 	f.mux.HandleFunc("GET /fake/stats", func(w http.ResponseWriter, r *http.Request) {

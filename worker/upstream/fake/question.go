@@ -22,7 +22,8 @@ const (
 
 // question is a request as the provider understands it.
 type question struct {
-	counting  bool // for count_tokens, which needs no max_tokens
+	path      string // "" is the dialect's own
+	counting  bool   // for count_tokens, which needs no max_tokens
 	model     string
 	maxTokens int
 	stream    bool
@@ -31,6 +32,10 @@ type question struct {
 	text      string // of all messages
 	last      string // of the last user message
 	tokens    int    // input
+
+	inputs     int  // embeddings: how many are asked for
+	dimensions int  // of each
+	base64     bool // they are asked for as base64
 }
 
 // form is a request's body: the members that the provider looks at.
@@ -48,6 +53,12 @@ type form struct {
 	}
 	n                       *int
 	temperature, topP, topK json.RawMessage
+
+	// Of the paths that OpenAI alone has.
+	input, instructions, background json.RawMessage
+	maxOutputTokens                 *int64
+	dimensions                      *int
+	encodingFormat, previous        string
 }
 
 // read takes in a request, and returns what the provider would find wrong with
@@ -62,6 +73,9 @@ func (q *question) read(d Dialect, h http.Header, body []byte) (flaw string) {
 	}
 	q.model, q.stream, q.usage, q.choices = in.model, in.stream, in.streamOptions.IncludeUsage, 1
 	q.measure(&in)
+	if q.path != "" {
+		return q.readInput(&in)
+	}
 	if flaw := in.incomplete(d); flaw != "" {
 		return flaw
 	}
@@ -105,6 +119,8 @@ func (in *form) decode(body []byte) (flaw string) {
 		{"messages", &in.messages}, {"system", &in.system}, {"tools", &in.tools}, {"stream", &in.stream},
 		{"stream_options", &in.streamOptions}, {"n", &in.n},
 		{"temperature", &in.temperature}, {"top_p", &in.topP}, {"top_k", &in.topK},
+		{"input", &in.input}, {"instructions", &in.instructions}, {"background", &in.background}, {"max_output_tokens", &in.maxOutputTokens},
+		{"dimensions", &in.dimensions}, {"encoding_format", &in.encodingFormat}, {"previous_response_id", &in.previous},
 	} {
 		if raw, ok := members[m.name]; ok && json.Unmarshal(raw, m.into) != nil {
 			return "The request body does not have the right types: /" + m.name
@@ -155,7 +171,7 @@ func (in *form) incomplete(d Dialect) (flaw string) {
 // bound takes in how long and how many OpenAI's answers may be.
 func (q *question) bound(in *form) (flaw string) {
 	q.maxTokens = 4096
-	for _, n := range []*int64{in.maxTokens, in.maxCompletionTokens} {
+	for _, n := range []*int64{in.maxTokens, in.maxCompletionTokens, in.maxOutputTokens} {
 		if n == nil {
 			continue
 		}

@@ -49,6 +49,9 @@ func (cfg *Config) prepare(q *question) plan {
 	if n > q.maxTokens {
 		n, p.cutOff = q.maxTokens, true
 	}
+	if q.path == embeddings {
+		return p
+	}
 	p.tokens = speak(dice, q.last, n)
 	return p
 }
