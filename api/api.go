@@ -211,7 +211,7 @@ func New(c Config) (*API, error) {
 	if c.Calls != nil {
 		a.relays(
 			anthropic.New(anthropic.Config{Desk: d, Caller: caller, MaxBody: c.MaxBody}),
-			openai.New(openai.Config{Desk: d, Caller: caller, MaxBody: c.MaxBody}),
+			openai.New(openai.Config{Desk: d, Jobs: c.Jobs, Caller: caller, MaxBody: c.MaxBody}),
 		)
 	}
 	return a, nil
@@ -319,6 +319,14 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	a.echo.POST("/anthropic/v1/messages", an.CreateMessage, a.scope(auth.ScopeJobsWrite, "beta"))
 	// A caller waits for a completion.
 	a.echo.POST("/openai/v1/chat/completions", oa.CreateChatCompletion, a.scope(auth.ScopeJobsWrite))
+	// A caller waits for a response, or hands one in that it looks for later.
+	a.echo.POST("/openai/v1/responses", oa.CreateResponse, a.scope(auth.ScopeJobsWrite))
+	// It looks for one. Reading changes nothing.
+	a.echo.GET("/openai/v1/responses/:id", oa.GetResponse, a.scope(auth.ScopeJobsRead, "stream", "starting_after", "include", "include[]", "include_obfuscation"))
+	// It no longer wants it. A repeat answers the same.
+	a.echo.POST("/openai/v1/responses/:id/cancel", oa.CancelResponse, a.scope(auth.ScopeJobsWrite))
+	// It has one forgotten that has ended. A repeat is a 404.
+	a.echo.DELETE("/openai/v1/responses/:id", oa.DeleteResponse, a.scope(auth.ScopeJobsWrite))
 	// A caller waits for embeddings.
 	a.echo.POST("/openai/v1/embeddings", oa.CreateEmbedding, a.scope(auth.ScopeJobsWrite))
 }

@@ -72,6 +72,20 @@ func (d *Desk) Call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 	return a, nil
 }
 
+// Begin hands a job in for which its caller does not wait, or finds that of the call
+// that this one repeats.
+func (d *Desk) Begin(ctx context.Context, c Caller, q Asked) (tasks.Job, error) {
+	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
+		return tasks.Job{}, err
+	}
+	a, _, err := d.openCall(ctx, c, q)
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	a.became(ctx, tasks.CallerServed)
+	return a.Job, nil
+}
+
 // placeIn finds the job's pool among those of one dialect. A model that another one
 // serves is told where.
 func (d *Desk) placeIn(dialect string, job *tasks.Job) error {

@@ -224,6 +224,9 @@ func (r *Reader) between(end jsontext.Kind, visit func() error) ([]byte, error) 
 	return r.body[start:stop:stop], nil
 }
 
+// Offset is where the last value that was consumed ends in the body.
+func (r *Reader) Offset() int { return int(r.d.InputOffset()) }
+
 // Raw consumes the next value and returns its bytes as they stand in the body.
 func (r *Reader) Raw() ([]byte, error) {
 	v, err := r.value()

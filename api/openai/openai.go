@@ -9,6 +9,8 @@
 package openai
 
 import (
+	"context"
+
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/desk"
@@ -19,22 +21,36 @@ import (
 // Config says what the form works with. All of it is required.
 type Config struct {
 	Desk *desk.Desk
+	Jobs Jobs
 	// Caller returns who sent a request that was let through.
 	Caller  func(echo.Context) desk.Caller
 	MaxBody int64 // bytes of a call's body
 }
 
 // API is the form's handlers.
-type API struct{ form relay.Form }
+type API struct {
+	form relay.Form
+	c    Config
+}
 
 // New returns the handlers.
 func New(c Config) *API {
-	return &API{relay.Form{Dialect: "openai", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "X-Request-Id", Failed: failed}}
+	return &API{c: c, form: relay.Form{Dialect: "openai", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "X-Request-Id", Failed: failed}}
 }
 
 // CreateChatCompletion is POST /openai/v1/chat/completions.
 func (a *API) CreateChatCompletion(c echo.Context) error {
 	return a.form.Call(c, "/chat/completions", tasks.Chat)
+}
+
+// Jobs is what the form asks of the store about jobs. Another tenant's is
+// tasks.ErrNotFound.
+type Jobs interface {
+	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Cancel ends the job at once, also a running one; tasks.ErrFinal when it has ended already.
+	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Delete forgets a final job; else tasks.ErrConflict.
+	Delete(ctx context.Context, tenant, id string) error
 }
 
 // CreateEmbedding is POST /openai/v1/embeddings.

@@ -36,12 +36,17 @@ type Form struct {
 
 // Call answers a call to one of the provider's endpoints, at a path below the form's.
 func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
-	r := c.Request()
-	ctx, x := r.Context(), f.Caller(c)
-	q, err := f.read(c, path, e)
+	q, err := f.Read(c, path, e)
 	if err != nil {
 		return err
 	}
+	return f.Answer(c, q, func(job *tasks.Job) []byte { return job.Result })
+}
+
+// Answer waits for the answer to a call that was read, and writes it. result is the
+// body of a job that has succeeded.
+func (f *Form) Answer(c echo.Context, q desk.Asked, result func(*tasks.Job) []byte) error {
+	ctx, x := c.Request().Context(), f.Caller(c)
 	a, err := f.Desk.Call(ctx, x, q)
 	if err != nil {
 		return err
@@ -49,8 +54,10 @@ func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
 	h := c.Response().Header()
 	h["Sluice-Job-Id"] = []string{a.Job.ID}
 	h[f.RequestID] = []string{x.Request}
-	status, body := http.StatusOK, []byte(a.Job.Result)
-	if a.Job.Status != tasks.StatusSucceeded {
+	status, body := http.StatusOK, []byte(nil)
+	if a.Job.Status == tasks.StatusSucceeded {
+		body = result(&a.Job)
+	} else {
 		// None is better when it is sent again, for the job has been.
 		h.Set("X-Should-Retry", "false")
 		status, body = f.Failed(&a.Job, x.Request)
@@ -60,9 +67,9 @@ func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
 	return nil
 }
 
-// read reads a call. Its body is taken as it is: what is wrong in it beside the model is
+// Read reads a call. Its body is taken as it is: what is wrong in it beside the model is
 // for the provider to say.
-func (f *Form) read(c echo.Context, path string, e tasks.Path) (q desk.Asked, err error) {
+func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q desk.Asked, err error) {
 	r := c.Request()
 	body, err := wire.Read(c.Response(), r, f.MaxBody, "application/json")
 	if err != nil {
