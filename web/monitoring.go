@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"net/http"
 	"path"
 	"regexp"
@@ -49,6 +50,7 @@ func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool) (*monit
 	}
 	// Away with the fonts of another host, and with a manifest that browsers fetch without the cookie.
 	index := regexp.MustCompile(`<link rel="(?:stylesheet" href="https?://[^"]*"|manifest" [^>]*?)/?>`).ReplaceAll(page.body.Bytes(), nil)
+	index = bytes.Replace(index, []byte(`<div id="root">`), fmt.Appendf(nil, aside+`<div id="root">`, html.EscapeString(base+"/")), 1)
 	scripts := "'self'"
 	for _, inline := range regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllSubmatch(index, -1) {
 		sum := sha256.Sum256(inline[1])
@@ -62,6 +64,42 @@ func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool) (*monit
 			"font-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 	}, nil
 }
+
+// poolChanged carries out a pause or resume of a pool's queue in the viewer's name: done
+// by Asynq alone it would be nobody's, and a resume would not hold. It reports whether
+// that is what was asked.
+func (w *Web) poolChanged(rw http.ResponseWriter, r *http.Request, v viewer) bool {
+	name, asked := strings.CutPrefix(r.URL.Path, monitoringRoot+"/api/queues/")
+	if !asked || r.Method != http.MethodPost || w.cfg.PoolOf == nil {
+		return false
+	}
+	at := max(0, strings.LastIndexByte(name, ':')) // a queue's own name may hold one
+	queue, act := name[:at], strings.TrimPrefix(name[at:], ":")
+	pool, ours := w.cfg.PoolOf(queue)
+	var err error
+	switch {
+	case !ours:
+		return false
+	case act == "pause" && w.cfg.Pause != nil:
+		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", v.Subject)
+	case act == "resume" && w.cfg.Resume != nil:
+		err = w.cfg.Resume(r.Context(), pool, v.Subject)
+	default:
+		return false
+	}
+	if err != nil {
+		w.cfg.Log.Error("change pool", "act", act, "pool", pool, "error", err)
+		problem(rw, http.StatusServiceUnavailable, "the pool could not be changed; try again")
+		return true
+	}
+	rw.WriteHeader(http.StatusNoContent)
+	return true
+}
+
+// aside stands above asynqmon's page.
+const aside = `<p style="margin:0;padding:6px 16px;font:14px sans-serif;background:#fff8e1;color:#333">` +
+	`asynqmon shows the tasks in Asynq: the few jobs of each pool that are handed out, and what is running. It does not show the jobs that wait for their turn, ` +
+	`nor prompts and results: see <a href="%s">the console</a>. Pause and Resume of a pool's queue here are yours, as in the console.</p>`
 
 // based puts base before the path of each request.
 func based(base string, next http.Handler) http.Handler {

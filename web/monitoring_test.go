@@ -97,7 +97,7 @@ func TestMonitoringPage(t *testing.T) {
 		jar := s.signIn(row.token)
 		for _, path := range []string{"/monitoring", "/monitoring/", "/monitoring/queues/gpt-4.1", "/monitoring/redis"} {
 			a := s.do(jar, "GET", path, nil)
-			s.want(a, 200, `window.FLAG_READ_ONLY="`+row.readOnly+`"`, `<div id="root">`)
+			s.want(a, 200, `window.FLAG_READ_ONLY="`+row.readOnly+`"`, `<div id="root">`, "asynqmon shows the tasks in Asynq")
 			if !strings.HasPrefix(a.Header.Get("Content-Type"), "text/html") || a.Header.Get("Cache-Control") != "no-store" {
 				t.Errorf("%s: %s, %s", path, a.Header.Get("Content-Type"), a.Header.Get("Cache-Control"))
 			}

@@ -68,6 +68,9 @@ type Config struct {
 	// Status says how the pools are. It is asked every two seconds for each open
 	// page. Required.
 	Status func(context.Context) ([]tasks.PoolStatus, error)
+	// PoolOf names the pool of a queue of Asynq's; false: it is none's. Nil: asynqmon's
+	// pauses and resumes are Asynq's alone.
+	PoolOf func(queue string) (pool string, ok bool)
 	// Pause and Resume change a pool for an admin, whose subject by is; an unknown
 	// pool is tasks.ErrNotFound. Nil hides the button.
 	Pause  func(ctx context.Context, pool, reason, by string) error
@@ -226,6 +229,9 @@ func (w *Web) monitoring() (http.Handler, error) {
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.cfg.Log.Info("changed by asynqmon", "subject", v.Subject, "tenant", v.Tenant, "method", r.Method, "path", r.URL.Path)
+			if w.poolChanged(rw, r, v) {
+				return
+			}
 		}
 		change.ServeHTTP(rw, r)
 	}), nil

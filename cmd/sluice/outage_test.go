@@ -311,6 +311,9 @@ func (r *stage) call(method, path, body string, out any, header ...string) *http
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	if res.StatusCode == http.StatusNoContent {
+		return res
+	}
 	if err := json.Unmarshal(b, out); err != nil {
 		r.t.Fatalf("%s %s: %s: %v", method, path, b, err)
 	}
@@ -640,6 +643,40 @@ func TestAPauseMadeInAsynqmonIsAnOperators(t *testing.T) {
 	}
 	r.call("GET", "/v1/pools/claude/audit", "", &audit)
 	if got := fmt.Sprint(audit.Data); got != "[{resume ann} {pause unknown}]" {
+		t.Errorf("audit %s", got)
+	}
+}
+
+// A pause and a resume in asynqmon by somebody who is signed in are that person's, and
+// hold: jobs wait, and go on.
+func TestAPauseInAsynqmonBySomebodyIsTheirs(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL))
+	r.final(r.submit()) // the queue exists
+	change := func(act string) {
+		t.Helper()
+		if res := r.call("POST", "/monitoring/api/queues/claude:"+act, "", nil); res.StatusCode != http.StatusNoContent {
+			t.Fatalf("%s: %s", act, res.Status)
+		}
+	}
+	change("pause")
+	if p := r.pool("claude"); p.State != "paused" || p.PausedBy != "operator" {
+		t.Errorf("pool %+v", p)
+	}
+	id := r.submit()
+	change("resume")
+	if j := r.final(id); j.Status != "succeeded" {
+		t.Errorf("job %+v", j)
+	}
+	if p := r.pool("claude"); p.State != "open" {
+		t.Errorf("pool %+v", p)
+	}
+	var audit struct {
+		Data []struct{ Action, By, Reason string }
+	}
+	r.call("GET", "/v1/pools/claude/audit", "", &audit)
+	if got := fmt.Sprint(audit.Data); got != "[{resume ann } {pause ann paused in asynqmon}]" {
 		t.Errorf("audit %s", got)
 	}
 }

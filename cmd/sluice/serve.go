@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/web"
 )
 
@@ -159,7 +160,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: s.pools.Pause, Resume: s.pools.Resume,
+		Pause: s.pools.Pause, Resume: s.pools.Resume, PoolOf: s.poolOf,
 		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, HTTPS: s.room.HTTPS, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
@@ -177,6 +178,16 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
 		Registerer: s.registry, Log: s.log,
 	})
+}
+
+// poolOf names the pool of a queue of Asynq's.
+func (s *service) poolOf(name string) (pool string, ok bool) {
+	for _, p := range s.cfg.Pools {
+		if queue.Name(s.cfg.Redis.Prefix, p.Name) == name {
+			return p.Name, true
+		}
+	}
+	return "", false
 }
 
 // newRoom returns what the API has for its callers.
