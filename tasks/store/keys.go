@@ -38,3 +38,6 @@ func (k keys) endpoints(tenant string) string     { return string(k) + "whs:" + 
 func (k keys) secrets(tenant string) string       { return string(k) + "wsec:" + tenant }
 func (k keys) bodiesSwept() string                { return string(k) + "bodies" }
 func (k keys) poolStates() string                 { return string(k) + "wpool" }
+func (k keys) token(id string) string             { return string(k) + "tok:" + id }
+func (k keys) tokens() string                     { return string(k) + "toks" }
+func (k keys) acts() string                       { return string(k) + "acts" }

@@ -279,6 +279,7 @@ func (l *life) live() {
 	_, err = l.s.OpenCall(l.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "digest"})
 	must(l.T, err)
 	l.audits()
+	l.tokens()
 	_, err = l.s.Beat(l.Context())
 	must(l.T, err)
 	_, err = l.s.Missing(l.Context())
@@ -491,6 +492,15 @@ func (l *life) audits() {
 		must(l.T, err)
 		l.look()
 	}
+}
+
+// tokens are kept and revoked.
+func (l *life) tokens() {
+	ctx, now := l.Context(), time.Now()
+	must(l.T, l.s.SaveToken(ctx, tasks.Token{ID: "tok_1", Tenant: "acme", Expires: now.Add(time.Hour)}, tasks.Act{At: now}))
+	must(l.T, l.s.RevokeToken(ctx, "tok_1", time.Hour, tasks.Act{At: now}))
+	must(l.T, l.s.Note(ctx, tasks.Act{At: now}))
+	l.look()
 }
 
 // sendings tries what there is to be told, in vain and not.

@@ -3,9 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -149,18 +147,8 @@ func (s *Set) Served() (globs []string) {
 	return globs
 }
 
-// Serves reports whether one of these globs names a model. A "/" in a model's
-// name is an ordinary character here, which [path.Match] does not see it as. A
-// glob that is malformed names none.
-func Serves(globs []string, model string) bool {
-	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
-	for _, g := range globs {
-		if ok, err := path.Match(flat(g), flat(model)); err == nil && ok {
-			return true
-		}
-	}
-	return false
-}
+// Serves reports whether one of these globs names a model; see [tasks.MatchModel].
+func Serves(globs []string, model string) bool { return tasks.MatchModel(globs, model) }
 
 // Provider returns the name of a pool's provider.
 func (s *Set) Provider(pool string) string {

@@ -12,6 +12,22 @@ local keys = {}
 
 function keys.session(name) return P .. 'ses:' .. name end -- string: who is signed in to the console, until the token ends
 
+-- t    tenant
+-- nm   name
+-- sub  subject
+-- sc   scopes
+-- m    globs of models that it may ask, as JSON
+-- ct   created
+-- by   who made it
+-- exp  when it ends
+-- rev  when it was revoked
+function keys.token(id) return P .. 'tok:' .. id end -- hash: a token that the server keeps
+function keys.tokens() return P .. 'toks' end -- zset: those tokens, by id
+function keys.revoked() return P .. 'rev' end -- zset: revoked tokens, by the version that brought each
+function keys.revokedUntil() return P .. 'revend' end -- zset: the same, by when no such token can be good any more
+function keys.revision() return P .. 'revno' end -- string: the newest version of those
+function keys.acts() return P .. 'acts' end -- zset: what operators did, an id and JSON each, by id
+
 -- Jobs.
 
 -- e    envelope: what never changes, as JSON
