@@ -43,6 +43,7 @@ type Jobs interface {
 type Batches interface {
 	desk.Batches
 	v1.Batches
+	anthropic.Batches
 }
 
 // Pools knows where jobs go, how long they wait, and how the pools stand.
@@ -210,7 +211,10 @@ func New(c Config) (*API, error) {
 	}), Operations(c.Operations))
 	if c.Calls != nil {
 		a.relays(
-			anthropic.New(anthropic.Config{Desk: d, Caller: caller, MaxBody: c.MaxBody}),
+			anthropic.New(anthropic.Config{
+				Desk: d, Caller: caller, Batches: c.Batches, PublicURL: c.PublicURL,
+				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, Log: c.Log,
+			}),
 			openai.New(openai.Config{Desk: d, Jobs: c.Jobs, Caller: caller, MaxBody: c.MaxBody}),
 		)
 	}
@@ -317,6 +321,21 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	// A caller waits for a message. "beta" is the SDKs' own mark, and means nothing here.
 	a.echo.POST("/anthropic/v1/messages", an.CreateMessage, a.scope(auth.ScopeJobsWrite, "beta"))
+	// A caller has many messages made. A repeat that says so, or has the same
+	// Idempotency-Key, gets the first one's batch.
+	const batches = "/anthropic/v1/messages/batches"
+	a.echo.POST(batches, an.CreateBatch, a.scope(auth.ScopeJobsWrite, "beta"))
+	get := func(path string, h echo.HandlerFunc, query ...string) {
+		a.echo.Match([]string{http.MethodGet, http.MethodHead}, path, h, a.scope(auth.ScopeJobsRead, append(query, "beta")...))
+	}
+	// A caller looks through its batches, at one, or at its results. Reading changes nothing.
+	get(batches, an.ListBatches, "limit", "after_id", "before_id")
+	get(batches+"/:id", an.GetBatch)
+	get(batches+"/:id/results", an.BatchResults)
+	// A caller no longer wants the rest. A repeat changes nothing.
+	a.echo.POST(batches+"/:id/cancel", an.CancelBatch, a.scope(auth.ScopeJobsWrite, "beta"))
+	// A caller has an ended batch forgotten. A repeat is a 404.
+	a.echo.DELETE(batches+"/:id", an.DeleteBatch, a.scope(auth.ScopeJobsWrite, "beta"))
 	// A caller waits for a completion.
 	a.echo.POST("/openai/v1/chat/completions", oa.CreateChatCompletion, a.scope(auth.ScopeJobsWrite))
 	// A caller waits for a response, or hands one in that it looks for later.
@@ -340,7 +359,7 @@ var (
 		"X-Stainless-OS", "X-Stainless-Package-Version", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout",
 	}
 	corsAnswer = []string{
-		"Location", "Retry-After", "RateLimit", "RateLimit-Policy", "ETag", "X-Request-Id", "Idempotency-Replayed", "Preference-Applied", "sluice-job-id",
+		"Location", "Retry-After", "RateLimit", "RateLimit-Policy", "ETag", "X-Request-Id", "Idempotency-Replayed", "Preference-Applied", "sluice-job-id", "sluice-batch-counts", "Request-Id",
 	}
 )
 

@@ -518,6 +518,9 @@ func (w *world) CancelBatch(_ context.Context, tenant, id string) (tasks.Batch, 
 	return w.count(id), nil
 }
 
+// DeleteBatch is asked by a provider's form alone, which has tests of its own.
+func (*world) DeleteBatch(context.Context, string, string) error { return tasks.ErrNotFound }
+
 func (w *world) Watch(_ context.Context, id string) (changed <-chan struct{}, stop func(), err error) {
 	c := watcher{changed: make(chan struct{}, 1)}
 	stop, err = w.watch(id, c)
@@ -659,6 +662,10 @@ func (w *world) Match(model string) (string, bool) {
 func (w *world) MatchIn(dialect, model string) (string, bool) {
 	pool, ok := w.Match(model)
 	return pool, ok && (pool == "claude") == (dialect == "anthropic")
+}
+
+func (w *world) PoolsIn(dialect string) []string {
+	return map[string][]string{"anthropic": {"claude"}, "openai": {"gpt"}}[dialect]
 }
 
 func (w *world) Barred(context.Context, string) tasks.Outcome { return "" }

@@ -9,6 +9,10 @@
 package anthropic
 
 import (
+	"cmp"
+	"log/slog"
+	"strings"
+
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/desk"
@@ -16,20 +20,35 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Config says what the form works with. All of it is required.
+// Config says what the form works with. Desk, Caller, Batches, PublicURL and MaxBody are
+// required.
 type Config struct {
 	Desk *desk.Desk
 	// Caller returns who sent a request that was let through.
 	Caller  func(echo.Context) desk.Caller
-	MaxBody int64 // bytes of a call's body
+	Batches Batches
+	// PublicURL is the only base of links that are handed out.
+	PublicURL     string
+	MaxBody       int64        // bytes of a call's body, and of one request of a batch
+	MaxBatchBody  int64        // bytes of a batch; 0 means 256 MiB
+	MaxBatchLines int          // requests of a batch; 0 means 100,000
+	Log           *slog.Logger // nil: nothing is logged
 }
 
 // API is the form's handlers.
-type API struct{ form relay.Form }
+type API struct {
+	form relay.Form
+	c    Config
+}
 
 // New returns the handlers.
 func New(c Config) *API {
-	return &API{relay.Form{Dialect: "anthropic", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "Request-Id", Failed: failed}}
+	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	c.MaxBatchBody, c.MaxBatchLines = cmp.Or(c.MaxBatchBody, 256<<20), cmp.Or(c.MaxBatchLines, 100_000)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &API{c: c, form: relay.Form{Dialect: "anthropic", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "Request-Id", Failed: failed}}
 }
 
 // CreateMessage is POST /anthropic/v1/messages.

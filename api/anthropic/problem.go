@@ -45,7 +45,7 @@ func envelope(kind, message, request string) []byte {
 	o.Str("type", "error")
 	o.Name("error")
 	o.B = append(o.B, e.End()...)
-	o.Str("request_id", request)
+	o.Optional("request_id", request)
 	return append(o.End(), '\n')
 }
 

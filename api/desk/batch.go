@@ -31,6 +31,18 @@ type Incoming struct {
 	Staged func(bytes int)
 	// Fingerprint digests what was read; it is asked after Read, when there is a key.
 	Fingerprint func() string
+
+	// Dialect is that of the only pools which take its jobs; "": any do.
+	Dialect string
+	// Faulty is what becomes of a job that is at fault: it is taken in and fails so by
+	// itself, like one that comes with an error. Nil: the batch is refused.
+	Faulty func(*fault.Fault) *tasks.JobError
+	// Lasts is how long after the batch was begun its jobs end at the latest; 0: as they say.
+	Lasts time.Duration
+	// Digest is the same for requests that ask the same; it is asked after Read where
+	// there is no key. Nil: this one is taken for the repeat of none.
+	Digest func() string
+	Repeat bool // the caller says that it sent the request before
 }
 
 // HandedBatch is a batch that was handed in.
@@ -40,6 +52,18 @@ type HandedBatch struct {
 	Grant    quota.Grant    // as in Handed
 	Replayed bool           // the key was used before with the same content
 	Answer   []byte         // the answer kept then; nil: none is
+
+	desk *Desk
+	call tasks.Call
+	sent tasks.CallerState
+}
+
+// Sent notes that the answer has left for the caller: until then it counts as lost, and
+// the batch as the one that a repeat asks for.
+func (h *HandedBatch) Sent(ctx context.Context) {
+	if h.call.Digest != "" {
+		(&Answered{desk: h.desk, call: h.call}).became(ctx, h.sent)
+	}
 }
 
 // Upload counts a batch that is being sent, until release is called; it is to be asked
@@ -66,7 +90,10 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, told: b.Staged,
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, told: b.Staged, dialect: b.Dialect, faulty: b.Faulty,
+	}
+	if b.Lasts > 0 {
+		in.until = g.CreatedAt.Add(b.Lasts)
 	}
 	if in.told == nil {
 		in.told = func(int) {}
@@ -76,10 +103,14 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		err := d.replayBatch(ctx, &h, in, b, prior)
 		return h, err
 	}
-	if h.Batch, err = in.commit(ctx, b); err != nil {
+	if h.Batch, err = in.commit(ctx, b, &h); err != nil {
 		// An abort takes nothing back that was committed, should a store whose answer
 		// was lost have done so.
 		d.abort(ctx, c.Request, id)
+		var repeats *tasks.RepeatError
+		if errors.As(err, &repeats) {
+			return d.joinBatch(ctx, c.Tenant, h, repeats)
+		}
 		return h, d.refused(ctx, c.Tenant, grant, id, err)
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
@@ -87,6 +118,19 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		d.accepted.WithLabelValues(pool).Add(float64(n))
 	}
 	return h, nil
+}
+
+// joinBatch gives the batch of the request that this one repeats.
+func (d *Desk) joinBatch(ctx context.Context, tenant string, h HandedBatch, r *tasks.RepeatError) (HandedBatch, error) {
+	d.refund(ctx, tenant, h.Grant)
+	d.joined.Inc()
+	h.Replayed, h.call.ID, h.sent = true, r.ID, tasks.CallerServed
+	if r.Again {
+		h.sent = tasks.CallerDone
+	}
+	var err error
+	h.Batch, err = d.c.Batches.Batch(ctx, tenant, r.ID)
+	return h, err
 }
 
 // replayBatch finds the batch whose key or id was used before. What was sent has to be
@@ -131,6 +175,14 @@ type Lines struct {
 
 // Check sets the job's line, custom id and pool. It fails with a *[fault.Fault].
 func (l *Lines) Check(line int, job *tasks.Job) error {
+	if err := l.number(line, job); err != nil {
+		return err
+	}
+	return place(l.Match, l.Served, job)
+}
+
+// number is the part of Check that needs no pool.
+func (l *Lines) number(line int, job *tasks.Job) error {
 	if l.seen == nil {
 		l.seen = map[string]int{}
 	}
@@ -141,7 +193,7 @@ func (l *Lines) Check(line int, job *tasks.Job) error {
 		return fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
 	}
 	l.seen[job.CustomID] = line
-	return place(l.Match, l.Served, job)
+	return nil
 }
 
 // intake takes in the jobs of one batch.
@@ -152,6 +204,9 @@ type intake struct {
 	limits  tasks.Limits // of the tenant
 	lines   Lines
 	staging bool // false: only compare, keep nothing
+	dialect string
+	faulty  func(*fault.Fault) *tasks.JobError
+	until   time.Time // each job's deadline at the latest; zero: none
 
 	reserved int64 // tokens of all jobs so far
 	weight   int64 // bytes of them
@@ -182,23 +237,26 @@ func (in *intake) read(ctx context.Context, read func(take func(line int, job ta
 
 // commit takes in the whole batch and has it accepted. What it costs is known only
 // at its end.
-func (in *intake) commit(ctx context.Context, b Incoming) (tasks.Batch, error) {
+func (in *intake) commit(ctx context.Context, b Incoming, h *HandedBatch) (tasks.Batch, error) {
 	if err := in.read(ctx, b.Read); err != nil {
 		return tasks.Batch{}, err
 	}
 	commit := tasks.BatchCommit{Lines: int64(len(in.lines.seen)), Limits: in.limits}
 	if b.Key != "" {
 		commit.Fingerprint = b.Fingerprint()
+	} else if b.Digest != nil {
+		commit.Digest, commit.Repeat = b.Digest(), b.Repeat
+		h.desk, h.sent, h.call = in.desk, tasks.CallerServed, tasks.Call{Tenant: in.tenant, ID: in.batch, Digest: commit.Digest}
 	}
 	return in.desk.c.Batches.CommitBatch(ctx, in.batch, commit)
 }
 
 // take checks one job and lays it down for staging.
 func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) error {
-	if err := in.lines.Check(line, &job); err != nil {
+	if err := in.lines.number(line, &job); err != nil {
 		return err
 	}
-	if err := in.desk.CheckWebhookURL(job.WebhookURL); err != nil {
+	if err := in.place(ctx, &job); err != nil {
 		return err
 	}
 	in.pools[job.Pool]++
@@ -210,6 +268,9 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 		return err
 	}
 	job.ID, job.Tenant, job.Batch = in.desk.c.NewID("job"), in.tenant, in.batch
+	if !in.until.IsZero() && (job.Deadline.IsZero() || job.Deadline.After(in.until)) {
+		job.Deadline = in.until
+	}
 	job.Reserved = reserve(&job.Request, in.limits)
 	in.chunk = append(in.chunk, job)
 	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {
@@ -218,11 +279,43 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	return nil
 }
 
+// place finds the job's pool. One that is at fault gets the error that it fails with,
+// and a pool of its dialect to be counted in, where the batch is to have such jobs.
+func (in *intake) place(ctx context.Context, job *tasks.Job) error {
+	d := in.desk
+	if in.dialect == "" {
+		if err := place(in.lines.Match, in.lines.Served, job); err != nil {
+			return err
+		}
+		return d.CheckWebhookURL(job.WebhookURL)
+	}
+	if job.Error == nil {
+		err := d.placeIn(in.dialect, job)
+		if err == nil {
+			err = d.fits(ctx, job, in.limits)
+		}
+		var f *fault.Fault
+		if err == nil || in.faulty == nil || !errors.As(err, &f) {
+			return err
+		}
+		job.Error = in.faulty(f)
+	}
+	pools := d.c.Pools.PoolsIn(in.dialect)
+	if len(pools) == 0 {
+		return fault.Fail(fault.ModelNotFound, "No pool is configured for a provider of this form.")
+	}
+	job.Pool, job.Fallback = pools[0], nil
+	job.Request.InputTokens, job.Request.OutputTokens, job.Request.MaxTokens = 0, 0, 0 // it takes none
+	return nil
+}
+
 // fits refuses a batch that is more than its tenant may ever have at once, as soon
 // as that shows.
 func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
-	if err := in.desk.fits(ctx, job, in.limits); err != nil {
-		return err
+	if job.Error == nil {
+		if err := in.desk.fits(ctx, job, in.limits); err != nil {
+			return err
+		}
 	}
 	if most := in.limits.QueuedJobs; most > 0 && int64(len(in.lines.seen)) > most {
 		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d jobs, which is all that the quota queued_jobs lets wait: send it in parts.", most)

@@ -84,6 +84,8 @@ type Pools interface {
 	Match(model string) (pool string, ok bool)
 	// MatchIn is Match among the pools of one dialect, "anthropic" or "openai".
 	MatchIn(dialect, model string) (pool string, ok bool)
+	// PoolsIn lists the pools of a dialect.
+	PoolsIn(dialect string) []string
 	// InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody knows.
 	InputLimit(ctx context.Context, pool string) int64
 	// Served lists the globs of the models that are served.

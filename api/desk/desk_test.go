@@ -97,6 +97,8 @@ func (pools) Match(model string) (string, bool) { return "pool", model == "m" }
 
 func (pools) MatchIn(_, model string) (string, bool) { return "pool", model == "m" }
 
+func (pools) PoolsIn(string) []string { return []string{"pool"} }
+
 func (pools) Barred(context.Context, string) tasks.Outcome { return "" }
 
 func (pools) Waiting(context.Context, tasks.Job) (tasks.Waiting, error) { return tasks.Waiting{}, nil }

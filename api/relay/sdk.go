@@ -1,9 +1,7 @@
 package relay
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -127,14 +125,9 @@ func ownPair(key, value string, job *tasks.Job) error {
 	return nil
 }
 
-// digest is the same for requests that ask the same: of one method, path and body, with
-// the same fields for the provider. The body's bytes count as they are: an SDK sends
-// the same ones again.
+// digest is that of [Digest] for a body that is in memory.
 func digest(r *http.Request, path string, body []byte) string {
-	sum := sha256.New()
-	for _, part := range []string{r.Method, path, strings.Join(r.Header["Anthropic-Version"], ","), strings.Join(r.Header["Anthropic-Beta"], ",")} {
-		_, _ = io.WriteString(sum, part+"\n")
-	}
+	sum := Digest(r, path)
 	_, _ = sum.Write(body)
 	return hex.EncodeToString(sum.Sum(nil))
 }

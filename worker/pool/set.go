@@ -124,6 +124,17 @@ func (s *Set) MatchIn(dialect, model string) (pool string, ok bool) {
 	return "", false
 }
 
+// PoolsIn lists the pools of a dialect, in the order of the configuration.
+func (s *Set) PoolsIn(dialect string) []string {
+	var names []string
+	for _, m := range s.members {
+		if string(m.Dialect) == dialect {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
 // InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody
 // knows, because nobody said and no answer of the provider has.
 func (s *Set) InputLimit(ctx context.Context, pool string) int64 {
