@@ -45,3 +45,24 @@ const (
 	CallerDone    CallerState = "over"    // as before, and nobody is to find that call again
 	CallerRefused CallerState = "refused" // no job was made for it
 )
+
+// Events are the events of a call with a stream so far, from a byte offset on, each byte
+// as the provider sent it but for our key.
+type Events struct {
+	Status Status // of the job
+	Calls  int    // made for it: the number of the last
+	Call   int    // whose events these are; 0: none has brought any
+	Raw    []byte // whole events, but for where one ends or begins between two readings
+	More   bool   // there are more already
+	End    StreamEnd
+}
+
+// StreamEnd is how the events of a call have ended.
+type StreamEnd string
+
+// The ends of a call's events.
+const (
+	StreamOpen   StreamEnd = "-" // they have not, as far as is known
+	StreamWhole  StreamEnd = "." // they are the whole answer
+	StreamFailed StreamEnd = "!" // the last is the provider's own error
+)

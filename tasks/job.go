@@ -170,6 +170,8 @@ type Request struct {
 	// InputTokens is an estimate, as is OutputTokens: see package estimate. The
 	// provider's count replaces both.
 	InputTokens int
+	// Stream says that the caller is given the answer's events as they come, byte for byte.
+	Stream bool
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string

@@ -65,7 +65,7 @@ func (s *Store) Beat(ctx context.Context) (p Pulse, err error) {
 // the kind of its key and what else makes it a harmless one; "@" is that key once more,
 // or without one a key that is not there.
 var trials = [][]string{
-	{"SET", "string", "1"}, {"GET", "string"}, {"SETEX", "string", "60", "1"}, {"INCR", "string"},
+	{"SET", "string", "1"}, {"GET", "string"}, {"APPEND", "string", "1"}, {"GETRANGE", "string", "0", "1"}, {"SETRANGE", "string", "0", "1"}, {"STRLEN", "string"}, {"SETEX", "string", "60", "1"}, {"INCR", "string"},
 	{"EXISTS", "string"}, {"PERSIST", "string"}, {"PTTL", "string"}, {"EXPIRE", "string", "60"}, {"PEXPIRE", "string", "60000"},
 	{"EXPIREAT", "string", "32503680000"}, {"PEXPIREAT", "string", "32503680000000"},
 	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},

@@ -51,6 +51,9 @@ func succeeds(t *testing.T, s *store.Store, key string) tasks.Job {
 	if _, err := s.Append(ctx, tickets[0], started.Call, 0, canary); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.AppendEvents(ctx, tickets[0], started.Call, 0, []byte(canary), tasks.StreamOpen); err != nil {
+		t.Fatal(err)
+	}
 	how := won
 	how.Result = []byte(`{"text":"` + canary + `"}`)
 	if _, err := s.End(ctx, tickets[0], how); err != nil {

@@ -16,6 +16,7 @@ func newKeys(prefix string) keys { return keys(cmp.Or(prefix, tasks.DefaultPrefi
 func (k keys) session(name string) string         { return string(k) + "ses:" + name }
 func (k keys) job(id string) string               { return string(k) + "j:" + id }
 func (k keys) text(id string) string              { return string(k) + "text:" + id }
+func (k keys) events(id string) string            { return string(k) + "ev:" + id }
 func (k keys) wanted(id string) string            { return string(k) + "want:" + id }
 func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }

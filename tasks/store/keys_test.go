@@ -375,6 +375,8 @@ func (l *life) aJob() {
 	started := start(l.T, l.s, k)
 	_, err = l.s.Append(ctx, k, started.Call, 0, "text")
 	must(l.T, err)
+	_, err = l.s.AppendEvents(ctx, k, started.Call, 0, []byte("data: {}\n\n"), tasks.StreamWhole)
+	must(l.T, err)
 	l.look()
 	_, err = l.s.End(ctx, k, won)
 	must(l.T, err)

@@ -31,6 +31,7 @@ type envelope struct {
 	Bytes     int64             `json:"z,omitempty"`
 	Result    int64             `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
 	Endpoint  tasks.Path        `json:"ep,omitempty"`
+	Stream    bool              `json:"s,omitempty"`
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -77,7 +78,8 @@ func (s *Store) pack(j *tasks.Job) string {
 		NotBefore: milli(j.NotBefore), Endpoint: j.Request.Endpoint,
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Result: s.mostResult(&j.Request),
+		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream,
+		Result: s.mostResult(&j.Request),
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
@@ -129,7 +131,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
 			Kind: e.Kind, Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
-			Version: e.Version, Beta: e.Beta,
+			Version: e.Version, Beta: e.Beta, Stream: e.Stream,
 		},
 		Bytes:    e.Bytes,
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),

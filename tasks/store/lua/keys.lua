@@ -71,6 +71,7 @@ function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text
 -- t    the text so far
 function keys.text(id) return P .. 'text:' .. id end -- hash: what a running call has brought so far
+function keys.events(id) return P .. 'ev:' .. id end -- string: what a call with a stream has brought so far: its number in eight digits, how they end ("-": not yet), and its events as they came
 function keys.wanted(id) return P .. 'want:' .. id end -- string: somebody reads the text as it comes
 function keys.jobs(tenant) return P .. 'tn:' .. tenant end -- zset: the tenant's jobs, by id
 function keys.expiring() return P .. 'gone' end -- zset: finished jobs, tenant|id, by when their record ends

@@ -260,7 +260,7 @@ local function forget(tenant, id, why)
   end
   if h[4] then loose[#loose + 1] = h[4] end
   if h[5] then loose[#loose + 1] = h[5] end
-  redis.call('DEL', keys.job(id), keys.text(id), keys.wanted(id), keys.tellings(id))
+  redis.call('DEL', keys.job(id), keys.text(id), keys.events(id), keys.wanted(id), keys.tellings(id))
   if h[3] then -- the list forgets a batch with the last of its jobs, which ends its time when the record does
     local left = redis.call('PTTL', keys.batch(h[3]))
     if left ~= -1 and left < 5000 then redis.call('ZREM', keys.batches(tenant), h[3]) end
