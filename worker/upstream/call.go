@@ -30,8 +30,12 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 		told := c.redact.stream(ask.OnText)
 		ask.OnText, finish = told.add, told.end
 	}
+	if ask.OnEvent != nil {
+		ask.events = &relayed{redact: c.redact, to: ask.OnEvent, left: c.maxResult, usage: c.provider.Dialect != OpenAI || ask.Question.asksUsage()}
+	}
 	a := c.do(ctx, ask)
 	a.clean(c.redact)
+	a.Streamed = ask.events.all()
 	if a.Outcome == tasks.Succeeded {
 		finish() // of a text that broke off nobody needs what may be a part of the key
 	}

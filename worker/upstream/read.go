@@ -201,6 +201,7 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		}
 	}()
 	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
+	stream.keep = ask.events != nil
 	result, err := c.assemble(ask, stream, asm)
 	if err == nil {
 		finish, e := judge(c.provider.Dialect, result)
@@ -209,6 +210,7 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		}
 		if e == nil {
 			a.Result, a.Finish = result, finish
+			ask.events.close(stream)
 			return nil
 		}
 		err = e
@@ -236,7 +238,13 @@ func (c *Caller) assemble(ask Ask, stream *events, asm assembler) ([]byte, error
 		}
 		if !done {
 			if done, err = asm.event(kind, data); err != nil {
+				if said := (*providerError)(nil); errors.As(err, &said) {
+					ask.events.fail(stream)
+				}
 				return nil, err
+			}
+			if !done {
+				ask.events.add(stream)
 			}
 		}
 		if int64(asm.grown()) > c.maxResult {

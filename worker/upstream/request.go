@@ -89,6 +89,16 @@ func (q *Question) Repeatable() bool {
 	return q.fault == nil && err == nil && n == 0
 }
 
+// asksUsage reports whether a stream's count of tokens is asked for, as OpenAI has it.
+func (q *Question) asksUsage() bool {
+	options := q.raw.value("stream_options")
+	if options.Kind() != '{' {
+		return false
+	}
+	l, _ := lay(options) // read once already
+	return string(l.value("include_usage")) == "true"
+}
+
 // choices is how many answers are asked for, as OpenAI has it.
 func (q *Question) choices() int64 { return max(1, count(q.raw.value("n"))) }
 

@@ -27,6 +27,7 @@ type scan struct {
 	at    []int  // how much of each word the end of what is held spells
 	out   []byte // to be given on
 	held  []byte
+	found bool  // a word, since this was last set to false
 	from  []int // where each byte of the text begins in held: an escape is longer
 
 	escape  []byte // as it came: what may be an escape
@@ -100,6 +101,7 @@ func (s *scan) put(c byte, raw []byte) {
 	}
 	switch {
 	case found > 0:
+		s.found = true
 		s.out = append(append(s.out, s.held[:s.from[len(s.from)-found]]...), mask...)
 		s.held, s.from = s.held[:0], s.from[:0]
 		clear(s.at)
@@ -208,6 +210,12 @@ func escaped(s []byte) int {
 
 // string reads what stands in a JSON string.
 func (s *scan) string(inside []byte) {
+	s.inside(inside)
+	s.end()
+}
+
+// inside reads a part of what stands in a JSON string.
+func (s *scan) inside(inside []byte) {
 	for len(inside) > 0 {
 		n := escaped(inside)
 		c := inside[0]
@@ -223,7 +231,6 @@ func (s *scan) string(inside []byte) {
 		s.read(c, inside[:n])
 		inside = inside[n:]
 	}
-	s.end()
 }
 
 // codePoint returns the byte of an escape's digits, none for what is not ASCII.

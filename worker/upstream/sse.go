@@ -25,6 +25,9 @@ type events struct {
 	kind []byte
 	data []byte
 	has  bool // data was given for the event under way
+
+	keep bool   // raw is wanted
+	raw  []byte // of the event, as it came, without comments
 }
 
 // newEvents reads r; no event's data may be longer than limit bytes.
@@ -36,9 +39,18 @@ func newEvents(r io.Reader, limit int) *events {
 	return e
 }
 
-// split cuts lines at LF, CR LF and CR. A line that ends in CR is delivered at
-// once: waiting for a possible LF would hold back an event until the next.
+// split is cut, and keeps what has gone.
 func (e *events) split(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	advance, token, err = e.cut(data, atEOF)
+	if e.keep {
+		e.raw = append(e.raw, data[:advance]...)
+	}
+	return advance, token, err
+}
+
+// cut cuts lines at LF, CR LF and CR. A line that ends in CR is delivered at
+// once: waiting for a possible LF would hold back an event until the next.
+func (e *events) cut(data []byte, atEOF bool) (advance int, token []byte, err error) {
 	skipped := 0
 	if e.skipLF && len(data) > 0 {
 		e.skipLF = false
@@ -48,6 +60,9 @@ func (e *events) split(data []byte, atEOF bool) (advance int, token []byte, err 
 		}
 	}
 	if i := bytes.IndexAny(data, "\r\n"); i >= 0 {
+		if data[i] == '\r' && i+1 < len(data) && data[i+1] == '\n' {
+			return skipped + i + 2, data[:i], nil
+		}
 		e.skipLF = data[i] == '\r'
 		return skipped + i + 1, data[:i], nil
 	}
@@ -60,9 +75,15 @@ func (e *events) split(data []byte, atEOF bool) (advance int, token []byte, err 
 // next returns the next event that has data. Both slices are valid until the
 // next call. The error is io.EOF at a clean end.
 func (e *events) next() (kind string, data []byte, err error) {
-	e.kind, e.data, e.has = e.kind[:0], e.data[:0], false
-	for e.lines.Scan() {
+	e.kind, e.data, e.raw, e.has = e.kind[:0], e.data[:0], e.raw[:0], false
+	for before := 0; e.lines.Scan(); before = len(e.raw) {
 		line := e.lines.Bytes()
+		if e.keep && len(line) > 0 && line[0] == ':' {
+			e.raw = e.raw[:before]
+		}
+		if len(e.raw) > 2*e.limit {
+			return "", nil, errTooLarge
+		}
 		if !e.begun {
 			e.begun = true
 			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
@@ -71,7 +92,7 @@ func (e *events) next() (kind string, data []byte, err error) {
 			if e.has {
 				return string(e.kind), e.data, nil
 			}
-			e.kind = e.kind[:0]
+			e.kind, e.raw = e.kind[:0], e.raw[:0]
 			continue
 		}
 		field, value, _ := bytes.Cut(line, []byte(":"))
@@ -96,6 +117,9 @@ func (e *events) next() (kind string, data []byte, err error) {
 	case err != nil:
 		return "", nil, err
 	case e.has:
+		if e.keep {
+			e.raw = append(bytes.TrimRight(e.raw, "\r\n"), "\n\n"...)
+		}
 		return string(e.kind), e.data, nil
 	}
 	return "", nil, io.EOF

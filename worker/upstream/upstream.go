@@ -167,6 +167,14 @@ type Ask struct {
 	// of our key is told with what follows it. Both are called in order from the
 	// goroutine that called Do.
 	OnText func(delta string)
+	// OnEvent, if set, is told each event of an answer that is streamed, byte for byte
+	// but for comments and our key: not of an answer that comes whole, and not of the
+	// count of tokens that OpenAI sends in a chunk of its own and the request did not
+	// ask for. An event whose text may end with the beginning of our key is told
+	// with what follows it, the closing one once the answer is known to be one. No more
+	// bytes are told than a result may have.
+	OnEvent func(raw []byte)
+	events  *relayed
 	// OnLarge, if set, is called once before more than SmallBytes of an answer are
 	// held, and waits until there is room for it; meanwhile nothing more is read. Its
 	// error ends the call.
@@ -190,6 +198,9 @@ type Answer struct {
 	// Result is the provider's body, only set when Outcome is tasks.Succeeded. Each
 	// byte is as it came, but for our key, which is "[key]" in whichever string.
 	Result json.RawMessage
+	// Streamed is true when OnEvent was told all of a stream: up to its closing event, or
+	// to the provider's own error behind events before it.
+	Streamed bool
 	// Finish is how the answer in Result ended: one of tasks.Finishes, or the
 	// provider's own word where it is none that we know, at most 64 bytes. "" when
 	// there is no Result.
