@@ -266,6 +266,11 @@ func (a *attempt) ask(ctx context.Context) {
 			}
 		}
 	}
+	if a.job.Request.Stream {
+		e := a.stream(ctx)
+		ask.OnEvent = e.add
+		defer func() { e.finish(ctx, streamEnd(a.answer)) }()
+	}
 	a.answer = p.Caller.Do(ctx, ask)
 	a.took = time.Since(sent)
 	a.outOfTime = own && a.answer.Outcome != tasks.Succeeded && a.took >= most

@@ -12,9 +12,11 @@ import (
 // textEvery is the shortest time between two writes of a running attempt's text.
 const textEvery = 50 * time.Millisecond
 
-// Texts takes the text of a running attempt for readers who want it as it comes.
+// Texts takes what a running attempt has brought for readers who want it as it comes.
 type Texts interface {
 	Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error)
+	// AppendEvents takes the events of a job whose caller streams, and how they end.
+	AppendEvents(ctx context.Context, t tasks.Ticket, call, offset int, raw []byte, end tasks.StreamEnd) (taken bool, err error)
 }
 
 // text collects what a running attempt has brought, and publishes it only
