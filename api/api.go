@@ -106,6 +106,9 @@ type Config struct {
 	MaxWait time.Duration
 	// Heartbeat is the time between comments in an event stream; 0 means 15 s.
 	Heartbeat time.Duration
+	// KeepAlive is the longest time between two writes of a stream in a provider's form;
+	// 0 means 8 s.
+	KeepAlive time.Duration
 	// DeltaEvery is the time between looks at a running attempt's text; 0 means 200 ms.
 	DeltaEvery time.Duration
 	// ListenEvery is the time between calls of Partials.Listen; 0 means 10 s.
@@ -213,9 +216,9 @@ func New(c Config) (*API, error) {
 		a.relays(
 			anthropic.New(anthropic.Config{
 				Desk: d, Caller: caller, Batches: c.Batches, PublicURL: c.PublicURL,
-				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, Log: c.Log,
+				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, KeepAlive: c.KeepAlive, Log: c.Log,
 			}),
-			openai.New(openai.Config{Desk: d, Jobs: c.Jobs, Caller: caller, MaxBody: c.MaxBody}),
+			openai.New(openai.Config{Desk: d, Jobs: c.Jobs, Caller: caller, MaxBody: c.MaxBody, KeepAlive: c.KeepAlive}),
 		)
 	}
 	return a, nil

@@ -19,6 +19,10 @@ func (callers) OpenCall(_ context.Context, c tasks.Call) (tasks.Joined, error) {
 
 func (callers) HoldCall(context.Context, tasks.Call, tasks.CallerState) error { return nil }
 
+func (callers) Events(context.Context, string, int) (tasks.Events, error) {
+	return tasks.Events{}, tasks.ErrNotFound
+}
+
 // A Message Batch above a limit is refused whole, with Anthropic's own word for it.
 func TestMessageBatchesHaveTheirLimits(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -33,6 +34,8 @@ type Config struct {
 	MaxBatchBody  int64        // bytes of a batch; 0 means 256 MiB
 	MaxBatchLines int          // requests of a batch; 0 means 100,000
 	Log           *slog.Logger // nil: nothing is logged
+	// KeepAlive is the longest time between two writes of a stream; 0 means 8 s.
+	KeepAlive time.Duration
 }
 
 // API is the form's handlers.
@@ -48,7 +51,10 @@ func New(c Config) *API {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &API{c: c, form: relay.Form{Dialect: "anthropic", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "Request-Id", Failed: failed}}
+	return &API{c: c, form: relay.Form{
+		Dialect: "anthropic", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "Request-Id", Failed: failed, Problem: Problem,
+		KeepAlive: c.KeepAlive, Ping: ping, ErrorEvent: "error", Events: events,
+	}}
 }
 
 // CreateMessage is POST /anthropic/v1/messages.

@@ -19,6 +19,9 @@ type Calls interface {
 	HoldCall(ctx context.Context, c tasks.Call, became tasks.CallerState) error
 	// Cancel ends a job at once; tasks.ErrFinal when it has ended already.
 	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Events returns the events of a job's last call that has brought any, from a byte
+	// offset on; tasks.ErrNotFound when there is no such job.
+	Events(ctx context.Context, id string, offset int) (tasks.Events, error)
 }
 
 // Asked is a request in a provider's own form, whose caller waits for the answer.
@@ -52,6 +55,18 @@ type Answered struct {
 // what no wait cures: that job will not run. The caller is to be told by [Answered.Sent]
 // whether the answer has left.
 func (d *Desk) Call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
+	a, err := d.call(ctx, c, q)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.waitCall(ctx, a, q.Patience); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// call makes or finds the job of a call.
+func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
 		return nil, err
 	}
@@ -65,9 +80,6 @@ func (d *Desk) Call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 		if a, _, err = d.openCall(ctx, c, q); err != nil {
 			return nil, err
 		}
-	}
-	if err := d.waitCall(ctx, a, q.Patience); err != nil {
-		return nil, err
 	}
 	return a, nil
 }

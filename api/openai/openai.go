@@ -10,6 +10,7 @@ package openai
 
 import (
 	"context"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -25,6 +26,8 @@ type Config struct {
 	// Caller returns who sent a request that was let through.
 	Caller  func(echo.Context) desk.Caller
 	MaxBody int64 // bytes of a call's body
+	// KeepAlive is the longest time between two writes of a stream; 0 means 8 s.
+	KeepAlive time.Duration
 }
 
 // API is the form's handlers.
@@ -35,7 +38,10 @@ type API struct {
 
 // New returns the handlers.
 func New(c Config) *API {
-	return &API{c: c, form: relay.Form{Dialect: "openai", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "X-Request-Id", Failed: failed}}
+	return &API{c: c, form: relay.Form{
+		Dialect: "openai", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "X-Request-Id", Failed: failed, Problem: Problem,
+		KeepAlive: c.KeepAlive, Ping: ping, Events: events,
+	}}
 }
 
 // CreateChatCompletion is POST /openai/v1/chat/completions.

@@ -48,7 +48,7 @@ func (a *API) CreateResponse(c echo.Context) error {
 		return a.form.Answer(c, q, ownResult)
 	}
 	x := a.c.Caller(c)
-	job, err := a.c.Desk.Begin(c.Request().Context(), x, q)
+	job, err := a.c.Desk.Begin(c.Request().Context(), x, q.Asked)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package relay is what the providers' own forms of the API have in common: it reads a
 // call as an official SDK sends it, has the desk wait for the job's answer, and writes
-// that as the provider gave it.
+// that as the provider gave it, whole or event by event.
 //
 // It promises that a body leaves for the provider with every member, known or not, and
 // that an SDK is told of every failure whether the same request is worth sending again.
@@ -9,6 +9,7 @@ package relay
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -32,6 +33,24 @@ type Form struct {
 	RequestID string
 	// Failed is the answer to a call whose job has ended without a result.
 	Failed func(job *tasks.Job, request string) (status int, body []byte)
+	// Problem sets the header of the answer to a failed request and returns its body.
+	Problem func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
+
+	// KeepAlive is the longest time between two writes of a stream; 0 means 8 s.
+	KeepAlive time.Duration
+	// Ping is what is written then.
+	Ping string
+	// ErrorEvent is the type of the event that carries an error; "" is none.
+	ErrorEvent string
+	// Events is the stream of an answer that came whole; usage says that the request
+	// asks for the count of tokens.
+	Events func(result []byte, usage bool) []byte
+}
+
+// Asked is a call as it was read.
+type Asked struct {
+	desk.Asked
+	usage bool // a stream's count of tokens is asked for, as OpenAI has it
 }
 
 // Call answers a call to one of the provider's endpoints, at a path below the form's.
@@ -40,18 +59,30 @@ func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
 	if err != nil {
 		return err
 	}
-	return f.Answer(c, q, func(job *tasks.Job) []byte { return job.Result })
+	if q.Job.Request.Stream {
+		return f.stream(c, f.Caller(c), q)
+	}
+	return f.Answer(c, q, whole)
 }
 
-// Answer waits for the answer to a call that was read, and writes it. result is the
-// body of a job that has succeeded.
-func (f *Form) Answer(c echo.Context, q desk.Asked, result func(*tasks.Job) []byte) error {
-	ctx, x := c.Request().Context(), f.Caller(c)
-	a, err := f.Desk.Call(ctx, x, q)
+// whole is the answer as the provider gave it.
+func whole(job *tasks.Job) []byte { return job.Result }
+
+// Answer waits for the answer to a call that was read, and writes it whole. result is
+// the body of a job that has succeeded.
+func (f *Form) Answer(c echo.Context, q Asked, result func(*tasks.Job) []byte) error {
+	x := f.Caller(c)
+	a, err := f.Desk.Call(c.Request().Context(), x, q.Asked)
 	if err != nil {
 		return err
 	}
-	h := c.Response().Header()
+	f.answer(c, x, a, result)
+	return nil
+}
+
+// answer writes the whole answer to a call whose job has ended.
+func (f *Form) answer(c echo.Context, x desk.Caller, a *desk.Answered, result func(*tasks.Job) []byte) {
+	ctx, h := c.Request().Context(), c.Response().Header()
 	h["Sluice-Job-Id"] = []string{a.Job.ID}
 	h[f.RequestID] = []string{x.Request}
 	status, body := http.StatusOK, []byte(nil)
@@ -64,25 +95,24 @@ func (f *Form) Answer(c echo.Context, q desk.Asked, result func(*tasks.Job) []by
 	}
 	wire.JSON(c.Response(), status, body)
 	a.Sent(ctx, ctx.Err() == nil)
-	return nil
 }
 
 // Read reads a call. Its body is taken as it is: what is wrong in it beside the model is
 // for the provider to say.
-func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q desk.Asked, err error) {
+func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err error) {
 	r := c.Request()
 	body, err := wire.Read(c.Response(), r, f.MaxBody, "application/json")
 	if err != nil {
 		return q, err
 	}
 	job := tasks.Job{Priority: tasks.High, Request: tasks.Request{Kind: tasks.Raw, Endpoint: e, Body: body}}
-	var stream bool
-	if job.Model, stream, err = asks(body); err != nil {
+	if q.usage, err = asks(body, &job); err != nil {
 		return q, err
 	}
-	if stream {
-		return q, fault.Fail(fault.InvalidRequest, `"stream" is not served here yet: leave it out.`)
+	if job.Request.Stream && e == tasks.Responses {
+		return q, fault.Fail(fault.InvalidRequest, `"stream" is not served here yet: leave it out, or ask for "background" and look for the response.`)
 	}
+	job.Request.Stream = job.Request.Stream && e == tasks.Chat
 	if err := header.Provider(r.Header, &job.Request); err != nil {
 		return q, err
 	}
@@ -92,34 +122,41 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q desk.Asked, er
 	}
 	estimate.Fill(job.Model, &job.Request)
 	sum := digest(r, f.Dialect+path, body)
-	q = desk.Asked{Dialect: f.Dialect, Job: job, Key: said.key, Fingerprint: sum, Repeat: said.repeat, Patience: said.patience}
+	q.Asked = desk.Asked{Dialect: f.Dialect, Job: job, Key: said.key, Fingerprint: sum, Repeat: said.repeat, Patience: said.patience}
 	if said.dedup {
 		q.Digest = sum
 	}
 	return q, nil
 }
 
-// asks reads which model a body asks, and whether for a stream.
-func asks(body []byte) (model string, stream bool, err error) {
+// asks reads which model a body asks, whether for a stream, and whether that is to have
+// the count of tokens.
+func asks(body []byte, job *tasks.Job) (usage bool, err error) {
 	r, err := jsonread.New(body)
 	if err != nil {
-		return "", false, wire.Told(err)
+		return false, wire.Told(err)
 	}
 	err = r.Object(func(name string) error {
-		switch name {
-		case "model":
-			model, err = r.Word(name, maxModel)
+		switch {
+		case name == "model":
+			job.Model, err = r.Word(name, maxModel)
 			return err
-		case "stream":
-			stream = r.Kind() == 't'
+		case name == "stream":
+			job.Request.Stream = r.Kind() == 't'
+		case name == "stream_options" && r.Kind() == '{':
+			_, err := r.Members(func(name string) error {
+				usage = usage || name == "include_usage" && r.Kind() == 't'
+				return r.Skip()
+			})
+			return err
 		}
 		return r.Skip()
 	})
 	if err != nil {
-		return "", false, wire.Told(err)
+		return false, wire.Told(err)
 	}
-	if model == "" {
-		return "", false, fault.Fail(fault.InvalidRequest, `The member "model" is missing.`)
+	if job.Model == "" {
+		return false, fault.Fail(fault.InvalidRequest, `The member "model" is missing.`)
 	}
-	return model, stream, nil
+	return usage, nil
 }

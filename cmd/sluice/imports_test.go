@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"/api/v1":               {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/quota", "/api/wire", echoLib, jsonLib},
 	"/api/anthropic":        {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/relay", "/api/wire", echoLib, jsonLib},
 	"/api/openai":           {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/jsonread", "/api/jsonwrite", "/api/relay", "/api/wire", echoLib},
-	"/api/relay":            {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/wire", echoLib},
+	"/api/relay":            {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/wire", echoLib},
 	"/api/header":           {"/tasks", "/api/fault"},
 	"/api/caps":             {"/api/fault", "golang.org/x/time/rate"},
 	"/api/wire":             {"/api/fault", "/api/jsonread", jsonLib},
