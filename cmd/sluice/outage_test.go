@@ -202,7 +202,7 @@ func outageAt(t *testing.T, redis *redistest.Server, url, yaml string, now func(
 	r := &stage{t: t, redis: redis, said: &heard{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
-	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond, now: now}, log); err != nil {
+	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond, now: now, keepAlive: 50 * time.Millisecond}, log); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -176,7 +176,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Verifier:        verifier,
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
-		Registerer: s.registry, Log: s.log,
+		Registerer: s.registry, Log: s.log, KeepAlive: s.keepAlive,
 	})
 }
 

@@ -76,6 +76,8 @@ type service struct {
 	leaving atomic.Bool   // it is to be left now
 	ended   chan string   // ids of jobs that this process ended; nil: nobody wants them
 	healths map[string]*pool.Health
+
+	keepAlive time.Duration // see roles
 }
 
 // roles are what a process does.
@@ -84,13 +86,14 @@ type roles struct {
 	tell        bool             // of each job that this process ends
 	grace       time.Duration    // for calls and requests in flight at a stop; 0 means 30 s
 	now         func() time.Time // the clock of the record's scripts, for tests; nil: Redis's own
+	keepAlive   time.Duration    // between two writes of a stream, for tests; 0 is the API's own
 }
 
 // newService makes every part and starts none but the embedded Redis and the
 // fake provider. The caller closes it.
 func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
 	s := &service{
-		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second),
+		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second), keepAlive: r.keepAlive,
 		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{},
 	}
 	if r.api && !r.worker {

@@ -4,14 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -460,6 +463,69 @@ func TestAStreamThatCannotBegin(t *testing.T) {
 	}
 }
 
+// While a call waits, before its first event and between two, something comes.
+func TestAStreamIsKeptAlive(t *testing.T) {
+	t.Parallel()
+	r, p := streams(t)
+	for i, ping := range []string{"event: ping\ndata: {\"type\": \"ping\"}\n\n", ": waiting\n\n"} {
+		f := forms()[i]
+		l := r.listen(f, "")
+		comes := func(before string) {
+			redistest.Until(t, "a keep-alive comes behind "+before, func() bool {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return strings.HasSuffix(l.got.String(), before+ping)
+			})
+		}
+		comes(ping)
+		c := p.next(t)
+		c.tell(f.events[0])
+		comes(f.events[0])
+		c.tell(f.events[1:]...)
+		close(c.say)
+		if got, want := l.end(), strings.Join(f.events, ""); got != want {
+			t.Errorf("%s: told %q, want %q", f.name, got, want)
+		}
+	}
+}
+
+// Of many calls at once each has its own events, all of them and in their order.
+func TestNoEventOfAStreamIsLost(t *testing.T) {
+	t.Parallel()
+	r, p := streams(t)
+	f := forms()[0]
+	const calls, events = 20, 100
+	var late []time.Duration // from the provider's first event to the caller's
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range calls {
+		l := r.listen(f, `,"n":"`+rand.Text()+`"`)
+		c := p.next(t)
+		all.Go(func() {
+			want := append([]string{}, f.events[:2]...)
+			for i := range events {
+				want = append(want, fmt.Sprintf("event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"%d of %s \"}}\n\n", i, l.job()))
+			}
+			want = append(want, f.events[5:]...)
+			begun := time.Now()
+			c.tell(want[0])
+			redistest.Until(t, "the first event comes", func() bool { return l.told() != "" })
+			mu.Lock()
+			late = append(late, time.Since(begun))
+			mu.Unlock()
+			c.tell(want[1:]...)
+			close(c.say)
+			if got := l.end(); got != strings.Join(want, "") {
+				t.Errorf("%s: told %q", l.job(), got)
+			}
+		})
+	}
+	all.Wait()
+	if slices.Sort(late); len(late) == calls {
+		t.Logf("first event behind the provider's, as a poll sees it: p50 %s, last %s", late[calls/2], late[calls-1])
+	}
+}
+
 // parted is the program as an API and a worker, each its own process.
 type parted struct {
 	t       *testing.T
@@ -519,6 +585,36 @@ func (s *parted) kill(c *child) {
 	s.t.Helper()
 	if _, err := c.end(syscall.SIGKILL); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// A stream that is open when its API is told to stop is told to its end.
+func TestAStreamThatIsOpenAtAStop(t *testing.T) {
+	t.Parallel()
+	p := newTeller(t)
+	s := apart(t, p)
+	f := forms()[0]
+	l := listenAt(t, s.url, s.token, f, "")
+	c := p.next(t)
+	c.tell(f.events[:3]...)
+	l.until(strings.Join(f.events[:3], ""))
+	if err := s.api.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Until(t, "the API takes no requests", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	})
+	c.tell(f.events[3:]...)
+	close(c.say)
+	if got, want := l.end(), strings.Join(f.events, ""); got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if code, err := s.api.end(syscall.SIGTERM); err != nil || code > 0 {
+		t.Errorf("the API ends with %d, %v", code, err)
 	}
 }
 
