@@ -42,3 +42,7 @@ func (k keys) poolStates() string                 { return string(k) + "wpool" }
 func (k keys) token(id string) string             { return string(k) + "tok:" + id }
 func (k keys) tokens() string                     { return string(k) + "toks" }
 func (k keys) acts() string                       { return string(k) + "acts" }
+
+func (k keys) document(id string) string            { return string(k) + "doc:" + id }
+func (k keys) content(id string) string             { return string(k) + "part:" + id }
+func (k keys) documents(kind, tenant string) string { return string(k) + "docs:" + kind + ":" + tenant }

@@ -267,6 +267,7 @@ func (l *life) live() {
 	l.endpoints()
 	l.aJob()
 	l.losses()
+	l.documents()
 	l.sharing()
 	l.detour()
 	l.batches()
@@ -388,6 +389,12 @@ func (l *life) aJob() {
 	_, again, err := l.s.Requeue(ctx, "acme", later.ID, tasks.Limits{TokensPerDay: 1e6})
 	must(l.T, err)
 	l.end(again[0], retried)
+}
+
+func (l *life) documents() {
+	must(l.T, l.s.AddContent(l.Context(), "file-1", []byte("content")))
+	must(l.T, l.s.PutDocument(l.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("{}"), Expires: time.Hour}))
+	l.look()
 }
 
 func (l *life) sharing() {

@@ -253,4 +253,10 @@ function keys.poolHooks() return P .. 'whp' end -- hash: enabled endpoint that t
 -- a2   the private key before
 -- x2   until when those sign too
 function keys.secrets(tenant) return P .. 'wsec:' .. tenant end -- hash: the tenant's own keys
+-- t    tenant
+-- k    kind
+-- d    body
+function keys.document(id) return P .. 'doc:' .. id end -- hash: what a form of the API keeps in its own way
+function keys.content(id) return P .. 'part:' .. id end -- list: the chunks of a document's content
+function keys.documents(kind, tenant) return P .. 'docs:' .. kind .. ':' .. tenant end -- zset: a tenant's documents of a kind, by id
 function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last

@@ -1,0 +1,24 @@
+package tasks
+
+import "time"
+
+// DocumentKind is what a document describes.
+type DocumentKind string
+
+// The kinds of documents.
+const (
+	FileDocument  DocumentKind = "file"  // a file of OpenAI's form; it may have content
+	BatchDocument DocumentKind = "batch" // what a batch of OpenAI's form has beside our own
+)
+
+// Document is something of a tenant's that a form of the API keeps in its own way.
+type Document struct {
+	ID      string // sorts by when it was made, among those of its kind
+	Tenant  string
+	Kind    DocumentKind
+	Body    []byte        // JSON, which its form alone reads
+	Expires time.Duration // from now
+}
+
+// ContentKept is how long content is kept whose document never came.
+const ContentKept = time.Hour
