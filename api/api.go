@@ -66,6 +66,8 @@ type Config struct {
 	Pools   Pools
 	// Calls keeps who waits on their own connection; nil: the providers' forms answer 404.
 	Calls desk.Calls
+	// Documents keeps the files of OpenAI's form; nil: its files and batches answer 404.
+	Documents openai.Documents
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
 	Partials v1.Partials
@@ -146,6 +148,8 @@ type API struct {
 	echo     *echo.Echo
 	metrics  *metrics
 	desk     *desk.Desk
+
+	documents bool // of OpenAI's form are kept
 }
 
 // check names every fault of the Config.
@@ -205,7 +209,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
@@ -218,7 +222,10 @@ func New(c Config) (*API, error) {
 				Desk: d, Caller: caller, Batches: c.Batches, PublicURL: c.PublicURL,
 				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, KeepAlive: c.KeepAlive, Log: c.Log,
 			}),
-			openai.New(openai.Config{Desk: d, Jobs: c.Jobs, Caller: caller, MaxBody: c.MaxBody, KeepAlive: c.KeepAlive}),
+			openai.New(openai.Config{
+				Desk: d, Jobs: c.Jobs, Batches: c.Batches, Documents: c.Documents, NewID: c.NewID, Caller: caller,
+				MaxBody: c.MaxBody, KeepAlive: c.KeepAlive, MaxFile: c.MaxBatchBody, Log: c.Log, Now: c.Now,
+			}),
 		)
 	}
 	return a, nil
@@ -349,8 +356,31 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	a.echo.POST("/openai/v1/responses/:id/cancel", oa.CancelResponse, a.scope(auth.ScopeJobsWrite))
 	// It has one forgotten that has ended. A repeat is a 404.
 	a.echo.DELETE("/openai/v1/responses/:id", oa.DeleteResponse, a.scope(auth.ScopeJobsWrite))
+	if a.documents {
+		a.files(oa)
+	}
 	// A caller waits for embeddings.
 	a.echo.POST("/openai/v1/embeddings", oa.CreateEmbedding, a.scope(auth.ScopeJobsWrite))
+}
+
+// files lists the routes of OpenAI's files and batches.
+func (a *API) files(oa *openai.API) {
+	e := a.echo
+	// A caller sends a file with the requests of a batch. A repeat makes a second file.
+	e.POST("/openai/v1/files", oa.CreateFile, a.scope(auth.ScopeJobsWrite))
+	// It looks through its files, and reads one. Reading changes nothing.
+	e.GET("/openai/v1/files", oa.ListFiles, a.scope(auth.ScopeJobsRead, "purpose", "limit", "after", "order"))
+	e.GET("/openai/v1/files/:id", oa.GetFile, a.scope(auth.ScopeJobsRead))
+	e.GET("/openai/v1/files/:id/content", oa.FileContent, a.scope(auth.ScopeJobsRead))
+	// It needs a file no more. A repeat is a 404.
+	e.DELETE("/openai/v1/files/:id", oa.DeleteFile, a.scope(auth.ScopeJobsWrite))
+	// It has the requests of a file run. A repeat that says so finds the first batch.
+	e.POST("/openai/v1/batches", oa.CreateBatch, a.scope(auth.ScopeJobsWrite))
+	// It looks how its batches stand. Reading changes nothing.
+	e.GET("/openai/v1/batches", oa.ListBatches, a.scope(auth.ScopeJobsRead, "limit", "after"))
+	e.GET("/openai/v1/batches/:id", oa.GetBatch, a.scope(auth.ScopeJobsRead))
+	// It no longer wants the rest. A repeat answers the same.
+	e.POST("/openai/v1/batches/:id/cancel", oa.CancelBatch, a.scope(auth.ScopeJobsWrite))
 }
 
 // What pages of the allowed origins may send and read, beside what browsers let pass.

@@ -9,7 +9,9 @@
 package openai
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -19,15 +21,24 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Config says what the form works with. All of it is required.
+// Config says what the form works with. All of it is required where nothing else is said.
 type Config struct {
-	Desk *desk.Desk
-	Jobs Jobs
+	Desk    *desk.Desk
+	Jobs    Jobs
+	Batches Batches
+	// Documents keeps files, and what batches have beside our own; nil: neither is served.
+	Documents Documents
+	// NewID returns a new id: the prefix ("batch"), an underscore and something unique.
+	NewID func(prefix string) string
 	// Caller returns who sent a request that was let through.
 	Caller  func(echo.Context) desk.Caller
-	MaxBody int64 // bytes of a call's body
+	MaxBody int64 // bytes of a call's body, or of a line of a file
+	MaxFile int64 // bytes of a file, with its form; 0 means 256 MiB
 	// KeepAlive is the longest time between two writes of a stream; 0 means 8 s.
 	KeepAlive time.Duration
+
+	Log *slog.Logger     // nil: nothing is logged
+	Now func() time.Time // nil means time.Now
 }
 
 // API is the form's handlers.
@@ -38,6 +49,13 @@ type API struct {
 
 // New returns the handlers.
 func New(c Config) *API {
+	c.MaxFile = cmp.Or(c.MaxFile, 256<<20)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	return &API{c: c, form: relay.Form{
 		Dialect: "openai", Desk: c.Desk, Caller: c.Caller, MaxBody: c.MaxBody, RequestID: "X-Request-Id", Failed: failed, Problem: Problem,
 		KeepAlive: c.KeepAlive, Ping: ping, Events: events,

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,6 +14,8 @@ func TestOpenAI(t *testing.T) {
 	s := newSystem(t, nil)
 	t.Run("embeddings", func(t *testing.T) { testEmbeddings(t, s) })
 	t.Run("responses", func(t *testing.T) { testResponses(t, s) })
+	t.Run("files", func(t *testing.T) { testOpenAIFiles(t, s) })
+	t.Run("batches", func(t *testing.T) { testOpenAIBatches(t, s) })
 }
 
 func testEmbeddings(t *testing.T, s *system) {
@@ -130,6 +133,176 @@ func testResponses(t *testing.T, s *system) {
 		t.Errorf("another tenant reads: %d %s", r.status, r.body)
 	}
 	if r := other.do("POST", "/openai/v1/responses/"+first.str("id")+"/cancel", ""); r.status != 404 {
+		t.Errorf("another tenant cancels: %d %s", r.status, r.body)
+	}
+}
+
+// uploads sends a file as an SDK does, and returns its id.
+func (c caller) uploads(t *testing.T, content string, more ...string) reply {
+	t.Helper()
+	form := "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n" +
+		"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\nContent-Type: application/octet-stream\r\n\r\n" + content + "\r\n--b--\r\n"
+	return c.do("POST", "/openai/v1/files", form, append([]string{"Content-Type", "multipart/form-data; boundary=b"}, more...)...)
+}
+
+func testOpenAIFiles(t *testing.T, s *system) {
+	c, other := s.as(t, "files"), s.as(t, "other")
+	// More than a chunk, with a line that is longer than one.
+	content := `{"custom_id":"long","method":"POST","url":"/v1/embeddings","body":{"model":"gpt-e","input":"` + strings.Repeat("word ", 70_000) + "\"}}\n" +
+		strings.Repeat("\n", 10) + strings.Repeat("x", 300)
+	f := c.uploads(t, content).want(t, 200)
+	id := f.str("id")
+	if !regexp.MustCompile(`^file-[0-9A-Z]{26}$`).MatchString(id) || f.str("object") != "file" || f.num("bytes") != float64(len(content)) || f.str("filename") != "in.jsonl" || f.str("purpose") != "batch" || f.num("expires_at")-f.num("created_at") != 30*24*3600 {
+		t.Errorf("file: %s", f.body)
+	}
+	if r := c.do("GET", "/openai/v1/files/"+id, "").want(t, 200); !bytes.Equal(r.body, f.body) {
+		t.Errorf("read again: %s", r.body)
+	}
+	if r := c.do("GET", "/openai/v1/files/"+id+"/content", "").want(t, 200); string(r.body) != content {
+		t.Errorf("content: %d bytes; want %d", len(r.body), len(content))
+	}
+	second := c.uploads(t, "{}").want(t, 200).str("id")
+	r := c.do("GET", "/openai/v1/files?limit=1", "").want(t, 200)
+	if r.str("first_id") != second || r.str("last_id") != second || r.get("has_more") != true {
+		t.Errorf("first page: %s", r.body)
+	}
+	if r := c.do("GET", "/openai/v1/files?limit=1&after="+second, "").want(t, 200); r.str("first_id") != id || r.get("has_more") != false {
+		t.Errorf("second page: %s", r.body)
+	}
+	for _, path := range []string{"/openai/v1/files/" + id, "/openai/v1/files/" + id + "/content", "/openai/v1/files/file-out-01JDXXXXXXXXXXXXXXXXXXXXXX", "/openai/v1/batches/batch_x"} {
+		if r := other.do("GET", path, ""); r.status != 404 || r.str("error.type") != "invalid_request_error" {
+			t.Errorf("another tenant's %s: %d %s", path, r.status, r.body)
+		}
+	}
+	if r := other.do("DELETE", "/openai/v1/files/"+id, ""); r.status != 404 {
+		t.Errorf("another tenant deletes: %d", r.status)
+	}
+	if r := c.do("DELETE", "/openai/v1/files/"+id, "").want(t, 200); r.get("deleted") != true {
+		t.Errorf("deleted: %s", r.body)
+	}
+	if r := c.do("GET", "/openai/v1/files/"+id+"/content", ""); r.status != 404 {
+		t.Errorf("after its deletion: %d", r.status)
+	}
+	if r := c.do("POST", "/openai/v1/files", "--b--\r\n", "Content-Type", "multipart/form-data; boundary=b"); r.status != 400 {
+		t.Errorf("no file: %d %s", r.status, r.body)
+	}
+}
+
+func testOpenAIBatches(t *testing.T, s *system) {
+	c := s.as(t, "batches")
+	line := func(id, url, body string) string {
+		return `{"custom_id":"` + id + `","method":"POST","url":"` + url + `","body":` + body + "}\n"
+	}
+	create := func(file, endpoint string, headers ...string) reply {
+		t.Helper()
+		return c.do("POST", "/openai/v1/batches", `{"input_file_id":"`+file+`","endpoint":"`+endpoint+`","completion_window":"24h","metadata":{"a":"b"}}`, headers...).want(t, 200)
+	}
+	ends := func(id, status string) (r reply) {
+		t.Helper()
+		eventually(t, "the batch is "+status, func() bool {
+			r = c.do("GET", "/openai/v1/batches/"+id, "").want(t, 200)
+			return r.str("status") == status
+		})
+		return r
+	}
+	rows := func(file string) map[string]any {
+		t.Helper()
+		out := map[string]any{}
+		for l := range strings.Lines(string(c.do("GET", "/openai/v1/files/"+file+"/content", "").want(t, 200).body)) {
+			var row any
+			if err := json.Unmarshal([]byte(l), &row); err != nil {
+				t.Fatalf("%v: %s", err, l)
+			}
+			out[at(row, "custom_id").(string)] = row
+		}
+		return out
+	}
+	ask := func(text string) string {
+		return `{"model":"gpt-b","messages":[{"role":"user","content":"` + text + `"}]}`
+	}
+
+	file := c.uploads(t, line("one", "/v1/chat/completions", ask("one"))+"\n"+line("two", "/v1/chat/completions", ask("[[fault:400]]"))).want(t, 200).str("id")
+	b := create(file, "/v1/chat/completions")
+	id := b.str("id")
+	if !strings.HasPrefix(id, "batch_") || b.str("object") != "batch" || b.str("input_file_id") != file || b.str("metadata.a") != "b" || b.num("request_counts.total") != 2 || b.num("expires_at")-b.num("created_at") != 24*3600 {
+		t.Errorf("batch: %s", b.body)
+	}
+	done := ends(id, "completed")
+	if done.num("request_counts.completed") != 1 || done.num("request_counts.failed") != 1 || done.num("completed_at") < done.num("created_at") || done.get("errors") != nil {
+		t.Errorf("at its end: %s", done.body)
+	}
+	good, bad := rows(done.str("output_file_id")), rows(done.str("error_file_id"))
+	if len(good) != 1 || at(good["one"], "response.status_code") != 200.0 || at(good["one"], "response.body.object") != "chat.completion" || at(good["one"], "error") != nil || at(good["one"], "response.request_id") == "" {
+		t.Errorf("output: %v", good)
+	}
+	if len(bad) != 1 || at(bad["two"], "response.status_code") != 400.0 || at(bad["two"], "response.body.error.type") != "invalid_request_error" {
+		t.Errorf("errors: %v", bad)
+	}
+	if f := c.do("GET", "/openai/v1/files/"+done.str("output_file_id"), "").want(t, 200); f.str("purpose") != "batch_output" {
+		t.Errorf("output file: %s", f.body)
+	}
+	if r := c.do("GET", "/v1/batches/"+id, "").want(t, 200); r.str("status") != "ended" || r.num("counts.succeeded") != 1 {
+		t.Errorf("in our own form: %s", r.body)
+	}
+
+	// The other endpoints; a repeat finds the first batch.
+	file = c.uploads(t, line("r", "/v1/responses", `{"model":"gpt-b","input":"r"}`)).want(t, 200).str("id")
+	b = create(file, "/v1/responses")
+	if again := create(file, "/v1/responses", "X-Stainless-Retry-Count", "1"); again.str("id") != b.str("id") {
+		t.Errorf("a repeat made %s; the first is %s", again.str("id"), b.str("id"))
+	}
+	row := rows(ends(b.str("id"), "completed").str("output_file_id"))["r"]
+	response, _ := at(row, "response.body.id").(string)
+	if got := c.do("GET", "/openai/v1/responses/"+response, ""); got.status != 200 || got.str("id") != response {
+		t.Errorf("the response of a batch: %v: %d %s", row, got.status, got.body)
+	}
+	file = c.uploads(t, line("e", "/v1/embeddings", `{"model":"gpt-b","input":"e"}`)).want(t, 200).str("id")
+	const key = "Idempotency-Key"
+	b = create(file, "/v1/embeddings", key, "k")
+	if row := rows(ends(b.str("id"), "completed").str("output_file_id"))["e"]; at(row, "response.body.object") != "list" {
+		t.Errorf("embeddings: %v", row)
+	}
+	if again := create(file, "/v1/embeddings", key, "k"); again.str("id") != b.str("id") || again.num("created_at") != b.num("created_at") {
+		t.Errorf("the same key made %s; want %s", again.body, b.body)
+	}
+
+	// A faulty file fails the batch, and each fault is told with its line.
+	file = c.uploads(t, "nonsense\n"+line("a", "/v1/chat/completions", ask("x"))+line("a", "/v1/chat/completions", ask("x"))+line("b", "/v1/other", ask("x"))).want(t, 200).str("id")
+	f := create(file, "/v1/chat/completions")
+	list, _ := f.get("errors.data").([]any)
+	if f.str("status") != "failed" || f.num("failed_at") <= 0 || len(list) != 3 || at(list[0], "line") != 1.0 || at(list[1], "line") != 3.0 || at(list[2], "line") != 4.0 || at(list[2], "code") != "invalid_url" {
+		t.Errorf("a faulty file: %s", f.body)
+	}
+	file = c.uploads(t, line("a", "/v1/embeddings", `{"model":"gpt-b","input":"x"}`)+line("b", "/v1/chat/completions", `{"model":"claude-x","messages":[]}`)).want(t, 200).str("id")
+	if f = create(file, "/v1/chat/completions"); f.str("status") != "failed" || len(f.get("errors.data").([]any)) != 2 {
+		t.Errorf("another endpoint, another provider's model: %s", f.body)
+	}
+	if got := c.do("GET", "/openai/v1/batches/"+f.str("id"), "").want(t, 200); !bytes.Equal(got.body, f.body) {
+		t.Errorf("read again: %s", got.body)
+	}
+
+	// A cancel ends what waits and runs; a repeat answers the same.
+	file = c.uploads(t, line("c", "/v1/chat/completions", ask("[[latency:20s]]"))).want(t, 200).str("id")
+	id = create(file, "/v1/chat/completions").str("id")
+	c.do("POST", "/openai/v1/batches/"+id+"/cancel", "").want(t, 200)
+	gone := ends(id, "cancelled")
+	if row := rows(gone.str("error_file_id"))["c"]; at(row, "error.code") != "batch_cancelled" || at(row, "response") != nil || gone.num("cancelling_at") <= 0 || gone.num("cancelled_at") <= 0 {
+		t.Errorf("canceled: %s: %v", gone.body, row)
+	}
+	c.do("POST", "/openai/v1/batches/"+id+"/cancel", "").want(t, 200)
+	if r := c.do("POST", "/openai/v1/batches/"+b.str("id")+"/cancel", ""); r.status != 409 || r.header.Get("X-Should-Retry") != "false" {
+		t.Errorf("canceled after its end: %d %s", r.status, r.body)
+	}
+
+	r := c.do("GET", "/openai/v1/batches?limit=2", "").want(t, 200)
+	if list, _ := r.get("data").([]any); len(list) != 2 || r.str("first_id") != id || r.str("last_id") != f.str("id") || r.get("has_more") != true {
+		t.Errorf("list: %s", r.body)
+	}
+	other := s.as(t, "other")
+	if r := other.do("POST", "/openai/v1/batches", `{"input_file_id":"`+file+`","endpoint":"/v1/chat/completions","completion_window":"24h"}`); r.status != 404 {
+		t.Errorf("another tenant's file: %d %s", r.status, r.body)
+	}
+	if r := other.do("POST", "/openai/v1/batches/"+id+"/cancel", ""); r.status != 404 {
 		t.Errorf("another tenant cancels: %d %s", r.status, r.body)
 	}
 }

@@ -172,7 +172,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		pages[path] = console
 	}
 	return api.New(api.Config{
-		Jobs: s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
+		Jobs: s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier:        verifier,
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,

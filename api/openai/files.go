@@ -1,0 +1,472 @@
+package openai
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Documents keeps what the form has beside jobs and batches.
+type Documents interface {
+	PutDocument(ctx context.Context, d tasks.Document) error
+	// Document is tasks.ErrNotFound for another tenant's.
+	Document(ctx context.Context, tenant, id string) (tasks.Document, error)
+	// Documents lists those of a kind, newest first, after one; "" is the first page.
+	Documents(ctx context.Context, tenant string, kind tasks.DocumentKind, after string, limit int) (page []tasks.Document, more bool, err error)
+	DropDocument(ctx context.Context, d tasks.Document) error
+	// AddContent adds a chunk to the content of a document that is to come.
+	AddContent(ctx context.Context, id string, chunk []byte) error
+	// Content returns one chunk of a content, the first being 0; nil after the last.
+	Content(ctx context.Context, id string, chunk int) ([]byte, error)
+}
+
+const (
+	chunkBytes = 256 << 10
+	fileKept   = 30 * 24 * time.Hour
+	mostFiles  = 1000    // of a tenant
+	mostHeld   = 1 << 30 // bytes of all files of a tenant
+)
+
+// file is what is kept of an uploaded file beside its content.
+type file struct {
+	Name    string `json:"name"`
+	Bytes   int64  `json:"bytes"`
+	Purpose string `json:"purpose"`
+	Created int64  `json:"created"` // unix seconds, as OpenAI has all times
+	Expires int64  `json:"expires"`
+	Lines   int    `json:"lines"`
+	Faults  faults `json:"faults,omitempty"`
+}
+
+// upload is a file on its way in.
+type upload struct {
+	file
+	id, key, seconds string
+	seen             bool // the file's part has come
+}
+
+// CreateFile is POST /openai/v1/files. The file is checked and stored while it comes;
+// what is wrong in its lines is told when a batch is made of it.
+func (a *API) CreateFile(c echo.Context) error {
+	r, x := c.Request(), a.c.Caller(c)
+	leave, err := a.c.Desk.Upload(x.Tenant)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := a.roomForFile(r.Context(), x.Tenant); err != nil {
+		return err
+	}
+	memory := wire.Charged(r)
+	body, _, err := wire.Open(c.Response(), r, a.c.MaxFile, "multipart/form-data")
+	if err != nil {
+		return err
+	}
+	_, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || params["boundary"] == "" {
+		return fault.Fail(fault.UnsupportedMedia, "The Content-Type must be multipart/form-data with a boundary.")
+	}
+	u := upload{id: strings.Replace(a.c.NewID("file"), "_", "-", 1)}
+	now := a.c.Now().Unix()
+	u.Created, u.Expires = now, now+int64(fileKept.Seconds())
+	parts := multipart.NewReader(body, params["boundary"])
+	for {
+		part, err := parts.NextPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return wire.Fault(err, a.c.MaxFile)
+		}
+		if err := a.takePart(r.Context(), &u, part, func(n int) { memory.Give(int64(n)) }); err != nil {
+			return err
+		}
+	}
+	if err := u.complete(); err != nil {
+		return err
+	}
+	doc, err := json.Marshal(u.file)
+	if err != nil {
+		return err
+	}
+	err = a.c.Documents.PutDocument(r.Context(), tasks.Document{ID: u.id, Tenant: x.Tenant, Kind: tasks.FileDocument, Body: doc, Expires: time.Duration(u.Expires-now) * time.Second})
+	if err != nil {
+		return err
+	}
+	return a.write(c, fileOf(nil, u.id, &u.file))
+}
+
+// roomForFile refuses a file of a tenant that has as much as it may.
+func (a *API) roomForFile(ctx context.Context, tenant string) error {
+	held, n := int64(0), 0
+	for after, more := "", true; more; {
+		var page []tasks.Document
+		var err error
+		if page, more, err = a.c.Documents.Documents(ctx, tenant, tasks.FileDocument, after, 100); err != nil {
+			return err
+		}
+		for _, d := range page {
+			var f file
+			_ = json.Unmarshal(d.Body, &f) // we wrote it
+			held, n, after = held+f.Bytes, n+1, d.ID
+		}
+	}
+	if n < mostFiles && held < mostHeld {
+		return nil
+	}
+	return fault.Fail(fault.QuotaExceeded, "There are %d files with %d bytes, and at most %d files with %d bytes are kept: delete some.", n, held, mostFiles, int64(mostHeld))
+}
+
+// takePart takes in one part of the form.
+func (a *API) takePart(ctx context.Context, u *upload, part *multipart.Part, given func(int)) error {
+	name := part.FormName()
+	if name == "file" {
+		if u.seen {
+			return fault.Fail(fault.InvalidRequest, `There is more than one "file".`)
+		}
+		u.seen, u.Name = true, part.FileName()
+		return a.takeContent(ctx, u, part, given)
+	}
+	value, err := io.ReadAll(io.LimitReader(part, 1<<10))
+	if err != nil {
+		return wire.Fault(err, a.c.MaxFile)
+	}
+	given(len(value))
+	switch name {
+	case "purpose":
+		u.Purpose = string(value)
+	case "expires_after[seconds]":
+		u.seconds = string(value)
+	}
+	return nil
+}
+
+// takeContent stores a file's bytes in chunks, and checks its lines on the way.
+func (a *API) takeContent(ctx context.Context, u *upload, part io.Reader, given func(int)) error {
+	chunk := make([]byte, 0, chunkBytes)
+	flush := func() error {
+		if len(chunk) == 0 {
+			return nil
+		}
+		err := a.c.Documents.AddContent(ctx, u.id, chunk)
+		chunk = chunk[:0]
+		return err
+	}
+	stored := writer(func(p []byte) (int, error) {
+		for rest := p; len(rest) > 0; {
+			n := min(len(rest), chunkBytes-len(chunk))
+			chunk, rest = append(chunk, rest[:n]...), rest[n:]
+			if len(chunk) == chunkBytes {
+				if err := flush(); err != nil {
+					return 0, err
+				}
+			}
+		}
+		u.Bytes += int64(len(p))
+		given(len(p))
+		return len(p), nil
+	})
+	seen := map[string]int{}
+	var kept error // of storing
+	err := eachLine(io.TeeReader(part, writer(func(p []byte) (int, error) {
+		n, err := stored(p)
+		kept = err
+		return n, err
+	})), a.c.MaxBody, func(line int, raw []byte, whole bool) error {
+		u.Lines++
+		u.Faults.add(checkLine(line, raw, whole, seen))
+		return nil
+	})
+	switch {
+	case kept != nil:
+		return kept
+	case err != nil:
+		return wire.Fault(err, a.c.MaxFile)
+	}
+	if u.Lines > mostLines {
+		u.Faults.add(&lineFault{Code: "too_many_requests", Message: "The file has more than " + strconv.Itoa(mostLines) + " requests."})
+	}
+	return flush()
+}
+
+// checkLine says what is wrong with a line, beside the lines before it.
+func checkLine(line int, raw []byte, whole bool, seen map[string]int) *lineFault {
+	if !whole {
+		return &lineFault{Code: "request_too_large", Line: line, Message: "This line is too long."}
+	}
+	job, _, wrong := readLine(line, raw)
+	if wrong != nil {
+		return wrong
+	}
+	if first, twice := seen[job.CustomID]; twice {
+		return &lineFault{Code: "duplicate_custom_id", Line: line, Param: "custom_id", Message: "The 'custom_id' is that of line " + strconv.Itoa(first) + " already."}
+	}
+	if len(seen) < mostLines {
+		seen[job.CustomID] = line
+	}
+	return nil
+}
+
+// writer is a function that takes what is written.
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// complete checks what the form said beside the file.
+func (u *upload) complete() error {
+	switch {
+	case !u.seen:
+		return fault.Fail(fault.InvalidRequest, `The part "file" is missing.`)
+	case u.Purpose != "batch":
+		return fault.Fail(fault.InvalidRequest, `The part "purpose" must be "batch": files serve batches alone here.`)
+	case u.Bytes == 0:
+		return fault.Fail(fault.InvalidRequest, "The file is empty.")
+	case utf8.RuneCountInString(u.Name) > maxWord || !utf8.ValidString(u.Name):
+		return fault.Fail(fault.InvalidRequest, "The file's name is too long.")
+	}
+	if u.seconds != "" {
+		n, err := strconv.ParseInt(u.seconds, 10, 64)
+		if err != nil || n < 3600 || n > int64(fileKept.Seconds()) {
+			return fault.Fail(fault.InvalidRequest, `The part "expires_after[seconds]" must be a number from 3600 to 2592000.`)
+		}
+		u.Expires = u.Created + n
+	}
+	return nil
+}
+
+// fileOf appends a file as OpenAI shows it.
+func fileOf(b []byte, id string, f *file) []byte {
+	o := jsonwrite.Object{B: b}
+	o.Str("id", id)
+	o.Str("object", "file")
+	o.Num("bytes", f.Bytes)
+	o.Num("created_at", f.Created)
+	o.OptionalNum("expires_at", f.Expires)
+	o.Str("filename", f.Name)
+	o.Str("purpose", f.Purpose)
+	o.Str("status", "processed")
+	return o.End()
+}
+
+// noFile is the answer about a file that is not there for its caller.
+func noFile() error { return fault.Fail(fault.NotFound, "There is no file of this id.") }
+
+// uploaded returns a file that was uploaded.
+func (a *API) uploaded(ctx context.Context, tenant, id string) (tasks.Document, file, error) {
+	var f file
+	d, err := a.c.Documents.Document(ctx, tenant, id)
+	if errors.Is(err, tasks.ErrNotFound) || err == nil && d.Kind != tasks.FileDocument {
+		return d, f, noFile()
+	}
+	if err == nil {
+		err = json.Unmarshal(d.Body, &f)
+	}
+	return d, f, err
+}
+
+// GetFile is GET /openai/v1/files/{id}.
+func (a *API) GetFile(c echo.Context) error {
+	ctx, tenant, id := c.Request().Context(), a.c.Caller(c).Tenant, c.Param("id")
+	if v, ok := virtualFile(id); ok {
+		b, err := a.batch(ctx, tenant, v.batch)
+		if err != nil || !b.has(v.failed) {
+			return errors.Join(noFileUnless(err))
+		}
+		return a.write(c, fileOf(nil, id, v.describe(&b)))
+	}
+	_, f, err := a.uploaded(ctx, tenant, id)
+	if err != nil {
+		return err
+	}
+	return a.write(c, fileOf(nil, id, &f))
+}
+
+// noFileUnless is why a batch's file is not there: there is no such batch, or not yet
+// anything in it, unless the store has failed.
+func noFileUnless(err error) error {
+	var f *fault.Fault
+	if err == nil || errors.As(err, &f) && f.Code == fault.NotFound {
+		return noFile()
+	}
+	return err
+}
+
+// ListFiles is GET /openai/v1/files.
+func (a *API) ListFiles(c echo.Context) error {
+	if p := c.QueryParam("purpose"); p != "" && p != "batch" {
+		return a.write(c, []byte(`{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}`))
+	}
+	return a.list(c, tasks.FileDocument, 10_000, func(b []byte, d *tasks.Document) ([]byte, error) {
+		var f file
+		err := json.Unmarshal(d.Body, &f)
+		return fileOf(b, d.ID, &f), err
+	})
+}
+
+// list answers a page of documents, each appended by show; what show appends nothing for is left out.
+func (a *API) list(c echo.Context, kind tasks.DocumentKind, most int, show func(b []byte, d *tasks.Document) ([]byte, error)) error {
+	limit := min(most, 100)
+	if most == 100 {
+		limit = 20
+	}
+	if v := c.QueryParam("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > most {
+			return fault.Fail(fault.InvalidRequest, `The query parameter "limit" must be a number from 1 to %d.`, most)
+		}
+		limit = min(n, 1000)
+	}
+	page, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, kind, c.QueryParam("after"), limit)
+	if err != nil {
+		return err
+	}
+	data, first, last := []byte{'['}, "", ""
+	for i := range page {
+		before := len(data)
+		if before > 1 {
+			data = append(data, ',')
+		}
+		comma := len(data)
+		if data, err = show(data, &page[i]); err != nil {
+			return err
+		}
+		if len(data) == comma {
+			data = data[:before]
+			continue
+		}
+		if last = page[i].ID; first == "" {
+			first = last
+		}
+	}
+	var o jsonwrite.Object
+	o.Str("object", "list")
+	o.Name("data")
+	o.B = append(append(o.B, data...), ']')
+	o.Optional("first_id", first)
+	o.Optional("last_id", last)
+	o.Bool("has_more", more)
+	return a.write(c, o.End())
+}
+
+// DeleteFile is DELETE /openai/v1/files/{id}. A batch that was made of it goes on.
+func (a *API) DeleteFile(c echo.Context) error {
+	if _, virtual := virtualFile(c.Param("id")); virtual {
+		return fault.Fail(fault.Conflict, "The file of a batch's results goes with the batch.")
+	}
+	d, _, err := a.uploaded(c.Request().Context(), a.c.Caller(c).Tenant, c.Param("id"))
+	if err != nil {
+		return err
+	}
+	if err := a.c.Documents.DropDocument(c.Request().Context(), d); err != nil {
+		return err
+	}
+	return a.write(c, deleted(d.ID, "file"))
+}
+
+// FileContent is GET /openai/v1/files/{id}/content. An answer that cannot be finished is
+// broken off, so that it does not look whole.
+func (a *API) FileContent(c echo.Context) error {
+	ctx, tenant, id := c.Request().Context(), a.c.Caller(c).Tenant, c.Param("id")
+	out := &outflow{c: c, log: a.c.Log, request: a.c.Caller(c).Request}
+	if v, ok := virtualFile(id); ok {
+		b, err := a.batch(ctx, tenant, v.batch)
+		if err != nil || !b.has(v.failed) {
+			return noFileUnless(err)
+		}
+		for next, more := 0, true; more; more = next > 0 {
+			var jobs []tasks.Job
+			if jobs, next, err = a.c.Batches.BatchResults(ctx, tenant, v.batch, next); err != nil {
+				return out.fail(err)
+			}
+			if err := out.write(resultLines(jobs, v.failed)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if _, _, err := a.uploaded(ctx, tenant, id); err != nil {
+		return err
+	}
+	for i := 0; ; i++ {
+		chunk, err := a.c.Documents.Content(ctx, id, i)
+		if err != nil {
+			return out.fail(err)
+		}
+		if chunk == nil {
+			return out.write(nil)
+		}
+		if err := out.write(chunk); err != nil {
+			return err
+		}
+	}
+}
+
+// streamWrite is how long one write to a caller who takes nothing is waited for.
+const streamWrite = 30 * time.Second
+
+// outflow is the content of a file on its way out.
+type outflow struct {
+	c       echo.Context
+	log     *slog.Logger
+	request string
+}
+
+func (o *outflow) write(b []byte) error {
+	w := o.c.Response()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamWrite)) // the server's own counts where there is none
+	if !w.Committed {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.WriteHeader(http.StatusOK)
+	}
+	if _, err := w.Write(b); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func (o *outflow) fail(err error) error {
+	if !o.c.Response().Committed {
+		return err
+	}
+	o.log.LogAttrs(o.c.Request().Context(), slog.LevelError, "a file's content broken off", slog.String("request_id", o.request), slog.Any("error", err))
+	panic(http.ErrAbortHandler)
+}
+
+// content reads a file's chunks one after the other.
+type content struct {
+	next func(chunk int) ([]byte, error)
+	n    int
+	rest bytes.Reader
+}
+
+func (r *content) Read(p []byte) (int, error) {
+	if r.rest.Len() == 0 {
+		chunk, err := r.next(r.n)
+		if err != nil {
+			return 0, err
+		}
+		if chunk == nil {
+			return 0, io.EOF
+		}
+		r.n++
+		r.rest.Reset(chunk)
+	}
+	return r.rest.Read(p)
+}
