@@ -66,6 +66,9 @@ const (
 // told before.
 func (s *Store) mostResult(r *tasks.Request) int64 {
 	tokens := cmp.Or(r.Cap(), openTokens)
+	if r.Endpoint == tasks.Embeddings {
+		tokens = openTokens // its result is numbers
+	}
 	return weighed(min(tokenBytes*tokens, s.resultBytes))
 }
 
