@@ -43,7 +43,7 @@ prove-versions: ## Run the release before, from its recorded commit, beside this
 	go run ./cmd/prove versions
 
 .PHONY: bench
-bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-memory bench-backlog ## Measure everything below, about 8 minutes
+bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-streams bench-memory bench-backlog ## Measure everything below, about 8 minutes
 
 .PHONY: bench-webhooks
 bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
@@ -96,6 +96,10 @@ bench-pickup: ## From submit to provider while idle
 .PHONY: bench-sync
 bench-sync: ## What waiting within the submit adds to a direct call
 	go run ./cmd/prove sync $(BENCHFLAGS)
+
+.PHONY: bench-streams
+bench-streams: ## Compare 11,000 streamed events with what the provider sent, and measure how far behind they are
+	go run ./cmd/prove streams $(BENCHFLAGS)
 
 .PHONY: bench-memory
 bench-memory: ## Bytes of Redis a queued job

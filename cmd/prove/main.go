@@ -30,6 +30,7 @@
 //	submit    submits a second against a bare Echo + JWT + Asynq handler
 //	pickup    from a submit to the provider while idle, and what idling costs
 //	sync      what Prefer: wait adds to a direct call
+//	streams   that streams are told as the provider sent them, and how far behind
 //	memory    bytes of Redis a queued job
 //	backlog   submit and drain rates with 200,000 jobs queued
 //
@@ -75,6 +76,7 @@ type CLI struct {
 	Submit   bench.Submit    `cmd:"" help:"Measure submits a second against a bare Echo + JWT + Asynq handler."`
 	Pickup   bench.Pickup    `cmd:"" help:"Measure from a submit to the provider while idle, and what idling costs."`
 	Sync     bench.Sync      `cmd:"" help:"Measure what Prefer: wait adds to a direct call."`
+	Streams  bench.Streams   `cmd:"" help:"Compare streams with what the provider sent, and measure how far behind they are."`
 	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
