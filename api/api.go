@@ -31,6 +31,7 @@ import (
 	"github.com/sluicehq/sluice/api/openai"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Jobs is everything that is asked of the store about jobs.
@@ -75,6 +76,15 @@ type Config struct {
 	PoolControl v1.PoolControl
 	// Webhooks keeps endpoints and deliveries; nil: their routes answer 404.
 	Webhooks v1.Webhooks
+	// Tokens keeps tokens; nil: their routes answer 404.
+	Tokens v1.Tokens
+	// Audit keeps what operators did; nil: its route answers 404, and nothing is noted.
+	Audit v1.Audit
+	// Mint signs a token of that record; nil: this server has nothing to sign with.
+	Mint func(tasks.Token) (string, error)
+	// Follow returns a context that ends, with auth.ErrRevoked as its cause, when the
+	// caller's token is revoked; the caller calls stop. Nil: requests outlive that.
+	Follow func(ctx context.Context, c auth.Claims) (followed context.Context, stop func())
 	// Quota admits submits; nil: everybody, without limit.
 	Quota desk.Quota
 	// Verifier judges tokens. An error that wraps auth.ErrUnavailable is a 503,
@@ -138,6 +148,7 @@ type Config struct {
 // requests that it holds.
 type API struct {
 	verifier Verifier
+	follow   func(context.Context, auth.Claims) (context.Context, func())
 	caps     *caps.Room
 	extra    map[string]http.Handler
 	base     string // the path of PublicURL
@@ -209,10 +220,10 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
-		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks,
+		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
@@ -290,6 +301,15 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.POST("/v1/pools/:name/pause", v.PausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
 	e.POST("/v1/pools/:name/resume", v.ResumePool, a.scope(auth.ScopeAdmin))
+
+	// An operator makes a token that the server keeps. A repeat makes a second token.
+	e.POST("/v1/tokens", v.CreateToken, a.scope(auth.ScopeAdmin))
+	// An operator looks through them, page by page. Reading changes nothing.
+	get("/v1/tokens", v.ListTokens, a.scope(auth.ScopeAdmin, "limit", "after"))
+	// An operator takes any token back by its jti. A repeat changes nothing.
+	e.DELETE("/v1/tokens/:id", v.RevokeToken, a.scope(auth.ScopeAdmin, "reason"))
+	// An operator looks up who changed what, and why. Reading changes nothing.
+	get("/v1/audit", v.ListAudit, a.scope(auth.ScopeAdmin, "limit", "after"))
 
 	// A receiver's owner says where events go. A repeat makes a second endpoint.
 	e.POST("/v1/webhook-endpoints", v.CreateEndpoint, a.scope(auth.ScopeWebhooksWrite))

@@ -26,15 +26,17 @@ import (
 	"github.com/sluicehq/sluice/api/openai"
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // exchange is what is known of one request while it is answered.
 type exchange struct {
 	id     string
 	caller auth.Claims
-	code   string      // of the problem answered, if any
-	why    []slog.Attr // of a token that was refused
-	status int         // set when no answer could be written
+	gone   <-chan struct{} // closed when the caller's token is revoked; nil: never
+	code   string          // of the problem answered, if any
+	why    []slog.Attr     // of a token that was refused
+	status int             // set when no answer could be written
 	// render makes the answer to a failure in the form that is mounted here.
 	render func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
 }
@@ -42,7 +44,7 @@ type exchange struct {
 // caller is who sent a request that was let through.
 func caller(c echo.Context) desk.Caller {
 	x := exchangeOf(c)
-	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Request: x.id}
+	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
 }
 
 // statusClientClosed is only in logs and metrics: nobody is there to read it.
@@ -197,7 +199,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			}
 			caller, err := a.verifier.Verify(r.Context(), raw)
 			detail := exchangeOf(c).refused(err)
-			if errors.Is(err, auth.ErrUnavailable) || r.Context().Err() != nil {
+			if errors.Is(err, auth.ErrUnavailable) || errors.Is(err, tasks.ErrUnavailable) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
 			}
 			if err != nil || caller.Tenant == "" {
@@ -209,6 +211,11 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, detail)
 			}
 			exchangeOf(c).caller = caller
+			if caller.Unsure && r.Method != http.MethodGet && r.Method != http.MethodHead {
+				f := fault.Fail(fault.Unavailable, "Redis cannot be asked whether the token was revoked, so nothing is changed. Send the request again in a moment.")
+				f.RetryAfter = fault.DefaultRetryAfter
+				return f
+			}
 			if scope != "" && !caller.Has(scope) {
 				return challenge(`Bearer realm="sluice", error="insufficient_scope", scope="`+scope+`"`,
 					fault.Forbidden, "The token lacks the scope "+scope+".")
@@ -248,8 +255,34 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 	defer release()
 	body := a.caps.Body(tenant, a.maxBody)
 	defer body.Give(-1)
-	wire.Charge(c.Request(), body)
-	return next(c)
+	return a.followed(c, func(c echo.Context) error {
+		wire.Charge(c.Request(), body)
+		return next(c)
+	})
+}
+
+// followed has a request end when its token is revoked: one that reads at once, and one
+// that changes something only where it waits, so that nothing is left half done.
+func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
+	if a.follow == nil {
+		return next(c)
+	}
+	r, x := c.Request(), exchangeOf(c)
+	ctx, stop := a.follow(r.Context(), x.caller)
+	defer stop()
+	x.gone = ctx.Done()
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		c.SetRequest(r.WithContext(ctx))
+	}
+	err := next(c)
+	switch {
+	case err == nil:
+	case errors.Is(context.Cause(ctx), auth.ErrRevoked):
+		return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, "The token is not valid: it was revoked.")
+	case errors.Is(err, desk.ErrRevoked): // it is the caller that has gone
+		return ctx.Err()
+	}
+	return err
 }
 
 // refused notes for the log why a token was refused, and returns what the caller may
@@ -311,6 +344,9 @@ func (a *API) answerError(err error, c echo.Context) {
 	h := c.Response().Header()
 	for name, values := range p.Header {
 		h[name] = values
+	}
+	if k.Status == http.StatusForbidden && h.Get("WWW-Authenticate") == "" {
+		h.Set("WWW-Authenticate", `Bearer realm="sluice", error="insufficient_scope"`)
 	}
 	if k.Status == http.StatusRequestEntityTooLarge || k.Status == http.StatusRequestTimeout {
 		h.Set("Connection", "close") // the rest of the body will not be read

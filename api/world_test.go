@@ -41,6 +41,9 @@ type world struct {
 	refunded int64
 	tokens   int64 // set aside for good
 
+	kept []tasks.Token // newest first
+	acts []tasks.Act   // newest first
+
 	inputLimit int64 // of each pool, a minute
 }
 

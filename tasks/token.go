@@ -44,7 +44,7 @@ type Act struct {
 	At     time.Time
 	By     string // the subject of a token
 	Tenant string // of that token
-	Via    string // "api" or "console"
+	Via    string // "api", "console" or "asynqmon"
 	Action string // "pause", "resume", "create_token" or "revoke_token"
 	Target string // the pool's name or the token's id
 	Reason string

@@ -342,7 +342,7 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
 		return
 	}
-	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, v.Subject))
+	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, Actor{v.Subject, v.Tenant, "console"}))
 }
 
 func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -350,7 +350,7 @@ func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name, v.Subject))
+	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name, Actor{v.Subject, v.Tenant, "console"}))
 }
 
 // mayChange answers for itself when the viewer may not, or when there is nothing to call.

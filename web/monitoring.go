@@ -81,9 +81,9 @@ func (w *Web) poolChanged(rw http.ResponseWriter, r *http.Request, v viewer) boo
 	case !ours:
 		return false
 	case act == "pause" && w.cfg.Pause != nil:
-		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", v.Subject)
+		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", Actor{v.Subject, v.Tenant, "asynqmon"})
 	case act == "resume" && w.cfg.Resume != nil:
-		err = w.cfg.Resume(r.Context(), pool, v.Subject)
+		err = w.cfg.Resume(r.Context(), pool, Actor{v.Subject, v.Tenant, "asynqmon"})
 	default:
 		return false
 	}

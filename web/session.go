@@ -32,6 +32,7 @@ const (
 var (
 	errSignedOut = errors.New("not signed in")
 	errForbidden = errors.New("neither monitor nor admin")
+	errUnsure    = errors.New("nobody can say whether the token was revoked")
 )
 
 // Sessions keeps who is signed in, for every process that serves the console. Names
@@ -88,7 +89,12 @@ func (w *Web) who(r *http.Request) (viewer, error) {
 			return viewer{}, errSignedOut
 		}
 		id, err := w.cfg.Verifier.Verify(r.Context(), strings.Trim(token, " "))
-		if err != nil {
+		switch {
+		case errors.Is(err, tasks.ErrUnavailable):
+			return viewer{}, err
+		case err == nil && id.Unsure && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			return viewer{}, errUnsure
+		case err != nil:
 			if wait := w.cfg.Failed(r); wait > 0 {
 				return viewer{}, slowed(wait)
 			}
@@ -118,6 +124,11 @@ func (w *Web) session(r *http.Request) (viewer, error) {
 	}
 	var v viewer
 	if err := json.Unmarshal(text, &v); err != nil || !w.cfg.Now().Before(v.Expires) {
+		return viewer{}, errSignedOut
+	}
+	if revoked, err := w.cfg.Revoked(ctx, v.Token); err != nil {
+		return viewer{}, err
+	} else if revoked {
 		return viewer{}, errSignedOut
 	}
 	return admit(Identity{Subject: v.Subject, Tenant: v.Tenant, Token: v.Token, Scopes: v.Scopes, ExpiresAt: v.Expires})
@@ -219,6 +230,10 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	token := strings.TrimSpace(r.PostForm.Get("token"))
 	token = strings.TrimSpace(strings.TrimPrefix(token, "Bearer "))
 	id, err := w.cfg.Verifier.Verify(r.Context(), token)
+	if errors.Is(err, tasks.ErrUnavailable) {
+		again(http.StatusServiceUnavailable, "unavailable", "Redis cannot be reached, so nobody can be signed in now. Try again in a moment.")
+		return
+	}
 	if err != nil {
 		if wait := w.cfg.Failed(r); wait > 0 {
 			slowed(wait).tell(rw)

@@ -40,7 +40,11 @@ type Identity struct {
 	Token     string // the token's id (jti)
 	Scopes    []string
 	ExpiresAt time.Time
+	Unsure    bool // nobody can say whether the token was revoked: nothing may be changed with it
 }
+
+// Actor is who changes something, and where: Via is "console" or "asynqmon".
+type Actor struct{ Subject, Tenant, Via string }
 
 // Verifier judges a token. Its errors are logged, so they must not repeat it.
 type Verifier interface {
@@ -71,10 +75,10 @@ type Config struct {
 	// PoolOf names the pool of a queue of Asynq's; false: it is none's. Nil: asynqmon's
 	// pauses and resumes are Asynq's alone.
 	PoolOf func(queue string) (pool string, ok bool)
-	// Pause and Resume change a pool for an admin, whose subject by is; an unknown
-	// pool is tasks.ErrNotFound. Nil hides the button.
-	Pause  func(ctx context.Context, pool, reason, by string) error
-	Resume func(ctx context.Context, pool, by string) error
+	// Pause and Resume change a pool for an admin; an unknown pool is tasks.ErrNotFound.
+	// Nil hides the button.
+	Pause  func(ctx context.Context, pool, reason string, who Actor) error
+	Resume func(ctx context.Context, pool string, who Actor) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
 	// Notices returns further lines that an operator must see, such as a Redis that
@@ -84,6 +88,9 @@ type Config struct {
 	Version string
 	// Sessions keeps who is signed in, for every process that serves the console. Required.
 	Sessions Sessions
+	// Revoked reports whether the token of a session was revoked, which ends the session;
+	// with an error nobody can say. Nil: none is.
+	Revoked func(ctx context.Context, token string) (bool, error)
 	// SessionKey is of the secret that tokens are signed with: with another one no
 	// session of before is known. Empty means that sessions outlive a change of keys.
 	SessionKey []byte
@@ -136,6 +143,9 @@ func New(c Config) (*Web, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Revoked == nil {
+		c.Revoked = func(context.Context, string) (bool, error) { return false, nil }
 	}
 	if c.Failed == nil {
 		c.Failed = func(*http.Request) time.Duration { return 0 }

@@ -120,10 +120,13 @@ func newSiteOn(t *testing.T, rdb *redis.Client, edit func(*Config)) *site {
 		}
 		return nil
 	}
-	c.Pause = func(_ context.Context, pool, reason, by string) error {
+	c.Pause = func(_ context.Context, pool, reason string, who Actor) error {
+		by := who.Subject
 		return change("pause "+pool+" by "+by+": "+reason, pool)
 	}
-	c.Resume = func(_ context.Context, pool, by string) error { return change("resume "+pool+" by "+by, pool) }
+	c.Resume = func(_ context.Context, pool string, who Actor) error {
+		return change("resume "+pool+" by "+who.Subject, pool)
+	}
 	if edit != nil {
 		edit(&c)
 	}

@@ -17,7 +17,11 @@
 // fault and says which; a set that holds a private or symmetric key is not used.
 //
 // It never follows a key or an address that a token names (jku, jwk, x5u, x5c),
-// never remembers a token, and never puts a claim of one into an error or a log.
+// never remembers a token but by its id, and never puts a claim of one into an error or a log.
+//
+// With a [Ledger] a token can be revoked by its jti, whoever made it: it is refused
+// everywhere within a second. While that cannot be asked, claims say that they are
+// unsure, and after 30 s none is accepted.
 //
 // The rules follow RFC 7515, RFC 7519, RFC 8725 (BCP 225) and, for the type and
 // the required claims, RFC 9068.
@@ -66,6 +70,9 @@ type Config struct {
 	// Leeway is how far this clock and that of our own issuer may differ. Zero means
 	// 30 s; at most 5 minutes.
 	Leeway time.Duration
+	// Ledger knows which tokens the server keeps and which were revoked. Nil: none of
+	// either; a token whose jti begins with [KeptPrefix] is then refused.
+	Ledger Ledger
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 	// Log is told when a key set is loaded, is not as it should be, or cannot be had.
@@ -78,6 +85,7 @@ type Config struct {
 // Verifier judges tokens. It is safe for concurrent use.
 type Verifier struct {
 	rules   map[string]*rules // by iss
+	ledger  *ledger           // nil: nobody knows more of a token than it says
 	names   []string          // of the issuers, in the configuration's order
 	refused *prometheus.CounterVec
 	now     func() time.Time
@@ -95,7 +103,7 @@ func New(c Config) (*Verifier, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Verifier{rules: map[string]*rules{}, now: c.Now, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+	v := &Verifier{rules: map[string]*rules{}, ledger: newLedger(c.Ledger), now: c.Now, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_auth_refused_total",
 		Help: "Tokens refused, by the issuer whose rules they were judged by (none: no configured issuer's) and why.",
 	}, []string{"issuer", "reason"})}
@@ -112,6 +120,7 @@ func New(c Config) (*Verifier, error) {
 	}
 	own := rulesOf(Issuer{Issuer: c.Issuer, Audiences: []string{c.Audience}, Leeway: c.Leeway}, c.MaxLifetime)
 	own.own, own.secret, own.maxBytes = true, slices.Clone(c.HMACSecret), maxTokenBytes
+	own.roots = append(own.roots, modelsClaim)
 	faults = append(faults, v.add(own, keyPlace{key: "auth.", issuer: c.Issuer, url: c.JWKSURL, file: c.JWKSFile}, c, loads))
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -177,7 +186,8 @@ func (c *Config) faults() (faults []error) {
 }
 
 // Verify returns what a token says, or a [Refusal]. The context bounds only the wait
-// for a key set that has to be fetched first.
+// for a key set that has to be fetched first, and for the Ledger where this process has
+// not asked it within the last second.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Claims, error) {
 	c, refused := v.verify(ctx, raw)
 	if refused != nil {
@@ -199,16 +209,29 @@ func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
 	if err := r.fits(raw, h); err != nil {
 		return Claims{}, refusal(err, h, r.issuer)
 	}
-	claims := claimSet{by: &r.claimRules}
+	claims := claimSet{by: &r.claimRules, alg: h.alg}
 	// The token that Parse returns is filled even when it is refused, so it is not looked at.
 	_, err = r.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (any, error) { return r.key(ctx, h) })
 	if err != nil {
 		return Claims{}, refusal(err, h, r.issuer)
 	}
-	return Claims{
+	out := Claims{
 		Subject: claims.sub, Tenant: claims.tenant, ID: claims.jti,
-		Scopes: claims.scopes, ExpiresAt: claims.exp,
-	}, nil
+		Scopes: claims.scopes, Models: claims.models, ExpiresAt: claims.exp,
+	}
+	kept := keptForm(r.own, h.alg, out.ID)
+	switch {
+	case v.ledger != nil:
+		err = v.ledger.judge(ctx, &out, kept)
+	case kept:
+		err = reason{reasonRecord, "it is a token that the server keeps: only a running server knows whether it still does"}
+	}
+	if err != nil {
+		refused := refusal(err, h, r.issuer)
+		refused.Signed = true
+		return Claims{}, refused
+	}
+	return out, nil
 }
 
 // rulesFor returns the rules of the issuer that a token names.
@@ -226,9 +249,13 @@ func (v *Verifier) rulesFor(raw string) (*rules, error) {
 
 // Run fetches the key sets at once and again about every 10 minutes, or 10 s after a
 // failure, until ctx ends, so that no caller waits for one. Without it they are fetched
-// when first needed and, by one caller in 15 minutes, again.
+// when first needed and, by one caller in 15 minutes, again. It also asks the Ledger four
+// times a second.
 func (v *Verifier) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	if v.ledger != nil {
+		wg.Go(func() { v.ledger.keep(ctx) })
+	}
 	for _, r := range v.rules {
 		if k, ok := r.keys.(*remoteKeys); ok {
 			wg.Go(func() { k.keep(ctx) })

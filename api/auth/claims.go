@@ -17,6 +17,9 @@ import (
 const (
 	maxNameBytes = 255 // sub and jti
 	maxScopes    = 64  // of a token of our own
+	maxModels    = 64  // likewise
+
+	modelsClaim = "models" // of a token of our own: globs of the models that it may ask
 )
 
 // claimRules are by what the claims of one issuer's tokens are read.
@@ -44,7 +47,8 @@ type requirement struct {
 // claimSet is a token's second part. It reads itself strictly, and the parser
 // checks what it returns.
 type claimSet struct {
-	by *claimRules
+	by  *claimRules
+	alg string // with which it is signed
 
 	iss, jti      string
 	exp, iat, nbf time.Time
@@ -53,6 +57,7 @@ type claimSet struct {
 	aud           jwt.ClaimStrings
 	sub, tenant   string
 	scopes        []string
+	models        []string
 	faults        []reason // what a good signature does not mend; told only after it
 }
 
@@ -120,6 +125,14 @@ func (c *claimSet) resolve() {
 	}
 	c.resolveTenant(fault)
 	c.resolveScopes(fault)
+	if r.own && slices.Contains(c.seen, modelsClaim) {
+		var ok bool
+		c.models, ok = textsOf(c.values[modelsClaim], false, false, true)
+		// An empty list would be read as no limit.
+		if !ok || !ValidModels(c.models) || len(c.models) == 0 {
+			fault(reasonClaim, "models is not a list of 1 to 64 names of models, in which * stands for any text")
+		}
+	}
 	for _, q := range r.require {
 		got := c.several(q.path, "")
 		if !slices.ContainsFunc(got, func(s string) bool { return slices.Contains(q.values, s) }) {
@@ -325,7 +338,7 @@ func (c *claimSet) Validate() error {
 		fault(reasonClaim, "a required claim is missing: iat")
 	case !c.exp.After(c.iat):
 		fault(reasonLifetime, "exp is not after iat")
-	case c.exp.Sub(c.iat) > c.by.maxLifetime:
+	case c.exp.Sub(c.iat) > c.by.maxLifetime && !keptForm(c.by.own, c.alg, c.jti):
 		fault(reasonLifetime, "the lifetime is too long: max_lifetime bounds exp - iat")
 	case len(faults) == 0 && (c.sub == "" || c.tenant == ""): // resolve has said it, or overlooked something
 		fault(reasonClaim, "a required claim is missing: sub or the tenant's")
@@ -389,6 +402,21 @@ func splitScopes(s string, to *[]string) bool {
 	*to = scopes
 	return true
 }
+
+// ValidModels reports whether a token may be narrowed to these models: at most 64 names,
+// in which only "*" stands for others.
+func ValidModels(globs []string) bool {
+	for _, g := range globs {
+		if !validName(g) || strings.ContainsAny(g, "?[\\") {
+			return false
+		}
+	}
+	return len(globs) <= maxModels
+}
+
+// ValidName reports whether a text can be a token's jti or subject: at most 255 bytes,
+// all of it printable.
+func ValidName(s string) bool { return validName(s) }
 
 // validName reports whether a subject or token id can be written to a log line
 // and a page as it is.

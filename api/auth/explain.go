@@ -73,7 +73,7 @@ func (e *explanation) tell(ctx context.Context, v *Verifier, raw string) {
 		e.bad("form", "%v", err)
 	}
 	e.signature(ctx, r, h, raw)
-	e.claims(r, raw)
+	e.claims(r, h.alg, raw)
 }
 
 // signature looks for the key and checks what it signed.
@@ -115,9 +115,9 @@ func (e *explanation) signature(ctx context.Context, r *rules, h header, raw str
 }
 
 // claims tells what each of the claims that matter says.
-func (e *explanation) claims(r *rules, raw string) {
+func (e *explanation) claims(r *rules, alg, raw string) {
 	text, err := part(raw, 1)
-	c := claimSet{by: &r.claimRules}
+	c := claimSet{by: &r.claimRules, alg: alg}
 	if err == nil {
 		err = c.UnmarshalJSON(text)
 	}

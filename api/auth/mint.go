@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -23,6 +24,10 @@ type MintConfig struct {
 	Tenant string
 	// Scopes are what it allows; each one of Scopes(), at least one.
 	Scopes []string
+	// Models are globs of the models that it may ask; see [ValidModels]. None: all.
+	Models []string
+	// ID is the token's jti; "" means a random one.
+	ID string
 	// TTL is how long it is valid, in whole seconds. Zero means 1 hour. The
 	// verifier refuses what passes its MaxLifetime.
 	TTL time.Duration
@@ -58,6 +63,9 @@ func Mint(c MintConfig) (string, error) {
 			fault("scope: %q is not one of %s", s, strings.Join(Scopes(), " "))
 		}
 	}
+	if !ValidModels(c.Models) {
+		fault("models: at most %d names of models, in which only * stands for others", maxModels)
+	}
 	if c.TTL == 0 {
 		c.TTL = time.Hour
 	}
@@ -71,11 +79,15 @@ func Mint(c MintConfig) (string, error) {
 		c.Now = time.Now
 	}
 	iat := c.Now().Unix()
-	token := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"iss": c.Issuer, "aud": c.Audience, "sub": c.Subject, "jti": rand.Text(),
+	claims := jwt.MapClaims{
+		"iss": c.Issuer, "aud": c.Audience, "sub": c.Subject, "jti": cmp.Or(c.ID, rand.Text()),
 		"iat": iat, "exp": iat + int64(c.TTL/time.Second),
 		"tenant": c.Tenant, "scope": strings.Join(c.Scopes, " "),
-	})
+	}
+	if len(c.Models) > 0 {
+		claims[modelsClaim] = c.Models
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
 	token.Header["typ"] = "at+jwt"
 	return token.SignedString(c.Secret)
 }

@@ -50,7 +50,11 @@ type Claims struct {
 	Tenant    string
 	ID        string // jti; a foreign issuer's token may have none
 	Scopes    []string
+	Models    []string // globs of the models that it may ask; none: all
 	ExpiresAt time.Time
+	// Unsure is set when nobody could say within the last second whether the token was
+	// revoked: it is good for reading, and for nothing that changes anything.
+	Unsure bool
 }
 
 // Has reports whether the claims grant a scope. See the constants for the one

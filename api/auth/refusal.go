@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // The words of [Refusal.Reason].
@@ -24,17 +26,21 @@ const (
 	reasonTenant      = "tenant"      // the value is no tenant, or not a listed one
 	reasonRequire     = "require"     // a claim has not the value that the configuration requires
 	reasonUnavailable = "unavailable" // the issuer's keys cannot be fetched
+	reasonRevoked     = "revoked"     // somebody has revoked it
+	reasonRecord      = "record"      // it is of those that the server keeps, and has no record that says the same
 	reasonProvider    = "provider"    // a provider's own key, sent by mistake
 )
 
 // Refusal is why a token is not accepted. It is [ErrInvalid], and [ErrUnavailable]
-// as well where the issuer's keys could not be fetched.
+// as well where the issuer's keys could not be fetched, or tasks.ErrUnavailable where the
+// [Ledger] could not be asked.
 //
 // Its text is a fixed phrase and holds nothing of the token. Reason and Issuer take
 // few values, so they can label a metric.
 type Refusal struct {
 	// Reason is one word: malformed, algorithm, type, issuer, key, signature, expired,
-	// not_yet, audience, lifetime, claim, tenant, require, unavailable or provider.
+	// not_yet, audience, lifetime, claim, tenant, require, unavailable,
+	// revoked, record or provider.
 	Reason string
 	// Text says it in words.
 	Text string
@@ -46,7 +52,7 @@ type Refusal struct {
 	// Algorithm and KeyID are what the header says, unproven; "" where it is malformed.
 	Algorithm, KeyID string
 
-	cause error // nil or ErrUnavailable
+	cause error // nil, ErrUnavailable or tasks.ErrUnavailable
 }
 
 // Tells reports whether Text may be told to the caller: its issuer wrote the token, or it
@@ -120,6 +126,10 @@ func refusal(err error, h header, issuer string) *Refusal {
 	}
 	if errors.Is(err, ErrUnavailable) {
 		out.Reason, out.Text, out.cause = reasonUnavailable, ErrUnavailable.Error(), ErrUnavailable
+		return out
+	}
+	if errors.Is(err, tasks.ErrUnavailable) {
+		out.Reason, out.Text, out.cause = reasonUnavailable, "whether it was revoked cannot be asked", err
 		return out
 	}
 	for _, known := range libraryReasons() {

@@ -90,7 +90,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served}, pools: h.Pools, told: b.Staged, dialect: b.Dialect, faulty: b.Faulty,
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served, Caller: &c}, pools: h.Pools, told: b.Staged, dialect: b.Dialect, faulty: b.Faulty,
 	}
 	if b.Lasts > 0 {
 		in.until = g.CreatedAt.Add(b.Lasts)
@@ -169,6 +169,8 @@ type Lines struct {
 	Match func(model string) (pool string, ok bool) // required
 	// Served lists the globs of models that errors name; nil: they name none.
 	Served func() []string
+	// Caller is who sends them; nil: anybody, for any model.
+	Caller *Caller
 
 	seen map[string]int // custom id to line
 }
@@ -193,6 +195,11 @@ func (l *Lines) number(line int, job *tasks.Job) error {
 		return fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
 	}
 	l.seen[job.CustomID] = line
+	if l.Caller != nil {
+		if err := l.Caller.may(job); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

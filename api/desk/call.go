@@ -44,6 +44,8 @@ type Answered struct {
 	desk *Desk
 	call tasks.Call
 	sent tasks.CallerState // what becomes of the caller once it has the answer
+
+	revoked <-chan struct{} // as in Caller
 }
 
 // Call hands a job in and waits for its end, or waits for that of the call that this
@@ -67,6 +69,9 @@ func (d *Desk) Call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 
 // call makes or finds the job of a call.
 func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
+	if err := c.may(&q.Job); err != nil {
+		return nil, err
+	}
 	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
 		return nil, err
 	}
@@ -81,12 +86,16 @@ func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 			return nil, err
 		}
 	}
+	a.revoked = c.Revoked
 	return a, nil
 }
 
 // Begin hands a job in for which its caller does not wait, or finds that of the call
 // that this one repeats.
 func (d *Desk) Begin(ctx context.Context, c Caller, q Asked) (tasks.Job, error) {
+	if err := c.may(&q.Job); err != nil {
+		return tasks.Job{}, err
+	}
 	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
 		return tasks.Job{}, err
 	}
@@ -218,7 +227,7 @@ func (d *Desk) waitCall(ctx context.Context, a *Answered, patience time.Duration
 // awaitCall is AwaitJob that also ends when no wait can help.
 func (d *Desk) awaitCall(ctx context.Context, a *Answered, patience time.Duration) (job tasks.Job, barred tasks.Outcome, err error) {
 	job, err = await(ctx, d, awaited[tasks.Job]{
-		tenant: a.call.Tenant, id: a.call.ID, wait: patience, known: &a.Job,
+		tenant: a.call.Tenant, id: a.call.ID, wait: patience, known: &a.Job, revoked: a.revoked,
 		read: func(ctx context.Context) (tasks.Job, error) { return d.c.Jobs.Job(ctx, a.call.Tenant, a.call.ID) },
 		over: func(j *tasks.Job) bool {
 			barred = ""

@@ -194,4 +194,8 @@ type Caller struct {
 	Tenant  string
 	Subject string // the token's
 	Request string // the request's id, for the log
+	// Models are globs of the models that its token is for; none: all.
+	Models []string
+	// Revoked is closed when its token is revoked; nil: never.
+	Revoked <-chan struct{}
 }

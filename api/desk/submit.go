@@ -28,6 +28,9 @@ type Handed struct {
 // Handed counts beside an error too: of a repeat whose job is no more it says
 // that it is a repeat.
 func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
+	if err := c.may(&s.Job); err != nil {
+		return h, err
+	}
 	if err := place(d.c.Pools.Match, d.c.Pools.Served, &s.Job); err != nil {
 		return h, err
 	}
@@ -75,7 +78,14 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 
 // Retry queues a job again that ended without a result. It takes of every quota
 // what a submit takes, because it costs what one costs.
-func (d *Desk) Retry(ctx context.Context, tenant, id string) (tasks.Job, quota.Grant, error) {
+func (d *Desk) Retry(ctx context.Context, c Caller, id string) (tasks.Job, quota.Grant, error) {
+	tenant := c.Tenant
+	if len(c.Models) > 0 {
+		job, err := d.c.Jobs.Job(ctx, tenant, id)
+		if err = cmp.Or(err, c.may(&job)); err != nil {
+			return tasks.Job{}, quota.Grant{}, err
+		}
+	}
 	grant, err := d.admit(ctx, tenant)
 	if err != nil {
 		return tasks.Job{}, grant, err
@@ -100,6 +110,19 @@ func (d *Desk) Keep(ctx context.Context, tenant, key, id string, answer []byte) 
 	if err := d.c.Jobs.SaveAnswer(ctx, tenant, key, id, answer); err != nil {
 		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "save the answer of an Idempotency-Key", slog.Any("error", err))
 	}
+}
+
+// may refuses a job for a model that the caller's token is not for.
+func (c *Caller) may(job *tasks.Job) error {
+	if len(c.Models) == 0 {
+		return nil
+	}
+	for _, model := range append([]string{job.Model}, job.Fallback...) {
+		if !tasks.MatchModel(c.Models, model) {
+			return fault.Fail(fault.Forbidden, "The token may ask only for these models: %s.", strings.Join(c.Models, ", "))
+		}
+	}
+	return nil
 }
 
 // place finds the job's pool. Where there is none, served says what could have been

@@ -2,9 +2,11 @@ package desk
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
+	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -114,6 +116,7 @@ type awaited[T any] struct {
 	over       func(*T) bool            // there is nothing to wait for any more
 	told       func(last *tasks.Job) *T // by the notice of the end; nil: it has to be read
 	known      *T                       // as it is; nil: it has to be read first
+	revoked    <-chan struct{}          // closed when who waits may no longer; nil: never
 }
 
 // ownJob takes a job of the tenant's from the notice of its end.
@@ -203,6 +206,9 @@ func (w *wait[T]) run(ctx context.Context) {
 			return
 		case <-w.desk.draining:
 			return
+		case <-w.a.revoked:
+			w.err = ErrRevoked
+			return
 		case <-ctx.Done():
 			w.err = ctx.Err()
 			return
@@ -210,12 +216,18 @@ func (w *wait[T]) run(ctx context.Context) {
 	}
 }
 
+// ErrRevoked ends the wait of a caller whose token was revoked meanwhile.
+var ErrRevoked = fault.Fail(fault.Unauthorized, "The token was revoked while the request waited.")
+
 // Result waits for the result of a job that was handed in, for as long as wait,
 // and finds out what the job waits for if it is not there then. The job is safe
-// by now: it fails only with the error of ctx.
+// by now: it fails only with the error of ctx, and with ErrRevoked.
 func (d *Desk) Result(ctx context.Context, c Caller, h *Handed, wait time.Duration) error {
 	if wait > 0 {
-		if err := d.awaitResult(ctx, h, wait); err != nil {
+		if err := d.awaitResult(ctx, c, h, wait); err != nil {
+			if errors.Is(err, ErrRevoked) {
+				return err
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -230,10 +242,10 @@ func (d *Desk) Result(ctx context.Context, c Caller, h *Handed, wait time.Durati
 
 // awaitResult waits until the job is final. It gives up at once when the job's
 // pool is paused, because then it will not be soon.
-func (d *Desk) awaitResult(ctx context.Context, h *Handed, wait time.Duration) error {
+func (d *Desk) awaitResult(ctx context.Context, c Caller, h *Handed, wait time.Duration) error {
 	told := h.Waiting
 	job, err := await(ctx, d, awaited[tasks.Job]{
-		tenant: h.Job.Tenant, id: h.Job.ID, wait: wait, known: &h.Job,
+		tenant: h.Job.Tenant, id: h.Job.ID, wait: wait, known: &h.Job, revoked: c.Revoked,
 		read: func(ctx context.Context) (tasks.Job, error) {
 			told = nil
 			return d.c.Jobs.Job(ctx, h.Job.Tenant, h.Job.ID)

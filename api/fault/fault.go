@@ -69,7 +69,7 @@ func Kinds() []Kind {
 		{InvalidJSON, 400, "The body is not valid JSON", nil},
 		{Unauthorized, 401, "A valid bearer token is needed", nil},
 		{KeyRefused, 401, "The provider refuses the key that is configured for it", nil},
-		{Forbidden, 403, "The token lacks a scope", nil},
+		{Forbidden, 403, "The token does not allow this", nil},
 		{NotFound, 404, "No such object", tasks.ErrNotFound},
 		{RouteNotFound, 404, "No such route", nil},
 		{ModelNotFound, 404, "No pool serves this model", nil},

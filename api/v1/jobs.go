@@ -244,8 +244,8 @@ func (a *API) CancelJob(c echo.Context) error { return a.move(c, a.c.Jobs.Cancel
 
 // RetryJob is POST /v1/jobs/{id}/retry.
 func (a *API) RetryJob(c echo.Context) error {
-	return a.move(c, func(ctx context.Context, tenant, id string) (tasks.Job, error) {
-		job, grant, err := a.desk.Retry(ctx, tenant, id)
+	return a.move(c, func(ctx context.Context, _, id string) (tasks.Job, error) {
+		job, grant, err := a.desk.Retry(ctx, a.c.Caller(c), id)
 		setRateLimit(c.Response().Header(), grant)
 		return job, err
 	})

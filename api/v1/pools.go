@@ -73,6 +73,9 @@ func (a *API) PausePool(c echo.Context) error {
 	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject); err != nil {
 		return err
 	}
+	if err := a.note(c, "pause", name, reason); err != nil {
+		return err
+	}
 	return a.answerPool(c, name)
 }
 
@@ -83,6 +86,9 @@ func (a *API) ResumePool(c echo.Context) error {
 	}
 	name := c.Param("name")
 	if err := a.c.PoolControl.Resume(c.Request().Context(), name, a.c.Caller(c).Subject); err != nil {
+		return err
+	}
+	if err := a.note(c, "resume", name, ""); err != nil {
 		return err
 	}
 	return a.answerPool(c, name)

@@ -80,6 +80,10 @@ type Config struct {
 	Partials    Partials    // nil: event streams carry the text when the job has succeeded
 	PoolControl PoolControl // nil: all of that answers 404
 	Webhooks    Webhooks    // nil: their routes answer 404
+	Tokens      Tokens      // nil: their routes answer 404
+	Audit       Audit       // nil: its route answers 404, and nothing is noted
+	// Mint signs a token of that record; nil: this server has nothing to sign with.
+	Mint func(tasks.Token) (string, error)
 	// NewID returns a new id: the prefix ("whe"), an underscore and something unique.
 	NewID func(prefix string) string
 	// PublicURL is the only base of links that are handed out.

@@ -46,7 +46,7 @@ func (c *AuthCheckCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	v, err := newVerifier(cfg.Auth, secret, env.Log, nil)
+	v, err := newVerifier(cfg.Auth, secret, nil, env.Log, nil)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (ConfigCheckCmd) Run(env *Env) error {
 	if secret == nil && c.Auth.JWKSURL == "" && c.Auth.JWKSFile == "" && len(c.Auth.Issuers) == 0 {
 		_, err = fmt.Fprintln(env.Stdout, "# No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own.")
 	} else {
-		_, err = newVerifier(c.Auth, secret, nil, nil) // reads the files of keys
+		_, err = newVerifier(c.Auth, secret, nil, nil, nil) // reads the files of keys
 	}
 	if err != nil {
 		return err
@@ -47,6 +47,7 @@ type TokenCmd struct {
 	Scope   string        `default:"jobs:read jobs:write" help:"What it allows, separated by spaces. Others: webhooks:write, monitor, admin."`
 	TTL     time.Duration `name:"ttl" default:"1h" help:"How long it is valid."`
 	Subject string        `help:"Who it is for (default: the tenant)."`
+	Models  []string      `help:"The only models that it may ask; * stands for any text (default: all)."`
 }
 
 // Run prints the token.
@@ -67,7 +68,7 @@ func (c *TokenCmd) Run(env *Env) error {
 	}
 	token, err := auth.Mint(auth.MintConfig{
 		Secret: secret, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience,
-		Subject: firstSet(c.Subject, c.Tenant), Tenant: c.Tenant, Scopes: strings.Fields(c.Scope), TTL: c.TTL,
+		Subject: firstSet(c.Subject, c.Tenant), Tenant: c.Tenant, Scopes: strings.Fields(c.Scope), Models: c.Models, TTL: c.TTL,
 	})
 	if err != nil {
 		return wrongUsage{err}

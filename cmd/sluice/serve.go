@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/web"
 )
@@ -131,11 +132,11 @@ func (s *service) keys() []api.Check {
 	}}}
 }
 
-// newVerifier makes the judge of tokens, which has the secret unless it is nil.
-func newVerifier(c config.Auth, secret []byte, log *slog.Logger, metrics prometheus.Registerer) (*auth.Verifier, error) {
+// newVerifier makes the judge of tokens, which has the secret and the ledger unless they are nil.
+func newVerifier(c config.Auth, secret []byte, ledger auth.Ledger, log *slog.Logger, metrics prometheus.Registerer) (*auth.Verifier, error) {
 	return auth.New(auth.Config{
 		Issuer: c.Issuer, Audience: c.Audience, MaxLifetime: c.MaxLifetime,
-		HMACSecret: secret, JWKSFile: c.JWKSFile, JWKSURL: c.JWKSURL, Issuers: c.Foreign(),
+		HMACSecret: secret, JWKSFile: c.JWKSFile, JWKSURL: c.JWKSURL, Issuers: c.Foreign(), Ledger: ledger,
 		Log: log, Metrics: metrics,
 	})
 }
@@ -143,7 +144,7 @@ func newVerifier(c config.Auth, secret []byte, log *slog.Logger, metrics prometh
 // newAPI makes the API with the console beside it, for public, the address
 // that links begin with. Tokens are verified with secret unless it is nil.
 func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
-	verifier, err := newVerifier(s.cfg.Auth, secret, s.log, s.registry)
+	verifier, err := newVerifier(s.cfg.Auth, secret, s.store, s.log, s.registry)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +161,13 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	console, err := web.New(web.Config{
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: s.pools.Pause, Resume: s.pools.Resume, PoolOf: s.poolOf,
+		Pause: func(ctx context.Context, pool, reason string, who web.Actor) error {
+			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject), who, tasks.Act{Action: "pause", Target: pool, Reason: reason})
+		},
+		Resume: func(ctx context.Context, pool string, who web.Actor) error {
+			return s.noted(ctx, s.pools.Resume(ctx, pool, who.Subject), who, tasks.Act{Action: "resume", Target: pool})
+		},
+		PoolOf: s.poolOf, Revoked: verifier.Revoked,
 		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, HTTPS: s.room.HTTPS, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {
@@ -173,7 +180,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	return api.New(api.Config{
 		Jobs: s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
-		Verifier:        verifier,
+		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
 		Registerer: s.registry, Log: s.log, KeepAlive: s.keepAlive,
@@ -210,7 +217,7 @@ type identities struct{ v *auth.Verifier }
 // Verify checks a token.
 func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error) {
 	c, err := i.v.Verify(ctx, raw)
-	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt}, err
+	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, ExpiresAt: c.ExpiresAt, Unsure: c.Unsure}, err
 }
 
 // left has each answer close its connection while this process is to be left: a proxy

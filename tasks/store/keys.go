@@ -41,6 +41,7 @@ func (k keys) bodiesSwept() string                { return string(k) + "bodies" 
 func (k keys) poolStates() string                 { return string(k) + "wpool" }
 func (k keys) token(id string) string             { return string(k) + "tok:" + id }
 func (k keys) tokens() string                     { return string(k) + "toks" }
+func (k keys) revision() string                   { return string(k) + "revno" }
 func (k keys) acts() string                       { return string(k) + "acts" }
 
 func (k keys) document(id string) string            { return string(k) + "doc:" + id }

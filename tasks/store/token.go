@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -133,6 +134,13 @@ func (s *Store) RevokeToken(ctx context.Context, id string, longest time.Duratio
 // Redis one read.
 func (s *Store) Revoked(ctx context.Context, after int64) (tasks.Revocations, error) {
 	out := tasks.Revocations{Version: after}
+	newest, err := s.rdb.Get(ctx, s.keys.revision()).Int64()
+	switch {
+	case err != nil && !errors.Is(err, redis.Nil):
+		return tasks.Revocations{}, fmt.Errorf("read revoked tokens: %w", redisError(err))
+	case newest == after:
+		return out, nil
+	}
 	for {
 		reply, err := s.run(ctx, tokensRevokedScript, args{"after": out.Version, "most": revocationsPage}).Slice()
 		if err != nil {

@@ -1,0 +1,285 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Ledger is what the server knows of tokens beside what they say themselves, the same in
+// every process.
+type Ledger interface {
+	// Token returns the record of a token that the server keeps; tasks.ErrNotFound when
+	// it keeps none of that id.
+	Token(ctx context.Context, id string) (tasks.Token, error)
+	// Revoked returns what was revoked after a version; 0 is before all.
+	Revoked(ctx context.Context, after int64) (tasks.Revocations, error)
+}
+
+// KeptPrefix begins the jti of a token that the server keeps. Such a token may live longer
+// than MaxLifetime, and is good only while its record says so.
+const KeptPrefix = "tok_"
+
+const (
+	askEvery   = 250 * time.Millisecond // what was revoked, ahead of who wants to know
+	askedFor   = 900 * time.Millisecond // an answer counts; a revoked token is good for that long at most
+	askTimeout = 500 * time.Millisecond
+	readsFor   = 30 * time.Second // after the last answer
+	recordsFor = 5 * time.Minute  // a record is in memory
+	recordsMax = 10_000           // in memory
+)
+
+// ErrRevoked is the cause with which a context of [Verifier.Follow] ends.
+var ErrRevoked = errors.New("the token was revoked")
+
+// ledger is what one process knows of the Ledger. Its times are of this process alone.
+type ledger struct {
+	from   Ledger
+	asking chan struct{} // held by who asks
+
+	mu      sync.RWMutex
+	asked   time.Time // when the last question that was answered began
+	failed  time.Time // when the last one that was not ended, should there be none since
+	why     error
+	version int64
+	revoked map[string]time.Time // by jti: when no such token can be good any more
+	records map[string]record
+	holds   map[string]map[*hold]struct{} // by jti: requests that go on
+}
+
+// record is a token's record, and when it was read.
+type record struct {
+	tasks.Token
+	at time.Time
+}
+
+type hold struct{ end context.CancelCauseFunc }
+
+func newLedger(from Ledger) *ledger {
+	if from == nil {
+		return nil
+	}
+	return &ledger{from: from, asking: make(chan struct{}, 1), revoked: map[string]time.Time{}, records: map[string]record{}, holds: map[string]map[*hold]struct{}{}}
+}
+
+// keep asks again and again what was revoked, until ctx ends.
+func (l *ledger) keep(ctx context.Context) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		_ = l.ask(ctx, time.Now()) // whoever wants to know is told
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// fresh makes sure that this process knows what was revoked up to a moment ago.
+func (l *ledger) fresh(ctx context.Context) error {
+	now := time.Now()
+	l.mu.RLock()
+	asked, failed, why := l.asked, l.failed, l.why
+	l.mu.RUnlock()
+	switch {
+	case now.Sub(asked) <= askedFor:
+		return nil
+	case now.Sub(failed) <= askEvery:
+		return why // nobody waits for what somebody was just refused
+	}
+	return l.ask(ctx, now.Add(-askedFor))
+}
+
+// ask asks what was revoked, unless somebody has since then.
+func (l *ledger) ask(ctx context.Context, since time.Time) error {
+	came := time.Now()
+	select {
+	case l.asking <- struct{}{}:
+		defer func() { <-l.asking }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	l.mu.RLock()
+	asked, failed, why, version := l.asked, l.failed, l.why, l.version
+	l.mu.RUnlock()
+	switch {
+	case asked.After(since):
+		return nil
+	case failed.After(came):
+		return why
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout) // others wait for it too
+	defer cancel()
+	found, err := l.from.Revoked(ctx, version)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.failed, l.why = time.Now(), fmt.Errorf("ask what was revoked: %w: %w", tasks.ErrUnavailable, err)
+		return l.why
+	}
+	l.asked, l.failed, l.why, l.version = began, time.Time{}, nil, found.Version
+	l.learn(found.List)
+	return nil
+}
+
+// learn takes in what was revoked, and forgets what has passed by itself.
+func (l *ledger) learn(list []tasks.Revocation) {
+	if len(list) == 0 {
+		return
+	}
+	now := time.Now()
+	for id, until := range l.revoked {
+		if now.After(until) {
+			delete(l.revoked, id)
+		}
+	}
+	for _, r := range list {
+		l.revoked[r.ID] = r.Until
+		delete(l.records, r.ID)
+		for h := range l.holds[r.ID] {
+			h.end(ErrRevoked)
+		}
+	}
+}
+
+// judge refuses a token of good signature that was revoked, or that the server should keep
+// and does not. Its error is a reason, or tasks.ErrUnavailable.
+func (l *ledger) judge(ctx context.Context, c *Claims, kept bool) error {
+	err := l.fresh(ctx)
+	l.mu.RLock()
+	age := time.Since(l.asked)
+	_, revoked := l.revoked[c.ID]
+	rec, known := l.records[c.ID]
+	l.mu.RUnlock()
+	switch {
+	case c.ID != "" && revoked:
+		return reason{reasonRevoked, "it was revoked"}
+	case err != nil && age > readsFor:
+		return err
+	case !kept:
+		c.Unsure = err != nil
+		return nil
+	}
+	if !known || time.Since(rec.at) > recordsFor {
+		fresh, readErr := l.record(ctx, c.ID)
+		switch {
+		case readErr == nil:
+			rec = fresh
+		case !known || !tasks.Away(readErr):
+			return readErr
+		}
+		err = errors.Join(err, readErr)
+	}
+	c.Unsure = err != nil
+	return rec.fits(c)
+}
+
+// record reads a token's record.
+func (l *ledger) record(ctx context.Context, id string) (record, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	began := time.Now()
+	t, err := l.from.Token(ctx, id)
+	switch {
+	case errors.Is(err, tasks.ErrNotFound):
+		return record{}, reason{reasonRecord, "the server keeps no such token"}
+	case err != nil:
+		return record{}, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+	case !t.Revoked.IsZero():
+		return record{}, reason{reasonRevoked, "it was revoked"}
+	}
+	rec := record{t, began}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for other := range l.records {
+		if len(l.records) < recordsMax {
+			break
+		}
+		delete(l.records, other)
+	}
+	if _, gone := l.revoked[id]; !gone {
+		l.records[id] = rec
+	}
+	return rec, nil
+}
+
+// fits refuses a token that says other than its record.
+func (r *record) fits(c *Claims) error {
+	if r.Tenant != c.Tenant || r.Subject != c.Subject || !slices.Equal(r.Scopes, c.Scopes) || !slices.Equal(r.Models, c.Models) ||
+		r.Expires.Unix() != c.ExpiresAt.Unix() {
+		return reason{reasonRecord, "the server's record of it says something else"}
+	}
+	return nil
+}
+
+// Follow returns a context that ends with [ErrRevoked] as its cause when the token is
+// revoked, within a second or so of it. The caller calls stop.
+func (v *Verifier) Follow(ctx context.Context, c Claims) (followed context.Context, stop func()) {
+	followed, end := context.WithCancelCause(ctx)
+	l := v.ledger
+	if l == nil || c.ID == "" {
+		return followed, func() { end(nil) }
+	}
+	h := &hold{end}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, revoked := l.revoked[c.ID]; revoked {
+		end(ErrRevoked)
+	}
+	if l.holds[c.ID] == nil {
+		l.holds[c.ID] = map[*hold]struct{}{}
+	}
+	l.holds[c.ID][h] = struct{}{}
+	return followed, func() {
+		end(nil)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if delete(l.holds[c.ID], h); len(l.holds[c.ID]) == 0 {
+			delete(l.holds, c.ID)
+		}
+	}
+}
+
+// Revoked reports whether a token of that jti was revoked; false without a Ledger. An
+// error is tasks.ErrUnavailable: nobody can say.
+func (v *Verifier) Revoked(ctx context.Context, id string) (bool, error) {
+	l := v.ledger
+	if l == nil || id == "" {
+		return false, nil
+	}
+	err := l.fresh(ctx)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if _, revoked := l.revoked[id]; revoked {
+		return true, nil
+	}
+	return false, err
+}
+
+// Refresh asks the Ledger now what was revoked.
+func (v *Verifier) Refresh(ctx context.Context) error {
+	if v.ledger == nil {
+		return nil
+	}
+	return v.ledger.ask(ctx, time.Now())
+}
+
+// Longest is for how long a token of any issuer can be good at most.
+func (v *Verifier) Longest() (longest time.Duration) {
+	for _, r := range v.rules {
+		longest = max(longest, r.maxLifetime+r.leeway)
+	}
+	return longest
+}
+
+// keptForm reports whether claims are of the form of a token that the server keeps.
+func keptForm(own bool, alg, jti string) bool {
+	return own && alg == algHS256 && strings.HasPrefix(jti, KeptPrefix)
+}

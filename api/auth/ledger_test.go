@@ -1,0 +1,216 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// book is a Ledger in memory; fail has it answer nothing.
+type book struct {
+	mu      sync.Mutex
+	fail    error
+	tokens  map[string]tasks.Token
+	revoked []tasks.Revocation
+	reads   int // of records
+}
+
+func (b *book) Token(_ context.Context, id string) (tasks.Token, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reads++
+	t, ok := b.tokens[id]
+	if b.fail == nil && !ok {
+		return t, tasks.ErrNotFound
+	}
+	return t, b.fail
+}
+
+func (b *book) Revoked(_ context.Context, after int64) (tasks.Revocations, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return tasks.Revocations{Version: int64(len(b.revoked)), List: b.revoked[min(after, int64(len(b.revoked))):]}, b.fail
+}
+
+func (b *book) change(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+func newBook(t *testing.T) (*book, *Verifier) {
+	t.Helper()
+	b := &book{tokens: map[string]tasks.Token{}}
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, HMACSecret: testSecret(), Ledger: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, v
+}
+
+// mintAs mints a token for a year with a jti, changed as told.
+func mintAs(t *testing.T, id string, change func(*MintConfig)) string {
+	t.Helper()
+	c := MintConfig{
+		Secret: testSecret(), Issuer: testIssuer, Audience: testAudience, Subject: "ci", Tenant: "acme",
+		Scopes: []string{ScopeJobsWrite}, TTL: 365 * 24 * time.Hour, ID: id, Models: []string{"claude-*"},
+	}
+	if change != nil {
+		change(&c)
+	}
+	raw, err := Mint(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func reasonOf(err error) string {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r.Reason
+	}
+	return ""
+}
+
+// A token that the server keeps is good while its record says what it says, however long
+// it lives; whoever has the secret cannot make one without a record.
+func TestAKeptTokenIsGoodByItsRecord(t *testing.T) {
+	t.Parallel()
+	b, v := newBook(t)
+	raw := mintAs(t, "tok_1", nil)
+	b.tokens["tok_1"] = tasks.Token{ID: "tok_1", Tenant: "acme", Subject: "ci", Scopes: []string{ScopeJobsWrite}, Models: []string{"claude-*"}, Expires: expiryOf(t, raw)}
+	for range 3 {
+		c, err := v.Verify(t.Context(), raw)
+		if err != nil || c.ID != "tok_1" || len(c.Models) != 1 || c.Unsure {
+			t.Fatalf("%+v, %v", c, err)
+		}
+	}
+	if b.reads != 1 {
+		t.Errorf("its record was read %d times for three requests", b.reads)
+	}
+	for name, forged := range map[string]string{
+		"no record":       mintAs(t, "tok_2", nil),
+		"another tenant":  mintAs(t, "tok_1", func(c *MintConfig) { c.Tenant = "other" }),
+		"another scope":   mintAs(t, "tok_1", func(c *MintConfig) { c.Scopes = []string{ScopeAdmin} }),
+		"another subject": mintAs(t, "tok_1", func(c *MintConfig) { c.Subject = "root" }),
+		"all models":      mintAs(t, "tok_1", func(c *MintConfig) { c.Models = nil }),
+		"another end":     mintAs(t, "tok_1", func(c *MintConfig) { c.TTL *= 2 }),
+	} {
+		if _, err := v.Verify(t.Context(), forged); reasonOf(err) != reasonRecord {
+			t.Errorf("%s: %v, want reason record", name, err)
+		}
+	}
+	if _, err := v.Verify(t.Context(), mintAs(t, "mine", nil)); reasonOf(err) != reasonLifetime {
+		t.Errorf("a year without a record: %v, want reason lifetime", err)
+	}
+	alone, err := New(Config{Issuer: testIssuer, Audience: testAudience, HMACSecret: testSecret()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alone.Verify(t.Context(), raw); reasonOf(err) != reasonRecord {
+		t.Errorf("without a ledger: %v, want reason record", err)
+	}
+}
+
+func expiryOf(t *testing.T, raw string) time.Time {
+	t.Helper()
+	text, err := part(raw, 1)
+	c := claimSet{by: &claimRules{own: true, scope: []string{"scope"}}}
+	if err = errors.Join(err, c.UnmarshalJSON(text)); err != nil {
+		t.Fatal(err)
+	}
+	return c.exp
+}
+
+// Any token is revoked by its jti, and requests that go on with it end.
+func TestARevokedTokenIsRefused(t *testing.T) {
+	t.Parallel()
+	b, v := newBook(t)
+	offline := mintAs(t, "mine", func(c *MintConfig) { c.TTL = time.Hour })
+	c, err := v.Verify(t.Context(), offline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { _ = v.Run(ctx); close(done) }()
+	followed, stop := v.Follow(t.Context(), c)
+	defer stop()
+	begun := time.Now()
+	b.change(func() {
+		b.revoked = append(b.revoked, tasks.Revocation{ID: "mine", Until: time.Now().Add(time.Hour)})
+	})
+	<-followed.Done()
+	if took := time.Since(begun); context.Cause(followed) != ErrRevoked || took > time.Second {
+		t.Errorf("ended with %v after %s", context.Cause(followed), took)
+	}
+	if _, err := v.Verify(t.Context(), offline); reasonOf(err) != reasonRevoked {
+		t.Errorf("%v, want reason revoked", err)
+	}
+	if late, stop := v.Follow(t.Context(), c); context.Cause(late) != ErrRevoked {
+		t.Error("a request that begins to be followed after the revocation goes on")
+	} else {
+		stop()
+	}
+	if gone, err := v.Revoked(t.Context(), "mine"); err != nil || !gone {
+		t.Error(gone, err)
+	}
+	cancel()
+	<-done
+}
+
+// While nobody can say what was revoked, claims are unsure; after a while none is good.
+func TestWhileTheLedgerIsAway(t *testing.T) {
+	t.Parallel()
+	b, v := newBook(t)
+	raw := mintAs(t, "mine", func(c *MintConfig) { c.TTL = time.Hour })
+	if c, err := v.Verify(t.Context(), raw); err != nil || c.Unsure {
+		t.Fatal(c, err)
+	}
+	b.change(func() { b.fail = errors.New("away") })
+	back := func(d time.Duration) {
+		v.ledger.mu.Lock()
+		defer v.ledger.mu.Unlock()
+		v.ledger.asked, v.ledger.failed = v.ledger.asked.Add(-d), time.Time{}
+	}
+	back(time.Second)
+	if c, err := v.Verify(t.Context(), raw); err != nil || !c.Unsure {
+		t.Errorf("after a second: %+v, %v; want unsure", c, err)
+	}
+	back(readsFor)
+	_, err := v.Verify(t.Context(), raw)
+	if reasonOf(err) != reasonUnavailable || !errors.Is(err, tasks.ErrUnavailable) || strings.Contains(err.Error(), "away") {
+		t.Errorf("after %s: %v", readsFor, err)
+	}
+	if _, err := v.Revoked(t.Context(), "mine"); !errors.Is(err, tasks.ErrUnavailable) {
+		t.Error(err)
+	}
+	b.change(func() { b.fail = nil })
+	back(0)
+	if c, err := v.Verify(t.Context(), raw); err != nil || c.Unsure {
+		t.Errorf("when it is back: %+v, %v", c, err)
+	}
+}
+
+// Models of a token are a list that says something, or the token is none.
+func TestTheModelsOfAToken(t *testing.T) {
+	t.Parallel()
+	for models, want := range map[string]string{
+		`["claude-*","gpt-5"]`: "", `"claude-x"`: "", `[]`: reasonClaim, `null`: reasonClaim, `{}`: reasonClaim, `[""]`: reasonClaim,
+		`["claude-?"]`: reasonClaim, `["[a-z]"]`: reasonClaim, `[1]`: reasonClaim,
+	} {
+		w, err := New(Config{Issuer: testIssuer, Audience: testAudience, HMACSecret: testSecret(), Now: clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := w.Verify(t.Context(), hs256(goodHead, strings.Replace(goodClaims, `"tenant"`, `"models":`+models+`,"tenant"`, 1)))
+		if reasonOf(err) != want || (want == "") != (len(c.Models) > 0) {
+			t.Errorf("%s: %q, %v; want %q", models, c.Models, err, want)
+		}
+	}
+}
