@@ -69,6 +69,9 @@ type Config struct {
 	Calls desk.Calls
 	// Documents keeps the files of OpenAI's form; nil: its files and batches answer 404.
 	Documents openai.Documents
+	// Anthropic asks providers of that form for what is no job: models and counts of
+	// tokens; nil: their routes answer 404.
+	Anthropic anthropic.Provider
 	// Partials gives event streams the text of running attempts; nil: they
 	// carry it when the job has succeeded.
 	Partials v1.Partials
@@ -230,7 +233,7 @@ func New(c Config) (*API, error) {
 	if c.Calls != nil {
 		a.relays(
 			anthropic.New(anthropic.Config{
-				Desk: d, Caller: caller, Batches: c.Batches, PublicURL: c.PublicURL,
+				Desk: d, Caller: caller, Batches: c.Batches, Provider: c.Anthropic, PublicURL: c.PublicURL,
 				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, KeepAlive: c.KeepAlive, Log: c.Log,
 			}),
 			openai.New(openai.Config{
@@ -362,6 +365,12 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	get(batches, an.ListBatches, "limit", "after_id", "before_id")
 	get(batches+"/:id", an.GetBatch)
 	get(batches+"/:id/results", an.BatchResults)
+	if an.Asks() {
+		// A caller counts tokens before it sends them, or looks at the models. Neither changes anything.
+		a.echo.POST("/anthropic/v1/messages/count_tokens", an.CountTokens, a.scope(auth.ScopeJobsWrite, "beta"))
+		get("/anthropic/v1/models", an.ListModels, "limit", "after_id", "before_id")
+		get("/anthropic/v1/models/:id", an.GetModel)
+	}
 	// A caller no longer wants the rest. A repeat changes nothing.
 	a.echo.POST(batches+"/:id/cancel", an.CancelBatch, a.scope(auth.ScopeJobsWrite, "beta"))
 	// A caller has an ended batch forgotten. A repeat is a 404.

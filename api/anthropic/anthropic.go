@@ -28,6 +28,8 @@ type Config struct {
 	// Caller returns who sent a request that was let through.
 	Caller  func(echo.Context) desk.Caller
 	Batches Batches
+	// Provider answers what is no job; nil: there is nobody to ask, and no route.
+	Provider Provider
 	// PublicURL is the only base of links that are handed out.
 	PublicURL     string
 	MaxBody       int64        // bytes of a call's body, and of one request of a batch

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -216,41 +215,44 @@ func (a *API) GetBatch(c echo.Context) error {
 
 // ListBatches is GET /anthropic/v1/messages/batches.
 func (a *API) ListBatches(c echo.Context) error {
-	f := tasks.BatchFilter{Tenant: a.c.Caller(c).Tenant, Limit: 20}
-	var err error
-	if v := c.QueryParam("limit"); v != "" {
-		if f.Limit, err = strconv.Atoi(v); err != nil || f.Limit < 1 || f.Limit > 1000 {
-			return fault.Fail(fault.InvalidRequest, "limit: it must be a whole number from 1 to 1000.")
-		}
+	limit, after, before, err := page(c)
+	if err != nil {
+		return err
 	}
-	for name, to := range map[string]*string{"after_id": &f.After, "before_id": &f.Before} {
-		v := c.QueryParam(name)
-		if v == "" {
-			continue
-		}
-		var ok bool
-		if *to, ok = ours(v); !ok {
-			return fault.Fail(fault.InvalidRequest, "%s: it must be the id of a batch, as in last_id or first_id of a page.", name)
-		}
+	f := tasks.BatchFilter{Tenant: a.c.Caller(c).Tenant, Limit: limit}
+	if f.After, err = cursor(after); err != nil {
+		return err
 	}
-	if f.After != "" && f.Before != "" {
-		return fault.Fail(fault.InvalidRequest, "There may be after_id or before_id, not both.")
+	if f.Before, err = cursor(before); err != nil {
+		return err
 	}
-	page, err := a.c.Batches.Batches(c.Request().Context(), f)
+	found, err := a.c.Batches.Batches(c.Request().Context(), f)
 	if err != nil {
 		return err
 	}
 	var o jsonwrite.Object
-	o.List("data", len(page.Batches), func(b []byte, i int) []byte { return a.view(b, &page.Batches[i]) })
-	o.Bool("has_more", page.HasMore)
+	o.List("data", len(found.Batches), func(b []byte, i int) []byte { return a.view(b, &found.Batches[i]) })
+	o.Bool("has_more", found.HasMore)
 	first, last := "", ""
-	if n := len(page.Batches); n > 0 {
-		first, last = theirs(page.Batches[0].ID), theirs(page.Batches[n-1].ID)
+	if n := len(found.Batches); n > 0 {
+		first, last = theirs(found.Batches[0].ID), theirs(found.Batches[n-1].ID)
 	}
 	o.Optional("first_id", first)
 	o.Optional("last_id", last)
 	a.write(c, append(o.End(), '\n'))
 	return nil
+}
+
+// cursor is our id of a batch that a page begins behind; "" for none.
+func cursor(id string) (string, error) {
+	if id == "" {
+		return "", nil
+	}
+	found, ok := ours(id)
+	if !ok {
+		return "", fault.Fail(fault.InvalidRequest, "after_id and before_id must be ids of batches, as in last_id and first_id of a page.")
+	}
+	return found, nil
 }
 
 // answer writes a batch.

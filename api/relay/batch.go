@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/tasks"
@@ -41,3 +42,7 @@ func Digest(r *http.Request, path string) hash.Hash {
 	}
 	return sum
 }
+
+// Patience is how long the caller of a request waits for its answer, less what it takes
+// to tell it that there is none yet.
+func Patience(h http.Header) time.Duration { return patience(h) }

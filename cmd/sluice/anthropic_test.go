@@ -50,6 +50,8 @@ func TestMessageBatches(t *testing.T) {
 	t.Run("repeats", func(t *testing.T) { messageBatchRepeats(t, s) })
 	t.Run("pages", func(t *testing.T) { messageBatchPages(t, s) })
 	t.Run("faults", func(t *testing.T) { messageBatchFaults(t, s) })
+	t.Run("models", func(t *testing.T) { anthropicModels(t, s) })
+	t.Run("count_tokens", func(t *testing.T) { anthropicCounts(t, s) })
 	t.Run("SDK", func(t *testing.T) { anthropicSDK(t, s) })
 }
 
@@ -263,6 +265,49 @@ func messageBatchFaults(t *testing.T, s *system) {
 		t.Errorf("there are %s", r.body)
 	}
 	s.as(t, "reader", "jobs:read").do("POST", messageBatches, batchOf(asked("a", "claude-x", "x"))).refused(t, 403, "permission_error")
+}
+
+// The models are the provider's own, as far as a pool of this form serves them.
+func anthropicModels(t *testing.T, s *system) {
+	c := s.as(t, "models", "jobs:read")
+	r := c.do("GET", "/anthropic/v1/models", "").want(t, 200)
+	if r.get("has_more") != false || r.str("first_id") != "claude-sonnet-4-5" || r.str("last_id") != "claude-sonnet-4-5" || !strings.Contains(string(r.body), `"created_at":"2025-01-01T00:00:00Z"`) {
+		t.Errorf("the models: %s", r.body)
+	}
+	for _, query := range []string{"?after_id=claude-sonnet-4-5", "?before_id=claude-sonnet-4-5", "?after_id=gone"} {
+		if r := c.do("GET", "/anthropic/v1/models"+query, "").want(t, 200); string(r.body) != `{"data":[],"has_more":false,"first_id":null,"last_id":null}`+"\n" {
+			t.Errorf("%s: %s", query, r.body)
+		}
+	}
+	if r := c.do("GET", "/anthropic/v1/models/claude-sonnet-4-5", "").want(t, 200); r.str("type") != "model" || r.str("id") != "claude-sonnet-4-5" {
+		t.Errorf("one model: %s", r.body)
+	}
+	for _, id := range []string{"claude-none", "gpt-4o", "nobody"} {
+		c.do("GET", "/anthropic/v1/models/"+id, "").refused(t, 404, "not_found_error")
+	}
+	c.do("GET", "/anthropic/v1/models?limit=0", "").refused(t, 400, "invalid_request_error")
+}
+
+// A count of tokens is the provider's answer, its refusal too.
+func anthropicCounts(t *testing.T, s *system) {
+	c := s.as(t, "counts")
+	const path = "/anthropic/v1/messages/count_tokens"
+	body := `{"model":"claude-x","messages":[{"role":"user","content":"count-canary one two three"}]}`
+	if r := c.do("POST", path+"?beta=true", body, "anthropic-version", "2026-10-21", "anthropic-beta", "b").want(t, 200); r.num("input_tokens") < 1 || r.header.Get("Request-Id") == "" {
+		t.Errorf("counted: %s", r.body)
+	}
+	calls := s.provider.calls("count-canary")
+	if len(calls) != 1 || calls[0].path != "/v1/messages/count_tokens" || string(calls[0].body) != body || calls[0].header.Get("anthropic-version") != "2026-10-21" || calls[0].header.Get("anthropic-beta") != "b" {
+		t.Errorf("the provider was sent %+v", calls)
+	}
+	if r := c.do("POST", path, `{"model":"claude-x","messages":"none"}`); r.status != 400 || r.str("error.type") != "invalid_request_error" || r.header.Get("X-Should-Retry") != "false" {
+		t.Errorf("refused: %d %s", r.status, r.body)
+	}
+	c.do("POST", path, `{"messages":[]}`).refused(t, 400, "invalid_request_error")
+	c.do("POST", path, `{"model":"gpt-4o"}`).refused(t, 404, "not_found_error")
+	if r := c.do("GET", "/v1/jobs", "").want(t, 200); strings.Contains(string(r.body), "job_") {
+		t.Errorf("a count is a job: %s", r.body)
+	}
 }
 
 // anthropicSDK drives the official SDK of npm. Needs "npm ci" in testdata/sdk; without it

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"github.com/sluicehq/sluice/worker/upstream"
 	"log/slog"
 	"net"
 	"net/http"
@@ -178,8 +179,12 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	for _, path := range web.Paths() {
 		pages[path] = console
 	}
+	if s.sides, err = s.newSides(string(upstream.Anthropic)); err != nil {
+		return nil, err
+	}
 	return api.New(api.Config{
-		Jobs: s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
+		Anthropic: s.sides,
+		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,

@@ -69,6 +69,7 @@ type service struct {
 	worker  *worker.Worker // nil in a process without that role
 	fake    *fakeServer    // nil unless the built-in provider serves
 	callers []*upstream.Caller
+	sides   *sides      // nil in a process without the API
 	up      atomic.Bool // every part that should run does
 
 	grace   time.Duration // for requests in flight at a stop
@@ -146,7 +147,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 
-	if r.worker && s.cfg.UsesFake() {
+	if (r.worker || r.api) && s.cfg.UsesFake() {
 		if s.fake, err = startFake(s.cfg, s.log); err != nil {
 			return err
 		}
@@ -280,25 +281,11 @@ func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error
 	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL, Share: p.ShareInFlight}
 	hc := pool.HealthConfig{Models: p.Models, Log: s.log}
 	if works {
-		provider, _ := s.cfg.ProviderOf(p.Name)
-		if provider.Fake {
-			provider.BaseURL, provider.APIKey = s.fake.url, fakeKey
-		}
-		roots, err := provider.Roots()
+		provider := s.provider(p.Name)
+		caller, err := s.caller(provider)
 		if err != nil {
-			return worker.Pool{}, fmt.Errorf("providers.%s.ca_file: %w", provider.Name, err)
+			return worker.Pool{}, err
 		}
-		caller, err := upstream.New(upstream.Config{
-			Provider: upstream.Provider{
-				Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
-				NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
-			},
-			MaxResultBytes: s.cfg.Results.MaxBytes,
-		})
-		if err != nil {
-			return fail(err)
-		}
-		s.callers = append(s.callers, caller)
 		pc.Gate, pc.Fingerprint, hc.Asker = gate, provider.BaseURL+" "+provider.APIKey, caller
 		out.Caller, out.Provider, out.Dialect = caller, provider.Name, upstream.Dialect(provider.Dialect)
 		out.Concurrency = depth + p.Limits.Concurrency
@@ -314,6 +301,34 @@ func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error
 	s.healths[p.Name], s.breakers[p.Name] = h, h.Breaker()
 	out.Health = h
 	return out, nil
+}
+
+// provider is a pool's provider as this process reaches it.
+func (s *service) provider(pool string) config.Provider {
+	p, _ := s.cfg.ProviderOf(pool)
+	if p.Fake {
+		p.BaseURL, p.APIKey = s.fake.url, fakeKey
+	}
+	return p
+}
+
+// caller makes the way to a provider, which ends with the service.
+func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
+	roots, err := provider.Roots()
+	if err != nil {
+		return nil, fmt.Errorf("providers.%s.ca_file: %w", provider.Name, err)
+	}
+	caller, err := upstream.New(upstream.Config{
+		Provider: upstream.Provider{
+			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
+			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
+		},
+		MaxResultBytes: s.cfg.Results.MaxBytes,
+	})
+	if err == nil {
+		s.callers = append(s.callers, caller)
+	}
+	return caller, err
 }
 
 // telling is the record, and tells of each job that it ends. What does not fit
@@ -421,6 +436,11 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	base.Go(func() error { return s.ready.Run(baseCtx) })
 	base.Go(func() error { return s.feeder.Run(baseCtx) })
 	base.Go(func() error { return s.jobs.Run(baseCtx) })
+	if s.sides != nil {
+		for _, one := range s.sides.list {
+			base.Go(func() error { return one.gate.Run(baseCtx) })
+		}
+	}
 	if s.bodies != nil {
 		base.Go(func() error { return s.bodies.Run(baseCtx, s.store) })
 	}

@@ -11,6 +11,12 @@ const message = await client.messages.create(params('sdk: hello'));
 assert.equal(message.type, 'message');
 assert.equal(message.role, 'assistant');
 
+assert.ok((await client.messages.countTokens({ model: 'claude-x', messages: [{ role: 'user', content: 'sdk: count' }] })).input_tokens > 0);
+const models = [];
+for await (const m of client.models.list({ limit: 1 })) models.push(m.id);
+assert.deepEqual(models, ['claude-sonnet-4-5']);
+assert.equal((await client.models.retrieve(models[0])).type, 'model');
+
 const batches = client.messages.batches;
 const batch = await batches.create({
   requests: [

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicehq/sluice/api/anthropic"
+	faults "github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/upstream"
+)
+
+const (
+	modelsKept  = time.Minute      // a provider's list serves again
+	modelsRetry = 10 * time.Second // after a list that did not come
+	modelsWait  = 10 * time.Second // for a list
+	countTries  = 4                // at a count that the provider does not make
+)
+
+// sides asks the providers of one dialect for what is no job, from the API's process.
+type sides struct {
+	list   []*side // in the order of the pools
+	byPool map[string]*side
+	serial atomic.Uint64
+	lead   string // of the names of waits, which no other process has
+}
+
+// side is one provider.
+type side struct {
+	caller *upstream.Caller
+	gate   *limit.Gate // of its counts of tokens, which have an allowance of their own there
+	globs  []string    // of the pools that it serves
+
+	mu     sync.Mutex
+	models []anthropic.Model
+	until  time.Time
+}
+
+// newSides makes the way to each provider of a dialect.
+func (s *service) newSides(dialect string) (*sides, error) {
+	out := &sides{byPool: map[string]*side{}, lead: s.newID("count")}
+	made := map[string]*side{}
+	for _, p := range s.cfg.Pools {
+		provider := s.provider(p.Name)
+		if provider.Dialect != dialect {
+			continue
+		}
+		one := made[provider.Name]
+		if one == nil {
+			caller, err := s.caller(provider)
+			if err != nil {
+				return nil, err
+			}
+			gate, err := limit.New(limit.Config{
+				Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: provider.Name + ":token_count", Timeout: modelsWait, FollowProvider: true, Log: s.log,
+				Limits: limit.Limits{RequestsPerMinute: p.Limits.RequestsPerMinute, RequestBurst: int(p.Limits.RequestBurst)},
+			})
+			if err != nil {
+				return nil, fmt.Errorf("providers.%s: %w", provider.Name, err)
+			}
+			one = &side{caller: caller, gate: gate}
+			made[provider.Name], out.list = one, append(out.list, one)
+		}
+		one.globs = append(one.globs, p.Models...)
+		out.byPool[p.Name] = one
+	}
+	return out, nil
+}
+
+// Models lists what the pools serve.
+func (s *sides) Models(ctx context.Context) []anthropic.Model {
+	var all []anthropic.Model
+	for _, one := range s.list {
+		for _, m := range one.list(ctx) {
+			if !slices.ContainsFunc(all, func(n anthropic.Model) bool { return n.ID == m.ID }) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+// Model is one model of a pool's provider.
+func (s *sides) Model(ctx context.Context, pool, id string) (anthropic.Model, error) {
+	one := s.byPool[pool]
+	if one == nil {
+		return anthropic.Model{}, tasks.ErrNotFound
+	}
+	list := one.list(ctx)
+	if i := slices.IndexFunc(list, func(m anthropic.Model) bool { return m.ID == id }); i >= 0 {
+		return list[i], nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, modelsWait)
+	defer cancel()
+	a := one.caller.Side(ctx, "/models/"+url.PathEscape(id), &tasks.Request{})
+	if a.Outcome != tasks.Succeeded {
+		return anthropic.Model{}, tasks.ErrNotFound
+	}
+	return anthropic.Model{ID: id, Body: a.Result}, nil
+}
+
+// list is the provider's list, narrowed to what its pools serve; where it has none, the
+// names that are configured and no globs.
+func (s *side) list(ctx context.Context) []anthropic.Model {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().Before(s.until) {
+		return s.models
+	}
+	ctx, cancel := context.WithTimeout(ctx, modelsWait)
+	defer cancel()
+	a := s.caller.Side(ctx, "/models?limit=1000", &tasks.Request{})
+	var said struct {
+		Data []json.RawMessage `json:"data"`
+	}
+	if a.Outcome != tasks.Succeeded || json.Unmarshal(a.Result, &said) != nil || said.Data == nil {
+		if s.until = time.Now().Add(modelsRetry); s.models == nil {
+			s.models = s.named()
+		}
+		return s.models
+	}
+	s.models, s.until = nil, time.Now().Add(modelsKept)
+	for _, raw := range said.Data {
+		var m struct {
+			ID string `json:"id"`
+		}
+		if json.Unmarshal(raw, &m) == nil && pool.Serves(s.globs, m.ID) {
+			s.models = append(s.models, anthropic.Model{ID: m.ID, Body: raw})
+		}
+	}
+	return s.models
+}
+
+// named are the configured names. When they came out is not known, which the form says
+// by the beginning of time.
+func (s *side) named() []anthropic.Model {
+	var list []anthropic.Model
+	for _, name := range s.globs {
+		if !strings.ContainsAny(name, `*?[\`) {
+			id := strconv.Quote(name)
+			list = append(list, anthropic.Model{ID: name, Body: json.RawMessage(`{"type":"model","id":` + id + `,"display_name":` + id + `,"created_at":"1970-01-01T00:00:00Z"}`)})
+		}
+	}
+	return list
+}
+
+// CountTokens asks a pool's provider, in its own pace.
+func (s *sides) CountTokens(ctx context.Context, pool string, r tasks.Request) (status int, body []byte, err error) {
+	one := s.byPool[pool]
+	if one == nil {
+		return 0, nil, tasks.ErrNotFound
+	}
+	for try := 1; ; try++ {
+		grant, err := one.gate.Take(ctx, limit.Need{ID: s.lead + ":" + strconv.FormatUint(s.serial.Add(1), 10)})
+		if err != nil {
+			return 0, nil, cmp.Or(ctx.Err(), err)
+		}
+		a := one.caller.Side(ctx, "/messages/count_tokens", &r)
+		late := context.WithoutCancel(ctx)
+		settled := one.gate.Settle(late, grant, limit.Actual{Refused: a.Outcome == tasks.RateLimited, Known: true})
+		switch a.Outcome {
+		case tasks.Succeeded:
+			return http.StatusOK, a.Result, nil
+		case tasks.RateLimited, tasks.RampLimited:
+			wait := time.Second
+			if a.HasRetryAfter {
+				wait = a.RetryAfter
+			}
+			err = errors.Join(settled, one.gate.Hold(late, wait, string(a.Outcome)))
+			if err != nil {
+				return 0, nil, err
+			}
+			try = 0
+			continue
+		case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
+			if ctx.Err() == nil && try < countTries {
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Duration(try) * 500 * time.Millisecond):
+				}
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return 0, nil, ctx.Err()
+		}
+		if a.Status >= 400 && a.Refusal != nil && a.Outcome != tasks.Unauthorized {
+			return a.Status, a.Refusal, nil
+		}
+		f := faults.Fail(faults.Unavailable, "The provider did not count the tokens.")
+		f.RetryAfter = faults.DefaultRetryAfter
+		return 0, nil, f
+	}
+}

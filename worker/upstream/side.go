@@ -1,0 +1,64 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Side asks the provider for what is no answer of a model and costs nothing: its list of
+// models, a count of tokens. path is below the dialect's version, as in
+// "/messages/count_tokens"; a nil body of r makes it a GET. A 2xx with a JSON object makes
+// the Outcome Succeeded and Result its body; whatever else came is classified as in
+// [Caller.Do].
+func (c *Caller) Side(ctx context.Context, path string, r *tasks.Request) Answer {
+	a := c.side(ctx, path, r)
+	a.MaybeBilled = false
+	a.clean(c.redact)
+	return a
+}
+
+func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	method := http.MethodGet
+	if r.Body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.models, "/models")+path, bytes.NewReader(r.Body))
+	if err != nil || !printable(r.Version) || !printable(r.Beta) {
+		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
+	}
+	c.sign(req.Header, r)
+	if r.Body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return unanswered(ctx, err, true)
+	}
+	defer resp.Body.Close()
+	a := c.begin(resp)
+	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
+		c.refused(&a, resp, cancel)
+		return a
+	}
+	body, err := readBriefly(resp, maxModels, cancel)
+	if err != nil || !isObject(body) {
+		a.Outcome, a.Message = tasks.ServerError, "the address did not answer with a JSON object"
+		return a
+	}
+	a.Outcome, a.Result = tasks.Succeeded, body
+	return a
+}
+
+// isObject reports whether a body is one JSON object.
+func isObject(body []byte) bool {
+	v := jsontext.Value(body)
+	return v.Kind() == '{' && v.IsValid(lenient)
+}
