@@ -51,6 +51,7 @@ type Batches interface {
 type Pools interface {
 	desk.Pools
 	v1.Pools
+	openai.Models
 }
 
 // Verifier judges bearer tokens; *auth.Verifier is one.
@@ -237,8 +238,8 @@ func New(c Config) (*API, error) {
 				MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, KeepAlive: c.KeepAlive, Log: c.Log,
 			}),
 			openai.New(openai.Config{
-				Desk: d, Jobs: c.Jobs, Batches: c.Batches, Documents: c.Documents, NewID: c.NewID, Caller: caller,
-				MaxBody: c.MaxBody, KeepAlive: c.KeepAlive, MaxFile: c.MaxBatchBody, Log: c.Log, Now: c.Now,
+				Desk: d, Jobs: c.Jobs, Batches: c.Batches, Models: c.Pools, Documents: c.Documents, NewID: c.NewID, Caller: caller,
+				MaxBody: c.MaxBody, MaxFile: c.MaxBatchBody, KeepAlive: c.KeepAlive, Log: c.Log, Now: c.Now,
 			}),
 		)
 	}
@@ -385,6 +386,9 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	a.echo.POST("/openai/v1/responses/:id/cancel", oa.CancelResponse, a.scope(auth.ScopeJobsWrite))
 	// It has one forgotten that has ended. A repeat is a 404.
 	a.echo.DELETE("/openai/v1/responses/:id", oa.DeleteResponse, a.scope(auth.ScopeJobsWrite))
+	// A caller asks which models there are. Reading changes nothing.
+	a.echo.GET("/openai/v1/models", oa.ListModels, a.scope(""))
+	a.echo.GET("/openai/v1/models/*", oa.GetModel, a.scope(""))
 	if a.documents {
 		a.files(oa)
 	}

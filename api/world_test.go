@@ -670,6 +670,7 @@ func (w *world) MatchIn(dialect, model string) (string, bool) {
 func (w *world) PoolsIn(dialect string) []string {
 	return map[string][]string{"anthropic": {"claude"}, "openai": {"gpt"}}[dialect]
 }
+func (w *world) Models(context.Context, string) []tasks.Model { return []tasks.Model{{ID: "gpt-1"}} }
 
 func (w *world) Barred(context.Context, string) tasks.Outcome { return "" }
 

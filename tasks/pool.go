@@ -15,3 +15,9 @@ type Load struct {
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
 }
+
+// Model is a model that is served.
+type Model struct {
+	ID   string
+	Body []byte // as its provider describes it, JSON; nil: only its name is known
+}

@@ -26,6 +26,7 @@ type Config struct {
 	Desk    *desk.Desk
 	Jobs    Jobs
 	Batches Batches
+	Models  Models
 	// Documents keeps files, and what batches have beside our own; nil: neither is served.
 	Documents Documents
 	// NewID returns a new id: the prefix ("batch"), an underscore and something unique.

@@ -14,6 +14,7 @@ func TestOpenAI(t *testing.T) {
 	s := newSystem(t, nil)
 	t.Run("embeddings", func(t *testing.T) { testEmbeddings(t, s) })
 	t.Run("responses", func(t *testing.T) { testResponses(t, s) })
+	t.Run("models", func(t *testing.T) { testOpenAIModels(t, s) })
 	t.Run("files", func(t *testing.T) { testOpenAIFiles(t, s) })
 	t.Run("batches", func(t *testing.T) { testOpenAIBatches(t, s) })
 }
@@ -304,5 +305,25 @@ func testOpenAIBatches(t *testing.T, s *system) {
 	}
 	if r := other.do("POST", "/openai/v1/batches/"+id+"/cancel", ""); r.status != 404 {
 		t.Errorf("another tenant cancels: %d %s", r.status, r.body)
+	}
+}
+
+func testOpenAIModels(t *testing.T, s *system) {
+	c := s.as(t, "models")
+	r := c.do("GET", "/openai/v1/models", "").want(t, 200)
+	list, _ := r.get("data").([]any)
+	if r.str("object") != "list" || len(list) != 1 || at(list[0], "id") != "gpt-4o" || at(list[0], "object") != "model" || at(list[0], "owned_by") != "fake" {
+		t.Errorf("models: %s", r.body)
+	}
+	if r := c.do("GET", "/openai/v1/models/gpt-4o", "").want(t, 200); r.str("id") != "gpt-4o" || r.num("created") <= 0 {
+		t.Errorf("model: %s", r.body)
+	}
+	if r := c.do("GET", "/openai/v1/models/gpt-of/mine", "").want(t, 200); r.str("id") != "gpt-of/mine" || r.str("owned_by") == "" {
+		t.Errorf("a model that is served without being listed: %s", r.body)
+	}
+	for _, id := range []string{"claude-x", "none"} {
+		if r := c.do("GET", "/openai/v1/models/"+id, ""); r.status != 404 || r.str("error.code") != "model_not_found" {
+			t.Errorf("%s: %d %s", id, r.status, r.body)
+		}
 	}
 }

@@ -165,7 +165,13 @@ func (s *service) build(ctx context.Context, r roles) error {
 		if p.FollowProvider {
 			spec.GuessedInput = p.Limits.InputTokensPerMinute
 		}
-		members = append(members, pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]})
+		member := pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]}
+		if r.api {
+			if member.Lister, err = s.lister(p, made); err != nil {
+				return err
+			}
+		}
+		members = append(members, member)
 	}
 	if r.tell {
 		s.ended = make(chan string, 4096)
@@ -252,6 +258,14 @@ func (s *service) openSpill(record telling, deliveries *dispatch.Deliveries) {
 	}
 	s.noSpill = "answers that Redis does not take cannot be kept in data_dir (" + why + "): a stop loses them, and they are asked for again"
 	s.log.Warn(s.noSpill)
+}
+
+// lister is who lists the models of a pool's provider.
+func (s *service) lister(p config.Pool, made worker.Pool) (pool.Lister, error) {
+	if l, ok := made.Caller.(pool.Lister); ok {
+		return l, nil
+	}
+	return s.caller(s.provider(p.Name))
 }
 
 // pool makes a pool's gate and breaker and, for a worker, the way upstream.

@@ -39,6 +39,9 @@ type Member struct {
 	Spec
 	Gate    Gate
 	Breaker *pause.Breaker
+	Lister  Lister // of the provider; nil: it cannot be asked here
+
+	listed *listed
 }
 
 // Record tells how much of the pools' work waits.
@@ -74,6 +77,9 @@ type backlog struct {
 // NewSet returns the pools as a Set. It makes no call. now is the clock that the times
 // of the record, the gates and the breakers are of: Redis's, as the process knows it.
 func NewSet(r Record, now func() time.Time, members ...Member) *Set {
+	for i := range members {
+		members[i].listed = &listed{}
+	}
 	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}}
 }
 

@@ -1,0 +1,57 @@
+package openai
+
+import (
+	"context"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Models knows which models are served.
+type Models interface {
+	// Models returns those that pools of a dialect serve.
+	Models(ctx context.Context, dialect string) []tasks.Model
+	// MatchIn returns the pool of a dialect that serves a model.
+	MatchIn(dialect, model string) (pool string, ok bool)
+}
+
+// ListModels is GET /openai/v1/models: the providers' own lists, narrowed to what is
+// served here.
+func (a *API) ListModels(c echo.Context) error {
+	models := a.c.Models.Models(c.Request().Context(), a.form.Dialect)
+	var o jsonwrite.Object
+	o.Str("object", "list")
+	o.List("data", len(models), func(b []byte, i int) []byte { return modelOf(b, &models[i]) })
+	return a.write(c, o.End())
+}
+
+// GetModel is GET /openai/v1/models/{id}. One that is served without being listed is
+// there as well.
+func (a *API) GetModel(c echo.Context) error {
+	id := c.Param("*")
+	for _, m := range a.c.Models.Models(c.Request().Context(), a.form.Dialect) {
+		if m.ID == id {
+			return a.write(c, modelOf(nil, &m))
+		}
+	}
+	if _, ok := a.c.Models.MatchIn(a.form.Dialect, id); !ok || len(id) > maxWord {
+		return fault.Fail(fault.ModelNotFound, "The model does not exist, or no pool of this form serves it.")
+	}
+	return a.write(c, modelOf(nil, &tasks.Model{ID: id}))
+}
+
+// modelOf appends a model as its provider describes it, or as much as is known of it.
+func modelOf(b []byte, m *tasks.Model) []byte {
+	if m.Body != nil {
+		return append(b, oneLine(m.Body)...)
+	}
+	o := jsonwrite.Object{B: b}
+	o.Str("id", m.ID)
+	o.Str("object", "model")
+	o.Num("created", 0)
+	o.Str("owned_by", "sluice")
+	return o.End()
+}
