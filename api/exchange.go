@@ -199,7 +199,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			}
 			caller, err := a.verifier.Verify(r.Context(), raw)
 			detail := exchangeOf(c).refused(err)
-			if errors.Is(err, auth.ErrUnavailable) || errors.Is(err, tasks.ErrUnavailable) || r.Context().Err() != nil {
+			if errors.Is(err, auth.ErrUnavailable) || errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
 			}
 			if err != nil || caller.Tenant == "" {

@@ -121,7 +121,7 @@ func (l *ledger) ask(ctx context.Context, since time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.failed, l.why = time.Now(), fmt.Errorf("ask what was revoked: %w: %w", tasks.ErrUnavailable, err)
+		l.failed, l.why = time.Now(), unasked(err)
 		return l.why
 	}
 	l.asked, l.failed, l.why, l.version = began, time.Time{}, nil, found.Version
@@ -149,8 +149,17 @@ func (l *ledger) learn(list []tasks.Revocation) {
 	}
 }
 
+// unasked is the error of a ledger that did not answer: tasks.ErrFull as it came, else
+// tasks.ErrUnavailable.
+func unasked(err error) error {
+	if errors.Is(err, tasks.ErrFull) {
+		return fmt.Errorf("ask what was revoked: %w", err)
+	}
+	return fmt.Errorf("ask what was revoked: %w: %w", tasks.ErrUnavailable, err)
+}
+
 // judge refuses a token of good signature that was revoked, or that the server should keep
-// and does not. Its error is a reason, or tasks.ErrUnavailable.
+// and does not. Its error is a reason, tasks.ErrUnavailable or tasks.ErrFull.
 func (l *ledger) judge(ctx context.Context, c *Claims, kept bool) error {
 	err := l.fresh(ctx)
 	l.mu.RLock()
@@ -191,7 +200,7 @@ func (l *ledger) record(ctx context.Context, id string) (record, error) {
 	case errors.Is(err, tasks.ErrNotFound):
 		return record{}, reason{reasonRecord, "the server keeps no such token"}
 	case err != nil:
-		return record{}, fmt.Errorf("%w: %w", tasks.ErrUnavailable, err)
+		return record{}, unasked(err)
 	case !t.Revoked.IsZero():
 		return record{}, reason{reasonRevoked, "it was revoked"}
 	}

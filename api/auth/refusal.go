@@ -52,7 +52,7 @@ type Refusal struct {
 	// Algorithm and KeyID are what the header says, unproven; "" where it is malformed.
 	Algorithm, KeyID string
 
-	cause error // nil, ErrUnavailable or tasks.ErrUnavailable
+	cause error // nil, ErrUnavailable, or of the ledger tasks.ErrUnavailable or tasks.ErrFull
 }
 
 // Tells reports whether Text may be told to the caller: its issuer wrote the token, or it
@@ -128,7 +128,7 @@ func refusal(err error, h header, issuer string) *Refusal {
 		out.Reason, out.Text, out.cause = reasonUnavailable, ErrUnavailable.Error(), ErrUnavailable
 		return out
 	}
-	if errors.Is(err, tasks.ErrUnavailable) {
+	if errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) {
 		out.Reason, out.Text, out.cause = reasonUnavailable, "whether it was revoked cannot be asked", err
 		return out
 	}

@@ -58,8 +58,8 @@ type file struct {
 // upload is a file on its way in.
 type upload struct {
 	file
-	id, key, seconds string
-	seen             bool // the file's part has come
+	id, seconds string
+	seen        bool // the file's part has come
 }
 
 // CreateFile is POST /openai/v1/files. The file is checked and stored while it comes;

@@ -13,7 +13,7 @@ import (
 func TestATenantsConfiguredWeightIsItsShareOfTheTurns(t *testing.T) {
 	cfg := configured(t, redistest.Start(t, redistest.Options{}).URL(), claude("http://127.0.0.1:1")+"tenants:\n  zoe: {weight: 9}\n")
 	pool := &cfg.Pools[0]
-	pool.Limits.RequestsPerMinute = 1500 // 50 may be handed out at once
+	pool.Limits.RequestsPerMinute = 3000 // 50 may be handed out at once
 	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
