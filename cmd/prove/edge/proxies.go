@@ -40,7 +40,7 @@ type proxies struct {
 
 func (p *proxies) close() (err error) {
 	for _, r := range p.running {
-		err = errors.Join(err, r.Kill())
+		err = errors.Join(err, r.Stop())
 	}
 	return err
 }

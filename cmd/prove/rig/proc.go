@@ -58,8 +58,8 @@ func (p *Proc) Start() error {
 	return nil
 }
 
-// Kill ends the process as kill -9 does, and returns when it is gone. One that
-// does not run is no error.
+// Kill ends the process as kill -9 does, with those that it has started, and returns
+// when it is gone. One that does not run is no error.
 func (p *Proc) Kill() error { return p.end(syscall.SIGKILL) }
 
 // Stop ends the process as an orderly stop does, and returns when it is gone.
@@ -75,6 +75,10 @@ func (p *Proc) end(sig syscall.Signal) error {
 		return fmt.Errorf("end %s: %w", p.Name, err)
 	}
 	<-p.done
+	// Those that it started itself, as nginx does its workers, are of its group.
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end what %s has started: %w", p.Name, err)
+	}
 	p.cmd = nil
 	return nil
 }
