@@ -9,7 +9,8 @@ import (
 )
 
 // lastCall returns at most so many of those who have connected to l and were not
-// accepted, and has the system refuse others from then on: nothing lies between.
+// accepted, and has the system refuse others from then on. Who connects in the microseconds
+// between is cut off.
 func lastCall(l net.Listener, most int) []net.Conn {
 	raw, ok := l.(syscall.Conn)
 	if !ok {
