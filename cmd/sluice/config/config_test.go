@@ -178,8 +178,8 @@ func TestKeysOfTheProvidersMakeTheDefaultPools(t *testing.T) {
 		"openai":                      {[]string{"OPENAI_API_KEY=sk-1"}, "gpt", map[string]string{"claude-x": "", "gpt-5": "gpt", "o3": "gpt"}},
 		"both":                        {[]string{"OPENAI_API_KEY=sk-1", "ANTHROPIC_API_KEY_FILE=" + key}, "claude gpt", map[string]string{"claude-x": "claude", "o4-mini": "gpt"}},
 		"local":                       {[]string{"OPENAI_BASE_URL=http://localhost:8000/v1"}, "gpt", nil},
-		"address for another program": {[]string{"OPENAI_BASE_URL=https://gateway.example/v1"}, "fake", map[string]string{"gpt-5": "fake"}},
-		"empty":                       {[]string{"OPENAI_API_KEY=", "SLUICE_REDIS__URL="}, "fake", nil},
+		"address for another program": {[]string{"OPENAI_BASE_URL=https://gateway.example/v1"}, "fake fake-openai", map[string]string{"gpt-5": "fake"}},
+		"empty":                       {[]string{"OPENAI_API_KEY=", "SLUICE_REDIS__URL="}, "fake fake-openai", nil},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

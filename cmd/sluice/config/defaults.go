@@ -12,8 +12,11 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// fakeProvider is the name of the built-in fake provider.
-const fakeProvider = "fake"
+// The names of the built-in fake provider, in Anthropic's form and in OpenAI's.
+const (
+	fakeProvider = "fake"
+	fakeOpenAI   = "fake-openai"
+)
 
 // unset marks a limit that nobody gave. It becomes the entry tier of the
 // provider's dialect, which is not known while limits are read.
@@ -69,7 +72,7 @@ func poolFor(p Provider) Pool {
 	pool.Provider = p.Name
 	switch {
 	case p.Fake:
-		pool.Name, pool.Models = fakeProvider, []string{"*"}
+		pool.Name, pool.Models = p.Name, []string{"*"}
 	case p.Dialect == "openai":
 		pool.Name, pool.Models = "gpt", []string{"gpt-*", "o*"}
 	default:
@@ -135,9 +138,15 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 		}
 		p.TokenLimit = cmp.Or(p.TokenLimit, tokenLimit(p.Dialect))
 	}
-	if len(c.Providers) == 0 || c.wantsFake() {
+	none := len(c.Providers) == 0
+	if none || c.wantsFake() {
 		p := defaultProvider()
 		p.Name, p.Dialect, p.Fake = fakeProvider, "anthropic", true
+		c.Providers = append(c.Providers, p)
+	}
+	if none { // every SDK has somebody who answers it
+		p := defaultProvider()
+		p.Name, p.Dialect, p.Fake = fakeOpenAI, "openai", true
 		c.Providers = append(c.Providers, p)
 	}
 	if given := root.child("pools"); given == nil || given.kind == null {
