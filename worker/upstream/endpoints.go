@@ -9,37 +9,9 @@ import (
 // counted reads the usage of an answer of OpenAI's, as its endpoint writes it.
 func (o *outline) counted() (u tasks.Usage, charged int64, ok bool) {
 	if o.endpoint == tasks.Chat {
-		return openAIUsage(o.usage)
+		return chatUsage.read(o.usage)
 	}
-	if o.usage.Kind() != '{' {
-		return u, 0, false
-	}
-	err := eachMember(o.usage, func(name string, v jsontext.Value, _, _ int) error {
-		switch name {
-		case "input_tokens", "prompt_tokens":
-			_, ok = number(v)
-			charged = count(v)
-		case "output_tokens":
-			u.OutputTokens = count(v)
-		case "input_tokens_details":
-			if v.Kind() != '{' {
-				return nil
-			}
-			return eachMember(v, func(name string, v jsontext.Value, _, _ int) error {
-				if name == "cached_tokens" {
-					u.CacheReadInputTokens = count(v)
-				}
-				return nil
-			})
-		}
-		return nil
-	})
-	if err != nil {
-		return tasks.Usage{}, 0, false
-	}
-	u.CacheReadInputTokens = min(u.CacheReadInputTokens, charged)
-	u.InputTokens = charged - u.CacheReadInputTokens
-	return u, charged, ok
+	return otherUsage.read(o.usage)
 }
 
 // embeddings judges a list of embeddings: at least one, each numbers or the base64 of

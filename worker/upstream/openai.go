@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -236,26 +237,42 @@ func (c *completionStream) count(usage jsontext.Value) {
 }
 
 func (c *completionStream) counted() (tasks.Usage, int64, bool) {
-	return openAIUsage(c.usage)
+	return chatUsage.read(c.usage)
 }
 
-// openAIUsage reads a usage object. The provider counts cached tokens as part
-// of the prompt, and against its limits.
-func openAIUsage(data []byte) (u tasks.Usage, charged int64, ok bool) {
-	if isNull(data) {
+// usageNames are the members of a usage object of OpenAI's. The count has come with sure.
+type usageNames struct {
+	input           []string
+	details, output string
+	sure            []string
+}
+
+var (
+	chatUsage = usageNames{
+		input: []string{"prompt_tokens"}, details: "prompt_tokens_details", output: "completion_tokens", sure: []string{"completion_tokens"},
+	}
+	// Of responses, and of embeddings, which have no output.
+	otherUsage = usageNames{
+		input: []string{"input_tokens", "prompt_tokens"}, details: "input_tokens_details", output: "output_tokens", sure: []string{"input_tokens", "prompt_tokens"},
+	}
+)
+
+// read reads a usage object. The provider counts cached tokens as part of the prompt,
+// and against its limits.
+func (n *usageNames) read(data jsontext.Value) (u tasks.Usage, charged int64, ok bool) {
+	if data.Kind() != '{' {
 		return u, 0, false
 	}
 	err := eachMember(data, func(name string, v jsontext.Value, _, _ int) error {
-		switch name {
-		case "prompt_tokens":
-			charged = count(v)
-		case "completion_tokens":
+		if slices.Contains(n.sure, name) {
 			_, ok = number(v)
+		}
+		switch {
+		case slices.Contains(n.input, name):
+			charged = count(v)
+		case name == n.output:
 			u.OutputTokens = count(v)
-		case "prompt_tokens_details":
-			if v.Kind() != '{' {
-				return nil
-			}
+		case name == n.details && v.Kind() == '{':
 			return eachMember(v, func(name string, v jsontext.Value, _, _ int) error {
 				if name == "cached_tokens" {
 					u.CacheReadInputTokens = count(v)
