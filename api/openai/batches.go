@@ -3,6 +3,7 @@ package openai
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -95,7 +96,7 @@ func (v virtual) describe(b *batch) *file {
 // CreateBatch is POST /openai/v1/batches. A faulty file makes a batch that has failed.
 func (a *API) CreateBatch(c echo.Context) error {
 	r, x := c.Request(), a.c.Caller(c)
-	q, e, common, err := a.readBatch(c)
+	said, e, sum, err := a.readBatch(c)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (a *API) CreateBatch(c echo.Context) error {
 	b := batch{extra: e}
 	var h desk.HandedBatch
 	if b.Faults = f.Faults; len(b.Faults) == 0 {
-		h, err = a.submit(r.Context(), x, q, common, &b.extra)
+		h, err = a.submit(r.Context(), x, said, sum, &b.extra)
 		if err != nil && len(b.Faults) == 0 {
 			return err
 		}
@@ -132,15 +133,18 @@ func (a *API) CreateBatch(c echo.Context) error {
 }
 
 // readBatch reads what is asked for, and what every job of it is to have.
-func (a *API) readBatch(c echo.Context) (q relay.Repeatable, e extra, common tasks.Job, err error) {
-	body, err := wire.Read(c.Response(), c.Request(), 1<<20, "application/json")
+func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, err error) {
+	r := c.Request()
+	body, err := wire.Read(c.Response(), r, 1<<20, "application/json")
 	if err != nil {
-		return q, e, common, err
+		return said, e, sum, err
 	}
-	common.Priority = tasks.Normal
-	if q, err = a.form.Repeatable(c.Request(), "/batches", body, &common); err != nil {
-		return q, e, common, err
+	if said, err = relay.ReadBatch(r.Header); err != nil {
+		return said, e, sum, err
 	}
+	digest := relay.Digest(r, a.form.Dialect+"/batches")
+	_, _ = digest.Write(body)
+	sum = hex.EncodeToString(digest.Sum(nil))
 	in := struct {
 		Input    string            `json:"input_file_id"`
 		Endpoint string            `json:"endpoint"`
@@ -148,29 +152,29 @@ func (a *API) readBatch(c echo.Context) (q relay.Repeatable, e extra, common tas
 		Metadata map[string]string `json:"metadata"`
 	}{}
 	if _, err := jsonread.New(body); err != nil {
-		return q, e, common, wire.Told(err)
+		return said, e, sum, wire.Told(err)
 	}
 	if json.Unmarshal(body, &in) != nil {
-		return q, e, common, fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings.`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings.`)
 	}
 	_, known := endpoints[in.Endpoint]
 	switch {
 	case in.Input == "":
-		return q, e, common, fault.Fail(fault.InvalidRequest, `The member "input_file_id" is missing.`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "input_file_id" is missing.`)
 	case !known:
-		return q, e, common, fault.Fail(fault.InvalidRequest, `The member "endpoint" must be "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "endpoint" must be "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".`)
 	case in.Window != "24h":
-		return q, e, common, fault.Fail(fault.InvalidRequest, `The member "completion_window" must be "24h".`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "completion_window" must be "24h".`)
 	case len(in.Metadata) > 16:
-		return q, e, common, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs.`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs.`)
 	}
 	e = extra{Endpoint: in.Endpoint, Input: in.Input, Created: a.c.Now().Unix()}
 	if in.Metadata != nil {
 		if e.Metadata, err = json.Marshal(in.Metadata); err != nil {
-			return q, e, common, err
+			return said, e, sum, err
 		}
 	}
-	return q, e, common, nil
+	return said, e, sum, nil
 }
 
 // errFaulty ends the reading of a file in which something is wrong.
@@ -178,7 +182,8 @@ var errFaulty = errors.New("the file is faulty")
 
 // submit hands the lines of the batch's file in. Of a file that is faulty it sets the
 // faults, beside an error.
-func (a *API) submit(ctx context.Context, x desk.Caller, q relay.Repeatable, common tasks.Job, e *extra) (desk.HandedBatch, error) {
+func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum string, e *extra) (desk.HandedBatch, error) {
+	common := said.Each
 	if common.Deadline.IsZero() {
 		common.Deadline = a.c.Now().Add(window)
 	}
@@ -195,9 +200,9 @@ func (a *API) submit(ctx context.Context, x desk.Caller, q relay.Repeatable, com
 			}
 			job.Deadline, job.Priority, job.Metadata, job.Fallback = common.Deadline, common.Priority, common.Metadata, common.Fallback
 			err := take(line, job, len(raw))
-			var said *fault.Fault
-			if errors.As(err, &said) && (said.Code == fault.ModelNotFound || said.Code == fault.InvalidRequest) {
-				e.Faults.add(&lineFault{Code: said.Code, Line: line, Message: said.Detail})
+			var f *fault.Fault
+			if errors.As(err, &f) && (f.Code == fault.ModelNotFound || f.Code == fault.InvalidRequest) {
+				e.Faults.add(&lineFault{Code: f.Code, Line: line, Message: f.Detail})
 				return nil
 			}
 			return err
@@ -207,9 +212,10 @@ func (a *API) submit(ctx context.Context, x desk.Caller, q relay.Repeatable, com
 		}
 		return err
 	}
-	in := desk.Incoming{Dialect: a.form.Dialect, Read: read, Key: q.Key, Fingerprint: func() string { return q.Fingerprint }, Repeat: q.Repeat}
-	if q.Digest != "" && q.Key == "" {
-		in.Digest = func() string { return q.Digest }
+	digest := func() string { return sum }
+	in := desk.Incoming{Dialect: a.form.Dialect, Read: read, Key: said.Key, Fingerprint: digest, Repeat: said.Repeat}
+	if said.Dedup {
+		in.Digest = digest
 	}
 	return a.c.Desk.SubmitBatch(ctx, x, in)
 }

@@ -129,28 +129,6 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err err
 	return q, nil
 }
 
-// Repeatable says how a request that is no call may be told from its repeat.
-type Repeatable struct {
-	Key, Fingerprint string // the Idempotency-Key, and a digest of what it stands for
-	Digest           string // of what is asked; "": it is the repeat of none that has no key
-	Repeat           bool   // the caller says that it sent the request before
-}
-
-// Repeatable reads how a request that is no call may be told from its repeat, and sets
-// what our own fields ask for each of its jobs.
-func (f *Form) Repeatable(r *http.Request, path string, body []byte, job *tasks.Job) (Repeatable, error) {
-	said, err := readSDK(r.Header, job)
-	if err != nil {
-		return Repeatable{}, err
-	}
-	sum := digest(r, f.Dialect+path, body)
-	q := Repeatable{Key: said.key, Fingerprint: sum, Repeat: said.repeat}
-	if said.dedup {
-		q.Digest = sum
-	}
-	return q, nil
-}
-
 // asks reads which model a body asks, whether for a stream, and whether that is to have
 // the count of tokens.
 func asks(body []byte, job *tasks.Job) (usage bool, err error) {
