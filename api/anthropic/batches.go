@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"regexp"
 	"strings"
@@ -47,7 +46,6 @@ const (
 	ourPrefix   = "batch_"
 	batchesPath = "/v1/messages/batches"
 	batchLasts  = 24 * time.Hour // until what has not ended expires
-	streamWrite = 30 * time.Second
 )
 
 var isULID = regexp.MustCompile("^[0-9A-Z]{26}$").MatchString
@@ -315,32 +313,18 @@ func (a *API) BatchResults(c echo.Context) error {
 		return fault.Fail(fault.InvalidRequest, "The batch has not ended: its results are here once its processing_status is ended.")
 	}
 	w.Header()[a.form.RequestID] = []string{x.Request}
-	control := http.NewResponseController(w)
+	out := wire.NewOutflow(w, c.Request(), "application/x-jsonl", x.Request, a.c.Log)
 	var b []byte
-	for next, more := 0, true; more; more = next > 0 {
+	for next, more := 0, true; more; more = more && next > 0 {
 		var jobs []tasks.Job
 		if jobs, next, err = a.c.Batches.BatchResults(ctx, x.Tenant, id, next); err != nil {
-			if !w.Committed {
-				return err
-			}
-			a.c.Log.LogAttrs(ctx, slog.LevelError, "results broken off", slog.String("request_id", x.Request), slog.Any("error", err))
-			panic(http.ErrAbortHandler)
+			return out.Fail(err)
 		}
 		b = b[:0]
 		for i := range jobs {
 			b = result(b, &jobs[i])
 		}
-		_ = control.SetWriteDeadline(time.Now().Add(streamWrite))
-		if !w.Committed {
-			w.Header().Set("Content-Type", "application/x-jsonl")
-			w.WriteHeader(http.StatusOK)
-		}
-		if c.Request().Method == http.MethodHead {
-			return nil
-		}
-		if _, err := w.Write(b); err != nil {
-			panic(http.ErrAbortHandler)
-		}
+		more = out.Write(b)
 	}
 	return nil
 }

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"mime"
 	"mime/multipart"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -384,20 +382,18 @@ func (a *API) DeleteFile(c echo.Context) error {
 // broken off, so that it does not look whole.
 func (a *API) FileContent(c echo.Context) error {
 	ctx, tenant, id := c.Request().Context(), a.c.Caller(c).Tenant, c.Param("id")
-	out := &outflow{c: c, log: a.c.Log, request: a.c.Caller(c).Request}
+	out := wire.NewOutflow(c.Response(), c.Request(), "application/octet-stream", a.c.Caller(c).Request, a.c.Log)
 	if v, ok := virtualFile(id); ok {
 		b, err := a.batch(ctx, tenant, v.batch)
 		if err != nil || !b.has(v.failed) {
 			return noFileUnless(err)
 		}
-		for next, more := 0, true; more; more = next > 0 {
+		for next, more := 0, true; more; more = more && next > 0 {
 			var jobs []tasks.Job
 			if jobs, next, err = a.c.Batches.BatchResults(ctx, tenant, v.batch, next); err != nil {
-				return out.fail(err)
+				return out.Fail(err)
 			}
-			if err := out.write(resultLines(jobs, v.failed)); err != nil {
-				return err
-			}
+			more = out.Write(resultLines(jobs, v.failed))
 		}
 		return nil
 	}
@@ -407,46 +403,12 @@ func (a *API) FileContent(c echo.Context) error {
 	for i := 0; ; i++ {
 		chunk, err := a.c.Documents.Content(ctx, id, i)
 		if err != nil {
-			return out.fail(err)
+			return out.Fail(err)
 		}
-		if chunk == nil {
-			return out.write(nil)
-		}
-		if err := out.write(chunk); err != nil {
-			return err
+		if more := out.Write(chunk); !more || chunk == nil {
+			return nil
 		}
 	}
-}
-
-// streamWrite is how long one write to a caller who takes nothing is waited for.
-const streamWrite = 30 * time.Second
-
-// outflow is the content of a file on its way out.
-type outflow struct {
-	c       echo.Context
-	log     *slog.Logger
-	request string
-}
-
-func (o *outflow) write(b []byte) error {
-	w := o.c.Response()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamWrite)) // the server's own counts where there is none
-	if !w.Committed {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.WriteHeader(http.StatusOK)
-	}
-	if _, err := w.Write(b); err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	return nil
-}
-
-func (o *outflow) fail(err error) error {
-	if !o.c.Response().Committed {
-		return err
-	}
-	o.log.LogAttrs(o.c.Request().Context(), slog.LevelError, "a file's content broken off", slog.String("request_id", o.request), slog.Any("error", err))
-	panic(http.ErrAbortHandler)
 }
 
 // content reads a file's chunks one after the other.

@@ -10,12 +10,12 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
-	keepAlive   = 8 * time.Second
-	streamWrite = 30 * time.Second // for a caller who takes nothing
+	keepAlive = 8 * time.Second
 )
 
 // stream answers a call whose caller is given the answer's events as they come. What is
@@ -112,7 +112,7 @@ func (o *feed) fail(body []byte) bool { return o.write(Event(nil, o.form.ErrorEv
 
 // write writes whole or partial events and has them leave.
 func (o *feed) write(b []byte) error {
-	_ = o.control.SetWriteDeadline(time.Now().Add(streamWrite))
+	_ = o.control.SetWriteDeadline(time.Now().Add(wire.StreamWrite))
 	if len(b) > 0 {
 		if _, err := o.w.Write(b); err != nil {
 			return err

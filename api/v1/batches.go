@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
@@ -243,34 +241,18 @@ func (a *API) BatchResults(c echo.Context) error {
 	if _, err := a.c.Batches.Batch(ctx, tenant, id); err != nil {
 		return err
 	}
-	control := http.NewResponseController(c.Response())
+	out := wire.NewOutflow(c.Response(), c.Request(), ndjsonType, a.c.Caller(c).Request, a.c.Log)
 	var b []byte
-	for next, more := 0, true; more; more = next > 0 {
+	for next, more := 0, true; more; more = more && next > 0 {
 		var jobs []tasks.Job
-		jobs, next, err = a.c.Batches.BatchResults(ctx, tenant, id, next)
-		if err != nil {
-			if !c.Response().Committed {
-				return err
-			}
-			a.c.Log.LogAttrs(ctx, slog.LevelError, "results broken off",
-				slog.String("request_id", a.c.Caller(c).Request), slog.Any("error", err))
-			panic(http.ErrAbortHandler)
+		if jobs, next, err = a.c.Batches.BatchResults(ctx, tenant, id, next); err != nil {
+			return out.Fail(err)
 		}
 		b = b[:0]
 		for i := range jobs {
 			b = resultLine(b, &jobs[i], "")
 		}
-		_ = control.SetWriteDeadline(time.Now().Add(streamWrite))
-		if !c.Response().Committed {
-			c.Response().Header().Set("Content-Type", ndjsonType)
-			c.Response().WriteHeader(http.StatusOK)
-		}
-		if c.Request().Method == http.MethodHead {
-			return nil
-		}
-		if _, err := c.Response().Write(b); err != nil {
-			panic(http.ErrAbortHandler)
-		}
+		more = out.Write(b)
 	}
 	return nil
 }

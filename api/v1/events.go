@@ -15,13 +15,13 @@ import (
 
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
 	eventStreamType = "text/event-stream"
 	reconnectAfter  = time.Second // what a reader is told to wait before it resumes
-	streamWrite     = 30 * time.Second
 )
 
 // cursor is how much of a job a reader has seen. As an event's id it is
@@ -269,12 +269,12 @@ func (s *stream) event(name string, data []byte) {
 	s.buf = append(append(s.buf, bytes.TrimRight(data, "\n")...), "\n\n"...)
 }
 
-// flush sends what is buffered; a reader that takes nothing for streamWrite is cut off.
+// flush sends what is buffered; a reader that takes nothing for wire.StreamWrite is cut off.
 func (s *stream) flush() error {
 	if len(s.buf) == 0 {
 		return nil
 	}
-	_ = s.control.SetWriteDeadline(time.Now().Add(streamWrite))
+	_ = s.control.SetWriteDeadline(time.Now().Add(wire.StreamWrite))
 	_, err := s.c.Response().Write(s.buf)
 	if s.buf = s.buf[:0]; err != nil {
 		return err
