@@ -80,6 +80,10 @@ prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail wh
 .PHONY: prove-proxies
 prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POSTs, about 90 s; fail when one is lost
 	go run ./cmd/prove proxies
+.PHONY: prove-room
+prove-room: ## Fill small Redises with results, about 2 minutes; fail when an accepted job has no room to end in
+	go run ./cmd/prove room --memory 24 --answer 20
+	go run ./cmd/prove room --memory 64 --answer 200
 
 .PHONY: prove-stall
 prove-stall: ## Stop workers for moments and crowd their processors; fail when the allowance is passed or left, about 2 minutes

@@ -18,6 +18,8 @@
 //	proxies   restarts, waits, streams and large bodies behind nginx and HAProxy
 //	versions   the release before and this one, beside each other and rolled back,
 //	          keep the pace and lose nothing
+//	room      what is accepted has room to end in: intake says no before results fill
+//	          Redis
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -58,6 +60,7 @@ import (
 	"github.com/sluicehq/sluice/cmd/prove/kill"
 	"github.com/sluicehq/sluice/cmd/prove/outage"
 	"github.com/sluicehq/sluice/cmd/prove/rig"
+	"github.com/sluicehq/sluice/cmd/prove/room"
 )
 
 // CLI is the command line.
@@ -81,6 +84,7 @@ type CLI struct {
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
+	Room     room.Command    `cmd:"" help:"Prove that what is accepted has room to end in, in a small Redis."`
 }
 
 func main() {

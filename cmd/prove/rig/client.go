@@ -161,6 +161,17 @@ func (c *Client) Submit(ctx context.Context, key, prompt string, maxTokens int) 
 	return accepted(a, err)
 }
 
+// Offer submits one job once, and returns the status of the answer, whatever it is, and
+// the id of the job where it was accepted.
+func (c *Client) Offer(ctx context.Context, prompt string, maxTokens int) (status int, id string, err error) {
+	a, err := c.once(ctx, int(c.turn.Add(1)%uint64(len(c.addrs))), http.MethodPost, "/v1/jobs", "", "application/json", body(prompt, maxTokens, c.Webhook))
+	if a.Status != http.StatusAccepted {
+		return a.Status, "", err
+	}
+	id, err = accepted(a, err)
+	return a.Status, id, err
+}
+
 // SubmitBatch has a batch accepted, a line a prompt, and returns its id.
 func (c *Client) SubmitBatch(ctx context.Context, key string, prompts []string, maxTokens int) (string, error) {
 	var lines []byte
