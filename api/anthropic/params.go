@@ -33,20 +33,24 @@ func readParams(job *tasks.Job) error {
 		case name == "speed" && kind != 'n':
 			return fault.Fail(fault.InvalidRequest, "params.speed: a request in a batch has none.")
 		case name == "max_tokens" && kind == '0':
-			v, err := r.Raw()
-			if err == nil && string(v) == "0" {
-				return fault.Fail(fault.InvalidRequest, "params.max_tokens: it must be at least 1 in a batch.")
-			}
-			return err
+			return maxTokens(r)
 		}
 		return r.Skip()
 	})
-	if err == nil && job.Model == "" {
-		return fault.Fail(fault.InvalidRequest, "params.model: it is missing.")
-	}
 	if err != nil {
 		return wire.Told(err)
 	}
+	if job.Model == "" {
+		return fault.Fail(fault.InvalidRequest, "params.model: it is missing.")
+	}
 	estimate.Fill(job.Model, &job.Request)
 	return nil
+}
+
+func maxTokens(r *jsonread.Reader) error {
+	v, err := r.Raw()
+	if err == nil && string(v) == "0" {
+		return fault.Fail(fault.InvalidRequest, "params.max_tokens: it must be at least 1 in a batch.")
+	}
+	return err
 }

@@ -115,18 +115,11 @@ func (a *API) checkEndpoint(b *endpointBody) error {
 			return err
 		}
 	}
-	if b.Fields != nil {
-		var err error
-		if b.headers, err = tasks.NewHeaders(b.Fields); err != nil {
-			return fault.Fail(fault.InvalidRequest, `The member "headers" is refused: %v.`, err)
-		}
+	if err := b.readHeaders(); err != nil {
+		return err
 	}
-	if b.CA != nil {
-		ca, err := tasks.NewCA(*b.CA)
-		if err != nil {
-			return fault.Fail(fault.InvalidRequest, `The member "ca" is refused: %v.`, err)
-		}
-		b.ca = &ca
+	if err := b.readCA(); err != nil {
+		return err
 	}
 	if b.Events != nil && (len(b.Events) == 0 || len(b.Events) > maxEventsNamed) {
 		return fault.Fail(fault.InvalidRequest, `The member "events" must name at least one event.`)
@@ -143,6 +136,28 @@ func (a *API) checkEndpoint(b *endpointBody) error {
 	if !oneOf(b.Format, formatSluice, formatOpenAI) {
 		return fault.Fail(fault.InvalidRequest, `The member "format" must be "sluice" or "openai".`)
 	}
+	return nil
+}
+
+func (b *endpointBody) readHeaders() (err error) {
+	if b.Fields == nil {
+		return nil
+	}
+	if b.headers, err = tasks.NewHeaders(b.Fields); err != nil {
+		return fault.Fail(fault.InvalidRequest, `The member "headers" is refused: %v.`, err)
+	}
+	return nil
+}
+
+func (b *endpointBody) readCA() error {
+	if b.CA == nil {
+		return nil
+	}
+	ca, err := tasks.NewCA(*b.CA)
+	if err != nil {
+		return fault.Fail(fault.InvalidRequest, `The member "ca" is refused: %v.`, err)
+	}
+	b.ca = &ca
 	return nil
 }
 

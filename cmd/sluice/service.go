@@ -152,26 +152,9 @@ func (s *service) build(ctx context.Context, r roles) error {
 			return err
 		}
 	}
-	var workers []worker.Pool
-	var members []pool.Member
-	for _, p := range s.cfg.Pools {
-		made, err := s.pool(p, depth[p.Name], r.worker)
-		if err != nil {
-			return err
-		}
-		workers = append(workers, made)
-		provider, _ := s.cfg.ProviderOf(p.Name)
-		spec := pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels}
-		if p.FollowProvider {
-			spec.GuessedInput = p.Limits.InputTokensPerMinute
-		}
-		member := pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]}
-		if r.api {
-			if member.Lister, err = s.lister(p, made); err != nil {
-				return err
-			}
-		}
-		members = append(members, member)
+	workers, members, err := s.openPools(r, depth)
+	if err != nil {
+		return err
 	}
 	if r.tell {
 		s.ended = make(chan string, 4096)
@@ -185,6 +168,30 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return nil
 	}
 	return s.newWorkers(workers)
+}
+
+// openPools opens the configured pools, as their workers and as who places jobs see them.
+func (s *service) openPools(r roles, depth map[string]int) (workers []worker.Pool, members []pool.Member, err error) {
+	for _, p := range s.cfg.Pools {
+		made, err := s.pool(p, depth[p.Name], r.worker)
+		if err != nil {
+			return nil, nil, err
+		}
+		workers = append(workers, made)
+		provider, _ := s.cfg.ProviderOf(p.Name)
+		spec := pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels}
+		if p.FollowProvider {
+			spec.GuessedInput = p.Limits.InputTokensPerMinute
+		}
+		member := pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]}
+		if r.api {
+			if member.Lister, err = s.lister(p, made); err != nil {
+				return nil, nil, err
+			}
+		}
+		members = append(members, member)
+	}
+	return workers, members, nil
 }
 
 // openBodies opens the store of large bodies, where there is one.

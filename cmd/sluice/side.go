@@ -163,45 +163,58 @@ func (s *sides) CountTokens(ctx context.Context, pool string, r tasks.Request) (
 	if one == nil {
 		return 0, nil, tasks.ErrNotFound
 	}
-	for try := 1; ; try++ {
-		grant, err := one.gate.Take(ctx, limit.Need{ID: s.lead + ":" + strconv.FormatUint(s.serial.Add(1), 10)})
-		if err != nil {
-			return 0, nil, cmp.Or(ctx.Err(), err)
-		}
-		a := one.caller.Side(ctx, "/messages/count_tokens", &r)
-		late := context.WithoutCancel(ctx)
-		settled := one.gate.Settle(late, grant, limit.Actual{Refused: a.Outcome == tasks.RateLimited, Known: true})
-		switch a.Outcome {
-		case tasks.Succeeded:
+	for try := 1; ; {
+		a, err := one.counted(ctx, s.lead+":"+strconv.FormatUint(s.serial.Add(1), 10), &r)
+		switch {
+		case err != nil:
+			return 0, nil, err
+		case a.Outcome == tasks.Succeeded:
 			return http.StatusOK, a.Result, nil
-		case tasks.RateLimited, tasks.RampLimited:
-			wait := time.Second
-			if a.HasRetryAfter {
-				wait = a.RetryAfter
-			}
-			err = errors.Join(settled, one.gate.Hold(late, wait, string(a.Outcome)))
-			if err != nil {
-				return 0, nil, err
-			}
-			try = 0
-			continue
-		case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
-			if ctx.Err() == nil && try < countTries {
-				select {
-				case <-ctx.Done():
-				case <-time.After(time.Duration(try) * 500 * time.Millisecond):
-				}
-				continue
-			}
-		}
-		if ctx.Err() != nil {
+		case a.Outcome == tasks.RateLimited, a.Outcome == tasks.RampLimited:
+			try = 1
+		case ctx.Err() != nil:
 			return 0, nil, ctx.Err()
-		}
-		if a.Status >= 400 && a.Refusal != nil && a.Outcome != tasks.Unauthorized {
+		case passes(a.Outcome) && try < countTries:
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Duration(try) * 500 * time.Millisecond):
+			}
+			try++
+		case a.Status >= 400 && a.Refusal != nil && a.Outcome != tasks.Unauthorized:
 			return a.Status, a.Refusal, nil
+		default:
+			f := faults.Fail(faults.Unavailable, "The provider did not count the tokens.")
+			f.RetryAfter = faults.DefaultRetryAfter
+			return 0, nil, f
 		}
-		f := faults.Fail(faults.Unavailable, "The provider did not count the tokens.")
-		f.RetryAfter = faults.DefaultRetryAfter
-		return 0, nil, f
 	}
+}
+
+// counted has tokens counted once, in the pool's pace; a refusal for it holds the pool
+// back.
+func (s *side) counted(ctx context.Context, id string, r *tasks.Request) (upstream.Answer, error) {
+	grant, err := s.gate.Take(ctx, limit.Need{ID: id})
+	if err != nil {
+		return upstream.Answer{}, cmp.Or(ctx.Err(), err)
+	}
+	a := s.caller.Side(ctx, "/messages/count_tokens", r)
+	late := context.WithoutCancel(ctx)
+	err = s.gate.Settle(late, grant, limit.Actual{Refused: a.Outcome == tasks.RateLimited, Known: true})
+	if a.Outcome != tasks.RateLimited && a.Outcome != tasks.RampLimited {
+		return a, nil
+	}
+	wait := time.Second
+	if a.HasRetryAfter {
+		wait = a.RetryAfter
+	}
+	return a, errors.Join(err, s.gate.Hold(late, wait, string(a.Outcome)))
+}
+
+// passes reports whether another call may well succeed after such an outcome.
+func passes(o tasks.Outcome) bool {
+	switch o {
+	case tasks.Overloaded, tasks.ServerError, tasks.Timeout, tasks.ConnectError, tasks.CutOff:
+		return true
+	}
+	return false
 }

@@ -44,13 +44,15 @@ func checkBucket(u *url.URL) error {
 	if strings.Contains(u.Path, "//") || strings.Contains(u.Path, "/..") {
 		return errors.New("has a prefix that is not plain")
 	}
-	if e := q.Get("endpoint"); e != "" {
-		at, err := url.Parse(e)
-		if err != nil || at.Scheme != "http" && at.Scheme != "https" || at.Host == "" || at.User != nil || strings.Trim(at.Path, "/") != "" || at.RawQuery != "" {
-			return errors.New("has an endpoint that is not like https://host:port")
-		}
+	if e := q.Get("endpoint"); e != "" && !plainEndpoint(e) {
+		return errors.New("has an endpoint that is not like https://host:port")
 	}
 	return nil
+}
+
+func plainEndpoint(e string) bool {
+	at, err := url.Parse(e)
+	return err == nil && (at.Scheme == "http" || at.Scheme == "https") && at.Host != "" && at.User == nil && strings.Trim(at.Path, "/") == "" && at.RawQuery == ""
 }
 
 func openBucket(u *url.URL, c Config) (*bucket, error) {

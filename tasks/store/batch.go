@@ -211,20 +211,7 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 
 // Batches returns one page of a tenant's batches with their counts, newest first.
 func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error) {
-	match := func(ctx context.Context, ids []string) ([]string, error) {
-		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling")
-		if err != nil {
-			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
-		}
-		var out []string
-		for i, h := range records {
-			b := s.unpackBatch(ids[i], h)
-			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
-				out = append(out, b.ID)
-			}
-		}
-		return out, nil
-	}
+	match := s.batchesLike(f)
 	from, low := bounds("batch_", f.After, f.Since, f.Until)
 	through := s.newest(s.keys.batches(f.Tenant), from, low, match)
 	if f.Before != "" {
@@ -256,6 +243,24 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 		slices.Reverse(page.Batches)
 	}
 	return page, nil
+}
+
+// batchesLike picks those of some ids that a filter is for.
+func (s *Store) batchesLike(f tasks.BatchFilter) func(context.Context, []string) ([]string, error) {
+	return func(ctx context.Context, ids []string) ([]string, error) {
+		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling")
+		if err != nil {
+			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
+		}
+		var out []string
+		for i, h := range records {
+			b := s.unpackBatch(ids[i], h)
+			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
+				out = append(out, b.ID)
+			}
+		}
+		return out, nil
+	}
 }
 
 func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {

@@ -82,34 +82,38 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	created := make([]Created, len(subs))
 	for i, o := range list(reply[0]) {
 		o := list(o)
-		c := &created[i]
-		c.Job = subs[i].Job
-		switch str(o[0]) {
-		case "new":
-			c.Job.CreatedAt = fromMilli(num(o[1]))
-			c.Job.Status, c.Job.DueAt = firstStatus(&c.Job)
-			c.Place, c.Tenants = num(o[2]), num(o[3])
-		case "replay":
-			c.Replayed, c.Job.ID = true, str(o[1])
-			if answer := str(o[2]); answer != "" {
-				c.Answer = []byte(answer)
-			}
-		case "reused":
-			c.Err = tasks.ErrKeyReused
-		case "busy":
-			c.Err = tasks.ErrKeyBusy
-		case "taken":
-			c.Err = tasks.ErrIDTaken
-		case "away":
-			c.Err = redisError(errors.New(str(o[1])))
-		default:
-			c.Err = refused(subs[i].Limits, o)
-		}
-		if str(o[0]) != "new" {
+		if created[i] = became(subs[i], o); str(o[0]) != "new" {
 			s.discardText(subs[i].Job.Request.Lies)
 		}
 	}
 	return created, tickets(reply[1]), nil
+}
+
+// became is what the script made of a submission.
+func became(sub tasks.Submission, o []any) (c Created) {
+	c.Job = sub.Job
+	switch str(o[0]) {
+	case "new":
+		c.Job.CreatedAt = fromMilli(num(o[1]))
+		c.Job.Status, c.Job.DueAt = firstStatus(&c.Job)
+		c.Place, c.Tenants = num(o[2]), num(o[3])
+	case "replay":
+		c.Replayed, c.Job.ID = true, str(o[1])
+		if answer := str(o[2]); answer != "" {
+			c.Answer = []byte(answer)
+		}
+	case "reused":
+		c.Err = tasks.ErrKeyReused
+	case "busy":
+		c.Err = tasks.ErrKeyBusy
+	case "taken":
+		c.Err = tasks.ErrIDTaken
+	case "away":
+		c.Err = redisError(errors.New(str(o[1])))
+	default:
+		c.Err = refused(sub.Limits, o)
+	}
+	return c
 }
 
 // counted is how many bytes of a job's body are counted for its tenant; 0 where

@@ -231,21 +231,9 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 func (c *Caller) assemble(ask Ask, stream *events, asm assembler) ([]byte, error) {
 	large := false
 	for {
-		kind, data, err := stream.next()
-		done := errors.Is(err, io.EOF) && asm.ended()
-		if err != nil && !done {
+		done, err := read(ask, stream, asm)
+		if err != nil {
 			return nil, err
-		}
-		if !done {
-			if done, err = asm.event(kind, data); err != nil {
-				if said := (*providerError)(nil); errors.As(err, &said) {
-					ask.events.fail(stream)
-				}
-				return nil, err
-			}
-			if !done {
-				ask.events.add(stream)
-			}
 		}
 		if int64(asm.grown()) > c.maxResult {
 			return nil, errTooLarge
@@ -266,6 +254,25 @@ func (c *Caller) assemble(ask Ask, stream *events, asm assembler) ([]byte, error
 		}
 		return result, err
 	}
+}
+
+// read takes in one event, and reports whether the answer is whole.
+func read(ask Ask, stream *events, asm assembler) (done bool, err error) {
+	kind, data, err := stream.next()
+	if errors.Is(err, io.EOF) && asm.ended() {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	done, err = asm.event(kind, data)
+	switch said := (*providerError)(nil); {
+	case errors.As(err, &said):
+		ask.events.fail(stream)
+	case err == nil && !done:
+		ask.events.add(stream)
+	}
+	return done, err
 }
 
 // roomy is a reader that asks for room once more than SmallBytes are to be read.

@@ -202,7 +202,11 @@ func (r *relayed) mask(text string) {
 }
 
 // adds is where the strings stand that add to a text: all of a delta but its labels.
-var adds = regexp.MustCompile(`^(/choices/\d+/message|(/choices/\d+)?/delta)/|^/content_block/(text|thinking)$`)
+var (
+	adds        = regexp.MustCompile(`^(/choices/\d+/message|(/choices/\d+)?/delta)/|^/content_block/(text|thinking)$`)
+	labels      = regexp.MustCompile(`/(type|role|id)$`)
+	choiceIndex = regexp.MustCompile(`^/choices/[^/]*/index$`)
+)
 
 // piecesOf returns the pieces of texts in an event's data, in order. Those of a choice of
 // OpenAI's belong to its texts alone.
@@ -228,24 +232,24 @@ func piecesOf(data []byte) (all []piece) {
 		}
 		at := string(dec.StackPointer())
 		if v.Kind() == '0' {
-			if strings.HasPrefix(at, "/choices/") && strings.Count(at, "/") == 3 && strings.HasSuffix(at, "/index") {
+			if choiceIndex.MatchString(at) {
 				index = string(v)
 			}
 			continue
 		}
-		switch at[strings.LastIndexByte(at, '/')+1:] {
-		case "type", "role", "id":
-			continue
-		}
-		if adds.MatchString(at) {
+		if adds.MatchString(at) && !labels.MatchString(at) {
 			end := int(dec.InputOffset())
-			if strings.HasPrefix(at, "/choices/") {
-				at = index + at[strings.IndexByte(at[len("/choices/"):], '/')+len("/choices/"):]
-			}
-			at = strings.Replace(at, "/content_block/", "/delta/", 1)
-			all = append(all, piece{at, end - len(v) + 1, end - 1})
+			all = append(all, piece{textOf(at, index), end - len(v) + 1, end - 1})
 		}
 	}
+}
+
+// textOf is the text that the string at a pointer adds to, in a choice of that index.
+func textOf(at, index string) string {
+	if choice, inside := strings.CutPrefix(at, "/choices/"); inside {
+		at = index + choice[strings.IndexByte(choice, '/'):]
+	}
+	return strings.Replace(at, "/content_block/", "/delta/", 1)
 }
 
 // onlyUsage reports whether a chunk of a completion brings nothing but the count of tokens.

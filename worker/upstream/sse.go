@@ -95,20 +95,8 @@ func (e *events) next() (kind string, data []byte, err error) {
 			e.kind, e.raw = e.kind[:0], e.raw[:0]
 			continue
 		}
-		field, value, _ := bytes.Cut(line, []byte(":"))
-		value = bytes.TrimPrefix(value, []byte(" "))
-		switch string(field) {
-		case "event":
-			e.kind = append(e.kind[:0], value...)
-		case "data":
-			if e.has {
-				e.data = append(e.data, '\n')
-			}
-			if len(e.data)+len(value) > e.limit {
-				return "", nil, errTooLarge
-			}
-			e.data = append(e.data, value...)
-			e.has = true
+		if err := e.take(line); err != nil {
+			return "", nil, err
 		}
 	}
 	switch err := e.lines.Err(); {
@@ -123,4 +111,24 @@ func (e *events) next() (kind string, data []byte, err error) {
 		return string(e.kind), e.data, nil
 	}
 	return "", nil, io.EOF
+}
+
+// take adds the field of a line to the event.
+func (e *events) take(line []byte) error {
+	field, value, _ := bytes.Cut(line, []byte(":"))
+	value = bytes.TrimPrefix(value, []byte(" "))
+	switch string(field) {
+	case "event":
+		e.kind = append(e.kind[:0], value...)
+	case "data":
+		if e.has {
+			e.data = append(e.data, '\n')
+		}
+		if len(e.data)+len(value) > e.limit {
+			return errTooLarge
+		}
+		e.data = append(e.data, value...)
+		e.has = true
+	}
+	return nil
 }

@@ -129,6 +129,21 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 	if err := s.configure(c); err != nil {
 		return err
 	}
+	if err := s.startAPIs(c, bin); err != nil {
+		return err
+	}
+	if err := s.startWorkers(c, bin); err != nil {
+		return err
+	}
+	for _, p := range s.Procs() {
+		if err := p.AwaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Stage) startAPIs(c Config, bin string) error {
 	for i := range c.APIs {
 		address, err := FreeAddress()
 		if err != nil {
@@ -140,6 +155,10 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 		}
 		s.APIs, s.Addrs = append(s.APIs, p), append(s.Addrs, address)
 	}
+	return nil
+}
+
+func (s *Stage) startWorkers(c Config, bin string) error {
 	for i := range c.Workers {
 		own, env := bin, []string(nil)
 		if c.Worker != nil {
@@ -153,11 +172,6 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 			return err
 		}
 		s.Workers = append(s.Workers, p)
-	}
-	for _, p := range s.Procs() {
-		if err := p.AwaitReady(ctx); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -128,6 +128,22 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 		b.AccessKey, b.SecretKey, b.SessionToken = e["AWS_ACCESS_KEY_ID"], e["AWS_SECRET_ACCESS_KEY"], cmp.Or(b.SessionToken, e["AWS_SESSION_TOKEN"])
 	}
 
+	c.completeProviders(r, e)
+	if given := root.child("pools"); given == nil || given.kind == null {
+		c.defaultPools(r)
+	}
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		dialect := ""
+		if provider, ok := c.ProviderOf(p.Name); ok {
+			dialect = provider.Dialect
+		}
+		p.FollowProvider = p.Limits.fill(entryLimits(dialect))
+	}
+}
+
+// completeProviders finds the providers when none are named, and their addresses.
+func (c *Config) completeProviders(r *reader, e Environment) {
 	if len(c.Providers) == 0 {
 		c.Providers = wellKnown(r, e)
 	}
@@ -148,17 +164,6 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 		p := defaultProvider()
 		p.Name, p.Dialect, p.Fake = fakeOpenAI, "openai", true
 		c.Providers = append(c.Providers, p)
-	}
-	if given := root.child("pools"); given == nil || given.kind == null {
-		c.defaultPools(r)
-	}
-	for i := range c.Pools {
-		p := &c.Pools[i]
-		dialect := ""
-		if provider, ok := c.ProviderOf(p.Name); ok {
-			dialect = provider.Dialect
-		}
-		p.FollowProvider = p.Limits.fill(entryLimits(dialect))
 	}
 }
 
