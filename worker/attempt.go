@@ -133,8 +133,7 @@ func (a *attempt) take(base context.Context) error {
 	return cmp.Or(unread, err)
 }
 
-// held reports whether the job may not be called for now, and for how long. Jobs of
-// a model that is held back come back spread over as long again.
+// held reports whether the job may not be called for now, and for how long.
 func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 	switch {
 	case a.p.Health == nil:
@@ -145,7 +144,6 @@ func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 	if wait = a.p.Health.Held(base, a.job.Asks()); wait == 0 {
 		return 0, false
 	}
-	wait += rand.N(wait)
 	if left := a.job.Deadline.Sub(a.w.c.Now()); !a.job.Deadline.IsZero() && left > 0 {
 		wait = min(wait, left/2) // a wait beyond the deadline would end it now
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 // watched notes for how long at a stretch a pool was paused at most, until stop.
@@ -245,6 +246,8 @@ func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
 		t.Errorf("the pool was paused for %v", most)
 	}
 	s.fault(t, "DELETE", "")
+	// By its rule a model that failed for long is tried a minute after its last try.
+	redistest.Within(t, 2*time.Minute, "the model is tried again", func() bool { return strings.Contains(s.worker.stderr.String(), "a model answers again") })
 	for _, id := range ids {
 		if r := attacker.final(id); r.str("status") != "succeeded" {
 			t.Errorf("a job of the model that was held back: %s", r.body)

@@ -17,7 +17,7 @@ if a.verb == 'well' then
   redis.call('HDEL', KEYS[3], 'm|' .. a.model)
 else
   if one.next > now then return answer(0) end
-  one.next = now + a.lease
+  one.asked, one.next = now, now + a.lease
 end
 keep('sick', sick)
 return answer(1)

@@ -232,6 +232,7 @@ type Breaker struct {
 
 	probing, away atomic.Bool
 	asking        chan struct{} // one looks into a suspicion
+	line          line
 
 	applying chan struct{} // one brings queue and gate in line
 	seen     snapshot      // what Redis is not to forget; guarded by applying

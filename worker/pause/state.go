@@ -211,6 +211,7 @@ func (s snapshot) untilProbe(fingerprint string) (time.Duration, bool) {
 // ill is a model that is held back.
 type ill struct {
 	Since, Next float64 // ms
+	Asked       float64 // ms, since when it is being tried; 0 while it is not
 	Tries       int
 	Why         string
 }

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	randv2 "math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -127,9 +130,11 @@ func (b *Breaker) Worked() bool {
 	return s.h["worked|"+b.fingerprint] == "1"
 }
 
-// Held returns how long the jobs of a model are to wait because it fails while
+// Held returns how long a job of a model is to wait because the model fails while
 // others do not; 0: not at all. It costs nothing while no model is held back. When
-// it is time to try the model, the caller does.
+// it is time to try the model, the caller does. The first job that asks here waits until
+// then, and the others follow it one after the other, [turn] apart, or are spread over as
+// long again where they are too many for that.
 func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
 	s, _, _ := b.cached()
 	if _, held := s.sick()[model]; !held {
@@ -140,17 +145,21 @@ func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
 		return b.tick
 	}
 	s, _, _ = b.cached()
-	one, held := s.sick()[model]
-	switch {
-	case !held:
-		return 0
-	case one.Next > float64(s.now):
-		return time.Duration(one.Next-float64(s.now)) * time.Millisecond
-	case b.ask == nil:
-		return b.tick
+	if one, held := s.sick()[model]; held && one.Next <= float64(s.now) && b.ask != nil {
+		var err error
+		if s, err = b.try(ctx, model); err != nil {
+			return b.tick
+		}
 	}
-	if ok, err := b.tellModel(ctx, model, "try", ""); err != nil || !ok {
-		return b.tick
+	return b.line.wait(s, model, b.tick)
+}
+
+// try asks a model that is held back, if no other process does, and returns the state
+// after it.
+func (b *Breaker) try(ctx context.Context, model string) (snapshot, error) {
+	mine, s, err := b.tellModel(ctx, model, "try", "")
+	if err != nil || !mine {
+		return s, err
 	}
 	call, cancel := context.WithTimeout(ctx, b.probeTimeout)
 	v, err := b.ask(call, model, nil)
@@ -162,11 +171,57 @@ func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
 	defer cancel()
 	b.count.probes.WithLabelValues(b.pool, string(v.Kind)).Inc()
-	if well, err := b.tellModel(end, model, verb, v.Reason); err == nil && well {
+	well, s, err := b.tellModel(end, model, verb, v.Reason)
+	if err == nil && well {
 		b.log.Info("a model answers again", "model", model)
+	}
+	return s, err
+}
+
+// turn is how long after another a job follows that waits for the same try of a model.
+const turn = 20 * time.Millisecond
+
+// line is the jobs of this process that wait for the next try of their models.
+type line struct {
+	mu  sync.Mutex
+	end map[string]place // by model: its last job
+}
+
+type place struct {
+	next  float64 // the try that it waits for, ms
+	ahead int
+}
+
+// wait returns how long a job of a model waits at its end of the line. While the model is
+// being tried that is known soon; least is the shortest time then.
+func (l *line) wait(s snapshot, model string, least time.Duration) time.Duration {
+	sick := s.sick()
+	one, held := sick[model]
+	if !held {
 		return 0
 	}
-	return b.tick
+	wait := time.Duration(one.Next-float64(s.now)) * time.Millisecond
+	if one.Asked > 0 {
+		wait = min(wait, max(least, time.Duration(float64(s.now)-one.Asked)*time.Millisecond))
+	}
+	if wait <= 0 {
+		wait = least
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.end, func(other string, _ place) bool { _, held := sick[other]; return !held })
+	at := place{next: one.Next}
+	if last, waits := l.end[model]; waits && last.next == one.Next {
+		at.ahead = last.ahead + 1
+	}
+	if l.end == nil {
+		l.end = map[string]place{}
+	}
+	l.end[model] = at
+	if after := time.Duration(at.ahead) * turn; after < wait {
+		return wait + after
+	}
+	return wait + randv2.N(wait)
 }
 
 // Sick reports whether a model is held back, as far as this process knows.
@@ -178,19 +233,19 @@ func (b *Breaker) Sick(model string) bool {
 
 // HoldModel holds a model back, as one that fails while others do not.
 func (b *Breaker) HoldModel(ctx context.Context, model, reason string) error {
-	_, err := b.tellModel(ctx, model, "bad", reason)
+	_, _, err := b.tellModel(ctx, model, "bad", reason)
 	return err
 }
 
-func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string) (bool, error) {
+func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string) (bool, snapshot, error) {
 	ok, s, err := b.run(ctx, b.script.model, b.rules(args{
 		"model": model, "verb": verb, "reason": clip(reason), "lease": (b.probeTimeout + leaseSpare).Milliseconds(),
 	}))
 	if err != nil {
-		return false, fmt.Errorf("%s model %s of pool %s: %w", verb, model, b.pool, err)
+		return false, s, fmt.Errorf("%s model %s of pool %s: %w", verb, model, b.pool, err)
 	}
 	b.remember(s)
-	return ok == 1, nil
+	return ok == 1, s, nil
 }
 
 // Leave takes this process out of those that probe and are asked; [Breaker.Return]
