@@ -64,8 +64,9 @@ type Config struct {
 // backend is where objects lie. Its names are those of [name] and trials; its errors
 // may be of any type, one of an object that is not there is fs.ErrNotExist.
 type backend interface {
-	// put makes an object of exactly so many bytes, durable when it returns.
-	put(ctx context.Context, name string, size int64, body io.ReadSeeker) error
+	// put makes an object of exactly so many bytes and this digest, durable when it
+	// returns, and says under which name it is found: this one, and perhaps a place.
+	put(ctx context.Context, name, sum string, size int64, body io.ReadSeeker) (string, error)
 	open(ctx context.Context, name string) (io.ReadCloser, error)
 	// remove removes objects; one that is not there is removed.
 	remove(ctx context.Context, names []string) error
@@ -170,7 +171,7 @@ func Parse(text string) (Ref, error) {
 
 var (
 	ids   = regexp.MustCompile(`^[a-z]{1,8}_[0-9A-Z]{26}$`)
-	names = regexp.MustCompile(`^[a-z2-7]{16}/[0-9A-Z]{5}/([a-z]{1,8}_[0-9A-Z]{26})\.(prompt|result)\.[A-Z2-7]{26}$`)
+	names = regexp.MustCompile(`^[a-z2-7]{16}/[0-9A-Z]{5}/([a-z]{1,8}_[0-9A-Z]{26})\.(prompt|result)\.[A-Z2-7]{26}(@[A-Z2-7]{26}\.[0-9a-z]{1,7})?$`)
 )
 
 // Owner is the id of the job that a body was put for; "" for what is no name of a body.
@@ -225,11 +226,16 @@ func (s *Bodies) Put(ctx context.Context, name string, size int64, body io.ReadS
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout(size))
 	defer cancel()
-	err = s.m.watch("put", size, func() error { return s.b.put(ctx, name, size, body) })
+	digest := encodeSum(sum)
+	name, _, _ = strings.Cut(name, "@") // where it lay has nothing to do with where it will
+	err = s.m.watch("put", size, func() (err error) {
+		name, err = s.b.put(ctx, name, digest, size, body)
+		return err
+	})
 	if err != nil {
 		return Ref{}, s.fail("put", err)
 	}
-	return Ref{name, size, encodeSum(sum)}, nil
+	return Ref{name, size, digest}, nil
 }
 
 func encodeSum(h hash.Hash) string { return base64.RawURLEncoding.EncodeToString(h.Sum(nil)) }

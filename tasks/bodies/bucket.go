@@ -90,9 +90,9 @@ func openBucket(u *url.URL, c Config) (*bucket, error) {
 
 func (b *bucket) close() { b.way.CloseIdleConnections() }
 
-func (b *bucket) put(ctx context.Context, name string, size int64, body io.ReadSeeker) error {
+func (b *bucket) put(ctx context.Context, name, _ string, size int64, body io.ReadSeeker) (string, error) {
 	_, err := b.c.Client.PutObject(ctx, b.name, b.prefix+name, body, size, minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"})
-	return absent(err)
+	return name, absent(err)
 }
 
 func (b *bucket) open(ctx context.Context, name string) (io.ReadCloser, error) {

@@ -9,18 +9,22 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"time"
 )
 
-// folder is a backend of files, for this user alone. A file is written under another
-// name, synced, renamed, and its folder synced: after that it survives a loss of power.
-// Several processes may share it.
+// folder is a backend of files, for this user alone. What is not long lies in a file
+// with others, see [packs]. A longer body's file is written under another name, synced,
+// renamed, and its folder synced: after that it survives a loss of power. Several
+// processes may share a folder.
 type folder struct {
 	dir  string
 	root *os.Root // nothing outside of it is reached, whatever a name says
 	// synced are the folders that this process has seen on the disk, with all above them.
 	synced sync.Map
+	packs  packs
+	holes  bool // packs are put into
 }
 
 // unfinished is the folder of files that are being written.
@@ -35,13 +39,32 @@ func openFolder(dir string) (*folder, error) {
 		return nil, err
 	}
 	f := &folder{dir: dir, root: root}
+	f.packs.f = f
 	if err := errors.Join(syncDir(path.Dir(dir)), f.ensure(unfinished)); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	if f.holes, err = f.makesHoles(); err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
 	return f, nil
 }
 
-func (f *folder) close() { _ = f.root.Close() }
+// makesHoles tries whether a part of a file can be given back to the disk.
+func (f *folder) makesHoles() (bool, error) {
+	name := unfinished + "/" + rand.Text()
+	file, err := f.create(unfinished, path.Base(name))
+	if err != nil {
+		return false, err
+	}
+	_, err = file.Write(make([]byte, 2*block))
+	can := err == nil && punch(file, 0, block) == nil
+	return can, errors.Join(err, file.Close(), f.root.Remove(name))
+}
+
+func (f *folder) close() {
+	f.packs.close()
+	_ = f.root.Close()
+}
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -86,7 +109,15 @@ func (f *folder) forget(dir string) {
 	}
 }
 
-func (f *folder) put(ctx context.Context, name string, size int64, body io.ReadSeeker) error {
+func (f *folder) put(ctx context.Context, name, sum string, size int64, body io.ReadSeeker) (string, error) {
+	if f.holes && size <= packedMost {
+		return f.packs.put(ctx, name, sum, size, body)
+	}
+	return name, f.putAlone(ctx, name, size, body)
+}
+
+// putAlone puts a body into a file of its own.
+func (f *folder) putAlone(ctx context.Context, name string, size int64, body io.ReadSeeker) error {
 	temporary := unfinished + "/" + rand.Text()
 	if err := f.write(ctx, temporary, size, body); err != nil {
 		_ = f.root.Remove(temporary)
@@ -109,17 +140,23 @@ func (f *folder) put(ctx context.Context, name string, size int64, body io.ReadS
 	}
 }
 
-func (f *folder) write(ctx context.Context, name string, size int64, body io.Reader) error {
-	if err := f.ensure(unfinished); err != nil {
-		return err
-	}
-	file, err := f.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		f.forget(unfinished)
-		if err = f.ensure(unfinished); err == nil {
-			file, err = f.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+// create makes a file of a folder, which may have been removed meanwhile.
+func (f *folder) create(dir, name string) (*os.File, error) {
+	for try := 0; ; try++ {
+		err := f.ensure(dir)
+		if err != nil {
+			return nil, err
 		}
+		file, err := f.root.OpenFile(dir+"/"+name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if try > 0 || !errors.Is(err, fs.ErrNotExist) {
+			return file, err
+		}
+		f.forget(dir)
 	}
+}
+
+func (f *folder) write(ctx context.Context, name string, size int64, body io.Reader) error {
+	file, err := f.create(path.Dir(name), path.Base(name))
 	if err != nil {
 		return err
 	}
@@ -137,13 +174,20 @@ func (f *folder) write(ctx context.Context, name string, size int64, body io.Rea
 }
 
 func (f *folder) open(_ context.Context, name string) (io.ReadCloser, error) {
+	if strings.Contains(name, "@") {
+		return f.packs.open(name)
+	}
 	return f.root.Open(name)
 }
 
 func (f *folder) remove(_ context.Context, list []string) error {
 	var errs []error
 	for _, name := range list {
-		if err := f.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		remove := f.root.Remove
+		if strings.Contains(name, "@") {
+			remove = f.packs.remove
+		}
+		if err := remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -179,10 +223,15 @@ func (f *folder) list(ctx context.Context, visit func(name string, changed time.
 				}
 				name := path.Join(dir, e.Name())
 				switch {
+				case e.Type().IsRegular() && dir == packed:
+					var empty bool
+					if empty, err = f.packs.list(ctx, name, visit); empty && time.Since(info.ModTime()) > emptyAfter {
+						err = f.root.Remove(name)
+					}
 				case e.Type().IsRegular():
 					err = visit(name, info.ModTime())
 				case e.IsDir():
-					if err = walk(name); err == nil && name != unfinished && time.Since(info.ModTime()) > emptyAfter {
+					if err = walk(name); err == nil && name != unfinished && name != packed && time.Since(info.ModTime()) > emptyAfter {
 						_ = f.root.Remove(name) // fails unless it is empty
 					}
 				}

@@ -176,8 +176,8 @@ func (s *Bodies) Try(ctx context.Context) error {
 func (s *Bodies) try(ctx context.Context) error {
 	name := rand.Text()
 	content := []byte("sluice " + name)
-	name = trials + name
-	if err := s.b.put(ctx, name, int64(len(content)), bytes.NewReader(content)); err != nil {
+	name, err := s.b.put(ctx, trials+name, "", int64(len(content)), bytes.NewReader(content))
+	if err != nil {
 		return s.fail("put", err)
 	}
 	body, err := s.b.open(ctx, name)

@@ -1,0 +1,35 @@
+package bodies
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// punch makes a hole of a part of a file: it reads as zeros and takes no room.
+func punch(file *os.File, at, size int64) error {
+	return unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, size)
+}
+
+// syncData has a file's content on the disk, and what is needed to find it.
+func syncData(file *os.File) error {
+	var s unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &s); err != nil {
+		return err
+	}
+	if s.Nlink == 0 {
+		return errors.New("the file is no longer in its folder")
+	}
+	return unix.Fdatasync(int(file.Fd()))
+}
+
+// nextData is where the next part begins that is no hole; io.EOF when all from there is.
+func nextData(file *os.File, at int64) (int64, error) {
+	at, err := file.Seek(at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, io.EOF
+	}
+	return at, err
+}

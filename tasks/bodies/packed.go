@@ -1,0 +1,333 @@
+package bodies
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A body of a folder that is not long lies in a file with others: a file of its own
+// would cost two syncs and four changes of folders, and the disk would have nothing else
+// to do. Each process appends to a file of its own, and all that came meanwhile shares
+// one sync. A body that is removed leaves a hole, which takes no room; a file of holes
+// alone goes with a sweep. Where the system makes no holes each body has its own file.
+const (
+	packed     = "packed"
+	packedMost = 1 << 20   // bytes of a body that lies beside others
+	packMost   = 32 << 20  // bytes of a file; the next body begins another
+	packWithin = time.Hour // how long a file is written to, well below emptyAfter
+	block      = 4096      // of the disk, and so of holes: each body begins one
+)
+
+// A body has a head before it: that it is one, its length, when it was put, and its
+// name, so that a place alone leads nowhere.
+const (
+	headSize = 256
+	headMark = "sluice1\n"
+	nameMost = headSize - len(headMark) - 8 - 8 - 2
+)
+
+func head(name string, size int64) []byte {
+	b := make([]byte, 0, headSize)
+	b = append(b, headMark...)
+	b = binary.LittleEndian.AppendUint64(b, uint64(size))
+	b = binary.LittleEndian.AppendUint64(b, uint64(time.Now().Unix()))
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(name)))
+	b = append(b, name...)
+	return b[:headSize]
+}
+
+// readHead reads what head has made; ok is false for anything else.
+func readHead(b []byte) (name string, size int64, put time.Time, ok bool) {
+	if len(b) < headSize || string(b[:len(headMark)]) != headMark {
+		return "", 0, time.Time{}, false
+	}
+	b = b[len(headMark):]
+	size, put = int64(binary.LittleEndian.Uint64(b)), time.Unix(int64(binary.LittleEndian.Uint64(b[8:])), 0)
+	length := int(binary.LittleEndian.Uint16(b[16:]))
+	if length > nameMost || size < 1 || size > packedMost {
+		return "", 0, time.Time{}, false
+	}
+	return string(b[18 : 18+length]), size, put, true
+}
+
+// span is the room that a body takes.
+func span(size int64) int64 { return (headSize + size + block - 1) / block * block }
+
+// place adds to a body's name where it lies; parsePlace takes them apart again.
+func place(name, pack string, at int64) string {
+	return name + "@" + pack + "." + strconv.FormatInt(at/block, 36)
+}
+
+func parsePlace(text string) (name, pack string, at int64, ok bool) {
+	name, where, ok := strings.Cut(text, "@")
+	if !ok {
+		return text, "", 0, false
+	}
+	pack, number, _ := strings.Cut(where, ".")
+	n, err := strconv.ParseInt(number, 36, 32)
+	return name, packed + "/" + pack, n * block, err == nil
+}
+
+// packs are the files that bodies share, of which this process appends to one.
+type packs struct {
+	f   *folder
+	mu  sync.Mutex
+	now *pack // nil: none yet
+}
+
+// pack is a file that this process appends to.
+type pack struct {
+	name string
+	file *os.File
+	born time.Time
+
+	// Under packs.mu.
+	end   int64
+	users int              // who is putting into it
+	done  bool             // nobody begins any more
+	has   map[string]lying // by name: the same again is there already
+
+	mu     sync.Mutex
+	synced *sync.Cond
+	busy   bool
+	asked  int
+	got    int // of asked, what is on the disk
+	err    error
+}
+
+// lying is a body that this process has put: its digest, and its name with its place.
+type lying struct{ sum, there string }
+
+// put has a body on the disk and returns its name with its place. What was put by this
+// process and is still there is not put again.
+func (p *packs) put(ctx context.Context, name, sum string, size int64, body io.Reader) (string, error) {
+	k, at, there, err := p.reserve(name, sum, size)
+	if err != nil || there != "" {
+		return there, err
+	}
+	n, err := io.Copy(io.NewOffsetWriter(k.file, at+headSize), body)
+	switch {
+	case err != nil:
+	case n != size:
+		err = fmt.Errorf("%d bytes in place of %d", n, size)
+	default:
+		_, err = k.file.WriteAt(head(name, size), at)
+	}
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		err = k.durable()
+	}
+	there = place(name, k.name, at)
+	if err != nil {
+		_ = punch(k.file, at, span(size))
+	}
+	p.release(k, name, lying{sum, there}, err)
+	return there, err
+}
+
+// reserve returns where a body may be written, or where it lies already.
+func (p *packs) reserve(name, sum string, size int64) (k *pack, at int64, there string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k = p.now; k != nil {
+		if is := k.has[name]; is.there != "" && is.sum == sum {
+			return nil, 0, is.there, nil
+		}
+		if k.end+span(size) > packMost || time.Since(k.born) > packWithin {
+			p.leave()
+		}
+	}
+	if p.now == nil {
+		if p.now, err = p.begin(); err != nil {
+			return nil, 0, "", err
+		}
+	}
+	k = p.now
+	at = k.end
+	k.end += span(size)
+	k.users++
+	return k, at, "", nil
+}
+
+// release ends what reserve began. A file that could not be written is left: what it
+// says to a further sync is worth nothing.
+func (p *packs) release(k *pack, name string, is lying, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k.users--; err == nil {
+		k.has[name] = is
+	} else if p.now == k {
+		p.leave()
+	}
+	if k.done && k.users == 0 {
+		_ = k.file.Close()
+	}
+}
+
+// leave has the next body begin a file. Under mu.
+func (p *packs) leave() {
+	k := p.now
+	if p.now = nil; k == nil {
+		return
+	}
+	if k.done = true; k.users == 0 {
+		_ = k.file.Close()
+	}
+}
+
+func (p *packs) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leave()
+}
+
+// begin makes a file. Under mu.
+func (p *packs) begin() (*pack, error) {
+	k := &pack{name: rand.Text(), born: time.Now(), has: map[string]lying{}}
+	k.synced = sync.NewCond(&k.mu)
+	var err error
+	if k.file, err = p.f.create(packed, k.name); err != nil {
+		return nil, err
+	}
+	if err := p.f.sync(packed); err != nil {
+		return nil, errors.Join(err, k.file.Close())
+	}
+	return k, nil
+}
+
+// durable returns once what was written before it is on the disk. One sync is for all
+// who came before it began.
+func (k *pack) durable() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked++
+	for mine := k.asked; k.got < mine && k.err == nil; {
+		if k.busy {
+			k.synced.Wait()
+			continue
+		}
+		k.busy = true
+		all := k.asked
+		k.mu.Unlock()
+		err := syncData(k.file)
+		k.mu.Lock()
+		if k.busy = false; err != nil {
+			k.err = err
+		} else {
+			k.got = all
+		}
+		k.synced.Broadcast()
+	}
+	return k.err
+}
+
+// find opens the file where a body lies and has seen that it does.
+func (p *packs) find(text string, flag int) (file *os.File, at, size int64, err error) {
+	name, where, at, ok := parsePlace(text)
+	if !ok {
+		return nil, 0, 0, fs.ErrNotExist
+	}
+	file, err = p.f.root.OpenFile(where, flag, 0)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	b := make([]byte, headSize)
+	_, err = file.ReadAt(b, at)
+	is, size, _, ok := readHead(b)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+	case !ok || is != name:
+		err = fs.ErrNotExist
+	default:
+		return file, at, size, nil
+	}
+	return nil, 0, 0, errors.Join(err, file.Close())
+}
+
+// packedBody is one that is being read.
+type packedBody struct {
+	io.Reader
+	file *os.File
+}
+
+func (b packedBody) Close() error { return b.file.Close() }
+
+func (p *packs) open(text string) (io.ReadCloser, error) {
+	file, at, size, err := p.find(text, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return packedBody{io.NewSectionReader(file, at+headSize, size), file}, nil
+}
+
+// remove makes a hole of a body, or zeros where holes cannot be made any more.
+func (p *packs) remove(text string) error {
+	p.forget(text)
+	file, at, size, err := p.find(text, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	if err = punch(file, at, span(size)); err != nil {
+		_, err = file.WriteAt(make([]byte, span(size)), at)
+	}
+	return errors.Join(err, file.Close())
+}
+
+// forget has what was put be put again.
+func (p *packs) forget(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name, _, _, _ := parsePlace(text)
+	if p.now != nil && p.now.has[name].there == text {
+		delete(p.now.has, name)
+	}
+}
+
+// list calls visit with each body of a file, and reports whether there is none.
+func (p *packs) list(ctx context.Context, name string, visit func(name string, put time.Time) error) (empty bool, err error) {
+	file, err := p.f.root.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	empty = true
+	b := make([]byte, headSize)
+	for at := int64(0); ; {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		at, err = nextData(file, at)
+		if errors.Is(err, io.EOF) {
+			return empty, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		at = at / block * block
+		n, err := file.ReadAt(b, at)
+		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		is, size, put, ok := readHead(b[:n])
+		if !ok { // the rest of what was cut off
+			at += block
+			continue
+		}
+		empty = false
+		if err := visit(place(is, path.Base(name), at), put); err != nil {
+			return false, err
+		}
+		at += span(size)
+	}
+}

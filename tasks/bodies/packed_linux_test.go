@@ -1,0 +1,154 @@
+package bodies_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks/bodies"
+)
+
+// folder returns a store and the folder of the files that bodies share.
+func folder(t *testing.T, c bodies.Config) (*bodies.Bodies, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "bodies")
+	c.URL = "file://" + dir
+	return open(t, c), filepath.Join(dir, "packed")
+}
+
+// onDisk is how many files there are, and how many bytes they take of the disk.
+func onDisk(t *testing.T, dir string) (files int, taken int64) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range list {
+		info, err := e.Info()
+		must(t, err)
+		files, taken = files+1, taken+info.Sys().(*syscall.Stat_t).Blocks*512
+	}
+	return files, taken
+}
+
+// Bodies that are put at once share files and syncs; each is itself when it is read,
+// also by another process, and what is removed takes no room.
+func TestBodiesShareFilesAndLeaveNoRoomBehind(t *testing.T) {
+	t.Parallel()
+	s, dir := folder(t, bodies.Config{})
+	other := open(t, bodies.Config{URL: "file://" + filepath.Dir(dir)})
+	const writers, each = 16, 10
+	refs, want := make([]bodies.Ref, writers*each), make([][]byte, writers*each)
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			for i := w * each; i < (w+1)*each; i++ {
+				body := make([]byte, 1+i*1500)
+				_, _ = rand.Read(body)
+				name, _ := bodies.New(fmt.Sprint("tenant", w), job, bodies.Prompt, "")
+				r, err := s.Put(t.Context(), name, int64(len(body)), bytes.NewReader(body))
+				if err != nil {
+					t.Error(err)
+				}
+				refs[i], want[i] = r, body
+			}
+		})
+	}
+	all.Wait()
+	for i, r := range refs {
+		for _, from := range []*bodies.Bodies{s, other} {
+			if got, err := from.Read(t.Context(), r, 0); err != nil || !bytes.Equal(got, want[i]) {
+				t.Errorf("body %d: %d bytes, %v", i, len(got), err)
+			}
+		}
+	}
+	if files, taken := onDisk(t, dir); files > 2 || taken < 18<<20 {
+		t.Errorf("%d files of %d bytes for %d bodies", files, taken, len(refs))
+	}
+	must(t, other.Delete(t.Context(), refs[1:]...)) // an API's of what a worker has put, as well
+	if got, err := s.Read(t.Context(), refs[0], 0); err != nil || !bytes.Equal(got, want[0]) {
+		t.Errorf("its neighbours' end touches a body: %v", err)
+	}
+	if _, taken := onDisk(t, dir); taken > 8<<10 {
+		t.Errorf("a body of a byte takes %d", taken)
+	}
+}
+
+// A place in a file is worth nothing without the name that stands there.
+func TestAPlaceLeadsToItsOwnBodyAlone(t *testing.T) {
+	t.Parallel()
+	s, dir := folder(t, bodies.Config{})
+	one, other := put(t, s, bodies.Prompt, []byte("one")), put(t, s, bodies.Prompt, []byte("two"))
+	name, _, _ := strings.Cut(one.Name, "@")
+	_, there, ok := strings.Cut(other.Name, "@")
+	if !ok {
+		t.Fatal(other.Name)
+	}
+	mixed := one
+	for _, place := range []string{there, there + "zz", strings.Repeat("A", 26) + ".0"} {
+		mixed.Name = name + "@" + place
+		if _, err := s.Read(t.Context(), mixed, 0); !missing(err) {
+			t.Errorf("%s: %v", place, err)
+		}
+		must(t, s.Delete(t.Context(), mixed))
+	}
+	for r, want := range map[bodies.Ref]string{one: "one", other: "two"} {
+		if got, err := s.Read(t.Context(), r, 0); string(got) != want {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	list, err := os.ReadDir(dir)
+	must(t, err)
+	file, err := os.OpenFile(filepath.Join(dir, list[0].Name()), os.O_RDWR, 0)
+	must(t, err)
+	_, err = file.WriteAt([]byte("an"), 256)
+	must(t, err, file.Close())
+	if got, err := s.Read(t.Context(), one, 0); !missing(err) || len(got) > 0 {
+		t.Errorf("what was changed on the disk was read as %q, %v", got, err)
+	}
+}
+
+// A file goes when it has nothing but holes and nobody can be writing to it, and not
+// before; a file that goes while it is written to is no reason to say that a body is there.
+func TestAFileOfHolesGoes(t *testing.T) {
+	t.Parallel()
+	s, dir := folder(t, bodies.Config{})
+	kept := put(t, s, bodies.Prompt, []byte("kept"))
+	full := make([]byte, 1<<20)
+	var gone []bodies.Ref
+	for files := 0; files < 2; files, _ = onDisk(t, dir) {
+		gone = append(gone, put(t, s, bodies.Prompt, full))
+	}
+	must(t, s.Delete(t.Context(), gone...))
+	k := &known{names: []string{kept.Name}}
+	must(t, s.Sweep(t.Context(), k))
+	if files, _ := onDisk(t, dir); files != 2 {
+		t.Fatalf("%d files", files)
+	}
+	list, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range list {
+		old := time.Now().Add(-25 * time.Hour)
+		must(t, os.Chtimes(filepath.Join(dir, e.Name()), old, old))
+	}
+	must(t, s.Sweep(t.Context(), k))
+	if files, _ := onDisk(t, dir); files != 1 {
+		t.Errorf("%d files are left of one with a body and one without", files)
+	}
+	if got, err := s.Read(t.Context(), kept, 0); string(got) != "kept" {
+		t.Errorf("%q, %v", got, err)
+	}
+	name, err := bodies.New("acme", job, bodies.Prompt, "")
+	must(t, err)
+	if _, err := s.Put(t.Context(), name, 1, strings.NewReader("x")); err == nil {
+		t.Error("a body was put into a file that is no longer there")
+	}
+	if r, err := s.Put(t.Context(), name, 1, strings.NewReader("x")); err != nil || r.Name == "" {
+		t.Errorf("the next one: %v", err)
+	}
+}
