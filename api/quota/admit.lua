@@ -96,6 +96,8 @@ elseif total > 0 then
 end
 if took == 0 and setback == 0 and next(given) == nil then return said end
 
+redis.call('EXISTS', account) -- whether an end may be set is another permission, looked at before the first write
+
 local function text(n) return string.format('%.0f', n) end
 said[#said + 1] = a.n
 redis.call('HSET', account, 'seen', text(now), 'skew', text(skew), 'n', text(total), a.by, cjson.encode(said))

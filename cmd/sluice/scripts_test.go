@@ -58,3 +58,38 @@ func TestNoScriptStopsHalfWay(t *testing.T) {
 		t.Errorf("only %d calls by pcall are found; there are more", protected)
 	}
 }
+
+// Every folder of scripts has them tried against a Redis that refuses: see
+// [redistest.Refuse].
+func TestEveryFolderOfScriptsIsTried(t *testing.T) {
+	t.Parallel()
+	folders := map[string]bool{}
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".." || d.Name() == "node_modules") {
+			return filepath.SkipDir
+		}
+		if err == nil && filepath.Ext(path) == ".lua" {
+			folders[strings.TrimSuffix(filepath.Dir(path), string(filepath.Separator)+"lua")] = true
+		}
+		return err
+	})
+	if err != nil || len(folders) < 4 {
+		t.Fatalf("%d folders of scripts: %v", len(folders), err)
+	}
+	for folder := range folders {
+		tests, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(tests, func(file string) bool {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Contains(string(text), "redistest.Refuse(")
+		}) {
+			t.Errorf("the scripts of %s are not tried with redistest.Refuse", folder)
+		}
+	}
+}

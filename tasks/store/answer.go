@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	keepScript = script("keep")
+	keepScript = script("keep", "fits")
 	joinScript = move("join")
 )
 

@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	callOpenScript  = script("call_open")
-	callHoldScript  = script("call_hold")
+	callOpenScript  = script("call_open", "fits")
+	callHoldScript  = script("call_hold", "fits")
 	callSweepScript = move("call_sweep")
 )
 

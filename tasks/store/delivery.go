@@ -29,7 +29,7 @@ var (
 	deliverySettleScript = script("delivery_settle", "fits", "webhook")
 	deliverySweepScript  = script("delivery_sweep", "fits", "webhook")
 	deliveryOpenScript   = script("delivery_open", "fits")
-	deliveryRenewScript  = script("delivery_renew")
+	deliveryRenewScript  = script("delivery_renew", "fits")
 	deliveryAgainScript  = script("delivery_again", "operation", "fits", "webhook")
 	poolEventScript      = script("pool_event", "fits", "webhook")
 )

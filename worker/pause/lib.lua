@@ -24,6 +24,12 @@ local row_many = 8         -- enough when they span row_span
 local row_span = 500
 local buckets = 10
 
+-- What a script may write is looked at before it writes: a key of another type, or what
+-- Redis does not permit, is refused while nothing has moved.
+redis.call('LLEN', KEYS[2])
+redis.call('HLEN', KEYS[3])
+redis.call('EXISTS', KEYS[3])
+
 local h = {}
 do
   local flat = redis.call('HGETALL', KEYS[1])

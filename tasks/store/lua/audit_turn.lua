@@ -4,8 +4,6 @@
 -- Returns  {1 or 0, now ms, tenants: all that have work or had some, when a round begins}.
 local turn = redis.call('GET', keys.audit())
 if turn and turn ~= a.by then return { 0, now, {} } end
-redis.call('SET', keys.audit(), a.by, 'PX', 10000)
-if not a.begin then return { 1, now, {} } end
 local seen, all = {}, {}
 local function add(list)
   for _, tenant in ipairs(list) do
@@ -15,8 +13,11 @@ local function add(list)
     end
   end
 end
-add(tenants())
-for pool in pairs(a.depths) do
-  add(redis.call('ZRANGE', keys.ring(pool), 0, -1))
+if a.begin then
+  add(tenants())
+  for pool in pairs(a.depths) do
+    add(redis.pcall('ZRANGE', keys.ring(pool), 0, -1)) -- of another type, it names nobody
+  end
 end
+redis.call('SET', keys.audit(), a.by, 'PX', 10000)
 return { 1, now, all }

@@ -50,7 +50,7 @@ local function pick(pool)
       redis.call('ZREM', ring, tenant)
     end
     if popped[1] then
-      redis.call('SET', keys.turn(pool), turn + step)
+      redis.pcall('SET', keys.turn(pool), turn + step) -- a turn that is not noted holds nothing up
       return popped[1]
     end
   end

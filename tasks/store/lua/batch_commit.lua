@@ -37,6 +37,7 @@ end
 local total = redis.call('LLEN', keys.lines(a.batch))
 if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
 sorted(keys.batches(h[1]), keys.unfolding(), keys.staged(h[1]))
+lasting()
 local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily, 0, 0) -- its bytes are counted
 if refusal then return refusal end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)

@@ -7,6 +7,7 @@
 --          writer of this batch has gone and what it wrote is to be forgotten first.
 local mine = keys.staged(a.tenant)
 sorted(keys.staging(), mine)
+lasting()
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
 if h[1] and h[4] ~= a.op then -- of another writer

@@ -4,8 +4,8 @@
 --          an answer that is not given again, or "refused"; lease, gone, keep: see call_open.lua}
 -- Returns  nothing
 local calls, sent = keys.calls(a.tenant, a.digest), 10000000000000
-redis.call('ZCARD', calls)
-redis.call('ZCARD', keys.callers())
+sorted(calls, keys.callers())
+lasting()
 local score = ({ waits = now + a.lease, gone = now, sent = sent + now })[a.what]
 if a.digest ~= '' then
   if score then

@@ -9,8 +9,8 @@
 -- Returns  {the job's id, "1" when it is another call's, "1" when its answer was sent before}
 local calls = keys.calls(a.tenant, a.digest)
 local sent = 10000000000000 -- is added to when an answer was sent: those come after all others
-redis.call('ZCARD', calls)
-redis.call('ZCARD', keys.callers())
+sorted(calls, keys.callers())
+lasting()
 
 local function oldest(from, to) return redis.call('ZRANGEBYSCORE', calls, from, to, 'LIMIT', 0, 1)[1] end
 

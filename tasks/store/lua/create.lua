@@ -44,6 +44,7 @@ local function create(i)
   -- Of another type, what this job is counted in refuses this job alone.
   most, tokens, bytes = tonumber(most), tonumber(tokens), tonumber(bytes)
   local sound, why = pcall(function()
+    if tokens > 0 or ikey ~= '' then lasting() end
     fits({ id = id, p = pool, t = tenant, q = tokens > 0, qb = bytes > 0 }, keys.jobs(tenant), keys.deadlines(), keys.due())
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end

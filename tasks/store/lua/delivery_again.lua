@@ -7,6 +7,7 @@
 local said = answered()
 if said then return said end
 fitsEvents(a.tenant)
+lasting()
 for i = 3, #ARGV do
   local d = keys.delivery(ARGV[i])
   local object = redis.call('HGET', d, 'o')

@@ -8,7 +8,7 @@ local alive = 0
 -- One that cannot be read holds up none of the others.
 for i = 3, #ARGV, 2 do
   local h = redis.pcall('HMGET', keys.delivery(ARGV[i]), 'f', 't')
-  if h[1] == ARGV[i + 1] and redis.call('ZSCORE', keys.sending(), ARGV[i]) then
+  if h[1] == ARGV[i + 1] and pcall(sorted, keys.places(h[2])) and redis.call('ZSCORE', keys.sending(), ARGV[i]) then
     redis.call('ZADD', keys.sending(), now + a.lease, ARGV[i])
     redis.call('ZADD', keys.places(h[2]), now + a.lease, ARGV[i])
     alive = alive + 1

@@ -8,6 +8,7 @@ local h = redis.call('HMGET', keys.endpoint(a.endpoint), 't', 'dis')
 if h[1] ~= a.tenant then return { 'gone' } end
 if h[2] then return { 'conflict' } end
 fitsEvents(a.tenant)
+lasting()
 local id = deliver(a.tenant, a.endpoint, '', 'endpoint.test', a.endpoint, a.event, '')
 wwake()
 return answer({ 'ok', id })

@@ -5,6 +5,7 @@
 -- Returns  1, or 0 when the caller has lost the job, or what came before is gone.
 local j = load(a.id)
 if not j or j.s ~= 'running' or j.f ~= a.fence then return 0 end
+lasting()
 local key, call = keys.events(j.id), string.format('%08d', a.call)
 if redis.call('GETRANGE', key, 0, 7) ~= call then
   if a.offset > 0 then return 0 end

@@ -23,6 +23,14 @@ local function without(...)
   return type(read) ~= 'table' and read or nil
 end
 
+-- lasting looks at whether Redis permits what gives a key an end, which is of another
+-- kind than what reads and writes it. What begins with spare has looked.
+local function lasting()
+  if looked['\t'] then return end
+  redis.call('EXISTS', keys.spare())
+  looked['\t'] = true
+end
+
 local function weightOf(tenant) return without('HGET', keys.weights(), tenant) or 1 end
 
 -- waitingOf is how many jobs of a tenant wait. waits in account.lua keeps it up to date.

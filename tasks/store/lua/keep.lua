@@ -5,6 +5,8 @@
 -- Returns  1, or 0 when the job is gone.
 local key = keys.job(a.job)
 if redis.call('EXISTS', key) == 0 then return 0 end
-redis.call('HSET', key, 'ca', a.digest)
+each('HLEN', key)
+-- A copy that no record names ends by itself.
 if ARGV[3] ~= '' then redis.call('SET', keys.answer(a.digest), ARGV[3], 'PX', a.keep) end
+redis.call('HSET', key, 'ca', a.digest)
 return 1

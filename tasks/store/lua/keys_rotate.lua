@@ -12,6 +12,7 @@ if a.endpoint ~= '' then
 end
 local h = redis.call('HMGET', key, 'k', 'a')
 if h[1] == a.secret or (h[1] and a.leave) then return 'ok' end
+answer('ok')
 if h[1] then redis.call('HSET', key, 'k2', h[1], 'a2', h[2] or '', 'x2', now + a.keep) end
 redis.call('HSET', key, 'k', a.secret, 'a', a.private)
-return answer('ok')
+return 'ok'

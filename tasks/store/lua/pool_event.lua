@@ -7,6 +7,8 @@ local was = redis.call('HGET', keys.poolStates(), a.pool) or 'resumed'
 if was == a.state then return 0 end
 local hooks, kind = redis.call('HGETALL', keys.poolHooks()), 'pool.' .. a.state
 redis.call('GET', keys.serial())
+sorted(keys.senders())
+lasting()
 redis.call('HSET', keys.poolStates(), a.pool, a.state)
 local event = 'evt_pool' .. redis.call('INCR', keys.serial()) .. '_' .. string.format('%d', now)
 for i = 1, #hooks, 2 do

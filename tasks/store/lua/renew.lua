@@ -6,7 +6,7 @@
 spare()
 local lost = {}
 for i = 3, #ARGV, 2 do
-  local j, broken = sound(ARGV[i])
+  local j, broken = sound(ARGV[i], function(j) fitsPool(j.p) end)
   if broken then
     -- Nobody can take it either.
   elseif not j or final(j.s) or j.f ~= tonumber(ARGV[i + 1]) then

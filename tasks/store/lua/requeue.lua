@@ -9,6 +9,7 @@ local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
 if not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
 fitsEnd(j)
+lasting()
 local first = redis.call('HGET', j.key, 'p0') or j.p -- where it begins again
 fits({ p = first, t = j.t, qb = a.bytes > 0 })
 local bound = expected(redis.call('HGET', j.key, 'e'))

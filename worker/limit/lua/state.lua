@@ -98,15 +98,26 @@ local function unpacked(b)
   return msgpack.unpack(b)
 end
 
-local s = redis.call('GET', GATE)
-if s then s = unpacked(s) end
+-- What a script may write is looked at before it writes. Where a key is of another type
+-- than it should be, the state counts as lost and begins anew: nothing would pass for ever.
+local s, foul = redis.pcall('GET', GATE), false
+for _, said in ipairs({
+  s, redis.pcall('ZINTER', 5, KEYS[1] .. ':spare', HELD, AHEAD, WAITING, HOLDERS), -- reads none of them: one is empty
+  redis.pcall('HLEN', BOOKED), redis.pcall('HLEN', CLASSES), redis.pcall('HLEN', WANTS),
+}) do
+  if type(said) == 'table' and said.err then
+    if not string.find(said.err, 'WRONGTYPE', 1, true) then return said end
+    foul = true
+  end
+end
+s = not foul and s and unpacked(s)
 
 -- Missing state is not a full bucket: the provider may just have been drained.
 -- The first call of a new gate passes at once, then the allowance is earned, until
 -- the provider says what is left. That is believed at once, but not when state was
 -- lost: calls that we do not know of any more are still to be charged. A clock
 -- more than a minute behind our last write is a state that cannot be used.
-local lost = false
+local lost = foul
 if s and s.version ~= VERSION then
   if s.version and s.version > VERSION then
     return redis.error_reply(string.format(

@@ -14,7 +14,7 @@ for _, late in ipairs(a.late) do
 end
 clip()
 local reply = {s.epoch}
-if redis.call('EXISTS', WAITING) == 1 then
+if redis.call('ZCARD', WAITING) > 0 then
   if redis.call('ZSCORE', WAITING, a.holder) then stand_in_line(a.calls[1]) end
   hand_over()
 end

@@ -1,0 +1,309 @@
+package redistest
+
+import (
+	"context"
+	"encoding"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Move is one call of a script, with all its keys and arguments.
+type Move []any
+
+// Moves are the calls of scripts that a client has made.
+type Moves struct {
+	mu    sync.Mutex
+	calls []Move
+	texts map[string]string // of scripts, by their digests
+}
+
+// Watch has a client's calls of scripts kept. Those that Redis did not know the script
+// of are not among them.
+func Watch(rdb *redis.Client) *Moves {
+	m := &Moves{texts: map[string]string{}}
+	rdb.AddHook(m)
+	return m
+}
+
+// Since returns the calls since it was last asked.
+func (m *Moves) Since() []Move {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	calls := m.calls
+	m.calls = nil
+	return calls
+}
+
+// DialHook is part of [redis.Hook].
+func (m *Moves) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+// ProcessHook is part of [redis.Hook].
+func (m *Moves) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "evalsha" && err == nil || cmd.Name() == "eval" {
+			m.mu.Lock()
+			if m.calls = append(m.calls, cmd.Args()); cmd.Name() == "eval" {
+				text := word(cmd.Args()[1])
+				m.texts[redis.NewScript(text).Hash()] = text
+			}
+			m.mu.Unlock()
+		}
+		return err
+	}
+}
+
+// ProcessPipelineHook is part of [redis.Hook].
+func (m *Moves) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
+}
+
+// State is what all keys of a Redis hold, but not for how long.
+type State struct {
+	raw, words map[string]string // as Redis dumps it; and in words that are always alike
+	kinds      map[string]string
+}
+
+// Read reads all keys.
+func Read(tb testing.TB, rdb *redis.Client) State {
+	tb.Helper()
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	keys, err := rdb.Keys(tb.Context(), "*").Result()
+	must(err)
+	dumps, kinds := make([]*redis.StringCmd, len(keys)), make([]*redis.StatusCmd, len(keys))
+	_, err = rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			dumps[i], kinds[i] = p.Dump(tb.Context(), key), p.Type(tb.Context(), key)
+		}
+		return nil
+	})
+	must(err)
+	read := make([]*redis.Cmd, len(keys))
+	_, err = rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			read[i] = p.Do(tb.Context(), map[string][]any{
+				"hash": {"hgetall", key}, "zset": {"zrange", key, 0, -1, "withscores"}, "list": {"lrange", key, 0, -1},
+				"set": {"smembers", key}, "string": {"get", key},
+			}[kinds[i].Val()]...)
+		}
+		return nil
+	})
+	must(err)
+	s := State{map[string]string{}, map[string]string{}, map[string]string{}}
+	for i, key := range keys {
+		s.raw[key], s.words[key], s.kinds[key] = dumps[i].Val(), fmt.Sprint(read[i].Val()), kinds[i].Val()
+	}
+	return s
+}
+
+// Put puts a state in the place of all that there is, but for one key.
+func (s State) Put(tb testing.TB, rdb *redis.Client, but string) {
+	tb.Helper()
+	_, err := rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
+		p.FlushAll(tb.Context())
+		for k, v := range s.raw {
+			if k != but {
+				p.Restore(tb.Context(), k, 0, v)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Differs returns the keys that hold something else in another state, but for one.
+func (s State) Differs(other State, but string) (keys []string) {
+	for key, words := range s.words {
+		if there, ok := other.words[key]; (!ok || there != words) && key != but {
+			keys = append(keys, key)
+		}
+	}
+	for key := range other.words {
+		if _, ok := s.words[key]; !ok && key != but {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Refused is what came of a move of which Redis refused something.
+type Refused struct {
+	What  string // that was refused
+	Key   string // that was of another type than it should be, if that was it
+	Said  any    // what the script answered
+	Err   error
+	Moved []string // keys that hold something else than before
+	Left  []string // keys that hold something else than after the whole move
+	State State    // afterwards
+}
+
+// Half reports whether the move was made by halves: something has moved, and an error
+// was answered or not all has moved.
+func (r Refused) Half() bool { return len(r.Moved) > 0 && (r.Err != nil || len(r.Left) > 0) }
+
+func (r Refused) String() string {
+	return fmt.Sprintf("with %s: %v, %v; moved: %v; not as it should be: %v", r.What, r.Said, r.Err, r.Moved, r.Left)
+}
+
+// refusals are what Redis may refuse of a command in a script, whatever the key: how it
+// comes to that and how it ends. A name says of which kind of commands, if not of all.
+func refusals() map[string][2][]any {
+	config := func(name, on, off string) [2][]any {
+		return [2][]any{{"config", "set", name, on}, {"config", "set", name, off}}
+	}
+	all := map[string][2][]any{
+		"no memory left": config("maxmemory", "1", "0"),
+		"too few replicas, as a Redis that cannot write its disk": config("min-replicas-to-write", "1", "0"),
+	}
+	for _, kind := range []string{"read", "write", "keyspace", "hash", "list", "sortedset", "string", "pubsub", "fast", "slow", "dangerous"} {
+		all["no permission for "+kind] = [2][]any{permitted("-@"+kind, "+eval", "+evalsha"), permitted()}
+	}
+	return all
+}
+
+// mover is the user of Redis that makes the moves.
+const mover = "mover"
+
+func permitted(but ...string) []any {
+	rules := []any{"acl", "setuser", mover, "reset", "on", ">" + mover, "~*", "&*", "+@all"}
+	for _, rule := range but {
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+// Refuse makes a move from a state again and again: each time one of the keys that
+// it reads or writes is of another type, or Redis refuses a kind of commands, or all
+// that write. What came of each is judged. Without any of these the move has to change
+// something. A key that is new and for which skip is true has a name that is made in the script.
+func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(key string) bool, judge func(Refused)) {
+	tb.Helper()
+	do := func(c *redis.Client, args []any) (any, error) { return c.Do(tb.Context(), args...).Result() }
+	set := func(args []any) {
+		tb.Helper()
+		if _, err := do(rdb, args); err != nil {
+			tb.Fatal(args, err)
+		}
+	}
+	set(permitted())
+	options := *rdb.Options()
+	options.Username, options.Password = mover, mover
+	as := redis.NewClient(&options)
+	defer as.Close()
+	from.Put(tb, rdb, "")
+	if _, err := do(as, move); err != nil {
+		tb.Fatal(err)
+	}
+	after := Read(tb, rdb)
+	if len(after.Differs(from, "")) == 0 {
+		tb.Fatal("nothing moved")
+	}
+	try := func(r Refused, prepare, end func()) {
+		from.Put(tb, rdb, r.Key)
+		prepare()
+		before := Read(tb, rdb)
+		r.Said, r.Err = do(as, move)
+		end()
+		r.State = Read(tb, rdb)
+		r.Moved, r.Left = r.State.Differs(before, r.Key), r.State.Differs(after, r.Key)
+		judge(r)
+	}
+	for _, key := range keysOf(from, after) {
+		kind := from.kinds[key]
+		if kind == "" {
+			kind = after.kinds[key]
+			if skip != nil && skip(key) {
+				continue
+			}
+		}
+		other := []any{"rpush", key, "of another type"}
+		if kind == "list" {
+			other = []any{"set", key, "of another type"}
+		}
+		try(Refused{What: key + " of another type", Key: key}, func() { set(other) }, func() {})
+	}
+	for what, how := range refusals() {
+		try(Refused{What: what}, func() { set(how[0]) }, func() { set(how[1]) })
+	}
+}
+
+func keysOf(states ...State) (keys []string) {
+	for _, s := range states {
+		for key := range s.kinds {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// Script names the file of a folder that a move is of: that whose first line stands
+// last in the script, behind those of its chapters. Its client must have been watched
+// when it first made such a move.
+func (m *Moves) Script(tb testing.TB, move Move, folder string) string {
+	tb.Helper()
+	text := m.text(move)
+	name, last := "", -1
+	for _, file := range Scripts(tb, folder) {
+		if at := strings.LastIndex(text, firstLine(tb, file)); at > last {
+			name, last = strings.TrimSuffix(filepath.Base(file), ".lua"), at
+		}
+	}
+	return name
+}
+
+func (m *Moves) text(move Move) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if text := word(move[1]); fmt.Sprint(move[0]) == "eval" {
+		return text
+	}
+	return m.texts[word(move[1])]
+}
+
+// word is an argument of a command as it is sent.
+func word(v any) string {
+	if m, ok := v.(encoding.BinaryMarshaler); ok {
+		b, _ := m.MarshalBinary() // else the command would not have been sent
+		v = string(b)
+	}
+	return fmt.Sprint(v)
+}
+
+// Scripts returns the files of a folder that are scripts.
+func Scripts(tb testing.TB, folder string) []string {
+	tb.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*.lua"))
+	if err != nil || len(files) == 0 {
+		tb.Fatalf("%d scripts in %s: %v", len(files), folder, err)
+	}
+	return files
+}
+
+func firstLine(tb testing.TB, file string) string {
+	tb.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return line
+}

@@ -1,0 +1,143 @@
+package store_test
+
+import (
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// smallHalves are those scripts that move less than a job: see halves.
+var smallHalves = map[string]func(h *half) func(){
+	"renew, running": func(h *half) func() {
+		k := h.busy()
+		h.now = h.now.Add(time.Second)
+		return func() { _, err := h.Renew(h.Context(), []tasks.Ticket{k}); must(h.T, err) }
+	},
+	"renew, held": func(h *half) func() {
+		k := h.submit(h.prompt("job_1", "acme"), h.prompt("job_2", "acme"))
+		return func() { _, err := h.Renew(h.Context(), k); must(h.T, err) }
+	},
+	"leave": func(h *half) func() {
+		k := h.busy()
+		return func() { must(h.T, h.Leave(h.Context(), []tasks.Ticket{k})) }
+	},
+	"reissue": func(h *half) func() {
+		k := h.submit(h.prompt("job_1", "acme"))[0]
+		h.now = h.now.Add(time.Second)
+		return func() { _, _, err := h.Reissue(h.Context(), k); must(h.T, err) }
+	},
+	"append": func(h *half) func() {
+		k := h.busy()
+		must(h.T, h.Listen(h.Context(), k.ID))
+		return func() { _, err := h.Append(h.Context(), k, 1, 0, "text"); must(h.T, err) }
+	},
+	"append, of another call": func(h *half) func() {
+		k := h.busy()
+		must(h.T, h.Listen(h.Context(), k.ID))
+		_, err := h.Append(h.Context(), k, 1, 0, "text")
+		must(h.T, err)
+		return func() { _, err := h.Append(h.Context(), k, 2, 0, "text"); must(h.T, err) }
+	},
+	"events": func(h *half) func() {
+		k := h.busy()
+		_, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
+		must(h.T, err)
+		return func() {
+			_, err := h.AppendEvents(h.Context(), k, 1, 5, []byte("more"), tasks.StreamWhole)
+			must(h.T, err)
+		}
+	},
+	"events, the first": func(h *half) func() {
+		k := h.busy()
+		return func() {
+			_, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
+			must(h.T, err)
+		}
+	},
+	"keep": func(h *half) func() {
+		h.busy()
+		return func() { must(h.T, h.KeepAnswer(h.Context(), "d", "job_2", []byte("{}"), time.Minute)) }
+	},
+	"answer_save": func(h *half) func() {
+		h.busy()
+		return func() { must(h.T, h.SaveAnswer(h.Context(), "acme", "key job_2", "job_2", []byte("{}"))) }
+	},
+	"keys_rotate": func(h *half) func() {
+		h.hook("acme")
+		return func() {
+			_, err := h.RotateKeys(h.Context(), "acme", "whe_acme", tasks.SigningKeys{Secret: "whsec_2"})
+			must(h.T, err)
+		}
+	},
+	"keys_rotate, the tenant's": func(h *half) func() {
+		return func() {
+			_, err := h.TenantKeys(h.Context(), "acme")
+			must(h.T, err)
+		}
+	},
+	"delivery_renew": func(h *half) func() {
+		k := h.sent()
+		return func() { must(h.T, h.RenewDeliveries(h.Context(), []tasks.DeliveryTicket{k})) }
+	},
+	"delivery_again": func(h *half) func() {
+		k := h.sent()
+		_, err := h.SettleDeliveries(h.Context(), []tasks.Settled{{Ticket: k, Status: tasks.DeliveryExhausted, Counted: true, Reason: "x"}})
+		must(h.T, err)
+		return func() { _, err := h.Redeliver(h.Context(), "acme", k.ID); must(h.T, err) }
+	},
+	"delivery_again, of one that waits": func(h *half) func() {
+		k := h.sent()
+		_, err := h.SettleDeliveries(h.Context(), []tasks.Settled{{Ticket: k, Status: tasks.DeliveryPending, Delay: time.Minute, Counted: true, Reason: "x"}})
+		must(h.T, err)
+		return func() { _, err := h.Redeliver(h.Context(), "acme", k.ID); must(h.T, err) }
+	},
+	"act_note": func(h *half) func() {
+		return func() { must(h.T, h.Note(h.Context(), tasks.Act{At: h.now, By: "ada", Action: "pause", Target: pool})) }
+	},
+	"token_save": func(h *half) func() {
+		return func() { h.token("tok_1") }
+	},
+	"token_revoke": func(h *half) func() {
+		h.token("tok_1")
+		return func() {
+			must(h.T, h.RevokeToken(h.Context(), "tok_1", time.Hour, tasks.Act{At: h.now, By: "ada", Action: "revoke_token", Target: "tok_1"}))
+		}
+	},
+	"audit_turn": func(h *half) func() {
+		h.busy()
+		return h.audit(`"begin":true`)
+	},
+	"audit_scan": func(h *half) func() {
+		h.busy()
+		must(h.T, h.rdb.ZRem(h.Context(), "sluice:{s}:tn:acme", "job_2").Err())
+		return h.audit(`"cursor":`)
+	},
+	"paused": func(h *half) func() {
+		return func() { must(h.T, h.SetPaused(h.Context(), pool, true)) }
+	},
+	"call_open": func(h *half) func() {
+		return func() {
+			_, err := h.OpenCall(h.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "d"})
+			must(h.T, err)
+		}
+	},
+	"call_hold": func(h *half) func() {
+		c := tasks.Call{Tenant: "acme", ID: "job_1", Digest: "d"}
+		_, err := h.OpenCall(h.Context(), c)
+		must(h.T, err)
+		h.now = h.now.Add(time.Second)
+		return func() { must(h.T, h.HoldCall(h.Context(), c, tasks.CallerWaits)) }
+	},
+	"call_sweep": func(h *half) func() {
+		h.busy()
+		_, err := h.OpenCall(h.Context(), tasks.Call{Tenant: "acme", ID: "job_3", Digest: "d"})
+		must(h.T, err)
+		h.now = h.now.Add(10 * time.Minute)
+		return func() { _, err := h.SweepCalls(h.Context()); must(h.T, err) }
+	},
+}
+
+func (h *half) token(id string) {
+	h.Helper()
+	must(h.T, h.SaveToken(h.Context(), tasks.Token{ID: id, Tenant: "acme", Expires: h.now.Add(time.Hour)}, tasks.Act{At: h.now, By: "ada", Action: "create_token", Target: id}))
+}
