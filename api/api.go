@@ -273,6 +273,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/v1/jobs", v.ListJobs, a.scope(auth.ScopeJobsRead, "status", "model", "pool", "batch", "metadata.*", "since", "until", "limit", "after"))
 	// A caller polls for a result, perhaps waiting for it. Reading changes nothing.
 	get("/v1/jobs/:id", v.GetJob, a.scope(auth.ScopeJobsRead, "wait"))
+	// A caller changes a job that waits. A repeat changes nothing more.
+	e.PATCH("/v1/jobs/:id", v.EditJob, a.scope(auth.ScopeJobsWrite))
 	// A caller has a finished job forgotten. A repeat is a 404.
 	e.DELETE("/v1/jobs/:id", v.DeleteJob, a.scope(auth.ScopeJobsWrite))
 	// A caller no longer wants the result. A repeat is a 409.

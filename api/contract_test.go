@@ -184,9 +184,13 @@ func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
 			s.call(method, path, "other:webhooks:write", "{}").want(t, 404, "not_found")
 			return
 		}
-		s.call(method, path, other, nil).want(t, 404, "not_found")
+		var body any
+		if method == "PATCH" {
+			body = "{}"
+		}
+		s.call(method, path, other, body).want(t, 404, "not_found")
 		for _, id := range []string{"job_none", "batch_none", "x", "job_%00", "job_..%2f..", "job_" + strings.Repeat("a", 80)} {
-			s.call(method, strings.NewReplacer(job, id, batch, id).Replace(path), writer, nil).want(t, 404, "not_found")
+			s.call(method, strings.NewReplacer(job, id, batch, id).Replace(path), writer, body).want(t, 404, "not_found")
 		}
 	})
 	if r := s.call("GET", "/v1/jobs?batch="+batch, other, nil).want(t, 200); !bytes.Contains(r.body, []byte(`"data":[]`)) {
@@ -203,7 +207,7 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	for _, path := range []string{"/", "/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v2/jobs", "/v1/jobs/a/b/c", "/metrics", "/V1/jobs"} {
 		s.call("GET", path, writer, nil).want(t, 404)
 	}
-	for path, allow := range map[string][]string{"/v1/jobs": {"GET", "POST"}, "/v1/jobs/job_1": {"GET", "DELETE"}, "/v1/status": {"GET"}, "/v1/jobs/job_1/cancel": {"POST"}, "/healthz": {"GET", "HEAD"}} {
+	for path, allow := range map[string][]string{"/v1/jobs": {"GET", "POST"}, "/v1/jobs/job_1/events": {"GET"}, "/v1/status": {"GET"}, "/v1/jobs/job_1/cancel": {"POST"}, "/healthz": {"GET", "HEAD"}} {
 		for _, method := range []string{"PUT", "PATCH", "TRACE"} {
 			r := s.call(method, path, writer, nil).want(t, 405, "method_not_allowed")
 			for _, m := range allow {

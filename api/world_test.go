@@ -294,6 +294,23 @@ func (w *world) Cancel(_ context.Context, tenant, id string) (tasks.Job, error) 
 	return *w.jobs[id], err
 }
 
+func (w *world) Edit(_ context.Context, tenant, id string, edit func(*tasks.Job) error) (tasks.Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j, err := w.find(tenant, id)
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	if j.Status.Final() || j.Status == tasks.StatusRunning {
+		return tasks.Job{}, tasks.ErrConflict
+	}
+	if err := edit(j); err != nil {
+		return tasks.Job{}, err
+	}
+	j.Version++
+	return *j, nil
+}
+
 func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -36,6 +36,8 @@ const (
 	maxCustomID      = 128 // characters
 	maxURL           = 2048
 	maxID            = 64
+
+	maxPatchBody = 256 << 10
 )
 
 // submitMembers are what a submit body may have; null is as good as leaving one
@@ -375,16 +377,9 @@ func (d *decoder) metadata() (map[string]string, error) {
 	}
 	pairs := map[string]string{}
 	_, err := d.Members(func(key string) error {
-		at := "metadata." + key
-		if key == "" || utf8.RuneCountInString(key) > maxMetadataKey {
-			return fault.Fail(fault.InvalidRequest, `A key in "metadata" must be 1 to %d characters long.`, maxMetadataKey)
-		}
-		value, err := d.Text(at)
+		value, err := d.pair(key)
 		if err != nil {
 			return err
-		}
-		if utf8.RuneCountInString(value) > maxMetadataValue {
-			return fault.Fail(fault.InvalidRequest, "The member %s must be at most %d characters long.", jsonread.Clip(at), maxMetadataValue)
 		}
 		if len(pairs) == maxMetadata {
 			return fault.Fail(fault.InvalidRequest, `The member "metadata" must not have more than %d pairs.`, maxMetadata)
@@ -393,6 +388,19 @@ func (d *decoder) metadata() (map[string]string, error) {
 		return nil
 	})
 	return pairs, err
+}
+
+// pair consumes the value of a pair of metadata.
+func (d *decoder) pair(key string) (string, error) {
+	at := "metadata." + key
+	if key == "" || utf8.RuneCountInString(key) > maxMetadataKey {
+		return "", fault.Fail(fault.InvalidRequest, `A key in "metadata" must be 1 to %d characters long.`, maxMetadataKey)
+	}
+	value, err := d.Text(at)
+	if err == nil && utf8.RuneCountInString(value) > maxMetadataValue {
+		err = fault.Fail(fault.InvalidRequest, "The member %s must be at most %d characters long.", jsonread.Clip(at), maxMetadataValue)
+	}
+	return value, err
 }
 
 func (d *decoder) fallbacks() ([]string, error) {

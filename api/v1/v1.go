@@ -28,6 +28,10 @@ type Jobs interface {
 	Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error)
 	// Cancel ends the job at once, also a running one; tasks.ErrFinal when it has ended already.
 	Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Edit changes the priority, deadline and metadata of a job that waits, as edit
+	// leaves them; tasks.ErrConflict when it runs or has ended. edit may be called more
+	// than once, and its error is returned.
+	Edit(ctx context.Context, tenant, id string, edit func(*tasks.Job) error) (tasks.Job, error)
 	// Delete forgets a final job; else tasks.ErrConflict.
 	Delete(ctx context.Context, tenant, id string) error
 }

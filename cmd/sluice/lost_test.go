@@ -33,9 +33,9 @@ func TestACallerIsToldWhenTheOutcomeIsNotKnown(t *testing.T) {
 	r.token = r.mint("acme")
 
 	type answer struct {
-		ID, Code, URL string
-		Status        any // a problem's is a number
-		Data          []struct{ Action string }
+		ID, Code, URL, Priority string
+		Status                  any // a problem's is a number
+		Data                    []struct{ Action string }
 	}
 	ask := func(method, path, body string) (status int, a answer) {
 		res := r.call(method, path, body, &a)
@@ -53,7 +53,7 @@ func TestACallerIsToldWhenTheOutcomeIsNotKnown(t *testing.T) {
 	job := func() string { return made("/v1/jobs", hello) }
 	ended := func() string { id := job(); made("/v1/jobs/"+id+"/cancel", ""); return id }
 	lines := `{"jobs":[` + hello + `,` + hello + `]}`
-	canceled, retried, deleted := job(), ended(), ended()
+	canceled, retried, deleted, edited := job(), ended(), ended(), job()
 	batch, changed, rotated, gone := made("/v1/batches", lines), made("/v1/webhook-endpoints", hook), made("/v1/webhook-endpoints", hook), made("/v1/webhook-endpoints", hook)
 
 	acts := []struct {
@@ -64,6 +64,7 @@ func TestACallerIsToldWhenTheOutcomeIsNotKnown(t *testing.T) {
 		{"POST", "/v1/jobs", hello, "", "/v1/jobs/%s", func(_ int, a answer) bool { return a.Status == "queued" }},
 		{"POST", "/v1/jobs/" + canceled + "/cancel", "", canceled, "/v1/jobs/%s", func(_ int, a answer) bool { return a.Status == "canceled" }},
 		{"POST", "/v1/jobs/" + retried + "/retry", "", retried, "/v1/jobs/%s", func(_ int, a answer) bool { return a.Status == "queued" }},
+		{"PATCH", "/v1/jobs/" + edited, `{"priority":"low"}`, edited, "/v1/jobs/%s", func(_ int, a answer) bool { return a.Priority == "low" }},
 		{"DELETE", "/v1/jobs/" + deleted, "", deleted, "/v1/jobs/%s", func(status int, _ answer) bool { return status == 404 }},
 		{"POST", "/v1/batches/" + batch + "/cancel", "", batch, "/v1/batches/%s", func(_ int, a answer) bool { return a.Status == "ended" }},
 		{"POST", "/v1/webhook-endpoints", hook, "", "/v1/webhook-endpoints/%s", func(_ int, a answer) bool { return a.URL == "https://example.com/hook" }},

@@ -274,6 +274,16 @@ var halves = map[string]func(h *half) func(){
 		h.busy()
 		return func() { _, err := h.Cancel(h.Context(), "acme", "job_line"); must(h.T, err) }
 	},
+	"edit": func(h *half) func() {
+		h.busy()
+		return func() {
+			_, err := h.Edit(h.Context(), "acme", "job_2", func(j *tasks.Job) error {
+				j.Priority, j.Deadline, j.Metadata = tasks.High, h.now.Add(2*time.Hour), map[string]string{"a": "b"}
+				return nil
+			})
+			must(h.T, err)
+		}
+	},
 	"requeue": func(h *half) func() {
 		h.busy()
 		_, err := h.Cancel(h.Context(), "acme", "job_line")

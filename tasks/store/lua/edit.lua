@@ -1,0 +1,31 @@
+-- The caller changes a job that waits: its place by its priority, its deadline, and what
+-- its envelope says.
+-- KEYS     see begin.lua
+-- ARGV[2]  {op: see operation.lua; id, tenant; was: the SHA-1 of the envelope that the new one was made of;
+--          moves: ms that its order moves by; deadline: ms, 0 for none, or null where it stays}
+-- ARGV[3]  the new envelope
+-- Returns  {"ok"}, {"gone"}, {"conflict"}, or {"changed"}: another envelope stands there by now
+local said = answered()
+if said then return said end
+local j = load(a.id)
+if not j or j.t ~= a.tenant then return { 'gone' } end
+if phase[j.s] ~= 'queued' then return { 'conflict' } end
+if redis.sha1hex(redis.call('HGET', j.key, 'e')) ~= a.was then return { 'changed' } end
+fits(j, keys.deadlines())
+redis.call('HSET', j.key, 'e', ARGV[3])
+if a.moves ~= 0 then
+  j.k = tonumber(j.k) + a.moves
+  redis.call('HSET', j.key, 'k', j.k)
+  redis.call('ZADD', keys.backlog(j.p, j.t), 'XX', j.k, j.id)
+  if j.fb then redis.call('ZADD', keys.fallbacks(j.p), 'XX', j.k, j.id) end
+  if j.fo then redis.call('ZADD', keys.followers(j.p, j.fo), 'XX', j.k, j.id) end
+end
+if a.deadline == 0 then
+  redis.call('HDEL', j.key, 'dl')
+  redis.call('ZREM', keys.deadlines(), j.id)
+elseif a.deadline then
+  redis.call('HSET', j.key, 'dl', string.format('%.0f', a.deadline))
+  redis.call('ZADD', keys.deadlines(), a.deadline, j.id)
+end
+note(j, redis.call('HINCRBY', j.key, 'v', 1))
+return answer({ 'ok' })
