@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 const (
 	stageJobs    = 200       // jobs in one chunk at most
 	stageBytes   = 512 << 10 // and bytes of their requests, about
+	readAtOnce   = 8         // jobs that are read before others have their turn
 	abortTimeout = 5 * time.Second
 )
 
@@ -260,6 +262,9 @@ func (in *intake) commit(ctx context.Context, b Incoming, h *HandedBatch) (tasks
 
 // take checks one job and lays it down for staging.
 func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) error {
+	if line%readAtOnce == 0 {
+		runtime.Gosched() // a batch of many lines is a long way to go for a processor
+	}
 	if err := in.lines.number(line, &job); err != nil {
 		return err
 	}
@@ -346,8 +351,19 @@ func (in *intake) stage(ctx context.Context) error {
 	chunk, laid := in.chunk, make(chan error, 1)
 	in.laying, in.bytes = in.bytes, 0
 	in.chunk, in.laid = make([]tasks.Job, 0, stageJobs), laid
-	go func() { laid <- in.desk.c.Batches.StageBatch(ctx, in.batch, chunk, in.limits) }()
+	go func() { laid <- in.lay(ctx, chunk) }()
 	return nil
+}
+
+// lay writes jobs of the batch. Of one tenant's batches only one is written at a time: ten
+// at once would have ten scripts stand in Redis's line before everybody else's.
+func (in *intake) lay(ctx context.Context, chunk []tasks.Job) error {
+	end, err := in.desk.stagings.take(ctx, in.tenant)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return in.desk.c.Batches.StageBatch(ctx, in.batch, chunk, in.limits)
 }
 
 // staged waits for the staging under way.

@@ -141,6 +141,7 @@ type Desk struct {
 	accepted *prometheus.CounterVec
 	held     prometheus.Gauge
 	looks    looks
+	stagings turns // writing of batches, by tenant
 
 	joined, abandoned prometheus.Counter
 

@@ -234,3 +234,54 @@ func TestADeskThatDrainsHoldsNobody(t *testing.T) {
 		t.Errorf("a poll while draining: %v", err)
 	}
 }
+
+// watched is a store whose writing of batches is seen.
+type watched struct {
+	store
+	begun chan struct{}
+	may   chan struct{}
+}
+
+func (s *watched) StageBatch(context.Context, string, []tasks.Job, tasks.Limits) error {
+	s.begun <- struct{}{}
+	<-s.may
+	return nil
+}
+
+func (s *watched) CommitBatch(context.Context, string, tasks.BatchCommit) (tasks.Batch, error) {
+	return tasks.Batch{}, nil
+}
+
+func TestOfATenantsBatchesOneIsWrittenAtATime(t *testing.T) {
+	t.Parallel()
+	st := watched{begun: make(chan struct{}, 3), may: make(chan struct{})}
+	d, err := desk.New(desk.Config{
+		Caps: room(t, caps.Config{}), Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{},
+		NewID: func(prefix string) string { return prefix + "_new" },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 3)
+	for _, tenant := range []string{"acme", "acme", "other"} {
+		go func() {
+			_, err := d.SubmitBatch(t.Context(), desk.Caller{Tenant: tenant}, desk.Incoming{
+				Read: func(take func(int, tasks.Job, int) error) error { return take(1, tasks.Job{Model: "m"}, 1) },
+			})
+			ended <- err
+		}()
+	}
+	<-st.begun
+	<-st.begun
+	select {
+	case <-st.begun:
+		t.Error("two of one tenant are written at once")
+	default:
+	}
+	close(st.may)
+	for range 3 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}

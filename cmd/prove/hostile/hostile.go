@@ -3,7 +3,8 @@
 // pace and wants a webhook of each: first alone, then beside the attack.
 //
 //   - list: pages of one's own jobs with prompts of 20 MiB;
-//   - bodies: eight bodies of 20 MiB at a time;
+//   - bodies: eight bodies of 20 MiB at a time, which Redis takes;
+//   - folder: the same with bodies.url, so that Redis sees none of them;
 //   - drip: batches that are never finished, kept open by a byte now and then;
 //   - retry: one refused job retried again and again;
 //   - lines: ten batches of 3,000 lines;
@@ -36,10 +37,10 @@ import (
 
 // Command chooses attacks and how long they are watched.
 type Command struct {
-	Only   []string      `enum:"list,bodies,drip,retry,lines,hooks,tokens" help:"Attacks, separated by commas, of ${enum}; all without it."`
+	Only   []string      `enum:"list,bodies,folder,drip,retry,lines,hooks,tokens" help:"Attacks, separated by commas, of ${enum}; all without it."`
 	Rounds int           `default:"1" help:"How often each attack is watched; the figures are medians."`
 	Span   time.Duration `default:"3s" help:"How long an idle system and an attack are watched in a round; a webhook may come later."`
-	Slow   bool          `help:"Tell which scripts held Redis for more than 5 ms during the attacks."`
+	Slow   bool          `help:"Tell what held Redis for more than 5 ms during the attacks."`
 }
 
 // The bars.
@@ -101,12 +102,19 @@ func load() string {
 // watch plays one attack, and writes its line.
 func (c *Command) watch(ctx context.Context, lab *rig.Lab, a attack, t *tabwriter.Writer) (met bool, err error) {
 	env := []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"}
+	if a.folder {
+		dir, err := os.MkdirTemp(lab.Dir, "bodies")
+		if err != nil {
+			return false, err
+		}
+		env = append(env, "SLUICE_BODIES__URL=file://"+dir)
+	}
 	stage, err := lab.Stage(ctx, rig.Config{
 		Name: a.name, APIs: 1, Workers: 1, OneKey: true, Env: env, Flags: []string{"--log-level", "warn"},
 		Pool: "limits: {requests_per_minute: 12000, input_tokens_per_minute: 0, output_tokens_per_minute: 0, request_burst: 200, concurrency: 64}",
 		Fake: fake.Config{RequireKey: rig.Key(-1), MeanLatency: 20 * time.Millisecond, MeanOutputTokens: 16},
 		// What takes at least 5 ms is kept.
-		RedisArgs: []string{"--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0", "--slowlog-log-slower-than", "5000", "--slowlog-max-len", "100000"},
+		RedisArgs: []string{"--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0", "--latency-monitor-threshold", "5", "--slowlog-log-slower-than", "5000", "--slowlog-max-len", "100000"},
 	})
 	if err != nil {
 		return false, err
@@ -206,6 +214,15 @@ func median[T any, N cmp.Ordered](rounds []T, figure func(T) N) N {
 
 // slow prints what Redis has spent at least 5 ms on, by script or command.
 func slow(ctx context.Context, rdb *redis.Client, attack string) error {
+	events, err := rdb.Do(ctx, "latency", "latest").Slice()
+	if err != nil {
+		return fmt.Errorf("read what held Redis up: %w", err)
+	}
+	for _, e := range events {
+		if e, ok := e.([]any); ok && len(e) > 3 { // name, when last, ms then, ms at most
+			fmt.Printf("%s: Redis was held up for %v ms at most: %v\n", attack, e[3], e[0])
+		}
+	}
 	log, err := rdb.SlowLogGet(ctx, -1).Result()
 	if err != nil {
 		return fmt.Errorf("read the slow log: %w", err)
