@@ -19,7 +19,12 @@ import (
 	"github.com/sluicehq/sluice/worker/spill"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		child(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // record answers each end as it is told to.
 type record struct {
