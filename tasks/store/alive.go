@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	beatScript = script("beat", "fits", "room", "account")
+	beatScript = script("beat")
 	tryScript  = script("try")
 )
 

@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	keepScript = script("keep", "fits")
-	joinScript = move("join")
+	keepScript = script("keep")
+	joinScript = script("join")
 )
 
 // Answer returns the result that is kept under a digest; nil: none.

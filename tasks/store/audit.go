@@ -14,12 +14,12 @@ import (
 )
 
 var (
-	auditTurnScript    = script("audit_turn", "account")
-	auditScanScript    = move("audit_scan")
-	auditJobsScript    = move("audit_jobs")
+	auditTurnScript    = script("audit_turn")
+	auditScanScript    = script("audit_scan")
+	auditJobsScript    = script("audit_jobs")
 	auditBatchesScript = script("audit_batches")
-	auditBatchScript   = move("audit_batch")
-	auditCountsScript  = move("audit_counts")
+	auditBatchScript   = script("audit_batch")
+	auditCountsScript  = script("audit_counts")
 )
 
 const (

@@ -14,12 +14,12 @@ import (
 )
 
 var (
-	batchOpenScript   = script("batch_open", "fits", "backlog")
-	batchStageScript  = script("batch_stage", "fits", "room", "account")
-	batchCommitScript = script("batch_commit", "fits", "account")
-	batchUnfoldScript = move("batch_unfold")
-	batchAbortScript  = script("batch_abort", "fits", "room", "account")
-	batchDeleteScript = script("batch_delete", "fits", "record", "webhook")
+	batchOpenScript   = script("batch_open")
+	batchStageScript  = script("batch_stage")
+	batchCommitScript = script("batch_commit")
+	batchUnfoldScript = script("batch_unfold")
+	batchAbortScript  = script("batch_abort")
+	batchDeleteScript = script("batch_delete")
 )
 
 // OpenBatch begins a batch of that id. Where the id or the Idempotency-Key was used

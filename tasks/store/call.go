@@ -8,9 +8,9 @@ import (
 )
 
 var (
-	callOpenScript  = script("call_open", "fits")
-	callHoldScript  = script("call_hold", "fits")
-	callSweepScript = move("call_sweep")
+	callOpenScript  = script("call_open")
+	callHoldScript  = script("call_hold")
+	callSweepScript = script("call_sweep")
 )
 
 // OpenCall notes that a caller waits for a job, before that is submitted, and says which

@@ -26,12 +26,12 @@ const (
 )
 
 var (
-	deliverySettleScript = script("delivery_settle", "fits", "webhook")
-	deliverySweepScript  = script("delivery_sweep", "fits", "webhook")
-	deliveryOpenScript   = script("delivery_open", "fits")
-	deliveryRenewScript  = script("delivery_renew", "fits")
-	deliveryAgainScript  = script("delivery_again", "operation", "fits", "webhook")
-	poolEventScript      = script("pool_event", "fits", "webhook")
+	deliverySettleScript = script("delivery_settle")
+	deliverySweepScript  = script("delivery_sweep")
+	deliveryOpenScript   = script("delivery_open")
+	deliveryRenewScript  = script("delivery_renew")
+	deliveryAgainScript  = script("delivery_again")
+	poolEventScript      = script("pool_event")
 )
 
 // SweepDeliveries makes deliveries ready whose time has come and hands out what

@@ -7,7 +7,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-var divertScript = move("divert")
+var divertScript = script("divert")
 
 // Divertible returns jobs that wait in a pool and have a fallback model left,
 // in the order in which they would run: up to limit of them, after skipping

@@ -10,7 +10,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-var editScript = move("edit", "operation")
+var editScript = script("edit")
 
 // edits is how often an edit begins anew because another one came between.
 const edits = 8

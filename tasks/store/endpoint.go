@@ -17,12 +17,12 @@ const (
 	oldKeysKept  = 24 * time.Hour // after a rotation both sign
 )
 
-var testEventScript = script("endpoint_test", "operation", "fits", "webhook")
+var testEventScript = script("endpoint_test")
 
 var (
-	endpointSaveScript   = script("endpoint_save", "operation", "fits", "webhook")
-	endpointDeleteScript = script("endpoint_delete", "operation", "fits", "webhook")
-	keysRotateScript     = script("keys_rotate", "operation")
+	endpointSaveScript   = script("endpoint_save")
+	endpointDeleteScript = script("endpoint_delete")
+	keysRotateScript     = script("keys_rotate")
 )
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.

@@ -15,20 +15,20 @@ import (
 )
 
 var (
-	createScript  = move("create")
-	takeScript    = move("take")
-	startScript   = move("start")
-	endScript     = move("end")
-	renewScript   = script("renew", "fits", "record")
-	leaveScript   = script("leave", "fits", "record")
-	cancelScript  = move("cancel", "operation")
-	requeueScript = move("requeue", "operation")
-	deleteScript  = script("delete", "operation", "fits", "record", "webhook")
-	sweepScript   = move("sweep")
-	reissueScript = script("reissue", "fits", "record")
+	createScript  = script("create")
+	takeScript    = script("take")
+	startScript   = script("start")
+	endScript     = script("end")
+	renewScript   = script("renew")
+	leaveScript   = script("leave")
+	cancelScript  = script("cancel")
+	requeueScript = script("requeue")
+	deleteScript  = script("delete")
+	sweepScript   = script("sweep")
+	reissueScript = script("reissue")
 )
 
-var tokensScript = script("tokens", "account")
+var tokensScript = script("tokens")
 
 var pausedScript = script("paused")
 

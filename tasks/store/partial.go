@@ -29,8 +29,8 @@ const (
 )
 
 var (
-	appendScript = script("append", "fits", "record")
-	eventsScript = script("events", "fits", "record")
+	appendScript = script("append")
+	eventsScript = script("events")
 )
 
 // Listen says that somebody wants a job's text as it comes. Good for 30 s; to

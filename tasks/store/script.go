@@ -18,23 +18,29 @@ import (
 //go:embed lua
 var lua embed.FS
 
-// script reads a script, with the chapters that it needs before it; a test finds
-// what is missing.
-func script(name string, chapters ...string) *redis.Script {
-	text := "local P = KEYS[1]\n" + spelled["begin"]
-	for _, part := range append(chapters, name) {
-		if spelled[part] == "" {
-			panic("store: there is no lua/" + part + ".lua") // it is part of the program
-		}
-		text += spelled[part]
+// script reads a script, with what it needs of the chapters.
+func script(name string) *redis.Script {
+	if spelled[name] == "" {
+		panic("store: there is no lua/" + name + ".lua") // it is part of the program
 	}
-	return redis.NewScript(text)
+	return redis.NewScript(assembled(name))
 }
 
-// move reads a script that moves jobs, which needs all chapters about them.
-func move(name string, also ...string) *redis.Script {
-	return script(name, append(also, "fits", "room", "account", "record", "webhook", "backlog", "finish")...)
+// assembled is the text of a script. In a function of their own the parts take what begin
+// has without a search of the stack, each of their functions at each run.
+func assembled(name string) string {
+	own := spelled[name]
+	return "local P = KEYS[1]\n" + spelled["begin"] + "return (function()\n" + link(named(own), chapters) + own + "\nend)()"
 }
+
+// chapters are what scripts have in common, in an order in which each finds what it
+// needs above itself, but for what begin.lua names.
+var chapters = func() (all []part) {
+	for _, name := range []string{"operation", "fits", "room", "account", "record", "webhook", "backlog", "finish"} {
+		all = append(all, parts(spelled[name])...)
+	}
+	return all
+}()
 
 // spelled are the files of scripts by their names, their keys spelled out: each
 // once, however many scripts need it, since every process begins with this.

@@ -15,8 +15,8 @@ import (
 )
 
 var (
-	tokenSaveScript     = script("token_save", "fits")
-	tokenRevokeScript   = script("token_revoke", "fits")
+	tokenSaveScript     = script("token_save")
+	tokenRevokeScript   = script("token_revoke")
 	tokensRevokedScript = script("tokens_revoked")
 )
 

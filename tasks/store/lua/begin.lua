@@ -1,5 +1,7 @@
 -- What every script begins with: its arguments, the clock, the way on in a full
--- Redis, and the names of what a chapter has that stands behind its callers.
+-- Redis, and the names of what a chapter has that stands behind its callers. Behind it
+-- comes what the script needs of the chapters, and nothing else (link.go). What most runs
+-- do without is marked there as seldom: it is made when it is called.
 --
 -- KEYS[1]  prefix of all keys, see keys.lua
 -- ARGV[1]  now in ms, or '' for Redis TIME: only tests and the simulator give one

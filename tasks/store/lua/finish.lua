@@ -4,7 +4,7 @@
 -- pass ends a job's lead over those that ask the same: so many of them go into
 -- the backlog, and the last of these leads the rest. So whoever follows has, at
 -- any moment, somebody before it who will ask, or has asked.
-local function pass(j, many)
+local function pass(j, many) -- seldom
   if not j.sh then return end
   local lead, fol = keys.leader(j.p, j.sh), keys.followers(j.p, j.sh)
   redis.call('HDEL', j.key, 'sh')
@@ -31,7 +31,7 @@ end
 -- divert makes a waiting job another pool's: to is the pool, passed how many of
 -- its fallback models it has gone to, left how many remain. Its place in its
 -- tenant's order stays; whoever holds it has lost it.
-local function divert(j, to, passed, left)
+local function divert(j, to, passed, left) -- seldom
   leave(j)
   pass(j, 1)
   if j.fo then
@@ -83,7 +83,7 @@ end
 
 -- expire ends a job whose deadline has passed; called says that a call was made
 -- in vain just now, and used how many tokens it took, as far as is known.
-expire = function(j, called, used)
+expire = function(j, called, used) -- seldom
   redis.call('RPUSH', keys.late(), j.id)
   local billed = called and 'true' or 'false'
   finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', called and used or 0)

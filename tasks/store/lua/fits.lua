@@ -115,7 +115,7 @@ local function fitsEvents(tenant)
 end
 
 -- fitsEnd looks at what a job's end writes, beside fits.
-local function fitsEnd(j)
+local function fitsEnd(j) -- seldom
   fits(j, keys.expiring(), keys.due(), keys.deadlines())
   if j.dl > 0 then redis.call('LLEN', keys.late()) end
   if hooksOf(j.t)[1] or ownURL(j) then -- else nobody is told

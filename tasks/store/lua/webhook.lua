@@ -85,7 +85,7 @@ end
 local wkept = math.max(ttl, 604800000)
 
 -- deliver writes one delivery and returns its id.
-local function deliver(tenant, endpoint, url, kind, object, event, detail)
+local function deliver(tenant, endpoint, url, kind, object, event, detail) -- seldom
   local id = string.format('dlv_%013d%06d', now, redis.call('INCR', keys.serial()) % 1000000)
   local lane = endpoint
   if endpoint == '' then lane = tenant .. '|' .. (string.match(url, '^%a+://([^/?#]+)') or '') end
