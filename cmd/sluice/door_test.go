@@ -25,10 +25,10 @@ func TestNobodyWhoIsConnectedIsCutOffByAStop(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		s := &service{log: slog.New(slog.DiscardHandler), grace: 10 * time.Second}
+		s := &service{log: slog.New(slog.DiscardHandler)}
 		served := make(chan error, 1)
 		go func() {
-			served <- s.serve(ctx, l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil)
+			served <- s.serve(ctx, l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), parting{grace: 10 * time.Second})
 		}()
 		var asked, cut atomic.Int64
 		var callers sync.WaitGroup

@@ -284,6 +284,11 @@ func TestAWorkerIsAskedToStop(t *testing.T) {
 	short := c.submit(prompt("claude-x", "short-call [[latency:1500ms]]"))
 	eventually(t, "the call is made", func() bool { return len(s.provider.calls("short-call")) == 1 })
 	s.worker.signal(syscall.SIGTERM)
+	// Meanwhile whoever watches it is told, and not refused.
+	eventually(t, "readiness says that it stops", func() bool { return s.probe(s.worker, "/readyz") == 503 })
+	if got := s.probe(s.worker, "/metrics"); got != 200 {
+		t.Errorf("metrics while it stops: %d", got)
+	}
 	if code := s.worker.exits(); code != 0 {
 		t.Errorf("the worker ends with %d", code)
 	}

@@ -113,16 +113,13 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	return s.run(ctx,
-		func(ctx context.Context) error {
-			if ready != nil {
-				ready(public)
-			}
-			s.log.Info("listening", "address", l.Addr().String())
-			return s.serve(ctx, s.room.Listen(l), a.Handler(), a.Drain)
-		},
-		s.serveOps,
-	)
+	return s.run(ctx, s.serveOps, func(ctx context.Context) error {
+		if ready != nil {
+			ready(public)
+		}
+		s.log.Info("listening", "address", l.Addr().String())
+		return s.serve(ctx, s.room.Listen(l), a.Handler(), parting{s.delay, s.grace, a.Drain})
+	})
 }
 
 // serveWorker runs a worker.
@@ -135,7 +132,7 @@ func serveWorker(ctx context.Context, cfg *config.Config, grace time.Duration, l
 		log.Warn(fakeNotice)
 	}
 	log.Info("worker started", "pools", len(cfg.Pools))
-	return errors.Join(s.run(ctx, s.serveOps), s.close())
+	return errors.Join(s.run(ctx, s.serveOps, nil), s.close())
 }
 
 var (

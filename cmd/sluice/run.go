@@ -104,7 +104,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 			Record: s.store, Jobs: s.jobs, NewID: s.newID, Adopt: s.pools.Adopt,
 			Pauses: map[string]drain.Pause{}, Meters: map[string]drain.Meter{}, Ended: s.ended,
 			Waiting: s.pools.Waiting, Status: s.pools.Status,
-			Run:   func(ctx context.Context, front func(context.Context) error) error { return s.run(ctx, front) },
+			Run:   func(ctx context.Context, front func(context.Context) error) error { return s.run(ctx, nil, front) },
 			Close: s.close,
 		}
 		for name, h := range s.healths {

@@ -236,20 +236,15 @@ func (s *service) left(h http.Handler) http.Handler {
 	})
 }
 
-// linger answers on for the drain delay, while /readyz says that this process stops.
-func (s *service) linger() {
-	if first := s.leaving.CompareAndSwap(false, true); s.delay == 0 {
-		return
-	} else if first {
-		s.log.Info("stopping: requests are answered for drain_delay more", "drain_delay", s.delay.String())
-	}
-	<-time.After(s.delay)
+// parting is how a server ends.
+type parting struct {
+	delay time.Duration // it answers on for so long, while /readyz says that the process stops
+	grace time.Duration // then requests in flight have so long to end
+	drain func()        // makes it let go of those that it holds; nil: it holds none
 }
 
-// serve runs an HTTP server until ctx ends, answers on for the drain delay, takes
-// nothing more, and then gives requests in flight the grace period. drain, if set,
-// makes it let go of those it holds.
-func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, drain func()) error {
+// serve runs an HTTP server until ctx ends and it has parted.
+func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, p parting) error {
 	srv := &http.Server{
 		Handler: s.left(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 90 * time.Second,
 		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -263,13 +258,16 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	s.linger()
+	if p.delay > 0 {
+		s.log.Info("stopping: requests are answered for drain_delay more", "drain_delay", p.delay.String())
+		<-time.After(p.delay)
+	}
 	entrance.leave()
 	<-done // all that was accepted is known to the server, so that Shutdown waits for it
-	if drain != nil {
-		drain()
+	if p.drain != nil {
+		p.drain()
 	}
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.grace)
 	defer cancel()
 	entrance.answered(stopCtx)
 	err := srv.Shutdown(stopCtx)
@@ -280,7 +278,11 @@ func (s *service) serve(ctx context.Context, l net.Listener, h http.Handler, dra
 	return err
 }
 
-// serveOps serves metrics, health and profiles until ctx ends. A port that is
+// opsGrace is what a profile that is being taken gets when all else has ended.
+const opsGrace = time.Second
+
+// serveOps serves metrics, health and profiles until ctx ends, which is when the work of
+// this process has: while calls in flight end, /readyz says that it stops. A port that is
 // taken, as by another worker on the same machine, is replaced by a free one.
 func (s *service) serveOps(ctx context.Context) error {
 	l, err := net.Listen("tcp", s.cfg.OpsListen)
@@ -305,5 +307,5 @@ func (s *service) serveOps(ctx context.Context) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return s.serve(ctx, l, hosted(s.cfg.OpsHosts, mux), nil)
+	return s.serve(ctx, l, hosted(s.cfg.OpsHosts, mux), parting{grace: opsGrace})
 }

@@ -442,9 +442,10 @@ func (s *service) control(c store.Control) {
 	}
 }
 
-// run runs the parts that every role needs, and front beside them until ctx
-// ends or one of them does. What front needs stops after it.
-func (s *service) run(ctx context.Context, front ...func(context.Context) error) error {
+// run runs the parts that every role needs, and front, if set, beside them until ctx
+// ends or one of them does. What front needs stops after it; so does ops, if set, by
+// which others watch this process while it stops.
+func (s *service) run(ctx context.Context, ops, front func(context.Context) error) error {
 	// Redis is stopped last, and what the front needs before it.
 	bottom, stopBottom := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBottom()
@@ -471,8 +472,18 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 	for _, h := range s.healths {
 		base.Go(func() error { return h.Run(baseCtx) })
 	}
+	if ops != nil {
+		base.Go(func() error { return ops(baseCtx) })
+	}
 
-	first, frontCtx := errgroup.WithContext(ctx)
+	// Whoever has to stop finds it said already.
+	told, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	defer context.AfterFunc(ctx, func() {
+		s.leaving.Store(true)
+		leave()
+	})()
+	first, frontCtx := errgroup.WithContext(told)
 	if s.worker != nil {
 		first.Go(func() error {
 			if s.spill != nil {
@@ -486,9 +497,9 @@ func (s *service) run(ctx context.Context, front ...func(context.Context) error)
 			base.Go(func() error { return s.spill.Run(baseCtx) })
 		}
 	}
-	for _, f := range front {
+	if front != nil {
 		first.Go(func() error {
-			err := f(frontCtx)
+			err := front(frontCtx)
 			if err == nil && frontCtx.Err() == nil {
 				return errDone
 			}
