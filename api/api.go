@@ -261,10 +261,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 			AllowHeaders: corsRequest, ExposeHeaders: corsAnswer, MaxAge: 600,
 		}))
 	}
-	// HEAD goes wherever GET does; OPTIONS is Echo's own, for every path.
-	get := func(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
-		e.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
-	}
+	get := a.get
 
 	// A caller submits one job. A repeat makes a second job, unless it carries
 	// the same Idempotency-Key: then it gets the first answer.
@@ -351,6 +348,12 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/docs", getDocs, takes())
 }
 
+// get makes a route that only reads: HEAD goes wherever GET does. OPTIONS is Echo's own,
+// for every path.
+func (a *API) get(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	a.echo.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
+}
+
 // relays lists the routes of the providers' own forms, by which their official SDKs
 // call. A repeat that says so, or has the same Idempotency-Key, waits for the job of
 // the first call; any other is a call of its own.
@@ -362,7 +365,7 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	const batches = "/anthropic/v1/messages/batches"
 	a.echo.POST(batches, an.CreateBatch, a.scope(auth.ScopeJobsWrite, "beta"))
 	get := func(path string, h echo.HandlerFunc, query ...string) {
-		a.echo.Match([]string{http.MethodGet, http.MethodHead}, path, h, a.scope(auth.ScopeJobsRead, append(query, "beta")...))
+		a.get(path, h, a.scope(auth.ScopeJobsRead, append(query, "beta")...))
 	}
 	// A caller looks through its batches, at one, or at its results. Reading changes nothing.
 	get(batches, an.ListBatches, "limit", "after_id", "before_id")
@@ -383,14 +386,14 @@ func (a *API) relays(an *anthropic.API, oa *openai.API) {
 	// A caller waits for a response, or hands one in that it looks for later.
 	a.echo.POST("/openai/v1/responses", oa.CreateResponse, a.scope(auth.ScopeJobsWrite))
 	// It looks for one. Reading changes nothing.
-	a.echo.GET("/openai/v1/responses/:id", oa.GetResponse, a.scope(auth.ScopeJobsRead, "stream", "starting_after", "include", "include[]", "include_obfuscation"))
+	a.get("/openai/v1/responses/:id", oa.GetResponse, a.scope(auth.ScopeJobsRead, "stream", "starting_after", "include", "include[]", "include_obfuscation"))
 	// It no longer wants it. A repeat answers the same.
 	a.echo.POST("/openai/v1/responses/:id/cancel", oa.CancelResponse, a.scope(auth.ScopeJobsWrite))
 	// It has one forgotten that has ended. A repeat is a 404.
 	a.echo.DELETE("/openai/v1/responses/:id", oa.DeleteResponse, a.scope(auth.ScopeJobsWrite))
 	// A caller asks which models there are. Reading changes nothing.
-	a.echo.GET("/openai/v1/models", oa.ListModels, a.scope(""))
-	a.echo.GET("/openai/v1/models/*", oa.GetModel, a.scope(""))
+	a.get("/openai/v1/models", oa.ListModels, a.scope(""))
+	a.get("/openai/v1/models/*", oa.GetModel, a.scope(""))
 	if a.documents {
 		a.files(oa)
 	}
@@ -404,16 +407,16 @@ func (a *API) files(oa *openai.API) {
 	// A caller sends a file with the requests of a batch. A repeat makes a second file.
 	e.POST("/openai/v1/files", oa.CreateFile, a.scope(auth.ScopeJobsWrite))
 	// It looks through its files, and reads one. Reading changes nothing.
-	e.GET("/openai/v1/files", oa.ListFiles, a.scope(auth.ScopeJobsRead, "purpose", "limit", "after", "order"))
-	e.GET("/openai/v1/files/:id", oa.GetFile, a.scope(auth.ScopeJobsRead))
-	e.GET("/openai/v1/files/:id/content", oa.FileContent, a.scope(auth.ScopeJobsRead))
+	a.get("/openai/v1/files", oa.ListFiles, a.scope(auth.ScopeJobsRead, "purpose", "limit", "after", "order"))
+	a.get("/openai/v1/files/:id", oa.GetFile, a.scope(auth.ScopeJobsRead))
+	a.get("/openai/v1/files/:id/content", oa.FileContent, a.scope(auth.ScopeJobsRead))
 	// It needs a file no more. A repeat is a 404.
 	e.DELETE("/openai/v1/files/:id", oa.DeleteFile, a.scope(auth.ScopeJobsWrite))
 	// It has the requests of a file run. A repeat that says so finds the first batch.
 	e.POST("/openai/v1/batches", oa.CreateBatch, a.scope(auth.ScopeJobsWrite))
 	// It looks how its batches stand. Reading changes nothing.
-	e.GET("/openai/v1/batches", oa.ListBatches, a.scope(auth.ScopeJobsRead, "limit", "after"))
-	e.GET("/openai/v1/batches/:id", oa.GetBatch, a.scope(auth.ScopeJobsRead))
+	a.get("/openai/v1/batches", oa.ListBatches, a.scope(auth.ScopeJobsRead, "limit", "after"))
+	a.get("/openai/v1/batches/:id", oa.GetBatch, a.scope(auth.ScopeJobsRead))
 	// It no longer wants the rest. A repeat answers the same.
 	e.POST("/openai/v1/batches/:id/cancel", oa.CancelBatch, a.scope(auth.ScopeJobsWrite))
 }

@@ -56,6 +56,55 @@ func TestEveryRouteAnswersOptionsAndHead(t *testing.T) {
 	}
 }
 
+// The providers' own forms answer as ours does, and HEAD is no way past a token.
+func TestEveryRouteOfTheProvidersFormsAnswersOptionsAndHead(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(c *api.Config) { c.Calls = callers{c.Jobs.(*world)} })
+	allowed := map[string][]string{}
+	for _, op := range s.api.Routes() {
+		method, path, _ := strings.Cut(op, " ")
+		if strings.HasPrefix(path, "/openai/") || strings.HasPrefix(path, "/anthropic/") {
+			allowed[path] = append(allowed[path], method)
+		}
+	}
+	if len(allowed) < 9 {
+		t.Fatalf("routes %v", allowed)
+	}
+	for pattern, methods := range allowed {
+		want := append([]string{"OPTIONS"}, methods...)
+		if slices.Contains(want, "GET") {
+			want = append(want, "HEAD")
+		}
+		slices.Sort(want)
+		path := strings.NewReplacer("{id}", "x", "*", "x").Replace(pattern)
+		got := strings.Split(s.call("OPTIONS", path, "", nil).want(t, 204).Header.Get("Allow"), ", ")
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("OPTIONS %s: Allow is %v, want %v", pattern, got, want)
+		}
+		if r := s.call("HEAD", path, "", nil); r.StatusCode != 401 && r.StatusCode != 405 || (r.StatusCode == 401) != slices.Contains(want, "HEAD") {
+			t.Errorf("HEAD %s without a token: %d", pattern, r.StatusCode)
+		}
+	}
+	for _, path := range []string{"/openai/v1/models", "/anthropic/v1/messages/batches"} {
+		var kinds []string
+		for _, method := range []string{"GET", "HEAD"} {
+			res, err := s.client.Do(s.request(t.Context(), method, path, reader, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.StatusCode != 200 || (len(body) == 0) != (method == "HEAD") {
+				t.Errorf("%s %s: %s, %v, %s", method, path, res.Status, err, body)
+			}
+			kinds = append(kinds, res.Header.Get("Content-Type"))
+		}
+		if kinds[0] != kinds[1] {
+			t.Errorf("%s: GET is %s, HEAD %s", path, kinds[0], kinds[1])
+		}
+	}
+}
+
 // The listener of metrics and health answers checks in the same way.
 func TestHealthAnswersOptions(t *testing.T) {
 	t.Parallel()

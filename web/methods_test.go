@@ -20,6 +20,9 @@ func TestEveryRouteAnswersOptionsAndHead(t *testing.T) {
 		if a.StatusCode != 204 || a.Header.Get("Allow") != allow || len(a.Cookies()) > 0 {
 			t.Errorf("OPTIONS %s: %d, Allow %q, want 204 and %q", path, a.StatusCode, a.Header.Get("Allow"), allow)
 		}
+		if a := s.do(nil, "PATCH", path, nil, "Sec-Fetch-Site", "same-origin"); a.StatusCode != 405 || a.Header.Get("Allow") != allow {
+			t.Errorf("PATCH %s: %d, Allow %q, want 405 and %q", path, a.StatusCode, a.Header.Get("Allow"), allow)
+		}
 		if path == "/logout" || path == "/console/pools/claude/resume" {
 			continue
 		}

@@ -201,23 +201,30 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	return answersOptions(mux)
 }
 
-// answersOptions answers OPTIONS with the methods of a route, as balancers ask.
+// answersOptions answers OPTIONS with the methods of a route, as balancers ask, and a
+// method that a route has not with the same list.
 func answersOptions(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodOptions {
-			allow := http.MethodOptions
-			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
-				if _, pattern := mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL}); pattern != "" {
-					allow += ", " + method
-				}
-			}
-			if allow != http.MethodOptions {
-				rw.Header().Set("Allow", allow)
-				rw.WriteHeader(http.StatusNoContent)
-				return
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(rw, r)
+			return
+		}
+		allow := http.MethodOptions
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
+			if _, pattern := mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL}); pattern != "" {
+				allow += ", " + method
 			}
 		}
-		mux.ServeHTTP(rw, r)
+		switch {
+		case allow == http.MethodOptions:
+			mux.ServeHTTP(rw, r) // no such route
+		case r.Method == http.MethodOptions:
+			rw.Header().Set("Allow", allow)
+			rw.WriteHeader(http.StatusNoContent)
+		default:
+			rw.Header().Set("Allow", allow)
+			problem(rw, http.StatusMethodNotAllowed, "this address takes "+allow)
+		}
 	})
 }
 
