@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks/redistest"
@@ -76,6 +77,70 @@ func TestAKeyThatMayBeNewIsNotRefusedWhileTheIssuerIsAway(t *testing.T) {
 	if got := v.KeySets()[0]; !strings.Contains(got.Down, "status 502") {
 		t.Errorf("after a day: %+v", got)
 	}
+}
+
+// TestAnIssuerThatComesBackIsUsedAgain has an issuer away at the start and later: it is
+// asked every 10 s, and once it answers its tokens are good, without anybody's doing.
+func TestAnIssuerThatComesBackIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	k := newKeyPairs(t)
+	away := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+	iss, keys := newIssuer(t, away), serve(mustJSON(t, k.jwks(t)))
+	token := k.sign(t, `{"alg":"EdDSA","typ":"JWT","kid":"d1"}`, goodClaims)
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		v, err := New(Config{Issuer: testIssuer, Audience: testAudience, JWKSURL: iss.URL, Now: func() time.Time { return clock().Add(time.Since(begun)) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- v.Run(ctx) }()
+		asked := 0
+		for _, step := range []struct {
+			name   string
+			after  time.Duration
+			answer http.HandlerFunc // from then on
+			asked  int              // meanwhile; -1: once or more
+			good   bool
+			down   string // a part of Down
+			notice string // a part of the only one
+		}{
+			{"at the start", 0, away, 1, false, "status 503", ""},
+			{"before it is asked again", retryAfter - time.Second, away, 0, false, "status 503", ""},
+			{"asked again", time.Second, keys, 1, false, "status 503", ""},
+			{"back, and not asked yet", retryAfter - time.Second, keys, 0, false, "status 503", ""},
+			{"asked once more", time.Second, away, 1, true, "", ""},
+			{"away again", renewAfter + renewAfter/10, away, -1, true, "", "status 503"},
+			{"still away", retryAfter, keys, -1, true, "", "status 503"},
+			{"back", retryAfter, keys, -1, true, "", ""},
+		} {
+			<-time.After(step.after)
+			synctest.Wait()
+			if n := iss.count() - asked; step.asked >= 0 && n != step.asked || step.asked < 0 && n == 0 {
+				t.Errorf("%s: asked %d times, want %d", step.name, n, step.asked)
+			}
+			asked = iss.count()
+			s := v.KeySets()[0]
+			if (step.down == "") != (s.Down == "") || !strings.Contains(s.Down, step.down) {
+				t.Errorf("%s: down %q, want %q", step.name, s.Down, step.down)
+			}
+			if (step.notice == "") != (len(s.Notices) == 0) || step.notice != "" && !strings.Contains(s.Notices[0], step.notice) {
+				t.Errorf("%s: notices %q, want %q", step.name, s.Notices, step.notice)
+			}
+			if _, err := v.Verify(ctx, token); (err == nil) != step.good || !step.good && !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%s: %v", step.name, err)
+			}
+			if n := iss.count() - asked; n != 0 {
+				t.Errorf("%s: a caller asked %d times beside it", step.name, n)
+			}
+			iss.now(step.answer)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestWhereKeysComeFrom tries addresses that do not serve as they should.

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
@@ -190,6 +191,32 @@ func TestAKeySetThatCannotBeHadRefusesNobodyElse(t *testing.T) {
 			}
 			if got := notice(); !strings.Contains(got, "auth.issuers[0]") || !strings.Contains(got, "discovery: status 503") || strings.Contains(got, "127.0.0.1") {
 				t.Errorf("away, the notices: %s", got)
+			}
+			// It comes back, and 10 s later its tokens are good: the judge's clock alone moves.
+			var later atomic.Int64
+			s.verifier, err = auth.New(auth.Config{Issuer: "sluice", Audience: "sluice", HMACSecret: secret, Issuers: cfg.Auth.Foreign(), Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.other {
+				if _, err := s.verifier.Verify(t.Context(), otherSign("okta", otherURL+"/b", time.Hour)); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, step := range []struct {
+				away  bool
+				later time.Duration
+				ready string
+				good  bool
+			}{{true, 0, c.ready, false}, {false, 9 * time.Second, c.ready, false}, {false, 10 * time.Second, "ok", true}} {
+				away.Store(step.away)
+				later.Store(int64(step.later))
+				if _, err := s.verifier.Verify(t.Context(), sign("okta", url+"/a", time.Hour)); (err == nil) != step.good {
+					t.Errorf("%+v: %v", step, err)
+				}
+				if got, said := keys(), notice(); !strings.Contains(got, step.ready) || strings.Contains(said, "auth.issuers[0]: the key set") == step.good {
+					t.Errorf("%+v: %s; %s", step, got, said)
+				}
 			}
 		})
 	}
