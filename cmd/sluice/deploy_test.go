@@ -19,6 +19,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/sluicehq/sluice/api/relay"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 )
 
@@ -232,6 +233,7 @@ func TestThePageOnProxiesSaysWhatIsSo(t *testing.T) {
 		{"the page", page, fmt.Sprintf("a process's bound, %d by default", cfg.Redis.MaxConnections)},
 		{"the page", page, "a batch's 256 MiB"},
 		{"the page", page, "proxy-body-size: 256m"},
+		{"the page", page, "for up to " + whole(relay.Patience(nil))},
 		{"the page", page, "inter 1s fall 2"},
 		{"nginx.conf", nginx, "client_max_body_size 256m;"},
 		{"nginx.conf", nginx, "max_wait (" + whole(cfg.MaxWait) + ")"},
@@ -245,13 +247,13 @@ func TestThePageOnProxiesSaysWhatIsSo(t *testing.T) {
 			t.Errorf("%s does not say %q", c.name, c.want)
 		}
 	}
-	for _, text := range []string{nginx, haproxy} {
-		timeout := regexp.MustCompile(`(?:proxy_read_timeout|timeout server) (\d+)s`).FindStringSubmatch(text)
+	for _, text := range []string{nginx, haproxy, page} {
+		timeout := regexp.MustCompile(`(?:proxy_read_timeout |timeout server |proxy-read-timeout: ")(\d+)`).FindStringSubmatch(text)
 		if timeout == nil {
 			t.Fatal("an example has no timeout")
 		}
-		if s, err := strconv.Atoi(timeout[1]); err != nil || time.Duration(s)*time.Second <= cfg.MaxWait {
-			t.Errorf("an example waits %s s, and max_wait is %s", timeout[1], cfg.MaxWait)
+		if s, err := strconv.Atoi(timeout[1]); err != nil || time.Duration(s)*time.Second <= max(cfg.MaxWait, relay.Patience(nil)) {
+			t.Errorf("an example waits %s s, max_wait is %s, and SDKs wait %s", timeout[1], cfg.MaxWait, relay.Patience(nil))
 		}
 	}
 }
