@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,12 +47,8 @@ func ParseRedis(s string) (RedisTarget, error) {
 		t.Kind, place = SentinelRedis, (*redisAddress).sentinel
 	case "redis+cluster":
 		t.Kind, place = ClusterRedis, (*redisAddress).cluster
-	case "redis-sentinel", "redis-cluster":
-		return RedisTarget{}, errors.New("write redis+sentinel or redis+cluster, with a plus")
-	case "tls", "redis+tls", "redis+ssl":
-		return RedisTarget{}, errors.New("write rediss for Redis with TLS")
 	default:
-		return RedisTarget{}, errors.New("its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster")
+		return RedisTarget{}, errors.New(strangeScheme(a.scheme))
 	}
 	if err := a.split(rest); err != nil {
 		return RedisTarget{}, err
@@ -66,6 +63,22 @@ func ParseRedis(s string) (RedisTarget, error) {
 	return t, nil
 }
 
+// strangeScheme says what to write instead of a scheme that other clients take. It quotes
+// none: before an address without one a password may stand.
+func strangeScheme(scheme string) string {
+	switch scheme {
+	case "redis-sentinel", "redis-cluster", "sentinel", "cluster":
+		return "write redis+sentinel or redis+cluster, with a plus"
+	case "rediss+sentinel", "rediss-sentinel", "redis+sentinels", "rediss+cluster", "rediss-cluster", "redis+clusters":
+		return "write redis+sentinel or redis+cluster, and ?tls=true for TLS"
+	case "tls", "redis+tls", "redis+ssl", "ssl":
+		return "write rediss for Redis with TLS"
+	case "redis+unix", "redis+socket", "redis-socket", "socket", "file":
+		return "write unix for a socket, as in unix:///run/redis.sock"
+	}
+	return "its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster; valkey stands for redis"
+}
+
 // redisAddress is the address taken apart. The standard library's parser does
 // not take a list of hosts.
 type redisAddress struct {
@@ -75,6 +88,7 @@ type redisAddress struct {
 	path           []string // its parts
 	rawPath        string
 	query          url.Values
+	plain          bool // no part of a password can stand where the query's names do
 }
 
 func (a *redisAddress) split(rest string) error {
@@ -83,6 +97,7 @@ func (a *redisAddress) split(rest string) error {
 	if a.query, err = url.ParseQuery(query); err != nil {
 		return errors.New("its query cannot be read")
 	}
+	a.plain = !strings.Contains(query, "@") && !a.query.Has("sentinel_password")
 	authority, path, _ := strings.Cut(rest, "/")
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		user, password, _ := strings.Cut(authority[:at], ":")
@@ -205,6 +220,9 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 	for _, name := range slices.Sorted(maps.Keys(a.query)) {
 		value := a.query.Get(name)
 		var err error
+		if len(a.query[name]) > 1 {
+			return fmt.Errorf("its query holds %s twice", a.called(name))
+		}
 		switch {
 		case name == "db":
 		case name == "protocol":
@@ -222,7 +240,7 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 		case name == "sentinel_password" && t.Kind == SentinelRedis:
 			t.SentinelPassword = value
 		default:
-			err = errors.New(strangeParameter(name))
+			err = errors.New(a.strangeParameter(name))
 		}
 		if err != nil {
 			return err
@@ -256,10 +274,19 @@ func redisWait(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// strangeParameter says what is to be done instead of a parameter that is not taken. It
-// quotes only what other clients are known to take: with a password that is not
-// encoded, anything may stand where parameters do.
-func strangeParameter(name string) string {
+// called is a parameter's name, or "a parameter" where it may be
+// a part of a password that is not encoded.
+func (a *redisAddress) called(name string) string {
+	if a.plain && parameterRule.MatchString(name) {
+		return name
+	}
+	return "a parameter"
+}
+
+var parameterRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,39}$`)
+
+// strangeParameter says what is to be done instead of a parameter that is not taken.
+func (a *redisAddress) strangeParameter(name string) string {
 	for words, names := range map[string][]string{
 		"certificates are always verified: redis.ca_file names an authority of your own, redis.cert_file and redis.key_file are the client's": {
 			"ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "skip_verify", "insecure", "insecure_skip_verify", "tls_insecure",
@@ -275,5 +302,5 @@ func strangeParameter(name string) string {
 			return "its query holds " + name + ", which is not taken: " + words
 		}
 	}
-	return "its query holds a parameter that is not known; known are db, protocol, dial_timeout, read_timeout, write_timeout, tls, sentinel_username and sentinel_password, where they fit"
+	return "its query holds " + a.called(name) + ", which is not known; known are db, protocol, dial_timeout, read_timeout, write_timeout, tls, sentinel_username and sentinel_password, where they fit"
 }
