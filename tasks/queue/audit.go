@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -8,16 +9,9 @@ import (
 )
 
 const (
-	namedMost   = 100 // lost jobs that the log names in a minute; of the others it has the number
+	namedMost   = 100 // lost jobs that one line of the log names
 	unknownPool = "unknown"
 )
-
-// audits is what the log has of lost jobs.
-type audits struct {
-	minute  time.Time // when it began
-	named   int       // in it
-	unnamed int       // in it
-}
 
 // audit compares records and counts, a step at each pause, until ctx ends.
 func (f *Feeder) audit(ctx context.Context) {
@@ -57,25 +51,17 @@ func (f *Feeder) audited(found *tasks.Audited) {
 	}
 }
 
-// name counts lost jobs and names them in the log, so many a minute.
+// name counts lost jobs and names every one of them in the log.
 func (f *Feeder) name(lost []tasks.LostJob) {
-	a := &f.audits
-	if time.Since(a.minute) >= time.Minute {
-		if a.unnamed > 0 {
-			f.c.Log.Error("more jobs are lost than the log names", "jobs", a.unnamed)
+	of := func(j tasks.LostJob) tasks.LostJob { return tasks.LostJob{Tenant: j.Tenant, Pool: j.Pool, Ended: j.Ended} }
+	for len(lost) > 0 {
+		alike := of(lost[0])
+		var ids []string
+		for len(ids) < min(namedMost, len(lost)) && of(lost[len(ids)]) == alike {
+			ids = append(ids, lost[len(ids)].ID)
 		}
-		*a = audits{minute: time.Now()}
-	}
-	for _, j := range lost {
-		pool := j.Pool
-		if pool == "" {
-			pool = unknownPool
-		}
-		f.lost.WithLabelValues(pool).Inc()
-		if a.named++; a.named > namedMost {
-			a.unnamed++
-			continue
-		}
-		f.c.Log.Error("a job is lost: its record is gone from Redis", "job", j.ID, "tenant", j.Tenant, "pool", j.Pool, "had_ended", j.Ended)
+		lost = lost[len(ids):]
+		f.lost.WithLabelValues(cmp.Or(alike.Pool, unknownPool)).Add(float64(len(ids)))
+		f.c.Log.Error("jobs are lost: their records are gone from Redis", "jobs", ids, "tenant", alike.Tenant, "pool", alike.Pool, "had_ended", alike.Ended)
 	}
 }

@@ -124,7 +124,6 @@ type Feeder struct {
 	handed    *prometheus.CounterVec
 	mended    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
-	audits    audits
 }
 
 // NewFeeder returns a Feeder. Whoever started Redis closes it.
