@@ -93,7 +93,7 @@ func (m *messageStream) event(kind string, data []byte) (done bool, err error) {
 		// Of an event that this version does not know, or of another dialect: it
 		// counts only if no answer comes.
 		if m.other == nil {
-			if _, e := judge(Anthropic, data); e != nil && e.stated {
+			if _, e := judge(Anthropic, tasks.Chat, data); e != nil && e.stated {
 				m.other = e
 			}
 		}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -55,18 +56,22 @@ func TestAnAnswerIsJudgedByItsEndpoint(t *testing.T) {
 	}
 }
 
-// Only a chat completion is asked for as a stream.
+// Only a chat completion is asked for as a stream whether its caller streams or not; a
+// response where it does.
 func TestABodyIsSentAsItsEndpointTakesIt(t *testing.T) {
 	t.Parallel()
+	const streams = ", streamed"
 	for _, tc := range []struct {
 		at         tasks.Path
 		body, want string
 	}{
 		{tasks.Embeddings, `{"model":"a","input":["x"], "odd": 1e2}`, `{"model":"m","input":["x"], "odd": 1e2}`},
 		{tasks.Responses, `{"background":true,"model":"m","input":"x","stream":true,"stream_options":{},"odd": 1}`, `{"model":"m","input":"x","odd": 1}`},
+		{tasks.Responses + streams, `{"background":true,"model":"m","input":"x","stream":true,"stream_options":{"include_obfuscation":false},"odd": 1}`, `{"model":"m","input":"x","stream":true,"stream_options":{"include_obfuscation":false},"odd": 1}`},
 		{tasks.Responses, `{"model":"m","input":"x","max_output_tokens":5}`, `{"model":"m","input":"x","max_output_tokens":5}`},
 	} {
-		q := Read("m", tasks.Request{Kind: tasks.Raw, Endpoint: tc.at, Body: []byte(tc.body), OutputTokens: 5})
+		at, wanted := strings.CutSuffix(string(tc.at), streams)
+		q := Read("m", tasks.Request{Kind: tasks.Raw, Endpoint: tasks.Path(at), Stream: wanted, Body: []byte(tc.body), OutputTokens: 5})
 		got, err := q.Body(&Provider{Dialect: OpenAI})
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s %s: got %s, %v; want %s", tc.at, tc.body, got, err, tc.want)

@@ -310,7 +310,7 @@ func (c *completionStream) result() ([]byte, error) {
 
 func (c *completionStream) instead() *providerError {
 	body := c.assembled()
-	if _, e := judge(OpenAI, body); e != nil && e.stated {
+	if _, e := judge(OpenAI, tasks.Chat, body); e != nil && e.stated {
 		return e
 	}
 	if e := stated(body, ""); e.stated {

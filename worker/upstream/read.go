@@ -188,10 +188,13 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 	if ask.OnStart != nil {
 		started = func(inputTokens int64) { ask.OnStart(inputTokens, a.Rates) }
 	}
-	if c.provider.Dialect == OpenAI {
-		asm = &completionStream{onText: ask.OnText, onTick: started, most: ask.Question.choices()}
-	} else {
+	switch {
+	case c.provider.Dialect != OpenAI:
 		asm = &messageStream{onText: ask.OnText, onTick: started}
+	case ask.Question.request.Endpoint == tasks.Responses:
+		asm = &responseStream{onText: ask.OnText, onTick: started}
+	default:
+		asm = &completionStream{onText: ask.OnText, onTick: started, most: ask.Question.choices()}
 	}
 	defer func() {
 		usage, charged, final := asm.counted()
@@ -204,7 +207,7 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 	stream.keep = ask.events != nil
 	result, err := c.assemble(ask, stream, asm)
 	if err == nil {
-		finish, e := judge(c.provider.Dialect, result)
+		finish, e := judge(c.provider.Dialect, ask.Question.request.Endpoint, result)
 		if e == nil && !asm.ended() {
 			e = asm.instead() // the closing event alone also closes what was given up, with an error in an envelope of its own
 		}
@@ -354,7 +357,7 @@ func (c *Caller) readLines(ask Ask, body []byte, a *Answer) error {
 	if err == nil || errors.As(err, &said) && said.stated {
 		return err
 	}
-	if _, e := judge(c.provider.Dialect, first); e != nil && e.strange {
+	if _, e := judge(c.provider.Dialect, ask.Question.request.Endpoint, first); e != nil && e.strange {
 		return e
 	}
 	return err

@@ -203,19 +203,19 @@ func (r *relayed) mask(text string) {
 
 // adds is where the strings stand that add to a text: all of a delta but its labels.
 var (
-	adds        = regexp.MustCompile(`^(/choices/\d+/message|(/choices/\d+)?/delta)/|^/content_block/(text|thinking)$`)
+	adds        = regexp.MustCompile(`^(/choices/\d+/message|(/choices/\d+)?/delta)/|^/delta$|^/content_block/(text|thinking)$`)
 	labels      = regexp.MustCompile(`/(type|role|id)$`)
 	choiceIndex = regexp.MustCompile(`^/choices/[^/]*/index$`)
 )
 
 // piecesOf returns the pieces of texts in an event's data, in order. Those of a choice of
-// OpenAI's belong to its texts alone.
+// OpenAI's, or of an item of a response, belong to its texts alone.
 func piecesOf(data []byte) (all []piece) {
 	if jsontext.Value(data).Kind() != '{' {
 		return nil
 	}
 	dec := jsontext.NewDecoder(bytes.NewReader(data), lenient)
-	index := ""
+	index, item := "", ""
 	for {
 		if kind := dec.PeekKind(); kind != '"' && kind != '0' {
 			if _, err := dec.ReadToken(); err != nil {
@@ -237,9 +237,15 @@ func piecesOf(data []byte) (all []piece) {
 			}
 			continue
 		}
-		if adds.MatchString(at) && !labels.MatchString(at) {
+		switch {
+		case at == "/item_id":
+			item = string(v)
+			for i := range all {
+				all[i].text += item
+			}
+		case adds.MatchString(at) && !labels.MatchString(at):
 			end := int(dec.InputOffset())
-			all = append(all, piece{textOf(at, index), end - len(v) + 1, end - 1})
+			all = append(all, piece{textOf(at, index) + item, end - len(v) + 1, end - 1})
 		}
 	}
 }

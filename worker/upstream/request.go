@@ -188,7 +188,7 @@ func (q *Question) rawBody(p *Provider) []byte {
 		return func(jsontext.Value) []byte { return []byte(value) }
 	}
 	never := func(jsontext.Value) []byte { return nil }
-	whole := p.NoStream || q.request.Endpoint != tasks.Chat
+	whole := p.NoStream || q.request.Endpoint != tasks.Chat && !(q.request.Endpoint == tasks.Responses && q.request.Stream)
 	edits := []edit{{"stream", always("true")}}
 	if whole {
 		edits = []edit{{"stream", never}}
@@ -196,7 +196,10 @@ func (q *Question) rawBody(p *Provider) []byte {
 	switch {
 	case q.request.Endpoint == tasks.Responses:
 		// Who waits in the background is our caller.
-		edits = append(edits, edit{"stream_options", never}, edit{"background", never})
+		edits = append(edits, edit{"background", never})
+		if whole {
+			edits = append(edits, edit{"stream_options", never})
+		}
 	case whole, p.NoStreamOptions:
 		edits = append(edits, edit{"stream_options", never})
 	case p.Dialect == OpenAI:

@@ -65,14 +65,15 @@ func outlined(body []byte) (o outline, err error) {
 }
 
 // judge is the one rule of what an answer is, for an object that came whole as
-// for one put together from a stream: how it ended when body has the dialect's
-// shape, else what it is instead. A status of 200 says nothing: gateways send their
+// for one put together from a stream: how it ended when body has the shape of the
+// dialect's answers at that endpoint, else what it is instead. A status of 200 says nothing: gateways send their
 // errors with it, and a provider that fails half way has no other one left.
-func judge(d Dialect, body []byte) (tasks.Finish, *providerError) {
+func judge(d Dialect, at tasks.Path, body []byte) (tasks.Finish, *providerError) {
 	o, err := outlined(body)
 	if err != nil {
 		return "", noAnswer("something that is no JSON object")
 	}
+	o.endpoint = at
 	if e := o.judge(d, body); e != nil {
 		return "", e
 	}

@@ -2,7 +2,7 @@
 // how that went.
 //
 // It promises that a call is sent at most once (nothing here retries), that it
-// is always streamed, that success is only claimed when the provider's closing
+// is always streamed (a response where its caller streams; embeddings never), that success is only claimed when the provider's closing
 // event has arrived and what came has the shape of the dialect's answers,
 // whatever the status, that a result is the JSON object the provider's
 // non-streaming API would have answered, and that a body given in the

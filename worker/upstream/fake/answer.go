@@ -59,7 +59,7 @@ func (x *exchange) speaker(p *plan) speaker {
 		say := openAISpeaker{c: &x.call, q: &x.ask, p: p, at: x.f.cfg.Clock.Now().Unix()}
 		switch x.ask.path {
 		case responses:
-			return &responseSpeaker{say}
+			return &responseSpeaker{openAISpeaker: say}
 		case embeddings:
 			return &embeddingSpeaker{say}
 		}

@@ -32,8 +32,10 @@ func (q *question) readInput(in *form) (flaw string) {
 		return "Missing required parameter: 'input'."
 	case in.messages != nil:
 		return "Unknown parameter: 'messages'."
-	case in.stream, in.background != nil && string(in.background) != "false":
-		return "This provider answers whole, and in the foreground."
+	case in.background != nil && string(in.background) != "false":
+		return "This provider answers in the foreground."
+	case in.stream && q.path == embeddings:
+		return "Unknown parameter: 'stream'."
 	}
 	if q.path == embeddings {
 		return q.readEmbedded(in)
@@ -99,21 +101,86 @@ func (q *question) readEmbedded(in *form) (flaw string) {
 	return ""
 }
 
-type responseSpeaker struct{ openAISpeaker }
+type responseSpeaker struct {
+	openAISpeaker
+	n    int    // events so far
+	said string // text so far
+}
+
+// event appends an event with the next number; rest begins with a comma.
+func (s *responseSpeaker) event(b []byte, kind, rest string) []byte {
+	b = fmt.Appendf(b, "event: %s\ndata: {\"type\":%q,\"sequence_number\":%d%s}\n\n", kind, kind, s.n, rest)
+	s.n++
+	return b
+}
+
+func (s *responseSpeaker) id() string { return strings.TrimPrefix(s.c.RequestID, "req_") }
+
+// outputText is a part of the message's content.
+func outputText(text string) string {
+	return string(appendString([]byte(`{"type":"output_text","annotations":[],"logprobs":[],"text":`), text)) + "}"
+}
+
+func (s *responseSpeaker) item(status, parts string) string {
+	return fmt.Sprintf(`{"type":"message","id":"msg_%s","status":%q,"role":"assistant","content":[%s]}`, s.id(), status, parts)
+}
+
+// place is where the text of the message stands.
+func (s *responseSpeaker) place() string {
+	return fmt.Sprintf(`,"item_id":"msg_%s","output_index":0,"content_index":0`, s.id())
+}
+
+func (s *responseSpeaker) open() []byte {
+	started := `,"response":` + string(s.response("in_progress", "", 0))
+	b := s.event(nil, "response.created", started)
+	b = s.event(b, "response.in_progress", started)
+	b = s.event(b, "response.output_item.added", `,"output_index":0,"item":`+s.item("in_progress", ""))
+	return s.event(b, "response.content_part.added", s.place()+`,"part":`+outputText(""))
+}
+
+func (s *responseSpeaker) piece(text string) []byte {
+	s.said += text
+	return s.event(nil, "response.output_text.delta", s.place()+string(appendString([]byte(`,"delta":`), text))+`,"logprobs":[]`)
+}
+
+func (s *responseSpeaker) close() []byte {
+	b := s.event(nil, "response.output_text.done", s.place()+string(appendString([]byte(`,"text":`), s.said))+`,"logprobs":[]`)
+	b = s.event(b, "response.content_part.done", s.place()+`,"part":`+outputText(s.said))
+	b = s.event(b, "response.output_item.done", `,"output_index":0,"item":`+s.item("completed", outputText(s.said)))
+	kind := "response.completed"
+	if s.p.cutOff {
+		kind = "response.incomplete"
+	}
+	return s.event(b, kind, `,"response":`+string(s.whole()))
+}
+
+func (s *responseSpeaker) fail() []byte {
+	return s.event(nil, "error", `,"code":"server_error","message":"The server had an error while processing your request.","param":null`)
+}
 
 func (s *responseSpeaker) whole() []byte {
-	id := strings.TrimPrefix(s.c.RequestID, "req_")
-	b := fmt.Appendf(nil, `{"id":"resp_%s","object":"response","created_at":%d,"status":`, id, s.at)
+	status := "completed"
 	if s.p.cutOff {
-		b = append(b, `"incomplete","incomplete_details":{"reason":"max_output_tokens"}`...)
+		status = "incomplete"
+	}
+	return s.response(status, s.item("completed", outputText(strings.Join(s.p.tokens, ""))), len(s.p.tokens))
+}
+
+// response is a response of that status with so many tokens of output.
+func (s *responseSpeaker) response(status, output string, out int) []byte {
+	b := fmt.Appendf(nil, `{"id":"resp_%s","object":"response","created_at":%d,"status":%q,"incomplete_details":`, s.id(), s.at, status)
+	if status == "incomplete" {
+		b = append(b, `{"reason":"max_output_tokens"}`...)
 	} else {
-		b = append(b, `"completed","incomplete_details":null`...)
+		b = append(b, "null"...)
 	}
 	b = appendString(append(b, `,"error":null,"background":false,"model":`...), s.q.model)
-	b = fmt.Appendf(b, `,"output":[{"type":"message","id":"msg_%s","status":"completed","role":"assistant","content":[{"type":"output_text","annotations":[],"logprobs":[],"text":`, id)
-	b = appendString(b, strings.Join(s.p.tokens, ""))
-	in, out := s.q.tokens, len(s.p.tokens)
-	return fmt.Appendf(b, `}]}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"metadata":{},"usage":{"input_tokens":%d,"input_tokens_details":{"cached_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}}`, in, out, in+out)
+	b = fmt.Appendf(b, `,"output":[%s],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"metadata":{},"usage":`, output)
+	if out == 0 {
+		return append(b, "null}"...)
+	}
+	in := s.q.tokens
+	return fmt.Appendf(b, `{"input_tokens":%d,"input_tokens_details":{"cached_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}}`, in, out, in+out)
 }
 
 type embeddingSpeaker struct{ openAISpeaker }

@@ -40,3 +40,33 @@ func TestResponsesAndEmbeddingsAreAnswered(t *testing.T) {
 		}
 	}
 }
+
+// A stream of a response is what the answer would be if it came whole, and each of its
+// faults is told as one.
+func TestResponsesAreStreamed(t *testing.T) {
+	t.Parallel()
+	_, url := startFake(t, Config{MeanOutputTokens: 200})
+	c := newCaller(t, OpenAI, url)
+	for _, tc := range []struct {
+		input    string
+		want     tasks.Outcome
+		streamed bool
+	}{
+		{`Say it.`, tasks.Succeeded, true},
+		{`[[tokens:1]]`, tasks.Succeeded, true},
+		{`[[fault:stream_error]]`, tasks.ServerError, true},
+		{`[[fault:truncated]]`, tasks.CutOff, false},
+		{`[[fault:cut]]`, tasks.CutOff, false},
+	} {
+		ask := upstream.Ask{Question: upstream.Read("m", tasks.Request{Kind: tasks.Raw, Endpoint: tasks.Responses, Stream: true, Body: []byte(`{"max_output_tokens":300,"input":"` + tc.input + `"}`)})}
+		var events, text string
+		ask.OnEvent, ask.OnText = func(raw []byte) { events += string(raw) }, func(s string) { text += s }
+		a := c.Do(t.Context(), ask)
+		if a.Outcome != tc.want || a.Streamed != tc.streamed || !strings.HasPrefix(events, "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,") {
+			t.Errorf("%s: got %s (%s), streamed %v; events %s", tc.input, a.Outcome, a.Message, a.Streamed, events)
+		}
+		if a.Outcome == tasks.Succeeded && (text == "" || text != tasks.ResultText(a.Result) || a.Usage == nil) {
+			t.Errorf("%s: the text is %q, of the result %s", tc.input, text, a.Result)
+		}
+	}
+}
