@@ -9,14 +9,16 @@ import (
 )
 
 // Stream is a call whose caller is given the answer's events as they come. It is for one
-// goroutine, and to be closed.
+// goroutine, and to be released.
 type Stream struct {
 	*Answered
 	watch   *Watch
 	reread  *time.Ticker
 	release func()
+	reader  bool // nobody waits for the job: this is somebody who reads its answer
 
 	from   int  // the call whose events were told; 0: none
+	only   int  // the only call whose events may be told; 0: any
 	offset int  // bytes told
 	more   bool // there is more to read than was read last
 }
@@ -58,15 +60,42 @@ func (d *Desk) Stream(ctx context.Context, c Caller, q Asked) (*Stream, error) {
 		release()
 		return nil, err
 	}
-	s := &Stream{Answered: a, watch: d.Watch(ctx, c.Tenant, a.call.ID), more: true}
-	s.reread = time.NewTicker(s.watch.Reread)
 	renewed := a.renew(ctx)
-	s.release = func() { renewed(); s.reread.Stop(); s.watch.Stop(); release() }
+	return d.watched(ctx, a, func() { renewed(); release() }), nil
+}
+
+// Follow is a stream of the answer to a job that goes on whoever reads it. A reader who
+// resumes has events of an attempt already, and is told of no other.
+func (d *Desk) Follow(ctx context.Context, c Caller, job tasks.Job, resumes bool) (*Stream, error) {
+	release, err := d.Hold(c.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	a := &Answered{Job: job, desk: d, call: tasks.Call{Tenant: c.Tenant, ID: job.ID}, revoked: c.Revoked}
+	s := d.watched(ctx, a, release)
+	if n := len(job.Log); resumes && n > 0 {
+		s.only = job.Log[n-1].N
+	}
+	s.reader = true
 	return s, nil
 }
 
-// Close ends the stream. What became of its caller is to be said by Sent.
-func (s *Stream) Close() { s.release() }
+func (d *Desk) watched(ctx context.Context, a *Answered, release func()) *Stream {
+	s := &Stream{Answered: a, watch: d.Watch(ctx, a.call.Tenant, a.call.ID), more: true}
+	s.reread = time.NewTicker(s.watch.Reread)
+	s.release = func() { s.reread.Stop(); s.watch.Stop(); release() }
+	return s
+}
+
+// Release ends the stream.
+func (s *Stream) Release() { s.release() }
+
+// Sent is [Answered.Sent], for a caller whose job this is.
+func (s *Stream) Sent(ctx context.Context, left bool) {
+	if !s.reader {
+		s.Answered.Sent(ctx, left)
+	}
+}
 
 // passable ends the call when its job waits for a pool that no wait opens.
 func (a *Answered) passable(ctx context.Context) error {
@@ -81,12 +110,16 @@ func (a *Answered) passable(ctx context.Context) error {
 
 // Next waits for what the caller is to be told next, for at most wait: then the piece is
 // empty. It fails as Call does where no wait helps, with tasks.ErrNotFound when the job
-// was deleted, and with the error of ctx. What Redis does not say now it is asked again.
+// was deleted, with ErrRevoked, and with the error of ctx. What Redis does not say now it
+// is asked again.
 func (s *Stream) Next(ctx context.Context, wait time.Duration) (Piece, error) {
 	end := time.NewTimer(wait)
 	defer end.Stop()
 	changed := s.watch.Changed
 	for look := s.more; ; look = true {
+		if s.barred() {
+			return Piece{}, ErrRevoked
+		}
 		if look {
 			p, err := s.look(ctx)
 			switch {
@@ -107,9 +140,23 @@ func (s *Stream) Next(ctx context.Context, wait time.Duration) (Piece, error) {
 			}
 		case <-end.C:
 			return Piece{}, nil
+		case <-s.revoked: // as is seen above
 		case <-ctx.Done():
+			if s.barred() {
+				return Piece{}, ErrRevoked
+			}
 			return Piece{}, ctx.Err()
 		}
+	}
+}
+
+// barred reports whether the token of who reads was revoked.
+func (s *Stream) barred() bool {
+	select {
+	case <-s.revoked:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -138,7 +185,7 @@ func (s *Stream) judge(e *tasks.Events) Piece {
 			return Piece{Told: Ended}
 		}
 		return Piece{}
-	case s.offset > 0 && e.Call != s.from:
+	case s.offset > 0 && e.Call != s.from, s.only > 0 && e.Call != s.only:
 		return Piece{Told: Broken}
 	}
 	s.from, s.offset = e.Call, s.offset+len(e.Raw)
@@ -156,7 +203,7 @@ func (s *Stream) judge(e *tasks.Events) Piece {
 
 // refresh looks whether the job still may run, while nothing was told.
 func (s *Stream) refresh(ctx context.Context) error {
-	if s.offset > 0 {
+	if s.offset > 0 || s.reader {
 		return nil
 	}
 	job, err := s.watch.Job(ctx, false)

@@ -1,8 +1,11 @@
 package openai
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -44,13 +47,18 @@ func (a *API) CreateResponse(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if !background {
+	switch stream := q.Job.Request.Stream; {
+	case !background && stream:
+		return a.form.Stream(c, q, a.telling(-1, false))
+	case !background:
 		return a.form.Answer(c, q, ownResult)
 	}
-	x := a.c.Caller(c)
-	job, err := a.c.Desk.Begin(c.Request().Context(), x, q.Asked)
-	if err != nil {
+	job, err := a.c.Desk.Begin(c.Request().Context(), a.c.Caller(c), q.Asked)
+	switch {
+	case err != nil:
 		return err
+	case q.Job.Request.Stream:
+		return a.form.Follow(c, job, false, a.telling(-1, true))
 	}
 	return a.writeResponse(c, &job)
 }
@@ -153,16 +161,36 @@ func (a *API) named(c echo.Context) (tasks.Job, error) {
 	return job, err
 }
 
-// GetResponse is GET /openai/v1/responses/{id}.
+// GetResponse is GET /openai/v1/responses/{id}, also with its events: those that follow
+// the one with the number starting_after, or all.
 func (a *API) GetResponse(c echo.Context) error {
-	if c.QueryParam("stream") == "true" {
-		return fault.Fail(fault.InvalidRequest, `"stream" is not served here for responses: leave it out.`)
+	after := int64(-1)
+	stream, err := strconv.ParseBool(cmp.Or(c.QueryParam("stream"), "false"))
+	if err != nil {
+		return fault.Fail(fault.InvalidRequest, `The query parameter "stream" must be true or false.`)
+	}
+	if v := c.QueryParam("starting_after"); v != "" {
+		if after, err = strconv.ParseInt(v, 10, 64); err != nil || after < 0 || !stream {
+			return fault.Fail(fault.InvalidRequest, `The query parameter "starting_after" must be the sequence_number of an event, and goes with "stream".`)
+		}
 	}
 	job, err := a.named(c)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case !stream:
+		return a.writeResponse(c, &job)
+	case after >= 0 && begunAnew(&job):
+		return fault.Fail(fault.InvalidRequest, `The provider's answer broke off, and another attempt at it has other events: leave "starting_after" out to read those from the first.`)
 	}
-	return a.writeResponse(c, &job)
+	return a.form.Follow(c, job, after >= 0, a.telling(after, true))
+}
+
+// begunAnew reports whether an attempt may have told events that were not the answer.
+func begunAnew(job *tasks.Job) bool {
+	return slices.ContainsFunc(job.Log, func(a tasks.Attempt) bool {
+		return a.Outcome == tasks.WorkerLost || a.Outcome == tasks.HandedBack || a.Status >= 200 && a.Status < 300 && a.Outcome != tasks.Succeeded
+	})
 }
 
 // CancelResponse is POST /openai/v1/responses/{id}/cancel. Of one that has ended it

@@ -42,8 +42,8 @@ type Form struct {
 	Ping string
 	// ErrorEvent is the type of the event that carries an error; "" is none.
 	ErrorEvent string
-	// Events is the stream of an answer that came whole; usage says that the request
-	// asks for the count of tokens.
+	// Events is the stream of an answer to a call that came whole; usage says that the
+	// request asks for the count of tokens.
 	Events func(result []byte, usage bool) []byte
 }
 
@@ -60,7 +60,7 @@ func (f *Form) Call(c echo.Context, path string, e tasks.Path) error {
 		return err
 	}
 	if q.Job.Request.Stream {
-		return f.stream(c, f.Caller(c), q)
+		return f.Stream(c, q, &bare{f, q.usage})
 	}
 	return f.Answer(c, q, whole)
 }
@@ -109,10 +109,7 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err err
 	if q.usage, err = asks(body, &job); err != nil {
 		return q, err
 	}
-	if job.Request.Stream && e == tasks.Responses {
-		return q, fault.Fail(fault.InvalidRequest, `"stream" is not served here yet: leave it out, or ask for "background" and look for the response.`)
-	}
-	job.Request.Stream = job.Request.Stream && e == tasks.Chat
+	job.Request.Stream = job.Request.Stream && e != tasks.Embeddings
 	if err := header.Provider(r.Header, &job.Request); err != nil {
 		return q, err
 	}

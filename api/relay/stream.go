@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -18,41 +19,93 @@ const (
 	keepAlive = 8 * time.Second
 )
 
-// stream answers a call whose caller is given the answer's events as they come. What is
+// Teller says what a stream tells in a form's own way. It is for one stream.
+type Teller interface {
+	// Begin says whose answer it is, before all else.
+	Begin(job *tasks.Job)
+	// Told is what goes out of bytes that came from the provider. What they end with
+	// may go on in the next, unless they are the last.
+	Told(raw []byte, last bool) []byte
+	// Ended is what goes out of a job that has ended before anything was told.
+	Ended(job *tasks.Job, request string) []byte
+	// Failed is the event that carries the body of an error.
+	Failed(body []byte) []byte
+}
+
+// bare tells a stream as the provider has it.
+type bare struct {
+	form  *Form
+	usage bool
+}
+
+func (t *bare) Begin(*tasks.Job) {}
+
+func (t *bare) Told(raw []byte, _ bool) []byte { return raw }
+
+func (t *bare) Ended(job *tasks.Job, request string) []byte {
+	if job.Status == tasks.StatusSucceeded {
+		return t.form.Events(job.Result, t.usage)
+	}
+	_, body := t.form.Failed(job, request)
+	return t.Failed(body)
+}
+
+func (t *bare) Failed(body []byte) []byte { return Event(nil, t.form.ErrorEvent, body) }
+
+// Stream answers a call whose caller is given the answer's events as they come. What is
 // known at once is an ordinary answer; all else comes as events, for the header leaves
 // as soon as the job is durable, and no SDK waits longer for that than it must.
-func (f *Form) stream(c echo.Context, x desk.Caller, q Asked) error {
-	ctx := c.Request().Context()
+func (f *Form) Stream(c echo.Context, q Asked, t Teller) error {
+	ctx, x := c.Request().Context(), f.Caller(c)
 	s, err := f.Desk.Stream(ctx, x, q.Asked)
 	if err != nil {
 		return err
 	}
 	if s.Job.Status.Final() && s.Job.Status != tasks.StatusSucceeded {
-		s.Close()
-		f.answer(c, x, s.Answered, whole)
+		a := s.Answered
+		s.Release()
+		f.answer(c, x, a, whole)
 		return nil
 	}
-	h := c.Response().Header()
+	f.tell(c, x, s, t)
+	return nil
+}
+
+// Follow answers somebody who reads the events of a job's answer; resumes says that some
+// of them were told before.
+func (f *Form) Follow(c echo.Context, job tasks.Job, resumes bool, t Teller) error {
+	x := f.Caller(c)
+	s, err := f.Desk.Follow(c.Request().Context(), x, job, resumes)
+	if err != nil {
+		return err
+	}
+	f.tell(c, x, s, t)
+	return nil
+}
+
+// tell writes a stream.
+func (f *Form) tell(c echo.Context, x desk.Caller, s *desk.Stream, t Teller) {
+	ctx, h := c.Request().Context(), c.Response().Header()
+	t.Begin(&s.Job)
 	h["Sluice-Job-Id"] = []string{s.Job.ID}
 	h[f.RequestID] = []string{x.Request}
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
-	out := &feed{form: f, w: c.Response(), control: http.NewResponseController(c.Response()), request: x.Request, usage: q.usage}
-	left := out.write(nil) == nil && out.run(ctx, s)
-	s.Close()
-	s.Sent(ctx, left)
-	return nil
+	out := &feed{form: f, teller: t, w: c.Response(), control: http.NewResponseController(c.Response()), request: x.Request}
+	told := out.write(nil) == nil && out.run(ctx, s)
+	s.Release()
+	s.Sent(ctx, told)
 }
 
 // feed writes a stream.
 type feed struct {
 	form    *Form
+	teller  Teller
 	w       http.ResponseWriter
 	control *http.ResponseController
 	request string
-	usage   bool
 }
 
 // run writes all that a stream brings, and reports whether its caller has the answer, or
@@ -62,13 +115,13 @@ func (o *feed) run(ctx context.Context, s *desk.Stream) bool {
 	for {
 		p, err := s.Next(ctx, cmp.Or(o.form.KeepAlive, keepAlive))
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && !errors.Is(err, desk.ErrRevoked):
 			return false
 		case err != nil:
 			k, ft := fault.Classify(err)
-			return o.fail(o.form.Problem(http.Header{}, k, ft, o.request))
-		case len(p.Raw) > 0:
-			if o.write(p.Raw) != nil {
+			return o.fail(o.form.Problem(http.Header{}, k, ft, o.request)) && !errors.Is(err, desk.ErrRevoked)
+		case len(p.Raw) > 0 || p.Told == desk.Closed || p.Told == desk.Failed:
+			if o.write(o.teller.Told(p.Raw, p.Told != desk.Going)) != nil {
 				return false
 			}
 			whole = !p.More
@@ -83,11 +136,7 @@ func (o *feed) run(ctx context.Context, s *desk.Stream) bool {
 		case desk.Failed: // another attempt may follow, for whoever sends the request again
 			return false
 		case desk.Ended:
-			if s.Job.Status == tasks.StatusSucceeded {
-				return o.write(o.form.Events(s.Job.Result, o.usage)) == nil
-			}
-			_, body := o.form.Failed(&s.Job, o.request)
-			return o.fail(body)
+			return o.write(o.teller.Ended(&s.Job, o.request)) == nil
 		case desk.Broken:
 			o.broken(&s.Job)
 			return false
@@ -108,7 +157,7 @@ func (o *feed) broken(job *tasks.Job) {
 }
 
 // fail writes an error as an event.
-func (o *feed) fail(body []byte) bool { return o.write(Event(nil, o.form.ErrorEvent, body)) == nil }
+func (o *feed) fail(body []byte) bool { return o.write(o.teller.Failed(body)) == nil }
 
 // write writes whole or partial events and has them leave.
 func (o *feed) write(b []byte) error {

@@ -169,6 +169,23 @@ func listenAt(t *testing.T, url, token string, f form, more string, header ...st
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
+	return hear(t, req, cancel)
+}
+
+// readAt has a caller read what a stream tells at an address.
+func readAt(t *testing.T, url, token, path string) *listener {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	return hear(t, req, cancel)
+}
+
+func hear(t *testing.T, req *http.Request, cancel context.CancelFunc) *listener {
+	t.Helper()
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

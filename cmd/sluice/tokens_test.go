@@ -94,6 +94,14 @@ func TestATokenIsRevokedEverywhere(t *testing.T) {
 	for events.Scan() && !strings.HasPrefix(events.Text(), "data:") {
 	}
 
+	told := make(chan reply, 1)
+	go func() {
+		told <- on(first, raw).do("POST", "/anthropic/v1/messages", `{"model":"halted-x","max_tokens":5,"stream":true,"messages":[{"role":"user","content":"x"}]}`)
+	}()
+	eventually(t, "the stream's job waits", func() bool {
+		return len(on(first, raw).do("GET", "/v1/jobs", "").get("data").([]any)) == 3
+	})
+
 	// On the second process; then the first has to know.
 	admin.do("DELETE", "/v1/tokens/"+id+"?reason=lost", "").want(t, 204)
 	begun := time.Now()
@@ -107,6 +115,9 @@ func TestATokenIsRevokedEverywhere(t *testing.T) {
 		if r := <-poll; r.status != 401 {
 			t.Errorf("a request that waited: %d %s", r.status, r.body)
 		}
+	}
+	if r := <-told; !strings.HasSuffix(strings.TrimSpace(string(r.body)), "}") || !strings.Contains(string(r.body), "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"authentication_error\"") {
+		t.Errorf("a stream of a call: %d %s", r.status, r.body)
 	}
 	for events.Scan() {
 	}
