@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,7 +121,9 @@ type Feeder struct {
 	c         Config
 	client    *asynq.Client
 	inspector *asynq.Inspector
-	begun     chan string // batches that were accepted just now
+	begun     chan string // batches whose lines are to be put into the backlogs
+	stale     chan string // batches that are to be forgotten: their writers have gone
+	aborting  sync.Map    // those in stale, or being forgotten
 	handed    *prometheus.CounterVec
 	mended    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
@@ -136,7 +139,7 @@ func NewFeeder(c Config) *Feeder {
 	}
 	f := &Feeder{
 		c: c, client: asynq.NewClientFromRedisClient(pipeline.Client(c.Redis)), inspector: asynq.NewInspectorFromRedisClient(c.Redis),
-		begun: make(chan string, 64),
+		begun: make(chan string, 64), stale: make(chan string, 64),
 		handed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_released_total", Help: "Jobs handed from the backlog to Asynq.",
 		}, []string{"pool"}),
@@ -222,18 +225,8 @@ func (f *Feeder) enqueue(ctx context.Context, t tasks.Ticket) error {
 func (f *Feeder) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
-	beside.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case batch := <-f.begun:
-				if err := f.Unfold(ctx, batch); err != nil && ctx.Err() == nil {
-					f.c.Log.Warn("a batch waits for the sweep to go on", "batch", batch, "error", err)
-				}
-			}
-		}
-	})
+	beside.Go(func() { f.unfold(ctx) })
+	beside.Go(func() { f.abort(ctx) })
 	beside.Go(func() { f.audit(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -277,13 +270,20 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 	for _, t := range swept.Look {
 		errs = append(errs, f.look(ctx, t))
 	}
+	// A large batch is a long way to go, and what is due of all tenants waits for a sweep.
 	for _, id := range swept.Unfold {
 		f.mended.WithLabelValues("batch_unfolded").Inc()
-		errs = append(errs, f.Unfold(ctx, id))
+		f.Begin(id)
 	}
 	for _, id := range swept.Stale {
-		f.mended.WithLabelValues("batch_abandoned").Inc()
-		errs = append(errs, f.c.Backlog.AbortBatch(ctx, id))
+		if _, known := f.aborting.LoadOrStore(id, true); known {
+			continue
+		}
+		select {
+		case f.stale <- id:
+		default: // the next sweep finds it again
+			f.aborting.Delete(id)
+		}
 	}
 	return swept.NextDue, errors.Join(errs...)
 }
@@ -297,18 +297,56 @@ func (f *Feeder) Begin(batch string) {
 	}
 }
 
-// Unfold puts all lines of an accepted batch into the backlogs.
-func (f *Feeder) Unfold(ctx context.Context, batch string) error {
+// unfold puts the lines of accepted batches into the backlogs, some of each batch in
+// turn: a small one does not wait for the end of a large one.
+func (f *Feeder) unfold(ctx context.Context) {
+	var batches []string
+	add := func(batch string) {
+		if !slices.Contains(batches, batch) {
+			batches = append(batches, batch)
+		}
+	}
 	for {
+		if len(batches) == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case batch := <-f.begun:
+				add(batch)
+			}
+		}
+		for range len(f.begun) {
+			add(<-f.begun)
+		}
+		batch := batches[0]
+		batches = batches[1:]
 		left, hand, err := f.c.Backlog.Unfold(ctx, batch)
-		if err != nil {
-			return err
+		if err == nil {
+			err = f.Hand(ctx, hand)
 		}
-		if err := f.Hand(ctx, hand); err != nil {
-			return err
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			f.c.Log.Warn("a batch waits for the sweep to go on", "batch", batch, "error", err)
+		case left > 0:
+			add(batch)
 		}
-		if left <= 0 {
-			return nil
+	}
+}
+
+// abort has batches forgotten whose writers have gone.
+func (f *Feeder) abort(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case batch := <-f.stale:
+			f.mended.WithLabelValues("batch_abandoned").Inc()
+			if err := f.c.Backlog.AbortBatch(ctx, batch); err != nil && ctx.Err() == nil {
+				f.c.Log.Warn("an abandoned batch waits to be forgotten", "batch", batch, "error", err)
+			}
+			f.aborting.Delete(batch)
 		}
 	}
 }
