@@ -199,6 +199,22 @@ func TestAWorkersDataDirOutlivesItsContainer(t *testing.T) {
 	}
 }
 
+// Large bodies lie in a folder that the API and the workers share.
+func TestTheComposeFileHasOnePlaceForBodies(t *testing.T) {
+	t.Parallel()
+	compose := project(t, "docker-compose.yml")
+	place := regexp.MustCompile(`(?m)^    SLUICE_BODIES__URL: file://(/\w+)/bodies$`).FindStringSubmatch(compose)
+	if place == nil {
+		t.Fatal("no bodies.url in docker-compose.yml")
+	}
+	for _, name := range []string{"api", "worker"} {
+		service := regexp.MustCompile(`(?ms)^  ` + name + `:\n(.*?)\n\n`).FindStringSubmatch(compose)
+		if service == nil || !strings.Contains(service[1], `volumes: ["worker:`+place[1]+`"]`) {
+			t.Errorf("the %s has not the volume at %s that the others have", name, place[1])
+		}
+	}
+}
+
 func TestAlertsByPromtool(t *testing.T) {
 	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
