@@ -54,6 +54,11 @@ func TestUnderAPathOfPublicURL(t *testing.T) {
 			t.Errorf("GET %s: %d to %q, want %q", path, a.StatusCode, a.Header.Get("Location"), want)
 		}
 	}
+	for _, path := range []string{"//login", "/console//style.css", "/monitoring//queues", "/console/../login", "/monitoring/./"} {
+		if a := s.do(nil, "GET", path, nil); a.StatusCode != 404 || a.Header.Get("Location") != "" {
+			t.Errorf("GET %s: %d to %q, want 404", path, a.StatusCode, a.Header.Get("Location"))
+		}
+	}
 	for next, want := range map[string]string{"": "/sluice/", "/monitoring/x": "/sluice/monitoring/x", "//evil.example": "/sluice/"} {
 		a := s.do(nil, "POST", "/login", url.Values{"token": {"change"}, "next": {next}})
 		if a.StatusCode != 303 || a.Header.Get("Location") != want || len(a.Cookies()) != 1 ||

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -205,6 +206,10 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 // method that a route has not with the same list.
 func answersOptions(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if tidy := path.Clean(r.URL.Path); tidy != r.URL.Path && tidy+"/" != r.URL.Path {
+			http.NotFound(rw, r) // the mux would redirect, and knows nothing of the path of public_url
+			return
+		}
 		if _, pattern := mux.Handler(r); pattern != "" {
 			mux.ServeHTTP(rw, r)
 			return
