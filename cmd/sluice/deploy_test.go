@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/relay"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/web"
 )
 
 // What deploy holds is compared with what a running dev tells.
@@ -270,6 +271,28 @@ func TestThePageOnProxiesSaysWhatIsSo(t *testing.T) {
 		}
 		if s, err := strconv.Atoi(timeout[1]); err != nil || time.Duration(s)*time.Second <= max(cfg.MaxWait, relay.Patience(nil)) {
 			t.Errorf("an example waits %s s, max_wait is %s, and SDKs wait %s", timeout[1], cfg.MaxWait, relay.Patience(nil))
+		}
+	}
+}
+
+// A proxy may leave the path of public_url in the address or take it away, which cannot be
+// told apart where it begins like an address of ours.
+func TestThePathOfPublicURLIsNoneOfOurs(t *testing.T) {
+	t.Parallel()
+	ours := append([]string{"/anthropic/v1", "/openai/v1"}, web.Paths()...)
+	for _, m := range regexp.MustCompile(`(?m)^  (/[a-z0-9.]+)`).FindAllStringSubmatch(project(t, "api/openapi.yaml"), -1) {
+		ours = append(ours, m[1])
+	}
+	if len(ours) < 20 {
+		t.Fatalf("only %q", ours)
+	}
+	for _, path := range ours {
+		if path == "/" {
+			continue
+		}
+		_, faults := config.Load("", []string{"HOME=" + t.TempDir(), "SLUICE_PUBLIC_URL=https://h" + path + "/x"})
+		if len(faults) != 1 || faults[0].Key != "public_url" {
+			t.Errorf("public_url with the path %s: %v", path, faults)
 		}
 	}
 }

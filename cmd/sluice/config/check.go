@@ -429,12 +429,20 @@ func CheckURL(s string) error {
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("has to be an address like https://host or http://host:port")
+	case !isPort(u.Port()):
+		return errors.New("has a port that is no number from 1 to 65535")
 	case u.User != nil:
 		return errors.New("must not hold a user or a password")
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return errors.New("must not have a query or a fragment")
 	}
 	return nil
+}
+
+// isPort reports whether an address may have this port, "" being none.
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return s == "" || err == nil && n > 0
 }
 
 // loopbackURL reports whether s is a web address on this machine.

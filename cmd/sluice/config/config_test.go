@@ -405,6 +405,8 @@ func TestSingleFaults(t *testing.T) {
 		"a path with two slashes":     {"public_url: https://h/a//b\n", nil, "public_url: its path"},
 		"a path with dots":            {"public_url: https://h/a/../b\n", nil, "public_url: its path"},
 		"a path with escapes":         {"public_url: https://h/a%20b\n", nil, "public_url: its path"},
+		"a port past the last":        {"public_url: https://h:99999\n", nil, "public_url: has a port"},
+		"a base_url of port 0":        {"providers: {a: {dialect: openai, api_key: k, base_url: \"https://h:0\"}}", nil, "providers.a.base_url: has a port"},
 		"an origin with a path":       {"cors: {allow_origins: [\"*\", https://h/]}\n", nil, "cors.allow_origins[1]"},
 		"an origin with a star":       {"cors: {allow_origins: [\"https://*.h\"]}\n", nil, "cors.allow_origins[0]"},
 		"delay below none":            {"drain_delay: -1s\n", nil, "drain_delay: is -1s"},
@@ -590,6 +592,25 @@ func TestPublicFor(t *testing.T) {
 	c.PublicURL = "https://jobs.example"
 	if got := c.PublicFor(addr); got != "https://jobs.example" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// Browsers name a page's origin in one form alone, and it is compared by the letter.
+func TestAddressesAreAsBrowsersWriteThem(t *testing.T) {
+	for s, want := range map[string]string{
+		"HTTPS://Gate.Example:443/Jobs/": "https://gate.example/Jobs",
+		"http://H:80":                    "http://h",
+		"http://h:443/a":                 "http://h:443/a",
+		"https://[FD00::A]:443":          "https://[fd00::a]",
+		"https://[::1]":                  "https://[::1]",
+	} {
+		if c := mustLoad(t, "public_url: \""+s+"\"\n"); c.PublicURL != want {
+			t.Errorf("public_url %s is %s, want %s", s, c.PublicURL, want)
+		}
+	}
+	c := mustLoad(t, "cors: {allow_origins: [\"HTTPS://App.Example:443\", \"http://localhost:3000\", \"*\"]}\n")
+	if want := []string{"https://app.example", "http://localhost:3000", "*"}; !slices.Equal(c.CORS.AllowOrigins, want) {
+		t.Errorf("cors.allow_origins are %q, want %q", c.CORS.AllowOrigins, want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -122,7 +123,10 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 	if c.PublicURL == "" {
 		c.PublicURL = LocalURL(c.Listen)
 	}
-	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	c.PublicURL = strings.TrimRight(asBrowsers(c.PublicURL), "/")
+	for i, origin := range c.CORS.AllowOrigins {
+		c.CORS.AllowOrigins[i] = asBrowsers(origin)
+	}
 
 	if b := &c.Bodies; b.AccessKey == "" && b.SecretKey == "" && strings.HasPrefix(b.URL, "s3:") {
 		b.AccessKey, b.SecretKey, b.SessionToken = e["AWS_ACCESS_KEY_ID"], e["AWS_SECRET_ACCESS_KEY"], cmp.Or(b.SessionToken, e["AWS_SESSION_TOKEN"])
@@ -260,4 +264,18 @@ func LocalURL(listen string) string {
 		host = "127.0.0.1"
 	}
 	return "http://" + net.JoinHostPort(host, port)
+}
+
+// asBrowsers writes an address as browsers do, which tell by the letter where a page
+// comes from: the host in small letters, and no port that goes without saying. What is no
+// address is left as it is.
+func asBrowsers(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || CheckURL(s) != nil {
+		return s
+	}
+	if u.Host = strings.ToLower(u.Host); u.Port() == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
+		u.Host = strings.TrimSuffix(u.Host, ":"+u.Port())
+	}
+	return u.String()
 }
