@@ -94,7 +94,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	rows := make([]any, 0, 13*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
-		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
+		field, body := s.prompt(j)
 		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j))
 	}
 	var reply []any

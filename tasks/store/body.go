@@ -39,6 +39,16 @@ func placed(body []byte, lies string, here, there string) (field string, value a
 	return here, body
 }
 
+// prompt is a job's prompt as scripts take it. It is compressed only where records need
+// this release to be read anyway: 0.1.0 reads no compressed prompts.
+func (s *Store) prompt(j *tasks.Job) (field string, value any) {
+	body := j.Request.Body
+	if s.bodies != nil {
+		body = s.codec.small(body)
+	}
+	return placed(body, j.Request.Lies, "b", "br")
+}
+
 // Unload puts the large prompts of jobs that are not stored yet into the store of
 // bodies: Request.Lies says where, and Request.Body is nil then. After an error none is
 // there. Create and StageBatch do it by themselves; whoever must not wait for it under

@@ -58,7 +58,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	}
 	rows := make([]any, 0, 20*len(subs))
 	for i, j := range jobs {
-		field, body := placed(j.Request.Body, j.Request.Lies, "b", "br")
+		field, body := s.prompt(j)
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
 			milli(j.Deadline), s.pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
@@ -202,6 +202,9 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	}
 	h := pairs(reply[0])
 	j, err := unpack(t.ID, h)
+	if err == nil {
+		j.Request.Body, err = s.codec.whole(j.Request.Body)
+	}
 	if lies := h["br"]; err == nil && lies != "" {
 		if j.Request.Body, err = s.fetch(ctx, lies, 0); err != nil {
 			var away *tasks.BodiesError

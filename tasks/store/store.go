@@ -69,7 +69,8 @@ type Config struct {
 	// a tenant that never asked for one has none.
 	NewSecret func() string
 	// Bodies keeps prompts and results of more than Above bytes, of which the record
-	// has only where they lie. Nil: all are in the record.
+	// has only where they lie; shorter prompts are compressed. Nil: all are in the
+	// record as they are.
 	Bodies *bodies.Bodies
 	Above  int64
 	// Now is the clock, for tests and simulations; nil: Redis's own.
@@ -88,15 +89,16 @@ type Store struct {
 	share       func(tenant string) int64
 	bodies      *bodies.Bodies // nil: none
 	above       int64          // bytes of a body that the record has at most
-	secret      []byte         // of this process, for names of bodies
-	name        string         // of this process, to whom a delivery is handed
-	sweeps      atomic.Int64   // of deliveries that were answered
+	codec       codec
+	secret      []byte       // of this process, for names of bodies
+	name        string       // of this process, to whom a delivery is handed
+	sweeps      atomic.Int64 // of deliveries that were answered
 	audit       audit
 }
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
 	if s.bodies != nil {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}
