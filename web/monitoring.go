@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"maps"
 	"net/http"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/hibiken/asynq"
@@ -26,10 +28,14 @@ type monitoring struct {
 	app    http.Handler // knows its paths with the base before them
 	index  []byte
 	policy string
+	ours   func(queue string) bool
 }
 
 // newMonitoring renders asynqmon's page once, to know which scripts are in it.
-func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool) (*monitoring, error) {
+func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool, ours func(queue string) bool) (*monitoring, error) {
+	if ours == nil {
+		ours = func(string) bool { return true }
+	}
 	// Its Close would close the client that we are lent, so it is never called;
 	// it starts nothing else.
 	app := asynqmon.New(asynqmon.Options{
@@ -59,6 +65,7 @@ func newMonitoring(redis asynq.RedisConnOpt, base string, readOnly bool) (*monit
 	return &monitoring{
 		app:   based(base, app),
 		index: index,
+		ours:  ours,
 		// Its styles are written by script at run time, so they cannot be named in advance.
 		policy: "default-src 'self'; script-src " + scripts + "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
 			"font-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -121,6 +128,10 @@ func (m *monitoring) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		r.Method = http.MethodGet
 	}
 	switch {
+	case strings.HasPrefix(rest, "/api/queues/") && !m.ours(queueOf(rest)):
+		problem(rw, http.StatusNotFound, "no such queue")
+	case slices.Contains([]string{"/api/queues", "/api/queue_stats", "/api/servers"}, rest):
+		m.lists(rw, r)
 	case strings.HasPrefix(rest, "/api/"):
 		m.app.ServeHTTP(&mended{ResponseWriter: rw}, r)
 	case strings.HasSuffix(rest, ".map"):
@@ -134,6 +145,52 @@ func (m *monitoring) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = rw.Write(m.index)
 	}
+}
+
+// queueOf is the queue of a path below /api/queues/. What is done with all of it follows
+// the last colon of its part; a queue's own name may hold one.
+func queueOf(rest string) string {
+	name, more, _ := strings.Cut(strings.TrimPrefix(rest, "/api/queues/"), "/")
+	for _, act := range []string{":pause", ":resume"} {
+		if more == "" {
+			name = strings.TrimSuffix(name, act)
+		}
+	}
+	return name
+}
+
+// lists answers with what asynqmon lists of all queues of Redis, but for what is not
+// ours: another Sluice, or another program, may have queues there.
+func (m *monitoring) lists(rw http.ResponseWriter, r *http.Request) {
+	var all map[string]any
+	var b buffer
+	m.app.ServeHTTP(&b, r)
+	if err := json.Unmarshal(b.body.Bytes(), &all); err != nil {
+		problem(rw, http.StatusServiceUnavailable, "Redis does not answer; try again")
+		return
+	}
+	if list, ok := all["queues"].([]any); ok {
+		all["queues"] = slices.DeleteFunc(list, func(q any) bool {
+			name, _ := q.(map[string]any)["queue"].(string)
+			return !m.ours(name)
+		})
+	}
+	if byQueue, ok := all["stats"].(map[string]any); ok {
+		maps.DeleteFunc(byQueue, func(name string, _ any) bool { return !m.ours(name) })
+	}
+	if list, ok := all["servers"].([]any); ok {
+		all["servers"] = slices.DeleteFunc(list, func(s any) bool {
+			serves, _ := s.(map[string]any)["queue_priorities"].(map[string]any)
+			return !slices.ContainsFunc(slices.Collect(maps.Keys(serves)), m.ours)
+		})
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		problem(rw, http.StatusInternalServerError, "asynqmon's answer cannot be read")
+		return
+	}
+	rw.Header().Set("Content-Type", "application/json; charset=utf-8")
+	_, _ = rw.Write(text)
 }
 
 // mended mends what asynqmon answers: JSON that is not called so, and the page in

@@ -186,3 +186,35 @@ func FuzzDescribe(f *testing.F) {
 		}
 	})
 }
+
+// Queues that are not ours are neither shown nor changed: another Sluice, or another
+// program, has them on the same Redis.
+func TestMonitoringShowsOwnQueuesAlone(t *testing.T) {
+	s := newSite(t, func(c *Config) { c.Ours = func(queue string) bool { return queue != "other:claude" } })
+	enqueue(t, s)
+	client := asynq.NewClientFromRedisClient(s.redis)
+	if _, err := client.EnqueueContext(t.Context(), asynq.NewTask("prompt", nil), asynq.Queue("other:claude"), asynq.TaskID("one")); err != nil {
+		t.Fatal(err)
+	}
+	admin := s.signIn("change")
+	for _, path := range []string{"queues", "queue_stats"} {
+		a := s.do(admin, "GET", "/monitoring/api/"+path, nil)
+		if s.want(a, 200, `"claude"`); strings.Contains(a.body, "other") {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	for _, c := range [][2]string{
+		{"GET", ""}, {"DELETE", ""}, {"POST", ":pause"}, {"POST", ":resume"}, {"GET", "/pending_tasks"}, {"GET", "/tasks/one"}, {"DELETE", "/pending_tasks/one"},
+		{"POST", "/pending_tasks:archive_all"}, {"DELETE", "/pending_tasks:delete_all"}, {"POST", "/active_tasks:cancel_all"},
+	} {
+		for _, name := range []string{"other:claude", "other%3Aclaude", "./other:claude", "claude/../other:claude"} {
+			if a := s.do(admin, c[0], "/monitoring/api/queues/"+name+c[1], nil); a.StatusCode < 300 {
+				t.Errorf("%s %s%s: %d", c[0], name, c[1], a.StatusCode)
+			}
+		}
+	}
+	info, err := asynq.NewInspectorFromRedisClient(s.redis).GetQueueInfo("other:claude")
+	if err != nil || info.Paused || info.Pending != 1 {
+		t.Errorf("another's queue was changed: %+v, %v", info, err)
+	}
+}

@@ -76,6 +76,8 @@ type Config struct {
 	// PoolOf names the pool of a queue of Asynq's; false: it is none's. Nil: asynqmon's
 	// pauses and resumes are Asynq's alone.
 	PoolOf func(queue string) (pool string, ok bool)
+	// Ours says which queues asynqmon shows and changes. Nil: all.
+	Ours func(queue string) bool
 	// Pause and Resume change a pool for an admin; an unknown pool is tasks.ErrNotFound.
 	// Nil hides the button.
 	Pause  func(ctx context.Context, pool, reason string, who Actor) error
@@ -236,11 +238,11 @@ func answersOptions(mux *http.ServeMux) http.Handler {
 // monitoring is asynqmon behind the sign-in: monitor looks, admin changes, and each
 // change is in the log.
 func (w *Web) monitoring() (http.Handler, error) {
-	watch, err := newMonitoring(w.cfg.Redis, w.base, true)
+	watch, err := newMonitoring(w.cfg.Redis, w.base, true, w.cfg.Ours)
 	if err != nil {
 		return nil, err
 	}
-	change, err := newMonitoring(w.cfg.Redis, w.base, false)
+	change, err := newMonitoring(w.cfg.Redis, w.base, false, w.cfg.Ours)
 	if err != nil {
 		return nil, err
 	}

@@ -168,7 +168,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Resume: func(ctx context.Context, pool string, who web.Actor) error {
 			return s.noted(ctx, s.pools.Resume(ctx, pool, who.Subject), who, tasks.Act{Action: "resume", Target: pool})
 		},
-		PoolOf: s.poolOf, Revoked: verifier.Revoked,
+		PoolOf: s.poolOf, Ours: func(name string) bool { return queue.Own(s.cfg.Redis.Prefix, name) }, Revoked: verifier.Revoked,
 		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, HTTPS: s.room.HTTPS, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	if err != nil {

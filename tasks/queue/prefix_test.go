@@ -52,3 +52,20 @@ func TestFeedersOfDifferentPrefixesNeverSeeEachOthersJobs(t *testing.T) {
 		}
 	}
 }
+
+func TestAQueueIsOneSluicesOwn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		prefix, name string
+		want         bool
+	}{
+		{"", "claude", true}, {"sluice", "claude", true}, {"sluice", queue.Deliveries, true}, {"sluice", "gpt-4.1", true},
+		{"sluice", "other:claude", false}, {"sluice", "", false},
+		{"other", "other:claude", true}, {"other", queue.Name("other", queue.Deliveries), true},
+		{"other", "claude", false}, {"other", "other", false}, {"other", "other:", false}, {"other", "others:claude", false}, {"other", "sluice:claude", false},
+	} {
+		if got := queue.Own(c.prefix, c.name); got != c.want {
+			t.Errorf("%q is %q's own: %t", c.name, c.prefix, got)
+		}
+	}
+}

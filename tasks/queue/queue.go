@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +50,13 @@ func Name(prefix, pool string) string {
 		return pool
 	}
 	return prefix + ":" + pool
+}
+
+// Own reports whether a queue is named as those of a prefix are; the names of pools hold
+// no colon.
+func Own(prefix, queue string) bool {
+	pool, own := strings.CutPrefix(queue, Name(prefix, ""))
+	return own && pool != "" && !strings.Contains(pool, ":")
 }
 
 // Task returns the Asynq task of a ticket and the options it is enqueued with.

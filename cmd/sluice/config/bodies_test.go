@@ -15,6 +15,10 @@ func TestLargeBodiesLieWhereTheConfigurationSays(t *testing.T) {
 		{external + "data_dir: /var/lib/sluice", ""},
 		{external + "bodies: {url: s3://prompts/x}", "s3://prompts/x"},
 		{"bodies: {url: file:///srv/bodies}", "file:///srv/bodies"},
+		{"bodies: {url: file:///srv/bodies}\nredis: {prefix: sluice}", "file:///srv/bodies"},
+		{"bodies: {url: file:///srv/bodies}\nredis: {prefix: other}", "file:///srv/bodies/other"},
+		{"bodies: {url: 's3://prompts?endpoint=http://127.0.0.1:9000'}\nredis: {prefix: other}", "s3://prompts/other?endpoint=http://127.0.0.1:9000"},
+		{"data_dir: /var/lib/sluice\nredis: {prefix: other}", "file:///var/lib/sluice/bodies/other"},
 	} {
 		if got := mustLoad(t, c.file).BodiesURL(); got != c.want {
 			t.Errorf("%q: bodies lie at %q, want %q", c.file, got, c.want)

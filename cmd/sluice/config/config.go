@@ -325,8 +325,18 @@ type Bodies struct {
 }
 
 // BodiesURL is where large bodies lie: by default, with the embedded Redis, in a folder
-// of DataDir. Empty: in Redis.
+// of DataDir. Empty: in Redis. With a Redis prefix of its own, a Sluice has a folder of
+// that name there: another's sweep would take its bodies for nobody's.
 func (c *Config) BodiesURL() string {
+	at := c.bodiesURL()
+	u, err := url.Parse(at)
+	if at == "" || err != nil || c.Redis.Prefix == "" || c.Redis.Prefix == "sluice" {
+		return at
+	}
+	return u.JoinPath(c.Redis.Prefix).String()
+}
+
+func (c *Config) bodiesURL() string {
 	if c.Bodies.URL != "" || c.Redis.URL != "" {
 		return c.Bodies.URL
 	}
