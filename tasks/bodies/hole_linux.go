@@ -15,13 +15,6 @@ func punch(file *os.File, at, size int64) error {
 
 // syncData has a file's content on the disk, and what is needed to find it.
 func syncData(file *os.File) error {
-	var s unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &s); err != nil {
-		return err
-	}
-	if s.Nlink == 0 {
-		return errors.New("the file is no longer in its folder")
-	}
 	return unix.Fdatasync(int(file.Fd()))
 }
 

@@ -126,7 +126,7 @@ func (p *packs) put(ctx context.Context, name, sum string, size int64, body io.R
 		_, err = k.file.WriteAt(head(name, size), at)
 	}
 	if err = cmp.Or(err, ctx.Err()); err == nil {
-		err = k.durable()
+		err = k.durable(p.stillThere)
 	}
 	there = place(name, k.name, at)
 	if err != nil {
@@ -207,8 +207,8 @@ func (p *packs) begin() (*pack, error) {
 }
 
 // durable returns once what was written before it is on the disk. One sync is for all
-// who came before it began.
-func (k *pack) durable() error {
+// who came before it began, and one look whether there still leads to the file.
+func (k *pack) durable(there func(*pack) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked++
@@ -220,7 +220,7 @@ func (k *pack) durable() error {
 		k.busy = true
 		all := k.asked
 		k.mu.Unlock()
-		err := syncData(k.file)
+		err := cmp.Or(syncData(k.file), there(k))
 		k.mu.Lock()
 		if k.busy = false; err != nil {
 			k.err = err
@@ -230,6 +230,19 @@ func (k *pack) durable() error {
 		k.synced.Broadcast()
 	}
 	return k.err
+}
+
+// stillThere says no when the folder was taken away, or the file from it.
+func (p *packs) stillThere(k *pack) error {
+	own, err := k.file.Stat()
+	if err != nil {
+		return err
+	}
+	info, err := p.f.root.Stat(packed + "/" + k.name)
+	if err == nil && !os.SameFile(own, info) {
+		err = fs.ErrNotExist
+	}
+	return err
 }
 
 // find opens the file where a body lies and has seen that it does.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -41,22 +40,46 @@ type shelf struct {
 	bodies *bodies.Bodies
 	rdb    *redis.Client
 	config store.Config
-	dir    string                    // of a folder
-	list   func() (objects []string) // what lies there
+	dir    string // of a folder
+}
+
+// names is a record that knows nothing and removes nothing.
+type names struct {
+	*store.Store
+	all []string
+}
+
+func (n *names) Orphans(_ context.Context, some []string) ([]string, error) {
+	n.all = append(n.all, some...)
+	return nil, nil
+}
+
+// list is what lies there.
+func (h *shelf) list() []string {
+	h.Helper()
+	var n names
+	if err := h.bodies.Sweep(h.Context(), &n); err != nil {
+		h.Error(err)
+	}
+	return n.all
+}
+
+// lose removes what is listed first, without the record's knowledge.
+func (h *shelf) lose() {
+	h.Helper()
+	name := h.list()[0]
+	r, err := bodies.Parse(name + " 1 " + strings.Repeat("A", 43))
+	if err == nil {
+		err = h.bodies.Delete(h.Context(), r)
+	}
+	if err != nil {
+		h.Fatal(err)
+	}
 }
 
 func onFolder(t *testing.T) *shelf {
 	dir := filepath.Join(t.TempDir(), "bodies")
 	h := &shelf{T: t, dir: dir}
-	h.list = func() (out []string) {
-		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() {
-				out = append(out, path)
-			}
-			return nil
-		})
-		return out
-	}
 	return h.open("file://" + dir)
 }
 
@@ -68,16 +91,6 @@ func onBucket(t *testing.T) *shelf {
 	server := httptest.NewServer(gofakes3.New(backend).Server())
 	t.Cleanup(server.Close)
 	h := &shelf{T: t}
-	h.list = func() (out []string) {
-		list, err := backend.ListBucket("jobs", &gofakes3.Prefix{}, gofakes3.ListBucketPage{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range list.Contents {
-			out = append(out, o.Key)
-		}
-		return out
-	}
 	return h.open("s3://jobs/x?endpoint=" + server.URL)
 }
 
@@ -254,7 +267,7 @@ func TestABatchOfLargeLines(t *testing.T) {
 		if h.dir == "" {
 			return
 		}
-		must(h.T, os.Remove(h.list()[0]))
+		h.lose()
 		jobs, _, err = h.BatchResults(h.Context(), "acme", id, 0)
 		lost := slices.DeleteFunc(jobs, func(j tasks.Job) bool { return len(j.Result) > 0 })
 		if err != nil || len(lost) != 1 || lost[0].Error == nil || lost[0].Error.Code != tasks.BodyUnavailable {
@@ -558,7 +571,7 @@ func TestADeliveryBringsALargeResultAndKeepsNoneOfIt(t *testing.T) {
 		t.Fatalf("opened again: %+v", list)
 	}
 	again(list[0].Delivery)
-	must(t, os.Remove(h.list()[0]))
+	h.lose()
 	if list = opened(h.Store); len(list) != 1 || list[0].Job == nil || json.Valid(list[0].Job.Result) {
 		t.Fatalf("opened without its result: %+v", list)
 	}
