@@ -53,7 +53,9 @@ func (f *Feeder) audited(found *tasks.Audited) {
 
 // name counts lost jobs and names every one of them in the log.
 func (f *Feeder) name(lost []tasks.LostJob) {
-	of := func(j tasks.LostJob) tasks.LostJob { return tasks.LostJob{Tenant: j.Tenant, Pool: j.Pool, Ended: j.Ended} }
+	of := func(j tasks.LostJob) tasks.LostJob {
+		return tasks.LostJob{Tenant: j.Tenant, Pool: j.Pool, Ended: j.Ended}
+	}
 	for len(lost) > 0 {
 		alike := of(lost[0])
 		var ids []string
