@@ -479,6 +479,8 @@ func (l *ledger) lose() {
 	}
 	l.did = "lose the worker of " + id
 	l.silent(id)
+	// A machine that stood still for seconds since the last sweep excuses nobody here.
+	l.rdb.Del(l.t.Context(), "sluice:{s}:swept", "sluice:{s}:grace")
 	l.sweep()
 	l.jobs[id].status = tasks.StatusRetrying
 	l.queued++
