@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -310,8 +311,9 @@ func (w *Worker) renew(ctx context.Context) error {
 		case <-tick.C:
 		}
 		w.mu.Lock()
-		held := make([]tasks.Ticket, 0, len(w.held))
-		for _, a := range w.held {
+		attempts := maps.Clone(w.held)
+		held := make([]tasks.Ticket, 0, len(attempts))
+		for _, a := range attempts {
 			held = append(held, a.ticket)
 		}
 		w.mu.Unlock()
@@ -329,7 +331,9 @@ func (w *Worker) renew(ctx context.Context) error {
 		}
 		w.refusals.passed()
 		for _, id := range lost {
-			w.Cancel(id)
+			if a := attempts[id]; a != nil { // a later attempt at the job may have begun here since
+				a.lose(errLost)
+			}
 		}
 	}
 }

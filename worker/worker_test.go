@@ -368,8 +368,8 @@ func within(t *testing.T, c <-chan struct{}, what string) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: not within 10 s", what)
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: not within a minute", what)
 	}
 }
 
@@ -392,11 +392,17 @@ func TestADeadlineCutsTheCallOff(t *testing.T) {
 	t.Parallel()
 	began, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, newProvider(t, hang(began, gone)), options{})
-	id := s.submit(func(j *tasks.Job) { j.Deadline = time.Now().Add(300 * time.Millisecond) })
-	within(t, began, "the call")
-	within(t, gone, "the call's end")
-	if j := s.final(id); j.Status != tasks.StatusExpired || j.Error.Code != tasks.DeadlineExceeded || !j.Error.MaybeBilled {
-		t.Errorf("job %+v %+v", j, j.Error)
+	for in := 300 * time.Millisecond; ; in *= 4 { // on a busy machine the call may come after the deadline
+		j := s.final(s.submit(func(j *tasks.Job) { j.Deadline = time.Now().Add(in) }))
+		if j.Status == tasks.StatusExpired && len(j.Log) == 0 && in < 10*time.Second {
+			continue
+		}
+		within(t, began, "the call")
+		within(t, gone, "the call's end")
+		if j.Status != tasks.StatusExpired || j.Error.Code != tasks.DeadlineExceeded || !j.Error.MaybeBilled {
+			t.Errorf("job %+v %+v", j, j.Error)
+		}
+		break
 	}
 }
 
@@ -458,8 +464,8 @@ func (p *patient) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]ta
 	for range 2 {
 		select {
 		case <-p.renewed:
-		case <-time.After(5 * time.Second):
-			p.err = errors.New("no lease was renewed for 5 s")
+		case <-time.After(time.Minute):
+			p.err = errors.New("no lease was renewed for a minute")
 		}
 	}
 	return p.Record.End(ctx, t, e)
@@ -481,6 +487,53 @@ func TestAJobIsLeasedUntilItIsHandedBack(t *testing.T) {
 	s.stop()
 	if record.err != nil {
 		t.Error(record.err)
+	}
+}
+
+// late answers the first renewal when the next call has begun, and tells when a second
+// renewal begins: then the first has had its effect.
+type late struct {
+	worker.Leases
+	renewals             int
+	entered, next, after chan struct{}
+}
+
+func (l *late) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error) {
+	if len(held) > 0 {
+		l.renewals++
+	}
+	switch {
+	case len(held) == 0 || l.renewals > 2:
+	case l.renewals == 2:
+		close(l.after)
+	default:
+		close(l.entered)
+		<-l.next
+	}
+	return l.Leases.Renew(ctx, held)
+}
+
+// A renewal that tells that an attempt was lost cut the call of the next attempt at
+// the same job, where that had begun in the same process meanwhile.
+func TestALateRenewalCutsOffNoLaterAttempt(t *testing.T) {
+	t.Parallel()
+	l := &late{entered: make(chan struct{}), next: make(chan struct{}), after: make(chan struct{})}
+	var paused atomic.Bool
+	paused.Store(true) // so that a failure costs neither time nor an attempt
+	p := newProvider(t, func(w http.ResponseWriter, r *http.Request) {
+		<-l.entered
+		refuse(529, "overloaded_error")(w, r)
+	}, func(w http.ResponseWriter, r *http.Request) {
+		close(l.next)
+		select {
+		case <-l.after:
+		case <-r.Context().Done():
+		}
+		say(w, r)
+	}, say)
+	s := start(t, p, options{paused: &paused, leases: func(of worker.Leases) worker.Leases { l.Leases = of; return l }})
+	if j := s.final(s.submit()); j.Status != tasks.StatusSucceeded || len(j.Log) != 2 || p.count() != 2 {
+		t.Errorf("%d calls, job %+v", p.count(), j)
 	}
 }
 
