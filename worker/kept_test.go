@@ -30,10 +30,12 @@ func folder(t *testing.T, s *desk, dir string) *spill.Folder {
 // spoil makes a record one of another type, until it is healed.
 func spoil(t *testing.T, rdb *redis.Client, key string) (heal func()) {
 	t.Helper()
-	if err := rdb.Rename(t.Context(), key, key+":aside").Err(); err != nil {
-		t.Fatal(err)
-	}
-	if err := rdb.Set(t.Context(), key, "spoiled", 0).Err(); err != nil {
+	// At once: a job without a record is not its worker's any more.
+	if _, err := rdb.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.Rename(t.Context(), key, key+":aside")
+		p.Set(t.Context(), key, "spoiled", 0)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return func() {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -130,6 +131,10 @@ func expiryOf(t *testing.T, raw string) time.Time {
 // Any token is revoked by its jti, and requests that go on with it end.
 func TestARevokedTokenIsRefused(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testARevokedToken)
+}
+
+func testARevokedToken(t *testing.T) {
 	b, v := newBook(t)
 	offline := mintAs(t, "mine", func(c *MintConfig) { c.TTL = time.Hour })
 	c, err := v.Verify(t.Context(), offline)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/relay"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
+	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/web"
 )
 
@@ -142,12 +143,10 @@ func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
 	}
 	// A job's answer is there before it is counted.
 	found := scrape(t, ops)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); found = scrape(t, ops) {
-		if found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil {
-			break
-		}
-		<-time.After(20 * time.Millisecond)
-	}
+	redistest.Until(t, "it is counted", func() bool {
+		found = scrape(t, ops)
+		return found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil
+	})
 	label := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
 	all := expressions(t)
 	if len(all) < 20 {

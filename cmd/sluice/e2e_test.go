@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds every wait for another process.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // child is the program as a process of its own.
 type child struct {

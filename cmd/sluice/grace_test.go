@@ -74,7 +74,7 @@ func TestAStoppingAPIHoldsARequestForItsGrace(t *testing.T) {
 				t.Errorf("answer %d, exit code %d; want %d, 0", got, code, status)
 			}
 			// Not even ten seconds, which would be a bound of the program's own.
-			if took := time.Since(stopped); took > 8*time.Second {
+			if took := time.Since(stopped); took > 9*time.Second {
 				t.Errorf("stopped after %s", took)
 			}
 		})

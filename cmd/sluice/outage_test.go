@@ -219,8 +219,8 @@ func outageAt(t *testing.T, redis *redistest.Server, url, yaml string, now func(
 	})
 	select {
 	case r.url = <-listening:
-	case <-time.After(10 * time.Second):
-		t.Fatal("the API does not listen after 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("the API does not listen after a minute")
 	}
 	r.token = r.mint("acme")
 	return r
@@ -350,16 +350,9 @@ func (r *stage) pool(name string) poolView {
 	return poolView{}
 }
 
-// until polls until ok.
 func (r *stage) until(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		if ok() {
-			return
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-	r.t.Fatalf("not within 20 s: %s", what)
+	redistest.Until(r.t, what, ok)
 }
 
 func (r *stage) final(id string) (j jobView) {
@@ -498,7 +491,7 @@ func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
 			if res.StatusCode != http.StatusAccepted || second.Waiting == nil || second.Waiting.For != "paused" {
 				t.Fatalf("submit while paused: %s %+v", res.Status, second)
 			}
-			if took := time.Since(asked); took > 5*time.Second {
+			if took := time.Since(asked); took > 20*time.Second {
 				t.Errorf("the answer took %v; want it at once", took)
 			}
 			after, err := strconv.Atoi(res.Header.Get("Retry-After"))

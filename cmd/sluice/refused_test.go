@@ -246,7 +246,7 @@ func TestJobsRunForAUserWhoMayUseNoChannel(t *testing.T) {
 	for _, id := range ids {
 		once("job", r.final(id))
 	}
-	within("a submit that waits", 5*time.Second, func() {
+	within("a submit that waits", 15*time.Second, func() {
 		var j jobView
 		if res := r.call("POST", "/v1/jobs", hello, &j, "Prefer", "wait=20"); res.StatusCode != http.StatusOK {
 			t.Errorf("submit with wait=20: %s", res.Status)
@@ -270,7 +270,7 @@ func TestJobsRunForAUserWhoMayUseNoChannel(t *testing.T) {
 		polled <- j
 	}()
 	r.until("both are held", func() bool { return r.gauge("sluice_http_held_requests") == 2 })
-	within("a cancel and what follows from it", 6*time.Second, func() {
+	within("a cancel and what follows from it", 25*time.Second, func() {
 		var j jobView
 		if res := r.call("POST", "/v1/jobs/"+held+"/cancel", "", &j); res.StatusCode != http.StatusOK || j.Status != "canceled" {
 			t.Errorf("cancel: %s %+v", res.Status, j)

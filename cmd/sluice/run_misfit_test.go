@@ -93,14 +93,14 @@ pools: {p: {provider: p, models: ["m*"]}}
 `, c.url, ca))
 			d.write("p.txt", "a\nb\nc\n")
 			begun := time.Now()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			code, _, stderr := d.runs(ctx, "", "@p.txt", "-o", "@out.jsonl", "--model", "m1")
 			took := time.Since(begun)
 			if code != 1 || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "the same command") || strings.Contains(stderr, "secret") {
 				t.Errorf("code %d after %s; want %q\n%s", code, took, c.want, stderr)
 			}
-			if took > 30*time.Second {
+			if took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 		})

@@ -81,8 +81,8 @@ func (p *teller) next(t *testing.T) *toldCall {
 	select {
 	case c := <-p.calls:
 		return c
-	case <-time.After(20 * time.Second):
-		t.Fatal("no call after 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no call after a minute")
 		return nil
 	}
 }
@@ -227,8 +227,8 @@ func (l *listener) end() string {
 	l.t.Helper()
 	select {
 	case <-l.over:
-	case <-time.After(20 * time.Second):
-		l.t.Fatalf("no end after 20 s behind %q", l.told())
+	case <-time.After(time.Minute):
+		l.t.Fatalf("no end after a minute behind %q", l.told())
 	}
 	return l.told()
 }

@@ -353,7 +353,7 @@ func TestNothingOfADeletedJobIsLeft(t *testing.T) {
 // reads follows a job until a text has come.
 func (r *stage) reads(id, text string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+"/v1/jobs/"+id+"/events", nil)
 	if err != nil {

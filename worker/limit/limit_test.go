@@ -48,8 +48,8 @@ func start(t testing.TB, g *Gate) {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(5 * time.Second):
-			t.Error("Run did not end within 5 s")
+		case <-time.After(time.Minute):
+			t.Error("Run did not end within a minute")
 		}
 	})
 }
@@ -63,7 +63,7 @@ func take(t testing.TB, g *Gate, n Need) Grant {
 // timedTake is take, and how long it waited.
 func timedTake(t testing.TB, g *Gate, n Need) (Grant, time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	began := g.clock.now()
 	grant, err := g.Take(ctx, n)
@@ -102,14 +102,17 @@ func state(t testing.TB, g *Gate) State {
 
 func TestFirstCallPassesAtOnceAndTheNextAtThePace(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, redistest.New(t), Limits{RequestsPerMinute: 600, InputTokensPerMinute: 60_000, OutputTokensPerMinute: 60_000})
+	f := newFakeClock()
+	g := f.gate(t, redistest.New(t), Limits{RequestsPerMinute: 600, InputTokensPerMinute: 60_000, OutputTokensPerMinute: 60_000})
 	start(t, g)
 	n := Need{ID: "a", Class: "c", InputTokens: 10, MaxTokens: 20}
-	if _, waited := timedTake(t, g, n); waited > 50*time.Millisecond {
-		t.Errorf("first call waited %v, want next to nothing", waited)
+	if _, waited := timedTake(t, g, n); waited != 0 {
+		t.Errorf("first call waited %v", waited)
 	}
-	if _, waited := timedTake(t, g, n); waited < 80*time.Millisecond || waited > 300*time.Millisecond {
-		t.Errorf("second call waited %v, want about 100 ms", waited)
+	second := taking(t.Context(), g, n)
+	f.pass(t, 100*time.Millisecond)
+	if err := waitFor(t, second); err != nil {
+		t.Errorf("second call: %v", err)
 	}
 	if s := state(t, g); s.InFlight != 2 || s.Binds != "requests" {
 		t.Errorf("got %d in flight, bound by %q; want 2, requests", s.InFlight, s.Binds)

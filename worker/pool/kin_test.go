@@ -168,20 +168,9 @@ func (p *process) job(id, model, prompt string) (upstream.Answer, Standing) {
 	return a, p.h.Report(p.t.Context(), Call{Job: id, Model: model, Prompt: body, Took: time.Since(sent)}, a)
 }
 
-// eventually waits for a condition, and fails after half a minute.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	late := time.NewTimer(30 * time.Second)
-	defer late.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late.C:
-			t.Fatalf("not %s", what)
-		}
-	}
+	redistest.Until(t, what, ok)
 }
 
 // A process whose way is shut leaves the pool to others, and returns when it is open.
