@@ -256,7 +256,7 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.HTTPErrorHandler = a.answerError
 	e.Use(a.exchange)
 	if len(a.origins) > 0 {
-		e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
+		e.Use(asked, middleware.CORSWithConfig(middleware.CORSConfig{
 			AllowOrigins: a.origins, AllowMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
 			AllowHeaders: corsRequest, ExposeHeaders: corsAnswer, MaxAge: 600,
 		}))
@@ -421,6 +421,23 @@ func (a *API) files(oa *openai.API) {
 	e.POST("/openai/v1/batches/:id/cancel", oa.CancelBatch, a.scope(auth.ScopeJobsWrite))
 }
 
+// asked lets pages of the allowed origins send whatever field they ask for as well: SDKs
+// have fields of their own, and sluice-metadata-KEY has any name. No field gives a page
+// more than its token does.
+func asked(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		names, h := c.Request().Header.Get("Access-Control-Request-Headers"), c.Response().Header()
+		if c.Request().Method == http.MethodOptions && names != "" {
+			c.Response().Before(func() {
+				if known := h.Get("Access-Control-Allow-Headers"); known != "" {
+					h.Set("Access-Control-Allow-Headers", known+","+names)
+				}
+			})
+		}
+		return next(c)
+	}
+}
+
 // What pages of the allowed origins may send and read, beside what browsers let pass.
 // They never send a cookie: the console is not for them.
 var (
@@ -431,6 +448,7 @@ var (
 	}
 	corsAnswer = []string{
 		"Location", "Retry-After", "RateLimit", "RateLimit-Policy", "ETag", "X-Request-Id", "Idempotency-Replayed", "Preference-Applied", "sluice-job-id", "sluice-batch-counts", "Request-Id",
+		"X-Should-Retry", "Retry-After-Ms", "WWW-Authenticate",
 	}
 )
 

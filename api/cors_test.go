@@ -47,7 +47,7 @@ func TestCORS(t *testing.T) {
 		req := c.site.request(t.Context(), c.method, c.path, c.token, nil, "Origin", c.from)
 		if c.method == "OPTIONS" {
 			req.Header.Set("Access-Control-Request-Method", "POST")
-			req.Header.Set("Access-Control-Request-Headers", "authorization,x-stainless-lang")
+			req.Header.Set("Access-Control-Request-Headers", "authorization,x-stainless-lang,sluice-metadata-team,anthropic-dangerous-direct-browser-access,openai-beta")
 		}
 		res, err := c.site.client.Do(req)
 		if err != nil {
@@ -66,14 +66,17 @@ func TestCORS(t *testing.T) {
 			if res.StatusCode != 204 || h.Get("Allow") == "" {
 				t.Errorf("%s: %s, Allow %q", name, res.Status, h.Get("Allow"))
 			}
-			for _, want := range []string{"authorization", "content-type", "idempotency-key", "prefer", "last-event-id", "x-stainless-lang", "x-stainless-timeout"} {
+			for _, want := range []string{"authorization", "content-type", "idempotency-key", "prefer", "last-event-id", "x-stainless-lang", "x-stainless-timeout", "sluice-metadata-team", "anthropic-dangerous-direct-browser-access", "openai-beta"} {
+				if slices.Contains(list("Access-Control-Allow-Headers"), want) && !c.allowed {
+					t.Errorf("%s: %s may be sent", name, want)
+				}
 				if c.allowed && !slices.Contains(list("Access-Control-Allow-Headers"), want) {
 					t.Errorf("%s: %s may not be sent", name, want)
 				}
 			}
 			continue
 		}
-		for _, want := range []string{"location", "retry-after", "ratelimit", "ratelimit-policy", "etag", "x-request-id", "sluice-job-id", "preference-applied"} {
+		for _, want := range []string{"location", "retry-after", "ratelimit", "ratelimit-policy", "etag", "x-request-id", "sluice-job-id", "preference-applied", "x-should-retry", "retry-after-ms"} {
 			if c.allowed && !slices.Contains(list("Access-Control-Expose-Headers"), want) {
 				t.Errorf("%s: %s cannot be read", name, want)
 			}
