@@ -35,7 +35,7 @@ prove: ## Kill processes and Redis under 2,000 jobs; fail when one is lost or pa
 	go run ./cmd/prove kill
 
 .PHONY: prove-nodes
-prove-nodes: ## Kill and stop primaries of Sentinel and of a cluster under load, about 2 minutes; fail when anything is lost
+prove-nodes: ## Kill and stop primaries of Sentinel and of a cluster under load, six times each, about 4 minutes; fail when anything is lost
 	go run ./cmd/prove nodes
 
 .PHONY: prove-versions
@@ -43,7 +43,7 @@ prove-versions: ## Run the release before, from its recorded commit, beside this
 	go run ./cmd/prove versions
 
 .PHONY: bench
-bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-streams bench-memory bench-backlog ## Measure everything below, about 8 minutes
+bench: bench-pace bench-far bench-submit bench-pickup bench-sync bench-streams bench-memory bench-bodies bench-backlog ## Measure everything below, about 9 minutes
 
 .PHONY: bench-webhooks
 bench-webhooks: ## Deliveries a second against signing and sending alone; slow receivers; kills, about 2 minutes
@@ -81,8 +81,9 @@ prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail wh
 prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POSTs, about 90 s; fail when one is lost
 	go run ./cmd/prove proxies
 .PHONY: prove-room
-prove-room: ## Fill small Redises with results, about 2 minutes; fail when an accepted job has no room to end in
+prove-room: ## Fill small Redises with results, about 3 minutes; fail when an accepted job has no room to end in
 	go run ./cmd/prove room --memory 24 --answer 20
+	go run ./cmd/prove room --memory 24 --answer 20 --batch 1500
 	go run ./cmd/prove room --memory 64 --answer 200
 
 .PHONY: prove-stall
@@ -108,6 +109,10 @@ bench-streams: ## Compare 11,000 streamed events with what the provider sent, an
 .PHONY: bench-memory
 bench-memory: ## Bytes of Redis a queued job
 	go run ./cmd/prove memory $(BENCHFLAGS)
+
+.PHONY: bench-bodies
+bench-bodies: ## Rates and bytes of Redis with prompts of 20 KiB in a folder, about a minute
+	go run ./cmd/prove bodies $(BENCHFLAGS)
 
 .PHONY: bench-backlog
 bench-backlog: ## Rates with 200,000 jobs queued

@@ -34,6 +34,7 @@
 //	sync      what Prefer: wait adds to a direct call
 //	streams   that streams are told as the provider sent them, and how far behind
 //	memory    bytes of Redis a queued job
+//	bodies    submit and drain rates of prompts in a folder, against small ones
 //	backlog   submit and drain rates with 200,000 jobs queued
 //
 // Of each, prove COMMAND --help lists the flags. The exit code is 1 when
@@ -82,6 +83,7 @@ type CLI struct {
 	Streams  bench.Streams   `cmd:"" help:"Compare streams with what the provider sent, and measure how far behind they are."`
 	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
 	Room     room.Command    `cmd:"" help:"Prove that what is accepted has room to end in, in a small Redis."`

@@ -33,16 +33,17 @@ func (b *Backlog) Run(ctx context.Context, lab *rig.Lab) error {
 	return b.measure(ctx, func(ctx context.Context) error {
 		return b.with(ctx, lab, s, func(small *stack) error {
 			return b.with(ctx, lab, t, func(big *stack) error {
-				return b.compare(ctx, &side{stack: small, jobs: smallBacklog}, &side{stack: big, jobs: bigBacklog})
+				return b.compare(ctx, &side{stack: small, jobs: smallBacklog, bytes: backlogBytes}, &side{stack: big, jobs: bigBacklog, bytes: backlogBytes})
 			})
 		})
 	})
 }
 
-// side is one of the two backlogs that are compared.
+// side is one of the two that are compared.
 type side struct {
 	*stack
 	jobs           int
+	bytes          int       // of a prompt
 	submits, drain []float64 // a second, by round
 }
 
@@ -79,13 +80,13 @@ func (s *side) round(ctx context.Context, counts bool) error {
 	title := fmt.Sprintf("backlog-%d", s.jobs)
 	target := drainRound
 	if s.jobs == smallBacklog {
-		if err := s.fill(ctx, smallBacklog, backlogBytes); err != nil {
+		if err := s.fill(ctx, smallBacklog, s.bytes); err != nil {
 			return err
 		}
 		target = smallBacklog + submitRound // all there is
 	}
 	wait := s.profile(ctx, title+"-submit", time.Second)
-	took, err := submit(ctx, s.api, submitConns, s.singles(submitRound, backlogBytes, 16, 0))
+	took, err := submit(ctx, s.api, submitConns, s.singles(submitRound, s.bytes, 16, 0))
 	wait()
 	if err != nil {
 		return err

@@ -36,6 +36,8 @@ type setup struct {
 	slow    bool          // tell where Redis's time went
 	far     time.Duration // added to each round trip to Redis
 	nice    int           // of the workers, see rig.Config
+
+	settings string // further lines of the configuration
 }
 
 // stack is a stage with one API, and what loads it.
@@ -52,7 +54,7 @@ func (o Options) with(ctx context.Context, lab *rig.Lab, s setup, take func(*sta
 	l := s.limits
 	stage, err := lab.Stage(ctx, rig.Config{
 		Name: s.name, APIs: 1, Workers: s.workers, OneKey: true, TCP: true, Fake: s.fake, Flags: []string{"--log-level", "warn"},
-		RoundTrip: s.far, Nice: s.nice,
+		RoundTrip: s.far, Nice: s.nice, Settings: s.settings,
 		// A rewrite would fall into one round and not into another.
 		RedisArgs: []string{"--appendfsync", s.aof, "--auto-aof-rewrite-percentage", "0"},
 		Pool: fmt.Sprintf("limits: {requests_per_minute: %.0f, input_tokens_per_minute: %.0f, output_tokens_per_minute: %.0f, request_burst: %d, concurrency: %d}",

@@ -20,9 +20,9 @@ import (
 // of Redis take each other's place, with min-replicas-to-write 1.
 type Nodes struct {
 	Only      []string      `arg:"" optional:"" enum:"sentinel,cluster,lag" help:"What to prove, of ${enum}; all without it."`
-	Failovers int           `default:"3" help:"How often a primary is killed or stopped, each of Sentinel and Cluster."`
+	Failovers int           `default:"6" help:"How often a primary is killed or stopped, each of Sentinel and Cluster."`
 	Rate      float64       `default:"25" help:"Jobs a second that are submitted."`
-	Timeout   time.Duration `default:"5m" help:"The proof fails when it takes longer."`
+	Timeout   time.Duration `default:"10m" help:"The proof fails when it takes longer."`
 }
 
 // Run proves and prints what it counted. It is an error that a guarantee was broken.

@@ -172,13 +172,28 @@ func (c *Client) Offer(ctx context.Context, prompt string, maxTokens int) (statu
 	return a.Status, id, err
 }
 
+// OfferBatch sends a batch once, to one API, and returns the answer's status and, of a
+// 202, the batch's id.
+func (c *Client) OfferBatch(ctx context.Context, prompts []string, maxTokens int) (status int, id string, err error) {
+	a, err := c.once(ctx, int(c.turn.Add(1)%uint64(len(c.addrs))), http.MethodPost, "/v1/batches", "", "application/x-ndjson", lines(prompts, maxTokens))
+	if a.Status != http.StatusAccepted {
+		return a.Status, "", err
+	}
+	id, err = accepted(a, err)
+	return a.Status, id, err
+}
+
+// lines is a batch's body.
+func lines(prompts []string, maxTokens int) (text []byte) {
+	for _, p := range prompts {
+		text = append(append(text, body(p, maxTokens, "")...), '\n')
+	}
+	return text
+}
+
 // SubmitBatch has a batch accepted, a line a prompt, and returns its id.
 func (c *Client) SubmitBatch(ctx context.Context, key string, prompts []string, maxTokens int) (string, error) {
-	var lines []byte
-	for _, p := range prompts {
-		lines = append(append(lines, body(p, maxTokens, "")...), '\n')
-	}
-	return accepted(c.do(ctx, http.MethodPost, "/v1/batches", key, "application/x-ndjson", lines))
+	return accepted(c.do(ctx, http.MethodPost, "/v1/batches", key, "application/x-ndjson", lines(prompts, maxTokens)))
 }
 
 // accepted returns the id that an answer of 202 has.

@@ -173,7 +173,7 @@ port %s
 dir %q
 sentinel monitor %[3]s 127.0.0.1 %[4]s 2
 sentinel down-after-milliseconds %[3]s %[5]d
-sentinel failover-timeout %[3]s 10000
+sentinel failover-timeout %[3]s 5000
 sentinel parallel-syncs %[3]s 2
 `, port, c.Dir, master, primary, awayAfter.Milliseconds())
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -293,7 +293,9 @@ func (n *Nodes) Primary(ctx context.Context, key string) *Node {
 
 // AwaitOther waits until another server than was has the key, and takes writes.
 func (n *Nodes) AwaitOther(ctx context.Context, was *Node, key string) error {
-	return Until(ctx, 30*time.Second, "another server has taken the place of "+was.Name, func(ctx context.Context) (bool, error) {
+	// Sentinels whose election fails hold another after twice failover-timeout, and
+	// those that had no processor wait for 30 s.
+	return Until(ctx, time.Minute, "another server has taken the place of "+was.Name, func(ctx context.Context) (bool, error) {
 		p := n.Primary(ctx, key)
 		return p != nil && p != was && p.role(ctx)["role"] == "master", nil
 	})
