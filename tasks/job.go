@@ -146,6 +146,18 @@ const (
 	Embeddings Path = "embeddings"
 )
 
+// OpenAIID is the id by which OpenAI's form knows the job: a response has an id of its
+// own kind there.
+func (j *Job) OpenAIID() string {
+	if j.Request.Endpoint == Responses {
+		return ResponseID(j.ID)
+	}
+	return j.ID
+}
+
+// ResponseID is the id of the response that a job brings: the job's, after another word.
+func ResponseID(job string) string { return "resp_" + strings.TrimPrefix(job, "job_") }
+
 // Valid reports whether p is one of the three paths.
 func (p Path) Valid() bool { return p == Chat || p == Responses || p == Embeddings }
 

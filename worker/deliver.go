@@ -358,7 +358,11 @@ func eventBody(s *tasks.Sending, base string) ([]byte, error) {
 	}
 	t := tasks.EventType(d.Type)
 	if s.Endpoint != nil && s.Endpoint.OpenAI {
-		if body, err := webhook.OpenAIEvent(d.Event, t, d.CreatedAt, d.Object); err == nil {
+		object := d.Object
+		if s.Job != nil {
+			object = s.Job.OpenAIID()
+		}
+		if body, err := webhook.OpenAIEvent(d.Event, t, d.CreatedAt, object); err == nil {
 			return body, nil
 		}
 	}

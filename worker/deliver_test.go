@@ -162,14 +162,17 @@ func (d *desk) end(url string) string {
 
 func (d *desk) of(tenant, url string) string {
 	d.t.Helper()
-	j := tasks.Job{
-		ID: store.NewID("job"), Tenant: tenant, Model: "m", Pool: claude, Priority: tasks.Normal, WebhookURL: url,
-		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"a secret prompt"`)},
-	}
+	return d.made(tasks.Job{Tenant: tenant, WebhookURL: url, Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"a secret prompt"`)}})
+}
+
+// made makes a job and cancels it.
+func (d *desk) made(j tasks.Job) string {
+	d.t.Helper()
+	j.ID, j.Model, j.Pool, j.Priority = store.NewID("job"), "m", claude, tasks.Normal
 	if _, _, err := d.Create(d.t.Context(), tasks.Submission{Job: j}); err != nil {
 		d.t.Fatal(err)
 	}
-	if _, err := d.Cancel(d.t.Context(), tenant, j.ID); err != nil {
+	if _, err := d.Cancel(d.t.Context(), j.Tenant, j.ID); err != nil {
 		d.t.Fatal(err)
 	}
 	return j.ID
@@ -184,6 +187,34 @@ func (d *desk) endpoint(url string, events ...string) tasks.Endpoint {
 		d.t.Fatal(err)
 	}
 	return e
+}
+
+// An event in OpenAI's form names what ended by the id that its caller was given: what
+// was made as a response, by the response's.
+func TestAnEventInOpenAIsFormHasTheIDThatItsCallerWasGiven(t *testing.T) {
+	t.Parallel()
+	d, r := newDesk(t), newReceiver(t)
+	_, err := d.CreateEndpoint(t.Context(), tasks.Endpoint{
+		ID: store.NewID("whe"), Tenant: "acme", URL: r.URL + "/openai", Events: []string{"job.canceled"}, Signature: "v1", OpenAI: true,
+		Keys: tasks.SigningKeys{Secret: webhook.NewSecret().Reveal()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for _, path := range []tasks.Path{tasks.Chat, tasks.Responses, tasks.Embeddings} {
+		id := d.made(tasks.Job{Tenant: "acme", Request: tasks.Request{Kind: tasks.Raw, Endpoint: path, Body: []byte(`{}`)}})
+		if path == tasks.Responses {
+			id = "resp_" + strings.TrimPrefix(id, "job_")
+		}
+		want[id] = true
+	}
+	until(t, "three events arrived", func() bool { return len(r.at("/openai")) == len(want) })
+	for _, a := range r.at("/openai") {
+		if !want[a.object] || a.kind != "response.cancelled" {
+			t.Errorf("told %s of %s; want one of %v", a.kind, a.object, want)
+		}
+	}
 }
 
 func (d *desk) list(f tasks.DeliveryFilter) []tasks.Delivery {

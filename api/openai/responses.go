@@ -34,7 +34,7 @@ func ownID(id string) (job string, ours bool) {
 	return jobWord + rest, true
 }
 
-func responseID(job string) string { return responseWord + strings.TrimPrefix(job, jobWord) }
+func responseID(job string) string { return tasks.ResponseID(job) }
 
 // CreateResponse is POST /openai/v1/responses. Upstream a response is always asked in
 // the foreground: with "background" it is our caller who does not wait.
