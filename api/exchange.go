@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -262,7 +263,8 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 }
 
 // followed has a request end when its token is revoked: one that reads at once, and one
-// that changes something only where it waits, so that nothing is left half done.
+// that changes something only while its body comes and where it waits, so that nothing is
+// left half done.
 func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
 	if a.follow == nil {
 		return next(c)
@@ -273,6 +275,8 @@ func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
 	x.gone = ctx.Done()
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		c.SetRequest(r.WithContext(ctx))
+	} else {
+		r.Body = whileGood{r.Body, ctx}
 	}
 	err := next(c)
 	switch {
@@ -283,6 +287,21 @@ func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// whileGood is a request's body as long as its token is: nothing was changed before it was
+// read to its end.
+type whileGood struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (b whileGood) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(context.Cause(b.ctx), auth.ErrRevoked) {
+		return 0, auth.ErrRevoked
+	}
+	return n, err
 }
 
 // refused notes for the log why a token was refused, and returns what the caller may

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -141,6 +142,71 @@ func TestATokenForSomeModels(t *testing.T) {
 	if got := s.world.kept[0].Models; !slices.Equal(got, claims.Models) {
 		t.Errorf("a token made by it may ask %q", got)
 	}
+}
+
+// A token that is revoked while the body of a request still comes changes nothing, by no
+// route, and is told so.
+func TestATokenIsRevokedDuringAnUpload(t *testing.T) {
+	t.Parallel()
+	follows := make(chan context.CancelCauseFunc)
+	s := serve(t, func(c *api.Config) {
+		c.Calls = callers{c.Jobs.(*world)}
+		c.Follow = func(ctx context.Context, _ auth.Claims) (context.Context, func()) {
+			ctx, revoke := context.WithCancelCause(ctx)
+			follows <- revoke
+			return ctx, func() { revoke(nil) }
+		}
+	})
+	const message = `{"model":"claude-x","max_tokens":5,"messages":[{"role":"user","content":"x"}]`
+	for path, body := range map[string]string{
+		"/v1/jobs":                       `{"model":"claude-x","prompt":"p"`,
+		"/v1/batches":                    `{"jobs":[{"model":"claude-x","prompt":"p"}]`,
+		"/anthropic/v1/messages":         message,
+		"/anthropic/v1/messages/batches": `{"requests":[{"custom_id":"a","params":` + message + `}}]`,
+		"/openai/v1/chat/completions":    `{"model":"gpt-x","messages":[]`,
+		"/openai/v1/responses":           `{"model":"gpt-x","input":"x","background":true`,
+		"/openai/v1/embeddings":          `{"model":"gpt-x","input":"x"`,
+	} {
+		made := s.world.made()
+		upload := &interrupted{first: body, then: func() { (<-follows)(auth.ErrRevoked) }, last: "}"}
+		res, err := s.client.Do(s.request(t.Context(), "POST", path, writer, upload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if got := s.world.made() - made; err != nil || res.StatusCode != 401 || got > 0 {
+			t.Errorf("%s: %d, %v: %s, and %d were made", path, res.StatusCode, err, said, got)
+		}
+	}
+}
+
+// made is how many jobs and batches there are.
+func (w *world) made() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.jobs) + len(w.batches)
+}
+
+// interrupted is a body between whose parts something happens.
+type interrupted struct {
+	first, last string
+	then        func()
+}
+
+func (b *interrupted) Read(p []byte) (n int, err error) {
+	switch {
+	case b.first != "":
+		n = copy(p, b.first)
+		b.first = b.first[n:]
+	case b.last == "":
+		return 0, io.EOF
+	default:
+		b.then()
+		n = copy(p, b.last)
+		b.last = b.last[n:]
+	}
+	return n, nil
 }
 
 // While nobody can say whether a token was revoked, it reads and changes nothing.

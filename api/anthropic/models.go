@@ -58,6 +58,10 @@ func (a *API) CountTokens(c echo.Context) error {
 	if err := header.Provider(r.Header, &asked); err != nil {
 		return err
 	}
+	x := a.c.Caller(c)
+	if err := x.MayAsk(model); err != nil {
+		return err
+	}
 	pool, err := a.c.Desk.PoolIn(a.form.Dialect, model)
 	if err != nil {
 		return err
@@ -73,7 +77,7 @@ func (a *API) CountTokens(c echo.Context) error {
 		return err
 	}
 	h := c.Response().Header()
-	h[a.form.RequestID] = []string{a.c.Caller(c).Request}
+	h[a.form.RequestID] = []string{x.Request}
 	if status >= http.StatusBadRequest {
 		h.Set("X-Should-Retry", strconv.FormatBool(status >= 500))
 	}

@@ -197,7 +197,7 @@ func (l *Lines) number(line int, job *tasks.Job) error {
 		return fault.Fail(fault.InvalidRequest, `The "custom_id" is that of line %d already.`, first)
 	}
 	l.seen[job.CustomID] = line
-	if l.Caller != nil {
+	if l.Caller != nil && job.Error == nil { // one that is at fault asks for nothing
 		if err := l.Caller.may(job); err != nil {
 			return err
 		}

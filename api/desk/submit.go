@@ -114,13 +114,18 @@ func (d *Desk) Keep(ctx context.Context, tenant, key, id string, answer []byte) 
 
 // may refuses a job for a model that the caller's token is not for.
 func (c *Caller) may(job *tasks.Job) error {
-	if len(c.Models) == 0 {
-		return nil
-	}
 	for _, model := range append([]string{job.Model}, job.Fallback...) {
-		if !tasks.MatchModel(c.Models, model) {
-			return fault.Fail(fault.Forbidden, "The token may ask only for these models: %s.", strings.Join(c.Models, ", "))
+		if err := c.MayAsk(model); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// MayAsk refuses a model that the caller's token is not for.
+func (c *Caller) MayAsk(model string) error {
+	if len(c.Models) > 0 && !tasks.MatchModel(c.Models, model) {
+		return fault.Fail(fault.Forbidden, "The token may ask only for these models: %s.", strings.Join(c.Models, ", "))
 	}
 	return nil
 }

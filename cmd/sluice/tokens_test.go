@@ -31,12 +31,16 @@ func TestATokenIsRevokedEverywhere(t *testing.T) {
 	for _, at := range []string{first, s.url} {
 		on(at, raw).do("GET", "/v1/jobs", "").want(t, 200)
 	}
+	file := on(first, raw).uploads(t, `{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"gpt-x","input":"x"}}`+"\n").want(t, 200).str("id")
 	for path, body := range map[string]string{
-		"/anthropic/v1/messages":      `{"model":"claude-x","max_tokens":5,"messages":[{"role":"user","content":"x"}]}`,
-		"/openai/v1/chat/completions": `{"model":"gpt-x","messages":[{"role":"user","content":"x"}]}`,
-		"/openai/v1/responses":        `{"model":"gpt-x","input":"x","background":true}`,
-		"/openai/v1/embeddings":       `{"model":"gpt-x","input":"x"}`,
-		"/v1/batches":                 `{"jobs":[{"model":"gpt-x","prompt":"x"}]}`,
+		"/anthropic/v1/messages":              `{"model":"claude-x","max_tokens":5,"messages":[{"role":"user","content":"x"}]}`,
+		"/openai/v1/chat/completions":         `{"model":"gpt-x","messages":[{"role":"user","content":"x"}]}`,
+		"/openai/v1/responses":                `{"model":"gpt-x","input":"x","background":true}`,
+		"/openai/v1/embeddings":               `{"model":"gpt-x","input":"x"}`,
+		"/v1/batches":                         `{"jobs":[{"model":"gpt-x","prompt":"x"}]}`,
+		"/anthropic/v1/messages/batches":      `{"requests":[` + asked("a", "halted-x", "x") + `,` + asked("b", "claude-x", "x") + `]}`,
+		"/anthropic/v1/messages/count_tokens": `{"model":"claude-x","messages":[{"role":"user","content":"x"}]}`,
+		"/openai/v1/batches":                  `{"input_file_id":"` + file + `","endpoint":"/v1/embeddings","completion_window":"24h"}`,
 	} {
 		if r := on(first, raw).do("POST", path, body); r.status != 403 || !strings.Contains(string(r.body), "halted-*") {
 			t.Errorf("another model by %s: %d %s", path, r.status, r.body)
