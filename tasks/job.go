@@ -184,6 +184,8 @@ type Request struct {
 	InputTokens int
 	// Stream says that the caller is given the answer's events as they come, byte for byte.
 	Stream bool
+	// Background says of a response that its caller has not waited for it.
+	Background bool
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string

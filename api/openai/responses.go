@@ -53,6 +53,7 @@ func (a *API) CreateResponse(c echo.Context) error {
 	case !background:
 		return a.form.Answer(c, q, ownResult)
 	}
+	q.Job.Request.Background = true
 	job, err := a.c.Desk.Begin(c.Request().Context(), a.c.Caller(c), q.Asked)
 	switch {
 	case err != nil:
@@ -132,11 +133,20 @@ func splice(body []byte, start, end int, with []byte) []byte {
 
 // ownResult is the provider's response under the id that it has here.
 func ownResult(job *tasks.Job) []byte {
-	_, start, end := member(job.Result, "id")
-	if end == 0 {
-		return job.Result
+	out := replaced(job.Result, "id", jsonwrite.AppendString(nil, responseID(job.ID)))
+	if job.Request.Background { // upstream it was asked in the foreground
+		out = replaced(out, "background", []byte("true"))
 	}
-	return splice(job.Result, start, end, jsonwrite.AppendString(nil, responseID(job.ID)))
+	return out
+}
+
+// replaced returns an object with another value of one member, where it has that.
+func replaced(object []byte, which string, value []byte) []byte {
+	_, start, end := member(object, which)
+	if end == 0 {
+		return object
+	}
+	return splice(object, start, end, value)
 }
 
 // response returns the job of a response.

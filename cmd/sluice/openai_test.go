@@ -93,6 +93,9 @@ func testResponses(t *testing.T, s *system) {
 	if done := ends(b.str("id"), "completed"); done.str("id") != b.str("id") || done.get("output") == nil {
 		t.Errorf("at the end: %s", done.body)
 	}
+	if r := c.do("GET", "/openai/v1/responses/"+b.str("id"), "").want(t, 200); r.get("background") != true {
+		t.Errorf("at its end it is no longer in the background: %s", r.body)
+	}
 	if calls := s.provider.calls("exact-third"); len(calls) != 1 || bytes.Contains(calls[0].body, []byte("background")) {
 		t.Errorf("upstream: %v", calls)
 	}

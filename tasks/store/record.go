@@ -32,6 +32,7 @@ type envelope struct {
 	Result    int64             `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
 	Endpoint  tasks.Path        `json:"ep,omitempty"`
 	Stream    bool              `json:"s,omitempty"`
+	Behind    bool              `json:"bg,omitempty"`
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -81,7 +82,7 @@ func (s *Store) pack(j *tasks.Job) string {
 		NotBefore: milli(j.NotBefore), Endpoint: j.Request.Endpoint,
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream,
+		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
 		Result: s.mostResult(&j.Request),
 	}
 	if e.Priority == tasks.Normal {
@@ -134,7 +135,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
 			Kind: e.Kind, Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
-			Version: e.Version, Beta: e.Beta, Stream: e.Stream,
+			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind,
 		},
 		Bytes:    e.Bytes,
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
