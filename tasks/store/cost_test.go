@@ -18,7 +18,7 @@ var stat = regexp.MustCompile(`(?m)^cmdstat_([\w|]+):calls=(\d+),usec=(\d+)`)
 
 // spent is what Redis has done of scripts so far: microseconds, and the commands that
 // were called, in scripts or out of them.
-func spent(b *testing.B, rdb *redis.Client) (usec, calls int) {
+func spent(b testing.TB, rdb *redis.Client) (usec, calls int) {
 	b.Helper()
 	info, err := rdb.Info(b.Context(), "commandstats").Result()
 	if err != nil {
@@ -38,6 +38,47 @@ func spent(b *testing.B, rdb *redis.Client) (usec, calls int) {
 	return usec, calls
 }
 
+// oneLife is a job's way from its submit to its end, each script of it by stage.
+func oneLife(tb testing.TB, s *store.Store, stage func(name string, act func() error)) {
+	tb.Helper()
+	j := job("acme")
+	j.Reserved = 20
+	var next []tasks.Ticket
+	stage("create", func() (err error) {
+		_, next, err = s.Create(tb.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 100, TokensPerDay: 1e12}})
+		return err
+	})
+	k := next[0]
+	stage("take", func() error { _, err := s.Take(tb.Context(), k); return err })
+	stage("start", func() error { _, _, err := s.Start(tb.Context(), k); return err })
+	if err := s.Listen(tb.Context(), k.ID); err != nil {
+		tb.Fatal(err)
+	}
+	stage("append", func() error { _, err := s.Append(tb.Context(), k, 1, 0, "some text"); return err })
+	stage("end", func() error {
+		_, err := s.End(tb.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{"text":"some"}`), Usage: &tasks.Usage{InputTokens: 3}})
+		return err
+	})
+}
+
+// A job that meets an idle pool costs no more commands than these
+// in its scripts; another needs a good reason.
+func TestALifeCallsFewCommands(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t, redistest.Options{}).Client() // which counts nobody else's
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}})
+	most := map[string]int{"create": 21, "take": 4, "start": 16, "append": 7, "end": 22}
+	for round := range 2 { // the first loads the scripts, and is the day's first
+		oneLife(t, s, func(name string, act func() error) {
+			_, before := spent(t, rdb)
+			must(t, act())
+			if _, after := spent(t, rdb); round > 0 && after-before > most[name] {
+				t.Errorf("%s called %d commands, at most %d", name, after-before, most[name])
+			}
+		})
+	}
+}
+
 // What a job's life costs Redis: of each script the median of its microseconds, and the
 // commands that it calls.
 func BenchmarkLife(b *testing.B) {
@@ -54,31 +95,14 @@ func BenchmarkLife(b *testing.B) {
 		usec[name], calls[name] = append(usec[name], till-from), after-before
 	}
 	for b.Loop() {
-		j := job("acme")
-		j.Reserved = 20
-		var next []tasks.Ticket
-		stage("create", func() (err error) {
-			_, next, err = s.Create(b.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 100, TokensPerDay: 1e12}})
-			return err
-		})
-		k := next[0]
-		stage("take", func() error { _, err := s.Take(b.Context(), k); return err })
-		stage("start", func() error { _, _, err := s.Start(b.Context(), k); return err })
-		if err := s.Listen(b.Context(), k.ID); err != nil {
-			b.Fatal(err)
-		}
-		stage("append", func() error { _, err := s.Append(b.Context(), k, 1, 0, "some text"); return err })
-		stage("end", func() error {
-			_, err := s.End(b.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{"text":"some"}`), Usage: &tasks.Usage{InputTokens: 3}})
-			return err
-		})
+		oneLife(b, s, stage)
 	}
-	life := 0
+	sum := 0
 	for name, all := range usec {
 		slices.Sort(all)
-		life += all[len(all)/2]
+		sum += all[len(all)/2]
 		b.ReportMetric(float64(all[len(all)/2]), "µs/"+name)
 		b.ReportMetric(float64(calls[name]), "commands/"+name)
 	}
-	b.ReportMetric(float64(life), "µs/life")
+	b.ReportMetric(float64(sum), "µs/life")
 }

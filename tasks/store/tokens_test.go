@@ -467,8 +467,10 @@ func (l *ledger) expire() {
 	l.final(id, tasks.StatusExpired, used)
 }
 
-// silent lets the lease of a running job end.
+// silent lets the lease of a running job end. That this machine stood still for seconds, in
+// which no sweep came, spares it nothing.
 func (l *ledger) silent(id string) {
+	l.rdb.Del(l.t.Context(), "sluice:{s}:swept", "sluice:{s}:grace")
 	l.rdb.ZAdd(l.t.Context(), "sluice:{s}:run:"+l.jobs[id].pool, redis.Z{Score: 1, Member: id})
 }
 

@@ -3,24 +3,38 @@
 -- nothing can lie between the two. Work comes in by admit, moves by count, and is done
 -- with by settle; what was set aside for it comes back once, whoever ends it.
 
-local today = math.floor(now / 86400000)
 local unknown = -1 -- tokens used by a call whose outcome nobody saw
 
-local function account(tenant)
-  local key = keys.day(tenant)
-  local h = redis.call('HMGET', key, 'd', 'u', 'r')
-  if tonumber(h[1]) ~= today then return { key = key, used = 0, reserved = 0 } end
-  return { key = key, used = tonumber(h[2]), reserved = tonumber(h[3]) }
+-- puts and drops note what is to be written to, and deleted from, a job's record with
+-- its status: by one write for all (become in record.lua).
+local function adds(list, ...)
+  if not list then return { ... } end
+  local n = #list
+  for i, v in ipairs({ ... }) do list[n + i] = v end
+  return list
 end
+local function puts(j, ...) j.set = adds(j.set, ...) end
+local function drops(j, ...) j.drop = adds(j.drop, ...) end
 
 local function book(day)
   redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved))
+  if day.begun then return end -- else it ends with its day already
   redis.call('PEXPIREAT', day.key, (today + 1) * 86400000)
+  day.begun = true
 end
 
--- pooled and waits change how many jobs of a pool are in a phase, and how many of a
--- tenant wait.
-local function pooled(pool, phase, n) redis.call('HINCRBY', keys.load(pool), phase, n) end
+-- pooled and waits change how many jobs of a pool are in a phase, perhaps come from
+-- another, and how many of a tenant wait.
+local function pooled(pool, phase, n, from)
+  local load = loadOf(pool)
+  load[phase] = load[phase] + n
+  if from then
+    load[from] = load[from] - n
+    redis.call('HSET', keys.load(pool), phase, load[phase], from, load[from])
+  else
+    redis.call('HSET', keys.load(pool), phase, load[phase])
+  end
+end
 local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
 
 -- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
@@ -67,7 +81,7 @@ local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
   local refusal = heavy(tenant, bytes, widest)
   if refusal then return refusal end
   if tokens > 0 then
-    local day = account(tenant)
+    local day = dayOf(tenant)
     local left = daily - day.used - day.reserved
     if daily > 0 and tokens > left then
       return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
@@ -79,18 +93,22 @@ local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
   weighs(tenant, bytes)
 end
 
--- aside notes in a job's record what was set aside for it.
+-- aside notes for a job's record what was set aside for it.
 local function aside(j, tokens, bytes)
-  if tokens > 0 then redis.call('HSET', j.key, 'q', tokens .. ' ' .. today) end
-  if bytes > 0 then redis.call('HSET', j.key, 'qb', bytes) end
+  if tokens > 0 then puts(j, 'q', tokens .. ' ' .. today) end
+  if bytes > 0 then puts(j, 'qb', bytes) end
 end
 
 -- count moves a job from a phase to another, nil and the final ones being none. That it
 -- waits, where it was in none, admit has counted.
 local function count(j, from, to)
   if from == to then return end
-  if from == 'queued' or from == 'running' then pooled(j.p, from, -1) end
-  if to == 'queued' or to == 'running' then pooled(j.p, to, 1) end
+  local leaves, comes = from == 'queued' or from == 'running', to == 'queued' or to == 'running'
+  if comes then
+    pooled(j.p, to, 1, leaves and from or nil)
+  elseif leaves then
+    pooled(j.p, from, -1)
+  end
   if from == 'queued' then waits(j.t, -1) end
   if from == 'running' and to == 'queued' then waits(j.t, 1) end
 end
@@ -101,18 +119,18 @@ end
 local function settle(j, used)
   if j.qb then
     weighs(j.t, -tonumber(j.qb))
-    redis.call('HDEL', j.key, 'qb')
+    drops(j, 'qb')
     j.qb = nil
   end
-  promises(j.p, expected(redis.call('HGET', j.key, 'e')), -1)
+  promises(j.p, expected(envelopeOf(j)), -1)
   if not j.q then return end
   local tokens, on = string.match(j.q, '^(%d+) ?(%d*)$')
   if on == '' then on = redis.call('HGET', keys.batch(j.c or ''), 'qd') end
   tokens = tonumber(tokens)
   if used == unknown then used = tokens end
-  redis.call('HDEL', j.key, 'q')
+  drops(j, 'q')
   j.q = nil
-  local day = account(j.t)
+  local day = dayOf(j.t)
   if tonumber(on) == today then
     day.used, day.reserved = day.used + used, day.reserved - tokens
   else -- the day that it was set aside on has paid for it; what is over that is of today
@@ -124,7 +142,7 @@ end
 -- charge counts what an attempt used that the job outlives.
 local function charge(j, used)
   if not j.q or used <= 0 then return end
-  local day = account(j.t)
+  local day = dayOf(j.t)
   day.used = day.used + used
   book(day)
 end

@@ -7,13 +7,14 @@ local j = load(a.id)
 if not j or j.s ~= 'running' or j.f ~= a.fence then return 0 end
 if redis.call('EXISTS', keys.wanted(j.id)) == 0 then return 0 end
 local key = keys.text(j.id)
-if tonumber(redis.call('HGET', key, 'n')) ~= a.call then
-  redis.call('DEL', key)
-  redis.call('HSET', key, 'n', a.call, 't', '')
-end
-if redis.call('HSTRLEN', key, 't') == a.offset then
-  redis.call('HSET', key, 't', redis.call('HGET', key, 't') .. ARGV[3])
+local h = redis.call('HMGET', key, 'n', 't')
+local begun = tonumber(h[1]) == a.call
+local text = begun and h[2] or ''
+if #text == a.offset then
+  redis.call('HSET', key, 'n', a.call, 't', text .. ARGV[3])
   redis.call('PEXPIRE', key, a.keep)
   redis.pcall('PUBLISH', keys.note(j.id), 'text')
+elseif not begun then
+  redis.call('HSET', key, 'n', a.call, 't', '')
 end
 return 1

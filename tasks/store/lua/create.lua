@@ -45,7 +45,9 @@ local function create(i)
   most, tokens, bytes = tonumber(most), tonumber(tokens), tonumber(bytes)
   local sound, why = pcall(function()
     if tokens > 0 or ikey ~= '' then lasting() end
-    fits({ id = id, p = pool, t = tenant, q = tokens > 0, qb = bytes > 0 }, keys.jobs(tenant), keys.deadlines(), keys.due())
+    fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), keys.due())
+    if tokens > 0 then dayOf(tenant) end
+    if bytes > 0 then fitsBytes() end
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
   local bound, size = expected(envelope), #envelope + #body + overhead
@@ -57,31 +59,38 @@ local function create(i)
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }
-  redis.call('HSET', j.key, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
+  puts(j, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if fallbacks ~= '0' then
     j.fb = fallbacks
-    redis.call('HSET', j.key, 'fb', j.fb)
+    puts(j, 'fb', j.fb)
   end
   aside(j, tokens, bytes)
-  redis.call('ZADD', keys.jobs(tenant), 0, id)
-  count(j, nil, 'queued')
+  if ikey ~= '' then puts(j, 'ik', ikey) end
   if deadline ~= '0' then
-    redis.call('HSET', j.key, 'dl', deadline)
+    puts(j, 'dl', deadline)
     redis.call('ZADD', keys.deadlines(), deadline, id)
   end
-  if status == 'scheduled' then
-    redis.call('HSET', j.key, 'due', due)
+  -- Among several jobs, the backlog says which goes first.
+  local goes = #ARGV == 22 and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
+  if goes then puts(j, 'f', 1) end
+  if status == 'scheduled' then puts(j, 'due', due) end
+  redis.call('HSET', j.key, unpack(j.set))
+  redis.call('ZADD', keys.jobs(tenant), 0, id)
+  count(j, nil, 'queued')
+  if goes then
+    handOut(j, 1, tickets)
+    if j.fb then redis.call('ZADD', keys.fallbacks(pool), j.k, id) end
+  elseif status == 'scheduled' then
     redis.call('ZADD', keys.due(), due, id)
   else
     backlog(j)
     depths[pool] = tonumber(depth)
   end
   if ikey ~= '' then
-    redis.call('HSET', j.key, 'ik', ikey)
     redis.call('HSET', kept, 'fp', fingerprint, 'id', id)
     redis.call('PEXPIRE', kept, a.keep)
   end
-  return { 'new', now }
+  return { 'new', now, goes and 0, goes and 0 }
 end
 
 for i = 3, #ARGV, 20 do
@@ -91,7 +100,7 @@ for pool, depth in pairs(depths) do
   claim(pool, depth, tickets)
 end
 for n, o in ipairs(outcomes) do
-  if o[1] == 'new' then
+  if o[1] == 'new' and not o[3] then
     local i = 3 + (n - 1) * 20
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)

@@ -8,7 +8,7 @@
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
 -- Returns  {"ok", tickets, where a body lies that is of use no more, or ""}, {"final"}, {"lost"} or {"gone"}.
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
-local j = moving(a.id)
+local j = moving(a.id, 'e', 'log')
 if not j then return { 'gone' } end
 if a.to ~= '' then fits({ p = a.to, t = j.t }) end
 spare()
@@ -17,11 +17,10 @@ local called = j.s == 'running'
 -- The job of an answer that lay on a disk was perhaps given back meanwhile. As long as
 -- no other call has begun, the answer ends it: what was called a loss was none.
 if j.f ~= a.fence and a.kept > 0 and a.what == 'succeeded' and phase[j.s] == 'queued' and j.m == a.kept then
-  local log = redis.call('HGET', j.key, 'log') or ''
+  local log = j.log or ''
   local at, _, cur = string.find(log, '(%d+ %d+) 0 [^\n]*\n$')
   if at and string.match(cur, '^%d+') == tostring(a.kept) then
-    redis.call('HSET', j.key, 'log', string.sub(log, 1, at - 1))
-    j.cur = cur
+    j.log, j.cur = string.sub(log, 1, at - 1), cur
   end
   redis.call('HINCRBY', j.key, 'n', 1)
   j.f, called = a.fence, true
@@ -32,18 +31,18 @@ if called then close(j, now, call) end
 if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
     if not called then return { 'lost' } end
-    redis.call('HSET', j.key, a.field, result)
-    learn(j.p, expected(redis.call('HGET', j.key, 'e')), #result)
+    puts(j, a.field, result)
+    learn(j.p, expected(envelopeOf(j)), #result)
     if j.sh and redis.call('EXISTS', keys.followers(j.p, j.sh)) == 1 then
       redis.call('SET', keys.answer(j.sh), result, 'PX', math.min(600000, ttl))
-      redis.call('HSET', j.key, 'ca', j.sh)
+      puts(j, 'ca', j.sh)
     end
-    redis.call('HDEL', j.key, 'b', 'br') -- the prompt has served; only a job that failed may be asked again
+    drops(j, 'b', 'br') -- the prompt has served; only a job that failed may be asked again
   end
   finish(j, a.what, outcome, used)
 else
   leave(j)
-  if outcome ~= '' then redis.call('HSET', j.key, 'o', outcome) end
+  if outcome ~= '' then puts(j, 'o', outcome) end
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
   if a.what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
   if j.dl > 0 and j.dl <= now + a.delay then
@@ -55,7 +54,7 @@ else
   else
     charge(j, used)
     if a.delay > 0 then
-      redis.call('HSET', j.key, 'due', now + a.delay)
+      puts(j, 'due', now + a.delay)
       redis.call('ZADD', keys.due(), now + a.delay, j.id)
     else
       backlog(j)

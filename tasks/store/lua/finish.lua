@@ -1,11 +1,10 @@
 -- How a job leaves its pool: its end, another pool, and what becomes of those that
 -- follow it.
 
--- pass ends a job's lead over those that ask the same: so many of them go into
+-- pass ends the lead of a job that leads those that ask the same: so many of them go into
 -- the backlog, and the last of these leads the rest. So whoever follows has, at
 -- any moment, somebody before it who will ask, or has asked.
 local function pass(j, many) -- seldom
-  if not j.sh then return end
   local lead, fol = keys.leader(j.p, j.sh), keys.followers(j.p, j.sh)
   redis.call('HDEL', j.key, 'sh')
   redis.call('DEL', lead)
@@ -33,7 +32,7 @@ end
 -- tenant's order stays; whoever holds it has lost it.
 local function divert(j, to, passed, left) -- seldom
   leave(j)
-  pass(j, 1)
+  if j.sh then pass(j, 1) end
   if j.fo then
     redis.call('HDEL', j.key, 'fo')
     j.fo = nil
@@ -43,7 +42,7 @@ local function divert(j, to, passed, left) -- seldom
   if redis.call('EXISTS', q) == 0 then redis.call('ZREM', keys.ring(j.p), j.t) end
   pooled(j.p, 'queued', -1)
   pooled(to, 'queued', 1)
-  local bound = expected(redis.call('HGET', j.key, 'e'))
+  local bound = expected(envelopeOf(j))
   promises(j.p, bound, -1)
   promises(to, bound, 1)
   redis.call('HSETNX', j.key, 'p0', j.p)
@@ -66,11 +65,13 @@ end
 -- forgets it ttl later; should none come, the record ends soon after by itself.
 local function finish(j, to, outcome, used)
   leave(j)
-  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
-  redis.call('ZREM', keys.due(), j.id)
-  redis.call('ZREM', keys.deadlines(), j.id)
-  redis.call('HSET', j.key, 'o', outcome, 'fin', now, 'exp', now + ttl)
-  redis.call('HDEL', j.key, 'due')
+  if j.s ~= 'running' then
+    redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+    redis.call('ZREM', keys.due(), j.id)
+  end
+  if j.dl > 0 then redis.call('ZREM', keys.deadlines(), j.id) end
+  puts(j, 'o', outcome, 'fin', now, 'exp', now + ttl)
+  drops(j, 'due')
   settle(j, used)
   local v = become(j, to)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '')
@@ -78,7 +79,7 @@ local function finish(j, to, outcome, used)
   redis.call('ZADD', keys.expiring(), now + ttl, j.t .. '|' .. j.id)
   -- Those that an answer waits for are done with at once, and need no pace; one
   -- that did not get it leaves the asking to the next.
-  pass(j, to == 'succeeded' and 64 or 1)
+  if j.sh then pass(j, to == 'succeeded' and 64 or 1) end
 end
 
 -- expire ends a job whose deadline has passed; called says that a call was made

@@ -31,13 +31,38 @@ local function lasting()
   looked['\t'] = true
 end
 
-local function weightOf(tenant) return without('HGET', keys.weights(), tenant) or 1 end
+local weights = {}
+local function weightOf(tenant)
+  weights[tenant] = weights[tenant] or without('HGET', keys.weights(), tenant) or 1
+  return weights[tenant]
+end
+
+-- loadOf is how many jobs of a pool wait and run. pooled in account.lua keeps it up to date.
+local loads = {}
+local function loadOf(pool)
+  if not loads[pool] then
+    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running')
+    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0 }
+  end
+  return loads[pool]
+end
 
 -- waitingOf is how many jobs of a tenant wait. waits in account.lua keeps it up to date.
 local waiting = {}
 local function waitingOf(tenant)
   waiting[tenant] = waiting[tenant] or tonumber(redis.call('HGET', keys.waiting(), tenant) or 0)
   return waiting[tenant]
+end
+
+-- dayOf is how a tenant's tokens of today stand. book in account.lua keeps it up to date.
+local today, days = math.floor(now / 86400000), {}
+local function dayOf(tenant)
+  if not days[tenant] then
+    local h = redis.call('HMGET', keys.day(tenant), 'd', 'u', 'r')
+    local begun = tonumber(h[1]) == today
+    days[tenant] = { key = keys.day(tenant), begun = begun, used = begun and tonumber(h[2]) or 0, reserved = begun and tonumber(h[3]) or 0 }
+  end
+  return days[tenant]
 end
 
 -- hooksOf is what the endpoints of a tenant take, each endpoint and its events in turn.
@@ -47,31 +72,27 @@ local function hooksOf(tenant)
   return hooks[tenant]
 end
 
+-- envelopeOf is what never changes about a job, or nil.
+local function envelopeOf(j)
+  if j.e == nil then j.e = redis.call('HGET', j.key, 'e') end
+  return j.e or nil
+end
+
 -- ownURL is the address that a job asked for itself, or nil.
 local function ownURL(j)
-  if j.url == nil then
-    local e = redis.call('HGET', j.key, 'e')
-    j.url = e and string.find(e, '"w":"', 1, true) and cjson.decode(e).w or false
-  end
-  return j.url or nil
+  local e = envelopeOf(j)
+  return e and string.find(e, '"w":"', 1, true) and cjson.decode(e).w or nil
 end
 
 -- fitsPool looks at what every move of a pool's jobs writes, and claim, and at further sets.
 local function fitsPool(pool, ...)
   if not looked[pool] then
     sorted(keys.handed(pool), keys.held(pool), keys.running(pool), keys.fallbacks(pool), keys.ring(pool), ...)
-    redis.call('HLEN', keys.load(pool))
+    loadOf(pool)
     looked[pool] = true
   elseif ... then
     sorted(...)
   end
-end
-
--- fitsDay looks at a tenant's tokens of the day.
-local function fitsDay(tenant)
-  if looked[tenant .. '\n'] then return end
-  redis.call('HLEN', keys.day(tenant))
-  looked[tenant .. '\n'] = true
 end
 
 local function fitsBytes()
@@ -84,7 +105,7 @@ end
 local function fitsTenant(tenant)
   waitingOf(tenant)
   fitsBytes()
-  fitsDay(tenant)
+  dayOf(tenant)
 end
 
 -- fits looks at what a job's moves between waiting and running write, and at further sets.
@@ -96,8 +117,6 @@ local function fits(j, ...)
     fitsPool(j.p, keys.backlog(j.p, j.t), ...)
   end
   waitingOf(j.t)
-  if j.q then fitsDay(j.t) end
-  if j.qb then fitsBytes() end
   if j.c and not looked[j.c] then
     redis.call('HLEN', keys.batch(j.c))
     looked[j.c] = true
@@ -117,6 +136,8 @@ end
 -- fitsEnd looks at what a job's end writes, beside fits.
 local function fitsEnd(j) -- seldom
   fits(j, keys.expiring(), keys.due(), keys.deadlines())
+  if j.q then dayOf(j.t) end
+  if j.qb then fitsBytes() end
   if j.dl > 0 then redis.call('LLEN', keys.late()) end
   if hooksOf(j.t)[1] or ownURL(j) then -- else nobody is told
     fitsEvents(j.t)

@@ -10,15 +10,20 @@ local function final(status)
   return p ~= 'queued' and p ~= 'running'
 end
 
--- load returns what a move needs to know of a job, or nil when there is none.
-local function load(id)
-  local h = redis.call('HMGET', keys.job(id), 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br')
+-- load returns what a move needs to know of a job, and further fields of its record, or
+-- nil when there is none.
+local function load(id, ...)
+  local key = keys.job(id)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', ...)
   if not h[1] then return nil end
-  return {
-    id = id, key = keys.job(id), s = h[1], t = h[2], p = h[3], c = h[4] or nil,
+  local j = {
+    id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
+    v = tonumber(h[16] or 0),
   }
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[16 + i] end
+  return j
 end
 
 -- sound is load for those who move many jobs: one whose record, or what beside it look
@@ -31,8 +36,8 @@ local function sound(id, look)
 end
 
 -- moving is load for a move that has not written yet: it looks at all that it may write.
-local function moving(id)
-  local j = load(id)
+local function moving(id, ...)
+  local j = load(id, ...)
   if j and not final(j.s) then fitsEnd(j) end
   return j
 end
@@ -65,12 +70,15 @@ local function note(j, v)
   redis.pcall('PUBLISH', channel, table.concat(said))
 end
 
--- become moves a job to a status, in its record and in every count.
+-- become moves a job to a status, in its record and in every count, and writes what
+-- was noted for the record.
 local function become(j, to)
   local from, into = phase[j.s], phase[to]
   count(j, from, into)
-  redis.call('HSET', j.key, 's', to)
-  local v = redis.call('HINCRBY', j.key, 'v', 1)
+  j.v = j.v + 1
+  redis.call('HSET', j.key, 's', to, 'v', j.v, unpack(j.set or {}))
+  if j.drop then redis.call('HDEL', j.key, unpack(j.drop)) end
+  j.set, j.drop = nil, nil
   if j.c and from ~= into then
     local g = keys.batch(j.c)
     if redis.call('EXISTS', g) == 1 then
@@ -89,8 +97,8 @@ local function become(j, to)
     end
   end
   j.s = to
-  note(j, v)
-  return v
+  note(j, j.v)
+  return j.v
 end
 
 -- leave takes a job out of every index of jobs under way, and from behind the one that it follows.
@@ -102,17 +110,18 @@ local function leave(j)
   if j.fo then redis.call('ZREM', keys.followers(j.p, j.fo), j.id) end
 end
 
--- close ends the call under way in the job's log: n, started, ended, details.
--- ended is 0 when nobody knows. The oldest lines go when the log passes 16 KiB.
+-- close ends the call under way in the job's log, for become to write: n, started, ended,
+-- details. ended is 0 when nobody knows. The oldest lines go when the log passes 16 KiB.
 local function close(j, ended, details)
   if not j.cur then return end
-  local log = (redis.call('HGET', j.key, 'log') or '') .. j.cur .. ' ' .. ended .. ' ' .. details .. '\n'
+  if j.log == nil then j.log = redis.call('HGET', j.key, 'log') end
+  local log = (j.log or '') .. j.cur .. ' ' .. ended .. ' ' .. details .. '\n'
   while #log > 16384 do
     local cut = string.find(log, '\n', 1, true)
     if not cut or cut == #log then break end
     log = string.sub(log, cut + 1)
   end
-  redis.call('HSET', j.key, 'log', log)
-  redis.call('HDEL', j.key, 'cur', 'by')
+  puts(j, 'log', log)
+  drops(j, 'cur', 'by')
   j.cur = nil
 end

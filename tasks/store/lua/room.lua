@@ -28,6 +28,22 @@ local function stand()
   end
   return stands
 end
+local most, rooms = nil, {}
+
+-- roomOf is what is promised to a pool's jobs: b and n of keys.room(). limit is Redis's
+-- maxmemory, 0 being none.
+local function roomOf(pool)
+  if not rooms[pool] then
+    local h = redis.pcall('HMGET', keys.room(), 'm', 'b:' .. pool, 'n:' .. pool)
+    most = tonumber(h[1]) or 0
+    rooms[pool] = { b = tonumber(h[2]) or 0, n = tonumber(h[3]) or 0 }
+  end
+  return rooms[pool]
+end
+local function limit()
+  most = most or tonumber(without('HGET', keys.room(), 'm')) or 0
+  return most
+end
 local function changes(field, by)
   if by == 0 then return end
   local now = redis.pcall('HINCRBY', keys.room(), field, string.format('%.0f', by))
@@ -57,30 +73,35 @@ end
 -- crowded reports whether there is no room for so many bytes of bodies now and the
 -- results of such jobs later. Where nothing limits Redis there always is.
 local function crowded(bytes, bounds, jobs)
+  local pool = next(bounds)
+  if pool then roomOf(pool) end
+  if limit() == 0 then return false end
   local r = stand()
-  local most = r.m or 0
-  return most > 0 and (r.u or 0) + (r.a or 0) + bytes + promised(bounds, jobs) > intake * most
+  return (r.u or 0) + (r.a or 0) + bytes + promised(bounds, jobs) > intake * most
 end
 
 -- promises changes what a pool's jobs have to expect, by so many jobs; less than none
 -- when they have ended.
 local function promises(pool, bound, n)
   if bound <= 0 then return end
-  changes('b:' .. pool, n < 0 and -bound or bound)
-  changes('n:' .. pool, n)
+  local r = roomOf(pool)
+  r.b, r.n = r.b + (n < 0 and -bound or bound), r.n + n
+  redis.pcall('HSET', keys.room(), 'b:' .. pool, string.format('%.0f', r.b), 'n:' .. pool, string.format('%.0f', r.n))
+  if stands then stands['b:' .. pool], stands['n:' .. pool] = r.b, r.n end
 end
 
 -- took notes that so many bytes came in since Redis was last asked. Where nothing limits
 -- Redis nobody reads it.
 local function took(bytes)
-  if (stand().m or 0) > 0 then changes('a', bytes) end
+  if limit() > 0 then changes('a', bytes) end
 end
 
 -- learn takes in how large a job's result was.
 local function learn(pool, bound, bytes)
+  roomOf(pool)
   local size = weighed(bytes)
   took(size)
-  if bound <= 0 or (stand().m or 0) == 0 then return end
+  if bound <= 0 or limit() == 0 then return end
   local h = redis.pcall('HMGET', keys.room(), 's:' .. pool, 'e:' .. pool)
   local keep = 1 - 1 / recent
   redis.pcall('HSET', keys.room(), 's:' .. pool, string.format('%.0f', (h[1] or 0) * keep + size), 'e:' .. pool, string.format('%.0f', (h[2] or 0) * keep + bound))
