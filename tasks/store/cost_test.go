@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,7 +57,7 @@ func oneLife(tb testing.TB, s *store.Store, stage func(name string, act func() e
 	}
 	stage("append", func() error { _, err := s.Append(tb.Context(), k, 1, 0, "some text"); return err })
 	stage("end", func() error {
-		_, err := s.End(tb.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{"text":"some"}`), Usage: &tasks.Usage{InputTokens: 3}})
+		_, err := s.End(tb.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{"text":"some text that is longer than what a small hash of Redis takes as a value"}`), Usage: &tasks.Usage{InputTokens: 3}})
 		return err
 	})
 }
@@ -105,4 +106,27 @@ func BenchmarkLife(b *testing.B) {
 		b.ReportMetric(float64(calls[name]), "commands/"+name)
 	}
 	b.ReportMetric(float64(sum), "µs/life")
+}
+
+// A finished job's record has what a caller may see and what a retry needs, and no room for
+// more than 16 fields, beyond which Redis doubles its table.
+func TestAFinishedRecordIsSmall(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, 1)
+	oneLife(t, s, func(_ string, act func() error) { must(t, act()) })
+	key := rdb.Keys(t.Context(), "sluice:{s}:j:*").Val()[0]
+	fields := rdb.HKeys(t.Context(), key).Val()
+	slices.Sort(fields)
+	if want := strings.Fields("ct e exp f fin log m n o p r s st t v"); !slices.Equal(fields, want) {
+		t.Errorf("fields %v, want %v", fields, want)
+	}
+	if o := rdb.HGet(t.Context(), key, "o").Val(); o != `{"usage":{"input_tokens":3}}` {
+		t.Errorf("the outcome is %s", o)
+	}
+	// Long values make it a table, which is no larger than one that never had more fields.
+	must(t, rdb.HSet(t.Context(), key+"2", rdb.HGetAll(t.Context(), key).Val()).Err())
+	was, fresh := rdb.MemoryUsage(t.Context(), key).Val(), rdb.MemoryUsage(t.Context(), key+"2").Val()
+	if kind := rdb.ObjectEncoding(t.Context(), key).Val(); kind != "hashtable" || was > fresh {
+		t.Errorf("a %s of %d bytes; written anew it has %d", kind, was, fresh)
+	}
 }

@@ -300,7 +300,7 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 func shows(e *tasks.Ending) string {
 	switch {
 	case e.Status.Final():
-		return encode(outcome{Error: e.Error, Usage: e.Usage, Provider: e.Provider, Finish: e.Finish})
+		return encode(outcome{Error: e.Error, Usage: (*usage)(e.Usage), Provider: e.Provider, Finish: e.Finish})
 	case e.Error != nil:
 		return encode(outcome{Error: e.Error, Provider: e.Provider})
 	}

@@ -38,9 +38,17 @@ type envelope struct {
 // outcome is what a finished job, or one that is tried again, has to show.
 type outcome struct {
 	Error    *tasks.JobError `json:"error,omitempty"`
-	Usage    *tasks.Usage    `json:"usage,omitempty"`
+	Usage    *usage          `json:"usage,omitempty"`
 	Provider string          `json:"provider,omitempty"`
 	Finish   tasks.Finish    `json:"finish,omitempty"`
+}
+
+// usage is a [tasks.Usage] without its zeros.
+type usage struct {
+	InputTokens              int64 `json:"input_tokens,omitempty"`
+	OutputTokens             int64 `json:"output_tokens,omitempty"`
+	CacheReadInputTokens     int64 `json:"cache_read_input_tokens,omitempty"`
+	CacheCreationInputTokens int64 `json:"cache_creation_input_tokens,omitempty"`
 }
 
 // details are what a worker adds to a line of the log; the rest the scripts write.
@@ -156,7 +164,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		if j.Status == tasks.StatusRunning {
 			out.Error = nil // of the attempt before
 		}
-		j.Error, j.Usage, j.Provider, j.Finish = out.Error, out.Usage, out.Provider, out.Finish
+		j.Error, j.Usage, j.Provider, j.Finish = out.Error, (*tasks.Usage)(out.Usage), out.Provider, out.Finish
 	}
 	for line := range strings.Lines(h["log"]) {
 		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)

@@ -71,7 +71,7 @@ local function finish(j, to, outcome, used)
   end
   if j.dl > 0 then redis.call('ZREM', keys.deadlines(), j.id) end
   puts(j, 'o', outcome, 'fin', now, 'exp', now + ttl)
-  drops(j, 'due')
+  drops(j, 'due', 'k')
   settle(j, used)
   local v = become(j, to)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '')

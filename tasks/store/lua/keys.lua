@@ -37,7 +37,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- t    tenant
 -- p    pool
 -- c    batch
--- k    order in its tenant's backlog
+-- k    order in its tenant's backlog, until it is final
 -- ct   created
 -- f    fence
 -- v    version

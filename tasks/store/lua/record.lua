@@ -76,8 +76,9 @@ local function become(j, to)
   local from, into = phase[j.s], phase[to]
   count(j, from, into)
   j.v = j.v + 1
-  redis.call('HSET', j.key, 's', to, 'v', j.v, unpack(j.set or {}))
+  -- Fields go before others come: past 16, Redis doubles what the record takes beside them.
   if j.drop then redis.call('HDEL', j.key, unpack(j.drop)) end
+  redis.call('HSET', j.key, 's', to, 'v', j.v, unpack(j.set or {}))
   j.set, j.drop = nil, nil
   if j.c and from ~= into then
     local g = keys.batch(j.c)
