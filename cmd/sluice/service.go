@@ -454,24 +454,7 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 	under, stop := context.WithCancel(groundCtx)
 	defer stop()
 	base, baseCtx := errgroup.WithContext(under)
-	base.Go(func() error { return s.notices.Run(baseCtx) })
-	base.Go(func() error { return s.ready.Run(baseCtx) })
-	base.Go(func() error { return s.feeder.Run(baseCtx) })
-	base.Go(func() error { return s.jobs.Run(baseCtx) })
-	if s.sides != nil {
-		for _, one := range s.sides.list {
-			base.Go(func() error { return one.gate.Run(baseCtx) })
-		}
-	}
-	if s.bodies != nil {
-		base.Go(func() error { return s.bodies.Run(baseCtx, s.store) })
-	}
-	if s.verifier != nil {
-		base.Go(func() error { return s.verifier.Run(baseCtx) })
-	}
-	for _, h := range s.healths {
-		base.Go(func() error { return h.Run(baseCtx) })
-	}
+	s.support(baseCtx, base)
 	if ops != nil {
 		base.Go(func() error { return ops(baseCtx) })
 	}
@@ -492,10 +475,6 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 			return s.worker.Run(frontCtx)
 		})
 		first.Go(func() error { return s.deliverer.Run(frontCtx) })
-		base.Go(func() error { return s.tellOfPools(baseCtx) })
-		if s.spill != nil {
-			base.Go(func() error { return s.spill.Run(baseCtx) })
-		}
 	}
 	if front != nil {
 		first.Go(func() error {
@@ -524,6 +503,34 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 	err = errors.Join(err, base.Wait())
 	stopBottom()
 	return errors.Join(err, ground.Wait())
+}
+
+// support starts the parts that what is in front needs, in base.
+func (s *service) support(ctx context.Context, base *errgroup.Group) {
+	base.Go(func() error { return s.notices.Run(ctx) })
+	base.Go(func() error { return s.ready.Run(ctx) })
+	base.Go(func() error { return s.feeder.Run(ctx) })
+	base.Go(func() error { return s.jobs.Run(ctx) })
+	if s.sides != nil {
+		for _, one := range s.sides.list {
+			base.Go(func() error { return one.gate.Run(ctx) })
+		}
+	}
+	if s.bodies != nil {
+		base.Go(func() error { return s.bodies.Run(ctx, s.store) })
+	}
+	if s.verifier != nil {
+		base.Go(func() error { return s.verifier.Run(ctx) })
+	}
+	for _, h := range s.healths {
+		base.Go(func() error { return h.Run(ctx) })
+	}
+	if s.worker != nil {
+		base.Go(func() error { return s.tellOfPools(ctx) })
+	}
+	if s.spill != nil {
+		base.Go(func() error { return s.spill.Run(ctx) })
+	}
 }
 
 // errDone ends a service whose front has done what it was started for.
