@@ -219,11 +219,10 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 	try := func(r Refused, prepare, end func()) {
 		from.Put(tb, rdb, r.Key)
 		prepare()
-		before := Read(tb, rdb)
 		r.Said, r.Err = do(as, move)
 		end()
 		r.State = Read(tb, rdb)
-		r.Moved, r.Left = r.State.Differs(before, r.Key), r.State.Differs(after, r.Key)
+		r.Moved, r.Left = r.State.Differs(from, r.Key), r.State.Differs(after, r.Key)
 		judge(r)
 	}
 	for _, key := range keysOf(from, after) {
