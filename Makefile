@@ -80,6 +80,11 @@ prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail wh
 .PHONY: prove-proxies
 prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POSTs, about 90 s; fail when one is lost
 	go run ./cmd/prove proxies
+
+.PHONY: prove-sdk
+prove-sdk: ## Drive the official SDKs call by call and through kills, after npm ci in cmd/prove/sdks/testdata/npm, about 15 minutes
+	go run ./cmd/prove sdks $(SDKFLAGS)
+
 .PHONY: prove-room
 prove-room: ## Fill small Redises with results, about 3 minutes; fail when an accepted job has no room to end in
 	go run ./cmd/prove room --memory 24 --answer 20

@@ -18,6 +18,8 @@
 //	proxies   restarts, waits, streams and large bodies behind nginx and HAProxy
 //	versions   the release before and this one, beside each other and rolled back,
 //	          keep the pace and lose nothing
+//	sdks      the official SDKs of Anthropic and OpenAI, as they are, call by call and
+//	          while processes are killed and connections cut
 //	room      what is accepted has room to end in: intake says no before results fill
 //	          Redis
 //	stall     workers that stand still now and then, or share their processors,
@@ -62,6 +64,7 @@ import (
 	"github.com/sluicehq/sluice/cmd/prove/outage"
 	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/cmd/prove/room"
+	"github.com/sluicehq/sluice/cmd/prove/sdks"
 )
 
 // CLI is the command line.
@@ -86,6 +89,7 @@ type CLI struct {
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
+	SDKs     sdks.Command    `cmd:"" name:"sdks" help:"Prove that official SDKs work with another base URL and key, whatever is killed."`
 	Room     room.Command    `cmd:"" help:"Prove that what is accepted has room to end in, in a small Redis."`
 }
 

@@ -3,8 +3,6 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +50,6 @@ func TestMessageBatches(t *testing.T) {
 	t.Run("faults", func(t *testing.T) { messageBatchFaults(t, s) })
 	t.Run("models", func(t *testing.T) { anthropicModels(t, s) })
 	t.Run("count_tokens", func(t *testing.T) { anthropicCounts(t, s) })
-	t.Run("SDK", func(t *testing.T) { anthropicSDK(t, s) })
 }
 
 func messageBatchToTheEnd(t *testing.T, s *system) {
@@ -308,29 +305,4 @@ func anthropicCounts(t *testing.T, s *system) {
 	if r := c.do("GET", "/v1/jobs", "").want(t, 200); strings.Contains(string(r.body), "job_") {
 		t.Errorf("a count is a job: %s", r.body)
 	}
-}
-
-// anthropicSDK drives the official SDK of npm. Needs "npm ci" in testdata/sdk; without it
-// the test is skipped, in CI it fails.
-func anthropicSDK(t *testing.T, s *system) {
-	if _, err := os.Stat("testdata/sdk/node_modules/@anthropic-ai/sdk"); err != nil {
-		absent(t, "run npm ci in cmd/sluice/testdata/sdk")
-	}
-	node, err := exec.LookPath("node")
-	if err != nil {
-		absent(t, "node is not on PATH")
-	}
-	drive := exec.CommandContext(t.Context(), node, "anthropic.mjs", s.url+"/anthropic", token(t, "sdk"))
-	drive.Dir = "testdata/sdk"
-	if out, err := drive.CombinedOutput(); err != nil {
-		t.Errorf("the SDK: %v\n%s", err, out)
-	}
-}
-
-func absent(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }

@@ -24,8 +24,11 @@ type Client struct {
 }
 
 // Client returns a caller of all of the stage's APIs.
-func (s *Stage) Client() *Client {
-	c := &Client{addrs: s.Addrs, token: s.Token}
+func (s *Stage) Client() *Client { return s.ClientOf(s.Token) }
+
+// ClientOf is Client with another token.
+func (s *Stage) ClientOf(token string) *Client {
+	c := &Client{addrs: s.Addrs, token: token}
 	for range s.Addrs {
 		c.idle = append(c.idle, make(chan *Conn, 64))
 	}

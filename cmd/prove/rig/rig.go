@@ -53,6 +53,9 @@ type Config struct {
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
+	// Providers and Pools are further lines of these parts of the configuration, each with
+	// two spaces before it. A second provider is often the stage's own in another dialect.
+	Providers, Pools string
 	// Settings are further lines of the configuration.
 	Settings string
 	Fake     fake.Config
@@ -236,13 +239,13 @@ func (s *Stage) configure(c Config) (err error) {
 auth: {hmac_secret: %q}
 providers:
   provider: {dialect: anthropic, base_url: "http://%s", api_key: %q}
-pools:
+%spools:
   %s: {provider: provider, models: ["claude-*"], %s}
-tenants:
+%stenants:
   default: {submits_per_minute: 0, queued_jobs: 0}
 data_dir: %q
 %s
-`, url, Secret, s.Provider.Addr, Key(-1), Pool, c.Pool, s.Dir, c.Settings)
+`, url, Secret, s.Provider.Addr, Key(-1), c.Providers, Pool, c.Pool, c.Pools, s.Dir, c.Settings)
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
 		return err
 	}
