@@ -1,8 +1,8 @@
 package openai
 
 import (
-	"cmp"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -175,9 +175,9 @@ func (a *API) named(c echo.Context) (tasks.Job, error) {
 // the one with the number starting_after, or all.
 func (a *API) GetResponse(c echo.Context) error {
 	after := int64(-1)
-	stream, err := strconv.ParseBool(cmp.Or(c.QueryParam("stream"), "false"))
+	stream, err := asksStream(c)
 	if err != nil {
-		return fault.Fail(fault.InvalidRequest, `The query parameter "stream" must be true or false.`)
+		return err
 	}
 	if v := c.QueryParam("starting_after"); v != "" {
 		if after, err = strconv.ParseInt(v, 10, 64); err != nil || after < 0 || !stream {
@@ -194,6 +194,29 @@ func (a *API) GetResponse(c echo.Context) error {
 		return fault.Fail(fault.InvalidRequest, `The provider's answer broke off, and another attempt at it has other events: leave "starting_after" out to read those from the first.`)
 	}
 	return a.form.Follow(c, job, after >= 0, a.telling(after, true))
+}
+
+// asksStream reports whether a response's events are asked for, by the query or, as
+// OpenAI's SDK for Go has it, by a body of the GET.
+func asksStream(c echo.Context) (stream bool, err error) {
+	if v := c.QueryParam("stream"); v != "" {
+		if stream, err = strconv.ParseBool(v); err != nil {
+			return false, fault.Fail(fault.InvalidRequest, `The query parameter "stream" must be true or false.`)
+		}
+		return stream, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(c.Request().Body, 1<<10))
+	if err != nil || len(body) == 0 {
+		return false, err
+	}
+	r, err := jsonread.New(body)
+	if err == nil {
+		err = r.Object(func(name string) error {
+			stream = stream || name == "stream" && r.Kind() == 't'
+			return r.Skip()
+		})
+	}
+	return stream, wire.Told(err)
 }
 
 // begunAnew reports whether an attempt may have told events that were not the answer.

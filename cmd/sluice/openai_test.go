@@ -96,6 +96,12 @@ func testResponses(t *testing.T, s *system) {
 	if r := c.do("GET", "/openai/v1/responses/"+b.str("id"), "").want(t, 200); r.get("background") != true {
 		t.Errorf("at its end it is no longer in the background: %s", r.body)
 	}
+	// The SDK for Go asks for its events by a body of the GET.
+	for body, want := range map[string]string{`{"stream":true}`: "text/event-stream", `{"stream":false}`: "application/json", "": "application/json"} {
+		if r := c.do("GET", "/openai/v1/responses/"+b.str("id"), body).want(t, 200); !strings.HasPrefix(r.header.Get("Content-Type"), want) {
+			t.Errorf("with the body %q: %q, want %q", body, r.header.Get("Content-Type"), want)
+		}
+	}
 	if calls := s.provider.calls("exact-third"); len(calls) != 1 || bytes.Contains(calls[0].body, []byte("background")) {
 		t.Errorf("upstream: %v", calls)
 	}
