@@ -72,7 +72,7 @@ var every = flag.Bool("every", false, "measure each kind of poisoned prompt by i
 // is told of each.
 var poisons = map[string]string{
 	"400": "not valid", "401": "x-api-key", "402": "billing", "403": "permission", "403_page": "Attention Required", "404": "Not Found", "408": "not read in time", "409": "clashed",
-	"413": "", "422": "cannot be processed", "detail": "less than 8192", "429": "rate limit", "429_bare": "too many requests", "429_page": "Too Many Requests", "spend": "spend limit", "customer_cap": "usage limits",
+	"413": "", "422": "cannot be processed", "detail": "less than 8192", "429": "rate limit", "429_bare": "too many requests", "429_page": "Too Many Requests", "429_wait": "Please wait", "spend": "spend limit", "customer_cap": "usage limits",
 	"500": "", "502": "", "503": "overloaded", "504": "timed out", "529": "Overloaded", "reset": "", "cut": "", "hang": "in time",
 	"truncated": "", "stream_error": "", "garbage": "", "hollow": "invalid api key", "error_200": "maximum context length", "broken_off": "error", "other_dialect": "dialect",
 }

@@ -45,7 +45,7 @@ func TestTheFirstJobOfAHeldModelComesWhenItIsTried(t *testing.T) {
 			}
 		}
 	}
-	if err := one.HoldModel(t.Context(), "bad", "overloaded"); err != nil {
+	if err := one.HoldModel(t.Context(), "bad", "overloaded", 0); err != nil {
 		t.Fatal(err)
 	}
 	hold(3750 * time.Millisecond) // three quarters of 5 s, by the dice of the test

@@ -157,7 +157,7 @@ func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
 // try asks a model that is held back, if no other process does, and returns the state
 // after it.
 func (b *Breaker) try(ctx context.Context, model string) (snapshot, error) {
-	mine, s, err := b.tellModel(ctx, model, "try", "")
+	mine, s, err := b.tellModel(ctx, model, "try", "", 0)
 	if err != nil || !mine {
 		return s, err
 	}
@@ -171,7 +171,7 @@ func (b *Breaker) try(ctx context.Context, model string) (snapshot, error) {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
 	defer cancel()
 	b.count.probes.WithLabelValues(b.pool, string(v.Kind)).Inc()
-	well, s, err := b.tellModel(end, model, verb, v.Reason)
+	well, s, err := b.tellModel(end, model, verb, v.Reason, v.RetryAfter)
 	if err == nil && well {
 		b.log.Info("a model answers again", "model", model)
 	}
@@ -231,15 +231,17 @@ func (b *Breaker) Sick(model string) bool {
 	return held
 }
 
-// HoldModel holds a model back, as one that fails while others do not.
-func (b *Breaker) HoldModel(ctx context.Context, model, reason string) error {
-	_, _, err := b.tellModel(ctx, model, "bad", reason)
+// HoldModel holds a model back, as one that fails while others do not, for wait at
+// least where the provider states one; 0: it does not.
+func (b *Breaker) HoldModel(ctx context.Context, model, reason string, wait time.Duration) error {
+	_, _, err := b.tellModel(ctx, model, "bad", reason, wait)
 	return err
 }
 
-func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string) (bool, snapshot, error) {
+func (b *Breaker) tellModel(ctx context.Context, model, verb, reason string, wait time.Duration) (bool, snapshot, error) {
 	ok, s, err := b.run(ctx, b.script.model, b.rules(args{
 		"model": model, "verb": verb, "reason": clip(reason), "lease": (b.probeTimeout + leaseSpare).Milliseconds(),
+		"wait": wait.Milliseconds(),
 	}))
 	if err != nil {
 		return false, s, fmt.Errorf("%s model %s of pool %s: %w", verb, model, b.pool, err)

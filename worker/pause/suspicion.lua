@@ -5,8 +5,9 @@
 -- Fields of the hash at KEYS[1]:
 --   known      JSON, model -> ms: the models that succeeded last, and when that call was sent
 --   worked|f   a call has succeeded with the key and address of this fingerprint
---   sick       JSON, model -> {since, next, tries, why, asked}: they fail while others do
---              not; asked only while a process tries the model, whose lease ends at next
+--   sick       JSON, model -> {since, next, tries, why, asked, stated}: they fail while
+--              others do not; asked only while a process tries the model, whose lease ends at
+--              next; stated is the end of the longest wait that the provider has stated
 --   sus        the model under suspicion, '' for none; its other fields only mean something then
 --   sus_at, sus_by, sus_why   since when, the process that raised it, what it had seen
 --   sus_bad    JSON, process -> 1: asked, and could not have any model answered
@@ -76,12 +77,14 @@ local function forgive(model)
 end
 
 -- sicken holds a model back: it fails while others do not. Each failed try doubles
--- the time to the next, up to a minute.
+-- the time to the next, up to a minute; a wait that the provider states is kept.
 local function sicken(model, why)
   local sick, n, oldest = table_of('sick'), 0, nil
   local one = sick[model] or {since = now, tries = 0}
   one.why, one.tries, one.asked = why, one.tries + 1, nil
-  one.next = now + math.min(60000, a.interval * 2 ^ (one.tries - 1)) * (0.5 + 0.5 * a.rnd)
+  local wait = math.min(60000, a.interval * 2 ^ (one.tries - 1)) * (0.5 + 0.5 * a.rnd)
+  if (a.wait or 0) > 0 then one.stated = math.max(one.stated or 0, now + a.wait) end
+  one.next = math.max(now + wait, one.stated or 0)
   sick[model] = one
   for m, s in pairs(sick) do
     n = n + 1

@@ -1,8 +1,10 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,23 +20,26 @@ const (
 	aloneKept   = 256 // jobs
 
 	aloneLately = 10 * time.Second // what was seen fades with this time
+	aloneQueue  = 9 * time.Second  // the longest that a question waits for its turn
 )
 
 // alone is what this process has seen of jobs that were refused for the pace: each
 // job's row of refusals, and how others fared since the last of them.
 type alone struct {
 	mu       sync.Mutex
-	by       map[string]*paced // by job
-	earliest time.Time         // when the next inquiry may begin
-	latest   *question         // nil before the first
-	lately   map[string]*tally // by model
+	by       map[string]*paced    // by job
+	earliest time.Time            // when the next question may be asked
+	asked    map[string]*question // the latest, by model
+	lately   map[string]*tally    // by model
 }
 
 // question is the smallest question to a model that refused a job.
 type question struct {
 	model string
-	done  chan struct{} // closed when it has its answer
-	well  bool          // that is one; to be read after done
+	at    time.Time     // when it may be asked
+	done  chan struct{} // closed when it has its answer; what follows is set before
+	well  bool          // the model answers
+	own   bool          // it is told 429, and another model of the pool answers
 }
 
 // tally is how calls for a model fared of late, in calls that fade.
@@ -81,16 +86,28 @@ type paced struct {
 type sight struct {
 	row   int       // how often the job has been refused in a row
 	shown bool      // that is so often, while others were answered, that the pace is not to blame
-	begin *question // that is to be asked; nil: not now
-	wait  *question // that was asked already for another job; nil: it was not
+	begin *question // that is to be asked when its time comes; nil: none is
+	wait  *question // that is asked already for another job; nil: none is
 }
 
-// saw takes in an answer. The first refusal of a row shows nothing by itself; one that
-// states no wait is inquired into where such are rare.
+// usedUp reports whether a refusal states an allowance of which nothing is left: then
+// it is the pace.
+func usedUp(r upstream.Rates) bool {
+	for _, d := range []upstream.Rate{r.Requests, r.Input, r.Output, r.Tokens, r.Project} {
+		if d.Present && d.Remaining <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// saw takes in an answer. The first refusal of a row shows nothing by itself; it is
+// inquired into where such are rare, and where it does not say that an allowance is
+// used up.
 func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limited := a.Outcome == tasks.RateLimited
+	limited := a.Outcome == tasks.RateLimited // a ramp is of all that is sent
 	lately := l.count(c.Model, a.Outcome, now)
 	for job, r := range l.by {
 		if job == c.Job || r.model != c.Model || !now.Add(-c.Took).After(r.came) {
@@ -117,46 +134,90 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	}
 	r.row++
 	v.row = r.row
-	doubted := r.row >= aloneStated || r.row >= aloneSilent && !a.HasRetryAfter
-	v.shown = doubted && r.served > 0 && r.served >= aloneOthers*r.refused
-	if r.row == 1 && !a.HasRetryAfter && lately.rare() {
-		if doubted = true; now.Before(l.earliest) && l.latest.model == c.Model {
-			v.wait = l.latest
-		}
-	}
-	if doubted && !v.shown && !now.Before(l.earliest) {
-		v.begin = &question{model: c.Model, done: make(chan struct{})}
-		l.earliest, l.latest = now.Add(inquiryEvery), v.begin
+	again := r.row >= aloneStated || r.row >= aloneSilent && !a.HasRetryAfter
+	v.shown = again && r.served > 0 && r.served >= aloneOthers*r.refused
+	if !v.shown {
+		v.begin, v.wait = l.question(c.Model, again, lately.rare() && !usedUp(a.Rates), now)
 	}
 	r.came, r.served, r.refused = now, 0, 0
 	return v
 }
 
-// inquire asks, and tells those that wait for it.
-func (h *Health) inquire(ctx context.Context, q *question) bool {
-	defer close(q.done)
-	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
-	defer cancel()
-	q.well = h.ping(ctx, q.model).Outcome == tasks.Succeeded
-	return q.well
+// question returns the question that one more refusal of a model is to ask or to wait
+// for. Where such are rare they share the latest, and questions to several models are
+// asked by turns; a job that is refused again asks when nothing else was asked of late.
+func (l *alone) question(model string, again, rare bool, now time.Time) (begin, wait *question) {
+	if latest := l.asked[model]; rare && latest != nil && now.Before(latest.at.Add(inquiryEvery)) {
+		return nil, latest
+	}
+	at := now
+	if l.earliest.After(now) {
+		at = l.earliest
+	}
+	if !rare && (!again || at.After(now)) || at.Sub(now) > aloneQueue {
+		return nil, nil
+	}
+	if l.asked == nil || len(l.asked) >= aloneKept {
+		l.asked = map[string]*question{}
+	}
+	begin = &question{model: model, at: at, done: make(chan struct{})}
+	l.earliest, l.asked[model] = at.Add(inquiryEvery), begin
+	return begin, nil
 }
 
-// singled returns Singled or Blamed for a job that is refused again and again for a
-// pace at which others, or a probe of the same model, are answered; else Open.
+// inquire asks when it is time to, and tells those that wait for it.
+func (h *Health) inquire(ctx context.Context, q *question) {
+	defer close(q.done)
+	turn := time.NewTimer(time.Until(q.at))
+	defer turn.Stop()
+	select {
+	case <-turn.C:
+	case <-ctx.Done():
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, inquiryTime)
+	defer cancel()
+	o := h.ping(ctx, q.model).Outcome
+	if q.well = o == tasks.Succeeded; q.well || o != tasks.RateLimited {
+		return
+	}
+	others := slices.DeleteFunc(h.breaker.Known(), func(name string) bool { return name == q.model || !Serves(h.models, name) })
+	if len(others) == 0 || h.ping(ctx, others[0]).Outcome != tasks.Succeeded {
+		return
+	}
+	// A bucket that was just empty may have had room for that one.
+	q.own = h.ping(ctx, q.model).Outcome == tasks.RateLimited
+}
+
+// singled says whose a refusal for the pace is. Singled and Blamed: the job's, since
+// others, or a probe of the same model, are answered. Paused: the model's, since
+// another one is, and it is held back. Open: the pool's.
 func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) Standing {
 	v := h.alone.saw(c, a, time.Now())
-	switch {
-	case v.begin != nil:
-		v.shown = h.inquire(ctx, v.begin)
-	case v.wait != nil:
+	q := cmp.Or(v.begin, v.wait)
+	if q != nil {
+		if c.Held != nil {
+			c.Held()
+		}
+		if q == v.begin {
+			h.inquire(ctx, q)
+		}
 		select {
-		case <-v.wait.done:
-			v.shown = v.wait.well
+		case <-q.done:
 		case <-ctx.Done():
+			return Open
 		}
 	}
 	switch {
-	case !v.shown:
+	case q != nil && q.own:
+		if q == v.begin {
+			if err := h.breaker.HoldModel(ctx, c.Model, string(a.Outcome), a.RetryAfter); err != nil {
+				h.log.Warn("a model was not held back", "error", err)
+				return Open
+			}
+		}
+		return Paused
+	case !v.shown && (q == nil || !q.well):
 		return Open
 	case v.row < aloneBlamed:
 		return Singled

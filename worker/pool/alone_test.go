@@ -15,6 +15,8 @@ import (
 func TestWhose429ItIs(t *testing.T) {
 	t.Parallel()
 	silent, stated, good := upstream.Answer{Outcome: tasks.RateLimited}, upstream.Answer{Outcome: tasks.RateLimited, HasRetryAfter: true}, upstream.Answer{Outcome: tasks.Succeeded}
+	ramp, empty := upstream.Answer{Outcome: tasks.RampLimited}, stated
+	empty.Rates.Tokens = upstream.Rate{Present: true, Limit: 1000}
 	type call struct {
 		job string
 		a   upstream.Answer
@@ -32,7 +34,10 @@ func TestWhose429ItIs(t *testing.T) {
 		shown, inquire bool
 	}{
 		{"the first", many(20, call{"b", good}), call{"a", silent}, false, true},
-		{"the first, with a wait", many(20, call{"b", good}), call{"a", stated}, false, false},
+		{"the first, with a wait", many(20, call{"b", good}), call{"a", stated}, false, true},
+		{"the first, for a ramp", many(20, call{"b", good}), call{"a", ramp}, false, false},
+		{"the first, and nothing is left", many(20, call{"b", good}), call{"a", empty}, false, false},
+		{"the first, with a wait, and others were refused", many(2, call{"b", stated}, call{"c", stated}), call{"a", stated}, false, false},
 		{"the first, and others were refused", many(2, call{"b", silent}, call{"c", silent}), call{"a", silent}, false, false},
 		{"again, and others were answered", []call{{"a", silent}, {"b", good}}, call{"a", silent}, true, false},
 		{"again, and others were answered before", []call{{"b", good}, {"a", silent}}, call{"a", silent}, false, true},
@@ -40,7 +45,7 @@ func TestWhose429ItIs(t *testing.T) {
 		{"again, and many were refused", append(many(9, call{"b", good}), call{"c", silent}, call{"a", silent}, call{"b", good}, call{"c", silent}), call{"a", silent}, false, true},
 		{"again, and another one is refused for itself", append([]call{{"a", silent}, {"c", silent}}, many(10, call{"b", good})...), call{"a", silent}, true, false},
 		{"again, after an answer", []call{{"a", silent}, {"a", good}, {"b", good}}, call{"a", silent}, false, true},
-		{"again, with a wait", []call{{"a", stated}, {"b", good}}, call{"a", stated}, false, false},
+		{"again, with a wait", []call{{"a", stated}, {"b", good}}, call{"a", stated}, false, true},
 		{"a third time, with a wait", []call{{"a", stated}, {"a", stated}, {"b", good}}, call{"a", stated}, true, false},
 	} {
 		l, now := alone{}, time.Unix(1000, 0)
@@ -123,7 +128,7 @@ func TestAProbeTellsAJobsOwn429(t *testing.T) {
 				want, last = Open, Open
 			}
 			for i := range 2 {
-				d.h.alone.earliest = time.Time{} // an inquiry is due
+				d.h.alone.earliest, d.h.alone.asked = time.Time{}, nil // an inquiry is due
 				if _, s := d.ask("gpt-a", "POISON"); s != want || len(p.pings) != i+1 {
 					t.Errorf("refusal %d: standing %d, want %d; pings %q", i+1, s, want, p.pings)
 				}
@@ -131,12 +136,69 @@ func TestAProbeTellsAJobsOwn429(t *testing.T) {
 			for range 2 {
 				d.ask("gpt-a", "POISON")
 			}
-			d.h.alone.earliest = time.Time{} // an inquiry is due
+			d.h.alone.earliest, d.h.alone.asked = time.Time{}, nil // an inquiry is due
 			if _, s := d.ask("gpt-a", "POISON"); s != last {
 				t.Errorf("the fifth refusal: standing %d, want %d", s, last)
 			}
 			if st := d.state(); st.Paused {
 				t.Errorf("the pool is paused: %+v", st)
+			}
+		})
+	}
+}
+
+// Questions to several models are asked by turns, and one that would wait too long is
+// not asked.
+func TestQuestionsToModelsTakeTurns(t *testing.T) {
+	t.Parallel()
+	l, now := alone{}, time.Unix(1000, 0)
+	for i := range 5 {
+		model := string(rune('a' + i))
+		v := l.saw(Call{Job: "job " + model, Model: model}, upstream.Answer{Outcome: tasks.RateLimited, HasRetryAfter: true}, now)
+		if at := now.Add(time.Duration(i) * inquiryEvery); i < 4 && (v.begin == nil || !v.begin.at.Equal(at)) || i == 4 && v.begin != nil {
+			t.Errorf("model %s: %+v; want its turn at %v, and none for the fifth", model, v.begin, at)
+		}
+	}
+}
+
+// A 429 that states a wait holds its job alone, its model, or the pool, whichever is
+// found to be refused, and the wait is kept.
+func TestWhoWaitsForAStatedWait(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		refuses func(model, prompt string) bool
+		want    Standing
+		pings   string
+	}{
+		"one prompt": {func(_, prompt string) bool { return prompt == "POISON" }, Singled, "gpt-b"},
+		"one model":  {func(model, _ string) bool { return model == "gpt-b" }, Paused, "gpt-b gpt-a gpt-b"},
+		"all":        {func(string, string) bool { return true }, Open, "gpt-b gpt-a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t)
+			p.after, p.answer = "40", func(string, string) (int, string) { return 200, "" }
+			d, held := newDesk(t, p, "gpt-*"), 0
+			d.ask("gpt-a", "hello") // one that has succeeded
+			p.mu.Lock()
+			p.answer = func(model, prompt string) (int, string) {
+				if c.refuses(model, prompt) {
+					return http.StatusTooManyRequests, `{"error":{"message":"too many"}}`
+				}
+				return 200, ""
+			}
+			p.mu.Unlock()
+			a := d.caller.Do(t.Context(), upstream.Ask{Question: upstream.Read("gpt-b", tasks.Request{Kind: tasks.Text, Body: []byte(`"POISON"`), MaxTokens: 5})})
+			s := d.h.Report(t.Context(), Call{Job: "job", Model: "gpt-b", Held: func() { held++ }}, a)
+			if s != c.want || strings.Join(p.pings, " ") != c.pings || held != 1 {
+				t.Errorf("standing %d, want %d; pings %q, want %q; told %d times that it is held", s, c.want, p.pings, c.pings, held)
+			}
+			own := d.h.Held(t.Context(), "gpt-b")
+			if c.want == Paused && (own < 30*time.Second || own > 40*time.Second) || c.want != Paused && own != 0 {
+				t.Errorf("the model is held for %v", own)
+			}
+			if d.h.Held(t.Context(), "gpt-a") != 0 || d.state().Paused {
+				t.Errorf("another model waits: %+v", d.state())
 			}
 		})
 	}

@@ -69,6 +69,7 @@ type Call struct {
 	Model  string        // that was asked
 	Prompt []byte        // the request's body; only a digest of it is kept
 	Took   time.Duration // since it was sent
+	Held   func()        // called before a refusal for the pace is held for an inquiry; may be nil
 }
 
 // Standing is what a call's answer means for its job and its pool.
@@ -81,7 +82,7 @@ const (
 	AtFault                   // a refusal, and the key is well: it was meant for this request
 	Unsettled                 // a refusal, and it could not be found out whether of the request or of the key
 	Away                      // this process cannot reach the provider, and others can: the job has no part in it
-	Singled                   // refused for the pace again while others are answered: the pool is not to wait for it
+	Singled                   // refused for the pace while others are answered: the pool is not to wait for it
 	Blamed                    // likewise, so often that its request is to blame
 )
 
@@ -188,7 +189,7 @@ func (h *Health) crowded(ctx context.Context, c Call, a upstream.Answer) bool {
 	if !own {
 		return silent && h.breaker.Sick(c.Model)
 	}
-	if err := h.breaker.HoldModel(ctx, c.Model, string(a.Outcome)); err != nil {
+	if err := h.breaker.HoldModel(ctx, c.Model, string(a.Outcome), 0); err != nil {
 		h.log.Warn("a model was not held back", "error", err)
 		return false
 	}

@@ -35,6 +35,7 @@ type provider struct {
 	mu     sync.Mutex
 	answer func(model, prompt string) (status int, body string) // "" answers well
 	list   func() (status int, body string)
+	after  string   // the Retry-After of a 429; "" for none
 	pings  []string // models of the smallest calls
 	lists  int
 }
@@ -65,6 +66,9 @@ func newProvider(t *testing.T) *provider {
 			}
 		}
 		w.Header().Set("Content-Type", "application/json")
+		if status == http.StatusTooManyRequests && p.after != "" {
+			w.Header().Set("Retry-After", p.after)
+		}
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}))

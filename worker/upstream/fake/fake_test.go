@@ -357,7 +357,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 		"504": tasks.Timeout, "529": tasks.Overloaded,
 		"hang": tasks.Timeout, "reset": tasks.CutOff, "cut": tasks.CutOff, "truncated": tasks.CutOff, "slow": tasks.Timeout,
 		"stream_error": "", "plain": tasks.Succeeded, "garbage": tasks.CutOff,
-		"429_page": tasks.RateLimited, "429_bare": tasks.RateLimited, "403_page": tasks.Unauthorized, "404_page": tasks.Rejected, "redirect": tasks.ServerError,
+		"429_page": tasks.RateLimited, "429_bare": tasks.RateLimited, "429_wait": tasks.RateLimited, "403_page": tasks.Unauthorized, "404_page": tasks.Rejected, "redirect": tasks.ServerError,
 		"detail": tasks.Rejected, "unknown": tasks.Rejected, "echo_key": tasks.Unauthorized,
 		"no_end": tasks.Succeeded, "done_only": tasks.Succeeded, "done_space": tasks.Succeeded, "as_json": tasks.Succeeded, "as_html": tasks.Succeeded,
 		"bom": tasks.Succeeded, "gzip": tasks.Succeeded, "no_usage": tasks.Succeeded, "filtered": tasks.Succeeded, "list": tasks.Succeeded,
@@ -401,7 +401,7 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			if strings.Contains(fmt.Sprintf("%+v %s", a, a.Result), testKey) {
 				t.Errorf("%s, %s: the key shows in %+v", kind, d, a)
 			}
-			waits := kind == "429" || kind == "ramp"
+			waits := kind == "429" || kind == "429_wait" || kind == "ramp"
 			if a.HasRetryAfter != waits || waits && a.RetryAfter != 7*time.Second {
 				t.Errorf("%s, %s: wait %v, %v", kind, d, a.RetryAfter, a.HasRetryAfter)
 			}

@@ -222,6 +222,8 @@ var refusals = map[string]refusal{
 	"504": {name: "504", status: 504, again: true, anthropicType: "timeout_error", openAIType: "server_error", message: "The request timed out."},
 	"429_page": {name: "429_page", status: 429, raw: "<html><head><title>429 Too Many Requests</title></head></html>\n",
 		header: map[string]string{"Content-Type": "text/html"}, words: "429 as an edge's page, without a wait"},
+	"429_wait": {name: "429_wait", status: 429, raw: `{"error":{"type":"rate_limit_error","message":"Too many requests. Please wait."}}`,
+		header: map[string]string{"Content-Type": "application/json", "Retry-After": "7"}, words: "429 that states a wait of 7 s"},
 	"429_bare": {name: "429_bare", status: 429, words: "429 and nothing else"},
 	"403_page": {name: "403_page", status: 403, raw: "<!DOCTYPE html><title>Attention Required!</title>\n",
 		header: map[string]string{"Content-Type": "text/html"}, words: "403 as an edge's page"},
