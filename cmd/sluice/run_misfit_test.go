@@ -3,10 +3,16 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -66,6 +72,8 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 			}()
 		}
 	}()
+	expired, stale := staleServer(t)
+	trusted := map[string][]byte{"ca.pem": secure.Certificate().Raw, "stale.pem": stale}
 	_, port, _ := net.SplitHostPort(secure.Listener.Addr().String())
 	for name, c := range map[string]struct{ url, ca, want string }{
 		"no such host":     {"https://no-such-host.invalid/v1", "", "no-such-host.invalid"},
@@ -75,16 +83,25 @@ func TestARunNamesAMisfitAndEnds(t *testing.T) {
 		"redirect": {away(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://elsewhere.example/v2?key=secret", http.StatusMovedPermanently)
 		}, false).URL, "", "https://elsewhere.example/v2"},
-		"not HTTP":     {"http://" + other.Addr().String(), "", "does not speak the protocol"},
-		"a page":       {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
-		"another path": {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "answered 404 with text/plain"},
+		"an expired certificate": {expired, "stale.pem", "has expired or is not valid yet"},
+		"an edge":                {away(t, answer(400, "text/html", "<title>400 The plain HTTP request was sent to HTTPS port</title>"), false).URL, "", "sent to HTTPS port"},
+		"a server of files":      {away(t, answer(501, "text/html", "<title>Unsupported method</title>"), false).URL, "", "Unsupported method"},
+		"brotli": {away(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "br")
+			_, _ = io.WriteString(w, "\v\x02\x80hello\x03")
+		}, false).URL, "", "compressed in a way that was not asked for: br"},
+		"another dialect": {away(t, answer(200, "application/json", `{"type":"message","role":"assistant","content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn"}`), false).URL, "", "set the provider's dialect to anthropic"},
+		"a refused key":   {away(t, answer(401, "application/json", `{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}`), false).URL, "", "Incorrect API key provided"},
+		"not HTTP":        {"http://" + other.Addr().String(), "", "does not speak the protocol"},
+		"a page":          {away(t, answer(200, "text/html", "<html>Welcome to nginx</html>"), false).URL, "", "did not answer as the provider's API"},
+		"another path":    {away(t, answer(404, "text/plain", "404 page not found"), false).URL, "", "answered 404 with text/plain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t)
 			ca := ""
 			if c.ca != "" {
-				d.write(c.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))
+				d.write(c.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: trusted[c.ca]})))
 				ca = fmt.Sprintf(", ca_file: %q", d.path(c.ca))
 			}
 			d.write("sluice.yaml", fmt.Sprintf(`
@@ -107,6 +124,27 @@ pools: {p: {provider: p, models: ["m*"]}}
 	}
 }
 
+// staleServer returns the address of a server whose certificate has expired, and that.
+func staleServer(t *testing.T) (url string, cert []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-time.Hour)
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotBefore: long.Add(-time.Hour), NotAfter: long, IsCA: true, BasicConstraintsValid: true}
+	cert, err = x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(nil)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return strings.Replace(s.URL, "127.0.0.1", "localhost", 1), cert
+}
+
 // What a wait may heal is waited for, with its reason.
 func TestARunWaitsForWhatAWaitMayHeal(t *testing.T) {
 	t.Parallel()
@@ -121,6 +159,8 @@ func TestARunWaitsForWhatAWaitMayHeal(t *testing.T) {
 	for name, c := range map[string]struct{ url, want string }{
 		"refused":  {"http://" + closed, "connection was refused"},
 		"overload": {away(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, false).URL, "overloaded"},
+		"words":    {away(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down for maintenance", 500) }, false).URL, "down for maintenance"},
+		"closed":   {away(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false).URL, "the connection ended before an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

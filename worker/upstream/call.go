@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -63,7 +64,7 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	}
 	resp, err := c.send(req, sent, ask.Leave, cancel)
 	if err != nil {
-		return unanswered(ctx, err, sent.whole.Load())
+		return c.unanswered(ctx, err, sent.whole.Load())
 	}
 	defer resp.Body.Close()
 
@@ -115,10 +116,11 @@ func (c *Caller) refused(a *Answer, resp *http.Response, cancel context.CancelFu
 	switch {
 	case status < 400:
 		a.blame(redirected(resp))
-	case (status == http.StatusNotFound || status == http.StatusMethodNotAllowed) && !jsontext.Value(text).IsValid(lenient):
-		// The provider refuses in JSON: perhaps something else stands at that address.
+	case aside(status, text):
 		cause := stranger(resp, nil)
-		cause.Message = UnknownPath(status, a.Message)
+		if cause.Message = a.Message; status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
+			cause.Message = UnknownPath(status, a.Message)
+		}
 		a.blame(cause)
 	}
 }
@@ -137,6 +139,7 @@ func (a *Answer) clean(r redactor) {
 
 // begin returns what the headers of an answer say.
 func (c *Caller) begin(resp *http.Response) Answer {
+	c.answered.Store(true)
 	now := c.now()
 	a := Answer{
 		Status:      resp.StatusCode,
@@ -233,12 +236,19 @@ func (b *outgoingBody) Read(p []byte) (int, error) {
 func (b *outgoingBody) Close() error { return nil }
 
 // unanswered classifies a call to which no status arrived.
-func unanswered(ctx context.Context, err error, sent bool) Answer {
+func (c *Caller) unanswered(ctx context.Context, err error, sent bool) Answer {
 	a := Answer{MaybeBilled: sent}
-	if cutShort(ctx, &a) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && !sent {
+		err = ctx.Err() // no connection came about in time
+	} else if cutShort(ctx, &a) {
 		return a
 	}
 	a.blame(connection(err, sent))
+	if a.Cause.Kind == Broken {
+		if cause, ok := c.secured(ctx); ok {
+			a.blame(cause)
+		}
+	}
 	switch {
 	case !sent:
 		a.Outcome = tasks.ConnectError

@@ -1,6 +1,9 @@
 package upstream
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,6 +15,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Cause is why no answer of the provider's came, where that is known: something
@@ -39,6 +45,7 @@ const (
 	Broken       CauseKind = "broken"          // the connection ended before an answer
 	TLSName      CauseKind = "tls_name"        // the certificate is another host's
 	TLSAuthority CauseKind = "tls_authority"   // the certificate's issuer is not trusted
+	TLSExpired   CauseKind = "tls_expired"     // the certificate is not valid any more, or not yet
 	TLSFailed    CauseKind = "tls"             // any other failure of the certificate or the handshake
 	Redirected   CauseKind = "redirect"        // never followed
 	NotHTTP      CauseKind = "not_http"        // another protocol, or http where https is spoken, or the reverse
@@ -51,7 +58,7 @@ const (
 // never been otherwise and all calls see it, no wait heals it.
 func (k CauseKind) Misfit() bool {
 	switch k {
-	case TLSName, TLSAuthority, TLSFailed, Redirected, NotHTTP, NotDialect, Encoded:
+	case TLSName, TLSAuthority, TLSExpired, TLSFailed, Redirected, NotHTTP, NotDialect, Encoded:
 		return true
 	}
 	return false
@@ -66,6 +73,7 @@ func (k CauseKind) words() string {
 		Broken:       "the connection ended before an answer",
 		TLSName:      "the provider could not be reached: its certificate is for another name",
 		TLSAuthority: "the provider could not be reached: its certificate is signed by an authority that is not trusted here",
+		TLSExpired:   "the provider could not be reached: its certificate has expired or is not valid yet",
 		TLSFailed:    "the provider could not be reached: no secure connection could be made",
 		Redirected:   "the provider's address redirects to another, which is not followed",
 		NotHTTP:      "the provider's address does not speak the protocol that is configured for it",
@@ -81,6 +89,7 @@ func connection(err error, sent bool) Cause {
 		dns       *net.DNSError
 		name      x509.HostnameError
 		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
 		cert      *tls.CertificateVerificationError
 		record    tls.RecordHeaderError
 		timeout   net.Error
@@ -93,6 +102,8 @@ func connection(err error, sent bool) Cause {
 		k = TLSName
 	case errors.As(err, &authority):
 		k = TLSAuthority
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		k = TLSExpired
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), strings.Contains(err.Error(), "malformed HTTP"):
 		k = NotHTTP // net/http has no value for the last
 	case errors.As(err, &cert), strings.Contains(err.Error(), "tls: "): // as for alerts
@@ -119,6 +130,41 @@ func redirected(resp *http.Response) Cause {
 		target = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // a query may hold a secret
 	}
 	return Cause{Kind: Redirected, Message: Redirected.words(), Detail: fmt.Sprintf("%s answered %d and redirects to %s", asked(resp), resp.StatusCode, target)}
+}
+
+// secured returns the cause of calls that end without an answer at an address where
+// TLS is spoken and http is configured: many servers just close such a connection. It
+// reports false where that is not so. No request is sent there.
+func (c *Caller) secured(ctx context.Context) (Cause, bool) {
+	u, err := url.Parse(c.url)
+	if err != nil || u.Scheme != "http" || c.answered.Load() {
+		return Cause{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // that the handshake is taken up is all that is asked
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")))
+	if alert := tls.AlertError(0); err != nil && !errors.As(err, &alert) {
+		return Cause{}, false
+	}
+	if err == nil {
+		conn.Close()
+	}
+	return Cause{Kind: NotHTTP, Message: NotHTTP.words(), Detail: fmt.Sprintf("%s speaks TLS, and closed a connection without it: base_url has to begin with https", c.url)}, true
+}
+
+// aside reports whether a refusal comes from what stands in the API's place: a web
+// server that knows no such path or method, or wants TLS. The provider refuses in JSON,
+// and a bad request at times in words.
+func aside(status int, came []byte) bool {
+	switch status {
+	case http.StatusBadRequest:
+		return bytes.HasPrefix(bytes.TrimSpace(came), []byte("<"))
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusUpgradeRequired,
+		http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return !jsontext.Value(came).IsValid(lenient)
+	}
+	return false
 }
 
 // stranger returns the cause of an answer that is not the dialect's.

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log"
 	"net"
@@ -9,6 +11,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Whatever stands at the address in the provider's place, or between it and here,
@@ -38,6 +43,22 @@ func TestTheCauseIsNamed(t *testing.T) {
 	}
 	refused := nobody.Addr().String()
 	_ = nobody.Close()
+	closing := httptest.NewUnstartedServer(nil) // TLS is spoken there, and what is not TLS is closed without a word
+	closing.TLS = &tls.Config{Certificates: secure.TLS.Certificates}
+	closing.Config.ErrorLog = secure.Config.ErrorLog
+	wordless, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing.Listener.Close()
+	closing.Listener = onlyTLS{wordless}
+	closing.StartTLS()
+	defer closing.Close()
+	expired := func(cfg *Config) {
+		roots := x509.NewCertPool()
+		roots.AddCert(secure.Certificate())
+		cfg.Client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Time: func() time.Time { return secure.Certificate().NotAfter.Add(time.Hour) }}}}
+	}
 	ssh := serveBytes(t, []byte("SSH-2.0-OpenSSH_9.7\r\n"), false)
 	trusting := func(cfg *Config) { cfg.Client = secure.Client() }
 	silent := func(cfg *Config) {
@@ -60,6 +81,11 @@ func TestTheCauseIsNamed(t *testing.T) {
 		{"https where http is spoken", "https" + strings.TrimPrefix(plain.URL, "http"), nil, NotHTTP, true, "does not speak the protocol", "127.0.0.1"},
 		{"ssh", ssh.url, nil, NotHTTP, true, "does not speak the protocol", "SSH-2.0"},
 		{"a redirect", moved.URL, nil, Redirected, true, "redirects to another", "308 and redirects to https://thief.example/v1/messages"},
+		{"an expired certificate", secure.URL, expired, TLSExpired, true, "has expired or is not valid yet", "127.0.0.1"},
+		{"http where TLS is spoken", strings.Replace(closing.URL, "https", "http", 1), nil, NotHTTP, true, "does not speak the protocol", "base_url has to begin with https"},
+		{"nginx where TLS is spoken", served(t, page(400, "Content-Type: text/html", "<title>400 The plain HTTP request was sent to HTTPS port</title>")), nil, NotDialect, true, "sent to HTTPS port", "400 with text/html"},
+		{"a server of files", served(t, page(501, "Content-Type: text/html", "<title>Error 501</title>")), nil, NotDialect, true, "Error 501", "501 with text/html"},
+		{"a coding that is not read", served(t, page(200, "Content-Encoding: br", "\v\x02\x80hello\x03")), nil, Encoded, true, "compressed in a way that was not asked for: br", "200 in the coding br"},
 		{"a page", plain.URL, nil, NotDialect, true, "did not answer as the provider's API", "200 with text/html"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -72,6 +98,86 @@ func TestTheCauseIsNamed(t *testing.T) {
 			}
 			if !strings.Contains(a.Cause.Detail, tc.detail) || strings.Contains(a.Cause.Detail, "secret") {
 				t.Errorf("the operator is told %q, want %q", a.Cause.Detail, tc.detail)
+			}
+		})
+	}
+}
+
+// served returns the address of a server of h.
+func served(t *testing.T, h http.Handler) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// onlyTLS closes each connection whose first byte begins no handshake.
+type onlyTLS struct{ net.Listener }
+
+func (l onlyTLS) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(c, first); err == nil && first[0] == 22 {
+			return &begun{c, first}, nil
+		}
+		c.Close()
+	}
+}
+
+// begun is a connection of which a byte has been read.
+type begun struct {
+	net.Conn
+	first []byte
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.first) == 0 {
+		return b.Conn.Read(p)
+	}
+	n := copy(p, b.first)
+	b.first = b.first[n:]
+	return n, nil
+}
+
+// A provider that says nothing is told by where it stopped.
+func TestWhereTimeRanOutIsNamed(t *testing.T) {
+	t.Parallel()
+	for stage, want := range map[string]struct {
+		outcome tasks.Outcome
+		billed  bool
+		says    string
+	}{
+		"connect":    {tasks.ConnectError, false, "could not be reached in time"},
+		"first byte": {tasks.Timeout, true, "no complete answer in time"},
+		"mid-body":   {tasks.Timeout, true, "no complete answer in time"},
+	} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			url := served(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if stage == "mid-body" {
+					w.Header().Set("Content-Type", "text/event-stream")
+					_, _ = io.WriteString(w, "event: ping\ndata: {\"type\":\"ping\"}\n\n")
+					_ = http.NewResponseController(w).Flush()
+				}
+				<-r.Context().Done()
+			}))
+			c := newCaller(t, Anthropic, url, func(cfg *Config) {
+				if stage == "connect" {
+					cfg.Client = &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+						<-t.Context().Done()
+						return nil, t.Context().Err()
+					}}}
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if a := c.Do(ctx, ask("hi")); a.Outcome != want.outcome || a.MaybeBilled != want.billed || !strings.Contains(a.Message, want.says) {
+				t.Errorf("%s, maybe billed %t, %q; want %+v", a.Outcome, a.MaybeBilled, a.Message, want)
 			}
 		})
 	}

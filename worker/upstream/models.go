@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -25,6 +27,8 @@ func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 func (c *Caller) list(ctx context.Context) (a Answer, names []string) {
 	callCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var connected atomic.Bool
+	callCtx = httptrace.WithClientTrace(callCtx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	req, err := http.NewRequestWithContext(callCtx, http.MethodGet, c.models, nil)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}, nil
@@ -32,7 +36,7 @@ func (c *Caller) list(ctx context.Context) (a Answer, names []string) {
 	c.sign(req.Header, &tasks.Request{})
 	resp, err := c.client.Do(req)
 	if err != nil {
-		a = unanswered(ctx, err, true)
+		a = c.unanswered(ctx, err, connected.Load())
 		a.MaybeBilled = false
 		return a, nil
 	}

@@ -40,7 +40,7 @@ func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return unanswered(ctx, err, true)
+		return c.unanswered(ctx, err, true)
 	}
 	defer resp.Body.Close()
 	a := c.begin(resp)

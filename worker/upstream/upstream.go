@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -58,6 +59,7 @@ type Caller struct {
 	userAgent string
 	now       func() time.Time
 	redact    redactor
+	answered  atomic.Bool // an answer in HTTP has come
 }
 
 // New returns a Caller, or an error that joins every fault of the Config.

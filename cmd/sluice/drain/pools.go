@@ -52,19 +52,23 @@ func (r *runner) watchPools(ctx context.Context) error {
 		case s.Cause == pause.BadAuthority:
 			refused = append(refused, name)
 		case s.Cause == pause.Misfit, r.written == 0 && strings.Contains(s.Detail, "no such host"):
-			misfit = append(misfit, fmt.Sprintf("%s: %s", name, strings.TrimSuffix(s.Reason+" ("+s.Detail+")", " ()")))
+			misfit = append(misfit, name+": "+s.Reason+detailed(s.Detail))
 		}
 		if s.Paused == r.paused[name] {
 			continue
 		}
 		r.paused[name] = s.Paused
+		why := s.Reason + detailed(s.Detail)
+		if s.Paused && s.PausedBy == pause.ByBreaker {
+			why += r.lastWords(ctx, name, why)
+		}
 		switch {
 		case !s.Paused:
 			r.say("sluice: pool %s goes on", name)
 		case s.ExpectedResumeAt.IsZero():
-			r.say("sluice: pool %s is paused: %s; its jobs wait", name, s.Reason)
+			r.say("sluice: pool %s is paused: %s; its jobs wait", name, why)
 		default:
-			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, s.Reason, s.ExpectedResumeAt.Format(time.RFC3339))
+			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, why, s.ExpectedResumeAt.Format(time.RFC3339))
 		}
 	}
 	r.sayWaits(ctx, time.Now())
@@ -75,9 +79,40 @@ func (r *runner) watchPools(ctx context.Context) error {
 		return fmt.Errorf("no answer can come from the provider of pool %s; what waits is kept: see to base_url, dialect and certificates and run the same command again", strings.Join(misfit, "; "))
 	default:
 		slices.Sort(refused)
-		return fmt.Errorf("the provider of pool %s refuses the key; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "))
+		return fmt.Errorf("the provider of pool %s refuses the key%s; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "), r.lastWords(ctx, refused[0], ""))
 	}
 	return nil
+}
+
+// detailed is an operator's detail behind what it explains; "" for none.
+func detailed(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return " (" + detail + ")"
+}
+
+// lastWords is the error of a job that waits for a pool, as words behind those that
+// are said already; "" when they say it, or when none of the first jobs has one.
+func (r *runner) lastWords(ctx context.Context, pool, said string) string {
+	const looks = 16
+	var ids []string
+	for id, p := range r.open {
+		if p.Pool == pool {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids) // in the order in which they are asked
+	for _, id := range ids[:min(looks, len(ids))] {
+		j, err := r.s.Record.Job(ctx, owner, id)
+		if err == nil && j.Error != nil && j.Error.Message != "" {
+			if strings.Contains(said, j.Error.Message) {
+				return ""
+			}
+			return "; the last answer: " + strconv.Quote(j.Error.Message)
+		}
+	}
+	return ""
 }
 
 // sayWaits tells what everything waits for, once nothing has come and nothing was
