@@ -302,6 +302,11 @@ func (v *validator) providers(c *Config) {
 			v.bad(key+".base_url", "%v", err)
 			continue
 		}
+		for _, path := range []string{"/chat/completions", "/messages"} {
+			if strings.HasSuffix(strings.TrimRight(p.BaseURL, "/"), path) {
+				v.bad(key+".base_url", "ends with %s, which each call adds itself: leave it away", path)
+			}
+		}
 		if p.APIKey == "" && !loopbackURL(p.BaseURL) {
 			v.bad(key+".api_key", "needed; may also come from %s or %s_FILE", variable(key+".api_key"), variable(key+".api_key"))
 		}
@@ -429,8 +434,8 @@ func CheckURL(s string) error {
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("has to be an address like https://host or http://host:port")
-	case !isPort(u.Port()):
-		return errors.New("has a port that is no number from 1 to 65535")
+	case !portal(u):
+		return errors.New("has no port from 1 to 65535 behind its colon")
 	case u.User != nil:
 		return errors.New("must not hold a user or a password")
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
@@ -439,10 +444,13 @@ func CheckURL(s string) error {
 	return nil
 }
 
-// isPort reports whether an address may have this port, "" being none.
-func isPort(s string) bool {
-	n, err := strconv.ParseUint(s, 10, 16)
-	return s == "" || err == nil && n > 0
+// portal reports whether an address names no port, or one that there is.
+func portal(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && port > 0
 }
 
 // loopbackURL reports whether s is a web address on this machine.

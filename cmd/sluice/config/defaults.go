@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"strconv"
 )
 
 // The names of the built-in fake provider, in Anthropic's form and in OpenAI's.
@@ -257,7 +258,7 @@ func wellKnown(r *reader, e Environment) []Provider {
 // later.
 func LocalURL(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
-	if err != nil || port == "0" {
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
 		return ""
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {

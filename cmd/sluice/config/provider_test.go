@@ -89,3 +89,37 @@ func TestAProvidersSwitches(t *testing.T) {
 		}
 	}
 }
+
+// An address that nothing can be asked at is refused, wherever one is configured.
+func TestAddressesThatCannotBeAsked(t *testing.T) {
+	for given, want := range map[string]string{
+		"http://127.0.0.1:8000/v1": "", "https://host": "", "http://[::1]:8000": "", "https://host:443/a/b/": "",
+		"http://host:/v1": "colon", "http://http://host/v1": "colon", "http://[::1]:/v1": "colon", "http://host:0": "colon", "http://host:65536/v1": "colon",
+		"http://host:x/v1": "address like", "host:8000/v1": "address like", "https:///v1": "address like", "https//host": "address like", "ftp://host": "address like",
+		"http://user:pw@host": "password", "http://host?x=1": "query", "http://host/#a": "fragment",
+	} {
+		err := CheckURL(given)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", given, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "pw@") {
+			t.Errorf("%s: the error quotes it: %v", given, err)
+		}
+	}
+	for key, file := range map[string]string{
+		"providers.p.base_url": "providers: {p: {dialect: openai, base_url: 'http://host:/v1', api_key: k}}\npools: {p: {provider: p, models: ['*']}}\n",
+		"public_url":           "public_url: 'http://host:'\n",
+		"redis.url":            "redis: {url: 'redis://host:/0'}\n",
+		"listen":               "listen: '127.0.0.1:'\n",
+		"ops_listen":           "ops_listen: '127.0.0.1:70000'\n",
+	} {
+		if _, faults := load(t, file, "ANTHROPIC_API_KEY=k"); len(faults) != 1 || faults[0].Key != key {
+			t.Errorf("%s: %v", key, faults)
+		}
+	}
+	for _, base := range []string{"http://127.0.0.1/v1/chat/completions", "http://127.0.0.1/v1/messages/"} {
+		if _, faults := load(t, "providers: {p: {dialect: openai, base_url: '"+base+"'}}\npools: {p: {provider: p, models: ['*']}}\n"); len(faults) != 1 || !strings.Contains(faults[0].Error(), "leave it away") {
+			t.Errorf("%s: %v", base, faults)
+		}
+	}
+}
