@@ -239,7 +239,7 @@ func (b *outgoingBody) Close() error { return nil }
 func (c *Caller) unanswered(ctx context.Context, err error, sent bool) Answer {
 	a := Answer{MaybeBilled: sent}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) && !sent {
-		err = ctx.Err() // no connection came about in time
+		err = fmt.Errorf("no connection to %s: %w", c.url, ctx.Err())
 	} else if cutShort(ctx, &a) {
 		return a
 	}
