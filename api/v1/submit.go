@@ -219,11 +219,11 @@ func (in *input) agree(job *tasks.Job) error {
 	if job.Model = cmp.Or(job.Model, in.requestModel); in.requestModel != "" && in.requestModel != job.Model {
 		return fault.Fail(fault.InvalidRequest, `The members "model" and "request.model" differ.`)
 	}
-	limits := estimate.ReadOutput(in.request)
+	limits := estimate.ReadOutput(r.Endpoint, in.request)
 	if r.MaxTokens != 0 && !limits.Agrees(r.MaxTokens) {
 		return fault.Fail(fault.InvalidRequest, `The member "max_tokens" differs from the limit in "request": give one of them.`)
 	}
-	if len(limits.Given) > 0 {
+	if limits.Limit > 0 {
 		r.MaxTokens = 0 // the body says it
 	}
 	return nil

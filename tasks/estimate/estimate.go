@@ -26,8 +26,8 @@
 //
 // # Output
 //
-// A body's own limit counts, under each of its names, times the answers that "n"
-// or "best_of" asks for. Where the body has none (no member, null, 0, -1 or
+// A body's own limit counts, under each name that the endpoint knows it by, times the
+// answers that "n" or "best_of" asks for. Where the body has none (no member, null, 0, -1 or
 // anything that is no number above 0), the model alone limits the answer, and it
 // counts as what the model may produce at most: see [Most]. The gate takes no such
 // figure: it expects what calls of the class were seen to produce.
@@ -53,7 +53,7 @@ func Fill(model string, r *tasks.Request) {
 	if r.Kind != tasks.Raw || r.Endpoint == tasks.Embeddings {
 		return // MaxTokens says all, and an embedding has no output
 	}
-	out := ReadOutput(r.Body)
+	out := ReadOutput(r.Endpoint, r.Body)
 	limit := max(out.Limit, r.MaxTokens)
 	if r.Open = limit == 0; r.Open {
 		limit = Most(model)
@@ -69,9 +69,11 @@ const (
 
 // Output is what a provider's own body says of the length of its answer.
 type Output struct {
-	// Given are the values of its limits as they are written, without null.
+	// Given are the values of its limits as they are written, without null, under
+	// whichever name.
 	Given []string
-	// Limit is the largest that is a whole number above 0; 0: none is.
+	// Limit is the largest that is a whole number above 0, of those whose name the
+	// endpoint knows: another name is ignored there. 0: none is.
 	Limit int
 	// Answers is how many are asked for, at least 1.
 	Answers int
@@ -90,8 +92,13 @@ func IsLimit(name string) bool {
 	return name == "max_tokens" || name == "max_completion_tokens" || name == "max_output_tokens"
 }
 
-// ReadOutput reads the limits of a body.
-func ReadOutput(body []byte) Output {
+// limits reports whether an endpoint knows a limit by this name.
+func limits(e tasks.Path, name string) bool {
+	return (name == "max_output_tokens") == (e == tasks.Responses)
+}
+
+// ReadOutput reads the limits of a body for an endpoint.
+func ReadOutput(e tasks.Path, body []byte) Output {
 	out := Output{Answers: 1}
 	d := newDecoder(body)
 	if tok, err := d.ReadToken(); err != nil || tok.Kind() != '{' {
@@ -111,7 +118,9 @@ func ReadOutput(body []byte) Output {
 		case v.Kind() == 'n':
 		case IsLimit(name):
 			out.Given = append(out.Given, string(v))
-			out.Limit = max(out.Limit, whole(v))
+			if limits(e, name) {
+				out.Limit = max(out.Limit, whole(v))
+			}
 		case name == "n", name == "best_of":
 			out.Answers = max(out.Answers, min(whole(v), mostAnswers))
 		}

@@ -117,7 +117,9 @@ func TestTheOutputIsCountedAsTheBodySaysIt(t *testing.T) {
 	}{
 		{"gpt-4o", `"max_tokens":100`, 0, 100, false},
 		{"gpt-4o", `"max_completion_tokens":100`, 0, 100, false},
-		{"gpt-4o", `"max_output_tokens":100`, 0, 100, false},
+		{"gpt-4o", `"max_output_tokens":100`, 0, 16_384, true}, // ignored by most servers
+		{"gpt-4o", `"max_output_tokens":100,"max_tokens":50`, 0, 50, false},
+		{"gpt-4o", `"max_output_tokens":100`, 100, 100, false},
 		{"gpt-4o", `"max_tokens":100,"max_completion_tokens":200`, 0, 200, false},
 		{"gpt-4o", `"max_tokens":1e2`, 0, 100, false},
 		{"gpt-4o", `"max_tokens":100,"n":4`, 0, 400, false},
