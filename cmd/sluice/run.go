@@ -76,7 +76,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 		l := p.Limits
 		provider, _ := cfg.ProviderOf(p.Name)
 		c.Pools = append(c.Pools, drain.Pool{
-			Name: p.Name, Dialect: provider.Dialect, Models: p.Models, MaxAttempts: p.MaxAttempts,
+			Name: p.Name, Dialect: provider.Dialect, Models: p.Models, MaxAttempts: p.MaxAttempts, Timeout: p.Timeout,
 			Requests: l.RequestsPerMinute, InputTokens: l.InputTokensPerMinute, OutputTokens: l.OutputTokensPerMinute, Burst: l.RequestBurst,
 			Guessed: p.FollowProvider,
 		})

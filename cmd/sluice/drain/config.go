@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/pause"
@@ -69,6 +70,7 @@ type Pool struct {
 	Name, Dialect string
 	Models        []string // globs
 	MaxAttempts   int
+	Timeout       time.Duration // of a call
 	// A minute, 0 being no limit; Burst is how many requests the provider takes at once.
 	Requests, InputTokens, OutputTokens, Burst int64
 	// Guessed is true where these are a beginning that the provider corrects.
@@ -130,6 +132,16 @@ func (c *Config) attempts(pool string) int {
 		}
 	}
 	return 1
+}
+
+// timeout is how long a call of a pool may take.
+func (c *Config) timeout(pool string) time.Duration {
+	for _, p := range c.Pools {
+		if p.Name == pool {
+			return p.Timeout
+		}
+	}
+	return 0
 }
 
 // served says which models there are.

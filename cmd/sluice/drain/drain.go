@@ -200,6 +200,7 @@ func (r *runner) await(ctx context.Context) error {
 		var err error
 		select {
 		case <-ctx.Done():
+			r.say("sluice: stopping; calls that are under way are waited for, and another signal ends them")
 			return nil
 		case id := <-r.s.Ended:
 			err = r.write(ctx, id)

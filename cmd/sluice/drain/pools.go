@@ -48,7 +48,7 @@ func (r *runner) watchPools(ctx context.Context) error {
 			continue // Redis is away; the log says so
 		}
 		switch {
-		case !waited[name] || s.PausedBy != pause.ByBreaker:
+		case !waited[name] || s.PausedBy != pause.ByBreaker || !r.paused[name]: // not before the next look: the errors of its jobs are being written
 		case s.Cause == pause.BadAuthority:
 			refused = append(refused, name)
 		case s.Cause == pause.Misfit, r.written == 0 && strings.Contains(s.Detail, "no such host"):
@@ -115,8 +115,8 @@ func (r *runner) lastWords(ctx context.Context, pool, said string) string {
 	return ""
 }
 
-// sayWaits tells what everything waits for, once nothing has come and nothing was
-// under way for a minute, and again each time that the wait has doubled.
+// sayWaits tells what everything waits for, once nothing has come for a minute, and
+// again each time that the wait has doubled.
 func (r *runner) sayWaits(ctx context.Context, now time.Time) {
 	since := now.Sub(r.moved)
 	if since < time.Minute<<r.waits {
@@ -137,7 +137,8 @@ func (r *runner) sayWaits(ctx context.Context, now time.Time) {
 			continue
 		}
 		if p.Running > 0 {
-			return
+			why = append(why, fmt.Sprintf("%d calls of pool %s are under way without an answer, each given up %s after it was sent%s", p.Running, p.Name, r.c.timeout(p.Name), r.lastWords(ctx, p.Name, "")))
+			continue
 		}
 		why = append(why, fmt.Sprintf("%d jobs of pool %s wait%s", jobs[p.Name], p.Name, r.reason(ctx, samples[p.Name], p)))
 	}
@@ -169,8 +170,5 @@ func (r *runner) reason(ctx context.Context, id string, p tasks.PoolStatus) stri
 	if !w.EstimatedStart.IsZero() {
 		s += ", until about " + w.EstimatedStart.Local().Format(time.RFC3339)
 	}
-	if j.Error != nil && j.Error.Message != "" {
-		s += "; the last answer: " + strconv.Quote(j.Error.Message)
-	}
-	return s
+	return s + r.lastWords(ctx, p.Name, s)
 }
