@@ -101,7 +101,40 @@ func Syntax(err error) *Error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return notJSON("The body ends before its JSON value does.")
 	}
-	return notJSON("Syntax error%s, byte %d.", where, s.ByteOffset)
+	return notJSON("Syntax error%s, byte %d%s.", where, s.ByteOffset, rule(s.Err))
+}
+
+// rules are what is often written in place of JSON, by what the parser says of it.
+var rules = []struct{ says, rule string }{
+	{"surrogate", "half of a surrogate pair is escaped there, as a cut emoji leaves it"},
+	{"invalid UTF-8", "what stands there is not UTF-8"},
+	{"non-control character", `a line break, a tab or another control character in a text is written as an escape, as in \n`},
+	{"escape sequence", "there is no such escape; a backslash is written twice"},
+	{`'\'' at start`, "names and texts stand between double quotes"},
+	{"'}' at start", "nothing may stand after the last comma"},
+	{"']' at start", "nothing may stand after the last comma"},
+	{"'/' at start", "JSON has no comments"},
+	{"'#' at start", "JSON has no comments"},
+	{"at start of string", "a name between double quotes has to stand there"},
+	{"after object name", "a colon has to stand there"},
+	{"after object value", "a comma or the end has to stand there"},
+	{"after array", "a comma or the end has to stand there"},
+	{"at start of value", "a text between double quotes, a number, true, false, null, a list or an object has to stand there"},
+	{"in number", "it is not a number as JSON has them"},
+}
+
+// rule says which rule of JSON was broken, with nothing of what was written; "" for one
+// that is not known.
+func rule(err error) string {
+	if err == nil {
+		return ""
+	}
+	for _, r := range rules {
+		if strings.Contains(err.Error(), r.says) {
+			return ": " + r.rule
+		}
+	}
+	return ""
 }
 
 // Clip quotes what a caller named, shortened to what may be repeated.

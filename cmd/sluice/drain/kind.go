@@ -181,6 +181,9 @@ var plainName = regexp.MustCompile(`^[\w./-]+$`)
 // the reader.
 func (g *guise) how(file, name string) string {
 	stem, other := strings.TrimSuffix(name, filepath.Ext(name)), "new-"+name
+	if strings.Contains(g.hint, "STEM"+filepath.Ext(name)) {
+		stem = "new-" + stem // what would be written is not what is read
+	}
 	if file == "-" || !plainName.MatchString(file) {
 		file, stem, other = "FILE", "NEW", "NEW"+filepath.Ext(name)
 	}
