@@ -104,7 +104,7 @@ func TestOnePoisonedPromptOfThirtyFailsAlone(t *testing.T) {
 					}
 					fmt.Fprintf(&lines, `{"custom_id":"%d","model":%q,"prompt":%q}`+"\n", i, model, text)
 				}
-				batches[kind] = c.do("POST", "/v1/batches", lines.String(), "Content-Type", "application/x-ndjson").want(t, 202).str("id")
+				batches[kind] = c.post("/v1/batches", lines.String(), "Content-Type", "application/x-ndjson").want(t, 202).str("id")
 			}
 			limited := func(kind string) bool { return strings.HasPrefix(kind, "429") }
 			order := slices.SortedStableFunc(slices.Values(kinds), func(a, b string) int { return strings.Compare(fmt.Sprint(limited(a)), fmt.Sprint(limited(b))) })
@@ -159,7 +159,7 @@ func (c caller) beside(attacker caller, model string, poison []string) time.Dura
 		<-tick.C
 		all.Go(func() {
 			begun := time.Now()
-			r := c.do("POST", "/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
+			r := c.post("/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
 			if took[i] = time.Since(begun); r.str("status") != "succeeded" || r.num("attempts") != 1 {
 				c.t.Errorf("the victim's job: %s", r.body)
 			}
@@ -190,7 +190,7 @@ func TestPoisonedPromptsDelayNoOtherTenant(t *testing.T) {
 	for pool, model := range map[string]string{"claude": "claude-x", "gpt": "gpt-x"} {
 		both.Go(func() {
 			victim, attacker := s.as(t, "victim-"+pool), s.as(t, "attacker-"+pool)
-			victim.do("POST", "/v1/jobs", prompt(model, "the first"), "Prefer", "wait=30").want(t, 200)
+			victim.post("/v1/jobs", prompt(model, "the first"), "Prefer", "wait=30").want(t, 200)
 			without := victim.beside(attacker, model, nil)
 			for _, round := range rounds {
 				var during time.Duration
@@ -217,7 +217,7 @@ func (c caller) waits(model string) time.Duration {
 	took := make([]time.Duration, 100)
 	for i := range took {
 		begun := time.Now()
-		r := c.do("POST", "/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
+		r := c.post("/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
 		if took[i] = time.Since(begun); r.str("status") != "succeeded" || r.num("attempts") != 1 {
 			c.t.Errorf("the victim's job: %s", r.body)
 		}
@@ -254,7 +254,7 @@ func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
 		}
 	}
 	allowed := func() time.Duration { return 2*without + 100*time.Millisecond }
-	if during > allowed() { // a machine that became busy with something else is slow without the attack, too
+	for tries := 0; tries < 3 && during > allowed(); tries++ { // a machine that became busy with something else is slow without the attack, too
 		without = max(without, victim.waits("claude-well"))
 	}
 	t.Logf("the slowest but one of a hundred: %v without the attack, %v with it", without, during)
