@@ -136,10 +136,10 @@ func (a *attempt) take(base context.Context) error {
 // held reports whether the job may not be called for now, and for how long.
 func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
 	switch {
-	case a.p.Health == nil:
-		return 0, false
 	case a.p.shut():
 		return 0, true
+	case a.p.Health == nil:
+		return 0, false
 	}
 	if wait = a.p.Health.Held(base, a.job.Asks()); wait == 0 {
 		return 0, false
@@ -184,6 +184,9 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
 	})
+	if errors.Is(err, limit.ErrShut) {
+		a.p.closed.Store(time.Now().Add(shutFor).UnixNano())
+	}
 	return err
 }
 

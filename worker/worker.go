@@ -158,7 +158,11 @@ type servedPool struct {
 	budget *budget
 	bare   bare
 	mean   atomic.Int64 // how long the last calls took on average, in nanoseconds
+	closed atomic.Int64 // until when the gate is taken for shut, in Unix nanoseconds
 }
+
+// shutFor is how long nothing is taken from a pool whose gate this process cannot ask.
+const shutFor = 5 * time.Second
 
 // slowCall is the average time from which on the input of a call is settled when
 // its answer begins. That costs one more call of Redis; at the end it would be
@@ -173,8 +177,11 @@ func (p *servedPool) gone() <-chan struct{} {
 	return p.Health.Gone()
 }
 
-// shut reports whether it is.
+// shut reports whether it is, or the gate.
 func (p *servedPool) shut() bool {
+	if time.Now().UnixNano() < p.closed.Load() {
+		return true
+	}
 	select {
 	case <-p.gone():
 		return true

@@ -59,6 +59,12 @@ import (
 // ErrStopped is what [Gate.Take] returns once [Gate.Run] has ended: nobody asks for slots any more.
 var ErrStopped = errors.New("limit: the gate's pump has stopped")
 
+// ErrShut is what [Gate.Take] returns, also to those who wait, when Redis has answered for
+// some seconds that the gate cannot be asked, as it does of a state that a newer release
+// has written, or to a user without the permission. Others may be able to: their calls
+// are for them. It is not returned while Redis is away, full or starting.
+var ErrShut = errors.New("limit: the gate cannot be asked by this process")
+
 // Limits are an allowance. Zero means no limit in that dimension.
 type Limits struct {
 	RequestsPerMinute     int64

@@ -3,13 +3,17 @@ package limit
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 const (
-	batch   = 32          // calls that may pass at once on one question to Redis
-	recheck = time.Second // a slot that was longer ahead is checked for a hold before it is used
+	batch     = 32              // calls that may pass at once on one question to Redis
+	recheck   = time.Second     // a slot that was longer ahead is checked for a hold before it is used
+	shutAfter = 2 * time.Second // of answers that say that the gate cannot be asked
 )
 
 // Run asks for slots on behalf of [Gate.Take], keeps this process's reservations alive
@@ -39,6 +43,29 @@ func (g *Gate) Run(ctx context.Context) error {
 	return nil
 }
 
+// shuts reports whether an answer of Redis says that this process cannot ask the gate,
+// and others may be able to.
+func shuts(err error) bool {
+	var said redis.Error
+	if !errors.As(err, &said) {
+		return false
+	}
+	code, _, _ := strings.Cut(said.Error(), " ") // in capitals; what a script says has none
+	return code == "ERR" || code == "NOPERM" || code != strings.ToUpper(code)
+}
+
+// dismissLocked ends the wait of all with an error.
+func (g *Gate) dismissLocked(err error) {
+	for el := g.queue.Front(); el != nil; el = g.queue.Front() {
+		w := g.queue.Remove(el).(*waiter)
+		if w.doubt {
+			g.laterLocked(back(w.key, g.epoch.Load()))
+		}
+		w.err, w.done = err, true
+		close(w.ready)
+	}
+}
+
 // stop ends what Run had begun: the calls still waiting, the place in line, what
 // the ledger owes.
 func (g *Gate) stop(ctx context.Context) {
@@ -46,14 +73,7 @@ func (g *Gate) stop(ctx context.Context) {
 	g.stopped = true
 	inLine := g.inLine != ""
 	g.inLine, g.slotAhead = "", false
-	for el := g.queue.Front(); el != nil; el = g.queue.Front() {
-		w := g.queue.Remove(el).(*waiter)
-		if w.doubt {
-			g.laterLocked(back(w.key, g.epoch.Load()))
-		}
-		w.err, w.done = ErrStopped, true
-		close(w.ready)
-	}
+	g.dismissLocked(ErrStopped)
 	for _, a := range g.handed {
 		if a.status == "ok" {
 			g.laterLocked(back(a.key, g.epoch.Load()))
@@ -117,6 +137,7 @@ func (g *Gate) keepAlive(ctx context.Context) {
 // the same moment. It holds at most one slot that lies ahead.
 func (g *Gate) pump(ctx context.Context) {
 	failures := 0
+	var since time.Time // when it could not be asked first
 	for ctx.Err() == nil {
 		ws := g.heads()
 		if len(ws) == 0 {
@@ -135,7 +156,13 @@ func (g *Gate) pump(ctx context.Context) {
 			}
 			g.m.acquires.WithLabelValues(g.cfg.Pool, "error").Inc()
 			if failures == 0 {
+				since = time.Now()
 				g.log.ErrorContext(ctx, "Redis does not answer; nothing passes the gate", "error", err)
+			}
+			if shuts(err) && time.Since(since) > shutAfter {
+				g.mu.Lock()
+				g.dismissLocked(ErrShut)
+				g.mu.Unlock()
 			}
 			g.pause(ctx, backoff(failures))
 			failures++
