@@ -87,6 +87,7 @@ func (s BatchStatus) Valid() bool {
 type BatchFilter struct {
 	Tenant       string
 	Status       BatchStatus
+	Dialect      string    // as in Batch
 	Since, Until time.Time // as in Filter
 	Limit        int       // 1 to 1000
 	After        string    // the id of the last batch of the page before
@@ -111,6 +112,9 @@ type Batch struct {
 	ExpiresAt time.Time
 	// CancelingAt is when its cancellation was asked for; zero: it was not.
 	CancelingAt time.Time
+	// Dialect is that of all the pools that its jobs went to: in the form of that
+	// provider it can be read. "": they are of several.
+	Dialect string
 }
 
 // Counts says how many of a batch's jobs stand where. Queued includes
@@ -130,6 +134,7 @@ type BatchCommit struct {
 	Lines       int64  // that were written; 0: they are not counted
 	Fingerprint string // see Submission
 	Limits      Limits
+	Dialect     string // see Batch
 	// Digest is the same for requests that ask the same; "": only a key tells repeats.
 	// Repeat says that the caller has sent the request before: then no batch is made
 	// beside that of the request before.

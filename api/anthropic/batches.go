@@ -58,13 +58,17 @@ func ours(id string) (string, bool) {
 
 func theirs(id string) string { return batchPrefix + strings.TrimPrefix(id, ourPrefix) }
 
-// named is the batch that the path names.
-func named(c echo.Context) (string, error) {
+// named is the batch that the path names. One of another provider's is none.
+func (a *API) named(c echo.Context) (tasks.Batch, error) {
 	id, ok := ours(c.Param("id"))
 	if !ok {
-		return "", tasks.ErrNotFound
+		return tasks.Batch{}, tasks.ErrNotFound
 	}
-	return id, nil
+	g, err := a.c.Batches.Batch(c.Request().Context(), a.c.Caller(c).Tenant, id)
+	if err == nil && g.Dialect != a.form.Dialect {
+		err = tasks.ErrNotFound
+	}
+	return g, err
 }
 
 // CreateBatch is POST /anthropic/v1/messages/batches. The body is read and staged request
@@ -153,14 +157,13 @@ func faulty(f *fault.Fault, request string) *tasks.JobError {
 // batch as it is at the moment of the asking, canceling, also where nothing of it is left
 // to be waited for; a repeat, with the batch as it is.
 func (a *API) CancelBatch(c echo.Context) error {
-	ctx, tenant := c.Request().Context(), a.c.Caller(c).Tenant
-	id, err := named(c)
+	g, err := a.named(c)
 	if err != nil {
 		return err
 	}
-	g, err := a.c.Batches.CancelBatch(ctx, tenant, id)
+	g, err = a.c.Batches.CancelBatch(c.Request().Context(), g.Tenant, g.ID)
 	if errors.Is(err, tasks.ErrFinal) {
-		if g, err = a.c.Batches.Batch(ctx, tenant, id); err == nil && g.CancelingAt.IsZero() {
+		if g, err = a.named(c); err == nil && g.CancelingAt.IsZero() {
 			return fault.Fail(fault.InvalidRequest, "The batch has ended: there is nothing to cancel.")
 		}
 		if err != nil {
@@ -179,11 +182,11 @@ func (a *API) CancelBatch(c echo.Context) error {
 
 // DeleteBatch is DELETE /anthropic/v1/messages/batches/{id}.
 func (a *API) DeleteBatch(c echo.Context) error {
-	id, err := named(c)
+	g, err := a.named(c)
 	if err != nil {
 		return err
 	}
-	err = a.c.Batches.DeleteBatch(c.Request().Context(), a.c.Caller(c).Tenant, id)
+	err = a.c.Batches.DeleteBatch(c.Request().Context(), g.Tenant, g.ID)
 	if errors.Is(err, tasks.ErrConflict) {
 		return fault.Fail(fault.InvalidRequest, "The batch has not ended: cancel it, or wait for its end, before you delete it.")
 	}
@@ -191,7 +194,7 @@ func (a *API) DeleteBatch(c echo.Context) error {
 		return err
 	}
 	var o jsonwrite.Object
-	o.Str("id", theirs(id))
+	o.Str("id", theirs(g.ID))
 	o.Str("type", "message_batch_deleted")
 	a.write(c, append(o.End(), '\n'))
 	return nil
@@ -199,11 +202,7 @@ func (a *API) DeleteBatch(c echo.Context) error {
 
 // GetBatch is GET /anthropic/v1/messages/batches/{id}.
 func (a *API) GetBatch(c echo.Context) error {
-	id, err := named(c)
-	if err != nil {
-		return err
-	}
-	g, err := a.c.Batches.Batch(c.Request().Context(), a.c.Caller(c).Tenant, id)
+	g, err := a.named(c)
 	if err != nil {
 		return err
 	}
@@ -211,13 +210,14 @@ func (a *API) GetBatch(c echo.Context) error {
 	return nil
 }
 
-// ListBatches is GET /anthropic/v1/messages/batches.
+// ListBatches is GET /anthropic/v1/messages/batches: those all of whose requests went to
+// providers of this form, in whichever they were made.
 func (a *API) ListBatches(c echo.Context) error {
 	limit, after, before, err := page(c)
 	if err != nil {
 		return err
 	}
-	f := tasks.BatchFilter{Tenant: a.c.Caller(c).Tenant, Limit: limit}
+	f := tasks.BatchFilter{Tenant: a.c.Caller(c).Tenant, Dialect: a.form.Dialect, Limit: limit}
 	if f.After, err = cursor(after); err != nil {
 		return err
 	}
@@ -300,15 +300,11 @@ func (a *API) view(b []byte, g *tasks.Batch) []byte {
 // does not look whole.
 func (a *API) BatchResults(c echo.Context) error {
 	x := a.c.Caller(c)
-	id, err := named(c)
+	g, err := a.named(c)
 	if err != nil {
 		return err
 	}
 	ctx, w := c.Request().Context(), c.Response()
-	g, err := a.c.Batches.Batch(ctx, x.Tenant, id)
-	if err != nil {
-		return err
-	}
 	if g.Status != tasks.BatchEnded {
 		return fault.Fail(fault.InvalidRequest, "The batch has not ended: its results are here once its processing_status is ended.")
 	}
@@ -317,7 +313,7 @@ func (a *API) BatchResults(c echo.Context) error {
 	var b []byte
 	for next, more := 0, true; more; more = more && next > 0 {
 		var jobs []tasks.Job
-		if jobs, next, err = a.c.Batches.BatchResults(ctx, x.Tenant, id, next); err != nil {
+		if jobs, next, err = a.c.Batches.BatchResults(ctx, x.Tenant, g.ID, next); err != nil {
 			return out.Fail(err)
 		}
 		b = b[:0]

@@ -250,7 +250,7 @@ func (in *intake) commit(ctx context.Context, b Incoming, h *HandedBatch) (tasks
 	if err := in.read(ctx, b.Read); err != nil {
 		return tasks.Batch{}, err
 	}
-	commit := tasks.BatchCommit{Lines: int64(len(in.lines.seen)), Limits: in.limits}
+	commit := tasks.BatchCommit{Lines: int64(len(in.lines.seen)), Limits: in.limits, Dialect: in.desk.dialectOf(in.pools)}
 	if b.Key != "" {
 		commit.Fingerprint = b.Fingerprint()
 	} else if b.Digest != nil {
@@ -258,6 +258,22 @@ func (in *intake) commit(ctx context.Context, b Incoming, h *HandedBatch) (tasks
 		h.desk, h.sent, h.call = in.desk, tasks.CallerServed, tasks.Call{Tenant: in.tenant, ID: in.batch, Digest: commit.Digest}
 	}
 	return in.desk.c.Batches.CommitBatch(ctx, in.batch, commit)
+}
+
+// dialectOf is the dialect of all of some pools; "" where they are of several.
+func (d *Desk) dialectOf(pools map[string]int) string {
+	for _, dialect := range []string{"anthropic", "openai"} {
+		left := len(pools)
+		for _, pool := range d.c.Pools.PoolsIn(dialect) {
+			if _, has := pools[pool]; has {
+				left--
+			}
+		}
+		if left == 0 {
+			return dialect
+		}
+	}
+	return ""
 }
 
 // take checks one job and lays it down for staging.

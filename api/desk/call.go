@@ -145,7 +145,7 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 				a.became(ctx, tasks.CallerDone)
 				return nil, true, nil
 			case err == nil:
-				d.joined.Inc()
+				d.found(&a.Job)
 				return a, false, nil
 			case !errors.Is(err, tasks.ErrNotFound):
 				return nil, false, err
@@ -164,12 +164,20 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 	a.Job, a.call.ID = h.Job, h.Job.ID
 	a.Job.Request.Body = nil
 	if h.Replayed {
-		d.joined.Inc()
+		d.found(&a.Job)
 	}
 	if a.call.Digest == "" {
 		a.became(ctx, tasks.CallerWaits)
 	}
 	return a, false, nil
+}
+
+// found counts a call that repeats another, whose job this is.
+func (d *Desk) found(job *tasks.Job) {
+	d.joined.Inc()
+	if job.Status.Final() {
+		d.kept.Inc()
+	}
 }
 
 // became notes what became of the caller, also of one who has gone. A failure costs no

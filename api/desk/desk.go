@@ -143,7 +143,7 @@ type Desk struct {
 	looks    looks
 	stagings turns // writing of batches, by tenant
 
-	joined, abandoned prometheus.Counter
+	joined, abandoned, kept prometheus.Counter
 
 	drainOnce sync.Once
 	draining  chan struct{}
@@ -173,10 +173,13 @@ func New(c Config) (*Desk, error) {
 	d.abandoned = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "sluice_calls_abandoned_total", Help: "Calls in a provider's form whose caller went away before the answer.",
 	})
+	d.kept = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sluice_calls_kept_total", Help: "Calls in a provider's form that repeat another whose job had ended, and got the answer that was kept.",
+	})
 	if c.Registerer == nil {
 		return d, nil
 	}
-	for _, m := range []prometheus.Collector{d.accepted, d.held, d.joined, d.abandoned} {
+	for _, m := range []prometheus.Collector{d.accepted, d.held, d.joined, d.abandoned, d.kept} {
 		if err := c.Registerer.Register(m); err != nil {
 			return nil, fmt.Errorf("register the desk's metrics: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 // Batches is what the form asks of the store about batches. Another tenant's is
 // tasks.ErrNotFound.
 type Batches interface {
+	Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error)
 	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
 	// BatchResults returns the next final jobs of the batch with their results, from
 	// the position from on, and the position to go on from, 0 at the end.
@@ -255,7 +257,8 @@ func (a *API) behind(ctx context.Context, d *tasks.Document) (b batch, err error
 	if b.ID = d.ID; len(b.Faults) > 0 {
 		return b, nil
 	}
-	if b.Batch, err = a.c.Batches.Batch(ctx, d.Tenant, d.ID); errors.Is(err, tasks.ErrNotFound) {
+	b.Batch, err = a.c.Batches.Batch(ctx, d.Tenant, d.ID)
+	if errors.Is(err, tasks.ErrNotFound) || err == nil && b.Dialect != a.form.Dialect {
 		return b, gone
 	}
 	if d.Body == nil {
@@ -273,19 +276,60 @@ func (a *API) GetBatch(c echo.Context) error {
 	return a.write(c, b.show(nil))
 }
 
-// ListBatches is GET /openai/v1/batches: those that were made in this form.
+// ListBatches is GET /openai/v1/batches: those all of whose requests went to providers of
+// this form, in whichever they were made, and those that have failed here.
 func (a *API) ListBatches(c echo.Context) error {
-	return a.list(c, tasks.BatchDocument, 100, func(out []byte, d *tasks.Document) ([]byte, error) {
-		b, err := a.behind(c.Request().Context(), d)
-		var f *fault.Fault
-		if errors.As(err, &f) && f.Code == fault.NotFound {
-			return out, nil // its results have outlived their time
+	limit, err := limitOf(c, 20, 100)
+	if err != nil {
+		return err
+	}
+	ctx, tenant, after := c.Request().Context(), a.c.Caller(c).Tenant, c.QueryParam("after")
+	var p page
+	for more := true; more && p.first == ""; after = p.last {
+		var ids []string
+		if ids, more, err = a.someBatches(ctx, tenant, after, limit); err != nil {
+			return err
 		}
-		if err != nil {
-			return out, err
+		for _, id := range ids {
+			b, err := a.batch(ctx, tenant, id)
+			var f *fault.Fault
+			switch p.last = id; {
+			case errors.As(err, &f) && f.Code == fault.NotFound: // its results have outlived their time
+			case err != nil:
+				return err
+			default:
+				p.add(id, b.show(nil))
+			}
 		}
-		return b.show(out), nil
-	})
+		p.more = more
+	}
+	return a.write(c, p.end())
+}
+
+// someBatches returns the ids of the next batches after one, newest first, and whether
+// there are more: those that are, and those of which there is a document alone.
+func (a *API) someBatches(ctx context.Context, tenant, after string, limit int) (ids []string, more bool, err error) {
+	are, err := a.c.Batches.Batches(ctx, tasks.BatchFilter{Tenant: tenant, Dialect: a.form.Dialect, After: after, Limit: limit})
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range are.Batches {
+		ids = append(ids, are.Batches[i].ID)
+	}
+	documents, more, err := a.c.Documents.Documents(ctx, tenant, tasks.BatchDocument, after, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range documents {
+		ids = append(ids, documents[i].ID)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	slices.Reverse(ids)
+	if len(ids) > limit {
+		ids, more = ids[:limit], true
+	}
+	return ids, more || are.HasMore, nil
 }
 
 // CancelBatch is POST /openai/v1/batches/{id}/cancel. A repeat answers the same.

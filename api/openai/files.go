@@ -308,59 +308,71 @@ func noFileUnless(err error) error {
 
 // ListFiles is GET /openai/v1/files.
 func (a *API) ListFiles(c echo.Context) error {
-	if p := c.QueryParam("purpose"); p != "" && p != "batch" {
-		return a.write(c, []byte(`{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}`))
-	}
-	return a.list(c, tasks.FileDocument, 10_000, func(b []byte, d *tasks.Document) ([]byte, error) {
-		var f file
-		err := json.Unmarshal(d.Body, &f)
-		return fileOf(b, d.ID, &f), err
-	})
-}
-
-// list answers a page of documents, each appended by show; what show appends nothing for is left out.
-func (a *API) list(c echo.Context, kind tasks.DocumentKind, most int, show func(b []byte, d *tasks.Document) ([]byte, error)) error {
-	limit := min(most, 100)
-	if most == 100 {
-		limit = 20
-	}
-	if v := c.QueryParam("limit"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > most {
-			return fault.Fail(fault.InvalidRequest, `The query parameter "limit" must be a number from 1 to %d.`, most)
-		}
-		limit = min(n, 1000)
-	}
-	page, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, kind, c.QueryParam("after"), limit)
+	limit, err := limitOf(c, 100, 10_000)
 	if err != nil {
 		return err
 	}
-	data, first, last := []byte{'['}, "", ""
-	for i := range page {
-		before := len(data)
-		if before > 1 {
-			data = append(data, ',')
-		}
-		comma := len(data)
-		if data, err = show(data, &page[i]); err != nil {
+	var p page
+	if purpose := c.QueryParam("purpose"); purpose != "" && purpose != "batch" {
+		return a.write(c, p.end())
+	}
+	documents, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, tasks.FileDocument, c.QueryParam("after"), limit)
+	if err != nil {
+		return err
+	}
+	p.more = more
+	for _, d := range documents {
+		var f file
+		if err := json.Unmarshal(d.Body, &f); err != nil {
 			return err
 		}
-		if len(data) == comma {
-			data = data[:before]
-			continue
-		}
-		if last = page[i].ID; first == "" {
-			first = last
-		}
+		p.add(d.ID, fileOf(nil, d.ID, &f))
 	}
+	return a.write(c, p.end())
+}
+
+// limitOf is how many a page is to have, from 1 to most; unless its caller says, usual.
+func limitOf(c echo.Context, usual, most int) (int, error) {
+	v := c.QueryParam("limit")
+	if v == "" {
+		return usual, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > most {
+		return 0, fault.Fail(fault.InvalidRequest, `The query parameter "limit" must be a number from 1 to %d.`, most)
+	}
+	return min(n, 1000), nil
+}
+
+// page is a page of a list under way.
+type page struct {
+	data        []byte
+	first, last string // ids
+	more        bool
+}
+
+func (p *page) add(id string, shown []byte) {
+	if p.first == "" {
+		p.first = id
+	} else {
+		p.data = append(p.data, ',')
+	}
+	p.data, p.last = append(p.data, shown...), id
+}
+
+// end is the page as OpenAI has it.
+func (p *page) end() []byte {
 	var o jsonwrite.Object
 	o.Str("object", "list")
 	o.Name("data")
-	o.B = append(append(o.B, data...), ']')
-	o.Optional("first_id", first)
-	o.Optional("last_id", last)
-	o.Bool("has_more", more)
-	return a.write(c, o.End())
+	o.B = append(append(append(o.B, '['), p.data...), ']')
+	if p.first == "" {
+		p.last = ""
+	}
+	o.Optional("first_id", p.first)
+	o.Optional("last_id", p.last)
+	o.Bool("has_more", p.more)
+	return o.End()
 }
 
 // DeleteFile is DELETE /openai/v1/files/{id}. A batch that was made of it goes on.

@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ func TestOpenAI(t *testing.T) {
 	t.Run("models", func(t *testing.T) { testOpenAIModels(t, s) })
 	t.Run("files", func(t *testing.T) { testOpenAIFiles(t, s) })
 	t.Run("batches", func(t *testing.T) { testOpenAIBatches(t, s) })
+	t.Run("batches of all forms", func(t *testing.T) { testBatchesOfAllForms(t, s) })
 }
 
 func testEmbeddings(t *testing.T, s *system) {
@@ -334,5 +336,74 @@ func testOpenAIModels(t *testing.T, s *system) {
 		if r := c.do("GET", "/openai/v1/models/"+id, ""); r.status != 404 || r.str("error.code") != "model_not_found" {
 			t.Errorf("%s: %d %s", id, r.status, r.body)
 		}
+	}
+}
+
+// A batch is seen in the form of the provider that its requests went to, in whichever it
+// was made: one of several providers' under /v1 alone.
+func testBatchesOfAllForms(t *testing.T, s *system) {
+	c := s.as(t, "forms")
+	ours := func(models ...string) string {
+		t.Helper()
+		var lines []string
+		for _, m := range models {
+			lines = append(lines, prompt(m, "exact-line"))
+		}
+		return c.do("POST", "/v1/batches", `{"jobs":[`+strings.Join(lines, ",")+`]}`).want(t, 202).str("id")
+	}
+	theirs := func(id string) string { return "msgbatch_" + strings.TrimPrefix(id, "batch_") }
+	line := func(model string) string {
+		return c.uploads(t, `{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"`+model+`","input":"x"}}`).want(t, 200).str("id")
+	}
+	create := func(file string) string {
+		t.Helper()
+		return c.do("POST", "/openai/v1/batches", `{"input_file_id":"`+file+`","endpoint":"/v1/embeddings","completion_window":"24h"}`).want(t, 200).str("id")
+	}
+	claude, mixed, gpt := ours("claude-x"), ours("claude-x", "gpt-x"), ours("gpt-x")
+	made := c.do("POST", messageBatches, batchOf(asked("a", "claude-x", "x"))).want(t, 200).str("id")
+	failed, run := create(line("no-such-model")), create(line("gpt-x"))
+	for _, w := range []struct {
+		list, after string
+		want        []string
+	}{
+		{messageBatches, "after_id", []string{made, theirs(claude)}},
+		{"/openai/v1/batches", "after", []string{run, failed, gpt}},
+	} {
+		for limit := 1; limit <= 4; limit++ {
+			var got []string
+			for after, more := "", true; more && len(got) < 9; {
+				r := c.do("GET", fmt.Sprintf("%s?limit=%d%s", w.list, limit, after), "").want(t, 200)
+				for _, b := range r.get("data").([]any) {
+					got = append(got, at(b, "id").(string))
+				}
+				more = r.get("has_more") == true
+				after = "&" + w.after + "=" + r.str("last_id")
+			}
+			if strings.Join(got, " ") != strings.Join(w.want, " ") {
+				t.Errorf("%s, %d a page: %v; want %v", w.list, limit, got, w.want)
+			}
+		}
+	}
+	for _, path := range []string{messageBatches + "/" + theirs(gpt), messageBatches + "/" + theirs(mixed), messageBatches + "/" + theirs(run), "/openai/v1/batches/" + claude, "/openai/v1/batches/" + mixed} {
+		for _, more := range []string{"", "/cancel", "/results"} {
+			method := map[string]string{"/cancel": "POST"}[more]
+			if method == "" {
+				method = "GET"
+			}
+			if r := c.do(method, path+more, ""); r.status != 404 && r.status != 405 {
+				t.Errorf("%s %s: %d %s", method, path+more, r.status, r.body)
+			}
+		}
+	}
+	// One that was made under /v1 is read whole, its results as well.
+	eventually(t, "the batch ends", func() bool {
+		return c.do("GET", "/openai/v1/batches/"+gpt, "").want(t, 200).str("status") == "completed"
+	})
+	file := c.do("GET", "/openai/v1/batches/"+gpt, "").str("output_file_id")
+	if r := c.do("GET", "/openai/v1/files/"+file+"/content", "").want(t, 200); !bytes.Contains(r.body, []byte(`"object":"chat.completion"`)) {
+		t.Errorf("its results: %s", r.body)
+	}
+	if r := c.do("GET", "/v1/batches?limit=100", "").want(t, 200); len(r.get("data").([]any)) != 5 {
+		t.Errorf("under /v1: %s", r.body)
 	}
 }

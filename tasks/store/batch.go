@@ -124,7 +124,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (b tasks.Batch, err error) {
 	err = Sure(ctx, id, func(ctx context.Context) error {
 		reply, err := s.run(ctx, batchCommitScript, args{
-			"batch": id, "lines": c.Lines, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
+			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
 			"digest": c.Digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
 		}).Slice()
 		if err != nil {
@@ -248,14 +248,14 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 // batchesLike picks those of some ids that a filter is for.
 func (s *Store) batchesLike(f tasks.BatchFilter) func(context.Context, []string) ([]string, error) {
 	return func(ctx context.Context, ids []string) ([]string, error) {
-		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling")
+		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling", "dl")
 		if err != nil {
 			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
 		}
 		var out []string
 		for i, h := range records {
 			b := s.unpackBatch(ids[i], h)
-			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
+			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && (f.Dialect == "" || b.Dialect == f.Dialect) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
 				out = append(out, b.ID)
 			}
 		}
@@ -265,7 +265,7 @@ func (s *Store) batchesLike(f tasks.BatchFilter) func(context.Context, []string)
 
 func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 	b := tasks.Batch{
-		ID: id, Tenant: h["t"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
+		ID: id, Tenant: h["t"], Dialect: h["dl"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
 		Counts: tasks.Counts{
 			Total: atoi(h["total"]), Queued: atoi(h["queued"]), Running: atoi(h["running"]), Succeeded: atoi(h["succeeded"]),
 			Failed: atoi(h["failed"]), Canceled: atoi(h["canceled"]), Expired: atoi(h["expired"]),

@@ -431,7 +431,7 @@ func (l *life) batches() {
 	lines[4].Deadline = time.Now().Add(-time.Second)
 	must(l.T, l.s.StageBatch(ctx, b.ID, lines, tasks.Limits{}))
 	l.look()
-	_, err = l.s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "f", Limits: tasks.Limits{TokensPerDay: 1e6}})
+	_, err = l.s.CommitBatch(ctx, b.ID, tasks.BatchCommit{Fingerprint: "f", Dialect: "openai", Limits: tasks.Limits{TokensPerDay: 1e6}})
 	must(l.T, err)
 	must(l.T, l.s.SaveAnswer(ctx, "acme", "bk", b.ID, []byte("answer")))
 	var tickets []tasks.Ticket

@@ -1,6 +1,6 @@
 -- Accepts a batch: one write, after which every line of it will run.
 -- KEYS     see begin.lua
--- ARGV[2]  {batch, fingerprint; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0;
+-- ARGV[2]  {batch, fingerprint; dialect: of all its pools, or ""; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0;
 --          keep: ms that an Idempotency-Key is remembered; digest: of what is asked, "" for one that repeats none without
 --          a key; again: its caller has sent it before; kept: ms that a repeat finds the first; lease: see call_open.lua}
 -- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"gone"}, or {"lost"} when
@@ -41,6 +41,7 @@ lasting()
 local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily, 0, 0) -- its bytes are counted
 if refusal then return refusal end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)
+if a.dialect ~= '' then redis.call('HSET', g, 'dl', a.dialect) end
 redis.call('ZREM', keys.staging(), a.batch)
 redis.call('ZREM', keys.staged(h[1]), a.batch)
 -- For each batch that comes, those whose record has ended its time go from the list's

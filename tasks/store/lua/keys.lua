@@ -141,6 +141,7 @@ function keys.room() return P .. 'room' end -- hash: what Redis has room for
 -- ended     when the last line ended
 -- canceling when its cancellation was asked for; 1 where a release before this one noted it
 -- bad       1 when some of its lines fail by themselves
+-- dl   the dialect of all the pools of its jobs; not there where they are of several, or it was made by a release before this one
 -- rp        1 when it was made by the repeat of a call that made none, the batch of that call once it came
 -- q    tokens to be set aside for its lines
 -- qd   the UTC day of that
