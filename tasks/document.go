@@ -9,6 +9,8 @@ type DocumentKind string
 const (
 	FileDocument  DocumentKind = "file"  // a file of OpenAI's form; it may have content
 	BatchDocument DocumentKind = "batch" // what a batch of OpenAI's form has beside our own
+	// UploadDocument says which file an upload with an Idempotency-Key has made.
+	UploadDocument DocumentKind = "upload"
 )
 
 // Document is something of a tenant's that a form of the API keeps in its own way.

@@ -72,6 +72,19 @@ func (h *HandedBatch) Sent(ctx context.Context) {
 // before the first byte is read. A tenant that sends too many already is refused.
 func (d *Desk) Upload(tenant string) (release func(), err error) { return d.c.Caps.Upload(tenant) }
 
+// Limits are those of a tenant, for whoever keeps something of its that is no submit.
+func (d *Desk) Limits(ctx context.Context, tenant string) (tasks.Limits, error) {
+	if d.c.Quota == nil {
+		return tasks.Limits{}, nil
+	}
+	grant, err := d.c.Quota.Admit(ctx, tenant, 0)
+	var full *tasks.QuotaError
+	if errors.As(err, &full) {
+		err = nil // it takes none
+	}
+	return grant.Limits, err
+}
+
 // SubmitBatch takes a batch in job by job; nothing of it exists for anybody
 // until all of it was read. HandedBatch counts beside an error too: its grant is
 // told to whoever was admitted.

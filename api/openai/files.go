@@ -3,9 +3,13 @@ package openai
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"hash"
 	"io"
+	"log/slog"
 	"mime"
 	"mime/multipart"
 	"strconv"
@@ -16,6 +20,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
@@ -29,14 +34,18 @@ type Documents interface {
 	// Documents lists those of a kind, newest first, after one; "" is the first page.
 	Documents(ctx context.Context, tenant string, kind tasks.DocumentKind, after string, limit int) (page []tasks.Document, more bool, err error)
 	DropDocument(ctx context.Context, d tasks.Document) error
-	// AddContent adds a chunk to the content of a document that is to come.
-	AddContent(ctx context.Context, id string, chunk []byte) error
+	// ClaimDocument keeps a document unless there is one of its id, and returns that one's body.
+	ClaimDocument(ctx context.Context, d tasks.Document) (prior []byte, err error)
+	// AddContent adds a chunk to the content of a document that is to come; past the
+	// bytes that the tenant may have it is a *tasks.QuotaError.
+	AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error
+	DropContent(ctx context.Context, id string) error
 	// Content returns one chunk of a content, the first being 0; nil after the last.
 	Content(ctx context.Context, id string, chunk int) ([]byte, error)
 }
 
 const (
-	chunkBytes = 256 << 10
+	chunkBytes = 1 << 20
 	fileKept   = 30 * 24 * time.Hour
 	mostFiles  = 1000    // of a tenant
 	mostHeld   = 1 << 30 // bytes of all files of a tenant
@@ -56,8 +65,11 @@ type file struct {
 // upload is a file on its way in.
 type upload struct {
 	file
-	id, seconds string
-	seen        bool // the file's part has come
+	id, tenant, seconds string
+
+	limits tasks.Limits // of the tenant
+	sum    hash.Hash    // of all that came
+	seen   bool         // the file's part has come
 }
 
 // CreateFile is POST /openai/v1/files. The file is checked and stored while it comes;
@@ -72,6 +84,106 @@ func (a *API) CreateFile(c echo.Context) error {
 	if err := a.roomForFile(r.Context(), x.Tenant); err != nil {
 		return err
 	}
+	key, err := header.IdempotencyKey(r.Header)
+	if err != nil {
+		return err
+	}
+	u := upload{id: strings.Replace(a.c.NewID("file"), "_", "-", 1), tenant: x.Tenant, sum: sha256.New()}
+	if u.limits, err = a.c.Desk.Limits(r.Context(), x.Tenant); err != nil {
+		return err
+	}
+	d, replayed, err := a.take(c, &u, key)
+	if d.ID != u.id && u.seen { // nothing of it is of use
+		a.drop(r.Context(), u.id, x.Request)
+	}
+	if err != nil {
+		return err
+	}
+	if replayed {
+		c.Response().Header().Set("Idempotency-Replayed", "true")
+	}
+	return a.write(c, fileOf(nil, d.ID, &u.file))
+}
+
+// take takes a file in, or finds the one that an upload with the same key has made:
+// u.file describes it then.
+func (a *API) take(c echo.Context, u *upload, key string) (d tasks.Document, replayed bool, err error) {
+	now := a.c.Now().Unix()
+	u.Created, u.Expires = now, now+int64(fileKept.Seconds())
+	if err := a.readForm(c, u); err != nil {
+		return d, false, err
+	}
+	ctx := c.Request().Context()
+	if key != "" {
+		d, err = a.claim(ctx, u, key)
+		if err != nil || d.ID != "" {
+			return d, true, err
+		}
+	}
+	body, err := json.Marshal(u.file)
+	if err != nil {
+		return d, false, err
+	}
+	kept := tasks.Document{ID: u.id, Tenant: u.tenant, Kind: tasks.FileDocument, Body: body, Expires: time.Duration(u.Expires-now) * time.Second}
+	if err := a.c.Documents.PutDocument(ctx, kept); err != nil {
+		return d, false, err
+	}
+	return kept, false, nil
+}
+
+// claimed is which file an upload with a key has made.
+type claimed struct {
+	File string `json:"file"`
+	Sum  string `json:"sum"` // of what was sent
+}
+
+// claimKept is how long an upload's key is remembered.
+const claimKept = 24 * time.Hour
+
+// claim notes that the key of an upload stands for its file, or finds the file that it
+// stands for already.
+func (a *API) claim(ctx context.Context, u *upload, key string) (d tasks.Document, err error) {
+	name := sha256.Sum256([]byte(u.tenant + "\x00" + key))
+	mine := claimed{u.id, hex.EncodeToString(u.sum.Sum(nil))}
+	body, err := json.Marshal(mine)
+	if err != nil {
+		return d, err
+	}
+	note := tasks.Document{ID: "upload-" + hex.EncodeToString(name[:20]), Tenant: u.tenant, Kind: tasks.UploadDocument, Body: body, Expires: claimKept}
+	prior, err := a.c.Documents.ClaimDocument(ctx, note)
+	if err != nil || prior == nil {
+		return d, err
+	}
+	var first claimed
+	if err := json.Unmarshal(prior, &first); err != nil {
+		return d, err
+	}
+	if first.Sum != mine.Sum {
+		return d, tasks.ErrKeyReused
+	}
+	there, f, err := a.uploaded(ctx, u.tenant, first.File)
+	if err == nil {
+		u.file = f
+		return there, nil
+	}
+	if noFileUnless(err) != err { // its upload never ended, or it was deleted: this one is in its place
+		return d, a.c.Documents.PutDocument(ctx, note)
+	}
+	return d, err
+}
+
+// drop forgets the content of a file that is not to be.
+func (a *API) drop(ctx context.Context, id, request string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := a.c.Documents.DropContent(ctx, id); err != nil { // it goes by itself after a while
+		a.c.Log.LogAttrs(ctx, slog.LevelWarn, "forget an upload that failed", slog.String("request_id", request), slog.Any("error", err))
+	}
+}
+
+// readForm reads an upload.
+func (a *API) readForm(c echo.Context, u *upload) error {
+	r := c.Request()
 	memory := wire.Charged(r)
 	body, _, err := wire.Open(c.Response(), r, a.c.MaxFile, "multipart/form-data")
 	if err != nil {
@@ -81,34 +193,19 @@ func (a *API) CreateFile(c echo.Context) error {
 	if err != nil || params["boundary"] == "" {
 		return fault.Fail(fault.UnsupportedMedia, "The Content-Type must be multipart/form-data with a boundary.")
 	}
-	u := upload{id: strings.Replace(a.c.NewID("file"), "_", "-", 1)}
-	now := a.c.Now().Unix()
-	u.Created, u.Expires = now, now+int64(fileKept.Seconds())
 	parts := multipart.NewReader(body, params["boundary"])
 	for {
 		part, err := parts.NextPart()
 		if errors.Is(err, io.EOF) {
-			break
+			return u.complete()
 		}
 		if err != nil {
 			return wire.Fault(err, a.c.MaxFile)
 		}
-		if err := a.takePart(r.Context(), &u, part, func(n int) { memory.Give(int64(n)) }); err != nil {
+		if err := a.takePart(r.Context(), u, part, func(n int) { memory.Give(int64(n)) }); err != nil {
 			return err
 		}
 	}
-	if err := u.complete(); err != nil {
-		return err
-	}
-	doc, err := json.Marshal(u.file)
-	if err != nil {
-		return err
-	}
-	err = a.c.Documents.PutDocument(r.Context(), tasks.Document{ID: u.id, Tenant: x.Tenant, Kind: tasks.FileDocument, Body: doc, Expires: time.Duration(u.Expires-now) * time.Second})
-	if err != nil {
-		return err
-	}
-	return a.write(c, fileOf(nil, u.id, &u.file))
 }
 
 // roomForFile refuses a file of a tenant that has as much as it may.
@@ -135,6 +232,7 @@ func (a *API) roomForFile(ctx context.Context, tenant string) error {
 // takePart takes in one part of the form.
 func (a *API) takePart(ctx context.Context, u *upload, part *multipart.Part, given func(int)) error {
 	name := part.FormName()
+	_, _ = io.WriteString(u.sum, name+"\x00"+part.FileName()+"\x00")
 	if name == "file" {
 		if u.seen {
 			return fault.Fail(fault.InvalidRequest, `There is more than one "file".`)
@@ -147,6 +245,7 @@ func (a *API) takePart(ctx context.Context, u *upload, part *multipart.Part, giv
 		return wire.Fault(err, a.c.MaxFile)
 	}
 	given(len(value))
+	_, _ = u.sum.Write(append(value, 0))
 	switch name {
 	case "purpose":
 		u.Purpose = string(value)
@@ -163,7 +262,7 @@ func (a *API) takeContent(ctx context.Context, u *upload, part io.Reader, given 
 		if len(chunk) == 0 {
 			return nil
 		}
-		err := a.c.Documents.AddContent(ctx, u.id, chunk)
+		err := a.c.Documents.AddContent(ctx, u.tenant, u.id, chunk, u.limits)
 		chunk = chunk[:0]
 		return err
 	}
@@ -178,6 +277,7 @@ func (a *API) takeContent(ctx context.Context, u *upload, part io.Reader, given 
 			}
 		}
 		u.Bytes += int64(len(p))
+		_, _ = u.sum.Write(p)
 		given(len(p))
 		return len(p), nil
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/tasks"
@@ -15,8 +16,8 @@ import (
 // The bounds of a batch's input file.
 const (
 	mostLines  = 100_000
-	mostFaults = 100 // that are kept and told
-	maxWord    = 512 // characters of a custom_id, a url or a model
+	mostFaults = 1000 // that are kept and told, of more the first and how many
+	maxWord    = 512  // characters of a custom_id, a url or a model
 )
 
 // endpoints are what the lines of a batch may ask.
@@ -35,11 +36,15 @@ type lineFault struct {
 	Param   string `json:"param,omitempty"`
 }
 
-// faults are those of one file; of many the first are kept.
+// faults are those of one file; of many the first are kept, and that there are more.
 type faults []lineFault
 
 func (f *faults) add(one *lineFault) {
-	if one != nil && len(*f) < mostFaults {
+	switch {
+	case one == nil || len(*f) > mostFaults:
+	case len(*f) == mostFaults:
+		*f = append(*f, lineFault{Code: "too_many_faults", Message: "More lines are faulty than the " + strconv.Itoa(mostFaults) + " that are told."})
+	default:
 		*f = append(*f, *one)
 	}
 }

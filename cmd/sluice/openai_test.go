@@ -195,6 +195,22 @@ func testOpenAIFiles(t *testing.T, s *system) {
 	if r := c.do("GET", "/openai/v1/files/"+id+"/content", ""); r.status != 404 {
 		t.Errorf("after its deletion: %d", r.status)
 	}
+	// An upload is found by its key alone, whatever its boundary.
+	const key = "Idempotency-Key"
+	keyed := c.uploads(t, "{}", key, "u").want(t, 200).str("id")
+	if again := c.uploads(t, "{}", key, "u").want(t, 200); again.str("id") != keyed || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("the same key made %s, want %s", again.body, keyed)
+	}
+	if r := c.uploads(t, "{ }", key, "u"); r.status != 422 || r.header.Get("X-Should-Retry") != "false" {
+		t.Errorf("the key of another file: %d %s", r.status, r.body)
+	}
+	if r := c.uploads(t, "{}", "X-Stainless-Retry-Count", "1").want(t, 200); r.str("id") == keyed {
+		t.Error("an upload without a key is another's")
+	}
+	c.do("DELETE", "/openai/v1/files/"+keyed, "").want(t, 200)
+	if r := c.uploads(t, "{}", key, "u").want(t, 200); r.str("id") == keyed {
+		t.Error("after its deletion the key brings the file back")
+	}
 	if r := c.do("POST", "/openai/v1/files", "--b--\r\n", "Content-Type", "multipart/form-data; boundary=b"); r.status != 400 {
 		t.Errorf("no file: %d %s", r.status, r.body)
 	}

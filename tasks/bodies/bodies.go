@@ -45,6 +45,7 @@ type Kind string
 const (
 	Prompt Kind = "prompt"
 	Result Kind = "result"
+	File   Kind = "file" // a part of one
 )
 
 // Config says where bodies lie.
@@ -171,7 +172,7 @@ func Parse(text string) (Ref, error) {
 
 var (
 	ids   = regexp.MustCompile(`^[a-z]{1,8}_[0-9A-Z]{26}$`)
-	names = regexp.MustCompile(`^[a-z2-7]{16}/[0-9A-Z]{5}/([a-z]{1,8}_[0-9A-Z]{26})\.(prompt|result)\.[A-Z2-7]{26}(@[A-Z2-7]{26}\.[0-9a-z]{1,7})?$`)
+	names = regexp.MustCompile(`^[a-z2-7]{16}/[0-9A-Z]{5}/([a-z]{1,8}_[0-9A-Z]{26})\.(prompt|result|file)\.[A-Z2-7]{26}(@[A-Z2-7]{26}\.[0-9a-z]{1,7})?$`)
 )
 
 // Owner is the id of the job that a body was put for; "" for what is no name of a body.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -240,7 +241,12 @@ func (s *Store) BodiesTurn(ctx context.Context, every time.Duration) (bool, erro
 func (s *Store) Orphans(ctx context.Context, names []string) ([]string, error) {
 	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, name := range names {
-			p.HMGet(ctx, s.keys.job(bodies.Owner(name)), "br", "rr")
+			owner := bodies.Owner(name)
+			if rest, ok := strings.CutPrefix(owner, "file_"); ok {
+				p.LRange(ctx, s.keys.content("file-"+rest), 0, -1)
+			} else {
+				p.HMGet(ctx, s.keys.job(owner), "br", "rr")
+			}
 		}
 		return nil
 	})
@@ -250,13 +256,15 @@ func (s *Store) Orphans(ctx context.Context, names []string) ([]string, error) {
 	}
 	var orphans []string
 	for i, c := range cmds {
-		said, err := c.(*redis.SliceCmd).Result()
-		if err != nil {
-			continue
+		var said []string
+		var err error
+		switch c := c.(type) {
+		case *redis.StringSliceCmd:
+			said, err = c.Result()
+		case *redis.SliceCmd:
+			said, err = words(c.Val()), c.Err()
 		}
-		prompt, _ := bodies.Parse(str(said[0]))
-		result, _ := bodies.Parse(str(said[1]))
-		if prompt.Name != names[i] && result.Name != names[i] {
+		if err == nil && !slices.ContainsFunc(loose(said), func(r bodies.Ref) bool { return r.Name == names[i] }) {
 			orphans = append(orphans, names[i])
 		}
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 )
 
 // PutDocument keeps a document, in place of the one of the same id, and its content as
@@ -19,6 +21,7 @@ func (s *Store) PutDocument(ctx context.Context, d tasks.Document) error {
 		p.HSet(ctx, s.keys.document(d.ID), "t", d.Tenant, "k", string(d.Kind), "d", d.Body)
 		p.PExpire(ctx, s.keys.document(d.ID), d.Expires)
 		p.PExpire(ctx, s.keys.content(d.ID), d.Expires)
+		p.ZAddXX(ctx, s.keys.contents(), redis.Z{Member: d.ID, Score: float64(s.clock().Add(d.Expires).UnixMilli())})
 		p.ZAdd(ctx, index, redis.Z{Member: d.ID})
 		p.PExpire(ctx, index, documentsKept)
 		return nil
@@ -80,11 +83,25 @@ func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.Documen
 	}
 }
 
+// ClaimDocument keeps a document unless there is one of its id, and returns that one's body.
+func (s *Store) ClaimDocument(ctx context.Context, d tasks.Document) (prior []byte, err error) {
+	there, err := s.run(ctx, documentClaimScript, args{"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds()}, d.Body).Text()
+	if err != nil {
+		return nil, fmt.Errorf("claim document %s: %w", d.ID, err)
+	}
+	if there == "" {
+		return nil, nil
+	}
+	return []byte(there), nil
+}
+
 // DropDocument forgets a document and its content.
 func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
+	if err := s.DropContent(ctx, d.ID); err != nil {
+		return err
+	}
 	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.Del(ctx, s.keys.document(d.ID))
-		p.Del(ctx, s.keys.content(d.ID))
 		p.ZRem(ctx, s.keys.documents(string(d.Kind), d.Tenant), d.ID)
 		return nil
 	})
@@ -94,28 +111,77 @@ func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
 	return nil
 }
 
-// AddContent adds a chunk to the content of a document that is to come. Without that it
-// goes after [tasks.ContentKept].
-func (s *Store) AddContent(ctx context.Context, id string, chunk []byte) error {
-	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.RPush(ctx, s.keys.content(id), chunk)
-		p.PExpire(ctx, s.keys.content(id), tasks.ContentKept)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("keep a part of document %s: %w", id, redisError(err))
+var (
+	contentAddScript    = script("content_add")
+	contentDropScript   = script("content_drop")
+	documentClaimScript = script("document_claim")
+)
+
+// AddContent adds a chunk to the content of a document that is to come, in the store of
+// bodies where there is one. Without its document the content goes after
+// [tasks.ContentKept]. Its bytes count to the tenant: past what it may have it is a
+// *tasks.QuotaError.
+func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error {
+	element, lies := any(chunk), ""
+	if s.bodies != nil {
+		ref, err := s.put(ctx, tenant, strings.Replace(id, "-", "_", 1), bodies.File, "", chunk)
+		if err != nil {
+			return fmt.Errorf("put a part of document %s: %w", id, err)
+		}
+		lies = ref.String()
+		element = lies
 	}
+	reply, err := s.run(ctx, contentAddScript, args{
+		"id": id, "tenant": tenant, "bytes": len(chunk), "widest": l.QueuedBytes, "lies": lies != "", "keep": tasks.ContentKept.Milliseconds(),
+	}, element).Slice()
+	if err == nil {
+		if err = refused(l, reply); err != nil {
+			s.discardText(lies)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keep a part of document %s: %w", id, err)
+	}
+	return nil
+}
+
+// DropContent forgets the content of a document.
+func (s *Store) DropContent(ctx context.Context, id string) error { return s.dropContents(ctx, 0, id) }
+
+// contentsMost is how many contents are given up at once when their time is over.
+const contentsMost = 100
+
+// sweepContents gives up the contents whose time is over.
+func (s *Store) sweepContents(ctx context.Context) error { return s.dropContents(ctx, contentsMost) }
+
+func (s *Store) dropContents(ctx context.Context, most int, ids ...string) error {
+	reply, err := s.run(ctx, contentDropScript, args{"most": most}, anys(ids)...).Slice()
+	if err != nil {
+		return fmt.Errorf("forget contents: %w", err)
+	}
+	s.discard(loose(words(reply)))
 	return nil
 }
 
 // Content returns one chunk of a document's content, the first being 0; nil after the last.
 func (s *Store) Content(ctx context.Context, id string, chunk int) ([]byte, error) {
-	b, err := s.rdb.LIndex(ctx, s.keys.content(id), int64(chunk)).Bytes()
-	if errors.Is(err, redis.Nil) {
+	var there *redis.StringCmd
+	var lies *redis.StringCmd
+	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		there, lies = p.LIndex(ctx, s.keys.content(id), int64(chunk)), p.HGet(ctx, s.keys.stock(id), "r")
+		return nil
+	})
+	switch {
+	case errors.Is(there.Err(), redis.Nil):
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil && !errors.Is(err, redis.Nil):
 		return nil, fmt.Errorf("read a part of document %s: %w", id, redisError(err))
+	case lies.Val() == "":
+		return there.Bytes()
+	}
+	b, err := s.fetch(ctx, there.Val(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("read a part of document %s: %w", id, err)
 	}
 	return b, nil
 }

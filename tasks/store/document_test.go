@@ -1,13 +1,18 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
 )
 
 func TestDocumentsAreListedAndForgotten(t *testing.T) {
@@ -17,7 +22,7 @@ func TestDocumentsAreListedAndForgotten(t *testing.T) {
 	put := func(tenant, id string, expires time.Duration) tasks.Document {
 		t.Helper()
 		d := tasks.Document{ID: id, Tenant: tenant, Kind: tasks.FileDocument, Body: []byte(`{"id":"` + id + `"}`), Expires: expires}
-		if err := s.AddContent(ctx, id, []byte("a")); err != nil {
+		if err := s.AddContent(ctx, tenant, id, []byte("a"), tasks.Limits{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.PutDocument(ctx, d); err != nil {
@@ -71,5 +76,76 @@ func TestDocumentsAreListedAndForgotten(t *testing.T) {
 	}
 	if chunk, err := s.Content(ctx, "file-3", 0); string(chunk) != "a" || err != nil {
 		t.Errorf("another's content: %q, %v", chunk, err)
+	}
+}
+
+// The content of a document lies where bodies lie, counts to its tenant while it is
+// there, and goes with it or when its time is over.
+func TestContentsAreCountedAndForgotten(t *testing.T) {
+	t.Parallel()
+	eachShelf(t, func(h *shelf) {
+		ctx, id := h.Context(), strings.Replace(store.NewID("file"), "_", "-", 1)
+		counted := func(want string) {
+			h.Helper()
+			if got := h.rdb.HGet(ctx, "sluice:{s}:tb", "acme").Val(); got != want {
+				h.Errorf("%q bytes are counted, want %q", got, want)
+			}
+		}
+		limits := tasks.Limits{QueuedBytes: 2500}
+		for i := range 2 {
+			if err := h.AddContent(ctx, "acme", id, bytes.Repeat([]byte{byte('a' + i)}, 1200), limits); err != nil {
+				h.Fatal(err)
+			}
+		}
+		var full *tasks.QuotaError
+		if err := h.AddContent(ctx, "acme", id, make([]byte, 200), limits); !errors.As(err, &full) || full.Quota != "queued_bytes" {
+			h.Errorf("past the quota: %v", err)
+		}
+		d := tasks.Document{ID: id, Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("{}"), Expires: time.Hour}
+		if err := h.PutDocument(ctx, d); err != nil {
+			h.Fatal(err)
+		}
+		counted("2400")
+		if n := h.rdb.StrLen(ctx, "sluice:{s}:part:"+id).Val(); n > 0 || strings.Contains(strings.Join(h.rdb.LRange(ctx, "sluice:{s}:part:"+id, 0, -1).Val(), ""), "aaa") {
+			h.Error("Redis has the content")
+		}
+		if err := h.bodies.Sweep(ctx, h.Store); err != nil {
+			h.Fatal(err)
+		}
+		for i, want := range []string{strings.Repeat("a", 1200), strings.Repeat("b", 1200), ""} {
+			if got, err := h.Content(ctx, id, i); err != nil || string(got) != want {
+				h.Errorf("chunk %d: %d bytes, %v", i, len(got), err)
+			}
+		}
+		if err := h.DropDocument(ctx, d); err != nil {
+			h.Fatal(err)
+		}
+		counted("")
+		if got, err := h.Content(ctx, id, 0); err != nil || got != nil {
+			h.Errorf("after its end: %q, %v", got, err)
+		}
+		// One whose document never came.
+		if err := h.AddContent(ctx, "acme", id, make([]byte, 100), limits); err != nil {
+			h.Fatal(err)
+		}
+		counted("100")
+		h.rdb.ZAdd(ctx, "sluice:{s}:parts", redis.Z{Member: id, Score: 1})
+		if _, err := store.New(h.config).Sweep(ctx); err != nil {
+			h.Fatal(err)
+		}
+		counted("")
+	})
+}
+
+// Of many who claim a document at once one has it.
+func TestADocumentIsClaimedOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, 1)
+	d := tasks.Document{ID: "upload-1", Tenant: "acme", Kind: tasks.UploadDocument, Body: []byte("first"), Expires: time.Hour}
+	for _, want := range []string{"", "first"} {
+		if prior, err := s.ClaimDocument(t.Context(), d); err != nil || string(prior) != want {
+			t.Errorf("claimed: %q, %v; want %q", prior, err, want)
+		}
+		d.Body = []byte("second")
 	}
 }

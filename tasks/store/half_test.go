@@ -94,6 +94,19 @@ var smallHalves = map[string]func(h *half) func(){
 	"act_note": func(h *half) func() {
 		return func() { must(h.T, h.Note(h.Context(), tasks.Act{At: h.now, By: "ada", Action: "pause", Target: pool})) }
 	},
+	"content_add": func(h *half) func() {
+		must(h.T, h.AddContent(h.Context(), "acme", "file-1", []byte("a"), tasks.Limits{}))
+		return func() { _ = h.AddContent(h.Context(), "acme", "file-1", []byte("b"), tasks.Limits{}) }
+	},
+	"content_drop": func(h *half) func() {
+		must(h.T, h.AddContent(h.Context(), "acme", "file-1", []byte("a"), tasks.Limits{}))
+		return func() { _ = h.DropContent(h.Context(), "file-1") }
+	},
+	"document_claim": func(h *half) func() {
+		return func() {
+			_, _ = h.ClaimDocument(h.Context(), tasks.Document{ID: "upload-1", Tenant: "acme", Kind: tasks.UploadDocument, Body: []byte("a"), Expires: time.Hour})
+		}
+	},
 	"token_save": func(h *half) func() {
 		return func() { h.token("tok_1") }
 	},

@@ -46,4 +46,6 @@ func (k keys) acts() string                       { return string(k) + "acts" }
 
 func (k keys) document(id string) string            { return string(k) + "doc:" + id }
 func (k keys) content(id string) string             { return string(k) + "part:" + id }
+func (k keys) stock(id string) string               { return string(k) + "stock:" + id }
+func (k keys) contents() string                     { return string(k) + "parts" }
 func (k keys) documents(kind, tenant string) string { return string(k) + "docs:" + kind + ":" + tenant }

@@ -392,8 +392,10 @@ func (l *life) aJob() {
 }
 
 func (l *life) documents() {
-	must(l.T, l.s.AddContent(l.Context(), "file-1", []byte("content")))
-	must(l.T, l.s.PutDocument(l.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("{}"), Expires: time.Hour}))
+	_, err := l.s.ClaimDocument(l.Context(), tasks.Document{ID: "upload-1", Tenant: "acme", Kind: tasks.UploadDocument, Body: []byte("{}"), Expires: time.Hour})
+	must(l.T, err)
+	must(l.T, l.s.AddContent(l.Context(), "acme", "file-01JDXXXXXXXXXXXXXXXXXXXXXX", []byte("content"), tasks.Limits{}))
+	must(l.T, l.s.PutDocument(l.Context(), tasks.Document{ID: "file-01JDXXXXXXXXXXXXXXXXXXXXXX", Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("{}"), Expires: time.Hour}))
 	l.look()
 }
 

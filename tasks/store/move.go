@@ -412,6 +412,11 @@ func (s *Store) Delete(ctx context.Context, tenant, id string) error {
 // has outlived its time and hands out what there is room for. Any process may
 // call it, about once a second.
 func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
+	if at := time.Now().Unix() / 60; s.contentsSwept.Swap(at) != at { // once a minute will do
+		if err := s.sweepContents(ctx); err != nil {
+			return tasks.Swept{}, err
+		}
+	}
 	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "alone": tasks.AloneFrom, "losses": tasks.MostLosses, "depths": s.depth}).Slice()
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)

@@ -79,21 +79,22 @@ type Config struct {
 
 // Store is a client of the records. Its methods may be called at once from anywhere.
 type Store struct {
-	rdb         redis.UniversalClient
-	keys        keys
-	ttl         time.Duration
-	resultBytes int64
-	depth       map[string]int // nil is not allowed: scripts go through it
-	newSecret   func() string
-	now         func() time.Time
-	share       func(tenant string) int64
-	bodies      *bodies.Bodies // nil: none
-	above       int64          // bytes of a body that the record has at most
-	codec       codec
-	secret      []byte       // of this process, for names of bodies
-	name        string       // of this process, to whom a delivery is handed
-	sweeps      atomic.Int64 // of deliveries that were answered
-	audit       audit
+	rdb           redis.UniversalClient
+	keys          keys
+	ttl           time.Duration
+	resultBytes   int64
+	depth         map[string]int // nil is not allowed: scripts go through it
+	newSecret     func() string
+	now           func() time.Time
+	share         func(tenant string) int64
+	bodies        *bodies.Bodies // nil: none
+	above         int64          // bytes of a body that the record has at most
+	codec         codec
+	secret        []byte       // of this process, for names of bodies
+	name          string       // of this process, to whom a delivery is handed
+	sweeps        atomic.Int64 // of deliveries that were answered
+	audit         audit
+	contentsSwept atomic.Int64 // the minute in which contents were last swept
 }
 
 // New returns a Store.

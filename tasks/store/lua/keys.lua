@@ -258,6 +258,12 @@ function keys.secrets(tenant) return P .. 'wsec:' .. tenant end -- hash: the ten
 -- k    kind
 -- d    body
 function keys.document(id) return P .. 'doc:' .. id end -- hash: what a form of the API keeps in its own way
-function keys.content(id) return P .. 'part:' .. id end -- list: the chunks of a document's content
+function keys.content(id) return P .. 'part:' .. id end -- list: the chunks of a document's content, or where they lie
+function keys.contents() return P .. 'parts' end -- zset: documents with content, by when its time is over
+
+-- t    whose content it is
+-- n    its bytes, which count to that tenant
+-- r    1 when its chunks lie elsewhere
+function keys.stock(id) return P .. 'stock:' .. id end -- hash: what the content of a document takes
 function keys.documents(kind, tenant) return P .. 'docs:' .. kind .. ':' .. tenant end -- zset: a tenant's documents of a kind, by id
 function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last
