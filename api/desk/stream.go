@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -117,16 +118,16 @@ func (s *Stream) Next(ctx context.Context, wait time.Duration) (Piece, error) {
 	defer end.Stop()
 	changed := s.watch.Changed
 	for look := s.more; ; look = true {
-		if s.barred() {
-			return Piece{}, ErrRevoked
+		if err := s.barred(); err != nil {
+			return Piece{}, err
 		}
 		if look {
 			p, err := s.look(ctx)
-			switch {
-			case err == nil && (len(p.Raw) > 0 || p.Told != Going):
-				return p, nil
-			case err != nil && !errors.Is(err, tasks.ErrUnavailable):
+			if err != nil && !errors.Is(err, tasks.ErrUnavailable) {
 				return Piece{}, err
+			}
+			if len(p.Raw) > 0 || p.Told != Going {
+				return p, nil
 			}
 		}
 		select {
@@ -142,21 +143,18 @@ func (s *Stream) Next(ctx context.Context, wait time.Duration) (Piece, error) {
 			return Piece{}, nil
 		case <-s.revoked: // as is seen above
 		case <-ctx.Done():
-			if s.barred() {
-				return Piece{}, ErrRevoked
-			}
-			return Piece{}, ctx.Err()
+			return Piece{}, cmp.Or(s.barred(), ctx.Err())
 		}
 	}
 }
 
-// barred reports whether the token of who reads was revoked.
-func (s *Stream) barred() bool {
+// barred is ErrRevoked when the token of who reads was revoked.
+func (s *Stream) barred() error {
 	select {
 	case <-s.revoked:
-		return true
+		return ErrRevoked
 	default:
-		return false
+		return nil
 	}
 }
 
@@ -169,18 +167,17 @@ func (s *Stream) look(ctx context.Context) (Piece, error) {
 	s.more = e.More
 	p := s.judge(&e)
 	if p.Told == Ended || p.Told == Broken {
-		s.Job, err = s.desk.c.Jobs.Job(ctx, s.call.Tenant, s.call.ID)
+		if s.Job, err = s.desk.c.Jobs.Job(ctx, s.call.Tenant, s.call.ID); err != nil {
+			return Piece{}, err
+		}
 	}
-	return p, err
+	return p, nil
 }
 
 // judge says what e means for a caller who was told so much already.
 func (s *Stream) judge(e *tasks.Events) Piece {
-	// Events of a call that is over are told to nobody from the beginning, unless they
-	// are the answer: another may follow, or the job ends with an error of its own.
-	current := e.Call > 0 && e.Call == e.Calls && e.End != tasks.StreamFailed && (e.Status == tasks.StatusRunning || e.Status == tasks.StatusSucceeded && e.End == tasks.StreamWhole)
 	switch {
-	case s.offset == 0 && !current:
+	case s.offset == 0 && !current(e):
 		if e.Status.Final() {
 			return Piece{Told: Ended}
 		}
@@ -199,6 +196,16 @@ func (s *Stream) judge(e *tasks.Events) Piece {
 		return Piece{Told: Broken}
 	}
 	return Piece{Raw: e.Raw, More: e.More}
+}
+
+// current reports whether events may be told from the beginning. Those of a call that is
+// over may not, unless they are the answer: another may follow, or the job ends with an
+// error of its own.
+func current(e *tasks.Events) bool {
+	if e.Call == 0 || e.Call != e.Calls || e.End == tasks.StreamFailed {
+		return false
+	}
+	return e.Status == tasks.StatusRunning || e.Status == tasks.StatusSucceeded && e.End == tasks.StreamWhole
 }
 
 // refresh looks whether the job still may run, while nothing was told.

@@ -110,16 +110,7 @@ func readLine(line int, raw []byte) (job tasks.Job, url string, fault *lineFault
 			case name == "url":
 				url, err = r.Word(name, maxWord)
 			case name == "body" && r.Kind() == '{':
-				body, err = r.Members(func(name string) (err error) {
-					switch name {
-					case "model":
-						job.Model, err = r.Word(name, maxWord)
-						return err
-					case "stream":
-						streams = r.Kind() == 't'
-					}
-					return r.Skip()
-				})
+				body, job.Model, streams, err = readBody(r)
 			default:
 				return r.Skip()
 			}
@@ -147,4 +138,19 @@ func readLine(line int, raw []byte) (job tasks.Job, url string, fault *lineFault
 	job.Request = tasks.Request{Kind: tasks.Raw, Endpoint: path, Body: body}
 	estimate.Fill(job.Model, &job.Request)
 	return job, url, nil
+}
+
+// readBody reads what has to be known of the body of a line.
+func readBody(r *jsonread.Reader) (body []byte, model string, streams bool, err error) {
+	body, err = r.Members(func(name string) (err error) {
+		switch name {
+		case "model":
+			model, err = r.Word(name, maxWord)
+			return err
+		case "stream":
+			streams = r.Kind() == 't'
+		}
+		return r.Skip()
+	})
+	return body, model, streams, err
 }

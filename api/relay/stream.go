@@ -130,18 +130,21 @@ func (o *feed) run(ctx context.Context, s *desk.Stream) bool {
 				return false
 			}
 		}
-		switch p.Told {
-		case desk.Closed:
-			return true
-		case desk.Failed: // another attempt may follow, for whoever sends the request again
-			return false
-		case desk.Ended:
-			return o.write(o.teller.Ended(&s.Job, o.request)) == nil
-		case desk.Broken:
-			o.broken(&s.Job)
-			return false
+		if p.Told != desk.Going {
+			return o.end(p.Told, &s.Job)
 		}
 	}
+}
+
+// end writes how a stream ended, and reports whether its caller knows all by then.
+func (o *feed) end(told desk.Told, job *tasks.Job) bool {
+	switch told {
+	case desk.Ended:
+		return o.write(o.teller.Ended(job, o.request)) == nil
+	case desk.Broken:
+		o.broken(job)
+	}
+	return told == desk.Closed // after Failed another attempt may follow, for whoever sends the request again
 }
 
 // broken ends a stream whose attempt broke after its first event: what another one

@@ -198,48 +198,57 @@ func (f *folder) remove(_ context.Context, list []string) error {
 const emptyAfter = 24 * time.Hour
 
 func (f *folder) list(ctx context.Context, visit func(name string, changed time.Time) error) error {
-	var walk func(dir string) error
-	walk = func(dir string) error {
-		d, err := f.root.Open(dir)
+	return f.walk(ctx, ".", visit)
+}
+
+func (f *folder) walk(ctx context.Context, dir string, visit func(name string, changed time.Time) error) error {
+	d, err := f.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for {
+		entries, err := d.ReadDir(500)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		defer d.Close()
-		for {
-			entries, err := d.ReadDir(500)
-			if errors.Is(err, io.EOF) {
-				return nil
+		for _, e := range entries {
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			if err != nil {
+			if err := f.entry(ctx, dir, e, visit); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
-			}
-			for _, e := range entries {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				info, err := e.Info()
-				if err != nil {
-					continue // it has gone
-				}
-				name := path.Join(dir, e.Name())
-				switch {
-				case e.Type().IsRegular() && dir == packed:
-					var empty bool
-					if empty, err = f.packs.list(ctx, name, visit); empty && time.Since(info.ModTime()) > emptyAfter {
-						err = f.root.Remove(name)
-					}
-				case e.Type().IsRegular():
-					err = visit(name, info.ModTime())
-				case e.IsDir():
-					if err = walk(name); err == nil && name != unfinished && name != packed && time.Since(info.ModTime()) > emptyAfter {
-						_ = f.root.Remove(name) // fails unless it is empty
-					}
-				}
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return err
-				}
 			}
 		}
 	}
-	return walk(".")
+}
+
+// entry lists what is in an entry of a folder, and removes what has been empty for long.
+func (f *folder) entry(ctx context.Context, dir string, e fs.DirEntry, visit func(name string, changed time.Time) error) error {
+	info, err := e.Info()
+	if err != nil {
+		return nil // it has gone
+	}
+	name, old := path.Join(dir, e.Name()), time.Since(info.ModTime()) > emptyAfter
+	switch {
+	case e.Type().IsRegular() && dir == packed:
+		empty, err := f.packs.list(ctx, name, visit)
+		if empty && old {
+			return f.root.Remove(name)
+		}
+		return err
+	case e.Type().IsRegular():
+		return visit(name, info.ModTime())
+	case e.IsDir():
+		if err := f.walk(ctx, name, visit); err != nil {
+			return err
+		}
+		if old && name != unfinished && name != packed {
+			_ = f.root.Remove(name) // fails unless it is empty
+		}
+	}
+	return nil
 }

@@ -109,29 +109,12 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	defer l.mu.Unlock()
 	limited := a.Outcome == tasks.RateLimited // a ramp is of all that is sent
 	lately := l.count(c.Model, a.Outcome, now)
-	for job, r := range l.by {
-		if job == c.Job || r.model != c.Model || !now.Add(-c.Took).After(r.came) {
-			continue
-		}
-		switch {
-		case limited:
-			r.refused++
-		case a.Outcome == tasks.Succeeded:
-			r.served++
-		}
-	}
+	l.beside(c, a.Outcome, now)
 	if !limited {
 		delete(l.by, c.Job)
 		return sight{}
 	}
-	r := l.by[c.Job]
-	if r == nil {
-		if l.by == nil || len(l.by) >= aloneKept {
-			l.by = map[string]*paced{}
-		}
-		r = &paced{model: c.Model}
-		l.by[c.Job] = r
-	}
+	r := l.rowOf(c)
 	r.row++
 	v.row = r.row
 	again := r.row >= aloneStated || r.row >= aloneSilent && !a.HasRetryAfter
@@ -141,6 +124,35 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	}
 	r.came, r.served, r.refused = now, 0, 0
 	return v
+}
+
+// beside notes how a call ended in the rows of other jobs that were refused before it
+// was sent.
+func (l *alone) beside(c Call, o tasks.Outcome, now time.Time) {
+	for job, r := range l.by {
+		if job == c.Job || r.model != c.Model || !now.Add(-c.Took).After(r.came) {
+			continue
+		}
+		switch o {
+		case tasks.RateLimited:
+			r.refused++
+		case tasks.Succeeded:
+			r.served++
+		}
+	}
+}
+
+// rowOf is the row of a call's job, a new one where it has none.
+func (l *alone) rowOf(c Call) *paced {
+	r := l.by[c.Job]
+	if r == nil {
+		if l.by == nil || len(l.by) >= aloneKept {
+			l.by = map[string]*paced{}
+		}
+		r = &paced{model: c.Model}
+		l.by[c.Job] = r
+	}
+	return r
 }
 
 // question returns the question that one more refusal of a model is to ask or to wait

@@ -156,8 +156,28 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 		h.doubts.answered(c.Model, a.Outcome, c.Took)
 		h.way.answered(a, c.Took)
 	}
+	if h.asker == nil {
+		h.record(ctx, v, c.Took)
+	} else {
+		v = h.note(ctx, c, a, v)
+		if s := h.singled(ctx, c, a); s != Open {
+			return s
+		}
+		if h.crowded(ctx, c, a) {
+			return Paused
+		}
+	}
+	if v.Kind == pause.Good || v.Kind == pause.Ignore {
+		return Open
+	}
+	return h.standing(ctx, c)
+}
+
+// note tells the breaker of a verdict, or has it look into what may be this process's or
+// the configuration's fault alone, and returns the verdict as it then is.
+func (h *Health) note(ctx context.Context, c Call, a upstream.Answer, v pause.Verdict) pause.Verdict {
 	switch {
-	case h.asker == nil || h.Away() != "":
+	case h.Away() != "":
 		h.record(ctx, v, c.Took)
 	case misfits(a) && !h.breaker.Worked():
 		v = blamed(v, a)
@@ -167,18 +187,7 @@ func (h *Health) Report(ctx context.Context, c Call, a upstream.Answer) Standing
 	default:
 		h.record(ctx, v, c.Took)
 	}
-	if h.asker != nil {
-		if s := h.singled(ctx, c, a); s != Open {
-			return s
-		}
-	}
-	switch {
-	case h.asker != nil && h.crowded(ctx, c, a):
-		return Paused
-	case v.Kind == pause.Good || v.Kind == pause.Ignore:
-		return Open
-	}
-	return h.standing(ctx, c)
+	return v
 }
 
 // crowded reports whether a 429 without a word of how long is the model's own: it is

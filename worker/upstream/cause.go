@@ -85,34 +85,7 @@ func (k CauseKind) words() string {
 // connection returns the cause of a call to which no status arrived. sent is
 // true when the whole request had been written.
 func connection(err error, sent bool) Cause {
-	var (
-		dns       *net.DNSError
-		name      x509.HostnameError
-		authority x509.UnknownAuthorityError
-		invalid   x509.CertificateInvalidError
-		cert      *tls.CertificateVerificationError
-		record    tls.RecordHeaderError
-		timeout   net.Error
-	)
-	k := Broken
-	switch {
-	case errors.As(err, &dns) && !dns.IsTimeout:
-		k = NoSuchHost
-	case errors.As(err, &name):
-		k = TLSName
-	case errors.As(err, &authority):
-		k = TLSAuthority
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		k = TLSExpired
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), strings.Contains(err.Error(), "malformed HTTP"):
-		k = NotHTTP // net/http has no value for the last
-	case errors.As(err, &cert), strings.Contains(err.Error(), "tls: "): // as for alerts
-		k = TLSFailed
-	case errors.Is(err, syscall.ECONNREFUSED):
-		k = Refused
-	case errors.As(err, &timeout) && timeout.Timeout():
-		k = TimedOut
-	}
+	k := unconnected(err)
 	c := Cause{Kind: k, Message: k.words(), Detail: err.Error()}
 	switch {
 	case k == TimedOut && sent:
@@ -121,6 +94,51 @@ func connection(err error, sent bool) Cause {
 		c.Message = "the provider could not be reached"
 	}
 	return c
+}
+
+// unconnected is the kind of what kept a connection from coming about, or broke it.
+func unconnected(err error) CauseKind {
+	var (
+		dns     *net.DNSError
+		record  tls.RecordHeaderError
+		timeout net.Error
+	)
+	switch {
+	case errors.As(err, &dns) && !dns.IsTimeout:
+		return NoSuchHost
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), strings.Contains(err.Error(), "malformed HTTP"):
+		return NotHTTP // net/http has no value for the last
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Refused
+	}
+	if k, ok := distrusted(err); ok {
+		return k
+	}
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return TimedOut
+	}
+	return Broken
+}
+
+// distrusted is the kind of an error of TLS, where it is one.
+func distrusted(err error) (CauseKind, bool) {
+	var (
+		name      x509.HostnameError
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		cert      *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &name):
+		return TLSName, true
+	case errors.As(err, &authority):
+		return TLSAuthority, true
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return TLSExpired, true
+	case errors.As(err, &cert), strings.Contains(err.Error(), "tls: "): // as for alerts
+		return TLSFailed, true
+	}
+	return "", false
 }
 
 // redirected returns the cause of an answer with a status in the three hundreds.

@@ -184,36 +184,7 @@ func builtBody(p *Provider, model string, maxTokens int, system, messages []byte
 
 // rawBody is Body for a raw request.
 func (q *Question) rawBody(p *Provider) []byte {
-	always := func(value string) func(jsontext.Value) []byte {
-		return func(jsontext.Value) []byte { return []byte(value) }
-	}
-	never := func(jsontext.Value) []byte { return nil }
-	whole := p.NoStream || q.request.Endpoint != tasks.Chat && !(q.request.Endpoint == tasks.Responses && q.request.Stream)
-	edits := []edit{{"stream", always("true")}}
-	if whole {
-		edits = []edit{{"stream", never}}
-	}
-	switch {
-	case q.request.Endpoint == tasks.Responses:
-		// Who waits in the background is our caller.
-		edits = append(edits, edit{"background", never})
-		if whole {
-			edits = append(edits, edit{"stream_options", never})
-		}
-	case whole, p.NoStreamOptions:
-		edits = append(edits, edit{"stream_options", never})
-	case p.Dialect == OpenAI:
-		edits = append(edits, edit{"stream_options", func(old jsontext.Value) []byte {
-			switch old.Kind() {
-			case '{':
-				l, _ := lay(old) // read once already
-				return l.splice([]edit{{"include_usage", always("true")}})
-			case 'n', 0:
-				return []byte(`{"include_usage":true}`)
-			}
-			return old // for the provider to refuse
-		}})
-	}
+	edits := q.streaming(p)
 	// A record of the release before has the default of 1,024 for a raw request, and
 	// no OutputTokens: that release wrote it into Anthropic's bodies alone.
 	if r := q.request; r.Endpoint == tasks.Chat && r.MaxTokens > 0 && (r.OutputTokens > 0 || p.Dialect == Anthropic) {
@@ -233,6 +204,45 @@ func (q *Question) rawBody(p *Provider) []byte {
 		}})
 	}
 	return q.raw.splice(edits)
+}
+
+func always(value string) func(jsontext.Value) []byte {
+	return func(jsontext.Value) []byte { return []byte(value) }
+}
+
+func never(jsontext.Value) []byte { return nil }
+
+// streaming has a raw request streamed, or answered whole, as its endpoint and the
+// provider take it.
+func (q *Question) streaming(p *Provider) []edit {
+	whole := p.NoStream || q.request.Endpoint != tasks.Chat && !(q.request.Endpoint == tasks.Responses && q.request.Stream)
+	edits := []edit{{"stream", always("true")}}
+	if whole {
+		edits = []edit{{"stream", never}}
+	}
+	if q.request.Endpoint == tasks.Responses {
+		edits = append(edits, edit{"background", never}) // who waits in the background is our caller
+	}
+	switch {
+	case q.request.Endpoint == tasks.Responses && !whole:
+	case whole, p.NoStreamOptions:
+		edits = append(edits, edit{"stream_options", never})
+	case p.Dialect == OpenAI:
+		edits = append(edits, edit{"stream_options", withUsage})
+	}
+	return edits
+}
+
+// withUsage is stream_options that ask for the count of tokens, too.
+func withUsage(old jsontext.Value) []byte {
+	switch old.Kind() {
+	case '{':
+		l, _ := lay(old) // read once already
+		return l.splice([]edit{{"include_usage", always("true")}})
+	case 'n', 0:
+		return []byte(`{"include_usage":true}`)
+	}
+	return old // for the provider to refuse
 }
 
 // layout is where the members that matter here stand in a JSON object, in order.

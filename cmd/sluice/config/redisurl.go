@@ -226,9 +226,7 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 		switch {
 		case name == "db":
 		case name == "protocol":
-			if t.Protocol, err = strconv.Atoi(value); t.Protocol != 2 && t.Protocol != 3 {
-				err = errors.New("its protocol is neither 2 nor 3")
-			}
+			t.Protocol, err = redisProtocol(value)
 		case waits[name] != nil:
 			if *waits[name], err = redisWait(value); err != nil {
 				err = fmt.Errorf("its %s %w", name, err)
@@ -247,6 +245,16 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 		}
 	}
 	return nil
+}
+
+func redisProtocol(value string) (int, error) {
+	switch value {
+	case "2":
+		return 2, nil
+	case "3":
+		return 3, nil
+	}
+	return 0, errors.New("its protocol is neither 2 nor 3")
 }
 
 // speakTLS reads the parameter tls. Without a server's name the library takes the one

@@ -54,21 +54,9 @@ func (r *runner) watchPools(ctx context.Context) error {
 		case s.Cause == pause.Misfit, r.written == 0 && strings.Contains(s.Detail, "no such host"):
 			misfit = append(misfit, name+": "+s.Reason+detailed(s.Detail))
 		}
-		if s.Paused == r.paused[name] {
-			continue
-		}
-		r.paused[name] = s.Paused
-		why := s.Reason + detailed(s.Detail)
-		if s.Paused && s.PausedBy == pause.ByBreaker {
-			why += r.lastWords(ctx, name, why)
-		}
-		switch {
-		case !s.Paused:
-			r.say("sluice: pool %s goes on", name)
-		case s.ExpectedResumeAt.IsZero():
-			r.say("sluice: pool %s is paused: %s; its jobs wait", name, why)
-		default:
-			r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, why, s.ExpectedResumeAt.Format(time.RFC3339))
+		if s.Paused != r.paused[name] {
+			r.paused[name] = s.Paused
+			r.sayState(ctx, name, s)
 		}
 	}
 	r.sayWaits(ctx, time.Now())
@@ -82,6 +70,22 @@ func (r *runner) watchPools(ctx context.Context) error {
 		return fmt.Errorf("the provider of pool %s refuses the key%s; what waits is kept: see to the key and run the same command again", strings.Join(refused, ", "), r.lastWords(ctx, refused[0], ""))
 	}
 	return nil
+}
+
+// sayState says that a pool is paused and why, or that it goes on.
+func (r *runner) sayState(ctx context.Context, name string, s pause.State) {
+	why := s.Reason + detailed(s.Detail)
+	if s.Paused && s.PausedBy == pause.ByBreaker {
+		why += r.lastWords(ctx, name, why)
+	}
+	switch {
+	case !s.Paused:
+		r.say("sluice: pool %s goes on", name)
+	case s.ExpectedResumeAt.IsZero():
+		r.say("sluice: pool %s is paused: %s; its jobs wait", name, why)
+	default:
+		r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, why, s.ExpectedResumeAt.Format(time.RFC3339))
+	}
 }
 
 // detailed is an operator's detail behind what it explains; "" for none.

@@ -46,30 +46,38 @@ func (q *question) readInput(in *form) (flaw string) {
 	if in.previous != "" && !ownResponse.MatchString(in.previous) {
 		return "Previous response with id '" + in.previous + "' not found."
 	}
-	system, _ := contentText(in.instructions)
-	if json.Unmarshal(in.input, &q.last) != nil {
-		var items []struct {
-			Role    string
-			Content json.RawMessage
-		}
-		if json.Unmarshal(in.input, &items) != nil || len(items) == 0 {
-			return "Invalid type for 'input'."
-		}
-		var all []string
-		for _, item := range items {
-			text, extra := contentText(item.Content)
-			q.tokens += extra + 4
-			if all = append(all, text); item.Role == "user" {
-				q.last = text
-			}
-		}
-		q.text = strings.Join(all, "\n")
-	} else {
-		q.text = q.last
+	if !q.readItems(in.input) {
+		return "Invalid type for 'input'."
 	}
+	system, _ := contentText(in.instructions)
 	q.text = system + "\n" + q.text
 	q.tokens += countTokens(q.text)
 	return q.bound(in)
+}
+
+// readItems takes in the input of a response: a text, or a list of messages.
+func (q *question) readItems(input json.RawMessage) bool {
+	if json.Unmarshal(input, &q.last) == nil {
+		q.text = q.last
+		return true
+	}
+	var items []struct {
+		Role    string
+		Content json.RawMessage
+	}
+	if json.Unmarshal(input, &items) != nil || len(items) == 0 {
+		return false
+	}
+	var all []string
+	for _, item := range items {
+		text, extra := contentText(item.Content)
+		q.tokens += extra + 4
+		if all = append(all, text); item.Role == "user" {
+			q.last = text
+		}
+	}
+	q.text = strings.Join(all, "\n")
+	return true
 }
 
 // readEmbedded takes in what is to be embedded: texts, or tokens.
