@@ -66,7 +66,7 @@ func testErrors(t *testing.T, s *system) {
 		"no page":              {anon, "GET", "/nothing", "", nil, 404, "route_not_found"},
 		"another version":      {anon, "POST", "/v2/jobs", job, nil, 404, "route_not_found"},
 		"method":               {c, "PUT", "/v1/jobs", job, nil, 405, "method_not_allowed"},
-		"method of a job":      {c, "PATCH", "/v1/jobs/job_x", "{}", nil, 405, "method_not_allowed"},
+		"method of a job":      {c, "PUT", "/v1/jobs/job_x", "{}", nil, 405, "method_not_allowed"},
 		"method of health":     {anon, "POST", "/healthz", "", nil, 405, "method_not_allowed"},
 		"method of the spec":   {anon, "DELETE", "/openapi.yaml", "", nil, 405, "method_not_allowed"},
 		"no token":             {anon, "POST", "/v1/jobs", job, nil, 401, "unauthorized"},

@@ -90,7 +90,11 @@ func (m *movable) run(settings []string, args ...string) *process {
 	p := start(m.t, append(append([]string{}, m.environ...), settings...), args...)
 	listens := regexp.MustCompile(`"msg":"listening","address":"([^"]+)"`)
 	eventually(m.t, "sluice "+args[0]+" works", func() bool {
-		if at := listens.FindStringSubmatch(p.stderr.String()); at != nil {
+		if args[0] != "worker" {
+			at := listens.FindStringSubmatch(p.stderr.String())
+			if at == nil {
+				return false
+			}
 			m.url = "http://" + at[1]
 		}
 		return m.probe(p, "/readyz") == 200
