@@ -117,13 +117,14 @@ func (p *packs) put(ctx context.Context, name, sum string, size int64, body io.R
 	if err != nil || there != "" {
 		return there, err
 	}
-	n, err := io.Copy(io.NewOffsetWriter(k.file, at+headSize), body)
-	switch {
-	case err != nil:
-	case n != size:
-		err = fmt.Errorf("%d bytes in place of %d", n, size)
-	default:
-		_, err = k.file.WriteAt(head(name, size), at)
+	// The head comes first: a sweep that passes goes on behind the body then, and takes
+	// nothing in it for a head, which whoever sent it may have written.
+	_, err = k.file.WriteAt(head(name, size), at)
+	if err == nil {
+		var n int64
+		if n, err = io.Copy(io.NewOffsetWriter(k.file, at+headSize), body); err == nil && n != size {
+			err = fmt.Errorf("%d bytes in place of %d", n, size)
+		}
 	}
 	if err = cmp.Or(err, ctx.Err()); err == nil {
 		err = k.durable(p.stillThere)

@@ -3,7 +3,9 @@ package bodies_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,5 +152,47 @@ func TestAFileOfHolesGoes(t *testing.T) {
 	}
 	if r, err := s.Put(t.Context(), name, 1, strings.NewReader("x")); err != nil || r.Name == "" {
 		t.Errorf("the next one: %v", err)
+	}
+}
+
+// slowly is a body that does something else once the first part of it has been put.
+type slowly struct {
+	io.ReadSeeker
+	pass, parts int
+	midway      func()
+}
+
+func (b *slowly) Seek(offset int64, whence int) (int64, error) {
+	b.pass, b.parts = b.pass+1, 0
+	return b.ReadSeeker.Seek(offset, whence)
+}
+
+func (b *slowly) Read(p []byte) (int, error) {
+	if b.parts++; b.pass == 1 && b.parts == 2 {
+		b.midway()
+	}
+	return b.ReadSeeker.Read(p)
+}
+
+// A sweep that comes while a body is being put takes nothing in it for another body: what
+// a tenant sends may look like the head of one, of any length.
+func TestNothingInABodyIsTakenForAnother(t *testing.T) {
+	t.Parallel()
+	s, _ := folder(t, bodies.Config{})
+	name, err := bodies.New("acme", job, bodies.File, "")
+	must(t, err)
+	forged := append([]byte("sluice1\n"), make([]byte, 18)...)
+	binary.LittleEndian.PutUint64(forged[8:], 1<<20)
+	binary.LittleEndian.PutUint16(forged[24:], uint16(len(name)))
+	body := make([]byte, 100<<10)
+	copy(body[4096-256:], append(forged, name[:len(name)-1]+"A"...))
+	var neighbour bodies.Ref
+	_, err = s.Put(t.Context(), name, int64(len(body)), &slowly{ReadSeeker: bytes.NewReader(body), midway: func() {
+		neighbour = put(t, s, bodies.Prompt, []byte("another tenant's"))
+		must(t, s.Sweep(t.Context(), &known{names: []string{neighbour.Name}}))
+	}})
+	must(t, err)
+	if got, err := s.Read(t.Context(), neighbour, 0); string(got) != "another tenant's" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
