@@ -50,7 +50,11 @@ func shuts(err error) bool {
 	if !errors.As(err, &said) {
 		return false
 	}
-	code, _, _ := strings.Cut(said.Error(), " ") // in capitals; what a script says has none
+	text := said.Error()
+	if _, own, ok := strings.Cut(text, ": -"); ok { // a server before 7.0, of what a script was told
+		text = own
+	}
+	code, _, _ := strings.Cut(text, " ") // in capitals; what a script says has none
 	return code == "ERR" || code == "NOPERM" || code != strings.ToUpper(code)
 }
 
@@ -137,7 +141,7 @@ func (g *Gate) keepAlive(ctx context.Context) {
 // the same moment. It holds at most one slot that lies ahead.
 func (g *Gate) pump(ctx context.Context) {
 	failures := 0
-	var since time.Time // when it could not be asked first
+	var since time.Time // when Redis first answered so; zero: not the last time
 	for ctx.Err() == nil {
 		ws := g.heads()
 		if len(ws) == 0 {
@@ -156,10 +160,14 @@ func (g *Gate) pump(ctx context.Context) {
 			}
 			g.m.acquires.WithLabelValues(g.cfg.Pool, "error").Inc()
 			if failures == 0 {
-				since = time.Now()
 				g.log.ErrorContext(ctx, "Redis does not answer; nothing passes the gate", "error", err)
 			}
-			if shuts(err) && time.Since(since) > shutAfter {
+			switch now := g.clock.now(); {
+			case !shuts(err):
+				since = time.Time{}
+			case since.IsZero():
+				since = now
+			case now.Sub(since) > shutAfter:
 				g.mu.Lock()
 				g.dismissLocked(ErrShut)
 				g.mu.Unlock()
@@ -170,7 +178,7 @@ func (g *Gate) pump(ctx context.Context) {
 		}
 		if failures > 0 {
 			g.log.InfoContext(ctx, "Redis answers again; the gate is open")
-			failures = 0
+			failures, since = 0, time.Time{}
 		}
 		for i, a := range answers {
 			g.serve(ctx, ws[i], a)
