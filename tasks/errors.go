@@ -53,7 +53,7 @@ type BodiesError struct {
 // Error says what is wrong and, of a body that is missing, what may have happened.
 func (e *BodiesError) Error() string {
 	if e.Missing {
-		return "the store of bodies does not have the body; if bodies.url was changed, copy there what lies at the old one: " + e.Err.Error()
+		return "the store of bodies does not have the body; if bodies.url was changed, copy there what lies at the old one (a folder into a folder, a bucket into a bucket): " + e.Err.Error()
 	}
 	return "the store of bodies cannot be used: " + e.Err.Error()
 }
