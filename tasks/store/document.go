@@ -95,11 +95,9 @@ func (s *Store) ClaimDocument(ctx context.Context, d tasks.Document) (prior []by
 	return []byte(there), nil
 }
 
-// DropDocument forgets a document and its content.
+// DropDocument forgets a document and then its content, which goes with a sweep where
+// this is cut off between the two: nobody finds a document without it.
 func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
-	if err := s.DropContent(ctx, d.ID); err != nil {
-		return err
-	}
 	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.Del(ctx, s.keys.document(d.ID))
 		p.ZRem(ctx, s.keys.documents(string(d.Kind), d.Tenant), d.ID)
@@ -108,7 +106,7 @@ func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
 	if err != nil {
 		return fmt.Errorf("forget document %s: %w", d.ID, redisError(err))
 	}
-	return nil
+	return s.DropContent(ctx, d.ID)
 }
 
 var (
