@@ -198,7 +198,11 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			if err != nil {
 				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
 			}
-			caller, err := a.verifier.Verify(r.Context(), raw)
+			reads, ctx := r.Method == http.MethodGet || r.Method == http.MethodHead, r.Context()
+			if !reads {
+				ctx = auth.Patient(ctx)
+			}
+			caller, err := a.verifier.Verify(ctx, raw)
 			detail := exchangeOf(c).refused(err)
 			if errors.Is(err, auth.ErrUnavailable) || errors.Is(err, tasks.ErrUnavailable) || errors.Is(err, tasks.ErrFull) || r.Context().Err() != nil {
 				return fmt.Errorf("verify a token: %w", err)
@@ -212,7 +216,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, detail)
 			}
 			exchangeOf(c).caller = caller
-			if caller.Unsure && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			if caller.Unsure && !reads {
 				f := fault.Fail(fault.Unavailable, "Redis cannot be asked whether the token was revoked, so nothing is changed. Send the request again in a moment.")
 				f.RetryAfter = fault.DefaultRetryAfter
 				return f

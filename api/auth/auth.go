@@ -187,7 +187,7 @@ func (c *Config) faults() (faults []error) {
 
 // Verify returns what a token says, or a [Refusal]. The context bounds only the wait
 // for a key set that has to be fetched first, and for the Ledger where this process has
-// not asked it within the last second.
+// not asked it within the last second: half a second for that, or what [Patient] says.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Claims, error) {
 	c, refused := v.verify(ctx, raw)
 	if refused != nil {

@@ -29,10 +29,11 @@ const KeptPrefix = "tok_"
 const (
 	askEvery   = 250 * time.Millisecond // what was revoked, ahead of who wants to know
 	askedFor   = 900 * time.Millisecond // an answer counts; a revoked token is good for that long at most
-	askTimeout = 500 * time.Millisecond
-	readsFor   = 30 * time.Second // after the last answer
-	recordsFor = 5 * time.Minute  // a record is in memory
-	recordsMax = 10_000           // in memory
+	readWait   = 500 * time.Millisecond // for an answer, of who only reads: it has an answer all the same
+	writeWait  = 5 * time.Second        // of who changes something, and is refused without an answer
+	readsFor   = 30 * time.Second       // after the last answer
+	recordsFor = 5 * time.Minute        // a record is in memory
+	recordsMax = 10_000                 // in memory
 )
 
 // ErrRevoked is the cause with which a context of [Verifier.Follow] ends.
@@ -47,6 +48,7 @@ type ledger struct {
 	asked   time.Time // when the last question that was answered began
 	failed  time.Time // when the last one that was not ended, should there be none since
 	why     error
+	given   time.Duration // that it was given to be answered; writeWait: it was refused
 	version int64
 	revoked map[string]time.Time // by jti: when no such token can be good any more
 	records map[string]record
@@ -73,7 +75,7 @@ func (l *ledger) keep(ctx context.Context) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		_ = l.ask(ctx, time.Now()) // whoever wants to know is told
+		_ = l.ask(ctx, time.Now(), readWait) // whoever wants to know is told
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
@@ -81,52 +83,83 @@ func (l *ledger) keep(ctx context.Context) {
 	}
 }
 
-// fresh makes sure that this process knows what was revoked up to a moment ago.
-func (l *ledger) fresh(ctx context.Context) error {
+type patient struct{}
+
+// Patient has [Verifier.Verify] wait for up to 5 s until the Ledger says what was revoked,
+// in place of half a second: for a request that is refused without that.
+func Patient(ctx context.Context) context.Context { return context.WithValue(ctx, patient{}, true) }
+
+// waits is how long a request waits for the Ledger.
+func waits(ctx context.Context) time.Duration {
+	if ctx.Value(patient{}) != nil {
+		return writeWait
+	}
+	return readWait
+}
+
+// fresh makes sure that this process knows what was revoked up to a moment ago, and
+// waits at most so long for it. What it waits for was asked after that moment, however
+// late the answer comes.
+func (l *ledger) fresh(ctx context.Context, wait time.Duration) error {
 	now := time.Now()
 	l.mu.RLock()
-	asked, failed, why := l.asked, l.failed, l.why
+	asked, failed, why, given := l.asked, l.failed, l.why, l.given
 	l.mu.RUnlock()
 	switch {
 	case now.Sub(asked) <= askedFor:
 		return nil
-	case now.Sub(failed) <= askEvery:
+	case now.Sub(failed) <= askEvery && wait <= given:
 		return why // nobody waits for what somebody was just refused
 	}
-	return l.ask(ctx, now.Add(-askedFor))
+	return l.ask(ctx, now.Add(-askedFor), wait)
 }
 
 // ask asks what was revoked, unless somebody has since then.
-func (l *ledger) ask(ctx context.Context, since time.Time) error {
+func (l *ledger) ask(ctx context.Context, since time.Time, wait time.Duration) error {
 	came := time.Now()
+	end := time.NewTimer(wait)
+	defer end.Stop()
 	select {
 	case l.asking <- struct{}{}:
 		defer func() { <-l.asking }()
+	case <-end.C:
+		return l.unanswered(context.DeadlineExceeded, wait)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	l.mu.RLock()
-	asked, failed, why, version := l.asked, l.failed, l.why, l.version
+	asked, failed, why, given, version := l.asked, l.failed, l.why, l.given, l.version
 	l.mu.RUnlock()
+	began := time.Now()
 	switch {
 	case asked.After(since):
 		return nil
-	case failed.After(came):
+	case failed.After(came) && came.Add(wait).Sub(began) <= given:
 		return why
 	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout) // others wait for it too
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), came.Add(wait)) // others wait for it too
 	defer cancel()
 	found, err := l.from.Revoked(ctx, version)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return l.unanswered(err, time.Since(began))
+	default:
+		return l.unanswered(err, writeWait)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
-		l.failed, l.why = time.Now(), unasked(err)
-		return l.why
-	}
 	l.asked, l.failed, l.why, l.version = began, time.Time{}, nil, found.Version
 	l.learn(found.List)
 	return nil
+}
+
+// unanswered notes that a question was not answered in the time that it was given.
+func (l *ledger) unanswered(err error, given time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed, l.why, l.given = time.Now(), unasked(err), given
+	return l.why
 }
 
 // learn takes in what was revoked, and forgets what has passed by itself.
@@ -161,7 +194,11 @@ func unasked(err error) error {
 // judge refuses a token of good signature that was revoked, or that the server should keep
 // and does not. Its error is a reason, tasks.ErrUnavailable or tasks.ErrFull.
 func (l *ledger) judge(ctx context.Context, c *Claims, kept bool) error {
-	err := l.fresh(ctx)
+	wait := waits(ctx)
+	err := l.fresh(ctx, wait)
+	if err != nil {
+		wait = readWait
+	}
 	l.mu.RLock()
 	age := time.Since(l.asked)
 	_, revoked := l.revoked[c.ID]
@@ -177,7 +214,7 @@ func (l *ledger) judge(ctx context.Context, c *Claims, kept bool) error {
 		return nil
 	}
 	if !known || time.Since(rec.at) > recordsFor {
-		fresh, readErr := l.record(ctx, c.ID)
+		fresh, readErr := l.record(ctx, c.ID, wait)
 		switch {
 		case readErr == nil:
 			rec = fresh
@@ -190,9 +227,9 @@ func (l *ledger) judge(ctx context.Context, c *Claims, kept bool) error {
 	return rec.fits(c)
 }
 
-// record reads a token's record.
-func (l *ledger) record(ctx context.Context, id string) (record, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// record reads a token's record, and waits at most so long for it.
+func (l *ledger) record(ctx context.Context, id string, wait time.Duration) (record, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	began := time.Now()
 	t, err := l.from.Token(ctx, id)
@@ -263,7 +300,7 @@ func (v *Verifier) Revoked(ctx context.Context, id string) (bool, error) {
 	if l == nil || id == "" {
 		return false, nil
 	}
-	err := l.fresh(ctx)
+	err := l.fresh(ctx, waits(ctx))
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if _, revoked := l.revoked[id]; revoked {
@@ -277,7 +314,7 @@ func (v *Verifier) Refresh(ctx context.Context) error {
 	if v.ledger == nil {
 		return nil
 	}
-	return v.ledger.ask(ctx, time.Now())
+	return v.ledger.ask(ctx, time.Now(), readWait)
 }
 
 // Longest is for how long a token of any issuer can be good at most.

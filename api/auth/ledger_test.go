@@ -16,6 +16,7 @@ import (
 type book struct {
 	mu      sync.Mutex
 	fail    error
+	slow    time.Duration // until it answers
 	tokens  map[string]tasks.Token
 	revoked []tasks.Revocation
 	reads   int // of records
@@ -32,9 +33,21 @@ func (b *book) Token(_ context.Context, id string) (tasks.Token, error) {
 	return t, b.fail
 }
 
-func (b *book) Revoked(_ context.Context, after int64) (tasks.Revocations, error) {
+func (b *book) Revoked(ctx context.Context, after int64) (tasks.Revocations, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.slow > 0 { // and answers as it stood when it was asked
+		list, late := b.revoked, time.After(b.slow)
+		b.mu.Unlock()
+		select {
+		case <-late:
+		case <-ctx.Done():
+		}
+		if b.mu.Lock(); ctx.Err() != nil {
+			return tasks.Revocations{}, ctx.Err()
+		}
+		return tasks.Revocations{Version: int64(len(list)), List: list[min(after, int64(len(list))):]}, nil
+	}
 	return tasks.Revocations{Version: int64(len(b.revoked)), List: b.revoked[min(after, int64(len(b.revoked))):]}, b.fail
 }
 
@@ -200,6 +213,69 @@ func TestWhileTheLedgerIsAway(t *testing.T) {
 	if c, err := v.Verify(t.Context(), raw); err != nil || c.Unsure {
 		t.Errorf("when it is back: %+v, %v", c, err)
 	}
+}
+
+// Of a Ledger that answers late, whoever changes something awaits the answer, and is
+// refused what was revoked a second before it came; whoever reads does not wait for it.
+func TestWhileTheLedgerIsSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, testASlowLedger)
+}
+
+func testASlowLedger(t *testing.T) {
+	b, v := newBook(t)
+	raw := mintAs(t, "mine", func(c *MintConfig) { c.TTL = time.Hour })
+	if _, err := v.Verify(t.Context(), raw); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { _ = v.Run(ctx); close(done) }()
+	asks := func(what string, ctx context.Context, unsure bool, least, most time.Duration) {
+		t.Helper()
+		begun := time.Now()
+		c, err := v.Verify(ctx, raw)
+		if took := time.Since(begun); err != nil || c.Unsure != unsure || took < least || took > most {
+			t.Errorf("%s: unsure %t, %v after %s; want %t after %s to %s", what, c.Unsure, err, took, unsure, least, most)
+		}
+	}
+	write := Patient(t.Context())
+	for _, slow := range []time.Duration{2 * time.Second, 10 * time.Second} {
+		b.change(func() { b.slow = slow })
+		time.Sleep(2 * time.Second)
+		asks("a read", t.Context(), true, 0, readWait)
+		if slow < writeWait {
+			var writes sync.WaitGroup
+			for range 3 {
+				writes.Go(func() { asks("a write", write, false, slow, writeWait) })
+			}
+			writes.Wait()
+		} else {
+			asks("a write", write, true, writeWait, writeWait)
+		}
+		b.change(func() { b.slow = 0 })
+		time.Sleep(time.Second)
+	}
+	b.change(func() { b.fail = errors.New("refused") })
+	time.Sleep(time.Second)
+	asks("a write of a Redis that refuses", write, true, 0, 0)
+	b.change(func() { b.fail, b.slow = nil, 2*time.Second })
+	time.Sleep(2 * time.Second)
+
+	// A question is under way, which does not know of it.
+	var first sync.WaitGroup
+	first.Go(func() { asks("the write before", write, false, time.Second, writeWait) })
+	time.Sleep(readWait)
+	b.change(func() {
+		b.revoked = append(b.revoked, tasks.Revocation{ID: "mine", Until: time.Now().Add(time.Hour)})
+	})
+	time.Sleep(time.Second)
+	if _, err := v.Verify(write, raw); reasonOf(err) != reasonRevoked {
+		t.Errorf("a second after it was revoked: %v", err)
+	}
+	first.Wait()
+	cancel()
+	<-done
 }
 
 // Models of a token are a list that says something, or the token is none.
