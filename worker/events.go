@@ -14,11 +14,13 @@ const (
 	eventsEvery = 10 * time.Millisecond
 	// eventsWithin is how long the last events of an answer may keep its end from the record.
 	eventsWithin = 2 * time.Second
+	// eventsWaiting is how many bytes of events a call holds that Redis does not take.
+	eventsWaiting = 8 << 20
 )
 
 // events writes the events of a running attempt for a caller who streams, all that have
-// come together: the provider's connection is read on meanwhile. What upstream tells is
-// bounded, and so is what waits here.
+// come together: the provider's connection is read on meanwhile. What waits here is
+// bounded: of an answer that comes past that nothing more is told, and it has no end.
 type events struct {
 	texts  Texts
 	ticket tasks.Ticket
@@ -26,6 +28,7 @@ type events struct {
 
 	mu   sync.Mutex
 	wait []byte        // not written yet
+	lost bool          // more came than may wait
 	come chan struct{} // something waits
 
 	sent int // bytes written
@@ -54,7 +57,9 @@ func streamEnd(answer upstream.Answer) tasks.StreamEnd {
 // add takes the next event; it is called from one goroutine.
 func (e *events) add(raw []byte) {
 	e.mu.Lock()
-	e.wait = append(e.wait, raw...)
+	if e.lost = e.lost || len(e.wait) > eventsWaiting; !e.lost {
+		e.wait = append(e.wait, raw...)
+	}
 	e.mu.Unlock()
 	select {
 	case e.come <- struct{}{}:
@@ -109,6 +114,9 @@ func (e *events) write(ctx context.Context, end tasks.StreamEnd) bool {
 func (e *events) finish(ctx context.Context, end tasks.StreamEnd) {
 	close(e.over)
 	<-e.done
+	if e.lost {
+		end = tasks.StreamOpen
+	}
 	if end == tasks.StreamOpen && len(e.wait) == 0 {
 		return
 	}

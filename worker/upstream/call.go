@@ -32,7 +32,7 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 		ask.OnText, finish = told.add, told.end
 	}
 	if ask.OnEvent != nil {
-		ask.events = &relayed{redact: c.redact, to: ask.OnEvent, left: c.maxResult, usage: c.provider.Dialect != OpenAI || ask.Question.asksUsage()}
+		ask.events = &relayed{redact: c.redact, to: ask.OnEvent, left: toldMost(c.maxResult), usage: c.provider.Dialect != OpenAI || ask.Question.asksUsage()}
 	}
 	a := c.do(ctx, ask)
 	a.clean(c.redact)

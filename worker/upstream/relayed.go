@@ -25,6 +25,11 @@ type relayed struct {
 	held   []event
 }
 
+// toldMost is how many bytes of events are told of an answer of at most so many bytes. A
+// piece of a few letters stands in an event of hundreds of bytes. Redis keeps them in one
+// string, which ends at 512 MiB.
+func toldMost(result int64) int64 { return max(result, min(8*min(result, 1<<30), 256<<20)) }
+
 // mostQuiet is how many events wait for a text that does not go on: it has ended then.
 const mostQuiet = 16
 
