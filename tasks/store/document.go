@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -130,7 +131,7 @@ func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte,
 		element = lies
 	}
 	reply, err := s.run(ctx, contentAddScript, args{
-		"id": id, "tenant": tenant, "bytes": len(chunk), "widest": l.QueuedBytes, "lies": lies != "", "keep": tasks.ContentKept.Milliseconds(),
+		"id": id, "tenant": tenant, "op": rand.Text()[:16], "bytes": len(chunk), "widest": l.QueuedBytes, "lies": lies != "", "keep": tasks.ContentKept.Milliseconds(),
 	}, element).Slice()
 	if err == nil {
 		if err = refused(l, reply); err != nil {

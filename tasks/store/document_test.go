@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -135,6 +136,38 @@ func TestContentsAreCountedAndForgotten(t *testing.T) {
 		}
 		counted("")
 	})
+}
+
+// again sends each script twice, as a client does whose first answer was lost.
+type again struct{}
+
+func (again) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (again) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (again) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if err := next(ctx, cmd); err != nil || cmd.Name() != "evalsha" {
+			return err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// A chunk whose answer was lost is there once, and counted once.
+func TestAChunkThatIsSentAgainIsAddedOnce(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, 1)
+	ctx := t.Context()
+	rdb.AddHook(again{})
+	for range 2 { // two chunks may be alike
+		if err := s.AddContent(ctx, "acme", "file-1", []byte("alike"), tasks.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, held := rdb.LLen(ctx, "sluice:{s}:part:file-1").Val(), rdb.HGet(ctx, "sluice:{s}:tb", "acme").Val(); n != 2 || held != "10" {
+		t.Errorf("%d chunks and %s bytes, want 2 and 10", n, held)
+	}
 }
 
 // Of many who claim a document at once one has it.
