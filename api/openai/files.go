@@ -39,7 +39,6 @@ type Documents interface {
 	// AddContent adds a chunk to the content of a document that is to come; past the
 	// bytes that the tenant may have it is a *tasks.QuotaError.
 	AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error
-	DropContent(ctx context.Context, id string) error
 	// Content returns one chunk of a content, the first being 0; nil after the last.
 	Content(ctx context.Context, id string, chunk int) ([]byte, error)
 }
@@ -94,7 +93,7 @@ func (a *API) CreateFile(c echo.Context) error {
 	}
 	d, replayed, err := a.take(c, &u, key)
 	if d.ID != u.id && u.seen { // nothing of it is of use
-		a.drop(r.Context(), u.id, x.Request)
+		a.drop(r.Context(), tasks.Document{ID: u.id, Tenant: x.Tenant, Kind: tasks.FileDocument}, x.Request)
 	}
 	if err != nil {
 		return err
@@ -172,11 +171,12 @@ func (a *API) claim(ctx context.Context, u *upload, key string) (d tasks.Documen
 	return d, err
 }
 
-// drop forgets the content of a file that is not to be.
-func (a *API) drop(ctx context.Context, id, request string) {
+// drop forgets a file that is not to be. It may be listed by now: an answer of Redis was
+// lost.
+func (a *API) drop(ctx context.Context, d tasks.Document, request string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := a.c.Documents.DropContent(ctx, id); err != nil { // it goes by itself after a while
+	if err := a.c.Documents.DropDocument(ctx, d); err != nil { // it goes by itself after a while
 		a.c.Log.LogAttrs(ctx, slog.LevelWarn, "forget an upload that failed", slog.String("request_id", request), slog.Any("error", err))
 	}
 }

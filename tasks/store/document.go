@@ -107,7 +107,7 @@ func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
 	if err != nil {
 		return fmt.Errorf("forget document %s: %w", d.ID, redisError(err))
 	}
-	return s.DropContent(ctx, d.ID)
+	return s.dropContents(ctx, 0, d.ID)
 }
 
 var (
@@ -143,9 +143,6 @@ func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte,
 	}
 	return nil
 }
-
-// DropContent forgets the content of a document.
-func (s *Store) DropContent(ctx context.Context, id string) error { return s.dropContents(ctx, 0, id) }
 
 // contentsMost is how many contents are given up at once when their time is over.
 const contentsMost = 100

@@ -100,7 +100,9 @@ var smallHalves = map[string]func(h *half) func(){
 	},
 	"content_drop": func(h *half) func() {
 		must(h.T, h.AddContent(h.Context(), "acme", "file-1", []byte("a"), tasks.Limits{}))
-		return func() { _ = h.DropContent(h.Context(), "file-1") }
+		return func() {
+			_ = h.DropDocument(h.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument})
+		}
 	},
 	"document_claim": func(h *half) func() {
 		return func() {
