@@ -38,7 +38,7 @@ func TestEventsThatNobodyTakesAreBounded(t *testing.T) {
 		event := make([]byte, 1<<20)
 		for range 32 {
 			e.add(event)
-			time.Sleep(eventsEvery)
+			<-time.After(eventsEvery)
 		}
 		close(texts.back)
 		e.finish(t.Context(), tasks.StreamWhole)

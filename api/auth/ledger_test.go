@@ -242,7 +242,7 @@ func testASlowLedger(t *testing.T) {
 	write := Patient(t.Context())
 	for _, slow := range []time.Duration{2 * time.Second, 10 * time.Second} {
 		b.change(func() { b.slow = slow })
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		asks("a read", t.Context(), true, 0, readWait)
 		if slow < writeWait {
 			var writes sync.WaitGroup
@@ -254,22 +254,22 @@ func testASlowLedger(t *testing.T) {
 			asks("a write", write, true, writeWait, writeWait)
 		}
 		b.change(func() { b.slow = 0 })
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 	}
 	b.change(func() { b.fail = errors.New("refused") })
-	time.Sleep(time.Second)
+	<-time.After(time.Second)
 	asks("a write of a Redis that refuses", write, true, 0, 0)
 	b.change(func() { b.fail, b.slow = nil, 2*time.Second })
-	time.Sleep(2 * time.Second)
+	<-time.After(2 * time.Second)
 
 	// A question is under way, which does not know of it.
 	var first sync.WaitGroup
 	first.Go(func() { asks("the write before", write, false, time.Second, writeWait) })
-	time.Sleep(readWait)
+	<-time.After(readWait)
 	b.change(func() {
 		b.revoked = append(b.revoked, tasks.Revocation{ID: "mine", Until: time.Now().Add(time.Hour)})
 	})
-	time.Sleep(time.Second)
+	<-time.After(time.Second)
 	if _, err := v.Verify(write, raw); reasonOf(err) != reasonRevoked {
 		t.Errorf("a second after it was revoked: %v", err)
 	}
