@@ -208,12 +208,7 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return fmt.Errorf("verify a token: %w", err)
 			}
 			if err != nil || caller.Tenant == "" {
-				if wait := a.caps.Failed(r); wait > 0 {
-					f := fault.Fail(fault.TooManyFailures, "The token is not valid, as many others of this address before it: send a valid one, which passes at once.")
-					f.RetryAfter = wait
-					return f
-				}
-				return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, detail)
+				return a.unauthorized(r, detail)
 			}
 			exchangeOf(c).caller = caller
 			if caller.Unsure && !reads {
@@ -228,6 +223,17 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			return a.admitted(c, next)
 		}
 	}
+}
+
+// unauthorized refuses a token that is not valid, and slows an address down that sends many.
+func (a *API) unauthorized(r *http.Request, detail string) error {
+	wait := a.caps.Failed(r)
+	if wait == 0 {
+		return challenge(`Bearer realm="sluice", error="invalid_token"`, fault.Unauthorized, detail)
+	}
+	f := fault.Fail(fault.TooManyFailures, "The token is not valid, as many others of this address before it: send a valid one, which passes at once.")
+	f.RetryAfter = wait
+	return f
 }
 
 // token returns the token of a request. The providers' SDKs send it as x-api-key or as a

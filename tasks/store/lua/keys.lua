@@ -264,6 +264,7 @@ function keys.contents() return P .. 'parts' end -- zset: documents with content
 -- t    whose content it is
 -- n    its bytes, which count to that tenant
 -- r    1 when its chunks lie elsewhere
+-- o    the name of the last chunk that was added
 function keys.stock(id) return P .. 'stock:' .. id end -- hash: what the content of a document takes
 function keys.documents(kind, tenant) return P .. 'docs:' .. kind .. ':' .. tenant end -- zset: a tenant's documents of a kind, by id
 function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last
