@@ -253,7 +253,9 @@ func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
 			t.Errorf("a job of the model that was held back: %s", r.body)
 		}
 	}
-	allowed := func() time.Duration { return 2*without + 100*time.Millisecond }
+	// Whoever waits for a held model, or for a pool that is paused or held, waits for a
+	// second at least; beside other tests a job takes some tenths of one now and then.
+	allowed := func() time.Duration { return 2*without + 500*time.Millisecond }
 	for tries := 0; tries < 3 && during > allowed(); tries++ { // a machine that became busy with something else is slow without the attack, too
 		without = max(without, victim.waits("claude-well"))
 	}
