@@ -269,6 +269,21 @@ func (m *Moves) Script(tb testing.TB, move Move, folder string) string {
 	return name
 }
 
+// Once runs act, which is to call the named script of a folder once, and returns that
+// move. Other scripts may be called as well.
+func (m *Moves) Once(tb testing.TB, folder, script string, act func() error) Move {
+	tb.Helper()
+	m.Since()
+	if err := act(); err != nil {
+		tb.Fatal(err)
+	}
+	calls := slices.DeleteFunc(m.Since(), func(move Move) bool { return m.Script(tb, move, folder) != script })
+	if len(calls) != 1 {
+		tb.Fatalf("%s was called %d times", script, len(calls))
+	}
+	return calls[0]
+}
+
 func (m *Moves) text(move Move) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -93,22 +93,15 @@ func TestNoScriptMovesByHalves(t *testing.T) {
 				c := onClock(t, watched, Limits{RequestsPerMinute: 6000, InputTokensPerMinute: 60_000, OutputTokensPerMinute: 60_000, Concurrency: 2})
 				act := row(c)
 				before := redistest.Read(t, rdb)
-				seen.Since()
-				if err := act(); err != nil {
-					t.Fatal(err)
-				}
 				script, _, _ := strings.Cut(name, ",")
-				calls := slices.DeleteFunc(seen.Since(), func(m redistest.Move) bool { return seen.Script(t, m, "lua") != script })
-				if len(calls) != 1 {
-					t.Fatalf("%s was called %d times", script, len(calls))
-				}
+				call := seen.Once(t, "lua", script, act)
 				names <- script
 				redistest.State{}.Put(t, rdb, "")
-				if err := rdb.Do(t.Context(), calls[0]...).Err(); err != nil {
+				if err := rdb.Do(t.Context(), call...).Err(); err != nil {
 					t.Fatal(err)
 				}
 				lost := redistest.Read(t, rdb)
-				redistest.Refuse(t, rdb, before, calls[0], nil, func(r redistest.Refused) {
+				redistest.Refuse(t, rdb, before, call, nil, func(r redistest.Refused) {
 					switch {
 					case r.Key == "" && len(r.Moved) > 0 && r.Half():
 						t.Error(r)

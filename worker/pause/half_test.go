@@ -3,7 +3,6 @@ package pause
 import (
 	"context"
 	"maps"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,17 +127,10 @@ func TestNoScriptMovesByHalves(t *testing.T) {
 				b := w.build(cfg)
 				act := c(w, b)
 				before := redistest.Read(t, rdb)
-				seen.Since()
-				if err := act(); err != nil {
-					t.Fatal(err)
-				}
 				script, _, _ := strings.Cut(name, ",")
-				calls := slices.DeleteFunc(seen.Since(), func(m redistest.Move) bool { return seen.Script(t, m, ".") != script })
-				if len(calls) != 1 {
-					t.Fatalf("%s was called %d times", script, len(calls))
-				}
+				call := seen.Once(t, ".", script, act)
 				names <- script
-				redistest.Refuse(t, rdb, before, calls[0], nil, func(r redistest.Refused) {
+				redistest.Refuse(t, rdb, before, call, nil, func(r redistest.Refused) {
 					if r.Half() {
 						t.Error(r)
 					}
