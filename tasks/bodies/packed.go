@@ -1,9 +1,11 @@
 package bodies
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,36 +32,42 @@ const (
 	block      = 4096      // of the disk, and so of holes: each body begins one
 )
 
-// A body has a head before it: that it is one, its length, when it was put, and its
-// name, so that a place alone leads nowhere.
+// A body has a head before it: that it is one, its length, when it was put, its name, and
+// a digest of these and of the place. So a place alone leads nowhere, and what a loss of
+// power or a faulty disk made of a file is no head: one of another place, one that is not
+// whole, or what somebody wrote into a body, who cannot know the file's name.
 const (
 	headSize = 256
 	headMark = "sluice1\n"
-	nameMost = headSize - len(headMark) - 8 - 8 - 2
+	headSum  = headSize - sha256.Size // where the digest begins
+	nameMost = headSum - len(headMark) - 8 - 8 - 2
 )
 
-func head(name string, size int64) []byte {
+func head(name, pack string, at, size int64) []byte {
 	b := make([]byte, 0, headSize)
 	b = append(b, headMark...)
 	b = binary.LittleEndian.AppendUint64(b, uint64(size))
 	b = binary.LittleEndian.AppendUint64(b, uint64(time.Now().Unix()))
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(name)))
 	b = append(b, name...)
-	return b[:headSize]
+	return append(b[:headSum], sumOfHead(b[:headSum], pack, at)...)
 }
 
-// readHead reads what head has made; ok is false for anything else.
-func readHead(b []byte) (name string, size int64, put time.Time, ok bool) {
-	if len(b) < headSize || string(b[:len(headMark)]) != headMark {
+func sumOfHead(b []byte, pack string, at int64) []byte {
+	sum := sha256.New()
+	sum.Write(b)
+	fmt.Fprintf(sum, "%s %d", pack, at)
+	return sum.Sum(nil)
+}
+
+// readHead reads what head has made for that place; ok is false for anything else.
+func readHead(b []byte, pack string, at int64) (name string, size int64, put time.Time, ok bool) {
+	if len(b) < headSize || string(b[:len(headMark)]) != headMark || !bytes.Equal(b[headSum:headSize], sumOfHead(b[:headSum], pack, at)) {
 		return "", 0, time.Time{}, false
 	}
 	b = b[len(headMark):]
 	size, put = int64(binary.LittleEndian.Uint64(b)), time.Unix(int64(binary.LittleEndian.Uint64(b[8:])), 0)
-	length := int(binary.LittleEndian.Uint16(b[16:]))
-	if length > nameMost || size < 1 || size > packedMost {
-		return "", 0, time.Time{}, false
-	}
-	return string(b[18 : 18+length]), size, put, true
+	return string(b[18 : 18+int(binary.LittleEndian.Uint16(b[16:]))]), size, put, true
 }
 
 // span is the room that a body takes.
@@ -119,7 +127,7 @@ func (p *packs) put(ctx context.Context, name, sum string, size int64, body io.R
 	}
 	// The head comes first: a sweep that passes goes on behind the body then, and takes
 	// nothing in it for a head, which whoever sent it may have written.
-	_, err = k.file.WriteAt(head(name, size), at)
+	_, err = k.file.WriteAt(head(name, k.name, at, size), at)
 	if err == nil {
 		var n int64
 		if n, err = io.Copy(io.NewOffsetWriter(k.file, at+headSize), body); err == nil && n != size {
@@ -258,7 +266,7 @@ func (p *packs) find(text string, flag int) (file *os.File, at, size int64, err 
 	}
 	b := make([]byte, headSize)
 	_, err = file.ReadAt(b, at)
-	is, size, _, ok := readHead(b)
+	is, size, _, ok := readHead(b, path.Base(where), at)
 	switch {
 	case err != nil && !errors.Is(err, io.EOF):
 	case !ok || is != name:
@@ -333,7 +341,7 @@ func (p *packs) list(ctx context.Context, name string, visit func(name string, p
 		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
 			return false, err
 		}
-		is, size, put, ok := readHead(b[:n])
+		is, size, put, ok := readHead(b[:n], path.Base(name), at)
 		if !ok { // the rest of what was cut off
 			at += block
 			continue

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -194,5 +195,80 @@ func TestNothingInABodyIsTakenForAnother(t *testing.T) {
 	must(t, err)
 	if got, err := s.Read(t.Context(), neighbour, 0); string(got) != "another tenant's" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// wreck does to a file what a loss of power or a faulty disk may: blocks of it are as
+// they were before, are another's, or are garbage, and single bytes are others.
+func wreck(dice *mathrand.Rand, b []byte) {
+	const block = 4096
+	blocks := len(b) / block
+	at := func() []byte { return b[dice.IntN(blocks)*block:][:block] }
+	for range 1 + dice.IntN(6) {
+		switch dice.IntN(4) {
+		case 0:
+			clear(at())
+		case 1:
+			copy(at(), at())
+		case 2:
+			for hurt, i := at(), 0; i < block; i++ {
+				hurt[i] = byte(dice.Uint32())
+			}
+		case 3:
+			at()[dice.IntN(300)] ^= 1 << dice.IntN(8)
+		}
+	}
+}
+
+// Whatever becomes of the blocks of a shared file, a body is read as it was put or not at
+// all, and no sweep touches one that is whole: not by a head that lies in another's
+// place, nor by one that stands in a body.
+func TestADamagedFileHarmsNoBodyThatIsWhole(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	dice := mathrand.New(mathrand.NewPCG(seed, 0))
+	for round := range 10 {
+		s, dir := folder(t, bodies.Config{Keep: time.Nanosecond})
+		var refs []bodies.Ref
+		var want [][]byte
+		for range 12 {
+			name, err := bodies.New("acme", job, bodies.File, "")
+			must(t, err)
+			forged := append([]byte("sluice1\n"), make([]byte, 18, 256)...)
+			binary.LittleEndian.PutUint64(forged[8:], uint64(1+dice.IntN(1<<20)))
+			binary.LittleEndian.PutUint16(forged[24:], uint16(len(name)))
+			forged = append(forged, name[:len(name)-1]+"A"...)
+			body := make([]byte, 1+dice.IntN(5*4096))
+			for at := 4096 - 256; at < len(body); at += 4096 {
+				copy(body[at:], forged)
+			}
+			refs, want = append(refs, put(t, s, bodies.Prompt, body)), append(want, body)
+		}
+		list, err := os.ReadDir(dir)
+		must(t, err)
+		path := filepath.Join(dir, list[0].Name())
+		b, err := os.ReadFile(path)
+		must(t, err)
+		b = append(b, make([]byte, -len(b)&4095)...)
+		wreck(dice, b)
+		must(t, os.WriteFile(path, b, 0o600))
+		k := &known{}
+		var whole []int
+		for i, r := range refs {
+			got, err := s.Read(t.Context(), r, 0)
+			switch {
+			case err == nil && bytes.Equal(got, want[i]):
+				whole = append(whole, i)
+			case !missing(err) || len(got) > 0:
+				t.Fatalf("seed %d, round %d: %d bytes of %d, %v", seed, round, len(got), len(want[i]), err)
+			}
+			k.names = append(k.names, r.Name)
+		}
+		must(t, s.Sweep(t.Context(), k))
+		for _, i := range whole {
+			if got, err := s.Read(t.Context(), refs[i], 0); err != nil || !bytes.Equal(got, want[i]) {
+				t.Fatalf("seed %d, round %d: a sweep has harmed a body: %v", seed, round, err)
+			}
+		}
 	}
 }
