@@ -39,7 +39,7 @@ prove-nodes: ## Kill and stop primaries of Sentinel and of a cluster under load,
 	go run ./cmd/prove nodes
 
 .PHONY: prove-versions
-prove-versions: ## Run the release before, from its recorded commit, beside this one and roll back, about 90 s; fail when the pace falls or anything is lost
+prove-versions: ## Run the release before, from its recorded commit, beside this one and roll back, about 2 minutes; fail when the pace falls or anything is lost
 	go run ./cmd/prove versions
 
 .PHONY: bench

@@ -77,7 +77,7 @@ func (b *Backlog) compare(ctx context.Context, small, big *side) error {
 
 // round submits and drains once. The pool is paused before and after.
 func (s *side) round(ctx context.Context, counts bool) error {
-	title := fmt.Sprintf("backlog-%d", s.jobs)
+	title := fmt.Sprintf("%s-%d", s.name, s.jobs)
 	target := drainRound
 	if s.jobs == smallBacklog {
 		if err := s.fill(ctx, smallBacklog, s.bytes); err != nil {
