@@ -59,6 +59,10 @@ func (s *Server) startChild(ctx context.Context, c Config, program, data string)
 			"--dir", data, "--save", "",
 			"--appendonly", "yes", "--appendfsync", c.Fsync,
 			"--maxmemory", strconv.FormatInt(cmp.Or(c.MaxMemory, machineMemory("/")/2), 10), "--maxmemory-policy", "noeviction",
+			// Records of jobs are small hashes of which some values are longer than the 64
+			// bytes up to which Redis packs a hash: half of what they take would be tables.
+			// The name is that of Redis 6.2, which later ones read too.
+			"--hash-max-ziplist-value", strconv.Itoa(PackedValue),
 			"--daemonize", "no", "--logfile", "", "--loglevel", "notice",
 			// A crash report quotes the command it died of, which may hold a prompt.
 			"--crash-log-enabled", "no",

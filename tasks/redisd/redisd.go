@@ -42,6 +42,9 @@ const (
 // Durable reports whether data outlives the process.
 func (k Kind) Durable() bool { return k == Redis || k == Valkey }
 
+// PackedValue is up to how many bytes of a value the embedded Redis packs a hash.
+const PackedValue = 1024
+
 // Config says where the server keeps its data and which program it is.
 type Config struct {
 	// Dir holds the data and the remembered kind. It is made, with mode 0700,

@@ -45,6 +45,7 @@ type side struct {
 	jobs           int
 	bytes          int       // of a prompt
 	submits, drain []float64 // a second, by round
+	lines          []float64 // of a batch a second, where the backlog is filled for each round
 }
 
 func (b *Backlog) compare(ctx context.Context, small, big *side) error {
@@ -80,8 +81,12 @@ func (s *side) round(ctx context.Context, counts bool) error {
 	title := fmt.Sprintf("%s-%d", s.name, s.jobs)
 	target := drainRound
 	if s.jobs == smallBacklog {
+		from := time.Now()
 		if err := s.fill(ctx, smallBacklog, s.bytes); err != nil {
 			return err
+		}
+		if counts {
+			s.lines = append(s.lines, smallBacklog/time.Since(from).Seconds())
 		}
 		target = smallBacklog + submitRound // all there is
 	}

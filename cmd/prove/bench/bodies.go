@@ -9,7 +9,10 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
-const largeBytes = 20 << 10 // a prompt, above bodies.above
+const (
+	largeBytes  = 20 << 10 // a prompt, above bodies.above
+	memoryRound = 5_000    // jobs: what Redis has of its clients counts little beside them
+)
 
 // Bodies measures jobs whose prompts lie in a folder against small ones in Redis.
 type Bodies struct {
@@ -50,11 +53,11 @@ func (b *Bodies) compare(ctx context.Context, small, large *side) error {
 			}
 		}
 	}
-	waiting, err := large.growth(ctx, smallBacklog, func() error { return large.fill(ctx, smallBacklog, largeBytes) })
+	waiting, err := large.growth(ctx, memoryRound, func() error { return large.fill(ctx, memoryRound, largeBytes) })
 	if err != nil {
 		return err
 	}
-	done, err := large.growth(ctx, smallBacklog, func() error { return large.drainTo(ctx, large.Provider.Tally().Calls+smallBacklog) })
+	done, err := large.growth(ctx, memoryRound, func() error { return large.drainTo(ctx, large.Provider.Tally().Calls+memoryRound) })
 	if err != nil {
 		return err
 	}
@@ -62,6 +65,8 @@ func (b *Bodies) compare(ctx context.Context, small, large *side) error {
 	return report(fmt.Sprintf("bodies: prompts of %d bytes in a folder against %d in Redis, every write synced, one API, one worker, medians of %d rounds in turns", largeBytes, backlogBytes, b.Rounds), []figure{
 		atLeast("submit rate kept", "%.1f %%", ratio(large.submits, small.submits), 80,
 			fmt.Sprintf("%.0f against %.0f a second; %d by %d connections, the pool paused", median(large.submits), median(small.submits), submitRound, submitConns)),
+		atLeast("a batch's lines kept", "%.1f %%", ratio(large.lines, small.lines), 80,
+			fmt.Sprintf("%.0f against %.0f a second; %d lines", median(large.lines), median(small.lines), smallBacklog)),
 		atLeast("drain rate kept", "%.1f %%", ratio(large.drain, small.drain), 80,
 			fmt.Sprintf("%.0f against %.0f calls a second; the provider, in this process, takes its part", median(large.drain), median(small.drain))),
 		atMost("Redis, a waiting job", "%.2f KiB", waiting, 1, "a line of a batch"),

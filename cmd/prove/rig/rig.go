@@ -194,7 +194,7 @@ func (s *Stage) openRedis(ctx context.Context, c Config) error {
 		// The slow log of a whole run is a long answer.
 		ReadTimeout: time.Minute, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
-	args := []string{"--dir", data, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"}
+	args := []string{"--dir", data, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--hash-max-ziplist-value", "1024", "--loglevel", "warning"}
 	if c.TCP {
 		o.Network = "tcp"
 		if o.Addr, err = FreeAddress(); err != nil {
