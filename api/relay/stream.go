@@ -72,9 +72,13 @@ func (f *Form) Stream(c echo.Context, q Asked, t Teller) error {
 }
 
 // Follow answers somebody who reads the events of a job's answer; resumes says that some
-// of them were told before.
+// of them were told before. Who asks for the header alone holds nothing.
 func (f *Form) Follow(c echo.Context, job tasks.Job, resumes bool, t Teller) error {
 	x := f.Caller(c)
+	if c.Request().Method == http.MethodHead {
+		f.head(c, x, job.ID)
+		return nil
+	}
 	s, err := f.Desk.Follow(c.Request().Context(), x, job, resumes)
 	if err != nil {
 		return err
@@ -85,18 +89,24 @@ func (f *Form) Follow(c echo.Context, job tasks.Job, resumes bool, t Teller) err
 
 // tell writes a stream.
 func (f *Form) tell(c echo.Context, x desk.Caller, s *desk.Stream, t Teller) {
-	ctx, h := c.Request().Context(), c.Response().Header()
+	ctx := c.Request().Context()
 	t.Begin(&s.Job)
-	h["Sluice-Job-Id"] = []string{s.Job.ID}
+	f.head(c, x, s.Job.ID)
+	out := &feed{form: f, teller: t, w: c.Response(), control: http.NewResponseController(c.Response()), request: x.Request}
+	told := out.write(nil) == nil && out.run(ctx, s)
+	s.Release()
+	s.Sent(ctx, told)
+}
+
+// head writes the header of a stream of a job's answer.
+func (f *Form) head(c echo.Context, x desk.Caller, job string) {
+	h := c.Response().Header()
+	h["Sluice-Job-Id"] = []string{job}
 	h[f.RequestID] = []string{x.Request}
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Response().WriteHeader(http.StatusOK)
-	out := &feed{form: f, teller: t, w: c.Response(), control: http.NewResponseController(c.Response()), request: x.Request}
-	told := out.write(nil) == nil && out.run(ctx, s)
-	s.Release()
-	s.Sent(ctx, told)
 }
 
 // feed writes a stream.

@@ -93,6 +93,16 @@ func TestABackgroundResponseIsFollowed(t *testing.T) {
 	l.until(mine(l.job(), f.events[:3]...))
 	l.cancel()
 	<-l.over
+	// Who asks for the header alone has it at once, and holds nothing.
+	head, err := http.NewRequestWithContext(t.Context(), http.MethodHead, r.url+"/openai/v1/responses/resp_"+strings.TrimPrefix(l.job(), "job_")+"?stream=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head.Header.Set("Authorization", "Bearer "+r.token)
+	if res, err := http.DefaultClient.Do(head); err != nil || res.StatusCode != 200 || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") || res.Body.Close() != nil {
+		t.Errorf("HEAD: %v, %v", res, err)
+	}
+	r.until("nothing is held behind a HEAD", func() bool { return r.gauge("sluice_http_held_requests") == 0 })
 	on := r.rereads(l.job(), "&starting_after=1")
 	on.until(mine(l.job(), f.events[2]))
 	c.tell(f.events[3:]...)
