@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -14,12 +15,14 @@ import (
 	"testing"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/anthropic"
 	"github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/api/openai"
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// operations lists what openapi.yaml describes, as "METHOD /path".
-func operations(t *testing.T) []string {
+// described lists what openapi.yaml describes, as "METHOD /path".
+func described(t *testing.T) []string {
 	var list []string
 	for path, item := range openSpec(t).doc.Paths.Map() {
 		for method := range item.Operations() {
@@ -30,13 +33,139 @@ func operations(t *testing.T) []string {
 	return list
 }
 
+// ofProvider reports whether a route is of a provider's own form.
+func ofProvider(path string) bool {
+	return strings.HasPrefix(path, "/anthropic/") || strings.HasPrefix(path, "/openai/")
+}
+
+// operations lists what is described of our own form.
+func operations(t *testing.T) []string {
+	return slices.DeleteFunc(described(t), func(op string) bool {
+		_, path, _ := strings.Cut(op, " ")
+		return ofProvider(path)
+	})
+}
+
 func TestRoutesAreThoseOfTheDescription(t *testing.T) {
 	t.Parallel()
-	s := serve(t)
-	routes := s.api.Routes()
-	sort.Strings(routes)
-	if want := operations(t); !slices.Equal(routes, want) {
-		t.Errorf("the routes are\n%s\nopenapi.yaml has\n%s", strings.Join(routes, "\n"), strings.Join(want, "\n"))
+	whole := described(t)
+	for name, row := range map[string]struct {
+		change []func(*api.Config)
+		want   []string
+	}{
+		"all":          {[]func(*api.Config){allForms}, whole},
+		"ours alone":   {nil, operations(t)},
+		"no documents": {[]func(*api.Config){allForms, func(c *api.Config) { c.Documents = nil }}, without(whole, "/openai/v1/files", "/openai/v1/batches")},
+		"nobody to ask": {[]func(*api.Config){allForms, func(c *api.Config) { c.Anthropic = nil }},
+			without(whole, "/anthropic/v1/models", "/anthropic/v1/messages/count_tokens")},
+	} {
+		routes := serve(t, row.change...).api.Routes()
+		sort.Strings(routes)
+		if !slices.Equal(routes, row.want) {
+			t.Errorf("%s: the routes are\n%s\nopenapi.yaml has\n%s", name, strings.Join(routes, "\n"), strings.Join(row.want, "\n"))
+		}
+	}
+}
+
+// without is list but for the operations under some paths.
+func without(list []string, prefixes ...string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(op string) bool {
+		_, path, _ := strings.Cut(op, " ")
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(path, p) })
+	})
+}
+
+// allForms has an API mount the providers' forms whole.
+func allForms(c *api.Config) {
+	w := c.Jobs.(*world)
+	c.Calls, c.Documents, c.Anthropic = callers{w}, noDocuments{}, noProvider{}
+}
+
+// noDocuments keeps nothing.
+type keeper = openai.Documents
+
+type noDocuments struct{ keeper }
+
+func (noDocuments) Document(context.Context, string, string) (tasks.Document, error) {
+	return tasks.Document{}, tasks.ErrNotFound
+}
+
+func (noDocuments) Documents(context.Context, string, tasks.DocumentKind, string, int) ([]tasks.Document, bool, error) {
+	return nil, false, nil
+}
+
+// noProvider has no model.
+type noProvider struct{}
+
+func (noProvider) Models(context.Context) []anthropic.Model { return nil }
+
+func (noProvider) Model(context.Context, string, string) (anthropic.Model, error) {
+	return anthropic.Model{}, tasks.ErrNotFound
+}
+
+func (noProvider) CountTokens(context.Context, string, tasks.Request) (int, []byte, error) {
+	return 200, []byte(`{"input_tokens":1}`), nil
+}
+
+// Each route of a provider's form asks for a token, in either header, and for the scope
+// that its description names; takes the query parameters that stand there and no other;
+// and answers what it refuses in the form's own words.
+func TestTheProvidersFormsAreAsTheyAreDescribed(t *testing.T) {
+	t.Parallel()
+	s := serve(t, allForms)
+	const all = "acme:jobs:read,jobs:write"
+	for _, op := range described(t) {
+		method, pattern, _ := strings.Cut(op, " ")
+		if !ofProvider(pattern) {
+			continue
+		}
+		item := openSpec(t).doc.Paths.Value(pattern)
+		o := item.GetOperation(method)
+		path := strings.ReplaceAll(pattern, "{id}", "x")
+		s.call(method, path, "", nil).want(t, 401)
+		s.call(method, path, "", nil, "X-Api-Key", "bad").want(t, 401)
+		if r := s.call(method, path, "", nil, "X-Api-Key", all); r.StatusCode == 401 {
+			t.Errorf("%s: a token as x-api-key: %s", op, r.body)
+		}
+		scope := regexp.MustCompile("^(?:Any valid token|Scope `([a-z:]+)`)\\.").FindStringSubmatch(o.Description)
+		if scope == nil {
+			t.Errorf("%s: the description begins with no scope", op)
+			continue
+		}
+		r := s.call(method, path, "nobody:", nil)
+		if (r.StatusCode == 403) != (scope[1] != "") || !strings.Contains(r.Header.Get("WWW-Authenticate"), scope[1]) {
+			t.Errorf("%s: without a scope: %d %q, described %q", op, r.StatusCode, r.Header.Get("WWW-Authenticate"), scope[0])
+		}
+		s.call(method, path+"?nosuch=1", all, nil).want(t, 400)
+		for _, p := range append(item.Parameters[:len(item.Parameters):len(item.Parameters)], o.Parameters...) {
+			if p.Value.In != "query" {
+				continue
+			}
+			r := s.call(method, path+"?"+url.QueryEscape(p.Value.Name)+"=1", all, nil)
+			if strings.Contains(string(r.body), "is unknown: this route takes") {
+				t.Errorf("%s: the parameter %s is unknown: %s", op, p.Value.Name, r.body)
+			}
+		}
+	}
+}
+
+// The header fields of ours that are described are those that a call is asked with.
+func TestTheHeaderFieldsOfCallsAreDescribed(t *testing.T) {
+	t.Parallel()
+	s := serve(t, allForms)
+	refusal := s.call("POST", "/openai/v1/chat/completions", writer, `{"model":"gpt-x"}`, "Sluice-Nosuch", "1").want(t, 400)
+	known := regexp.MustCompile(`sluice-[a-zA-Z-]+`).FindAllString(strings.SplitAfter(string(refusal.body), "there are")[1], -1)
+	slices.Sort(known)
+	for _, path := range []string{"/anthropic/v1/messages", "/anthropic/v1/messages/batches", "/openai/v1/chat/completions", "/openai/v1/responses", "/openai/v1/embeddings", "/openai/v1/batches"} {
+		var got []string
+		for _, p := range openSpec(t).doc.Paths.Value(path).Post.Parameters {
+			if strings.HasPrefix(p.Value.Name, "sluice-") {
+				got = append(got, p.Value.Name)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, known) {
+			t.Errorf("%s: described are %v, known %v", path, got, known)
+		}
 	}
 }
 
@@ -62,6 +191,15 @@ func TestTheDescriptionStatesTheLimits(t *testing.T) {
 	schemas := openSpec(t).doc.Components.Schemas
 	members, metadata := schemas["SubmitMembers"].Value.Properties, schemas["Metadata"].Value
 	source := readFile(t, "v1/submit.go")
+	// A call's header fields say the same as a submit body's members, and have its limits.
+	calls := readFile(t, "relay/sdk.go")
+	for ours, theirs := range map[string]string{
+		"maxModel": "maxModel", "maxFallbacks": "maxFallbacks", "maxMetadata": "maxPairs", "maxMetadataKey": "maxPairKey", "maxMetadataValue": "maxPairValue",
+	} {
+		if a, b := constant(source, ours), constant(calls, theirs); a == "" || a != b {
+			t.Errorf("a submit body has %s %q, and a call's header %s %q", ours, a, theirs, b)
+		}
+	}
 	for name, got := range map[string]uint64{
 		"defaultMaxTokens": uint64(members["max_tokens"].Value.Default.(float64)),
 		"mostMaxTokens":    uint64(*members["max_tokens"].Value.Max),
@@ -72,15 +210,19 @@ func TestTheDescriptionStatesTheLimits(t *testing.T) {
 		"maxURL":           *members["webhook_url"].Value.MaxLength,
 		"maxCustomID":      *schemas["BatchLine"].Value.Properties["custom_id"].Value.MaxLength,
 	} {
-		m := regexp.MustCompile(`(?m)^\t` + name + `\s+= ([0-9_]+)`).FindStringSubmatch(source)
-		if m == nil {
-			t.Errorf("submit.go has no constant %s", name)
-			continue
-		}
-		if want := strings.ReplaceAll(m[1], "_", ""); fmt.Sprint(got) != want {
-			t.Errorf("%s is %s, in openapi.yaml %d", name, want, got)
+		if want := constant(source, name); fmt.Sprint(got) != want {
+			t.Errorf("%s is %q, in openapi.yaml %d", name, want, got)
 		}
 	}
+}
+
+// constant is the number that a source gives a name; "" for none.
+func constant(source, name string) string {
+	m := regexp.MustCompile(`(?m)^\t` + name + `\s+= ([0-9_]+)`).FindStringSubmatch(source)
+	if m == nil {
+		return ""
+	}
+	return strings.ReplaceAll(m[1], "_", "")
 }
 
 // perRoute calls check with a request for each described route, its path filled in.

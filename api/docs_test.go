@@ -62,6 +62,7 @@ nav ul { columns: 2; padding-left: 1.2rem; } summary { cursor: pointer; }
 {{end}}<h2>Authorization</h2>
 <p><code>Authorization: Bearer</code> and a JWT, on everything but the routes under “operations”.</p>
 <p>{{text .Auth}}</p>
+<p><code>X-Api-Key</code>: {{text .Key}}</p>
 <nav aria-label="Calls">
 <ul>
 {{range .Tags}}{{range .Calls}}<li><a href="#{{anchor .Method .Path}}"><code>{{.Method}} {{.Path}}</code></a></li>
@@ -108,11 +109,11 @@ type docsTag struct {
 func renderDocs(t *testing.T, doc *openapi3.T) []byte {
 	t.Helper()
 	page := struct {
-		Made                              template.HTML
-		Title, Summary, Description, Auth string
-		Tags                              []docsTag
-		Schemas                           []docsNamed
-	}{Made: "<!-- Made from openapi.yaml by go generate ./api; edit that. -->", Title: doc.Info.Title, Summary: doc.Info.Summary, Description: doc.Info.Description, Auth: doc.Components.SecuritySchemes["bearer"].Value.Description}
+		Made                                   template.HTML
+		Title, Summary, Description, Auth, Key string
+		Tags                                   []docsTag
+		Schemas                                []docsNamed
+	}{Made: "<!-- Made from openapi.yaml by go generate ./api; edit that. -->", Title: doc.Info.Title, Summary: doc.Info.Summary, Description: doc.Info.Description, Auth: doc.Components.SecuritySchemes["bearer"].Value.Description, Key: doc.Components.SecuritySchemes["key"].Value.Description}
 	indent := func(ref *openapi3.SchemaRef) string {
 		if ref == nil {
 			return ""

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"regexp"
+	"strings"
 
 	"github.com/sluicehq/sluice/api/fault"
 )
@@ -15,7 +16,7 @@ func (a *API) Routes() []string {
 		if r.Method == http.MethodHead {
 			continue
 		}
-		list = append(list, r.Method+" "+regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.Path, "{$1}"))
+		list = append(list, r.Method+" "+strings.Replace(regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.Path, "{$1}"), "*", "{id}", 1))
 	}
 	return list
 }
