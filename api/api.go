@@ -279,6 +279,11 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A caller wants a job that ended without a result run again. A repeat is a
 	// 409 until it has ended once more.
 	e.POST("/v1/jobs/:id/retry", v.RetryJob, a.scope(auth.ScopeJobsWrite))
+	// A caller wants many jobs run again that ended without a result, or many no longer. A
+	// repeat finds what is left of them, unless it carries the same Idempotency-Key: then it
+	// gets the first answer.
+	e.POST("/v1/jobs/retry", v.RetryJobs, a.scope(auth.ScopeJobsWrite))
+	e.POST("/v1/jobs/cancel", v.CancelJobs, a.scope(auth.ScopeJobsWrite))
 	// A caller follows a job. A repeat with Last-Event-ID goes on where the last one ended.
 	get("/v1/jobs/:id/events", v.JobEvents, a.scope(auth.ScopeJobsRead))
 
@@ -293,6 +298,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/v1/batches/:id/results", v.BatchResults, a.scope(auth.ScopeJobsRead))
 	// A caller no longer wants the rest. A repeat is a 409 once the batch has ended.
 	e.POST("/v1/batches/:id/cancel", v.CancelBatch, a.scope(auth.ScopeJobsWrite))
+	// A caller wants what ended without a result run again. A repeat as of many jobs.
+	e.POST("/v1/batches/:id/retry", v.RetryBatch, a.scope(auth.ScopeJobsWrite))
 
 	// Anybody with a token asks whether the pools are open. Reading changes nothing.
 	get("/v1/status", v.GetStatus, a.scope(""))

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -330,6 +331,78 @@ func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tas
 		return tasks.Job{}, err
 	}
 	return *w.jobs[id], nil
+}
+
+// chosen are the jobs of a selection, the newest first.
+func (w *world) chosen(sel tasks.Selection) (ids []string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b := w.batches[sel.Batch]; w.fail != nil || sel.Batch != "" && (b == nil || b.Tenant != sel.Tenant) {
+		return nil, cmp.Or(w.fail, tasks.ErrNotFound)
+	}
+	for _, id := range slices.Backward(w.order) {
+		j := w.jobs[id]
+		if j == nil || j.Tenant != sel.Tenant || len(sel.Models) > 0 && !tasks.MatchModel(sel.Models, j.Model) ||
+			sel.IDs != nil && !slices.Contains(sel.IDs, id) || !slices.Contains(sel.Statuses, j.Status) ||
+			sel.Batch != "" && !slices.Contains(w.lines[sel.Batch], id) ||
+			j.CreatedAt.Before(sel.Since) || !sel.Until.IsZero() && !j.CreatedAt.Before(sel.Until) {
+			continue
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func (w *world) RetryAll(ctx context.Context, sel tasks.Selection, l tasks.Limits) (m tasks.Moved, err error) {
+	ids, err := w.chosen(sel)
+	if err != nil {
+		return m, err
+	}
+	for _, id := range ids {
+		if _, err := w.Retry(ctx, sel.Tenant, id, l); err != nil {
+			m.More = true
+			return m, err
+		}
+		m.Jobs++
+	}
+	return m, nil
+}
+
+func (w *world) CancelAll(ctx context.Context, sel tasks.Selection) (m tasks.Moved, err error) {
+	ids, err := w.chosen(sel)
+	if err != nil {
+		return m, err
+	}
+	for _, id := range ids {
+		if _, err := w.Cancel(ctx, sel.Tenant, id); err != nil {
+			return m, err
+		}
+		m.Jobs++
+	}
+	return m, nil
+}
+
+func (w *world) ReserveKey(_ context.Context, tenant, key, fingerprint, id string) ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.keys[tenant+"|"+key]
+	switch {
+	case k == nil:
+		w.keys[tenant+"|"+key] = &keyed{fingerprint: fingerprint, id: id, busy: true}
+		return nil, w.fail
+	case k.fingerprint != fingerprint:
+		return nil, tasks.ErrKeyReused
+	case k.answer == nil:
+		return nil, tasks.ErrKeyBusy
+	}
+	return k.answer, nil
+}
+
+func (w *world) FreeKey(_ context.Context, tenant, key, _ string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.keys, tenant+"|"+key)
+	return nil
 }
 
 func (w *world) Delete(_ context.Context, tenant, id string) error {

@@ -68,6 +68,30 @@ type Page struct {
 	Next    string
 }
 
+// MostMoved is how many jobs one bulk retry or cancellation moves.
+const MostMoved = 10_000
+
+// Selection says which of a tenant's jobs a bulk retry or cancellation is for: those of
+// IDs, or those that the other members let through. Empty members let all through.
+type Selection struct {
+	Tenant   string
+	IDs      []string
+	Statuses []Status // one of these
+	Batch    string
+	// Since and Until are as in Filter.
+	Since, Until time.Time
+	// Models are globs of the only models that the caller may ask for; none: all.
+	Models []string
+	Most   int // jobs that are moved; 0: MostMoved
+}
+
+// Moved is what became of a Selection.
+type Moved struct {
+	Jobs     int  // that were queued again, or canceled
+	More     bool // there are others that match, or some were not looked at
+	TooLarge int  // that no quota of the tenant can ever hold, and that were passed over
+}
+
 // BatchStatus is where a batch stands.
 type BatchStatus string
 

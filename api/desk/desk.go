@@ -43,6 +43,15 @@ type Jobs interface {
 	// Retry queues a failed, canceled or expired job again; else tasks.ErrConflict.
 	// Past a limit of its tenant it is a *tasks.QuotaError.
 	Retry(ctx context.Context, tenant, id string, l tasks.Limits) (tasks.Job, error)
+	// RetryAll does so with many. With an error, what is told was done all the same.
+	RetryAll(ctx context.Context, sel tasks.Selection, l tasks.Limits) (tasks.Moved, error)
+	// CancelAll cancels many that have not ended; errors are as of RetryAll.
+	CancelAll(ctx context.Context, sel tasks.Selection) (tasks.Moved, error)
+	// ReserveKey takes an Idempotency-Key for a call that makes nothing; tasks.ErrKeyReused
+	// or ErrKeyBusy where it is not free. answer is what the first call was answered.
+	ReserveKey(ctx context.Context, tenant, key, fingerprint, id string) (answer []byte, err error)
+	// FreeKey gives it up.
+	FreeKey(ctx context.Context, tenant, key, id string) error
 }
 
 // Opener opens a batch, of which nothing can be seen or run before it is committed.
@@ -142,6 +151,7 @@ type Desk struct {
 	held     prometheus.Gauge
 	looks    looks
 	stagings turns // writing of batches, by tenant
+	bulks    turns // bulk retries and cancellations, by tenant
 
 	joined, abandoned, kept prometheus.Counter
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,20 @@ func (s *store) Retry(context.Context, string, string, tasks.Limits) (tasks.Job,
 	s.taken++
 	return tasks.Job{}, s.fails
 }
+
+func (s *store) RetryAll(context.Context, tasks.Selection, tasks.Limits) (tasks.Moved, error) {
+	return tasks.Moved{Jobs: s.taken, More: s.fails != nil}, s.fails
+}
+
+func (s *store) CancelAll(ctx context.Context, sel tasks.Selection) (tasks.Moved, error) {
+	return s.RetryAll(ctx, sel, tasks.Limits{})
+}
+
+func (s *store) ReserveKey(context.Context, string, string, string, string) ([]byte, error) {
+	return nil, nil
+}
+
+func (s *store) FreeKey(context.Context, string, string, string) error { return nil }
 
 func (s *store) OpenBatch(context.Context, string, string, string) (tasks.Batch, *tasks.PriorBatch, error) {
 	if s.replay {
@@ -282,6 +297,43 @@ func TestOfATenantsBatchesOneIsWrittenAtATime(t *testing.T) {
 	for range 3 {
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A bulk move that did not come to its end says what it did. Only one that did nothing
+// costs no submit.
+func TestABulkMoveSaysWhatItDid(t *testing.T) {
+	t.Parallel()
+	full := &tasks.QuotaError{Quota: "queued_jobs", Limit: 7}
+	for _, row := range []struct {
+		err  error
+		done int
+		says string
+		paid int
+	}{
+		{nil, 3, "", 1},
+		{nil, 0, "", 0},
+		{full, 3, "", 1},
+		{full, 0, "queued_jobs", 0},
+		{tasks.ErrUnavailable, 3, "3 jobs were queued again before this; send it again for the rest", 1},
+		{tasks.ErrUnavailable, 0, "cannot be reached", 0},
+		{&tasks.UnknownError{Err: tasks.ErrUnavailable}, 3, "3 jobs were queued again, and some more may have been", 1},
+		{&tasks.UnknownError{Err: tasks.ErrUnavailable}, 0, "0 jobs were queued again, and some more may have been", 1},
+	} {
+		st, paid := store{fails: row.err, taken: row.done}, purse(0)
+		d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, Quota: &paid, NewID: func(string) string { return "" }, Caps: room(t, caps.Config{})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.RetryAll(t.Context(), desk.Caller{Tenant: "acme"}, tasks.Selection{})
+		says := ""
+		if err != nil {
+			_, f := fault.Classify(err)
+			says = f.Detail
+		}
+		if got.Jobs != row.done || (says == "") != (row.says == "") || !strings.Contains(says, row.says) || (got.Stopped != nil) != (row.err == full && row.done > 0) || int(paid) != row.paid {
+			t.Errorf("%v after %d jobs: %+v, %q, %d submits paid", row.err, row.done, got, says, paid)
 		}
 	}
 }

@@ -238,6 +238,24 @@ func (j *Jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch,
 	return b, err
 }
 
+// RetryAll queues again what of a selection ended without a result, where new jobs would
+// be taken in. See [store.Store.RequeueAll].
+func (j *Jobs) RetryAll(ctx context.Context, sel tasks.Selection, l tasks.Limits) (tasks.Moved, error) {
+	if err := j.shut(); err != nil {
+		return tasks.Moved{}, err
+	}
+	return j.RequeueAll(ctx, sel, l, func(next []tasks.Ticket) { j.hand(ctx, next) })
+}
+
+// CancelAll ends what of a selection has not ended, with one line in the log for all.
+func (j *Jobs) CancelAll(ctx context.Context, sel tasks.Selection) (tasks.Moved, error) {
+	m, err := j.Store.CancelAll(ctx, sel)
+	if m.Jobs > 0 {
+		j.log.Info("jobs canceled", "tenant", sel.Tenant, "canceled", m.Jobs)
+	}
+	return m, err
+}
+
 // CommitBatch accepts a batch. Its lines go into the backlogs after the answer.
 func (j *Jobs) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error) {
 	b, err := j.Store.CommitBatch(ctx, id, c)

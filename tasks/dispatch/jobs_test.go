@@ -133,7 +133,14 @@ func TestCancelingIsInTheLog(t *testing.T) {
 	if _, err := j.CancelBatch(ctx, "acme", b.ID); err != nil {
 		t.Fatal(err)
 	}
+	if m, err := j.RetryAll(ctx, tasks.Selection{Tenant: "acme", Batch: b.ID}, tasks.Limits{}); err != nil || m.Jobs != 2 {
+		t.Fatalf("queued again: %+v, %v", m, err)
+	}
+	if m, err := j.CancelAll(ctx, tasks.Selection{Tenant: "acme", Batch: b.ID}); err != nil || m.Jobs != 2 {
+		t.Fatalf("canceled: %+v, %v", m, err)
+	}
 	for _, want := range []string{
+		"msg=\"jobs canceled\" tenant=acme canceled=2\n",
 		`msg="job ended" job=` + job.ID + " tenant=acme pool=p model=m status=canceled attempts=0 code=canceled\n",
 		`msg="batch canceled" batch=` + b.ID + " tenant=acme canceled=2\n",
 	} {

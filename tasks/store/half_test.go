@@ -104,6 +104,9 @@ var smallHalves = map[string]func(h *half) func(){
 			_ = h.DropDocument(h.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument})
 		}
 	},
+	"key_reserve": func(h *half) func() {
+		return func() { _, err := h.ReserveKey(h.Context(), "acme", "key", "f", "bulk_1"); must(h.T, err) }
+	},
 	"document_claim": func(h *half) func() {
 		return func() {
 			_, _ = h.ClaimDocument(h.Context(), tasks.Document{ID: "upload-1", Tenant: "acme", Kind: tasks.UploadDocument, Body: []byte("a"), Expires: time.Hour})

@@ -389,6 +389,8 @@ func (l *life) aJob() {
 	_, again, err := l.s.Requeue(ctx, "acme", later.ID, tasks.Limits{TokensPerDay: 1e6})
 	must(l.T, err)
 	l.end(again[0], retried)
+	_, err = l.s.ReserveKey(ctx, "acme", "bulk", "f", "bulk_1")
+	must(l.T, err)
 }
 
 func (l *life) documents() {

@@ -192,6 +192,38 @@ func operations() []operation {
 			}
 			return ask, id, func() { l.fails(l.next(id)) }, func() bool { return status(l, id) == tasks.StatusFailed && read(l.T, l.sure, id).Version > 4 }
 		}},
+		{"retry many", func(l *lossy) (func(context.Context) error, string, func(), func() bool) {
+			id := l.failed()
+			ask := func(ctx context.Context) error {
+				var next []tasks.Ticket
+				m, err := l.s.RequeueAll(ctx, tasks.Selection{Tenant: "acme", IDs: []string{id}}, tasks.Limits{}, func(k []tasks.Ticket) { next = append(next, k...) })
+				if err == nil && (m.Jobs != 1 || len(next) != 1) {
+					l.Errorf("%+v with the tickets %v, want one job and its ticket", m, next)
+				}
+				return err
+			}
+			return ask, "", func() { l.fails(l.next(id)) }, func() bool { return status(l, id) == tasks.StatusFailed && read(l.T, l.sure, id).Version > 4 }
+		}},
+		{"cancel many", func(l *lossy) (func(context.Context) error, string, func(), func() bool) {
+			made, _, err := l.sure.Create(l.Context(), tasks.Submission{Job: job("acme")})
+			if err != nil {
+				l.Fatal(err)
+			}
+			id := made[0].Job.ID
+			again := func() {
+				if _, _, err := l.sure.Requeue(l.Context(), "acme", id, tasks.Limits{}); err != nil {
+					l.Error(err)
+				}
+			}
+			ask := func(ctx context.Context) error {
+				m, err := l.s.CancelAll(ctx, tasks.Selection{Tenant: "acme", IDs: []string{id}})
+				if err == nil && m.Jobs != 1 {
+					l.Errorf("%+v, want one job", m)
+				}
+				return err
+			}
+			return ask, "", again, func() bool { return status(l, id) == tasks.StatusQueued }
+		}},
 		{"delete", func(l *lossy) (func(context.Context) error, string, func(), func() bool) {
 			id := l.failed()
 			return func(ctx context.Context) error { return l.s.Delete(ctx, "acme", id) }, id, nil, func() bool {

@@ -369,25 +369,39 @@ func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limi
 	if err != nil {
 		return tasks.Job{}, nil, err
 	}
-	reserved := int64(0)
-	if l.TokensPerDay > 0 {
-		reserved = j.Request.Tokens()
+	words, next, err := s.requeueSome(ctx, op, tenant, []tasks.Job{j}, l, false)
+	if err == nil {
+		err = moveError(words[0])
 	}
-	reply, err := s.run(ctx, requeueScript, args{
-		"op": op, "id": id, "tenant": tenant, "depth": s.depthOf(j.Pool), "shift": priorityShift(j.Priority),
-		"most": l.QueuedJobs, "tokens": reserved, "daily": l.TokensPerDay, "bytes": counted(&j, l), "widest": l.QueuedBytes, "weight": s.weight(tenant),
-	}).Slice()
 	if err != nil {
 		return tasks.Job{}, nil, fmt.Errorf("requeue job %s: %w", id, err)
 	}
-	if err := refused(l, reply); err != nil {
-		return tasks.Job{}, nil, err
-	}
-	if err := moveError(str(reply[0])); err != nil {
-		return tasks.Job{}, nil, err
-	}
 	j, err = s.Job(ctx, tenant, id)
-	return j, tickets(reply[1]), err
+	return j, next, err
+}
+
+// requeueSome queues jobs again, up to the first that a limit refuses: the error is that
+// refusal, and said is what became of those before it. pass has what no limit can ever
+// hold passed over.
+func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks.Job, l tasks.Limits, pass bool) (said []string, next []tasks.Ticket, err error) {
+	rows := make([]any, 0, 5*len(jobs))
+	for i := range jobs {
+		j, reserved := &jobs[i], int64(0)
+		if l.TokensPerDay > 0 {
+			reserved = j.Request.Tokens()
+		}
+		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), reserved, counted(j, l))
+	}
+	reply, err := s.run(ctx, requeueScript, args{
+		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,
+	}, rows...).Slice()
+	if err != nil {
+		return nil, nil, err
+	}
+	if refusal := list(reply[1]); len(refusal) > 0 {
+		err = refused(l, refusal)
+	}
+	return words(reply[0]), tickets(reply[2]), err
 }
 
 // Delete forgets a finished job and every copy of what it asked and of its

@@ -143,7 +143,11 @@ func scan(ctx context.Context, limit int, next look) (ids []string, more string,
 
 // Jobs returns one page of a tenant's jobs, newest first.
 func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
-	next, err := s.find(ctx, f)
+	var statuses []tasks.Status
+	if f.Status != "" {
+		statuses = append(statuses, f.Status)
+	}
+	next, err := s.find(ctx, f, statuses)
 	if err != nil {
 		return tasks.Page{}, err
 	}
@@ -169,8 +173,12 @@ var findScript = script("find")
 const idSpare = 10 * time.Minute
 
 // find looks through the jobs that a filter chooses from: the tenant's of the times
-// asked for, or those of a batch.
-func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
+// asked for, or those of a batch. They have one of some statuses, none being any.
+func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Status) (look, error) {
+	some := map[tasks.Status]bool{}
+	for _, status := range statuses {
+		some[status] = true
+	}
 	from, low := bounds("job_", f.After, f.Since, f.Until)
 	line, till := 0, int64(0)
 	if !f.Until.IsZero() {
@@ -190,7 +198,7 @@ func (s *Store) find(ctx context.Context, f tasks.Filter) (look, error) {
 	}
 	return func(ctx context.Context, n int) ([]string, int, string, error) {
 		reply, err := s.run(ctx, findScript, args{
-			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "status": f.Status, "model": f.Model, "pool": f.Pool,
+			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "statuses": some, "model": f.Model, "pool": f.Pool,
 			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata,
 		}).Slice()
 		if err != nil {

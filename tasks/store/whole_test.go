@@ -290,6 +290,16 @@ var halves = map[string]func(h *half) func(){
 		must(h.T, err)
 		return func() { _, _, err := h.Requeue(h.Context(), "acme", "job_line", tasks.Limits{}); must(h.T, err) }
 	},
+	"requeue, many": func(h *half) func() {
+		h.busy()
+		ids := []string{"job_2", "job_line", "job_3"}
+		_, err := h.CancelAll(h.Context(), tasks.Selection{Tenant: "acme", IDs: ids})
+		must(h.T, err)
+		return func() {
+			_, err := h.RequeueAll(h.Context(), tasks.Selection{Tenant: "acme", IDs: ids}, tasks.Limits{QueuedBytes: 1e6, TokensPerDay: 1e6}, func([]tasks.Ticket) {})
+			must(h.T, err)
+		}
+	},
 	"delete": func(h *half) func() {
 		h.busy()
 		_, err := h.Cancel(h.Context(), "acme", "job_2")

@@ -3,7 +3,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {n: jobs to look at; batch, line: of its lines from that index down; where
 --          batch is '', tenant, from, low: of the tenant's between these two of
---          ZREVRANGEBYLEX; then what the filter asks: status, model, pool: '' for any;
+--          ZREVRANGEBYLEX; then what the filter asks: statuses: a set, {} for any; model, pool: '' for any;
 --          since, till: ms, 0 for any; metadata: pairs}
 -- Returns  {how many were looked at, the last of them or '', those let through, ...}.
 local ids = {}
@@ -26,12 +26,13 @@ local function matches(envelope)
 end
 
 local out = { #ids, ids[#ids] or '' }
+local some = next(a.statuses)
 local deep = a.model ~= '' or next(a.metadata)
 for _, id in ipairs(ids) do
   local key = keys.job(id)
   local j = redis.call('HMGET', key, 's', 'p', 'ct')
   local created = tonumber(j[3] or 0)
-  if j[1] and (a.status == '' or j[1] == a.status) and (a.pool == '' or j[2] == a.pool)
+  if j[1] and (not some or a.statuses[j[1]]) and (a.pool == '' or j[2] == a.pool)
     and created >= a.since and (a.till == 0 or created < a.till)
     and (not deep or matches(cjson.decode(redis.call('HGET', key, 'e')))) then
     out[#out + 1] = id

@@ -82,6 +82,7 @@ function keys.followers(pool, digest) return P .. 'fol:' .. pool .. ':' .. diges
 -- id   the job or batch that the key stands for
 -- ans  the answer
 -- busy the batch that is being written under the key
+-- at   when a call that makes neither began; not there in others
 function keys.idempotency(tenant, key) return P .. 'i:' .. tenant .. ':' .. key end -- hash: an Idempotency-Key
 
 -- Calls: requests whose callers wait on their connections.

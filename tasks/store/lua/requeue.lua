@@ -1,45 +1,83 @@
--- The caller wants a failed, canceled or expired job once more, under its id.
+-- The caller wants failed, canceled or expired jobs once more, under their ids. Each is
+-- queued whole or stays as it is; the first that a limit refuses ends it.
 -- KEYS     see begin.lua
--- ARGV[2]  {op: see operation.lua; id, tenant, depth; shift: of order, ms; most: waiting jobs, or 0; tokens: to set aside, or 0;
---          daily: most tokens a day, or 0; bytes: of the body to count, or 0; widest: most bytes, or 0; weight: the tenant's}
--- Returns  {"ok", tickets}, {"gone"}, {"conflict"}, {"brim"}, {"full", waiting}, {"heavy", bytes} or {"spent", tokens left, ms until midnight UTC}.
+-- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0;
+--          widest: most bytes of bodies, or 0; weight: the tenant's; pass: true to pass over what no limit can ever hold}
+-- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
+--          bytes of the body to count or 0
+-- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it
+--          was passed over; the refusal is {}, {"brim"}, {"full", waiting}, {"heavy", bytes} or {"spent", tokens left, ms
+--          until midnight UTC}.
 local said = answered()
 if said then return said end
-local j = load(a.id)
-if not j or j.t ~= a.tenant then return { 'gone' } end
-if not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then return { 'conflict' } end
-fitsEnd(j)
-lasting()
-local first = redis.call('HGET', j.key, 'p0') or j.p -- where it begins again
-fits({ p = first, t = j.t, qb = a.bytes > 0 })
-local bound = expected(redis.call('HGET', j.key, 'e'))
-if crowded(0, { [first] = bound }, { [first] = 1 }) then return { 'brim' } end
-local refusal = admit(j.t, 1, a.tokens, a.most, a.daily, a.bytes, a.widest)
-if refusal then return refusal end
-aside(j, a.tokens, a.bytes)
-promises(first, bound, 1)
-weigh(j.t, a.weight)
-redis.call('PERSIST', j.key)
-redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
--- Its deadline served the first time; kept, it would expire the job at once.
-redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp')
--- It begins again with its own model.
-local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
-if h[1] then
-  j.p, j.fb = h[1], tonumber(h[2]) + tonumber(h[3] or 0)
-  redis.call('HSET', j.key, 'p', j.p, 'fb', j.fb)
-  redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
+local words, jobs = {}, {}
+for i = 3, #ARGV, 5 do
+  local j = load(ARGV[i])
+  local n = #words + 1
+  local tokens, bytes = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  if not j or j.t ~= a.tenant then
+    words[n] = 'gone'
+  elseif not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then
+    words[n] = 'conflict'
+  elseif a.pass and (a.daily > 0 and tokens > a.daily or a.widest > 0 and bytes > a.widest) then
+    words[n] = 'large'
+  else
+    words[n] = 'ok'
+    fitsEnd(j)
+    if not jobs[1] then lasting() end
+    j.first = redis.call('HGET', j.key, 'p0') or j.p -- where it begins again
+    fits({ p = j.first, t = j.t, qb = bytes > 0 })
+    if bytes > 0 then fitsBytes() end
+    if tokens > 0 then dayOf(j.t) end
+    j.bound = expected(redis.call('HGET', j.key, 'e'))
+    j.at, j.depth, j.shift, j.tokens, j.bytes = n, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tokens, bytes
+    jobs[#jobs + 1] = j
+  end
 end
-j.k = now + a.shift
-redis.call('HSET', j.key, 'k', j.k)
-if j.c then
-  local g = keys.batch(j.c)
-  redis.call('HDEL', g, 'ended')
-  redis.call('PERSIST', g)
-  redis.call('PERSIST', keys.lines(j.c))
+
+local function requeue(j)
+  local bounds, one = { [j.first] = j.bound }, { [j.first] = 1 }
+  if crowded(0, bounds, one) then return { 'brim' } end
+  local refusal = admit(j.t, 1, j.tokens, a.most, a.daily, j.bytes, a.widest)
+  if refusal then return refusal end
+  aside(j, j.tokens, j.bytes)
+  promises(j.first, j.bound, 1)
+  weigh(j.t, a.weight)
+  redis.call('PERSIST', j.key)
+  redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
+  -- Its deadline served the first time; kept, it would expire the job at once.
+  redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp')
+  -- It begins again with its own model.
+  local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
+  if h[1] then
+    j.p, j.fb = h[1], tonumber(h[2]) + tonumber(h[3] or 0)
+    redis.call('HSET', j.key, 'p', j.p, 'fb', j.fb)
+    redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
+  end
+  j.k = now + j.shift
+  redis.call('HSET', j.key, 'k', j.k)
+  if j.c then
+    local g = keys.batch(j.c)
+    redis.call('HDEL', g, 'ended', 'canceling')
+    redis.call('PERSIST', g)
+    redis.call('PERSIST', keys.lines(j.c))
+  end
+  become(j, 'queued')
+  backlog(j)
 end
-become(j, 'queued')
-backlog(j)
-local tickets = {}
-claim(j.p, a.depth, tickets)
-return answer({ 'ok', tickets })
+
+local depths, tickets, refusal = {}, {}, {}
+for _, j in ipairs(jobs) do
+  local no = requeue(j)
+  if no then
+    refusal = no
+    for i = #words, j.at, -1 do words[i] = nil end
+    break
+  end
+  depths[j.p] = j.depth
+end
+for pool, depth in pairs(depths) do
+  claim(pool, depth, tickets)
+end
+if not next(depths) then return { words, refusal, {} } end
+return answer({ words, refusal, tickets })
