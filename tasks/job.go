@@ -282,7 +282,10 @@ type Attempt struct {
 	Outcome   Outcome   `json:"outcome"`
 	Status    int       `json:"status"` // HTTP status; 0 when none arrived
 	RequestID string    `json:"request_id"`
-	Model     string    `json:"model,omitempty"` // set when another model than the job's was asked
+	Model     string    `json:"model,omitempty"`   // set when another model than the job's was asked
+	Account   string    `json:"account,omitempty"` // who was asked: the provider's name
+	Usage     *Usage    `json:"usage,omitempty"`
+	Cost      *Cost     `json:"cost,omitempty"` // nil: its model has no price, or it has not ended
 	// MaybeBilled is true when the provider may have charged for a call whose answer never arrived.
 	MaybeBilled bool `json:"maybe_billed"`
 }

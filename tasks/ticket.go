@@ -8,7 +8,17 @@ type Ticket struct {
 	ID    string
 	Fence int64
 	Pool  string
-	Alone bool // its worker runs nothing beside it; shown at the start
+	Alone bool  // its worker runs nothing beside it; shown at the start
+	Asks  Asked // of the call that the worker is about to make; shown at the start
+}
+
+// Asked is what its worker knows of a call before it is made, for an end that the worker
+// does not see.
+type Asked struct {
+	Account string // who is asked: the provider's name
+	Model   string
+	AtMost  Money // about the most that it may cost; 0: nothing is to be charged, or its model has no price
+	Priced  bool  // its model has a price
 }
 
 // A job whose call was lost with its worker AloneFrom times runs alone in a worker

@@ -130,7 +130,28 @@ func (a *attempt) take(base context.Context) error {
 		}
 		return err
 	})
+	price, priced := a.w.c.Prices.Of(a.job.Asks())
+	a.ticket.Asks = tasks.Asked{Account: a.p.Provider, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
 	return cmp.Or(unread, err)
+}
+
+// cost is what the call cost, as far as its answer says; nil: its model has no price.
+// What the provider may have charged and did not count is taken for the most that it
+// may be.
+func (a *attempt) cost() *tasks.Cost {
+	price, priced := a.w.c.Prices.Of(a.job.Asks())
+	answer := &a.answer
+	switch {
+	case !priced:
+		return nil
+	case answer.Outcome == tasks.Cached, answer.Outcome == tasks.Shared:
+		return &tasks.Cost{}
+	case answer.Usage != nil && !answer.MaybeBilled:
+		return &tasks.Cost{Amount: price.Of(*answer.Usage)}
+	case answer.MaybeBilled, answer.Outcome == tasks.Succeeded:
+		return &tasks.Cost{Maybe: price.AtMost(&a.job.Request)}
+	}
+	return &tasks.Cost{}
 }
 
 // held reports whether the job may not be called for now, and for how long.
@@ -368,6 +389,7 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.p.Provider,
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
+			Account: a.ticket.Asks.Account, Usage: answer.Usage, Cost: a.cost(),
 		},
 	}
 	if a.job.Passed > 0 {

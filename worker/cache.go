@@ -72,6 +72,9 @@ func (a *attempt) recall(base context.Context) bool {
 	if err != nil || len(result) == 0 {
 		return false // it is asked upstream then
 	}
+	a.w.mu.Lock()
+	a.ticket.Asks = tasks.Asked{} // there is none
+	a.w.mu.Unlock()
 	started, next, err := a.w.c.Record.Start(base, a.ticket)
 	if err != nil {
 		if !tasks.Void(err) {

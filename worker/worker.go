@@ -113,6 +113,8 @@ type Config struct {
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.
 	Detour func(ctx context.Context, j tasks.Job) (tasks.Detour, bool)
+	// Prices are what models cost; none: no money is counted.
+	Prices tasks.Prices
 	// Spill takes endings that Redis refuses for KeepAfter, 0 meaning 60 s, while it
 	// takes others, and those that are left at a stop. Nil: they are tried as long as
 	// the worker runs, and given up when it stops.

@@ -80,7 +80,8 @@ type provider struct {
 func newProvider(t *testing.T, steps ...http.HandlerFunc) *provider {
 	p := &provider{steps: steps}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // a server notices that its caller is gone once it has read all
+		body, _ := io.ReadAll(r.Body) // a server notices that its caller is gone once it has read all
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		p.mu.Lock()
 		step := p.steps[min(p.calls, len(p.steps)-1)]
 		p.calls++
@@ -120,6 +121,7 @@ type options struct {
 	spill       func(*system) *spill.Folder       // nil: none
 	keepAfter   time.Duration
 	large       int
+	prices      tasks.Prices
 }
 
 type health struct{ paused *atomic.Bool }
@@ -171,7 +173,7 @@ func start(t *testing.T, p *provider, o options) *system {
 		keeps = o.spill(s)
 	}
 	w, err = worker.New(worker.Config{
-		Spill: keeps, KeepAfter: o.keepAfter, Large: o.large,
+		Spill: keeps, KeepAfter: o.keepAfter, Large: o.large, Prices: o.prices,
 		Redis: srv.Client(), Record: record, Leases: leases, Texts: s.store, Feeder: s.feeder, Pools: []worker.Pool{cfg},
 		RenewEvery: 50 * time.Millisecond, StartWithin: o.startWithin, Grace: o.grace, Log: o.log,
 	})

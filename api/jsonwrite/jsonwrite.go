@@ -66,6 +66,9 @@ func (o *Object) Optional(name, v string) {
 // Num writes a whole number.
 func (o *Object) Num(name string, v int64) { o.Name(name); o.B = strconv.AppendInt(o.B, v, 10) }
 
+// Raw writes a member whose value is JSON already.
+func (o *Object) Raw(name, v string) { o.Name(name); o.B = append(o.B, v...) }
+
 // Bool writes true or false.
 func (o *Object) Bool(name string, v bool) { o.Name(name); o.B = strconv.AppendBool(o.B, v) }
 

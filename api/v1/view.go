@@ -80,7 +80,7 @@ func wholeSecond(t time.Time) time.Time {
 	return t
 }
 
-// writeOutcome writes result, text, finish, error and usage, as a job and a line of a
+// writeOutcome writes result, text, finish, error, usage and cost, as a job and a line of a
 // batch's results both have them.
 func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 	if j.Status == tasks.StatusSucceeded && len(j.Result) > 0 {
@@ -102,16 +102,38 @@ func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 			o.Bool("maybe_billed", e.MaybeBilled)
 		})
 	}
-	if u := j.Usage; u == nil {
-		o.Null("usage")
+	writeUsage(o, j.Usage)
+	if cost, ok := j.Cost(); ok {
+		writeCost(o, &cost)
 	} else {
-		o.Within("usage", func(o *jsonwrite.Object) {
-			o.Num("input_tokens", u.InputTokens)
-			o.Num("output_tokens", u.OutputTokens)
-			o.Num("cache_read_input_tokens", u.CacheReadInputTokens)
-			o.Num("cache_creation_input_tokens", u.CacheCreationInputTokens)
-		})
+		o.Null("cost")
 	}
+}
+
+func writeUsage(o *jsonwrite.Object, u *tasks.Usage) {
+	if u == nil {
+		o.Null("usage")
+		return
+	}
+	o.Within("usage", func(o *jsonwrite.Object) {
+		o.Num("input_tokens", u.InputTokens)
+		o.Num("output_tokens", u.OutputTokens)
+		o.Num("cache_read_input_tokens", u.CacheReadInputTokens)
+		o.Num("cache_creation_input_tokens", u.CacheCreationInputTokens)
+	})
+}
+
+// writeCost writes amounts of money as numbers with all their digits.
+func writeCost(o *jsonwrite.Object, c *tasks.Cost) {
+	if c == nil {
+		o.Null("cost")
+		return
+	}
+	o.Within("cost", func(o *jsonwrite.Object) {
+		o.Raw("amount", c.Amount.String())
+		o.Str("currency", tasks.Currency)
+		o.Raw("maybe", c.Maybe.String())
+	})
 }
 
 func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
@@ -142,6 +164,9 @@ func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 			entry.Optional("request_id", at.RequestID)
 			entry.Optional("model", at.Model)
 			entry.Bool("maybe_billed", at.MaybeBilled)
+			entry.Optional("account", at.Account)
+			writeUsage(&entry, at.Usage)
+			writeCost(&entry, at.Cost)
 			return entry.End()
 		})
 	})

@@ -69,7 +69,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 // drainConfig is a run's view of the configuration, and how it starts its worker.
 func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdin io.Reader, stdout, stderr io.Writer) drain.Config {
 	c := drain.Config{
-		Match: cfg.Pool, DataDir: cfg.DataDir, OwnRedis: cfg.Redis.URL == "",
+		Match: cfg.Pool, Prices: cfg.PriceList(), DataDir: cfg.DataDir, OwnRedis: cfg.Redis.URL == "",
 		Log: log, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	}
 	for _, p := range cfg.Pools {
@@ -80,9 +80,6 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 			Requests: l.RequestsPerMinute, InputTokens: l.InputTokensPerMinute, OutputTokens: l.OutputTokensPerMinute, Burst: l.RequestBurst,
 			Guessed: p.FollowProvider,
 		})
-	}
-	for _, p := range cfg.Prices {
-		c.Prices = append(c.Prices, drain.Price{Model: p.Name, Input: p.Input, Output: p.Output, CacheRead: p.CacheRead, CacheWrite: p.CacheWrite})
 	}
 	if terminal(stderr) {
 		c.Bar = rawTerminal(stderr)

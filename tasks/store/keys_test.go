@@ -345,7 +345,7 @@ func (l *life) losses() {
 	j, tickets := l.submit(func(*tasks.Submission) {})
 	for _, stops := range []bool{false, true} {
 		k := tickets[0]
-		k.Alone = true
+		k.Alone, k.Asks = true, asking
 		take(l.T, l.s, k)
 		start(l.T, l.s, k)
 		if stops {

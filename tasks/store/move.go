@@ -217,11 +217,24 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	return j, err
 }
 
+// asks is what the record keeps of a call under way, for an end that nobody sees: the
+// most that it may cost, -1 where that is not known, and who is asked; "": nothing.
+func asks(c tasks.Asked) string {
+	most := tasks.Money(-1)
+	switch {
+	case c.Account == "":
+		return ""
+	case c.Priced:
+		most = c.AtMost
+	}
+	return fmt.Sprintf("%d %s", int64(most), c.Account)
+}
+
 // Start records that a call is about to be made. The tickets are for jobs that
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
 	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
-		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12],
+		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12], "ask": asks(t.Asks),
 	})
 	if err != nil {
 		return tasks.Started{}, nil, err
@@ -277,7 +290,10 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	}
 	call := details{
 		Outcome: e.Attempt.Outcome, Status: e.Attempt.Status, RequestID: e.Attempt.RequestID,
-		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled,
+		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled, Account: e.Attempt.Account, Usage: (*usage)(e.Attempt.Usage),
+	}
+	if c := e.Attempt.Cost; c != nil {
+		call.Cost = []tasks.Money{c.Amount, c.Maybe}
 	}
 	detour := tasks.Detour{}
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {

@@ -57,7 +57,18 @@ type details struct {
 	Status      int           `json:"status,omitempty"`
 	RequestID   string        `json:"request_id,omitempty"`
 	Model       string        `json:"model,omitempty"`
+	Account     string        `json:"account,omitempty"`
+	Usage       *usage        `json:"usage,omitempty"`
+	Cost        []tasks.Money `json:"cost,omitempty"` // what it cost, and what it may have cost besides
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
+}
+
+// cost is what the details say of it; nil: nothing.
+func (d *details) cost() *tasks.Cost {
+	if len(d.Cost) != 2 {
+		return nil
+	}
+	return &tasks.Cost{Amount: d.Cost[0], Maybe: d.Cost[1]}
 }
 
 // A token is taken for so many bytes of a result at most; where only the model limits an
@@ -178,6 +189,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		j.Log = append(j.Log, tasks.Attempt{
 			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
 			Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
+			Account: d.Account, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
 		})
 	}
 	if n, started, ok := strings.Cut(h["cur"], " "); ok {

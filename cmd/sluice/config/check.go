@@ -165,11 +165,6 @@ func (v *validator) price(key string, p Price) {
 	if !isGlob(p.Name) {
 		v.bad(key, "%q is not a pattern of models (*, ? and [a-z] are)", p.Name)
 	}
-	for name, amount := range map[string]float64{"input": p.Input, "output": p.Output, "cache_read": p.CacheRead, "cache_write": p.CacheWrite} {
-		if amount < 0 || math.IsNaN(amount) || math.IsInf(amount, 0) {
-			v.bad(key+"."+name, "is %v; it has to be 0 or more: money per million tokens", amount)
-		}
-	}
 }
 
 // isGlob reports whether a pattern of models can be read.

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/pool"
 )
 
@@ -349,11 +350,20 @@ func (c *Config) bodiesURL() string {
 
 // Price is what a model's tokens cost, in money per million.
 type Price struct {
-	Name       string  // a glob, as those of a pool's models
-	Input      float64 `key:"input"`
-	Output     float64 `key:"output"`
-	CacheRead  float64 `key:"cache_read"`  // tokens that the provider found in its cache
-	CacheWrite float64 `key:"cache_write"` // tokens that it put there
+	Name       string      // a glob, as those of a pool's models
+	Input      tasks.Money `key:"input"`
+	Output     tasks.Money `key:"output"`
+	CacheRead  tasks.Money `key:"cache_read"`  // tokens that the provider found in its cache
+	CacheWrite tasks.Money `key:"cache_write"` // tokens that it put there
+}
+
+// PriceList is what models cost, as a worker and a run read it.
+func (c *Config) PriceList() tasks.Prices {
+	var list tasks.Prices
+	for _, p := range c.Prices {
+		list = append(list, tasks.Price{Models: p.Name, Input: p.Input, Output: p.Output, CacheRead: p.CacheRead, CacheWrite: p.CacheWrite})
+	}
+	return list
 }
 
 // Webhooks says which addresses of receivers may be dialled, and how. The zero value is

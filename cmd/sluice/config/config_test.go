@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // load reads a configuration from text.
@@ -616,7 +618,7 @@ func TestAddressesAreAsBrowsersWriteThem(t *testing.T) {
 
 func TestPrices(t *testing.T) {
 	c := mustLoad(t, contractFile)
-	if want := []Price{{"claude-sonnet-4.5*", 3, 15, 0.3, 3.75}}; !slices.Equal(c.Prices, want) {
+	if want := []Price{{"claude-sonnet-4.5*", 3 * tasks.Unit, 15 * tasks.Unit, tasks.Unit * 3 / 10, tasks.Unit * 375 / 100}}; !slices.Equal(c.Prices, want) {
 		t.Errorf("prices %+v; want %+v", c.Prices, want)
 	}
 	var out strings.Builder
@@ -628,10 +630,12 @@ func TestPrices(t *testing.T) {
 		t.Errorf("printed, it is no configuration with that price: %v\n%s", r.faults, &out)
 	}
 	for text, want := range map[string]string{
-		`prices: {m: {input: -1}}`:    "prices.m.input",
-		`prices: {m: {output: .nan}}`: "prices.m.output",
-		`prices: {"[": {input: 1}}`:   "is not a pattern of models",
-		`prices: {m: {in: 1}}`:        "prices.m.in",
+		`prices: {m: {input: -1}}`:            "prices.m.input",
+		`prices: {m: {output: .nan}}`:         "prices.m.output",
+		`prices: {m: {output: "3"}}`:          "has to be an amount",
+		`prices: {m: {output: 0.0000000001}}`: "more than nine digits",
+		`prices: {"[": {input: 1}}`:           "is not a pattern of models",
+		`prices: {m: {in: 1}}`:                "prices.m.in",
 	} {
 		file := filepath.Join(t.TempDir(), "sluice.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // field finds the field of the struct t whose key is key.
@@ -55,6 +57,10 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 	}
 	if v.Type() == reflect.TypeFor[time.Duration]() {
 		r.duration(n, v, key)
+		return
+	}
+	if v.Type() == reflect.TypeFor[tasks.Money]() {
+		r.money(n, v, key)
 		return
 	}
 	switch {
@@ -181,6 +187,20 @@ func (r *reader) duration(n *node, v reflect.Value, key string) {
 		return
 	}
 	v.SetInt(int64(d))
+}
+
+// money reads an amount as it is written, digit by digit.
+func (r *reader) money(n *node, v reflect.Value, key string) {
+	if n.kind != integer && n.kind != float {
+		r.fault(key, n.where, "has to be an amount, as in 3 or 0.075")
+		return
+	}
+	m, err := tasks.ParseMoney(n.value)
+	if err != nil {
+		r.fault(key, n.where, "%v", err)
+		return
+	}
+	v.SetInt(int64(m))
 }
 
 func (r *reader) structure(n *node, v reflect.Value, key string) {

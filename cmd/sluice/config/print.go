@@ -37,6 +37,9 @@ func plain(v reflect.Value) any {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return FormatDuration(d)
 	}
+	if m, ok := v.Interface().(tasks.Money); ok {
+		return float64(m) / float64(tasks.Unit) // a double has fifteen digits, and an amount fewer
+	}
 	switch {
 	case named(v.Type()):
 		return plainNamed(v)

@@ -43,7 +43,7 @@ func usagef(format string, args ...any) error { return wrongUsage{fmt.Errorf(for
 // Config is what a run needs of the program around it.
 type Config struct {
 	Pools   []Pool
-	Prices  []Price                                   // the first that matches a model is its price; none: no money is shown
+	Prices  tasks.Prices                              // the first that matches a model is its price; none: no money is shown
 	Match   func(model string) (pool string, ok bool) // required
 	DataDir string                                    // where runs keep their folders; "" refuses every run
 	// OwnRedis says that each run has a Redis of its own, in its folder. False: all
@@ -57,12 +57,6 @@ type Config struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Bar            io.Writer // a terminal for the progress bar; nil: there is none
-}
-
-// Price is what a model costs, in money per million tokens.
-type Price struct {
-	Model                                string // a glob
-	Input, Output, CacheRead, CacheWrite float64
 }
 
 // Pool is what a run has to know of a pool.

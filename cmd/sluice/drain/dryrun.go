@@ -69,13 +69,13 @@ func tellLoad(c *Config, left []prompt) {
 	}
 	w := tabwriter.NewWriter(c.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "MODEL\tJOBS\tINPUT TOKENS, ABOUT\tOUTPUT TOKENS, AT MOST\tPRICE, AT MOST\t")
-	var cost float64
+	var cost tasks.Money
 	unpriced := 0
 	for _, model := range slices.Sorted(maps.Keys(byModel)) {
 		l := byModel[model]
 		price := "not known"
-		if p, ok := priceOf(c.Prices, model); ok {
-			amount := p.of(&tasks.Usage{InputTokens: l.input, OutputTokens: l.output})
+		if p, ok := c.Prices.Of(model); ok {
+			amount := p.Of(tasks.Usage{InputTokens: l.input, OutputTokens: l.output})
 			cost += amount
 			price = money(amount)
 		} else {

@@ -14,11 +14,10 @@ import (
 
 // progress is how far a run has come, and tells of it on standard error.
 type progress struct {
-	to     io.Writer
-	bar    io.Writer // a terminal; nil: lines instead
-	quiet  bool      // neither
-	shown  bool      // the bar is on the screen
-	prices []Price
+	to    io.Writer
+	bar   io.Writer // a terminal; nil: lines instead
+	quiet bool      // neither
+	shown bool      // the bar is on the screen
 
 	begun, told, moved         time.Time // told: the latest line; moved: the latest answer
 	waits                      int       // lines since then that say what everything waits for
@@ -27,12 +26,12 @@ type progress struct {
 	ended                      map[tasks.Finish]int // how answers ended
 	failures                   map[string]int       // by what their errors say
 	usage                      tasks.Usage
-	cost                       float64
+	cost                       tasks.Cost
 	priced                     bool // a model that was asked has a price
 }
 
 func newProgress(c *Config, o Options, total int) *progress {
-	return &progress{to: c.Stderr, bar: c.Bar, quiet: o.NoProgress, prices: c.Prices, total: total, ended: map[tasks.Finish]int{}, failures: map[string]int{}}
+	return &progress{to: c.Stderr, bar: c.Bar, quiet: o.NoProgress, total: total, ended: map[tasks.Finish]int{}, failures: map[string]int{}}
 }
 
 func (p *progress) start(now time.Time) { p.begun, p.told, p.moved = now, now, now }
@@ -46,14 +45,12 @@ func (p *progress) spend(j *tasks.Job) {
 	if j.Finish != "" {
 		p.ended[j.Finish]++
 	}
-	if j.Usage == nil {
-		return
+	if j.Usage != nil {
+		p.usage.InputTokens += j.Usage.InputTokens
+		p.usage.OutputTokens += j.Usage.OutputTokens
 	}
-	p.usage.InputTokens += j.Usage.InputTokens
-	p.usage.OutputTokens += j.Usage.OutputTokens
-	if price, ok := priceOf(p.prices, j.Asks()); ok {
-		p.cost += price.of(j.Usage)
-		p.priced = true
+	if cost, ok := j.Cost(); ok {
+		p.cost, p.priced = p.cost.Plus(cost), true
 	}
 }
 
@@ -110,7 +107,10 @@ func (p *progress) far(now time.Time) string {
 func (p *progress) spent() string {
 	s := fmt.Sprintf("%d input and %d output tokens", p.usage.InputTokens, p.usage.OutputTokens)
 	if p.priced {
-		s += ", " + money(p.cost)
+		s += ", " + money(p.cost.Amount)
+		if p.cost.Maybe > 0 {
+			s += " and perhaps " + money(p.cost.Maybe) + " more"
+		}
 	}
 	return s
 }

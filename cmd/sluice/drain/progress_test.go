@@ -12,12 +12,13 @@ import (
 
 func TestProgressWithoutATerminalIsALineEachTenSeconds(t *testing.T) {
 	var said bytes.Buffer
-	c := &Config{Stderr: &said, Prices: []Price{{Model: "m*", Input: 1, Output: 10}}}
+	c := &Config{Stderr: &said}
 	p := newProgress(c, Options{}, 100)
 	begun := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	p.start(begun)
 	for i := range 20 {
-		j := &tasks.Job{Model: "m1", Status: tasks.StatusSucceeded, Finish: tasks.FinishComplete, Usage: &tasks.Usage{InputTokens: 1000, OutputTokens: 100}}
+		j := &tasks.Job{Model: "m1", Status: tasks.StatusSucceeded, Finish: tasks.FinishComplete, Usage: &tasks.Usage{InputTokens: 1000, OutputTokens: 100},
+			Log: []tasks.Attempt{{Cost: &tasks.Cost{Maybe: tasks.Unit / 1000}}, {Cost: &tasks.Cost{Amount: tasks.Unit / 500}}}}
 		if i == 0 {
 			j.Status, j.Finish = tasks.StatusFailed, ""
 		}
@@ -27,8 +28,8 @@ func TestProgressWithoutATerminalIsALineEachTenSeconds(t *testing.T) {
 	for ms := 0; ms <= 25_000; ms += 200 {
 		p.paint(begun.Add(time.Duration(ms) * time.Millisecond))
 	}
-	want := "sluice: 20/100  1 failed  2.0/s  40s left  20000 input and 2000 output tokens, $0.0400\n" +
-		"sluice: 20/100  1 failed  1.0/s  1m20s left  20000 input and 2000 output tokens, $0.0400\n"
+	want := "sluice: 20/100  1 failed  2.0/s  40s left  20000 input and 2000 output tokens, $0.0400 and perhaps $0.0200 more\n" +
+		"sluice: 20/100  1 failed  1.0/s  1m20s left  20000 input and 2000 output tokens, $0.0400 and perhaps $0.0200 more\n"
 	if said.String() != want {
 		t.Errorf("said\n%swant\n%s", &said, want)
 	}

@@ -45,6 +45,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- m    calls made
 -- cur  the call under way: its number and when it began
 -- by   the name of its start
+-- ask  of that call: about the most that it may cost, in billionths, -1: not known; and whom it asks
 -- log  the calls that ended
 -- st   started
 -- fin  finished

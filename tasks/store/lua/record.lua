@@ -14,15 +14,15 @@ end
 -- nil when there is none.
 local function load(id, ...)
   local key = keys.job(id)
-  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', ...)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ask', ...)
   if not h[1] then return nil end
   local j = {
     id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
-    v = tonumber(h[16] or 0),
+    v = tonumber(h[16] or 0), ask = h[17] or nil,
   }
-  for i = 1, select('#', ...) do j[select(i, ...)] = h[16 + i] end
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[17 + i] end
   return j
 end
 
@@ -124,5 +124,16 @@ local function close(j, ended, details)
   end
   puts(j, 'log', log)
   drops(j, 'cur', 'by')
-  j.cur = nil
+  if j.ask then drops(j, 'ask') end
+  j.cur, j.ask = nil, nil
+end
+
+-- unseen are the details of a call under way whose end nobody sees: it may have been
+-- charged, for about the most that it may cost.
+local function unseen(j, outcome) -- seldom
+  local said = '{"outcome":"' .. outcome .. '","maybe_billed":true'
+  local most, account = string.match(j.ask or '', '^(-?%d+) (.*)$')
+  if account then said = said .. ',"account":' .. cjson.encode(account) end
+  if account and most ~= '-1' then said = said .. ',"cost":[0,' .. most .. ']' end
+  return said .. '}'
 end

@@ -75,7 +75,7 @@ for pool, depth in pairs(a.depths) do
           if called then
             ends = lose(j)
             redis.call('HINCRBY', j.key, 'n', -1) -- its worker's fault, not the job's
-            close(j, 0, '{"outcome":"worker_lost","maybe_billed":true}')
+            close(j, 0, unseen(j, 'worker_lost'))
           end
           lost = lost + 1
           if ends then
