@@ -208,6 +208,14 @@ func timeout(size int64) time.Duration {
 	return 10*time.Second + time.Duration(size)*time.Second/(1<<20)
 }
 
+// Together is how many bodies are best put at once: those that share a file share a sync.
+func (s *Bodies) Together() int {
+	if f, ok := s.b.(*folder); ok && f.holes {
+		return 64
+	}
+	return 8
+}
+
 // Put puts a body of exactly so many bytes, at least one, under a name of [New]. The same body may be
 // put again after an error.
 func (s *Bodies) Put(ctx context.Context, name string, size int64, body io.ReadSeeker) (Ref, error) {

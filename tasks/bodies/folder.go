@@ -182,16 +182,15 @@ func (f *folder) open(_ context.Context, name string) (io.ReadCloser, error) {
 
 func (f *folder) remove(_ context.Context, list []string) error {
 	var errs []error
+	var beside []string
 	for _, name := range list {
-		remove := f.root.Remove
 		if strings.Contains(name, "@") {
-			remove = f.packs.remove
-		}
-		if err := remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			beside = append(beside, name)
+		} else if err := f.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, f.packs.remove(beside))...)
 }
 
 // emptyAfter is how long a folder has had no change before it goes when it is empty.

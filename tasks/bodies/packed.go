@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -254,27 +255,21 @@ func (p *packs) stillThere(k *pack) error {
 	return err
 }
 
-// find opens the file where a body lies and has seen that it does.
-func (p *packs) find(text string, flag int) (file *os.File, at, size int64, err error) {
+// look finds a body in the file where its name says that it lies.
+func look(file *os.File, text string) (at, size int64, err error) {
 	name, where, at, ok := parsePlace(text)
-	if !ok {
-		return nil, 0, 0, fs.ErrNotExist
-	}
-	file, err = p.f.root.OpenFile(where, flag, 0)
-	if err != nil {
-		return nil, 0, 0, err
-	}
 	b := make([]byte, headSize)
-	_, err = file.ReadAt(b, at)
+	if ok {
+		_, err = file.ReadAt(b, at)
+	}
 	is, size, _, ok := readHead(b, path.Base(where), at)
 	switch {
 	case err != nil && !errors.Is(err, io.EOF):
+		return 0, 0, err
 	case !ok || is != name:
-		err = fs.ErrNotExist
-	default:
-		return file, at, size, nil
+		return 0, 0, fs.ErrNotExist
 	}
-	return nil, 0, 0, errors.Join(err, file.Close())
+	return at, size, nil
 }
 
 // packedBody is one that is being read.
@@ -286,24 +281,78 @@ type packedBody struct {
 func (b packedBody) Close() error { return b.file.Close() }
 
 func (p *packs) open(text string) (io.ReadCloser, error) {
-	file, at, size, err := p.find(text, os.O_RDONLY)
+	_, where, _, ok := parsePlace(text)
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	file, err := p.f.root.Open(where)
 	if err != nil {
 		return nil, err
+	}
+	at, size, err := look(file, text)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	return packedBody{io.NewSectionReader(file, at+headSize, size), file}, nil
 }
 
-// remove makes a hole of a body, or zeros where holes cannot be made any more.
-func (p *packs) remove(text string) error {
-	p.forget(text)
-	file, at, size, err := p.find(text, os.O_RDWR)
+// remove makes holes of bodies, one of all that lie beside each other: each change of a
+// file costs whoever syncs one at that moment. Where holes cannot be made any more it is zeros.
+func (p *packs) remove(texts []string) error {
+	of := func(text string) string { _, where, _, _ := parsePlace(text); return where }
+	slices.SortFunc(texts, func(a, b string) int { return cmp.Compare(of(a), of(b)) })
+	var errs []error
+	for len(texts) > 0 {
+		n := 1
+		for n < len(texts) && of(texts[n]) == of(texts[0]) {
+			n++
+		}
+		errs = append(errs, p.clear(texts[:n]))
+		texts = texts[n:]
+	}
+	return errors.Join(errs...)
+}
+
+// clear is remove of bodies of one file.
+func (p *packs) clear(texts []string) (err error) {
+	_, where, _, ok := parsePlace(texts[0])
+	if !ok {
+		return nil
+	}
+	file, err := p.f.root.OpenFile(where, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	if err = punch(file, at, span(size)); err != nil {
-		_, err = file.WriteAt(make([]byte, span(size)), at)
+	defer func() { err = errors.Join(err, file.Close()) }()
+	type part struct{ at, end int64 }
+	var parts []part
+	for _, text := range texts {
+		p.forget(text)
+		at, size, err := look(file, text)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		default:
+			parts = append(parts, part{at, at + span(size)})
+		}
 	}
-	return errors.Join(err, file.Close())
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.at, b.at) })
+	for i := 0; i < len(parts); {
+		hole := parts[i]
+		for i++; i < len(parts) && parts[i].at == hole.end; i++ {
+			hole.end = parts[i].end
+		}
+		if punch(file, hole.at, hole.end-hole.at) != nil {
+			if _, err := file.WriteAt(make([]byte, hole.end-hole.at), hole.at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // forget has what was put be put again.

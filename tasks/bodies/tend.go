@@ -13,11 +13,13 @@ import (
 )
 
 // What is to be removed waits in the bin, at most so many names; a sweep finds what
-// does not fit. So many go in one call.
+// does not fit. So many go in one call, with all that comes for a moment: what lies beside
+// each other in a file goes as one.
 const (
 	binMost    = 10_000
 	binOnce    = 500
 	binPatient = 5 * time.Second // for what is in the bin at a stop
+	binGather  = 200 * time.Millisecond
 )
 
 // Discard has bodies removed soon, by Run. It never waits: one that cannot be removed
@@ -88,8 +90,22 @@ func (s *Bodies) empty(ctx context.Context) {
 			s.m.left.Add(float64(len(s.bin)))
 			return
 		case name := <-s.bin:
+			s.gather(ctx)
 			s.throw(context.WithoutCancel(ctx), name)
 		}
+	}
+}
+
+// gather waits until more is in the bin.
+func (s *Bodies) gather(ctx context.Context) {
+	if len(s.bin) >= binOnce-1 {
+		return
+	}
+	moment := time.NewTimer(binGather)
+	defer moment.Stop()
+	select {
+	case <-ctx.Done():
+	case <-moment.C:
 	}
 }
 

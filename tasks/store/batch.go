@@ -389,7 +389,7 @@ func (s *Store) results(ctx context.Context, ids []string) ([]tasks.Job, error) 
 		}
 		jobs, lies = append(jobs, j), append(lies, h["rr"])
 	}
-	return jobs, fan(len(jobs), func(i int) error {
+	return jobs, fan(len(jobs), bodiesAtOnce, func(i int) error {
 		err := s.whole(ctx, &jobs[i], lies[i], 0)
 		var missing *tasks.BodiesError
 		if errors.As(err, &missing) && missing.Missing {

@@ -19,7 +19,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/bodies"
 )
 
-// At most so many bodies of one call are put or read at once.
+// At most so many bodies of one call are read at once.
 const bodiesAtOnce = 8
 
 // What cannot be read from the store of bodies now is asked for again so much later.
@@ -65,7 +65,7 @@ func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 		return nil
 	}
 	refs := make([]bodies.Ref, len(big))
-	err := fan(len(big), func(i int) (err error) {
+	err := fan(len(big), s.bodies.Together(), func(i int) (err error) {
 		j := big[i]
 		refs[i], err = s.put(ctx, j.Tenant, j.ID, bodies.Prompt, "", j.Request.Body)
 		return err
@@ -88,16 +88,16 @@ func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, m
 	return s.bodies.Put(ctx, name, int64(len(body)), bytes.NewReader(body))
 }
 
-// fan does n things, some at once, and returns the first error, after which no more
+// fan does n things, so many at once, and returns the first error, after which no more
 // are begun.
-func fan(n int, do func(i int) error) error {
+func fan(n, many int, do func(i int) error) error {
 	var (
 		all   sync.WaitGroup
 		mu    sync.Mutex
 		next  int
 		first error
 	)
-	for range min(n, bodiesAtOnce) {
+	for range min(n, many) {
 		all.Go(func() {
 			for {
 				mu.Lock()

@@ -153,7 +153,7 @@ func (s *Store) withResults(ctx context.Context, list []tasks.Sending, lies []st
 	within, cancel := context.WithTimeout(ctx, resultWithin)
 	defer cancel()
 	away := make([]bool, len(list))
-	_ = fan(len(list), func(i int) error {
+	_ = fan(len(list), bodiesAtOnce, func(i int) error {
 		if list[i].Job == nil {
 			return nil
 		}

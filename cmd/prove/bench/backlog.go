@@ -124,7 +124,7 @@ func (s *side) drainTo(ctx context.Context, n int) error {
 	if err := s.resume(ctx); err != nil {
 		return err
 	}
-	if err := rig.Until(ctx, time.Minute, "the calls have ended", func(context.Context) (bool, error) { return count() >= n, nil }); err != nil {
+	if err := rig.Until(ctx, 3*time.Minute, "the calls have ended", func(context.Context) (bool, error) { return count() >= n, nil }); err != nil {
 		return fmt.Errorf("%d of %d calls came: %w", count()-from, n-from, err)
 	}
 	if err := s.pause(ctx); err != nil {
