@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // part is what a chapter of scripts has at its top level: a function, or what functions share.
@@ -19,7 +20,6 @@ var (
 	partHead   = regexp.MustCompile(`^(?:local function (\w+)\(|local (\w+(?:, \w+)*)|(\w+) = function\()`)
 	luaComment = regexp.MustCompile(`--[^\n]*`)
 	luaNoNames = regexp.MustCompile(`'[^'\n]*'|\.\.`)
-	luaName    = regexp.MustCompile(`(?:^|[^\w.:])([a-zA-Z_]\w*)`)
 	seldomMark = " -- seldom\n"
 )
 
@@ -45,12 +45,20 @@ func parts(chapter string) (list []part) {
 // named are the names in a text that may be of parts: those of fields, and what is quoted, are not.
 func named(text string) (names []string) {
 	text = luaNoNames.ReplaceAllString(luaComment.ReplaceAllString(text, ""), " ")
-	for _, m := range luaName.FindAllStringSubmatch(text, -1) {
-		names = append(names, m[1])
+	for path := range strings.FieldsFuncSeq(text, noPath) {
+		name := path[:len(path)-len(strings.TrimLeftFunc(path, isName))]
+		if name != "" && !unicode.IsDigit(rune(name[0])) {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+func isName(c rune) bool { return c == '_' || unicode.IsLetter(c) || unicode.IsDigit(c) }
+
+// noPath is false within a name and the fields behind it, as in job.tenant.
+func noPath(c rune) bool { return c != '.' && c != ':' && !isName(c) }
 
 // link returns those of the parts that names need, in their order. Each run of a script makes its
 // functions anew, which may take longer than what they do: so what only a seldom part needs
@@ -115,12 +123,13 @@ func reach(names []string, all []part, but int) map[int]bool {
 		}
 	}
 	found := map[int]bool{}
+	names = slices.Clone(names)
 	for len(names) > 0 {
 		i, ok := of[names[0]]
 		names = names[1:]
 		if ok && i != but && !found[i] {
 			found[i] = true
-			names = append(slices.Clone(names), all[i].uses...)
+			names = append(names, all[i].uses...)
 		}
 	}
 	return found

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,9 +16,14 @@ func TestEveryScriptHasWhatItNames(t *testing.T) {
 		ARGV KEYS cjson ipairs math next pairs pcall redis select string table tonumber tostring type unpack`)
 	declared := []*regexp.Regexp{regexp.MustCompile(`\b(?:local|for) (?:function )?([\w, \n]+)`), regexp.MustCompile(`function ?\w*\(([^)]*)\)`)}
 	field := regexp.MustCompile(`[{,]\s*\w+ = `) // of a table
-	chapter := strings.Fields("begin operation fits room account record webhook backlog finish")
+	chapter := strings.Fields("keys begin operation fits room account record webhook backlog finish")
 	scripts, longest := 0, 0
-	for name := range spelled {
+	files, err := filepath.Glob("lua/*.lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".lua")
 		if slices.Contains(chapter, name) {
 			continue
 		}

@@ -169,7 +169,7 @@ func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer [
 
 // move runs a script whose answer begins with what became of the move, and returns
 // what stands behind that.
-func (s *Store) move(ctx context.Context, act string, sc *redis.Script, a args, rows ...any) ([]any, error) {
+func (s *Store) move(ctx context.Context, act string, sc func() *redis.Script, a args, rows ...any) ([]any, error) {
 	reply, err := s.run(ctx, sc, a, rows...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", act, err)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -18,46 +19,30 @@ import (
 //go:embed lua
 var lua embed.FS
 
-// script reads a script, with what it needs of the chapters.
-func script(name string) *redis.Script {
-	if spelled[name] == "" {
-		panic("store: there is no lua/" + name + ".lua") // it is part of the program
-	}
-	return redis.NewScript(assembled(name))
+// script is a script with what it needs of the chapters. It is put together when it is
+// first run: a command that needs few scripts, or none, does not wait for all of them.
+func script(name string) func() *redis.Script {
+	return sync.OnceValue(func() *redis.Script { return redis.NewScript(assembled(name)) })
 }
 
 // assembled is the text of a script. In a function of their own the parts take what begin
 // has without a search of the stack, each of their functions at each run.
 func assembled(name string) string {
-	own := spelled[name]
-	return "local P = KEYS[1]\n" + spelled["begin"] + "return (function()\n" + link(named(own), chapters) + own + "\nend)()"
+	own := spelled(name)
+	return "local P = KEYS[1]\n" + spelled("begin") + "return (function()\n" + link(named(own), chapters()) + own + "\nend)()"
 }
 
 // chapters are what scripts have in common, in an order in which each finds what it
 // needs above itself, but for what begin.lua names.
-var chapters = func() (all []part) {
+var chapters = sync.OnceValue(func() (all []part) {
 	for _, name := range []string{"operation", "fits", "room", "account", "record", "webhook", "backlog", "finish"} {
-		all = append(all, parts(spelled[name])...)
+		all = append(all, parts(spelled(name))...)
 	}
 	return all
-}()
+})
 
-// spelled are the files of scripts by their names, their keys spelled out: each
-// once, however many scripts need it, since every process begins with this.
-var spelled = func() map[string]string {
-	files, err := lua.ReadDir("lua")
-	if err != nil {
-		panic(err) // they are part of the program
-	}
-	out := map[string]string{}
-	for _, f := range files {
-		name := strings.TrimSuffix(f.Name(), ".lua")
-		if name != "keys" { // which says what the others' keys stand for
-			out[name] = spellOut(luaFile(name))
-		}
-	}
-	return out
-}()
+// spelled is a file of scripts, its keys spelled out.
+func spelled(name string) string { return spellOut(luaFile(name)) }
 
 func luaFile(name string) string {
 	b, err := lua.ReadFile("lua/" + name + ".lua")
@@ -71,15 +56,15 @@ func luaFile(name string) string {
 type keyName struct{ params, expr string }
 
 // keyNames are the keys by their names, as lua/keys.lua has them.
-var keyNames = func() map[string]keyName {
+var keyNames = sync.OnceValue(func() map[string]keyName {
 	out := map[string]keyName{}
 	for _, m := range regexp.MustCompile(`(?m)^function keys\.(\w+)\(([^)]*)\) return (.+) end --`).FindAllStringSubmatch(luaFile("keys"), -1) {
 		out[m[1]] = keyName{m[2], m[3]}
 	}
 	return out
-}()
+})
 
-var keyUse = regexp.MustCompile(`\bkeys\.(\w+)\(`)
+var keyUse = regexp.MustCompile(`keys\.(\w+)\(`)
 
 // spellOut puts in the place of each key that a script names what it stands for.
 // Calls would make each run of a script dearer by a tenth.
@@ -92,7 +77,7 @@ func spellOut(text string) string {
 			return out.String()
 		}
 		name := text[at[2]:at[3]]
-		key, ok := keyNames[name]
+		key, ok := keyNames()[name]
 		if !ok {
 			panic("store: a script names the key " + name + ", which lua/keys.lua does not")
 		}
@@ -130,13 +115,13 @@ type args map[string]any
 
 // run runs a script on the store's keys. rows are what is many or of any bytes,
 // behind the arguments that have names (lua/begin.lua).
-func (s *Store) run(ctx context.Context, sc *redis.Script, a args, rows ...any) reply {
+func (s *Store) run(ctx context.Context, sc func() *redis.Script, a args, rows ...any) reply {
 	a["ttl"] = s.ttl.Milliseconds()
 	now := ""
 	if s.now != nil {
 		now = strconv.FormatInt(s.now().UnixMilli(), 10)
 	}
-	return reply{sc.Run(ctx, s.rdb, []string{string(s.keys)}, append([]any{now, encode(a)}, rows...)...)}
+	return reply{sc().Run(ctx, s.rdb, []string{string(s.keys)}, append([]any{now, encode(a)}, rows...)...)}
 }
 
 // anys turns ids into rows of a script.
