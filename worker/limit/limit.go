@@ -157,6 +157,8 @@ type Gate struct {
 	freedTimes int                  // how often a hold ended or the pace changed
 	inLine     string               // the reservation that the pump stands in line for, or empty
 	slotAhead  bool                 // the pump sleeps until a slot's send time
+	bound      string               // what the head of the queue last had to wait for,
+	boundAt    time.Time            // and until when
 
 	wakePump, wakeQueue, wakeLedger chan struct{}
 }
@@ -240,6 +242,10 @@ type Need struct {
 type Grant struct {
 	ID    string
 	Class string
+	// Bound is what the call had to wait for, as in [State.Binds]: its own place, or, in
+	// the queue of its process, the calls before it. Empty when it did not wait, or for a
+	// hold alone.
+	Bound string
 
 	key   string
 	epoch int64
@@ -290,6 +296,7 @@ type answer struct {
 	at     time.Time // when it reached us
 	asked  time.Time // when it was asked for, or, of one that was handed over, at
 	slack  time.Duration
+	bound  string // what the wait is for, as in Grant
 }
 
 // settlement is one call of the settle script.

@@ -93,7 +93,7 @@ func (g *Gate) receive(a answer) {
 
 func (g *Gate) handedOver(status string, wait time.Duration, key string) answer {
 	now := g.clock.now()
-	return answer{status: status, wait: wait, key: key, at: now, asked: now, slack: g.handedSlack}
+	return answer{status: status, wait: wait, key: key, at: now, asked: now, slack: g.handedSlack, bound: concurrency}
 }
 
 // parseAnswer reads "status wait key".

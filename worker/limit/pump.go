@@ -228,9 +228,11 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 		}
 	}
 	g.m.acquires.WithLabelValues(g.cfg.Pool, result).Inc()
+	bound := a.bound
 	if a.status == "full" {
 		a = g.standInLine(ctx, w)
 	}
+	defer g.waited(bound)
 	switch a.status {
 	case "ok":
 		if g.await(ctx, w, a) {
@@ -242,6 +244,24 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 		// The word that frees the gate can pass before we wait for it: ask again.
 		g.sleep(ctx, w, a.at.Add(min(a.wait, recheck)), false)
 	}
+}
+
+// waited notes what the head of the queue has waited for until now, and with it all
+// behind it; "" for nothing.
+func (g *Gate) waited(bound string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if bound != "" {
+		g.bound, g.boundAt = bound, g.clock.now()
+	}
+}
+
+// boundLocked is what a waiter that is let through has waited for.
+func (g *Gate) boundLocked(w *waiter, a answer) string {
+	if a.bound == "" && g.boundAt.After(w.since) {
+		return g.bound
+	}
+	return a.bound
 }
 
 // await waits for a slot's send time, and reports whether the call may be sent.
@@ -276,7 +296,7 @@ func (g *Gate) grant(w *waiter, a answer) {
 	}
 	g.queue.Remove(w.el)
 	now := g.clock.now()
-	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch, need: w.need, due: a.asked.Add(a.wait), slack: a.slack}
+	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch, need: w.need, due: a.asked.Add(a.wait), slack: a.slack, Bound: g.boundLocked(w, a)}
 	g.unsent[a.key] = w.grant
 	w.done = true
 	g.unsettled[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)

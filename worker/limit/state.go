@@ -38,6 +38,9 @@ type State struct {
 	// Binds is what calls wait for: requests, input_tokens, output_tokens,
 	// concurrency, or nothing when there was no wait within 5 s.
 	Binds string
+	// Served is true while a process holds places here or has asked for some in the last
+	// seconds. One with nothing to do does not count.
+	Served bool
 	// CallsPerSecond is the pace that the allowance gives to calls like the
 	// recent ones. Zero means that nothing limits it, or that none were seen.
 	CallsPerSecond float64
@@ -81,6 +84,7 @@ func (g *Gate) State(ctx context.Context) (State, error) {
 			}
 		}
 	}
+	s.Served = p.next() == 1
 	if p.err != nil {
 		return State{}, fmt.Errorf("read the gate of pool %s: %w", g.cfg.Pool, p.err)
 	}
@@ -89,12 +93,22 @@ func (g *Gate) State(ctx context.Context) (State, error) {
 			s.CallsPerSecond = c
 		}
 	}
-	if bind > 0 && bind <= len(dimensions) {
-		s.Binds = dimensions[bind-1]
-	} else if bind > 0 {
-		s.Binds = "concurrency"
-	}
+	s.Binds = binding(bind)
 	return s, nil
+}
+
+// concurrency is what a call waits for that is let through when another has ended.
+const concurrency = "concurrency"
+
+// binding names what the scripts have as a number: a dimension or concurrency; "" for none.
+func binding(n int) string {
+	switch {
+	case n <= 0:
+		return ""
+	case n <= len(dimensions):
+		return dimensions[n-1]
+	}
+	return concurrency
 }
 
 // parser reads a script's reply value by value.

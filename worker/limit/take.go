@@ -118,15 +118,16 @@ func (g *Gate) ask(ctx context.Context, ws []*waiter) ([]answer, error) {
 	g.gaveBack(len(a.Late))
 	at := g.clock.now()
 	var out []answer
-	for i := 0; i+2 < len(reply) && len(out) < len(ws); i += 3 {
+	for i := 0; i+3 < len(reply) && len(out) < len(ws); i += 4 {
 		wait, err := parseWait(reply[i+1])
 		slack, bad := parseWait(reply[i+2])
-		if err := errors.Join(err, bad); err != nil {
+		bound, odd := strconv.Atoi(reply[i+3])
+		if err := errors.Join(err, bad, odd); err != nil {
 			return nil, err
 		}
-		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at, asked: asked, slack: slack})
+		out = append(out, answer{status: reply[i], wait: wait, key: ws[len(out)].key, epoch: epoch, at: at, asked: asked, slack: slack, bound: binding(bound)})
 	}
-	if len(out) == 0 || len(reply) != 3*len(out) {
+	if len(out) == 0 || len(reply) != 4*len(out) {
 		return nil, fmt.Errorf("script gave %d values as answers to %d questions", len(reply), len(ws))
 	}
 	return out, nil

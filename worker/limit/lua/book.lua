@@ -92,23 +92,24 @@ end
 
 -- reserve books a slot: 'ok', the wait until its send time and its slack, or why not
 -- and when to ask again: 'hold', 'far' (the line is longer than the horizon), 'full'
--- (concurrency). The same key asked again gets the same slot.
+-- (concurrency). Behind these comes what the wait is for: the number of a dimension, 4 for
+-- concurrency, 0 for none or a hold. The same key asked again gets the same slot.
 local function reserve(holder, call)
   local old = redis.call('HGET', BOOKED, call.key)
   if old then
     local wait = unpacked(old).send - now
     local late = slack(math.max(0, wait))
     if late >= 0 then late = math.max(0, late + math.min(0, wait)) end
-    return 'ok', math.max(0, wait), late
+    return 'ok', math.max(0, wait), late, wait > 0 and s.bound_by or 0
   end
-  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now), 0 end
-  if a.concurrency > 0 and in_flight >= a.concurrency then return 'full', 0, 0 end
+  if now < s.hold_until then return 'hold', math.max(0.0005, s.hold_until - now), 0, 0 end
+  if a.concurrency > 0 and in_flight >= a.concurrency then return 'full', 0, 0, 4 end
 
   local class = stats(call.class)
   local need, variance, speed = expect(call, class)
   local credit, bound_by, line = earliest(need, variance)
   local far = delay(line)
-  if far > HORIZON then return 'far', math.max(0.5, far - HORIZON + 1), 0 end
+  if far > HORIZON then return 'far', math.max(0.5, far - HORIZON + 1), 0, bound_by end
 
   local wait = delay(credit)
   local send = now + wait
@@ -127,5 +128,5 @@ local function reserve(holder, call)
     holder = holder, send = send, input = need[2], output = need[3], speed = speed, variance_in = variance[2],
     variance_out = variance[3], estimate = call.estimate, class = call.class,
   })
-  return 'ok', wait, late
+  return 'ok', wait, late, wait > 0 and bound_by or 0
 end

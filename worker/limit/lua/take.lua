@@ -3,9 +3,9 @@
 -- ARGV[2]  calls: list of {key: of the reservation; class; estimate: of its input, 0 for
 --          none; max: most output, 0 for no cap}; late: list of {key, booked_in: its
 --          epoch}: reservations whose time has passed unused, given back before
--- Returns  {epoch, status, wait, slack, status, wait, slack, ...}: three for each call
---          that was decided, slack -1 for no end of it. Calls behind the first that
---          waits or is refused are not looked at.
+-- Returns  {epoch, status, wait, slack, bound, status, ...}: four for each call
+--          that was decided, slack -1 for no end of it, bound what the wait is for (see
+--          reserve). Calls behind the first that waits or is refused are not looked at.
 catch_up()
 renew_lease()
 for _, late in ipairs(a.late) do
@@ -19,10 +19,11 @@ if redis.call('ZCARD', WAITING) > 0 then
   hand_over()
 end
 for _, call in ipairs(a.calls) do
-  local status, wait, slack = reserve(a.holder, call)
+  local status, wait, slack, bound = reserve(a.holder, call)
   reply[#reply + 1] = status
   reply[#reply + 1] = micros(wait)
   reply[#reply + 1] = slack < 0 and -1 or micros(slack)
+  reply[#reply + 1] = bound
   if status == 'full' then stand_in_line(call) end
   if status ~= 'ok' or wait > 0 then break end
 end
