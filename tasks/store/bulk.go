@@ -24,7 +24,7 @@ func (s *Store) RequeueAll(ctx context.Context, sel tasks.Selection, l tasks.Lim
 		if err != nil {
 			return err
 		}
-		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool { return j.Tenant != sel.Tenant || !asks(&j, sel.Models) })
+		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool { return j.Tenant != sel.Tenant || !asksFor(&j, sel.Models) })
 		if len(jobs) == 0 {
 			return nil
 		}
@@ -59,8 +59,8 @@ func (s *Store) RequeueAll(ctx context.Context, sel tasks.Selection, l tasks.Lim
 	return m, err
 }
 
-// asks reports whether a job asks for nothing but models that globs match; none: any.
-func asks(j *tasks.Job, globs []string) bool {
+// asksFor reports whether a job asks for nothing but models that globs match; none: any.
+func asksFor(j *tasks.Job, globs []string) bool {
 	for _, model := range append([]string{j.Model}, j.Fallback...) {
 		if len(globs) > 0 && !tasks.MatchModel(globs, model) {
 			return false
