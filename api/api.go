@@ -518,6 +518,9 @@ func (a *API) mounted(path string) (found http.Handler) {
 	return found
 }
 
+// Desk is what its forms share, for another view of the same jobs.
+func (a *API) Desk() *desk.Desk { return a.desk }
+
 // Drain makes held requests answer now: long polls with the job as it stands,
 // event streams by ending, which their readers resume elsewhere. It returns at
 // once and is meant for http.Server.RegisterOnShutdown.

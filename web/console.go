@@ -21,10 +21,9 @@ const statusTimeout = 5 * time.Second
 
 // consolePage is the whole page; fragmentPage the part of it that is renewed.
 type consolePage struct {
-	Viewer  viewer
+	frame
 	Fake    bool
 	Notices []string
-	Version string
 	Live    fragmentPage
 }
 
@@ -76,8 +75,8 @@ type bar struct {
 
 func (w *Web) console(rw http.ResponseWriter, r *http.Request, v viewer) {
 	live, status := w.live(r.Context(), v)
-	page := consolePage{Viewer: v, Fake: w.cfg.Fake, Version: w.cfg.Version, Live: live}
-	if w.cfg.Notices != nil {
+	page := consolePage{frame: w.frame(v, "pools"), Fake: w.cfg.Fake, Live: live}
+	if w.cfg.Notices != nil && v.Operates() {
 		page.Notices = w.cfg.Notices()
 	}
 	w.page(rw, status, "console.html", page)
@@ -150,10 +149,10 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		Since: at(p.Since, now), Reason: p.Reason, PausedBy: p.PausedBy, Resume: at(p.ExpectedResumeAt, now),
 		Queued: grouped(p.Queued), Running: grouped(p.Running), Oldest: "–",
 		Waits: waits(p), Next: next(p, now),
-		CanPause: v.Admin && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
-		CanLift:  v.Admin && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
+		CanPause: v.Admin() && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
+		CanLift:  v.Admin() && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
 	}
-	if v.Admin {
+	if v.Admin() {
 		view.Detail = p.Detail
 	}
 	if !p.OldestQueuedAt.IsZero() {
@@ -356,7 +355,7 @@ func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
 // mayChange answers for itself when the viewer may not, or when there is nothing to call.
 func (w *Web) mayChange(rw http.ResponseWriter, v viewer, offered bool) bool {
 	switch {
-	case !v.Admin:
+	case !v.Admin():
 		problem(rw, http.StatusForbidden, "this needs the scope admin")
 		return false
 	case !offered:

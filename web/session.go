@@ -12,7 +12,6 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +30,6 @@ const (
 
 var (
 	errSignedOut = errors.New("not signed in")
-	errForbidden = errors.New("neither monitor nor admin")
 	errUnsure    = errors.New("nobody can say whether the token was revoked")
 )
 
@@ -57,25 +55,6 @@ func (slowed) Error() string {
 
 func (s slowed) tell(rw http.ResponseWriter) {
 	rw.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(time.Duration(s).Seconds()))))
-}
-
-// viewer is who looks at a page, for as long as a session is good.
-type viewer struct {
-	Subject string    `json:"sub"`
-	Tenant  string    `json:"tenant"`
-	Scopes  []string  `json:"scopes"`
-	Token   string    `json:"jti"`
-	Expires time.Time `json:"exp"`
-	Admin   bool      `json:"-"`
-}
-
-// admit returns the viewer that an identity is, or errForbidden.
-func admit(id Identity) (viewer, error) {
-	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Token: id.Token, Expires: id.ExpiresAt}
-	if v.Admin = slices.Contains(id.Scopes, scopeAdmin); !v.Admin && !slices.Contains(id.Scopes, scopeMonitor) {
-		return viewer{}, errForbidden
-	}
-	return v, nil
 }
 
 // who returns whose request it is: by its Authorization field when it has one,
@@ -247,7 +226,7 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 	v, err := admit(id)
 	if err != nil {
 		w.cfg.Log.Info("sign-in refused", "subject", id.Subject, "tenant", id.Tenant, "error", err)
-		again(http.StatusForbidden, "forbidden", "This token has neither the scope monitor nor admin.")
+		again(http.StatusForbidden, "forbidden", "This token has none of the scopes that open the console: jobs:read, monitor or admin.")
 		return
 	}
 	now := w.cfg.Now()
@@ -265,7 +244,7 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.signIns.WithLabelValues("accepted").Inc()
-	w.cfg.Log.Info("signed in", "subject", v.Subject, "tenant", v.Tenant, "admin", v.Admin)
+	w.cfg.Log.Info("signed in", "subject", v.Subject, "tenant", v.Tenant, "admin", v.is(scopeAdmin))
 	cookie := w.cookie(r, session)
 	cookie.Expires = v.Expires
 	cookie.MaxAge = max(1, int(v.Expires.Sub(now)/time.Second))
@@ -335,8 +314,13 @@ func (w *Web) away(rw http.ResponseWriter, r *http.Request, err error) {
 
 // localPath returns where to go after a sign-in: a page of ours, whatever was asked for.
 func localPath(next string) string {
-	if next == monitoringRoot || strings.HasPrefix(next, monitoringRoot+"/") && !strings.ContainsAny(next, "\\\r\n") {
-		return next
+	if strings.ContainsAny(next, "\\\r\n") {
+		return "/"
+	}
+	for _, page := range []string{monitoringRoot, jobsRoot} {
+		if next == page || strings.HasPrefix(next, page+"/") || strings.HasPrefix(next, page+"?") {
+			return next
+		}
 	}
 	return "/"
 }

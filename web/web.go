@@ -1,14 +1,16 @@
 // Package web is what an operator sees: the console at /, which says what waits,
-// for what, since when and what happens next, and asynqmon at /monitoring, both
-// behind a sign-in.
+// for what, since when and what happens next, the jobs at /jobs, and asynqmon at
+// /monitoring, all behind a sign-in.
 //
 // It promises that nothing but the sign-in page and its style is served to
-// somebody without the scope monitor or admin, that only admin changes anything,
-// that no page of another origin can make a signed-in browser change anything,
+// somebody without the scope jobs:read, monitor or admin; that a token with jobs:read
+// shows its own tenant's jobs, monitor the states of everybody's, and admin changes them;
+// that what another tenant's job holds is shown only to the scope content, after the look
+// is in the audit; that no page of another origin can make a signed-in browser change anything,
 // that its pages load nothing from anywhere else, and that a session ends at the
 // sign-out, in every process at once, and never outlives the token.
 //
-// It never shows a prompt or a result, never keeps a token, and never closes the
+// It never shows a prompt, never keeps a token, and never closes the
 // Redis client that it is lent.
 package web
 
@@ -52,12 +54,6 @@ type Verifier interface {
 	Verify(ctx context.Context, raw string) (Identity, error)
 }
 
-// The scopes that open the console: one to look, the other to change as well.
-const (
-	scopeMonitor = "monitor"
-	scopeAdmin   = "admin"
-)
-
 // Config is what the console is made from.
 type Config struct {
 	// Redis lends asynqmon the client that the process already has: its
@@ -82,6 +78,11 @@ type Config struct {
 	// Nil hides the button.
 	Pause  func(ctx context.Context, pool, reason string, who Actor) error
 	Resume func(ctx context.Context, pool string, who Actor) error
+	// Jobs is asked by the pages of jobs. Nil: there are none.
+	Jobs Jobs
+	// Note writes into the audit what somebody does with another tenant's job: "look",
+	// "cancel", "retry" or "delete". It is called before that is done. Required with Jobs.
+	Note func(ctx context.Context, who Actor, action, job string) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
 	// Notices returns further lines that an operator must see, such as a Redis that
@@ -138,6 +139,7 @@ func New(c Config) (*Web, error) {
 	need(c.Verifier != nil, "web: Verifier is required")
 	need(c.Status != nil, "web: Status is required")
 	need(c.Sessions != nil, "web: Sessions is required")
+	need(c.Jobs == nil || c.Note != nil, "web: Note is required with Jobs")
 	public, err := url.Parse(c.PublicURL)
 	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
 		"public_url: must be an absolute http or https address")
@@ -197,10 +199,21 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
 	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
-	mux.Handle("GET /monitoring", monitoring)                                           // monitor
-	mux.Handle("GET /monitoring/", monitoring)                                          // monitor
-	mux.Handle("POST /monitoring/api/", monitoring)                                     // admin
-	mux.Handle("DELETE /monitoring/api/", monitoring)                                   // admin
+	if w.cfg.Jobs != nil {
+		mux.Handle("GET /jobs", w.guard(w.jobsPage))                                          // jobs:read, monitor
+		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                      // jobs:read, monitor
+		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                // jobs:read; of other tenants content, and it is noted
+		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                            // jobs:write, admin
+		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", w.cfg.Jobs.Delete))) // jobs:write, admin; a repeat finds no job
+		mux.Handle("POST /jobs/{id}/cancel", w.guard(w.moveJob("cancel", w.cfg.Jobs.Cancel))) // jobs:write, admin; a repeat is refused
+		mux.Handle("POST /jobs/{id}/retry", w.guard(w.moveJob("retry", w.cfg.Jobs.Retry)))    // jobs:write, admin; a repeat is refused
+		mux.Handle("GET /console/jobs", w.guard(w.jobsFragment))                              // the list's script, every 2 s
+		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                          // the job's script, every 2 s
+	}
+	mux.Handle("GET /monitoring", monitoring)         // monitor
+	mux.Handle("GET /monitoring/", monitoring)        // monitor
+	mux.Handle("POST /monitoring/api/", monitoring)   // admin
+	mux.Handle("DELETE /monitoring/api/", monitoring) // admin
 	return answersOptions(mux)
 }
 
@@ -247,7 +260,11 @@ func (w *Web) monitoring() (http.Handler, error) {
 		return nil, err
 	}
 	return w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
-		if !v.Admin {
+		if !v.Operates() {
+			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
+			return
+		}
+		if !v.Admin() {
 			watch.ServeHTTP(rw, r)
 			return
 		}
@@ -290,7 +307,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
@@ -326,7 +343,7 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 		case unknown(err):
 			w.away(rw, r, err)
 		case errors.Is(err, errForbidden):
-			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
+			problem(rw, http.StatusForbidden, "the token needs the scope jobs:read, monitor or admin")
 		case navigates(r):
 			to := w.base + "/login"
 			if r.URL.Path != "/" {
@@ -348,11 +365,16 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 // not of a script or a client of the API.
 func navigates(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || len(r.Header.Values("Authorization")) > 0 ||
-		strings.HasPrefix(r.URL.Path, monitoringRoot+"/api/") || r.URL.Path == "/console/pools" {
+		strings.HasPrefix(r.URL.Path, monitoringRoot+"/api/") || fragment(r) {
 		return false
 	}
 	accept := r.Header.Get("Accept")
 	return accept == "" || strings.Contains(accept, "text/html") || strings.Contains(accept, "*/*")
+}
+
+// fragment reports whether a request is of a page's script, for a part of it.
+func fragment(r *http.Request) bool {
+	return r.URL.Path == "/console/pools" || r.URL.Path == "/console/jobs" || strings.HasPrefix(r.URL.Path, "/console/jobs/")
 }
 
 // problem answers with RFC 9457 Problem Details.

@@ -84,9 +84,10 @@ func goodConfig(rdb *redis.Client) Config {
 	return Config{
 		Redis: lent{rdb},
 		Verifier: tokens{
-			"look":   {Subject: "mona", Tenant: "ops", Scopes: []string{"monitor"}, ExpiresAt: noon.Add(time.Hour)},
-			"change": {Subject: "ada", Tenant: "ops", Scopes: []string{"jobs:read", "admin"}, ExpiresAt: noon.Add(24 * time.Hour)},
-			"caller": {Subject: "carl", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, ExpiresAt: noon.Add(time.Hour)},
+			"look":    {Subject: "mona", Tenant: "ops", Scopes: []string{"monitor"}, ExpiresAt: noon.Add(time.Hour)},
+			"change":  {Subject: "ada", Tenant: "ops", Scopes: []string{"jobs:read", "admin"}, ExpiresAt: noon.Add(24 * time.Hour)},
+			"nothing": {Subject: "nora", Tenant: "acme", Scopes: []string{"jobs:write", "webhooks:write"}, ExpiresAt: noon.Add(time.Hour)},
+			"caller":  {Subject: "carl", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, ExpiresAt: noon.Add(time.Hour)},
 		},
 		Status:   func(context.Context) ([]tasks.PoolStatus, error) { return nil, nil },
 		Sessions: store.New(store.Config{Redis: rdb}),
@@ -277,7 +278,7 @@ func TestSignIn(t *testing.T) {
 	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"wrong"}}), 401, "not valid", `role="alert"`)
 	s.want(s.do(nil, "POST", "/login", url.Values{}), 401, "not valid")
 	s.want(s.do(nil, "POST", "/login?token=look", nil), 401, "not valid")
-	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"caller"}}), 403, "scope")
+	s.want(s.do(nil, "POST", "/login", url.Values{"token": {"nothing"}}), 403, "scope")
 	s.want(s.do(nil, "POST", "/login", url.Values{"token": {strings.Repeat("x", maxLoginBytes)}}), 400)
 
 	a := s.do(nil, "POST", "/login", url.Values{"token": {" Bearer look\n"}})

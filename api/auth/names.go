@@ -15,11 +15,12 @@ const (
 	ScopeWebhooksWrite = "webhooks:write"
 	ScopeMonitor       = "monitor"
 	ScopeAdmin         = "admin"
+	ScopeContent       = "content" // beside one of the two before: to read what other tenants' jobs hold, in the console
 )
 
 // Scopes returns every scope that Sluice knows.
 func Scopes() []string {
-	return []string{ScopeJobsRead, ScopeJobsWrite, ScopeWebhooksWrite, ScopeMonitor, ScopeAdmin}
+	return []string{ScopeJobsRead, ScopeJobsWrite, ScopeWebhooksWrite, ScopeMonitor, ScopeAdmin, ScopeContent}
 }
 
 var (

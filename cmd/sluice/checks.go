@@ -44,7 +44,7 @@ func (ConfigCheckCmd) Run(env *Env) error {
 // TokenCmd mints a token.
 type TokenCmd struct {
 	Tenant  string        `required:"" help:"Whose jobs the token opens."`
-	Scope   string        `default:"jobs:read jobs:write" help:"What it allows, separated by spaces. Others: webhooks:write, monitor, admin."`
+	Scope   string        `default:"jobs:read jobs:write" help:"What it allows, separated by spaces. Others: webhooks:write, monitor, admin, content."`
 	TTL     time.Duration `name:"ttl" default:"1h" help:"How long it is valid."`
 	Subject string        `help:"Who it is for (default: the tenant)."`
 	Models  []string      `help:"The only models that it may ask; * stands for any text (default: all)."`

@@ -160,7 +160,9 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if s.room, err = s.newRoom(); err != nil {
 		return nil, err
 	}
+	jobs := &consoleJobs{Store: s.store, jobs: s.jobs}
 	console, err := web.New(web.Config{
+		Jobs: jobs, Note: s.note,
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: func(ctx context.Context, pool, reason string, who web.Actor) error {
 			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject), who, tasks.Act{Action: "pause", Target: pool, Reason: reason})
@@ -182,7 +184,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if s.sides, err = s.newSides(string(upstream.Anthropic)); err != nil {
 		return nil, err
 	}
-	return api.New(api.Config{
+	a, err := api.New(api.Config{
 		Anthropic: s.sides,
 		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota,
 		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Mint: minting(s.cfg.Auth, secret),
@@ -190,6 +192,10 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
 		Registerer: s.registry, Log: s.log, KeepAlive: s.keepAlive,
 	})
+	if err == nil {
+		jobs.desk = a.Desk()
+	}
+	return a, err
 }
 
 // poolOf names the pool of a queue of Asynq's.

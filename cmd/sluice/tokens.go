@@ -66,7 +66,7 @@ type TokensCmd struct {
 type TokensCreateCmd struct {
 	Tenant      string   `required:"" help:"Whose jobs the token opens."`
 	Name        string   `required:"" help:"What the token is called in lists."`
-	Scope       string   `default:"jobs:read jobs:write" help:"What it allows, separated by spaces. Others: webhooks:write, monitor, admin."`
+	Scope       string   `default:"jobs:read jobs:write" help:"What it allows, separated by spaces. Others: webhooks:write, monitor, admin, content."`
 	TTL         string   `name:"ttl" default:"90d" help:"How long it is valid, as in 720h or 90d; at most 10 years."`
 	Subject     string   `name:"sub" help:"Who it is for (default: the name)."`
 	Models      []string `help:"The only models that it may ask; * stands for any text (default: all)."`

@@ -63,6 +63,27 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	return j, err
 }
 
+// Holder names the tenant that a job is of; else tasks.ErrNotFound.
+func (s *Store) Holder(ctx context.Context, id string) (string, error) {
+	tenant, err := s.rdb.HGet(ctx, s.keys.job(id), "t").Result()
+	if errors.Is(err, redis.Nil) {
+		return "", tasks.ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("read whose job %s is: %w", id, redisError(err))
+	}
+	return tenant, nil
+}
+
+// Tenants names the tenants of which jobs wait or have waited, in no order.
+func (s *Store) Tenants(ctx context.Context) ([]string, error) {
+	names, err := s.rdb.HKeys(ctx, s.keys.waiting()).Result()
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", redisError(err))
+	}
+	return names, nil
+}
+
 // each reads fields of jobs in one round trip; those that are gone are left out.
 func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, error) {
 	records, err := s.ask(ctx, s.keys.job, ids, fields...)

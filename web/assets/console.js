@@ -1,4 +1,4 @@
-// Renews the pools every two seconds while the page is looked at. Without it the
+// Renews the page, from where it says, every two seconds while it is looked at. Without it the
 // page still works: it then reloads itself as a whole.
 "use strict";
 
@@ -12,12 +12,16 @@ let answeredAt = live.firstElementChild.dataset.at;
 async function renew() {
   let answer;
   try {
-    answer = await fetch(new URL("pools", script), { cache: "no-store", signal: AbortSignal.timeout(8000) });
+    answer = await fetch(live.dataset.src, { cache: "no-store", signal: AbortSignal.timeout(8000) });
   } catch {
     old();
     return;
   }
-  if (answer.status === 401 || answer.status === 403) {
+  if (answer.status === 404) {
+    location.reload(); // it was deleted, and the page says so
+    return;
+  }
+  if (answer.status === 401) {
     location.assign(new URL("../login", script)); // the session has ended
     return;
   }
@@ -49,8 +53,9 @@ function old() {
 }
 
 async function loop() {
-  // Pools change places; none may do so under a pointer that is about to press.
-  if (!document.hidden && !live.querySelector(".do:hover")) {
+  // Rows change places; none may do so under a pointer that is about to press, nor
+  // what is marked to be copied.
+  if (!document.hidden && !live.querySelector(".do:hover, a:hover") && String(getSelection()) === "") {
     await renew();
   }
   setTimeout(loop, 2000);

@@ -1,0 +1,312 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// jobPage is one job: what it is, what has happened to it, what may be done with it.
+type jobPage struct {
+	frame
+	Refresh string
+	Live    jobView
+}
+
+// jobView is the part of the page that is renewed.
+type jobView struct {
+	Title    string
+	At       string
+	Fault    string
+	ID, Path string
+	Tenant   string
+	Status   string
+	Words    string
+	Facts    []fact
+	Steps    []step
+	Metadata []fact
+	Error    string // the provider's words, for who may read them
+	Withheld bool   // the job is another tenant's: what it holds is shown to who has the scope content
+	Result   string // address of the result's page; "": there is none, or not for the viewer
+	Curl     string
+	CanMove  bool
+	Final    bool
+	CanRetry bool
+}
+
+// fact is a line of a list.
+type fact struct{ Name, Value string }
+
+// step is a part of a job's life.
+type step struct {
+	What    string
+	From    moment
+	Seconds string
+	Detail  string
+	Bad     bool
+}
+
+// held is a job that a viewer may see. Who may not is answered, and gets false.
+func (w *Web) held(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.Job, ok bool) {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	id := r.PathValue("id")
+	tenant, err := w.cfg.Jobs.Holder(ctx, id)
+	if err == nil && !v.sees(tenant) {
+		err = tasks.ErrNotFound
+	}
+	if err == nil {
+		j, err = w.cfg.Jobs.Job(ctx, tenant, id)
+	}
+	if err != nil {
+		w.refuse(rw, v, "read job", err)
+		return j, false
+	}
+	return j, true
+}
+
+// refuse answers with a page that says what went wrong and leads back.
+func (w *Web) refuse(rw http.ResponseWriter, v viewer, what string, err error) {
+	var quota *tasks.QuotaError
+	page := faultPage{frame: w.frame(v, "")}
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, tasks.ErrNotFound):
+		status, page.Title = http.StatusNotFound, "There is no such job"
+		page.Text = "It has been deleted, has outlived results.ttl, or is none of those that your token shows."
+	case errors.Is(err, tasks.ErrConflict), errors.Is(err, tasks.ErrFinal):
+		status, page.Title = http.StatusConflict, "The job's state does not allow that"
+		page.Text = "It has moved on since the page was shown: look at it again."
+	case errors.Is(err, tasks.ErrUnknown):
+		page.Title, page.Text = "Nobody knows whether that was done", "The connection to Redis broke before the answer came. Look at the job again before you repeat it."
+	case errors.As(err, &quota):
+		status, page.Title = http.StatusTooManyRequests, "The tenant's quota is used up"
+		page.Text = "The quota " + quota.Quota + " leaves no room for one more job."
+	default:
+		w.cfg.Log.Error(what, "error", err)
+		page.Title, page.Text = "That did not work just now", "Redis cannot be reached, or did not answer in time. Nothing is lost by that; try again in a moment."
+	}
+	w.page(rw, status, "fault.html", page)
+}
+
+// faultPage says what went wrong.
+type faultPage struct {
+	frame
+	Title, Text string
+}
+
+func (w *Web) jobPage(rw http.ResponseWriter, r *http.Request, v viewer) {
+	j, ok := w.held(rw, r, v)
+	if !ok {
+		return
+	}
+	page := jobPage{frame: w.frame(v, "jobs"), Refresh: w.base + "/console/jobs/" + j.ID, Live: w.jobView(r.Context(), &j, v)}
+	w.page(rw, http.StatusOK, "job.html", page)
+}
+
+func (w *Web) jobFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if j, ok := w.held(rw, r, v); ok {
+		w.page(rw, http.StatusOK, "job", w.jobView(r.Context(), &j, v))
+	}
+}
+
+func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
+	now := w.cfg.Now()
+	final := j.Status.Final()
+	view := jobView{
+		Title: string(j.Status) + " – " + j.ID, At: now.UTC().Format("15:04:05 UTC"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant,
+		Status: string(j.Status), Words: w.ends(ctx, j, now), Facts: facts(j, now), Steps: steps(j, now),
+		CanMove: v.moves(j.Tenant), Final: final, CanRetry: final && j.Status != tasks.StatusSucceeded,
+		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/jobs/" + j.ID,
+	}
+	if !v.reads(j.Tenant) {
+		view.Withheld = true
+		if j.Error != nil {
+			view.Error = string(j.Error.Code)
+		}
+		return view
+	}
+	if j.Error != nil {
+		view.Error = string(j.Error.Code) + ": " + j.Error.Message
+	}
+	if len(j.Result) > 0 {
+		view.Result = view.Path + "/result"
+	}
+	if j.Tenant == v.Tenant { // another tenant's metadata is behind the click that is noted
+		view.Metadata = metadata(j)
+	}
+	return view
+}
+
+func metadata(j *tasks.Job) (out []fact) {
+	for _, key := range slices.Sorted(maps.Keys(j.Metadata)) {
+		out = append(out, fact{key, j.Metadata[key]})
+	}
+	return out
+}
+
+func facts(j *tasks.Job, now time.Time) []fact {
+	all := []fact{
+		{"Tenant", j.Tenant}, {"Model", j.Model}, {"Pool", j.Pool}, {"Priority", string(j.Priority)},
+		{"Batch", j.Batch}, {"Custom id", j.CustomID}, {"Provider", j.Provider}, {"Finish", string(j.Finish)},
+		{"Accepted", at(j.CreatedAt, now).Clock}, {"Not before", at(j.NotBefore, now).Clock}, {"Deadline", at(j.Deadline, now).Clock},
+		{"Deleted by itself", at(j.ExpiresAt, now).Clock},
+	}
+	if u := j.Usage; u != nil {
+		all = append(all, fact{"Input tokens", grouped(u.InputTokens)}, fact{"Output tokens", grouped(u.OutputTokens)})
+		if n := u.CacheReadInputTokens + u.CacheCreationInputTokens; n > 0 {
+			all = append(all, fact{"Cached input tokens", grouped(n)})
+		}
+	}
+	return slices.DeleteFunc(all, func(f fact) bool { return f.Value == "" })
+}
+
+// steps is a job's life as far as its record tells it: what it waited between its calls, and
+// its calls.
+func steps(j *tasks.Job, now time.Time) []step {
+	end := now
+	if !j.FinishedAt.IsZero() {
+		end = j.FinishedAt
+	}
+	var out []step
+	from := j.CreatedAt
+	waited := func(to time.Time, what string) {
+		if to.Sub(from) >= time.Millisecond {
+			out = append(out, step{What: what, From: at(from, now), Seconds: seconds(to.Sub(from))})
+		}
+	}
+	for i := range j.Log {
+		a := &j.Log[i]
+		waited(a.StartedAt, "waited")
+		to := a.EndedAt
+		if to.IsZero() {
+			to = end
+		}
+		s := step{What: "call", From: at(a.StartedAt, now), Seconds: seconds(to.Sub(a.StartedAt)), Bad: a.Outcome != "" && a.Outcome != tasks.Running && a.Outcome != tasks.Succeeded}
+		said := []string{string(a.Outcome), a.Model, a.RequestID}
+		if a.EndedAt.IsZero() && j.Status == tasks.StatusRunning {
+			said[0] = "under way"
+		}
+		if a.Status != 0 {
+			said[0] += " " + strconv.Itoa(a.Status)
+		}
+		if a.MaybeBilled {
+			said = append(said, "perhaps billed though nobody saw its end")
+		}
+		s.Detail = strings.Join(slices.DeleteFunc(said, func(s string) bool { return s == "" }), ", ")
+		out = append(out, s)
+		from = to
+	}
+	switch {
+	case j.Status == tasks.StatusRunning:
+	case !j.Status.Final():
+		waited(end, "waits")
+	case from.Before(end):
+		waited(end, "waited")
+	}
+	if j.Status.Final() {
+		out = append(out, step{What: string(j.Status), From: at(end, now), Bad: j.Status != tasks.StatusSucceeded})
+	}
+	return out
+}
+
+// seconds writes a duration as tables do: "0.42 s", "12.3 s", "5 min 20 s".
+func seconds(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < 10*time.Second:
+		return strconv.FormatFloat(d.Seconds(), 'f', 2, 64) + " s"
+	case d < time.Minute:
+		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
+	}
+	return span(d)
+}
+
+// resultPage is what a job's provider answered.
+type resultPage struct {
+	frame
+	ID, Path string
+	Tenant   string
+	Text     string
+	Cut      bool
+	Metadata []fact
+	Finish   string
+}
+
+// result shows what a job holds. Another tenant's is noted before anything is shown.
+func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
+	j, ok := w.held(rw, r, v)
+	switch {
+	case !ok:
+		return
+	case !v.reads(j.Tenant):
+		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this job holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
+		return
+	}
+	if j.Tenant != v.Tenant {
+		if err := w.note(r.Context(), v, "look", j.ID); err != nil {
+			w.refuse(rw, v, "note a look", err)
+			return
+		}
+	}
+	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant, Text: tasks.ResultText(j.Result), Metadata: metadata(&j), Finish: string(j.Finish)}
+	if page.Text == "" {
+		page.Text = string(j.Result)
+	}
+	if len(page.Text) > resultMost {
+		page.Text, page.Cut = strings.ToValidUTF8(page.Text[:resultMost], ""), true
+	}
+	w.page(rw, http.StatusOK, "result.html", page)
+}
+
+// note writes into the audit what somebody does with another tenant's job.
+func (w *Web) note(ctx context.Context, v viewer, action, job string) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return w.cfg.Note(ctx, Actor{v.Subject, v.Tenant, "console"}, action, job)
+}
+
+// moveJob returns the handler of a button of a job. Of another tenant's job the move is
+// noted before it is made: there is none that the audit does not know.
+func (w *Web) moveJob(action string, move func(ctx context.Context, tenant, id string) error) func(http.ResponseWriter, *http.Request, viewer) {
+	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
+		j, ok := w.held(rw, r, v)
+		if !ok {
+			return
+		}
+		if !v.moves(j.Tenant) {
+			w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this job", "That needs the scope jobs:write of its tenant, or admin."})
+			return
+		}
+		var err error
+		if j.Tenant != v.Tenant {
+			err = w.note(r.Context(), v, action, j.ID)
+		}
+		if err == nil {
+			err = move(r.Context(), j.Tenant, j.ID)
+		}
+		if err != nil {
+			w.refuse(rw, v, action+" job", err)
+			return
+		}
+		w.cfg.Log.Info("job moved by hand", "act", action, "job", j.ID, "subject", v.Subject, "tenant", v.Tenant)
+		to := w.jobPath(j.ID)
+		if action == "delete" {
+			to = w.base + jobsRoot + "?" + jobsFilter{Tenant: j.Tenant}.query("")
+		}
+		http.Redirect(rw, r, to, http.StatusSeeOther)
+	}
+}
+
+// deletePage asks whether a job is to go for good.
+func (w *Web) deletePage(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if j, ok := w.held(rw, r, v); ok {
+		w.page(rw, http.StatusOK, "delete.html", jobPage{frame: w.frame(v, "jobs"), Live: w.jobView(r.Context(), &j, v)})
+	}
+}
