@@ -1,6 +1,9 @@
 package tasks
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Submission is one job on its way into the store.
 type Submission struct {
@@ -102,10 +105,11 @@ const (
 	BatchEnded      BatchStatus = "ended"
 )
 
-// Valid reports whether s is one of the three statuses.
-func (s BatchStatus) Valid() bool {
-	return s == BatchInProgress || s == BatchCanceling || s == BatchEnded
-}
+// BatchStatuses lists every status of a batch, in the order of its life.
+var BatchStatuses = []BatchStatus{BatchInProgress, BatchCanceling, BatchEnded}
+
+// Valid reports whether s is a status of a batch.
+func (s BatchStatus) Valid() bool { return slices.Contains(BatchStatuses, s) }
 
 // BatchFilter selects a tenant's batches, newest first. Empty members select all.
 type BatchFilter struct {

@@ -66,31 +66,32 @@ func (w *Web) held(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.J
 		j, err = w.cfg.Jobs.Job(ctx, tenant, id)
 	}
 	if err != nil {
-		w.refuse(rw, v, "read job", err)
+		w.refuse(rw, v, "job", "read", err)
 		return j, false
 	}
 	return j, true
 }
 
-// refuse answers with a page that says what went wrong and leads back.
-func (w *Web) refuse(rw http.ResponseWriter, v viewer, what string, err error) {
+// refuse answers with a page that says what went wrong and leads back. thing is what it
+// is about, "job" or "batch".
+func (w *Web) refuse(rw http.ResponseWriter, v viewer, thing, what string, err error) {
 	var quota *tasks.QuotaError
 	page := faultPage{frame: w.frame(v, "")}
 	status := http.StatusServiceUnavailable
 	switch {
 	case errors.Is(err, tasks.ErrNotFound):
-		status, page.Title = http.StatusNotFound, "There is no such job"
+		status, page.Title = http.StatusNotFound, "There is no such "+thing
 		page.Text = "It has been deleted, has outlived results.ttl, or is none of those that your token shows."
 	case errors.Is(err, tasks.ErrConflict), errors.Is(err, tasks.ErrFinal):
-		status, page.Title = http.StatusConflict, "The job's state does not allow that"
+		status, page.Title = http.StatusConflict, "The "+thing+"'s state does not allow that"
 		page.Text = "It has moved on since the page was shown: look at it again."
 	case errors.Is(err, tasks.ErrUnknown):
-		page.Title, page.Text = "Nobody knows whether that was done", "The connection to Redis broke before the answer came. Look at the job again before you repeat it."
+		page.Title, page.Text = "Nobody knows whether that was done", "The connection to Redis broke before the answer came. Look at the "+thing+" again before you repeat it."
 	case errors.As(err, &quota):
 		status, page.Title = http.StatusTooManyRequests, "The tenant's quota is used up"
 		page.Text = "The quota " + quota.Quota + " leaves no room for one more job."
 	default:
-		w.cfg.Log.Error(what, "error", err)
+		w.cfg.Log.Error(what+" "+thing, "error", err)
 		page.Title, page.Text = "That did not work just now", "Redis cannot be reached, or did not answer in time. Nothing is lost by that; try again in a moment."
 	}
 	w.page(rw, status, "fault.html", page)
@@ -251,7 +252,7 @@ func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 	}
 	if j.Tenant != v.Tenant {
 		if err := w.note(r.Context(), v, "look", j.ID); err != nil {
-			w.refuse(rw, v, "note a look", err)
+			w.refuse(rw, v, "job", "look at", err)
 			return
 		}
 	}
@@ -272,30 +273,39 @@ func (w *Web) note(ctx context.Context, v viewer, action, job string) error {
 	return w.cfg.Note(ctx, Actor{v.Subject, v.Tenant, "console"}, action, job)
 }
 
-// moveJob returns the handler of a button of a job. Of another tenant's job the move is
-// noted before it is made: there is none that the audit does not know.
-func (w *Web) moveJob(action string, move func(ctx context.Context, tenant, id string) error) func(http.ResponseWriter, *http.Request, viewer) {
+// moving is what somebody does by a button: to which thing, and whose that is.
+type moving struct{ thing, action, tenant, id string }
+
+// move does what a button says, and reports whether that was done; else it has
+// answered. Another tenant's thing is moved only once that is in the audit: there is no
+// move that it does not know.
+func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, do func(ctx context.Context, tenant, id string) error) bool {
+	if !v.moves(m.tenant) {
+		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this " + m.thing, "That needs the scope jobs:write of its tenant, or admin."})
+		return false
+	}
+	var err error
+	if m.tenant != v.Tenant {
+		err = w.note(r.Context(), v, m.action, m.id)
+	}
+	if err == nil {
+		err = do(r.Context(), m.tenant, m.id)
+	}
+	if err != nil {
+		w.refuse(rw, v, m.thing, m.action, err)
+		return false
+	}
+	w.cfg.Log.Info(m.thing+" moved by hand", "act", m.action, "id", m.id, "subject", v.Subject, "tenant", v.Tenant)
+	return true
+}
+
+// moveJob returns the handler of a button of a job.
+func (w *Web) moveJob(action string, do func(ctx context.Context, tenant, id string) error) func(http.ResponseWriter, *http.Request, viewer) {
 	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		j, ok := w.held(rw, r, v)
-		if !ok {
+		if !ok || !w.move(rw, r, v, moving{"job", action, j.Tenant, j.ID}, do) {
 			return
 		}
-		if !v.moves(j.Tenant) {
-			w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this job", "That needs the scope jobs:write of its tenant, or admin."})
-			return
-		}
-		var err error
-		if j.Tenant != v.Tenant {
-			err = w.note(r.Context(), v, action, j.ID)
-		}
-		if err == nil {
-			err = move(r.Context(), j.Tenant, j.ID)
-		}
-		if err != nil {
-			w.refuse(rw, v, action+" job", err)
-			return
-		}
-		w.cfg.Log.Info("job moved by hand", "act", action, "job", j.ID, "subject", v.Subject, "tenant", v.Tenant)
 		to := w.jobPath(j.ID)
 		if action == "delete" {
 			to = w.base + jobsRoot + "?" + jobsFilter{Tenant: j.Tenant}.query("")

@@ -80,10 +80,12 @@ type frame struct {
 	Here    string // which entry of the menu it is
 	Version string
 	Jobs    bool // there are pages of jobs
+	Batches bool // and of batches
+	New     bool // and one to submit
 }
 
 func (w *Web) frame(v viewer, here string) frame {
-	return frame{Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil}
+	return frame{Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite)}
 }
 
 func (w *Web) jobsPage(rw http.ResponseWriter, r *http.Request, v viewer) {

@@ -50,7 +50,7 @@ func newJobsSite(t *testing.T) *jobsSite {
 	s.site = newSite(t, func(c *Config) {
 		rdb := c.Redis.(lent).UniversalClient.(*redis.Client)
 		s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{"claude": 8}})
-		c.Jobs = shelf{s.store}
+		c.Jobs, c.Batches = shelf{s.store}, shelf{s.store}
 		c.Note = func(_ context.Context, who Actor, action, job string) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()

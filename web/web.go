@@ -1,6 +1,6 @@
 // Package web is what an operator sees: the console at /, which says what waits,
-// for what, since when and what happens next, the jobs at /jobs, and asynqmon at
-// /monitoring, all behind a sign-in.
+// for what, since when and what happens next, the jobs at /jobs, the batches at /batches,
+// a page to submit at /new, and asynqmon at /monitoring, all behind a sign-in.
 //
 // It promises that nothing but the sign-in page and its style is served to
 // somebody without the scope jobs:read, monitor or admin; that a token with jobs:read
@@ -80,9 +80,14 @@ type Config struct {
 	Resume func(ctx context.Context, pool string, who Actor) error
 	// Jobs is asked by the pages of jobs. Nil: there are none.
 	Jobs Jobs
-	// Note writes into the audit what somebody does with another tenant's job: "look",
-	// "cancel", "retry" or "delete". It is called before that is done. Required with Jobs.
-	Note func(ctx context.Context, who Actor, action, job string) error
+	// Batches is asked by the pages of batches. Nil: there are none.
+	Batches Batches
+	// Submit takes in what is written into the page that submits. Nil: there is none.
+	Submit Submitter
+	// Note writes into the audit what somebody does with another tenant's job or batch:
+	// "look", "cancel", "retry" or "delete". It is called before that is done. Required
+	// with Jobs or Batches.
+	Note func(ctx context.Context, who Actor, action, id string) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
 	// Notices returns further lines that an operator must see, such as a Redis that
@@ -139,7 +144,8 @@ func New(c Config) (*Web, error) {
 	need(c.Verifier != nil, "web: Verifier is required")
 	need(c.Status != nil, "web: Status is required")
 	need(c.Sessions != nil, "web: Sessions is required")
-	need(c.Jobs == nil || c.Note != nil, "web: Note is required with Jobs")
+	need(c.Jobs == nil && c.Batches == nil || c.Note != nil, "web: Note is required with Jobs or Batches")
+	need(c.Batches == nil && c.Submit == nil || c.Jobs != nil, "web: Jobs is required with Batches or Submit")
 	public, err := url.Parse(c.PublicURL)
 	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
 		"public_url: must be an absolute http or https address")
@@ -209,6 +215,17 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("POST /jobs/{id}/retry", w.guard(w.moveJob("retry", w.cfg.Jobs.Retry)))    // jobs:write, admin; a repeat is refused
 		mux.Handle("GET /console/jobs", w.guard(w.jobsFragment))                              // the list's script, every 2 s
 		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                          // the job's script, every 2 s
+	}
+	if w.cfg.Batches != nil {
+		mux.Handle("GET /batches", w.guard(w.batchesPage))                // jobs:read, monitor
+		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))             // jobs:read, monitor
+		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))   // jobs:write, admin; a repeat is refused
+		mux.Handle("GET /console/batches", w.guard(w.batchesFragment))    // the list's script, every 2 s
+		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment)) // the batch's script, every 2 s
+	}
+	if w.cfg.Submit != nil {
+		mux.Handle("GET /new", w.guard(w.newForm)) // jobs:read
+		mux.Handle("POST /new", w.guard(w.submit)) // jobs:write; a repeat submits another
 	}
 	mux.Handle("GET /monitoring", monitoring)         // monitor
 	mux.Handle("GET /monitoring/", monitoring)        // monitor
@@ -307,7 +324,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/new"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
@@ -374,7 +391,12 @@ func navigates(r *http.Request) bool {
 
 // fragment reports whether a request is of a page's script, for a part of it.
 func fragment(r *http.Request) bool {
-	return r.URL.Path == "/console/pools" || r.URL.Path == "/console/jobs" || strings.HasPrefix(r.URL.Path, "/console/jobs/")
+	for _, of := range []string{"/console/jobs", "/console/batches"} {
+		if r.URL.Path == of || strings.HasPrefix(r.URL.Path, of+"/") {
+			return true
+		}
+	}
+	return r.URL.Path == "/console/pools"
 }
 
 // problem answers with RFC 9457 Problem Details.

@@ -60,6 +60,9 @@ func checkID(id, prefix string, now time.Time) error {
 	return nil
 }
 
+// ReadSubmit reads the body of a submit, as POST /v1/jobs does. It fails with a *fault.Fault.
+func ReadSubmit(body []byte, now time.Time) (tasks.Job, error) { return decodeSubmit(body, false, now) }
+
 // decodeSubmit reads one submit body, a line of a batch when inBatch, and makes
 // every check which needs nothing but the body and the clock. The job's request
 // keeps pointing into body. It reads each byte once: values are checked as they

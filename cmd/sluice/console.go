@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"time"
 
 	apidesk "github.com/sluicehq/sluice/api/desk"
+	apifault "github.com/sluicehq/sluice/api/fault"
+	v1 "github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -15,6 +19,7 @@ import (
 type consoleJobs struct {
 	*store.Store
 	jobs *dispatch.Jobs
+	now  func() time.Time
 	desk *apidesk.Desk // set before anything is served
 }
 
@@ -34,6 +39,38 @@ func (c *consoleJobs) Retry(ctx context.Context, tenant, id string) error {
 
 func (c *consoleJobs) Delete(ctx context.Context, tenant, id string) error {
 	return c.jobs.Delete(ctx, tenant, id)
+}
+
+func (c *consoleJobs) CancelBatch(ctx context.Context, tenant, id string) error {
+	_, err := c.jobs.CancelBatch(ctx, tenant, id)
+	return err
+}
+
+// submit takes a job in as the API would, by the same reader of the same body.
+func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (string, error) {
+	body, err := json.Marshal(struct {
+		Model     string         `json:"model"`
+		Prompt    string         `json:"prompt"`
+		System    string         `json:"system,omitempty"`
+		MaxTokens int            `json:"max_tokens,omitempty"`
+		Priority  tasks.Priority `json:"priority,omitempty"`
+	}{n.Model, n.Prompt, n.System, n.MaxTokens, n.Priority})
+	if err != nil {
+		return "", err
+	}
+	job, err := v1.ReadSubmit(body, c.now())
+	var handed apidesk.Handed
+	if err == nil {
+		handed, err = c.desk.Submit(ctx, apidesk.Caller{Tenant: who.Tenant, Subject: who.Subject}, tasks.Submission{Job: job})
+	}
+	if err != nil {
+		kind, f := apifault.Classify(err)
+		if kind.Status >= 500 && kind.Code == apifault.Internal {
+			return "", err
+		}
+		return "", &web.RefusedError{Status: kind.Status, Text: f.Detail}
+	}
+	return handed.Job.ID, nil
 }
 
 // note writes into the audit what somebody does in the console.

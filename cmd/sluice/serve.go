@@ -160,9 +160,9 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if s.room, err = s.newRoom(); err != nil {
 		return nil, err
 	}
-	jobs := &consoleJobs{Store: s.store, jobs: s.jobs}
+	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, now: s.clock.Now}
 	console, err := web.New(web.Config{
-		Jobs: jobs, Note: s.note,
+		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Note: s.note,
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
 		Pause: func(ctx context.Context, pool, reason string, who web.Actor) error {
 			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject), who, tasks.Act{Action: "pause", Target: pool, Reason: reason})

@@ -209,6 +209,11 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 	return s.unpackBatch(id, h), nil
 }
 
+// BatchHolder names the tenant that a batch is of; else tasks.ErrNotFound.
+func (s *Store) BatchHolder(ctx context.Context, id string) (string, error) {
+	return s.holder(ctx, s.keys.batch(id))
+}
+
 // Batches returns one page of a tenant's batches with their counts, newest first.
 func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error) {
 	match := s.batchesLike(f)

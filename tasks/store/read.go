@@ -65,12 +65,16 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 
 // Holder names the tenant that a job is of; else tasks.ErrNotFound.
 func (s *Store) Holder(ctx context.Context, id string) (string, error) {
-	tenant, err := s.rdb.HGet(ctx, s.keys.job(id), "t").Result()
+	return s.holder(ctx, s.keys.job(id))
+}
+
+func (s *Store) holder(ctx context.Context, key string) (string, error) {
+	tenant, err := s.rdb.HGet(ctx, key, "t").Result()
 	if errors.Is(err, redis.Nil) {
 		return "", tasks.ErrNotFound
 	}
 	if err != nil {
-		return "", fmt.Errorf("read whose job %s is: %w", id, redisError(err))
+		return "", fmt.Errorf("read whose %s is: %w", key, redisError(err))
 	}
 	return tenant, nil
 }

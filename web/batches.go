@@ -1,0 +1,209 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+const batchesRoot = "/batches"
+
+// Batches is what the pages of batches ask. What a tenant does not have is tasks.ErrNotFound.
+type Batches interface {
+	// Batches lists a tenant's batches, newest first.
+	Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error)
+	Batch(ctx context.Context, tenant, id string) (tasks.Batch, error)
+	// BatchHolder names the tenant that a batch is of.
+	BatchHolder(ctx context.Context, id string) (tenant string, err error)
+	// CancelBatch cancels what has not ended. What has ended is tasks.ErrFinal.
+	CancelBatch(ctx context.Context, tenant, id string) error
+}
+
+type batchesPage struct {
+	frame
+	Tenant   string
+	Status   string
+	Tenants  []string
+	Statuses []tasks.BatchStatus
+	Refresh  string
+	Live     batchesList
+}
+
+// batchesList is the part of the page that is renewed.
+type batchesList struct {
+	Title string
+	At    string
+	Fault string
+	Rows  []batchView
+	Next  string
+}
+
+// batchPage is one batch.
+type batchPage struct {
+	frame
+	Refresh string
+	Live    batchView
+}
+
+type batchView struct {
+	Title    string
+	At       string
+	ID, Path string
+	Tenant   string
+	Status   string
+	Words    string
+	Percent  int
+	Accepted moment
+	Counts   []batchCount
+	Curl     string
+	CanMove  bool
+}
+
+// batchCount is how many lines are in a state, and where they are shown.
+type batchCount struct{ Name, Count, Path string }
+
+func (w *Web) batchesPage(rw http.ResponseWriter, r *http.Request, v viewer) {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	page := batchesPage{
+		frame: w.frame(v, "batches"), Tenant: tenantOf(r, v), Status: r.URL.Query().Get("status"),
+		Statuses: tasks.BatchStatuses, Refresh: w.base + "/console/batches?" + r.URL.Query().Encode(),
+	}
+	if v.Operates() {
+		page.Tenants = w.tenants(ctx, page.Tenant)
+	}
+	var status int
+	page.Live, status = w.batchesList(ctx, r, v)
+	w.page(rw, status, "batches.html", page)
+}
+
+func (w *Web) batchesFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	list, status := w.batchesList(ctx, r, v)
+	w.page(rw, status, "batches", list)
+}
+
+// tenantOf is the tenant that an address asks for, or the viewer's.
+func tenantOf(r *http.Request, v viewer) string {
+	if t := strings.TrimSpace(r.URL.Query().Get("tenant")); t != "" {
+		return t
+	}
+	return v.Tenant
+}
+
+func (w *Web) batchesList(ctx context.Context, r *http.Request, v viewer) (batchesList, int) {
+	now, q := w.cfg.Now(), r.URL.Query()
+	list := batchesList{Title: "Batches – Sluice", At: now.UTC().Format("15:04:05 UTC")}
+	f := tasks.BatchFilter{Tenant: tenantOf(r, v), Status: tasks.BatchStatus(q.Get("status")), Limit: jobsOnAPage, After: q.Get("after")}
+	switch {
+	case !v.sees(f.Tenant):
+		list.Fault = "Your token shows the batches of its own tenant, " + v.Tenant + "."
+		return list, http.StatusForbidden
+	case f.Status != "" && !f.Status.Valid():
+		list.Fault = "There is no such status."
+		return list, http.StatusBadRequest
+	case len(f.After) > 64 || len(f.Tenant) > 64:
+		list.Fault = "What stands in the address is too long."
+		return list, http.StatusBadRequest
+	}
+	page, err := w.cfg.Batches.Batches(ctx, f)
+	if err != nil && !errors.Is(err, tasks.ErrNotFound) {
+		w.cfg.Log.Error("list batches for the console", "error", err)
+		list.Fault = "The batches cannot be read just now. Nothing is lost by that; the page goes on trying."
+		return list, http.StatusServiceUnavailable
+	}
+	for i := range page.Batches {
+		list.Rows = append(list.Rows, w.batchView(&page.Batches[i], v, now))
+	}
+	if page.HasMore {
+		q.Set("after", page.Next)
+		list.Next = w.base + batchesRoot + "?" + q.Encode()
+	}
+	return list, http.StatusOK
+}
+
+func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
+	c := b.Counts
+	done := c.Succeeded + c.Failed + c.Canceled + c.Expired
+	view := batchView{
+		Title: string(b.Status) + " – " + b.ID, At: now.UTC().Format("15:04:05 UTC"), ID: b.ID, Path: w.batchPath(b.ID), Tenant: b.Tenant,
+		Status: string(b.Status), Accepted: at(b.CreatedAt, now), CanMove: v.moves(b.Tenant) && b.Status == tasks.BatchInProgress,
+		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/batches/" + b.ID + "/results",
+	}
+	if c.Total > 0 {
+		view.Percent = int(100 * done / c.Total)
+	}
+	lines := fmt.Sprintf("%s of %s lines have ended", grouped(done), grouped(c.Total))
+	switch {
+	case b.Status == tasks.BatchEnded:
+		view.Words = "All " + grouped(c.Total) + " lines ended in " + seconds(b.EndedAt.Sub(b.CreatedAt)) + "."
+	case b.Status == tasks.BatchCanceling:
+		view.Words = lines + "; the others are being canceled."
+	case done > 0:
+		left := now.Sub(b.CreatedAt) / time.Duration(done) * time.Duration(c.Total-done)
+		view.Words = lines + "; at the pace so far the rest takes " + span(left) + "."
+	default:
+		view.Words = lines + "."
+	}
+	for _, n := range []struct {
+		status tasks.Status
+		count  int64
+	}{
+		{tasks.StatusQueued, c.Queued}, {tasks.StatusRunning, c.Running}, {tasks.StatusSucceeded, c.Succeeded},
+		{tasks.StatusFailed, c.Failed}, {tasks.StatusCanceled, c.Canceled}, {tasks.StatusExpired, c.Expired},
+	} {
+		query := jobsFilter{Tenant: b.Tenant, Batch: b.ID, Status: string(n.status)}.query("")
+		view.Counts = append(view.Counts, batchCount{string(n.status), grouped(n.count), w.base + jobsRoot + "?" + query})
+	}
+	return view
+}
+
+func (w *Web) batchPath(id string) string { return w.base + batchesRoot + "/" + url.PathEscape(id) }
+
+// heldBatch is a batch that a viewer may see. Who may not is answered, and gets false.
+func (w *Web) heldBatch(rw http.ResponseWriter, r *http.Request, v viewer) (b tasks.Batch, ok bool) {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	id := r.PathValue("id")
+	tenant, err := w.cfg.Batches.BatchHolder(ctx, id)
+	if err == nil && !v.sees(tenant) {
+		err = tasks.ErrNotFound
+	}
+	if err == nil {
+		b, err = w.cfg.Batches.Batch(ctx, tenant, id)
+	}
+	if err != nil {
+		w.refuse(rw, v, "batch", "read", err)
+		return b, false
+	}
+	return b, true
+}
+
+func (w *Web) batchPage(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if b, ok := w.heldBatch(rw, r, v); ok {
+		w.page(rw, http.StatusOK, "batch.html", batchPage{w.frame(v, "batches"), w.base + "/console/batches/" + b.ID, w.batchView(&b, v, w.cfg.Now())})
+	}
+}
+
+func (w *Web) batchFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
+	if b, ok := w.heldBatch(rw, r, v); ok {
+		w.page(rw, http.StatusOK, "batch", w.batchView(&b, v, w.cfg.Now()))
+	}
+}
+
+func (w *Web) cancelBatch(rw http.ResponseWriter, r *http.Request, v viewer) {
+	b, ok := w.heldBatch(rw, r, v)
+	if !ok {
+		return
+	}
+	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID}, w.cfg.Batches.CancelBatch) {
+		http.Redirect(rw, r, w.batchPath(b.ID), http.StatusSeeOther)
+	}
+}
