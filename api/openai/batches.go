@@ -191,7 +191,7 @@ func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum st
 	}
 	read := func(take func(line int, job tasks.Job, size int) error) error {
 		file := &content{next: func(n int) ([]byte, error) { return a.c.Documents.Content(ctx, e.Input, n) }}
-		err := eachLine(file, a.c.MaxBody, func(line int, raw []byte, _ bool) error {
+		err := wire.AllLines(file, a.c.MaxBody, func(line int, raw []byte, _ bool) error {
 			job, url, wrong := readLine(line, bytes.Clone(raw))
 			if wrong == nil && url != e.Endpoint {
 				wrong = &lineFault{Code: "mismatched_url", Line: line, Param: "url", Message: "The 'url' must be the batch's 'endpoint'."}

@@ -283,7 +283,7 @@ func (a *API) takeContent(ctx context.Context, u *upload, part io.Reader, given 
 	})
 	seen := map[string]int{}
 	var kept error // of storing
-	err := eachLine(io.TeeReader(part, writer(func(p []byte) (int, error) {
+	err := wire.AllLines(io.TeeReader(part, writer(func(p []byte) (int, error) {
 		n, err := stored(p)
 		kept = err
 		return n, err

@@ -1,11 +1,7 @@
 package openai
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 
 	"github.com/sluicehq/sluice/api/jsonread"
@@ -46,47 +42,6 @@ func (f *faults) add(one *lineFault) {
 		*f = append(*f, lineFault{Code: "too_many_faults", Message: "More lines are faulty than the " + strconv.Itoa(mostFaults) + " that are told."})
 	default:
 		*f = append(*f, *one)
-	}
-}
-
-// eachLine calls each with every line of a file that is not empty, and its 1-based
-// number. The bytes are good until each returns. A line longer than longest is handed
-// over cut off.
-func eachLine(file io.Reader, longest int64, each func(line int, raw []byte, whole bool) error) error {
-	r := bufio.NewReaderSize(file, 64<<10)
-	var long []byte // a line that is longer than the reader's buffer
-	whole := true
-	for line := 1; ; {
-		part, err := r.ReadSlice('\n')
-		if int64(len(long)+len(part)) > longest+1 {
-			whole = false // of the rest nothing is kept
-		}
-		if whole && (errors.Is(err, bufio.ErrBufferFull) || long != nil) {
-			long = append(long, part...)
-		}
-		if errors.Is(err, bufio.ErrBufferFull) {
-			continue
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		raw := part
-		if long != nil {
-			raw = long
-		}
-		if line == 1 {
-			raw = bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf"))
-		}
-		if raw = bytes.TrimSpace(raw); len(raw) > 0 {
-			if err := each(line, raw, whole); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return nil
-		}
-		long, whole = nil, true
-		line++
 	}
 }
 

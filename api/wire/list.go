@@ -29,17 +29,38 @@ func lineTooLong(line int, most int64) *fault.Fault {
 }
 
 // Lines calls each with every line of an NDJSON body that is not blank, and
-// its 1-based number, blank ones counted. It never holds more than one line.
+// its 1-based number, blank ones counted. It never holds more than one line. What it
+// says of a body that does not arrive is a *ReadError.
 func Lines(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
-	r := bufio.NewReaderSize(Unmarked(body), 64<<10)
-	var long []byte // a line that is longer than the reader's buffer
-	for line, jobs := 1, 0; ; {
-		part, err := r.ReadSlice('\n')
-		if int64(len(long)+len(part)) > longest+1 {
+	jobs := 0
+	return AllLines(body, longest, func(line int, raw []byte, whole bool) error {
+		if !whole {
 			return lineTooLong(line, longest)
 		}
+		if jobs++; jobs > most {
+			return tooManyLines(most).OnLine(line)
+		}
+		return each(line, raw)
+	})
+}
+
+// AllLines is Lines for who wants to know of every line: one that is longer than longest
+// is handed over cut off, as soon as that is known. The bytes are good until each returns.
+func AllLines(body io.Reader, longest int64, each func(line int, raw []byte, whole bool) error) error {
+	r := bufio.NewReaderSize(Unmarked(body), 64<<10)
+	var long []byte // a line that is longer than the reader's buffer
+	for line, whole := 1, true; ; {
+		part, err := r.ReadSlice('\n')
+		if whole && int64(len(long)+len(part)) > longest+1 {
+			if err := each(line, part, false); err != nil {
+				return err
+			}
+			long, whole = nil, false // of the rest nothing is kept
+		}
 		if errors.Is(err, bufio.ErrBufferFull) {
-			long = append(long, part...)
+			if whole {
+				long = append(long, part...)
+			}
 			continue
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -48,19 +69,16 @@ func Lines(body io.Reader, longest int64, most int, each func(line int, raw []by
 		raw := part
 		if long != nil {
 			raw = append(long, part...)
-			long = nil
 		}
-		if raw = bytes.Trim(raw, " \t\r\n"); len(raw) > 0 {
-			if jobs++; jobs > most {
-				return tooManyLines(most).OnLine(line)
-			}
-			if err := each(line, raw); err != nil {
+		if raw = bytes.Trim(raw, " \t\r\n"); whole && len(raw) > 0 {
+			if err := each(line, raw, true); err != nil {
 				return err
 			}
 		}
 		if err != nil {
 			return nil
 		}
+		long, whole = nil, true
 		line++
 	}
 }
