@@ -2,8 +2,12 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sluicehq/sluice/api"
@@ -54,5 +58,98 @@ func TestMessageBatchesHaveTheirLimits(t *testing.T) {
 				t.Errorf("%d, %v: %s; want %d", res.StatusCode, err, said, row.status)
 			}
 		})
+	}
+}
+
+// shelf keeps documents in memory.
+type shelf struct {
+	keeper
+	mu   sync.Mutex
+	docs map[string]tasks.Document
+	come func() // is called while a content comes
+}
+
+func (s *shelf) PutDocument(_ context.Context, d tasks.Document) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.docs[d.ID] = d
+	return nil
+}
+
+func (s *shelf) DropDocument(_ context.Context, d tasks.Document) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.docs, d.ID)
+	return nil
+}
+
+func (s *shelf) Documents(_ context.Context, _ string, _ tasks.DocumentKind, after string, limit int) (page []tasks.Document, more bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := slices.Sorted(maps.Keys(s.docs))
+	slices.Reverse(ids)
+	for _, id := range ids {
+		if after != "" && id >= after {
+			continue
+		}
+		if len(page) == limit {
+			return page, true, nil
+		}
+		page = append(page, s.docs[id])
+	}
+	return page, false, nil
+}
+
+func (s *shelf) AddContent(context.Context, string, string, []byte, tasks.Limits) error {
+	s.come()
+	return nil
+}
+
+func (s *shelf) has(n int, bytes int64) *shelf {
+	for i := range n {
+		id := fmt.Sprintf("file-%026d", i)
+		s.docs[id] = tasks.Document{ID: id, Kind: tasks.FileDocument, Body: fmt.Appendf(nil, `{"bytes":%d}`, bytes)}
+	}
+	return s
+}
+
+// A tenant's files stay within their bounds, however many come at once.
+func TestATenantHasFewFiles(t *testing.T) {
+	t.Parallel()
+	const body = "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--b\r\n" +
+		"Content-Disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\r\n{\"1234\":5}\r\n--b--\r\n"
+	on := func(k *shelf) (upload func() int) {
+		s := serve(t, allForms, func(c *api.Config) { c.Documents = k })
+		return func() int {
+			res, err := s.client.Do(s.request(t.Context(), "POST", "/openai/v1/files", writer, body, "Content-Type", "multipart/form-data; boundary=b"))
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			defer res.Body.Close()
+			if res.StatusCode == 429 && (res.Header.Get("X-Should-Retry") == "" || res.Header.Get("Retry-After") != "") {
+				t.Errorf("too many files: %v", res.Header)
+			}
+			return res.StatusCode
+		}
+	}
+	const once = 3
+	var arrived sync.WaitGroup
+	arrived.Add(once)
+	k := (&shelf{docs: map[string]tasks.Document{}, come: func() { arrived.Done(); arrived.Wait() }}).has(999, 1)
+	upload := on(k)
+	var all sync.WaitGroup
+	for range once { // each is let in before any has ended
+		all.Go(func() { upload() })
+	}
+	all.Wait()
+	if n := len(k.docs); n > 1000 {
+		t.Errorf("%d files", n)
+	}
+	for left, want := range map[int64]int{9: 429, 10: 200} {
+		k := (&shelf{docs: map[string]tasks.Document{}, come: func() {}}).has(1, 1<<30-left)
+		if got := on(k)(); got != want || len(k.docs) != map[int]int{429: 1, 200: 2}[want] {
+			t.Errorf("10 bytes where %d are left: %d, and %d files, want %d", left, got, len(k.docs), want)
+		}
 	}
 }

@@ -67,6 +67,7 @@ type upload struct {
 	id, tenant, seconds string
 
 	limits tasks.Limits // of the tenant
+	left   int64        // bytes that the tenant's files may have besides
 	sum    hash.Hash    // of all that came
 	seen   bool         // the file's part has come
 }
@@ -80,15 +81,15 @@ func (a *API) CreateFile(c echo.Context) error {
 		return err
 	}
 	defer leave()
-	if err := a.roomForFile(r.Context(), x.Tenant); err != nil {
-		return err
-	}
 	key, err := header.IdempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
 	u := upload{id: strings.Replace(a.c.NewID("file"), "_", "-", 1), tenant: x.Tenant, sum: sha256.New()}
 	if u.limits, err = a.c.Desk.Limits(r.Context(), x.Tenant); err != nil {
+		return err
+	}
+	if u.left, err = a.roomForFiles(r.Context(), x.Tenant, 1); err != nil {
 		return err
 	}
 	d, replayed, err := a.take(c, &u, key)
@@ -125,6 +126,10 @@ func (a *API) take(c echo.Context, u *upload, key string) (d tasks.Document, rep
 	}
 	kept := tasks.Document{ID: u.id, Tenant: u.tenant, Kind: tasks.FileDocument, Body: body, Expires: time.Duration(u.Expires-now) * time.Second}
 	if err := a.c.Documents.PutDocument(ctx, kept); err != nil {
+		return d, false, err
+	}
+	// Others may have come meanwhile: of too many the last ones go.
+	if _, err := a.roomForFiles(ctx, u.tenant, 0); err != nil {
 		return d, false, err
 	}
 	return kept, false, nil
@@ -208,14 +213,14 @@ func (a *API) readForm(c echo.Context, u *upload) error {
 	}
 }
 
-// roomForFile refuses a file of a tenant that has as much as it may.
-func (a *API) roomForFile(ctx context.Context, tenant string) error {
+// roomForFiles returns how many bytes the files of a tenant may have beside those that
+// there are. Where there is no room for so many more it refuses.
+func (a *API) roomForFiles(ctx context.Context, tenant string, more int) (left int64, err error) {
 	held, n := int64(0), 0
-	for after, more := "", true; more; {
+	for after, next := "", true; next; {
 		var page []tasks.Document
-		var err error
-		if page, more, err = a.c.Documents.Documents(ctx, tenant, tasks.FileDocument, after, 100); err != nil {
-			return err
+		if page, next, err = a.c.Documents.Documents(ctx, tenant, tasks.FileDocument, after, 100); err != nil {
+			return 0, err
 		}
 		for _, d := range page {
 			var f file
@@ -223,10 +228,14 @@ func (a *API) roomForFile(ctx context.Context, tenant string) error {
 			held, n, after = held+f.Bytes, n+1, d.ID
 		}
 	}
-	if n < mostFiles && held < mostHeld {
-		return nil
+	if n+more <= mostFiles && held+int64(more) <= mostHeld {
+		return mostHeld - held, nil
 	}
-	return fault.Fail(fault.QuotaExceeded, "There are %d files with %d bytes, and at most %d files with %d bytes are kept: delete some.", n, held, mostFiles, int64(mostHeld))
+	return 0, noRoom()
+}
+
+func noRoom() error {
+	return fault.Fail(fault.QuotaExceeded, "At most %d files with %d bytes in all are kept of a tenant: delete some, or send smaller ones.", mostFiles, int64(mostHeld))
 }
 
 // takePart takes in one part of the form.
@@ -267,6 +276,9 @@ func (a *API) takeContent(ctx context.Context, u *upload, part io.Reader, given 
 		return err
 	}
 	stored := writer(func(p []byte) (int, error) {
+		if u.Bytes+int64(len(p)) > u.left {
+			return 0, noRoom()
+		}
 		for rest := p; len(rest) > 0; {
 			n := min(len(rest), chunkBytes-len(chunk))
 			chunk, rest = append(chunk, rest[:n]...), rest[n:]
