@@ -268,6 +268,7 @@ const (
 	DeadlineExceeded    ErrorCode = "deadline_exceeded"
 	CanceledByCaller    ErrorCode = "canceled"
 	AttemptsExhausted   ErrorCode = "attempts_exhausted"
+	StreamBroken        ErrorCode = "stream_broken"         // the answer broke off after its caller was told its beginning; a repeat of the call has it asked again
 	JobLost             ErrorCode = "job_lost"              // Redis no longer has its record; whether it ran is not known
 	WorkerLostTooOften  ErrorCode = "worker_lost_too_often" // its worker died during the call, also when it made no other
 	ResultTooLarge      ErrorCode = "result_too_large"

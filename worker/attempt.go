@@ -39,6 +39,7 @@ type attempt struct {
 	answer    upstream.Answer
 	took      time.Duration // the call
 	outOfTime bool          // the job's own deadline cut the call off
+	told      bool          // a caller may have been told of the answer as it came
 	large     bool          // the answer has taken room among the large ones
 }
 
@@ -291,7 +292,10 @@ func (a *attempt) ask(ctx context.Context) {
 	if a.job.Request.Stream {
 		e := a.stream(ctx)
 		ask.OnEvent = e.add
-		defer func() { e.finish(ctx, streamEnd(a.answer)) }()
+		defer func() {
+			e.finish(ctx, streamEnd(a.answer))
+			a.told = e.told && !a.job.Request.Background // whoever reads that may begin anew
+		}()
 	}
 	a.answer = p.Caller.Do(ctx, ask)
 	a.took = time.Since(sent)
@@ -325,7 +329,7 @@ func (a *attempt) shrink() {
 func (a *attempt) judge(base context.Context) tasks.Ending {
 	standing := a.report(base)
 	v := decide(a.answer, situation{
-		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, standing: standing, guarded: a.p.Health != nil,
+		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, told: a.told, standing: standing, guarded: a.p.Health != nil,
 		spent: a.p.budget.spent(), bare: a.p.bare.saw(a.answer, time.Now().Add(-a.took)), random: rand.Float64(),
 	})
 	if v.status == tasks.StatusRetrying && v.counted {

@@ -13,6 +13,7 @@ import (
 type situation struct {
 	attempts int           // used, with this one
 	max      int           // allowed
+	told     bool          // a caller was told of the answer as it came
 	standing pool.Standing // of the pool and of the call in it
 	guarded  bool          // the pool has a breaker, which holds it when the provider refuses all
 	spent    bool          // the retry budget is used up
@@ -126,9 +127,14 @@ func keyRefused(a upstream.Answer, s situation) verdict {
 	return verdict{status: tasks.StatusRetrying, delay: reopenedDelay}
 }
 
-// another counts the attempt and tries again, unless it was the last.
+// another counts the attempt and tries again, unless it was the last. What it brings
+// cannot go on where the caller of a stream was left off: such a job is tried again when
+// that asks once more.
 func another(a upstream.Answer, s situation, last tasks.ErrorCode) verdict {
-	if s.attempts >= s.max {
+	switch {
+	case s.told:
+		return verdict{status: tasks.StatusFailed, code: tasks.StreamBroken}
+	case s.attempts >= s.max:
 		return verdict{status: tasks.StatusFailed, code: last}
 	}
 	return verdict{status: tasks.StatusRetrying, counted: true, delay: backoff(a, s)}

@@ -61,6 +61,10 @@ func TestDecide(t *testing.T) {
 		{"timeout", is(tasks.Timeout), first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
 		{"500, budget spent", is(tasks.ServerError), situation{attempts: 1, max: 3, random: 0.5, spent: true}, verdict{status: tasks.StatusRetrying, counted: true, delay: 5250 * time.Millisecond}},
 		{"500 that a retry cannot cure", upstream.Answer{Outcome: tasks.ServerError, ShouldRetry: &no}, first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
+		{"500 behind what was told", is(tasks.ServerError), situation{attempts: 1, max: 3, told: true}, verdict{status: tasks.StatusFailed, code: tasks.StreamBroken}},
+		{"500 behind what was told, last", is(tasks.ServerError), situation{attempts: 3, max: 3, told: true}, verdict{status: tasks.StatusFailed, code: tasks.StreamBroken}},
+		{"500 behind what was told, but the pool is paused", is(tasks.ServerError), situation{attempts: 1, max: 3, told: true, standing: pool.Paused}, verdict{status: tasks.StatusRetrying}},
+		{"shutdown behind what was told", is(tasks.HandedBack), situation{attempts: 1, max: 3, told: true}, verdict{status: tasks.StatusRetrying}},
 		{"400", is(tasks.Rejected), first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
 		{"too large", is(tasks.TooLarge), first, verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}},
 	} {

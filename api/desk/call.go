@@ -145,8 +145,7 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 				a.became(ctx, tasks.CallerDone)
 				return nil, true, nil
 			case err == nil:
-				d.found(&a.Job)
-				return a, false, nil
+				return a, false, d.found(ctx, c, a)
 			case !errors.Is(err, tasks.ErrNotFound):
 				return nil, false, err
 			}
@@ -164,20 +163,32 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 	a.Job, a.call.ID = h.Job, h.Job.ID
 	a.Job.Request.Body = nil
 	if h.Replayed {
-		d.found(&a.Job)
+		err = d.found(ctx, c, a)
 	}
 	if a.call.Digest == "" {
 		a.became(ctx, tasks.CallerWaits)
 	}
-	return a, false, nil
+	return a, false, err
 }
 
-// found counts a call that repeats another, whose job this is.
-func (d *Desk) found(job *tasks.Job) {
+// found counts a call that repeats another, whose job it has. One whose answer broke off
+// before its caller's eyes is tried again: this is who wants it.
+func (d *Desk) found(ctx context.Context, c Caller, a *Answered) error {
 	d.joined.Inc()
-	if job.Status.Final() {
+	if e := a.Job.Error; a.Job.Status == tasks.StatusFailed && e != nil && e.Code == tasks.StreamBroken {
+		job, _, err := d.Retry(ctx, c, a.Job.ID)
+		if errors.Is(err, tasks.ErrConflict) { // another repeat was before this one
+			job, err = d.c.Jobs.Job(ctx, c.Tenant, a.Job.ID)
+		}
+		if err != nil {
+			return err
+		}
+		a.Job = job
+	}
+	if a.Job.Status.Final() {
 		d.kept.Inc()
 	}
+	return nil
 }
 
 // became notes what became of the caller, also of one who has gone. A failure costs no

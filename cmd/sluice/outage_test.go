@@ -262,7 +262,8 @@ type jobView struct {
 		EstimatedStart *time.Time `json:"estimated_start_at"`
 	}
 	Error *struct {
-		Code string
+		Code        string
+		MaybeBilled bool `json:"maybe_billed"`
 	}
 	Upstream *struct {
 		Provider string

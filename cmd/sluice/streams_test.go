@@ -285,40 +285,67 @@ func TestAStreamHasTheCountThatWasAskedFor(t *testing.T) {
 	}
 }
 
-// A stream that breaks says so at its end, with no event of the attempt that follows.
+// A stream that breaks says so at its end, and its job is not asked for again for nobody:
+// each repeat of the call has it asked once more, and is told all that this brings.
 func TestABrokenStreamEndsWithAnError(t *testing.T) {
 	t.Parallel()
 	r, p := streams(t)
 	for _, f := range forms() {
 		for _, how := range []string{"cut", "the provider's error"} {
-			l := r.listen(f, "")
+			begun, repeat := strings.Join(f.events[:2], ""), []string{"X-Stainless-Retry-Count", "1"}
+			if f.name == "openai" {
+				repeat = []string{"Idempotency-Key", strings.ReplaceAll(how, " ", "-")}
+			}
+			l := r.listen(f, `,"x":"`+how+`"`, repeat...)
 			c := p.next(t)
 			c.tell(f.events[:2]...)
-			l.until(strings.Join(f.events[:2], ""))
+			l.until(begun)
 			own := "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n"
 			if f.name == "openai" {
 				own = "data: {\"error\":{\"message\":\"Overloaded\",\"type\":\"server_error\"}}\n\n"
 			}
-			if how == "cut" {
-				close(c.abort)
-			} else {
-				c.tell(own)
-				close(c.say)
+			breaks := func(c *toldCall) {
+				if how == "cut" {
+					close(c.abort)
+				} else {
+					c.tell(own)
+					close(c.say)
+				}
 			}
-			again := p.next(t)
-			again.tell(f.events...)
-			close(again.say)
-			rest, ok := strings.CutPrefix(l.end(), strings.Join(f.events[:2], ""))
+			breaks(c)
+			rest, ok := strings.CutPrefix(l.end(), begun)
 			if how != "cut" {
 				ok = ok && rest == own
 			}
 			if data := errorOf(f, rest); !ok || data == "" {
 				t.Errorf("%s, %s: told %q", f.name, how, l.told())
 			}
-			if j := r.final(l.job()); j.Status != "succeeded" || len(j.Upstream.Attempts) != 2 {
+			if j := r.final(l.job()); j.Status != "failed" || j.Error.Code != "stream_broken" || !j.Error.MaybeBilled || len(j.Upstream.Attempts) != 1 {
 				t.Errorf("%s, %s: the job is %+v", f.name, how, j)
 			}
+			again := r.listen(f, `,"x":"`+how+`"`, repeat...)
+			c = p.next(t)
+			c.tell(f.events[:2]...)
+			again.until(begun)
+			breaks(c)
+			again.end()
+			if j := r.final(l.job()); again.job() != l.job() || j.Status != "failed" || j.Error.Code != "stream_broken" || len(j.Upstream.Attempts) != 2 {
+				t.Errorf("%s, %s: after a repeat the job is %+v", f.name, how, j)
+			}
+			last := r.listen(f, `,"x":"`+how+`"`, repeat...)
+			c = p.next(t)
+			c.tell(f.events...)
+			close(c.say)
+			if got := last.end(); got != strings.Join(f.events, "") || last.job() != l.job() {
+				t.Errorf("%s, %s: the last repeat is told %q of %s, not of %s", f.name, how, got, last.job(), l.job())
+			}
+			if j := r.final(l.job()); j.Status != "succeeded" || len(j.Upstream.Attempts) != 3 {
+				t.Errorf("%s, %s: at its end the job is %+v", f.name, how, j)
+			}
 		}
+	}
+	if n := len(p.calls); n > 0 {
+		t.Errorf("%d calls more", n)
 	}
 }
 
