@@ -51,11 +51,15 @@ type Job struct {
 	Reserved   int64 // tokens of its tenant's day that are set aside for it until it is final; 0: its tenant has no such limit
 	Metadata   map[string]string
 	WebhookURL string
-	Fallback   []string // models that may answer in place of Model, in order
-	Passed     int      // how many of Fallback the job has gone to or passed over
-	Spent      int      // of Attempts, those used up before it went to the last of them
-	Followed   string   // digest of the request whose answer it waits for, or has waited for; "": none
-	Losses     int      // calls lost with their worker, see AloneFrom; known to who takes it
+	Fallback   []string  // models that may answer in place of Model, in order
+	Passed     int       // how many of Fallback the job has gone to or passed over
+	Spent      int       // of Attempts, those used up before it went to the last of them
+	Followed   string    // digest of the request whose answer it waits for, or has waited for; "": none
+	Losses     int       // calls lost with their worker, see AloneFrom; known to who takes it
+	Since      time.Time // when something else than an attempt last had it wait anew; zero: nothing has
+	// Lay is how long ago it was handed out when a worker took it; below 0: not known. Only
+	// who takes it is told.
+	Lay time.Duration
 
 	Provider string          // who answered or was asked last
 	Result   json.RawMessage // the provider's body, unchanged
@@ -289,6 +293,12 @@ type Attempt struct {
 	Cost      *Cost     `json:"cost,omitempty"` // nil: its model has no price, or it has not ended
 	// MaybeBilled is true when the provider may have charged for a call whose answer never arrived.
 	MaybeBilled bool `json:"maybe_billed"`
+	// Waited is of the wait before it, and Delay how long the job was put off after it; for
+	// its timeline alone. Told says that the first is known.
+	Waited Waited        `json:"-"`
+	Told   bool          `json:"-"`
+	Delay  time.Duration `json:"-"`
+	LostAt time.Time     `json:"-"` // when it was found that its worker had died
 }
 
 // Outcome is how one upstream call ended. The upstream package classifies

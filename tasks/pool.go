@@ -14,6 +14,7 @@ type Load struct {
 	Shares         float64            // their weights, added up
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
+	WorkedAt       time.Time          // when a worker of the pool last said that it is there; zero: none has of late
 }
 
 // Model is a model that is served.

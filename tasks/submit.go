@@ -199,6 +199,8 @@ const (
 	WaitTenantShare  WaitReason = "tenant_share"
 	WaitPaused       WaitReason = "paused"
 	WaitRetry        WaitReason = "retry"
+	WaitReview       WaitReason = "review"
+	WaitNoWorker     WaitReason = "no_worker" // no process makes calls of its pool
 )
 
 // PoolStatus is what a caller is told about a pool.

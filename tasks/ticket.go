@@ -10,6 +10,8 @@ type Ticket struct {
 	Pool  string
 	Alone bool  // its worker runs nothing beside it; shown at the start
 	Asks  Asked // of the call that the worker is about to make; shown at the start
+	// Waited is what its worker knows of the wait; shown at the start.
+	Waited Waited
 }
 
 // Asked is what its worker knows of a call before it is made, for an end that the worker

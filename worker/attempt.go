@@ -28,11 +28,13 @@ type attempt struct {
 	text   *text
 
 	job       tasks.Job         // taken
+	taken     time.Time         // when
 	question  upstream.Question // its request, read
 	digest    string            // of its request, in a pool that keeps or shares answers
 	cacheable bool              // its answer may serve later jobs that ask the same
 
 	grant   limit.Grant // of the pace
+	granted time.Time   // when
 	settled bool        // the gate knows what the call has cost
 	started tasks.Started
 
@@ -131,9 +133,19 @@ func (a *attempt) take(base context.Context) error {
 		}
 		return err
 	})
+	a.taken = time.Now()
 	price, priced := a.w.c.Prices.Of(a.job.Asks())
 	a.ticket.Asks = tasks.Asked{Account: a.p.Provider, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
 	return cmp.Or(unread, err)
+}
+
+// waited is what the record is told of the wait, at the start.
+func (a *attempt) waited() tasks.Waited {
+	w := tasks.Waited{Handed: -1, Granted: time.Since(a.granted), For: tasks.WaitReason(a.grant.Bound)}
+	if a.job.Lay >= 0 {
+		w.Handed = a.job.Lay + time.Since(a.taken)
+	}
+	return w
 }
 
 // cost is what the call cost, as far as its answer says; nil: its model has no price.
@@ -206,6 +218,7 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
 	})
+	a.granted = time.Now()
 	if errors.Is(err, limit.ErrShut) {
 		a.p.closed.Store(time.Now().Add(shutFor).UnixNano())
 	}
@@ -256,8 +269,9 @@ var errLate = errors.New("the start was recorded too late")
 // the job was canceled or has expired while it waited (tasks.Void), or it is
 // unknown whether the start is in the record.
 func (a *attempt) start(base, ctx context.Context) error {
-	asked := time.Now()
-	started, next, err := a.w.c.Record.Start(ctx, a.ticket)
+	asked, ticket := time.Now(), a.ticket
+	ticket.Waited = a.waited()
+	started, next, err := a.w.c.Record.Start(ctx, ticket)
 	if err != nil {
 		return err
 	}

@@ -153,6 +153,16 @@ var smallHalves = map[string]func(h *half) func(){
 		h.now = h.now.Add(10 * time.Minute)
 		return func() { _, err := h.SweepCalls(h.Context()); must(h.T, err) }
 	},
+	"watch": func(h *half) func() {
+		return func() { _, err := h.Watch(h.Context(), true, pool); must(h.T, err) }
+	},
+	"past": func(h *half) func() {
+		must(h.T, h.Bound(h.Context(), tasks.WatchTurn{Pool: pool}, tasks.Bind{For: tasks.WaitRequests, Shares: 1}))
+		h.now = h.now.Add(time.Minute)
+		return func() {
+			must(h.T, h.Bound(h.Context(), tasks.WatchTurn{Pool: pool, Since: 10 * time.Second}, tasks.Bind{For: tasks.WaitPaused, Shares: 1}))
+		}
+	},
 }
 
 func (h *half) token(id string) {

@@ -27,6 +27,8 @@ func (k keys) held(pool string) string            { return string(k) + "hold:" +
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }
 func (k keys) load(pool string) string            { return string(k) + "n:" + pool }
 func (k keys) waiting() string                    { return string(k) + "tq" }
+func (k keys) watched(pool string) string         { return string(k) + "eye:" + pool }
+func (k keys) past(pool string) string            { return string(k) + "past:" + pool }
 func (k keys) batch(id string) string             { return string(k) + "g:" + id }
 func (k keys) batches(tenant string) string       { return string(k) + "gs:" + tenant }
 func (k keys) lines(batch string) string          { return string(k) + "gl:" + batch }

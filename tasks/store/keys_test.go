@@ -337,6 +337,10 @@ func (l *life) endpoints() {
 	must(l.T, l.s.SetPaused(ctx, pool, true))
 	l.look()
 	must(l.T, l.s.SetPaused(ctx, pool, false))
+	turns, err := l.s.Watch(ctx, true, pool)
+	must(l.T, err)
+	must(l.T, l.s.Bound(ctx, turns[0], tasks.Bind{For: tasks.WaitPaused, Shares: 1}))
+	l.look()
 }
 
 // losses is a job whose worker is lost, and then one that stops.

@@ -202,6 +202,7 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	}
 	h := pairs(reply[0])
 	j, err := unpack(t.ID, h)
+	j.Lay = time.Duration(num(reply[1])) * time.Millisecond
 	if err == nil {
 		j.Request.Body, err = s.codec.whole(j.Request.Body)
 	}
@@ -234,7 +235,7 @@ func asks(c tasks.Asked) string {
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
 	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
-		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12], "ask": asks(t.Asks),
+		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12] + " " + waiting(t.Waited), "ask": asks(t.Asks),
 	})
 	if err != nil {
 		return tasks.Started{}, nil, err

@@ -312,12 +312,12 @@ func (s *Store) lastLine(ctx context.Context, batch, after string) (int, error) 
 // Load reports a pool's load. The oldest job is looked for at the head of the
 // backlogs of the first hundred tenants.
 func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
-	var counts *redis.SliceCmd
+	var counts, eye *redis.SliceCmd
 	var out, hold, ring *redis.IntCmd
 	var tenants, first, held *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		counts = p.HMGet(ctx, s.keys.load(pool), "queued", "running")
+		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
 		tenants, weights = p.ZRange(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
@@ -328,7 +328,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
-		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Shares: float64(ring.Val()), Weights: map[string]float64{},
+		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Shares: float64(ring.Val()), Weights: map[string]float64{}, WorkedAt: fromMilli(num(eye.Val()[0])),
 	}
 	ids := append(first.Val(), held.Val()...)
 	if len(tenants.Val()) > 0 {

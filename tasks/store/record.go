@@ -61,6 +61,52 @@ type details struct {
 	Usage       *usage        `json:"usage,omitempty"`
 	Cost        []tasks.Money `json:"cost,omitempty"` // what it cost, and what it may have cost besides
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
+
+	// What the scripts add (record.lua).
+	Waited string `json:"w,omitempty"` // see waited
+	Delay  int64  `json:"d,omitempty"` // ms that the job was put off after it
+	Lost   int64  `json:"x,omitempty"` // when it was found that its worker had died
+}
+
+// waitLetters are the reasons for which a gate or a pool makes jobs wait, as they are kept.
+var waitLetters = map[tasks.WaitReason]string{
+	"": "n", tasks.WaitRequests: "q", tasks.WaitInputTokens: "i", tasks.WaitOutputTokens: "o", tasks.WaitConcurrency: "c",
+	tasks.WaitPaused: "p", tasks.WaitNoWorker: "w", tasks.WaitUnknown: "u",
+}
+
+func waitLetter(reason tasks.WaitReason) string {
+	return cmp.Or(waitLetters[reason], waitLetters[tasks.WaitUnknown])
+}
+
+// waitReason is what a letter stands for; one of a release after this is unknown.
+func waitReason(letter string) tasks.WaitReason {
+	for reason, l := range waitLetters {
+		if l == letter {
+			return reason
+		}
+	}
+	return tasks.WaitUnknown
+}
+
+// waiting is what a start's name has of the wait before it: ms since it was handed
+// out, -1 when that is not known, ms since the gate let it go, and the letter of what it
+// waited for there.
+func waiting(w tasks.Waited) string {
+	handed := int64(-1)
+	if w.Handed >= 0 {
+		handed = w.Handed.Milliseconds()
+	}
+	return fmt.Sprintf("%d %d %s", handed, max(0, w.Granted.Milliseconds()), waitLetter(w.For))
+}
+
+// waited reads that; ok is false where there is none.
+func waited(s string) (w tasks.Waited, ok bool) {
+	f := strings.Fields(s)
+	if len(f) != 3 {
+		return w, false
+	}
+	w = tasks.Waited{Handed: time.Duration(atoi(f[0])) * time.Millisecond, Granted: time.Duration(atoi(f[1])) * time.Millisecond, For: waitReason(f[2])}
+	return w, true
 }
 
 // cost is what the details say of it; nil: nothing.
@@ -133,7 +179,7 @@ func firstStatus(j *tasks.Job) (status tasks.Status, due time.Time) {
 // shown are the fields of a record that a caller may be shown, but for its
 // result, r, which is as large as it likes. Its prompt, b, nobody is shown.
 var shown = []string{
-	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur",
+	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by",
 }
 
 // withResult are these and the result, or where it lies.
@@ -186,14 +232,23 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
 			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 		}
-		j.Log = append(j.Log, tasks.Attempt{
+		one := tasks.Attempt{
 			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
 			Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
 			Account: d.Account, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
-		})
+			Delay: time.Duration(d.Delay) * time.Millisecond, LostAt: fromMilli(d.Lost),
+		}
+		one.Waited, one.Told = waited(d.Waited)
+		j.Log = append(j.Log, one)
 	}
 	if n, started, ok := strings.Cut(h["cur"], " "); ok {
-		j.Log = append(j.Log, tasks.Attempt{N: int(atoi(n)), StartedAt: fromMilli(atoi(started)), Outcome: tasks.Running})
+		one := tasks.Attempt{N: int(atoi(n)), StartedAt: fromMilli(atoi(started)), Outcome: tasks.Running}
+		_, behind, _ := strings.Cut(h["by"], " ")
+		one.Waited, one.Told = waited(behind)
+		j.Log = append(j.Log, one)
+	}
+	if noted := happened(h["w"], j.CreatedAt); len(noted) > 0 {
+		j.Since = noted[len(noted)-1].At
 	}
 	return j, nil
 }

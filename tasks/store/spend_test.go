@@ -54,7 +54,7 @@ func TestACallsCostIsInItsLog(t *testing.T) {
 				t.Fatalf("the log is %+v", got.Log)
 			}
 			entry := got.Log[0]
-			entry.N, entry.StartedAt, entry.EndedAt = 0, time.Time{}, time.Time{}
+			entry.N, entry.StartedAt, entry.EndedAt, entry.LostAt, entry.Told = 0, time.Time{}, time.Time{}, time.Time{}, false
 			if !reflect.DeepEqual(entry, c.entry) {
 				t.Errorf("the log has %+v, want %+v", entry, c.entry)
 			}

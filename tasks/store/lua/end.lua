@@ -27,7 +27,7 @@ if j.f ~= a.fence and a.kept > 0 and a.what == 'succeeded' and phase[j.s] == 'qu
 end
 if j.f ~= a.fence then return { 'lost' } end
 local used = called and a.used or 0
-if called then close(j, now, call) end
+if called then close(j, now, call, a.delay > 0 and string.format('"d":%.0f,', a.delay) or nil) end
 if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
     if not called then return { 'lost' } end
@@ -55,6 +55,7 @@ else
     charge(j, used)
     if a.delay > 0 then
       puts(j, 'due', now + a.delay)
+      if not called then deferred(j, now + a.delay) end
       redis.call('ZADD', keys.due(), now + a.delay, j.id)
     else
       backlog(j)

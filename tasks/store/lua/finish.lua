@@ -16,6 +16,7 @@ local function pass(j, many) -- seldom
     if bad then broken(popped, keys.due()) end
     if f and phase[f.s] == 'queued' then
       backlog(f)
+      moment(f, 'b', now)
       become(f, f.s)
       many, last = many - 1, f
     end
@@ -56,6 +57,7 @@ local function divert(j, to, passed, left) -- seldom
     redis.call('HDEL', j.key, 'fb')
   end
   redis.call('HINCRBY', j.key, 'f', 1)
+  moment(j, 'd', now, j.p)
   j.p = to
   backlog(j)
   become(j, j.s)

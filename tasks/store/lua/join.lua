@@ -34,6 +34,7 @@ if tonumber(j.k) < tonumber(first.k) then
   redis.call('HSET', first.key, 'k', j.k)
   redis.call('ZADD', keys.backlog(first.p, first.t), 'XX', j.k, first.id)
 end
+moment(j, 'f', now)
 become(j, j.s)
 local tickets = {}
 claim(j.p, a.depth, tickets)

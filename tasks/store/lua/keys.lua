@@ -44,7 +44,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- n    attempts used
 -- m    calls made
 -- cur  the call under way: its number and when it began
--- by   the name of its start
+-- by   the name of its start, and what was waited for before it
 -- ask  of that call: about the most that it may cost, in billionths, -1: not known; and whom it asks
 -- log  the calls that ended
 -- st   started
@@ -66,6 +66,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- lw   calls lost with their worker; when it runs alone, only those that did
 -- al   1 when its last call runs, or ran, alone in its worker
 -- sp   1 when the worker of its last call was stopping
+-- w    what else happened to it, where anything did: see moment in record.lua
 -- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 -- qb   bytes of its body that are counted for its tenant until it is final
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
@@ -105,6 +106,11 @@ function keys.fallbacks(pool) return P .. 'fall:' .. pool end -- zset: those of 
 function keys.due() return P .. 'due' end -- zset: jobs to be woken, by time
 function keys.deadlines() return P .. 'dl' end -- zset: jobs to be expired, by time
 function keys.late() return P .. 'late' end -- list: expired jobs that no sweep has told of
+
+-- at   when somebody last looked at what its jobs wait for
+-- wk   when one of its workers last said that it is there
+function keys.watched(pool) return P .. 'eye:' .. pool end -- hash: who looks after a pool
+function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's jobs waited for: from when, a letter (see record.go), and the weights of the tenants with a backlog
 
 -- Counts.
 

@@ -14,15 +14,15 @@ end
 -- nil when there is none.
 local function load(id, ...)
   local key = keys.job(id)
-  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ask', ...)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ask', 'ct', 'by', 'w', ...)
   if not h[1] then return nil end
   local j = {
     id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
-    v = tonumber(h[16] or 0), ask = h[17] or nil,
+    v = tonumber(h[16] or 0), ask = h[17] or nil, ct = tonumber(h[18] or 0), by = h[19] or nil, w = h[20] or nil,
   }
-  for i = 1, select('#', ...) do j[select(i, ...)] = h[17 + i] end
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[20 + i] end
   return j
 end
 
@@ -111,10 +111,46 @@ local function leave(j)
   if j.fo then redis.call('ZREM', keys.followers(j.p, j.fo), j.id) end
 end
 
+-- moment notes for become to write what else nobody could tell later of how a job waits:
+-- a letter, when it was in ms since the job was created, and perhaps a comma and more.
+--   f  it follows another that asks the same
+--   b  it no longer does
+--   h  until then it is put off, since the other moment
+--   d  it leaves the pool that is named
+--   x  its caller asked for it again, after it had ended at the other moment
+-- What is long loses its oldest, and begins with "~" then.
+local function moment(j, letter, at, more)
+  local what = letter .. string.format('%.0f', at - j.ct) .. (more and ',' .. more or '')
+  local w = j.w and j.w .. ' ' .. what or what
+  while #w > 160 do
+    local rest = string.match(w, '^~ %S+ (.+)$') or string.match(w, '^%S+ (.+)$')
+    if not rest then break end
+    w = '~ ' .. rest
+  end
+  j.w = w
+  puts(j, 'w', w)
+end
+
+-- deferred notes that a job is put off until due. What follows another such at once is
+-- one with it.
+local function deferred(j, due)
+  local from = now - j.ct
+  local before, last, since = string.match(j.w or '', '^(.-) ?h(%d+),(%d+)$')
+  if before and from - last < 3000 then
+    j.w, from = before ~= '' and before or nil, since
+  end
+  moment(j, 'h', due, string.format('%.0f', from))
+end
+
 -- close ends the call under way in the job's log, for become to write: n, started, ended,
--- details. ended is 0 when nobody knows. The oldest lines go when the log passes 16 KiB.
-local function close(j, ended, details)
+-- details. ended is 0 when nobody knows. extra are members more of the details, as JSON,
+-- and with them stands what the call's start said of the wait before it. The oldest lines
+-- go when the log passes 16 KiB.
+local function close(j, ended, details, extra)
   if not j.cur then return end
+  local waited = string.match(j.by or '', ' (%-?%d+ %d+ %a)$')
+  if waited then extra = '"w":"' .. waited .. '",' .. (extra or '') end
+  if extra then details = '{' .. extra .. string.sub(details, 2) end
   if j.log == nil then j.log = redis.call('HGET', j.key, 'log') end
   local log = (j.log or '') .. j.cur .. ' ' .. ended .. ' ' .. details .. '\n'
   while #log > 16384 do

@@ -12,7 +12,7 @@ local said = answered()
 if said then return said end
 local words, jobs = {}, {}
 for i = 3, #ARGV, 5 do
-  local j = load(ARGV[i])
+  local j = load(ARGV[i], 'fin', 'p0', 'fi')
   local n = #words + 1
   local tokens, bytes = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
   if not j or j.t ~= a.tenant then
@@ -25,7 +25,7 @@ for i = 3, #ARGV, 5 do
     words[n] = 'ok'
     fitsEnd(j)
     if not jobs[1] then lasting() end
-    j.first = redis.call('HGET', j.key, 'p0') or j.p -- where it begins again
+    j.first = j.p0 or j.p -- where it begins again
     fits({ p = j.first, t = j.t, qb = bytes > 0 })
     if bytes > 0 then fitsBytes() end
     if tokens > 0 then dayOf(j.t) end
@@ -48,9 +48,10 @@ local function requeue(j)
   -- Its deadline served the first time; kept, it would expire the job at once.
   redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp')
   -- It begins again with its own model.
-  local h = redis.call('HMGET', j.key, 'p0', 'fi', 'fb')
-  if h[1] then
-    j.p, j.fb = h[1], tonumber(h[2]) + tonumber(h[3] or 0)
+  moment(j, 'x', now, j.fin and string.format('%.0f', j.fin - j.ct))
+  if j.p0 then
+    moment(j, 'd', now, j.p)
+    j.p, j.fb = j.p0, tonumber(j.fi) + tonumber(j.fb or 0)
     redis.call('HSET', j.key, 'p', j.p, 'fb', j.fb)
     redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
   end

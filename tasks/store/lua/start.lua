@@ -1,10 +1,11 @@
 -- An attempt begins: the call is in the record before it is made.
 -- KEYS     see begin.lua
--- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again;
+-- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again; behind the
+--          name, a blank and what was waited for, see waiting in record.go;
 --          ask: of the call, for an end that nobody sees, or "": see keys.job}
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
-local j = load(a.id, 'by', 'n', 'st', 'due', 'al', 'sp')
+local j = load(a.id, 'n', 'st', 'due', 'al', 'sp')
 if j then (j.dl > 0 and j.dl <= now and fitsEnd or fits)(j) end
 spare()
 if not j then return { 'gone' } end

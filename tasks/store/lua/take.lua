@@ -1,7 +1,7 @@
 -- A worker takes a job that Asynq handed it, to hold until the pace allows it.
 -- KEYS     see begin.lua
 -- ARGV[2]  {id, fence, lease (ms)}
--- Returns  {"ok", record}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
+-- Returns  {"ok", record, ms since it was handed out, or -1 where that is not known}, {"final"}, {"lost"}, {"gone"} or {"expired"}.
 local j = load(a.id)
 if not j then return { 'gone' } end
 if final(j.s) then return { 'final' } end
@@ -22,4 +22,4 @@ if not look or look - now < 5000 then
   redis.call('ZREM', keys.handed(j.p), j.id)
   redis.call('ZADD', keys.held(j.p), now + a.lease, j.id)
 end
-return { 'ok', redis.call('HGETALL', j.key) }
+return { 'ok', redis.call('HGETALL', j.key), look and now + 10000 - look or -1 }
