@@ -84,6 +84,10 @@ type Config struct {
 	Tokens v1.Tokens
 	// Audit keeps what operators did; nil: its route answers 404, and nothing is noted.
 	Audit v1.Audit
+	// Usage is what tenants have used; nil: its route answers 404.
+	Usage v1.Usage
+	// Quotas knows how tenants' submits stand; nil: nobody has any.
+	Quotas v1.Quota
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
 	Mint func(tasks.Token) (string, error)
 	// Follow returns a context that ends, with auth.ErrRevoked as its cause, when the
@@ -228,6 +232,7 @@ func New(c Config) (*API, error) {
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
+		Usage: c.Usage, Quota: c.Quotas,
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
@@ -311,6 +316,10 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.POST("/v1/pools/:name/pause", v.PausePool, a.scope(auth.ScopeAdmin))
 	// An operator lets a pool go on. A repeat changes nothing.
 	e.POST("/v1/pools/:name/resume", v.ResumePool, a.scope(auth.ScopeAdmin))
+
+	// A tenant asks what it has used, and what is left to it; an operator asks of others.
+	// Reading changes nothing.
+	get("/v1/usage", v.GetUsage, a.usage())
 
 	// An operator makes a token that the server keeps. A repeat makes a second token.
 	e.POST("/v1/tokens", v.CreateToken, a.scope(auth.ScopeAdmin))

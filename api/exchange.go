@@ -225,6 +225,22 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 	}
 }
 
+// usage lets a tenant's own usage pass to who may read its jobs, and that of a tenant which
+// is named to operators.
+func (a *API) usage() echo.MiddlewareFunc {
+	params := []string{"group", "since", "until", "tenant"}
+	own, named := a.scope(auth.ScopeJobsRead, params...), a.scope(auth.ScopeAdmin, params...)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		own, named := own(next), named(next)
+		return func(c echo.Context) error {
+			if c.QueryParams().Has("tenant") {
+				return named(c)
+			}
+			return own(c)
+		}
+	}
+}
+
 // unauthorized refuses a token that is not valid, and slows an address down that sends many.
 func (a *API) unauthorized(r *http.Request, detail string) error {
 	wait := a.caps.Failed(r)

@@ -164,6 +164,22 @@ func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error
 	return grant, nil
 }
 
+// Standing is a tenant's limits, and how its submits of the last minute stand. It takes
+// nothing; its errors are those of Admit.
+func (q *Quota) Standing(ctx context.Context, tenant string) (Limits, Window, error) {
+	limits := q.limits(tenant)
+	w := Window{Name: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: limits.SubmitsPerMinute, Span: time.Minute}
+	if w.Limit <= 0 {
+		return limits, w, nil
+	}
+	got, err := q.ask(ctx, question{key: submits.key(tenant), perMinute: w.Limit})
+	if err != nil {
+		return limits, w, err
+	}
+	w.Remaining, w.Reset = got.left, got.full
+	return limits, w, nil
+}
+
 // Refund gives back what a grant took: it was not accepted after all, or repeated
 // what was.
 func (q *Quota) Refund(ctx context.Context, tenant string, g Grant) error {
@@ -201,7 +217,7 @@ func (q *Quota) Resend(ctx context.Context, tenant string, n int64) (Grant, erro
 type question struct {
 	key       string // its end
 	perMinute int64
-	n         int64 // below 0: given back
+	n         int64 // below 0: given back; 0: looked at
 	at        int64 // of what is given back
 }
 
@@ -245,14 +261,18 @@ func (q *Quota) askAll(ctx context.Context, asked []question) ([]answer, error) 
 		for _, i := range some {
 			if n := asked[i].n; n > 0 {
 				take = append(take, n)
-			} else {
+			} else if n < 0 {
 				back[asked[i].at] -= n
 			}
 		}
 		got, err := q.run(ctx, by, key, asked[some[0]].perMinute, take, back)
 		next := 3
 		for _, i := range some {
-			if out[i].err = err; err != nil || asked[i].n <= 0 {
+			if out[i].err = err; err != nil || asked[i].n < 0 {
+				continue
+			}
+			if asked[i].n == 0 {
+				out[i] = answer{left: got[1], full: milliseconds(got[2])}
 				continue
 			}
 			out[i] = answer{at: got[0], left: got[1], full: milliseconds(got[2]), wait: milliseconds(got[next])}

@@ -374,3 +374,21 @@ func TestASubmitIsTakenOnceHoweverOftenItIsAskedFor(t *testing.T) {
 		t.Errorf("%d questions, want each of three sent twice", lost)
 	}
 }
+
+func TestALookTakesNothing(t *testing.T) {
+	t.Parallel()
+	q := open(t, redistest.New(t), quota.Limits{SubmitsPerMinute: 5, QueuedJobs: 7})
+	for i := range 3 {
+		l, w, err := q.Standing(t.Context(), "acme")
+		if err != nil || l.QueuedJobs != 7 || w.Limit != 5 || w.Remaining != int64(5-i) || (w.Reset > 0) != (i > 0) {
+			t.Errorf("after %d submits: %+v, %+v, %v", i, l, w, err)
+		}
+		if _, err := q.Admit(t.Context(), "acme", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	none := open(t, redistest.New(t), quota.Limits{})
+	if _, w, err := none.Standing(t.Context(), "acme"); err != nil || w.Limit != 0 {
+		t.Errorf("without a limit: %+v, %v", w, err)
+	}
+}

@@ -86,6 +86,8 @@ type Config struct {
 	Webhooks    Webhooks    // nil: their routes answer 404
 	Tokens      Tokens      // nil: their routes answer 404
 	Audit       Audit       // nil: its route answers 404, and nothing is noted
+	Usage       Usage       // nil: its route answers 404
+	Quota       Quota       // nil: nobody has any
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
 	Mint func(tasks.Token) (string, error)
 	// NewID returns a new id: the prefix ("whe"), an underscore and something unique.

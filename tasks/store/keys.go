@@ -46,6 +46,8 @@ func (k keys) token(id string) string             { return string(k) + "tok:" + 
 func (k keys) tokens() string                     { return string(k) + "toks" }
 func (k keys) revision() string                   { return string(k) + "revno" }
 func (k keys) acts() string                       { return string(k) + "acts" }
+func (k keys) ledger(day, tenant string) string   { return string(k) + "led:" + day + ":" + tenant }
+func (k keys) ledgers() string                    { return string(k) + "leds" }
 
 func (k keys) document(id string) string            { return string(k) + "doc:" + id }
 func (k keys) content(id string) string             { return string(k) + "part:" + id }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -219,7 +220,8 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 }
 
 // asks is what the record keeps of a call under way, for an end that nobody sees: the
-// most that it may cost, -1 where that is not known, and who is asked; "": nothing.
+// most that it may cost, -1 where that is not known, and who is asked, each behind a
+// space; "": nothing.
 func asks(c tasks.Asked) string {
 	most := tasks.Money(-1)
 	switch {
@@ -228,14 +230,35 @@ func asks(c tasks.Asked) string {
 	case c.Priced:
 		most = c.AtMost
 	}
-	return fmt.Sprintf("%d %s", int64(most), c.Account)
+	return fmt.Sprintf(" %d %s\n%s", int64(most), c.Account, c.Model)
+}
+
+// spent is what the ledger takes down of an ended call; nil: no call was made.
+func spent(c *tasks.Attempt) []int64 {
+	switch c.Outcome {
+	case tasks.Cached, tasks.Shared, "":
+		return nil
+	case tasks.HandedBack:
+		if !c.MaybeBilled {
+			return nil
+		}
+	}
+	var u tasks.Usage
+	var cost tasks.Cost
+	if c.Usage != nil {
+		u = *c.Usage
+	}
+	if c.Cost != nil {
+		cost = *c.Cost
+	}
+	return []int64{1, u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens, int64(cost.Amount), int64(cost.Maybe)}
 }
 
 // Start records that a call is about to be made. The tickets are for jobs that
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
 	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
-		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12] + " " + waiting(t.Waited), "ask": asks(t.Asks),
+		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12] + " " + waiting(t.Waited) + asks(t.Asks),
 	})
 	if err != nil {
 		return tasks.Started{}, nil, err
@@ -301,10 +324,14 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 		detour = *e.Detour
 	}
 	field, result := placed(e.Result, lies, "r", "rr")
-	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, args{
+	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
-		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept,
-	}, shows(e), encode(call), result)
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "ask": strings.TrimPrefix(asks(t.Asks), " "),
+	}
+	if sums := spent(&e.Attempt); sums != nil {
+		a["spent"] = sums
+	}
+	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, a, shows(e), encode(call), result)
 	if err != nil {
 		return nil, err
 	}

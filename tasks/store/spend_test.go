@@ -38,6 +38,17 @@ func TestACallsCostIsInItsLog(t *testing.T) {
 		"lost": {asking, lose, tasks.Attempt{Outcome: tasks.WorkerLost, MaybeBilled: true, Account: asking.Account, Cost: &unseen}},
 		"lost, without a price": {tasks.Asked{Account: "fake", Model: "m"}, lose,
 			tasks.Attempt{Outcome: tasks.WorkerLost, MaybeBilled: true, Account: "fake"}},
+		"lost, and its answer recorded late": {asking, func(t *testing.T, s *store.Store, rdb *redis.Client, k tasks.Ticket) {
+			lose(t, s, rdb, k)
+			e := won
+			e.Kept, e.Attempt.Account, e.Attempt.Cost = 1, asking.Account, &tasks.Cost{Amount: 7}
+			_, err := s.End(t.Context(), k, e)
+			must(t, err)
+		}, tasks.Attempt{Outcome: tasks.Succeeded, Status: 200, RequestID: "req_1", Account: asking.Account, Cost: &tasks.Cost{Amount: 7}}},
+		"given back without a call": {asking, func(t *testing.T, s *store.Store, _ *redis.Client, k tasks.Ticket) {
+			_, err := s.End(t.Context(), k, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: tasks.HandedBack}})
+			must(t, err)
+		}, tasks.Attempt{Outcome: tasks.HandedBack}},
 		"lost, begun by a release before this one": {tasks.Asked{}, lose, tasks.Attempt{Outcome: tasks.WorkerLost, MaybeBilled: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -58,10 +69,32 @@ func TestACallsCostIsInItsLog(t *testing.T) {
 			if !reflect.DeepEqual(entry, c.entry) {
 				t.Errorf("the log has %+v, want %+v", entry, c.entry)
 			}
-			if left := rdb.HExists(t.Context(), "sluice:{s}:j:"+j.ID, "ask").Val(); left {
-				t.Error("the record still says what was asked")
-			}
+			inLedger(t, s, &entry, c.asks)
 		})
+	}
+}
+
+// inLedger checks that the ledger has one call of acme's, and what the log says of it.
+func inLedger(t *testing.T, s *store.Store, entry *tasks.Attempt, asks tasks.Asked) {
+	t.Helper()
+	now := time.Now()
+	lines, err := s.Ledger(t.Context(), tasks.LedgerFilter{Since: now.Add(-24 * time.Hour), Until: now.Add(24 * time.Hour)})
+	must(t, err)
+	if asks.Account == "" || entry.Outcome == tasks.HandedBack {
+		if len(lines) > 0 {
+			t.Errorf("the ledger has %+v of no call", lines)
+		}
+		return
+	}
+	want := tasks.Spent{Requests: 1}
+	if entry.Usage != nil {
+		want.Usage = *entry.Usage
+	}
+	if entry.Cost != nil {
+		want.Cost = *entry.Cost
+	}
+	if len(lines) != 1 || lines[0].Spent != want || lines[0].Tenant != "acme" || lines[0].Account != asks.Account || lines[0].Model != asks.Model {
+		t.Errorf("the ledger has %+v, want one line of %+v", lines, want)
 	}
 }
 

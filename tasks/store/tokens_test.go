@@ -564,7 +564,7 @@ func TestAccountsHaveOneDoor(t *testing.T) {
 	if err != nil || len(scripts) < 30 {
 		t.Fatal(scripts, err)
 	}
-	account := regexp.MustCompile(`keys\.(load|waiting|bytes|day|room)\(`)
+	account := regexp.MustCompile(`keys\.(load|waiting|bytes|day|room|ledger|ledgers)\(`)
 	for _, file := range append(scripts, "move.go", "batch.go", "divert.go") {
 		if file == "lua/account.lua" || file == "lua/keys.lua" || file == "lua/fits.lua" || file == "lua/room.lua" { // which only looks
 			continue

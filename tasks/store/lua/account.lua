@@ -23,6 +23,25 @@ local function book(day)
   day.begun = true
 end
 
+-- post counts a call under way to its tenant's ledger of the day on which it ended:
+-- spent are calls, input tokens, output tokens, those read from the provider's cache and
+-- those written to it, and billionths that it cost and that it may have cost besides.
+local ledgerDays = 400
+local function post(j, spent)
+  local line = lineOf(j)
+  if not line then return end
+  local sums, told = line.sums, {}
+  for i, n in ipairs(spent) do
+    sums[i] = (sums[i] or 0) + n
+    told[i] = string.format('%.0f', sums[i])
+  end
+  redis.call('HSET', line.key, line.name, table.concat(told, ' '))
+  if line.begun then return end
+  line.begun = true
+  redis.call('PEXPIREAT', line.key, (today + ledgerDays + 1) * 86400000)
+  redis.call('ZADD', keys.ledgers(), today, j.t)
+end
+
 -- pooled and waits change how many jobs of a pool are in a phase, perhaps come from
 -- another, and how many of a tenant wait.
 local function pooled(pool, phase, n, from)
@@ -52,16 +71,17 @@ local function known(tenant)
   if redis.call('HEXISTS', keys.waiting(), tenant) == 0 then waits(tenant, 0) end
 end
 
--- weighs changes how many bytes of bodies a tenant has, and heavy is a refusal of so many
+-- weighs changes how many bytes of bodies a tenant has, bytesOf tells it, and heavy is a refusal of so many
 -- more: {"heavy", bytes that it has}; widest is its limit, 0 being none.
 local function weighs(tenant, bytes)
   if bytes ~= 0 and redis.call('HINCRBY', keys.bytes(), tenant, string.format('%.0f', bytes)) <= 0 then
     redis.call('HDEL', keys.bytes(), tenant)
   end
 end
+local function bytesOf(tenant) return tonumber(redis.call('HGET', keys.bytes(), tenant) or 0) end
 local function heavy(tenant, bytes, widest)
   if bytes <= 0 or widest <= 0 then return end
-  local held = tonumber(redis.call('HGET', keys.bytes(), tenant) or 0)
+  local held = bytesOf(tenant)
   if held + bytes > widest then return { 'heavy', held } end
 end
 

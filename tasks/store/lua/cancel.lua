@@ -21,7 +21,7 @@ for i = 3, #ARGV do
     local billed, used = 'false', 0
     if j.s == 'running' then
       billed, used = 'true', unknown
-      close(j, now, unseen(j, 'canceled'))
+      unseen(j, now, 'canceled')
       redis.pcall('PUBLISH', keys.control(), 'cancel ' .. j.id)
     end
     redis.call('HINCRBY', j.key, 'f', 1)

@@ -4,12 +4,16 @@
 --          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
 --          left: after it; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
 --          end lay on a disk meanwhile, or 0; field: r, or rr where the result
---          is where it lies}
+--          is where it lies; spent: for the ledger, see post in account.lua, or nil; ask: of the call, as keys.job has it behind the name of its start}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
 -- Returns  {"ok", tickets, where a body lies that is of use no more, or ""}, {"final"}, {"lost"} or {"gone"}.
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
 local j = moving(a.id, 'e', 'log')
 if not j then return { 'gone' } end
+if a.kept > 0 and not j.ask and a.ask ~= '' then
+  j.ask = a.ask
+  fitsEnd(j)
+end
 if a.to ~= '' then fits({ p = a.to, t = j.t }) end
 spare()
 if final(j.s) then return { 'final' } end
@@ -18,16 +22,20 @@ local called = j.s == 'running'
 -- no other call has begun, the answer ends it: what was called a loss was none.
 if j.f ~= a.fence and a.kept > 0 and a.what == 'succeeded' and phase[j.s] == 'queued' and j.m == a.kept then
   local log = j.log or ''
-  local at, _, cur = string.find(log, '(%d+ %d+) 0 [^\n]*\n$')
+  local at, _, cur, loss = string.find(log, '(%d+ %d+) 0 ([^\n]*)\n$')
   if at and string.match(cur, '^%d+') == tostring(a.kept) then
     j.log, j.cur = string.sub(log, 1, at - 1), cur
+    if a.spent and string.find(loss, '"account":', 1, true) then -- it is in the ledger, as a loss
+      a.spent[1] = 0
+      a.spent[7] = a.spent[7] - (string.match(loss, '"cost":%[0,(%d+)%]') or 0)
+    end
   end
   redis.call('HINCRBY', j.key, 'n', 1)
   j.f, called = a.fence, true
 end
 if j.f ~= a.fence then return { 'lost' } end
 local used = called and a.used or 0
-if called then close(j, now, call, a.delay > 0 and string.format('"d":%.0f,', a.delay) or nil) end
+if called then close(j, now, call, a.delay > 0 and string.format('"d":%.0f,', a.delay) or nil, a.spent) end
 if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
     if not called then return { 'lost' } end

@@ -65,6 +65,23 @@ local function dayOf(tenant)
   return days[tenant]
 end
 
+-- lineOf is the line of the ledger that the call under way of a job counts to, as it
+-- stands, or nil where its start has not said whom it asks. post in account.lua keeps
+-- it up to date.
+local ledgerLines = {}
+local function lineOf(j)
+  local name = string.match(j.ask or '', '^%-?%d+ (.*)$')
+  if not name then return nil end
+  local key = keys.ledger(today, j.t)
+  local id = key .. '\n' .. name
+  if not ledgerLines[id] then
+    local was, sums = redis.call('HGET', key, name), {}
+    for n in string.gmatch(was or '', '%-?%d+') do sums[#sums + 1] = tonumber(n) end
+    ledgerLines[id] = { key = key, name = name, begun = was and true, sums = sums }
+  end
+  return ledgerLines[id]
+end
+
 -- hooksOf is what the endpoints of a tenant take, each endpoint and its events in turn.
 local hooks = {}
 local function hooksOf(tenant)
@@ -135,7 +152,8 @@ end
 
 -- fitsEnd looks at what a job's end writes, beside fits.
 local function fitsEnd(j) -- seldom
-  fits(j, keys.expiring(), keys.due(), keys.deadlines())
+  fits(j, keys.expiring(), keys.due(), keys.deadlines(), keys.ledgers())
+  lineOf(j)
   if j.q then dayOf(j.t) end
   if j.qb then fitsBytes() end
   if j.dl > 0 then redis.call('LLEN', keys.late()) end

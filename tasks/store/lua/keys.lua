@@ -44,8 +44,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- n    attempts used
 -- m    calls made
 -- cur  the call under way: its number and when it began
--- by   the name of its start, and what was waited for before it
--- ask  of that call: about the most that it may cost, in billionths, -1: not known; and whom it asks
+-- by   the name of its start and what was waited for before it; then perhaps, each behind a space, about the most that the call may cost, in billionths, -1: not known, and whom it asks, a line's end and the model
 -- log  the calls that ended
 -- st   started
 -- fin  finished
@@ -123,6 +122,8 @@ function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodie
 -- u    tokens used
 -- r    tokens set aside
 function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
+function keys.ledger(day, tenant) return P .. 'led:' .. day .. ':' .. tenant end -- hash: account, a line's end and model -> what a tenant's calls of a UTC day took, see account.lua
+function keys.ledgers() return P .. 'leds' end -- zset: tenants with a ledger, by its newest day
 
 -- Room in Redis, see room.lua. A colon and a pool follow the letters but u, m, a, l and full.
 

@@ -14,15 +14,16 @@ end
 -- nil when there is none.
 local function load(id, ...)
   local key = keys.job(id)
-  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ask', 'ct', 'by', 'w', ...)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ct', 'by', 'w', ...)
   if not h[1] then return nil end
   local j = {
     id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
-    v = tonumber(h[16] or 0), ask = h[17] or nil, ct = tonumber(h[18] or 0), by = h[19] or nil, w = h[20] or nil,
+    v = tonumber(h[16] or 0), ct = tonumber(h[17] or 0), by = h[18] or nil, w = h[19] or nil,
+    ask = string.match(h[18] or '', '^%S+ %-?%d+ %d+ %a (.*)$'),
   }
-  for i = 1, select('#', ...) do j[select(i, ...)] = h[20 + i] end
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[19 + i] end
   return j
 end
 
@@ -145,10 +146,11 @@ end
 -- close ends the call under way in the job's log, for become to write: n, started, ended,
 -- details. ended is 0 when nobody knows. extra are members more of the details, as JSON,
 -- and with them stands what the call's start said of the wait before it. The oldest lines
--- go when the log passes 16 KiB.
-local function close(j, ended, details, extra)
+-- go when the log passes 16 KiB. spent is for the ledger, see post in account.lua; nil: nothing.
+local function close(j, ended, details, extra, spent)
   if not j.cur then return end
-  local waited = string.match(j.by or '', ' (%-?%d+ %d+ %a)$')
+  if spent then post(j, spent) end
+  local waited = string.match(j.by or '', '^%S+ (%-?%d+ %d+ %a)')
   if waited then extra = '"w":"' .. waited .. '",' .. (extra or '') end
   if extra then details = '{' .. extra .. string.sub(details, 2) end
   if j.log == nil then j.log = redis.call('HGET', j.key, 'log') end
@@ -160,16 +162,15 @@ local function close(j, ended, details, extra)
   end
   puts(j, 'log', log)
   drops(j, 'cur', 'by')
-  if j.ask then drops(j, 'ask') end
   j.cur, j.ask = nil, nil
 end
 
--- unseen are the details of a call under way whose end nobody sees: it may have been
--- charged, for about the most that it may cost.
-local function unseen(j, outcome) -- seldom
+-- unseen ends a call under way of which nobody sees how it ended: it may have been
+-- charged, for about the most that it may cost. extra is as of close.
+local function unseen(j, ended, outcome, extra) -- seldom
   local said = '{"outcome":"' .. outcome .. '","maybe_billed":true'
-  local most, account = string.match(j.ask or '', '^(-?%d+) (.*)$')
+  local most, account = string.match(j.ask or '', '^(%-?%d+) ([^\n]*)')
   if account then said = said .. ',"account":' .. cjson.encode(account) end
   if account and most ~= '-1' then said = said .. ',"cost":[0,' .. most .. ']' end
-  return said .. '}'
+  close(j, ended, said .. '}', extra, { 1, 0, 0, 0, 0, 0, math.max(0, tonumber(most or 0)) })
 end

@@ -1,8 +1,7 @@
 -- An attempt begins: the call is in the record before it is made.
 -- KEYS     see begin.lua
 -- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again; behind the
---          name, a blank and what was waited for, see waiting in record.go;
---          ask: of the call, for an end that nobody sees, or "": see keys.job}
+--          name, a blank and what was waited for, see waiting in record.go, and behind that the call, see keys.job}
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
 local j = load(a.id, 'n', 'st', 'due', 'al', 'sp')
@@ -24,7 +23,6 @@ leave(j)
 redis.call('ZADD', keys.running(j.p), now + a.lease, j.id)
 local m, n = j.m + 1, tonumber(j.n or 0) + 1
 puts(j, 'm', m, 'n', n, 'cur', m .. ' ' .. now, 'by', a.by)
-if a.ask ~= '' then puts(j, 'ask', a.ask) end
 if not j.st then puts(j, 'st', now) end
 if a.alone then puts(j, 'al', 1) end
 if j.due or j.sp or j.al then drops(j, 'due', 'sp', not a.alone and 'al' or nil) end

@@ -75,7 +75,7 @@ for pool, depth in pairs(a.depths) do
           if called then
             ends = lose(j)
             redis.call('HINCRBY', j.key, 'n', -1) -- its worker's fault, not the job's
-            close(j, 0, unseen(j, 'worker_lost'), string.format('"x":%.0f,', now))
+            unseen(j, 0, 'worker_lost', string.format('"x":%.0f,', now))
           end
           lost = lost + 1
           if ends then
