@@ -37,6 +37,7 @@ type world struct {
 	partial  map[string]tasks.Partial
 	listened map[string]int
 	paused   map[string]string
+	until    time.Time // of the last pause
 	limits   quota.Limits
 	admitted int64
 	refunded int64
@@ -781,6 +782,7 @@ func (w *world) Status(context.Context) ([]tasks.PoolStatus, error) {
 	for i := range pools {
 		if reason, ok := w.paused[pools[i].Name]; ok {
 			pools[i].State, pools[i].Reason, pools[i].PausedBy = tasks.PoolPaused, reason, "operator"
+			pools[i].ExpectedResumeAt = w.until
 			pools[i].Since = time.Now()
 		}
 	}
@@ -809,12 +811,12 @@ func (w *world) Audit(_ context.Context, pool string, n int) ([]tasks.PoolAct, e
 	}
 	acts := []tasks.PoolAct{
 		{At: time.Unix(1_900_000_060, 0), Action: "resume", By: "bob"},
-		{At: time.Unix(1_900_000_000, 0), Action: "pause", By: "ann", Reason: "key rotation"},
+		{At: time.Unix(1_900_000_000, 0), Action: "pause", By: "ann", Reason: "key rotation", Until: time.Unix(1_900_000_060, 0)},
 	}
 	return acts[:min(n, len(acts))], nil
 }
 
-func (w *world) Pause(_ context.Context, pool, reason, by string) error {
+func (w *world) Pause(_ context.Context, pool, reason, by string, until time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if pool != "claude" && pool != "gpt" {
@@ -823,7 +825,7 @@ func (w *world) Pause(_ context.Context, pool, reason, by string) error {
 	if by == "" {
 		return fmt.Errorf("nobody pauses %s", pool)
 	}
-	w.paused[pool] = reason
+	w.paused[pool], w.until = reason, until
 	for _, j := range w.jobs {
 		w.tell(j.ID)
 	}

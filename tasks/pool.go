@@ -1,9 +1,35 @@
 package tasks
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // MaxReason is how many characters an operator's reason may have, at every door.
 const MaxReason = 500
+
+// MaxPause is how far ahead a pause may end by itself.
+const MaxPause = 366 * 24 * time.Hour
+
+// PauseEnds reports whether a pause may end by itself at until; zero is never.
+func PauseEnds(now, until time.Time) error {
+	if !until.IsZero() && (!until.After(now) || until.Sub(now) > MaxPause) {
+		return errors.New("the end of a pause must lie ahead, by at most a year")
+	}
+	return nil
+}
+
+// PauseReason is what the audit says of a pause: the reason, and when it ends by itself.
+func PauseReason(reason string, until time.Time) string {
+	if until.IsZero() {
+		return reason
+	}
+	ends := "until " + until.UTC().Format(time.RFC3339)
+	if reason == "" {
+		return ends
+	}
+	return reason + " (" + ends + ")"
+}
 
 // Load is how much of a pool's work stands where.
 type Load struct {

@@ -223,7 +223,8 @@ type PoolAct struct {
 	At     time.Time
 	Action string // "pause" or "resume"
 	By     string
-	Reason string // as given; may be empty
+	Reason string    // as given; may be empty
+	Until  time.Time // of a pause that ends by itself; zero: it does not
 }
 
 // PoolState is a pool's health.

@@ -232,7 +232,7 @@ func next(p tasks.PoolStatus, now time.Time) string {
 	}
 	switch {
 	case p.State == tasks.PoolPaused && p.PausedBy == "operator":
-		return "It stays paused until an operator resumes it; nothing is lost."
+		return held(expected)
 	case p.State == tasks.PoolPaused && p.PausedBy == "memory":
 		return "It goes on by itself when there is room in Redis: when results have expired or were deleted, or maxmemory is raised."
 	case p.State == tasks.PoolPaused && expected != "":
@@ -303,6 +303,14 @@ func grouped(n int64) string {
 	return s
 }
 
+// held says how an operator's pause ends: by itself as expected, unless that is "".
+func held(expected string) string {
+	if expected == "" {
+		return "It stays paused until an operator resumes it; nothing is lost."
+	}
+	return "The pause ends by itself " + expected + ", or when an operator resumes it; nothing is lost."
+}
+
 // pausePage asks for the reason of a pause. It is a page of its own, so that no
 // renewal of the console takes away what is being typed.
 type pausePage struct {
@@ -310,16 +318,23 @@ type pausePage struct {
 	Pool      string
 	Path      string
 	Reason    string
+	For       string // of spans: how long the pause lasts; "": until it is resumed
+	Spans     []pauseSpan
 	MaxReason int
 	Fault     string
 }
+
+// pauseSpan is how long a pause may last that ends by itself.
+type pauseSpan struct{ Value, Text string }
+
+var spans = []pauseSpan{{"15m", "15 minutes"}, {"1h", "1 hour"}, {"4h", "4 hours"}, {"12h", "12 hours"}, {"24h", "1 day"}, {"72h", "3 days"}, {"168h", "7 days"}}
 
 func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
 	if !w.mayChange(rw, v, w.cfg.Pause != nil) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), MaxReason: tasks.MaxReason})
+	w.page(rw, http.StatusOK, "pause.html", pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), Spans: spans, MaxReason: tasks.MaxReason})
 }
 
 func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -327,13 +342,14 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	form := pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), MaxReason: tasks.MaxReason}
+	form := pausePage{Viewer: v, Pool: name, Path: w.poolPath(name), Spans: spans, MaxReason: tasks.MaxReason}
 	r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
 	if err := r.ParseForm(); err != nil {
 		form.Fault = "The form could not be read."
 		w.page(rw, http.StatusBadRequest, "pause.html", form)
 		return
 	}
+	form.For = r.PostForm.Get("for")
 	form.Reason = strings.TrimSpace(r.PostForm.Get("reason"))
 	if form.Reason == "" || utf8.RuneCountInString(form.Reason) > tasks.MaxReason || !utf8.ValidString(form.Reason) ||
 		strings.IndexFunc(form.Reason, func(c rune) bool { return !unicode.IsPrint(c) }) >= 0 {
@@ -341,7 +357,25 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
 		return
 	}
-	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, Actor{v.Subject, v.Tenant, "console"}))
+	until, ok := pauseEnd(form.For, w.cfg.Now())
+	if !ok {
+		form.Fault = "Choose from the list how long the pause lasts."
+		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
+		return
+	}
+	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, until, Actor{v.Subject, v.Tenant, "console"}))
+}
+
+// pauseEnd is when a pause of a span that the form offers ends; zero for "".
+func pauseEnd(span string, now time.Time) (until time.Time, ok bool) {
+	if span == "" {
+		return until, true
+	}
+	if !slices.ContainsFunc(spans, func(s pauseSpan) bool { return s.Value == span }) {
+		return until, false
+	}
+	d, err := time.ParseDuration(span)
+	return now.Add(d).UTC().Truncate(time.Second), err == nil
 }
 
 func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/hibiken/asynqmon"
@@ -88,7 +89,7 @@ func (w *Web) poolChanged(rw http.ResponseWriter, r *http.Request, v viewer) boo
 	case !ours:
 		return false
 	case act == "pause" && w.cfg.Pause != nil:
-		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", Actor{v.Subject, v.Tenant, "asynqmon"})
+		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", time.Time{}, Actor{v.Subject, v.Tenant, "asynqmon"})
 	case act == "resume" && w.cfg.Resume != nil:
 		err = w.cfg.Resume(r.Context(), pool, Actor{v.Subject, v.Tenant, "asynqmon"})
 	default:

@@ -76,7 +76,7 @@ type Config struct {
 	Ours func(queue string) bool
 	// Pause and Resume change a pool for an admin; an unknown pool is tasks.ErrNotFound.
 	// Nil hides the button.
-	Pause  func(ctx context.Context, pool, reason string, who Actor) error
+	Pause  func(ctx context.Context, pool, reason string, until time.Time, who Actor) error // until is zero for an operator's resume
 	Resume func(ctx context.Context, pool string, who Actor) error
 	// Jobs is asked by the pages of jobs. Nil: there are none.
 	Jobs Jobs

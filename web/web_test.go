@@ -121,9 +121,9 @@ func newSiteOn(t *testing.T, rdb *redis.Client, edit func(*Config)) *site {
 		}
 		return nil
 	}
-	c.Pause = func(_ context.Context, pool, reason string, who Actor) error {
+	c.Pause = func(_ context.Context, pool, reason string, until time.Time, who Actor) error {
 		by := who.Subject
-		return change("pause "+pool+" by "+by+": "+reason, pool)
+		return change("pause "+pool+" by "+by+": "+tasks.PauseReason(reason, until), pool)
 	}
 	c.Resume = func(_ context.Context, pool string, who Actor) error {
 		return change("resume "+pool+" by "+who.Subject, pool)
@@ -635,6 +635,9 @@ func TestPauseAndResume(t *testing.T) {
 	for _, reason := range []string{"", "  ", "two\nlines", "\x1b[2J", "\xff", strings.Repeat("x", tasks.MaxReason+1)} {
 		s.want(s.do(admin, "POST", "/console/pools/gpt/pause", url.Values{"reason": {reason}}), 422, `role="alert"`)
 	}
+	for _, span := range []string{"5m", "-1h", "x", "8785h"} {
+		s.want(s.do(admin, "POST", "/console/pools/gpt/pause", url.Values{"reason": {"x"}, "for": {span}}), 422, `role="alert"`)
+	}
 	if s.calls() != "" {
 		t.Fatalf("called %s", s.calls())
 	}
@@ -643,10 +646,11 @@ func TestPauseAndResume(t *testing.T) {
 	if a.Header.Get("Location") != "/" {
 		t.Errorf("went to %q", a.Header.Get("Location"))
 	}
+	s.want(s.do(admin, "POST", "/console/pools/gpt/pause", url.Values{"reason": {"work"}, "for": {"4h"}}), 303)
 	s.want(s.do(admin, "POST", "/console/pools/held%2F1/resume", nil), 303)
 	s.want(s.do(nil, "POST", "/console/pools/gpt/resume", nil, "Authorization", "Bearer change"), 303)
 	s.want(s.do(admin, "POST", "/console/pools/nobody/resume", nil), 404)
-	if got, want := s.calls(), "pause gpt by ada: key leaked, rotating; resume held/1 by ada; resume gpt by ada; resume nobody by ada"; got != want {
+	if got, want := s.calls(), "pause gpt by ada: key leaked, rotating; pause gpt by ada: work (until "+noon.Add(4*time.Hour).UTC().Format(time.RFC3339)+"); resume held/1 by ada; resume gpt by ada; resume nobody by ada"; got != want {
 		t.Errorf("called %s, want %s", got, want)
 	}
 	if log := s.log.String(); !strings.Contains(log, "act=pause pool=gpt subject=ada") {

@@ -3,6 +3,7 @@ package v1
 import (
 	"net/http"
 	"slices"
+	"time"
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
@@ -62,7 +63,7 @@ func (a *API) ListPools(c echo.Context) error {
 
 // PausePool is POST /v1/pools/{name}/pause.
 func (a *API) PausePool(c echo.Context) error {
-	reason, err := pauseReason(c)
+	reason, until, err := a.pauseWords(c)
 	if err != nil {
 		return err
 	}
@@ -70,10 +71,10 @@ func (a *API) PausePool(c echo.Context) error {
 		return tasks.ErrNotFound
 	}
 	name := c.Param("name")
-	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject); err != nil {
+	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject, until); err != nil {
 		return err
 	}
-	if err := a.note(c, "pause", name, reason); err != nil {
+	if err := a.note(c, "pause", name, tasks.PauseReason(reason, until)); err != nil {
 		return err
 	}
 	return a.answerPool(c, name)
@@ -114,6 +115,7 @@ func (a *API) PoolAudit(c echo.Context) error {
 		o.Str("action", acts[i].Action)
 		o.Str("by", acts[i].By)
 		o.Optional("reason", acts[i].Reason)
+		o.Time("until", acts[i].Until)
 		return o.End()
 	})
 	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
@@ -143,27 +145,36 @@ func (a *API) writePool(c echo.Context, name string) error {
 	return nil
 }
 
-// pauseReason reads {"reason":"…"}; the body may be missing.
-func pauseReason(c echo.Context) (reason string, err error) {
+// pauseWords reads {"reason":"…","until":"…"}; the body may be missing.
+func (a *API) pauseWords(c echo.Context) (reason string, until time.Time, err error) {
 	body, err := wire.Read(c.Response(), c.Request(), maxPauseBody, jsonType)
 	if err != nil || len(body) == 0 {
-		return "", err
+		return "", until, err
 	}
 	r, err := jsonread.New(body)
 	if err != nil {
-		return "", wire.Told(err)
+		return "", until, wire.Told(err)
 	}
 	err = r.Object(func(name string) (err error) {
-		if name != "reason" {
-			return jsonread.Unknown(name)
-		}
-		if reason, err = r.Text(name); err == nil && utf8.RuneCountInString(reason) > tasks.MaxReason {
-			err = fault.Fail(fault.InvalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
+		switch name {
+		case "reason":
+			if reason, err = r.Text(name); err == nil && utf8.RuneCountInString(reason) > tasks.MaxReason {
+				err = fault.Fail(fault.InvalidRequest, `The member "reason" must be at most %d characters long.`, tasks.MaxReason)
+			}
+		case "until":
+			if r.Kind() == 'n' {
+				return r.Skip()
+			}
+			if until, err = r.Moment(name); err == nil && tasks.PauseEnds(a.c.Now(), until) != nil {
+				err = fault.Fail(fault.ImpossibleTime, `The member "until" must lie ahead, by at most a year.`)
+			}
+		default:
+			err = jsonread.Unknown(name)
 		}
 		return err
 	})
 	if err != nil {
-		return "", wire.Told(err)
+		return "", until, wire.Told(err)
 	}
-	return reason, nil
+	return reason, until, nil
 }

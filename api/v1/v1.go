@@ -66,7 +66,8 @@ type Pools interface {
 
 // PoolControl is the operator's hand on a pool; tasks.ErrNotFound for an unknown one.
 type PoolControl interface {
-	Pause(ctx context.Context, pool, reason, by string) error
+	// Pause stops a pool until it is resumed, or until a time; zero: none.
+	Pause(ctx context.Context, pool, reason, by string, until time.Time) error
 	Resume(ctx context.Context, pool, by string) error
 	// Audit returns the last n things that operators did to the pool, newest first.
 	Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error)

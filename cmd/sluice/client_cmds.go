@@ -296,18 +296,40 @@ func orDash(s *string) string {
 type PoolsPauseCmd struct {
 	Name        string `arg:"" help:"The pool's name."`
 	Reason      string `help:"Why, for whoever looks at the console."`
+	Until       string `help:"When the pause ends by itself: a time (2030-01-31T12:00:00Z) or how long from now (90m, 2h). Without it an operator has to resume the pool." placeholder:"TIME"`
 	ClientFlags `embed:""`
 }
 
 // Run pauses the pool and prints it.
 func (c *PoolsPauseCmd) Run(ctx context.Context, env *Env) error {
+	until, err := moment(c.Until, time.Now())
+	if err != nil {
+		return wrongUsage{fmt.Errorf("--until: %w", err)}
+	}
 	body, err := json.Marshal(struct {
-		Reason string `json:"reason"`
-	}{c.Reason})
+		Reason string     `json:"reason"`
+		Until  *time.Time `json:"until,omitempty"`
+	}{c.Reason, until})
 	if err != nil {
 		return err
 	}
 	return operate(ctx, env, c.ClientFlags, c.Name, "pause", body)
+}
+
+// moment reads a time of RFC 3339, or how far from now it lies; nil for "".
+func moment(text string, now time.Time) (*time.Time, error) {
+	if text == "" {
+		return nil, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if d, far := time.ParseDuration(text); far == nil {
+		t, err = now.Add(d).Truncate(time.Second), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%q is neither a time such as 2030-01-31T12:00:00Z nor a span such as 2h", text)
+	}
+	t = t.UTC()
+	return &t, nil
 }
 
 // PoolsResumeCmd resumes a pool.
@@ -349,15 +371,16 @@ func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
 			Action string  `json:"action"`
 			By     string  `json:"by"`
 			Reason *string `json:"reason"`
+			Until  *string `json:"until"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(b, &audit); err != nil {
 		return fmt.Errorf("the answer is not the audit of a pool: %w", err)
 	}
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "AT\tACTION\tBY\tREASON")
+	fmt.Fprintln(w, "AT\tACTION\tBY\tUNTIL\tREASON")
 	for _, a := range audit.Data {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.At, a.Action, orDash(&a.By), orDash(a.Reason))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.At, a.Action, orDash(&a.By), orDash(a.Until), orDash(a.Reason))
 	}
 	return w.Flush()
 }

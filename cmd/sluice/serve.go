@@ -164,8 +164,8 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	console, err := web.New(web.Config{
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Note: s.note,
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
-		Pause: func(ctx context.Context, pool, reason string, who web.Actor) error {
-			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject), who, tasks.Act{Action: "pause", Target: pool, Reason: reason})
+		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
+			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject, until), who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)})
 		},
 		Resume: func(ctx context.Context, pool string, who web.Actor) error {
 			return s.noted(ctx, s.pools.Resume(ctx, pool, who.Subject), who, tasks.Act{Action: "resume", Target: pool})

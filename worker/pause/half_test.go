@@ -27,6 +27,11 @@ var halves = map[string]func(w *world, b *Breaker) func() error{
 		w.must(w.records(b, 0, Verdict{Kind: Spend}, 0)())
 		return func() error { return b.Resume(w.t.Context(), "ada") }
 	},
+	"lapse": func(w *world, b *Breaker) func() error {
+		w.must(b.PauseUntil(w.t.Context(), "ada", "maintenance", w.now().Add(time.Minute)))
+		w.pass(time.Hour)
+		return w.runs(b, b.script.lapse, args{})
+	},
 	"take": func(w *world, b *Breaker) func() error {
 		w.must(w.records(b, 0, Verdict{Kind: Spend}, 0)())
 		w.pass(time.Hour)
@@ -46,7 +51,7 @@ var halves = map[string]func(w *world, b *Breaker) func() error{
 		return w.runs(b, b.script.adopt, args{"rev": 0, "by": "asynqmon", "reason": "x", "grace": 0})
 	},
 	"restore": func(w *world, b *Breaker) func() error {
-		return w.runs(b, b.script.restore, args{"was_gen": "g", "was_rev": 3, "was_fence": 2, "op": 1, "op_by": "ada", "op_why": "x", "op_at": 1, "own": 1, "held": 1})
+		return w.runs(b, b.script.restore, args{"was_gen": "g", "was_rev": 3, "was_fence": 2, "op": 1, "op_by": "ada", "op_why": "x", "op_at": 1, "op_until": 5, "own": 1, "held": 1})
 	},
 	"arrive": func(w *world, b *Breaker) func() error {
 		w.must(w.records(b, 0, Verdict{Kind: Spend}, 0)())

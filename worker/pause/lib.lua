@@ -36,6 +36,11 @@ do
   for i = 1, #flat, 2 do h[flat[i]] = flat[i + 1] end
 end
 
+-- When an operator's pause ends by itself counts only beside the words that it was said
+-- with: release 0.1.0 pauses and resumes without touching it.
+local function words() return redis.sha1hex((h.op_at or '') .. '|' .. (h.op_by or '') .. '|' .. (h.op_why or '')) end
+if h.op_until and (h.op ~= '1' or h.op_words ~= words()) then h.op_until = nil end
+
 local function num(f) return tonumber(h[f]) or 0 end
 local function state() return h.state or 'closed' end
 -- The queue is to be paused: the operator, the breaker and Redis's memory each have a say.
@@ -55,6 +60,13 @@ end
 -- An outage heals by itself, and is probed all the time.
 local function outage(cause) return cause == 'overload' or cause == 'misfit' end
 
+-- ends sets when an operator's pause ends by itself, 0 for never.
+local function ends(at)
+  if at == num('op_until') then return end
+  set('op_until', at)
+  set('op_words', words())
+end
+
 -- moved counts a transition, so that whoever decided by an older state can tell.
 local function moved() set('rev', num('rev') + 1) end
 
@@ -62,10 +74,11 @@ local function moved() set('rev', num('rev') + 1) end
 -- The key is never there.
 local function spare() redis.call('DEL', KEYS[1] .. ':spare') end
 
-local function note(action, by, why)
+local function note(action, by, why, ends_at)
   spare()
   redis.call('LPUSH', KEYS[2], cjson.encode({
-    at = string.format('%.0f', now), action = action, by = by, reason = why, op = a.op}))
+    at = string.format('%.0f', now), action = action, by = by, reason = why, op = a.op,
+    ends = (ends_at or 0) > 0 and string.format('%.0f', ends_at) or nil}))
   redis.call('LTRIM', KEYS[2], 0, a.audit_max - 1)
 end
 

@@ -10,6 +10,7 @@ import (
 // counters are shared by all pools of a registry; the pool is a label.
 type counters struct {
 	paused, state, open    *prometheus.GaugeVec
+	until                  *prometheus.GaugeVec
 	opened, probes, errors *prometheus.CounterVec
 }
 
@@ -22,6 +23,7 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 	}
 	c := &counters{
 		paused: gauge("sluice_pool_paused", "1 while the pool is paused by this side: operator, breaker or memory.", "pool", "by"),
+		until:  gauge("sluice_pool_paused_until_seconds", "When the operator's pause of the pool ends by itself, as Unix time; 0: there is none that does.", "pool"),
 		state:  gauge("sluice_breaker_state", "1 for the state that the pool's breaker is in: closed, open, half_open or slow_start.", "pool", "state"),
 		open:   gauge("sluice_breaker_open", "1 while the pool's breaker is open for this cause: overload, misfit, spend or unauthorized.", "pool", "cause"),
 		opened: counter("sluice_breaker_opened_total", "How often this process opened the pool's breaker, by cause.", "pool", "cause"),
@@ -30,7 +32,7 @@ func newCounters(reg prometheus.Registerer, pool string) (*counters, error) {
 	}
 	if reg != nil {
 		if err := errors.Join(
-			register(reg, &c.paused), register(reg, &c.state), register(reg, &c.open),
+			register(reg, &c.paused), register(reg, &c.until), register(reg, &c.state), register(reg, &c.open),
 			register(reg, &c.opened), register(reg, &c.probes), register(reg, &c.errors),
 		); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -66,6 +68,7 @@ func (c *counters) show(pool string, s snapshot) {
 	c.paused.WithLabelValues(pool, ByOperator).Set(bit(s.operator()))
 	c.paused.WithLabelValues(pool, ByBreaker).Set(bit(s.broken()))
 	c.paused.WithLabelValues(pool, ByMemory).Set(bit(s.crowded()))
+	c.until.WithLabelValues(pool).Set(float64(s.int("op_until")) / 1000)
 	for _, n := range []Name{Closed, Open, HalfOpen, SlowStart} {
 		c.state.WithLabelValues(pool, string(n)).Set(bit(s.name() == n))
 	}

@@ -464,9 +464,15 @@ func (b *Breaker) look(ctx context.Context) (snapshot, error) {
 }
 
 // Pause holds the pool for an operator until [Breaker.Resume]. To pause again replaces
-// who and why. On an error it may hold already; it is safe to repeat.
+// who, why and until when. On an error it may hold already; it is safe to repeat.
 func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
-	return b.operate(ctx, "pause", by, reason)
+	return b.operate(ctx, "pause", by, reason, time.Time{})
+}
+
+// PauseUntil is Pause until a time at which any process that runs [Breaker.Run] ends it,
+// within a second; zero is never.
+func (b *Breaker) PauseUntil(ctx context.Context, by, reason string, until time.Time) error {
+	return b.operate(ctx, "pause", by, reason, until)
 }
 
 // Resume ends an operator's pause, and clears a refused key, a spend cap or an
@@ -475,7 +481,7 @@ func (b *Breaker) Pause(ctx context.Context, by, reason string) error {
 // overload stays open, and probes the provider at once. To resume a pool that is
 // not paused is a success.
 func (b *Breaker) Resume(ctx context.Context, by string) error {
-	return b.operate(ctx, "resume", by, "")
+	return b.operate(ctx, "resume", by, "", time.Time{})
 }
 
 // Memory holds the pool while Redis is nearly full, or lets go of it. It works in a full
@@ -507,10 +513,14 @@ func (b *Breaker) Memory(ctx context.Context, full bool) error {
 // Try clears a refused key, a spend cap or an address as [Breaker.Resume] does, and leaves
 // everything else as it is, an operator's pause above all.
 func (b *Breaker) Try(ctx context.Context, by string) error {
-	return b.operate(ctx, "try", by, "")
+	return b.operate(ctx, "try", by, "", time.Time{})
 }
 
-func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
+func (b *Breaker) operate(ctx context.Context, verb, by, reason string, until time.Time) error {
+	ends := int64(0)
+	if !until.IsZero() {
+		ends = until.UnixMilli()
+	}
 	// A state that was lost is put back first, or a resume would find nothing to
 	// resume, and the pause would come back after it.
 	if _, err := b.enforce(ctx); err != nil && ctx.Err() != nil {
@@ -522,7 +532,7 @@ func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
 	}
 	done := int64(0)
 	err = b.sure(ctx, func(ctx context.Context) (err error) {
-		if done, _, err = b.run(ctx, b.script.operate, args{"op": op, "verb": verb, "by": clip(by), "reason": clip(reason)}); err != nil {
+		if done, _, err = b.run(ctx, b.script.operate, args{"op": op, "verb": verb, "by": clip(by), "reason": clip(reason), "until": ends}); err != nil {
 			return err
 		}
 		return b.enforceNow(ctx)
@@ -531,7 +541,11 @@ func (b *Breaker) operate(ctx context.Context, verb, by, reason string) error {
 		return fmt.Errorf("%s pool %s: %w", verb, b.pool, err)
 	}
 	if done == 1 {
-		b.log.Info("told to "+verb, "by", clip(by), "reason", clip(reason))
+		said := []any{"by", clip(by), "reason", clip(reason)}
+		if ends > 0 {
+			said = append(said, "until", until)
+		}
+		b.log.Info("told to "+verb, said...)
 	}
 	return nil
 }
@@ -542,6 +556,7 @@ type Entry struct {
 	Action string // "pause" or "resume"
 	By     string
 	Reason string
+	Until  time.Time // of a pause that ends by itself; zero: it does not
 }
 
 // Audit returns the last n things that operators did, newest first. The list
@@ -556,7 +571,7 @@ func (b *Breaker) Audit(ctx context.Context, n int) ([]Entry, error) {
 	}
 	entries := make([]Entry, 0, len(lines))
 	for _, line := range lines {
-		var e struct{ At, Action, By, Reason string }
+		var e struct{ At, Action, By, Reason, Ends string }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			return nil, fmt.Errorf("read audit of pool %s: %w", b.pool, err)
 		}
@@ -564,7 +579,11 @@ func (b *Breaker) Audit(ctx context.Context, n int) ([]Entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read audit of pool %s: %w", b.pool, err)
 		}
-		entries = append(entries, Entry{At: time.UnixMilli(ms).UTC(), Action: e.Action, By: e.By, Reason: e.Reason})
+		entry := Entry{At: time.UnixMilli(ms).UTC(), Action: e.Action, By: e.By, Reason: e.Reason}
+		if ends, err := strconv.ParseInt(e.Ends, 10, 64); err == nil {
+			entry.Until = time.UnixMilli(ends).UTC()
+		}
+		entries = append(entries, entry)
 	}
 	return entries, nil
 }

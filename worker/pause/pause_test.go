@@ -537,9 +537,9 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Entry{
-		{at.Add(2 * time.Minute).UTC(), "resume", "cyd", ""},
-		{at.Add(time.Minute).UTC(), "pause", "bob", strings.Repeat("é", MaxReason)},
-		{at.UTC(), "pause", "ada", "maintenance"},
+		{at.Add(2 * time.Minute).UTC(), "resume", "cyd", "", time.Time{}},
+		{at.Add(time.Minute).UTC(), "pause", "bob", strings.Repeat("é", MaxReason), time.Time{}},
+		{at.UTC(), "pause", "ada", "maintenance", time.Time{}},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -3,7 +3,7 @@
 -- anew; a provider that is
 -- still down trips it again within a few calls.
 -- KEYS     see lib.lua
--- ARGV[2]  {was_gen, was_rev, was_fence: of the state remembered; op, op_by, op_why, op_at (ms), own, held: of it;
+-- ARGV[2]  {was_gen, was_rev, was_fence: of the state remembered; op, op_by, op_why, op_at, op_until (ms), own, held: of it;
 --           gen, slow (ms), audit_max}
 -- Returns  1 when restored; 0 when nothing was lost, or another process was first
 
@@ -18,7 +18,8 @@ if a.op == 1 and h.op ~= '1' then
   set('op_at', a.op_at)
   set('op_by', a.op_by)
   set('op_why', a.op_why)
-  note('pause', a.op_by, a.op_why)
+  ends(a.op_until)
+  note('pause', a.op_by, a.op_why, a.op_until)
 end
 moved()
 return answer(1)

@@ -238,7 +238,8 @@ func (b *Breaker) follow(ctx context.Context) (snapshot, error) {
 	return s, nil
 }
 
-// recall reads the state, and puts back what Redis has forgotten of it.
+// recall reads the state, puts back what Redis has forgotten of it, and ends a pause
+// whose time is over.
 func (b *Breaker) recall(ctx context.Context) (snapshot, error) {
 	s, err := b.look(ctx)
 	if err != nil {
@@ -248,7 +249,7 @@ func (b *Breaker) recall(ctx context.Context) (snapshot, error) {
 	if was.h["gen"] != "" && (s.h["gen"] != was.h["gen"] || s.int("rev") < was.int("rev")) {
 		restored, _, err := b.run(ctx, b.script.restore, args{
 			"was_gen": was.h["gen"], "was_rev": was.int("rev"), "was_fence": was.int("fence"),
-			"op": was.int("op"), "op_by": was.h["op_by"], "op_why": was.h["op_why"], "op_at": was.int("op_at"),
+			"op": was.int("op"), "op_by": was.h["op_by"], "op_why": was.h["op_why"], "op_at": was.int("op_at"), "op_until": was.int("op_until"),
 			"own": was.int("own"), "held": was.int("held"),
 		})
 		if err != nil {
@@ -260,6 +261,16 @@ func (b *Breaker) recall(ctx context.Context) (snapshot, error) {
 		if s, err = b.look(ctx); err != nil {
 			return s, err
 		}
+	}
+	if s.lapsed() {
+		ended, after, err := b.run(ctx, b.script.lapse, args{})
+		if err != nil {
+			return s, fmt.Errorf("end the pause of pool %s: %w", b.pool, err)
+		}
+		if s = after; ended == 1 {
+			b.log.Info("the time of an operator's pause is over")
+		}
+		b.remember(s)
 	}
 	b.seen = s
 	return s, nil

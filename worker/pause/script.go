@@ -19,6 +19,8 @@ var (
 	lookLua string
 	//go:embed operate.lua
 	operateLua string
+	//go:embed lapse.lua
+	lapseLua string
 	//go:embed take.lua
 	takeLua string
 	//go:embed probed.lua
@@ -47,13 +49,13 @@ var (
 
 // scripts are the moves of the state; each is one round trip.
 type scripts struct {
-	record, look, operate, take, probed, mark, adopt, restore, arrive, ask, opinion, model, others, memory *redis.Script
+	record, look, operate, lapse, take, probed, mark, adopt, restore, arrive, ask, opinion, model, others, memory *redis.Script
 }
 
 func newScripts() scripts {
 	with := func(body string) *redis.Script { return redis.NewScript(libLua + "\n" + suspicionLua + "\n" + body) }
 	return scripts{
-		record: with(recordLua), look: with(lookLua), operate: with(operateLua), take: with(takeLua),
+		record: with(recordLua), look: with(lookLua), operate: with(operateLua), lapse: with(lapseLua), take: with(takeLua),
 		probed: with(probedLua), mark: with(markLua), adopt: with(adoptLua), restore: with(restoreLua),
 		arrive: with(arriveLua), ask: with(askLua), opinion: with(opinionLua), model: with(modelLua), others: with(othersLua),
 		memory: with(memoryLua),

@@ -56,7 +56,8 @@ type State struct {
 	Reason   string    // the operator's words, what tripped the breaker, or that Redis is full
 	Since    time.Time // when the pause began, or ended
 	// ExpectedResumeAt is when calls may flow again: the time that the provider
-	// stated, or the next probe. Zero while only an operator, or Redis, can tell.
+	// stated, the next probe, or the end of an operator's pause. Zero while only an
+	// operator, or Redis, can tell.
 	ExpectedResumeAt time.Time
 	Tries            int      // failed probes of this outage
 	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
@@ -119,6 +120,12 @@ func (s snapshot) time(field string) time.Time {
 }
 
 func (s snapshot) operator() bool { return s.h["op"] == "1" }
+
+// lapsed reports whether the time of an operator's pause is over, which has to be ended.
+func (s snapshot) lapsed() bool {
+	until := s.int("op_until")
+	return s.operator() && until > 0 && s.now >= until
+}
 
 // crowded reports whether Redis is nearly full.
 func (s snapshot) crowded() bool { return s.h["mem"] == "1" }
@@ -187,7 +194,7 @@ func (s snapshot) state() State {
 	if s.operator() {
 		st.PausedBy = ByOperator
 		st.By, st.Reason, st.Detail = s.h["op_by"], s.h["op_why"], ""
-		st.ExpectedResumeAt = time.Time{}
+		st.ExpectedResumeAt = s.time("op_until")
 	}
 	if at := s.time("ramp_at"); st.Name == Closed && !st.Paused && !at.IsZero() {
 		st.Since = at.Add(slowStart)

@@ -240,13 +240,13 @@ func (v view) status(name string) tasks.PoolStatus {
 	return s
 }
 
-// Pause stops a pool until an operator resumes it.
-func (s *Set) Pause(ctx context.Context, pool, reason, by string) error {
+// Pause stops a pool until an operator resumes it, or until a time, which is zero for never.
+func (s *Set) Pause(ctx context.Context, pool, reason, by string, until time.Time) error {
 	m, err := s.named(pool)
 	if err != nil {
 		return err
 	}
-	return s.changed(pool, m.Breaker.Pause(ctx, by, reason))
+	return s.changed(pool, m.Breaker.PauseUntil(ctx, by, reason, until))
 }
 
 // Resume takes an operator's pause away, and lets a pool that was paused for a
@@ -271,7 +271,7 @@ func (s *Set) Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, e
 	}
 	acts := make([]tasks.PoolAct, len(entries))
 	for i, e := range entries {
-		acts[i] = tasks.PoolAct{At: e.At, Action: e.Action, By: e.By, Reason: e.Reason}
+		acts[i] = tasks.PoolAct{At: e.At, Action: e.Action, By: e.By, Reason: e.Reason, Until: e.Until}
 	}
 	return acts, nil
 }
