@@ -1,16 +1,27 @@
 package api_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"maps"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/caps"
+	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -152,4 +163,126 @@ func TestATenantHasFewFiles(t *testing.T) {
 			t.Errorf("10 bytes where %d are left: %d, and %d files, want %d", left, got, len(k.docs), want)
 		}
 	}
+}
+
+// teller are callers whose streams bring a piece whenever they are asked.
+type teller struct {
+	callers
+	piece []byte
+	asked atomic.Int64
+}
+
+func (c *teller) Events(_ context.Context, _ string, offset int) (tasks.Events, error) {
+	c.asked.Add(1)
+	return tasks.Events{Status: tasks.StatusRunning, Calls: 1, Call: 1, Raw: c.piece, More: len(c.piece) > 0}, nil
+}
+
+const streamed = `{"model":"claude-x","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"hi"}]}`
+
+// pipes is a listener of connections in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if c, ok := <-p; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// A caller who takes nothing more of a stream is told nothing more, so that nothing
+// gathers for it, and is let go of.
+func TestACallerWhoStopsReadingIsLetGo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		calls := &teller{callers: callers{w}, piece: bytes.Repeat([]byte("data: x\n\n"), 1000)}
+		registry := prometheus.NewPedanticRegistry()
+		a, err := api.New(api.Config{
+			Jobs: w, Batches: w, Notices: w, Pools: w, Quota: w, Verifier: w, NewID: w.newID, Calls: calls, PublicURL: public, Registerer: registry,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, l := &http.Server{Handler: a.Handler()}, make(pipes)
+		over := make(chan struct{})
+		go func() { defer close(over); _ = server.Serve(l) }()
+		mine, theirs := net.Pipe()
+		l <- theirs
+		go func() {
+			_, _ = fmt.Fprintf(mine, "POST /anthropic/v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", writer, len(streamed), streamed)
+		}()
+		res, err := http.ReadResponse(bufio.NewReaderSize(mine, 16), nil)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("%v, %v", res, err)
+		}
+		<-time.After(wire.StreamWrite / 2)
+		synctest.Wait()
+		held, n := gauge(t, registry, "sluice_http_held_requests"), calls.asked.Load()
+		if held != 1 || n > 3 {
+			t.Errorf("while it reads nothing: %v streams are held, and events were read %d times", held, n)
+		}
+		<-time.After(wire.StreamWrite)
+		synctest.Wait()
+		if held := gauge(t, registry, "sluice_http_held_requests"); held != 0 || calls.asked.Load() != n {
+			t.Errorf("it has read nothing for long: %v streams are held, and events were read %d times", held, calls.asked.Load())
+		}
+		_ = mine.Close()
+		close(l)
+		<-over
+		_ = server.Close()
+	})
+}
+
+// gauge is the value of a metric.
+func gauge(t *testing.T, from *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			sum += f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+// A tenant holds as many streams as it may. One more is refused in the form's own words,
+// before a job is made of it; other tenants have theirs.
+func TestATenantHoldsFewStreams(t *testing.T) {
+	t.Parallel()
+	s := serve(t, allForms, func(c *api.Config) {
+		c.Calls, c.Caps = &teller{callers: callers{c.Jobs.(*world)}}, room(t, caps.Config{TenantStreams: 2})
+	})
+	open := func(token string) *http.Response {
+		t.Helper()
+		res, err := s.client.Do(s.request(t.Context(), "POST", "/anthropic/v1/messages", token, streamed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { res.Body.Close() })
+		return res
+	}
+	first, second := open(writer), open(writer)
+	if first.StatusCode != 200 || second.StatusCode != 200 {
+		t.Fatalf("%s, %s", first.Status, second.Status)
+	}
+	r := s.call("POST", "/anthropic/v1/messages", writer, streamed).want(t, 429)
+	if !bytes.Contains(r.body, []byte(`"rate_limit_error"`)) || r.Header.Get("X-Should-Retry") != "true" || r.Header.Get("Retry-After") == "" || r.Header.Get("Sluice-Job-Id") != "" {
+		t.Errorf("one more: %v %s", r.Header, r.body)
+	}
+	s.world.mu.Lock()
+	jobs := len(s.world.jobs)
+	s.world.mu.Unlock()
+	if jobs != 2 {
+		t.Errorf("%d jobs of two streams", jobs)
+	}
+	if res := open(other); res.StatusCode != 200 {
+		t.Errorf("another tenant: %s", res.Status)
+	}
+	first.Body.Close()
+	until(t, "the place is free again", func() bool { return open(writer).StatusCode == 200 })
 }
