@@ -103,6 +103,10 @@ bench-submit: ## Submits a second, against a bare handler
 bench-pickup: ## From submit to provider while idle
 	go run ./cmd/prove pickup $(BENCHFLAGS)
 
+.PHONY: bench-batches
+bench-batches: ## Memory of the API during batches of 100,000 lines in the providers' own forms, about 5 minutes
+	go run ./cmd/prove batches $(BENCHFLAGS)
+
 .PHONY: bench-sync
 bench-sync: ## What waiting within the submit adds to a direct call
 	go run ./cmd/prove sync $(BENCHFLAGS)

@@ -122,7 +122,11 @@ func TestTheProvidersFormsAreAsTheyAreDescribed(t *testing.T) {
 		item := openSpec(t).doc.Paths.Value(pattern)
 		o := item.GetOperation(method)
 		path := strings.ReplaceAll(pattern, "{id}", "x")
-		s.call(method, path, "", nil).want(t, 401)
+		for _, header := range [][]string{nil, {"X-Api-Key", all, "Authorization", "Bearer " + all}, {"Authorization", "Basic YTpi"}} {
+			if r := s.call(method, path, "", nil, header...).want(t, 401); !strings.Contains(string(r.body), "as x-api-key or as Authorization: Bearer") {
+				t.Errorf("%s with %q: %s", op, header, r.body)
+			}
+		}
 		s.call(method, path, "", nil, "X-Api-Key", "bad").want(t, 401)
 		if r := s.call(method, path, "", nil, "X-Api-Key", all); r.StatusCode == 401 {
 			t.Errorf("%s: a token as x-api-key: %s", op, r.body)

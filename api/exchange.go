@@ -192,11 +192,8 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 		return func(c echo.Context) error {
 			r := c.Request()
 			raw, err := token(c)
-			if errors.Is(err, auth.ErrMissing) {
-				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "The Authorization header is missing.")
-			}
 			if err != nil {
-				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, "There must be one Authorization header, and it must hold a bearer token.")
+				return challenge(`Bearer realm="sluice"`, fault.Unauthorized, noToken(r, errors.Is(err, auth.ErrMissing)))
 			}
 			reads, ctx := r.Method == http.MethodGet || r.Method == http.MethodHead, r.Context()
 			if !reads {
@@ -265,6 +262,19 @@ func token(c echo.Context) (string, error) {
 		return "", auth.ErrInvalid // each reader could take another
 	}
 	return keys[0], nil
+}
+
+// noToken says where a request has to have its token.
+func noToken(r *http.Request, missing bool) string {
+	switch {
+	case relayed(r.URL.Path) && missing:
+		return "There is no key: send a token of this server as x-api-key or as Authorization: Bearer."
+	case relayed(r.URL.Path):
+		return "There must be one key, a token of this server: as x-api-key or as Authorization: Bearer, not as both."
+	case missing:
+		return "The Authorization header is missing."
+	}
+	return "There must be one Authorization header, and it must hold a bearer token."
 }
 
 // relayed reports whether a path is of a provider's own form.

@@ -22,6 +22,8 @@
 //	          while processes are killed and connections cut
 //	room      what is accepted has room to end in: intake says no before results fill
 //	          Redis
+//	batches   a batch of 100,000 lines in each provider's own form takes little memory of
+//	          the API
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -86,6 +88,7 @@ type CLI struct {
 	Streams  bench.Streams   `cmd:"" help:"Compare streams with what the provider sent, and measure how far behind they are."`
 	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Batches  bench.Batches   `cmd:"" help:"Prove that large batches in the providers' own forms take little memory of the API."`
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`

@@ -87,6 +87,11 @@ func Request(method, addr, path string, body []byte, headers ...string) []byte {
 
 // AskRequest makes a request of a prompt for the provider, past Sluice.
 func AskRequest(addr, key, model, prompt string, maxTokens int) []byte {
+	return CallRequest(addr, "/v1/messages", key, model, prompt, maxTokens)
+}
+
+// CallRequest makes the same request for a path, where key is good.
+func CallRequest(addr, path, key, model, prompt string, maxTokens int) []byte {
 	body := fmt.Appendf(nil, `{"model":%q,"max_tokens":%d,"messages":[{"role":"user","content":%q}]}`, model, maxTokens, prompt)
-	return Request(http.MethodPost, addr, "/v1/messages", body, "Content-Type: application/json", "X-Api-Key: "+key, "Anthropic-Version: 2023-06-01")
+	return Request(http.MethodPost, addr, path, body, "Content-Type: application/json", "X-Api-Key: "+key, "Anthropic-Version: 2023-06-01")
 }
