@@ -399,7 +399,7 @@ var simLimits = Limits{RequestsPerMinute: 600, InputTokensPerMinute: 100_000, Ou
 
 var (
 	full  = flag.Bool("full", false, "simulate every load, number of processes and burst for 30 minutes, four seeds each")
-	seeds = flag.Uint64("seeds", 2, "simulate a bucket that runs dry and a foreign user with this many seeds each")
+	seeds = flag.Uint64("seeds", 1, "simulate a bucket that runs dry and a foreign user with this many seeds each")
 )
 
 func TestTheWholeAllowanceIsUsedAndNothingRefused(t *testing.T) {
