@@ -49,9 +49,10 @@ type Ending struct {
 	Error    *JobError // for another try: told until that ends; nil: the error before stays
 	Usage    *Usage
 	Provider string
-	Detour   *Detour // for another try: with a fallback model; nil: as before
-	Attempt  Attempt // the call that ended; its times and number are the store's own
-	Kept     int     // the number of the call, of an ending that is recorded late, from a disk; else 0
+	Detour   *Detour       // for another try: with a fallback model; nil: as before
+	Attempt  Attempt       // the call that ended; its times and number are the store's own
+	Draw     time.Duration // on the pool's allowance, of the call; 0: nobody knows, NoDraw: there was none
+	Kept     int           // the number of the call, of an ending that is recorded late, from a disk; else 0
 }
 
 // Detour is a job's way to one of its fallback models.
@@ -59,6 +60,8 @@ type Detour struct {
 	Pool   string // of the model
 	Passed int    // the model's place in the job's list, from 1
 	Left   int    // models after it
+	// Input and Output are how many tokens the job is expected to use, see [Request.Use].
+	Input, Output int64
 }
 
 // Swept is what a sweep of the store found to do.

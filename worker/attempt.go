@@ -404,7 +404,7 @@ func (a *attempt) brake(base context.Context, v verdict) {
 func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 	answer := &a.answer
 	e := tasks.Ending{
-		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.p.Provider,
+		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.p.Provider, Draw: a.draw(),
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 			Account: a.ticket.Asks.Account, Usage: answer.Usage, Cost: a.cost(),
@@ -451,7 +451,7 @@ func (a *attempt) end(base context.Context, e tasks.Ending) {
 // handBack gives the job back for another worker, uncounted. The outcome is that
 // of a start that may be in the record; "" without a start.
 func (a *attempt) handBack(base context.Context, o tasks.Outcome) {
-	a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Attempt: tasks.Attempt{Outcome: o}})
+	a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Draw: a.draw(), Attempt: tasks.Attempt{Outcome: o}})
 }
 
 // record writes an ending, again until the record has it or has moved on: an
@@ -586,6 +586,19 @@ func (a *attempt) actual() limit.Actual {
 		o.Requests.HasRemaining, o.InputTokens.HasRemaining, o.OutputTokens.HasRemaining = false, false, false
 	}
 	return out
+}
+
+// draw is what the call took of the pool's allowance, by what that gives now; 0: nobody knows.
+func (a *attempt) draw() time.Duration {
+	used := actual(a.answer)
+	switch {
+	case a.answer.Outcome == "", a.answer.Outcome == tasks.Cached, a.answer.Outcome == tasks.Shared, used.Refused:
+		return tasks.NoDraw
+	case !used.Known:
+		return 0
+	}
+	requests, input, output := a.p.Gate.Limits()
+	return tasks.Rates{Requests: requests, InputTokens: input, OutputTokens: output}.Draw(used.InputTokens, used.OutputTokens)
 }
 
 // actual is what a call has cost, as far as its answer says.

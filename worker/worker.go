@@ -71,6 +71,8 @@ type Gate interface {
 	SoftRefusal(ctx context.Context) error
 	Hold(ctx context.Context, d time.Duration, reason string) error
 	Ramp(ctx context.Context, d time.Duration, reason string) error
+	// Limits are what the allowance gives a minute now; 0: no limit.
+	Limits() (requests, input, output int64)
 }
 
 // Health is told how each call ended and says what that means for the job. It

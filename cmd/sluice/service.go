@@ -118,9 +118,10 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 func (s *service) build(ctx context.Context, r roles) error {
 	s.rdb = s.redis.open(64)
 	s.joined = pipeline.Client(s.rdb)
-	depth := map[string]int{}
+	depth, rates := map[string]int{}, map[string]tasks.Rates{}
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
+		rates[p.Name] = tasks.Rates{Requests: p.Limits.RequestsPerMinute, InputTokens: p.Limits.InputTokensPerMinute, OutputTokens: p.Limits.OutputTokensPerMinute}
 	}
 	prefix := s.cfg.Redis.Prefix
 	if err := s.openBodies(); err != nil {
@@ -128,7 +129,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	}
 	s.store = store.New(store.Config{
 		Bodies: s.bodies, Above: s.cfg.Bodies.Above,
-		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, NewSecret: newSecret,
+		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})

@@ -91,11 +91,11 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l t
 
 // stage writes as many lines as fit one script.
 func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
-	rows := make([]any, 0, 13*len(jobs))
+	rows := make([]any, 0, 14*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
 		field, body := s.prompt(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j))
+		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j), s.costOf(j))
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {

@@ -70,7 +70,7 @@ func oneLife(tb testing.TB, s *store.Store, stage func(name string, act func() e
 func TestALifeCallsFewCommands(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t, redistest.Options{}).Client() // which counts nobody else's
-	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}})
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
 	most := map[string]int{"create": 21, "take": 4, "start": 16, "append": 7, "end": 24} // of an end two are the ledger's
 	for round := range 2 {                                                               // the first loads the scripts, and is the day's first
 		oneLife(t, s, func(name string, act func() error) {
@@ -87,7 +87,7 @@ func TestALifeCallsFewCommands(t *testing.T) {
 // commands that it calls.
 func BenchmarkLife(b *testing.B) {
 	rdb := redistest.New(b)
-	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}})
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
 	usec, calls := map[string][]int{}, map[string]int{}
 	stage := func(name string, act func() error) {
 		b.Helper()
@@ -116,7 +116,8 @@ func BenchmarkLife(b *testing.B) {
 // long as those of the embedded one, it takes little more than what it says.
 func TestAFinishedRecordIsSmall(t *testing.T) {
 	t.Parallel()
-	s, rdb := open(t, 1)
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
 	oneLife(t, s, func(_ string, act func() error) { must(t, act()) })
 	key := rdb.Keys(t.Context(), "sluice:{s}:j:*").Val()[0]
 	fields := rdb.HKeys(t.Context(), key).Val()

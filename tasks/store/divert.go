@@ -36,9 +36,9 @@ func (s *Store) Divert(ctx context.Context, pool string, detours map[string]task
 	if len(detours) == 0 {
 		return nil, nil, nil
 	}
-	rows := make([]any, 0, 5*len(detours))
+	rows := make([]any, 0, 6*len(detours))
 	for id, d := range detours {
-		rows = append(rows, id, d.Pool, s.depthOf(d.Pool), d.Passed, d.Left)
+		rows = append(rows, id, d.Pool, s.depthOf(d.Pool), s.cost(d.Pool, d.Input, d.Output), d.Passed, d.Left)
 	}
 	reply, err := s.run(ctx, divertScript, args{"pool": pool}, rows...).Slice()
 	if err != nil {

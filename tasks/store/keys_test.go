@@ -187,7 +187,7 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 	t.Cleanup(elsewhere.Close)
 	l := &life{T: t, rdb: rdb, all: all, fields: map[string]map[string]bool{}, s: store.New(store.Config{
 		Bodies: elsewhere, Above: above,
-		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8},
+		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8}, Rates: oneRate,
 		Weight: func(string) int64 { return 2 }, NewSecret: func() string { return "whsec_1" },
 	})}
 	l.live()

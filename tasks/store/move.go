@@ -57,13 +57,13 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	if err := s.Unload(ctx, jobs...); err != nil {
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
-	rows := make([]any, 0, 20*len(subs))
+	rows := make([]any, 0, 21*len(subs))
 	for i, j := range jobs {
 		field, body := s.prompt(j)
 		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
 			milli(j.Deadline), s.pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
-			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field)
+			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field, s.costOf(j))
 	}
 	var reply []any
 	again := false
@@ -327,6 +327,7 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
 		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "ask": strings.TrimPrefix(asks(t.Asks), " "),
+		"toll": s.cost(detour.Pool, detour.Input, detour.Output), "cost": took(e),
 	}
 	if sums := spent(&e.Attempt); sums != nil {
 		a["spent"] = sums
@@ -361,6 +362,18 @@ func used(e *tasks.Ending) int64 {
 		return -1
 	}
 	return 0
+}
+
+// took is what an ended call took of its pool's allowance, as scripts count it, in µs; -1:
+// nobody knows.
+func took(e *tasks.Ending) int64 {
+	switch {
+	case e.Draw > 0:
+		return max(1, e.Draw.Microseconds())
+	case e.Draw < 0:
+		return 0
+	}
+	return -1
 }
 
 // Renew extends a worker's leases by Lease from now and returns the ids that
@@ -428,13 +441,13 @@ func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limi
 // refusal, and said is what became of those before it. pass has what no limit can ever
 // hold passed over.
 func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks.Job, l tasks.Limits, pass bool) (said []string, next []tasks.Ticket, err error) {
-	rows := make([]any, 0, 5*len(jobs))
+	rows := make([]any, 0, 6*len(jobs))
 	for i := range jobs {
 		j, reserved := &jobs[i], int64(0)
 		if l.TokensPerDay > 0 {
 			reserved = j.Request.Tokens()
 		}
-		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), reserved, counted(j, l))
+		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), reserved, counted(j, l), s.costs(j))
 	}
 	reply, err := s.run(ctx, requeueScript, args{
 		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,

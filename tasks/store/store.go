@@ -19,6 +19,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 )
@@ -58,12 +59,16 @@ type Config struct {
 	// ResultBytes is how large a result may be; 0 means 8 MiB.
 	ResultBytes int64
 	// Depth is how many jobs of each pool may be between the backlog and the
-	// provider's answer's start: about a second of work. It also names the
+	// provider's answer's start: about a second of work. Where Rates say what they
+	// cost, they are also no more than two seconds of it, but two. It also names the
 	// pools that a sweep looks after. A pool that is not in it has depth 4.
 	Depth map[string]int
-	// Weight is a tenant's share of the turns, 1 or more: while both have
-	// a backlog, a tenant of weight 3 has three turns for each turn of a tenant of
-	// weight 1. A change counts from the tenant's next submit. Nil: all have 1.
+	// Rates are what each pool's allowance gives, by which its jobs cost. In a pool that
+	// is not in it each job costs the same.
+	Rates map[string]tasks.Rates
+	// Weight is a tenant's share of the allowance, 1 or more: while both have
+	// a backlog, a tenant of weight 3 is served three times what a tenant of
+	// weight 1 is. A change counts from the tenant's next submit. Nil: all have 1.
 	Weight func(tenant string) int64
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
@@ -84,6 +89,7 @@ type Store struct {
 	ttl           time.Duration
 	resultBytes   int64
 	depth         map[string]int // nil is not allowed: scripts go through it
+	rates         map[string]tasks.Rates
 	newSecret     func() string
 	now           func() time.Time
 	share         func(tenant string) int64
@@ -99,7 +105,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
 	if s.bodies != nil {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}
@@ -134,6 +140,28 @@ func (s *Store) depthOf(pool string) int {
 		return d
 	}
 	return defaultDepth
+}
+
+// cost is what a call that uses so many tokens is expected to cost in a pool, in µs of its
+// allowance; 0: what others do.
+func (s *Store) cost(pool string, input, output int64) int64 {
+	return s.rates[pool].Draw(input, output).Microseconds()
+}
+
+func (s *Store) costOf(j *tasks.Job) int64 {
+	input, output := j.Request.Use()
+	return s.cost(j.Pool, input, output)
+}
+
+// costs is what a job is expected to cost in each pool, as JSON: the one in which it
+// begins again its record alone knows.
+func (s *Store) costs(j *tasks.Job) string {
+	costs := map[string]int64{}
+	input, output := j.Request.Use()
+	for pool := range s.rates {
+		costs[pool] = s.cost(pool, input, output)
+	}
+	return encode(costs)
 }
 
 func (s *Store) weight(tenant string) int64 {

@@ -66,7 +66,7 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 	defer watched.Close()
 	seen := redistest.Watch(watched)
 	h.Store = store.New(store.Config{
-		Redis: watched, Now: func() time.Time { return h.now }, Depth: map[string]int{pool: 2, "q": 2}, ResultTTL: time.Hour,
+		Redis: watched, Now: func() time.Time { return h.now }, Depth: map[string]int{pool: 2, "q": 2}, Rates: oneRate, ResultTTL: time.Hour,
 		Weight: func(string) int64 { return 2 }, NewSecret: func() string { return "whsec_1" },
 	})
 	act := c(h)
@@ -101,7 +101,7 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 // passedBy reports whether a script may go on without a key: it is of one job, tenant,
 // lane or pool among others, which is looked at again later, or only says whose turn it is.
 func passedBy(key string) bool {
-	for _, kind := range strings.Fields("j q d n fall ring turn hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq weight wturn") {
+	for _, kind := range strings.Fields("j q d n fall ring turn owe paid hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq weight wturn") {
 		if strings.HasPrefix(key+":", "sluice:{s}:"+kind+":") {
 			return true
 		}
@@ -110,7 +110,7 @@ func passedBy(key string) bool {
 }
 
 // turns reports whether a key only says whose turn it is.
-func turns(key string) bool { return regexp.MustCompile(`:(ring|turn):`).MatchString(key) }
+func turns(key string) bool { return regexp.MustCompile(`:(ring|turn|owe|paid):`).MatchString(key) }
 
 // counted reports whether a key holds a count, or the job that the script is for.
 func counted(key string) bool {

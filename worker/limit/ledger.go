@@ -74,7 +74,7 @@ func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 		g.m.settles.WithLabelValues(g.cfg.Pool, "error").Inc()
 		return err
 	}
-	if len(reply) < 5 {
+	if len(reply) < 8 {
 		return fmt.Errorf("script answered %d values", len(reply))
 	}
 	kind := s.how
@@ -90,7 +90,14 @@ func (g *Gate) writeSettlement(ctx context.Context, s settlement) error {
 			g.m.level.WithLabelValues(g.cfg.Pool, name).Set(v / 1000)
 		}
 	}
-	return g.receiveAll(epoch, reply[5:])
+	var now [3]int64
+	for d := range now {
+		if v, err := strconv.ParseFloat(reply[5+d], 64); err == nil {
+			now[d] = int64(v)
+		}
+	}
+	g.limits.Store(&now)
+	return g.receiveAll(epoch, reply[8:])
 }
 
 // headers is what the settle script takes of what was observed.

@@ -141,7 +141,8 @@ type Gate struct {
 	epoch       atomic.Int64
 	serial      atomic.Uint64
 	running     atomic.Bool
-	subscribed  atomic.Bool // the subscription stands
+	subscribed  atomic.Bool              // the subscription stands
+	limits      atomic.Pointer[[3]int64] // a minute, by dimension, as the last settlement found them
 
 	mu         sync.Mutex
 	queue      list.List // of *waiter, first come first served
@@ -220,6 +221,16 @@ func New(cfg Config) (*Gate, error) {
 	}
 	g.handedSlack = l.slack()
 	return g, nil
+}
+
+// Limits are what the allowance gives a minute now, as far as this process has seen: as
+// configured, or as the provider says. 0: no limit.
+func (g *Gate) Limits() (requests, input, output int64) {
+	if now := g.limits.Load(); now != nil {
+		return now[0], now[1], now[2]
+	}
+	l := g.common.Limits
+	return l[0], l[1], l[2]
 }
 
 // Need is what a call asks [Gate.Take] for.

@@ -48,7 +48,9 @@ func (s *Set) Next(ctx context.Context, j tasks.Job, samePool bool) (tasks.Detou
 		if state, err := to.Breaker.State(ctx); err != nil || state.Paused {
 			continue
 		}
-		return tasks.Detour{Pool: name, Passed: i + 1, Left: len(j.Fallback) - i - 1}, true
+		d := tasks.Detour{Pool: name, Passed: i + 1, Left: len(j.Fallback) - i - 1}
+		d.Input, d.Output = j.Request.Use()
+		return d, true
 	}
 	return tasks.Detour{}, false
 }

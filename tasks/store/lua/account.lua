@@ -47,12 +47,13 @@ end
 local function pooled(pool, phase, n, from)
   local load = loadOf(pool)
   load[phase] = load[phase] + n
+  local set = { phase, load[phase] }
   if from then
     load[from] = load[from] - n
-    redis.call('HSET', keys.load(pool), phase, load[phase], from, load[from])
-  else
-    redis.call('HSET', keys.load(pool), phase, load[phase])
+    set[3], set[4] = from, load[from]
   end
+  if load.cost then set = adds(set, 'cost', load.cost, 'guess', load.guess) end
+  redis.call('HSET', keys.load(pool), unpack(set))
 end
 local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
 

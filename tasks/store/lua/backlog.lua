@@ -16,13 +16,79 @@ local function weigh(tenant, weight)
   end
 end
 
+-- Virtual time of a pool is in seconds of its allowance for a tenant of weight 1: the
+-- turn of whoever was picked last. It never goes back.
+local times = {}
+local function timeOf(pool)
+  times[pool] = times[pool] or tonumber(without('GET', keys.turn(pool)) or redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')[2] or 0)
+  return times[pool]
+end
+
 -- ring gives a job's tenant a turn in its pool, if it has none.
 local function ring(j)
   local turns = keys.ring(j.p)
   if not redis.call('ZSCORE', turns, j.t) then
-    -- A tenant that comes back starts at the present turn: idling saves nothing up.
-    local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', turns, first[2] or without('GET', keys.turn(j.p)) or 0, j.t)
+    -- A tenant that comes back starts at the present time: idling saves nothing up, and
+    -- what it was served beyond that it still owes.
+    redis.call('ZADD', turns, math.max(timeOf(j.p), without('ZSCORE', keys.owing(j.p), j.t) or 0), j.t)
+  end
+end
+
+-- costOf is what a job is expected to cost, in µs of its pool's allowance. One of which
+-- nobody has said it costs what others do.
+local function costOf(j) return tonumber(string.match(j.cs or '', '^%d+')) or loadOf(j.p).cost or 1000000 end
+
+-- paidOf is what a tenant's calls have cost of late and what was expected of them, in µs,
+-- or nothing.
+local paid = {}
+local function paidOf(pool, tenant)
+  local key = keys.paid(pool)
+  local of = paid[key .. tenant]
+  if not of then
+    local cost, guess = string.match(without('HGET', key, tenant) or '', '^(%d+) (%d+)$')
+    of = { tonumber(cost), tonumber(guess) }
+    paid[key .. tenant] = of
+  end
+  return of[1], of[2]
+end
+
+-- share is how much of what was expected calls of a tenant turn out to cost: an estimate
+-- knows only the most that an answer may have.
+local function share(pool, tenant)
+  local cost, guess = paidOf(pool, tenant)
+  if not cost then cost, guess = loadOf(pool).cost, loadOf(pool).guess end
+  return cost and guess and guess > 0 and cost / guess or 1
+end
+
+-- expects notes what the first job of a pool is expected to cost, for as long as no call has ended.
+local function expects(j)
+  local load = loadOf(j.p)
+  if j.cs and not load.cost then load.cost, load.guess = tonumber(j.cs), tonumber(j.cs) end
+end
+
+-- toward moves a mean by what was seen.
+local function toward(mean, seen) return mean and math.ceil(mean + (seen - mean) / 16) or seen end
+
+-- reckon puts what a call has cost (µs) in the place of what its tenant was charged for
+-- it: 0 for one that was not made, nil where nobody knows.
+local function reckon(j, cost)
+  local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
+  if not guess then return end
+  if cost and cost > 0 then
+    local load = loadOf(j.p)
+    load.cost, load.guess = toward(load.cost, cost), toward(load.guess, tonumber(guess))
+  end
+  if charged == '' then return end
+  j.cs = guess
+  if not cost then return end
+  if cost > 0 then
+    local c, g = paidOf(j.p, j.t)
+    redis.pcall('HSET', keys.paid(j.p), j.t, string.format('%.0f %.0f', toward(c, cost), toward(g, tonumber(guess))))
+  end
+  local by = (cost - charged) / 1000000 / weightOf(j.t)
+  if by == 0 or redis.call('ZADD', keys.ring(j.p), 'XX', 'INCR', by, j.t) then return end
+  if not redis.pcall('ZADD', keys.owing(j.p), 'XX', 'INCR', by, j.t) and by > 0 then
+    redis.pcall('ZADD', keys.owing(j.p), timeOf(j.p) + by, j.t)
   end
 end
 
@@ -33,36 +99,48 @@ local function backlog(j)
   ring(j)
 end
 
--- pick takes the next job out of a pool's backlogs and returns its id, or nil. first is the
--- first of the ring, if that is known.
--- This is the whole of the fairness between tenants: each has a turn, the
--- lowest goes next and moves on by 1/weight. A rule that charges by cost
--- replaces this function and nothing else.
+-- again is reckon for a job whose call is over and that is to have another.
+local function again(j, cost)
+  reckon(j, cost)
+  if j.cs then puts(j, 'cs', j.cs) end
+end
+
+-- pick takes the next job out of a pool's backlogs and returns its id, tenant and the
+-- tenant's turn, or nil. first is the first of the ring, if that is known.
+-- This and spend are the whole of the fairness between tenants, start-time fair queueing:
+-- each has a turn, the lowest goes next and moves on by cost/weight.
 local function pick(pool, first)
-  local ring = keys.ring(pool)
   while true do
-    first = first or redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
-    local tenant, turn = first[1], first[2]
-    first = nil
+    first = first or redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
+    local tenant, turn = first[1], tonumber(first[2])
     if not tenant then return nil end
-    local q = keys.backlog(pool, tenant)
-    local popped = redis.pcall('ZPOPMIN', q) -- one of another type has no turn
-    local step = 1 / weightOf(tenant)
-    if popped[1] and redis.call('EXISTS', q) == 1 then
-      redis.call('ZINCRBY', ring, step, tenant)
-    else
-      redis.call('ZREM', ring, tenant)
-    end
+    local popped = redis.pcall('ZPOPMIN', keys.backlog(pool, tenant)) -- one of another type has no turn
     if popped[1] then
-      redis.pcall('SET', keys.turn(pool), turn + step) -- a turn that is not noted holds nothing up
-      return popped[1]
+      times[pool] = math.max(timeOf(pool), turn)
+      return popped[1], tenant, turn
     end
+    redis.call('ZREM', keys.ring(pool), tenant)
+    first = nil
   end
 end
 
+-- spend moves the turn of a tenant on, of whom a job was picked that costs so many µs.
+local function spend(pool, tenant, turn, cost)
+  turn = turn + cost / 1000000 / weightOf(tenant)
+  if redis.call('EXISTS', keys.backlog(pool, tenant)) == 1 then
+    if cost > 0 then redis.call('ZADD', keys.ring(pool), turn, tenant) end
+    return
+  end
+  redis.call('ZREM', keys.ring(pool), tenant)
+  redis.pcall('ZREMRANGEBYSCORE', keys.owing(pool), '-inf', times[pool])
+  if turn > times[pool] then redis.pcall('ZADD', keys.owing(pool), turn, tenant) end
+end
+
 -- vacant is how many more of a pool's jobs may be between the backlog and the provider: of
--- depth, and none while it is paused.
+-- depth, and no more than two seconds of its allowance, or two; none while it is paused.
 local function vacant(pool, depth)
+  local mean = loadOf(pool).cost
+  if mean and mean > 0 then depth = math.min(depth, math.max(2, math.ceil(2000000 / mean))) end
   local room = depth - redis.call('ZCARD', keys.handed(pool)) - redis.call('ZCARD', keys.held(pool))
   if room <= 0 or without('HEXISTS', keys.paused(), pool) == 1 then return 0 end
   return room
@@ -86,15 +164,17 @@ end
 local function claim(pool, depth, tickets)
   local next = redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
   if not next[1] then return end
-  local room, steps = vacant(pool, depth), 96
-  while steps > 0 do
-    if room <= 0 then return end
+  local room, steps, id = vacant(pool, depth), 96, nil
+  local before = room > 0 and timeOf(pool)
+  while steps > 0 and room > 0 do
     steps = steps - 1
-    local id = pick(pool, next)
+    local tenant, turn
+    id, tenant, turn = pick(pool, next)
     next = nil
-    if not id then return end
+    if not id then break end
     local j, bad = sound(id, fits)
     if j and j.dl > 0 and j.dl <= now then j, bad = sound(id, fitsEnd) end
+    local charged = 0
     if bad then
       broken(id, keys.running(pool))
     elseif j and phase[j.s] == 'queued' then
@@ -102,12 +182,19 @@ local function claim(pool, depth, tickets)
         expire(j)
         steps = steps - 7
       else
-        handOut(j, redis.call('HINCRBY', j.key, 'f', 1), tickets)
+        charged = math.ceil(costOf(j) * share(pool, tenant))
+        j.f = j.f + 1
+        redis.call('HSET', j.key, 'f', j.f, 'cs', string.format('%.0f %.0f', costOf(j), charged))
+        handOut(j, j.f, tickets)
         room = room - 1
       end
     elseif not j then
       missed(id, 'queued', pool)
     end
+    spend(pool, tenant, turn, charged)
   end
-  return true
+  if before and times[pool] ~= before then
+    redis.pcall('SET', keys.turn(pool), string.format('%.17g', times[pool])) -- a time that is not noted holds nothing up
+  end
+  return steps <= 0 and room > 0
 end

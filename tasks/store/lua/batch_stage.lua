@@ -3,7 +3,7 @@
 -- ARGV[2]  {batch; stale: ms until an abandoned one is swept; age: ms that one may be written; widest: most bytes of its tenant's bodies, or 0}
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
 --          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body, outcome as
---          JSON of one that fails by itself or ""
+--          JSON of one that fails by itself or "", µs of the pool's allowance that the call is expected to cost or 0
 -- Returns  {"ok"}, {"gone"} when the batch is not being written, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
@@ -13,7 +13,7 @@ each('HLEN', keys.batch(a.batch))
 if ARGV[4] then fitsTenant(ARGV[4]) end
 each('LLEN', keys.lines(a.batch))
 local total, size, bounds, jobs = 0, 0, {}, {}
-for i = 3, #ARGV, 13 do
+for i = 3, #ARGV, 14 do
   each('HLEN', keys.job(ARGV[i]))
   local pool, envelope = ARGV[i + 2], ARGV[i + 6]
   total, size = total + ARGV[i + 10], size + #envelope + #ARGV[i + 7] + overhead
@@ -28,8 +28,8 @@ weighs(ARGV[4], total)
 took(size)
 for pool, bound in pairs(bounds) do promises(pool, bound, jobs[pool]) end
 local ids, tokens, bad = {}, 0, false
-for i = 3, #ARGV, 13 do
-  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field, outcome = unpack(ARGV, i, i + 12)
+for i = 3, #ARGV, 14 do
+  local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field, outcome, cost = unpack(ARGV, i, i + 13)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local key = keys.job(id)
   ids[#ids + 1] = id
@@ -42,6 +42,7 @@ for i = 3, #ARGV, 13 do
     tokens = tokens + reserve
   end
   if bytes ~= '0' then redis.call('HSET', key, 'qb', bytes) end
+  if cost ~= '0' then redis.call('HSET', key, 'cs', cost) end
   if outcome ~= '' then
     redis.call('HSET', key, 'o', outcome)
     bad = true

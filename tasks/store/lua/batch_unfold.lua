@@ -33,6 +33,7 @@ for i, id in ipairs(ids) do
   if j then
     -- Also for one that was canceled before it got here: its count was taken off already.
     counts[j.p] = (counts[j.p] or 0) + 1
+    expects(j)
     mine[#mine + 1], mine[#mine + 2] = 0, id
     if j.o then
       failed[#failed + 1] = j

@@ -4,7 +4,8 @@
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
---          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body
+--          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
+--          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes} or
 --   {"spent", tokens left, ms until midnight UTC}; tickets are id, fence, pool in turn.
@@ -18,7 +19,7 @@ end
 
 local function create(i)
   local id, tenant, pool, depth, shift, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
-    tokens, daily, weight, named, bytes, widest, field = unpack(ARGV, i, i + 19)
+    tokens, daily, weight, named, bytes, widest, field, cost = unpack(ARGV, i, i + 20)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
   local made = load(id)
@@ -64,6 +65,11 @@ local function create(i)
     j.fb = fallbacks
     puts(j, 'fb', j.fb)
   end
+  if cost ~= '0' then
+    j.cs = cost
+    puts(j, 'cs', cost)
+    expects(j)
+  end
   aside(j, tokens, bytes)
   if ikey ~= '' then puts(j, 'ik', ikey) end
   if deadline ~= '0' then
@@ -71,7 +77,7 @@ local function create(i)
     redis.call('ZADD', keys.deadlines(), deadline, id)
   end
   -- Among several jobs, the backlog says which goes first.
-  local goes = #ARGV == 22 and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
+  local goes = #ARGV == 23 and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
   if goes then puts(j, 'f', 1) end
   if status == 'scheduled' then puts(j, 'due', due) end
   redis.call('HSET', j.key, unpack(j.set))
@@ -93,7 +99,7 @@ local function create(i)
   return { 'new', now, goes and 0, goes and 0 }
 end
 
-for i = 3, #ARGV, 20 do
+for i = 3, #ARGV, 21 do
   outcomes[#outcomes + 1] = create(i)
 end
 for pool, depth in pairs(depths) do
@@ -101,7 +107,7 @@ for pool, depth in pairs(depths) do
 end
 for n, o in ipairs(outcomes) do
   if o[1] == 'new' and not o[3] then
-    local i = 3 + (n - 1) * 20
+    local i = 3 + (n - 1) * 21
     local id, tenant, pool = unpack(ARGV, i, i + 2)
     local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
     o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))

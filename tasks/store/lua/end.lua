@@ -2,7 +2,8 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {id, fence; what: succeeded, failed, retry, hand_back; delay: ms until the next try; depth;
 --          to: the pool of a fallback model to go to, or ""; passed: fallback models gone to with it;
---          left: after it; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
+--          left: after it; toll: µs of its allowance that the job is expected to cost there, or 0;
+--          cost: what the call has cost so, -1 when nobody knows; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
 --          end lay on a disk meanwhile, or 0; field: r, or rr where the result
 --          is where it lies; spent: for the ledger, see post in account.lua, or nil; ask: of the call, as keys.job has it behind the name of its start}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
@@ -35,6 +36,8 @@ if j.f ~= a.fence and a.kept > 0 and a.what == 'succeeded' and phase[j.s] == 'qu
 end
 if j.f ~= a.fence then return { 'lost' } end
 local used = called and a.used or 0
+j.cost = 0
+if called then j.cost = a.cost >= 0 and a.cost or nil end
 if called then close(j, now, call, a.delay > 0 and string.format('"d":%.0f,', a.delay) or nil, a.spent) end
 if a.what == 'succeeded' or a.what == 'failed' then
   if a.what == 'succeeded' then
@@ -57,10 +60,12 @@ else
     expire(j, called, used)
   elseif a.to ~= '' then
     charge(j, used)
+    reckon(j, j.cost)
     if called then become(j, 'retrying') end
-    divert(j, a.to, a.passed, a.left)
+    divert(j, a.to, a.toll, a.passed, a.left)
   else
     charge(j, used)
+    again(j, j.cost)
     if a.delay > 0 then
       puts(j, 'due', now + a.delay)
       if not called then deferred(j, now + a.delay) end

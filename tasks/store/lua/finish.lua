@@ -28,11 +28,12 @@ local function pass(j, many) -- seldom
   j.sh = nil
 end
 
--- divert makes a waiting job another pool's: to is the pool, passed how many of
--- its fallback models it has gone to, left how many remain. Its place in its
+-- divert makes a waiting job another pool's: to is the pool, cost what it is expected to
+-- cost there (µs), passed how many of its fallback models it has gone to, left how many remain. Its place in its
 -- tenant's order stays; whoever holds it has lost it.
-local function divert(j, to, passed, left) -- seldom
+local function divert(j, to, cost, passed, left) -- seldom
   leave(j)
+  reckon(j, 0)
   if j.sh then pass(j, 1) end
   if j.fo then
     redis.call('HDEL', j.key, 'fo')
@@ -58,12 +59,19 @@ local function divert(j, to, passed, left) -- seldom
   end
   redis.call('HINCRBY', j.key, 'f', 1)
   moment(j, 'd', now, j.p)
-  j.p = to
+  j.p, j.cs = to, nil
+  if tonumber(cost) > 0 then
+    j.cs = cost
+    puts(j, 'cs', cost)
+  else
+    drops(j, 'cs')
+  end
   backlog(j)
   become(j, j.s)
 end
 
--- finish makes a job final, having used so many tokens, and tells of it. A sweep
+-- finish makes a job final, having used so many tokens, and j.cost of its pool's allowance
+-- (µs; nil: nobody knows), and tells of it. A sweep
 -- forgets it ttl later; should none come, the record ends soon after by itself.
 local function finish(j, to, outcome, used)
   leave(j)
@@ -72,8 +80,9 @@ local function finish(j, to, outcome, used)
     redis.call('ZREM', keys.due(), j.id)
   end
   if j.dl > 0 then redis.call('ZREM', keys.deadlines(), j.id) end
+  reckon(j, j.cost or j.s ~= 'running' and 0 or nil)
   puts(j, 'o', outcome, 'fin', now, 'exp', now + ttl)
-  drops(j, 'due', 'k')
+  drops(j, 'due', 'k', j.cs and 'cs' or nil)
   settle(j, used)
   local v = become(j, to)
   tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '')

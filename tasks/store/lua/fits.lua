@@ -37,12 +37,12 @@ local function weightOf(tenant)
   return weights[tenant]
 end
 
--- loadOf is how many jobs of a pool wait and run. pooled in account.lua keeps it up to date.
+-- loadOf is how many jobs of a pool wait and run, and what its calls cost. pooled in account.lua keeps it up to date.
 local loads = {}
 local function loadOf(pool)
   if not loads[pool] then
-    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running')
-    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0 }
+    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess')
+    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]) }
   end
   return loads[pool]
 end

@@ -24,6 +24,7 @@ if not first or first.id == j.id or first.sh ~= a.digest or final(first.s) then
   return { 'lead' }
 end
 leave(j)
+again(j, 0)
 redis.call('HSET', j.key, 'fo', a.digest)
 redis.call('HINCRBY', j.key, 'f', 1) -- nobody holds it
 redis.call('ZADD', keys.followers(j.p, a.digest), j.k, j.id)

@@ -38,6 +38,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- p    pool
 -- c    batch
 -- k    order in its tenant's backlog, until it is final
+-- cs   µs of its pool's allowance that its call is expected to cost and, behind a space, what its tenant was charged for the one to come or under way; until it is final
 -- ct   created
 -- f    fence
 -- v    version
@@ -94,8 +95,10 @@ function keys.callers() return P .. 'callers' end -- zset: jobs that somebody wa
 -- The order of work.
 
 function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by order
-function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by turn
-function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn, for when the ring is empty
+function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by turn: seconds of the pool's allowance by weight
+function keys.owing(pool) return P .. 'owe:' .. pool end -- zset: tenants without a backlog who were served beyond the present turn, by what was theirs
+function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
+function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn, at which a tenant that comes begins
 function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1
 function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
 function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again
@@ -115,6 +118,8 @@ function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's 
 
 -- queued   jobs that wait
 -- running  jobs that run
+-- cost     what its calls have cost of late, µs of its allowance
+-- guess    what they were expected to cost
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited

@@ -4,14 +4,14 @@
 -- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0;
 --          widest: most bytes of bodies, or 0; weight: the tenant's; pass: true to pass over what no limit can ever hold}
 -- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
---          bytes of the body to count or 0
+--          bytes of the body to count or 0, what it is expected to cost (JSON: µs of a pool's allowance or 0, by pool)
 -- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it
 --          was passed over; the refusal is {}, {"brim"}, {"full", waiting}, {"heavy", bytes} or {"spent", tokens left, ms
 --          until midnight UTC}.
 local said = answered()
 if said then return said end
 local words, jobs = {}, {}
-for i = 3, #ARGV, 5 do
+for i = 3, #ARGV, 6 do
   local j = load(ARGV[i], 'fin', 'p0', 'fi')
   local n = #words + 1
   local tokens, bytes = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
@@ -30,6 +30,7 @@ for i = 3, #ARGV, 5 do
     if bytes > 0 then fitsBytes() end
     if tokens > 0 then dayOf(j.t) end
     j.bound = expected(redis.call('HGET', j.key, 'e'))
+    j.costs = cjson.decode(ARGV[i + 5])
     j.at, j.depth, j.shift, j.tokens, j.bytes = n, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tokens, bytes
     jobs[#jobs + 1] = j
   end
@@ -56,7 +57,12 @@ local function requeue(j)
     redis.call('HDEL', j.key, 'p0', 'fi', 'nb')
   end
   j.k = now + j.shift
-  redis.call('HSET', j.key, 'k', j.k)
+  local set = { 'k', j.k }
+  if (j.costs[j.first] or 0) > 0 then
+    j.cs = j.costs[j.first]
+    set[3], set[4] = 'cs', j.cs
+  end
+  redis.call('HSET', j.key, unpack(set))
   if j.c then
     local g = keys.batch(j.c)
     redis.call('HDEL', g, 'ended', 'canceling')

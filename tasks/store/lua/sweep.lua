@@ -84,6 +84,7 @@ for pool, depth in pairs(a.depths) do
           elseif j.dl > 0 and j.dl <= now then
             expire(j, called, unknown)
           else
+            again(j, not called and 0 or nil)
             backlog(j)
             if called then become(j, 'retrying') else become(j, j.s) end
           end

@@ -9,8 +9,8 @@
 --          rounding: step of the remaining tokens; age: s}
 -- Message to all, where an input was far below what was expected: "* epoch free 0"
 -- Returns  {epoch, 1 or 0 (was there such a reservation), in flight, the levels of the
---          three dimensions in thousandths, '' where there is none, then what was handed
---          over to the caller: "status wait key", ...}
+--          three dimensions in thousandths, '' where there is none, their limits a minute,
+--          0 where there is none, then what was handed over to the caller: "status wait key", ...}
 
 spare()
 local ASK_ANEW = 1 -- s of input, by which a wait has to become shorter
@@ -128,5 +128,6 @@ save()
 
 local reply = {s.epoch, booked and 1 or 0, in_flight}
 for d = 1, 3 do reply[3 + d] = s.level[d] and math.floor(s.level[d] * 1000 + 0.5) or '' end
+for d = 1, 3 do reply[6 + d] = s.limit[d] end
 for _, h in ipairs(handed) do reply[#reply + 1] = h end
 return reply

@@ -1,0 +1,220 @@
+package store_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// oneRate is an allowance in which output binds: a token a millisecond.
+var oneRate = map[string]tasks.Rates{
+	pool: {Requests: 60_000, InputTokens: 600_000, OutputTokens: 60_000},
+	"q":  {Requests: 60_000, OutputTokens: 120_000},
+}
+
+// server is a pool of which one call after the other takes what it costs of the allowance, in
+// virtual time: what is handed out first goes first.
+type server struct {
+	*testing.T
+	*store.Store
+	rdb     *redis.Client
+	now     time.Time
+	size    map[string]int64 // output tokens that a job's call has; others have all that they may
+	line    []tasks.Ticket
+	served  map[string]float64 // seconds of the allowance, by tenant
+	largest map[string]float64 // of one job
+}
+
+func newServer(t *testing.T, depth int, weights map[string]int64) *server {
+	s := &server{T: t, rdb: redistest.New(t), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), size: map[string]int64{}, served: map[string]float64{}, largest: map[string]float64{}}
+	s.Store = store.New(store.Config{
+		Redis: s.rdb, Now: func() time.Time { return s.now }, ResultTTL: time.Hour, Depth: map[string]int{pool: depth}, Rates: oneRate,
+		Weight: func(tenant string) int64 { return max(1, weights[tenant]) },
+	})
+	return s
+}
+
+// submit hands in jobs of a tenant that may have most output tokens, and have size.
+func (s *server) submit(tenant string, n int, most, size int64) (ids []string) {
+	s.Helper()
+	subs := make([]tasks.Submission, n)
+	for i := range subs {
+		j := job(tenant)
+		j.Request.MaxTokens = int(most)
+		s.size[j.ID], ids = size, append(ids, j.ID)
+		subs[i].Job = j
+	}
+	_, tickets, err := s.Create(s.Context(), subs...)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.line = append(s.line, tickets...)
+	return ids
+}
+
+// one makes the call of the next job, which ends so; false: none waits.
+func (s *server) one(end tasks.Ending) bool {
+	s.Helper()
+	if len(s.line) == 0 {
+		return false
+	}
+	k := s.line[0]
+	s.line = s.line[1:]
+	j, err := s.Take(s.Context(), k)
+	if err != nil {
+		return true // it was canceled
+	}
+	_, next, err := s.Start(s.Context(), k)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.line = append(s.line, next...)
+	cost := oneRate[pool].Draw(0, s.size[k.ID])
+	s.now = s.now.Add(cost)
+	s.served[j.Tenant] += cost.Seconds()
+	s.largest[j.Tenant] = max(s.largest[j.Tenant], cost.Seconds())
+	end.Draw = cost
+	if next, err = s.End(s.Context(), k, end); err != nil {
+		s.Fatal(err)
+	}
+	s.line = append(s.line, next...)
+	return true
+}
+
+// Tenants with a backlog are served seconds of the allowance by their weights, whatever
+// their jobs' sizes are, and whatever their callers said that these may be at most.
+func TestTenantsAreServedSecondsOfTheAllowance(t *testing.T) {
+	t.Parallel()
+	type tenant struct{ weight, most, size int64 }
+	for name, c := range map[string]struct {
+		tenants []tenant
+		calls   int
+		within  float64 // of the mean share
+		end     tasks.Ending
+	}{
+		"jobs of 1 to 16 times the size": {[]tenant{{1, 100, 100}, {1, 200, 200}, {1, 400, 400}, {1, 1600, 1600}}, 160, 0.15, won},
+		"by weight":                      {[]tenant{{3, 100, 100}, {1, 100, 100}}, 160, 0.04, won},
+		"what they may have is no guide": {[]tenant{{1, 4000, 100}, {1, 100, 100}, {1, 20000, 400}}, 250, 0.35, won},
+		"every call of a retry costs": {[]tenant{{1, 100, 100}, {1, 800, 800}}, 120, 0.15,
+			tasks.Ending{Status: tasks.StatusRetrying, Counted: true, Attempt: tasks.Attempt{Outcome: tasks.ServerError}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			weights := map[string]int64{}
+			for i, c := range c.tenants {
+				weights[fmt.Sprint("t", i)] = c.weight
+			}
+			s := newServer(t, 4, weights)
+			for i, u := range c.tenants {
+				s.submit(fmt.Sprint("t", i), c.calls, u.most, u.size)
+			}
+			for range c.calls {
+				s.one(c.end)
+			}
+			sum, shares := 0.0, int64(0)
+			for i, u := range c.tenants {
+				sum, shares = sum+s.served[fmt.Sprint("t", i)], shares+u.weight
+			}
+			for i, u := range c.tenants {
+				got, want := s.served[fmt.Sprint("t", i)], sum*float64(u.weight)/float64(shares)
+				if math.Abs(got-want) > c.within*want {
+					t.Errorf("tenant %d of weight %d, jobs of %d tokens: %.2f of %.2f s, want %.2f", i, u.weight, u.size, got, sum, want)
+				}
+			}
+		})
+	}
+}
+
+// Between the backlog and the provider are two seconds of the allowance, or two jobs:
+// whoever came first has no more of a head start.
+func TestTheStageIsTwoSecondsOfTheAllowance(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		most, size int64 // output tokens
+		first, on  int   // handed out before a call has ended, and after many
+	}{{100, 100, 20, 20}, {1000, 100, 2, 20}, {100, 10, 20, 64}, {8000, 8000, 2, 2}} {
+		t.Run(fmt.Sprint(c.most, " ", c.size), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, 64, nil)
+			s.submit("acme", 1, c.most, c.size)
+			s.submit("acme", 199, c.most, c.size)
+			if len(s.line) != c.first {
+				t.Errorf("%d jobs are handed out, want %d", len(s.line), c.first)
+			}
+			for range 50 {
+				s.one(won)
+			}
+			// Of the mean the estimate before the first call is forgotten slowly.
+			if n := len(s.line); n < c.on*3/4 || n > c.on*5/4 {
+				t.Errorf("after many calls %d jobs are handed out, want about %d", n, c.on)
+			}
+		})
+	}
+}
+
+// What a tenant was charged for a call that is never made, it has back.
+func TestWhatWasNotSentIsNotCharged(t *testing.T) {
+	t.Parallel()
+	for name, undo := range map[string]func(s *server, k tasks.Ticket) error{
+		"canceled": func(s *server, k tasks.Ticket) error { _, err := s.Cancel(s.Context(), "acme", k.ID); return err },
+		"handed back": func(s *server, k tasks.Ticket) error {
+			_, err := s.End(s.Context(), k, tasks.Ending{Status: tasks.StatusRetrying, Delay: time.Hour})
+			return err
+		},
+		"refused": func(s *server, k tasks.Ticket) error {
+			if _, _, err := s.Start(s.Context(), k); err != nil {
+				return err
+			}
+			_, err := s.End(s.Context(), k, tasks.Ending{Status: tasks.StatusRetrying, Delay: time.Hour, Draw: tasks.NoDraw})
+			return err
+		},
+		"diverted": func(s *server, k tasks.Ticket) error {
+			_, _, err := s.Divert(s.Context(), pool, map[string]tasks.Detour{k.ID: {Pool: "q", Passed: 1}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, 4, nil)
+			must(t, s.SetPaused(t.Context(), pool, true))
+			for range 3 {
+				j := job("acme")
+				j.Request.MaxTokens, j.Fallback = 5000, []string{"m2"}
+				create(t, s.Store, j)
+				create(t, s.Store, job("zoe"))
+			}
+			turn := func() float64 { return s.turns("acme") }
+			was := turn()
+			must(t, s.SetPaused(t.Context(), pool, false))
+			swept, err := s.Sweep(t.Context())
+			must(t, err)
+			if len(swept.Hand) != 2 || math.Abs(turn()-was-5) > 0.001 {
+				t.Fatalf("handed out %v, and acme's turn is %v later, want 5", swept.Hand, turn()-was)
+			}
+			for _, k := range swept.Hand {
+				if j, err := s.Take(t.Context(), k); err == nil && j.Tenant == "acme" {
+					must(t, s.SetPaused(t.Context(), pool, true))
+					must(t, undo(s, k))
+				}
+			}
+			if math.Abs(turn()-was) > 0.001 {
+				t.Errorf("acme's turn is %v s later than before, want 0", turn()-was)
+			}
+		})
+	}
+}
+
+// turns is a tenant's turn.
+func (s *server) turns(tenant string) float64 {
+	s.Helper()
+	v, err := s.rdb.ZScore(s.Context(), "sluice:{s}:ring:"+pool, tenant).Result()
+	must(s.T, err)
+	return v
+}
