@@ -527,6 +527,11 @@ func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	for _, h := range s.healths {
 		base.Go(func() error { return h.Run(ctx) })
 	}
+	base.Go(func() error {
+		return s.pools.Watch(ctx, s.worker != nil, func(err error) {
+			s.log.Warn("what the pools' jobs wait for is not noted; their timelines say so", "error", err)
+		})
+	})
 	if s.worker != nil {
 		base.Go(func() error { return s.tellOfPools(ctx) })
 	}

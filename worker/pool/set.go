@@ -52,6 +52,14 @@ type Record interface {
 	Position(ctx context.Context, j tasks.Job) (place, tenants int64, err error)
 	// Waiting is how many jobs a tenant has in a pool's backlog, and how many tenants share its turns.
 	Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error)
+	// Past is what the jobs of pools have waited for, and History what is known of the time
+	// of a tenant's job.
+	Past(ctx context.Context, pools ...string) (map[string]tasks.Past, error)
+	History(ctx context.Context, tenant, id string) (tasks.History, error)
+	// Watch says that this process looks after pools, and returns those that it is to look
+	// at now. Bound notes what the jobs of one of them wait for.
+	Watch(ctx context.Context, works bool, pools ...string) ([]tasks.WatchTurn, error)
+	Bound(ctx context.Context, t tasks.WatchTurn, b tasks.Bind) error
 }
 
 // Set is all pools together: which serves a model, how each stands, what a job
