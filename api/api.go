@@ -291,6 +291,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.POST("/v1/jobs/cancel", v.CancelJobs, a.scope(auth.ScopeJobsWrite))
 	// A caller follows a job. A repeat with Last-Event-ID goes on where the last one ended.
 	get("/v1/jobs/:id/events", v.JobEvents, a.scope(auth.ScopeJobsRead))
+	// A caller asks what each second of a job was for. Reading changes nothing.
+	get("/v1/jobs/:id/timeline", v.Timeline, a.scope(auth.ScopeJobsRead))
 
 	// A caller submits many jobs. A repeat makes a second batch, unless it
 	// carries the same Idempotency-Key: then it gets the first answer.

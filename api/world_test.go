@@ -765,6 +765,18 @@ func (w *world) Models(context.Context, string) []tasks.Model { return []tasks.M
 
 func (w *world) Barred(context.Context, string) tasks.Outcome { return "" }
 
+func (w *world) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error) {
+	j, err := w.Job(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	from := j.CreatedAt
+	return []tasks.Span{
+		{From: from, To: from.Add(1500 * time.Millisecond), What: tasks.SpanWaiting, For: tasks.WaitNoWorker, Detail: "none"},
+		{From: from.Add(1500 * time.Millisecond), To: from.Add(2 * time.Second), What: tasks.SpanHandover},
+	}, nil
+}
+
 func (w *world) InputLimit(context.Context, string) int64 { return w.inputLimit }
 
 func (w *world) Served() []string { return []string{"claude*", "gpt*"} }

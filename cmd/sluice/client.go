@@ -224,8 +224,9 @@ type job struct {
 		Message string `json:"message"`
 	} `json:"error"`
 	Waiting *struct {
-		For      *string `json:"for"`
-		Position int64   `json:"position"`
+		For      *string    `json:"for"`
+		Position int64      `json:"position"`
+		Start    *time.Time `json:"estimated_start_at"`
 	} `json:"waiting"`
 
 	raw []byte

@@ -34,6 +34,7 @@ type CLI struct {
 	Get         GetCmd         `cmd:"" help:"Print a job."`
 	Watch       WatchCmd       `cmd:"" help:"Print a job's text as it is produced; exit 0 when it succeeds."`
 	Cancel      CancelCmd      `cmd:"" help:"Cancel a job and print it."`
+	Explain     ExplainCmd     `cmd:"" help:"Print what each second of a job was for, and what comes next."`
 	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
 	Tokens      TokensCmd      `cmd:"" help:"Make, list and revoke tokens that the server keeps (scope admin)."`

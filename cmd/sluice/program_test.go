@@ -133,7 +133,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, c := range []string{
-		"", "submit", "get", "watch", "cancel", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck",
+		"", "submit", "get", "watch", "cancel", "explain", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck",
 	} {
 		code, stdout, stderr := invoke(t, "", nil, append(strings.Fields(c), "--help")...)
 		if code != 0 || !strings.Contains(stdout, strings.TrimSpace("Usage: sluice "+c)) || stderr != "" {
