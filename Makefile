@@ -69,6 +69,10 @@ prove-refusals: ## Measure another tenant's waits beside each kind of refused pr
 prove-accounts: ## Move jobs about by dice and compare the tenant's account after each move, with twelve seeds
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestAnAccountIsWhatItsJobsUsedAndWait ./tasks/store -seeds 12
 
+.PHONY: prove-edits
+prove-edits: ## Edit a file of prompts at random between runs that are interrupted and killed, 14 times, about 20 s
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestEditsAndInterruptionsAtRandom ./cmd/sluice -rounds 14
+
 .PHONY: prove-poison
 prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when that goes on or costs another job its answer
 	go run ./cmd/prove poison

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -171,6 +172,8 @@ func TestEveryMemberOfAnEarlierRowIsKept(t *testing.T) {
 	}
 }
 
+var rounds = flag.Int("rounds", 5, "edits and runs of a file at random, at least 3")
+
 // TestEditsAndInterruptionsAtRandom edits a file of prompts again and again,
 // with runs to the end, interrupted and killed in between, and holds the whole
 // promise: each line its own answer, none paid for twice, and none lost.
@@ -255,14 +258,13 @@ func editsAndInterruptions(t *testing.T, samples int, rows string, flags []strin
 		}
 		d.write("p.jsonl", b.String())
 	}
-	const rounds = 14
-	for round := range rounds {
+	for round := range *rounds {
 		for range dice.IntN(5) {
 			edit()
 		}
-		last := round == rounds-1
+		last := round == *rounds-1
 		how := dice.IntN(2)
-		if round == 3 || round == 8 {
+		if round == 8 || round == min(3, *rounds-3) {
 			how = 2 // a few seconds each
 		}
 		if how > 0 && !last {
