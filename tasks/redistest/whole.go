@@ -74,39 +74,48 @@ type State struct {
 	kinds      map[string]string
 }
 
+// readAll returns of each key its name, its type, what it holds and, if that is asked
+// for, how Redis dumps it. What a hash or a set holds has no order of its own.
+var readAll = redis.NewScript(`
+local out = {}
+for _, key in ipairs(redis.call('keys', '*')) do
+  local kind, held = redis.call('type', key).ok, {}
+  if kind == 'hash' then
+    local all = redis.call('hgetall', key)
+    for i = 1, #all, 2 do held[#held + 1] = all[i] .. '\0' .. all[i + 1] end
+    table.sort(held)
+  elseif kind == 'set' then
+    held = redis.call('smembers', key)
+    table.sort(held)
+  elseif kind == 'zset' then
+    held = redis.call('zrange', key, 0, -1, 'withscores')
+  elseif kind == 'list' then
+    held = redis.call('lrange', key, 0, -1)
+  else
+    held = {redis.call('get', key)}
+  end
+  for _, v in ipairs({key, kind, table.concat(held, '\0'), ARGV[1] == '1' and redis.call('dump', key) or ''}) do
+    out[#out + 1] = v
+  end
+end
+return out`)
+
 // Read reads all keys.
 func Read(tb testing.TB, rdb *redis.Client) State {
 	tb.Helper()
-	must := func(err error) {
-		tb.Helper()
-		if err != nil {
-			tb.Fatal(err)
-		}
+	return read(tb, rdb, true)
+}
+
+// read is Read; without dumps the state cannot be put.
+func read(tb testing.TB, rdb *redis.Client, dumps bool) State {
+	tb.Helper()
+	all, err := readAll.Run(tb.Context(), rdb, nil, dumps).StringSlice()
+	if err != nil {
+		tb.Fatal(err)
 	}
-	keys, err := rdb.Keys(tb.Context(), "*").Result()
-	must(err)
-	dumps, kinds := make([]*redis.StringCmd, len(keys)), make([]*redis.StatusCmd, len(keys))
-	_, err = rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
-		for i, key := range keys {
-			dumps[i], kinds[i] = p.Dump(tb.Context(), key), p.Type(tb.Context(), key)
-		}
-		return nil
-	})
-	must(err)
-	read := make([]*redis.Cmd, len(keys))
-	_, err = rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
-		for i, key := range keys {
-			read[i] = p.Do(tb.Context(), map[string][]any{
-				"hash": {"hgetall", key}, "zset": {"zrange", key, 0, -1, "withscores"}, "list": {"lrange", key, 0, -1},
-				"set": {"smembers", key}, "string": {"get", key},
-			}[kinds[i].Val()]...)
-		}
-		return nil
-	})
-	must(err)
 	s := State{map[string]string{}, map[string]string{}, map[string]string{}}
-	for i, key := range keys {
-		s.raw[key], s.words[key], s.kinds[key] = dumps[i].Val(), fmt.Sprint(read[i].Val()), kinds[i].Val()
+	for v := range slices.Chunk(all, 4) {
+		s.kinds[v[0]], s.words[v[0]], s.raw[v[0]] = v[1], v[2], v[3]
 	}
 	return s
 }
@@ -212,7 +221,7 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 	if _, err := do(as, move); err != nil {
 		tb.Fatal(err)
 	}
-	after := Read(tb, rdb)
+	after := read(tb, rdb, false)
 	if len(after.Differs(from, "")) == 0 {
 		tb.Fatal("nothing moved")
 	}
@@ -221,7 +230,7 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 		prepare()
 		r.Said, r.Err = do(as, move)
 		end()
-		r.State = Read(tb, rdb)
+		r.State = read(tb, rdb, false)
 		r.Moved, r.Left = r.State.Differs(from, r.Key), r.State.Differs(after, r.Key)
 		judge(r)
 	}
