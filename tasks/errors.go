@@ -118,7 +118,11 @@ type QuotaError struct {
 	Remaining  int64         // what is left of it
 	Window     time.Duration // the span of the allowance; 0 for a backlog
 	RetryAfter time.Duration // when it is worth trying again
+	ResetsAt   time.Time     // of CostPerDay: when it begins anew; Limit and Remaining are in millionths of [Currency]
 }
+
+// CostPerDay is the name of the quota of money.
+const CostPerDay = "cost_per_day"
 
 // Error names the quota, never the tenant.
 func (e *QuotaError) Error() string { return "quota exceeded: " + e.Quota }

@@ -49,6 +49,7 @@ type Job struct {
 	Request    Request
 	Bytes      int64 // of its body as its caller sent it, decompressed; 0: not known
 	Reserved   int64 // tokens of its tenant's day that are set aside for it until it is final; 0: its tenant has no such limit
+	AtMost     Money // about the most that one call for it may cost; 0: its model had no price when it was accepted
 	Metadata   map[string]string
 	WebhookURL string
 	Fallback   []string  // models that may answer in place of Model, in order

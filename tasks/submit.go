@@ -25,6 +25,15 @@ type Limits struct {
 	QueuedJobs   int64 // waiting at once
 	QueuedBytes  int64 // of the bodies (Job.Bytes) of jobs that have not ended, and of batches on their way in
 	TokensPerDay int64 // used and set aside (Job.Reserved), from midnight to midnight UTC
+	CostPerDay   Money // that calls cost, and may have cost, and set aside (Job.AtMost) for jobs with tokens set aside, likewise
+}
+
+// Reserves is how many tokens are set aside for a request under these limits.
+func (l Limits) Reserves(r *Request) int64 {
+	if l.TokensPerDay <= 0 && l.CostPerDay <= 0 {
+		return 0
+	}
+	return r.Tokens()
 }
 
 // DayTokens is how a tenant's tokens of the present UTC day stand. They are

@@ -11,6 +11,8 @@ type Standing struct {
 	QueuedJobs  int64     // that wait
 	QueuedBytes int64     // of bodies, see Limits
 	Day         DayTokens
+	Paid        Money // that calls cost, and may have cost, of jobs with tokens set aside
+	Pledged     Money // set aside for such jobs
 }
 
 // LedgerFilter selects lines of ledgers.

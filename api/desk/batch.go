@@ -312,7 +312,7 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if !in.until.IsZero() && (job.Deadline.IsZero() || job.Deadline.After(in.until)) {
 		job.Deadline = in.until
 	}
-	job.Reserved = reserve(&job.Request, in.limits)
+	job.Reserved = in.limits.Reserves(&job.Request)
 	in.chunk = append(in.chunk, job)
 	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {
 		return in.stage(ctx)
@@ -364,7 +364,7 @@ func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
 	if in.weight += job.Bytes; in.limits.QueuedBytes > 0 && in.weight > in.limits.QueuedBytes {
 		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d bytes, which is all that the quota queued_bytes lets wait: send it in parts.", in.limits.QueuedBytes)
 	}
-	in.reserved += reserve(&job.Request, in.limits)
+	in.reserved += in.limits.Reserves(&job.Request)
 	if most := in.limits.TokensPerDay; most > 0 && in.reserved > most {
 		return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota tokens_per_day is %d: send less of it a day.", in.reserved, most)
 	}

@@ -117,6 +117,7 @@ type Quota interface {
 // Config says what a desk works with. Jobs, Calls, Batches, Notices, Pools, NewID
 // and Caps are required.
 type Config struct {
+	Prices  tasks.Prices // what models cost; none: no budget holds anybody
 	Jobs    Jobs
 	Calls   Calls
 	Batches Batches

@@ -58,7 +58,7 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 		return h, err
 	}
 	s.Limits = grant.Limits
-	job.Reserved = reserve(&job.Request, grant.Limits)
+	job.Reserved = grant.Limits.Reserves(&job.Request)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
 	if err != nil {
 		return Handed{}, d.refused(ctx, c.Tenant, grant, job.ID, err)
@@ -267,9 +267,17 @@ func (d *Desk) refund(ctx context.Context, tenant string, g quota.Grant) {
 	}
 }
 
-// fits refuses a job that no wait makes fit, and says the numbers.
+// fits refuses a job that no wait makes fit, and says the numbers. It notes what a call
+// for it may cost.
 func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	r := &job.Request
+	if price, ok := d.c.Prices.Of(job.Model); ok {
+		job.AtMost = price.AtMost(r)
+	}
+	if most := l.CostPerDay; most > 0 && job.AtMost > most {
+		return fault.Fail(fault.ImpossibleSize, `The job may cost %s %s, and the quota cost_per_day is %s: give a smaller "max_tokens", or less at once.`,
+			job.AtMost, tasks.Currency, most)
+	}
 	if most := l.TokensPerDay; most > 0 && r.Tokens() > most {
 		return fault.Fail(fault.ImpossibleSize, `The job may take %d tokens, %d of them input, and the quota tokens_per_day is %d: give a smaller "max_tokens", or less at once.`,
 			r.Tokens(), r.InputTokens, most)
@@ -281,14 +289,6 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 		return fault.Fail(fault.ImpossibleSize, "%s", words)
 	}
 	return nil
-}
-
-// reserve is how many tokens are set aside for a request.
-func reserve(r *tasks.Request, l tasks.Limits) int64 {
-	if l.TokensPerDay <= 0 {
-		return 0
-	}
-	return r.Tokens()
 }
 
 // withTokens adds to a grant what is left of the tenant's tokens after what it

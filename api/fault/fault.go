@@ -44,6 +44,7 @@ const (
 	TooManyFailures     = "too_many_failures"
 	Overloaded          = "overloaded"
 	QuotaExceeded       = "quota_exceeded"
+	BudgetExhausted     = "budget_exhausted"
 	Unavailable         = "unavailable"
 	OutcomeUnknown      = "outcome_unknown"
 	DeadlineUnreachable = "deadline_unreachable"
@@ -87,6 +88,7 @@ func Kinds() []Kind {
 		{WebhookURLRefused, 422, "The webhook address is refused", nil},
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
+		{BudgetExhausted, 429, "The tenant's budget of the day is used up", nil},
 		{SpendLimited, 429, "The provider's spending limit is reached", nil},
 		{TooManyStreams, 429, "Too many open event streams", nil},
 		{TooManyRequests, 429, "Too many requests at once", nil},
@@ -154,6 +156,10 @@ func Classify(err error) (Kind, Fault) {
 	case errors.As(err, &f):
 	case errors.As(err, &quota):
 		f = Fail(QuotaExceeded, "The quota %s of %d is used up.", quota.Quota, quota.Limit)
+		if quota.Quota == tasks.CostPerDay {
+			f = Fail(BudgetExhausted, "What is left of the budget of %s %s a day is less than this may cost. It begins anew at %s.",
+				tasks.Money(quota.Limit*1000), tasks.Currency, quota.ResetsAt.UTC().Format(time.RFC3339))
+		}
 		f.RetryAfter, f.Quota = max(quota.RetryAfter, time.Second), quota
 	case errors.As(err, &unknown):
 		f = Fail(OutcomeUnknown, "The store's answer was lost: this may have been done. Look at the object of \"id\" to learn it. A submit or batch that is sent again with the same Idempotency-Key, or with this \"id\", is not taken in twice.")

@@ -42,11 +42,12 @@ var admitLua string
 
 // Limits are one tenant's allowances; 0 means no limit.
 type Limits struct {
-	SubmitsPerMinute int64 // requests that submit, in any 60 s; a batch counts as one; as many may come at once
-	ResendsPerMinute int64 // tests of endpoints and redeliveries, each delivery of a range counts; in any 60 s
-	QueuedJobs       int64 // jobs waiting at once; held by the store
-	QueuedBytes      int64 // of bodies as they came, of jobs that have not ended and of batches on their way in; held by the store
-	TokensPerDay     int64 // model tokens in and out, from midnight to midnight UTC; held by the store
+	SubmitsPerMinute int64       // requests that submit, in any 60 s; a batch counts as one; as many may come at once
+	ResendsPerMinute int64       // tests of endpoints and redeliveries, each delivery of a range counts; in any 60 s
+	QueuedJobs       int64       // jobs waiting at once; held by the store
+	QueuedBytes      int64       // of bodies as they came, of jobs that have not ended and of batches on their way in; held by the store
+	TokensPerDay     int64       // model tokens in and out, from midnight to midnight UTC; held by the store
+	CostPerDay       tasks.Money // likewise
 }
 
 // Config says what a Quota works with.
@@ -144,7 +145,7 @@ func (a account) limit(l Limits) int64 {
 // tasks.ErrUnavailable or ErrFull when Redis does not answer.
 func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error) {
 	limits := q.limits(tenant)
-	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, QueuedBytes: limits.QueuedBytes, TokensPerDay: limits.TokensPerDay}}
+	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, QueuedBytes: limits.QueuedBytes, TokensPerDay: limits.TokensPerDay, CostPerDay: limits.CostPerDay}}
 	if limits.SubmitsPerMinute <= 0 {
 		return grant, nil
 	}

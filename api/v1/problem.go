@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonwrite"
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // A problem's type (RFC 9457) is this and its code.
@@ -19,7 +20,7 @@ const (
 // Problem sets the header of the answer to a failed request and returns its body.
 func Problem(h http.Header, k fault.Kind, f fault.Fault, request string) []byte {
 	if q := f.Quota; q != nil {
-		h.Set("RateLimit-Policy", policyField(q.Quota, q.Limit, q.Window))
+		h.Set("RateLimit-Policy", policyField(q.Quota, q.Limit, q.Window)+unit(q.Quota))
 		h.Set("RateLimit", limitField(q.Quota, q.Remaining, q.RetryAfter))
 	}
 	if f.RetryAfter > 0 {
@@ -40,6 +41,14 @@ func Problem(h http.Header, k fault.Kind, f fault.Fault, request string) []byte 
 	}
 	o.Str("request_id", request)
 	return append(o.End(), '\n')
+}
+
+// unit is what a quota counts in, where that is not requests or tokens.
+func unit(quota string) string {
+	if quota == tasks.CostPerDay {
+		return `;qu="millionths of ` + tasks.Currency + `"`
+	}
+	return ""
 }
 
 // seconds rounds up to whole seconds, at least 1, as Retry-After takes them.

@@ -138,7 +138,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.cfg.Tenant(name)
-		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, TokensPerDay: t.TokensPerDay}
+		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
 	}})
 	if err != nil {
 		return err

@@ -127,6 +127,50 @@ func TestRetriesDoNotEmptyTheTokensAccount(t *testing.T) {
 	}
 }
 
+// Whichever way work comes, it is held to the tenant's budget of money.
+func TestABudgetHoldsAtEveryDoor(t *testing.T) {
+	t.Parallel()
+	k := newTalker(t, "hello", nil)
+	r := outage(t, claude(k.URL)+"tenants: {default: {cost_per_day: 0.9}}\nprices: {\"claude-*\": {output: 1000}}\n")
+	r.status("POST", "/v1/pools/claude/pause", `{"reason":"a test"}`)
+	var first, second jobView
+	r.call("POST", "/v1/jobs", asking("hi", 300), &first)
+	r.call("POST", "/v1/jobs", asking("hi", 300), &second)
+	r.status("POST", "/v1/jobs/"+first.ID+"/cancel", "")
+	if status, _ := r.status("POST", "/v1/jobs", asking("hi", 500)); status != 202 { // what was canceled is given back
+		t.Fatalf("0.5 with 0.3 of 0.9 set aside: %d, want 202", status)
+	}
+	for path, body := range map[string]string{
+		"/v1/jobs": asking("hi", 200), "/v1/batches": `{"jobs":[` + asking("a", 60) + "," + asking("b", 60) + `]}`, "/v1/jobs/" + first.ID + "/retry": "",
+	} {
+		var problem struct{ Code, Detail string }
+		res := r.call("POST", path, body, &problem)
+		if res.StatusCode != 429 || problem.Code != "budget_exhausted" || !strings.Contains(problem.Detail, "0.9 USD a day") || !strings.Contains(problem.Detail, "T00:00:00Z") {
+			t.Errorf("%s with 0.8 of 0.9 set aside: %s %+v", path, res.Status, problem)
+		}
+		if policy := res.Header.Get("RateLimit-Policy"); policy != `"cost_per_day";q=900000;w=86400;qu="millionths of USD"` || res.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: RateLimit-Policy %s, Retry-After %s", path, policy, res.Header.Get("Retry-After"))
+		}
+	}
+	if status, code := r.status("POST", "/v1/jobs", asking("hi", 901)); status != 422 || code != "impossible_size" {
+		t.Errorf("what no day can pay is %d %s, want 422 impossible_size", status, code)
+	}
+	var usage struct {
+		Quotas []struct {
+			Name                  string
+			Limit, Used, Reserved float64
+		}
+	}
+	r.call("GET", "/v1/usage", "", &usage)
+	found := false
+	for _, q := range usage.Quotas {
+		found = found || q.Name == "cost_per_day" && q.Limit == 0.9 && q.Used == 0 && q.Reserved == 0.8
+	}
+	if !found {
+		t.Errorf("the usage has %+v", usage)
+	}
+}
+
 // A retry asks for the tokens and for the place that a submit asks for, and one
 // that is canceled before it is sent gives both back.
 func TestARetryPaysLikeASubmit(t *testing.T) {

@@ -124,7 +124,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (b tasks.Batch, err error) {
 	err = Sure(ctx, id, func(ctx context.Context) error {
 		reply, err := s.run(ctx, batchCommitScript, args{
-			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "keep": answersKept.Milliseconds(),
+			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "budget": c.Limits.CostPerDay, "keep": answersKept.Milliseconds(),
 			"digest": c.Digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
 		}).Slice()
 		if err != nil {

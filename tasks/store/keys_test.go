@@ -291,7 +291,7 @@ func (l *life) live() {
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {
 	l.Helper()
 	sub := tasks.Submission{Job: job("acme"), Limits: tasks.Limits{TokensPerDay: 1e6, QueuedBytes: 1e6}}
-	sub.Job.Reserved, sub.Job.Bytes = 20, 30
+	sub.Job.Reserved, sub.Job.Bytes, sub.Job.AtMost = 20, 30, 40
 	if change != nil {
 		change(&sub)
 	}
@@ -435,6 +435,7 @@ func (l *life) batches() {
 	for i := range lines {
 		lines[i] = job("acme")
 		lines[i].Batch, lines[i].Line, lines[i].Pool, lines[i].Reserved = b.ID, i+1, "q", 1
+		lines[i].AtMost = 2
 	}
 	lines[4].Deadline = time.Now().Add(-time.Second)
 	must(l.T, l.s.StageBatch(ctx, b.ID, lines, tasks.Limits{}))

@@ -65,10 +65,16 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
 			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field, s.costOf(j))
 	}
+	budgets := map[string]tasks.Money{}
+	for i := range subs {
+		if b := subs[i].Limits.CostPerDay; b > 0 {
+			budgets[jobs[i].Tenant] = b
+		}
+	}
 	var reply []any
 	again := false
 	err := Sure(ctx, "", func(ctx context.Context) (err error) {
-		reply, err = s.run(ctx, createScript, args{"again": again, "keep": answersKept.Milliseconds()}, rows...).Slice()
+		reply, err = s.run(ctx, createScript, args{"again": again, "budgets": budgets, "keep": answersKept.Milliseconds()}, rows...).Slice()
 		again = true
 		return err
 	})
@@ -140,6 +146,11 @@ func refused(l tasks.Limits, reply []any) error {
 		return &tasks.QuotaError{
 			Quota: "tokens_per_day", Limit: l.TokensPerDay, Remaining: num(reply[1]), Window: 24 * time.Hour,
 			RetryAfter: time.Duration(num(reply[2])) * time.Millisecond,
+		}
+	case "broke":
+		return &tasks.QuotaError{
+			Quota: tasks.CostPerDay, Limit: int64(l.CostPerDay) / 1000, Remaining: num(reply[1]) / 1000, Window: 24 * time.Hour,
+			RetryAfter: time.Duration(num(reply[2])) * time.Millisecond, ResetsAt: fromMilli(num(reply[3])),
 		}
 	}
 	return nil
@@ -443,14 +454,11 @@ func (s *Store) requeue(ctx context.Context, op, tenant, id string, l tasks.Limi
 func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks.Job, l tasks.Limits, pass bool) (said []string, next []tasks.Ticket, err error) {
 	rows := make([]any, 0, 6*len(jobs))
 	for i := range jobs {
-		j, reserved := &jobs[i], int64(0)
-		if l.TokensPerDay > 0 {
-			reserved = j.Request.Tokens()
-		}
-		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), reserved, counted(j, l), s.costs(j))
+		j := &jobs[i]
+		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), l.Reserves(&j.Request), counted(j, l), s.costs(j))
 	}
 	reply, err := s.run(ctx, requeueScript, args{
-		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,
+		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "budget": l.CostPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,
 	}, rows...).Slice()
 	if err != nil {
 		return nil, nil, err

@@ -45,6 +45,7 @@ func limited(maxTokens int) tasks.Job {
 	j := job("acme")
 	j.Request.MaxTokens = maxTokens
 	j.Reserved = j.Request.Tokens()
+	j.AtMost = 3 * tasks.Money(j.Reserved)
 	return j
 }
 
@@ -61,6 +62,7 @@ type ledger struct {
 	batches []string
 	coming  map[string][]tasks.Job // batches that are being sent
 	used    int64                  // by what has ended, deleted jobs too
+	spent   tasks.Spent            // by calls
 	queued  int64                  // as the store counts them
 	did     string
 }
@@ -70,6 +72,7 @@ type entry struct {
 	pool     string
 	fallback bool // a model is left that it may go to
 	estimate int64
+	atMost   tasks.Money
 	reserved int64
 	bytes    int64
 	status   tasks.Status
@@ -81,6 +84,21 @@ func (l *ledger) reserved() (sum int64) {
 		sum += e.reserved
 	}
 	return sum
+}
+
+// pledged is the money that is set aside.
+func (l *ledger) pledged() (sum tasks.Money) {
+	for _, e := range l.jobs {
+		if e.reserved > 0 {
+			sum += e.atMost
+		}
+	}
+	return sum
+}
+
+// unseen notes a call whose end nobody saw.
+func (l *ledger) unseen(e *entry) {
+	l.spent = l.spent.Plus(tasks.Spent{Requests: 1, Cost: tasks.Cost{Maybe: e.atMost}})
 }
 
 // bytes are those of the bodies of what has not ended, and of batches on their way in.
@@ -122,7 +140,7 @@ func (l *ledger) pick(statuses ...tasks.Status) string {
 
 // asked checks that work of so many jobs, tokens and bytes was taken in, or refused, as
 // the limits say.
-func (l *ledger) asked(err error, jobs, tokens, bytes int64) (taken bool) {
+func (l *ledger) asked(err error, jobs, tokens, bytes int64, money tasks.Money) (taken bool) {
 	l.t.Helper()
 	want := ""
 	switch {
@@ -132,6 +150,8 @@ func (l *ledger) asked(err error, jobs, tokens, bytes int64) (taken bool) {
 		want = "queued_bytes"
 	case l.used+l.reserved()+tokens > l.limits.TokensPerDay:
 		want = "tokens_per_day"
+	case l.spent.Amount+l.spent.Maybe+l.pledged()+money > l.limits.CostPerDay, tokens > 0 && l.spent.Amount+l.spent.Maybe+l.pledged() >= l.limits.CostPerDay:
+		want = "cost_per_day"
 	}
 	got := ""
 	var refused *tasks.QuotaError
@@ -168,7 +188,7 @@ func (l *ledger) submit() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if l.asked(made[0].Err, 1, j.Reserved, j.Bytes) {
+	if l.asked(made[0].Err, 1, j.Reserved, j.Bytes, j.AtMost) {
 		l.add(j, "")
 		l.hand(tickets)
 	}
@@ -176,7 +196,7 @@ func (l *ledger) submit() {
 
 func (l *ledger) add(j tasks.Job, batch string) {
 	l.jobs[j.ID] = &entry{
-		estimate: j.Request.Tokens(), reserved: j.Reserved, bytes: j.Bytes, status: tasks.StatusQueued, batch: batch, pool: pool, fallback: len(j.Fallback) > 0,
+		estimate: j.Request.Tokens(), atMost: j.AtMost, reserved: j.Reserved, bytes: j.Bytes, status: tasks.StatusQueued, batch: batch, pool: pool, fallback: len(j.Fallback) > 0,
 	}
 	l.order = append(l.order, j.ID)
 	l.queued++
@@ -215,7 +235,7 @@ func (l *ledger) comes() {
 		bytes += j.Bytes
 	}
 	l.did = fmt.Sprintf("%d bytes of %s come", bytes, id)
-	if l.asked(l.s.StageBatch(l.t.Context(), id, lines, l.limits), math.MinInt32, math.MinInt32, bytes) {
+	if l.asked(l.s.StageBatch(l.t.Context(), id, lines, l.limits), math.MinInt32, math.MinInt32, bytes, math.MinInt64/2) {
 		l.coming[id] = append(l.coming[id], lines...)
 	} else {
 		l.abort(id)
@@ -242,13 +262,13 @@ func (l *ledger) accept() {
 	if id == "" {
 		return
 	}
-	lines, sum := l.coming[id], int64(0)
+	lines, sum, money := l.coming[id], int64(0), tasks.Money(0)
 	for _, j := range lines {
-		sum += j.Reserved
+		sum, money = sum+j.Reserved, money+j.AtMost
 	}
 	l.did = fmt.Sprintf("batch %s of %d", id, sum)
 	_, err := l.s.CommitBatch(l.t.Context(), id, tasks.BatchCommit{Limits: l.limits})
-	if !l.asked(err, int64(len(lines)), sum, 0) {
+	if !l.asked(err, int64(len(lines)), sum, 0, money) {
 		l.abort(id)
 		return
 	}
@@ -273,6 +293,7 @@ func (l *ledger) start() {
 	}
 	l.did = "start " + id
 	e := l.jobs[id]
+	e.ticket.Asks = tasks.Asked{Account: "fake", Model: "m", AtMost: e.atMost, Priced: true}
 	take(l.t, l.s, e.ticket)
 	start(l.t, l.s, e.ticket)
 	e.status = tasks.StatusRunning
@@ -306,7 +327,17 @@ func (l *ledger) end() {
 	}
 	way := ways[l.dice.IntN(len(ways))]
 	l.did = fmt.Sprintf("%s: %s, used %d", way.name, id, way.used)
-	old := e.ticket
+	old, took := e.ticket, &way.ending.Attempt
+	took.Account, took.Cost = "fake", &tasks.Cost{Amount: tasks.Money(l.dice.IntN(200)), Maybe: tasks.Money(l.dice.IntN(50))}
+	if took.Usage = way.ending.Usage; took.Outcome == tasks.Cached {
+		took.Cost = &tasks.Cost{}
+	} else {
+		spent := tasks.Spent{Requests: 1, Cost: *took.Cost}
+		if took.Usage != nil {
+			spent.Usage = *usage
+		}
+		l.spent = l.spent.Plus(spent)
+	}
 	tickets, err := l.s.End(l.t.Context(), old, way.ending)
 	if err != nil {
 		l.t.Fatalf("%s: %v", l.did, err)
@@ -340,6 +371,7 @@ func (l *ledger) canceled(id string) {
 	used := int64(0)
 	if e := l.jobs[id]; e.status == tasks.StatusRunning { // its call may be charged
 		used = e.estimate
+		l.unseen(e)
 	}
 	l.final(id, tasks.StatusCanceled, used)
 }
@@ -370,6 +402,14 @@ func (l *ledger) agree() {
 	got := dayTokens(l.t, l.s)
 	if got.Used != l.used || got.Reserved != l.reserved() {
 		l.t.Fatalf("%s: %d used and %d set aside, want %d and %d", l.did, got.Used, got.Reserved, l.used, l.reserved())
+	}
+	now, err := l.s.Standing(l.t.Context(), "acme")
+	if err != nil || now.Paid != l.spent.Amount+l.spent.Maybe || now.Pledged != l.pledged() {
+		l.t.Fatalf("%s: %s paid and %s pledged, %v; want %s, %s and %s", l.did, now.Paid, now.Pledged, err, l.spent.Amount, l.spent.Maybe, l.pledged())
+	}
+	lines, err := l.s.Ledger(l.t.Context(), tasks.LedgerFilter{Tenant: "acme", Since: now.At, Until: now.At.Add(time.Second)})
+	if err != nil || len(lines) > 1 || len(lines) == 1 && lines[0].Spent != l.spent {
+		l.t.Fatalf("%s: the ledger has %+v, %v; want %+v", l.did, lines, err, l.spent)
 	}
 	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tq", "acme").Int64(); n != l.queued {
 		l.t.Fatalf("%s: %d jobs are counted as queued, want %d", l.did, n, l.queued)
@@ -434,7 +474,7 @@ func (l *ledger) retry() {
 	e := l.jobs[id]
 	l.did = fmt.Sprintf("retry %s of %d", id, e.estimate)
 	_, tickets, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits)
-	if l.asked(err, 1, e.estimate, e.bytes) {
+	if l.asked(err, 1, e.estimate, e.bytes, e.atMost) {
 		if e.pool == fallbackPool { // it begins again with its own model
 			e.pool, e.fallback = pool, true
 		}
@@ -460,6 +500,7 @@ func (l *ledger) expire() {
 		l.rdb.HSet(ctx, "sluice:{s}:j:"+id, "dl", 1)
 		l.silent(id)
 		used = e.estimate
+		l.unseen(e)
 	} else {
 		l.rdb.ZAdd(ctx, "sluice:{s}:dl", redis.Z{Score: 1, Member: id})
 	}
@@ -484,6 +525,7 @@ func (l *ledger) lose() {
 	// A machine that stood still for seconds since the last sweep excuses nobody here.
 	l.rdb.Del(l.t.Context(), "sluice:{s}:swept", "sluice:{s}:grace")
 	l.sweep()
+	l.unseen(l.jobs[id])
 	l.jobs[id].status = tasks.StatusRetrying
 	l.queued++
 }
@@ -545,7 +587,7 @@ func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
 			noMidnight(t, s)
 			l := &ledger{
 				t: t, s: s, rdb: rdb, dice: rand.New(rand.NewPCG(seed, 1)), jobs: map[string]*entry{}, coming: map[string][]tasks.Job{},
-				limits: tasks.Limits{QueuedJobs: 7, QueuedBytes: 150 + 25*int64(seed), TokensPerDay: 1500 + 500*int64(seed)},
+				limits: tasks.Limits{QueuedJobs: 7, QueuedBytes: 150 + 25*int64(seed), TokensPerDay: 1500 + 500*int64(seed), CostPerDay: 2500 + 1500*tasks.Money(seed)},
 			}
 			l.sweep()
 			moves := []func(){l.submit, l.submit, l.open, l.comes, l.accept, l.broken, l.start, l.start, l.end, l.end, l.cancel, l.cancelBatch, l.retry, l.retry, l.expire, l.lose, l.remove, l.divert, l.divert}

@@ -259,6 +259,8 @@ type Tenant struct {
 	QueuedJobs       int64 `key:"queued_jobs"`        // 0: no limit
 	QueuedBytes      int64 `key:"queued_bytes"`       // of the bodies of jobs that have not ended; 0: no limit
 	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
+	// CostPerDay is the money by Prices; 0: no limit.
+	CostPerDay tasks.Money `key:"cost_per_day"`
 }
 
 // Caps are what callers may hold of one API process at once.

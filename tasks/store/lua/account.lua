@@ -17,11 +17,22 @@ local function puts(j, ...) j.set = adds(j.set, ...) end
 local function drops(j, ...) j.drop = adds(j.drop, ...) end
 
 local function book(day)
-  redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved))
+  day.unbooked = nil
+  local money = {}
+  if day.paid ~= 0 or day.pledged ~= 0 then
+    day.money = true
+    money = { 'mu', string.format('%.0f', day.paid), 'mr', string.format('%.0f', day.pledged) }
+  elseif day.money then
+    money = { 'mu', 0, 'mr', 0 }
+  end
+  redis.call('HSET', day.key, 'd', today, 'u', string.format('%.0f', day.used), 'r', string.format('%.0f', day.reserved), unpack(money))
   if day.begun then return end -- else it ends with its day already
   redis.call('PEXPIREAT', day.key, (today + 1) * 86400000)
   day.begun = true
 end
+
+-- pledge is the money that is set aside with a job's tokens, as its envelope has it.
+local function pledge(envelope) return tonumber(string.match(envelope or '', '"rm":(%d+)') or 0) end
 
 -- post counts a call under way to its tenant's ledger of the day on which it ended:
 -- spent are calls, input tokens, output tokens, those read from the provider's cache and
@@ -36,6 +47,10 @@ local function post(j, spent)
     told[i] = string.format('%.0f', sums[i])
   end
   redis.call('HSET', line.key, line.name, table.concat(told, ' '))
+  if j.q and spent[6] + spent[7] ~= 0 then -- whose own day counts it too
+    local day = dayOf(j.t)
+    day.paid, day.unbooked = day.paid + spent[6] + spent[7], true
+  end
   if line.begun then return end
   line.begun = true
   redis.call('PEXPIREAT', line.key, (today + ledgerDays + 1) * 86400000)
@@ -93,10 +108,11 @@ local function idle(pool)
 end
 
 -- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
--- many tokens set aside for them, and bodies of so many bytes. Past one of its limits, 0
--- being none, it takes nothing and returns {"full", waiting}, {"heavy", bytes} or
--- {"spent", tokens left, ms until midnight UTC}.
-local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
+-- many tokens set aside for them, bodies of so many bytes, and money set aside with the
+-- tokens. Past one of its limits, 0 being none, it takes nothing and returns {"full",
+-- waiting}, {"heavy", bytes}, {"spent", tokens left, ms until midnight UTC} or {"broke",
+-- money left, ms until midnight UTC, that midnight}.
+local function admit(tenant, jobs, tokens, most, daily, bytes, widest, money, budget)
   local before = waitingOf(tenant)
   if most > 0 and before + jobs > most then return { 'full', before } end
   local refusal = heavy(tenant, bytes, widest)
@@ -107,7 +123,13 @@ local function admit(tenant, jobs, tokens, most, daily, bytes, widest)
     if daily > 0 and tokens > left then
       return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
     end
-    day.reserved = day.reserved + tokens
+    budget = budget or 0
+    local rest = budget - day.paid - day.pledged
+    if budget > 0 and (money > rest or rest <= 0) then
+      local midnight = (today + 1) * 86400000
+      return { 'broke', math.max(0, rest), midnight - now, midnight }
+    end
+    day.reserved, day.pledged = day.reserved + tokens, day.pledged + (money or 0)
     book(day)
   end
   waits(tenant, jobs)
@@ -154,6 +176,7 @@ local function settle(j, used)
   local day = dayOf(j.t)
   if tonumber(on) == today then
     day.used, day.reserved = day.used + used, day.reserved - tokens
+    day.pledged = math.max(0, day.pledged - pledge(envelopeOf(j)))
   else -- the day that it was set aside on has paid for it; what is over that is of today
     day.used = day.used + math.max(0, used - tokens)
   end

@@ -27,7 +27,7 @@ if written then return { 'ok' } end
 weighs(ARGV[4], total)
 took(size)
 for pool, bound in pairs(bounds) do promises(pool, bound, jobs[pool]) end
-local ids, tokens, bad = {}, 0, false
+local ids, tokens, money, bad = {}, 0, 0, false
 for i = 3, #ARGV, 14 do
   local id, tenant, pool, shift, due, deadline, envelope, body, fallbacks, reserve, bytes, field, outcome, cost = unpack(ARGV, i, i + 13)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
@@ -39,7 +39,7 @@ for i = 3, #ARGV, 14 do
   if deadline ~= '0' then redis.call('HSET', key, 'dl', deadline) end
   if reserve ~= '0' then
     redis.call('HSET', key, 'q', reserve)
-    tokens = tokens + reserve
+    tokens, money = tokens + reserve, money + pledge(envelope)
   end
   if bytes ~= '0' then redis.call('HSET', key, 'qb', bytes) end
   if cost ~= '0' then redis.call('HSET', key, 'cs', cost) end
@@ -50,5 +50,6 @@ for i = 3, #ARGV, 14 do
 end
 if bad then redis.call('HSET', keys.batch(a.batch), 'bad', 1) end
 if tokens > 0 then redis.call('HINCRBY', keys.batch(a.batch), 'q', string.format('%.0f', tokens)) end
+if money > 0 then redis.call('HINCRBY', keys.batch(a.batch), 'qm', string.format('%.0f', money)) end
 redis.call('RPUSH', keys.lines(a.batch), unpack(ids))
 return { 'ok' }

@@ -1,14 +1,14 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
--- ARGV[2]  {keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
+-- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
 --          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes} or
---   {"spent", tokens left, ms until midnight UTC}; tickets are id, fence, pool in turn.
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
+--   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths = {}, {}, {}
 
 -- alike reports whether two envelopes can be of one submit.
@@ -53,7 +53,7 @@ local function create(i)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
   local bound, size = expected(envelope), #envelope + #body + overhead
   if crowded(size, { [pool] = bound }, { [pool] = 1 }) then return { 'brim' } end
-  local refusal = admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest))
+  local refusal = admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest), pledge(envelope), a.budgets[tenant])
   if refusal then return refusal end
   promises(pool, bound, 1)
   took(size)

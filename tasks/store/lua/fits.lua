@@ -54,13 +54,16 @@ local function waitingOf(tenant)
   return waiting[tenant]
 end
 
--- dayOf is how a tenant's tokens of today stand. book in account.lua keeps it up to date.
+-- dayOf is how a tenant's tokens and money of today stand. book in account.lua keeps it up to date.
 local today, days = math.floor(now / 86400000), {}
 local function dayOf(tenant)
   if not days[tenant] then
-    local h = redis.call('HMGET', keys.day(tenant), 'd', 'u', 'r')
+    local h = redis.call('HMGET', keys.day(tenant), 'd', 'u', 'r', 'mu', 'mr')
     local begun = tonumber(h[1]) == today
-    days[tenant] = { key = keys.day(tenant), begun = begun, used = begun and tonumber(h[2]) or 0, reserved = begun and tonumber(h[3]) or 0 }
+    days[tenant] = {
+      key = keys.day(tenant), begun = begun, used = begun and tonumber(h[2]) or 0, reserved = begun and tonumber(h[3]) or 0,
+      paid = begun and tonumber(h[4] or 0) or 0, pledged = begun and tonumber(h[5] or 0) or 0,
+    }
   end
   return days[tenant]
 end

@@ -126,6 +126,8 @@ function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodie
 -- d    the UTC day
 -- u    tokens used
 -- r    tokens set aside
+-- mu   billionths that calls cost, and may have cost, of jobs with tokens set aside
+-- mr   billionths set aside
 function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
 function keys.ledger(day, tenant) return P .. 'led:' .. day .. ':' .. tenant end -- hash: account, a line's end and model -> what a tenant's calls of a UTC day took, see account.lua
 function keys.ledgers() return P .. 'leds' end -- zset: tenants with a ledger, by its newest day
@@ -158,6 +160,7 @@ function keys.room() return P .. 'room' end -- hash: what Redis has room for
 -- dl   the dialect of all the pools of its jobs; not there where they are of several, or it was made by a release before this one
 -- rp        1 when it was made by the repeat of a call that made none, the batch of that call once it came
 -- q    tokens to be set aside for its lines
+-- qm   billionths to be set aside with them
 -- qd   the UTC day of that
 -- total     lines
 -- queued    lines that wait

@@ -76,6 +76,7 @@ end
 local function become(j, to)
   local from, into = phase[j.s], phase[to]
   count(j, from, into)
+  if days[j.t] and days[j.t].unbooked then book(days[j.t]) end -- else settle has
   j.v = j.v + 1
   -- Fields go before others come: past 16, Redis doubles what the record takes beside them.
   if j.drop then redis.call('HDEL', j.key, unpack(j.drop)) end

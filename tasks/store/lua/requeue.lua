@@ -1,13 +1,13 @@
 -- The caller wants failed, canceled or expired jobs once more, under their ids. Each is
 -- queued whole or stays as it is; the first that a limit refuses ends it.
 -- KEYS     see begin.lua
--- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0;
+-- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0;
 --          widest: most bytes of bodies, or 0; weight: the tenant's; pass: true to pass over what no limit can ever hold}
 -- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
 --          bytes of the body to count or 0, what it is expected to cost (JSON: µs of a pool's allowance or 0, by pool)
 -- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it
---          was passed over; the refusal is {}, {"brim"}, {"full", waiting}, {"heavy", bytes} or {"spent", tokens left, ms
---          until midnight UTC}.
+--          was passed over; the refusal is {}, {"brim"}, {"full", waiting}, {"heavy", bytes}, {"spent", tokens left, ms
+--          until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}.
 local said = answered()
 if said then return said end
 local words, jobs = {}, {}
@@ -19,7 +19,8 @@ for i = 3, #ARGV, 6 do
     words[n] = 'gone'
   elseif not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then
     words[n] = 'conflict'
-  elseif a.pass and (a.daily > 0 and tokens > a.daily or a.widest > 0 and bytes > a.widest) then
+  elseif a.pass and (a.daily > 0 and tokens > a.daily or a.widest > 0 and bytes > a.widest or
+    a.budget > 0 and pledge(redis.call('HGET', j.key, 'e')) > a.budget) then
     words[n] = 'large'
   else
     words[n] = 'ok'
@@ -39,7 +40,7 @@ end
 local function requeue(j)
   local bounds, one = { [j.first] = j.bound }, { [j.first] = 1 }
   if crowded(0, bounds, one) then return { 'brim' } end
-  local refusal = admit(j.t, 1, j.tokens, a.most, a.daily, j.bytes, a.widest)
+  local refusal = admit(j.t, 1, j.tokens, a.most, a.daily, j.bytes, a.widest, pledge(redis.call('HGET', j.key, 'e')), a.budget)
   if refusal then return refusal end
   aside(j, j.tokens, j.bytes)
   promises(j.first, j.bound, 1)
