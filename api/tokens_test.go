@@ -82,6 +82,9 @@ func TestMakingTokens(t *testing.T) {
 		t.Errorf("audit %q, want %q", told, want)
 	}
 	s.call("GET", "/v1/audit", admin, nil).want(t, 200)
+	if r := s.call("GET", "/v1/audit?limit=1", admin, nil, "Accept", "application/x-ndjson").want(t, 200); strings.Count(string(r.body), "\n") != 4 || r.Header.Get("Content-Type") != "application/x-ndjson" {
+		t.Errorf("exported %s %s", r.Header.Get("Content-Type"), r.body)
+	}
 
 	for body, status := range map[string]int{
 		`{"scope":"admin","ttl":"1h","name":"x"}`:                                    400,

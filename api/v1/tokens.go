@@ -269,21 +269,48 @@ func (a *API) ListAudit(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if wants(c.Request().Header.Get("Accept"), ndjsonType) {
+		return a.exportAudit(c, after)
+	}
 	page, err := a.c.Audit.Acts(c.Request().Context(), after, limit)
 	if err != nil {
 		return err
 	}
 	return answerPage(c, len(page.Acts), page.Next, func(b []byte, i int) []byte {
-		act := &page.Acts[i]
-		o := jsonwrite.Object{B: b}
-		o.Str("id", act.ID)
-		o.Time("at", act.At)
-		o.Str("by", act.By)
-		o.Str("tenant", act.Tenant)
-		o.Str("via", act.Via)
-		o.Str("action", act.Action)
-		o.Str("target", act.Target)
-		o.Optional("reason", act.Reason)
-		return o.End()
+		return appendAct(b, &page.Acts[i])
 	})
+}
+
+func appendAct(b []byte, act *tasks.Act) []byte {
+	o := jsonwrite.Object{B: b}
+	o.Str("id", act.ID)
+	o.Time("at", act.At)
+	o.Str("by", act.By)
+	o.Str("tenant", act.Tenant)
+	o.Str("via", act.Via)
+	o.Str("action", act.Action)
+	o.Str("target", act.Target)
+	o.Optional("reason", act.Reason)
+	return o.End()
+}
+
+// exportPage is how many lines of the audit are read at once.
+const exportPage = 1000
+
+// exportAudit writes all of the audit after an id, a line each.
+func (a *API) exportAudit(c echo.Context, after string) error {
+	out := wire.NewOutflow(c.Response(), c.Request(), ndjsonType, a.c.Caller(c).Request, a.c.Log)
+	for more := true; more; {
+		page, err := a.c.Audit.Acts(c.Request().Context(), after, exportPage)
+		if err != nil {
+			return out.Fail(err)
+		}
+		var b []byte
+		for i := range page.Acts {
+			b = append(appendAct(b, &page.Acts[i]), '\n')
+		}
+		more = out.Write(b) && page.Next != ""
+		after = page.Next
+	}
+	return nil
 }

@@ -186,7 +186,7 @@ func (a *API) groupedUsage(c echo.Context, tenant string, q url.Values) error {
 		return err
 	}
 	groups := groupLines(lines, key)
-	if wantsCSV(c.Request().Header.Get("Accept")) {
+	if wants(c.Request().Header.Get("Accept"), csvType) {
 		return answerCSV(c, groups)
 	}
 	o := jsonwrite.Object{}
@@ -217,12 +217,12 @@ func groupLines(lines []tasks.LedgerLine, key func(*tasks.LedgerLine) string) []
 
 const csvType = "text/csv"
 
-// wantsCSV reports whether a field Accept names CSV and no JSON before it.
-func wantsCSV(accept string) bool {
+// wants reports whether a field Accept names a media type, and no JSON before it.
+func wants(accept, media string) bool {
 	for part := range strings.SplitSeq(accept, ",") {
 		switch kind, _, err := mime.ParseMediaType(part); {
 		case err != nil:
-		case kind == csvType:
+		case kind == media:
 			return true
 		case kind == jsonType:
 			return false

@@ -13,7 +13,16 @@ import (
 
 var actNoteScript = script("act_note")
 
-const maxActs = 10_000 // lines of the audit that are kept
+const (
+	maxActs  = 100_000 // lines of the audit that are kept at most
+	actsKept = 90 * day
+)
+
+// actArgs are a line of the audit for a script, and which others it keeps.
+func actArgs(a tasks.Act, more args) args {
+	more["act"], more["acts"], more["old"] = actLine(a), maxActs, NewIDAt("act", a.At.Add(-actsKept))
+	return more
+}
 
 // act is a line of the audit as it is kept, behind its id.
 type act struct {
@@ -31,11 +40,11 @@ func actLine(a tasks.Act) string {
 	return NewIDAt("act", a.At) + " " + encode(act{a.By, a.Tenant, a.Via, a.Action, a.Target, a.Reason, a.At.UnixMilli()})
 }
 
-// Note writes a line of the audit, of which the last 10,000 are kept.
+// Note writes a line of the audit. Lines are kept for 90 days, at most 100,000 of them.
 func (s *Store) Note(ctx context.Context, a tasks.Act) error {
-	line := actLine(a)
+	noted := actArgs(a, args{})
 	return Sure(ctx, a.Target, func(ctx context.Context) error {
-		word, err := s.run(ctx, actNoteScript, args{"act": line, "acts": maxActs}).Text()
+		word, err := s.run(ctx, actNoteScript, noted).Text()
 		if err != nil {
 			return fmt.Errorf("write the audit: %w", err)
 		}

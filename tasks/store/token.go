@@ -33,11 +33,9 @@ func (s *Store) SaveToken(ctx context.Context, t tasks.Token, act tasks.Act) err
 	if t.Models == nil {
 		t.Models = []string{}
 	}
-	line := actLine(act)
+	all := actArgs(act, args{"token": t.ID, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens})
 	return Sure(ctx, t.ID, func(ctx context.Context) error {
-		word, err := s.run(ctx, tokenSaveScript, args{
-			"token": t.ID, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens, "act": line, "acts": maxActs,
-		}, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
+		word, err := s.run(ctx, tokenSaveScript, all, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
 		if err != nil {
 			return fmt.Errorf("save token %s: %w", t.ID, err)
 		}
@@ -118,11 +116,9 @@ func below(after string) string {
 // RevokeToken has the token of a jti be good no longer, whoever made it, and notes who
 // wanted that. longest is for how long a token of which there is no record may be good yet.
 func (s *Store) RevokeToken(ctx context.Context, id string, longest time.Duration, act tasks.Act) error {
-	line := actLine(act)
+	all := actArgs(act, args{"token": id, "margin": revokedMargin.Milliseconds(), "longest": (longest + revokedMargin).Milliseconds()})
 	return Sure(ctx, id, func(ctx context.Context) error {
-		word, err := s.run(ctx, tokenRevokeScript, args{
-			"token": id, "margin": revokedMargin.Milliseconds(), "longest": (longest + revokedMargin).Milliseconds(), "act": line, "acts": maxActs,
-		}).Text()
+		word, err := s.run(ctx, tokenRevokeScript, all).Text()
 		if err != nil {
 			return fmt.Errorf("revoke token %s: %w", id, err)
 		}

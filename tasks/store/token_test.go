@@ -91,6 +91,10 @@ func TestTokensAreKeptListedAndRevoked(t *testing.T) {
 	if len(acts) != 8 || acts[0] != "pause claude" || acts[1] != "revoke_token minted offline" || acts[2] != "revoke_token "+made[0].ID || acts[7] != "create_token "+made[4].ID {
 		t.Errorf("the audit: %q", acts)
 	}
+	must(t, s.Note(ctx, tasks.Act{At: tick().Add(91 * 24 * time.Hour), Action: "resume", Target: "claude"}))
+	if page, err := s.Acts(ctx, "", 10); err != nil || len(page.Acts) != 1 || page.Acts[0].Action != "resume" {
+		t.Errorf("91 days later the audit has %+v, %v", page, err)
+	}
 }
 
 // More revocations than a page has come whole.

@@ -13,3 +13,14 @@ local function answer(reply)
   redis.call('SET', keys.operation(a.op), cjson.encode({ answer = reply }), 'PX', 60000)
   return reply
 end
+
+-- noted writes a line of the audit. Those that have outlived their time go, some at a
+-- time, and so do the oldest when there are too many.
+local function noted()
+  redis.call('ZADD', keys.acts(), 0, a.act)
+  for _, line in ipairs(redis.call('ZRANGE', keys.acts(), 0, 31)) do
+    if line >= a.old then break end
+    redis.call('ZREM', keys.acts(), line)
+  end
+  redis.call('ZREMRANGEBYRANK', keys.acts(), 0, -a.acts - 1)
+end

@@ -1,7 +1,7 @@
 -- Has a token be good no longer, with a line of the audit. A repeat changes nothing.
 -- KEYS     see begin.lua
 -- ARGV[2]  {token: its jti; margin: ms that clocks may differ; longest: ms that a token without a record may still be good;
---          act: the line; acts: lines that are kept}
+--          act: the line; acts, old: see act_note.lua}
 -- Returns  "ok".
 local record = keys.token(a.token)
 each('HLEN', record)
@@ -21,6 +21,5 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', keys.revokedUntil(), '-inf', now
   redis.call('ZREM', keys.revoked(), id)
   redis.call('ZREM', keys.revokedUntil(), id)
 end
-redis.call('ZADD', keys.acts(), 0, a.act)
-redis.call('ZREMRANGEBYRANK', keys.acts(), 0, -a.acts - 1)
+noted()
 return 'ok'

@@ -1,6 +1,6 @@
 -- Keeps the record of a token, with a line of the audit. A repeat changes nothing.
 -- KEYS     see begin.lua
--- ARGV[2]  {token; keep: when the record ends, ms; tokens: that there may be; act: the line; acts: lines that are kept}
+-- ARGV[2]  {token; keep: when the record ends, ms; tokens: that there may be; act: the line; acts, old: see act_note.lua}
 -- ARGV[3]  and on: the fields of the record
 -- Returns  "ok", or "full" when there are as many as may be.
 local record = keys.token(a.token)
@@ -13,6 +13,5 @@ if redis.call('ZCARD', keys.tokens()) >= a.tokens then return 'full' end
 redis.call('HSET', record, unpack(ARGV, 3))
 redis.call('PEXPIREAT', record, a.keep)
 redis.call('ZADD', keys.tokens(), 0, a.token)
-redis.call('ZADD', keys.acts(), 0, a.act)
-redis.call('ZREMRANGEBYRANK', keys.acts(), 0, -a.acts - 1)
+noted()
 return 'ok'
