@@ -214,26 +214,6 @@ func (c *GetCmd) Run(ctx context.Context, env *Env) error {
 	return j.print(env.Stdout)
 }
 
-// CancelCmd cancels a job.
-type CancelCmd struct {
-	ID          string `arg:"" help:"The job's id."`
-	ClientFlags `embed:""`
-}
-
-// Run cancels the job and prints it.
-func (c *CancelCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodPost, "/v1/jobs/"+url.PathEscape(c.ID)+"/cancel", nil, nil)
-	if err != nil {
-		return err
-	}
-	return printJSON(env.Stdout, b)
-}
-
 // PoolsCmd holds the commands about pools.
 type PoolsCmd struct {
 	List   PoolsListCmd   `cmd:"" default:"withargs" help:"List the pools and how they stand (any token)."`

@@ -33,7 +33,11 @@ type CLI struct {
 	Submit      SubmitCmd      `cmd:"" help:"Submit a job and print it."`
 	Get         GetCmd         `cmd:"" help:"Print a job."`
 	Watch       WatchCmd       `cmd:"" help:"Print a job's text as it is produced; exit 0 when it succeeds."`
-	Cancel      CancelCmd      `cmd:"" help:"Cancel a job and print it."`
+	Cancel      CancelCmd      `cmd:"" help:"Cancel jobs: one and print it, or many."`
+	Retry       RetryCmd       `cmd:"" help:"Queue failed, canceled or expired jobs again: one and print it, or many."`
+	Jobs        JobsCmd        `cmd:"" help:"List jobs, the newest first."`
+	Batch       BatchCmd       `cmd:"" help:"Submit, list, watch, fetch, retry and cancel batches."`
+	Deliveries  DeliveriesCmd  `cmd:"" help:"List deliveries of webhooks and send them again (scope webhooks:write)."`
 	Explain     ExplainCmd     `cmd:"" help:"Print what each second of a job was for, and what comes next."`
 	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`

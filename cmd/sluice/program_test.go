@@ -103,7 +103,7 @@ func TestWrongUsage(t *testing.T) {
 		"version --frobnicate":            "unknown flag --frobnicate",
 		"get":                             "try: sluice get --help",
 		"watch":                           "try: sluice watch --help",
-		"cancel":                          "try: sluice cancel --help",
+		"cancel":                          "give the ids of jobs",
 		"pools pause":                     "try: sluice pools pause --help",
 		"token":                           "--tenant",
 		"submit --max-tokens many":        "--max-tokens",
