@@ -128,7 +128,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		return err
 	}
 	s.store = store.New(store.Config{
-		Bodies: s.bodies, Above: s.cfg.Bodies.Above,
+		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
 	})
@@ -203,7 +203,7 @@ func (s *service) openBodies() (err error) {
 	}
 	b := s.cfg.Bodies
 	s.bodies, err = bodies.Open(bodies.Config{
-		URL: at, AccessKey: b.AccessKey, SecretKey: b.SecretKey, SessionToken: b.SessionToken, Log: s.log, Metrics: s.registry,
+		URL: at, Pieces: store.NewPieces(s.rdb, s.cfg.Redis.Prefix), AccessKey: b.AccessKey, SecretKey: b.SecretKey, SessionToken: b.SessionToken, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }

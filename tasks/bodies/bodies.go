@@ -1,5 +1,5 @@
-// Package bodies keeps what is large outside of Redis: prompts and results, each as
-// one object of a folder or of a bucket of S3.
+// Package bodies keeps what is large outside of the record: prompts and results, each as
+// one object of a folder or of a bucket of S3, or in pieces in Redis.
 //
 // It promises that
 //   - a body that was put is durable, or acknowledged by the bucket, before Put returns,
@@ -10,7 +10,7 @@
 //   - what nobody refers to any more goes after a day.
 //
 // Its errors are [tasks.BodiesError], and none of them, nor a metric, holds content or
-// credentials. It knows nothing of jobs but their ids, and never asks Redis.
+// credentials. It knows nothing of jobs but their ids, and asks Redis for pieces alone.
 package bodies
 
 import (
@@ -51,6 +51,8 @@ const (
 // Config says where bodies lie.
 type Config struct {
 	URL string // as [Check] takes it
+	// Pieces is the Redis of a URL that is "redis:".
+	Pieces Pieces
 	// AccessKey, SecretKey and SessionToken are for a bucket; without a key, the
 	// machine's own role is asked (EC2, ECS, or a web identity as in EKS).
 	AccessKey, SecretKey, SessionToken string
@@ -111,8 +113,12 @@ func parse(raw string) (*url.URL, error) {
 		}
 	case u.Scheme == "s3":
 		return u, checkBucket(u)
+	case u.Scheme == "redis":
+		if raw != "redis:" {
+			return nil, errors.New("has to be redis: alone for the Redis that Sluice has")
+		}
 	default:
-		return nil, errors.New("has to begin with file:/// or s3://")
+		return nil, errors.New("has to begin with file:/// or s3://, or to be redis:")
 	}
 	return u, nil
 }
@@ -129,9 +135,12 @@ func Open(c Config) (*Bodies, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Bodies{c: c, where: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), m: newMetrics(c.Metrics), bin: make(chan string, binMost)}
-	if u.Scheme == "file" {
+	switch u.Scheme {
+	case "file":
 		s.b, err = openFolder(u.Path)
-	} else {
+	case "redis":
+		s.b = shelf{c.Pieces}
+	default:
 		s.b, err = openBucket(u, c)
 	}
 	if err != nil {
@@ -142,6 +151,9 @@ func Open(c Config) (*Bodies, error) {
 
 // Close ends what is kept open for further calls.
 func (s *Bodies) Close() { s.b.close() }
+
+// InRedis reports whether bodies take room of the record's Redis.
+func (s *Bodies) InRedis() bool { _, ok := s.b.(shelf); return ok }
 
 // Where is the URL, without its parameters.
 func (s *Bodies) Where() string { return s.where }
@@ -361,6 +373,6 @@ func (s *Bodies) fail(act string, err error) error {
 	case errors.Is(err, errDamaged):
 		return &tasks.BodiesError{Missing: true, Err: fmt.Errorf("%s at %s: %w", act, s.where, err)}
 	}
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	full := errors.Is(err, tasks.ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 	return &tasks.BodiesError{Full: full, Err: fmt.Errorf("%s at %s: %w", act, s.where, err)}
 }

@@ -213,6 +213,8 @@ func TestWhatNamesNoStoreIsSaidWithoutItself(t *testing.T) {
 		"s3://prompts":           "",
 		"s3://prompts/a/b?endpoint=http://127.0.0.1:9000&region=eu-central-1": "",
 		"s3://prompts/?endpoint=https://minio.example":                        "",
+		"redis:":                           "",
+		"redis://127.0.0.1:6379":           "redis: alone",
 		"":                                 "begin with",
 		"/var/lib/bodies":                  "begin with",
 		"http://prompts.example":           "begin with",

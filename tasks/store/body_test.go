@@ -97,11 +97,11 @@ func onBucket(t *testing.T) *shelf {
 func (h *shelf) open(url string) *shelf {
 	h.Helper()
 	var err error
-	if h.bodies, err = bodies.Open(bodies.Config{URL: url, AccessKey: "a", SecretKey: "s", Keep: time.Nanosecond}); err != nil {
+	h.rdb = redistest.New(h.T)
+	if h.bodies, err = bodies.Open(bodies.Config{URL: url, Pieces: store.NewPieces(h.rdb, ""), AccessKey: "a", SecretKey: "s", Keep: time.Nanosecond}); err != nil {
 		h.Fatal(err)
 	}
 	h.Cleanup(h.bodies.Close)
-	h.rdb = redistest.New(h.T)
 	h.config = store.Config{Redis: h.rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 4}, Bodies: h.bodies, Above: above}
 	h.Store = store.New(h.config)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -111,18 +111,22 @@ func (h *shelf) open(url string) *shelf {
 	return h
 }
 
-// eachShelf runs a test on a folder and on a bucket.
+func inPieces(t *testing.T) *shelf { return (&shelf{T: t}).open("redis:") }
+
+// eachShelf runs a test on a folder, on a bucket and on pieces in Redis.
 func eachShelf(t *testing.T, test func(h *shelf)) {
 	t.Run("folder", func(t *testing.T) { t.Parallel(); test(onFolder(t)) })
 	t.Run("bucket", func(t *testing.T) { t.Parallel(); test(onBucket(t)) })
+	t.Run("pieces", func(t *testing.T) { t.Parallel(); test(inPieces(t)) })
 }
 
-// lie checks how many bodies there are, soon, and that Redis has nothing of any.
+// lie checks how many bodies there are, soon, and that Redis has nothing of any elsewhere.
 func (h *shelf) lie(want int, when string) {
 	h.Helper()
 	redistest.Until(h.T, fmt.Sprintf("%s: %d bodies", when, want), func() bool { return len(h.list()) == want })
 	for _, word := range []string{asks, answers} {
-		if keys := redistest.Holding(h.T, h.rdb, word); len(keys) > 0 {
+		keys := slices.DeleteFunc(redistest.Holding(h.T, h.rdb, word), func(key string) bool { return strings.HasPrefix(key, "sluice:{s}:body:") })
+		if len(keys) > 0 {
 			h.Errorf("%s: Redis has %q at %v", when, word, keys)
 		}
 	}

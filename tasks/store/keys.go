@@ -41,6 +41,8 @@ func (k keys) endpoint(id string) string          { return string(k) + "wh:" + i
 func (k keys) endpoints(tenant string) string     { return string(k) + "whs:" + tenant }
 func (k keys) secrets(tenant string) string       { return string(k) + "wsec:" + tenant }
 func (k keys) bodiesSwept() string                { return string(k) + "bodies" }
+func (k keys) pieces(body string) string          { return string(k) + "body:" + body }
+func (k keys) inPieces() string                   { return string(k) + "pieces" }
 func (k keys) poolStates() string                 { return string(k) + "wpool" }
 func (k keys) token(id string) string             { return string(k) + "tok:" + id }
 func (k keys) tokens() string                     { return string(k) + "toks" }

@@ -275,6 +275,8 @@ func (l *life) live() {
 	l.sendings()
 	_, tickets := l.submit(func(s *tasks.Submission) { s.Job.Request.Body = large(asks) })
 	l.end(tickets[0], largeWin)
+	must(l.T, store.NewPieces(l.rdb, "").Add(l.Context(), "name", []byte("piece"), true))
+	l.look()
 	_, err = l.s.BodiesTurn(l.Context(), time.Minute)
 	must(l.T, err)
 	_, err = l.s.OpenCall(l.Context(), tasks.Call{Tenant: "acme", ID: "job_1", Digest: "digest"})

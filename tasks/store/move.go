@@ -337,7 +337,7 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	field, result := placed(e.Result, lies, "r", "rr")
 	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
-		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "ask": strings.TrimPrefix(asks(t.Asks), " "),
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "pieces": s.pieces(e, lies), "ask": strings.TrimPrefix(asks(t.Asks), " "),
 		"toll": s.cost(detour.Pool, detour.Input, detour.Output), "cost": took(e),
 	}
 	if sums := spent(&e.Attempt); sums != nil {
@@ -349,6 +349,14 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	}
 	s.discardText(str(reply[1]))
 	return tickets(reply[0]), nil
+}
+
+// pieces is how many bytes of a result lie in Redis beside its record.
+func (s *Store) pieces(e *tasks.Ending, lies string) int {
+	if lies == "" || !s.bodies.InRedis() {
+		return 0
+	}
+	return len(e.Result)
 }
 
 // shows is what the record of a job has to show after an attempt: all of a job

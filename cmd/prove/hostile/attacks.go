@@ -25,20 +25,21 @@ type attack struct {
 	prepare func(f *foe, ctx context.Context) error // before anybody watches
 	strike  func(f *foe, ctx context.Context)       // until ctx ends, whatever the answers
 	clear   func(f *foe, ctx context.Context) error // of what would go on into the next round
-	folder  bool                                    // large bodies lie in a folder, not in Redis
+	lie     string                                  // where large bodies do: "redis:" in pieces, "file:" in a folder, "" in the record
 }
 
 func nothing(*foe, context.Context) error { return nil }
 
 var attacks = []attack{
-	{"list", (*foe).fill, (*foe).list, nothing, false},
-	{"bodies", nothing, (*foe).bodies, nothing, false},
-	{"folder", nothing, (*foe).bodies, nothing, true},
-	{"drip", nothing, (*foe).drip, nothing, false},
-	{"retry", (*foe).fail, (*foe).retry, nothing, false},
-	{"lines", nothing, (*foe).batches, (*foe).drained, false},
-	{"hooks", (*foe).hang, (*foe).hooks, (*foe).drained, false},
-	{"tokens", nothing, (*foe).guess, nothing, false},
+	{"list", (*foe).fill, (*foe).list, nothing, ""},
+	{"bodies", nothing, (*foe).bodies, nothing, ""},
+	{"folder", nothing, (*foe).bodies, nothing, "file:"},
+	{"pieces", nothing, (*foe).bodies, nothing, "redis:"},
+	{"drip", nothing, (*foe).drip, nothing, ""},
+	{"retry", (*foe).fail, (*foe).retry, nothing, ""},
+	{"lines", nothing, (*foe).batches, (*foe).drained, ""},
+	{"hooks", (*foe).hang, (*foe).hooks, (*foe).drained, ""},
+	{"tokens", nothing, (*foe).guess, nothing, ""},
 }
 
 // foe is the tenant that attacks.

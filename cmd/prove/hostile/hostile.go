@@ -5,6 +5,7 @@
 //   - list: pages of one's own jobs with prompts of 20 MiB;
 //   - bodies: eight bodies of 20 MiB at a time, which Redis takes;
 //   - folder: the same with bodies.url, so that Redis sees none of them;
+//   - pieces: the same with "redis:" there, so that Redis takes them in pieces;
 //   - drip: batches that are never finished, kept open by a byte now and then;
 //   - retry: one refused job retried again and again;
 //   - lines: ten batches of 3,000 lines;
@@ -37,7 +38,7 @@ import (
 
 // Command chooses attacks and how long they are watched.
 type Command struct {
-	Only   []string      `enum:"list,bodies,folder,drip,retry,lines,hooks,tokens" help:"Attacks, separated by commas, of ${enum}; all without it."`
+	Only   []string      `enum:"list,bodies,folder,pieces,drip,retry,lines,hooks,tokens" help:"Attacks, separated by commas, of ${enum}; all without it."`
 	Rounds int           `default:"1" help:"How often each attack is watched; the figures are medians."`
 	Span   time.Duration `default:"3s" help:"How long an idle system and an attack are watched in a round; a webhook may come later."`
 	Slow   bool          `help:"Tell what held Redis for more than 5 ms during the attacks."`
@@ -102,12 +103,15 @@ func load() string {
 // watch plays one attack, and writes its line.
 func (c *Command) watch(ctx context.Context, lab *rig.Lab, a attack, t *tabwriter.Writer) (met bool, err error) {
 	env := []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"}
-	if a.folder {
+	switch a.lie {
+	case "redis:":
+		env = append(env, "SLUICE_BODIES__URL="+a.lie)
+	case "file:":
 		dir, err := os.MkdirTemp(lab.Dir, "bodies")
 		if err != nil {
 			return false, err
 		}
-		env = append(env, "SLUICE_BODIES__URL=file://"+dir)
+		env = append(env, "SLUICE_BODIES__URL="+a.lie+"//"+dir)
 	}
 	stage, err := lab.Stage(ctx, rig.Config{
 		Name: a.name, APIs: 1, Workers: 1, OneKey: true, Env: env, Flags: []string{"--log-level", "warn"},

@@ -19,9 +19,25 @@ func TestLargeBodiesLieWhereTheConfigurationSays(t *testing.T) {
 		{"bodies: {url: file:///srv/bodies}\nredis: {prefix: other}", "file:///srv/bodies/other"},
 		{"bodies: {url: 's3://prompts?endpoint=http://127.0.0.1:9000'}\nredis: {prefix: other}", "s3://prompts/other?endpoint=http://127.0.0.1:9000"},
 		{"data_dir: /var/lib/sluice\nredis: {prefix: other}", "file:///var/lib/sluice/bodies/other"},
+		{"bodies: {url: 'redis:'}\nredis: {prefix: other}", "redis:"}, // its keys begin with the prefix
 	} {
 		if got := mustLoad(t, c.file).BodiesURL(); got != c.want {
 			t.Errorf("%q: bodies lie at %q, want %q", c.file, got, c.want)
+		}
+	}
+}
+
+func TestABodyOfOnePieceStandsInItsRecord(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]int64{
+		"":                                      16384,
+		"bodies: {url: file:///srv/bodies}":     16384,
+		"bodies: {url: 'redis:'}":               262144,
+		"bodies: {url: 'redis:', above: 65536}": 262144,
+		"bodies: {url: 'redis:', above: 1000000}": 1000000,
+	} {
+		if got := mustLoad(t, file).BodiesAbove(); got != want {
+			t.Errorf("%q: %d bytes, want %d", file, got, want)
 		}
 	}
 }

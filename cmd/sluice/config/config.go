@@ -30,6 +30,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/worker/pool"
 )
 
@@ -333,10 +334,19 @@ type Bodies struct {
 func (c *Config) BodiesURL() string {
 	at := c.bodiesURL()
 	u, err := url.Parse(at)
-	if at == "" || err != nil || c.Redis.Prefix == "" || c.Redis.Prefix == "sluice" {
+	if at == "" || err != nil || u.Scheme == "redis" || c.Redis.Prefix == "" || c.Redis.Prefix == "sluice" {
 		return at
 	}
 	return u.JoinPath(c.Redis.Prefix).String()
+}
+
+// BodiesAbove is how many bytes of a body its record has at most. What is one piece may as
+// well stand there.
+func (c *Config) BodiesAbove() int64 {
+	if c.Bodies.URL == "redis:" {
+		return max(c.Bodies.Above, bodies.PieceSize)
+	}
+	return c.Bodies.Above
 }
 
 func (c *Config) bodiesURL() string {

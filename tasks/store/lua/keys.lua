@@ -185,6 +185,8 @@ function keys.operation(op) return P .. 'op:' .. op end -- string: what an opera
 function keys.swept() return P .. 'swept' end -- string: when the last one was
 function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
 function keys.bodiesSwept() return P .. 'bodies' end -- string: there while no process is to look for bodies that no record refers to
+function keys.pieces(body) return P .. 'body:' .. body end -- list: the pieces of a body that lies in Redis beside its record
+function keys.inPieces() return P .. 'pieces' end -- zset: the names of such bodies, by when each was begun
 function keys.spare() return P .. 'spare' end -- never there: deleting it is a write that a full Redis allows
 
 function keys.audit() return P .. 'audit' end -- string: the process that compares counts with records now
