@@ -165,13 +165,14 @@ local function claim(pool, depth, tickets)
   local next = redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
   if not next[1] then return end
   local room, steps, id = vacant(pool, depth), 96, nil
-  local before = room > 0 and timeOf(pool)
+  local picked = false
   while steps > 0 and room > 0 do
     steps = steps - 1
     local tenant, turn
     id, tenant, turn = pick(pool, next)
     next = nil
     if not id then break end
+    picked = true
     local j, bad = sound(id, fits)
     if j and j.dl > 0 and j.dl <= now then j, bad = sound(id, fitsEnd) end
     local charged = 0
@@ -193,7 +194,7 @@ local function claim(pool, depth, tickets)
     end
     spend(pool, tenant, turn, charged)
   end
-  if before and times[pool] ~= before then
+  if picked then
     redis.pcall('SET', keys.turn(pool), string.format('%.17g', times[pool])) -- a time that is not noted holds nothing up
   end
   return steps <= 0 and room > 0
