@@ -131,6 +131,10 @@ bench-bodies: ## Rates and bytes of Redis with prompts of 20 KiB in a folder, ab
 bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/prove backlog $(BENCHFLAGS)
 
+.PHONY: bench-fair
+bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, 10,000 tenants; about 2 minutes
+	go run ./cmd/prove fair $(FAIRFLAGS)
+
 .PHONY: bench-outage
 bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)
 	go run ./cmd/prove outage

@@ -40,6 +40,7 @@
 //	memory    bytes of Redis a queued job
 //	bodies    submit and drain rates of prompts in a folder, against small ones
 //	backlog   submit and drain rates with 200,000 jobs queued
+//	fair      how a pool's allowance is shared among tenants, in virtual time
 //
 // Of each, prove COMMAND --help lists the flags. The exit code is 1 when
 // something could not be measured, and 2 for wrong usage.
@@ -60,6 +61,7 @@ import (
 
 	"github.com/sluicehq/sluice/cmd/prove/bench"
 	"github.com/sluicehq/sluice/cmd/prove/edge"
+	"github.com/sluicehq/sluice/cmd/prove/fair"
 	"github.com/sluicehq/sluice/cmd/prove/hooks"
 	"github.com/sluicehq/sluice/cmd/prove/hostile"
 	"github.com/sluicehq/sluice/cmd/prove/kill"
@@ -89,6 +91,7 @@ type CLI struct {
 	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 	Batches  bench.Batches   `cmd:"" help:"Prove that large batches in the providers' own forms take little memory of the API."`
+	Fair     fair.Command    `cmd:"" help:"Measure how a pool's allowance is shared among tenants, in virtual time."`
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
