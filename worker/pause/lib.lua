@@ -23,6 +23,7 @@ local row_few = 5
 local row_many = 8         -- enough when they span row_span
 local row_span = 500
 local buckets = 10
+local outages_kept = 20
 
 -- What a script may write is looked at before it writes: a key of another type, or what
 -- Redis does not permit, is refused while nothing has moved.
@@ -161,8 +162,21 @@ local function plan(cause, from, first)
   end
 end
 
+-- lasted notes how long an outage was that is over: outages has the lengths in ms of the
+-- last of them, the newest first.
+local function lasted()
+  if not outage(h.cause) or num('opened_at') == 0 then return end
+  local lengths = string.format('%.0f', math.max(0, now - num('opened_at')))
+  local kept = 1
+  for length in string.gmatch(h.outages or '', '%d+') do
+    if kept < outages_kept then lengths, kept = lengths .. ' ' .. length, kept + 1 end
+  end
+  set('outages', lengths)
+end
+
 -- close lets calls flow again, slowly.
 local function close()
+  lasted()
   set('state', 'closed')
   set('cause', '')
   set('why', '')

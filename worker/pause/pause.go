@@ -405,7 +405,7 @@ func (b *Breaker) opened(s snapshot) {
 		level = slog.LevelError // somebody has to act
 	}
 	b.log.Log(context.Background(), level, "breaker opened, the queue is paused", "cause", cause, "reason", s.h["why"], "detail", s.h["detail"],
-		"expected_resume_at", st.ExpectedResumeAt)
+		"expected_resume_at", st.ExpectedResumeAt, "next_probe_at", st.NextProbeAt)
 }
 
 // State returns the pool's state, at most 250 ms old. With an error it is the

@@ -244,7 +244,7 @@ func TestProviderRetryAfterDelaysTheProbe(t *testing.T) {
 	for range 5 {
 		w.record(b, Verdict{Kind: Bad, RetryAfter: 40 * time.Second})
 	}
-	got := w.state(b).ExpectedResumeAt.Sub(w.at)
+	got := w.state(b).NextProbeAt.Sub(w.at)
 	if got < 40*time.Second || got > 44*time.Second {
 		t.Errorf("next probe in %s, want the Retry-After of 40 s and up to a tenth", got)
 	}
@@ -277,7 +277,7 @@ func TestSpendCap(t *testing.T) {
 			w.answers(Verdict{Kind: Spend})
 			w.record(b, Verdict{Kind: Spend})
 			for n := range 3 {
-				d := w.state(b).ExpectedResumeAt.Sub(w.at)
+				d := w.state(b).NextProbeAt.Sub(w.at)
 				if d < 5*time.Minute || d > 15*time.Minute {
 					t.Errorf("probe %d in %s, want 5 to 15 min", n, d)
 				}
@@ -302,7 +302,7 @@ func TestRefusedKey(t *testing.T) {
 		w.record(b, refused)
 		w.pass(4 * time.Minute)
 		w.step(b)
-		if s := w.state(b); w.probes != 0 || s.Cause != BadAuthority || s.ExpectedResumeAt.Before(w.at) {
+		if s := w.state(b); w.probes != 0 || s.Cause != BadAuthority || s.NextProbeAt.Before(w.at) {
 			t.Fatalf("after four minutes: %d probes, %+v; want none yet", w.probes, s)
 		}
 		return w, b
@@ -509,7 +509,7 @@ func TestProbeThatSaysNothingIsRepeated(t *testing.T) {
 	w.pass(5 * time.Second)
 	w.step(b)
 	s := w.state(b)
-	if d := s.ExpectedResumeAt.Sub(w.at); w.probes != 1 || s.Name != Open || s.Tries != 0 || d < 30*time.Second || d > 33*time.Second {
+	if d := s.NextProbeAt.Sub(w.at); w.probes != 1 || s.Name != Open || s.Tries != 0 || d < 30*time.Second || d > 33*time.Second {
 		t.Errorf("after an ordinary 429: %d probes, next in %s, %+v", w.probes, d, s)
 	}
 }

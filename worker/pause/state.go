@@ -55,14 +55,18 @@ type State struct {
 	By       string    // the operator
 	Reason   string    // the operator's words, what tripped the breaker, or that Redis is full
 	Since    time.Time // when the pause began, or ended
-	// ExpectedResumeAt is when calls may flow again: the time that the provider
-	// stated, the next probe, or the end of an operator's pause. Zero while only an
-	// operator, or Redis, can tell.
-	ExpectedResumeAt time.Time
-	Tries            int      // failed probes of this outage
-	Pace             float64  // of the allowance, as the breaker wants it: 0 to 1
-	Detail           string   // of Reason, for operators alone: hosts and targets
-	Models           []string // that are held back: they fail while others do not
+	// ExpectedResumeAt is when calls are expected to flow again: the time that the provider
+	// stated, or of an outage a forecast from how long those before it lasted; nine of
+	// ten end by ResumeBy; or the end of an operator's pause. Zero while nobody can tell, or
+	// only an operator, or Redis.
+	ExpectedResumeAt, ResumeBy time.Time
+	// NextProbeAt is when the provider is asked next whether it can serve again; zero
+	// while it is not to be asked.
+	NextProbeAt time.Time
+	Tries       int      // failed probes of this outage
+	Pace        float64  // of the allowance, as the breaker wants it: 0 to 1
+	Detail      string   // of Reason, for operators alone: hosts and targets
+	Models      []string // that are held back: they fail while others do not
 	// Held: the pause is over, and the gate is not yet let go. A worker does so within a
 	// second, whatever else held the gate meanwhile.
 	Held bool
@@ -186,15 +190,18 @@ func (s snapshot) state() State {
 		st.PausedBy = ByBreaker
 		st.Reason, st.Detail = s.h["why"], s.h["detail"]
 		st.Tries = int(s.int("tries"))
+		st.NextProbeAt = s.time("next")
 		st.ExpectedResumeAt = s.time("resume_at")
-		if st.ExpectedResumeAt.IsZero() {
-			st.ExpectedResumeAt = s.time("next")
+		st.ResumeBy = st.ExpectedResumeAt
+		if st.Cause == Overload || st.Cause == Misfit {
+			st.ExpectedResumeAt, st.ResumeBy = s.reopens()
 		}
 	}
 	if s.operator() {
 		st.PausedBy = ByOperator
 		st.By, st.Reason, st.Detail = s.h["op_by"], s.h["op_why"], ""
-		st.ExpectedResumeAt = s.time("op_until")
+		st.ExpectedResumeAt, st.NextProbeAt = s.time("op_until"), time.Time{}
+		st.ResumeBy = st.ExpectedResumeAt
 	}
 	if at := s.time("ramp_at"); st.Name == Closed && !st.Paused && !at.IsZero() {
 		st.Since = at.Add(slowStart)

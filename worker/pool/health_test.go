@@ -271,7 +271,7 @@ func TestARefusedKeyPausesThePoolAndFailsNoJob(t *testing.T) {
 				})
 			}
 			jobs.Wait()
-			if st := d.state(); !st.Paused || st.Cause != c.cause || st.ExpectedResumeAt.IsZero() {
+			if st := d.state(); !st.Paused || st.Cause != c.cause || st.NextProbeAt.IsZero() {
 				t.Errorf("state %+v; want it paused for %s, with another probe to come", st, c.cause)
 			}
 			if n := p.lists + len(p.pings); n > 2 {
