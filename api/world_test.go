@@ -805,12 +805,13 @@ func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, paused := w.paused[j.Pool]; paused {
-		return tasks.Waiting{For: tasks.WaitPaused, Position: 1}, nil
+		return tasks.Waiting{For: tasks.WaitPaused, Position: 1, AsOf: time.Now(), Degraded: true}, nil
 	}
 	if j.Status == tasks.StatusScheduled {
-		return tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.NotBefore}, nil
+		return tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.NotBefore, EstimatedStart90: j.NotBefore, AsOf: time.Now()}, nil
 	}
-	return tasks.Waiting{For: tasks.WaitRequests, Position: 12, EstimatedStart: time.Now().Add(time.Hour).Truncate(time.Hour)}, nil
+	start := time.Now().Add(time.Hour).Truncate(time.Hour)
+	return tasks.Waiting{For: tasks.WaitRequests, Position: 12, EstimatedStart: start, EstimatedStart90: start.Add(time.Hour), AsOf: time.Now()}, nil
 }
 
 func (w *world) Estimate(context.Context, string, string) (time.Duration, error) {

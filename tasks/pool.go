@@ -37,10 +37,30 @@ type Load struct {
 	Running        int64
 	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
 	Tenants        int64              // tenants with a backlog
-	Shares         float64            // their weights, added up
+	Turns          []Turn             // of those whose turn comes first, at most a hundred, in order
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
+	Mean           float64            // seconds of the allowance that a call of late has cost; 1 while none has ended
 	WorkedAt       time.Time          // when a worker of the pool last said that it is there; zero: none has of late
+}
+
+// Turn is a tenant in a pool's order of work: the lowest turn goes next, and each job
+// moves its tenant on by the job's cost over the tenant's weight. Costs are seconds of the
+// pool's allowance.
+type Turn struct {
+	Tenant  string
+	At      float64
+	Weight  float64
+	Mean    float64 // cost of one of its jobs; 0: as of the pool's
+	Backlog float64 // cost of its jobs that wait for their turn
+}
+
+// Place is where a waiting job stands.
+type Place struct {
+	Own int64 // among its tenant's own in the backlog, 1 being next; 0 once it is handed out, or not there yet
+	// Ahead is how many of those that are handed out go before it, where it is so itself; -1: nobody knows.
+	Ahead   int64
+	Tenants int64 // that share the pool's turns
 }
 
 // Model is a model that is served.

@@ -192,7 +192,11 @@ type PriorBatch struct {
 type Waiting struct {
 	For            WaitReason
 	Position       int64     // among the tenant's own waiting jobs of the pool; 1 is next or already handed out
-	EstimatedStart time.Time // zero when there is no estimate
+	EstimatedStart time.Time // expected; zero when nobody can tell
+	// EstimatedStart90 is by when nine of ten such jobs start; zero with EstimatedStart.
+	EstimatedStart90 time.Time
+	AsOf             time.Time // of what the estimate is made of
+	Degraded         bool      // the pool does not run as it should: the estimate depends on when it does again
 }
 
 // WaitReason is the binding reason why a job does not run yet.
@@ -220,11 +224,13 @@ type PoolStatus struct {
 	Reason           string
 	Detail           string    // of the reason, for operators alone: hosts and targets
 	PausedBy         string    // "operator", "breaker", "memory" or ""
-	ExpectedResumeAt time.Time // zero when unknown
+	ExpectedResumeAt time.Time // a forecast; zero when unknown
+	NextProbeAt      time.Time // when the provider is asked again; zero: it is not
 	Queued           int64     // waiting, all tenants
 	Running          int64
 	OldestQueuedAt   time.Time // of those that may run now; zero when none may
 	Allowance        []Allowance
+	Estimates        Score
 }
 
 // PoolAct is something that an operator did to a pool.

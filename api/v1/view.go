@@ -41,7 +41,10 @@ func (a *API) job(b []byte, j *tasks.Job, waiting *tasks.Waiting) []byte {
 		o.Within("waiting", func(o *jsonwrite.Object) {
 			o.Str("for", string(waiting.For))
 			o.Num("position", waiting.Position)
-			o.Time("estimated_start_at", wholeSecond(waiting.EstimatedStart))
+			o.Time("estimated_start_at", waiting.EstimatedStart)
+			o.Time("estimated_start_at_p90", waiting.EstimatedStart90)
+			o.Time("as_of", waiting.AsOf)
+			o.Bool("degraded", waiting.Degraded)
 		})
 	}
 	writeOutcome(&o, j)
@@ -246,19 +249,23 @@ func (a *API) estimatedEnd(g *tasks.Batch) time.Time {
 	return wholeSecond(now.Add(each * time.Duration(max(g.Counts.Total-done, 0))))
 }
 
-// jobETag is strong: it changes with everything that the answer shows. The
-// record's version stands for all but what is worked out at reading.
+// jobETag changes with what the answer shows. The record's version stands for all but what
+// is worked out at reading. Of a job that waits it is weak: an estimate that is the same to the
+// second, and as of when it is, make no other answer.
 func (a *API) jobETag(j *tasks.Job, w *tasks.Waiting) string {
-	h := fnv.New64a()
+	h, weak := fnv.New64a(), ""
 	_, _ = h.Write([]byte(a.base))
 	if w != nil && w.For != "" {
 		o := jsonwrite.Object{}
 		o.Str("for", string(w.For))
 		o.Num("position", w.Position)
 		o.Time("at", wholeSecond(w.EstimatedStart))
+		o.Time("late", wholeSecond(w.EstimatedStart90))
+		o.Bool("degraded", w.Degraded)
 		_, _ = h.Write(o.B)
+		weak = "W/"
 	}
-	return `"` + strconv.FormatInt(j.Version, 10) + "-" + strconv.FormatUint(h.Sum64(), 36) + `"`
+	return weak + `"` + strconv.FormatInt(j.Version, 10) + "-" + strconv.FormatUint(h.Sum64(), 36) + `"`
 }
 
 func (a *API) jobURL(id string) string   { return a.base + "/v1/jobs/" + id }
@@ -276,6 +283,7 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 	}
 	o.Optional("paused_by", p.PausedBy)
 	o.Time("expected_resume_at", p.ExpectedResumeAt)
+	o.Time("next_probe_at", p.NextProbeAt)
 	o.Num("queued", p.Queued)
 	o.Num("running", p.Running)
 	o.Time("oldest_queued_at", p.OldestQueuedAt)
@@ -288,7 +296,27 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 			})
 		}
 	})
+	writeScore(&o, &p.Estimates)
 	return o.End()
+}
+
+// writeScore writes how right the forecasts of a pool have been; null where there were none.
+func writeScore(o *jsonwrite.Object, s *tasks.Score) {
+	o.Within("estimates", func(o *jsonwrite.Object) {
+		o.Num("samples", s.Samples)
+		for _, of := range []struct {
+			name  string
+			value float64
+		}{{"ratio_p10", s.P10}, {"ratio_p50", s.P50}, {"ratio_p90", s.P90}, {"coverage_p90", s.Coverage}} {
+			if s.Samples == 0 {
+				o.Null(of.name)
+				continue
+			}
+			o.Name(of.name)
+			o.B = strconv.AppendFloat(o.B, of.value, 'f', 4, 64)
+		}
+		o.Num("censored", s.Censored)
+	})
 }
 
 // answerPage answers with a page of n objects; next goes on after it, and "" means

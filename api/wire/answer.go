@@ -24,6 +24,7 @@ func ETag(body []byte) string {
 // Matches reports whether If-None-Match names the entity tag. Comparison is
 // weak (RFC 9110, 13.1.2): a proxy that compresses makes a strong tag weak.
 func Matches(h http.Header, etag string) bool {
+	etag = strings.TrimPrefix(etag, "W/")
 	for _, field := range h["If-None-Match"] {
 		for tag := range strings.SplitSeq(field, ",") {
 			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")

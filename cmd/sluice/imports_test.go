@@ -49,14 +49,17 @@ var mayImport = map[string][]string{
 	"/worker/webhook":       {"/tasks", "code.dny.dev/ssrf"},
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
-	"/cmd/sluice/drain":  {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
-	"/cmd/sluice/config": {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
+	"/cmd/sluice/drain": {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
+	// A simulation is the record, the gate and the forecasts as they are, without Asynq and providers.
+	"/cmd/sluice/simulate": {"/tasks", "/tasks/store", "/worker/limit", "/worker/pause", "/worker/pool", redisClient},
+	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.
 var importedBy = map[string]string{
-	"/cmd/sluice/config": "/cmd/sluice",
-	"/cmd/sluice/drain":  "/cmd/sluice",
+	"/cmd/sluice/config":   "/cmd/sluice",
+	"/cmd/sluice/drain":    "/cmd/sluice",
+	"/cmd/sluice/simulate": "/cmd/sluice",
 }
 
 const (

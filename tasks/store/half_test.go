@@ -130,6 +130,18 @@ var smallHalves = map[string]func(h *half) func(){
 		must(h.T, h.rdb.ZRem(h.Context(), "sluice:{s}:tn:acme", "job_2").Err())
 		return h.audit(`"cursor":`)
 	},
+	"forecast": func(h *half) func() {
+		k := h.submit(h.prompt("job_1", "acme"), h.prompt("job_2", "acme"), h.prompt("job_3", "acme"))[0]
+		told := func(id string) tasks.Forecast {
+			return tasks.Forecast{Job: id, At: h.now, Predicted: 2 * time.Second, Told: 2 * time.Second, Late: 3 * time.Second}
+		}
+		_, _, err := h.Foretold(h.Context(), pool, []tasks.Forecast{told("job_1"), told("job_2"), told("job_9")})
+		must(h.T, err)
+		h.now = h.now.Add(2 * time.Second)
+		h.run(k)
+		h.now = h.now.Add(time.Second)
+		return func() { _, _, err := h.Foretold(h.Context(), pool, []tasks.Forecast{told("job_3")}); must(h.T, err) }
+	},
 	"paused": func(h *half) func() {
 		return func() { must(h.T, h.SetPaused(h.Context(), pool, true)) }
 	},

@@ -21,10 +21,12 @@ func (k keys) wanted(id string) string            { return string(k) + "want:" +
 func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
+func (k keys) paid(pool string) string            { return string(k) + "paid:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }
+func (k keys) foretold(pool string) string        { return string(k) + "fts:" + pool }
 func (k keys) load(pool string) string            { return string(k) + "n:" + pool }
 func (k keys) waiting() string                    { return string(k) + "tq" }
 func (k keys) watched(pool string) string         { return string(k) + "eye:" + pool }

@@ -283,11 +283,34 @@ func (l *life) live() {
 	must(l.T, err)
 	l.audits()
 	l.tokens()
+	l.forecasts()
 	_, err = l.s.Beat(l.Context())
 	must(l.T, err)
 	_, err = l.s.Missing(l.Context())
 	must(l.T, err)
 	l.look()
+}
+
+// forecasts tells more than are kept, one of them of a job that has started.
+func (l *life) forecasts() {
+	l.Helper()
+	j, tickets := l.submit(nil)
+	told := make([]tasks.Forecast, 48)
+	for n := range 12 {
+		for i := range told {
+			told[i] = tasks.Forecast{Job: fmt.Sprintf("job_%d_%d", n, i), At: time.Now(), Predicted: time.Hour, Told: time.Hour, Late: time.Hour}
+		}
+		_, _, err := l.s.Foretold(l.Context(), pool, told)
+		must(l.T, err)
+	}
+	l.end(tickets[0], retried)
+	at := time.Now().Add(-time.Hour)
+	for n := range 16 { // of which one of two is kept
+		_, _, err := l.s.Foretold(l.Context(), pool, []tasks.Forecast{{Job: j.ID, At: at.Add(time.Duration(n) * time.Millisecond), Predicted: time.Minute, Told: time.Minute, Late: time.Minute}})
+		must(l.T, err)
+	}
+	_, err := l.s.Score(l.Context(), pool, time.Now())
+	must(l.T, err)
 }
 
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {

@@ -181,7 +181,7 @@ func TestNoListReadsBodies(t *testing.T) {
 		}},
 		{"endpoints", 1, func(ctx context.Context) (int, error) { l, err := s.Endpoints(ctx, "acme"); return len(l), err }},
 		{"a waiting job", 1, one(func(ctx context.Context) error { _, err := s.Job(ctx, "acme", waiting[0].ID); return err })},
-		{"a place in the backlog", 1, one(func(ctx context.Context) error { _, _, err := s.Position(ctx, waiting[0]); return err })},
+		{"a place in the backlog", 1, one(func(ctx context.Context) error { _, err := s.Position(ctx, waiting[0]); return err })},
 		{"a pool's load", 1, one(func(ctx context.Context) error { _, err := s.Load(ctx, pool); return err })},
 		{"those with a model to go to", 0, func(ctx context.Context) (int, error) {
 			l, err := s.Divertible(ctx, pool, 0, 100)

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -314,12 +316,13 @@ func (s *Store) lastLine(ctx context.Context, batch, after string) (int, error) 
 func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var counts, eye *redis.SliceCmd
 	var out, hold, ring *redis.IntCmd
-	var tenants, first, held *redis.StringSliceCmd
+	var tenants *redis.ZSliceCmd
+	var first, held *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running"), p.HMGet(ctx, s.keys.watched(pool), "wk")
+		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
-		tenants, weights = p.ZRange(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
+		tenants, weights = p.ZRangeWithScores(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
 		return nil
 	})
@@ -328,41 +331,18 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
-		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Shares: float64(ring.Val()), Weights: map[string]float64{}, WorkedAt: fromMilli(num(eye.Val()[0])),
+		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, WorkedAt: fromMilli(num(eye.Val()[0])),
+		Mean: cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
+	}
+	for name, w := range weights.Val() {
+		l.Weights[name], _ = strconv.ParseFloat(w, 64)
 	}
 	ids := append(first.Val(), held.Val()...)
-	if len(tenants.Val()) > 0 {
-		turnsOf := []any{"ZMSCORE", s.keys.ring(pool)}
-		for name, w := range weights.Val() {
-			l.Weights[name], _ = strconv.ParseFloat(w, 64)
-			turnsOf = append(turnsOf, name)
-		}
-		var turns *redis.Cmd
-		heads := make([]*redis.StringSliceCmd, len(tenants.Val()))
-		_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, t := range tenants.Val() {
-				heads[i] = p.ZRange(ctx, s.keys.backlog(pool, t), 0, 0)
-			}
-			if len(l.Weights) > 0 {
-				turns = p.Do(ctx, turnsOf...)
-			}
-			return nil
-		})
-		if err != nil {
-			return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
-		}
-		for _, c := range heads {
-			ids = append(ids, c.Val()...)
-		}
-		if turns != nil {
-			for i, turn := range turns.Val().([]any) {
-				if turn != nil {
-					l.Shares += l.Weights[turnsOf[2+i].(string)] - 1
-				}
-			}
-		}
+	heads, err := s.turns(ctx, pool, tenants.Val(), &l)
+	if err != nil {
+		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 	}
-	for _, id := range ids {
+	for _, id := range append(ids, heads...) {
 		if at := tasks.Born(id); !at.IsZero() && (l.OldestQueuedAt.IsZero() || at.Before(l.OldestQueuedAt)) {
 			l.OldestQueuedAt = at
 		}
@@ -370,24 +350,71 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	return l, nil
 }
 
-// Position returns a waiting job's place among its tenant's own jobs of its
-// pool, 1 being next, and how many tenants share the pool's turns. It is 0
-// once the job has been handed out.
-func (s *Store) Position(ctx context.Context, j tasks.Job) (place, tenants int64, err error) {
-	var rank *redis.IntCmd
-	var ring *redis.IntCmd
+// turns reads the backlogs of tenants into a load, and returns the first job of each.
+func (s *Store) turns(ctx context.Context, pool string, tenants []redis.Z, l *tasks.Load) (first []string, err error) {
+	if len(tenants) == 0 {
+		return nil, nil
+	}
+	heads, sizes := make([]*redis.StringSliceCmd, len(tenants)), make([]*redis.IntCmd, len(tenants))
+	names := make([]string, len(tenants))
+	for i, t := range tenants {
+		names[i] = str(t.Member)
+	}
+	var paid *redis.SliceCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		rank = p.ZRank(ctx, s.keys.backlog(j.Pool, j.Tenant), j.ID)
-		ring = p.ZCard(ctx, s.keys.ring(j.Pool))
+		paid = p.HMGet(ctx, s.keys.paid(pool), names...)
+		for i, name := range names {
+			backlog := s.keys.backlog(pool, name)
+			heads[i], sizes[i] = p.ZRange(ctx, backlog, 0, 0), p.ZCard(ctx, backlog)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, t := range tenants {
+		cost, _, _ := strings.Cut(str(paid.Val()[i]), " ")
+		mean := cmp.Or(float64(atoi(cost))/1e6, l.Mean)
+		l.Turns = append(l.Turns, tasks.Turn{Tenant: names[i], At: t.Score, Weight: cmp.Or(l.Weights[names[i]], 1), Mean: mean, Backlog: mean * float64(sizes[i].Val())})
+		first = append(first, heads[i].Val()...)
+	}
+	return first, nil
+}
+
+// Position returns where a waiting job stands: one round trip, and a second for a job that
+// a worker holds.
+func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err error) {
+	var rank, ring, out, hold *redis.IntCmd
+	var holds *redis.FloatCmd
+	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		rank, ring = p.ZRank(ctx, s.keys.backlog(j.Pool, j.Tenant), j.ID), p.ZCard(ctx, s.keys.ring(j.Pool))
+		out, holds = p.ZRank(ctx, s.keys.handed(j.Pool), j.ID), p.ZScore(ctx, s.keys.held(j.Pool), j.ID)
+		hold = p.ZCard(ctx, s.keys.held(j.Pool))
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return 0, 0, fmt.Errorf("find the place of job %s: %w", j.ID, redisError(err))
+		return p, fmt.Errorf("find the place of job %s: %w", j.ID, redisError(err))
 	}
-	if errors.Is(rank.Err(), redis.Nil) {
-		return 0, ring.Val(), nil
+	p = tasks.Place{Ahead: -1, Tenants: ring.Val()}
+	switch {
+	case rank.Err() == nil:
+		p.Own = rank.Val() + 1
+	case out.Err() == nil:
+		p.Ahead = hold.Val() + out.Val()
+	case holds.Err() == nil:
+		// Leases are renewed together, so they tell no order; ids tell that in which jobs came.
+		held, err := s.rdb.ZRange(ctx, s.keys.held(j.Pool), 0, -1).Result()
+		if err != nil {
+			return p, fmt.Errorf("find the place of job %s: %w", j.ID, redisError(err))
+		}
+		p.Ahead = 0
+		for _, id := range held {
+			if id < j.ID {
+				p.Ahead++
+			}
+		}
 	}
-	return rank.Val() + 1, ring.Val(), nil
+	return p, nil
 }
 
 // Waiting returns how many jobs a tenant has in a pool's backlog, and how many

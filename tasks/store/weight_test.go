@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -115,33 +116,34 @@ func forgetBacklog(t *testing.T, s *store.Store, tenant string) {
 
 // A forecast needs to know what a turn of the pool costs: the weights of those
 // who have a backlog there, and of nobody else.
-func TestAPoolsLoadAddsUpTheWeightsOfItsBacklogs(t *testing.T) {
+func TestAPoolsLoadHasTheTurnsAndWeightsOfItsBacklogs(t *testing.T) {
 	t.Parallel()
 	weights := map[string]int64{"zoe": 9, "elsewhere": 5}
 	s := store.New(store.Config{
 		Redis: redistest.New(t), ResultTTL: time.Hour, Depth: map[string]int{pool: 1, "other": 1},
 		Weight: func(tenant string) int64 { return max(1, weights[tenant]) },
 	})
-	want := func(tenants int64, shares float64) {
+	want := func(turns ...tasks.Turn) {
 		t.Helper()
 		l, err := s.Load(t.Context(), pool)
-		if err != nil || l.Tenants != tenants || l.Shares != shares {
-			t.Errorf("%d tenants with %v shares, %v; want %d with %v", l.Tenants, l.Shares, err, tenants, shares)
+		if err != nil || l.Tenants != int64(len(turns)) || !slices.Equal(l.Turns, turns) {
+			t.Errorf("%d tenants, %+v, %v; want %+v", l.Tenants, l.Turns, err, turns)
 		}
 	}
-	want(0, 0)
+	want()
 	if err := s.SetPaused(t.Context(), pool, true); err != nil {
 		t.Fatal(err)
 	}
 	create(t, s, job("acme"))
-	want(1, 1)
+	acme, zoe := tasks.Turn{Tenant: "acme", Weight: 1, Mean: 1, Backlog: 1}, tasks.Turn{Tenant: "zoe", Weight: 9, Mean: 1, Backlog: 2}
+	want(acme)
 	create(t, s, job("zoe"))
 	create(t, s, job("zoe"))
-	want(2, 10)
+	want(acme, zoe)
 	away := job("elsewhere")
 	away.Pool = "other"
 	create(t, s, away)
-	want(2, 10)
+	want(acme, zoe)
 	if l, err := s.Load(t.Context(), pool); err != nil || l.Weights["zoe"] != 9 || l.Weights["acme"] != 0 {
 		t.Errorf("weights %v, %v; want 9 of zoe, and none noted of acme", l.Weights, err)
 	}

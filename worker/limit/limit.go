@@ -118,6 +118,10 @@ type Config struct {
 	// Gates of several pools may share one.
 	Metrics prometheus.Registerer
 
+	// Now replaces Redis's clock for a simulation, which asks by [Gate.Book] and needs no
+	// [Gate.Run]. Nil means Redis's own.
+	Now func() time.Time
+
 	// now replaces Redis's clock, in seconds, and clock the process's; tests set them.
 	now   func() float64
 	clock clock
@@ -191,6 +195,9 @@ func New(cfg Config) (*Gate, error) {
 	}
 	if cfg.lease <= 0 {
 		cfg.lease = 20 * time.Second
+	}
+	if cfg.Now != nil {
+		cfg.now = func() float64 { return float64(cfg.Now().UnixMicro()) / 1e6 }
 	}
 	if cfg.clock == nil {
 		cfg.clock = systemClock{}

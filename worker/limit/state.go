@@ -44,22 +44,72 @@ type State struct {
 	// CallsPerSecond is the pace that the allowance gives to calls like the
 	// recent ones. Zero means that nothing limits it, or that none were seen.
 	CallsPerSecond float64
+	// Latency is how long calls like the recent ones take; zero when none were seen.
+	Latency time.Duration
+
+	soft float64 // the part of Pace that is no slow start: refusals lower it, and minutes restore it
 }
 
 // Wait estimates how long it takes until n further calls, like the recent ones,
-// have passed. What already waits inside the processes is not counted.
-func (s State) Wait(n int) time.Duration {
-	var longest float64
-	for _, d := range []Dimension{s.Requests, s.InputTokens, s.OutputTokens} {
-		if d.Limit > 0 && d.rate > 0 && s.Pace > 0 {
-			longest = max(longest, (d.guard+float64(n)*d.need-d.Level)/(d.rate*s.Pace))
+// have passed: the hold first, then a slow start where there is one. What already
+// waits inside the processes is not counted.
+func (s State) Wait(n float64) time.Duration {
+	return s.wait(s.HeldFor, n, s.Pace, stair/2) // nobody knows how far the present stair is
+}
+
+// WaitAfter is Wait where nothing passes before shut is over, and the gate then goes on at a
+// share of the pace that doubles each 5 s, as after a pause. Meanwhile the buckets fill.
+func (s State) WaitAfter(shut time.Duration, n, share float64) time.Duration {
+	return s.wait(max(shut, s.HeldFor), n, share, stair)
+}
+
+func (s State) wait(shut time.Duration, n, share, left float64) time.Duration {
+	var work, soft float64 // s of the full pace; share of it
+	if soft = s.soft; soft <= 0 {
+		soft = 1
+	}
+	for i, d := range []Dimension{s.Requests, s.InputTokens, s.OutputTokens} {
+		if d.Limit > 0 && d.rate > 0 {
+			level := max(d.Level, min(float64(d.Capacity), d.Level+d.rate*soft*shut.Seconds()))
+			if i == 0 {
+				d.need = 1 // also before any call was seen
+			}
+			work = max(work, (d.guard+n*d.need-level)/(d.rate*soft))
 		}
 	}
-	if s.Concurrency > 0 && s.CallsPerSecond > 0 {
-		longest = max(longest, float64(n+s.InFlight-s.Concurrency)/s.CallsPerSecond)
+	took := min(slowly(work, min(1, share/soft), left), longest)
+	if calls := s.freed(); s.Concurrency > 0 && calls > 0 {
+		took = max(took, min((n+float64(s.InFlight-s.Concurrency))/calls, longest))
 	}
-	const most = 365 * 24 * 3600
-	return s.HeldFor + time.Duration(min(longest, most)*float64(time.Second))
+	return shut + time.Duration(max(0, took)*float64(time.Second))
+}
+
+const (
+	longest = 365 * 24 * 3600 // s that a wait is at most said to be
+	stair   = 5               // s until a slow start's share doubles; see lua/pace.lua
+)
+
+// freed is how many calls a second end while as many are under way as may be; 0: not known.
+func (s State) freed() float64 {
+	if s.Latency <= 0 {
+		return s.CallsPerSecond
+	}
+	return float64(s.Concurrency) / s.Latency.Seconds()
+}
+
+// slowly is how long so many seconds of the full pace take, from a share of the pace on that
+// doubles at each stair, of which the first lasts so much longer.
+func slowly(work, share, left float64) (took float64) {
+	if share <= 0 || work <= 0 {
+		return max(0, work)
+	}
+	for ; share < 1; left = stair {
+		if work <= left*share {
+			return took + work/share
+		}
+		work, took, share = work-left*share, took+left, 2*share
+	}
+	return took + work
 }
 
 // State reads the gate: one call of Redis. It works without [Gate.Run].
@@ -85,6 +135,7 @@ func (g *Gate) State(ctx context.Context) (State, error) {
 		}
 	}
 	s.Served = p.next() == 1
+	s.soft, s.Latency = p.next(), time.Duration(latency*float64(time.Second))
 	if p.err != nil {
 		return State{}, fmt.Errorf("read the gate of pool %s: %w", g.cfg.Pool, p.err)
 	}

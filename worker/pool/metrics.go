@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics returns the gauges of what waits and runs, read at each scrape. Every
+// Metrics returns the gauges of what waits and runs, and of how right forecasts were, read at each scrape. Every
 // process reports the same, since it is Redis's; take the maximum, not the sum.
 func (s *Set) Metrics() prometheus.Collector { return backlogMetrics{s} }
 
@@ -16,12 +16,16 @@ type backlogMetrics struct{ set *Set }
 var (
 	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants, those for later too.", []string{"pool"}, nil)
 	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes.", []string{"pool"}, nil)
+	samplesDesc = prometheus.NewDesc("sluice_forecast_samples", "Forecasts of a start, told in the last hour for 1 s ahead or more, whose job has started.", []string{"pool"}, nil)
+	censorDesc  = prometheus.NewDesc("sluice_forecast_censored", "Forecasts of the last hour whose job was canceled, expired or deleted before it started.", []string{"pool"}, nil)
+	ratioDesc   = prometheus.NewDesc("sluice_forecast_ratio", "Actual wait over the forecast of it, of the last hour: quantiles 0.1, 0.5 and 0.9.", []string{"pool", "quantile"}, nil)
+	coverDesc   = prometheus.NewDesc("sluice_forecast_coverage", "Share of the jobs that started by when nine of ten were told to; of the last hour.", []string{"pool"}, nil)
 	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits and may run now; 0 when there is none.", []string{"pool"}, nil)
 )
 
 // Describe lists the metrics.
 func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc} {
+	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, samplesDesc, censorDesc, ratioDesc, coverDesc} {
 		ch <- d
 	}
 }
@@ -45,6 +49,16 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			oldest = m.set.now().Sub(p.OldestQueuedAt).Seconds()
 		}
 		gauge(oldestDesc, oldest)
+		e := p.Estimates
+		gauge(samplesDesc, float64(e.Samples))
+		gauge(censorDesc, float64(e.Censored))
+		if e.Samples == 0 {
+			continue
+		}
+		gauge(coverDesc, e.Coverage)
+		for quantile, v := range map[string]float64{"0.1": e.P10, "0.5": e.P50, "0.9": e.P90} {
+			ch <- prometheus.MustNewConstMetric(ratioDesc, prometheus.GaugeValue, v, p.Name, quantile)
+		}
 	}
 }
 

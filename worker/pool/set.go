@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -47,9 +48,8 @@ type Member struct {
 // Record tells how much of the pools' work waits.
 type Record interface {
 	Load(ctx context.Context, pool string) (tasks.Load, error)
-	// Position is a waiting job's place among its tenant's own of its pool, and how
-	// many tenants share the pool's turns.
-	Position(ctx context.Context, j tasks.Job) (place, tenants int64, err error)
+	// Position is where a waiting job stands.
+	Position(ctx context.Context, j tasks.Job) (tasks.Place, error)
 	// Waiting is how many jobs a tenant has in a pool's backlog, and how many tenants share its turns.
 	Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error)
 	// Past is what the jobs of pools have waited for, and History what is known of the time
@@ -60,6 +60,11 @@ type Record interface {
 	// at now. Bound notes what the jobs of one of them wait for.
 	Watch(ctx context.Context, works bool, pools ...string) ([]tasks.WatchTurn, error)
 	Bound(ctx context.Context, t tasks.WatchTurn, b tasks.Bind) error
+	// Foretold takes in forecasts that were told, and returns how far those before them were off
+	// and how many wait yet for their job to start.
+	Foretold(ctx context.Context, pool string, told []tasks.Forecast) (learned [tasks.Classes]tasks.Correction, awaited int64, err error)
+	// Score is how right the forecasts were that were told in the last hour.
+	Score(ctx context.Context, pool string, now time.Time) (tasks.Score, error)
 }
 
 // Set is all pools together: which serves a model, how each stands, what a job
@@ -71,9 +76,11 @@ type Set struct {
 	now     func() time.Time
 
 	mu      sync.Mutex
-	views   map[string]view    // by pool
-	looking map[string]bool    // by pool: somebody reads it anew
-	backlog map[string]backlog // by pool and tenant
+	views   map[string]view     // by pool
+	looking map[string]bool     // by pool: somebody reads it anew
+	backlog map[string]backlog  // by pool and tenant
+	scoring map[string]*scoring // by pool
+	random  *rand.Rand          // draws samples
 }
 
 // backlog is a tenant's part of a pool's backlog at one moment.
@@ -88,7 +95,7 @@ func NewSet(r Record, now func() time.Time, members ...Member) *Set {
 	for i := range members {
 		members[i].listed = &listed{}
 	}
-	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}}
+	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}, scoring: map[string]*scoring{}, random: rand.New(rand.NewPCG(1, 2))}
 }
 
 // Names returns the pools' names, in the order of the configuration.
@@ -189,7 +196,11 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, v.status(m.Name))
+		p := v.status(m.Name)
+		if p.Estimates, err = s.record.Score(ctx, m.Name, v.at); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
 	}
 	return out, nil
 }
@@ -212,7 +223,7 @@ func (s *Set) Barred(ctx context.Context, pool string) tasks.Outcome {
 func (v view) status(name string) tasks.PoolStatus {
 	s := tasks.PoolStatus{
 		Name: name, State: tasks.PoolOpen, Since: v.pause.Since, Reason: v.pause.Reason, Detail: v.pause.Detail, PausedBy: v.pause.PausedBy,
-		ExpectedResumeAt: v.pause.ExpectedResumeAt, Queued: v.load.Queued, Running: v.load.Running, OldestQueuedAt: v.load.OldestQueuedAt,
+		ExpectedResumeAt: v.pause.ExpectedResumeAt, NextProbeAt: v.pause.NextProbeAt, Queued: v.load.Queued, Running: v.load.Running, OldestQueuedAt: v.load.OldestQueuedAt,
 	}
 	switch {
 	case v.pause.Paused:

@@ -54,19 +54,19 @@ func (s *Set) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, er
 		if h.Job.Status.Final() || h.Job.Status == tasks.StatusRunning {
 			return c.spans(), nil
 		}
-		place, _, err := s.record.Position(ctx, h.Job)
+		place, err := s.record.Position(ctx, h.Job)
 		if err != nil {
 			return nil, err
 		}
-		c.rest = v.rest(place)
+		c.rest = v.rest(place.Own)
 	}
 	return c.spans(), nil
 }
 
 // known is a pool's past, with what is known of it now.
 func (v view) known(p tasks.Past, now time.Time) tasks.Past {
-	at := now.Add(-time.Since(v.at)).Truncate(time.Millisecond)
-	b := tasks.Bind{At: at, For: v.binds(now), Shares: v.load.Shares}
+	at := minTime(v.at, now).Truncate(time.Millisecond)
+	b := tasks.Bind{At: at, For: v.binds(now), Shares: v.shares()}
 	if n := len(p.Binds); n > 0 && p.Binds[n-1].At.After(at) {
 		b.At = p.Binds[n-1].At
 	}

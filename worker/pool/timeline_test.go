@@ -145,7 +145,7 @@ func adds(t *testing.T, name string, spans []tasks.Span, from, end time.Time) {
 func TestWhatAJobWaitsForNow(t *testing.T) {
 	t.Parallel()
 	now := second(100)
-	worked, busy := tasks.Load{WorkedAt: now, Shares: 2}, limit.State{Binds: "output_tokens", CallsPerSecond: 1}
+	worked, busy := tasks.Load{WorkedAt: now, Tenants: 2}, limit.State{Binds: "output_tokens", CallsPerSecond: 1}
 	j := tasks.Job{Tenant: "acme", Pool: "claude", CreatedAt: second(0), Status: tasks.StatusQueued}
 	follows := j
 	follows.Followed = "digest"
@@ -171,7 +171,7 @@ func TestWhatAJobWaitsForNow(t *testing.T) {
 		{"handed out", view{load: worked, gate: busy, past: past}, j, 0, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
 		{"others' turns, as far as nobody knows", view{load: worked, gate: busy}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
 	} {
-		c.v.at = time.Now()
+		c.v.at = now
 		if got := c.v.binds(now); got != c.binds {
 			t.Errorf("%s: the pool waits for %q, want %q", c.name, got, c.binds)
 		}

@@ -13,12 +13,15 @@ import (
 
 // view is one pool at one moment.
 type view struct {
-	at     time.Time
-	load   tasks.Load
-	gate   limit.State
-	pause  pause.State
-	past   tasks.Past
-	pastAt time.Time // when past was read
+	at      time.Time // by the clock of the record
+	load    tasks.Load
+	gate    limit.State
+	pause   pause.State
+	alone   bool // nobody takes what is handed out
+	passing passing
+	learned [tasks.Classes]tasks.Correction
+	past    tasks.Past
+	pastAt  time.Time // when past was read
 }
 
 // pastFresh is how old a view's past may be: what was noted of the seconds since is known
@@ -29,7 +32,7 @@ const pastFresh = 3 * time.Second
 func (s *Set) look(ctx context.Context, pool string, fresh time.Duration) (view, error) {
 	s.mu.Lock()
 	v, ok := s.views[pool]
-	if age := time.Since(v.at); ok && age < fresh || ok && age < 4*fresh && s.looking[pool] {
+	if age := s.now().Sub(v.at); ok && age >= 0 && (age < fresh || age < 4*fresh && s.looking[pool]) {
 		s.mu.Unlock()
 		return v, nil // while one looks, the others take what there is
 	}
@@ -44,7 +47,8 @@ func (s *Set) look(ctx context.Context, pool string, fresh time.Duration) (view,
 	if err != nil {
 		return v, err
 	}
-	v = view{at: time.Now(), past: v.past, pastAt: v.pastAt}
+	before := v
+	v = view{at: s.now(), past: v.past, pastAt: v.pastAt}
 	if v.load, err = s.record.Load(ctx, pool); err != nil {
 		return v, err
 	}
@@ -61,32 +65,139 @@ func (s *Set) look(ctx context.Context, pool string, fresh time.Duration) (view,
 		}
 		v.past, v.pastAt = pasts[pool], v.at
 	}
+	v.alone = v.unattended(v.at)
+	v.passing = before.passing.next(&before, &v)
+	v.learned = s.learn(ctx, pool, before.learned)
 	s.mu.Lock()
 	s.views[pool] = v
 	s.mu.Unlock()
 	return v, nil
 }
 
-// until is how long a pool lets nothing through, as far as anybody knows.
-func (v view) until(now time.Time) time.Duration {
-	d := v.gate.HeldFor
-	if v.pause.Paused {
-		if r := v.pause.ExpectedResumeAt.Sub(now); !v.pause.ExpectedResumeAt.IsZero() && r > d {
-			d = r
-		}
-		d = max(d, 5*time.Second)
-	}
-	return d
+// workerGone is how long a pool's workers may say nothing until there are none.
+const workerGone = 5 * time.Second
+
+// unattended reports whether nobody takes what is handed out: there is no worker. A release
+// before this one says that there is at the gate alone.
+func (v view) unattended(now time.Time) bool {
+	return now.Sub(v.load.WorkedAt) > workerGone && !v.gate.Served && v.load.Running == 0
 }
 
-// ahead is how long the job at this place of its tenant's own waits, where so many
-// tenants take turns. A turn costs 1/weight: for each of its own, every other
-// tenant has as many as its weight is greater.
-func (v view) ahead(now time.Time, tenant string, place, tenants int64) time.Duration {
-	weight := cmp.Or(v.load.Weights[tenant], 1)
-	shares := v.load.Shares + float64(tenants-v.load.Tenants) // who came since is taken to weigh 1
-	n := min(float64(place)*max(1, shares/weight), float64(v.load.Queued))
-	return v.until(now) + max(0, v.gate.Wait(int(math.Ceil(n)))-v.gate.HeldFor)
+// degraded reports whether the pool does not run as it should, or is not attended.
+func (v view) degraded() bool {
+	return v.alone || v.status("").State != tasks.PoolOpen
+}
+
+// passing is what has been served of late, in all and of the tenants with a backlog that could
+// be seen: sums that fade in two minutes. The rest is had by tenants whose jobs come and go;
+// whoever has a backlog can expect that to go on.
+type passing struct{ all, seen float64 }
+
+const passingFor = 120 // s
+
+// next adds what was served between two views of a pool, where they are near each other.
+func (p passing) next(from, to *view) passing {
+	took := to.at.Sub(from.at).Seconds()
+	if took <= 0 || took > 10 || len(from.load.Turns) == 0 || len(to.load.Turns) == 0 || to.gate.CallsPerSecond <= 0 || to.gate.HeldFor > 0 || to.pause.Paused {
+		return p
+	}
+	fade := math.Exp(-took / passingFor)
+	p.all, p.seen = p.all*fade+took*to.gate.CallsPerSecond, p.seen*fade
+	at := map[string]float64{}
+	for _, t := range from.load.Turns {
+		at[t.Tenant] = t.At
+	}
+	for _, t := range to.load.Turns {
+		if was, ok := at[t.Tenant]; ok {
+			p.seen += max(0, t.At-was) * t.Weight / cmp.Or(to.load.Mean, 1)
+		}
+	}
+	return p
+}
+
+// share is the part of what is served that passes by so.
+func (p passing) share() float64 {
+	if p.all < passingFew {
+		return 0
+	}
+	return min(max(1-p.seen/p.all, 0), passingMost)
+}
+
+const (
+	passingFew  = 20 // calls have to be served before that tells anything
+	passingMost = 0.9
+)
+
+// forecast is when a job starts, from now.
+type forecast struct {
+	predicted, told, late time.Duration
+	known                 bool // false: nobody can tell; the rest is what it would be if the pool opened now
+	degraded              bool
+}
+
+// forecast says when a job of that place in its tenant's own backlog starts, or one that is
+// handed out with so many before it.
+func (v view) forecast(now time.Time, tenant string, p tasks.Place) forecast {
+	mean := cmp.Or(v.load.Mean, 1)
+	f := facts{
+		own: float64(p.Own - 1), weight: cmp.Or(v.load.Weights[tenant], 1), turn: v.turn(tenant), mean: mean,
+		unseen: max(0, v.load.Tenants-int64(len(v.load.Turns))), handed: p.Own <= 0, stage: float64(v.load.Handed),
+		gate: v.gate, pace: v.gate.Pace,
+	}
+	f.passes = v.passing.share()
+	for _, t := range v.load.Turns {
+		if t.Tenant != tenant {
+			f.others = append(f.others, t)
+		} else {
+			mean = cmp.Or(t.Mean, mean)
+		}
+	}
+	f.own *= mean
+	if f.handed && p.Ahead >= 0 {
+		f.stage = float64(p.Ahead)
+	}
+	// What has its place at the gate is in the gate's level already.
+	f.stage = max(0, f.stage-float64(max(0, int64(v.gate.InFlight)-v.load.Running)))
+	out := forecast{known: !v.alone, degraded: v.degraded()}
+	if f.shut = v.pause.Paused; f.shut {
+		out.known = out.known && !v.pause.ExpectedResumeAt.IsZero()
+		f.open = max(v.pause.ExpectedResumeAt.Sub(now), time.Second)
+		f.late = max(v.pause.ResumeBy.Sub(now), f.open)
+		f.pace = resumePace
+	}
+	out.predicted = f.wait()
+	out.told, out.late = corrected(out.predicted, out.predicted+max(0, f.late-f.open), out.degraded, v.learned[tasks.ClassOf(out.predicted, out.degraded)])
+	return out
+}
+
+// resumePace is the share of the pace at which a pool goes on after a pause; see package pause.
+const resumePace = 0.2
+
+// shares are the weights of the tenants with a backlog, added up; who was not looked at weighs 1.
+func (v view) shares() float64 {
+	sum := float64(max(0, v.load.Tenants-int64(len(v.load.Turns))))
+	for _, t := range v.load.Turns {
+		sum += t.Weight
+	}
+	return sum
+}
+
+// turn is a tenant's turn in a pool: where its backlog is not among those that were seen, it
+// came since, or its turn is behind theirs.
+func (v view) turn(tenant string) float64 {
+	turns := v.load.Turns
+	for _, t := range turns {
+		if t.Tenant == tenant {
+			return t.At
+		}
+	}
+	switch {
+	case len(turns) == 0:
+		return 0
+	case v.load.Tenants > int64(len(turns)):
+		return turns[len(turns)-1].At
+	}
+	return turns[0].At
 }
 
 // Waiting says what a job waits for; nothing once it runs or has ended.
@@ -94,37 +205,57 @@ func (s *Set) Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error) {
 	if j.Status.Final() || j.Status == tasks.StatusRunning {
 		return tasks.Waiting{}, nil
 	}
-	place, tenants, err := s.record.Position(ctx, j)
+	p, err := s.record.Position(ctx, j)
 	if err != nil {
 		return tasks.Waiting{}, err
 	}
-	return s.WaitingAt(ctx, j, place, tenants)
+	return s.waiting(ctx, j, p)
 }
 
-// WaitingAt is [Set.Waiting] for somebody who knows the job's place already.
+// WaitingAt is [Set.Waiting] for somebody who knows the job's place in its tenant's backlog already.
 func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) (tasks.Waiting, error) {
+	return s.waiting(ctx, j, tasks.Place{Own: place, Ahead: -1, Tenants: tenants})
+}
+
+func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Waiting, error) {
 	v, err := s.look(ctx, j.Pool, viewFresh)
+	if err == nil && p.Own > 0 && v.load.Handed == 0 {
+		v, err = s.look(ctx, j.Pool, viewFresh/10) // it had to wait, so others came since
+	}
 	if err != nil {
 		return tasks.Waiting{}, err
 	}
 	now := s.now().UTC()
-	if j.DueAt.After(now) {
-		w := tasks.Waiting{For: tasks.WaitNotBefore, EstimatedStart: j.DueAt}
-		if j.Status == tasks.StatusRetrying || !j.NotBefore.After(now) {
-			w.For = tasks.WaitRetry
-		}
+	w := tasks.Waiting{For: v.reason(j, p, now), Position: max(1, p.Own), AsOf: v.at.UTC().Truncate(time.Millisecond)}
+	f := v.forecast(now, j.Tenant, p)
+	if w.For == tasks.WaitNotBefore || w.For == tasks.WaitRetry {
+		w.Position = 0
+		until := j.DueAt.Sub(now)
+		f.told, f.late, f.predicted = max(f.told, until), max(f.late, until), 0 // nothing is learned of it
+	}
+	w.Degraded = f.degraded
+	if !f.known {
 		return w, nil
 	}
-	w := tasks.Waiting{Position: max(1, place), EstimatedStart: now.Add(v.ahead(now, j.Tenant, max(1, place), tenants)).Truncate(time.Millisecond)}
-	w.For = v.waitsFor(j, place, tenants, now)
-	if w.For == tasks.WaitPaused && v.pause.ExpectedResumeAt.IsZero() || w.For == tasks.WaitNoWorker {
-		w.EstimatedStart = time.Time{} // nobody knows
+	w.EstimatedStart, w.EstimatedStart90 = now.Add(f.told).Truncate(time.Millisecond), now.Add(f.late).Truncate(time.Millisecond)
+	if j.StartedAt.IsZero() { // of a later start the record does not tell
+		s.told(tasks.Forecast{
+			Job: j.ID, Pool: j.Pool, At: now, Predicted: f.predicted, Told: f.told, Late: f.late, Class: tasks.ClassOf(f.predicted, f.degraded),
+		})
 	}
 	return w, nil
 }
 
-// workerGone is how long a pool's workers may say nothing until there are none.
-const workerGone = 5 * time.Second
+// reason is what a job waits for.
+func (v view) reason(j tasks.Job, p tasks.Place, now time.Time) tasks.WaitReason {
+	switch {
+	case j.DueAt.After(now) && (j.Status == tasks.StatusRetrying || !j.NotBefore.After(now)):
+		return tasks.WaitRetry
+	case j.DueAt.After(now):
+		return tasks.WaitNotBefore
+	}
+	return v.waitsFor(j, p.Own, p.Tenants, now)
+}
 
 // binds is what the pool's jobs wait for now; "" for nothing. It is the one place that
 // says so, for a job, a timeline and the pool's past alike.
@@ -132,7 +263,7 @@ func (v view) binds(now time.Time) tasks.WaitReason {
 	switch {
 	case v.pause.Paused:
 		return tasks.WaitPaused
-	case now.Sub(v.load.WorkedAt) > workerGone && !v.gate.Served && v.load.Running == 0: // a release before this one says it at the gate alone
+	case v.unattended(now):
 		return tasks.WaitNoWorker
 	case v.gate.Binds != "":
 		return tasks.WaitReason(v.gate.Binds)
@@ -190,6 +321,71 @@ func (v view) rest(place int64) time.Duration {
 	return time.Duration(min(float64(place)/v.gate.CallsPerSecond, 365*24*3600) * float64(time.Second))
 }
 
+// told notes a forecast that somebody is told, to be scored: of many at a time a sample.
+func (s *Set) told(f tasks.Forecast) {
+	if f.Told < time.Second && f.Predicted < time.Second/2 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.scoring[f.Pool]
+	if b == nil {
+		b = &scoring{}
+		s.scoring[f.Pool] = b
+	}
+	b.seen++
+	if len(b.told) < toldMost {
+		b.told = append(b.told, f)
+	} else if at := s.random.IntN(b.seen); at < toldMost {
+		b.told[at] = f
+	}
+}
+
+// scoring is what a process has told of a pool's jobs since the record took it in.
+type scoring struct {
+	at      time.Time // when that was
+	told    []tasks.Forecast
+	seen    int   // of which told is a sample
+	awaited int64 // forecasts that the record keeps until their job starts
+}
+
+const (
+	toldMost     = 128              // forecasts that are kept at a time
+	scoreEvery   = time.Second      // while there are any, or some are awaited
+	correctEvery = 10 * time.Second // what others have learned is asked for
+)
+
+// learn brings the record what was told of a pool's jobs, and returns what corrects the next
+// forecasts. Nothing depends on it: where the record cannot, all stays as it was.
+func (s *Set) learn(ctx context.Context, pool string, known [tasks.Classes]tasks.Correction) [tasks.Classes]tasks.Correction {
+	now := s.now()
+	s.mu.Lock()
+	b := s.scoring[pool]
+	if b == nil {
+		b = &scoring{}
+		s.scoring[pool] = b
+	}
+	every := correctEvery
+	if len(b.told) > 0 || b.awaited > 0 {
+		every = scoreEvery
+	}
+	if !b.at.IsZero() && now.Sub(b.at) < every {
+		s.mu.Unlock()
+		return known
+	}
+	told := b.told
+	b.at, b.told, b.seen = now, nil, 0
+	s.mu.Unlock()
+	learned, awaited, err := s.record.Foretold(ctx, pool, told)
+	if err != nil {
+		return known
+	}
+	s.mu.Lock()
+	b.awaited = awaited
+	s.mu.Unlock()
+	return learned
+}
+
 // Estimate is the time until a job submitted now can be expected to end.
 func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration, error) {
 	v, err := s.look(ctx, pool, viewFresh)
@@ -200,8 +396,8 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 	s.mu.Lock()
 	b, ok := s.backlog[key]
 	s.mu.Unlock()
-	if !ok || time.Since(b.at) > viewFresh {
-		b = backlog{at: time.Now()}
+	if age := s.now().Sub(b.at); !ok || age < 0 || age > viewFresh {
+		b = backlog{at: s.now()}
 		if b.jobs, b.tenants, err = s.record.Waiting(ctx, pool, tenant); err != nil {
 			return 0, err
 		}
@@ -212,5 +408,12 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 		s.backlog[key] = b
 		s.mu.Unlock()
 	}
-	return v.ahead(s.now(), tenant, b.jobs+1, b.tenants) + time.Second, nil
+	f := v.forecast(s.now(), tenant, tasks.Place{Own: b.jobs + 1, Ahead: -1, Tenants: b.tenants})
+	if !f.known {
+		f.told = max(f.told, unknownWait)
+	}
+	return f.told + max(time.Second, v.gate.Latency), nil
 }
+
+// unknownWait is when it is worth asking again where nobody knows when the pool's jobs go on.
+const unknownWait = time.Minute

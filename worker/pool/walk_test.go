@@ -273,7 +273,7 @@ func TestWhatIsNotedIsWhatAJobIsTold(t *testing.T) {
 		}
 	}
 	ask(false, tasks.WaitNoWorker)
-	w.ok(w.set.Pause(t.Context(), "claude", "lunch", "ada"))
+	w.ok(w.set.Pause(t.Context(), "claude", "lunch", "ada", time.Time{}))
 	ask(true, tasks.WaitPaused)
 	w.ok(w.set.Resume(t.Context(), "claude", "ada"))
 	// The worker asks the gate until it has to wait.

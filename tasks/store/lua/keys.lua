@@ -114,6 +114,18 @@ function keys.late() return P .. 'late' end -- list: expired jobs that no sweep 
 function keys.watched(pool) return P .. 'eye:' .. pool end -- hash: who looks after a pool
 function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's jobs waited for: from when, a letter (see record.go), and the weights of the tenants with a backlog
 
+-- Forecasts of when jobs start, and how right they were: forecast.lua alone writes these.
+
+-- in   of how many forecasts one is kept: 1, 2, 4 ...
+-- r    what came of the last of a class, actual over predicted, as logarithms; here and below a colon and the class follow
+-- n    how many they are
+-- a    the share that is allowed to start later than is said of nine of ten, so that one of ten does; below 0 none of r is enough
+-- h    the median of r
+-- l    all but a share a of r are at most this
+function keys.forecasts(pool) return P .. 'fc:' .. pool end -- hash: what corrects a pool's forecasts
+function keys.awaited(pool) return P .. 'fcw:' .. pool end -- zset: forecasts whose job has not started yet, by when to look: how many it stands for, job, when it was served, ms until the start as predicted, as served, and by which nine of ten start, class
+function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts that are scored, the newest first: when it was served, how many it stands for, actual over served or 'c' for one that ended without a start, 1 when it started in time
+
 -- Counts.
 
 -- queued   jobs that wait

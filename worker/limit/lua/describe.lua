@@ -4,8 +4,9 @@
 -- Returns  {epoch, in flight, hold s, why, pace, binding dimension 0..4 (4:
 --          concurrency), mean latency s, concurrency, then for each dimension:
 --          limit a minute, capacity, level or '', share used of the last minute,
---          guard, mean need of a call, rate a second after foreign use, and at last 1
---          when a holder's lease has not ended, else 0}
+--          guard, mean need of a call, rate a second after foreign use; then 1 when a
+--          holder's lease has not ended, else 0, and the share of the pace that refusals
+--          of late leave, 0 to 1}
 spare()
 catch_up()
 save()
@@ -28,4 +29,5 @@ for d = 1, 3 do
   reply[#reply + 1] = string.format('%.9g', limited and rate[d] + s.foreign_rate[d] or 0)
 end
 reply[#reply + 1] = #redis.call('ZRANGEBYSCORE', HOLDERS, now, '+inf', 'LIMIT', 0, 1)
+reply[#reply + 1] = string.format('%.9g', s.soft_pace)
 return reply

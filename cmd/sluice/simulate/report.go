@@ -1,0 +1,235 @@
+package simulate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// Report is what came of a trace. Times are in seconds.
+type Report struct {
+	Calls   int     `json:"calls"`
+	Seconds float64 `json:"seconds"` // until the last had begun
+	// Used is the share of each limit that was used until the last arrival; by its name.
+	Used    map[string]float64 `json:"used"`
+	Tenants []Tenant           `json:"tenants"`
+	Waits   Quantiles          `json:"waits"`
+	// Jain is the index of what those tenants had that waited nearly all the time, by weight; null
+	// where they are fewer than two.
+	Jain      *float64 `json:"jain"`
+	Forecasts Score    `json:"forecasts"` // all that were told of starts 1 s ahead or more
+	Horizons  []Score  `json:"horizons"`  // of these, by how far ahead: below 10 s, 1 min, 10 min, and beyond
+	Own       Score    `json:"own"`       // what the program itself tells of the last hour
+	Recent    Score    `json:"recent"`    // the same hour, counted here
+}
+
+// Tenant is what one tenant had.
+type Tenant struct {
+	Name  string    `json:"name"`
+	Calls int       `json:"calls"`
+	Share float64   `json:"share"` // of the allowance that was used, by the dimension that binds each call
+	Waits Quantiles `json:"waits"`
+	busy  float64
+}
+
+// Quantiles are of waits, in seconds.
+type Quantiles struct {
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	P99 float64 `json:"p99"`
+}
+
+// Score is how right forecasts were: the actual wait over the one that was told.
+type Score struct {
+	Samples  int     `json:"samples"`
+	P10      float64 `json:"ratio_p10"`
+	P50      float64 `json:"ratio_p50"`
+	P90      float64 `json:"ratio_p90"`
+	Coverage float64 `json:"coverage_p90"`
+}
+
+func quantile(sorted []float64, p float64) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}
+
+func quantiles(waits []float64) Quantiles {
+	slices.Sort(waits)
+	return Quantiles{quantile(waits, 0.5), quantile(waits, 0.9), quantile(waits, 0.99)}
+}
+
+// score is of all forecasts that were told from since on, of starts 1 s ahead or more.
+func score(jobs []*job, since time.Time) Score { return scoreIn(jobs, since, time.Second, 1<<62) }
+
+// scoreIn is of those of starts that were that far ahead, from and below.
+func scoreIn(jobs []*job, since time.Time, from, below time.Duration) (s Score) {
+	var ratios []float64
+	covered := 0
+	for _, j := range jobs {
+		for _, f := range j.told {
+			told := f.start.Sub(f.at)
+			if told < from || told >= below || f.at.Before(since) {
+				continue
+			}
+			ratios = append(ratios, float64(j.started.Sub(f.at))/float64(told))
+			if !j.started.After(f.late) {
+				covered++
+			}
+		}
+	}
+	slices.Sort(ratios)
+	if s.Samples = len(ratios); s.Samples > 0 {
+		s.P10, s.P50, s.P90 = quantile(ratios, 0.1), quantile(ratios, 0.5), quantile(ratios, 0.9)
+		s.Coverage = float64(covered) / float64(len(ratios))
+	}
+	return s
+}
+
+// report adds up what happened.
+func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
+	r := &Report{Calls: len(w.ended), Used: map[string]float64{}, Forecasts: score(w.ended, begun)}
+	from := time.Second
+	for _, below := range []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute, 1 << 62} {
+		r.Horizons = append(r.Horizons, scoreIn(w.ended, begun, from, below))
+		from = below
+	}
+	var waits []float64
+	tenants := map[string]*Tenant{}
+	each := map[string][]float64{}
+	var used [3]float64
+	total, end := 0.0, begun
+	for _, j := range w.ended {
+		wait := j.started.Sub(j.came).Seconds()
+		waits, each[j.Tenant] = append(waits, wait), append(each[j.Tenant], wait)
+		if j.started.After(end) {
+			end = j.started
+		}
+		of := w.demand(j.Arrival)
+		t := tenants[j.Tenant]
+		if t == nil {
+			t = &Tenant{Name: j.Tenant}
+			tenants[j.Tenant] = t
+		}
+		t.Calls++
+		if j.started.After(w.last) {
+			continue // there is less to share then
+		}
+		cost := max(of[0], of[1], of[2])
+		t.busy += cost
+		total += cost
+		for d := range used {
+			used[d] += of[d]
+		}
+	}
+	r.Seconds, r.Waits = end.Sub(begun).Seconds(), quantiles(waits)
+	for d, name := range []string{"requests", "input_tokens", "output_tokens"} {
+		if span := w.last.Sub(begun).Seconds(); used[d] > 0 && span > 0 {
+			r.Used[name] = used[d] / span
+		}
+	}
+	var always []float64
+	for _, name := range slices.Sorted(maps.Keys(tenants)) {
+		t := tenants[name]
+		t.Waits = quantiles(each[name])
+		if total > 0 {
+			t.Share = t.busy / total
+		}
+		if w.looks > 0 && float64(w.busy[name]) >= 0.9*float64(w.looks) {
+			always = append(always, t.busy/float64(w.weight(name)))
+		}
+		r.Tenants = append(r.Tenants, *t)
+	}
+	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
+	r.Jain = jain(always)
+	// Who looks at the pool has what is told scored: until all of it is.
+	for range 100 {
+		w.now = w.now.Add(2 * time.Second)
+		if _, err := w.pools.Status(ctx); err != nil {
+			return nil, err
+		}
+	}
+	status, err := w.pools.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.Own, r.Recent = own(&status[0].Estimates), score(w.ended, w.now.Add(-time.Hour))
+	return r, nil
+}
+
+func own(s *tasks.Score) Score { return Score{int(s.Samples), s.P10, s.P50, s.P90, s.Coverage} }
+
+func (w *world) weight(tenant string) int64 {
+	if w.Weight == nil {
+		return 1
+	}
+	return max(1, w.Weight(tenant))
+}
+
+// jain is Jain's index: 1 when all have the same.
+func jain(all []float64) *float64 {
+	if len(all) < 2 {
+		return nil
+	}
+	sum, squares := 0.0, 0.0
+	for _, x := range all {
+		sum, squares = sum+x, squares+x*x
+	}
+	if squares == 0 {
+		return nil
+	}
+	index := sum * sum / (float64(len(all)) * squares)
+	return &index
+}
+
+// JSON writes a report as an object.
+func (r *Report) JSON(to io.Writer) error {
+	e := json.NewEncoder(to)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+// mostTenants is how many are printed.
+const mostTenants = 20
+
+// Text writes a report for people.
+func (r *Report) Text(to io.Writer) error {
+	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	p := func(format string, a ...any) { _, _ = fmt.Fprintf(t, format, a...) }
+	p("calls\t%d in %.0f s\n", r.Calls, r.Seconds)
+	for _, name := range slices.Sorted(maps.Keys(r.Used)) {
+		p("used of %s\t%.1f %%\n", name, 100*r.Used[name])
+	}
+	p("wait\tp50 %.1f s, p90 %.1f s, p99 %.1f s\n", r.Waits.P50, r.Waits.P90, r.Waits.P99)
+	if r.Jain != nil {
+		p("Jain's index\t%.4f\n", *r.Jain)
+	}
+	for _, s := range []struct {
+		name string
+		of   Score
+	}{{"forecasts", r.Forecasts}, {"below 10 s", r.Horizons[0]}, {"below 1 min", r.Horizons[1]}, {"below 10 min", r.Horizons[2]}, {"beyond", r.Horizons[3]}, {"of the last hour", r.Recent}, {"by its own score", r.Own}} {
+		if s.of.Samples == 0 {
+			p("%s\tnone of a start 1 s ahead or more\n", s.name)
+			continue
+		}
+		p("%s\tactual/told p10 %.2f, p50 %.2f, p90 %.2f; %.1f %% by the time told for 90 %%; %d told\n",
+			s.name, s.of.P10, s.of.P50, s.of.P90, 100*s.of.Coverage, s.of.Samples)
+	}
+	p("\ntenant\tcalls\tshare\tp50\tp90\tp99\n")
+	for i, one := range r.Tenants {
+		if i == mostTenants {
+			p("and %d more\n", len(r.Tenants)-i)
+			break
+		}
+		p("%s\t%d\t%.1f %%\t%.1f s\t%.1f s\t%.1f s\n", one.Name, one.Calls, 100*one.Share, one.Waits.P50, one.Waits.P90, one.Waits.P99)
+	}
+	return t.Flush()
+}

@@ -1,0 +1,336 @@
+// Package simulate replays a log of arrivals in virtual time: the record's and the gate's own
+// scripts on a real Redis, the forecasts that callers would have been told, and one worker that
+// hands out, waits for its place and ends as a worker does.
+//
+// It promises that what it prints comes from the same code as in service, and that the same
+// trace, limits and seed give the same. It calls no provider: a call takes a second and what its
+// output takes at 60 tokens a second, and none fails.
+package simulate
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/pause"
+	"github.com/sluicehq/sluice/worker/pool"
+)
+
+// Config says what is replayed, and through what.
+type Config struct {
+	Redis  redis.UniversalClient // of this simulation alone
+	Trace  []Arrival
+	Limits limit.Limits
+	Depth  int // jobs between the backlog and the provider
+	Weight func(tenant string) int64
+	Seed   uint64
+	// Load scales the times of arrival so that the trace asks for this share of the allowance,
+	// by the dimension that binds. 0: the times are as they are.
+	Load float64
+}
+
+const (
+	poolName   = "simulated"
+	tokensEach = 60 // a second of a call's output
+	answerIn   = time.Second
+	lookEvery  = time.Second // somebody asks for a job that waits
+)
+
+// job is one call under way.
+type job struct {
+	Arrival
+	id      string
+	guess   int64 // of its input
+	came    time.Time
+	started time.Time
+	told    []forecast
+	at      int // its place among those that wait
+}
+
+// forecast is one that was told.
+type forecast struct{ at, start, late time.Time }
+
+// world is a simulation under way.
+type world struct {
+	Config
+	random  *rand.Rand
+	now     time.Time
+	events  events
+	serial  int
+	store   *store.Store
+	gate    *limit.Gate
+	pools   *pool.Set
+	jobs    map[string]*job
+	waits   []*job // that have not started
+	taken   []tasks.Ticket
+	pumping bool
+	ended   []*job
+	busy    map[string]int // by tenant: looks at which it had a backlog
+	looks   int
+	last    time.Time // of the last arrival
+}
+
+// Run replays a trace to its end.
+func Run(ctx context.Context, c Config) (*Report, error) {
+	w := &world{Config: c, random: rand.New(rand.NewPCG(c.Seed, 2)), now: time.UnixMilli(1_800_000_000_000).UTC(), jobs: map[string]*job{}, busy: map[string]int{}}
+	w.scale()
+	clock := func() time.Time { return w.now }
+	w.store = store.New(store.Config{Redis: c.Redis, ResultTTL: 24 * time.Hour, Depth: map[string]int{poolName: c.Depth}, Rates: map[string]tasks.Rates{poolName: c.rates()}, Weight: c.Weight, Now: clock})
+	var err error
+	if w.gate, err = limit.New(limit.Config{Redis: c.Redis, Pool: poolName, Limits: c.Limits, Now: clock}); err != nil {
+		return nil, err
+	}
+	breaker, err := pause.New(pause.Config{Redis: c.Redis, Pool: poolName, Queue: noQueue{}})
+	if err != nil {
+		return nil, err
+	}
+	w.pools = pool.NewSet(w.store, clock, pool.Member{Spec: pool.Spec{Name: poolName, Models: []string{"*"}}, Gate: w.gate, Breaker: breaker})
+	begun := w.now
+	w.at(begun, w.live)
+	for _, a := range w.Trace {
+		at := begun.Add(a.At)
+		w.at(at, func(ctx context.Context) error { return w.arrive(ctx, a) })
+		w.last = at
+	}
+	w.at(begun.Add(lookEvery), w.look)
+	for len(w.events) > 0 {
+		e := heap.Pop(&w.events).(event)
+		w.now = e.at
+		if err := e.do(ctx); err != nil {
+			return nil, fmt.Errorf("at %s: %w", w.now.Sub(begun), err)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return w.report(ctx, begun)
+}
+
+// noQueue is the queue of a pool that nobody pauses.
+type noQueue struct{}
+
+func (noQueue) Pause(context.Context, string) error          { return nil }
+func (noQueue) Resume(context.Context, string) error         { return nil }
+func (noQueue) Paused(context.Context, string) (bool, error) { return false, nil }
+
+// rates are the limits as the order of work takes them.
+func (c *Config) rates() tasks.Rates {
+	return tasks.Rates{Requests: c.Limits.RequestsPerMinute, InputTokens: c.Limits.InputTokensPerMinute, OutputTokens: c.Limits.OutputTokensPerMinute}
+}
+
+// demand is how many seconds of the allowance a call takes, by each dimension.
+func (c *Config) demand(a Arrival) (of [3]float64) {
+	for i, d := range []struct{ need, limit int64 }{
+		{1, c.Limits.RequestsPerMinute}, {a.Input, c.Limits.InputTokensPerMinute}, {a.Output, c.Limits.OutputTokensPerMinute},
+	} {
+		if d.limit > 0 {
+			of[i] = 60 * float64(d.need) / float64(d.limit)
+		}
+	}
+	return of
+}
+
+// scale brings the times of the trace to the load that was asked for.
+func (w *world) scale() {
+	span := w.Trace[len(w.Trace)-1].At.Seconds()
+	if w.Load <= 0 || span <= 0 {
+		return
+	}
+	var sum [3]float64
+	for _, a := range w.Trace {
+		for d, s := range w.demand(a) {
+			sum[d] += s
+		}
+	}
+	by := max(sum[0], sum[1], sum[2]) / span / w.Load
+	if by <= 0 {
+		return
+	}
+	scaled := make([]Arrival, len(w.Trace))
+	for i, a := range w.Trace {
+		a.At = time.Duration(float64(a.At) * by)
+		scaled[i] = a
+	}
+	w.Trace = scaled
+}
+
+// arrive submits a call, and tells its caller when it starts.
+func (w *world) arrive(ctx context.Context, a Arrival) error {
+	j := &job{Arrival: a, id: store.NewIDAt("job", w.now), came: w.now, at: len(w.waits)}
+	j.guess = int64(max(1, float64(a.Input)*max(0.3, 1+0.1*w.random.NormFloat64())))
+	made, next, err := w.store.Create(ctx, tasks.Submission{Job: tasks.Job{
+		ID: j.id, Tenant: a.Tenant, Pool: poolName, Model: "m", Priority: tasks.Normal,
+		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`), MaxTokens: int(max(1, a.Output)), InputTokens: int(j.guess)},
+	}})
+	if err == nil {
+		err = made[0].Err
+	}
+	if err != nil {
+		return err
+	}
+	w.jobs[j.id] = j
+	w.waits = append(w.waits, j)
+	waiting, err := w.pools.WaitingAt(ctx, made[0].Job, made[0].Place, made[0].Tenants)
+	if err != nil {
+		return err
+	}
+	w.tell(j, waiting)
+	return w.hand(ctx, next)
+}
+
+func (w *world) tell(j *job, of tasks.Waiting) {
+	if !of.EstimatedStart.IsZero() {
+		j.told = append(j.told, forecast{w.now, of.EstimatedStart, of.EstimatedStart90})
+	}
+}
+
+// live says each second that the pool has a worker.
+func (w *world) live(ctx context.Context) error {
+	if _, err := w.store.Watch(ctx, true, poolName); err != nil {
+		return err
+	}
+	if len(w.ended) < len(w.Trace) {
+		w.at(w.now.Add(time.Second), w.live)
+	}
+	return nil
+}
+
+// look asks for a job that waits, as its caller would.
+func (w *world) look(ctx context.Context) error {
+	w.looks++
+	seen := map[string]bool{}
+	for _, j := range w.waits {
+		if !seen[j.Tenant] {
+			seen[j.Tenant] = true
+			w.busy[j.Tenant]++
+		}
+	}
+	if n := len(w.waits); n > 0 {
+		j := w.waits[w.random.IntN(n)]
+		record, err := w.store.Job(ctx, j.Tenant, j.id)
+		if err != nil {
+			return err
+		}
+		waiting, err := w.pools.Waiting(ctx, record)
+		if err != nil {
+			return err
+		}
+		w.tell(j, waiting)
+	}
+	if len(w.waits) > 0 || w.now.Before(w.last) {
+		w.at(w.now.Add(lookEvery), w.look)
+	}
+	return nil
+}
+
+// hand takes what was handed out, a moment later.
+func (w *world) hand(ctx context.Context, next []tasks.Ticket) error {
+	for _, t := range next {
+		w.at(w.now.Add(time.Millisecond), func(ctx context.Context) error {
+			if _, err := w.store.Take(ctx, t); err != nil {
+				return err
+			}
+			w.taken = append(w.taken, t)
+			return w.pump(ctx)
+		})
+	}
+	return nil
+}
+
+// pump asks for the place of the first that was taken.
+func (w *world) pump(ctx context.Context) error {
+	if w.pumping || len(w.taken) == 0 {
+		return nil
+	}
+	w.pumping = true
+	t := w.taken[0]
+	j := w.jobs[t.ID]
+	b, err := w.gate.Book(ctx, limit.Need{ID: t.ID, Class: "m", InputTokens: j.guess})
+	if err != nil {
+		return err
+	}
+	w.at(w.now.Add(b.Wait), func(ctx context.Context) error {
+		w.pumping = false
+		if !b.Booked {
+			return w.pump(ctx)
+		}
+		w.taken = w.taken[1:]
+		if err := w.call(ctx, t, j, b.Grant); err != nil {
+			return err
+		}
+		return w.pump(ctx)
+	})
+	return nil
+}
+
+// call makes a call, which ends by itself.
+func (w *world) call(ctx context.Context, t tasks.Ticket, j *job, g limit.Grant) error {
+	_, next, err := w.store.Start(ctx, t)
+	if err != nil {
+		return err
+	}
+	j.started = w.now
+	last := w.waits[len(w.waits)-1]
+	w.waits[j.at], last.at = last, j.at
+	w.waits = w.waits[:len(w.waits)-1]
+	takes := answerIn + time.Duration(j.Output)*time.Second/tokensEach
+	w.at(w.now.Add(takes), func(ctx context.Context) error {
+		if err := w.gate.Settle(ctx, g, limit.Actual{InputTokens: j.Input, OutputTokens: j.Output, Known: true}); err != nil {
+			return err
+		}
+		next, err := w.store.End(ctx, t, tasks.Ending{
+			Status: tasks.StatusSucceeded, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: j.Input, OutputTokens: j.Output},
+			Attempt: tasks.Attempt{Outcome: tasks.Succeeded}, Draw: w.rates().Draw(j.Input, j.Output),
+		})
+		if err != nil {
+			return err
+		}
+		w.ended = append(w.ended, j)
+		return w.hand(ctx, next)
+	})
+	return w.hand(ctx, next)
+}
+
+// event is something that happens at its time.
+type event struct {
+	at time.Time
+	n  int // of those at the same time, the order
+	do func(ctx context.Context) error
+}
+
+func (w *world) at(t time.Time, do func(ctx context.Context) error) {
+	w.serial++
+	heap.Push(&w.events, event{t, w.serial, do})
+}
+
+// events are a heap, the next first.
+type events []event
+
+// Len is part of [heap.Interface].
+func (e events) Len() int { return len(e) }
+
+// Less is part of [heap.Interface].
+func (e events) Less(i, j int) bool {
+	return e[i].at.Before(e[j].at) || e[i].at.Equal(e[j].at) && e[i].n < e[j].n
+}
+
+// Swap is part of [heap.Interface].
+func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+
+// Push is part of [heap.Interface].
+func (e *events) Push(x any) { *e = append(*e, x.(event)) }
+
+// Pop is part of [heap.Interface].
+func (e *events) Pop() any {
+	last := len(*e) - 1
+	x := (*e)[last]
+	*e = (*e)[:last]
+	return x
+}
