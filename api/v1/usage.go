@@ -15,6 +15,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonwrite"
 	"github.com/sluicehq/sluice/api/quota"
@@ -46,6 +47,9 @@ func (a *API) GetUsage(c echo.Context) error {
 	tenant := a.c.Caller(c).Tenant
 	if q.Has("tenant") {
 		tenant = q.Get("tenant")
+	}
+	if tenant != everybody && !auth.ValidTenant(tenant) {
+		return fault.Fail(fault.InvalidRequest, `The query parameter "tenant" must be a tenant's name, or * for all.`)
 	}
 	if q.Get("group") != "" {
 		return a.groupedUsage(c, tenant, q)
