@@ -18,11 +18,8 @@ const (
 	actsKept = 90 * day
 )
 
-// actArgs are a line of the audit for a script, and which others it keeps.
-func actArgs(a tasks.Act, more args) args {
-	more["act"], more["acts"], more["old"] = actLine(a), maxActs, NewIDAt("act", a.At.Add(-actsKept))
-	return more
-}
+// oldestAct is what lines sort before that are kept no longer once an act is noted.
+func oldestAct(a tasks.Act) string { return NewIDAt("act", a.At.Add(-actsKept)) }
 
 // act is a line of the audit as it is kept, behind its id.
 type act struct {
@@ -42,9 +39,9 @@ func actLine(a tasks.Act) string {
 
 // Note writes a line of the audit. Lines are kept for 90 days, at most 100,000 of them.
 func (s *Store) Note(ctx context.Context, a tasks.Act) error {
-	noted := actArgs(a, args{})
+	line, old := actLine(a), oldestAct(a)
 	return Sure(ctx, a.Target, func(ctx context.Context) error {
-		word, err := s.run(ctx, actNoteScript, noted).Text()
+		word, err := s.run(ctx, actNoteScript, args{"act": line, "acts": maxActs, "old": old}).Text()
 		if err != nil {
 			return fmt.Errorf("write the audit: %w", err)
 		}

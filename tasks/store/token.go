@@ -33,9 +33,9 @@ func (s *Store) SaveToken(ctx context.Context, t tasks.Token, act tasks.Act) err
 	if t.Models == nil {
 		t.Models = []string{}
 	}
-	all := actArgs(act, args{"token": t.ID, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens})
+	a := args{"token": t.ID, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens, "act": actLine(act), "acts": maxActs, "old": oldestAct(act)}
 	return Sure(ctx, t.ID, func(ctx context.Context) error {
-		word, err := s.run(ctx, tokenSaveScript, all, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
+		word, err := s.run(ctx, tokenSaveScript, a, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
 		if err != nil {
 			return fmt.Errorf("save token %s: %w", t.ID, err)
 		}
@@ -116,9 +116,12 @@ func below(after string) string {
 // RevokeToken has the token of a jti be good no longer, whoever made it, and notes who
 // wanted that. longest is for how long a token of which there is no record may be good yet.
 func (s *Store) RevokeToken(ctx context.Context, id string, longest time.Duration, act tasks.Act) error {
-	all := actArgs(act, args{"token": id, "margin": revokedMargin.Milliseconds(), "longest": (longest + revokedMargin).Milliseconds()})
+	a := args{
+		"token": id, "margin": revokedMargin.Milliseconds(), "longest": (longest + revokedMargin).Milliseconds(),
+		"act": actLine(act), "acts": maxActs, "old": oldestAct(act),
+	}
 	return Sure(ctx, id, func(ctx context.Context) error {
-		word, err := s.run(ctx, tokenRevokeScript, all).Text()
+		word, err := s.run(ctx, tokenRevokeScript, a).Text()
 		if err != nil {
 			return fmt.Errorf("revoke token %s: %w", id, err)
 		}
