@@ -134,38 +134,11 @@ var assets embed.FS
 // New returns the handler, or every fault of the configuration at once. It
 // connects to nothing.
 func New(c Config) (*Web, error) {
-	var faults []error
-	need := func(ok bool, text string) {
-		if !ok {
-			faults = append(faults, errors.New(text))
-		}
-	}
-	need(c.Redis != nil, "web: Redis is required")
-	need(c.Verifier != nil, "web: Verifier is required")
-	need(c.Status != nil, "web: Status is required")
-	need(c.Sessions != nil, "web: Sessions is required")
-	need(c.Jobs == nil && c.Batches == nil || c.Note != nil, "web: Note is required with Jobs or Batches")
-	need(c.Batches == nil && c.Submit == nil || c.Jobs != nil, "web: Jobs is required with Batches or Submit")
-	public, err := url.Parse(c.PublicURL)
-	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
-		"public_url: must be an absolute http or https address")
-	if err := errors.Join(faults...); err != nil {
+	public, err := c.check()
+	if err != nil {
 		return nil, err
 	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Revoked == nil {
-		c.Revoked = func(context.Context, string) (bool, error) { return false, nil }
-	}
-	if c.Failed == nil {
-		c.Failed = func(*http.Request) time.Duration { return 0 }
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	c.SessionKey = slices.Clone(c.SessionKey)
-
+	c.fill()
 	w := &Web{
 		cfg:    c,
 		secure: public.Scheme == "https",
@@ -189,6 +162,43 @@ func New(c Config) (*Web, error) {
 	}
 	w.handler, err = w.ownOrigin(public, w.routes(monitoring))
 	return w, err
+}
+
+// check returns what PublicURL says, or every fault of the configuration at once.
+func (c *Config) check() (*url.URL, error) {
+	var faults []error
+	need := func(ok bool, text string) {
+		if !ok {
+			faults = append(faults, errors.New(text))
+		}
+	}
+	need(c.Redis != nil, "web: Redis is required")
+	need(c.Verifier != nil, "web: Verifier is required")
+	need(c.Status != nil, "web: Status is required")
+	need(c.Sessions != nil, "web: Sessions is required")
+	need(c.Jobs == nil && c.Batches == nil || c.Note != nil, "web: Note is required with Jobs or Batches")
+	need(c.Batches == nil && c.Submit == nil || c.Jobs != nil, "web: Jobs is required with Batches or Submit")
+	public, err := url.Parse(c.PublicURL)
+	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
+		"public_url: must be an absolute http or https address")
+	return public, errors.Join(faults...)
+}
+
+// fill puts in place what is left out.
+func (c *Config) fill() {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Revoked == nil {
+		c.Revoked = func(context.Context, string) (bool, error) { return false, nil }
+	}
+	if c.Failed == nil {
+		c.Failed = func(*http.Request) time.Duration { return 0 }
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.SessionKey = slices.Clone(c.SessionKey)
 }
 
 // routes lists every route, with who calls it and what a repeat does.

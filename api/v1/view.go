@@ -108,8 +108,6 @@ func writeOutcome(o *jsonwrite.Object, j *tasks.Job) {
 	writeUsage(o, j.Usage)
 	if cost, ok := j.Cost(); ok {
 		writeCost(o, &cost)
-	} else {
-		o.Null("cost")
 	}
 }
 

@@ -344,7 +344,7 @@ func testConsole(t *testing.T, s *system) {
 	if res, _ := do("POST", "/login", url.Values{"token": {"nonsense"}}); res.StatusCode != 401 {
 		t.Errorf("sign-in with nonsense: %d", res.StatusCode)
 	}
-	if res, _ := do("POST", "/login", url.Values{"token": {token(t, "console")}}); res.StatusCode != 403 {
+	if res, _ := do("POST", "/login", url.Values{"token": {token(t, "console", auth.ScopeJobsWrite)}}); res.StatusCode != 403 {
 		t.Errorf("sign-in without a scope: %d", res.StatusCode)
 	}
 	res, _ := do("POST", "/login", url.Values{"token": {token(t, "console", auth.ScopeMonitor)}})

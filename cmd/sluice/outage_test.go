@@ -287,6 +287,7 @@ type poolView struct {
 	Name, State, Reason string
 	PausedBy            string     `json:"paused_by"`
 	Resume              *time.Time `json:"expected_resume_at"`
+	Probe               *time.Time `json:"next_probe_at"`
 }
 
 // call makes one request and reads its answer into out.
@@ -476,8 +477,8 @@ func TestWhatNoWaitCuresPausesThePool(t *testing.T) {
 			}
 			switch in := time.Duration(0); {
 			case c.soon:
-				if p.Resume != nil {
-					in = time.Until(*p.Resume)
+				if p.Probe != nil {
+					in = time.Until(*p.Probe)
 				}
 				if in < 4*time.Minute || in > 16*time.Minute {
 					t.Errorf("next probe in %v; want 5 to 15 minutes", in)

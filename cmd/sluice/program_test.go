@@ -457,9 +457,9 @@ func TestPools(t *testing.T) {
 			t.Errorf("%s asked %+v", verb, r)
 		}
 	}
-	want = "AT                    ACTION  BY   REASON\n" +
-		"2026-01-01T00:00:00Z  resume  bob  -\n" +
-		"2025-12-31T00:00:00Z  pause   ann  credit used up\n"
+	want = "AT                    ACTION  BY   UNTIL  REASON\n" +
+		"2026-01-01T00:00:00Z  resume  bob  -      -\n" +
+		"2025-12-31T00:00:00Z  pause   ann  -      credit used up\n"
 	if code, stdout, stderr := invoke(t, "", api.environ(), "pools", "audit", "claude", "--limit", "2"); code != 0 || stdout != want {
 		t.Errorf("audit: code %d, stderr %q, stdout\n%s\nwant\n%s", code, stderr, stdout, want)
 	}

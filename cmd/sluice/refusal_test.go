@@ -111,7 +111,7 @@ func TestAResumeGoesOnAndOneRefusedPromptDoesNotUndoIt(t *testing.T) {
 	r := outage(t, claude(m.URL))
 	first := r.submit()
 	r.until("the pool is paused", func() bool { return r.pool("claude").State == "paused" })
-	if p := r.pool("claude"); p.Reason != "unauthorized" || p.Resume == nil {
+	if p := r.pool("claude"); p.Reason != "unauthorized" || p.Probe == nil {
 		t.Errorf("pool %+v; want it paused, with another probe to come", p)
 	}
 	m.set(func() { m.revoked, m.status, m.body = false, 403, flagged })

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -13,7 +14,7 @@ import (
 func TestATenantsConfiguredWeightIsItsShareOfTheTurns(t *testing.T) {
 	cfg := configured(t, redistest.Start(t, redistest.Options{}).URL(), claude("http://127.0.0.1:1")+"tenants:\n  zoe: {weight: 9}\n")
 	pool := &cfg.Pools[0]
-	pool.Limits.RequestsPerMinute = 3000 // 50 may be handed out at once
+	pool.Limits = config.Limits{RequestsPerMinute: 3000} // 50 may be handed out at once
 	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

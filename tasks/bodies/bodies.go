@@ -115,10 +115,10 @@ func parse(raw string) (*url.URL, error) {
 		return u, checkBucket(u)
 	case u.Scheme == "redis":
 		if raw != "redis:" {
-			return nil, errors.New("has to be redis: alone for the Redis that Sluice has")
+			return nil, errors.New("has to be redis: alone, for the Redis that Sluice has")
 		}
 	default:
-		return nil, errors.New("has to begin with file:/// or s3://, or to be redis:")
+		return nil, errors.New("has to begin with file:/// or s3://, or to be redis: alone")
 	}
 	return u, nil
 }

@@ -416,4 +416,5 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 }
 
 // unknownWait is when it is worth asking again where nobody knows when the pool's jobs go on.
-const unknownWait = time.Minute
+// It is no reason to think that a deadline cannot be met.
+const unknownWait = 15 * time.Second

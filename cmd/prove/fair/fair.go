@@ -266,7 +266,7 @@ func picks(ctx context.Context, rdb *redis.Client, tenants int) (p50, p99 float6
 	}
 	m := percentiles.FindStringSubmatch(info)
 	if m == nil {
-		return 0, 0, fmt.Errorf("Redis does not say how long scripts took: %.200s", info)
+		return 0, 0, fmt.Errorf("no word of Redis on how long scripts took: %.200s", info)
 	}
 	p50, err = strconv.ParseFloat(m[1], 64)
 	if err == nil {

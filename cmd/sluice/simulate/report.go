@@ -150,19 +150,24 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 	}
 	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
 	r.Jain = jain(always)
+	return r, w.ownScore(ctx, r)
+}
+
+// ownScore adds how the program has scored its forecasts.
+func (w *world) ownScore(ctx context.Context, r *Report) error {
 	// Who looks at the pool has what is told scored: until all of it is.
 	for range 100 {
 		w.now = w.now.Add(2 * time.Second)
 		if _, err := w.pools.Status(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	status, err := w.pools.Status(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.Own, r.Recent = own(&status[0].Estimates), score(w.ended, w.now.Add(-time.Hour))
-	return r, nil
+	return nil
 }
 
 func own(s *tasks.Score) Score { return Score{int(s.Samples), s.P10, s.P50, s.P90, s.Coverage} }
