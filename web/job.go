@@ -31,6 +31,7 @@ type jobView struct {
 	Words    string
 	Facts    []fact
 	Steps    []step
+	Calls    []step
 	Metadata []fact
 	Error    string // the provider's words, for who may read them
 	Withheld bool   // the job is another tenant's: what it holds is shown to who has the scope content
@@ -123,7 +124,7 @@ func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
 	final := j.Status.Final()
 	view := jobView{
 		Title: string(j.Status) + " – " + j.ID, At: now.UTC().Format("15:04:05 UTC"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant,
-		Status: string(j.Status), Words: w.ends(ctx, j, now), Facts: facts(j, now), Steps: steps(j, now),
+		Status: string(j.Status), Words: w.ends(ctx, j, now), Facts: facts(j, now), Steps: w.steps(ctx, j, now), Calls: calls(j, now),
 		CanMove: v.moves(j.Tenant), Final: final, CanRetry: final && j.Status != tasks.StatusSucceeded,
 		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/jobs/" + j.ID,
 	}
@@ -169,32 +170,31 @@ func facts(j *tasks.Job, now time.Time) []fact {
 	return slices.DeleteFunc(all, func(f fact) bool { return f.Value == "" })
 }
 
-// steps is a job's life as far as its record tells it: what it waited between its calls, and
-// its calls.
-func steps(j *tasks.Job, now time.Time) []step {
-	end := now
-	if !j.FinishedAt.IsZero() {
-		end = j.FinishedAt
+// steps is what each moment of a job was for.
+func (w *Web) steps(ctx context.Context, j *tasks.Job, now time.Time) (out []step) {
+	spans, err := w.cfg.Jobs.Timeline(ctx, j.Tenant, j.ID)
+	if err != nil && !errors.Is(err, tasks.ErrNotFound) {
+		w.cfg.Log.Error("read a timeline for the console", "error", err)
 	}
-	var out []step
-	from := j.CreatedAt
-	waited := func(to time.Time, what string) {
-		if to.Sub(from) >= time.Millisecond {
-			out = append(out, step{What: what, From: at(from, now), Seconds: seconds(to.Sub(from))})
+	for _, s := range spans {
+		what := string(s.What)
+		if s.For != "" {
+			what += " for " + waitsFor(s.For)
 		}
+		out = append(out, step{What: what, From: at(s.From, now), Seconds: seconds(s.To.Sub(s.From)), Detail: s.Detail})
 	}
+	return out
+}
+
+// calls are a job's calls of its provider.
+func calls(j *tasks.Job, now time.Time) (out []step) {
 	for i := range j.Log {
 		a := &j.Log[i]
-		waited(a.StartedAt, "waited")
-		to := a.EndedAt
-		if to.IsZero() {
-			to = end
+		s := step{What: strconv.Itoa(a.N), From: at(a.StartedAt, now), Bad: a.Outcome != tasks.Running && a.Outcome != tasks.Succeeded}
+		if !a.EndedAt.IsZero() {
+			s.Seconds = seconds(a.EndedAt.Sub(a.StartedAt))
 		}
-		s := step{What: "call", From: at(a.StartedAt, now), Seconds: seconds(to.Sub(a.StartedAt)), Bad: a.Outcome != "" && a.Outcome != tasks.Running && a.Outcome != tasks.Succeeded}
 		said := []string{string(a.Outcome), a.Model, a.RequestID}
-		if a.EndedAt.IsZero() && j.Status == tasks.StatusRunning {
-			said[0] = "under way"
-		}
 		if a.Status != 0 {
 			said[0] += " " + strconv.Itoa(a.Status)
 		}
@@ -203,17 +203,6 @@ func steps(j *tasks.Job, now time.Time) []step {
 		}
 		s.Detail = strings.Join(slices.DeleteFunc(said, func(s string) bool { return s == "" }), ", ")
 		out = append(out, s)
-		from = to
-	}
-	switch {
-	case j.Status == tasks.StatusRunning:
-	case !j.Status.Final():
-		waited(end, "waits")
-	case from.Before(end):
-		waited(end, "waited")
-	}
-	if j.Status.Final() {
-		out = append(out, step{What: string(j.Status), From: at(end, now), Bad: j.Status != tasks.StatusSucceeded})
 	}
 	return out
 }

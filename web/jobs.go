@@ -31,6 +31,8 @@ type Jobs interface {
 	Tenants(ctx context.Context) ([]string, error)
 	// Waiting says what a job waits for; nil: nothing, or nobody knows.
 	Waiting(ctx context.Context, j *tasks.Job) *tasks.Waiting
+	// Timeline is what each moment of a job was for, from its acceptance to its end or to now.
+	Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error)
 	Mover
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -20,6 +21,15 @@ type shelf struct{ *store.Store }
 
 func (shelf) Waiting(context.Context, *tasks.Job) *tasks.Waiting {
 	return &tasks.Waiting{For: tasks.WaitInputTokens, Position: 3}
+}
+
+func (s shelf) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error) {
+	j, err := s.Store.Job(ctx, tenant, id)
+	half := j.CreatedAt.Add(1500 * time.Millisecond)
+	return []tasks.Span{
+		{From: j.CreatedAt, To: half, What: tasks.SpanWaiting, For: tasks.WaitOutputTokens, Detail: "<script>alert(3)</script>"},
+		{From: half, To: half.Add(time.Minute), What: tasks.SpanAttempt, Detail: "call 1"},
+	}, err
 }
 
 func (s shelf) Cancel(ctx context.Context, tenant, id string) error {
@@ -274,15 +284,13 @@ func TestJobsAreMovedByHand(t *testing.T) {
 	s.want(s.as("own", "GET", "/jobs/"+open), 503, "Nothing is lost")
 }
 
-// A job's page tells its life without gaps between its calls.
+// A job's page tells what each moment was for, and its calls.
 func TestAJobsLifeIsTold(t *testing.T) {
 	s := newJobsSite(t)
 	id := s.job("acme", "claude-x", "fail")
 	a := s.as("own", "GET", "/jobs/"+id)
-	s.want(a, 200, "What happened", "<td>call</td>", "rejected 400", "upstream_rejected: fail", "claude", "curl -H")
-	if _, rest, ok := strings.Cut(a.body, "<td>call</td>"); !ok || !strings.Contains(rest, "<td>failed</td>") {
-		t.Errorf("the end does not follow the call:\n%s", a.body)
-	}
+	s.want(a, 200, "What each moment was for", "waiting for the provider&#39;s allowance of output tokens", "<td>1.50 s</td>", "<td>attempt</td><td>1 min 0 s</td>",
+		"rejected 400", "upstream_rejected: fail", "claude", "curl -H")
 	for _, jar := range []http.CookieJar{s.signIn("own"), s.signIn("reader")} {
 		s.want(s.do(jar, "GET", "/jobs/"+id, nil), 200, id)
 	}

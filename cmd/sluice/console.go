@@ -12,19 +12,26 @@ import (
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/web"
+	"github.com/sluicehq/sluice/worker/pool"
 )
 
 // consoleJobs shows jobs to the console as the API does: with the same desk, so that
 // both say the same of a job and count the same for a retry.
 type consoleJobs struct {
 	*store.Store
-	jobs *dispatch.Jobs
-	now  func() time.Time
-	desk *apidesk.Desk // set before anything is served
+	jobs  *dispatch.Jobs
+	pools *pool.Set
+	now   func() time.Time
+	desk  *apidesk.Desk // set before anything is served
 }
 
 func (c *consoleJobs) Waiting(ctx context.Context, j *tasks.Job) *tasks.Waiting {
 	return c.desk.Waiting(ctx, j)
+}
+
+// Timeline says of each moment what it was for, as the API does.
+func (c *consoleJobs) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error) {
+	return c.pools.Timeline(ctx, tenant, id)
 }
 
 func (c *consoleJobs) Cancel(ctx context.Context, tenant, id string) error {

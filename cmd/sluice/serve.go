@@ -160,7 +160,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if s.room, err = s.newRoom(); err != nil {
 		return nil, err
 	}
-	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, now: s.clock.Now}
+	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, pools: s.pools, now: s.clock.Now}
 	console, err := web.New(web.Config{
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Note: s.note,
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status,
