@@ -203,7 +203,7 @@ func (w *Web) cancelBatch(rw http.ResponseWriter, r *http.Request, v viewer) {
 	if !ok {
 		return
 	}
-	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID}, w.cfg.Batches.CancelBatch) {
+	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID}, byAnybody(w.cfg.Batches.CancelBatch)) {
 		http.Redirect(rw, r, w.batchPath(b.ID), http.StatusSeeOther)
 	}
 }

@@ -95,7 +95,7 @@ func TestJobsAreSubmittedByHand(t *testing.T) {
 	if a := post("caller", form); a.StatusCode != 303 || a.Header.Get("Location") != "/jobs/job_1" {
 		t.Errorf("%d to %q", a.StatusCode, a.Header.Get("Location"))
 	}
-	if want := (NewJob{"claude-x", " a\n" + hostile, "s", 12, tasks.Low}); got != want || by != (Actor{"carl", "acme", "console"}) {
+	if want := (NewJob{"claude-x", " a\n" + hostile, "s", 12, tasks.Low}); got != want || by.Subject != "carl" || by.Tenant != "acme" || by.Via != "console" {
 		t.Errorf("submitted %+v by %+v", got, by)
 	}
 	form.Set("model", "none")

@@ -363,7 +363,7 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
 		return
 	}
-	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, until, Actor{v.Subject, v.Tenant, "console"}))
+	w.changed(rw, r, v, "pause", name, w.cfg.Pause(r.Context(), name, form.Reason, until, v.via("console")))
 }
 
 // pauseEnd is when a pause of a span that the form offers ends; zero for "".
@@ -383,7 +383,7 @@ func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	name := r.PathValue("pool")
-	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name, Actor{v.Subject, v.Tenant, "console"}))
+	w.changed(rw, r, v, "resume", name, w.cfg.Resume(r.Context(), name, v.via("console")))
 }
 
 // mayChange answers for itself when the viewer may not, or when there is nothing to call.

@@ -54,8 +54,8 @@ type step struct {
 	Bad     bool
 }
 
-// held is a job that a viewer may see. Who may not is answered, and gets false.
-func (w *Web) held(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.Job, ok bool) {
+// find returns a job that a viewer may see. Who may not is answered, and gets false.
+func (w *Web) find(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.Job, ok bool) {
 	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
 	defer cancel()
 	id := r.PathValue("id")
@@ -77,12 +77,15 @@ func (w *Web) held(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.J
 // is about, "job" or "batch".
 func (w *Web) refuse(rw http.ResponseWriter, v viewer, thing, what string, err error) {
 	var quota *tasks.QuotaError
+	var refused *RefusedError
 	page := faultPage{frame: w.frame(v, "")}
 	status := http.StatusServiceUnavailable
 	switch {
 	case errors.Is(err, tasks.ErrNotFound):
 		status, page.Title = http.StatusNotFound, "There is no such "+thing
 		page.Text = "It has been deleted, has outlived results.ttl, or is none of those that your token shows."
+	case errors.As(err, &refused):
+		status, page.Title, page.Text = refused.Status, "That is refused", refused.Text
 	case errors.Is(err, tasks.ErrConflict), errors.Is(err, tasks.ErrFinal):
 		status, page.Title = http.StatusConflict, "The "+thing+"'s state does not allow that"
 		page.Text = "It has moved on since the page was shown: look at it again."
@@ -105,7 +108,7 @@ type faultPage struct {
 }
 
 func (w *Web) jobPage(rw http.ResponseWriter, r *http.Request, v viewer) {
-	j, ok := w.held(rw, r, v)
+	j, ok := w.find(rw, r, v)
 	if !ok {
 		return
 	}
@@ -114,7 +117,7 @@ func (w *Web) jobPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 }
 
 func (w *Web) jobFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if j, ok := w.held(rw, r, v); ok {
+	if j, ok := w.find(rw, r, v); ok {
 		w.page(rw, http.StatusOK, "job", w.jobView(r.Context(), &j, v))
 	}
 }
@@ -135,19 +138,27 @@ func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
 		}
 		return view
 	}
-	if j.Error != nil {
-		view.Error = string(j.Error.Code) + ": " + j.Error.Message
-	}
-	if len(j.Result) > 0 {
+	if len(j.Result) > 0 || j.Error != nil && j.Tenant != v.Tenant {
 		view.Result = view.Path + "/result"
 	}
-	if j.Tenant == v.Tenant { // another tenant's metadata is behind the click that is noted
-		view.Metadata = metadata(j)
+	if j.Error != nil {
+		view.Error = string(j.Error.Code)
 	}
+	if j.Tenant != v.Tenant { // what it holds is behind the click that is noted
+		return view
+	}
+	if j.Error != nil {
+		view.Error += ": " + j.Error.Message
+	}
+	view.Metadata = written(j)
 	return view
 }
 
-func metadata(j *tasks.Job) (out []fact) {
+// written is what its caller wrote beside the prompt.
+func written(j *tasks.Job) (out []fact) {
+	if j.CustomID != "" {
+		out = append(out, fact{"Custom id", j.CustomID})
+	}
 	for _, key := range slices.Sorted(maps.Keys(j.Metadata)) {
 		out = append(out, fact{key, j.Metadata[key]})
 	}
@@ -157,7 +168,7 @@ func metadata(j *tasks.Job) (out []fact) {
 func facts(j *tasks.Job, now time.Time) []fact {
 	all := []fact{
 		{"Tenant", j.Tenant}, {"Model", j.Model}, {"Pool", j.Pool}, {"Priority", string(j.Priority)},
-		{"Batch", j.Batch}, {"Custom id", j.CustomID}, {"Provider", j.Provider}, {"Finish", string(j.Finish)},
+		{"Batch", j.Batch}, {"Provider", j.Provider}, {"Finish", string(j.Finish)},
 		{"Accepted", at(j.CreatedAt, now).Clock}, {"Not before", at(j.NotBefore, now).Clock}, {"Deadline", at(j.Deadline, now).Clock},
 		{"Deleted by itself", at(j.ExpiresAt, now).Clock},
 	}
@@ -231,7 +242,7 @@ type resultPage struct {
 
 // result shows what a job holds. Another tenant's is noted before anything is shown.
 func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
-	j, ok := w.held(rw, r, v)
+	j, ok := w.find(rw, r, v)
 	switch {
 	case !ok:
 		return
@@ -245,9 +256,12 @@ func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 			return
 		}
 	}
-	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant, Text: tasks.ResultText(j.Result), Metadata: metadata(&j), Finish: string(j.Finish)}
+	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant, Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
 	if page.Text == "" {
 		page.Text = string(j.Result)
+	}
+	if page.Text == "" && j.Error != nil {
+		page.Text = string(j.Error.Code) + ": " + j.Error.Message
 	}
 	if len(page.Text) > resultMost {
 		page.Text, page.Cut = strings.ToValidUTF8(page.Text[:resultMost], ""), true
@@ -259,7 +273,7 @@ func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 func (w *Web) note(ctx context.Context, v viewer, action, job string) error {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	return w.cfg.Note(ctx, Actor{v.Subject, v.Tenant, "console"}, action, job)
+	return w.cfg.Note(ctx, v.via("console"), action, job)
 }
 
 // moving is what somebody does by a button: to which thing, and whose that is.
@@ -268,7 +282,7 @@ type moving struct{ thing, action, tenant, id string }
 // move does what a button says, and reports whether that was done; else it has
 // answered. Another tenant's thing is moved only once that is in the audit: there is no
 // move that it does not know.
-func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, do func(ctx context.Context, tenant, id string) error) bool {
+func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, do mover) bool {
 	if !v.moves(m.tenant) {
 		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this " + m.thing, "That needs the scope jobs:write of its tenant, or admin."})
 		return false
@@ -278,7 +292,7 @@ func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, 
 		err = w.note(r.Context(), v, m.action, m.id)
 	}
 	if err == nil {
-		err = do(r.Context(), m.tenant, m.id)
+		err = do(r.Context(), v.via("console"), m.tenant, m.id)
 	}
 	if err != nil {
 		w.refuse(rw, v, m.thing, m.action, err)
@@ -288,10 +302,18 @@ func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, 
 	return true
 }
 
+// mover moves a tenant's thing for somebody.
+type mover func(ctx context.Context, who Actor, tenant, id string) error
+
+// byAnybody is a move that is the same whoever makes it.
+func byAnybody(move func(ctx context.Context, tenant, id string) error) mover {
+	return func(ctx context.Context, _ Actor, tenant, id string) error { return move(ctx, tenant, id) }
+}
+
 // moveJob returns the handler of a button of a job.
-func (w *Web) moveJob(action string, do func(ctx context.Context, tenant, id string) error) func(http.ResponseWriter, *http.Request, viewer) {
+func (w *Web) moveJob(action string, do mover) func(http.ResponseWriter, *http.Request, viewer) {
 	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
-		j, ok := w.held(rw, r, v)
+		j, ok := w.find(rw, r, v)
 		if !ok || !w.move(rw, r, v, moving{"job", action, j.Tenant, j.ID}, do) {
 			return
 		}
@@ -305,7 +327,7 @@ func (w *Web) moveJob(action string, do func(ctx context.Context, tenant, id str
 
 // deletePage asks whether a job is to go for good.
 func (w *Web) deletePage(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if j, ok := w.held(rw, r, v); ok {
+	if j, ok := w.find(rw, r, v); ok {
 		w.page(rw, http.StatusOK, "delete.html", jobPage{frame: w.frame(v, "jobs"), Live: w.jobView(r.Context(), &j, v)})
 	}
 }

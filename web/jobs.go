@@ -40,7 +40,8 @@ type Jobs interface {
 // what the tenant may not have more of a *tasks.QuotaError.
 type Mover interface {
 	Cancel(ctx context.Context, tenant, id string) error
-	Retry(ctx context.Context, tenant, id string) error
+	// Retry is for who: a model that its token is not for is a *[RefusedError].
+	Retry(ctx context.Context, who Actor, tenant, id string) error
 	Delete(ctx context.Context, tenant, id string) error
 }
 
@@ -206,6 +207,10 @@ func (w *Web) jobsList(ctx context.Context, f jobsFilter, v viewer) (jobsList, i
 	list := jobsList{Title: "Jobs – Sluice", At: now.UTC().Format("15:04:05 UTC"), Mixed: v.Operates()}
 	if !v.sees(f.Tenant) {
 		list.Fault = "Your token shows the jobs of its own tenant, " + v.Tenant + "."
+		return list, http.StatusForbidden
+	}
+	if f.Metadata != "" && f.Tenant != v.Tenant {
+		list.Fault = "What other tenants wrote beside their jobs is not searched."
 		return list, http.StatusForbidden
 	}
 	filter, err := f.filter()

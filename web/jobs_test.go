@@ -37,7 +37,10 @@ func (s shelf) Cancel(ctx context.Context, tenant, id string) error {
 	return err
 }
 
-func (s shelf) Retry(ctx context.Context, tenant, id string) error {
+func (s shelf) Retry(ctx context.Context, who Actor, tenant, id string) error {
+	if len(who.Models) > 0 {
+		return &RefusedError{Status: 403, Text: "The token is not for this model."}
+	}
 	_, _, err := s.Requeue(ctx, tenant, id, tasks.Limits{})
 	return err
 }
@@ -71,6 +74,7 @@ func newJobsSite(t *testing.T) *jobsSite {
 		known["own"] = known["caller"]
 		known["reader"] = Identity{Subject: "rita", Tenant: "acme", Scopes: []string{"jobs:read"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["writer"] = Identity{Subject: "will", Tenant: "acme", Scopes: []string{"jobs:write"}, ExpiresAt: known["caller"].ExpiresAt}
+		known["narrow"] = Identity{Subject: "nell", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, Models: []string{"gpt-*"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["reads-all"] = Identity{Subject: "olga", Tenant: "ops", Scopes: []string{"monitor", "content"}, ExpiresAt: known["caller"].ExpiresAt}
 	})
 	return s
@@ -181,6 +185,12 @@ func TestWhatAJobHoldsIsNotedBeforeItIsShown(t *testing.T) {
 			}
 		}
 	}
+	failed := s.job("acme", "claude-x", "fail")
+	for _, token := range []string{"look", "change", "reads-all"} {
+		if a := s.as(token, "GET", "/jobs/"+failed); !strings.Contains(a.body, "upstream_rejected") || strings.Contains(a.body, "upstream_rejected: fail") {
+			t.Errorf("%s reads the provider's words without a note:\n%s", token, a.body)
+		}
+	}
 	s.want(s.as("own", "GET", "/jobs/"+id+"/result"), 200, "answer-canary")
 	if s.audit() != "" {
 		t.Errorf("noted %q", s.audit())
@@ -244,6 +254,7 @@ func TestJobsAreFound(t *testing.T) {
 		t.Errorf("looked for by id: %d to %q", a.StatusCode, a.Header.Get("Location"))
 	}
 	s.want(s.as("look", "GET", "/jobs?tenant=acme"), 200, `<option selected>acme</option>`)
+	s.want(s.as("look", "GET", "/jobs?tenant=acme&metadata=note%3Dx"), 403, "is not searched")
 
 	for range jobsOnAPage {
 		s.job("globex", "claude-a", "")
@@ -269,6 +280,8 @@ func TestJobsAreMovedByHand(t *testing.T) {
 	s.want(s.as("own", "POST", "/jobs/"+open+"/cancel"), 303)
 	s.want(s.as("own", "POST", "/jobs/"+open+"/cancel"), 409)
 	s.want(s.as("own", "GET", "/jobs/"+open), 200, "canceled", `id="retry"`, `id="delete"`)
+	s.want(s.as("narrow", "POST", "/jobs/"+open+"/retry"), 403, "not for this model")
+	s.want(s.do(s.signIn("narrow"), "POST", "/jobs/"+open+"/retry", nil), 403, "not for this model")
 	s.want(s.as("own", "POST", "/jobs/"+open+"/retry"), 303)
 	s.want(s.as("change", "POST", "/jobs/"+open+"/cancel"), 303)
 	s.want(s.as("change", "GET", "/jobs/"+open+"/delete"), 200, "gone for good")

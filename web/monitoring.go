@@ -89,9 +89,9 @@ func (w *Web) poolChanged(rw http.ResponseWriter, r *http.Request, v viewer) boo
 	case !ours:
 		return false
 	case act == "pause" && w.cfg.Pause != nil:
-		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", time.Time{}, Actor{v.Subject, v.Tenant, "asynqmon"})
+		err = w.cfg.Pause(r.Context(), pool, "paused in asynqmon", time.Time{}, v.via("asynqmon"))
 	case act == "resume" && w.cfg.Resume != nil:
-		err = w.cfg.Resume(r.Context(), pool, Actor{v.Subject, v.Tenant, "asynqmon"})
+		err = w.cfg.Resume(r.Context(), pool, v.via("asynqmon"))
 	default:
 		return false
 	}

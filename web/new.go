@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -59,6 +60,9 @@ func (w *Web) submit(rw http.ResponseWriter, r *http.Request, v viewer) {
 	}
 	page.Tokens = strings.TrimSpace(r.PostForm.Get("max_tokens"))
 	switch {
+	case !utf8.ValidString(page.Job.Model + page.Job.Prompt + page.Job.System):
+		again(http.StatusBadRequest, "What was sent is no text in UTF-8.")
+		return
 	case !v.is(scopeWrite):
 		again(http.StatusForbidden, "Your token may not submit: that needs the scope jobs:write.")
 		return
@@ -70,7 +74,7 @@ func (w *Web) submit(rw http.ResponseWriter, r *http.Request, v viewer) {
 		}
 		page.Job.MaxTokens = n
 	}
-	id, err := w.cfg.Submit(r.Context(), Actor{v.Subject, v.Tenant, "console"}, page.Job)
+	id, err := w.cfg.Submit(r.Context(), v.via("console"), page.Job)
 	var refused *RefusedError
 	switch {
 	case err == nil:

@@ -110,7 +110,7 @@ func (w *Web) session(r *http.Request) (viewer, error) {
 	} else if revoked {
 		return viewer{}, errSignedOut
 	}
-	return admit(Identity{Subject: v.Subject, Tenant: v.Tenant, Token: v.Token, Scopes: v.Scopes, ExpiresAt: v.Expires})
+	return admit(Identity{Subject: v.Subject, Tenant: v.Tenant, Token: v.Token, Scopes: v.Scopes, Models: v.Models, ExpiresAt: v.Expires})
 }
 
 // sessionID is what the request's cookie holds; "" for what is no id of ours.
@@ -125,7 +125,7 @@ func (w *Web) sessionID(r *http.Request) string {
 // id of it, and under another key all sessions have ended.
 func (w *Web) sessionName(id string) string {
 	m := hmac.New(sha256.New, w.cfg.SessionKey)
-	m.Write([]byte("sluice console session 2\n" + id))
+	m.Write([]byte("sluice console session 3\n" + id))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 }
 

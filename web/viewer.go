@@ -23,18 +23,22 @@ type viewer struct {
 	Subject string    `json:"sub"`
 	Tenant  string    `json:"tenant"`
 	Scopes  []string  `json:"scopes"`
+	Models  []string  `json:"models,omitempty"`
 	Token   string    `json:"jti"`
 	Expires time.Time `json:"exp"`
 }
 
 // admit returns the viewer that an identity is, or errForbidden.
 func admit(id Identity) (viewer, error) {
-	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Token: id.Token, Expires: id.ExpiresAt}
+	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Models: id.Models, Token: id.Token, Expires: id.ExpiresAt}
 	if !v.is(scopeRead) && !v.Operates() {
 		return viewer{}, errForbidden
 	}
 	return v, nil
 }
+
+// via is the viewer as who does something at a place.
+func (v viewer) via(place string) Actor { return Actor{v.Subject, v.Tenant, place, v.Models} }
 
 func (v viewer) is(scope string) bool { return slices.Contains(v.Scopes, scope) }
 

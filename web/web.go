@@ -42,12 +42,16 @@ type Identity struct {
 	Tenant    string
 	Token     string // the token's id (jti)
 	Scopes    []string
+	Models    []string // globs of the models that it may ask; none: all
 	ExpiresAt time.Time
 	Unsure    bool // nobody can say whether the token was revoked: nothing may be changed with it
 }
 
 // Actor is who changes something, and where: Via is "console" or "asynqmon".
-type Actor struct{ Subject, Tenant, Via string }
+type Actor struct {
+	Subject, Tenant, Via string
+	Models               []string // globs of the models that its token may ask; none: all
+}
 
 // Verifier judges a token. Its errors are logged, so they must not repeat it.
 type Verifier interface {
@@ -216,15 +220,15 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
 	if w.cfg.Jobs != nil {
-		mux.Handle("GET /jobs", w.guard(w.jobsPage))                                          // jobs:read, monitor
-		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                      // jobs:read, monitor
-		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                // jobs:read; of other tenants content, and it is noted
-		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                            // jobs:write, admin
-		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", w.cfg.Jobs.Delete))) // jobs:write, admin; a repeat finds no job
-		mux.Handle("POST /jobs/{id}/cancel", w.guard(w.moveJob("cancel", w.cfg.Jobs.Cancel))) // jobs:write, admin; a repeat is refused
-		mux.Handle("POST /jobs/{id}/retry", w.guard(w.moveJob("retry", w.cfg.Jobs.Retry)))    // jobs:write, admin; a repeat is refused
-		mux.Handle("GET /console/jobs", w.guard(w.jobsFragment))                              // the list's script, every 2 s
-		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                          // the job's script, every 2 s
+		mux.Handle("GET /jobs", w.guard(w.jobsPage))                                                     // jobs:read, monitor
+		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                                 // jobs:read, monitor
+		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                           // jobs:read; of other tenants content, and it is noted
+		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                                       // jobs:write, admin
+		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", byAnybody(w.cfg.Jobs.Delete)))) // jobs:write, admin; a repeat finds no job
+		mux.Handle("POST /jobs/{id}/cancel", w.guard(w.moveJob("cancel", byAnybody(w.cfg.Jobs.Cancel)))) // jobs:write, admin; a repeat is refused
+		mux.Handle("POST /jobs/{id}/retry", w.guard(w.moveJob("retry", w.cfg.Jobs.Retry)))               // jobs:write, admin; a repeat is refused
+		mux.Handle("GET /console/jobs", w.guard(w.jobsFragment))                                         // the list's script, every 2 s
+		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                                     // the job's script, every 2 s
 	}
 	if w.cfg.Batches != nil {
 		mux.Handle("GET /batches", w.guard(w.batchesPage))                // jobs:read, monitor

@@ -271,8 +271,11 @@ func (d *Desk) refund(ctx context.Context, tenant string, g quota.Grant) {
 // for it may cost.
 func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	r := &job.Request
-	if price, ok := d.c.Prices.Of(job.Model); ok {
-		job.AtMost = price.AtMost(r)
+	// A fallback may answer in its place, whatever that costs.
+	for _, model := range append([]string{job.Model}, job.Fallback...) {
+		if price, ok := d.c.Prices.Of(model); ok {
+			job.AtMost = max(job.AtMost, price.AtMost(r))
+		}
 	}
 	if most := l.CostPerDay; most > 0 && job.AtMost > most {
 		return fault.Fail(fault.ImpossibleSize, `The job may cost %s %s, and the quota cost_per_day is %s: give a smaller "max_tokens", or less at once.`,

@@ -1,6 +1,7 @@
 package v1
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"slices"
@@ -61,6 +62,13 @@ func (a *API) RetryBatch(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	body, err := wire.Read(c.Response(), c.Request(), a.c.MaxBody, "")
+	if err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(body)) > 0 {
+		return fault.Fail(fault.InvalidRequest, `The retry of a batch takes no body. To retry some of its jobs, send {"batch": …, "status": …} to POST /v1/jobs/retry.`)
+	}
 	m := a.retries()
 	return a.moved(c, m, tasks.Selection{Batch: id, Statuses: m.statuses}, nil)
 }
@@ -81,6 +89,7 @@ func (a *API) moved(c echo.Context, m bulk, sel tasks.Selection, body []byte) er
 	_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(bulkTimeout))
 	answer, replayed, err := a.desk.Once(r.Context(), a.c.Caller(c), key, f.String(), func() ([]byte, error) {
 		b, err := m.move(r.Context(), a.c.Caller(c), sel)
+		_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(bulkTimeout)) // it may have waited for its turn
 		if err != nil {
 			return nil, err
 		}

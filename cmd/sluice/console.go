@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	apidesk "github.com/sluicehq/sluice/api/desk"
@@ -39,9 +40,25 @@ func (c *consoleJobs) Cancel(ctx context.Context, tenant, id string) error {
 	return err
 }
 
-func (c *consoleJobs) Retry(ctx context.Context, tenant, id string) error {
-	_, _, err := c.desk.Retry(ctx, apidesk.Caller{Tenant: tenant}, id)
-	return err
+// Retry runs a job again. What a token may ask is its own tenant's matter: an operator's
+// models say nothing of another tenant's jobs.
+func (c *consoleJobs) Retry(ctx context.Context, who web.Actor, tenant, id string) error {
+	caller := apidesk.Caller{Tenant: tenant, Subject: who.Subject}
+	if who.Tenant == tenant {
+		caller.Models = who.Models
+	}
+	_, _, err := c.desk.Retry(ctx, caller, id)
+	return refused(err)
+}
+
+// refused says in words for the page what the desk refuses; another error stays as it is.
+func refused(err error) error {
+	var f *apifault.Fault
+	if !errors.As(err, &f) {
+		return err
+	}
+	kind, told := apifault.Classify(err)
+	return &web.RefusedError{Status: kind.Status, Text: told.Detail}
 }
 
 func (c *consoleJobs) Delete(ctx context.Context, tenant, id string) error {
@@ -68,7 +85,7 @@ func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (
 	job, err := v1.ReadSubmit(body, c.now())
 	var handed apidesk.Handed
 	if err == nil {
-		handed, err = c.desk.Submit(ctx, apidesk.Caller{Tenant: who.Tenant, Subject: who.Subject}, tasks.Submission{Job: job})
+		handed, err = c.desk.Submit(ctx, apidesk.Caller{Tenant: who.Tenant, Subject: who.Subject, Models: who.Models}, tasks.Submission{Job: job})
 	}
 	if err != nil {
 		kind, f := apifault.Classify(err)

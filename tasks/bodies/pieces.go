@@ -19,7 +19,7 @@ type Pieces interface {
 	// Count is how many pieces a body has, 0 when there is none.
 	Count(ctx context.Context, name string) (int64, error)
 	// Add adds a piece. The first takes the place of whatever has the name.
-	Add(ctx context.Context, name string, piece []byte, first bool) error
+	Add(ctx context.Context, name string, piece []byte, i int64) error
 	// Piece is the i-th piece; a body that has none of that number is [fs.ErrNotExist].
 	Piece(ctx context.Context, name string, i int64) ([]byte, error)
 	// Remove removes bodies; one that is not there is removed.
@@ -56,7 +56,7 @@ func (s shelf) add(ctx context.Context, name string, size int64, body io.Reader)
 		if _, err := io.ReadFull(body, b); err != nil {
 			return fmt.Errorf("%d bytes or less in place of %d: %w", at+int64(len(b)), size, err)
 		}
-		if err := s.in.Add(ctx, name, b, at == 0); err != nil {
+		if err := s.in.Add(ctx, name, b, at/PieceSize); err != nil {
 			return err
 		}
 		at += int64(len(b))

@@ -218,3 +218,40 @@ func (s *server) turns(tenant string) float64 {
 	must(s.T, err)
 	return v
 }
+
+// What a tenant owes ends with the time in which the pool could have given others as much,
+// also while nobody waits and the present turn stands.
+func TestADebtEndsWithItsTime(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: map[string]tasks.Rates{pool: {OutputTokens: 8000}}})
+	_, first := create(t, s, job("b"))
+	create(t, s, job("b"))
+	take(t, s, first[0])
+	start(t, s, first[0])
+	must(t, s.SetPaused(t.Context(), pool, false))
+	owing := rdb.Keys(t.Context(), "*owe:"+pool).Val()
+	if len(owing) != 1 {
+		t.Fatalf("debts %v", owing)
+	}
+	if left := rdb.PTTL(t.Context(), owing[0]).Val(); left <= 0 || left > time.Hour {
+		t.Errorf("the debt ends in %v", left)
+	}
+}
+
+// Money that is set aside comes back with the job that it was for, also on a day on which
+// nothing was paid.
+func TestMoneySetAsideComesBack(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, 4)
+	for range 3 {
+		j := job("acme")
+		j.AtMost, j.Reserved = 100, 10
+		made, _, err := s.Create(t.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{CostPerDay: 150}})
+		if err != nil || made[0].Err != nil {
+			t.Fatal(err, made[0].Err)
+		}
+		_, err = s.Cancel(t.Context(), "acme", j.ID)
+		must(t, err)
+	}
+}

@@ -275,7 +275,7 @@ func (l *life) live() {
 	l.sendings()
 	_, tickets := l.submit(func(s *tasks.Submission) { s.Job.Request.Body = large(asks) })
 	l.end(tickets[0], largeWin)
-	must(l.T, store.NewPieces(l.rdb, "").Add(l.Context(), "name", []byte("piece"), true))
+	must(l.T, store.NewPieces(l.rdb, "").Add(l.Context(), "name", []byte("piece"), 0))
 	l.look()
 	_, err = l.s.BodiesTurn(l.Context(), time.Minute)
 	must(l.T, err)
@@ -415,7 +415,14 @@ func (l *life) aJob() {
 	later, _ := l.submit(func(s *tasks.Submission) { s.Job.NotBefore = time.Now().Add(time.Hour) })
 	_, err = l.s.Cancel(ctx, "acme", later.ID)
 	must(l.T, err)
-	_, again, err := l.s.Requeue(ctx, "acme", later.ID, tasks.Limits{TokensPerDay: 1e6})
+	// Its caller wants it no earlier, also when it is asked for again.
+	if j, again, err := l.s.Requeue(ctx, "acme", later.ID, tasks.Limits{TokensPerDay: 1e6}); err != nil || len(again) > 0 || j.Status != tasks.StatusScheduled || !j.DueAt.Equal(later.NotBefore.Truncate(time.Millisecond)) {
+		l.Errorf("again: %v, %s for %s, %v", again, j.Status, j.DueAt, err)
+	}
+	soon, _ := l.submit(func(*tasks.Submission) {})
+	_, err = l.s.Cancel(ctx, "acme", soon.ID)
+	must(l.T, err)
+	_, again, err := l.s.Requeue(ctx, "acme", soon.ID, tasks.Limits{TokensPerDay: 1e6})
 	must(l.T, err)
 	l.end(again[0], retried)
 	_, err = l.s.ReserveKey(ctx, "acme", "bulk", "f", "bulk_1")

@@ -37,6 +37,9 @@ const (
 // that counted nothing are missing.
 func (s *Store) Ledger(ctx context.Context, f tasks.LedgerFilter) (lines []tasks.LedgerLine, err error) {
 	since, until := f.Since.UTC().Truncate(day), f.Until.UTC()
+	if ends := s.clock().Add(day); until.After(ends) {
+		until = ends
+	}
 	if oldest := until.Truncate(day).Add(-tasks.LedgerDays * day); since.Before(oldest) {
 		since = oldest
 	}

@@ -23,6 +23,12 @@ func NewPieces(rdb redis.UniversalClient, prefix string) *Pieces {
 	return &Pieces{rdb, newKeys(prefix)}
 }
 
+// addPiece adds the i-th piece once: the client sends a command again when its answer was lost.
+var addPiece = redis.NewScript(`local n, i = redis.call('LLEN', KEYS[1]), tonumber(ARGV[1])
+if n < i then return redis.error_reply('ERR the body has lost its pieces') end
+if n == i then redis.call('RPUSH', KEYS[1], ARGV[2]) end
+return 1`)
+
 // Count is how many pieces a body has.
 func (p *Pieces) Count(ctx context.Context, name string) (int64, error) {
 	n, err := p.rdb.LLen(ctx, p.keys.pieces(name)).Result()
@@ -34,10 +40,11 @@ func (p *Pieces) Count(ctx context.Context, name string) (int64, error) {
 
 // Add adds a piece; the first takes the place of whatever has the name. The index comes
 // first, so that a sweep finds whatever is begun.
-func (p *Pieces) Add(ctx context.Context, name string, piece []byte, first bool) error {
+func (p *Pieces) Add(ctx context.Context, name string, piece []byte, i int64) error {
+	first := i == 0
 	key := p.keys.pieces(name)
 	if !first {
-		if err := p.rdb.RPush(ctx, key, piece).Err(); err != nil {
+		if err := addPiece.Run(ctx, p.rdb, []string{key}, i, piece).Err(); err != nil {
 			return fmt.Errorf("add a piece of a body: %w", redisError(err))
 		}
 		return nil

@@ -8,10 +8,12 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
+	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
@@ -78,7 +80,7 @@ func TestABodyThatIsNotWholeLeavesNoPiece(t *testing.T) {
 	}
 	h.lie(0, "it broke off")
 	p := store.NewPieces(h.rdb, "")
-	must(t, p.Add(t.Context(), name, make([]byte, bodies.PieceSize), true))
+	must(t, p.Add(t.Context(), name, make([]byte, bodies.PieceSize), 0))
 	h.lie(1, "its writer was killed")
 	must(t, h.bodies.Sweep(t.Context(), h.Store))
 	h.lie(0, "it was swept")
@@ -125,4 +127,26 @@ func TestPiecesThatRedisHasNoRoomFor(t *testing.T) {
 	}
 	must(t, h.rdb.ConfigSet(t.Context(), "maxmemory", "0").Err())
 	h.lie(0, "Redis was full")
+}
+
+// A piece whose answer is lost is sent again by the client, and is there once.
+func TestAPieceWhoseAnswerIsLostIsThereOnce(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.Before(t, redistest.Start(t, redistest.Options{}))
+	rdb := proxy.Client(t)
+	var sent atomic.Int64
+	proxy.Lose(func(command, _ string) bool {
+		return strings.Contains(strings.ToLower(command), "eval") && sent.Add(1) == 2
+	})
+	b, err := bodies.Open(bodies.Config{URL: "redis:", Pieces: store.NewPieces(rdb, "")})
+	must(t, err)
+	t.Cleanup(b.Close)
+	body := bytes.Repeat([]byte("0123456789abcdef"), 3*bodies.PieceSize/16)
+	name, err := bodies.New("acme", store.NewID("job"), bodies.Result, "")
+	must(t, err)
+	ref, err := b.Put(t.Context(), name, int64(len(body)), bytes.NewReader(body))
+	must(t, err)
+	if got, err := b.Read(t.Context(), ref, 0); err != nil || !bytes.Equal(got, body) || sent.Load() < 4 {
+		t.Errorf("read %d bytes of %d after %d commands: %v", len(got), len(body), sent.Load(), err)
+	}
 }

@@ -103,7 +103,7 @@ func waiting(w tasks.Waited) string {
 // waited reads that; ok is false where there is none.
 func waited(s string) (w tasks.Waited, ok bool) {
 	f := strings.Fields(s)
-	if len(f) != 3 {
+	if len(f) < 3 { // behind it the call may stand, see asks
 		return w, false
 	}
 	w = tasks.Waited{Handed: time.Duration(atoi(f[0])) * time.Millisecond, Granted: time.Duration(atoi(f[1])) * time.Millisecond, For: waitReason(f[2])}

@@ -63,7 +63,7 @@ local function outage(cause) return cause == 'overload' or cause == 'misfit' end
 
 -- ends sets when an operator's pause ends by itself, 0 for never.
 local function ends(at)
-  if at == num('op_until') then return end
+  if at == num('op_until') and (at == 0 or h.op_words == words()) then return end
   set('op_until', at)
   set('op_words', words())
 end

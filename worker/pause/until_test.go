@@ -30,6 +30,9 @@ func TestAPauseUntilATimeEndsThen(t *testing.T) {
 		"paused for good by release 0.1.0": {func(w *world, b *Breaker) error {
 			return w.rdb.HSet(w.t.Context(), b.key, "op_by", "bob", "op_why", "no").Err()
 		}, true, 0},
+		"same end, other words": {func(w *world, b *Breaker) error {
+			return b.PauseUntil(w.t.Context(), "bob", "typo", w.now().Add(time.Hour))
+		}, false, 1},
 		"Redis loses the state": {func(w *world, b *Breaker) error {
 			w.must(w.rdb.Del(w.t.Context(), b.key).Err())
 			w.step(b) // a process that remembers runs

@@ -80,6 +80,7 @@ type Set struct {
 	looking map[string]bool     // by pool: somebody reads it anew
 	backlog map[string]backlog  // by pool and tenant
 	scoring map[string]*scoring // by pool
+	scores  map[string]scored   // by pool
 	random  *rand.Rand          // draws samples
 }
 
@@ -95,7 +96,7 @@ func NewSet(r Record, now func() time.Time, members ...Member) *Set {
 	for i := range members {
 		members[i].listed = &listed{}
 	}
-	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}, scoring: map[string]*scoring{}, random: rand.New(rand.NewPCG(1, 2))}
+	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}, scoring: map[string]*scoring{}, scores: map[string]scored{}, random: rand.New(rand.NewPCG(1, 2))}
 }
 
 // Names returns the pools' names, in the order of the configuration.
@@ -197,12 +198,37 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 			return nil, err
 		}
 		p := v.status(m.Name)
-		if p.Estimates, err = s.record.Score(ctx, m.Name, v.at); err != nil {
-			return nil, err
-		}
+		p.Estimates = s.score(ctx, m.Name, v.at)
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// scoreFresh is how old a score may be: it is read of thousands of forecasts.
+const scoreFresh = 10 * time.Second
+
+// score is how right a pool's forecasts were of late. Nothing depends on it: where the
+// record cannot tell, it is what it was.
+func (s *Set) score(ctx context.Context, pool string, now time.Time) tasks.Score {
+	s.mu.Lock()
+	k, ok := s.scores[pool]
+	s.mu.Unlock()
+	if age := now.Sub(k.at); ok && age >= 0 && age < scoreFresh {
+		return k.score
+	}
+	if got, err := s.record.Score(ctx, pool, now); err == nil {
+		k = scored{now, got}
+		s.mu.Lock()
+		s.scores[pool] = k
+		s.mu.Unlock()
+	}
+	return k.score
+}
+
+// scored is a score and when it was read.
+type scored struct {
+	at    time.Time
+	score tasks.Score
 }
 
 // Barred is why a pool is paused where only its provider's account or an operator can

@@ -238,7 +238,7 @@ func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Wa
 		return w, nil
 	}
 	w.EstimatedStart, w.EstimatedStart90 = now.Add(f.told).Truncate(time.Millisecond), now.Add(f.late).Truncate(time.Millisecond)
-	if j.StartedAt.IsZero() { // of a later start the record does not tell
+	if j.StartedAt.IsZero() && f.predicted > 0 { // of a later start the record does not tell
 		s.told(tasks.Forecast{
 			Job: j.ID, Pool: j.Pool, At: now, Predicted: f.predicted, Told: f.told, Late: f.late, Class: tasks.ClassOf(f.predicted, f.degraded),
 		})

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -39,16 +40,15 @@ func (s *Set) WatchOnce(ctx context.Context, works bool) error {
 	if err != nil {
 		return err
 	}
+	var failed error // one pool that cannot be looked at keeps none of the others from it
 	for _, t := range turns {
 		v, err := s.look(ctx, t.Pool, viewFresh)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.record.Bound(ctx, t, v.bind(s.now()))
 		}
-		if err := s.record.Bound(ctx, t, v.bind(s.now())); err != nil {
-			return err
-		}
+		failed = cmp.Or(failed, err)
 	}
-	return nil
+	return failed
 }
 
 // bind is what the pool's jobs wait for, and since when as far as that is known.

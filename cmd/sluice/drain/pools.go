@@ -78,13 +78,17 @@ func (r *runner) sayState(ctx context.Context, name string, s pause.State) {
 	if s.Paused && s.PausedBy == pause.ByBreaker {
 		why += r.lastWords(ctx, name, why)
 	}
+	again := s.NextProbeAt
+	if again.IsZero() {
+		again = s.ExpectedResumeAt
+	}
 	switch {
 	case !s.Paused:
 		r.say("sluice: pool %s goes on", name)
-	case s.ExpectedResumeAt.IsZero():
+	case again.IsZero():
 		r.say("sluice: pool %s is paused: %s; its jobs wait", name, why)
 	default:
-		r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, why, s.ExpectedResumeAt.Format(time.RFC3339))
+		r.say("sluice: pool %s is paused: %s; its jobs wait, and it is tried again at %s", name, why, again.Format(time.RFC3339))
 	}
 }
 

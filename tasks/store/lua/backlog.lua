@@ -24,6 +24,15 @@ local function timeOf(pool)
   return times[pool]
 end
 
+-- owes notes what a tenant was served beyond the present turn. The debt ends with the time in
+-- which the pool could have given others as much: the turn stands while nobody waits.
+local function owes(pool, tenant, turn)
+  local key = keys.owing(pool)
+  redis.pcall('ZADD', key, turn, tenant)
+  local most = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or turn
+  redis.pcall('PEXPIRE', key, math.max(1, math.ceil((most - timeOf(pool)) * 1000)))
+end
+
 -- ring gives a job's tenant a turn in its pool, if it has none.
 local function ring(j)
   local turns = keys.ring(j.p)
@@ -88,7 +97,7 @@ local function reckon(j, cost)
   local by = (cost - charged) / 1000000 / weightOf(j.t)
   if by == 0 or redis.call('ZADD', keys.ring(j.p), 'XX', 'INCR', by, j.t) then return end
   if not redis.pcall('ZADD', keys.owing(j.p), 'XX', 'INCR', by, j.t) and by > 0 then
-    redis.pcall('ZADD', keys.owing(j.p), timeOf(j.p) + by, j.t)
+    owes(j.p, j.t, timeOf(j.p) + by)
   end
 end
 
@@ -133,7 +142,7 @@ local function spend(pool, tenant, turn, cost)
   end
   redis.call('ZREM', keys.ring(pool), tenant)
   redis.pcall('ZREMRANGEBYSCORE', keys.owing(pool), '-inf', times[pool])
-  if turn > times[pool] then redis.pcall('ZADD', keys.owing(pool), turn, tenant) end
+  if turn > times[pool] then owes(pool, tenant, turn) end
 end
 
 -- vacant is how many more of a pool's jobs may be between the backlog and the provider: of

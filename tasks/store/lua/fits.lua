@@ -62,7 +62,7 @@ local function dayOf(tenant)
     local begun = tonumber(h[1]) == today
     days[tenant] = {
       key = keys.day(tenant), begun = begun, used = begun and tonumber(h[2]) or 0, reserved = begun and tonumber(h[3]) or 0,
-      paid = begun and tonumber(h[4] or 0) or 0, pledged = begun and tonumber(h[5] or 0) or 0,
+      paid = begun and tonumber(h[4] or 0) or 0, pledged = begun and tonumber(h[5] or 0) or 0, money = begun and (h[4] or h[5]) and true, -- is written there: book puts zeros in its place
     }
   end
   return days[tenant]
@@ -70,7 +70,8 @@ end
 
 -- lineOf is the line of the ledger that the call under way of a job counts to, as it
 -- stands, or nil where its start has not said whom it asks. post in account.lua keeps
--- it up to date.
+-- it up to date. Callers invent names of models: past some, those of an account share a line.
+local ledgerMost = 200
 local ledgerLines = {}
 local function lineOf(j)
   local name = string.match(j.ask or '', '^%-?%d+ (.*)$')
@@ -79,6 +80,10 @@ local function lineOf(j)
   local id = key .. '\n' .. name
   if not ledgerLines[id] then
     local was, sums = redis.call('HGET', key, name), {}
+    if not was and redis.call('HLEN', key) >= ledgerMost then
+      name = string.match(name, '^[^\n]*') .. '\n*'
+      was = redis.call('HGET', key, name)
+    end
     for n in string.gmatch(was or '', '%-?%d+') do sums[#sums + 1] = tonumber(n) end
     ledgerLines[id] = { key = key, name = name, begun = was and true, sums = sums }
   end

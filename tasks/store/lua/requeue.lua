@@ -30,7 +30,10 @@ for i = 3, #ARGV, 6 do
     fits({ p = j.first, t = j.t, qb = bytes > 0 })
     if bytes > 0 then fitsBytes() end
     if tokens > 0 then dayOf(j.t) end
-    j.bound = expected(redis.call('HGET', j.key, 'e'))
+    local e = redis.call('HGET', j.key, 'e')
+    j.bound = expected(e)
+    j.after = tonumber(string.match(e, '"nb":(%d+)') or 0)
+    sorted(keys.due())
     j.costs = cjson.decode(ARGV[i + 5])
     j.at, j.depth, j.shift, j.tokens, j.bytes = n, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tokens, bytes
     jobs[#jobs + 1] = j
@@ -48,7 +51,8 @@ local function requeue(j)
   redis.call('PERSIST', j.key)
   redis.call('ZREM', keys.expiring(), j.t .. '|' .. j.id)
   -- Its deadline served the first time; kept, it would expire the job at once.
-  redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp')
+  redis.call('HDEL', j.key, 'o', 'fin', 'exp', 'dl', 'st', 'n', 'fo', 'lw', 'al', 'sp', 'cs')
+  j.cs = nil
   -- It begins again with its own model.
   moment(j, 'x', now, j.fin and string.format('%.0f', j.fin - j.ct))
   if j.p0 then
@@ -70,8 +74,14 @@ local function requeue(j)
     redis.call('PERSIST', g)
     redis.call('PERSIST', keys.lines(j.c))
   end
-  become(j, 'queued')
-  backlog(j)
+  if j.after > now then -- its caller wants it no earlier
+    redis.call('HSET', j.key, 'due', j.after)
+    redis.call('ZADD', keys.due(), j.after, j.id)
+    become(j, 'scheduled')
+  else
+    become(j, 'queued')
+    backlog(j)
+  end
 end
 
 local depths, tickets, refusal = {}, {}, {}
