@@ -25,12 +25,13 @@ local function timeOf(pool)
 end
 
 -- owes notes what a tenant was served beyond the present turn. The debt ends with the time in
--- which the pool could have given others as much: the turn stands while nobody waits.
+-- which the pool could have given others as much, ten seconds at least: the turn stands while
+-- nobody waits.
 local function owes(pool, tenant, turn)
   local key = keys.owing(pool)
   redis.pcall('ZADD', key, turn, tenant)
   local most = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or turn
-  redis.pcall('PEXPIRE', key, math.max(1, math.ceil((most - timeOf(pool)) * 1000)))
+  redis.pcall('PEXPIRE', key, math.max(10000, math.ceil((most - timeOf(pool)) * 1000)))
 end
 
 -- ring gives a job's tenant a turn in its pool, if it has none.
