@@ -203,13 +203,13 @@ func TestAFileThatIsRefusedHoldsUpNoOther(t *testing.T) {
 
 func TestNoMoreIsKeptThanAllowed(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]spill.Config{"files": {MaxItems: 1}, "bytes": {MaxBytes: 400}} {
+	for name, c := range map[string]spill.Config{"files": {MaxItems: 1}, "bytes": {MaxBytes: 1000}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c.Dir = t.TempDir()
 			f, r := open(t, c)
 			keep(t, f, "job_1", "{}")
-			if err := f.KeepEnding(tasks.Ticket{ID: "job_2"}, tasks.Ending{Result: make([]byte, 400)}, errors.New("OOM")); !errors.Is(err, spill.ErrBounds) {
+			if err := f.KeepEnding(tasks.Ticket{ID: "job_2"}, tasks.Ending{Result: make([]byte, 1000)}, errors.New("OOM")); !errors.Is(err, spill.ErrBounds) {
 				t.Errorf("the second: %v; want ErrBounds", err)
 			}
 			f.Try(t.Context())
