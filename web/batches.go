@@ -167,39 +167,25 @@ func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
 
 func (w *Web) batchPath(id string) string { return w.base + batchesRoot + "/" + url.PathEscape(id) }
 
-// heldBatch is a batch that a viewer may see. Who may not is answered, and gets false.
-func (w *Web) heldBatch(rw http.ResponseWriter, r *http.Request, v viewer) (b tasks.Batch, ok bool) {
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-	defer cancel()
-	id := r.PathValue("id")
-	tenant, err := w.cfg.Batches.BatchHolder(ctx, id)
-	if err == nil && !v.sees(tenant) {
-		err = tasks.ErrNotFound
-	}
-	if err == nil {
-		b, err = w.cfg.Batches.Batch(ctx, tenant, id)
-	}
-	if err != nil {
-		w.refuse(rw, v, "batch", "read", err)
-		return b, false
-	}
-	return b, true
+// findBatch returns the batch of a request, as found does.
+func (w *Web) findBatch(rw http.ResponseWriter, r *http.Request, v viewer) (tasks.Batch, bool) {
+	return found(w, rw, r, v, "batch", w.cfg.Batches.BatchHolder, w.cfg.Batches.Batch)
 }
 
 func (w *Web) batchPage(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if b, ok := w.heldBatch(rw, r, v); ok {
+	if b, ok := w.findBatch(rw, r, v); ok {
 		w.page(rw, http.StatusOK, "batch.html", batchPage{w.frame(v, "batches"), w.base + "/console/batches/" + b.ID, w.batchView(&b, v, w.cfg.Now())})
 	}
 }
 
 func (w *Web) batchFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if b, ok := w.heldBatch(rw, r, v); ok {
+	if b, ok := w.findBatch(rw, r, v); ok {
 		w.page(rw, http.StatusOK, "batch", w.batchView(&b, v, w.cfg.Now()))
 	}
 }
 
 func (w *Web) cancelBatch(rw http.ResponseWriter, r *http.Request, v viewer) {
-	b, ok := w.heldBatch(rw, r, v)
+	b, ok := w.findBatch(rw, r, v)
 	if !ok {
 		return
 	}

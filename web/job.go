@@ -54,23 +54,31 @@ type step struct {
 	Bad     bool
 }
 
-// find returns a job that a viewer may see. Who may not is answered, and gets false.
-func (w *Web) find(rw http.ResponseWriter, r *http.Request, v viewer) (j tasks.Job, ok bool) {
+// found returns a thing that a viewer may see: holder names whose it is. Who may not see it
+// is answered, and gets false.
+func found[T any](w *Web, rw http.ResponseWriter, r *http.Request, v viewer, thing string,
+	holder func(ctx context.Context, id string) (string, error), read func(ctx context.Context, tenant, id string) (T, error),
+) (got T, ok bool) {
 	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
 	defer cancel()
 	id := r.PathValue("id")
-	tenant, err := w.cfg.Jobs.Holder(ctx, id)
+	tenant, err := holder(ctx, id)
 	if err == nil && !v.sees(tenant) {
 		err = tasks.ErrNotFound
 	}
 	if err == nil {
-		j, err = w.cfg.Jobs.Job(ctx, tenant, id)
+		got, err = read(ctx, tenant, id)
 	}
 	if err != nil {
-		w.refuse(rw, v, "job", "read", err)
-		return j, false
+		w.refuse(rw, v, thing, "read", err)
+		return got, false
 	}
-	return j, true
+	return got, true
+}
+
+// find returns the job of a request, as found does.
+func (w *Web) find(rw http.ResponseWriter, r *http.Request, v viewer) (tasks.Job, bool) {
+	return found(w, rw, r, v, "job", w.cfg.Jobs.Holder, w.cfg.Jobs.Job)
 }
 
 // refuse answers with a page that says what went wrong and leads back. thing is what it
