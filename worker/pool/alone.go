@@ -103,24 +103,38 @@ func usedUp(r upstream.Rates) bool {
 
 // saw takes in an answer. The first refusal of a row shows nothing by itself; it is
 // inquired into where such are rare, and where it does not say that an allowance is
-// used up.
+// used up. A job that is refused again is always inquired into, with others that are
+// at the same time; before it is blamed, by a question of its own.
 func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limited := a.Outcome == tasks.RateLimited // a ramp is of all that is sent
-	lately := l.count(c.Model, a.Outcome, now)
 	l.beside(c, a.Outcome, now)
 	if !limited {
+		l.count(c.Model, a.Outcome, now)
 		delete(l.by, c.Job)
 		return sight{}
 	}
 	r := l.rowOf(c)
 	r.row++
 	v.row = r.row
-	again := r.row >= aloneStated || r.row >= aloneSilent && !a.HasRetryAfter
-	v.shown = again && r.served > 0 && r.served >= aloneOthers*r.refused
-	if !v.shown {
-		v.begin, v.wait = l.question(c.Model, again, lately.rare() && !usedUp(a.Rates), now)
+	again := r.row >= aloneSilent
+	v.shown = again && (r.row >= aloneStated || !a.HasRetryAfter) && r.served > 0 && r.served >= aloneOthers*r.refused
+	outcome := a.Outcome
+	if again {
+		outcome = "" // a job that is refused again and again says nothing of the pace of others
+	}
+	rare := l.count(c.Model, outcome, now).rare() && !usedUp(a.Rates)
+	switch {
+	case v.shown:
+	case r.row >= aloneBlamed:
+		if v.begin = l.turn(c.Model, now); v.begin == nil {
+			v.wait = l.latest(c.Model, now)
+		}
+	case again || rare:
+		if v.wait = l.latest(c.Model, now); v.wait == nil {
+			v.begin = l.turn(c.Model, now)
+		}
 	}
 	r.came, r.served, r.refused = now, 0, 0
 	return v
@@ -155,26 +169,31 @@ func (l *alone) rowOf(c Call) *paced {
 	return r
 }
 
-// question returns the question that one more refusal of a model is to ask or to wait
-// for. Where such are rare they share the latest, and questions to several models are
-// asked by turns; a job that is refused again asks when nothing else was asked of late.
-func (l *alone) question(model string, again, rare bool, now time.Time) (begin, wait *question) {
-	if latest := l.asked[model]; rare && latest != nil && now.Before(latest.at.Add(inquiryEvery)) {
-		return nil, latest
+// latest is the question to a model whose answer tells what the model says now; nil:
+// there is none.
+func (l *alone) latest(model string, now time.Time) *question {
+	if q := l.asked[model]; q != nil && now.Before(q.at.Add(inquiryEvery)) {
+		return q
 	}
+	return nil
+}
+
+// turn is a new question to a model; nil: its turn would come too late. Questions are
+// asked one at a time.
+func (l *alone) turn(model string, now time.Time) *question {
 	at := now
 	if l.earliest.After(now) {
 		at = l.earliest
 	}
-	if !rare && (!again || at.After(now)) || at.Sub(now) > aloneQueue {
-		return nil, nil
+	if at.Sub(now) > aloneQueue {
+		return nil
 	}
 	if l.asked == nil || len(l.asked) >= aloneKept {
 		l.asked = map[string]*question{}
 	}
-	begin = &question{model: model, at: at, done: make(chan struct{})}
-	l.earliest, l.asked[model] = at.Add(inquiryEvery), begin
-	return begin, nil
+	q := &question{model: model, at: at, done: make(chan struct{})}
+	l.earliest, l.asked[model] = at.Add(inquiryEvery), q
+	return q
 }
 
 // inquire asks when it is time to, and tells those that wait for it.
@@ -231,7 +250,7 @@ func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) Standin
 		return Paused
 	case !v.shown && (q == nil || !q.well):
 		return Open
-	case v.row < aloneBlamed:
+	case v.row < aloneBlamed || q != nil && q == v.wait:
 		return Singled
 	}
 	return Blamed

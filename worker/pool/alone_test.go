@@ -63,10 +63,10 @@ func TestWhose429ItIs(t *testing.T) {
 }
 
 // Of jobs that were under way together, none shows anything of the others, and one
-// inquiry at a time is begun.
+// inquiry at a time is asked.
 func TestRefusalsThatCameTogetherShowNothing(t *testing.T) {
 	t.Parallel()
-	l, now, inquiries := alone{}, time.Unix(1000, 0), 0
+	l, now, last := alone{}, time.Unix(1000, 0), time.Time{}
 	for range 2 {
 		now = now.Add(5 * time.Second)
 		for job := range 2 * aloneKept {
@@ -74,13 +74,47 @@ func TestRefusalsThatCameTogetherShowNothing(t *testing.T) {
 			if v.shown {
 				t.Fatal("a refusal was shown to be one job's own")
 			}
-			if v.begin != nil {
-				inquiries++
+			if v.begin == nil {
+				continue
 			}
+			if at := v.begin.at; at.Before(last.Add(inquiryEvery)) || at.After(now.Add(aloneQueue)) {
+				t.Errorf("an inquiry at %v, after one at %v, now %v", at, last, now)
+			}
+			last = v.begin.at
 		}
 	}
-	if inquiries > 2 {
-		t.Errorf("%d inquiries", inquiries)
+}
+
+// A few prompts that are told 429 for ever, with nobody else about, are each inquired
+// into at each refusal after the first, so that none of them is taken for the pace; and
+// each is blamed by a question of its own within some rounds.
+func TestAFewJobsRefusedForEverHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	for name, a := range map[string]upstream.Answer{"silent": {Outcome: tasks.RateLimited}, "stated": {Outcome: tasks.RateLimited, HasRetryAfter: true}} {
+		l, now, blamed := alone{}, time.Unix(1000, 0), map[string]bool{}
+		for range 30 {
+			l.saw(Call{Job: "good", Model: "gpt-a"}, upstream.Answer{Outcome: tasks.Succeeded}, now)
+		}
+		for round := range 2 * aloneBlamed {
+			for _, job := range []string{"a", "b", "c", "d"} {
+				v := l.saw(Call{Job: job, Model: "gpt-a", Took: time.Second}, a, now.Add(time.Duration(job[0]-'a')*300*time.Millisecond))
+				if round > 0 && v.begin == nil && v.wait == nil {
+					t.Errorf("%s, round %d: job %s is not inquired into", name, round, job)
+				}
+				if round+1 >= aloneBlamed && v.begin != nil {
+					blamed[job] = true
+				}
+			}
+			if round == 3 {
+				if v := l.saw(Call{Job: "e", Model: "gpt-a"}, a, now.Add(3*time.Second)); v.begin == nil && v.wait == nil {
+					t.Errorf("%s: the first refusal of one more job is not inquired into", name)
+				}
+			}
+			now = now.Add(10 * time.Second)
+		}
+		if len(blamed) != 4 {
+			t.Errorf("%s: blamed %v", name, blamed)
+		}
 	}
 }
 
