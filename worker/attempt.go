@@ -366,7 +366,7 @@ func (a *attempt) report(base context.Context) pool.Standing {
 	if a.p.Health == nil || a.outOfTime {
 		return pool.Open
 	}
-	standing := a.p.Health.Report(base, pool.Call{Job: a.job.ID, Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took,
+	standing := a.p.Health.Report(base, pool.Call{Job: a.job.ID, Tenant: a.job.Tenant, Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took,
 		Held: func() { a.settle(base, a.actual()) }}, a.answer)
 	switch {
 	case standing == pool.AtFault:

@@ -17,7 +17,8 @@ const (
 	aloneStated = 3   // likewise, when they do: the provider was given the time that it asked for
 	aloneBlamed = 5   // likewise, after which its request is to blame
 	aloneOthers = 10  // calls of others that succeed for each that is refused, where the pace is not to blame
-	aloneKept   = 256 // jobs
+	aloneServed = 3   // calls of other tenants that show that the pace is not to blame for one tenant's refusals
+	aloneKept   = 256 // jobs, models, and tenants of one
 
 	aloneLately = 10 * time.Second // what was seen fades with this time
 	aloneQueue  = 9 * time.Second  // the longest that a question waits for its turn
@@ -30,7 +31,7 @@ type alone struct {
 	by       map[string]*paced    // by job
 	earliest time.Time            // when the next question may be asked
 	asked    map[string]*question // the latest, by model
-	lately   map[string]*tally    // by model
+	lately   map[string]*tallies  // by model
 }
 
 // question is the smallest question to a model that refused a job.
@@ -42,36 +43,66 @@ type question struct {
 	own   bool          // it is told 429, and another model of the pool answers
 }
 
-// tally is how calls for a model fared of late, in calls that fade.
+// tally is how calls fared of late, in calls that fade.
 type tally struct {
 	served, refused float64
 	at              time.Time
 }
 
-// rare reports whether so few calls are refused that one of them may be alone in it.
-func (t *tally) rare() bool { return t.refused < 1.5 || t.served >= aloneOthers*t.refused }
-
-// count takes in a call for a model.
-func (l *alone) count(model string, o tasks.Outcome, now time.Time) *tally {
-	t := l.lately[model]
-	if t == nil {
-		if l.lately == nil || len(l.lately) >= aloneKept {
-			l.lately = map[string]*tally{}
-		}
-		t = &tally{at: now}
-		l.lately[model] = t
-	}
+// to fades a tally to a time.
+func (t *tally) to(now time.Time) *tally {
 	if since := now.Sub(t.at); since > 0 {
 		fade := math.Exp(-since.Seconds() / aloneLately.Seconds())
 		t.served, t.refused, t.at = t.served*fade, t.refused*fade, now
 	}
-	switch o {
+	return t
+}
+
+func (t *tally) count(o tasks.Outcome, now time.Time) {
+	switch t.to(now); o {
 	case tasks.Succeeded:
 		t.served++
 	case tasks.RateLimited:
 		t.refused++
 	}
+}
+
+// tallies are how a model's calls fared of late: all of them, and each tenant's.
+type tallies struct {
+	all tally
+	by  map[string]*tally
+}
+
+// count takes in a call for a model.
+func (l *alone) count(c Call, o tasks.Outcome, now time.Time) *tallies {
+	t := l.lately[c.Model]
+	if t == nil {
+		if l.lately == nil || len(l.lately) >= aloneKept {
+			l.lately = map[string]*tallies{}
+		}
+		t = &tallies{}
+		l.lately[c.Model] = t
+	}
+	own := t.by[c.Tenant]
+	if own == nil {
+		if t.by == nil || len(t.by) >= aloneKept {
+			*t = tallies{by: map[string]*tally{}}
+		}
+		own = &tally{}
+		t.by[c.Tenant] = own
+	}
+	t.all.count(o, now)
+	own.count(o, now)
 	return t
+}
+
+// rare reports whether so few calls are refused that one of them may be alone in it,
+// or so few of other tenants' that the pace is not to blame for this one's.
+func (t *tallies) rare(tenant string, now time.Time) bool {
+	all, own := t.all.to(now), t.by[tenant].to(now)
+	served, refused := all.served-own.served, all.refused-own.refused
+	return all.refused < 1.5 || all.served >= aloneOthers*all.refused ||
+		served >= aloneServed && served >= aloneOthers*refused
 }
 
 // paced is a row of refusals of one job for the pace, with no other answer between them.
@@ -108,10 +139,10 @@ func usedUp(r upstream.Rates) bool {
 func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limited := a.Outcome == tasks.RateLimited // a ramp is of all that is sent
+	ramp := a.Outcome == tasks.RampLimited // speaks of all that is sent, so nothing is asked
 	l.beside(c, a.Outcome, now)
-	if !limited {
-		l.count(c.Model, a.Outcome, now)
+	if !ramp && a.Outcome != tasks.RateLimited {
+		l.count(c, a.Outcome, now)
 		delete(l.by, c.Job)
 		return sight{}
 	}
@@ -124,9 +155,9 @@ func (l *alone) saw(c Call, a upstream.Answer, now time.Time) (v sight) {
 	if again {
 		outcome = "" // a job that is refused again and again says nothing of the pace of others
 	}
-	rare := l.count(c.Model, outcome, now).rare() && !usedUp(a.Rates)
+	rare := l.count(c, outcome, now).rare(c.Tenant, now) && !usedUp(a.Rates)
 	switch {
-	case v.shown:
+	case v.shown, ramp:
 	case r.row >= aloneBlamed:
 		if v.begin = l.turn(c.Model, now); v.begin == nil {
 			v.wait = l.latest(c.Model, now)
@@ -148,7 +179,7 @@ func (l *alone) beside(c Call, o tasks.Outcome, now time.Time) {
 			continue
 		}
 		switch o {
-		case tasks.RateLimited:
+		case tasks.RateLimited, tasks.RampLimited:
 			r.refused++
 		case tasks.Succeeded:
 			r.served++
@@ -250,7 +281,7 @@ func (h *Health) singled(ctx context.Context, c Call, a upstream.Answer) Standin
 		return Paused
 	case !v.shown && (q == nil || !q.well):
 		return Open
-	case v.row < aloneBlamed || q != nil && q == v.wait:
+	case v.row < aloneBlamed || v.wait != nil:
 		return Singled
 	}
 	return Blamed

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,8 @@ func TestWhose429ItIs(t *testing.T) {
 		{"again, and another one is refused for itself", append([]call{{"a", silent}, {"c", silent}}, many(10, call{"b", good})...), call{"a", silent}, true, false},
 		{"again, after an answer", []call{{"a", silent}, {"a", good}, {"b", good}}, call{"a", silent}, false, true},
 		{"again, with a wait", []call{{"a", stated}, {"b", good}}, call{"a", stated}, false, true},
+		{"a ramp again, and others were answered", []call{{"a", ramp}, {"b", good}}, call{"a", ramp}, true, false},
+		{"a ramp again, and others were told it", append(many(9, call{"b", good}), call{"a", ramp}, call{"b", good}, call{"c", ramp}), call{"a", ramp}, false, false},
 		{"a third time, with a wait", []call{{"a", stated}, {"a", stated}, {"b", good}}, call{"a", stated}, true, false},
 	} {
 		l, now := alone{}, time.Unix(1000, 0)
@@ -58,6 +61,36 @@ func TestWhose429ItIs(t *testing.T) {
 		}
 		if v := ask(c.last); v.shown != c.shown || (v.begin != nil) != c.inquire {
 			t.Errorf("%s: %+v; want shown %t, inquire %t", c.name, v, c.shown, c.inquire)
+		}
+	}
+}
+
+// Many prompts of one tenant that are refused at once are inquired into where others'
+// are answered, and are the pace where others are refused as well, or there are none.
+func TestManyRefusalsOfOneTenant(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		others  []tasks.Outcome
+		inquire bool
+	}{
+		"others are answered":        {[]tasks.Outcome{tasks.Succeeded, tasks.Succeeded, tasks.Succeeded, tasks.Succeeded}, true},
+		"others are refused as well": {[]tasks.Outcome{tasks.Succeeded, tasks.RateLimited, tasks.Succeeded, tasks.RateLimited}, false},
+		"too few others":             {[]tasks.Outcome{tasks.Succeeded}, false},
+		"no others":                  {nil, false},
+	} {
+		l, now := alone{}, time.Unix(1000, 0)
+		saw := func(tenant, job string, o tasks.Outcome) sight {
+			now = now.Add(10 * time.Millisecond)
+			return l.saw(Call{Job: job, Tenant: tenant, Model: "gpt-a", Took: time.Millisecond}, upstream.Answer{Outcome: o, HasRetryAfter: true}, now)
+		}
+		for i, o := range c.others {
+			saw("other", "b"+strconv.Itoa(i), o)
+		}
+		for i := range 100 {
+			v := saw("poison", "a"+strconv.Itoa(i), tasks.RateLimited)
+			if asks := v.begin != nil || v.wait != nil; i > 3 && asks != c.inquire {
+				t.Fatalf("%s: the refusal %d: %+v; want it inquired into: %t", name, i, v, c.inquire)
+			}
 		}
 	}
 }

@@ -66,6 +66,7 @@ func (b *bare) saw(model string, a upstream.Answer, sent time.Time) (own, silent
 // Call is one call upstream, as its answer is judged.
 type Call struct {
 	Job    string        // for which
+	Tenant string        // whose job it is
 	Model  string        // that was asked
 	Prompt []byte        // the request's body; only a digest of it is kept
 	Took   time.Duration // since it was sent
