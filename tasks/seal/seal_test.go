@@ -1,0 +1,269 @@
+package seal
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func masterOf(name string, b byte) Master { return Master{name, bytes.Repeat([]byte{b}, masterLen)} }
+
+func ringOf(t *testing.T, keys ...Master) *Ring {
+	t.Helper()
+	r, err := New(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// The vectors of c2sp.org/XAES-256-GCM: the most significant bit of L is 0, and is 1.
+func TestXAESIsAsItsSpecificationHasIt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ key, additional, want string }{
+		{strings.Repeat("\x01", 32), "", "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"},
+		{strings.Repeat("\x03", 32), "c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"},
+	} {
+		x, err := newXAES([]byte(c.key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce := []byte("ABCDEFGHIJKLMNOPQRSTUVWX")
+		got := x.seal(nil, nonce, []byte("XAES-256-GCM"), []byte(c.additional))
+		if hex.EncodeToString(got) != c.want {
+			t.Errorf("sealed with %x: %x, want %s", c.key[:1], got, c.want)
+		}
+		if plain, err := x.open(nonce, got, []byte(c.additional)); err != nil || string(plain) != "XAES-256-GCM" {
+			t.Errorf("opened with %x: %q, %v", c.key[:1], plain, err)
+		}
+	}
+}
+
+// Golden values: what this release sealed, each that comes after has to open.
+const (
+	goldenWrapped = "YTtmpk2Uem+SWLdyZYq9dkihtgqduCtYyqSMt2LyzqVXG1zPdtHak+EPYIFRfQQPbC/jw/uuGWSSjTOfBbpbREiOT5Ebevdy"
+	goldenSealed  = "/wEAESIzRFVmd6GsyWLNxGMJDKYzUlZRyTwPMwQdXZhqGJlUznqiJHIosTiMYUWqvdDFkbtibRW2NRAR0h+iR5I="
+	goldenName    = "xDUz7DUzR_tvW1lONRQLG61XeFgxrarUWeneJ-QFfbE"
+)
+
+func goldenKey(t testing.TB) *Key {
+	t.Helper()
+	r, err := New([]Master{masterOf("2026-10", 1), masterOf("2026-11", 2)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := base64.StdEncoding.DecodeString(goldenWrapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := r.Unwrap("acme", Wrapped{ID: "0011223344556677", Master: "2026-10", Key: wrapped})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestWhatAReleaseSealedOpensForEver(t *testing.T) {
+	t.Parallel()
+	k := goldenKey(t)
+	sealed, err := base64.StdEncoding.DecodeString(goldenSealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := k.Open(sealed, "prompt", "acme", "job_1"); err != nil || string(got) != "a golden prompt" {
+		t.Errorf("opened %q, %v", got, err)
+	}
+	if got := k.Name("metadata", "city", "Paris"); got != goldenName {
+		t.Errorf("named %s, want %s", got, goldenName)
+	}
+}
+
+func TestWhatStandsInAnothersPlaceDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	r := ringOf(t, masterOf("a", 1))
+	mine, wrapped, err := r.Make("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := r.Make("globex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := mine.Seal([]byte("secret"), "result", "acme", "job_1")
+	for _, c := range []struct {
+		name    string
+		purpose []string
+	}{
+		{"another kind", []string{"prompt", "acme", "job_1"}},
+		{"another tenant", []string{"result", "globex", "job_1"}},
+		{"another job", []string{"result", "acme", "job_2"}},
+		{"parts cut elsewhere", []string{"result", "acmej", "ob_1"}},
+		{"a part less", []string{"result", "acme"}},
+		{"a part more", []string{"result", "acme", "job_1", ""}},
+	} {
+		if got, err := mine.Open(sealed, c.purpose...); !errors.Is(err, ErrOpen) {
+			t.Errorf("%s: opened %q, %v", c.name, got, err)
+		}
+	}
+	for i := range sealed {
+		forged := bytes.Clone(sealed)
+		forged[i] ^= 1
+		if got, err := mine.Open(forged, "result", "acme", "job_1"); err == nil {
+			t.Errorf("with byte %d changed: opened %q", i, got)
+		}
+	}
+	for n := range sealed {
+		if got, err := mine.Open(sealed[:n], "result", "acme", "job_1"); err == nil {
+			t.Errorf("cut to %d bytes: opened %q", n, got)
+		}
+	}
+	var foreign *ForeignError
+	if _, err := other.Open(sealed, "result", "acme", "job_1"); !errors.As(err, &foreign) || foreign.Key != mine.ID() {
+		t.Errorf("with another's key: %v", err)
+	}
+	if _, err := r.Unwrap("globex", wrapped); !errors.Is(err, ErrOpen) {
+		t.Errorf("another tenant's wrapped key: %v", err)
+	}
+	if mine.Name("a", "bc") == mine.Name("ab", "c") || mine.Name("a") == other.Name("a") {
+		t.Error("names are alike that are not of the same parts and tenant")
+	}
+	if again := mine.Seal([]byte("secret"), "result", "acme", "job_1"); bytes.Equal(again, sealed) {
+		t.Error("the same value sealed twice is alike")
+	}
+}
+
+func TestKeysRotateWithoutSealingAnew(t *testing.T) {
+	t.Parallel()
+	r := ringOf(t, masterOf("old", 1))
+	k, wrapped, err := r.Make("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := k.Seal([]byte("x"), "p")
+	if err := r.Set([]Master{masterOf("old", 1), masterOf("new", 2)}); err != nil {
+		t.Fatal(err)
+	}
+	anew, changed, err := r.Rewrap("acme", wrapped)
+	if err != nil || !changed || anew.Master != "new" || anew.ID != wrapped.ID {
+		t.Fatalf("wrapped anew: %+v, %v, %v", anew, changed, err)
+	}
+	if _, changed, err := r.Rewrap("acme", anew); changed || err != nil {
+		t.Errorf("once more: %v, %v", changed, err)
+	}
+	if err := r.Set([]Master{masterOf("new", 2)}); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Unwrap("acme", anew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := again.Open(sealed, "p"); err != nil || string(got) != "x" {
+		t.Errorf("after the rotation: %q, %v", got, err)
+	}
+	var missing *MissingError
+	if _, err := r.Unwrap("acme", wrapped); !errors.As(err, &missing) || missing.Master != "old" {
+		t.Errorf("with the old key dropped: %v", err)
+	}
+	if err := r.Set([]Master{masterOf("new", 3)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Unwrap("acme", anew); !errors.Is(err, ErrOpen) || !strings.Contains(err.Error(), `"new"`) {
+		t.Errorf("with another key of that name: %v", err)
+	}
+}
+
+func TestARingRefusesWhatIsNoKeyAndStaysAsItWas(t *testing.T) {
+	t.Parallel()
+	r := ringOf(t, masterOf("a", 1))
+	for name, keys := range map[string][]Master{
+		"none": nil, "short": {{"a", []byte("short")}}, "no name": {masterOf("", 1)}, "twice": {masterOf("a", 1), masterOf("a", 2)},
+	} {
+		if err := r.Set(keys); err == nil || r.Current() != "a" {
+			t.Errorf("%s: %v, current %s", name, err, r.Current())
+		}
+	}
+	for _, text := range []string{"", "????", base64.StdEncoding.EncodeToString([]byte("sixteen bytes...")), "hunter2"} {
+		if _, err := ParseKey(text); err == nil || text != "" && strings.Contains(err.Error(), text) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestTheLocalKeyIsMadeOnceForThisUserAlone(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	var got [8]Master
+	var all sync.WaitGroup
+	for i := range got {
+		all.Go(func() {
+			var err error
+			if got[i], err = Local(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, m := range got {
+		if !bytes.Equal(m.Key, got[0].Key) || len(m.Key) != masterLen {
+			t.Fatal("two processes have different keys")
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the folder has %v, %v", files, err)
+	}
+	if info, err := files[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "seal.key"), []byte("hunter2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Local(dir); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("of a file that is no key: %v", err)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	k := goldenKey(f)
+	sealed, err := base64.StdEncoding.DecodeString(goldenSealed)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sealed)
+	f.Add([]byte{mark, version})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := k.Open(b, "prompt", "acme", "job_1")
+		if (err == nil) != bytes.Equal(b, sealed) {
+			t.Errorf("opened %q, %v", got, err)
+		}
+	})
+}
+
+func FuzzSeal(f *testing.F) {
+	k := goldenKey(f)
+	f.Add([]byte("value"), "result", "job_1")
+	f.Fuzz(func(t *testing.T, value []byte, what, id string) {
+		sealed := k.Seal(value, what, id)
+		if got, err := k.Open(sealed, what, id); err != nil || !bytes.Equal(got, value) || len(sealed) != len(value)+Overhead || !Sealed(sealed) {
+			t.Errorf("%q: %v", got, err)
+		}
+	})
+}
+
+func BenchmarkSeal(b *testing.B) {
+	k := goldenKey(b)
+	value := make([]byte, 1024)
+	for b.Loop() {
+		sealed := k.Seal(value, "prompt", "acme", "job_1")
+		if _, err := k.Open(sealed, "prompt", "acme", "job_1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
