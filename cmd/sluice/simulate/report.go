@@ -16,6 +16,7 @@ import (
 // Report is what came of a trace. Times are in seconds.
 type Report struct {
 	Calls   int     `json:"calls"`
+	Refused int     `json:"refused"` // not among Calls: no wait makes them fit
 	Seconds float64 `json:"seconds"` // until the last had begun
 	// Used is the share of each limit that was used until the last arrival; by its name.
 	Used    map[string]float64 `json:"used"`
@@ -28,6 +29,14 @@ type Report struct {
 	Horizons  []Score  `json:"horizons"`  // of these, by how far ahead: below 10 s, 1 min, 10 min, and beyond
 	Own       Score    `json:"own"`       // what the program itself tells of the last hour
 	Recent    Score    `json:"recent"`    // the same hour, counted here
+	// Refusals are the first twenty of what was refused.
+	Refusals []Refusal `json:"refusals"`
+}
+
+// Refusal is a call of the trace that is not made.
+type Refusal struct {
+	Line int    `json:"line"` // of the trace; 0: of a summary
+	Why  string `json:"why"`
 }
 
 // Tenant is what one tenant had.
@@ -96,7 +105,7 @@ func scoreIn(jobs []*job, since time.Time, from, below time.Duration) (s Score) 
 
 // report adds up what happened.
 func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
-	r := &Report{Calls: len(w.ended), Used: map[string]float64{}, Forecasts: score(w.ended, begun)}
+	r := &Report{Calls: len(w.ended), Refused: len(w.refused), Refusals: w.refused[:min(len(w.refused), refusalsTold)], Used: map[string]float64{}, Forecasts: score(w.ended, begun)}
 	from := time.Second
 	for _, below := range []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute, 1 << 62} {
 		r.Horizons = append(r.Horizons, scoreIn(w.ended, begun, from, below))
@@ -202,14 +211,23 @@ func (r *Report) JSON(to io.Writer) error {
 	return e.Encode(r)
 }
 
-// mostTenants is how many are printed.
-const mostTenants = 20
+// How many tenants are printed, and how many refusals are told.
+const (
+	mostTenants  = 20
+	refusalsTold = 20
+)
 
 // Text writes a report for people.
 func (r *Report) Text(to io.Writer) error {
 	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	p := func(format string, a ...any) { _, _ = fmt.Fprintf(t, format, a...) }
 	p("calls\t%d in %.0f s\n", r.Calls, r.Seconds)
+	if r.Refused > 0 {
+		p("refused\t%d, which no wait makes fit\n", r.Refused)
+	}
+	for _, one := range r.Refusals {
+		p("line %d\t%s\n", one.Line, one.Why)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Used)) {
 		p("used of %s\t%.1f %%\n", name, 100*r.Used[name])
 	}

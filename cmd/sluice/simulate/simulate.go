@@ -4,7 +4,8 @@
 //
 // It promises that what it prints comes from the same code as in service, and that the same
 // trace, limits and seed give the same. It calls no provider: a call takes a second and what its
-// output takes at 60 tokens a second, and none fails.
+// output takes at 60 tokens a second, and none fails. What a submit refuses because no wait makes
+// it fit is refused here too, and counted.
 package simulate
 
 import (
@@ -12,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -75,11 +77,13 @@ type world struct {
 	busy    map[string]int // by tenant: looks at which it had a backlog
 	looks   int
 	last    time.Time // of the last arrival
+	refused []Refusal
 }
 
 // Run replays a trace to its end.
 func Run(ctx context.Context, c Config) (*Report, error) {
-	w := &world{Config: c, random: rand.New(rand.NewPCG(c.Seed, 2)), now: time.UnixMilli(1_800_000_000_000).UTC(), jobs: map[string]*job{}, busy: map[string]int{}}
+	w := &world{Config: c, random: rand.New(rand.NewPCG(c.Seed, 2)), now: time.UnixMilli(1_800_000_000_000).UTC(), jobs: map[string]*job{}, busy: map[string]int{}, refused: []Refusal{}}
+	w.refuse()
 	w.scale()
 	clock := func() time.Time { return w.now }
 	w.store = store.New(store.Config{Redis: c.Redis, ResultTTL: 24 * time.Hour, Depth: map[string]int{poolName: c.Depth}, Rates: map[string]tasks.Rates{poolName: c.rates()}, Weight: c.Weight, Now: clock})
@@ -137,9 +141,24 @@ func (c *Config) demand(a Arrival) (of [3]float64) {
 	return of
 }
 
+// refuse leaves out of the trace what a submit refuses: what no wait makes fit.
+func (w *world) refuse() {
+	w.Trace = slices.DeleteFunc(slices.Clone(w.Trace), func(a Arrival) bool {
+		of := tasks.Request{InputTokens: int(a.Input)}
+		why := of.Beyond(w.Limits.InputTokensPerMinute)
+		if why != "" {
+			w.refused = append(w.refused, Refusal{a.Line, why})
+		}
+		return why != ""
+	})
+}
+
 // scale brings the times of the trace to the load that was asked for.
 func (w *world) scale() {
-	span := w.Trace[len(w.Trace)-1].At.Seconds()
+	span := 0.0
+	if n := len(w.Trace); n > 0 {
+		span = w.Trace[n-1].At.Seconds()
+	}
 	if w.Load <= 0 || span <= 0 {
 		return
 	}

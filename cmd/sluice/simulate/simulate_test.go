@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -19,10 +20,10 @@ func TestTracesAreReadByTheirColumns(t *testing.T) {
 		name, text string
 		want       []Arrival // with no tenant: any
 	}{
-		{"our own", "tenant,arrival_s,input_tokens,output_tokens\nb,2.5,30,40\na,1,10,20\n", []Arrival{{0, "a", 10, 20}, {1500 * time.Millisecond, "b", 30, 40}}},
-		{"our own, with no tenants", "arrival_s,input_tokens,output_tokens\n0,1,2\n", []Arrival{{0, "", 1, 2}}},
-		{"Azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n", []Arrival{{0, "", 4808, 10}, {52 * time.Millisecond, "", 3180, 8}}},
-		{"Mooncake", "arrival_ms,input_tokens,output_tokens,prefix_seen_before_tokens\n3000,5,6,0\n", []Arrival{{0, "", 5, 6}}},
+		{"our own", "tenant,arrival_s,input_tokens,output_tokens\nb,2.5,30,40\na,1,10,20\n", []Arrival{{0, "a", 10, 20, 3}, {1500 * time.Millisecond, "b", 30, 40, 2}}},
+		{"our own, with no tenants", "arrival_s,input_tokens,output_tokens\n0,1,2\n", []Arrival{{0, "", 1, 2, 2}}},
+		{"Azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n", []Arrival{{0, "", 4808, 10, 2}, {52 * time.Millisecond, "", 3180, 8, 3}}},
+		{"Mooncake", "arrival_ms,input_tokens,output_tokens,prefix_seen_before_tokens\n3000,5,6,0\n", []Arrival{{0, "", 5, 6, 2}}},
 	} {
 		got, err := Read(strings.NewReader(c.text), Reading{Tenants: 3, Seed: 1})
 		for i := range got {
@@ -77,10 +78,10 @@ func TestAFloodIsReplayed(t *testing.T) {
 	t.Parallel()
 	var trace []Arrival
 	for range 60 {
-		trace = append(trace, Arrival{0, "heavy", 100, 10})
+		trace = append(trace, Arrival{0, "heavy", 100, 10, 0})
 	}
 	for i := range 12 {
-		trace = append(trace, Arrival{time.Duration(i) * time.Second, "light", 100, 10})
+		trace = append(trace, Arrival{time.Duration(i) * time.Second, "light", 100, 10, 0})
 	}
 	slices.SortStableFunc(trace, func(a, b Arrival) int { return int(a.At - b.At) })
 	var reports []string
@@ -111,5 +112,44 @@ func TestAFloodIsReplayed(t *testing.T) {
 	}
 	if reports[0] != reports[1] {
 		t.Errorf("two runs of one seed differ:\n%s\n%s", reports[0], reports[1])
+	}
+}
+
+// What a submit refuses, since no wait makes it fit, is named by its line and counted; the rest
+// is replayed, also where nothing is left.
+func TestWhatNoAllowanceHoldsIsRefused(t *testing.T) {
+	t.Parallel()
+	head := "arrival_s,tenant,input_tokens,output_tokens\n"
+	for _, c := range []struct {
+		text    string
+		calls   int
+		refused []int // lines
+	}{
+		{"0,a,10,10\n1,a,20001,10\n2,a,20000,10\n3,b,1000000000000,10\n4,a,10,10\n", 3, []int{3, 5}},
+		{"0,a,1000000000000,10\n", 0, []int{2}},
+	} {
+		trace, err := Read(strings.NewReader(head+c.text), Reading{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Run(t.Context(), Config{Redis: redistest.New(t), Trace: trace, Limits: limit.Limits{InputTokensPerMinute: 10_000}, Depth: 4, Seed: 1, Load: 0.9})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Calls != c.calls || r.Refused != len(c.refused) || len(r.Refusals) != len(c.refused) {
+			t.Fatalf("%q: %d calls, refused %d: %v; want %d, lines %v", c.text, r.Calls, r.Refused, r.Refusals, c.calls, c.refused)
+		}
+		var text bytes.Buffer
+		if err := r.Text(&text); err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range c.refused {
+			if one := r.Refusals[i]; one.Line != line || !strings.Contains(one.Why, "takes 10000 a minute") {
+				t.Errorf("%q: refused %+v, want line %d", c.text, one, line)
+			}
+			if want := fmt.Sprintf("line %d ", line); !strings.Contains(text.String(), want) {
+				t.Errorf("%q: printed %s, want %q in it", c.text, text.String(), want)
+			}
+		}
 	}
 }

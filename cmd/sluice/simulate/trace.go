@@ -18,6 +18,7 @@ type Arrival struct {
 	At            time.Duration // since the first
 	Tenant        string
 	Input, Output int64 // tokens
+	Line          int   // of the trace; 0: it was made of a summary
 }
 
 // form is a kind of traces: which columns say what. A time is in seconds, but for ms and stamp.
@@ -111,7 +112,7 @@ func (f form) read(rows *csv.Reader, at map[string]int, tenant func() string) (a
 			return nil, err
 		}
 		line, _ := rows.FieldPos(0)
-		a := Arrival{}
+		a := Arrival{Line: line}
 		if a.At, err = f.time(row[at[f.at]]); err != nil {
 			return nil, fmt.Errorf("line %d: %s %q is no time", line, f.at, row[at[f.at]])
 		}
