@@ -109,7 +109,7 @@ func (w *Web) batchesList(ctx context.Context, r *http.Request, v viewer) (batch
 	case f.Status != "" && !f.Status.Valid():
 		list.Fault = "There is no such status."
 		return list, http.StatusBadRequest
-	case len(f.After) > 64 || len(f.Tenant) > 64:
+	case max(len(f.After), len(f.Tenant)) > idMost:
 		list.Fault = "What stands in the address is too long."
 		return list, http.StatusBadRequest
 	}
@@ -167,6 +167,17 @@ func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
 
 func (w *Web) batchPath(id string) string { return w.base + batchesRoot + "/" + url.PathEscape(id) }
 
+// shownAt is where a job or a batch is shown; "" for anything else.
+func (w *Web) shownAt(id string) string {
+	switch kind, _, _ := strings.Cut(id, "_"); {
+	case kind == "job" && w.cfg.Jobs != nil:
+		return w.jobPath(id)
+	case kind == "batch" && w.cfg.Batches != nil:
+		return w.batchPath(id)
+	}
+	return ""
+}
+
 // findBatch returns the batch of a request, as found does.
 func (w *Web) findBatch(rw http.ResponseWriter, r *http.Request, v viewer) (tasks.Batch, bool) {
 	return found(w, rw, r, v, "batch", w.cfg.Batches.BatchHolder, w.cfg.Batches.Batch)
@@ -189,7 +200,7 @@ func (w *Web) cancelBatch(rw http.ResponseWriter, r *http.Request, v viewer) {
 	if !ok {
 		return
 	}
-	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID}, byAnybody(w.cfg.Batches.CancelBatch)) {
+	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID, v.moves(b.Tenant), scopeWrite}, byAnybody(w.cfg.Batches.CancelBatch)) {
 		http.Redirect(rw, r, w.batchPath(b.ID), http.StatusSeeOther)
 	}
 }

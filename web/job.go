@@ -284,15 +284,20 @@ func (w *Web) note(ctx context.Context, v viewer, action, job string) error {
 	return w.cfg.Note(ctx, v.via("console"), action, job)
 }
 
-// moving is what somebody does by a button: to which thing, and whose that is.
-type moving struct{ thing, action, tenant, id string }
+// moving is what somebody does by a button: to which thing, whose that is, and whether
+// the viewer may, else which scope would do.
+type moving struct {
+	thing, action, tenant, id string
+	may                       bool
+	scope                     string
+}
 
 // move does what a button says, and reports whether that was done; else it has
 // answered. Another tenant's thing is moved only once that is in the audit: there is no
 // move that it does not know.
 func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, do mover) bool {
-	if !v.moves(m.tenant) {
-		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this " + m.thing, "That needs the scope jobs:write of its tenant, or admin."})
+	if !m.may {
+		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this " + m.thing, "That needs the scope " + m.scope + " of its tenant, or admin."})
 		return false
 	}
 	var err error
@@ -322,7 +327,7 @@ func byAnybody(move func(ctx context.Context, tenant, id string) error) mover {
 func (w *Web) moveJob(action string, do mover) func(http.ResponseWriter, *http.Request, viewer) {
 	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		j, ok := w.find(rw, r, v)
-		if !ok || !w.move(rw, r, v, moving{"job", action, j.Tenant, j.ID}, do) {
+		if !ok || !w.move(rw, r, v, moving{"job", action, j.Tenant, j.ID, v.moves(j.Tenant), scopeWrite}, do) {
 			return
 		}
 		to := w.jobPath(j.ID)

@@ -85,10 +85,15 @@ type frame struct {
 	Jobs    bool // there are pages of jobs
 	Batches bool // and of batches
 	New     bool // and one to submit
+	Hooks   bool // pages of webhooks
+	Audit   bool // and one of the audit, that the viewer may see
 }
 
 func (w *Web) frame(v viewer, here string) frame {
-	return frame{Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite)}
+	return frame{
+		Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite),
+		Hooks: w.cfg.Webhooks != nil, Audit: w.cfg.Audit != nil && v.Admin(),
+	}
 }
 
 func (w *Web) jobsPage(rw http.ResponseWriter, r *http.Request, v viewer) {

@@ -63,7 +63,7 @@ func newJobsSite(t *testing.T) *jobsSite {
 	s.site = newSite(t, func(c *Config) {
 		rdb := c.Redis.(lent).UniversalClient.(*redis.Client)
 		s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{"claude": 8}})
-		c.Jobs, c.Batches = shelf{s.store}, shelf{s.store}
+		c.Jobs, c.Batches, c.Webhooks, c.Audit = shelf{s.store}, shelf{s.store}, s.store, s.store.Acts
 		c.Note = func(_ context.Context, who Actor, action, job string) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -73,6 +73,7 @@ func newJobsSite(t *testing.T) *jobsSite {
 		known := c.Verifier.(tokens)
 		known["own"] = known["caller"]
 		known["reader"] = Identity{Subject: "rita", Tenant: "acme", Scopes: []string{"jobs:read"}, ExpiresAt: known["caller"].ExpiresAt}
+		known["hooks"] = Identity{Subject: "hugo", Tenant: "acme", Scopes: []string{"jobs:read", "webhooks:write"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["writer"] = Identity{Subject: "will", Tenant: "acme", Scopes: []string{"jobs:write"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["narrow"] = Identity{Subject: "nell", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, Models: []string{"gpt-*"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["reads-all"] = Identity{Subject: "olga", Tenant: "ops", Scopes: []string{"monitor", "content"}, ExpiresAt: known["caller"].ExpiresAt}

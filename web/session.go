@@ -317,7 +317,7 @@ func localPath(next string) string {
 	if strings.ContainsAny(next, "\\\r\n") {
 		return "/"
 	}
-	for _, page := range []string{monitoringRoot, jobsRoot, batchesRoot, "/new"} {
+	for _, page := range []string{monitoringRoot, jobsRoot, batchesRoot, webhooksRoot, auditRoot, "/new"} {
 		if next == page || strings.HasPrefix(next, page+"/") || strings.HasPrefix(next, page+"?") {
 			return next
 		}

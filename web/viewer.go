@@ -7,13 +7,15 @@ import (
 )
 
 // The scopes that the console knows: to see one's own tenant's jobs, to change those, to
-// see the states of everybody's, to change everything, and to read what others' jobs hold.
+// see the states of everybody's, to change everything, to read what others' jobs hold, and
+// to see and change one's own tenant's webhooks.
 const (
-	scopeRead    = "jobs:read"
-	scopeWrite   = "jobs:write"
-	scopeMonitor = "monitor"
-	scopeAdmin   = "admin"
-	scopeContent = "content"
+	scopeRead     = "jobs:read"
+	scopeWrite    = "jobs:write"
+	scopeMonitor  = "monitor"
+	scopeAdmin    = "admin"
+	scopeContent  = "content"
+	scopeWebhooks = "webhooks:write"
 )
 
 var errForbidden = errors.New("neither jobs:read nor monitor nor admin")
@@ -67,6 +69,12 @@ func (v viewer) sees(tenant string) bool {
 // moves reports whether the viewer may cancel, retry and delete a tenant's jobs.
 func (v viewer) moves(tenant string) bool {
 	return v.Admin() || tenant == v.Tenant && v.is(scopeWrite) && v.is(scopeRead)
+}
+
+// hooks reports whether the viewer may send a tenant's webhooks again, and is shown their
+// addresses and what receivers answered.
+func (v viewer) hooks(tenant string) bool {
+	return tenant == v.Tenant && v.is(scopeWebhooks) || v.Admin()
 }
 
 // reads reports whether the viewer is shown what a tenant's jobs hold. Of another tenant's

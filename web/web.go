@@ -1,6 +1,7 @@
 // Package web is what an operator sees: the console at /, which says what waits,
 // for what, since when and what happens next, the jobs at /jobs, the batches at /batches,
-// a page to submit at /new, and asynqmon at /monitoring, all behind a sign-in.
+// the webhooks at /webhooks, a page to submit at /new, who changed what at /audit, and
+// asynqmon at /monitoring, all behind a sign-in.
 //
 // It promises that nothing but the sign-in page and its style is served to
 // somebody without the scope jobs:read, monitor or admin; that a token with jobs:read
@@ -86,11 +87,16 @@ type Config struct {
 	Jobs Jobs
 	// Batches is asked by the pages of batches. Nil: there are none.
 	Batches Batches
+	// Webhooks is asked by the pages of webhooks. Nil: there are none.
+	Webhooks Webhooks
+	// Audit lists who changed what, the newest first, after an id or from the beginning.
+	// Nil: there is no such page.
+	Audit func(ctx context.Context, after string, limit int) (tasks.ActPage, error)
 	// Submit takes in what is written into the page that submits. Nil: there is none.
 	Submit Submitter
 	// Note writes into the audit what somebody does with another tenant's job or batch:
-	// "look", "cancel", "retry" or "delete". It is called before that is done. Required
-	// with Jobs or Batches.
+	// "look", "cancel", "retry" or "delete", or with its webhooks: "test" or "redeliver". It
+	// is called before that is done. Required with Jobs, Batches or Webhooks.
 	Note func(ctx context.Context, who Actor, action, id string) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
@@ -180,8 +186,8 @@ func (c *Config) check() (*url.URL, error) {
 	need(c.Verifier != nil, "web: Verifier is required")
 	need(c.Status != nil, "web: Status is required")
 	need(c.Sessions != nil, "web: Sessions is required")
-	need(c.Jobs == nil && c.Batches == nil || c.Note != nil, "web: Note is required with Jobs or Batches")
-	need(c.Batches == nil && c.Submit == nil || c.Jobs != nil, "web: Jobs is required with Batches or Submit")
+	need(c.Jobs == nil && c.Batches == nil && c.Webhooks == nil || c.Note != nil, "web: Note is required with Jobs, Batches or Webhooks")
+	need(c.Batches == nil && c.Submit == nil && c.Webhooks == nil || c.Jobs != nil, "web: Jobs is required with Batches, Submit or Webhooks")
 	public, err := url.Parse(c.PublicURL)
 	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
 		"public_url: must be an absolute http or https address")
@@ -236,6 +242,18 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))   // jobs:write, admin; a repeat is refused
 		mux.Handle("GET /console/batches", w.guard(w.batchesFragment))    // the list's script, every 2 s
 		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment)) // the batch's script, every 2 s
+	}
+	if w.cfg.Webhooks != nil {
+		mux.Handle("GET /webhooks", w.guard(w.webhooksPage))                                                                // jobs:read, monitor
+		mux.Handle("GET /webhooks/{id}", w.guard(w.deliveryPage))                                                           // jobs:read, monitor; its answers webhooks:write, admin
+		mux.Handle("POST /webhooks/{id}/redeliver", w.guard(w.sendHook("delivery", "redeliver", w.cfg.Webhooks.Redeliver))) // webhooks:write, admin; a repeat sends once more
+		mux.Handle("POST /webhooks/{id}/test", w.guard(w.sendHook("endpoint", "test", w.cfg.Webhooks.TestEndpoint)))        // webhooks:write, admin; a repeat sends another
+		mux.Handle("GET /console/webhooks", w.guard(w.webhooksFragment))                                                    // the list's script, every 2 s
+		mux.Handle("GET /console/webhooks/{id}", w.guard(w.deliveryFragment))                                               // the delivery's script, every 2 s
+	}
+	if w.cfg.Audit != nil {
+		mux.Handle("GET /audit", w.guard(w.auditPage))             // admin
+		mux.Handle("GET /console/audit", w.guard(w.auditFragment)) // the list's script, every 2 s
 	}
 	if w.cfg.Submit != nil {
 		mux.Handle("GET /new", w.guard(w.newForm)) // jobs:read
@@ -338,7 +356,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/new"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/audit", "/new"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
@@ -405,7 +423,7 @@ func navigates(r *http.Request) bool {
 
 // fragment reports whether a request is of a page's script, for a part of it.
 func fragment(r *http.Request) bool {
-	for _, of := range []string{"/console/jobs", "/console/batches"} {
+	for _, of := range []string{"/console/jobs", "/console/batches", "/console/webhooks", "/console/audit"} {
 		if r.URL.Path == of || strings.HasPrefix(r.URL.Path, of+"/") {
 			return true
 		}
