@@ -159,7 +159,7 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		view.Oldest = span(now.Sub(p.OldestQueuedAt))
 	}
 	for _, a := range p.Allowance {
-		b := bar{Label: dimension(a.Dimension), Percent: int(a.Used*100 + 0.5), Limit: grouped(a.Limit) + " a minute"}
+		b := bar{Label: a.Dimension.Words().Name, Percent: int(a.Used*100 + 0.5), Limit: grouped(a.Limit) + " a minute"}
 		if a.Dimension == tasks.WaitConcurrency {
 			b.Limit = grouped(a.Limit) + " at once"
 		}
@@ -215,7 +215,7 @@ func waits(p tasks.PoolStatus) string {
 		}
 	}
 	if most.Used >= 0.95 {
-		return fmt.Sprintf("%s for %s.", jobs, strings.ToLower(dimension(most.Dimension)))
+		return fmt.Sprintf("%s for %s.", jobs, strings.ToLower(most.Dimension.Words().Name))
 	}
 	return jobs + " for their turn."
 }
@@ -247,20 +247,6 @@ func next(p tasks.PoolStatus, now time.Time) string {
 		return "They run as the allowance permits."
 	}
 	return "The next job starts at once."
-}
-
-func dimension(d tasks.WaitReason) string {
-	switch d {
-	case tasks.WaitRequests:
-		return "Requests"
-	case tasks.WaitInputTokens:
-		return "Input tokens"
-	case tasks.WaitOutputTokens:
-		return "Output tokens"
-	case tasks.WaitConcurrency:
-		return "Concurrency"
-	}
-	return strings.ReplaceAll(string(d), "_", " ")
 }
 
 // at returns a moment; the zero one for a time that is not known.

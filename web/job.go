@@ -198,7 +198,7 @@ func (w *Web) steps(ctx context.Context, j *tasks.Job, now time.Time) (out []ste
 	for _, s := range spans {
 		what := string(s.What)
 		if s.For != "" {
-			what += " for " + waitsFor(s.For)
+			what += " for " + s.For.Words().For
 		}
 		out = append(out, step{What: what, From: at(s.From, now), Seconds: seconds(s.To.Sub(s.From)), Detail: s.Detail})
 	}

@@ -282,7 +282,7 @@ func waitingWords(waiting *tasks.Waiting, now time.Time) string {
 	if waiting == nil || waiting.For == "" {
 		return "is about to start"
 	}
-	words := "waits for " + waitsFor(waiting.For)
+	words := "waits for " + waiting.For.Words().For
 	if waiting.Position > 0 {
 		words += fmt.Sprintf(", place %s of its tenant", grouped(waiting.Position))
 	}
@@ -290,21 +290,4 @@ func waitingWords(waiting *tasks.Waiting, now time.Time) string {
 		words += ", expected to start in " + at.Away
 	}
 	return words
-}
-
-// waitsFor puts a reason to wait into words.
-func waitsFor(r tasks.WaitReason) string {
-	switch r {
-	case tasks.WaitNotBefore:
-		return "the time that it was told"
-	case tasks.WaitRequests, tasks.WaitInputTokens, tasks.WaitOutputTokens, tasks.WaitConcurrency:
-		return "the provider's allowance of " + strings.ToLower(dimension(r))
-	case tasks.WaitPaused:
-		return "its paused pool"
-	case tasks.WaitRetry:
-		return "its next try"
-	case tasks.WaitTenantShare:
-		return "its tenant's turn"
-	}
-	return strings.ReplaceAll(string(r), "_", " ")
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"text/tabwriter"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // ExplainCmd prints a job's timeline.
@@ -79,20 +81,6 @@ func printSpans(out io.Writer, spans []span) error {
 
 func decimals(seconds float64) string { return strconv.FormatFloat(seconds, 'f', 3, 64) }
 
-// nexts say what happens next to a job that waits, by what it waits for.
-var nexts = map[string]string{
-	"not_before":    "It starts at its not_before at the earliest.",
-	"requests":      "It starts in its turn, as the pool's requests a minute allow.",
-	"input_tokens":  "It starts in its turn, as the pool's input tokens a minute allow.",
-	"output_tokens": "It starts in its turn, as the pool's output tokens a minute allow.",
-	"concurrency":   "It starts, or is answered, when calls under way have ended.",
-	"tenant_share":  "It starts in its tenant's turn: other tenants share the pool.",
-	"paused":        "It starts when its pool goes on: sluice pools says who paused it and why.",
-	"retry":         "It is tried again by itself.",
-	"review":        "It starts when an admin releases its tenant.",
-	"no_worker":     "Nothing, until a worker of its pool runs: start sluice worker, and see its /readyz.",
-}
-
 // next says in words what happens next to a job.
 func (j *job) next() string {
 	switch {
@@ -106,10 +94,7 @@ func (j *job) next() string {
 	case j.Waiting == nil || j.Waiting.For == nil:
 		return j.ID + " is " + j.Status + "; what it waits for cannot be told now: ask again."
 	}
-	said := nexts[*j.Waiting.For]
-	if said == "" {
-		said = "It waits for " + *j.Waiting.For + "."
-	}
+	said := tasks.WaitReason(*j.Waiting.For).Words().Next
 	if j.Waiting.Position > 0 {
 		said += fmt.Sprintf(" It has place %d among its tenant's own.", j.Waiting.Position)
 	}

@@ -492,7 +492,7 @@ func TestWatch(t *testing.T) {
 		"to its end": {
 			streams: [][]string{{quick, ": waiting", status("1", queued), status("2", running), delta("3", 1, 0, "Hel"), delta("4", 1, 3, "lo"), status("5", succeeded), done}},
 			lasts:   []string{""}, stdout: "Hello\n",
-			stderr: []string{"job_1: queued, waiting for input tokens, position 3\n", "job_1: running\n", "job_1: succeeded\n"},
+			stderr: []string{"job_1: queued, waiting for the provider's allowance of input tokens, position 3\n", "job_1: running\n", "job_1: succeeded\n"},
 		},
 		"a cut connection is taken up again, and nothing printed twice": {
 			streams: [][]string{{quick, delta("3", 1, 0, "Hel")}, {}, {delta("3", 1, 0, "Hello"), status("5", succeeded), done}},

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // WatchCmd follows a job.
@@ -176,7 +178,7 @@ func (w *watcher) take(e event) (done bool, err error) {
 func (w *watcher) say(j *job) {
 	s := j.Status
 	if j.Waiting != nil && j.Waiting.For != nil {
-		s += ", waiting for " + strings.ReplaceAll(*j.Waiting.For, "_", " ")
+		s += ", waiting for " + tasks.WaitReason(*j.Waiting.For).Words().For
 		if j.Waiting.Position > 0 {
 			s += fmt.Sprintf(", position %d", j.Waiting.Position)
 		}

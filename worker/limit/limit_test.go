@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -131,5 +132,17 @@ func TestNoLimits(t *testing.T) {
 	}
 	if s := state(t, g); s.InFlight != 0 || s.CallsPerSecond != 0 || s.Wait(1000) != 0 {
 		t.Errorf("got %+v, want nothing in flight and no wait", s)
+	}
+}
+
+// What a gate says that binds, and what its metrics name, are reasons to wait as callers
+// are told them.
+func TestDimensionsAreReasonsToWait(t *testing.T) {
+	t.Parallel()
+	want := []tasks.WaitReason{tasks.WaitRequests, tasks.WaitInputTokens, tasks.WaitOutputTokens, tasks.WaitConcurrency}
+	for i, name := range append(dimensions[:], concurrency) {
+		if want[i] != tasks.WaitReason(name) {
+			t.Errorf("dimension %d is %s, want %s", i, name, want[i])
+		}
 	}
 }

@@ -14,18 +14,6 @@ import (
 // notRecorded is the detail of a wait whose cause nobody noted.
 const notRecorded = "not recorded"
 
-// reasons say the causes of waits in words.
-var reasons = map[tasks.WaitReason]string{
-	tasks.WaitNotBefore:    "its caller wants it no earlier",
-	tasks.WaitRequests:     "the pool's requests a minute are in use",
-	tasks.WaitInputTokens:  "the pool's input tokens a minute are in use",
-	tasks.WaitOutputTokens: "the pool's output tokens a minute are in use",
-	tasks.WaitConcurrency:  "as many calls are under way as the pool makes at once",
-	tasks.WaitTenantShare:  "other tenants have their turns: alone in the pool it would have started",
-	tasks.WaitPaused:       "the pool is paused",
-	tasks.WaitNoWorker:     "no worker makes calls of the pool",
-}
-
 // course is what a job's timeline is drawn from.
 type course struct {
 	tasks.History
@@ -130,7 +118,7 @@ func (c *course) facts() (facts []tasks.Span) {
 			add(a.StartedAt.Add(-a.Waited.Granted), a.StartedAt, tasks.SpanHandover, "", "let through, and not yet sent")
 		}
 	}
-	add(j.CreatedAt, j.NotBefore, tasks.SpanWaiting, tasks.WaitNotBefore, reasons[tasks.WaitNotBefore])
+	add(j.CreatedAt, j.NotBefore, tasks.SpanWaiting, tasks.WaitNotBefore, tasks.WaitNotBefore.Words().Why)
 	for i, a := range j.Log {
 		if over := c.over(i); a.Delay > 0 {
 			add(over, over.Add(a.Delay), tasks.SpanWaiting, tasks.WaitRetry, "it is tried again after "+a.Delay.Round(time.Millisecond).String())
@@ -270,7 +258,7 @@ func waits(why tasks.WaitReason) piece {
 	case tasks.WaitUnknown:
 		return piece{Span: tasks.Span{What: tasks.SpanWaiting, Detail: notRecorded}}
 	}
-	return piece{Span: tasks.Span{What: tasks.SpanWaiting, For: why, Detail: reasons[why]}, open: why != tasks.WaitPaused && why != tasks.WaitNoWorker}
+	return piece{Span: tasks.Span{What: tasks.SpanWaiting, For: why, Detail: why.Words().Why}, open: why != tasks.WaitPaused && why != tasks.WaitNoWorker}
 }
 
 // pool is the one that the job was in at a moment.
@@ -342,7 +330,7 @@ func turned(stay []piece, rest time.Duration) (out []piece) {
 		}
 		if alone.Before(p.To) {
 			p.From = maxTime(alone, p.From)
-			p.For, p.Detail = tasks.WaitTenantShare, reasons[tasks.WaitTenantShare]
+			p.For, p.Detail = tasks.WaitTenantShare, tasks.WaitTenantShare.Words().Why
 			out = append(out, p)
 		}
 	}

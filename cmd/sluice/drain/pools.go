@@ -166,10 +166,8 @@ func (r *runner) reason(ctx context.Context, id string, p tasks.PoolStatus) stri
 	if err != nil || w.For == "" {
 		return ""
 	}
-	s := " for " + strings.ReplaceAll(string(w.For), "_", " ")
+	s := " for " + w.For.Words().For
 	switch {
-	case w.For == tasks.WaitNotBefore:
-		s = " for their time"
 	case w.For == tasks.WaitPaused && p.Reason != "":
 		s = ", for the pool is paused: " + p.Reason
 	case p.State == tasks.PoolDegraded:

@@ -75,13 +75,13 @@ func TestAWaitOfAMinuteIsSaidWithItsReason(t *testing.T) {
 		"held": {
 			tasks.PoolStatus{Name: "p", State: tasks.PoolDegraded}, tasks.Waiting{For: tasks.WaitRequests, EstimatedStart: until},
 			&tasks.JobError{Message: "rate_limit_error: requests per day"},
-			`sluice: nothing has come for 1m1s: 2 jobs of pool p wait for requests, for the provider holds the pool back, until about ` + until.Format(time.RFC3339) + `; the last answer: "rate_limit_error: requests per day"` + "\n",
+			`sluice: nothing has come for 1m1s: 2 jobs of pool p wait for the provider's allowance of requests, for the provider holds the pool back, until about ` + until.Format(time.RFC3339) + `; the last answer: "rate_limit_error: requests per day"` + "\n",
 		},
 		"paused": {
 			tasks.PoolStatus{Name: "p", State: tasks.PoolPaused, Reason: "connection refused"}, tasks.Waiting{For: tasks.WaitPaused},
 			nil, "sluice: nothing has come for 1m1s: 2 jobs of pool p wait, for the pool is paused: connection refused\n",
 		},
-		"not before": {tasks.PoolStatus{Name: "p"}, tasks.Waiting{For: tasks.WaitNotBefore}, nil, "sluice: nothing has come for 1m1s: 2 jobs of pool p wait for their time\n"},
+		"not before": {tasks.PoolStatus{Name: "p"}, tasks.Waiting{For: tasks.WaitNotBefore}, nil, "sluice: nothing has come for 1m1s: 2 jobs of pool p wait for the time that was asked for\n"},
 		"one runs":   {tasks.PoolStatus{Name: "p", Running: 1}, tasks.Waiting{For: tasks.WaitRequests}, nil, "sluice: nothing has come for 1m1s: 1 calls of pool p are under way without an answer, each given up 10m0s after it was sent\n"},
 	} {
 		var said bytes.Buffer
