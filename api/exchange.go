@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -292,10 +291,8 @@ func (a *API) admitted(c echo.Context, next echo.HandlerFunc) error {
 	defer release()
 	body := a.caps.Body(tenant, a.maxBody)
 	defer body.Give(-1)
-	return a.followed(c, func(c echo.Context) error {
-		wire.Charge(c.Request(), body)
-		return next(c)
-	})
+	wire.Charge(c.Request(), body)
+	return a.followed(c, next)
 }
 
 // followed has a request end when its token is revoked: one that reads at once, and one
@@ -312,7 +309,12 @@ func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		c.SetRequest(r.WithContext(ctx))
 	} else {
-		r.Body = whileGood{r.Body, ctx}
+		wire.While(r, func() error { // nothing was changed before it was read to its end
+			if errors.Is(context.Cause(ctx), auth.ErrRevoked) {
+				return auth.ErrRevoked
+			}
+			return nil
+		})
 	}
 	err := next(c)
 	switch {
@@ -323,21 +325,6 @@ func (a *API) followed(c echo.Context, next echo.HandlerFunc) error {
 		return ctx.Err()
 	}
 	return err
-}
-
-// whileGood is a request's body as long as its token is: nothing was changed before it was
-// read to its end.
-type whileGood struct {
-	io.ReadCloser
-	ctx context.Context
-}
-
-func (b whileGood) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if errors.Is(context.Cause(b.ctx), auth.ErrRevoked) {
-		return 0, auth.ErrRevoked
-	}
-	return n, err
 }
 
 // refused notes for the log why a token was refused, and returns what the caller may

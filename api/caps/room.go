@@ -44,6 +44,7 @@ type Room struct {
 	streams     *Places
 	uploads     *Places
 	bodies      *Places
+	memory      memory        // of large bodies
 	patience    time.Duration // for bodies
 	failures    *failures
 	refused     *prometheus.CounterVec
@@ -62,6 +63,7 @@ func New(c Config) (*Room, error) {
 		streams:     places(c.Streams, 10_000, c.TenantStreams, 1000),
 		uploads:     places(c.Uploads, 256, c.TenantUploads, 32),
 		bodies:      NewPlaces(bytes, bytes),
+		memory:      memory{most: bytes},
 		patience:    cmp.Or(c.BodyPatience, 15*time.Second),
 		failures:    newFailures(cmp.Or(c.FailedTokens, 120), c.TrustedProxies),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -118,13 +120,18 @@ type Body struct {
 	tenant string
 	most   int64 // that it may come to
 	used   int64
-	held   int64 // of the room: used, or more once it is large
+	held   int64  // of the room: used, or more once it is large
+	lent   []byte // of the room's memory; nil: none
 }
 
 // largeBody is how many bytes a body may use before it takes room for all that it may
 // come to. If large ones took room bit by bit, several would fill it in part and wait
 // for each other in vain.
 const largeBody = 3 << 19
+
+// firstBytes is the memory that a body begins with: what its caller only claims to send
+// is not believed.
+const firstBytes = 8 << 10
 
 // Body returns an account of a request that holds nothing yet and uses at most so many
 // bytes at a time.
@@ -138,7 +145,51 @@ func (b *Body) Expect(ctx context.Context, n int64) error {
 	if n <= largeBody {
 		return nil
 	}
-	return b.hold(ctx, n)
+	return b.hold(ctx, min(step(n), max(n, b.most)))
+}
+
+// Grow returns memory for a body that is longer than have, with what have holds at its
+// beginning. It takes room for all of that memory and not only for what comes to lie in
+// it, and waits a while for it. Nothing else than [Body.Spent] ends its use.
+func (b *Body) Grow(ctx context.Context, have []byte) ([]byte, error) {
+	n := max(firstBytes, 2*int64(cap(have)))
+	large := n > largeBody
+	if large {
+		n = b.held // that was expected
+		if n <= int64(cap(have)) {
+			n = max(b.most, 2*int64(cap(have)))
+		}
+	}
+	if n > b.held {
+		if err := b.hold(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	b.used = n
+	if !large {
+		return append(make([]byte, 0, n), have...), nil
+	}
+	b.drop()
+	b.lent = b.room.memory.lend(n)
+	return append(b.lent, have...), nil
+}
+
+// Spent gives all back. The memory of the body has the next one's bytes soon: whoever
+// says so knows that nothing reads it any more.
+func (b *Body) Spent() {
+	if b.lent != nil {
+		b.room.memory.back(b.lent)
+		b.lent = nil
+	}
+	b.Give(-1)
+}
+
+// drop leaves memory that may still be read to the collector.
+func (b *Body) drop() {
+	if b.lent != nil {
+		b.room.memory.lost(int64(cap(b.lent)) - beyond)
+		b.lent = nil
+	}
 }
 
 // Take says that n bytes more are used, and waits a while for room.
@@ -173,6 +224,7 @@ func (b *Body) hold(ctx context.Context, n int64) error {
 func (b *Body) Give(n int64) {
 	if n < 0 || n > b.used {
 		n = b.used
+		b.drop()
 	}
 	b.used -= n
 	if b.used <= largeBody && b.held > b.used {

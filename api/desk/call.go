@@ -35,6 +35,8 @@ type Asked struct {
 	Digest   string
 	Repeat   bool          // the caller says that it sent the request before
 	Patience time.Duration // for how long it waits for the answer
+	// Taken is told once the request's body is of no more use; nil: nobody wants to know.
+	Taken func()
 }
 
 // Answered is a call whose job has ended.
@@ -69,6 +71,9 @@ func (d *Desk) Call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 
 // call makes or finds the job of a call.
 func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
+	if q.Taken != nil {
+		defer q.Taken()
+	}
 	if err := c.may(&q.Job); err != nil {
 		return nil, err
 	}
@@ -93,6 +98,9 @@ func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 // Begin hands a job in for which its caller does not wait, or finds that of the call
 // that this one repeats.
 func (d *Desk) Begin(ctx context.Context, c Caller, q Asked) (tasks.Job, error) {
+	if q.Taken != nil {
+		defer q.Taken()
+	}
 	if err := c.may(&q.Job); err != nil {
 		return tasks.Job{}, err
 	}

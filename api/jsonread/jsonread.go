@@ -41,12 +41,23 @@ func invalid(format string, args ...any) *Error {
 	return &Error{Detail: fmt.Sprintf(format, args...)}
 }
 
+// MaxMembers is the most members of an object, with those of the objects that it lies in:
+// the parser keeps the names of all of them, in some ten times their bytes.
+const MaxMembers = 100_000
+
 // Depth refuses arrays and objects nested deeper than any prompt needs, before
-// anything recurses into them. What is not JSON passes: the parser will say so.
+// anything recurses into them, and more members than a parser is to remember. What is not
+// JSON passes: the parser will say so.
 func Depth(body []byte) error {
-	depth := 0
+	depth, open := 0, 0
+	var members [MaxDepth + 1]int
 	for i := 0; i < len(body); i++ {
 		switch body[i] {
+		case ':':
+			members[depth]++
+			if open++; open > MaxMembers {
+				return notJSON("Objects have more than %d members.", MaxMembers)
+			}
 		case '"':
 			n := stringEnd(body[i+1:])
 			if n < 0 {
@@ -58,7 +69,10 @@ func Depth(body []byte) error {
 				return notJSON("Arrays and objects are nested deeper than %d levels.", MaxDepth)
 			}
 		case ']', '}':
-			depth--
+			if depth > 0 {
+				open, members[depth] = open-members[depth], 0
+				depth--
+			}
 		}
 	}
 	return nil
@@ -282,14 +296,24 @@ func (r *Reader) Text(name string) (string, error) {
 	return Unquote(v), nil
 }
 
+// longestEscape is how many bytes stand for one of a text at most, as in \u0041.
+const longestEscape = 6
+
 // Word consumes a string of 1 to most bytes.
 func (r *Reader) Word(name string, most int) (string, error) {
-	s, err := r.Text(name)
-	if err == nil && (s == "" || len(s) > most) {
-		err = invalid("The member %q must be 1 to %d bytes long.", name, most)
+	if k := r.Kind(); k != '"' {
+		return "", r.Wrong(k, name, "a string")
 	}
+	v, err := r.value()
 	if err != nil {
 		return "", err
+	}
+	s := ""
+	if len(v) <= longestEscape*most+2 { // a longer one is not copied to be refused
+		s = Unquote(v)
+	}
+	if s == "" || len(s) > most {
+		return "", invalid("The member %q must be 1 to %d bytes long.", name, most)
 	}
 	return s, nil
 }

@@ -44,3 +44,29 @@ func TestASyntaxErrorNamesTheRule(t *testing.T) {
 		}
 	}
 }
+
+// The names of all members that are open at once are remembered, and no more of them.
+func TestMembersThatAParserHasToRemember(t *testing.T) {
+	t.Parallel()
+	object := func(members int) string {
+		return "{" + strings.TrimSuffix(strings.Repeat(`"a::{[":1,`, members), ",") + "}"
+	}
+	const half = MaxMembers / 2
+	for body, ok := range map[string]bool{
+		object(MaxMembers):     true,
+		object(MaxMembers + 1): false,
+		"[" + object(MaxMembers) + "," + object(MaxMembers) + "]":                         true, // one after the other
+		strings.TrimSuffix(object(half), "}") + `,"in":` + object(half-1) + "}":           true,
+		strings.TrimSuffix(object(half), "}") + `,"in":` + object(half) + "}":             false,
+		`{"a":` + object(MaxMembers-1) + `,"b":` + object(MaxMembers-2) + `}`:             true,
+		strings.Repeat("]", 300) + strings.Repeat("}", 300) + object(MaxMembers):          true, // the parser refuses it
+		`{"p":"` + strings.Repeat("a: {", 2*MaxMembers) + `"}`:                            true,
+		`[` + strings.TrimSuffix(strings.Repeat(`{"a":{"b":1}},`, MaxMembers), ",") + `]`: true,
+		strings.Repeat(`{"a":`, MaxDepth) + "1" + strings.Repeat("}", MaxDepth):           true,
+		strings.Repeat(`[`, MaxDepth) + object(1) + strings.Repeat("]", MaxDepth):         false, // too deep
+	} {
+		if err := Depth([]byte(body)); (err == nil) != ok {
+			t.Errorf("%.60s (%d bytes): %v", body, len(body), err)
+		}
+	}
+}

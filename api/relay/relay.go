@@ -119,7 +119,7 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err err
 	}
 	estimate.Fill(job.Model, &job.Request)
 	sum := digest(r, f.Dialect+path, body)
-	q.Asked = desk.Asked{Dialect: f.Dialect, Job: job, Key: said.key, Fingerprint: sum, Repeat: said.repeat, Patience: said.patience}
+	q.Asked = desk.Asked{Dialect: f.Dialect, Job: job, Key: said.key, Fingerprint: sum, Repeat: said.repeat, Patience: said.patience, Taken: wire.Charged(r).Spent}
 	if said.dedup {
 		q.Digest = sum
 	}

@@ -117,7 +117,7 @@ func (l *line) settle(job *tasks.Job, raw []byte, model string) (err error) {
 	if err != nil {
 		return err
 	}
-	return l.input.settle(job, model)
+	return l.input.settle(job, model, nil)
 }
 
 // openAI takes a batch line of OpenAI.

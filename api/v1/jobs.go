@@ -12,6 +12,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/jsonread"
@@ -31,26 +32,7 @@ func (a *API) SubmitJob(c echo.Context) error {
 		return err
 	}
 	wait := preferredWait(r.Header)
-	body, err := wire.Read(c.Response(), r, a.c.MaxBody, jsonType)
-	if err != nil {
-		return err
-	}
-	job, err := decodeSubmit(body, false, a.c.Now())
-	if err != nil {
-		return err
-	}
-	if err := header.Provider(r.Header, &job.Request); err != nil {
-		return err
-	}
-	submission := tasks.Submission{Job: job, Named: job.ID != "", Key: key}
-	if key != "" {
-		f := newFingerprint(r, "/v1/jobs")
-		if err := f.add(body); err != nil {
-			return wire.Told(jsonread.Syntax(err))
-		}
-		submission.Fingerprint = f.String()
-	}
-	handed, err := a.desk.Submit(ctx, x, submission)
+	handed, err := a.handIn(c, x, key)
 	ans, again := firstAnswer(h, handed.Grant, handed.Replayed, handed.Answer)
 	if err != nil {
 		return err
@@ -59,10 +41,7 @@ func (a *API) SubmitJob(c echo.Context) error {
 		return ans.write(c)
 	}
 
-	// From here on the job is safe, and nothing may end in an error. Its body is no
-	// more of use here, while its caller may wait for long.
-	handed.Job.Request.Body = nil
-	wire.Charged(r).Give(-1)
+	// From here on the job is safe, and nothing may end in an error.
 	wait = a.apply(c, wait)
 	if err := a.desk.Result(ctx, x, &handed, wait); err != nil {
 		return err
@@ -79,6 +58,39 @@ func (a *API) SubmitJob(c echo.Context) error {
 		a.desk.Keep(ctx, x.Tenant, key, handed.Job.ID, ans.kept())
 	}
 	return ans.write(c)
+}
+
+// handIn reads a job and hands it in. Its body is no more of use then, while its caller may
+// wait for long.
+func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Handed, err error) {
+	r := c.Request()
+	defer wire.Charged(r).Spent()
+	body, err := wire.Read(c.Response(), r, a.c.MaxBody, jsonType)
+	if err != nil {
+		return handed, err
+	}
+	f := newFingerprint(r, "/v1/jobs")
+	var unread error
+	if key != "" {
+		unread = f.add(body)
+	}
+	job, err := decodeSubmit(body, false, a.c.Now())
+	if err == nil && unread != nil {
+		err = wire.Told(jsonread.Syntax(unread))
+	}
+	if err != nil {
+		return handed, err
+	}
+	if err := header.Provider(r.Header, &job.Request); err != nil {
+		return handed, err
+	}
+	submission := tasks.Submission{Job: job, Named: job.ID != "", Key: key}
+	if key != "" {
+		submission.Fingerprint = f.String()
+	}
+	handed, err = a.desk.Submit(c.Request().Context(), x, submission)
+	handed.Job.Request.Body = nil
+	return handed, err
 }
 
 // answer is what a submit was answered: it is kept under the Idempotency-Key

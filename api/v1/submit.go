@@ -60,13 +60,14 @@ func checkID(id, prefix string, now time.Time) error {
 	return nil
 }
 
-// ReadSubmit reads the body of a submit, as POST /v1/jobs does. It fails with a *fault.Fault.
+// ReadSubmit reads the body of a submit, as POST /v1/jobs does, which the job has from then
+// on. It fails with a *fault.Fault.
 func ReadSubmit(body []byte, now time.Time) (tasks.Job, error) { return decodeSubmit(body, false, now) }
 
 // decodeSubmit reads one submit body, a line of a batch when inBatch, and makes
 // every check which needs nothing but the body and the clock. The job's request
-// keeps pointing into body. It reads each byte once: values are checked as they
-// go by.
+// keeps pointing into body, which is no other than a line's what it was before. It reads
+// each byte once: values are checked as they go by.
 //
 // It fails with a *fault.Fault whose detail names the member at fault.
 func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
@@ -78,7 +79,7 @@ func decodeSubmit(body []byte, inBatch bool, now time.Time) (tasks.Job, error) {
 		return tasks.Job{}, wire.Told(err)
 	}
 	d := decoder{r}
-	job, err := d.submit(now)
+	job, err := d.submit(body, now)
 	if err != nil {
 		return tasks.Job{}, wire.Told(err)
 	}
@@ -96,7 +97,7 @@ type input struct {
 	requestModel string
 }
 
-func (d *decoder) submit(now time.Time) (job tasks.Job, err error) {
+func (d *decoder) submit(body []byte, now time.Time) (job tasks.Job, err error) {
 	var in input
 	err = d.Object(func(name string) error {
 		switch {
@@ -115,7 +116,7 @@ func (d *decoder) submit(now time.Time) (job tasks.Job, err error) {
 	if err != nil {
 		return job, err
 	}
-	if err := in.settle(&job, ""); err != nil {
+	if err := in.settle(&job, "", body[:0]); err != nil {
 		return job, err
 	}
 	return job, complete(&job, now)
@@ -174,8 +175,9 @@ func unknownMember(name string) error {
 // modelMissing is the fault of a body that names no model.
 const modelMissing = `The member "model" is missing.`
 
-// settle puts the one form of input into the job, and model where none is named.
-func (in *input) settle(job *tasks.Job, model string) error {
+// settle puts the one form of input into the job, and model where none is named. Messages
+// are put together in room: the body that they came in, or nothing.
+func (in *input) settle(job *tasks.Job, model string, room []byte) error {
 	forms := 0
 	for _, form := range [][]byte{in.prompt, in.messages, in.request} {
 		if form != nil {
@@ -194,12 +196,7 @@ func (in *input) settle(job *tasks.Job, model string) error {
 		r.Kind, r.Body = tasks.Text, in.prompt
 	case in.messages != nil:
 		r.Kind = tasks.Messages
-		r.Body = make([]byte, 0, len(in.messages)+len(in.system)+32)
-		r.Body = append(append(r.Body, `{"messages":`...), in.messages...)
-		if in.system != nil {
-			r.Body = append(append(r.Body, `,"system":`...), in.system...)
-		}
-		r.Body = append(r.Body, '}')
+		r.Body = in.together(room)
 	default:
 		r.Kind, r.Body = tasks.Raw, in.request
 		if err := in.agree(job); err != nil {
@@ -214,6 +211,26 @@ func (in *input) settle(job *tasks.Job, model string) error {
 	}
 	estimate.Fill(job.Model, r)
 	return nil
+}
+
+// together is the body that messages and system make. It is never longer than the one that
+// they came in, and the messages never lie further on in it.
+func (in *input) together(room []byte) []byte {
+	const head, behind = `{"messages":`, `,"system":`
+	system := in.system
+	if cap(room) == 0 {
+		room = make([]byte, 0, len(head)+len(in.messages)+len(behind)+len(system)+1)
+	} else {
+		system = bytes.Clone(system) // of which the place is written over
+	}
+	n := len(head) + len(in.messages)
+	copy(room[len(head):n], in.messages)
+	copy(room[:len(head)], head)
+	room = room[:n]
+	if system != nil {
+		room = append(append(room, behind...), system...)
+	}
+	return append(room, '}')
 }
 
 // agree refuses a job that says one thing beside "request" and another in it.

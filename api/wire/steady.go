@@ -40,8 +40,13 @@ type Account interface {
 	Expect(ctx context.Context, n int64) error
 	// Take takes room for n bytes more, unless they were expected.
 	Take(ctx context.Context, n int64) error
+	// Grow returns memory for a body that is longer than have, with what have holds at its
+	// beginning, and takes the room.
+	Grow(ctx context.Context, have []byte) ([]byte, error)
 	// Give gives n bytes back; less than 0 is all.
 	Give(n int64)
+	// Spent gives all back, and the body's memory to the next: nothing reads it any more.
+	Spent()
 }
 
 // Charge has what [Open] and [Read] read of the request's body charged, as it is after
@@ -49,6 +54,14 @@ type Account interface {
 func Charge(r *http.Request, a Account) {
 	if s, ok := r.Body.(*steady); ok {
 		s.account = a
+	}
+}
+
+// While has reading the request's body fail as soon as good returns an error. The request
+// must have come through [Steady].
+func While(r *http.Request, good func() error) {
+	if s, ok := r.Body.(*steady); ok {
+		s.good = good
 	}
 }
 
@@ -67,6 +80,11 @@ type free struct{}
 func (free) Expect(context.Context, int64) error { return nil }
 func (free) Take(context.Context, int64) error   { return nil }
 func (free) Give(int64)                          {}
+func (free) Spent()                              {}
+
+func (free) Grow(_ context.Context, have []byte) ([]byte, error) {
+	return append(make([]byte, 0, max(8<<10, 2*cap(have))), have...), nil
+}
 
 // charged takes room for what it reads.
 type charged struct {
@@ -90,7 +108,8 @@ type steady struct {
 	io.ReadCloser
 	deadline func(time.Time) error
 	pace     pace
-	account  Account // nil: none
+	account  Account      // nil: none
+	good     func() error // nil: always
 }
 
 func (s *steady) Read(p []byte) (int, error) {
@@ -105,6 +124,11 @@ func (s *steady) Read(p []byte) (int, error) {
 	s.pace.got(n, time.Since(began))
 	if err == io.EOF {
 		_ = s.deadline(time.Time{}) // the caller may be quiet now, for as long as it waits for the answer
+	}
+	if s.good != nil {
+		if bad := s.good(); bad != nil {
+			return 0, bad
+		}
 	}
 	return n, err
 }

@@ -7,7 +7,6 @@
 package wire
 
 import (
-	"bytes"
 	"compress/flate"
 	"compress/gzip"
 	"errors"
@@ -15,6 +14,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -31,24 +31,32 @@ var ErrTooLong = errors.New("the body is too long")
 // must be one of those given; a request without one, or with the one that curl
 // puts where nobody said anything, is taken for the first of them.
 func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) (body io.Reader, mediaType string, err error) {
+	body, mediaType, err = open(w, r, limit, types)
+	if err != nil {
+		return nil, "", err
+	}
+	return charged{body, r.Context(), Charged(r)}, mediaType, nil
+}
+
+// open is Open without a charge for what is read.
+func open(w http.ResponseWriter, r *http.Request, limit int64, types []string) (body io.Reader, mediaType string, err error) {
 	if r.ContentLength > limit {
 		return nil, "", tooLong(limit)
 	}
 	if mediaType, err = oneOf(types, r.Header.Get("Content-Type")); err != nil {
 		return nil, "", err
 	}
-	account := Charged(r)
 	// The server closes the connection when a caller sends more than this.
 	body = http.MaxBytesReader(w, r.Body, limit)
 	switch strings.ToLower(strings.Join(r.Header["Content-Encoding"], ", ")) {
 	case "", "identity":
-		return charged{body, r.Context(), account}, mediaType, nil
+		return body, mediaType, nil
 	case "gzip", "x-gzip":
 		z, err := gzip.NewReader(body)
 		if err != nil {
 			return nil, "", Fault(err, limit)
 		}
-		return charged{&capped{r: z, left: limit}, r.Context(), account}, mediaType, nil
+		return &capped{r: z, left: limit}, mediaType, nil
 	}
 	p := fault.Fail(fault.UnsupportedMedia, "The Content-Encoding must be gzip or identity.")
 	p.Header = http.Header{"Accept-Encoding": {"gzip"}}
@@ -71,28 +79,42 @@ func oneOf(types []string, field string) (string, error) {
 	return media, nil
 }
 
-// Read returns the whole body.
+// Read returns the whole body. Its memory is counted as it grows, and is lent: it is the
+// next body's after [Account.Spent].
 func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) ([]byte, error) {
-	body, _, err := Open(w, r, limit, types...)
+	body, _, err := open(w, r, limit, types)
 	if err != nil {
 		return nil, err
 	}
+	ctx, account := r.Context(), Charged(r)
 	if r.Header.Get("Content-Encoding") == "" {
-		if err := Charged(r).Expect(r.Context(), r.ContentLength); err != nil {
+		if err := account.Expect(ctx, r.ContentLength); err != nil {
 			return nil, err
 		}
 	}
-	var b bytes.Buffer
-	// What a caller only claims to send is reserved as far as it is cheap, also where
-	// many claim and send nothing.
-	if n := r.ContentLength; n > 0 {
-		b.Grow(int(min(n, 8<<10)) + bytes.MinRead)
+	var b []byte
+	for {
+		if len(b) == cap(b) {
+			if b, err = account.Grow(ctx, b); err != nil {
+				return nil, err
+			}
+		}
+		n, err := body.Read(b[len(b):min(cap(b), len(b)+readMost)])
+		b = b[:len(b)+n]
+		if errors.Is(err, io.EOF) {
+			return b, nil
+		}
+		if err != nil {
+			return nil, Fault(err, limit)
+		}
+		if len(b) > readMost {
+			runtime.Gosched() // a large body that is there at once is a long way to go for a processor
+		}
 	}
-	if _, err := b.ReadFrom(body); err != nil {
-		return nil, Fault(err, limit)
-	}
-	return b.Bytes(), nil
 }
+
+// readMost is how much of a body is read at a time.
+const readMost = 64 << 10
 
 func tooLong(limit int64) *fault.Fault {
 	return fault.Fail(fault.BodyTooLarge, "The body must not be longer than %d bytes, before and after decompression.", limit)

@@ -520,3 +520,48 @@ func TestALargeBodyTakesLittleMemory(t *testing.T) {
 		}
 	}
 }
+
+// reads is a body that is not to be read any more once it is over.
+type reads struct {
+	io.ReadSeeker
+	over, late atomic.Bool
+}
+
+func (r *reads) Read(p []byte) (int, error) {
+	if r.over.Load() {
+		r.late.Store(true)
+	}
+	return r.ReadSeeker.Read(p)
+}
+
+// Nothing reads a body after Put has returned: its memory is another's then.
+func TestABodyThatWasGivenUpIsReadNoMore(t *testing.T) {
+	t.Parallel()
+	begun, released := make(chan struct{}, 8), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadFull(r.Body, make([]byte, 1<<10))
+		begun <- struct{}{}
+		<-released
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	defer server.Close()
+	s := open(t, bodies.Config{URL: "s3://prompts?endpoint=" + server.URL})
+	name, err := bodies.New("acme", job, bodies.Prompt, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	go func() { <-begun; giveUp() }()
+	const size = 16 << 20
+	body := &reads{ReadSeeker: bytes.NewReader(make([]byte, size))}
+	if _, err := s.Put(ctx, name, size, body); err == nil {
+		t.Error("a put that was given up has succeeded")
+	}
+	body.over.Store(true)
+	close(released)
+	server.CloseClientConnections()
+	if body.late.Load() {
+		t.Error("the body was read after Put had returned")
+	}
+}

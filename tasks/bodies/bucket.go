@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -91,8 +92,41 @@ func openBucket(u *url.URL, c Config) (*bucket, error) {
 func (b *bucket) close() { b.way.CloseIdleConnections() }
 
 func (b *bucket) put(ctx context.Context, name, _ string, size int64, body io.ReadSeeker) (string, error) {
-	_, err := b.c.Client.PutObject(ctx, b.name, b.prefix+name, body, size, minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"})
+	lent := &lentBody{body: body}
+	defer lent.back()
+	_, err := b.c.Client.PutObject(ctx, b.name, b.prefix+name, lent, size, minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"})
 	return name, absent(err)
+}
+
+// lentBody is a body that nobody reads any more once it was given back: the HTTP client may
+// go on to read one whose request was given up.
+type lentBody struct {
+	mu   sync.Mutex
+	body io.ReadSeeker // nil: given back
+}
+
+func (l *lentBody) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.body == nil {
+		return 0, fs.ErrClosed
+	}
+	return l.body.Read(p)
+}
+
+func (l *lentBody) Seek(offset int64, whence int) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.body == nil {
+		return 0, fs.ErrClosed
+	}
+	return l.body.Seek(offset, whence)
+}
+
+func (l *lentBody) back() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.body = nil
 }
 
 func (b *bucket) open(ctx context.Context, name string) (io.ReadCloser, error) {
