@@ -23,7 +23,7 @@ const (
 )
 
 func input(model string, r *tasks.Request) int {
-	c := counter{model: row(models(), model), text: len(r.Body)}
+	c := counter{model: row(models(), model), body: r.Body, text: len(r.Body)}
 	if r.Kind != tasks.Text && HasFiles(r.Body) {
 		_, _ = c.value(newDecoder(r.Body), "", 0) // as far as it can be read
 	}
@@ -44,6 +44,7 @@ func HasFiles(body []byte) bool {
 // counter counts one body.
 type counter struct {
 	model model
+	body  []byte
 	text  int // bytes that are no file
 	files int // tokens of files
 }
@@ -105,7 +106,8 @@ func (c *counter) object(d *jsontext.Decoder, within string, depth int) (p part,
 		if err != nil {
 			return p, err
 		}
-		p.member(name, v)
+		end := int(d.InputOffset())
+		p.member(name, c.body[end-len(v):end])
 	}
 	if p.data != nil {
 		c.file(&p)
@@ -130,10 +132,10 @@ func (p *part) member(name string, v jsontext.Value) {
 	case "detail":
 		p.detail = unquoted(v)
 	case "data", "file_data":
-		p.data = bytes.Clone(v) // the decoder's buffer moves on
+		p.data = v
 	case "url", "image_url", "file_url", "audio_url", "file_id":
 		if bytes.HasPrefix(v, []byte(`"data:`)) {
-			p.data = bytes.Clone(v)
+			p.data = v
 		} else {
 			p.named = true
 		}
@@ -143,7 +145,10 @@ func (p *part) member(name string, v jsontext.Value) {
 // file counts the file that a part holds. Data of which nothing says that it is a
 // file is text.
 func (c *counter) file(p *part) {
-	text, _ := jsontext.AppendUnquote(nil, p.data)
+	text := p.data[1 : len(p.data)-1] // a file is long, and nothing in it needs an escape
+	if bytes.IndexByte(text, '\\') >= 0 {
+		text, _ = jsontext.AppendUnquote(nil, p.data)
+	}
 	media, ours := p.mediaType, p.mediaType != ""
 	if rest, ok := bytes.CutPrefix(text, []byte("data:")); ok {
 		head, data, _ := bytes.Cut(rest, []byte(","))
