@@ -36,6 +36,7 @@ type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too
 	Running        int64
 	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
+	Stage          float64            // seconds of the allowance that these are expected to cost; 0: nobody knows
 	Tenants        int64              // tenants with a backlog
 	Turns          []Turn             // of those whose turn comes first, at most a hundred, in order
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without

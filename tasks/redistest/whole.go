@@ -137,6 +137,9 @@ func (s State) Put(tb testing.TB, rdb *redis.Client, but string) {
 	}
 }
 
+// Holds is what a key holds, its parts with a NUL between: alike where they are alike.
+func (s State) Holds(key string) string { return s.words[key] }
+
 // Differs returns the keys that hold something else in another state, but for one.
 func (s State) Differs(other State, but string) (keys []string) {
 	for key, words := range s.words {
@@ -162,6 +165,7 @@ type Refused struct {
 	Moved []string // keys that hold something else than before
 	Left  []string // keys that hold something else than after the whole move
 	State State    // afterwards
+	Whole State    // after the whole move
 }
 
 // Half reports whether the move was made by halves: something has moved, and an error
@@ -230,7 +234,7 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 		prepare()
 		r.Said, r.Err = do(as, move)
 		end()
-		r.State = read(tb, rdb, false)
+		r.State, r.Whole = read(tb, rdb, false), after
 		r.Moved, r.Left = r.State.Differs(from, r.Key), r.State.Differs(after, r.Key)
 		judge(r)
 	}

@@ -159,6 +159,113 @@ func TestTheStageIsTwoSecondsOfTheAllowance(t *testing.T) {
 	}
 }
 
+// A large job behind small ones fills the stage as it costs, and not as a job on average: what
+// comes behind it waits for its turn until it has gone.
+func TestALargeJobFillsTheStage(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, 64, nil)
+	s.submit("acme", 1, 100, 100)
+	var subs []tasks.Submission
+	for i := range 60 {
+		j := job("acme")
+		j.Request.MaxTokens = 100
+		if i == 11 {
+			j.Request.MaxTokens = 30_000
+		}
+		s.size[j.ID] = int64(j.Request.MaxTokens)
+		subs = append(subs, tasks.Submission{Job: j})
+	}
+	_, tickets, err := s.Create(t.Context(), subs...)
+	must(t, err)
+	s.line = append(s.line, tickets...)
+	for n := 13; n > 1; n-- { // twelve small ones and the large one
+		if len(s.line) != n {
+			t.Fatalf("%d jobs are handed out, want %d: the last is the large one", len(s.line), n)
+		}
+		s.one(won)
+	}
+	for range 2 {
+		s.one(won)
+	}
+	if n := len(s.line); n < 4 {
+		t.Errorf("once the large one has gone %d jobs are handed out", n)
+	}
+}
+
+// However a job leaves the stage, what it was expected to cost leaves with it.
+func TestTheStageIsWhatIsInIt(t *testing.T) {
+	t.Parallel()
+	for name, leave := range map[string]func(s *server, k tasks.Ticket) error{
+		"started":  func(s *server, k tasks.Ticket) error { _, _, err := s.Start(s.Context(), k); return err },
+		"canceled": func(s *server, k tasks.Ticket) error { _, err := s.Cancel(s.Context(), "acme", k.ID); return err },
+		"handed back": func(s *server, k tasks.Ticket) error {
+			_, err := s.End(s.Context(), k, tasks.Ending{Status: tasks.StatusRetrying, Delay: time.Hour})
+			return err
+		},
+		"failed": func(s *server, k tasks.Ticket) error {
+			_, err := s.End(s.Context(), k, tasks.Ending{Status: tasks.StatusFailed})
+			return err
+		},
+		"diverted": func(s *server, k tasks.Ticket) error {
+			_, _, err := s.Divert(s.Context(), pool, map[string]tasks.Detour{k.ID: {Pool: "q", Passed: 1}})
+			return err
+		},
+		"following": func(s *server, k tasks.Ticket) error {
+			_, _, err := s.Join(s.Context(), k, "digest")
+			return err
+		},
+		"its worker lost": func(s *server, k tasks.Ticket) error {
+			if _, err := s.Renew(s.Context(), []tasks.Ticket{k}); err != nil {
+				return err
+			}
+			for range 40 {
+				s.now = s.now.Add(time.Second)
+				if _, err := s.Sweep(s.Context()); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, 3, nil)
+			for _, most := range []int{500, 250, 125} { // the first at once, the others by their turn
+				j := job("acme")
+				j.Request.MaxTokens, j.Fallback = most, []string{"m2"}
+				_, tickets, err := s.Create(t.Context(), tasks.Submission{Job: j})
+				must(t, err)
+				s.line = append(s.line, tickets...)
+			}
+			stage := func() float64 {
+				l, err := s.Load(t.Context(), pool)
+				must(t, err)
+				return l.Stage
+			}
+			if got := stage(); len(s.line) != 3 || math.Abs(got-0.875) > 1e-4 {
+				t.Fatalf("%d are handed out, %v s, want 3, 0.875 s", len(s.line), got)
+			}
+			for _, k := range s.line {
+				_, err := s.Take(t.Context(), k)
+				must(t, err)
+			}
+			must(t, s.SetPaused(t.Context(), pool, true))
+			want := 0.875
+			for _, k := range s.line[:2] {
+				must(t, leave(s, k))
+			}
+			if name == "following" { // the first leads
+				want -= 0.25
+			} else {
+				want = 0.125
+			}
+			if got := stage(); math.Abs(got-want) > 1e-4 {
+				t.Errorf("the stage has %v s, want %v", got, want)
+			}
+		})
+	}
+}
+
 // What a tenant was charged for a call that is never made, it has back.
 func TestWhatWasNotSentIsNotCharged(t *testing.T) {
 	t.Parallel()

@@ -320,7 +320,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var first, held *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost"), p.HMGet(ctx, s.keys.watched(pool), "wk")
+		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
 		tenants, weights = p.ZRangeWithScores(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
@@ -332,7 +332,8 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
 		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, WorkedAt: fromMilli(num(eye.Val()[0])),
-		Mean: cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
+		Mean:  cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
+		Stage: float64(num(counts.Val()[3])) / 1e6,
 	}
 	for name, w := range weights.Val() {
 		l.Weights[name], _ = strconv.ParseFloat(w, 64)

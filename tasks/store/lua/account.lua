@@ -68,9 +68,27 @@ local function pooled(pool, phase, n, from)
     set[3], set[4] = from, load[from]
   end
   if load.cost then set = adds(set, 'cost', load.cost, 'guess', load.guess) end
+  if load.staged then set = adds(set, 'stage', string.format('%.0f', load.stage)) end
+  load.staged = nil
   redis.call('HSET', keys.load(pool), unpack(set))
 end
 local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
+
+-- onStage changes what the jobs of a pool between the backlog and the provider are expected to
+-- cost, by one that comes or leaves (sign 1 or -1). Where nobody knows what calls cost, it is
+-- nothing. pooled writes it along, and noteStage where nothing else is counted.
+local function onStage(j, sign)
+  local load = loadOf(j.p)
+  local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
+  local cost = tonumber(charged) or guess and load.guess and load.guess > 0 and guess * load.cost / load.guess or load.cost
+  if not cost then return end
+  load.stage, load.staged = math.max(0, load.stage + sign * math.ceil(cost)), true
+end
+local function noteStage(pool)
+  local load = loadOf(pool)
+  if load.staged then redis.call('HSET', keys.load(pool), 'stage', string.format('%.0f', load.stage)) end
+  load.staged = nil
+end
 
 -- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
 -- correct changes one that the records contradict. tenants are all that have a count,

@@ -146,26 +146,33 @@ local function spend(pool, tenant, turn, cost)
   if turn > times[pool] then owes(pool, tenant, turn) end
 end
 
--- vacant is how many more of a pool's jobs may be between the backlog and the provider: of
--- depth, and no more than two seconds of its allowance, or two; none while it is paused.
-local function vacant(pool, depth)
-  local mean = loadOf(pool).cost
-  if mean and mean > 0 then depth = math.min(depth, math.max(2, math.ceil(2000000 / mean))) end
-  local room = depth - redis.call('ZCARD', keys.handed(pool)) - redis.call('ZCARD', keys.held(pool))
-  if room <= 0 or without('HEXISTS', keys.paused(), pool) == 1 then return 0 end
-  return room
+-- vacant reports whether one more of a pool's jobs may be between the backlog and the provider,
+-- where so many are: up to depth, and while those there are less than two seconds of its
+-- allowance, or two.
+local function vacant(pool, depth, many) return many < depth and (many < 2 or loadOf(pool).stage < 2000000) end
+
+-- between is how many of a pool's jobs are between the backlog and the provider, or depth where
+-- none may follow, as while it is paused. With none there, nothing is left of what was counted
+-- wrong of them, as by a release that does not count.
+local function between(pool, depth)
+  local many = redis.call('ZCARD', keys.handed(pool)) + redis.call('ZCARD', keys.held(pool))
+  local load = loadOf(pool)
+  if many == 0 and load.stage ~= 0 then load.stage, load.staged = 0, true end
+  if not vacant(pool, depth, many) or without('HEXISTS', keys.paused(), pool) == 1 then return depth end
+  return many
 end
 
 -- handOut hands a job out under a fence: it appends id, fence and pool to tickets.
 local function handOut(j, fence, tickets)
   redis.call('ZADD', keys.handed(j.p), now + 10000, j.id)
+  onStage(j, 1)
   for _, v in ipairs({ j.id, fence, j.p }) do tickets[#tickets + 1] = v end
 end
 
 -- atOnce reports whether a job that comes is handed out at once: nobody waits, and its pool
 -- has room. Then it need not stand in the backlog, nor its tenant have a turn.
 local function atOnce(j, depth)
-  return redis.call('ZCARD', keys.ring(j.p)) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth) > 0
+  return redis.call('ZCARD', keys.ring(j.p)) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth))
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
@@ -173,10 +180,13 @@ end
 -- pool of each to tickets, and returns true when there may be more to hand out.
 local function claim(pool, depth, tickets)
   local next = redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
-  if not next[1] then return end
-  local room, steps, id = vacant(pool, depth), 96, nil
+  if not next[1] then
+    noteStage(pool)
+    return
+  end
+  local many, steps, id = between(pool, depth), 96, nil
   local picked = false
-  while steps > 0 and room > 0 do
+  while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
     local tenant, turn
     id, tenant, turn = pick(pool, next)
@@ -195,9 +205,10 @@ local function claim(pool, depth, tickets)
       else
         charged = math.ceil(costOf(j) * share(pool, tenant))
         j.f = j.f + 1
-        redis.call('HSET', j.key, 'f', j.f, 'cs', string.format('%.0f %.0f', costOf(j), charged))
+        if j.cs or loadOf(pool).cost then j.cs = string.format('%.0f %.0f', costOf(j), charged) end
+        redis.call('HSET', j.key, 'f', j.f, 'cs', j.cs or string.format('%.0f %.0f', costOf(j), charged))
         handOut(j, j.f, tickets)
-        room = room - 1
+        many = many + 1
       end
     elseif not j then
       missed(id, 'queued', pool)
@@ -207,5 +218,6 @@ local function claim(pool, depth, tickets)
   if picked then
     redis.pcall('SET', keys.turn(pool), string.format('%.17g', times[pool])) -- a time that is not noted holds nothing up
   end
-  return steps <= 0 and room > 0
+  noteStage(pool)
+  return steps <= 0 and vacant(pool, depth, many)
 end

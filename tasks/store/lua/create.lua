@@ -43,7 +43,7 @@ local function create(i)
     end
   end
   -- Of another type, what this job is counted in refuses this job alone.
-  most, tokens, bytes = tonumber(most), tonumber(tokens), tonumber(bytes)
+  most, tokens, bytes, depth = tonumber(most), tonumber(tokens), tonumber(bytes), tonumber(depth)
   local sound, why = pcall(function()
     if tokens > 0 or ikey ~= '' then lasting() end
     fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), keys.due())
@@ -82,15 +82,15 @@ local function create(i)
   if status == 'scheduled' then puts(j, 'due', due) end
   redis.call('HSET', j.key, unpack(j.set))
   redis.call('ZADD', keys.jobs(tenant), 0, id)
+  if goes then handOut(j, 1, tickets) end
   count(j, nil, 'queued')
   if goes then
-    handOut(j, 1, tickets)
     if j.fb then redis.call('ZADD', keys.fallbacks(pool), j.k, id) end
   elseif status == 'scheduled' then
     redis.call('ZADD', keys.due(), due, id)
   else
     backlog(j)
-    depths[pool] = tonumber(depth)
+    depths[pool] = depth
   end
   if ikey ~= '' then
     redis.call('HSET', kept, 'fp', fingerprint, 'id', id)

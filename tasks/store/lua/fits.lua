@@ -41,8 +41,8 @@ end
 local loads = {}
 local function loadOf(pool)
   if not loads[pool] then
-    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess')
-    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]) }
+    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess', 'stage')
+    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]), stage = tonumber(h[5]) or 0 }
   end
   return loads[pool]
 end

@@ -132,6 +132,7 @@ function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts t
 -- running  jobs that run
 -- cost     what its calls have cost of late, µs of its allowance
 -- guess    what they were expected to cost
+-- stage    what those between the backlog and the provider are expected to cost, µs
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited

@@ -109,9 +109,8 @@ end
 local function leave(j)
   if j.s == 'running' then
     redis.call('ZREM', keys.running(j.p), j.id)
-  else
-    redis.call('ZREM', keys.handed(j.p), j.id)
-    redis.call('ZREM', keys.held(j.p), j.id)
+  elseif redis.call('ZREM', keys.handed(j.p), j.id) == 1 or redis.call('ZREM', keys.held(j.p), j.id) == 1 then
+    onStage(j, -1)
   end
   if j.fb then redis.call('ZREM', keys.fallbacks(j.p), j.id) end
   if j.fo then redis.call('ZREM', keys.followers(j.p, j.fo), j.id) end

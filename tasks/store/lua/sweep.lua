@@ -70,6 +70,7 @@ for pool, depth in pairs(a.depths) do
         elseif not j then
           missed(id, where == keys.held(pool) and 'queued' or 'running', pool)
         elseif not final(j.s) then
+          if where == keys.held(pool) then onStage(j, -1) end
           redis.call('HINCRBY', j.key, 'f', 1)
           local called, ends = j.s == 'running', false
           if called then
