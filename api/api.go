@@ -463,7 +463,7 @@ func asked(next echo.HandlerFunc) echo.HandlerFunc {
 var (
 	corsRequest = []string{
 		"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-Request-Id",
-		"X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Helper-Method", "X-Stainless-Lang",
+		"X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project", "X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Helper-Method", "X-Stainless-Lang",
 		"X-Stainless-OS", "X-Stainless-Package-Version", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout",
 	}
 	corsAnswer = []string{

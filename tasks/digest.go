@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"hash"
 	"io"
+	"slices"
 	"strconv"
 )
 
@@ -23,7 +24,8 @@ import (
 // It is the SHA-256 of these parts, each behind its length in bytes as a
 // big-endian 64-bit number:
 //
-//	"sluice question 1"
+//	"sluice question 1"; where any of them is there, "sluice question 1 openai" and
+//	OpenAI-Beta, OpenAI-Organization and OpenAI-Project
 //	the model
 //	the kind
 //	max_tokens, in decimal
@@ -48,9 +50,13 @@ func (j *Job) Digest() string {
 	if j.Fallback != nil {
 		named = strconv.Itoa(len(j.Fallback))
 	}
-	for _, part := range append([]string{
-		"sluice question 1", j.Model, string(j.Request.Kind), strconv.Itoa(j.Request.MaxTokens), j.Request.Version, j.Request.Beta, named,
-	}, j.Fallback...) {
+	begin := []string{"sluice question 1"}
+	if o := j.Request.OpenAI; o != (OpenAIFields{}) {
+		begin = []string{"sluice question 1 openai", o.Beta, o.Organization, o.Project}
+	}
+	for _, part := range slices.Concat(begin, []string{
+		j.Model, string(j.Request.Kind), strconv.Itoa(j.Request.MaxTokens), j.Request.Version, j.Request.Beta, named,
+	}, j.Fallback) {
 		d.part("", part)
 	}
 	d.json(j.Request.Body)

@@ -194,7 +194,24 @@ type Request struct {
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string
+	// OpenAI is what the caller's header has for a provider of OpenAI's dialect.
+	OpenAI OpenAIFields
 }
+
+// OpenAIFields are header fields for providers of OpenAI's dialect; no other is sent them.
+type OpenAIFields struct {
+	Beta string `json:"b,omitempty"` // OpenAI-Beta
+	// OpenAI-Organization and OpenAI-Project name another allowance than that of the
+	// provider's key: they are sent only to a provider whose configuration lists them.
+	Organization string `json:"o,omitempty"`
+	Project      string `json:"p,omitempty"`
+}
+
+// The names of header fields that a provider's configuration may list.
+const (
+	OpenAIOrganization = "OpenAI-Organization"
+	OpenAIProject      = "OpenAI-Project"
+)
 
 // Beyond says why no wait makes the request fit a pool that takes so many input
 // tokens a minute, 0 being any; "" where it may fit. An input is estimated, so it has

@@ -41,10 +41,14 @@ func (a *attempt) identify() {
 // different, even if they mean the same.
 func digest(p *servedPool, j *tasks.Job) string {
 	h := sha256.New()
-	for _, part := range []string{
+	parts := []string{
 		"sluice answer 2" + string(j.Request.Endpoint), j.Tenant, p.Provider, j.Asks(), j.Request.Version, j.Request.Beta,
 		string(j.Request.Kind), strconv.Itoa(j.Request.MaxTokens), string(j.Request.Body),
-	} {
+	}
+	if o := j.Request.OpenAI; o != (tasks.OpenAIFields{}) {
+		parts = append(parts, o.Beta, o.Organization, o.Project)
+	}
+	for _, part := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
 		_, _ = h.Write(n[:])

@@ -46,20 +46,46 @@ func Visible(s string) bool {
 	return true
 }
 
-// Provider keeps the caller's anthropic-version and anthropic-beta.
+// Provider keeps what the caller says to its provider: anthropic-version and
+// anthropic-beta, OpenAI-Beta, OpenAI-Organization and OpenAI-Project.
 func Provider(h http.Header, r *tasks.Request) error {
-	version, beta := h["Anthropic-Version"], h["Anthropic-Beta"]
-	if len(version) > 0 {
-		if len(version) > 1 || len(version[0]) > 64 || !Visible(version[0]) || version[0] == "" {
-			return fault.Fail(fault.InvalidRequest, "The anthropic-version header must be one word of at most 64 characters.")
+	for _, f := range []struct {
+		name string
+		most int
+		kept *string
+	}{
+		{"anthropic-version", 64, &r.Version}, {tasks.OpenAIOrganization, 128, &r.OpenAI.Organization}, {tasks.OpenAIProject, 128, &r.OpenAI.Project},
+	} {
+		values := h.Values(f.name)
+		if len(values) == 0 {
+			continue
 		}
-		r.Version = version[0]
+		if len(values) > 1 || len(values[0]) > f.most || !Visible(values[0]) || values[0] == "" {
+			return fault.Fail(fault.InvalidRequest, "The %s header must be one word of at most %d characters.", f.name, f.most)
+		}
+		*f.kept = values[0]
 	}
-	if len(beta) > 0 {
-		r.Beta = strings.Join(beta, ",")
-		if len(r.Beta) > 1024 || !Visible(strings.NewReplacer(" ", "", "\t", "").Replace(r.Beta)) && r.Beta != "" {
-			return fault.Fail(fault.InvalidRequest, "The anthropic-beta header must be at most 1024 ASCII characters.")
+	for _, f := range []struct {
+		name string
+		kept *string
+	}{{"anthropic-beta", &r.Beta}, {"OpenAI-Beta", &r.OpenAI.Beta}} {
+		*f.kept = strings.Join(h.Values(f.name), ",")
+		if len(*f.kept) > 1024 || !Visible(strings.NewReplacer(" ", "", "\t", "").Replace(*f.kept)) && *f.kept != "" {
+			return fault.Fail(fault.InvalidRequest, "The %s header must be at most 1024 ASCII characters.", f.name)
 		}
 	}
 	return nil
+}
+
+// Told is what the caller says to its provider, in parts: the same for requests that say
+// the same. It is part of what is kept of requests over releases: what was not read by
+// one before this is left out where it is not said.
+func Told(h http.Header) []string {
+	parts := []string{strings.Join(h["Anthropic-Version"], ","), strings.Join(h["Anthropic-Beta"], ",")}
+	for _, name := range []string{"OpenAI-Beta", tasks.OpenAIOrganization, tasks.OpenAIProject} {
+		if values := h.Values(name); len(values) > 0 {
+			parts = append(parts, name+": "+strings.Join(values, ","))
+		}
+	}
+	return parts
 }

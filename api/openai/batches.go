@@ -201,6 +201,7 @@ func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum st
 				return nil
 			}
 			job.Deadline, job.Priority, job.Metadata, job.Fallback = common.Deadline, common.Priority, common.Metadata, common.Fallback
+			job.Request.OpenAI = common.Request.OpenAI
 			err := take(line, job, len(raw))
 			var f *fault.Fault
 			if errors.As(err, &f) && (f.Code == fault.ModelNotFound || f.Code == fault.InvalidRequest) {

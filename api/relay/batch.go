@@ -5,7 +5,6 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/api/header"
@@ -37,7 +36,7 @@ func ReadBatch(h http.Header) (Said, error) {
 // the provider. The body's bytes count as they are: an SDK sends the same ones again.
 func Digest(r *http.Request, path string) hash.Hash {
 	sum := sha256.New()
-	for _, part := range []string{r.Method, path, strings.Join(r.Header["Anthropic-Version"], ","), strings.Join(r.Header["Anthropic-Beta"], ",")} {
+	for _, part := range append([]string{r.Method, path}, header.Told(r.Header)...) {
 		_, _ = io.WriteString(sum, part+"\n")
 	}
 	return sum

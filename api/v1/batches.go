@@ -171,7 +171,7 @@ func (in *intake) job(line int, raw []byte, take takeJob) error {
 			return err
 		}
 	}
-	job.Request.Version, job.Request.Beta = in.common.Version, in.common.Beta
+	job.Request.Version, job.Request.Beta, job.Request.OpenAI = in.common.Version, in.common.Beta, in.common.OpenAI
 	return take(line, job, len(raw))
 }
 

@@ -462,7 +462,7 @@ type fingerprint struct {
 
 func newFingerprint(r *http.Request, route string) fingerprint {
 	f := fingerprint{sum: sha256.New()}
-	for _, part := range []string{r.Method, route, strings.Join(r.Header["Anthropic-Version"], ","), strings.Join(r.Header["Anthropic-Beta"], ",")} {
+	for _, part := range append([]string{r.Method, route}, header.Told(r.Header)...) {
 		_, _ = io.WriteString(f.sum, part+"\n")
 	}
 	return f

@@ -12,13 +12,62 @@ import (
 // TestOpenAI asks as OpenAI's SDKs do, beside chat completions.
 func TestOpenAI(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t, nil)
+	s := newSystem(t, nil, "SLUICE_PROVIDERS__OPENAI__FORWARD_HEADERS=OpenAI-Organization")
+	t.Run("headers", func(t *testing.T) { testOpenAIHeaders(t, s) })
 	t.Run("embeddings", func(t *testing.T) { testEmbeddings(t, s) })
 	t.Run("responses", func(t *testing.T) { testResponses(t, s) })
 	t.Run("models", func(t *testing.T) { testOpenAIModels(t, s) })
 	t.Run("files", func(t *testing.T) { testOpenAIFiles(t, s) })
 	t.Run("batches", func(t *testing.T) { testOpenAIBatches(t, s) })
 	t.Run("batches of all forms", func(t *testing.T) { testBatchesOfAllForms(t, s) })
+}
+
+// What a caller says to its provider goes with the job, whichever route made it; what names
+// another allowance goes only where the provider's configuration lists it.
+func testOpenAIHeaders(t *testing.T, s *system) {
+	c := s.as(t, "headers")
+	fields := []string{"OpenAI-Beta", "one=v1, two=v2", "OpenAI-Organization", "org-a", "OpenAI-Project", "proj-b"}
+	ask := func(path, body string) {
+		t.Helper()
+		c.do("POST", path, body, fields...).want(t, 200)
+	}
+	ask("/openai/v1/chat/completions", `{"model":"gpt-h","messages":[{"role":"user","content":"exact-h-chat"}]}`)
+	ask("/openai/v1/responses", `{"model":"gpt-h","input":"exact-h-response"}`)
+	ask("/openai/v1/responses", `{"model":"gpt-h","background":true,"input":"exact-h-background"}`)
+	ask("/openai/v1/embeddings", `{"model":"gpt-h","input":"exact-h-embedding"}`)
+	ask("/anthropic/v1/messages", `{"model":"claude-h","max_tokens":9,"messages":[{"role":"user","content":"exact-h-message"}]}`)
+	c.submit(`{"model":"gpt-h","prompt":"exact-h-job"}`, fields...)
+	c.do("POST", "/v1/batches", `{"jobs":[{"model":"gpt-h","prompt":"exact-h-line"}]}`, fields...).want(t, 202)
+	file := c.uploads(t, `{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-h","messages":[{"role":"user","content":"exact-h-batch"}]}}`)
+	ask("/openai/v1/batches", `{"input_file_id":"`+file.str("id")+`","endpoint":"/v1/chat/completions","completion_window":"24h"}`)
+	for _, way := range []string{"chat", "response", "background", "embedding", "job", "line", "batch", "message"} {
+		eventually(t, way+" is asked upstream", func() bool { return len(s.provider.calls("exact-h-"+way)) == 1 })
+		h, beta, organization := s.provider.calls("exact-h-" + way)[0].header, "one=v1, two=v2", "org-a"
+		if way == "message" {
+			beta, organization = "", "" // another dialect's
+		}
+		if h.Get("OpenAI-Beta") != beta || h.Get("OpenAI-Organization") != organization || h.Get("OpenAI-Project") != "" {
+			t.Errorf("%s: sent upstream with %q, %q, %q; want %q, %q and no project", way, h.Get("OpenAI-Beta"), h.Get("OpenAI-Organization"), h.Get("OpenAI-Project"), beta, organization)
+		}
+	}
+	// A repeat that names another organisation is no repeat, with a key or without.
+	const again = `{"model":"gpt-h","input":"exact-h-again"}`
+	c.do("POST", "/openai/v1/embeddings", again, "OpenAI-Organization", "org-a").want(t, 200)
+	c.do("POST", "/openai/v1/embeddings", again, "OpenAI-Organization", "org-b", "X-Stainless-Retry-Count", "1").want(t, 200)
+	if n := len(s.provider.calls("exact-h-again")); n != 2 {
+		t.Errorf("two organisations had %d calls", n)
+	}
+	c.do("POST", "/openai/v1/embeddings", again, "OpenAI-Organization", "org-a", "Idempotency-Key", "h").want(t, 200)
+	if r := c.do("POST", "/openai/v1/embeddings", again, "OpenAI-Organization", "org-b", "Idempotency-Key", "h"); r.status != 422 {
+		t.Errorf("another organisation under the same key: %d %s", r.status, r.body)
+	}
+	for _, wrong := range [][]string{
+		{"OpenAI-Organization", "two words"}, {"OpenAI-Project", strings.Repeat("x", 129)}, {"OpenAI-Beta", strings.Repeat("x", 1025)}, {"OpenAI-Beta", "é"},
+	} {
+		if r := c.do("POST", "/openai/v1/embeddings", again, wrong...); r.status != 400 || !strings.Contains(r.str("error.message"), wrong[0]) || strings.Contains(r.str("error.message"), wrong[1]) {
+			t.Errorf("%s: %s", wrong[0], r.body)
+		}
+	}
 }
 
 func testEmbeddings(t *testing.T, s *system) {

@@ -345,6 +345,7 @@ func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
 		Provider: upstream.Provider{
 			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
 			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
+			Organization: provider.Forwards(tasks.OpenAIOrganization), Project: provider.Forwards(tasks.OpenAIProject),
 		},
 		MaxResultBytes: s.cfg.Results.MaxBytes,
 	})

@@ -34,6 +34,8 @@ type envelope struct {
 	Stream    bool              `json:"s,omitempty"`
 	Behind    bool              `json:"bg,omitempty"`
 	AtMost    tasks.Money       `json:"rm,omitempty"` // account.lua reads it
+
+	OpenAI tasks.OpenAIFields `json:"oa,omitzero"`
 }
 
 // outcome is what a finished job, or one that is tried again, has to show.
@@ -149,7 +151,7 @@ func (s *Store) pack(j *tasks.Job) string {
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
 		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
-		Result: s.mostResult(&j.Request), AtMost: j.AtMost,
+		Result: s.mostResult(&j.Request), AtMost: j.AtMost, OpenAI: j.Request.OpenAI,
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
@@ -201,7 +203,7 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
 			Kind: e.Kind, Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
-			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind,
+			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, OpenAI: e.OpenAI,
 		},
 		Bytes: e.Bytes, AtMost: e.AtMost,
 		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),

@@ -52,8 +52,8 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	if !c.provider.Dialect.Serves(asked.Endpoint) {
 		return Answer{Outcome: tasks.Rejected, Message: fmt.Sprintf("a provider of the dialect %s has no %s", c.provider.Dialect, asked.Endpoint)}
 	}
-	if !printable(asked.Version) || !printable(asked.Beta) {
-		return Answer{Outcome: tasks.Rejected, Message: "anthropic-version or anthropic-beta holds a character that no header may carry"}
+	if !sendable(asked) {
+		return Answer{Outcome: tasks.Rejected, Message: "a header field of the caller's for the provider holds a character that no header may carry"}
 	}
 
 	callCtx, cancel := context.WithCancel(ctx)
@@ -199,6 +199,13 @@ func (c *Caller) sign(h http.Header, r *tasks.Request) {
 		if key != "" {
 			h.Set("Authorization", "Bearer "+key)
 		}
+		set(h, "OpenAI-Beta", r.OpenAI.Beta)
+		if c.provider.Organization {
+			set(h, tasks.OpenAIOrganization, r.OpenAI.Organization)
+		}
+		if c.provider.Project {
+			set(h, tasks.OpenAIProject, r.OpenAI.Project)
+		}
 		return
 	}
 	if key != "" {
@@ -209,9 +216,24 @@ func (c *Caller) sign(h http.Header, r *tasks.Request) {
 		version = DefaultVersion
 	}
 	h.Set("Anthropic-Version", version)
-	if r.Beta != "" {
-		h.Set("Anthropic-Beta", r.Beta)
+	set(h, "Anthropic-Beta", r.Beta)
+}
+
+// set sets a field that there is.
+func set(h http.Header, name, value string) {
+	if value != "" {
+		h.Set(name, value)
 	}
+}
+
+// sendable reports whether a header can carry what the caller's had for the provider.
+func sendable(r *tasks.Request) bool {
+	for _, value := range []string{r.Version, r.Beta, r.OpenAI.Beta, r.OpenAI.Organization, r.OpenAI.Project} {
+		if !printable(value) {
+			return false
+		}
+	}
+	return true
 }
 
 // outgoing remembers whether the whole body was handed to the connection. As

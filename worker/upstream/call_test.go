@@ -372,6 +372,23 @@ func TestWhatIsSent(t *testing.T) {
 	if got, want := string(body), `{"model":"m","max_completion_tokens":64,"messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}`; got != want {
 		t.Errorf("openai body: got %s, want %s", got, want)
 	}
+	for _, row := range []struct {
+		dialect               Dialect
+		organization, project bool
+		want                  [3]string
+	}{
+		{OpenAI, false, false, [3]string{"b=v1"}}, {OpenAI, true, false, [3]string{"b=v1", "org"}}, {OpenAI, false, true, [3]string{"b=v1", "", "proj"}},
+		{OpenAI, true, true, [3]string{"b=v1", "org", "proj"}}, {Anthropic, true, true, [3]string{}},
+	} {
+		w = serveBytes(t, fixture(t, string(row.dialect)+"/text.http"), false)
+		q := ask("hi")
+		q.Question.request.OpenAI = tasks.OpenAIFields{Beta: "b=v1", Organization: "org", Project: "proj"}
+		newCaller(t, row.dialect, w.url, func(c *Config) { c.Provider.Organization, c.Provider.Project = row.organization, row.project }).Do(t.Context(), q)
+		h := (<-w.requests).Header
+		if got := [3]string{h.Get("OpenAI-Beta"), h.Get("OpenAI-Organization"), h.Get("OpenAI-Project")}; got != row.want {
+			t.Errorf("%+v: sent with %q", row, got)
+		}
+	}
 	w = serveBytes(t, fixture(t, "anthropic/text.http"), false)
 	newCaller(t, Anthropic, w.url, nil).Do(t.Context(), ask("hi"))
 	if got := (<-w.requests).Header.Get("Anthropic-Version"); got != "2023-06-01" {

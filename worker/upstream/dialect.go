@@ -54,6 +54,9 @@ type Provider struct {
 	// TokenLimit is the member that carries a job's limit of output tokens. Empty
 	// means the dialect's own: "max_tokens", and "max_completion_tokens" for OpenAI.
 	TokenLimit string
+	// Organization and Project have a caller's OpenAI-Organization and OpenAI-Project sent
+	// on, where Dialect is OpenAI. They name another allowance than APIKey's own.
+	Organization, Project bool
 	// Roots vouch for the certificate of BaseURL. Nil: the system's.
 	Roots *x509.CertPool
 }

@@ -31,7 +31,7 @@ func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer
 		method = http.MethodPost
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.models, "/models")+path, bytes.NewReader(r.Body))
-	if err != nil || !printable(r.Version) || !printable(r.Beta) {
+	if err != nil || !sendable(r) {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
 	}
 	c.sign(req.Header, r)

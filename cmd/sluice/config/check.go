@@ -293,6 +293,7 @@ func (v *validator) providers(c *Config) {
 		if _, err := p.Roots(); err != nil {
 			v.bad(key+".ca_file", "%v", err)
 		}
+		v.forwarded(key+".forward_headers", p)
 		if err := CheckURL(p.BaseURL); err != nil {
 			v.bad(key+".base_url", "%v", err)
 			continue
@@ -307,6 +308,17 @@ func (v *validator) providers(c *Config) {
 		}
 		if strings.ContainsFunc(p.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			v.bad(key+".api_key", "holds a space or another character that a header cannot carry")
+		}
+	}
+}
+
+// forwarded checks which fields of callers are sent on to a provider.
+func (v *validator) forwarded(key string, p Provider) {
+	for i, name := range p.ForwardHeaders {
+		if !strings.EqualFold(name, tasks.OpenAIOrganization) && !strings.EqualFold(name, tasks.OpenAIProject) {
+			v.bad(fmt.Sprintf("%s[%d]", key, i), "%q is not one of %s and %s", name, tasks.OpenAIOrganization, tasks.OpenAIProject)
+		} else if p.Dialect != "openai" {
+			v.bad(fmt.Sprintf("%s[%d]", key, i), "is for providers of the dialect openai")
 		}
 	}
 }

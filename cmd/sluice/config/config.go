@@ -26,6 +26,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -165,10 +167,18 @@ type Provider struct {
 	StreamOptions bool   `key:"stream_options"`
 	TokenLimit    string `key:"token_limit"` // the member that carries a job's limit; never empty but for the fake provider
 	CAFile        string `key:"ca_file"`     // vouches for base_url in place of the system; empty: the system does
+	// ForwardHeaders are the fields of callers that name another allowance and are sent on
+	// all the same: OpenAI-Organization, OpenAI-Project. Empty: none.
+	ForwardHeaders []string `key:"forward_headers"`
 
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.
 	Fake bool
+}
+
+// Forwards reports whether callers' fields of a name are sent on.
+func (p Provider) Forwards(name string) bool {
+	return slices.ContainsFunc(p.ForwardHeaders, func(listed string) bool { return strings.EqualFold(listed, name) })
 }
 
 // Roots returns the certificates of CAFile, nil when there is none.

@@ -68,7 +68,7 @@ auth:
       scopes: {"prompts.write": "jobs:write jobs:read"}
       leeway: 60s
 providers:
-  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: ""}
+  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: "", forward_headers: []}
 pools:
   claude:
     provider: anthropic

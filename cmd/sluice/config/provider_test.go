@@ -29,19 +29,21 @@ func TestAProvidersSwitches(t *testing.T) {
 	type switches struct {
 		stream, options bool
 		limit, ca       string
+		both            bool // of the headers are sent on
 	}
 	for _, row := range []struct {
 		name, given string
 		environ     []string
 		want        switches
 	}{
-		{"none", "", nil, switches{true, true, "max_completion_tokens", ""}},
-		{"all in the file", ", stream: false, stream_options: false, token_limit: max_tokens, ca_file: " + ca, nil, switches{false, false, "max_tokens", ca}},
+		{"none", "", nil, switches{true, true, "max_completion_tokens", "", false}},
+		{"all in the file", ", stream: false, stream_options: false, token_limit: max_tokens, forward_headers: [openai-project, OpenAI-Organization], ca_file: " + ca, nil, switches{false, false, "max_tokens", ca, true}},
 		{"all in the environment", "", []string{
 			"SLUICE_PROVIDERS__LOCAL__STREAM=false", "SLUICE_PROVIDERS__LOCAL__STREAM_OPTIONS=false",
 			"SLUICE_PROVIDERS__LOCAL__TOKEN_LIMIT=max_output_tokens", "SLUICE_PROVIDERS__LOCAL__CA_FILE=" + ca,
-		}, switches{false, false, "max_output_tokens", ca}},
-		{"the environment wins", ", stream: false", []string{"SLUICE_PROVIDERS__LOCAL__STREAM=true"}, switches{true, true, "max_completion_tokens", ""}},
+			"SLUICE_PROVIDERS__LOCAL__FORWARD_HEADERS=OpenAI-Organization,OpenAI-Project",
+		}, switches{false, false, "max_output_tokens", ca, true}},
+		{"the environment wins", ", stream: false", []string{"SLUICE_PROVIDERS__LOCAL__STREAM=true"}, switches{true, true, "max_completion_tokens", "", false}},
 	} {
 		c := mustLoad(t, strings.Replace(local, "%", row.given, 1), row.environ...)
 		// What is printed says the same again.
@@ -51,7 +53,7 @@ func TestAProvidersSwitches(t *testing.T) {
 		}
 		for way, c := range map[string]*Config{"given": c, "printed": mustLoad(t, out.String())} {
 			p := c.Providers[0]
-			if got := (switches{p.Stream, p.StreamOptions, p.TokenLimit, p.CAFile}); got != row.want {
+			if got := (switches{p.Stream, p.StreamOptions, p.TokenLimit, p.CAFile, p.Forwards("OpenAI-Organization") && p.Forwards("OpenAI-Project")}); got != row.want {
 				t.Errorf("%s, %s: got %+v, want %+v", row.name, way, got, row.want)
 			}
 		}
@@ -65,13 +67,15 @@ func TestAProvidersSwitches(t *testing.T) {
 		t.Fatal(err)
 	}
 	for given, want := range map[string]string{
-		", token_limit: max_words":         "providers.local.token_limit",
-		", stream: 7":                      "providers.local.stream",
-		", stream_options: \"no\"":         "providers.local.stream_options",
-		", ca_file: /nosuch.pem":           "providers.local.ca_file",
-		", ca_file: " + empty:              "providers.local.ca_file",
-		", streaming: false":               "providers.local.streaming",
-		", ca_file: 7, token_limit: false": "providers.local.ca_file providers.local.token_limit",
+		", token_limit: max_words":                           "providers.local.token_limit",
+		", stream: 7":                                        "providers.local.stream",
+		", stream_options: \"no\"":                           "providers.local.stream_options",
+		", ca_file: /nosuch.pem":                             "providers.local.ca_file",
+		", ca_file: " + empty:                                "providers.local.ca_file",
+		", streaming: false":                                 "providers.local.streaming",
+		", forward_headers: [Cookie]":                        "providers.local.forward_headers[0]",
+		", forward_headers: [OpenAI-Project, Authorization]": "providers.local.forward_headers[1]",
+		", ca_file: 7, token_limit: false":                   "providers.local.ca_file providers.local.token_limit",
 	} {
 		_, faults := load(t, strings.Replace(local, "%", given, 1))
 		var keys []string
