@@ -115,7 +115,8 @@ func EndedAttrs(j *Job, status Status, code ErrorCode) []any {
 	return attrs
 }
 
-// Priority orders a tenant's own jobs; it never moves one tenant before another.
+// Priority is the lane that a job waits in: while all three of a pool have work, each has
+// its share of the allowance. None is ever strict, and one without work leaves its share to the others.
 type Priority string
 
 // The priorities a caller may ask for. A low job is overtaken by high ones

@@ -38,18 +38,28 @@ type Load struct {
 	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
 	Stage          float64            // seconds of the allowance that these are expected to cost; 0: nobody knows
 	Tenants        int64              // tenants with a backlog
-	Turns          []Turn             // of those whose turn comes first, at most a hundred, in order
+	Turns          []Turn             // of each lane those whose turn comes first, at most a hundred, in order
+	Lanes          map[Priority]Lane  // all three
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
 	Mean           float64            // seconds of the allowance that a call of late has cost; 1 while none has ended
 	WorkedAt       time.Time          // when a worker of the pool last said that it is there; zero: none has of late
 }
 
-// Turn is a tenant in a pool's order of work: the lowest turn goes next, and each job
+// Lane is how a lane of a pool stands: of those with a backlog the one with the lowest turn goes next, and
+// each job moves its lane on by the job's cost over the lane's share.
+type Lane struct {
+	Share   float64 // of the allowance while all lanes have work, 1 being all of it
+	At      float64
+	Tenants int64 // with a backlog in it
+}
+
+// Turn is a tenant's place in the order of work of a lane: the lowest turn goes next, and each job
 // moves its tenant on by the job's cost over the tenant's weight. Costs are seconds of the
 // pool's allowance.
 type Turn struct {
 	Tenant  string
+	Lane    Priority // "" is normal
 	At      float64
 	Weight  float64
 	Mean    float64 // cost of one of its jobs; 0: as of the pool's
@@ -58,7 +68,8 @@ type Turn struct {
 
 // Place is where a waiting job stands.
 type Place struct {
-	Own int64 // among its tenant's own in the backlog, 1 being next; 0 once it is handed out, or not there yet
+	Lane Priority // "" is normal
+	Own  int64    // among its tenant's own in the backlog of the lane, 1 being next; 0 once it is handed out, or not there yet
 	// Ahead is how many of those that are handed out go before it, where it is so itself; -1: nobody knows.
 	Ahead   int64
 	Tenants int64 // that share the pool's turns

@@ -95,7 +95,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	for i := range jobs {
 		j := &jobs[i]
 		field, body := s.prompt(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, priorityShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j), s.costOf(j))
+		rows = append(rows, j.ID, j.Tenant, j.Pool, laneShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j), s.costOf(j))
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {

@@ -66,7 +66,7 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 	sum := sha1.Sum([]byte(was)) // which scripts can take, too: a name of what was read, and no secret
 	a := args{
 		"op": op, "id": id, "tenant": tenant, "was": hex.EncodeToString(sum[:]),
-		"moves": priorityShift(j.Priority) - priorityShift(before.Priority),
+		"moves": laneShift(j.Priority) - laneShift(before.Priority),
 	}
 	if milli(j.Deadline) != milli(before.Deadline) {
 		a["deadline"] = milli(j.Deadline)

@@ -29,11 +29,12 @@ type server struct {
 	size    map[string]int64 // output tokens that a job's call has; others have all that they may
 	line    []tasks.Ticket
 	served  map[string]float64 // seconds of the allowance, by tenant
+	lanes   map[tasks.Priority]float64
 	largest map[string]float64 // of one job
 }
 
 func newServer(t *testing.T, depth int, weights map[string]int64) *server {
-	s := &server{T: t, rdb: redistest.New(t), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), size: map[string]int64{}, served: map[string]float64{}, largest: map[string]float64{}}
+	s := &server{T: t, rdb: redistest.New(t), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), size: map[string]int64{}, served: map[string]float64{}, largest: map[string]float64{}, lanes: map[tasks.Priority]float64{}}
 	s.Store = store.New(store.Config{
 		Redis: s.rdb, Now: func() time.Time { return s.now }, ResultTTL: time.Hour, Depth: map[string]int{pool: depth}, Rates: oneRate,
 		Weight: func(tenant string) int64 { return max(1, weights[tenant]) },
@@ -44,10 +45,15 @@ func newServer(t *testing.T, depth int, weights map[string]int64) *server {
 // submit hands in jobs of a tenant that may have most output tokens, and have size.
 func (s *server) submit(tenant string, n int, most, size int64) (ids []string) {
 	s.Helper()
+	return s.submitTo(tasks.Normal, tenant, n, most, size)
+}
+
+func (s *server) submitTo(lane tasks.Priority, tenant string, n int, most, size int64) (ids []string) {
+	s.Helper()
 	subs := make([]tasks.Submission, n)
 	for i := range subs {
 		j := job(tenant)
-		j.Request.MaxTokens = int(most)
+		j.Request.MaxTokens, j.Priority = int(most), lane
 		s.size[j.ID], ids = size, append(ids, j.ID)
 		subs[i].Job = j
 	}
@@ -79,6 +85,7 @@ func (s *server) one(end tasks.Ending) bool {
 	cost := oneRate[pool].Draw(0, s.size[k.ID])
 	s.now = s.now.Add(cost)
 	s.served[j.Tenant] += cost.Seconds()
+	s.lanes[j.Priority] += cost.Seconds()
 	s.largest[j.Tenant] = max(s.largest[j.Tenant], cost.Seconds())
 	end.Draw = cost
 	if next, err = s.End(s.Context(), k, end); err != nil {
@@ -129,6 +136,73 @@ func TestTenantsAreServedSecondsOfTheAllowance(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// While all lanes have work, each has its share of the allowance, whatever the sizes of its
+// jobs are and however many tenants wait in it; what an idle one leaves the others have.
+func TestLanesAreServedByTheirShares(t *testing.T) {
+	t.Parallel()
+	high, normal, low := flow{tasks.High, "acme"}, flow{tasks.Normal, "acme"}, flow{tasks.Low, "zoe"}
+	for name, c := range map[string]struct {
+		shares store.Shares // zero: the usual ones
+		sizes  map[flow]int64
+		want   map[tasks.Priority]float64
+	}{
+		"all three":             {store.Shares{}, map[flow]int64{high: 100, normal: 100, low: 100}, map[tasks.Priority]float64{tasks.High: 0.7, tasks.Normal: 0.25, tasks.Low: 0.05}},
+		"by cost":               {store.Shares{}, map[flow]int64{high: 50, normal: 150, low: 50}, map[tasks.Priority]float64{tasks.High: 0.7, tasks.Normal: 0.25, tasks.Low: 0.05}},
+		"one is idle":           {store.Shares{}, map[flow]int64{normal: 100, low: 100}, map[tasks.Priority]float64{tasks.Normal: 25. / 30, tasks.Low: 5. / 30}},
+		"one alone":             {store.Shares{}, map[flow]int64{low: 100}, map[tasks.Priority]float64{tasks.Low: 1}},
+		"shares as they are":    {store.Shares{High: 1, Normal: 1, Low: 2}, map[flow]int64{high: 100, normal: 100, low: 100}, map[tasks.Priority]float64{tasks.High: 0.25, tasks.Normal: 0.25, tasks.Low: 0.5}},
+		"many tenants are none": {store.Shares{}, map[flow]int64{high: 100, {tasks.Low, "a"}: 100, {tasks.Low, "b"}: 100, {tasks.Low, "c"}: 100}, map[tasks.Priority]float64{tasks.High: 70. / 75, tasks.Low: 5. / 75}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, 4, nil)
+			if c.shares != (store.Shares{}) {
+				s.Store = store.New(store.Config{
+					Redis: s.rdb, Now: func() time.Time { return s.now }, ResultTTL: time.Hour, Depth: map[string]int{pool: 4}, Rates: oneRate,
+					Lanes: map[string]store.Shares{pool: c.shares},
+				})
+				_, err := s.Sweep(t.Context())
+				must(t, err)
+			}
+			for f, size := range c.sizes {
+				s.submitTo(f.lane, f.tenant, 150, size, size)
+			}
+			for range 150 {
+				s.one(won)
+			}
+			sum := 0.0
+			for _, lane := range s.lanes {
+				sum += lane
+			}
+			for lane, want := range c.want {
+				if got := s.lanes[lane] / sum; math.Abs(got-want) > 0.05 {
+					t.Errorf("%s had %.3f of what was served, want %.3f", lane, got, want)
+				}
+			}
+		})
+	}
+}
+
+// What release 0.1.0 puts into the backlog, which knows tenants alone, is found within a sweep.
+func TestWorkOfTheReleaseBeforeIsFound(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, 4, nil)
+	must(t, s.SetPaused(t.Context(), pool, true))
+	ids := s.submit("acme", 2, 100, 100)
+	s.submitTo(tasks.High, "zoe", 2, 100, 100)
+	must(t, s.rdb.Del(t.Context(), "sluice:{s}:turns:normal:"+pool).Err()) // which that release does not write
+	must(t, s.SetPaused(t.Context(), pool, false))
+	swept, err := s.Sweep(t.Context())
+	must(t, err)
+	got := map[string]bool{}
+	for _, k := range swept.Hand {
+		got[k.ID] = true
+	}
+	if len(got) != 4 || !got[ids[0]] || !got[ids[1]] {
+		t.Errorf("handed out %v, want all four, and of acme %v", got, ids)
 	}
 }
 
@@ -321,7 +395,7 @@ func TestWhatWasNotSentIsNotCharged(t *testing.T) {
 // turns is a tenant's turn.
 func (s *server) turns(tenant string) float64 {
 	s.Helper()
-	v, err := s.rdb.ZScore(s.Context(), "sluice:{s}:ring:"+pool, tenant).Result()
+	v, err := s.rdb.ZScore(s.Context(), "sluice:{s}:turns:normal:"+pool, tenant).Result()
 	must(s.T, err)
 	return v
 }
@@ -337,7 +411,7 @@ func TestADebtEndsWithItsTime(t *testing.T) {
 	take(t, s, first[0])
 	start(t, s, first[0])
 	must(t, s.SetPaused(t.Context(), pool, false))
-	owing := rdb.Keys(t.Context(), "*owe:"+pool).Val()
+	owing := rdb.Keys(t.Context(), "*owe:normal:"+pool).Val()
 	if len(owing) != 1 {
 		t.Fatalf("debts %v", owing)
 	}

@@ -20,6 +20,8 @@ func (k keys) events(id string) string            { return string(k) + "ev:" + i
 func (k keys) wanted(id string) string            { return string(k) + "want:" + id }
 func (k keys) answer(digest string) string        { return string(k) + "a:" + digest }
 func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + pool + ":" + tenant }
+func (k keys) turns(pool, lane string) string     { return string(k) + "turns:" + lane + ":" + pool }
+func (k keys) order(pool string) string           { return string(k) + "order:" + pool }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
 func (k keys) paid(pool string) string            { return string(k) + "paid:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }

@@ -60,7 +60,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	rows := make([]any, 0, 21*len(subs))
 	for i, j := range jobs {
 		field, body := s.prompt(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), priorityShift(j.Priority), milli(j.NotBefore),
+		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), laneShift(j.Priority), milli(j.NotBefore),
 			milli(j.Deadline), s.pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
 			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
 			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field, s.costOf(j))
@@ -463,7 +463,7 @@ func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks
 	rows := make([]any, 0, 6*len(jobs))
 	for i := range jobs {
 		j := &jobs[i]
-		rows = append(rows, j.ID, s.depthOf(j.Pool), priorityShift(j.Priority), l.Reserves(&j.Request), counted(j, l), s.costs(j))
+		rows = append(rows, j.ID, s.depthOf(j.Pool), laneShift(j.Priority), l.Reserves(&j.Request), counted(j, l), s.costs(j))
 	}
 	reply, err := s.run(ctx, requeueScript, args{
 		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "budget": l.CostPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,
@@ -504,7 +504,7 @@ func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
 			return tasks.Swept{}, err
 		}
 	}
-	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "alone": tasks.AloneFrom, "losses": tasks.MostLosses, "depths": s.depth}).Slice()
+	reply, err := s.run(ctx, sweepScript, args{"lease": Lease.Milliseconds(), "most": sweepMost, "alone": tasks.AloneFrom, "losses": tasks.MostLosses, "depths": s.depth, "shares": s.shares()}).Slice()
 	if err != nil {
 		return tasks.Swept{}, fmt.Errorf("sweep: %w", err)
 	}
@@ -514,6 +514,15 @@ func (s *Store) Sweep(ctx context.Context) (tasks.Swept, error) {
 		NextDue: time.Duration(num(reply[2])) * time.Millisecond, Lost: int(num(reply[3])),
 		Unfold: words(reply[4]), Stale: words(reply[5]), Expired: ended(reply[6]), LostTooOften: ended(reply[7]),
 	}, nil
+}
+
+// shares are those of the pools' lanes that are not the usual ones.
+func (s *Store) shares() map[string]string {
+	shares := make(map[string]string, len(s.lanes))
+	for pool, l := range s.lanes {
+		shares[pool] = l.String()
+	}
+	return shares
 }
 
 // ended reads id, tenant, pool and attempts in turn.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -314,15 +315,20 @@ func (s *Store) lastLine(ctx context.Context, batch, after string) (int, error) 
 // Load reports a pool's load. The oldest job is looked for at the head of the
 // backlogs of the first hundred tenants.
 func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
-	var counts, eye *redis.SliceCmd
+	var counts, eye, order *redis.SliceCmd
 	var out, hold, ring *redis.IntCmd
-	var tenants *redis.ZSliceCmd
+	var sizes [len(lanes)]*redis.IntCmd
+	var tenants [len(lanes)]*redis.ZSliceCmd
 	var first, held *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
-		tenants, weights = p.ZRangeWithScores(ctx, s.keys.ring(pool), 0, 99), p.HGetAll(ctx, s.keys.weights())
+		weights, order = p.HGetAll(ctx, s.keys.weights()), p.HMGet(ctx, s.keys.order(pool), "shares", "high", "normal", "low")
+		for i, lane := range lanes {
+			turns := s.keys.turns(pool, string(lane))
+			sizes[i], tenants[i] = p.ZCard(ctx, turns), p.ZRangeWithScores(ctx, turns, 0, 99)
+		}
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
 		return nil
 	})
@@ -338,12 +344,20 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	for name, w := range weights.Val() {
 		l.Weights[name], _ = strconv.ParseFloat(w, 64)
 	}
-	ids := append(first.Val(), held.Val()...)
-	heads, err := s.turns(ctx, pool, tenants.Val(), &l)
+	l.Lanes = lanesOf(order.Val())
+	for i, name := range lanes {
+		lane := l.Lanes[name]
+		lane.Tenants = sizes[i].Val()
+		l.Lanes[name] = lane
+		for _, t := range tenants[i].Val() {
+			l.Turns = append(l.Turns, tasks.Turn{Tenant: str(t.Member), Lane: name, At: t.Score, Weight: cmp.Or(l.Weights[str(t.Member)], 1)})
+		}
+	}
+	heads, err := s.turns(ctx, pool, &l)
 	if err != nil {
 		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 	}
-	for _, id := range append(ids, heads...) {
+	for _, id := range slices.Concat(first.Val(), held.Val(), heads) {
 		if at := tasks.Born(id); !at.IsZero() && (l.OldestQueuedAt.IsZero() || at.Before(l.OldestQueuedAt)) {
 			l.OldestQueuedAt = at
 		}
@@ -351,32 +365,66 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	return l, nil
 }
 
-// turns reads the backlogs of tenants into a load, and returns the first job of each.
-func (s *Store) turns(ctx context.Context, pool string, tenants []redis.Z, l *tasks.Load) (first []string, err error) {
-	if len(tenants) == 0 {
+// lanes are all there are, in the order in which a tenant's backlog has them.
+var lanes = [...]tasks.Priority{tasks.High, tasks.Normal, tasks.Low}
+
+// within are the scores of a lane in a tenant's backlog.
+func within(lane tasks.Priority) *redis.ZRangeBy {
+	switch lane {
+	case tasks.High:
+		return &redis.ZRangeBy{Min: "-inf", Max: "(0", Count: 1}
+	case tasks.Low:
+		return &redis.ZRangeBy{Min: strconv.Itoa(apart), Max: "+inf", Count: 1}
+	}
+	return &redis.ZRangeBy{Min: "0", Max: "(" + strconv.Itoa(apart), Count: 1}
+}
+
+// lanesOf reads shares and turns of a pool's lanes.
+func lanesOf(h []any) map[tasks.Priority]tasks.Lane {
+	shares, sum := [len(lanes)]float64{70, 25, 5}, 0.0
+	if f := strings.Fields(str(h[0])); len(f) == len(lanes) {
+		for i := range f {
+			shares[i] = float64(atoi(f[i]))
+		}
+	}
+	for _, share := range shares {
+		sum += share
+	}
+	of := map[tasks.Priority]tasks.Lane{}
+	for i, lane := range lanes {
+		at, _ := strconv.ParseFloat(str(h[1+i]), 64) // not there: 0
+		of[lane] = tasks.Lane{Share: shares[i] / max(sum, 1), At: at}
+	}
+	return of
+}
+
+// turns reads the backlogs of those with a turn in a load, and returns the first job of each.
+func (s *Store) turns(ctx context.Context, pool string, l *tasks.Load) (first []string, err error) {
+	if len(l.Turns) == 0 {
 		return nil, nil
 	}
-	heads, sizes := make([]*redis.StringSliceCmd, len(tenants)), make([]*redis.IntCmd, len(tenants))
-	names := make([]string, len(tenants))
-	for i, t := range tenants {
-		names[i] = str(t.Member)
+	heads, sizes := make([]*redis.StringSliceCmd, len(l.Turns)), make([]*redis.IntCmd, len(l.Turns))
+	names := make([]string, len(l.Turns))
+	for i, t := range l.Turns {
+		names[i] = t.Tenant
 	}
 	var paid *redis.SliceCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		paid = p.HMGet(ctx, s.keys.paid(pool), names...)
-		for i, name := range names {
-			backlog := s.keys.backlog(pool, name)
-			heads[i], sizes[i] = p.ZRange(ctx, backlog, 0, 0), p.ZCard(ctx, backlog)
+		for i, t := range l.Turns {
+			backlog, some := s.keys.backlog(pool, t.Tenant), within(t.Lane)
+			heads[i], sizes[i] = p.ZRangeByScore(ctx, backlog, some), p.ZCount(ctx, backlog, some.Min, some.Max)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for i, t := range tenants {
+	for i := range l.Turns {
+		t := &l.Turns[i]
 		cost, _, _ := strings.Cut(str(paid.Val()[i]), " ")
-		mean := cmp.Or(float64(atoi(cost))/1e6, l.Mean)
-		l.Turns = append(l.Turns, tasks.Turn{Tenant: names[i], At: t.Score, Weight: cmp.Or(l.Weights[names[i]], 1), Mean: mean, Backlog: mean * float64(sizes[i].Val())})
+		t.Mean = cmp.Or(float64(atoi(cost))/1e6, l.Mean)
+		t.Backlog = t.Mean * float64(sizes[i].Val())
 		first = append(first, heads[i].Val()...)
 	}
 	return first, nil
@@ -385,10 +433,12 @@ func (s *Store) turns(ctx context.Context, pool string, tenants []redis.Z, l *ta
 // Position returns where a waiting job stands: one round trip, and a second for a job that
 // a worker holds.
 func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err error) {
-	var rank, ring, out, hold *redis.IntCmd
-	var holds *redis.FloatCmd
+	var rank, ring, out, hold, high, normal *redis.IntCmd
+	var holds, order *redis.FloatCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		rank, ring = p.ZRank(ctx, s.keys.backlog(j.Pool, j.Tenant), j.ID), p.ZCard(ctx, s.keys.ring(j.Pool))
+		backlog := s.keys.backlog(j.Pool, j.Tenant)
+		rank, order, ring = p.ZRank(ctx, backlog, j.ID), p.ZScore(ctx, backlog, j.ID), p.ZCard(ctx, s.keys.ring(j.Pool))
+		high, normal = p.ZCount(ctx, backlog, "-inf", within(tasks.High).Max), p.ZCount(ctx, backlog, "0", within(tasks.Normal).Max)
 		out, holds = p.ZRank(ctx, s.keys.handed(j.Pool), j.ID), p.ZScore(ctx, s.keys.held(j.Pool), j.ID)
 		hold = p.ZCard(ctx, s.keys.held(j.Pool))
 		return nil
@@ -396,10 +446,18 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err e
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return p, fmt.Errorf("find the place of job %s: %w", j.ID, redisError(err))
 	}
-	p = tasks.Place{Ahead: -1, Tenants: ring.Val()}
+	p = tasks.Place{Lane: j.Priority, Ahead: -1, Tenants: ring.Val()}
 	switch {
 	case rank.Err() == nil:
 		p.Own = rank.Val() + 1
+		switch k := order.Val(); {
+		case k < 0:
+			p.Lane = tasks.High
+		case k < apart:
+			p.Lane, p.Own = tasks.Normal, p.Own-high.Val()
+		default:
+			p.Lane, p.Own = tasks.Low, p.Own-high.Val()-normal.Val()
+		}
 	case out.Err() == nil:
 		p.Ahead = hold.Val() + out.Val()
 	case holds.Err() == nil:
@@ -418,12 +476,13 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err e
 	return p, nil
 }
 
-// Waiting returns how many jobs a tenant has in a pool's backlog, and how many
+// Waiting returns how many jobs a tenant has in the lane normal of a pool's backlog, and how many
 // tenants share the pool's turns.
 func (s *Store) Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error) {
 	var own, ring *redis.IntCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		own = p.ZCard(ctx, s.keys.backlog(pool, tenant))
+		some := within(tasks.Normal)
+		own = p.ZCount(ctx, s.keys.backlog(pool, tenant), some.Min, some.Max)
 		ring = p.ZCard(ctx, s.keys.ring(pool))
 		return nil
 	})

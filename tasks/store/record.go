@@ -159,13 +159,13 @@ func (s *Store) pack(j *tasks.Job) string {
 	return encode(e)
 }
 
-// priorityShift moves a job in its tenant's order by its priority, in milliseconds.
-func priorityShift(p tasks.Priority) int64 {
+// laneShift moves a job in its tenant's backlog into its lane, in milliseconds.
+func laneShift(p tasks.Priority) int64 {
 	switch p {
 	case tasks.High:
-		return -dayShift.Milliseconds()
+		return -apart
 	case tasks.Low:
-		return dayShift.Milliseconds()
+		return apart
 	}
 	return 0
 }

@@ -13,6 +13,7 @@ package store
 import (
 	"cmp"
 	"crypto/rand"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -35,8 +36,9 @@ const (
 	stagedFor    = 65 * time.Minute // a batch is written: its body may take an hour
 	stagedMost   = 64               // batches of one tenant being written
 	silentAfter  = 15 * time.Second // a writer that may lose its Idempotency-Key to the next try
-	dayShift     = 24 * time.Hour   // how far a priority moves a job in its tenant's order
 	defaultDepth = 4                // of a pool that Config.Depth does not name
+
+	apart = 1 << 42 // how far a lane moves a job in its tenant's backlog, as backlog.lua has it
 )
 
 // While a script runs, everybody else waits. So none makes more than some hundred
@@ -66,6 +68,9 @@ type Config struct {
 	// Rates are what each pool's allowance gives, by which its jobs cost. In a pool that
 	// is not in it each job costs the same.
 	Rates map[string]tasks.Rates
+	// Lanes are the shares of each pool's lanes, of which only their proportion counts. A
+	// sweep notes them. A pool that is not in it has 70, 25 and 5.
+	Lanes map[string]Shares
 	// Weight is a tenant's share of the allowance, 1 or more: while both have
 	// a backlog, a tenant of weight 3 is served three times what a tenant of
 	// weight 1 is. A change counts from the tenant's next submit. Nil: all have 1.
@@ -89,6 +94,7 @@ type Store struct {
 	ttl           time.Duration
 	resultBytes   int64
 	depth         map[string]int // nil is not allowed: scripts go through it
+	lanes         map[string]Shares
 	rates         map[string]tasks.Rates
 	newSecret     func() string
 	now           func() time.Time
@@ -105,7 +111,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
 	if s.bodies != nil && !s.bodies.InRedis() {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}
@@ -117,6 +123,11 @@ func New(c Config) *Store {
 	}
 	return s
 }
+
+// Shares are what the lanes of a pool have of its allowance, 1 or more each.
+type Shares struct{ High, Normal, Low int64 }
+
+func (s Shares) String() string { return fmt.Sprintf("%d %d %d", s.High, s.Normal, s.Low) }
 
 // NewID returns a new id: prefix, an underscore and a ULID, so that ids sort by time.
 func NewID(prefix string) string { return NewIDAt(prefix, time.Now()) }

@@ -135,7 +135,7 @@ func TestAPoolsLoadHasTheTurnsAndWeightsOfItsBacklogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	create(t, s, job("acme"))
-	acme, zoe := tasks.Turn{Tenant: "acme", Weight: 1, Mean: 1, Backlog: 1}, tasks.Turn{Tenant: "zoe", Weight: 9, Mean: 1, Backlog: 2}
+	acme, zoe := tasks.Turn{Tenant: "acme", Lane: tasks.Normal, Weight: 1, Mean: 1, Backlog: 1}, tasks.Turn{Tenant: "zoe", Lane: tasks.Normal, Weight: 9, Mean: 1, Backlog: 2}
 	want(acme)
 	create(t, s, job("zoe"))
 	create(t, s, job("zoe"))

@@ -103,7 +103,7 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 // passedBy reports whether a script may go on without a key: it is of one job, tenant,
 // lane or pool among others, which is looked at again later, or only says whose turn it is.
 func passedBy(key string) bool {
-	for _, kind := range strings.Fields("j q d n fall ring turn owe paid hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq weight wturn") {
+	for _, kind := range strings.Fields("j q d n fall ring turn turns order owe paid hooks wq wp wh whp wt we wlanes wplaces wtenants wrest wgone wseq weight wturn") {
 		if strings.HasPrefix(key+":", "sluice:{s}:"+kind+":") {
 			return true
 		}
@@ -112,7 +112,9 @@ func passedBy(key string) bool {
 }
 
 // turns reports whether a key only says whose turn it is.
-func turns(key string) bool { return regexp.MustCompile(`:(ring|turn|owe|paid):`).MatchString(key) }
+func turns(key string) bool {
+	return regexp.MustCompile(`:(ring|turn|turns|order|owe|paid):`).MatchString(key)
+}
 
 // counted reports whether a key holds a count, or the job that the script is for.
 func counted(key string) bool {

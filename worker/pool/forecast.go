@@ -16,7 +16,8 @@ type facts struct {
 	weight float64 // of its tenant
 	turn   float64 // of its tenant
 	others []tasks.Turn
-	unseen int64   // tenants with a backlog that are not among others, whose turns come later
+	unseen int64 // tenants with a backlog that are not among others, whose turns come later
+	lanes  []beside
 	stage  float64 // calls between the backlog and the provider that go before it
 	handed bool    // it is among those itself: no tenant's turn comes before it
 	mean   float64 // 0: 1
@@ -50,8 +51,16 @@ func (f facts) ahead() float64 {
 		// Of those that nobody has looked at each is like the mean of the others, at the last turn.
 		work += float64(f.unseen) * turn{At: last, Weight: 1, Backlog: seen / n}.before(at, mean)
 	}
+	// Each other lane is served by its share meanwhile, or until it is empty.
+	inLane := work
+	for _, l := range f.lanes {
+		work += min(l.backlog, inLane*l.share)
+	}
 	return f.stage + work/mean/(1-f.passes)
 }
+
+// beside is another lane than the job's: its work, and its share over that of the job's lane.
+type beside struct{ backlog, share float64 }
 
 // turn is a tenant's place in the order of work.
 type turn tasks.Turn

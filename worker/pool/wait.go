@@ -103,12 +103,16 @@ func (p passing) next(from, to *view) passing {
 	}
 	fade := math.Exp(-took / passingFor)
 	p.all, p.seen = p.all*fade+took*to.gate.CallsPerSecond, p.seen*fade
-	at := map[string]float64{}
+	type flow struct {
+		tenant string
+		lane   tasks.Priority
+	}
+	at := map[flow]float64{}
 	for _, t := range from.load.Turns {
-		at[t.Tenant] = t.At
+		at[flow{t.Tenant, t.Lane}] = t.At
 	}
 	for _, t := range to.load.Turns {
-		if was, ok := at[t.Tenant]; ok {
+		if was, ok := at[flow{t.Tenant, t.Lane}]; ok {
 			p.seen += max(0, t.At-was) * t.Weight / cmp.Or(to.load.Mean, 1)
 		}
 	}
@@ -139,13 +143,15 @@ type forecast struct {
 // handed out with so many before it.
 func (v view) forecast(now time.Time, tenant string, p tasks.Place) forecast {
 	mean := cmp.Or(v.load.Mean, 1)
+	lane := cmp.Or(p.Lane, tasks.Normal)
+	turns := v.turns(lane)
 	f := facts{
-		own: float64(p.Own - 1), weight: cmp.Or(v.load.Weights[tenant], 1), turn: v.turn(tenant), mean: mean,
-		unseen: max(0, v.load.Tenants-int64(len(v.load.Turns))), handed: p.Own <= 0, stage: float64(v.load.Handed),
+		own: float64(p.Own - 1), weight: cmp.Or(v.load.Weights[tenant], 1), turn: turnIn(turns, v.load.Lanes[lane].Tenants, tenant), mean: mean,
+		unseen: max(0, v.load.Lanes[lane].Tenants-int64(len(turns))), lanes: v.beside(lane), handed: p.Own <= 0, stage: float64(v.load.Handed),
 		gate: v.gate, pace: v.gate.Pace,
 	}
 	f.passes = v.passing.share()
-	for _, t := range v.load.Turns {
+	for _, t := range turns {
 		if t.Tenant != tenant {
 			f.others = append(f.others, t)
 		} else {
@@ -175,17 +181,46 @@ const resumePace = 0.2
 
 // shares are the weights of the tenants with a backlog, added up; who was not looked at weighs 1.
 func (v view) shares() float64 {
-	sum := float64(max(0, v.load.Tenants-int64(len(v.load.Turns))))
+	seen := map[string]float64{}
 	for _, t := range v.load.Turns {
-		sum += t.Weight
+		seen[t.Tenant] = t.Weight
+	}
+	sum := float64(max(0, v.load.Tenants-int64(len(seen))))
+	for _, weight := range seen {
+		sum += weight
 	}
 	return sum
 }
 
-// turn is a tenant's turn in a pool: where its backlog is not among those that were seen, it
-// came since, or its turn is behind theirs.
-func (v view) turn(tenant string) float64 {
-	turns := v.load.Turns
+// turns are those of a lane.
+func (v view) turns(lane tasks.Priority) (of []tasks.Turn) {
+	for _, t := range v.load.Turns {
+		if cmp.Or(t.Lane, tasks.Normal) == lane {
+			of = append(of, t)
+		}
+	}
+	return of
+}
+
+// beside are the other lanes with work. Of the tenants that nobody has looked at each has as
+// much as the mean of the others.
+func (v view) beside(lane tasks.Priority) (list []beside) {
+	own := v.load.Lanes[lane].Share
+	for name, l := range v.load.Lanes {
+		seen, work := v.turns(name), 0.0
+		for _, t := range seen {
+			work += t.Backlog
+		}
+		if name != lane && work > 0 && own > 0 {
+			list = append(list, beside{work * float64(max(l.Tenants, 1)) / float64(len(seen)), l.Share / own})
+		}
+	}
+	return list
+}
+
+// turnIn is a tenant's turn in a lane of so many tenants: where its backlog is not among those that were
+// seen, it came since, or its turn is behind theirs.
+func turnIn(turns []tasks.Turn, tenants int64, tenant string) float64 {
 	for _, t := range turns {
 		if t.Tenant == tenant {
 			return t.At
@@ -194,7 +229,7 @@ func (v view) turn(tenant string) float64 {
 	switch {
 	case len(turns) == 0:
 		return 0
-	case v.load.Tenants > int64(len(turns)):
+	case tenants > int64(len(turns)):
 		return turns[len(turns)-1].At
 	}
 	return turns[0].At
@@ -214,7 +249,7 @@ func (s *Set) Waiting(ctx context.Context, j tasks.Job) (tasks.Waiting, error) {
 
 // WaitingAt is [Set.Waiting] for somebody who knows the job's place in its tenant's backlog already.
 func (s *Set) WaitingAt(ctx context.Context, j tasks.Job, place, tenants int64) (tasks.Waiting, error) {
-	return s.waiting(ctx, j, tasks.Place{Own: place, Ahead: -1, Tenants: tenants})
+	return s.waiting(ctx, j, tasks.Place{Lane: j.Priority, Own: place, Ahead: -1, Tenants: tenants})
 }
 
 func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Waiting, error) {

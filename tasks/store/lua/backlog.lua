@@ -16,31 +16,126 @@ local function weigh(tenant, weight)
   end
 end
 
--- Virtual time of a pool is in seconds of its allowance for a tenant of weight 1: the
--- turn of whoever was picked last. It never goes back.
-local times = {}
-local function timeOf(pool)
-  times[pool] = times[pool] or tonumber(without('GET', keys.turn(pool)) or redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')[2] or 0)
-  return times[pool]
+-- A tenant's backlog has the jobs of a lane side by side: in the order of a job (k), which is
+-- otherwise a time in ms, its lane moves it this far. A release before this one so has the
+-- lanes of each tenant one behind the other.
+local apart = 4398046511104
+
+-- orderOf is how a pool's lanes stand: for each its turn and its part of the pool, in which
+-- orders its jobs lie, and the turn among its tenants. All turns are seconds of the pool's allowance, by
+-- share or weight, and the present turn, o.turn or lane.time, is that of whoever was picked
+-- last: it never goes back.
+local orders = {}
+local function orderOf(pool)
+  if orders[pool] then return orders[pool] end
+  local h = redis.pcall('HMGET', keys.order(pool), 'turn', 'high', 'normal', 'low', 'times', 'shares')
+  local o = { turn = tonumber(h[1] or 0) }
+  local times = { string.match(h[5] or '', '^(%S+) (%S+) (%S+)$') }
+  local shares = { string.match(h[6] or '', '^(%d+) (%d+) (%d+)$') }
+  if not shares[1] then shares = { 70, 25, 5 } end
+  for i, name in ipairs({ 'high', 'normal', 'low' }) do
+    local lane = {
+      name = name, turns = keys.turns(pool, name), turn = tonumber(h[i + 1] or 0), time = tonumber(times[i]),
+      part = shares[i] / (shares[1] + shares[2] + shares[3]),
+      from = i == 1 and '-inf' or (i - 2) * apart, till = i == 3 and '+inf' or '(' .. string.format('%.0f', (i - 1) * apart),
+    }
+    o[i], o[name] = lane, lane
+  end
+  orders[pool] = o
+  return o
 end
 
--- owes notes what a tenant was served beyond the present turn. The debt ends with the time in
+-- noteShares notes the shares of a pool's lanes as the configuration has them now; nil: the usual ones.
+local function noteShares(pool, shares)
+  local noted = redis.pcall('HGET', keys.order(pool), 'shares') or nil
+  if noted == shares or type(noted) == 'table' then return end
+  orders[pool] = nil
+  if shares then
+    redis.call('HSET', keys.order(pool), 'shares', shares)
+  else
+    redis.call('HDEL', keys.order(pool), 'shares')
+  end
+end
+
+-- timeOf is the present turn among the tenants of a lane.
+local function timeOf(lane)
+  lane.time = lane.time or tonumber(redis.call('ZRANGE', lane.turns, 0, 0, 'WITHSCORES')[2] or 0)
+  return lane.time
+end
+
+-- noteOrder notes how lanes stand now. An order that is not noted holds nothing up.
+local function noteOrder(pool)
+  local o, set, times = orderOf(pool), { 'HSET', keys.order(pool) }, {}
+  for i, lane in ipairs(o) do
+    set[2 * i + 1], set[2 * i + 2] = lane.name, string.format('%.17g', lane.turn)
+    times[i] = string.format('%.17g', timeOf(lane))
+  end
+  redis.pcall(unpack(adds(set, 'turn', string.format('%.17g', o.turn), 'times', table.concat(times, ' '))))
+end
+
+-- laneOf is the lane of a job, as its order says.
+local function laneOf(j)
+  local k = tonumber(j.k)
+  return orderOf(j.p)[k < 0 and 'high' or k < apart and 'normal' or 'low']
+end
+
+-- owes notes what a tenant was served beyond the present turn of a lane. The debt ends with the time in
 -- which the pool could have given others as much, ten seconds at least: the turn stands while
 -- nobody waits.
-local function owes(pool, tenant, turn)
-  local key = keys.owing(pool)
+local function owes(pool, lane, tenant, turn)
+  local key = keys.owing(pool, lane.name)
   redis.pcall('ZADD', key, turn, tenant)
   local most = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')[2] or turn
-  redis.pcall('PEXPIRE', key, math.max(10000, math.ceil((most - timeOf(pool)) * 1000)))
+  redis.pcall('PEXPIRE', key, math.max(10000, math.ceil((most - timeOf(lane)) * 1000)))
 end
 
--- ring gives a job's tenant a turn in its pool, if it has none.
+-- enroll has a release before this one find the backlog of a tenant: it knows tenants alone,
+-- and begins one at a turn of its own.
+local function enroll(pool, tenant)
+  local ring = keys.ring(pool)
+  if redis.call('ZADD', ring, 'NX', 0, tenant) == 0 then return end
+  local turn = without('GET', keys.turn(pool))
+  if turn then redis.call('ZADD', ring, turn, tenant) end
+end
+
+-- ring gives a job's tenant a turn in the job's lane, if it has none.
 local function ring(j)
-  local turns = keys.ring(j.p)
-  if not redis.call('ZSCORE', turns, j.t) then
-    -- A tenant that comes back starts at the present time: idling saves nothing up, and
-    -- what it was served beyond that it still owes.
-    redis.call('ZADD', turns, math.max(timeOf(j.p), without('ZSCORE', keys.owing(j.p), j.t) or 0), j.t)
+  enroll(j.p, j.t)
+  local lane = laneOf(j)
+  if redis.call('ZSCORE', lane.turns, j.t) then return end
+  -- A tenant that comes back starts at the present time: idling saves nothing up, and
+  -- what it was served beyond that it still owes.
+  redis.call('ZADD', lane.turns, math.max(timeOf(lane), without('ZSCORE', keys.owing(j.p, lane.name), j.t) or 0), j.t)
+  lane.head = nil
+end
+
+-- strike ends the turns of a tenant without a backlog, in a lane and for a release before this one.
+local function strike(pool, lane, tenant)
+  redis.call('ZREM', lane.turns, tenant)
+  lane.head = nil
+  if redis.call('EXISTS', keys.backlog(pool, tenant)) == 0 then redis.call('ZREM', keys.ring(pool), tenant) end
+end
+
+-- manyOf is how many jobs a tenant has in the backlog of a lane.
+local function manyOf(pool, lane, tenant)
+  local n = redis.pcall('ZCOUNT', keys.backlog(pool, tenant), lane.from, lane.till) -- one of another type has none
+  return type(n) == 'number' and n or 0
+end
+
+-- meet finds work that a release before this one has put into the backlog: it looks at some
+-- tenants, at others each second.
+local function meet(pool)
+  local ring, lane, some = keys.ring(pool), orderOf(pool).normal, 200
+  local turns = math.max(1, math.ceil(redis.call('ZCARD', ring) / some))
+  local from = math.floor(now / 1000) % turns * some
+  local names = redis.call('ZRANGE', ring, from, from + some - 1)
+  if not names[1] then return end
+  local has = redis.call('ZMSCORE', lane.turns, unpack(names))
+  for i, tenant in ipairs(names) do
+    if not has[i] and manyOf(pool, lane, tenant) > 0 then
+      redis.call('ZADD', lane.turns, timeOf(lane), tenant)
+      lane.head = nil
+    end
   end
 end
 
@@ -95,10 +190,16 @@ local function reckon(j, cost)
     local c, g = paidOf(j.p, j.t)
     redis.pcall('HSET', keys.paid(j.p), j.t, string.format('%.0f %.0f', toward(c, cost), toward(g, tonumber(guess))))
   end
-  local by = (cost - charged) / 1000000 / weightOf(j.t)
-  if by == 0 or redis.call('ZADD', keys.ring(j.p), 'XX', 'INCR', by, j.t) then return end
-  if not redis.pcall('ZADD', keys.owing(j.p), 'XX', 'INCR', by, j.t) and by > 0 then
-    owes(j.p, j.t, timeOf(j.p) + by)
+  local more = (cost - charged) / 1000000
+  if more == 0 then return end
+  local lane, by = laneOf(j), more / weightOf(j.t)
+  lane.turn = lane.turn + more / lane.part
+  if lane.turn < orderOf(j.p).turn and redis.call('EXISTS', lane.turns) == 0 then lane.turn = orderOf(j.p).turn end
+  redis.pcall('HSET', keys.order(j.p), lane.name, string.format('%.17g', lane.turn))
+  if redis.call('ZADD', lane.turns, 'XX', 'INCR', by, j.t) then
+    lane.head = nil
+  elseif not redis.pcall('ZADD', keys.owing(j.p, lane.name), 'XX', 'INCR', by, j.t) and by > 0 then
+    owes(j.p, lane, j.t, timeOf(lane) + by)
   end
 end
 
@@ -109,41 +210,72 @@ local function backlog(j)
   ring(j)
 end
 
+-- replaced moves a job to its order in the backlog, if it stands there.
+local function replaced(j)
+  if redis.call('ZADD', keys.backlog(j.p, j.t), 'XX', 'CH', j.k, j.id) == 1 then ring(j) end
+end
+
 -- again is reckon for a job whose call is over and that is to have another.
 local function again(j, cost)
   reckon(j, cost)
   if j.cs then puts(j, 'cs', j.cs) end
 end
 
--- pick takes the next job out of a pool's backlogs and returns its id, tenant and the
--- tenant's turn, or nil. first is the first of the ring, if that is known.
--- This and spend are the whole of the fairness between tenants, start-time fair queueing:
--- each has a turn, the lowest goes next and moves on by cost/weight.
-local function pick(pool, first)
+-- turnOf is the lane whose turn it is, with the tenant that goes first in it, or nil.
+local function turnOf(pool)
+  local o, first = orderOf(pool), nil
+  for _, lane in ipairs(o) do
+    lane.head = lane.head or redis.call('ZRANGE', lane.turns, 0, 0, 'WITHSCORES')
+    lane.time = lane.time or tonumber(lane.head[2] or 0)
+    if lane.head[1] and (not first or lane.turn < first.turn) then first = lane end
+  end
+  o.turn = math.max(o.turn, first and first.turn or 0)
+  for _, lane in ipairs(o) do
+    if not lane.head[1] then lane.turn = math.max(lane.turn, o.turn) end -- idling saves nothing up
+  end
+  return first
+end
+
+-- pick takes the next job out of a pool's backlogs and returns its id, lane, tenant and the
+-- tenant's turn, or nil.
+-- This and spend are the whole of the fairness, start-time fair queueing of two levels: each lane
+-- has a turn, and in it each tenant; the lowest goes next and moves on by cost/share and cost/weight.
+local function pick(pool)
   while true do
-    first = first or redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
-    local tenant, turn = first[1], tonumber(first[2])
-    if not tenant then return nil end
-    local popped = redis.pcall('ZPOPMIN', keys.backlog(pool, tenant)) -- one of another type has no turn
-    if popped[1] then
-      times[pool] = math.max(timeOf(pool), turn)
-      return popped[1], tenant, turn
+    local lane = turnOf(pool)
+    if not lane then return nil end
+    local tenant, turn = lane.head[1], tonumber(lane.head[2])
+    local q = keys.backlog(pool, tenant)
+    local id = redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 1)[1] -- one of another type has no turn
+    if id then
+      redis.call('ZREM', q, id)
+      lane.time = math.max(timeOf(lane), turn)
+      return id, lane, tenant, turn
     end
-    redis.call('ZREM', keys.ring(pool), tenant)
-    first = nil
+    strike(pool, lane, tenant)
   end
 end
 
--- spend moves the turn of a tenant on, of whom a job was picked that costs so many µs.
-local function spend(pool, tenant, turn, cost)
-  turn = turn + cost / 1000000 / weightOf(tenant)
-  if redis.call('EXISTS', keys.backlog(pool, tenant)) == 1 then
-    if cost > 0 then redis.call('ZADD', keys.ring(pool), turn, tenant) end
+-- spend moves the turns of a lane and a tenant on, of which a job was picked that costs so many µs.
+local function spend(pool, lane, tenant, turn, cost)
+  lane.head = nil
+  lane.turn, turn = lane.turn + cost / 1000000 / lane.part, turn + cost / 1000000 / weightOf(tenant)
+  if manyOf(pool, lane, tenant) > 0 then
+    if cost > 0 then redis.call('ZADD', lane.turns, turn, tenant) end
     return
   end
-  redis.call('ZREM', keys.ring(pool), tenant)
-  redis.pcall('ZREMRANGEBYSCORE', keys.owing(pool), '-inf', times[pool])
-  if turn > times[pool] then owes(pool, tenant, turn) end
+  strike(pool, lane, tenant)
+  redis.pcall('ZREMRANGEBYSCORE', keys.owing(pool, lane.name), '-inf', lane.time)
+  if turn > lane.time then owes(pool, lane, tenant, turn) end
+end
+
+-- rankOf is a job's place among its tenant's own of its lane in the backlog, 1 being next; 0: it is not there.
+local function rankOf(pool, tenant, id)
+  local q = keys.backlog(pool, tenant)
+  local rank, k = redis.call('ZRANK', q, id), redis.call('ZSCORE', q, id)
+  if not rank then return 0 end
+  local lane = laneOf({ p = pool, k = k })
+  return rank + 1 - (lane.name == 'high' and 0 or redis.call('ZCOUNT', q, '-inf', '(' .. lane.from))
 end
 
 -- vacant reports whether one more of a pool's jobs may be between the backlog and the provider,
@@ -169,18 +301,22 @@ local function handOut(j, fence, tickets)
   for _, v in ipairs({ j.id, fence, j.p }) do tickets[#tickets + 1] = v end
 end
 
+-- nobody reports whether none of a pool's jobs waits in the backlog.
+local function nobody(pool)
+  return redis.call('EXISTS', keys.turns(pool, 'high'), keys.turns(pool, 'normal'), keys.turns(pool, 'low')) == 0
+end
+
 -- atOnce reports whether a job that comes is handed out at once: nobody waits, and its pool
 -- has room. Then it need not stand in the backlog, nor its tenant have a turn.
 local function atOnce(j, depth)
-  return redis.call('ZCARD', keys.ring(j.p)) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth))
+  return nobody(j.p) and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth))
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
 -- provider, few at a time, so that nobody waits for it long. It appends id, fence and
 -- pool of each to tickets, and returns true when there may be more to hand out.
 local function claim(pool, depth, tickets)
-  local next = redis.call('ZRANGE', keys.ring(pool), 0, 0, 'WITHSCORES')
-  if not next[1] then
+  if nobody(pool) then
     noteStage(pool)
     return
   end
@@ -188,9 +324,8 @@ local function claim(pool, depth, tickets)
   local picked = false
   while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
-    local tenant, turn
-    id, tenant, turn = pick(pool, next)
-    next = nil
+    local lane, tenant, turn
+    id, lane, tenant, turn = pick(pool)
     if not id then break end
     picked = true
     local j, bad = sound(id, fits)
@@ -213,11 +348,9 @@ local function claim(pool, depth, tickets)
     elseif not j then
       missed(id, 'queued', pool)
     end
-    spend(pool, tenant, turn, charged)
+    spend(pool, lane, tenant, turn, charged)
   end
-  if picked then
-    redis.pcall('SET', keys.turn(pool), string.format('%.17g', times[pool])) -- a time that is not noted holds nothing up
-  end
+  if picked then noteOrder(pool) end
   noteStage(pool)
   return steps <= 0 and vacant(pool, depth, many)
 end

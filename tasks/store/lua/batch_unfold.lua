@@ -47,9 +47,10 @@ for i, id in ipairs(ids) do
       else
         local pool = lines[j.p]
         if not pool then
-          pool = { first = j }
+          pool = { of = {} }
           lines[j.p] = pool
         end
+        pool.of[laneOf(j)] = j
         pool[#pool + 1], pool[#pool + 2] = j.k, id
         if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, id) end
       end
@@ -64,8 +65,9 @@ for _, j in ipairs(failed) do
   finish(j, 'failed', j.o, 0)
 end
 for pool, some in pairs(lines) do
-  redis.call('ZADD', keys.backlog(pool, some.first.t), unpack(some))
-  ring(some.first)
+  for _, j in pairs(some.of) do ring(j) end
+  local _, j = next(some.of)
+  redis.call('ZADD', keys.backlog(pool, j.t), unpack(some))
 end
 local left = redis.call('LLEN', list) - at - #ids
 if left <= 0 then

@@ -109,8 +109,7 @@ for n, o in ipairs(outcomes) do
   if o[1] == 'new' and not o[3] then
     local i = 3 + (n - 1) * 21
     local id, tenant, pool = unpack(ARGV, i, i + 2)
-    local rank = redis.call('ZRANK', keys.backlog(pool, tenant), id)
-    o[3], o[4] = rank and rank + 1 or 0, redis.call('ZCARD', keys.ring(pool))
+    o[3], o[4] = rankOf(pool, tenant, id), redis.call('ZCARD', keys.ring(pool))
   end
 end
 return { outcomes, tickets }

@@ -16,7 +16,7 @@ redis.call('HSET', j.key, 'e', ARGV[3])
 if a.moves ~= 0 then
   j.k = tonumber(j.k) + a.moves
   redis.call('HSET', j.key, 'k', j.k)
-  redis.call('ZADD', keys.backlog(j.p, j.t), 'XX', j.k, j.id)
+  replaced(j)
   if j.fb then redis.call('ZADD', keys.fallbacks(j.p), 'XX', j.k, j.id) end
   if j.fo then redis.call('ZADD', keys.followers(j.p, j.fo), 'XX', j.k, j.id) end
 end

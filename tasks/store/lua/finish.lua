@@ -39,9 +39,8 @@ local function divert(j, to, cost, passed, left) -- seldom
     redis.call('HDEL', j.key, 'fo')
     j.fo = nil
   end
-  local q = keys.backlog(j.p, j.t)
-  redis.call('ZREM', q, j.id)
-  if redis.call('EXISTS', q) == 0 then redis.call('ZREM', keys.ring(j.p), j.t) end
+  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+  if manyOf(j.p, laneOf(j), j.t) == 0 then strike(j.p, laneOf(j), j.t) end
   pooled(j.p, 'queued', -1)
   pooled(to, 'queued', 1)
   local bound = expected(envelopeOf(j))

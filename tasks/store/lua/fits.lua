@@ -112,7 +112,8 @@ end
 -- fitsPool looks at what every move of a pool's jobs writes, and claim, and at further sets.
 local function fitsPool(pool, ...)
   if not looked[pool] then
-    sorted(keys.handed(pool), keys.held(pool), keys.running(pool), keys.fallbacks(pool), keys.ring(pool), ...)
+    sorted(keys.handed(pool), keys.held(pool), keys.running(pool), keys.fallbacks(pool), keys.ring(pool),
+      keys.turns(pool, 'high'), keys.turns(pool, 'normal'), keys.turns(pool, 'low'), ...)
     loadOf(pool)
     looked[pool] = true
   elseif ... then

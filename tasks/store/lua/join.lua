@@ -32,8 +32,9 @@ if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, j.id) end
 if tonumber(j.k) < tonumber(first.k) then
   -- The one that asks for both goes by the better place of the two, also when
   -- it has to wait for its turn again.
+  first.k = j.k
   redis.call('HSET', first.key, 'k', j.k)
-  redis.call('ZADD', keys.backlog(first.p, first.t), 'XX', j.k, first.id)
+  replaced(first)
 end
 moment(j, 'f', now)
 become(j, j.s)

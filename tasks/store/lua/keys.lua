@@ -37,7 +37,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- t    tenant
 -- p    pool
 -- c    batch
--- k    order in its tenant's backlog, until it is final
+-- k    its lane and its order in its tenant's backlog, see apart in backlog.lua, until it is final
 -- cs   µs of its pool's allowance that its call is expected to cost and, behind a space, what its tenant was charged for the one to come or under way; until it is final
 -- ct   created
 -- f    fence
@@ -94,11 +94,20 @@ function keys.callers() return P .. 'callers' end -- zset: jobs that somebody wa
 
 -- The order of work.
 
-function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by order
-function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by turn: seconds of the pool's allowance by weight
-function keys.owing(pool) return P .. 'owe:' .. pool end -- zset: tenants without a backlog who were served beyond the present turn, by what was theirs
+function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by lane and order
+function keys.turns(pool, lane) return P .. 'turns:' .. lane .. ':' .. pool end -- zset: the tenants with jobs of a lane in the backlog, by turn: seconds of the pool's allowance by weight
+
+-- turn     the present turn among the lanes, at which one that comes begins
+-- high     the turn of that lane: seconds of the pool's allowance by share
+-- normal   of that one
+-- low      of that one
+-- times    the present turn among the tenants of each lane
+-- shares   of the lanes, as the configuration has them
+function keys.order(pool) return P .. 'order:' .. pool end -- hash: the lanes of a pool
+function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end -- zset: tenants without a backlog in a lane who were served beyond its present turn, by what was theirs
+function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
-function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn, at which a tenant that comes begins
+function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
 function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1
 function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
 function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again

@@ -1,6 +1,7 @@
 -- Closes every gap between record, backlog and task; any process may run it.
 -- KEYS     see begin.lua
--- ARGV[2]  {lease (ms); most: of each; alone: calls lost with their worker from which on a job runs alone; losses: that end it; depths: of the pools to look after, by pool}
+-- ARGV[2]  {lease (ms); most: of each; alone: calls lost with their worker from which on a job runs alone; losses: that end it; depths: of the pools to look after, by pool;
+--          shares: of their lanes, by pool}
 -- Returns  {tickets, looks, next, lost, unfold, stale, late, often, loose}: tickets to hand to Asynq, looks at tickets handed out
 -- long ago (id, fence, pool each), ms until the next job is due or -1, or 0 when there is more to do than one sweep does,
 -- how many jobs a dead worker gave back, batches to go on unfolding, batches whose writer is gone, jobs that expired and jobs whose worker was lost
@@ -96,6 +97,8 @@ for pool, depth in pairs(a.depths) do
 end
 
 for pool, depth in pairs(a.depths) do
+  noteShares(pool, a.shares[pool])
+  meet(pool)
   more = claim(pool, depth, tickets) or more
   for _, id in ipairs(upto(keys.handed(pool))) do
     local j, bad = sound(id)
