@@ -10,6 +10,7 @@ type Standing struct {
 	At          time.Time // by Redis's clock
 	QueuedJobs  int64     // that wait
 	QueuedBytes int64     // of bodies, see Limits
+	RunningJobs int64     // with workers, where the tenant has a limit of these
 	Day         DayTokens
 	Paid        Money // that calls cost, and may have cost, of jobs with tokens set aside
 	Pledged     Money // set aside for such jobs

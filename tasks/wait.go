@@ -13,7 +13,7 @@ type WaitWords struct {
 // WaitReasons are the reasons that callers are told.
 var WaitReasons = []WaitReason{
 	WaitNotBefore, WaitRequests, WaitInputTokens, WaitOutputTokens, WaitConcurrency,
-	WaitTenantShare, WaitPaused, WaitRetry, WaitReview, WaitNoWorker,
+	WaitTenantShare, WaitRunningJobs, WaitPaused, WaitRetry, WaitReview, WaitNoWorker,
 }
 
 // Words puts a reason into words; one of a later release is told by its name.
@@ -50,6 +50,10 @@ var waitWords = map[WaitReason]WaitWords{
 	WaitTenantShare: {
 		"Tenant's share", "its tenant's turn", "other tenants have their turns: alone in the pool it would have started",
 		"It starts in its tenant's turn: other tenants share the pool.",
+	},
+	WaitRunningJobs: {
+		"Running jobs", "one of its tenant's running jobs to end", "its tenant has as many jobs with workers as it may have at once",
+		"It starts when one of its tenant's jobs that are with workers ends: there are as many as running_jobs allows.",
 	},
 	WaitPaused: {
 		"Paused", "its paused pool", "the pool is paused",

@@ -34,6 +34,7 @@ const (
 	ResendsPerMinute = "resends_per_minute"
 	QueuedJobs       = "queued_jobs"
 	QueuedBytes      = "queued_bytes"
+	RunningJobs      = "running_jobs"
 	TokensPerDay     = "tokens_per_day"
 )
 
@@ -46,6 +47,7 @@ type Limits struct {
 	ResendsPerMinute int64       // tests of endpoints and redeliveries, each delivery of a range counts; in any 60 s
 	QueuedJobs       int64       // jobs waiting at once; held by the store
 	QueuedBytes      int64       // of bodies as they came, of jobs that have not ended and of batches on their way in; held by the store
+	RunningJobs      int64       // with workers at once; held by the store
 	TokensPerDay     int64       // model tokens in and out, from midnight to midnight UTC; held by the store
 	CostPerDay       tasks.Money // likewise
 }

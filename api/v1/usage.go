@@ -128,6 +128,7 @@ func quotas(now *tasks.Standing, l quota.Limits, submits quota.Window) (list []q
 	add(quota.SubmitsPerMinute, submits.Limit, used, 0, full)
 	add(quota.QueuedJobs, l.QueuedJobs, now.QueuedJobs, 0, time.Time{})
 	add(quota.QueuedBytes, l.QueuedBytes, now.QueuedBytes, 0, time.Time{})
+	add(quota.RunningJobs, l.RunningJobs, now.RunningJobs, 0, time.Time{})
 	if l.CostPerDay > 0 {
 		list = append(list, quotaState{tasks.CostPerDay, l.CostPerDay.String(), now.Paid.String(), now.Pledged.String(), midnight})
 	}

@@ -130,7 +130,8 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.store = store.New(store.Config{
 		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
-		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight }, Now: r.now,
+		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
+		Places: func(tenant string) int64 { return s.cfg.Tenant(tenant).RunningJobs }, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, prefix, s.control)
@@ -138,7 +139,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.cfg.Tenant(name)
-		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
+		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
 	}})
 	if err != nil {
 		return err

@@ -142,6 +142,23 @@ var smallHalves = map[string]func(h *half) func(){
 		h.now = h.now.Add(time.Second)
 		return func() { _, _, err := h.Foretold(h.Context(), pool, []tasks.Forecast{told("job_3")}); must(h.T, err) }
 	},
+	"create, of a tenant at its limit": func(h *half) func() {
+		h.submit(h.prompt("job_1", "few"))
+		return func() { h.submit(h.prompt("job_2", "few")) }
+	},
+	"end, of a tenant at its limit": func(h *half) func() {
+		k := h.run(h.submit(h.prompt("job_1", "few"))[0])
+		h.submit(h.prompt("job_2", "few"))
+		return func() {
+			_, err := h.End(h.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: 3}})
+			must(h.T, err)
+		}
+	},
+	"renew, of a tenant that has a limit since": func(h *half) func() {
+		k := h.run(h.submit(h.prompt("job_1", "few"))[0])
+		must(h.T, h.rdb.HDel(h.Context(), "sluice:{s}:j:job_1", "pl").Err())
+		return func() { _, err := h.Renew(h.Context(), []tasks.Ticket{k}); must(h.T, err) }
+	},
 	"paused": func(h *half) func() {
 		return func() { must(h.T, h.SetPaused(h.Context(), pool, true)) }
 	},

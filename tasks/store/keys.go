@@ -25,6 +25,7 @@ func (k keys) order(pool string) string           { return string(k) + "order:" 
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
 func (k keys) paid(pool string) string            { return string(k) + "paid:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }
+func (k keys) atLimit() string                    { return string(k) + "fulls" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }

@@ -188,7 +188,7 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 	l := &life{T: t, rdb: rdb, all: all, fields: map[string]map[string]bool{}, s: store.New(store.Config{
 		Bodies: elsewhere, Above: above,
 		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8}, Rates: oneRate,
-		Weight: func(string) int64 { return 2 }, NewSecret: func() string { return "whsec_1" }, Lanes: map[string]store.Shares{pool: {High: 3, Normal: 2, Low: 1}},
+		Weight: func(string) int64 { return 2 }, Places: places, NewSecret: func() string { return "whsec_1" }, Lanes: map[string]store.Shares{pool: {High: 3, Normal: 2, Low: 1}},
 	})}
 	l.live()
 
@@ -284,6 +284,7 @@ func (l *life) live() {
 	l.audits()
 	l.tokens()
 	l.forecasts()
+	l.limits()
 	_, err = l.s.Beat(l.Context())
 	must(l.T, err)
 	_, err = l.s.Missing(l.Context())
@@ -311,6 +312,15 @@ func (l *life) forecasts() {
 	}
 	_, err := l.s.Score(l.Context(), pool, time.Now())
 	must(l.T, err)
+}
+
+// limits is a tenant that may have one job out, and has two.
+func (l *life) limits() {
+	l.Helper()
+	for range 2 {
+		_, _ = l.submit(func(s *tasks.Submission) { s.Job.Tenant = "few" })
+	}
+	l.look()
 }
 
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {

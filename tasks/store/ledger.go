@@ -24,7 +24,7 @@ func (s *Store) Standing(ctx context.Context, tenant string) (tasks.Standing, er
 	return tasks.Standing{
 		At: fromMilli(num(reply[0])), QueuedJobs: num(reply[1]), QueuedBytes: num(reply[2]),
 		Day:  tasks.DayTokens{Used: num(reply[3]), Reserved: num(reply[4]), ResetsIn: time.Duration(num(reply[5])) * time.Millisecond},
-		Paid: tasks.Money(atoi(str(reply[6]))), Pledged: tasks.Money(atoi(str(reply[7]))),
+		Paid: tasks.Money(atoi(str(reply[6]))), Pledged: tasks.Money(atoi(str(reply[7]))), RunningJobs: num(reply[8]),
 	}, nil
 }
 

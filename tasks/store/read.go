@@ -319,7 +319,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var out, hold, ring *redis.IntCmd
 	var sizes [len(lanes)]*redis.IntCmd
 	var tenants [len(lanes)]*redis.ZSliceCmd
-	var first, held *redis.StringSliceCmd
+	var first, held, full *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage"), p.HMGet(ctx, s.keys.watched(pool), "wk")
@@ -329,6 +329,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 			turns := s.keys.turns(pool, string(lane))
 			sizes[i], tenants[i] = p.ZCard(ctx, turns), p.ZRangeWithScores(ctx, turns, 0, 99)
 		}
+		full = p.ZRange(ctx, s.keys.atLimit(), 0, 999)
 		first, held = p.ZRange(ctx, s.keys.handed(pool), 0, 0), p.ZRange(ctx, s.keys.held(pool), 0, 0)
 		return nil
 	})
@@ -337,12 +338,17 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
-		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, WorkedAt: fromMilli(num(eye.Val()[0])),
+		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, AtLimit: map[string]bool{}, WorkedAt: fromMilli(num(eye.Val()[0])),
 		Mean:  cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
 		Stage: float64(num(counts.Val()[3])) / 1e6,
 	}
 	for name, w := range weights.Val() {
-		l.Weights[name], _ = strconv.ParseFloat(w, 64)
+		if !strings.HasPrefix(name, "\t") {
+			l.Weights[name], _ = strconv.ParseFloat(w, 64)
+		}
+	}
+	for _, name := range full.Val() {
+		l.AtLimit[name] = true
 	}
 	l.Lanes = lanesOf(order.Val())
 	for i, name := range lanes {

@@ -75,6 +75,10 @@ type Config struct {
 	// a backlog, a tenant of weight 3 is served three times what a tenant of
 	// weight 1 is. A change counts from the tenant's next submit. Nil: all have 1.
 	Weight func(tenant string) int64
+	// Places is how many of a tenant's jobs may be out at once: handed to workers, held by
+	// them or running; 0: as many as there is room for. A tenant at its limit is passed over
+	// while its jobs wait, and the others go on. A change counts as that of Weight. Nil: nobody has a limit.
+	Places func(tenant string) int64
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
 	NewSecret func() string
@@ -99,6 +103,7 @@ type Store struct {
 	newSecret     func() string
 	now           func() time.Time
 	share         func(tenant string) int64
+	places        func(tenant string) int64
 	bodies        *bodies.Bodies // nil: none
 	above         int64          // bytes of a body that the record has at most
 	codec         codec
@@ -111,7 +116,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, places: c.Places, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
 	if s.bodies != nil && !s.bodies.InRedis() {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}
@@ -175,11 +180,16 @@ func (s *Store) costs(j *tasks.Job) string {
 	return encode(costs)
 }
 
-func (s *Store) weight(tenant string) int64 {
-	if s.share == nil {
-		return 1
+// weight is a tenant's weight and places, as scripts take them.
+func (s *Store) weight(tenant string) string {
+	weight, places := int64(1), int64(0)
+	if s.share != nil {
+		weight = max(1, s.share(tenant))
 	}
-	return max(1, s.share(tenant))
+	if s.places != nil {
+		places = max(0, s.places(tenant))
+	}
+	return fmt.Sprintf("%d %d", weight, places)
 }
 
 func milli(t time.Time) int64 {

@@ -166,6 +166,7 @@ func TestWhatAJobWaitsForNow(t *testing.T) {
 		{"a worker of the release before this, at the gate", view{gate: limit.State{Served: true, Binds: "requests"}}, j, 5, 1, tasks.WaitRequests, tasks.WaitRequests},
 		{"a worker of the release before this, in a call", view{load: tasks.Load{Running: 1}}, j, 5, 1, "", tasks.WaitRequests},
 		{"another's answer", view{load: worked, gate: busy}, follows, 0, 2, tasks.WaitOutputTokens, tasks.WaitConcurrency},
+		{"its tenant's limit", view{load: tasks.Load{Queued: 5, Handed: 2, Tenants: 2, WorkedAt: worked.WorkedAt, AtLimit: map[string]bool{j.Tenant: true}}, gate: busy, past: past}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitRunningJobs},
 		{"others' turns", view{load: worked, gate: busy, past: past}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitTenantShare},
 		{"its own before it", view{load: worked, gate: busy, past: past}, j, 500, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
 		{"handed out", view{load: worked, gate: busy, past: past}, j, 0, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},

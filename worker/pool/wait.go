@@ -268,6 +268,7 @@ func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Wa
 		until := j.DueAt.Sub(now)
 		f.told, f.late, f.predicted = max(f.told, until), max(f.late, until), 0 // nothing is learned of it
 	}
+	f.known = f.known && w.For != tasks.WaitRunningJobs // when its own jobs end, nobody can tell
 	w.Degraded = f.degraded
 	if !f.known {
 		return w, nil
@@ -317,6 +318,8 @@ func (v view) waitsFor(j tasks.Job, place, tenants int64, now time.Time) tasks.W
 		return tasks.WaitConcurrency // a call that is under way already
 	case why == tasks.WaitNoWorker:
 		return why
+	case place > 0 && v.load.AtLimit[j.Tenant]:
+		return tasks.WaitRunningJobs
 	case tenants > 1 && place > 0 && v.othersHave(j, place, now):
 		return tasks.WaitTenantShare
 	case why == "":

@@ -405,6 +405,7 @@ func (v *validator) tenants(c *Config) {
 		v.atLeast(key+".resends_per_minute", t.ResendsPerMinute, 0)
 		v.atLeast(key+".queued_jobs", t.QueuedJobs, 0)
 		v.atLeast(key+".queued_bytes", t.QueuedBytes, 0)
+		v.atLeast(key+".running_jobs", t.RunningJobs, 0)
 		v.atLeast(key+".tokens_per_day", t.TokensPerDay, 0)
 	}
 }

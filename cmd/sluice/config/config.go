@@ -269,6 +269,7 @@ type Tenant struct {
 	ResendsPerMinute int64 `key:"resends_per_minute"` // tests of webhook endpoints and redeliveries; 0: no limit
 	QueuedJobs       int64 `key:"queued_jobs"`        // 0: no limit
 	QueuedBytes      int64 `key:"queued_bytes"`       // of the bodies of jobs that have not ended; 0: no limit
+	RunningJobs      int64 `key:"running_jobs"`       // with workers at once: handed out or running; 0: no limit
 	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
 	// CostPerDay is the money by Prices; 0: no limit.
 	CostPerDay tasks.Money `key:"cost_per_day"`

@@ -93,6 +93,7 @@ local function place(j)
     return
   else
     leave(j)
+    if j.pl then redis.call('HDEL', j.key, 'pl') end
     if j.fo then redis.call('HDEL', j.key, 'fo') end
     redis.call('ZADD', keys.due(), redis.call('HGET', j.key, 'due') or now, j.id)
   end

@@ -1,19 +1,24 @@
 -- The order of work, and nothing else: what waits, whose turn it is, what is
 -- handed out.
 
--- weigh notes a tenant's weight as the configuration has it now. Most have 1,
--- which takes no room.
-local function weigh(tenant, weight)
-  weight = tostring(weight)
-  local noted = redis.pcall('HGET', keys.weights(), tenant) or '1'
-  if type(noted) == 'table' then return end
-  weights[tenant] = weight
-  if noted == weight then return end
-  if weight == '1' then
-    redis.call('HDEL', keys.weights(), tenant)
+local function noteOf(field, value, least)
+  if value == least then
+    redis.call('HDEL', keys.weights(), field)
   else
-    redis.call('HSET', keys.weights(), tenant, weight)
+    redis.call('HSET', keys.weights(), field, value)
   end
+end
+
+-- weigh notes a tenant's weight and, behind a space, how many of its jobs may be out at
+-- once, as the configuration has them now; what an operator has set stays. Most have 1 and
+-- 0, which takes no room.
+local function weigh(tenant, noted)
+  local weight, most = string.match(noted, '^(%d+) (%d+)$')
+  weightOf(tenant)
+  if string.find(mosts[tenant], 'r', 1, true) then return end
+  if weights[tenant] ~= weight then noteOf(tenant, weight, '1') end
+  if mosts[tenant] ~= most then noteOf('\t' .. tenant, most, '0') end
+  weights[tenant], mosts[tenant] = weight, most
 end
 
 -- A tenant's backlog has the jobs of a lane side by side: in the order of a job (k), which is
@@ -221,6 +226,47 @@ local function again(j, cost)
   if j.cs then puts(j, 'cs', j.cs) end
 end
 
+-- A tenant may have a limit of how many of its jobs are out at once: handed out, held or
+-- running. Each of them has a place, until it is in nobody's hands (vacate in finish.lua).
+-- Nothing here holds up a move of a job: what is of another type limits nobody.
+
+-- crammed reports whether a tenant has no place left.
+local function crammed(tenant)
+  local most = mostOf(tenant)
+  if most == 0 then return false end
+  local out = redis.pcall('ZCARD', keys.outs(tenant))
+  return type(out) == 'number' and out >= most
+end
+
+-- occupy gives a job that is handed out its place, and returns what is to be noted of it.
+local function occupy(j)
+  if mostOf(j.t) > 0 then
+    redis.pcall('ZADD', keys.outs(j.t), now, j.id)
+    redis.pcall('ZREM', keys.due(), j.id) -- see passOver
+    return 'pl', 1
+  end
+end
+
+-- passOver reports whether a tenant is passed over: at its limit it has no turn in the
+-- pool until a place is free again. Should nobody who knows of limits be left, the release
+-- before this one finds it by the first of its jobs, which a sweep puts into line again.
+local function passOver(pool, tenant, depth)
+  local first = crammed(tenant) and redis.pcall('ZRANGE', keys.backlog(pool, tenant), 0, 0)[1]
+  if not first then return false end
+  local noted = redis.pcall('ZADD', keys.passed(tenant), 'NX', now, depth .. ' ' .. pool)
+  if type(noted) ~= 'number' or type(redis.pcall('ZADD', keys.atLimit(), 'NX', now + 1000, tenant)) ~= 'number' then return false end
+  redis.pcall('ZADD', keys.due(), 'NX', now + 30000, first)
+  return true
+end
+
+-- letBack gives a tenant that was passed over its turns back.
+local function letBack(pool, tenant)
+  for _, lane in ipairs(orderOf(pool)) do
+    local first = redis.pcall('ZRANGEBYSCORE', keys.backlog(pool, tenant), lane.from, lane.till, 'WITHSCORES', 'LIMIT', 0, 1)
+    if first[2] then ring({ p = pool, t = tenant, k = first[2] }) end
+  end
+end
+
 -- turnOf is the lane whose turn it is, with the tenant that goes first in it, or nil.
 local function turnOf(pool)
   local o, first = orderOf(pool), nil
@@ -240,19 +286,27 @@ end
 -- tenant's turn, or nil.
 -- This and spend are the whole of the fairness, start-time fair queueing of two levels: each lane
 -- has a turn, and in it each tenant; the lowest goes next and moves on by cost/share and cost/weight.
-local function pick(pool)
+local function pick(pool, depth)
   while true do
     local lane = turnOf(pool)
     if not lane then return nil end
     local tenant, turn = lane.head[1], tonumber(lane.head[2])
     local q = keys.backlog(pool, tenant)
-    local id = redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 1)[1] -- one of another type has no turn
+    local over = passOver(pool, tenant, depth)
+    local id = not over and redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 1)[1] -- one of another type has no turn
     if id then
       redis.call('ZREM', q, id)
       lane.time = math.max(timeOf(lane), turn)
       return id, lane, tenant, turn
     end
-    strike(pool, lane, tenant)
+    if over then
+      redis.call('ZREM', lane.turns, tenant)
+      redis.call('ZREM', keys.ring(pool), tenant)
+      lane.head = nil
+      if turn > timeOf(lane) then owes(pool, lane, tenant, turn) end
+    else
+      strike(pool, lane, tenant)
+    end
   end
 end
 
@@ -306,10 +360,10 @@ local function nobody(pool)
   return redis.call('EXISTS', keys.turns(pool, 'high'), keys.turns(pool, 'normal'), keys.turns(pool, 'low')) == 0
 end
 
--- atOnce reports whether a job that comes is handed out at once: nobody waits, and its pool
--- has room. Then it need not stand in the backlog, nor its tenant have a turn.
+-- atOnce reports whether a job that comes is handed out at once: nobody waits, its pool
+-- has room, and its tenant a place. Then it need not stand in the backlog, nor its tenant have a turn.
 local function atOnce(j, depth)
-  return nobody(j.p) and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth))
+  return nobody(j.p) and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t)
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
@@ -325,7 +379,7 @@ local function claim(pool, depth, tickets)
   while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
     local lane, tenant, turn
-    id, lane, tenant, turn = pick(pool)
+    id, lane, tenant, turn = pick(pool, depth)
     if not id then break end
     picked = true
     local j, bad = sound(id, fits)
@@ -341,7 +395,7 @@ local function claim(pool, depth, tickets)
         charged = math.ceil(costOf(j) * share(pool, tenant))
         j.f = j.f + 1
         if j.cs or loadOf(pool).cost then j.cs = string.format('%.0f %.0f', costOf(j), charged) end
-        redis.call('HSET', j.key, 'f', j.f, 'cs', j.cs or string.format('%.0f %.0f', costOf(j), charged))
+        redis.call('HSET', j.key, 'f', j.f, 'cs', j.cs or string.format('%.0f %.0f', costOf(j), charged), occupy(j))
         handOut(j, j.f, tickets)
         many = many + 1
       end

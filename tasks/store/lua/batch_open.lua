@@ -2,7 +2,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
 --          silent: ms after which another writer may have the key; most: batches of a tenant being written; weight: the
---          tenant's}
+--          tenant's, and its places, see weigh}
 -- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, {"many"}, or {"stale"} when a
 --          writer of this batch has gone and what it wrote is to be forgotten first.
 local mine = keys.staged(a.tenant)

@@ -3,7 +3,7 @@
 -- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
---          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight, "1" for an
+--          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight and places, see weigh, "1" for an
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
 --          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
@@ -78,7 +78,7 @@ local function create(i)
   end
   -- Among several jobs, the backlog says which goes first.
   local goes = #ARGV == 23 and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
-  if goes then puts(j, 'f', 1) end
+  if goes then puts(j, 'f', 1, occupy(j)) end
   if status == 'scheduled' then puts(j, 'due', due) end
   redis.call('HSET', j.key, unpack(j.set))
   redis.call('ZADD', keys.jobs(tenant), 0, id)

@@ -53,6 +53,7 @@ if a.what == 'succeeded' or a.what == 'failed' then
   finish(j, a.what, outcome, used)
 else
   leave(j)
+  vacate(j)
   if outcome ~= '' then puts(j, 'o', outcome) end
   redis.call('HINCRBY', j.key, 'f', 1) -- whoever still holds it has lost it
   if a.what == 'hand_back' and called then redis.call('HINCRBY', j.key, 'n', -1) end
@@ -78,4 +79,5 @@ else
 end
 local tickets = {}
 claim(j.p, a.depth, tickets)
+claimOpened(tickets)
 return { 'ok', tickets, a.what == 'succeeded' and j.br or '' }

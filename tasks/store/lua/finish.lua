@@ -1,6 +1,35 @@
 -- How a job leaves its pool: its end, another pool, and what becomes of those that
 -- follow it.
 
+-- letIn gives a tenant that was passed over its turn back in the pool in which that was
+-- longest ago, and has it claimed with the script's own.
+local opened = {} -- pool -> its depth
+local function letIn(tenant)
+  while true do
+    local first = redis.pcall('ZPOPMIN', keys.passed(tenant))[1]
+    if not first then return false end
+    local depth, pool = string.match(first, '^(%d+) (.*)$')
+    if pool and pcall(fitsPool, pool) and without('ZCARD', keys.backlog(pool, tenant)) ~= 0 then
+      letBack(pool, tenant)
+      opened[pool] = tonumber(depth)
+      return true
+    end
+  end
+end
+
+-- vacate gives the place of a job back that is in nobody's hands any more.
+local function vacate(j)
+  if not j.pl then return end
+  j.pl = nil
+  drops(j, 'pl')
+  if redis.pcall('ZREM', keys.outs(j.t), j.id) == 1 and not crammed(j.t) then letIn(j.t) end
+end
+
+-- claimOpened is claim of the pools that letIn has opened.
+local function claimOpened(tickets)
+  for pool, depth in pairs(opened) do claim(pool, depth, tickets) end
+end
+
 -- pass ends the lead of a job that leads those that ask the same: so many of them go into
 -- the backlog, and the last of these leads the rest. So whoever follows has, at
 -- any moment, somebody before it who will ask, or has asked.
@@ -33,6 +62,7 @@ end
 -- tenant's order stays; whoever holds it has lost it.
 local function divert(j, to, cost, passed, left) -- seldom
   leave(j)
+  vacate(j)
   reckon(j, 0)
   if j.sh then pass(j, 1) end
   if j.fo then
@@ -74,6 +104,7 @@ end
 -- forgets it ttl later; should none come, the record ends soon after by itself.
 local function finish(j, to, outcome, used)
   leave(j)
+  vacate(j)
   if j.s ~= 'running' then
     redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
     redis.call('ZREM', keys.due(), j.id)

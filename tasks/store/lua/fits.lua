@@ -31,10 +31,19 @@ local function lasting()
   looked['\t'] = true
 end
 
-local weights = {}
+-- weightOf is a tenant's weight, and mostOf how many of its jobs may be out at once, 0 being
+-- no limit. Both are read by one command; of another type, nothing is noted there.
+local weights, mosts = {}, {}
 local function weightOf(tenant)
-  weights[tenant] = weights[tenant] or without('HGET', keys.weights(), tenant) or 1
+  if not weights[tenant] then
+    local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant)
+    weights[tenant], mosts[tenant] = h[1] or '1', h.err and '0 r' or h[2] or '0'
+  end
   return weights[tenant]
+end
+local function mostOf(tenant)
+  weightOf(tenant)
+  return tonumber(string.match(mosts[tenant], '^%d+') or 0)
 end
 
 -- loadOf is how many jobs of a pool wait and run, and what its calls cost. pooled in account.lua keeps it up to date.
@@ -174,7 +183,7 @@ end
 
 -- fitsSweep looks at what a sweep reads and writes whatever the job.
 local function fitsSweep()
-  sorted(keys.deadlines(), keys.due(), keys.expiring(), keys.unfolding(), keys.staging(),
+  sorted(keys.deadlines(), keys.due(), keys.expiring(), keys.unfolding(), keys.staging(), keys.atLimit(),
     keys.deliveriesExpiring(), keys.senders(), keys.resting(), keys.failing(), keys.retries(), keys.sending())
   each('HLEN', keys.waiting(), keys.flying(), keys.poolHooks())
   each('GET', keys.swept(), keys.grace(), keys.serial())

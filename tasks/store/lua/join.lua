@@ -24,6 +24,7 @@ if not first or first.id == j.id or first.sh ~= a.digest or final(first.s) then
   return { 'lead' }
 end
 leave(j)
+vacate(j)
 again(j, 0)
 redis.call('HSET', j.key, 'fo', a.digest)
 redis.call('HINCRBY', j.key, 'f', 1) -- nobody holds it
@@ -40,4 +41,5 @@ moment(j, 'f', now)
 become(j, j.s)
 local tickets = {}
 claim(j.p, a.depth, tickets)
+claimOpened(tickets)
 return { 'follow', tickets }

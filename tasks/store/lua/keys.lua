@@ -69,6 +69,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- w    what else happened to it, where anything did: see moment in record.lua
 -- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 -- qb   bytes of its body that are counted for its tenant until it is final
+-- pl   1 while it has one of its tenant's places, where these are limited
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text
 -- t    the text so far
@@ -108,7 +109,10 @@ function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end --
 function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
-function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and " r" behind it when an operator has set both
+function keys.outs(tenant) return P .. 'outs:' .. tenant end -- zset: jobs of a tenant with such a limit that are handed out, held or running, by when that was last seen to be so
+function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit has a backlog and no turn, each behind its depth, by since when
+function keys.atLimit() return P .. 'fulls' end -- zset: those tenants, by when to look again
 function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
 function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again
 function keys.held(pool) return P .. 'hold:' .. pool end -- zset: taken by a worker, waiting for pace; by end of lease

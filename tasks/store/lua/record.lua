@@ -14,16 +14,16 @@ end
 -- nil when there is none.
 local function load(id, ...)
   local key = keys.job(id)
-  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ct', 'by', 'w', 'cs', ...)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ct', 'by', 'w', 'cs', 'pl', ...)
   if not h[1] then return nil end
   local j = {
     id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
-    v = tonumber(h[16] or 0), ct = tonumber(h[17] or 0), by = h[18] or nil, w = h[19] or nil, cs = h[20] or nil,
+    v = tonumber(h[16] or 0), ct = tonumber(h[17] or 0), by = h[18] or nil, w = h[19] or nil, cs = h[20] or nil, pl = h[21] or nil,
     ask = string.match(h[18] or '', '^%S+ %-?%d+ %d+ %a (.*)$'),
   }
-  for i = 1, select('#', ...) do j[select(i, ...)] = h[20 + i] end
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[21 + i] end
   return j
 end
 

@@ -5,6 +5,13 @@
 -- Returns  the ids that the caller no longer holds.
 spare()
 local lost = {}
+
+-- settles gives a job its place that was handed out before its tenant had a limit, or by a
+-- release that knows of none.
+local function settles(j)
+  if not j.pl and mostOf(j.t) > 0 then redis.call('HSET', j.key, occupy(j)) end
+end
+
 for i = 3, #ARGV, 2 do
   local j, broken = sound(ARGV[i], function(j) fitsPool(j.p) end)
   if broken then
@@ -13,9 +20,11 @@ for i = 3, #ARGV, 2 do
     lost[#lost + 1] = ARGV[i]
   elseif j.s == 'running' then
     redis.call('ZADD', keys.running(j.p), 'XX', now + a.lease, j.id)
+    settles(j)
   else
     redis.call('ZREM', keys.handed(j.p), j.id)
     redis.call('ZADD', keys.held(j.p), now + a.lease, j.id)
+    settles(j)
   end
 end
 return lost

@@ -2,7 +2,7 @@
 -- queued whole or stays as it is; the first that a limit refuses ends it.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0;
---          widest: most bytes of bodies, or 0; weight: the tenant's; pass: true to pass over what no limit can ever hold}
+--          widest: most bytes of bodies, or 0; weight: the tenant's, and its places, see weigh; pass: true to pass over what no limit can ever hold}
 -- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
 --          bytes of the body to count or 0, what it is expected to cost (JSON: µs of a pool's allowance or 0, by pool)
 -- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it

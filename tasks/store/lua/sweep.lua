@@ -43,9 +43,11 @@ for _, id in ipairs(upto(keys.due())) do
   if bad then
     broken(id, keys.due())
   elseif j and phase[j.s] == 'queued' then
-    redis.call('HDEL', j.key, 'due')
-    backlog(j)
-    if j.s == 'scheduled' then become(j, 'queued') else become(j, j.s) end
+    -- One that was never put off stands there for its tenant, see passOver in backlog.lua.
+    if redis.call('HDEL', j.key, 'due') == 1 or not (redis.call('ZSCORE', keys.handed(j.p), id) or redis.call('ZSCORE', keys.held(j.p), id)) then
+      backlog(j)
+      if j.s == 'scheduled' then become(j, 'queued') else become(j, j.s) end
+    end
   end
 end
 
@@ -80,6 +82,7 @@ for pool, depth in pairs(a.depths) do
             unseen(j, 0, 'worker_lost', string.format('"x":%.0f,', now))
           end
           lost = lost + 1
+          vacate(j)
           if ends then
             for _, v in ipairs({ id, j.t, j.p, tonumber(redis.call('HGET', j.key, 'n') or 0) }) do often[#often + 1] = v end
             finish(j, 'failed', '{"error":{"code":"worker_lost_too_often","message":"the worker died during the call each time, also when it made no other","maybe_billed":true}}', unknown)
@@ -93,6 +96,26 @@ for pool, depth in pairs(a.depths) do
         end
       end
     end
+  end
+end
+
+-- A tenant at its limit is looked at again: a place may have been left without a word, by a
+-- release that knows of none, and the limit may be another by now.
+local function standing(id)
+  local h = redis.pcall('HMGET', keys.job(id), 's', 'p')
+  if h.err then return true end
+  if phase[h[1]] ~= 'queued' then return phase[h[1]] == 'running' end
+  return without('ZSCORE', keys.handed(h[2]), id) or without('ZSCORE', keys.held(h[2]), id)
+end
+for _, tenant in ipairs(upto(keys.atLimit())) do
+  redis.call('ZREM', keys.atLimit(), tenant)
+  for _, id in ipairs(redis.pcall('ZRANGE', keys.outs(tenant), 0, a.most - 1)) do
+    if standing(id) then redis.call('ZADD', keys.outs(tenant), now, id) else redis.call('ZREM', keys.outs(tenant), id) end
+  end
+  if crammed(tenant) then
+    redis.call('ZADD', keys.atLimit(), now + 1000, tenant)
+  else
+    while letIn(tenant) do end
   end
 end
 

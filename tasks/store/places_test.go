@@ -1,0 +1,321 @@
+package store_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// placing is a store in virtual time of whose tenants some may have few jobs out at once.
+type placing struct {
+	*testing.T
+	*store.Store
+	rdb   *redis.Client
+	now   time.Time
+	most  map[string]int64
+	depth map[string]int
+	line  []tasks.Ticket
+	runs  []tasks.Ticket
+}
+
+func newPlacing(t *testing.T, most map[string]int64) *placing {
+	l := &placing{T: t, rdb: redistest.New(t), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), most: most, depth: map[string]int{pool: 8, "q": 8}}
+	l.open()
+	return l
+}
+
+// open is what a process does that starts.
+func (l *placing) open() {
+	l.Store = store.New(store.Config{
+		Redis: l.rdb, Now: func() time.Time { return l.now }, ResultTTL: time.Hour, Depth: l.depth,
+		Places: func(tenant string) int64 { return l.most[tenant] },
+	})
+}
+
+func (l *placing) submit(tenant, pool string, n int) (ids []string) {
+	l.Helper()
+	for range n {
+		j := job(tenant)
+		j.Pool, j.Fallback = pool, []string{"m2"}
+		_, next, err := l.Create(l.Context(), tasks.Submission{Job: j})
+		must(l.T, err)
+		l.line, ids = append(l.line, next...), append(ids, j.ID)
+	}
+	return ids
+}
+
+// take and start are a worker that has room for all that is handed out.
+func (l *placing) take() {
+	l.Helper()
+	for len(l.line) > 0 {
+		k := l.line[0]
+		l.line = l.line[1:]
+		if _, err := l.Take(l.Context(), k); tasks.Void(err) {
+			continue
+		} else if err != nil {
+			l.Fatal(err)
+		}
+		_, next, err := l.Start(l.Context(), k)
+		must(l.T, err)
+		l.line, l.runs = append(l.line, next...), append(l.runs, k)
+	}
+}
+
+// second lets a second pass, at whose end a sweep comes.
+func (l *placing) second() {
+	l.Helper()
+	l.now = l.now.Add(time.Second)
+	swept, err := l.Sweep(l.Context())
+	must(l.T, err)
+	l.line = append(l.line, swept.Hand...)
+	for _, k := range swept.Look { // of a worker that is gone
+		k, ok, err := l.Reissue(l.Context(), k)
+		must(l.T, err)
+		if ok {
+			l.line = append(l.line, k)
+		}
+	}
+}
+
+// out are the jobs of a tenant that are with workers, by the lines of the pools.
+func (l *placing) out(tenant string) (ids []string) {
+	l.Helper()
+	for _, p := range []string{pool, "q"} {
+		for _, line := range []string{"out:", "hold:", "run:"} {
+			for _, id := range l.rdb.ZRange(l.Context(), "sluice:{s}:"+line+p, 0, -1).Val() {
+				if l.rdb.HGet(l.Context(), "sluice:{s}:j:"+id, "t").Val() == tenant {
+					ids = append(ids, id)
+				}
+			}
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (l *placing) placed(tenant string) []string {
+	ids := l.rdb.ZRange(l.Context(), "sluice:{s}:outs:"+tenant, 0, -1).Val()
+	slices.Sort(ids)
+	return ids
+}
+
+func (l *placing) end(k tasks.Ticket, e tasks.Ending) {
+	l.Helper()
+	l.runs = slices.DeleteFunc(l.runs, func(other tasks.Ticket) bool { return other == k })
+	next, err := l.End(l.Context(), k, e)
+	must(l.T, err)
+	l.line = append(l.line, next...)
+}
+
+// A tenant has no more jobs with workers than it may, and is passed over while the others go on;
+// whatever ends a job lets the next one go in the same move.
+func TestATenantAtItsLimitIsPassedOver(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme": 2})
+	acme := l.submit("acme", pool, 6)
+	zoe := l.submit("zoe", pool, 4)
+	l.take()
+	if got := l.out("acme"); len(got) != 2 {
+		t.Fatalf("%d jobs of a tenant that may have 2 are out", len(got))
+	}
+	if got := l.out("zoe"); len(got) != len(zoe) {
+		t.Errorf("%d jobs of the other tenant are out, want %d", len(got), len(zoe))
+	}
+	load, err := l.Load(t.Context(), pool)
+	must(t, err)
+	if !load.AtLimit["acme"] || load.AtLimit["zoe"] || load.Weights["\tacme"] != 0 {
+		t.Errorf("at their limit: %v, weights %v", load.AtLimit, load.Weights)
+	}
+	for i, e := range []tasks.Ending{
+		won, {Status: tasks.StatusFailed, Error: &tasks.JobError{Code: "x"}},
+		{Status: tasks.StatusRetrying, Counted: true, Delay: time.Hour}, {Status: tasks.StatusRetrying, Counted: true, Detour: &tasks.Detour{Pool: "q", Passed: 1}},
+	} {
+		k := l.runs[slices.IndexFunc(l.runs, func(k tasks.Ticket) bool { return slices.Contains(acme, k.ID) })]
+		l.end(k, e)
+		if len(l.line) != 1 {
+			t.Fatalf("ending %d (%s) hands out %d jobs", i, e.Status, len(l.line))
+		}
+		l.take()
+		if got := l.out("acme"); len(got) != 2 {
+			t.Errorf("after it %d are out", len(got))
+		}
+	}
+}
+
+// Whatever happens, in whatever order: no tenant is beyond its limit, those that have a place
+// are those that are out, and everything that was accepted ends.
+func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			dice := rand.New(rand.NewPCG(seed, 17))
+			l := newPlacing(t, map[string]int64{"a": 1, "b": 3})
+			all := map[string]string{}
+			tenants, pools := []string{"a", "b", "free"}, []string{pool, "q"}
+			check := func(act string) {
+				t.Helper()
+				for tenant, most := range l.most {
+					if out, has := l.out(tenant), l.placed(tenant); int64(len(out)) > most || !slices.Equal(out, has) {
+						t.Fatalf("seed %d, %s: of %s, which may have %d, %v are out and %v have a place", seed, act, tenant, most, out, has)
+					}
+				}
+			}
+			acts := map[string]func(){
+				"submit": func() {
+					tenant := tenants[dice.IntN(3)]
+					for _, id := range l.submit(tenant, pools[dice.IntN(2)], 1+dice.IntN(4)) {
+						all[id] = tenant
+					}
+				},
+				"take": l.take,
+				"end": func() {
+					if len(l.runs) > 0 {
+						l.end(l.runs[dice.IntN(len(l.runs))], []tasks.Ending{
+							won, {Status: tasks.StatusFailed, Error: &tasks.JobError{Code: "x"}},
+							{Status: tasks.StatusRetrying, Counted: true, Delay: time.Second}, {Status: tasks.StatusRetrying},
+						}[dice.IntN(4)])
+					}
+				},
+				"cancel": func() {
+					for id, tenant := range all {
+						if _, err := l.Cancel(t.Context(), tenant, id); err == nil {
+							l.runs = slices.DeleteFunc(l.runs, func(k tasks.Ticket) bool { return k.ID == id })
+						}
+						return
+					}
+				},
+				"worker dies": func() {
+					l.line, l.runs = nil, nil
+					for range 14 {
+						l.second()
+					}
+				},
+				"second": l.second,
+				"pause":  func() { must(t, l.SetPaused(t.Context(), pool, dice.IntN(2) == 0)) },
+			}
+			names := []string{"submit", "submit", "take", "take", "take", "end", "end", "end", "cancel", "worker dies", "second", "pause"}
+			for range 60 {
+				act := names[dice.IntN(len(names))]
+				acts[act]()
+				check(act)
+			}
+			must(t, l.SetPaused(t.Context(), pool, false))
+			acts["worker dies"]() // what was handed to one that is gone
+			for len(l.line) > 0 || l.rdb.HGet(t.Context(), "sluice:{s}:n:"+pool, "queued").Val()+l.rdb.HGet(t.Context(), "sluice:{s}:n:q", "queued").Val() != "00" {
+				l.second()
+				l.take()
+				for len(l.runs) > 0 {
+					l.end(l.runs[0], won)
+				}
+				check("draining")
+			}
+			for id, tenant := range all {
+				if j, err := l.Job(t.Context(), tenant, id); err != nil || !j.Status.Final() {
+					t.Errorf("seed %d: job %s of %s is %s, %v", seed, id, tenant, j.Status, err)
+				}
+			}
+			if left := l.rdb.Keys(t.Context(), "sluice:{s}:outs:*").Val(); len(left) > 0 {
+				t.Errorf("places are left: %v", left)
+			}
+		})
+	}
+}
+
+// Of two pools in which a tenant waits, the one goes on that has waited longer: none starves.
+func TestATenantsPoolsTakeTurnsAtItsLimit(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme": 1})
+	l.submit("acme", pool, 4)
+	l.submit("acme", "q", 4)
+	var order []string
+	for len(order) < 6 {
+		l.take()
+		if len(l.runs) != 1 {
+			t.Fatalf("after %v %d run", order, len(l.runs))
+		}
+		order = append(order, l.runs[0].Pool)
+		l.now = l.now.Add(time.Millisecond)
+		l.end(l.runs[0], won)
+	}
+	if got := strings.Join(order[2:], " "); got != "q p q p" {
+		t.Errorf("the order is %s", got)
+	}
+}
+
+// A limit that comes later counts what is out already, once its workers have renewed it; one
+// that is raised, or gone, lets the tenant go on within two sweeps.
+func TestALimitThatChangesHoldsAtOnce(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{})
+	l.submit("acme", pool, 3)
+	l.take()
+	l.most["acme"] = 4
+	l.submit("acme", pool, 1)
+	l.take()
+	if _, err := l.Renew(t.Context(), l.runs); err != nil {
+		t.Fatal(err)
+	}
+	l.submit("acme", pool, 4)
+	l.take()
+	if got := l.placed("acme"); len(got) != 4 {
+		t.Fatalf("%d have a place of 4", len(got))
+	}
+	l.most["acme"] = 6
+	l.submit("acme", pool, 1)
+	l.take()
+	if got := l.out("acme"); len(got) != 6 {
+		t.Errorf("with a limit of 6, %d are out", len(got))
+	}
+	delete(l.most, "acme")
+	l.submit("acme", pool, 1)
+	l.take()
+	if got := l.out("acme"); len(got) != 10 {
+		t.Errorf("without a limit, %d are out of 10", len(got))
+	}
+}
+
+// What a release before this one does not know of it may lose: neither is a place held for ever
+// whose job ended without a word, nor a backlog forgotten that has no turn.
+func TestAReleaseThatKnowsNoPlacesStrandsNothing(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme": 1})
+	l.submit("acme", pool, 3)
+	l.take()
+	// It ends a job, and its place stays.
+	must(t, l.rdb.HDel(t.Context(), "sluice:{s}:j:"+l.runs[0].ID, "pl").Err())
+	l.end(l.runs[0], won)
+	l.second()
+	l.second()
+	l.take()
+	if got := l.out("acme"); len(got) != 1 {
+		t.Fatalf("%d are out, of a tenant whose place is held by a job that has ended", len(got))
+	}
+	// It sweeps alone from now on.
+	for _, key := range l.rdb.Keys(t.Context(), "sluice:{s}:*").Val() {
+		if name := strings.TrimPrefix(key, "sluice:{s}:"); strings.HasPrefix(name, "outs:") || strings.HasPrefix(name, "full") || name == "weight" {
+			must(t, l.rdb.Del(t.Context(), key).Err())
+		}
+	}
+	if n := l.rdb.ZCard(t.Context(), "sluice:{s}:ring:"+pool).Val(); n != 0 {
+		t.Fatalf("%d tenants have a turn", n)
+	}
+	delete(l.most, "acme")
+	for range 31 {
+		l.second()
+		_, err := l.Renew(t.Context(), l.runs)
+		must(t, err)
+	}
+	if l.take(); len(l.out("acme")) != 2 {
+		t.Errorf("%d are out, of a tenant that was passed over", len(l.out("acme")))
+	}
+}
