@@ -193,15 +193,12 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 	l.live()
 
 	seen := map[string]bool{}
-	arg := regexp.MustCompile(`"sluice:\{s\}:((?:[^"\\]|\\.)+)"`)
-	for _, line := range said() {
-		for _, m := range arg.FindAllStringSubmatch(line, -1) {
-			name := l.nameOf(m[1])
-			if name == "" {
-				t.Errorf("Redis sees the key %s, which lua/keys.lua does not name", m[1])
-			}
-			seen[name] = true
+	for key := range keysIn(said()) {
+		name := l.nameOf(key)
+		if name == "" {
+			t.Errorf("Redis sees the key %s, which lua/keys.lua does not name", key)
 		}
+		seen[name] = true
 	}
 	for name, k := range all {
 		if !seen[name] {
@@ -211,6 +208,26 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 			t.Errorf("%s has the fields\n%v; lua/keys.lua names\n%v", name, got, slices.Sorted(slices.Values(k.fields)))
 		}
 	}
+}
+
+// keysIn are the keys and channels, without their prefix, that stand as arguments in
+// the lines of MONITOR.
+func keysIn(lines []string) map[string]bool {
+	keys := map[string]bool{}
+	for _, line := range lines {
+		for _, part := range strings.Split(line, `"sluice:{s}:`)[1:] {
+			end := 0
+			for end < len(part) && part[end] != '"' {
+				if part[end] == '\\' {
+					end++ // what it escapes does not end the argument
+				}
+				end++
+			}
+			keys[part[:min(end, len(part))]] = true
+		}
+	}
+	delete(keys, "")
+	return keys
 }
 
 // life is a store and what was found in its Redis.
@@ -237,9 +254,20 @@ func (l *life) look() {
 	ctx := l.Context()
 	scanned, err := l.rdb.Keys(ctx, "*").Result()
 	must(l.T, err)
-	for _, key := range scanned {
+	if len(scanned) == 0 {
+		return
+	}
+	kinds := make([]*redis.StatusCmd, len(scanned))
+	fields := make([]*redis.StringSliceCmd, len(scanned))
+	_, _ = l.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { // what is no hash has no fields; its error says no more
+		for i, key := range scanned {
+			kinds[i], fields[i] = p.Type(ctx, key), p.HKeys(ctx, key)
+		}
+		return nil
+	})
+	for i, key := range scanned {
 		name := l.nameOf(strings.TrimPrefix(key, "sluice:{s}:"))
-		kind, err := l.rdb.Type(ctx, key).Result()
+		kind, err := kinds[i].Result()
 		must(l.T, err)
 		if kind == "none" {
 			continue // it has just ended
@@ -253,7 +281,7 @@ func (l *life) look() {
 		if l.fields[name] == nil {
 			l.fields[name] = map[string]bool{}
 		}
-		for _, f := range l.rdb.HKeys(ctx, key).Val() {
+		for _, f := range fields[i].Val() {
 			f, _, _ = strings.Cut(f, ":")
 			l.fields[name][f] = true
 		}
