@@ -118,9 +118,10 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 func (s *service) build(ctx context.Context, r roles) error {
 	s.rdb = s.redis.open(64)
 	s.joined = pipeline.Client(s.rdb)
-	depth, rates := map[string]int{}, map[string]tasks.Rates{}
+	depth, rates, lanes := map[string]int{}, map[string]tasks.Rates{}, map[string]store.Shares{}
 	for _, p := range s.cfg.Pools {
 		depth[p.Name] = depthOf(p.Limits)
+		lanes[p.Name] = store.Shares(p.Lanes)
 		rates[p.Name] = tasks.Rates{Requests: p.Limits.RequestsPerMinute, InputTokens: p.Limits.InputTokensPerMinute, OutputTokens: p.Limits.OutputTokensPerMinute}
 	}
 	prefix := s.cfg.Redis.Prefix
@@ -131,7 +132,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
-		Places: func(tenant string) int64 { return s.cfg.Tenant(tenant).RunningJobs }, Now: r.now,
+		Places: func(tenant string) int64 { return s.cfg.Tenant(tenant).RunningJobs }, Lanes: lanes, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, prefix, s.control)

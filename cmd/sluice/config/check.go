@@ -347,7 +347,13 @@ func (v *validator) pool(key string, p Pool, c *Config) {
 	}
 	v.atLeast(key+".max_attempts", int64(p.MaxAttempts), 1)
 	v.breaker(key+".breaker", p.Breaker)
+	v.within(key+".lanes.high", p.Lanes.High, 1, mostShare)
+	v.within(key+".lanes.normal", p.Lanes.Normal, 1, mostShare)
+	v.within(key+".lanes.low", p.Lanes.Low, 1, mostShare)
 }
+
+// mostShare keeps a lane from having next to nothing: the order of work counts in microseconds.
+const mostShare = 1000
 
 // noProvider says what to do about the name of a provider that does not exist.
 func (v *validator) noProvider(key, name string) {

@@ -223,6 +223,7 @@ type Pool struct {
 	Timeout     time.Duration `key:"timeout"`      // of one attempt
 	MaxAttempts int           `key:"max_attempts"` // calls that fail by the provider's fault before the job fails
 	Breaker     Breaker       `key:"breaker"`
+	Lanes       Lanes         `key:"lanes"`
 	// FallbackModels answer in place of a job's own model while this pool is
 	// paused or when the job's attempts are exhausted, in this order, for jobs
 	// that have no list of their own. Empty: none.
@@ -259,6 +260,13 @@ type Breaker struct {
 	MinCalls      int           `key:"min_calls"`      // fewer calls are not judged
 	FailureRatio  float64       `key:"failure_ratio"`  // above 0, at most 1
 	ProbeInterval time.Duration `key:"probe_interval"` // of a paused pool, at first
+}
+
+// Lanes are the shares of a pool's allowance that its lanes have while all three have work.
+type Lanes struct {
+	High   int64 `key:"high"` // 1 or more, also below
+	Normal int64 `key:"normal"`
+	Low    int64 `key:"low"`
 }
 
 // Tenant is what one tenant may use.

@@ -77,6 +77,7 @@ pools:
     timeout: 10m
     max_attempts: 5
     breaker: {window: 10s, min_calls: 20, failure_ratio: 0.5, probe_interval: 5s}
+    lanes: {high: 60, normal: 30, low: 10}
     fallback_models: [claude-haiku-4-5]
     cache: {ttl: 0s}
     share_in_flight: true
@@ -98,9 +99,10 @@ func TestFileWithEveryKey(t *testing.T) {
 		Name: "claude", Provider: "anthropic", Models: []string{"claude-*"}, Timeout: 10 * time.Minute, MaxAttempts: 5,
 		Limits:  Limits{1000, 2_000_000, 400_000, 10, 64},
 		Breaker: Breaker{10 * time.Second, 20, 0.5, 5 * time.Second},
+		Lanes:   Lanes{60, 30, 10},
 	}
 	got := c.Pools[0]
-	if !slices.Equal(got.Models, want.Models) || got.Limits != want.Limits || got.Breaker != want.Breaker ||
+	if !slices.Equal(got.Models, want.Models) || got.Limits != want.Limits || got.Breaker != want.Breaker || got.Lanes != want.Lanes ||
 		got.Name != want.Name || got.Provider != want.Provider || got.Timeout != want.Timeout || got.MaxAttempts != want.MaxAttempts || got.FollowProvider || !got.ShareInFlight {
 		t.Errorf("pool: got %+v, want %+v", got, want)
 	}

@@ -65,6 +65,7 @@ func defaultPool() Pool {
 		Timeout:     10 * time.Minute,
 		MaxAttempts: 5,
 		Breaker:     Breaker{Window: 10 * time.Second, MinCalls: 20, FailureRatio: 0.5, ProbeInterval: 5 * time.Second},
+		Lanes:       Lanes{High: 70, Normal: 25, Low: 5},
 	}
 }
 
