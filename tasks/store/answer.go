@@ -31,6 +31,9 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 			return nil, fmt.Errorf("read a kept answer: %w", err)
 		}
 	}
+	if b, err = whole(b); err != nil {
+		return nil, fmt.Errorf("read a kept answer: %w", err)
+	}
 	return b, nil
 }
 

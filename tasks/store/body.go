@@ -41,13 +41,21 @@ func placed(body []byte, lies string, here, there string) (field string, value a
 }
 
 // prompt is a job's prompt as scripts take it. It is compressed only where records need
-// this release to be read anyway: 0.1.0 reads no compressed prompts.
+// this release to be read anyway: 0.1.0 reads nothing that is compressed.
 func (s *Store) prompt(j *tasks.Job) (field string, value any) {
 	body := j.Request.Body
 	if s.bodies != nil {
 		body = s.codec.small(body)
 	}
 	return placed(body, j.Request.Lies, "b", "br")
+}
+
+// result is a result as the record has it, compressed where prompts are.
+func (s *Store) result(b []byte) []byte {
+	if s.bodies == nil {
+		return b
+	}
+	return s.codec.smallResult(b)
 }
 
 // Unload puts the large prompts of jobs that are not stored yet into the store of

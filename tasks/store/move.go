@@ -216,7 +216,7 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	j, err := unpack(t.ID, h)
 	j.Lay = time.Duration(num(reply[1])) * time.Millisecond
 	if err == nil {
-		j.Request.Body, err = s.codec.whole(j.Request.Body)
+		j.Request.Body, err = whole(j.Request.Body)
 	}
 	if lies := h["br"]; err == nil && lies != "" {
 		if j.Request.Body, err = s.fetch(ctx, lies, 0); err != nil {
@@ -334,7 +334,7 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {
 		detour = *e.Detour
 	}
-	field, result := placed(e.Result, lies, "r", "rr")
+	field, result := placed(s.result(e.Result), lies, "r", "rr")
 	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
 		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "pieces": s.pieces(e, lies), "ask": strings.TrimPrefix(asks(t.Asks), " "),

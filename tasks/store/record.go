@@ -214,7 +214,11 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 		j.Priority = tasks.Normal
 	}
 	if r := h["r"]; r != "" {
-		j.Result = json.RawMessage(r)
+		result, err := whole([]byte(r))
+		if err != nil {
+			return tasks.Job{}, fmt.Errorf("read the result of job %s: %w", id, err)
+		}
+		j.Result = result
 	}
 	if o := h["o"]; o != "" {
 		var out outcome

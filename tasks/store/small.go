@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -14,42 +15,76 @@ const (
 	promptMost   = 64 << 20 // bytes of one that is read, well above what is taken in
 )
 
-// frame begins what is compressed. No prompt does: each is a value of JSON.
+// A result in Redis is compressed likewise, from less on: an answer is mostly the form that
+// its provider gives all of them, which stands in words. Longer ones stay as they are, so
+// that what a page of results has in Redis bounds what it takes in memory.
+const (
+	resultFrom = 128
+	resultTo   = 16 << 10
+)
+
+// words are what answers have in common, the most frequent last. Results in Redis are
+// written against them: they stay as they are for ever, and others get another number.
+const (
+	words1   = 1
+	words1As = `{"id":"chatcmpl-","object":"chat.completion","created":17,"model":"gpt-","choices":[{"index":0,"message":{"role":"assistant","content":"","refusal":null,"annotations":[],"tool_calls":[{"id":"call_","type":"function","function":{"name":"","arguments":"{}"}}]},"logprobs":null,"finish_reason":"tool_calls"},"finish_reason":"length"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":1,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},"service_tier":"default","system_fingerprint":"fp_"}` +
+		`{"id":"resp_","object":"response","created_at":17,"status":"completed","error":null,"incomplete_details":null,"instructions":null,"max_output_tokens":null,"output":[{"type":"message","id":"msg_","status":"completed","role":"assistant","content":[{"type":"output_text","text":"","annotations":[]}]}],"parallel_tool_calls":true,"previous_response_id":null,"reasoning":{"effort":null,"summary":null},"store":true,"temperature":1.0,"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_p":1.0,"truncation":"disabled","usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":0},"output_tokens":1,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":1},"user":null,"metadata":{}}` +
+		`{"type":"thinking","thinking":"","signature":""},{"type":"tool_use","id":"toolu_01","name":"","input":{}}],"stop_reason":"tool_use","stop_reason":"max_tokens",` +
+		`{"model":"claude-","id":"msg_01","type":"message","role":"assistant","content":[{"type":"text","text":""}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":1,"service_tier":"standard"}}`
+)
+
+// frame begins what is compressed. No prompt or result does: each is a value of JSON.
 var frame = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-// codec compresses and reads prompts; it may be used from anywhere at once.
-type codec struct {
-	in  *zstd.Encoder
-	out *zstd.Decoder
-}
+// codec compresses prompts and results; it may be used from anywhere at once.
+type codec struct{ prompts, results *zstd.Encoder }
 
 func newCodec() codec {
+	options := []zstd.EOption{zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(64 << 10), zstd.WithEncoderConcurrency(4), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true)}
 	// No error comes of these options.
-	in, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(64<<10), zstd.WithEncoderConcurrency(4), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true))
-	out, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(promptMost), zstd.WithDecoderLowmem(true))
-	return codec{in, out}
+	prompts, _ := zstd.NewWriter(nil, options...)
+	results, _ := zstd.NewWriter(nil, append(options, zstd.WithEncoderDictRaw(words1, []byte(words1As)))...)
+	return codec{prompts, results}
 }
+
+// reader reads what any codec has compressed.
+var reader = sync.OnceValue(func() *zstd.Decoder {
+	r, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(promptMost), zstd.WithDecoderLowmem(true), zstd.WithDecoderDictRaw(words1, []byte(words1As)))
+	return r
+})
 
 // small is a prompt as the record has it.
 func (c codec) small(body []byte) []byte {
 	if len(body) < compressFrom {
 		return body
 	}
-	short := c.in.EncodeAll(body, make([]byte, 0, len(body)))
-	if len(short) > len(body)-len(body)/8 {
-		return body
+	return shorter(c.prompts, body)
+}
+
+// smallResult is a result as the record has it.
+func (c codec) smallResult(result []byte) []byte {
+	if len(result) < resultFrom || len(result) > resultTo {
+		return result
+	}
+	return shorter(c.results, result)
+}
+
+func shorter(in *zstd.Encoder, b []byte) []byte {
+	short := in.EncodeAll(b, make([]byte, 0, len(b)))
+	if len(short) > len(b)-len(b)/8 {
+		return b
 	}
 	return short
 }
 
-// whole is what small was given.
-func (c codec) whole(b []byte) ([]byte, error) {
+// whole is what was compressed, or b itself where nothing was.
+func whole(b []byte) ([]byte, error) {
 	if !bytes.HasPrefix(b, frame) {
 		return b, nil
 	}
-	body, err := c.out.DecodeAll(b, nil)
+	body, err := reader().DecodeAll(b, nil)
 	if err != nil {
-		return nil, fmt.Errorf("decompress the prompt: %w", err)
+		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return body, nil
 }

@@ -89,3 +89,53 @@ func TestACompressedPromptThatIsDamagedIsNoPrompt(t *testing.T) {
 		}
 	}
 }
+
+// A result that stays in Redis is compressed, a short answer to a fraction; it is read whole
+// by a store that compresses none, too, which keeps it as it is.
+func TestResultsAreCompressed(t *testing.T) {
+	t.Parallel()
+	answer := `{"model":"claude-opus-4-5","id":"msg_011F00000000000000000656","type":"message","role":"assistant","content":[{"type":"text","text":%q}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":4753,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":8,"service_tier":"standard"}}`
+	completion := `{"id":"chatcmpl-9xYz","object":"chat.completion","created":1795817920,"model":"gpt-5","choices":[{"index":0,"message":{"role":"assistant","content":%q,"refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,"completion_tokens":9,"total_tokens":28},"system_fingerprint":"fp_44709d6fcb"}`
+	noise := make([]byte, 6000)
+	_, _ = rand.Read(noise)
+	for name, c := range map[string]struct {
+		result string
+		most   int // bytes in the record
+	}{
+		"short":          {`{"text":"no"}`, 13},
+		"an answer":      {fmt.Sprintf(answer, "You wrote: ku iq fe chiqydsv ta iov"), 160},
+		"a completion":   {fmt.Sprintf(completion, "Hello! How can I assist you today?"), 160},
+		"random":         {fmt.Sprintf(answer, base64.StdEncoding.EncodeToString(noise)), 7000},
+		"a long one":     {fmt.Sprintf(answer, strings.Repeat("A long answer. ", 2000)), 31_000},
+		"what looks odd": {`{"x":"` + strings.Repeat("(\u00b5/", 50) + `"}`, 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := onFolder(t)
+			h.config.Above = 64 << 10
+			h.Store = store.New(h.config)
+			h.config.Bodies = nil
+			plain := store.New(h.config)
+			one := job("acme")
+			_, tickets, err := h.Create(t.Context(), tasks.Submission{Job: one})
+			if err != nil || len(tickets) != 1 {
+				t.Fatal(tickets, err)
+			}
+			take(t, h.Store, tickets[0])
+			start(t, h.Store, tickets[0])
+			if _, err := h.End(t.Context(), tickets[0], tasks.Ending{
+				Status: tasks.StatusSucceeded, Attempt: tasks.Attempt{Outcome: tasks.Succeeded}, Result: []byte(c.result),
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if kept := h.rdb.HGet(t.Context(), "sluice:{s}:j:"+one.ID, "r").Val(); len(kept) > c.most {
+				t.Errorf("%d bytes are kept as %d, at most %d were to be", len(c.result), len(kept), c.most)
+			}
+			for _, s := range []*store.Store{h.Store, plain} {
+				if j, err := s.Job(t.Context(), "acme", one.ID); err != nil || string(j.Result) != c.result {
+					t.Errorf("%d bytes are read as %d: %.200s, %v", len(c.result), len(j.Result), j.Result, err)
+				}
+			}
+		})
+	}
+}

@@ -83,7 +83,7 @@ type Config struct {
 	// a tenant that never asked for one has none.
 	NewSecret func() string
 	// Bodies keeps prompts and results of more than Above bytes, of which the record
-	// has only where they lie; shorter prompts are compressed. Nil: all are in the
+	// has only where they lie; shorter ones are compressed. Nil: all are in the
 	// record as they are.
 	Bodies *bodies.Bodies
 	Above  int64
