@@ -53,6 +53,7 @@ type Events struct {
 	Calls  int    // made for it: the number of the last
 	Call   int    // whose events these are; 0: none has brought any
 	Raw    []byte // whole events, but for where one ends or begins between two readings
+	Size   int    // those behind them begin so many bytes later, as the record counts them
 	More   bool   // there are more already
 	End    StreamEnd
 }

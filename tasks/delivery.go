@@ -128,6 +128,7 @@ type Sending struct {
 // Settled is how an attempt at a delivery ended.
 type Settled struct {
 	Ticket  DeliveryTicket
+	Tenant  string         // whose it is
 	Status  DeliveryStatus // DeliveryPending: again after Delay
 	Delay   time.Duration
 	Counted bool   // false: nothing was attempted

@@ -66,6 +66,22 @@ func (e *BodiesError) Is(target error) bool {
 	return target == ErrFull && e.Full || target == ErrUnavailable && !e.Full
 }
 
+// SealError is content that cannot be sealed or opened: an ErrUnavailable, for as long as
+// its keys are as they are. It holds nothing of keys or content.
+type SealError struct {
+	Key string // the name of the master key that is needed; "": it is not that
+	Err error
+}
+
+// Error says which key is missing.
+func (e *SealError) Error() string { return "what is sealed cannot be used: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *SealError) Unwrap() error { return e.Err }
+
+// Is reports that it is ErrUnavailable.
+func (*SealError) Is(target error) bool { return target == ErrUnavailable }
+
 // Void reports whether the record itself refuses the caller: the job is final,
 // another worker's, or gone. Only this is a reason to drop an ending; an unknown
 // error is not.

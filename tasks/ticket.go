@@ -8,8 +8,11 @@ type Ticket struct {
 	ID    string
 	Fence int64
 	Pool  string
-	Alone bool  // its worker runs nothing beside it; shown at the start
-	Asks  Asked // of the call that the worker is about to make; shown at the start
+	// Tenant is whose job it is, for those who have taken it; a ticket that was handed
+	// out does not say it.
+	Tenant string `json:",omitempty"`
+	Alone  bool   // its worker runs nothing beside it; shown at the start
+	Asks   Asked  // of the call that the worker is about to make; shown at the start
 	// Waited is what its worker knows of the wait; shown at the start.
 	Waited Waited
 }
@@ -52,6 +55,7 @@ type Ending struct {
 	Detour   *Detour       // for another try: with a fallback model; nil: as before
 	Attempt  Attempt       // the call that ended; its times and number are the store's own
 	Draw     time.Duration // on the pool's allowance, of the call; 0: nobody knows, NoDraw: there was none
+	Leads    string        // the digest of those that wait for the same answer; "": none does
 	Kept     int           // the number of the call, of an ending that is recorded late, from a disk; else 0
 }
 

@@ -32,6 +32,7 @@ type attempt struct {
 	question  upstream.Question // its request, read
 	digest    string            // of its request, in a pool that keeps or shares answers
 	cacheable bool              // its answer may serve later jobs that ask the same
+	leads     bool              // it asks for all that ask the same now
 
 	grant   limit.Grant // of the pace
 	granted time.Time   // when
@@ -67,7 +68,7 @@ func (a *attempt) run(base context.Context) error {
 	defer a.w.drop(a)
 	defer a.shrink()
 
-	a.identify()
+	a.identify(base)
 	if a.recall(base) || a.follow(base) {
 		return nil
 	}
@@ -134,6 +135,8 @@ func (a *attempt) take(base context.Context) error {
 		return err
 	})
 	a.taken = time.Now()
+	a.ticket.Tenant = a.job.Tenant
+	a.text.of(a.job.Tenant)
 	price, priced := a.w.c.Prices.Of(a.job.Asks())
 	a.ticket.Asks = tasks.Asked{Account: a.p.Provider, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
 	return cmp.Or(unread, err)
@@ -409,6 +412,9 @@ func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 			Account: a.ticket.Asks.Account, Usage: answer.Usage, Cost: a.cost(),
 		},
+	}
+	if a.leads {
+		e.Leads = a.digest
 	}
 	if a.job.Passed > 0 {
 		e.Attempt.Model = a.job.Asks()

@@ -16,11 +16,13 @@ import (
 // Answers keeps the answers to repeatable requests, and joins identical requests
 // that are under way at once.
 type Answers interface {
+	// Named is what stands for a digest in the record, which the others are given.
+	Named(ctx context.Context, tenant, digest string) (string, error)
 	// Answer returns the result that is kept under a digest; nil: none.
-	Answer(ctx context.Context, digest string) ([]byte, error)
+	Answer(ctx context.Context, tenant, digest string) ([]byte, error)
 	// KeepAnswer keeps a result for d. With a nil result it only notes that the job
 	// was answered with the kept copy, which goes when one of its jobs is deleted.
-	KeepAnswer(ctx context.Context, digest, job string, result []byte, d time.Duration) error
+	KeepAnswer(ctx context.Context, tenant, digest, job string, result []byte, d time.Duration) error
 	// Join reports whether a job leads the identical requests under way: it is asked
 	// upstream for all. If not, its ticket is void and it waits for the leader's answer.
 	Join(ctx context.Context, t tasks.Ticket, digest string) (leads bool, next []tasks.Ticket, err error)
@@ -28,11 +30,18 @@ type Answers interface {
 
 // identify reads the request, once for all steps, and names it where the pool
 // keeps or shares answers.
-func (a *attempt) identify() {
+func (a *attempt) identify(base context.Context) {
 	a.question = upstream.Read(a.job.Asks(), a.job.Request)
 	a.cacheable = a.p.CacheFor > 0 && a.question.Repeatable()
-	if a.cacheable || a.p.Share {
-		a.digest = digest(a.p, &a.job)
+	if !a.cacheable && !a.p.Share {
+		return
+	}
+	ctx, cancel := context.WithTimeout(base, 2*time.Second)
+	defer cancel()
+	var err error
+	if a.digest, err = a.w.c.Answers.Named(ctx, a.job.Tenant, digest(a.p, &a.job)); err != nil {
+		a.w.log.Warn("a job is asked by itself, since its request cannot be named", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		a.digest, a.cacheable = "", false
 	}
 }
 
@@ -71,7 +80,7 @@ func (a *attempt) recall(base context.Context) bool {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(base, 2*time.Second)
-	result, err := a.w.c.Answers.Answer(ctx, a.digest)
+	result, err := a.w.c.Answers.Answer(ctx, a.job.Tenant, a.digest)
 	cancel()
 	if err != nil || len(result) == 0 {
 		return false // it is asked upstream then
@@ -106,7 +115,7 @@ func (a *attempt) remember(base context.Context, e tasks.Ending) {
 // way, and reports whether it does, or is somebody else's by now. A job that
 // cannot be joined to others is asked upstream by itself.
 func (a *attempt) follow(base context.Context) bool {
-	if !a.p.Share {
+	if !a.p.Share || a.digest == "" {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(base, 2*time.Second)
@@ -119,6 +128,7 @@ func (a *attempt) follow(base context.Context) bool {
 		a.w.log.Warn("a job was not joined to others that ask the same", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		return false
 	}
+	a.leads = leads
 	a.w.hand(base, next)
 	return !leads
 }
@@ -126,7 +136,7 @@ func (a *attempt) follow(base context.Context) bool {
 func (a *attempt) keep(base context.Context, result []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 2*time.Second)
 	defer cancel()
-	if err := a.w.c.Answers.KeepAnswer(ctx, a.digest, a.job.ID, result, a.p.CacheFor); err != nil {
+	if err := a.w.c.Answers.KeepAnswer(ctx, a.job.Tenant, a.digest, a.job.ID, result, a.p.CacheFor); err != nil {
 		a.w.log.Warn("an answer was not kept", "pool", a.p.Name, "error", err)
 	}
 }

@@ -265,7 +265,7 @@ func (d *Deliverer) handle(ctx context.Context, id string, task *asynq.Task) err
 // attempt sends once and records what came of it.
 func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	dl := &s.Delivery
-	e := tasks.Settled{Ticket: tasks.DeliveryTicket{ID: dl.ID, Fence: dl.Fence}}
+	e := tasks.Settled{Ticket: tasks.DeliveryTicket{ID: dl.ID, Fence: dl.Fence}, Tenant: dl.Tenant}
 	defer d.release(e.Ticket)
 	switch {
 	case dl.Endpoint != "" && s.Endpoint == nil:

@@ -31,7 +31,7 @@ type events struct {
 	lost bool          // more came than may wait
 	come chan struct{} // something waits
 
-	sent int  // bytes written
+	sent int  // bytes written, as the record counts them
 	told bool // some may have been told to the caller while no end of them was known
 	over chan struct{}
 	done chan struct{}
@@ -97,9 +97,9 @@ func (e *events) write(ctx context.Context, end tasks.StreamEnd) bool {
 	e.wait = nil
 	e.mu.Unlock()
 	e.told = e.told || len(out) > 0 && end == tasks.StreamOpen
-	taken, err := e.texts.AppendEvents(ctx, e.ticket, e.call, e.sent, out, end)
+	size, taken, err := e.texts.AppendEvents(ctx, e.ticket, e.call, e.sent, out, end)
 	if err == nil {
-		e.sent += len(out)
+		e.sent += size
 		return taken
 	}
 	e.mu.Lock()

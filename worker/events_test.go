@@ -18,13 +18,13 @@ type away struct {
 	end   tasks.StreamEnd
 }
 
-func (a *away) AppendEvents(_ context.Context, _ tasks.Ticket, _, _ int, raw []byte, end tasks.StreamEnd) (bool, error) {
+func (a *away) AppendEvents(_ context.Context, _ tasks.Ticket, _, _ int, raw []byte, end tasks.StreamEnd) (int, bool, error) {
 	select {
 	case <-a.back:
 		a.bytes, a.end = a.bytes+len(raw), end
-		return true, nil
+		return len(raw), true, nil
 	default:
-		return false, errors.New("away")
+		return 0, false, errors.New("away")
 	}
 }
 

@@ -16,7 +16,8 @@ const textEvery = 50 * time.Millisecond
 type Texts interface {
 	Append(ctx context.Context, t tasks.Ticket, call, offset int, text string) (wanted bool, err error)
 	// AppendEvents takes the events of a job whose caller streams, and how they end.
-	AppendEvents(ctx context.Context, t tasks.Ticket, call, offset int, raw []byte, end tasks.StreamEnd) (taken bool, err error)
+	// The next begin size bytes later.
+	AppendEvents(ctx context.Context, t tasks.Ticket, call, offset int, raw []byte, end tasks.StreamEnd) (size int, taken bool, err error)
 }
 
 // text collects what a running attempt has brought, and publishes it only
@@ -31,6 +32,13 @@ type text struct {
 	all    strings.Builder
 	sent   int
 	last   time.Time
+}
+
+// of says whose the text is.
+func (t *text) of(tenant string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ticket.Tenant = tenant
 }
 
 func (t *text) begin(s tasks.Started) {
@@ -53,11 +61,11 @@ func (t *text) add(ctx context.Context, piece string) {
 		t.mu.Unlock()
 		return
 	}
-	call, from, out := t.call, t.sent, t.all.String()[t.sent:]
+	ticket, call, from, out := t.ticket, t.call, t.sent, t.all.String()[t.sent:]
 	t.sent, t.last = t.all.Len(), time.Now()
 	t.mu.Unlock()
 
-	wanted, err := t.texts.Append(ctx, t.ticket, call, from, out)
+	wanted, err := t.texts.Append(ctx, ticket, call, from, out)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil || !wanted {

@@ -180,7 +180,7 @@ func start(t *testing.T, p *provider, o options) *system {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.notes = store.NewNotices(rdb, "", func(c store.Control) {
+	s.notes = store.NewNotices(rdb, "", s.store, func(c store.Control) {
 		switch c.Verb {
 		case "cancel":
 			w.Cancel(c.What)

@@ -185,7 +185,7 @@ func (s *Stream) judge(e *tasks.Events) Piece {
 	case s.offset > 0 && e.Call != s.from, s.only > 0 && e.Call != s.only:
 		return Piece{Told: Broken}
 	}
-	s.from, s.offset = e.Call, s.offset+len(e.Raw)
+	s.from, s.offset = e.Call, s.offset+e.Size
 	switch {
 	case e.More:
 	case e.End == tasks.StreamWhole:

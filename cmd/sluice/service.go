@@ -135,7 +135,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 		Places: func(tenant string) int64 { return s.cfg.Tenant(tenant).RunningJobs }, Lanes: lanes, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
-	s.notices = store.NewNotices(s.rdb, prefix, s.control)
+	s.notices = store.NewNotices(s.rdb, prefix, s.store, s.control)
 	s.ready = newReadiness(s, r)
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {

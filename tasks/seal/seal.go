@@ -95,11 +95,26 @@ func (k *Key) ID() string { return hex.EncodeToString(k.id[:]) }
 // Seal returns a value sealed for a purpose: what it is, whose and of what, as in "result",
 // the tenant and the id of the job. The same parts in the same order open it.
 func (k *Key) Seal(value []byte, purpose ...string) []byte {
-	out := make([]byte, headSize+nonceSize, Overhead+len(value))
+	var nonce [nonceSize]byte
+	_, _ = rand.Read(nonce[:]) // it never fails (crypto/rand)
+	return k.sealWith(nonce[:], value, purpose)
+}
+
+// SealSame is [Key.Seal] with a nonce that follows from the value and its purpose (HMAC): the
+// same value sealed again for the same purpose is the same, byte for byte.
+func (k *Key) SealSame(value []byte, purpose ...string) []byte {
+	h := hmac.New(sha256.New, k.names)
+	_, _ = h.Write(additional([]byte{mark, byte(len(purpose))}, purpose)) // no name begins so: it begins with a length
+	_, _ = h.Write(value)
+	return k.sealWith(h.Sum(nil)[:nonceSize], value, purpose)
+}
+
+func (k *Key) sealWith(nonce, value []byte, purpose []string) []byte {
+	out := make([]byte, headSize, Overhead+len(value))
 	out[0], out[1] = mark, version
 	copy(out[2:], k.id[:])
-	_, _ = rand.Read(out[headSize:]) // it never fails (crypto/rand)
-	return k.value.seal(out, out[headSize:], value, additional(out[:headSize], purpose))
+	data := additional(out, purpose)
+	return k.value.seal(append(out, nonce...), nonce, value, data)
 }
 
 // Open returns what was sealed for a purpose. A value of another key is a [*ForeignError],

@@ -136,6 +136,18 @@ func TestWhatStandsInAnothersPlaceDoesNotOpen(t *testing.T) {
 	if again := mine.Seal([]byte("secret"), "result", "acme", "job_1"); bytes.Equal(again, sealed) {
 		t.Error("the same value sealed twice is alike")
 	}
+	same := mine.SealSame([]byte("secret"), "result", "acme", "job_1")
+	if got, err := mine.Open(same, "result", "acme", "job_1"); err != nil || string(got) != "secret" {
+		t.Errorf("sealed to look the same: %q, %v", got, err)
+	}
+	for _, c := range []struct {
+		value, id string
+		want      bool
+	}{{"secret", "job_1", true}, {"secret", "job_2", false}, {"Secret", "job_1", false}} {
+		if got := bytes.Equal(mine.SealSame([]byte(c.value), "result", "acme", c.id), same); got != c.want {
+			t.Errorf("%s of %s looks the same: %v, want %v", c.value, c.id, got, c.want)
+		}
+	}
 }
 
 func TestKeysRotateWithoutSealingAnew(t *testing.T) {

@@ -17,8 +17,15 @@ var (
 	joinScript = script("join")
 )
 
-// Answer returns the result that is kept under a digest; nil: none.
-func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
+// Named is what stands for a digest of a tenant's request in the record: where the store
+// seals, nobody without the tenant's key can tell what has a digest.
+func (s *Store) Named(ctx context.Context, tenant, digest string) (string, error) {
+	return s.vault.name(ctx, tenant, ofAnswer, digest)
+}
+
+// Answer returns the result that is kept under what Named has made of a tenant's digest;
+// nil: none.
+func (s *Store) Answer(ctx context.Context, tenant, digest string) ([]byte, error) {
 	b, err := s.rdb.Get(ctx, s.keys.answer(digest)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
@@ -26,8 +33,11 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for a kept answer: %w", redisError(err))
 	}
+	if b, err = s.vault.open(ctx, tenant, b, ofAnswer, digest); err != nil {
+		return nil, fmt.Errorf("read a kept answer: %w", err)
+	}
 	if ref, err := bodies.Parse(string(b)); err == nil { // no JSON looks like it
-		if b, err = s.fetch(ctx, ref.String(), 0); err != nil {
+		if b, err = s.fetch(ctx, tenant, bodies.Owner(ref.Name), bodies.Result, ref.String(), 0); err != nil {
 			return nil, fmt.Errorf("read a kept answer: %w", err)
 		}
 	}
@@ -37,11 +47,11 @@ func (s *Store) Answer(ctx context.Context, digest string) ([]byte, error) {
 	return b, nil
 }
 
-// KeepAnswer keeps a job's result under a digest for d, and no longer than
+// KeepAnswer keeps a tenant's job's result under what Named has made of a digest for d, and no longer than
 // results are kept. With a nil result it only notes that the job has what is
 // kept there. The copy goes when a job that has it is deleted. Of a large one only where
 // the job's result lies is kept, so that goes with that job.
-func (s *Store) KeepAnswer(ctx context.Context, digest, job string, result []byte, d time.Duration) error {
+func (s *Store) KeepAnswer(ctx context.Context, tenant, digest, job string, result []byte, d time.Duration) error {
 	if s.large(len(result)) {
 		lies, err := s.rdb.HGet(ctx, s.keys.job(job), "rr").Result()
 		if errors.Is(err, redis.Nil) {
@@ -51,6 +61,10 @@ func (s *Store) KeepAnswer(ctx context.Context, digest, job string, result []byt
 			return fmt.Errorf("keep the answer of job %s: %w", job, redisError(err))
 		}
 		result = []byte(lies)
+	}
+	result, err := s.vault.seal(ctx, tenant, result, ofAnswer, digest)
+	if err != nil {
+		return fmt.Errorf("keep the answer of job %s: %w", job, err)
 	}
 	if err := s.run(ctx, keepScript, args{"digest": digest, "job": job, "keep": min(d, s.ttl).Milliseconds()}, result).Err(); err != nil {
 		return fmt.Errorf("keep the answer of job %s: %w", job, err)

@@ -29,10 +29,14 @@ var (
 // may lose its key or its id to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
 	b := tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress}
+	name, _, err := s.reservation(ctx, tenant, key, "")
+	if err != nil {
+		return b, nil, fmt.Errorf("open a batch: %w", err)
+	}
 	var reply []any
-	err := operate(ctx, id, func(ctx context.Context, op string) (err error) {
+	err = operate(ctx, id, func(ctx context.Context, op string) (err error) {
 		reply, err = s.run(ctx, batchOpenScript, args{
-			"op": op, "batch": id, "tenant": tenant, "key": key, "weight": s.weight(tenant),
+			"op": op, "batch": id, "tenant": tenant, "key": name, "weight": s.weight(tenant),
 			"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(), "most": stagedMost,
 		}).Slice()
 		return err
@@ -53,10 +57,26 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 		}
 		return s.OpenBatch(ctx, id, tenant, key)
 	case "prior":
-		return b, &tasks.PriorBatch{Fingerprint: str(reply[1]), ID: str(reply[2]), Answer: []byte(str(reply[3])), Lines: num(reply[4])}, nil
+		prior, err := s.prior(ctx, tenant, reply)
+		return b, prior, err
 	}
 	b.CreatedAt = fromMilli(num(reply[1]))
 	return b, nil, nil
+}
+
+// prior is what a key or an id stood for before. The fingerprint of a batch is sealed, that
+// of a job a name: it is no batch's.
+func (s *Store) prior(ctx context.Context, tenant string, reply []any) (*tasks.PriorBatch, error) {
+	p := &tasks.PriorBatch{ID: str(reply[2]), Lines: num(reply[4])}
+	print, err := s.vault.openText(ctx, tenant, str(reply[1]), ofBatch, p.ID)
+	if err == nil {
+		p.Answer, err = s.first(ctx, tenant, p.ID, str(reply[3]))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open a batch: %w", err)
+	}
+	p.Fingerprint = print
+	return p, nil
 }
 
 // unseen is the error of a step of which nobody sees anything, whether it was carried
@@ -93,9 +113,14 @@ func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l t
 func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	rows := make([]any, 0, 14*len(jobs))
 	for i := range jobs {
-		j := &jobs[i]
-		field, body := s.prompt(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, laneShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), s.pack(j), body, len(j.Fallback), j.Reserved, counted(j, l), field, faulty(j), s.costOf(j))
+		row, err := s.line(ctx, &jobs[i], l)
+		if err != nil {
+			for i := range jobs {
+				s.discardText(jobs[i].Request.Lies)
+			}
+			return fmt.Errorf("write batch %s: %w", id, err)
+		}
+		rows = append(rows, row...)
 	}
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
@@ -118,14 +143,50 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	return nil
 }
 
+// line is a line of a batch as the script takes it.
+func (s *Store) line(ctx context.Context, j *tasks.Job, l tasks.Limits) ([]any, error) {
+	field, body, err := s.prompt(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	envelope, err := s.pack(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	fault, err := s.vault.seal(ctx, j.Tenant, []byte(faulty(j)), ofOutcome, j.ID)
+	if err != nil {
+		return nil, err
+	}
+	return []any{j.ID, j.Tenant, j.Pool, laneShift(j.Priority), milli(j.NotBefore), milli(j.Deadline), envelope, body, len(j.Fallback), j.Reserved, counted(j, l), field, fault, s.costOf(j)}, nil
+}
+
+// repeated is what tells a repeat of a batch's request, as scripts take it.
+func (s *Store) repeated(ctx context.Context, id string, c tasks.BatchCommit) (fingerprint, digest string, err error) {
+	if !s.vault.seals || c.Fingerprint == "" && c.Digest == "" {
+		return c.Fingerprint, c.Digest, nil
+	}
+	tenant, err := s.BatchHolder(ctx, id)
+	if err != nil {
+		return "", "", err
+	}
+	if fingerprint, err = s.vault.sealText(ctx, tenant, c.Fingerprint, ofBatch, id); err == nil {
+		digest, err = s.vault.name(ctx, tenant, ofCall, c.Digest)
+	}
+	return fingerprint, digest, err
+}
+
 // CommitBatch accepts a batch whole: after it, every line will run. Unfold
 // then puts them into the backlogs, and a sweep goes on where it is cut off. One that
 // repeats another is a *tasks.RepeatError and stays as it is.
 func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (b tasks.Batch, err error) {
+	fingerprint, digest, err := s.repeated(ctx, id, c)
+	if err != nil {
+		return b, fmt.Errorf("commit batch %s: %w", id, err)
+	}
 	err = Sure(ctx, id, func(ctx context.Context) error {
 		reply, err := s.run(ctx, batchCommitScript, args{
-			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": c.Fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "budget": c.Limits.CostPerDay, "keep": answersKept.Milliseconds(),
-			"digest": c.Digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
+			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "budget": c.Limits.CostPerDay, "keep": answersKept.Milliseconds(),
+			"digest": digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
 		}).Slice()
 		if err != nil {
 			return fmt.Errorf("commit batch %s: %w", id, err)
@@ -388,7 +449,7 @@ func (s *Store) results(ctx context.Context, ids []string) ([]tasks.Job, error) 
 		if h["e"] == "" {
 			continue
 		}
-		j, err := unpack(ids[i], h)
+		j, err := s.unpack(ctx, ids[i], h)
 		if err != nil {
 			return nil, err
 		}

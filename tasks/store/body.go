@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 // At most so many bodies of one call are read at once.
@@ -42,12 +43,16 @@ func placed(body []byte, lies string, here, there string) (field string, value a
 
 // prompt is a job's prompt as scripts take it. It is compressed only where records need
 // this release to be read anyway: 0.1.0 reads nothing that is compressed.
-func (s *Store) prompt(j *tasks.Job) (field string, value any) {
+func (s *Store) prompt(ctx context.Context, j *tasks.Job) (field string, value any, err error) {
 	body := j.Request.Body
-	if s.bodies != nil {
+	if s.bodies != nil || s.vault.seals {
 		body = s.codec.small(body)
 	}
-	return placed(body, j.Request.Lies, "b", "br")
+	if body, err = s.vault.seal(ctx, j.Tenant, body, ofPrompt, j.ID); err != nil {
+		return "", nil, fmt.Errorf("seal job %s: %w", j.ID, err)
+	}
+	field, value = placed(body, j.Request.Lies, "b", "br")
+	return field, value, nil
 }
 
 // result is a result as the record has it, compressed where prompts are.
@@ -89,6 +94,10 @@ func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 }
 
 func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Ref, error) {
+	body, err := s.vault.sealSame(ctx, tenant, body, ofBody, job, string(kind))
+	if err != nil {
+		return bodies.Ref{}, err
+	}
 	name, err := bodies.New(tenant, job, kind, mark)
 	if err != nil {
 		return bodies.Ref{}, err
@@ -142,9 +151,10 @@ func (s *Store) unloadResult(ctx context.Context, tenant string, t tasks.Ticket,
 	return ref.String(), nil
 }
 
-// fetch reads a body from where a record says that it lies, or its first most bytes; 0
-// is all.
-func (s *Store) fetch(ctx context.Context, lies string, most int64) ([]byte, error) {
+// fetch reads the body of a job or file from where a record says that it lies, or, where
+// it is longer than most bytes, at least so many of it, of which only their number says
+// anything; 0 is all.
+func (s *Store) fetch(ctx context.Context, tenant, owner string, kind bodies.Kind, lies string, most int64) ([]byte, error) {
 	ref, err := bodies.Parse(lies)
 	if err != nil {
 		return nil, err
@@ -152,7 +162,14 @@ func (s *Store) fetch(ctx context.Context, lies string, most int64) ([]byte, err
 	if s.bodies == nil {
 		return nil, &tasks.BodiesError{Missing: true, Err: errors.New("bodies.url is not set")}
 	}
-	return s.bodies.Read(ctx, ref, most)
+	if most > 0 && s.vault.ring != nil {
+		most += seal.Overhead
+	}
+	b, err := s.bodies.Read(ctx, ref, most)
+	if err != nil || seal.Sealed(b) && int64(len(b)) < ref.Size {
+		return b, err
+	}
+	return s.vault.open(ctx, tenant, b, ofBody, owner, string(kind))
 }
 
 // whole reads a job's result where that lies elsewhere.
@@ -160,7 +177,7 @@ func (s *Store) whole(ctx context.Context, j *tasks.Job, lies string, most int64
 	if lies == "" {
 		return nil
 	}
-	if j.Result, err = s.fetch(ctx, lies, most); err != nil {
+	if j.Result, err = s.fetch(ctx, j.Tenant, j.ID, bodies.Result, lies, most); err != nil {
 		return fmt.Errorf("read the result of job %s: %w", j.ID, err)
 	}
 	return nil
@@ -220,6 +237,17 @@ func (s *Store) unused(ctx context.Context, id, lies string) {
 	}
 }
 
+// putOffSealed gives a job back whose prompt cannot be opened now, likewise.
+func (s *Store) putOffSealed(ctx context.Context, t tasks.Ticket, why *tasks.SealError) error {
+	e := tasks.Ending{Status: tasks.StatusRetrying, Delay: bodyMissingFor, Error: &tasks.JobError{
+		Code: tasks.BodyUnavailable, Message: "the prompt is sealed, and what would open it is not there",
+	}}
+	if _, err := s.end(ctx, t, &e, 0, written{outcome: shows(&e)}); err != nil {
+		return err
+	}
+	return fmt.Errorf("read the prompt of job %s: %w: %w", t.ID, tasks.ErrLost, why.Err)
+}
+
 // putOff gives a job back whose prompt cannot be read now: it waits and holds no place.
 func (s *Store) putOff(ctx context.Context, t tasks.Ticket, why *tasks.BodiesError) error {
 	e := tasks.Ending{Status: tasks.StatusRetrying, Delay: bodyAwayFor, Error: &tasks.JobError{
@@ -228,7 +256,7 @@ func (s *Store) putOff(ctx context.Context, t tasks.Ticket, why *tasks.BodiesErr
 	if why.Missing {
 		e.Delay, e.Error.Message = bodyMissingFor, "the store of bodies does not have the prompt"
 	}
-	if _, err := s.end(ctx, t, &e, 0, ""); err != nil {
+	if _, err := s.end(ctx, t, &e, 0, written{outcome: shows(&e)}); err != nil {
 		return err
 	}
 	return fmt.Errorf("read the prompt of job %s: %w: %w", t.ID, tasks.ErrLost, why.Err)

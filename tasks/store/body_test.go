@@ -188,10 +188,10 @@ func TestALargeJobLiesOutsideOfRedisAllItsLife(t *testing.T) {
 		if j := read(h.T, h.Store, k.ID); !bytes.Equal(j.Result, large(answers)) || j.Status != tasks.StatusSucceeded || j.Error != nil {
 			h.Errorf("read: %d bytes, %s, %v", len(j.Result), j.Status, j.Error)
 		}
-		if err := h.KeepAnswer(h.Context(), "digest", k.ID, large(answers), time.Minute); err != nil {
+		if err := h.KeepAnswer(h.Context(), "acme", "digest", k.ID, large(answers), time.Minute); err != nil {
 			h.Error(err)
 		}
-		if b, err := h.Answer(h.Context(), "digest"); err != nil || !bytes.Equal(b, large(answers)) {
+		if b, err := h.Answer(h.Context(), "acme", "digest"); err != nil || !bytes.Equal(b, large(answers)) {
 			h.Errorf("kept answer: %d bytes, %v", len(b), err)
 		}
 		if err := h.SaveAnswer(h.Context(), "acme", "key", k.ID, large(answers)); err != nil {
@@ -204,7 +204,7 @@ func TestALargeJobLiesOutsideOfRedisAllItsLife(t *testing.T) {
 		if left := h.list(); len(left) > 0 {
 			h.Errorf("after the deletion was answered: %v", left)
 		}
-		if b, err := h.Answer(h.Context(), "digest"); err != nil || b != nil {
+		if b, err := h.Answer(h.Context(), "acme", "digest"); err != nil || b != nil {
 			h.Errorf("kept answer of a deleted job: %d bytes, %v", len(b), err)
 		}
 	})

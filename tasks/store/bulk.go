@@ -165,7 +165,7 @@ func (s *Store) ReserveKey(ctx context.Context, tenant, key, fingerprint, id str
 	case "reused":
 		return nil, tasks.ErrKeyReused
 	case "replay":
-		return []byte(reply[1]), nil
+		return s.first(ctx, tenant, id, reply[1])
 	}
 	return nil, nil
 }
@@ -179,6 +179,10 @@ func (s *Store) FreeKey(ctx context.Context, tenant, key, id string) error {
 }
 
 func (s *Store) keyReserve(ctx context.Context, tenant, key, fingerprint, id string, free bool) ([]string, error) {
+	key, fingerprint, err := s.reservation(ctx, tenant, key, fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	return s.run(ctx, keyReserveScript, args{
 		"tenant": tenant, "key": key, "fingerprint": fingerprint, "id": id, "free": free,
 		"silent": keySilent.Milliseconds(), "keep": answersKept.Milliseconds(),

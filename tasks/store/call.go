@@ -17,8 +17,12 @@ var (
 // job: a repeat waits for that of the call before, within [tasks.CallKept]. Where the
 // submit of that was never made, the repeat is to make it, under the same id.
 func (s *Store) OpenCall(ctx context.Context, c tasks.Call) (tasks.Joined, error) {
+	digest, err := s.vault.name(ctx, c.Tenant, ofCall, c.Digest)
+	if err != nil {
+		return tasks.Joined{}, fmt.Errorf("open a call: %w", err)
+	}
 	reply, err := s.run(ctx, callOpenScript, args{
-		"tenant": c.Tenant, "id": c.ID, "digest": c.Digest, "again": c.Repeat,
+		"tenant": c.Tenant, "id": c.ID, "digest": digest, "again": c.Repeat,
 		"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "keep": tasks.CallKept.Milliseconds(),
 	}).StringSlice()
 	if err != nil {
@@ -30,8 +34,12 @@ func (s *Store) OpenCall(ctx context.Context, c tasks.Call) (tasks.Joined, error
 // HoldCall notes what became of a caller of the job c.ID. It is to be said that it waits
 // at least each [tasks.CallerLease].
 func (s *Store) HoldCall(ctx context.Context, c tasks.Call, became tasks.CallerState) error {
-	err := s.run(ctx, callHoldScript, args{
-		"tenant": c.Tenant, "id": c.ID, "digest": c.Digest, "what": string(became),
+	digest, err := s.vault.name(ctx, c.Tenant, ofCall, c.Digest)
+	if err != nil {
+		return fmt.Errorf("hold a call: %w", err)
+	}
+	err = s.run(ctx, callHoldScript, args{
+		"tenant": c.Tenant, "id": c.ID, "digest": digest, "what": string(became),
 		"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "keep": tasks.CallKept.Milliseconds(),
 	}).Err()
 	if err != nil {

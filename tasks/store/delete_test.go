@@ -51,7 +51,7 @@ func succeeds(t *testing.T, s *store.Store, key string) tasks.Job {
 	if _, err := s.Append(ctx, tickets[0], started.Call, 0, canary); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.AppendEvents(ctx, tickets[0], started.Call, 0, []byte(canary), tasks.StreamOpen); err != nil {
+	if _, _, err := s.AppendEvents(ctx, tickets[0], started.Call, 0, []byte(canary), tasks.StreamOpen); err != nil {
 		t.Fatal(err)
 	}
 	how := won
@@ -59,7 +59,7 @@ func succeeds(t *testing.T, s *store.Store, key string) tasks.Job {
 	if _, err := s.End(ctx, tickets[0], how); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.KeepAnswer(ctx, "digest", made[0].Job.ID, how.Result, time.Hour); err != nil {
+	if err := s.KeepAnswer(ctx, "acme", "digest", made[0].Job.ID, how.Result, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	return made[0].Job
@@ -218,7 +218,7 @@ func TestACallUnderWayBringsNothingOfADeletedJobBack(t *testing.T) {
 	if _, err := s.End(ctx, tickets[0], how); !errors.Is(err, tasks.ErrNotFound) {
 		t.Errorf("an end that comes late: %v, want ErrNotFound", err)
 	}
-	if err := s.KeepAnswer(ctx, "digest", id, how.Result, time.Hour); err != nil {
+	if err := s.KeepAnswer(ctx, "acme", "digest", id, how.Result, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SaveAnswer(ctx, "acme", canary, id, []byte(canary)); err != nil {

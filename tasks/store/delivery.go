@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 const (
@@ -63,13 +64,9 @@ func (s *Store) settle(ctx context.Context, list []tasks.Settled, depth int) ([]
 	rows := make([]any, 0, 9*len(list))
 	for i := range list {
 		e := &list[i]
-		line := ""
-		if e.Counted {
-			line = encode(e.Attempt)
-		}
-		body := e.Body
-		if s.large(len(body)) {
-			body = nil // it holds a result that lies elsewhere, and is built again
+		line, body, err := s.attempted(ctx, e)
+		if err != nil {
+			return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
 		}
 		rows = append(rows, e.Ticket.ID, e.Ticket.Fence, string(e.Status), flag(e.Counted), e.Delay.Milliseconds(), e.Reason, line, body, flag(e.Disable))
 	}
@@ -80,6 +77,20 @@ func (s *Store) settle(ctx context.Context, list []tasks.Settled, depth int) ([]
 		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
 	}
 	return deliveryTickets(reply), nil
+}
+
+// attempted is the line of the log and the body of an attempt, as the record has them. What
+// the receiver said is the line's last member (unquoted in lua/webhook.lua).
+func (s *Store) attempted(ctx context.Context, e *tasks.Settled) (line string, body []byte, err error) {
+	if body = e.Body; s.large(len(body)) {
+		body = nil // it holds a result that lies elsewhere, and is built again
+	}
+	if body, err = s.vault.seal(ctx, e.Tenant, body, ofDelivery, e.Ticket.ID); err != nil || !e.Counted {
+		return "", body, err
+	}
+	a := e.Attempt
+	a.Answer, err = s.vault.sealText(ctx, e.Tenant, a.Answer, ofReceiver, e.Ticket.ID)
+	return encode(a), body, err
 }
 
 // RenewDeliveries says that the attempts at deliveries that OpenDeliveries returned
@@ -115,7 +126,7 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
 	lost := encode(tasks.DeliveryAttempt{At: time.Now().UTC().Truncate(time.Millisecond), Outcome: tasks.DeliveryWorkerLost})
 	reply, err := s.run(ctx, deliveryOpenScript, args{
-		"most": eventResult, "lease": deliveryLease.Milliseconds(), "by": s.name, "line": lost,
+		"most": eventResult + s.spare(), "lease": deliveryLease.Milliseconds(), "by": s.name, "line": lost,
 	}, ticketRows(claims)...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read %d deliveries: %w", len(claims), err)
@@ -170,7 +181,7 @@ func (s *Store) withResults(ctx context.Context, list []tasks.Sending, lies []st
 	var later []tasks.Settled
 	for i := range list {
 		if d := &list[i].Delivery; away[i] {
-			later = append(later, tasks.Settled{Ticket: tasks.DeliveryTicket{ID: d.ID, Fence: d.Fence}, Status: tasks.DeliveryPending, Delay: bodyAwayFor})
+			later = append(later, tasks.Settled{Ticket: tasks.DeliveryTicket{ID: d.ID, Fence: d.Fence}, Tenant: d.Tenant, Status: tasks.DeliveryPending, Delay: bodyAwayFor})
 		} else {
 			out = append(out, list[i])
 		}
@@ -186,19 +197,25 @@ func (s *Store) withResults(ctx context.Context, list []tasks.Sending, lies []st
 // unpackSending reads a delivery with its signer, which is an endpoint or holds the
 // tenant's own keys, and the job or batch that it tells of.
 func (s *Store) unpackSending(ctx context.Context, id string, delivery, signer, object map[string]string) (o tasks.Sending, err error) {
-	if o.Delivery, err = unpackDelivery(id, delivery); err != nil {
+	if o.Delivery, err = s.unpackDelivery(ctx, id, delivery); err != nil {
 		return o, err
 	}
 	d := &o.Delivery
 	switch {
 	case d.Endpoint == "":
-		if o.Keys = keysOf(signer); o.Keys.Secret == "" {
+		if o.Keys, err = s.keysOf(ctx, d.Tenant, "", signer); err != nil {
+			return o, err
+		}
+		if o.Keys.Secret == "" {
 			if o.Keys, err = s.TenantKeys(ctx, d.Tenant); err != nil {
 				return o, err
 			}
 		}
 	case signer["t"] == d.Tenant:
-		e := unpackEndpoint(d.Endpoint, signer)
+		e, err := s.unpackEndpoint(ctx, d.Endpoint, signer)
+		if err != nil {
+			return o, err
+		}
 		o.Endpoint, o.Keys = &e, e.Keys
 	}
 	switch {
@@ -207,7 +224,10 @@ func (s *Store) unpackSending(ctx context.Context, id string, delivery, signer, 
 		b := s.unpackBatch(d.Object, object)
 		o.Batch = &b
 	default:
-		j, err := unpack(d.Object, object)
+		if r := object["r"]; s.spare() > 0 && len(r) > eventResult+s.spare() && seal.Sealed([]byte(r)) {
+			object["r"] = strings.Repeat("0", len(r)) // it is cut off, and longer than an event carries
+		}
+		j, err := s.unpack(ctx, d.Object, object)
 		if err != nil {
 			return o, err
 		}
@@ -219,6 +239,32 @@ func (s *Store) unpackSending(ctx context.Context, id string, delivery, signer, 
 // eventResult is the longest result that an event carries, as worker/webhook has
 // it (MaxResultBytes). Of a longer one so much is read that its length shows.
 const eventResult = 256 << 10
+
+// spare is by how much what is sealed is longer.
+func (s *Store) spare() int {
+	if s.vault.ring == nil {
+		return 0
+	}
+	return seal.Overhead
+}
+
+func (s *Store) unpackDelivery(ctx context.Context, id string, h map[string]string) (d tasks.Delivery, err error) {
+	if d, err = unpackDelivery(id, h); err != nil {
+		return d, err
+	}
+	if d.URL, err = s.showURL(ctx, d.Tenant, d.Object, d.URL); err != nil {
+		return d, err
+	}
+	if d.Body, err = s.vault.open(ctx, d.Tenant, d.Body, ofDelivery, id); err != nil {
+		return d, err
+	}
+	for i := range d.Log {
+		if d.Log[i].Answer, err = s.vault.openText(ctx, d.Tenant, d.Log[i].Answer, ofReceiver, id); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
 
 func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	d := tasks.Delivery{
@@ -257,7 +303,7 @@ func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery
 	if records[0]["t"] != tenant {
 		return tasks.Delivery{}, tasks.ErrNotFound
 	}
-	return unpackDelivery(id, records[0])
+	return s.unpackDelivery(ctx, id, records[0])
 }
 
 // Deliveries returns one page of a tenant's deliveries, newest first.
@@ -285,7 +331,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 		if h["t"] == "" {
 			continue
 		}
-		d, err := unpackDelivery(ids[i], h)
+		d, err := s.unpackDelivery(ctx, ids[i], h)
 		if err != nil {
 			return tasks.DeliveryPage{}, err
 		}

@@ -18,8 +18,12 @@ import (
 // long as it.
 func (s *Store) PutDocument(ctx context.Context, d tasks.Document) error {
 	index := s.keys.documents(string(d.Kind), d.Tenant)
-	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, s.keys.document(d.ID), "t", d.Tenant, "k", string(d.Kind), "d", d.Body)
+	body, err := s.vault.seal(ctx, d.Tenant, d.Body, ofDocument, d.ID)
+	if err != nil {
+		return fmt.Errorf("keep document %s: %w", d.ID, err)
+	}
+	_, err = s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, s.keys.document(d.ID), "t", d.Tenant, "k", string(d.Kind), "d", body)
 		p.PExpire(ctx, s.keys.document(d.ID), d.Expires)
 		p.PExpire(ctx, s.keys.content(d.ID), d.Expires)
 		p.ZAddXX(ctx, s.keys.contents(), redis.Z{Member: d.ID, Score: float64(s.clock().Add(d.Expires).UnixMilli())})
@@ -46,7 +50,16 @@ func (s *Store) Document(ctx context.Context, tenant, id string) (tasks.Document
 	if h["t"] != tenant {
 		return tasks.Document{}, tasks.ErrNotFound
 	}
-	return tasks.Document{ID: id, Tenant: tenant, Kind: tasks.DocumentKind(h["k"]), Body: []byte(h["d"])}, nil
+	return s.unpackDocument(ctx, id, h)
+}
+
+func (s *Store) unpackDocument(ctx context.Context, id string, h map[string]string) (tasks.Document, error) {
+	d := tasks.Document{ID: id, Tenant: h["t"], Kind: tasks.DocumentKind(h["k"])}
+	var err error
+	if d.Body, err = s.vault.open(ctx, d.Tenant, []byte(h["d"]), ofDocument, id); err != nil {
+		return tasks.Document{}, fmt.Errorf("read document %s: %w", id, err)
+	}
+	return d, nil
 }
 
 // Documents returns a tenant's documents of a kind, newest first, at most limit of them
@@ -74,7 +87,11 @@ func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.Documen
 			case len(out) == limit:
 				return out, true, nil
 			default:
-				out = append(out, tasks.Document{ID: ids[i], Tenant: tenant, Kind: kind, Body: []byte(h["d"])})
+				d, err := s.unpackDocument(ctx, ids[i], h)
+				if err != nil {
+					return nil, false, err
+				}
+				out = append(out, d)
 			}
 		}
 		if len(ids) <= limit {
@@ -86,14 +103,18 @@ func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.Documen
 
 // ClaimDocument keeps a document unless there is one of its id, and returns that one's body.
 func (s *Store) ClaimDocument(ctx context.Context, d tasks.Document) (prior []byte, err error) {
-	there, err := s.run(ctx, documentClaimScript, args{"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds()}, d.Body).Text()
+	body, err := s.vault.seal(ctx, d.Tenant, d.Body, ofDocument, d.ID)
+	if err != nil {
+		return nil, fmt.Errorf("claim document %s: %w", d.ID, err)
+	}
+	there, err := s.run(ctx, documentClaimScript, args{"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds()}, body).Text()
 	if err != nil {
 		return nil, fmt.Errorf("claim document %s: %w", d.ID, err)
 	}
 	if there == "" {
 		return nil, nil
 	}
-	return []byte(there), nil
+	return s.vault.open(ctx, d.Tenant, []byte(there), ofDocument, d.ID)
 }
 
 // DropDocument forgets a document and then its content, which goes with a sweep where
@@ -121,9 +142,13 @@ var (
 // [tasks.ContentKept]. Its bytes count to the tenant: past what it may have it is a
 // *tasks.QuotaError.
 func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error {
-	element, lies := any(chunk), ""
+	sealed, err := s.vault.seal(ctx, tenant, chunk, ofContent, id)
+	if err != nil {
+		return fmt.Errorf("keep a part of document %s: %w", id, err)
+	}
+	element, lies := any(sealed), ""
 	if s.bodies != nil {
-		ref, err := s.put(ctx, tenant, strings.Replace(id, "-", "_", 1), bodies.File, "", chunk)
+		ref, err := s.put(ctx, tenant, ownerOf(id), bodies.File, "", chunk)
 		if err != nil {
 			return fmt.Errorf("put a part of document %s: %w", id, err)
 		}
@@ -144,6 +169,9 @@ func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte,
 	return nil
 }
 
+// ownerOf is a document as the store of bodies knows it.
+func ownerOf(id string) string { return strings.Replace(id, "-", "_", 1) }
+
 // contentsMost is how many contents are given up at once when their time is over.
 const contentsMost = 100
 
@@ -162,9 +190,9 @@ func (s *Store) dropContents(ctx context.Context, most int, ids ...string) error
 // Content returns one chunk of a document's content, the first being 0; nil after the last.
 func (s *Store) Content(ctx context.Context, id string, chunk int) ([]byte, error) {
 	var there *redis.StringCmd
-	var lies *redis.StringCmd
+	var stock *redis.SliceCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		there, lies = p.LIndex(ctx, s.keys.content(id), int64(chunk)), p.HGet(ctx, s.keys.stock(id), "r")
+		there, stock = p.LIndex(ctx, s.keys.content(id), int64(chunk)), p.HMGet(ctx, s.keys.stock(id), "r", "t")
 		return nil
 	})
 	switch {
@@ -172,10 +200,14 @@ func (s *Store) Content(ctx context.Context, id string, chunk int) ([]byte, erro
 		return nil, nil
 	case err != nil && !errors.Is(err, redis.Nil):
 		return nil, fmt.Errorf("read a part of document %s: %w", id, redisError(err))
-	case lies.Val() == "":
-		return there.Bytes()
 	}
-	b, err := s.fetch(ctx, there.Val(), 0)
+	var b []byte
+	held := words(stock.Val())
+	if lies, tenant := held[0] != "", held[1]; lies {
+		b, err = s.fetch(ctx, tenant, ownerOf(id), bodies.File, there.Val(), 0)
+	} else {
+		b, err = s.vault.open(ctx, tenant, []byte(there.Val()), ofContent, id)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read a part of document %s: %w", id, err)
 	}

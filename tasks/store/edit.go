@@ -51,7 +51,7 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 	if records[0]["t"] != tenant {
 		return "gone", nil
 	}
-	j, err := unpack(id, records[0])
+	j, err := s.unpack(ctx, id, records[0])
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +59,7 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 	if err := edit(&j); err != nil {
 		return "", err
 	}
-	e, err := edited(was, &j)
+	e, err := s.edited(ctx, was, &j)
 	if err != nil {
 		return "", fmt.Errorf("change job %s: %w", id, err)
 	}
@@ -80,18 +80,24 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 
 // edited is an envelope with a job's priority and metadata. Its other members stay as
 // they are, also those that a newer release has put in.
-func edited(envelope string, j *tasks.Job) (string, error) {
+func (s *Store) edited(ctx context.Context, was string, j *tasks.Job) (string, error) {
 	members := map[string]json.RawMessage{}
-	if err := json.Unmarshal([]byte(envelope), &members); err != nil {
+	if err := json.Unmarshal([]byte(was), &members); err != nil {
+		return "", err
+	}
+	var e envelope
+	if err := s.hide(ctx, &e, j); err != nil {
 		return "", err
 	}
 	delete(members, "p")
 	if j.Priority != tasks.Normal {
 		members["p"] = json.RawMessage(encode(j.Priority))
 	}
-	delete(members, "md")
-	if len(j.Metadata) > 0 {
-		members["md"] = json.RawMessage(encode(j.Metadata))
+	for name, now := range map[string]any{"md": e.Metadata, "mp": e.Pairs, "c": e.CustomID, "w": e.Webhook} {
+		delete(members, name)
+		if text := encode(now); text != "null" && text != `""` {
+			members[name] = json.RawMessage(text)
+		}
 	}
 	return encode(members), nil
 }

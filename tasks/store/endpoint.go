@@ -27,8 +27,13 @@ var (
 
 // CreateEndpoint keeps a new endpoint with its keys. A tenant with 50 gets a QuotaError.
 func (s *Store) CreateEndpoint(ctx context.Context, e tasks.Endpoint) (tasks.Endpoint, error) {
-	fields := append(headerFields(e.Headers),
-		"u", e.URL, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "ca", string(e.CA), "k", e.Keys.Secret, "a", e.Keys.Private)
+	secrets := headerFields(e.Headers)
+	secrets["u"], secrets["k"], secrets["a"] = e.URL, e.Keys.Secret, e.Keys.Private
+	fields, err := s.sealFields(ctx, e.Tenant, e.ID, secrets)
+	if err != nil {
+		return tasks.Endpoint{}, err
+	}
+	fields = append(fields, "ev", joinEvents(e.Events), "ir", flag(e.IncludeResult), "mx", e.MaxPerSecond, "sg", e.Signature, "fm", flag(e.OpenAI), "ca", string(e.CA))
 	return s.saveEndpoint(ctx, e.Tenant, e.ID, true, "", false, fields...)
 }
 
@@ -41,9 +46,13 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 			disabled = "1"
 		}
 	}
-	fields := headerFields(c.Headers)
+	secrets := headerFields(c.Headers)
 	if c.URL != nil {
-		fields = append(fields, "u", *c.URL)
+		secrets["u"] = *c.URL
+	}
+	fields, err := s.sealFields(ctx, tenant, id, secrets)
+	if err != nil {
+		return tasks.Endpoint{}, err
 	}
 	if c.Events != nil {
 		fields = append(fields, "ev", joinEvents(c.Events))
@@ -64,11 +73,27 @@ func (s *Store) ChangeEndpoint(ctx context.Context, tenant, id string, c tasks.E
 const ownHeader = "h:"
 
 // headerFields are the fields of an endpoint's own headers, one each, with their values.
-func headerFields(h tasks.Headers) (fields []any) {
+func headerFields(h tasks.Headers) map[string]string {
+	fields := make(map[string]string, len(h)+3)
 	for name, value := range h {
-		fields = append(fields, ownHeader+name, value)
+		fields[ownHeader+name] = value
 	}
 	return fields
+}
+
+// sealFields are fields of an endpoint that hold secrets, each and its value in turn.
+func (s *Store) sealFields(ctx context.Context, tenant, endpoint string, secrets map[string]string) (fields []any, err error) {
+	for field, value := range secrets {
+		what := ofEndpoint
+		if field == "k" || field == "a" {
+			what = ofSecrets
+		}
+		if value, err = s.vault.sealText(ctx, tenant, value, what, endpoint, field); err != nil {
+			return nil, fmt.Errorf("save endpoint %s: %w", endpoint, err)
+		}
+		fields = append(fields, field, value)
+	}
+	return fields, nil
 }
 
 // saveEndpoint makes or changes an endpoint, disables it ("1"), enables it ("0") or
@@ -118,7 +143,7 @@ func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint
 	if h["t"] != tenant {
 		return tasks.Endpoint{}, tasks.ErrNotFound
 	}
-	return unpackEndpoint(id, h), nil
+	return s.unpackEndpoint(ctx, id, h)
 }
 
 // Endpoints returns all of a tenant's endpoints, newest first.
@@ -134,7 +159,11 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	var out []tasks.Endpoint
 	for i, h := range records {
 		if h["t"] == tenant {
-			out = append(out, unpackEndpoint(ids[i], h))
+			e, err := s.unpackEndpoint(ctx, ids[i], h)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, e)
 		}
 	}
 	return out, nil
@@ -151,9 +180,17 @@ func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.Si
 	if endpoint != "" {
 		key = s.keys.endpoint(endpoint)
 	}
+	secret, err := s.vault.sealText(ctx, tenant, k.Secret, ofSecrets, endpoint, "k")
+	if err != nil {
+		return now, fmt.Errorf("change signing keys: %w", err)
+	}
+	private, err := s.vault.sealText(ctx, tenant, k.Private, ofSecrets, endpoint, "a")
+	if err != nil {
+		return now, fmt.Errorf("change signing keys: %w", err)
+	}
 	err = operate(ctx, endpoint, func(ctx context.Context, op string) error {
 		word, err := s.run(ctx, keysRotateScript, args{
-			"op": op, "tenant": tenant, "endpoint": endpoint, "secret": k.Secret, "private": k.Private, "keep": oldKeysKept.Milliseconds(), "leave": keep,
+			"op": op, "tenant": tenant, "endpoint": endpoint, "secret": secret, "private": private, "keep": oldKeysKept.Milliseconds(), "leave": keep,
 		}).Text()
 		if err != nil {
 			return fmt.Errorf("change signing keys: %w", err)
@@ -165,8 +202,8 @@ func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.Si
 		if err != nil {
 			return fmt.Errorf("read signing keys: %w", redisError(err))
 		}
-		now = keysOf(h)
-		return nil
+		now, err = s.keysOf(ctx, tenant, endpoint, h)
+		return err
 	})
 	return now, err
 }
@@ -178,7 +215,7 @@ func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKey
 	case err != nil:
 		return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", redisError(err))
 	case len(h) > 0:
-		return keysOf(h), nil
+		return s.keysOf(ctx, tenant, "", h)
 	case s.newSecret == nil:
 		return tasks.SigningKeys{}, tasks.ErrNotFound
 	}
@@ -201,22 +238,48 @@ func (s *Store) TestEndpoint(ctx context.Context, tenant, endpoint string) (d ta
 	return d, err
 }
 
-func keysOf(h map[string]string) tasks.SigningKeys {
-	return tasks.SigningKeys{Secret: h["k"], Private: h["a"], OldSecret: h["k2"], OldPrivate: h["a2"], OldUntil: fromMilli(atoi(h["x2"]))}
+// keysOf reads the keys of a tenant, or of an endpoint of it. The scripts move a key to the
+// place of the one before, so both are sealed alike.
+func (s *Store) keysOf(ctx context.Context, tenant, endpoint string, h map[string]string) (k tasks.SigningKeys, err error) {
+	k.OldUntil = fromMilli(atoi(h["x2"]))
+	for _, one := range []struct {
+		to     *string
+		at, as string
+	}{{&k.Secret, "k", "k"}, {&k.Private, "a", "a"}, {&k.OldSecret, "k2", "k"}, {&k.OldPrivate, "a2", "a"}} {
+		if *one.to, err = s.vault.openText(ctx, tenant, h[one.at], ofSecrets, endpoint, one.as); err != nil {
+			return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", err)
+		}
+	}
+	return k, nil
 }
 
-func unpackEndpoint(id string, h map[string]string) tasks.Endpoint {
+func (s *Store) unpackEndpoint(ctx context.Context, id string, h map[string]string) (tasks.Endpoint, error) {
+	fail := func(err error) (tasks.Endpoint, error) {
+		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, err)
+	}
 	own := tasks.Headers{}
 	for field, value := range h {
 		if name, is := strings.CutPrefix(field, ownHeader); is {
-			own[name] = value
+			plain, err := s.vault.openText(ctx, h["t"], value, ofEndpoint, id, field)
+			if err != nil {
+				return fail(err)
+			}
+			own[name] = plain
 		}
 	}
-	return tasks.Endpoint{
-		ID: id, Tenant: h["t"], URL: h["u"], Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
-		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
-		FailingSince: fromMilli(atoi(h["bad"])), Keys: keysOf(h), Headers: own, CA: tasks.CA(h["ca"]),
+	address, err := s.vault.openText(ctx, h["t"], h["u"], ofEndpoint, id, "u")
+	if err != nil {
+		return fail(err)
 	}
+	keys, err := s.keysOf(ctx, h["t"], id, h)
+	if err != nil {
+		return fail(err)
+	}
+	return tasks.Endpoint{
+		ID: id, Tenant: h["t"], URL: address, Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
+		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
+		FailingSince: fromMilli(atoi(h["bad"])), Keys: keys, Headers: own, CA: tasks.CA(h["ca"]),
+	}, nil
 }
 
 // joinEvents is the events as an endpoint's record holds them: each between commas.

@@ -27,7 +27,7 @@ func TestEventsAreKept(t *testing.T) {
 	}
 	write := func(call, offset int, raw string, end tasks.StreamEnd, want bool) {
 		t.Helper()
-		if taken, err := s.AppendEvents(ctx, k, call, offset, []byte(raw), end); err != nil || taken != want {
+		if _, taken, err := s.AppendEvents(ctx, k, call, offset, []byte(raw), end); err != nil || taken != want {
 			t.Fatalf("write %.20q at %d: %v, %v", raw, offset, taken, err)
 		}
 	}

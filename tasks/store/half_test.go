@@ -40,23 +40,23 @@ var smallHalves = map[string]func(h *half) func(){
 	},
 	"events": func(h *half) func() {
 		k := h.busy()
-		_, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
+		_, _, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
 		must(h.T, err)
 		return func() {
-			_, err := h.AppendEvents(h.Context(), k, 1, 5, []byte("more"), tasks.StreamWhole)
+			_, _, err := h.AppendEvents(h.Context(), k, 1, 5, []byte("more"), tasks.StreamWhole)
 			must(h.T, err)
 		}
 	},
 	"events, the first": func(h *half) func() {
 		k := h.busy()
 		return func() {
-			_, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
+			_, _, err := h.AppendEvents(h.Context(), k, 1, 0, []byte("event"), tasks.StreamOpen)
 			must(h.T, err)
 		}
 	},
 	"keep": func(h *half) func() {
 		h.busy()
-		return func() { must(h.T, h.KeepAnswer(h.Context(), "d", "job_2", []byte("{}"), time.Minute)) }
+		return func() { must(h.T, h.KeepAnswer(h.Context(), "acme", "d", "job_2", []byte("{}"), time.Minute)) }
 	},
 	"answer_save": func(h *half) func() {
 		h.busy()
@@ -103,6 +103,16 @@ var smallHalves = map[string]func(h *half) func(){
 		return func() {
 			_ = h.DropDocument(h.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument})
 		}
+	},
+	"seal_key": func(h *half) func() {
+		s := sealing(h.T, h.watched, "a")
+		return func() { _, err := s.Sealed(h.Context(), "acme", "id", []byte("x")); must(h.T, err) }
+	},
+	"seal_wrap": func(h *half) func() {
+		_, err := sealing(h.T, h.watched, "a").Sealed(h.Context(), "acme", "id", []byte("x"))
+		must(h.T, err)
+		s := sealing(h.T, h.watched, "a", "b")
+		return func() { _, _, _, err := s.Rotate(h.Context(), ""); must(h.T, err) }
 	},
 	"key_reserve": func(h *half) func() {
 		return func() { _, err := h.ReserveKey(h.Context(), "acme", "key", "f", "bulk_1"); must(h.T, err) }

@@ -61,3 +61,6 @@ func (k keys) content(id string) string             { return string(k) + "part:"
 func (k keys) stock(id string) string               { return string(k) + "stock:" + id }
 func (k keys) contents() string                     { return string(k) + "parts" }
 func (k keys) documents(kind, tenant string) string { return string(k) + "docs:" + kind + ":" + tenant }
+
+func (k keys) sealKey(tenant string) string { return string(k) + "sk:" + tenant }
+func (k keys) sealKeys() string             { return string(k) + "sks" }

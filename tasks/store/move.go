@@ -35,6 +35,49 @@ var pausedScript = script("paused")
 
 var saveAnswerScript = script("answer_save")
 
+// submission is a submission as the script takes it.
+func (s *Store) submission(ctx context.Context, sub *tasks.Submission) ([]any, error) {
+	j := &sub.Job
+	field, body, err := s.prompt(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	envelope, err := s.pack(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	key, print, err := s.reservation(ctx, j.Tenant, sub.Key, sub.Fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	return []any{
+		j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), laneShift(j.Priority), milli(j.NotBefore),
+		milli(j.Deadline), envelope, body, key, print, sub.Limits.QueuedJobs, len(j.Fallback),
+		j.Reserved, sub.Limits.TokensPerDay, s.weight(j.Tenant), flag(sub.Named),
+		counted(j, sub.Limits), sub.Limits.QueuedBytes, field, s.costOf(j),
+	}, nil
+}
+
+// reservation is an Idempotency-Key and the fingerprint of its request as scripts take them.
+func (s *Store) reservation(ctx context.Context, tenant, key, fingerprint string) (name, print string, err error) {
+	if name, err = s.vault.names(ctx, tenant, ofKey, key); err == nil && key != "" {
+		print, err = s.vault.names(ctx, tenant, ofPrint, fingerprint)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("seal an Idempotency-Key: %w", err)
+	}
+	return name, print, nil
+}
+
+// first opens what was answered first to a request with an Idempotency-Key, nil where
+// nothing is kept.
+func (s *Store) first(ctx context.Context, tenant, id, answer string) ([]byte, error) {
+	if answer == "" {
+		return nil, nil
+	}
+	return s.vault.open(ctx, tenant, []byte(answer), ofFirst, id)
+}
+
 // Created is what became of one submission; Err is a *tasks.QuotaError,
 // tasks.ErrKeyReused, ErrKeyBusy or ErrIDTaken.
 type Created struct {
@@ -58,12 +101,15 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
 	rows := make([]any, 0, 21*len(subs))
-	for i, j := range jobs {
-		field, body := s.prompt(j)
-		rows = append(rows, j.ID, j.Tenant, j.Pool, s.depthOf(j.Pool), laneShift(j.Priority), milli(j.NotBefore),
-			milli(j.Deadline), s.pack(j), body, subs[i].Key, subs[i].Fingerprint, subs[i].Limits.QueuedJobs, len(j.Fallback),
-			j.Reserved, subs[i].Limits.TokensPerDay, s.weight(j.Tenant), flag(subs[i].Named),
-			counted(j, subs[i].Limits), subs[i].Limits.QueuedBytes, field, s.costOf(j))
+	for i := range subs {
+		row, err := s.submission(ctx, &subs[i])
+		if err != nil {
+			for _, j := range jobs {
+				s.discardText(j.Request.Lies)
+			}
+			return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
+		}
+		rows = append(rows, row...)
 	}
 	budgets := map[string]tasks.Money{}
 	for i := range subs {
@@ -89,7 +135,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	created := make([]Created, len(subs))
 	for i, o := range list(reply[0]) {
 		o := list(o)
-		if created[i] = became(subs[i], o); str(o[0]) != "new" {
+		if created[i] = s.became(ctx, subs[i], o); str(o[0]) != "new" {
 			s.discardText(subs[i].Job.Request.Lies)
 		}
 	}
@@ -97,7 +143,7 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 }
 
 // became is what the script made of a submission.
-func became(sub tasks.Submission, o []any) (c Created) {
+func (s *Store) became(ctx context.Context, sub tasks.Submission, o []any) (c Created) {
 	c.Job = sub.Job
 	switch str(o[0]) {
 	case "new":
@@ -106,9 +152,7 @@ func became(sub tasks.Submission, o []any) (c Created) {
 		c.Place, c.Tenants = num(o[2]), num(o[3])
 	case "replay":
 		c.Replayed, c.Job.ID = true, str(o[1])
-		if answer := str(o[2]); answer != "" {
-			c.Answer = []byte(answer)
-		}
+		c.Answer, c.Err = s.first(ctx, sub.Job.Tenant, c.Job.ID, str(o[2]))
 	case "reused":
 		c.Err = tasks.ErrKeyReused
 	case "busy":
@@ -173,7 +217,14 @@ func (s *Store) SaveAnswer(ctx context.Context, tenant, key, id string, answer [
 	if s.large(len(answer)) {
 		return nil
 	}
-	if err := s.run(ctx, saveAnswerScript, args{"tenant": tenant, "key": key, "id": id}, answer).Err(); err != nil {
+	name, _, err := s.reservation(ctx, tenant, key, "")
+	if err == nil {
+		answer, err = s.vault.seal(ctx, tenant, answer, ofFirst, id)
+	}
+	if err != nil {
+		return fmt.Errorf("save the answer of a key: %w", err)
+	}
+	if err := s.run(ctx, saveAnswerScript, args{"tenant": tenant, "key": name, "id": id}, answer).Err(); err != nil {
 		return fmt.Errorf("save the answer of a key: %w", err)
 	}
 	return nil
@@ -213,21 +264,25 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 		return tasks.Job{}, err
 	}
 	h := pairs(reply[0])
-	j, err := unpack(t.ID, h)
+	j, err := s.unpack(ctx, t.ID, h)
 	j.Lay = time.Duration(num(reply[1])) * time.Millisecond
 	if err == nil {
 		j.Request.Body, err = whole(j.Request.Body)
 	}
 	if lies := h["br"]; err == nil && lies != "" {
-		if j.Request.Body, err = s.fetch(ctx, lies, 0); err != nil {
-			var away *tasks.BodiesError
-			if errors.As(err, &away) {
-				return tasks.Job{}, s.putOff(ctx, t, away)
-			}
-			return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
-		}
+		j.Request.Body, err = s.fetch(ctx, j.Tenant, j.ID, bodies.Prompt, lies, 0)
 	}
-	return j, err
+	var away *tasks.BodiesError
+	var sealed *tasks.SealError
+	switch {
+	case errors.As(err, &away):
+		return tasks.Job{}, s.putOff(ctx, t, away)
+	case errors.As(err, &sealed):
+		return tasks.Job{}, s.putOffSealed(ctx, t, sealed)
+	case err != nil:
+		return tasks.Job{}, fmt.Errorf("take job %s: %w", t.ID, err)
+	}
+	return j, nil
 }
 
 // asks is what the record keeps of a call under way, for an end that nobody sees: the
@@ -291,31 +346,80 @@ func (s *Store) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]task
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {
 		pool = e.Detour.Pool
 	}
-	lies := ""
-	if e.Status == tasks.StatusSucceeded && s.large(len(e.Result)) {
+	large := e.Status == tasks.StatusSucceeded && s.large(len(e.Result))
+	if large {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(pipeline.Leave(ctx)), bodies.Timeout(len(e.Result))+recordWithin)
 		defer cancel()
-		tenant, err := s.rdb.HGet(ctx, s.keys.job(t.ID), "t").Result()
-		if errors.Is(err, redis.Nil) {
-			return nil, tasks.ErrNotFound
-		}
-		if err != nil {
-			return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, redisError(err))
-		}
-		if lies, err = s.unloadResult(ctx, tenant, t, &e); err != nil {
-			return nil, err
-		}
 	}
-	next, err := s.end(ctx, t, &e, s.depthOf(pool), lies)
+	tenant, err := s.whose(ctx, t, large)
+	if err != nil {
+		return nil, fmt.Errorf("end an attempt of job %s: %w", t.ID, err)
+	}
+	w, err := s.written(ctx, tenant, t, &e, large)
+	if err != nil {
+		return nil, err
+	}
+	next, err := s.end(ctx, t, &e, s.depthOf(pool), w)
 	if tasks.Void(err) {
-		s.unused(ctx, t.ID, lies)
+		s.unused(ctx, t.ID, w.lies)
 	}
 	return next, err
 }
 
-// end is End of an attempt whose result lies elsewhere, unless that is "".
-func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth int, lies string) ([]tasks.Ticket, error) {
+// whose is the tenant of a ticket's job, where it is needed, as for sealing. A ticket that a
+// release before this one has kept does not say it.
+func (s *Store) whose(ctx context.Context, t tasks.Ticket, needed bool) (string, error) {
+	if t.Tenant != "" || !needed && !s.vault.seals {
+		return t.Tenant, nil
+	}
+	return s.Holder(ctx, t.ID)
+}
+
+// written is what an ending writes of what is content.
+type written struct {
+	result  []byte
+	lies    string // where the result lies; "": it is in the record
+	kept    []byte // the copy for those that wait for the same answer; nil: the result itself
+	outcome string
+}
+
+// written seals what an attempt has brought, and puts a large result where it will lie.
+func (s *Store) written(ctx context.Context, tenant string, t tasks.Ticket, e *tasks.Ending, large bool) (w written, err error) {
+	w.result, w.outcome = s.result(e.Result), shows(e)
+	if large {
+		if w.lies, err = s.unloadResult(ctx, tenant, t, e); err != nil {
+			return w, err
+		}
+	}
+	if !s.vault.seals {
+		return w, nil
+	}
+	if e.Leads != "" && e.Status == tasks.StatusSucceeded {
+		copied := e.Result
+		if large {
+			copied = []byte(w.lies)
+		}
+		if w.kept, err = s.vault.seal(ctx, tenant, copied, ofAnswer, e.Leads); err != nil {
+			return w, fmt.Errorf("seal the result of job %s: %w", t.ID, err)
+		}
+	}
+	if !large {
+		w.result, err = s.vault.seal(ctx, tenant, w.result, ofResult, t.ID)
+	}
+	if err == nil && e.Error != nil {
+		var b []byte
+		b, err = s.vault.seal(ctx, tenant, []byte(w.outcome), ofOutcome, t.ID)
+		w.outcome = string(b)
+	}
+	if err != nil {
+		return w, fmt.Errorf("seal the result of job %s: %w", t.ID, err)
+	}
+	return w, nil
+}
+
+// end is End of an attempt of which what is written is made.
+func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth int, w written) ([]tasks.Ticket, error) {
 	what := string(e.Status)
 	if e.Status == tasks.StatusRetrying {
 		what = "hand_back"
@@ -334,16 +438,20 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	if e.Detour != nil && e.Status == tasks.StatusRetrying {
 		detour = *e.Detour
 	}
-	field, result := placed(s.result(e.Result), lies, "r", "rr")
+	field, result := placed(w.result, w.lies, "r", "rr")
 	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
-		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "pieces": s.pieces(e, lies), "ask": strings.TrimPrefix(asks(t.Asks), " "),
+		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "pieces": s.pieces(e, w.lies), "ask": strings.TrimPrefix(asks(t.Asks), " "),
 		"toll": s.cost(detour.Pool, detour.Input, detour.Output), "cost": took(e),
 	}
 	if sums := spent(&e.Attempt); sums != nil {
 		a["spent"] = sums
 	}
-	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, a, shows(e), encode(call), result)
+	rows := []any{w.outcome, encode(call), result}
+	if w.kept != nil {
+		rows = append(rows, w.kept)
+	}
+	reply, err := s.move(ctx, "end an attempt of job "+t.ID, endScript, a, rows...)
 	if err != nil {
 		return nil, err
 	}

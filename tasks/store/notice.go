@@ -32,6 +32,7 @@ type Notices struct {
 	rdb     redis.UniversalClient
 	prefix  string
 	keys    keys
+	from    *Store
 	control func(Control)
 	stands  chan struct{} // the subscription does, anew
 
@@ -49,9 +50,9 @@ type ear struct {
 }
 
 // NewNotices returns the ear of this process for what a Store of the same prefix
-// says. Control, when set, is called for each control message, one at a time.
-func NewNotices(rdb redis.UniversalClient, prefix string, control func(Control)) *Notices {
-	return &Notices{rdb: rdb, prefix: cmp.Or(prefix, tasks.DefaultPrefix), keys: newKeys(prefix), control: control, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
+// says; from is one, which reads the jobs that notices bring. Control, when set, is called for each control message, one at a time.
+func NewNotices(rdb redis.UniversalClient, prefix string, from *Store, control func(Control)) *Notices {
+	return &Notices{from: from, rdb: rdb, prefix: cmp.Or(prefix, tasks.DefaultPrefix), keys: newKeys(prefix), control: control, stands: make(chan struct{}, 1), ready: map[string]chan struct{}{}, ears: map[string]map[*ear]struct{}{}}
 }
 
 const (
@@ -212,7 +213,7 @@ func (n *Notices) wake(id, said string) {
 	var job *tasks.Job
 	for e := range n.ears[id] {
 		if e.ended != nil && end && job == nil {
-			job = carried(id, record)
+			job = n.from.carried(id, record)
 		}
 		if e.ended == nil || end {
 			e.signal(job)
@@ -238,8 +239,8 @@ func (e *ear) signal(job *tasks.Job) {
 
 // carried reads the record that a notice of an end carries: each field and
 // value with its length before it. Nil: there is none, or it is not whole, or its result
-// lies elsewhere.
-func carried(id, record string) *tasks.Job {
+// lies elsewhere, or it is sealed and its key not at hand.
+func (s *Store) carried(id, record string) *tasks.Job {
 	var parts []any
 	for record != "" {
 		size, rest, ok := strings.Cut(record, ":")
@@ -253,7 +254,10 @@ func carried(id, record string) *tasks.Job {
 		return nil
 	}
 	h := pairs(parts)
-	j, err := unpack(id, h)
+	if s.vault.ring != nil && !s.vault.has(h["t"]) {
+		return nil // it would have to be asked for
+	}
+	j, err := s.unpack(context.Background(), id, h)
 	if err != nil || !j.Status.Final() || h["rr"] != "" {
 		return nil
 	}

@@ -59,7 +59,7 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	if records[0]["t"] != tenant {
 		return tasks.Job{}, tasks.ErrNotFound
 	}
-	j, err := unpack(id, records[0])
+	j, err := s.unpack(ctx, id, records[0])
 	if err == nil {
 		err = s.whole(ctx, &j, records[0]["rr"], 0)
 	}
@@ -102,7 +102,7 @@ func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, er
 		if h["e"] == "" {
 			continue
 		}
-		j, err := unpack(ids[i], h)
+		j, err := s.unpack(ctx, ids[i], h)
 		if err != nil {
 			return nil, err
 		}
@@ -215,6 +215,14 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 	if f.Metadata == nil {
 		f.Metadata = map[string]string{} // a script's {}
 	}
+	sealed := map[string]string{}
+	for name, value := range f.Metadata {
+		pair, err := s.vault.pair(ctx, f.Tenant, name, value)
+		if err != nil {
+			return nil, fmt.Errorf("look for metadata: %w", err)
+		}
+		sealed[name] = pair
+	}
 	if f.Batch != "" {
 		if _, err := s.Batch(ctx, f.Tenant, f.Batch); err != nil {
 			return nil, err
@@ -227,7 +235,7 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 	return func(ctx context.Context, n int) ([]string, int, string, error) {
 		reply, err := s.run(ctx, findScript, args{
 			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "statuses": some, "model": f.Model, "pool": f.Pool,
-			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata,
+			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata, "pairs": sealed,
 		}).Slice()
 		if err != nil {
 			return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)

@@ -2,8 +2,10 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,27 +15,28 @@ import (
 // envelope is what never changes about a job, as it is stored: short names,
 // since every queued job pays for them in memory.
 type envelope struct {
-	Model     string            `json:"m"`
-	Priority  tasks.Priority    `json:"p,omitempty"` // "" is normal
-	CustomID  string            `json:"c,omitempty"`
-	Line      int               `json:"l,omitempty"`
-	NotBefore int64             `json:"nb,omitempty"`
-	Kind      tasks.Kind        `json:"k"`
-	MaxTokens int               `json:"x,omitempty"`
-	Output    int               `json:"y,omitempty"`
-	Open      bool              `json:"u,omitempty"`
-	Input     int               `json:"i,omitempty"`
-	Version   string            `json:"v,omitempty"`
-	Beta      string            `json:"b,omitempty"`
-	Metadata  map[string]string `json:"md,omitempty"`
-	Webhook   string            `json:"w,omitempty"`
-	Fallback  []string          `json:"f,omitempty"`
-	Bytes     int64             `json:"z,omitempty"`
-	Result    int64             `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
-	Endpoint  tasks.Path        `json:"ep,omitempty"`
-	Stream    bool              `json:"s,omitempty"`
-	Behind    bool              `json:"bg,omitempty"`
-	AtMost    tasks.Money       `json:"rm,omitempty"` // account.lua reads it
+	Model     string          `json:"m"`
+	Priority  tasks.Priority  `json:"p,omitempty"` // "" is normal
+	CustomID  string          `json:"c,omitempty"`
+	Line      int             `json:"l,omitempty"`
+	NotBefore int64           `json:"nb,omitempty"`
+	Kind      tasks.Kind      `json:"k"`
+	MaxTokens int             `json:"x,omitempty"`
+	Output    int             `json:"y,omitempty"`
+	Open      bool            `json:"u,omitempty"`
+	Input     int             `json:"i,omitempty"`
+	Version   string          `json:"v,omitempty"`
+	Beta      string          `json:"b,omitempty"`
+	Metadata  json.RawMessage `json:"md,omitempty"` // pairs; sealed, a string: see hide
+	Pairs     []string        `json:"mp,omitempty"` // what stands for each pair that is sealed
+	Webhook   string          `json:"w,omitempty"`
+	Fallback  []string        `json:"f,omitempty"`
+	Bytes     int64           `json:"z,omitempty"`
+	Result    int64           `json:"r,omitempty"` // how large it may be in memory; room.lua reads it
+	Endpoint  tasks.Path      `json:"ep,omitempty"`
+	Stream    bool            `json:"s,omitempty"`
+	Behind    bool            `json:"bg,omitempty"`
+	AtMost    tasks.Money     `json:"rm,omitempty"` // account.lua reads it
 
 	OpenAI tasks.OpenAIFields `json:"oa,omitzero"`
 }
@@ -144,19 +147,106 @@ func (s *Store) mostResult(r *tasks.Request) int64 {
 // weighed is how much memory a result of so many bytes takes, with all that ends a job.
 func weighed(bytes int64) int64 { return bytes + bytes/4 + 1024 }
 
-func (s *Store) pack(j *tasks.Job) string {
+// caller is what the envelope of a sealed job has of its caller's, as one value. A release
+// that knows nothing of sealing finds a string where it expects pairs, and leaves the job as it is.
+type caller struct {
+	Metadata map[string]string `json:"md,omitempty"`
+	CustomID string            `json:"c,omitempty"`
+}
+
+// hide puts into an envelope what is its caller's, sealed where the store seals.
+func (s *Store) hide(ctx context.Context, e *envelope, j *tasks.Job) (err error) {
+	if !s.vault.seals {
+		e.CustomID, e.Webhook = j.CustomID, j.WebhookURL
+		if len(j.Metadata) > 0 {
+			e.Metadata = json.RawMessage(encode(j.Metadata))
+		}
+		return nil
+	}
+	text, err := s.vault.sealText(ctx, j.Tenant, encode(caller{j.Metadata, j.CustomID}), ofCaller, j.ID)
+	if err != nil {
+		return err
+	}
+	e.Metadata = json.RawMessage(encode(text))
+	for name, value := range j.Metadata {
+		pair, err := s.vault.pair(ctx, j.Tenant, name, value)
+		if err != nil {
+			return err
+		}
+		e.Pairs = append(e.Pairs, pair)
+	}
+	slices.Sort(e.Pairs)
+	e.Webhook, err = s.hideURL(ctx, j)
+	return err
+}
+
+// show reads what hide has put there.
+func (s *Store) show(ctx context.Context, e *envelope, j *tasks.Job) (err error) {
+	j.CustomID, j.WebhookURL = e.CustomID, e.Webhook
+	if j.WebhookURL, err = s.showURL(ctx, j.Tenant, j.ID, e.Webhook); err != nil || len(e.Metadata) == 0 {
+		return err
+	}
+	if e.Metadata[0] != '"' {
+		return json.Unmarshal(e.Metadata, &j.Metadata)
+	}
+	var text string
+	if err := json.Unmarshal(e.Metadata, &text); err != nil {
+		return err
+	}
+	if text, err = s.vault.openText(ctx, j.Tenant, text, ofCaller, j.ID); err != nil {
+		return err
+	}
+	var c caller
+	err = json.Unmarshal([]byte(text), &c)
+	j.Metadata, j.CustomID = c.Metadata, c.CustomID
+	return err
+}
+
+// sealedURL begins a job's own URL that is sealed. What stands for its host follows where a
+// URL has it, since scripts keep the deliveries to a host in a lane of their own.
+const sealedURL = "sealed://"
+
+func (s *Store) hideURL(ctx context.Context, j *tasks.Job) (string, error) {
+	if j.WebhookURL == "" {
+		return "", nil
+	}
+	_, host, _ := strings.Cut(j.WebhookURL, "://")
+	if at := strings.IndexAny(host, "/?#"); at >= 0 {
+		host = host[:at]
+	}
+	host, err := s.vault.name(ctx, j.Tenant, ofHost, host)
+	if err != nil {
+		return "", err
+	}
+	text, err := s.vault.sealText(ctx, j.Tenant, j.WebhookURL, ofURL, j.ID)
+	return sealedURL + host + "/" + text, err
+}
+
+func (s *Store) showURL(ctx context.Context, tenant, job, value string) (string, error) {
+	rest, is := strings.CutPrefix(value, sealedURL)
+	if !is {
+		return value, nil
+	}
+	_, text, _ := strings.Cut(rest, "/")
+	return s.vault.openText(ctx, tenant, text, ofURL, job)
+}
+
+func (s *Store) pack(ctx context.Context, j *tasks.Job) (string, error) {
 	e := envelope{
-		Model: j.Model, Priority: j.Priority, CustomID: j.CustomID, Line: j.Line,
+		Model: j.Model, Priority: j.Priority, Line: j.Line,
 		NotBefore: milli(j.NotBefore), Endpoint: j.Request.Endpoint,
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Metadata: j.Metadata, Webhook: j.WebhookURL, Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
+		Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
 		Result: s.mostResult(&j.Request), AtMost: j.AtMost, OpenAI: j.Request.OpenAI,
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
 	}
-	return encode(e)
+	if err := s.hide(ctx, &e, j); err != nil {
+		return "", fmt.Errorf("seal job %s: %w", j.ID, err)
+	}
+	return encode(e), nil
 }
 
 // laneShift moves a job in its tenant's backlog into its lane, in milliseconds.
@@ -188,15 +278,32 @@ var shown = []string{
 // withResult are these and the result, or where it lies.
 var withResult = append([]string{"r", "rr"}, shown...)
 
+// unseal opens what a record, or some fields of it, has sealed, in its place.
+func (s *Store) unseal(ctx context.Context, id string, h map[string]string) error {
+	for field, what := range map[string]string{"b": ofPrompt, "r": ofResult, "o": ofOutcome} {
+		if sealed := h[field]; sealed != "" {
+			plain, err := s.vault.open(ctx, h["t"], []byte(sealed), what, id)
+			if err != nil {
+				return fmt.Errorf("read job %s: %w", id, err)
+			}
+			h[field] = string(plain)
+		}
+	}
+	return nil
+}
+
 // unpack reads a record as HGETALL gives it, or some fields of it.
-func unpack(id string, h map[string]string) (tasks.Job, error) {
+func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tasks.Job, error) {
+	if err := s.unseal(ctx, id, h); err != nil {
+		return tasks.Job{}, err
+	}
 	var e envelope
 	if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	j := tasks.Job{
 		ID: id, Tenant: h["t"], Model: e.Model, Pool: h["p"], Priority: e.Priority,
-		Batch: h["c"], CustomID: e.CustomID, Line: e.Line,
+		Batch: h["c"], Line: e.Line,
 		Status: tasks.Status(h["s"]), Fence: atoi(h["f"]), Version: atoi(h["v"]), Attempts: int(atoi(h["n"])),
 		CreatedAt: fromMilli(atoi(h["ct"])), NotBefore: fromMilli(e.NotBefore), Deadline: fromMilli(atoi(h["dl"])),
 		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
@@ -206,7 +313,10 @@ func unpack(id string, h map[string]string) (tasks.Job, error) {
 			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, OpenAI: e.OpenAI,
 		},
 		Bytes: e.Bytes, AtMost: e.AtMost,
-		Metadata: e.Metadata, WebhookURL: e.Webhook, Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
+		Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
+	}
+	if err := s.show(ctx, &e, &j); err != nil {
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	tokens, _, _ := strings.Cut(h["q"], " ")
 	j.Reserved = atoi(tokens)

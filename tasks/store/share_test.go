@@ -84,7 +84,7 @@ func TestFollowersGetTheLeadersAnswer(t *testing.T) {
 		if err != nil || held.Followed != asked || k.ID != crew[ended].ID {
 			t.Fatalf("follower %d: %+v, %v", ended, held, err)
 		}
-		if answer, err := s.Answer(ctx, asked); err != nil || string(answer) != string(won.Result) {
+		if answer, err := s.Answer(ctx, "acme", asked); err != nil || string(answer) != string(won.Result) {
 			t.Fatalf("the answer for follower %d: %q, %v", ended, answer, err)
 		}
 		_, more, err := s.Start(ctx, k)
@@ -110,7 +110,7 @@ func TestFollowersGetTheLeadersAnswer(t *testing.T) {
 	if err := s.Delete(ctx, "acme", crew[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	if answer, err := s.Answer(ctx, asked); err != nil || answer != nil {
+	if answer, err := s.Answer(ctx, "acme", asked); err != nil || answer != nil {
 		t.Errorf("after the leader's deletion: %q, %v", answer, err)
 	}
 }
@@ -342,7 +342,7 @@ func TestNoOrderOfEventsLeavesAFollowerBehind(t *testing.T) {
 					} else if err != nil {
 						t.Fatal(err)
 					}
-					if answer, err := s.Answer(ctx, asked+k.Pool); err != nil || held.Followed != asked+k.Pool || answer == nil {
+					if answer, err := s.Answer(ctx, "acme", asked+k.Pool); err != nil || held.Followed != asked+k.Pool || answer == nil {
 						leads, next, err := s.Join(ctx, k, asked+k.Pool)
 						if err != nil {
 							t.Fatal(err)

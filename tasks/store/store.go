@@ -7,7 +7,8 @@
 // final job never changes, but by a retry that its caller asks for, and
 // nothing of it outlives Config.ResultTTL. All keys carry one hash tag.
 //
-// The store never calls Asynq and never reads a prompt.
+// The store never calls Asynq and never reads a prompt. With Config.Seal it seals all that
+// is content of a tenant before it leaves the process (vault.go), and no script sees any.
 package store
 
 import (
@@ -23,6 +24,7 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/pipeline"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 const (
@@ -87,6 +89,11 @@ type Config struct {
 	// record as they are.
 	Bodies *bodies.Bodies
 	Above  int64
+	// Seal has the master keys under which content is sealed, each tenant's with a key of
+	// its own; nil: it lies in plain, and what was sealed cannot be read. Plain has Seal
+	// open what was sealed, and all that is written lie in plain.
+	Seal  *seal.Ring
+	Plain bool
 	// Now is the clock, for tests and simulations; nil: Redis's own.
 	Now func() time.Time
 }
@@ -112,11 +119,13 @@ type Store struct {
 	sweeps        atomic.Int64 // of deliveries that were answered
 	audit         audit
 	contentsSwept atomic.Int64 // the minute in which contents were last swept
+	vault         *vault
 }
 
 // New returns a Store.
 func New(c Config) *Store {
 	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, places: c.Places, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
+	s.vault = &vault{ring: c.Seal, seals: c.Seal != nil && !c.Plain, s: s, held: map[string]*heldKey{}, missing: map[string]bool{}}
 	if s.bodies != nil && !s.bodies.InRedis() {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}

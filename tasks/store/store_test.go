@@ -743,7 +743,7 @@ func TestRequeueLiftsTheDeadline(t *testing.T) {
 // listening returns an ear that listens until the test ends.
 func listening(t *testing.T, rdb *redis.Client, control func(store.Control)) *store.Notices {
 	t.Helper()
-	n := store.NewNotices(rdb, "", control)
+	n := store.NewNotices(rdb, "", store.New(store.Config{Redis: rdb}), control)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()

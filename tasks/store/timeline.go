@@ -97,7 +97,7 @@ func (s *Store) History(ctx context.Context, tenant, id string) (tasks.History, 
 		return tasks.History{}, tasks.ErrNotFound
 	}
 	h := tasks.History{}
-	if h.Job, err = unpack(id, r); err != nil {
+	if h.Job, err = s.unpack(ctx, id, r); err != nil {
 		return h, err
 	}
 	h.Happened, h.Cut = happened(r["w"], h.Job.CreatedAt), strings.HasPrefix(r["w"], "~ ")

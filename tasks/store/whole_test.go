@@ -65,6 +65,7 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 	watched := redis.NewClient(rdb.Options())
 	defer watched.Close()
 	seen := redistest.Watch(watched)
+	h.watched = watched
 	h.Store = store.New(store.Config{
 		Redis: watched, Now: func() time.Time { return h.now }, Depth: map[string]int{pool: 2, "q": 2}, Rates: oneRate, ResultTTL: time.Hour,
 		Weight: func(string) int64 { return 2 }, Places: places, NewSecret: func() string { return "whsec_1" },
@@ -146,6 +147,8 @@ type half struct {
 	*store.Store
 	rdb *redis.Client
 	now time.Time
+	// watched is the client whose scripts are seen.
+	watched *redis.Client
 	// only is an argument of the script that is meant, where others are called as well.
 	only string
 }

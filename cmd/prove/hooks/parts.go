@@ -100,7 +100,7 @@ func (p *parts) deliver(ctx context.Context) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 2)
 	go func() { done <- d.Run(ctx) }()
-	notices := store.NewNotices(p.rdb, "", func(c store.Control) {
+	notices := store.NewNotices(p.rdb, "", p.store, func(c store.Control) {
 		if c.Verb == "deliver" {
 			d.Wake()
 		}

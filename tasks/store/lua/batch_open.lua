@@ -1,6 +1,6 @@
 -- Begins a batch and reserves its Idempotency-Key.
 -- KEYS     see begin.lua
--- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or ""; stale: ms until an abandoned one is swept;
+-- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or "", see reserved; stale: ms until an abandoned one is swept;
 --          silent: ms after which another writer may have the key; most: batches of a tenant being written; weight: the
 --          tenant's, and its places, see weigh}
 -- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, {"many"}, or {"stale"} when a
@@ -8,6 +8,7 @@
 local mine = keys.staged(a.tenant)
 sorted(keys.staging(), mine)
 lasting()
+if a.key ~= '' then a.key = reserved(a.tenant, a.key) end
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
 if h[1] and h[4] ~= a.op then -- of another writer

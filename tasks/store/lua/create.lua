@@ -2,7 +2,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
---          deadline ms, envelope, body, Idempotency-Key or "", fingerprint, most waiting jobs or 0,
+--          deadline ms, envelope, body, Idempotency-Key or "" and fingerprint (see reserved), most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight and places, see weigh, "1" for an
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
 --          expected to cost or 0
@@ -33,6 +33,7 @@ local function create(i)
     end
     return { 'new', tonumber(redis.call('HGET', made.key, 'ct')) }
   end
+  if ikey ~= '' then ikey, fingerprint = reserved(tenant, ikey, fingerprint) end
   local kept = keys.idempotency(tenant, ikey)
   if ikey ~= '' then
     local seen = redis.call('HMGET', kept, 'fp', 'id', 'ans', 'busy')

@@ -6,7 +6,8 @@
 --          cost: what the call has cost so, -1 when nobody knows; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
 --          end lay on a disk meanwhile, or 0; field: r, or rr where the result
 --          is where it lies; pieces: its bytes where that is in Redis, or 0; spent: for the ledger, see post in account.lua, or nil; ask: of the call, as keys.job has it behind the name of its start}
--- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result
+-- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result,
+-- ARGV[6]  a copy of it for those that wait for the same answer, where that is another text
 -- Returns  {"ok", tickets, where a body lies that is of use no more, or ""}, {"final"}, {"lost"} or {"gone"}.
 local outcome, call, result = ARGV[3], ARGV[4], ARGV[5]
 local j = moving(a.id, 'e', 'log')
@@ -45,7 +46,7 @@ if a.what == 'succeeded' or a.what == 'failed' then
     puts(j, a.field, result)
     learn(j.p, expected(envelopeOf(j)), math.max(#result, a.pieces))
     if j.sh and redis.call('EXISTS', keys.followers(j.p, j.sh)) == 1 then
-      redis.call('SET', keys.answer(j.sh), result, 'PX', math.min(600000, ttl))
+      redis.call('SET', keys.answer(j.sh), ARGV[6] or result, 'PX', math.min(600000, ttl))
       puts(j, 'ca', j.sh)
     end
     drops(j, 'b', 'br') -- the prompt has served; only a job that failed may be asked again

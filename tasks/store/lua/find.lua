@@ -4,7 +4,7 @@
 -- ARGV[2]  {n: jobs to look at; batch, line: of its lines from that index down; where
 --          batch is '', tenant, from, low: of the tenant's between these two of
 --          ZREVRANGEBYLEX; then what the filter asks: statuses: a set, {} for any; model, pool: '' for any;
---          since, till: ms, 0 for any; metadata: pairs}
+--          since, till: ms, 0 for any; metadata: pairs; pairs: by their names, what stands for each where it is sealed, or ""}
 -- Returns  {how many were looked at, the last of them or '', those let through, ...}.
 local ids = {}
 if a.batch ~= '' then
@@ -20,7 +20,13 @@ end
 local function matches(envelope)
   if a.model ~= '' and envelope.m ~= a.model then return false end
   for name, value in pairs(a.metadata) do
-    if not envelope.md or envelope.md[name] ~= value then return false end
+    if type(envelope.md) == 'string' then
+      local has = false
+      for _, pair in ipairs(envelope.mp or {}) do has = has or pair == a.pairs[name] end
+      if not has then return false end
+    elseif not envelope.md or envelope.md[name] ~= value then
+      return false
+    end
   end
   return true
 end

@@ -1,9 +1,10 @@
 -- Reserves an Idempotency-Key for a call that makes no job and no batch, or frees it again.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant, key, fingerprint; id: names the call; silent: ms after which another may have the key of
+-- ARGV[2]  {tenant; key, fingerprint: see reserved; id: names the call; silent: ms after which another may have the key of
 --          one that has not answered; keep: ms; free: true to free it, unless its answer is kept}
 -- Returns  {"ok"}, {"busy"}, {"reused"}, or {"replay", answer}.
-local ikey = keys.idempotency(a.tenant, a.key)
+local key, fingerprint = reserved(a.tenant, a.key, a.fingerprint)
+local ikey = keys.idempotency(a.tenant, key)
 local seen = redis.call('HMGET', ikey, 'fp', 'id', 'ans', 'busy', 'at')
 if a.free then
   if seen[2] == a.id and not seen[3] then redis.call('DEL', ikey) end
@@ -11,11 +12,11 @@ if a.free then
 end
 if seen[4] then return { 'busy' } end
 if seen[1] and seen[2] ~= a.id then
-  if seen[1] ~= a.fingerprint then return { 'reused' } end
+  if seen[1] ~= fingerprint then return { 'reused' } end
   if seen[3] then return { 'replay', seen[3] } end
   if tonumber(seen[5] or 0) + a.silent > now then return { 'busy' } end
 end
 lasting()
-redis.call('HSET', ikey, 'fp', a.fingerprint, 'id', a.id, 'at', now)
+redis.call('HSET', ikey, 'fp', fingerprint, 'id', a.id, 'at', now)
 redis.call('PEXPIRE', ikey, a.keep)
 return { 'ok' }

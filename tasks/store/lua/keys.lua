@@ -72,7 +72,8 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- pl   1 while it has one of its tenant's places, where these are limited
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text
--- t    the text so far
+-- t    the text so far; sealed, in pieces, each behind its length in four bytes
+-- o    bytes of the text, where it is sealed
 function keys.text(id) return P .. 'text:' .. id end -- hash: what a running call has brought so far
 function keys.events(id) return P .. 'ev:' .. id end -- string: what a call with a stream has brought so far: its number in eight digits, how they end ("-": not yet), and its events as they came
 function keys.wanted(id) return P .. 'want:' .. id end -- string: somebody reads the text as it comes
@@ -313,3 +314,11 @@ function keys.contents() return P .. 'parts' end -- zset: documents with content
 function keys.stock(id) return P .. 'stock:' .. id end -- hash: what the content of a document takes
 function keys.documents(kind, tenant) return P .. 'docs:' .. kind .. ':' .. tenant end -- zset: a tenant's documents of a kind, by id
 function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last
+
+-- Sealing: each tenant's own key, see tasks/seal.
+
+-- id  of the key
+-- m   the name of the master key that wraps it
+-- w   the key, wrapped
+function keys.sealKey(tenant) return P .. 'sk:' .. tenant end -- hash: the tenant's key
+function keys.sealKeys() return P .. 'sks' end -- zset: tenants with a key

@@ -24,3 +24,14 @@ local function noted()
   end
   redis.call('ZREMRANGEBYRANK', keys.acts(), 0, -a.acts - 1)
 end
+
+-- reserved is the name that stands for an Idempotency-Key, and the fingerprint that goes with
+-- it. Where the store seals, or has sealed, it may be in use under another name, which
+-- follows behind a line's end, and so does the fingerprint that goes with that.
+local function reserved(tenant, key, fingerprint)
+  local name, other = string.match(key, '^([^\n]*)\n(.*)$')
+  if not name then return key, fingerprint end
+  local print, former = string.match(fingerprint or '', '^([^\n]*)\n(.*)$')
+  if redis.call('EXISTS', keys.idempotency(tenant, other)) == 1 then return other, former end
+  return name, print
+end

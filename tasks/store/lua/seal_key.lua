@@ -1,0 +1,12 @@
+-- Makes the key of a tenant, where there is none.
+-- KEYS     see begin.lua
+-- ARGV[2]  {tenant, id: of the key; master: the name of the master key that wraps it}
+-- ARGV[3]  the key, wrapped
+-- Returns  {id, master, wrapped} of the one that is there then.
+local key = keys.sealKey(a.tenant)
+sorted(keys.sealKeys())
+local there = redis.call('HMGET', key, 'id', 'm', 'w')
+if there[1] then return there end
+redis.call('HSET', key, 'id', a.id, 'm', a.master, 'w', ARGV[3])
+redis.call('ZADD', keys.sealKeys(), 0, a.tenant)
+return { a.id, a.master, ARGV[3] }

@@ -1,0 +1,435 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/seal"
+)
+
+var (
+	sealKeyScript  = script("seal_key")
+	sealWrapScript = script("seal_wrap")
+)
+
+// What is content, by the purpose that it is sealed for. Behind it stand the tenant and the
+// id of what it is of.
+const (
+	ofPrompt    = "prompt"
+	ofResult    = "result"
+	ofOutcome   = "outcome"      // with an error, which may quote
+	ofCaller    = "caller"       // metadata and custom_id
+	ofURL       = "webhook_url"  // of a job
+	ofText      = "text"         // a piece; behind the id its call and its offset
+	ofEvents    = "events"       // likewise
+	ofAnswer    = "answer"       // kept under a digest
+	ofFirst     = "first answer" // kept under an Idempotency-Key
+	ofKey       = "key"          // an Idempotency-Key
+	ofPrint     = "fingerprint"  // of a request
+	ofBatch     = "batch"        // a fingerprint of one
+	ofCall      = "call"         // a digest of one
+	ofMetadata  = "metadata"     // a pair that is searched for
+	ofHost      = "host"         // of a job's own URL
+	ofDelivery  = "delivery"     // a body
+	ofReceiver  = "receiver"     // what one said
+	ofEndpoint  = "endpoint"     // behind the id the field
+	ofSecrets   = "signing"      // likewise
+	ofDocument  = "document"
+	ofContent   = "content" // of a document
+	ofSpill     = "spill"
+	ofBody      = "body" // elsewhere; behind the id what it is
+	keyFreshFor = 5 * time.Second
+)
+
+// vault seals and opens content, with the key of its tenant. It is the one place where
+// that is done. Without master keys all of it is written in plain.
+type vault struct {
+	ring  *seal.Ring // nil: none
+	seals bool
+	s     *Store // for its Redis
+
+	mu      sync.RWMutex
+	held    map[string]*heldKey
+	missing map[string]bool // master keys that were asked for
+}
+
+// heldKey is a tenant's key, as it was asked for at some time.
+type heldKey struct {
+	key   *seal.Key
+	asked atomic.Int64 // unix ns
+}
+
+// fresh reports whether the key need not be asked for again now; of those who ask at once
+// one is told so.
+func (h *heldKey) fresh() bool {
+	at, now := h.asked.Load(), time.Now().UnixNano()
+	return now-at < int64(keyFreshFor) || !h.asked.CompareAndSwap(at, now)
+}
+
+// seal returns what stands in the place of a value. Nothing stays nothing.
+func (v *vault) seal(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
+	if !v.seals || len(value) == 0 {
+		return value, nil
+	}
+	k, err := v.key(ctx, tenant, true)
+	if err != nil {
+		return nil, err
+	}
+	return k.Seal(value, purpose(what, tenant, of)...), nil
+}
+
+// sealSame is seal, and what is sealed again looks as it did before.
+func (v *vault) sealSame(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
+	if !v.seals || len(value) == 0 {
+		return value, nil
+	}
+	k, err := v.key(ctx, tenant, true)
+	if err != nil {
+		return nil, err
+	}
+	return k.SealSame(value, purpose(what, tenant, of)...), nil
+}
+
+// open returns the value that seal was given. What is not sealed is returned as it is.
+func (v *vault) open(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
+	if !seal.Sealed(value) {
+		return value, nil
+	}
+	k, err := v.key(ctx, tenant, false)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := k.Open(value, purpose(what, tenant, of)...)
+	var foreign *seal.ForeignError
+	if errors.As(err, &foreign) { // it may be that this process has not heard of a new key
+		if k, err = v.ask(ctx, tenant, false); err != nil {
+			return nil, err
+		}
+		plain, err = k.Open(value, purpose(what, tenant, of)...)
+	}
+	if err != nil {
+		return nil, &tasks.SealError{Err: fmt.Errorf("open the %s of %s: %w", what, strings.Join(of, " "), err)}
+	}
+	return plain, nil
+}
+
+func purpose(what, tenant string, of []string) []string { return append([]string{what, tenant}, of...) }
+
+// sealedText begins a sealed value that stands in text.
+const sealedText = "sealed:"
+
+// sealText is seal of what stands in JSON or is sent as a name's argument.
+func (v *vault) sealText(ctx context.Context, tenant, value, what string, of ...string) (string, error) {
+	if !v.seals || value == "" {
+		return value, nil
+	}
+	b, err := v.seal(ctx, tenant, []byte(value), what, of...)
+	return sealedText + base64.RawURLEncoding.EncodeToString(b), err
+}
+
+func (v *vault) openText(ctx context.Context, tenant, value, what string, of ...string) (string, error) {
+	rest, is := strings.CutPrefix(value, sealedText)
+	if !is {
+		return value, nil
+	}
+	b, err := base64.RawURLEncoding.DecodeString(rest)
+	if err != nil || !seal.Sealed(b) {
+		return value, nil
+	}
+	b, err = v.open(ctx, tenant, b, what, of...)
+	return string(b), err
+}
+
+// name is what stands for something that scripts compare: it tells nobody what it is of.
+func (v *vault) name(ctx context.Context, tenant, what, value string) (string, error) {
+	if !v.seals || value == "" {
+		return value, nil
+	}
+	k, err := v.key(ctx, tenant, true)
+	if err != nil {
+		return "", err
+	}
+	return k.Name(what, value), nil
+}
+
+// names is name for what may have been written before sealing was switched, on or off: the
+// other name follows behind a line's end (reserved in lua/operation.lua).
+func (v *vault) names(ctx context.Context, tenant, what, value string) (string, error) {
+	if v.ring == nil || value == "" {
+		return value, nil
+	}
+	k, err := v.key(ctx, tenant, v.seals)
+	var sealed *tasks.SealError
+	switch {
+	case !v.seals && errors.As(err, &sealed):
+		return value, nil // nothing of this tenant was ever sealed
+	case err != nil:
+		return "", err
+	case v.seals:
+		return k.Name(what, value) + "\n" + value, nil
+	}
+	return value + "\n" + k.Name(what, value), nil
+}
+
+// pair is what stands in an envelope for a pair of metadata, in sealed and plain mode alike;
+// "": the tenant has nothing sealed.
+func (v *vault) pair(ctx context.Context, tenant, name, value string) (string, error) {
+	if v.ring == nil {
+		return "", nil
+	}
+	k, err := v.key(ctx, tenant, v.seals)
+	var sealed *tasks.SealError
+	if errors.As(err, &sealed) && !v.seals {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return k.Name(ofMetadata, name, value)[:pairSize], nil
+}
+
+// pairSize is how many letters, of six bits each, tell pairs of a tenant apart.
+const pairSize = 12
+
+// has reports whether a tenant's key is there without asking for it.
+func (v *vault) has(tenant string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.held[tenant] != nil
+}
+
+// key returns a tenant's key, which is made where there is none and make is set. It is
+// asked for again every five seconds: another process may have deleted it.
+func (v *vault) key(ctx context.Context, tenant string, make bool) (*seal.Key, error) {
+	v.mu.RLock()
+	h := v.held[tenant]
+	v.mu.RUnlock()
+	if h != nil && h.fresh() {
+		return h.key, nil
+	}
+	k, err := v.ask(ctx, tenant, make)
+	var sealed *tasks.SealError
+	if h != nil && err != nil && !errors.As(err, &sealed) {
+		return h.key, nil // Redis is away; what is kept on the disk meanwhile is sealed, too
+	}
+	return k, err
+}
+
+// keyWithin is how long a key may take to be read or made.
+const keyWithin = 5 * time.Second
+
+// ask asks Redis for a tenant's key. It goes in no round trip of others: what the caller
+// sends next has its place there.
+func (v *vault) ask(caller context.Context, tenant string, make bool) (*seal.Key, error) {
+	if v.ring == nil {
+		return nil, &tasks.SealError{Err: errors.New("it is sealed, and seal.keys lists no key")}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), keyWithin)
+	defer cancel()
+	defer context.AfterFunc(caller, cancel)()
+	fields, err := v.s.rdb.HMGet(ctx, v.s.keys.sealKey(tenant), "id", "m", "w").Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the key of a tenant: %w", redisError(err))
+	}
+	w := wrappedOf(words(fields))
+	switch {
+	case w.ID == "" && !make:
+		v.mu.Lock()
+		delete(v.held, tenant)
+		v.mu.Unlock()
+		return nil, &tasks.SealError{Err: errors.New("its tenant's key was deleted, or never was")}
+	case w.ID == "":
+		_, made, err := v.ring.Make(tenant)
+		if err != nil {
+			return nil, err
+		}
+		said, err := v.s.run(ctx, sealKeyScript, args{"tenant": tenant, "id": made.ID, "master": made.Master}, made.Key).StringSlice()
+		if err != nil {
+			return nil, fmt.Errorf("make the key of a tenant: %w", err)
+		}
+		w = wrappedOf(said)
+	}
+	return v.hold(tenant, w)
+}
+
+// hold has a tenant's key at hand.
+func (v *vault) hold(tenant string, w seal.Wrapped) (*seal.Key, error) {
+	v.mu.RLock()
+	h := v.held[tenant]
+	v.mu.RUnlock()
+	if h != nil && h.key.ID() == w.ID {
+		h.asked.Store(time.Now().UnixNano())
+		return h.key, nil
+	}
+	k, err := v.ring.Unwrap(tenant, w)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var missing *seal.MissingError
+	if errors.As(err, &missing) {
+		v.missing[missing.Master] = true
+	}
+	if err != nil {
+		delete(v.held, tenant)
+		return nil, &tasks.SealError{Key: w.Master, Err: err}
+	}
+	h = &heldKey{key: k}
+	h.asked.Store(time.Now().UnixNano())
+	v.held[tenant] = h
+	return k, nil
+}
+
+func wrappedOf(fields []string) seal.Wrapped {
+	return seal.Wrapped{ID: fields[0], Master: fields[1], Key: []byte(fields[2])}
+}
+
+// Pieces of what comes bit by bit lie one behind the other, each behind its length in four
+// bytes, and begin with two that begin no text.
+const (
+	pieceHead = 6
+	pieceMost = 32 << 10 // bytes of what is in one
+)
+
+// sealPieces is seal of a part of what comes bit by bit, from a place on where it will stand.
+func (v *vault) sealPieces(ctx context.Context, tenant string, part []byte, at int, what string, of ...string) ([]byte, error) {
+	if !v.seals {
+		return part, nil
+	}
+	var out []byte
+	for some := range slices.Chunk(part, pieceMost) {
+		b, err := v.seal(ctx, tenant, some, what, append(of, fmt.Sprint(at+len(out)))...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, 0xff, 0)
+		out = binary.BigEndian.AppendUint32(out, uint32(len(b)))
+		out = append(out, b...)
+	}
+	return out, nil
+}
+
+// openPieces opens as many pieces as are whole, of which the first stands at a place, and
+// says how many bytes they take. What is not sealed is returned as it is.
+func (v *vault) openPieces(ctx context.Context, tenant string, b []byte, at int, what string, of ...string) (plain []byte, size int, err error) {
+	if len(b) == 0 || b[0] != 0xff {
+		return b, len(b), nil
+	}
+	for {
+		rest := b[size:]
+		if len(rest) < pieceHead {
+			return plain, size, nil
+		}
+		n := int(binary.BigEndian.Uint32(rest[2:]))
+		if n > len(rest)-pieceHead {
+			return plain, size, nil
+		}
+		one, err := v.open(ctx, tenant, rest[pieceHead:pieceHead+n], what, append(of, fmt.Sprint(at+size))...)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !seal.Sealed(rest[pieceHead : pieceHead+n]) {
+			return nil, 0, &tasks.SealError{Err: fmt.Errorf("open the %s of %s: %w", what, strings.Join(of, " "), seal.ErrOpen)}
+		}
+		plain, size = append(plain, one...), size+pieceHead+n
+	}
+}
+
+// ForgetKey deletes a tenant's key: what it has sealed is opened by nobody any more, in five
+// seconds at the latest in processes that have it at hand. A tenant that goes on gets
+// another key.
+func (s *Store) ForgetKey(ctx context.Context, tenant string) error {
+	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.Del(ctx, s.keys.sealKey(tenant))
+		p.ZRem(ctx, s.keys.sealKeys(), tenant)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("delete the key of a tenant: %w", redisError(err))
+	}
+	s.vault.mu.Lock()
+	delete(s.vault.held, tenant)
+	s.vault.mu.Unlock()
+	return nil
+}
+
+// rotateMost is how many tenants' keys are wrapped anew in one step.
+const rotateMost = 100
+
+// Rotate wraps the keys of the next tenants behind one, "" at first, with the current
+// master key, and returns the last of them, "" when there are no more. done counts those
+// that another one had wrapped; left has, by the master keys that they need, how many could
+// not be wrapped anew.
+func (s *Store) Rotate(ctx context.Context, after string) (last string, done int, left map[string]int, err error) {
+	left = map[string]int{}
+	low := "-"
+	if after != "" {
+		low = "(" + after
+	}
+	tenants, err := s.rdb.ZRangeByLex(ctx, s.keys.sealKeys(), &redis.ZRangeBy{Min: low, Max: "+", Count: rotateMost}).Result()
+	if err != nil {
+		return "", 0, nil, fmt.Errorf("list the tenants' keys: %w", redisError(err))
+	}
+	records, err := s.ask(ctx, s.keys.sealKey, tenants, "id", "m", "w")
+	if err != nil {
+		return "", 0, nil, fmt.Errorf("read the keys of %d tenants: %w", len(tenants), err)
+	}
+	for i, h := range records {
+		was := seal.Wrapped{ID: h["id"], Master: h["m"], Key: []byte(h["w"])}
+		if was.ID == "" {
+			continue // deleted just now
+		}
+		w, changed, err := s.vault.ring.Rewrap(tenants[i], was)
+		switch {
+		case err != nil:
+			left[was.Master]++
+			continue
+		case !changed:
+			continue
+		}
+		if err := s.run(ctx, sealWrapScript, args{"tenant": tenants[i], "id": w.ID, "was": was.Master, "master": w.Master}, w.Key).Err(); err != nil {
+			return "", done, left, fmt.Errorf("wrap the key of a tenant anew: %w", err)
+		}
+		done++
+	}
+	if len(tenants) < rotateMost {
+		return "", done, left, nil
+	}
+	return tenants[len(tenants)-1], done, left, nil
+}
+
+// MissingKeys are the names of master keys that were needed and are not listed.
+func (s *Store) MissingKeys() []string {
+	v := s.vault
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var names []string
+	for name := range v.missing {
+		if slices.Contains(v.ring.Names(), name) {
+			delete(v.missing, name)
+		} else {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Sealed is what stands on a disk in the place of a value of a tenant; Opened is that value.
+func (s *Store) Sealed(ctx context.Context, tenant, id string, value []byte) ([]byte, error) {
+	return s.vault.seal(ctx, tenant, value, ofSpill, id)
+}
+
+// Opened returns what Sealed was given.
+func (s *Store) Opened(ctx context.Context, tenant, id string, value []byte) ([]byte, error) {
+	return s.vault.open(ctx, tenant, value, ofSpill, id)
+}
