@@ -71,7 +71,7 @@ var trials = [][]string{
 	{"HSET", "hash", "f", "1"}, {"HSETNX", "hash", "f", "1"}, {"HGET", "hash", "f"}, {"HMGET", "hash", "f"}, {"HGETALL", "hash"},
 	{"HINCRBY", "hash", "f", "1"}, {"HSTRLEN", "hash", "f"}, {"HEXISTS", "hash", "f"}, {"HLEN", "hash"}, {"HKEYS", "hash"}, {"HRANDFIELD", "hash", "1"}, {"HDEL", "hash", "f"},
 	{"ZADD", "zset", "1", "m"}, {"ZINCRBY", "zset", "1", "m"}, {"ZSCORE", "zset", "m"}, {"ZCARD", "zset"}, {"ZCOUNT", "zset", "0", "1"}, {"ZMSCORE", "zset", "m"}, {"ZRANK", "zset", "m"},
-	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZREVRANGEBYLEX", "zset", "+", "-"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
+	{"ZRANGE", "zset", "0", "-1"}, {"ZREVRANGE", "zset", "0", "-1"}, {"ZREVRANGEBYLEX", "zset", "+", "-"}, {"ZLEXCOUNT", "zset", "-", "+"}, {"ZRANGEBYSCORE", "zset", "0", "1"}, {"ZPOPMIN", "zset"},
 	{"ZDIFF", "", "1", "@"}, {"ZINTER", "", "1", "@"}, {"ZREM", "zset", "m"}, {"ZREMRANGEBYSCORE", "zset", "0", "1"}, {"ZREMRANGEBYRANK", "zset", "0", "1"},
 	{"LPUSH", "list", "m"}, {"RPUSH", "list", "m"}, {"LLEN", "list"}, {"LRANGE", "list", "0", "-1"}, {"LINDEX", "list", "0"}, {"LSET", "list", "0", "m"}, {"RPOP", "list"}, {"RPOPLPUSH", "list", "@"},
 	{"LREM", "list", "0", "m"}, {"LTRIM", "list", "0", "1"},

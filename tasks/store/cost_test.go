@@ -44,7 +44,7 @@ func spent(b testing.TB, rdb *redis.Client) (usec, calls int) {
 func oneLife(tb testing.TB, s *store.Store, stage func(name string, act func() error)) {
 	tb.Helper()
 	j := job("acme")
-	j.Reserved = 20
+	j.Reserved, j.Metadata = 20, nil // which would cost the create a command
 	var next []tasks.Ticket
 	stage("create", func() (err error) {
 		_, next, err = s.Create(tb.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 100, TokensPerDay: 1e12}})

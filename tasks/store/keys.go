@@ -15,6 +15,7 @@ func newKeys(prefix string) keys { return keys(cmp.Or(prefix, tasks.DefaultPrefi
 
 func (k keys) session(name string) string         { return string(k) + "ses:" + name }
 func (k keys) job(id string) string               { return string(k) + "j:" + id }
+func (k keys) indexed() string                    { return string(k) + "mdsince" }
 func (k keys) text(id string) string              { return string(k) + "text:" + id }
 func (k keys) events(id string) string            { return string(k) + "ev:" + id }
 func (k keys) wanted(id string) string            { return string(k) + "want:" + id }

@@ -232,9 +232,21 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 			return nil, err
 		}
 	}
+	edge, err := s.edge(ctx, &f)
+	if err != nil {
+		return nil, err
+	}
+	if s.vault.ring != nil {
+		edge = "" // sealed jobs are in no index
+	}
+	rest := f.Batch == "" && edge != "" && low < "["+edge // is to be looked through without the index
 	return func(ctx context.Context, n int) ([]string, int, string, error) {
+		index, low := edge != "" && (from == "+" || from[1:] > edge), low
+		if index && rest {
+			low = "[" + edge
+		}
 		reply, err := s.run(ctx, findScript, args{
-			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "statuses": some, "model": f.Model, "pool": f.Pool,
+			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "index": index, "statuses": some, "model": f.Model, "pool": f.Pool,
 			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata, "pairs": sealed,
 		}).Slice()
 		if err != nil {
@@ -245,28 +257,59 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 		for i, id := range reply[2:] {
 			found[i] = str(id)
 		}
-		from, line = "("+last, line-looked
+		if from, line = "("+last, line-looked; index && rest && looked < n {
+			from, looked, last = "("+edge, n, edge
+		}
 		return found, looked, last, nil
 	}, nil
+}
+
+// edge is the id from which on the index of metadata has all jobs that a filter asks for;
+// "": it is of no use. Of a batch it has all or none.
+func (s *Store) edge(ctx context.Context, f *tasks.Filter) (string, error) {
+	if len(f.Metadata) == 0 {
+		return "", nil
+	}
+	var since *redis.StringCmd
+	var batch *redis.SliceCmd
+	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		since, batch = p.Get(ctx, s.keys.indexed()), p.HMGet(ctx, s.keys.batch(f.Batch), "at", "ct")
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return "", fmt.Errorf("look for metadata: %w", redisError(err))
+	}
+	from, created := atoi(since.Val()), batch.Val()
+	switch {
+	case from == 0:
+		return "", nil
+	case f.Batch == "":
+		return firstID("job_", fromMilli(from).Add(idSpare)), nil
+	case created[0] != nil || atoi(str(created[1])) < from: // its lines are still on their way there
+		return "", nil
+	}
+	return "job_", nil
+}
+
+// firstID is the first id that can be made at a time.
+func firstID(prefix string, t time.Time) string {
+	var u ulid.ULID
+	_ = u.SetTime(min(uint64(max(0, t.UnixMilli())), ulid.MaxTime())) // it cannot be too late
+	return prefix + u.String()
 }
 
 // bounds are the part of a list of ids, from its end, that is of the times asked for
 // and behind after.
 func bounds(prefix, after string, since, until time.Time) (from, low string) {
-	at := func(t time.Time) string {
-		var u ulid.ULID
-		_ = u.SetTime(min(uint64(max(0, t.UnixMilli())), ulid.MaxTime())) // it cannot be too late
-		return prefix + u.String()
-	}
 	from, low = "+", "-"
 	if !until.IsZero() {
-		from = "(" + at(until.Add(idSpare))
+		from = "(" + firstID(prefix, until.Add(idSpare))
 	}
 	if after != "" && (from == "+" || "("+after < from) {
 		from = "(" + after
 	}
 	if !since.IsZero() {
-		low = "[" + at(since.Add(-idSpare))
+		low = "[" + firstID(prefix, since.Add(-idSpare))
 	}
 	return from, low
 }

@@ -15,19 +15,20 @@ local ids = redis.call('LRANGE', list, at, at + a.most - 1)
 local jobs = {} -- a line that is gone leaves a hole
 local some = redis.call('HGET', g, 'bad')
 for i, id in ipairs(ids) do
-  local j = load(id)
+  local j = load(id, 'e')
   jobs[i] = j
   if j then
     j.o = some and phase[j.s] == 'queued' and redis.call('HGET', j.key, 'o')
     if j.o then fitsEnd(j) else fits(j) end
   end
 end
-if ids[1] then sorted(keys.jobs(redis.call('HGET', g, 't')), keys.deadlines(), keys.due()) end
+local tenant = redis.call('HGET', g, 't')
+if ids[1] then sorted(keys.jobs(tenant), keys.marked(tenant), keys.deadlines(), keys.due()) end
 for pool in pairs(a.depths) do
   if not pcall(fitsPool, pool) then a.depths[pool] = nil end
 end
 spare()
-local mine, counts, lines, failed = {}, {}, {}, {}
+local mine, marked, counts, lines, failed = {}, {}, {}, {}, {}
 for i, id in ipairs(ids) do
   local j = jobs[i]
   if j then
@@ -35,6 +36,7 @@ for i, id in ipairs(ids) do
     counts[j.p] = (counts[j.p] or 0) + 1
     expects(j)
     mine[#mine + 1], mine[#mine + 2] = 0, id
+    for _, m in ipairs(marks(id, j.e) or {}) do marked[#marked + 1] = m end
     if j.o then
       failed[#failed + 1] = j
     elseif not final(j.s) then
@@ -57,7 +59,8 @@ for i, id in ipairs(ids) do
     end
   end
 end
-if #mine > 0 then redis.call('ZADD', keys.jobs(redis.call('HGET', g, 't')), unpack(mine)) end
+if #mine > 0 then redis.call('ZADD', keys.jobs(tenant), unpack(mine)) end
+if #marked > 0 then marking(tenant, marked) end
 for pool, n in pairs(counts) do
   pooled(pool, 'queued', n)
 end

@@ -24,12 +24,13 @@ local function spare() redis.call('DEL', keys.spare()) end
 
 -- graced notes a sweep and reports whether leases of a kind say nothing yet: when
 -- nobody has swept for a while, Redis or all of Sluice was away, and who holds one
--- could not renew it.
+-- could not renew it. It also returns whether a process of release 0.1.0 may have swept last.
 local function graced(swept, grace, lease)
-  local last = tonumber(redis.call('GET', swept) or now)
-  redis.call('SET', swept, now)
+  local was = redis.call('GET', swept)
+  local last = tonumber(was or now)
+  redis.call('SET', swept, string.format('%.0f.0', now))
   if now - last > 3000 then redis.call('SET', grace, now + lease, 'PX', lease) end
-  return tonumber(redis.call('GET', grace) or 0) > now
+  return tonumber(redis.call('GET', grace) or 0) > now, not was or not string.find(was, '.', 1, true)
 end
 
 -- tell writes the deliveries of an event (webhook.lua); expire ends a job whose

@@ -45,9 +45,10 @@ local function create(i)
   end
   -- Of another type, what this job is counted in refuses this job alone.
   most, tokens, bytes, depth = tonumber(most), tonumber(tokens), tonumber(bytes), tonumber(depth)
+  local all = marks(id, envelope)
   local sound, why = pcall(function()
     if tokens > 0 or ikey ~= '' then lasting() end
-    fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), keys.due())
+    fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
     if tokens > 0 then dayOf(tenant) end
     if bytes > 0 then fitsBytes() end
   end)
@@ -84,6 +85,7 @@ local function create(i)
   redis.call('HSET', j.key, unpack(j.set))
   redis.call('ZADD', keys.jobs(tenant), 0, id)
   if goes then handOut(j, 1, tickets) end
+  if all then marking(tenant, all) end
   count(j, nil, 'queued')
   if goes then
     if j.fb then redis.call('ZADD', keys.fallbacks(pool), j.k, id) end

@@ -10,9 +10,13 @@ if said then return said end
 local j = load(a.id)
 if not j or j.t ~= a.tenant then return { 'gone' } end
 if phase[j.s] ~= 'queued' then return { 'conflict' } end
-if redis.sha1hex(redis.call('HGET', j.key, 'e')) ~= a.was then return { 'changed' } end
-fits(j, keys.deadlines())
+local was = redis.call('HGET', j.key, 'e')
+if redis.sha1hex(was) ~= a.was then return { 'changed' } end
+local old, all = marks(j.id, was), marks(j.id, ARGV[3])
+fits(j, keys.deadlines(), keys.marked(j.t))
 redis.call('HSET', j.key, 'e', ARGV[3])
+if old then redis.call('ZREM', keys.marked(j.t), unpack(old)) end
+if all then marking(j.t, all) end
 if a.moves ~= 0 then
   j.k = tonumber(j.k) + a.moves
   redis.call('HSET', j.key, 'k', j.k)

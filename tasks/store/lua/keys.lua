@@ -78,6 +78,8 @@ function keys.text(id) return P .. 'text:' .. id end -- hash: what a running cal
 function keys.events(id) return P .. 'ev:' .. id end -- string: what a call with a stream has brought so far: its number in eight digits, how they end ("-": not yet), and its events as they came
 function keys.wanted(id) return P .. 'want:' .. id end -- string: somebody reads the text as it comes
 function keys.jobs(tenant) return P .. 'tn:' .. tenant end -- zset: the tenant's jobs, by id
+function keys.marked(tenant) return P .. 'md:' .. tenant end -- zset: what finds the tenant's jobs by their metadata: for each pair of a job its mark, see record.lua, and the job
+function keys.indexed() return P .. 'mdsince' end -- string: jobs that were created from then on are all found by that; none while it is not there
 function keys.expiring() return P .. 'gone' end -- zset: finished jobs, tenant|id, by when their record ends
 function keys.answer(digest) return P .. 'a:' .. digest end -- string: the answer to a request that has one
 function keys.leader(pool, digest) return P .. 'lead:' .. pool .. ':' .. digest end -- string: the job that asks for all that ask the same, until it is final or another pool's
@@ -209,7 +211,7 @@ function keys.operation(op) return P .. 'op:' .. op end -- string: what an opera
 
 -- The sweep.
 
-function keys.swept() return P .. 'swept' end -- string: when the last one was
+function keys.swept() return P .. 'swept' end -- string: when the last one was; release 0.1.0 writes it without a fraction
 function keys.grace() return P .. 'grace' end -- string: there while no lease says anything yet
 function keys.bodiesSwept() return P .. 'bodies' end -- string: there while no process is to look for bodies that no record refers to
 function keys.pieces(body) return P .. 'body:' .. body end -- list: the pieces of a body that lies in Redis beside its record

@@ -178,3 +178,23 @@ local function unseen(j, ended, outcome, extra) -- seldom
   if account and most ~= '-1' then said = said .. ',"cost":[0,' .. most .. ']' end
   close(j, ended, said .. '}', extra, { 1, 0, 0, 0, 0, 0, math.max(0, tonumber(most or 0)) })
 end
+
+-- mark stands for what is looked for in an index: the same text has the same mark, and
+-- seldom another has it too.
+local function mark(text) return string.sub(redis.sha1hex(text), 1, 8) end
+
+-- marks are what the index of metadata has of a job, for each pair its mark and the job;
+-- nil: the job has no metadata. Who reads the index reads the record as well.
+local function marks(id, envelope)
+  if not envelope or not string.find(envelope, '"md":', 1, true) then return nil end
+  local md, all = cjson.decode(envelope).md, {}
+  for name, value in pairs(type(md) == 'table' and md or {}) do all[#all + 1] = mark(name .. '\0' .. value) .. id end
+  return all[1] and all
+end
+
+-- marking puts a job into the index of metadata.
+local function marking(tenant, all)
+  local rows = {}
+  for _, m in ipairs(all) do rows[#rows + 1], rows[#rows + 2] = 0, m end
+  redis.call('ZADD', keys.marked(tenant), unpack(rows))
+end

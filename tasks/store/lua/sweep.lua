@@ -58,7 +58,10 @@ for _, member in ipairs(upto(keys.expiring())) do
   end
 end
 
-local grace = graced(keys.swept(), keys.grace(), a.lease)
+-- Release 0.1.0 puts no job into the index of metadata. Each of its processes sweeps each
+-- second: what was created up to a minute after is looked for without the index.
+local grace, former = graced(keys.swept(), keys.grace(), a.lease)
+if former then redis.pcall('SET', keys.indexed(), string.format('%.0f', now + 60000)) end
 
 for pool, depth in pairs(a.depths) do
   if not pcall(fitsPool, pool) then

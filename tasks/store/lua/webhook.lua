@@ -241,11 +241,12 @@ local loose = {} -- where bodies lie that are of use no more
 -- Its Idempotency-Key is free when its caller had it deleted; else the key goes on
 -- standing for it, so that a late repeat is not paid for.
 local function forget(tenant, id, why)
-  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c', 'br', 'rr')
+  local h = redis.call('HMGET', keys.job(id), 'ca', 'ik', 'c', 'br', 'rr', 'e')
+  local all = marks(id, h[6])
   local tellings = redis.call('LRANGE', keys.tellings(id), 0, -1)
   local ikey = h[2] and keys.idempotency(tenant, h[2])
   local mine = ikey and redis.call('HGET', ikey, 'id') == id
-  sorted(keys.jobs(tenant), keys.expiring(), keys.batches(tenant))
+  sorted(keys.jobs(tenant), keys.expiring(), keys.batches(tenant), all and keys.marked(tenant) or keys.jobs(tenant))
   if h[1] then redis.call('DEL', keys.answer(h[1])) end
   if mine then
     if why == 'deleted' then redis.call('DEL', ikey) else redis.call('HDEL', ikey, 'ans') end
@@ -266,6 +267,7 @@ local function forget(tenant, id, why)
     if left ~= -1 and left < 5000 then redis.call('ZREM', keys.batches(tenant), h[3]) end
   end
   redis.call('ZREM', keys.jobs(tenant), id)
+  if all then redis.call('ZREM', keys.marked(tenant), unpack(all)) end
   redis.call('ZREM', keys.expiring(), tenant .. '|' .. id)
 end
 
