@@ -213,27 +213,33 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 				return f
 			}
 			if scope != "" && !caller.Has(scope) {
-				return challenge(`Bearer realm="sluice", error="insufficient_scope", scope="`+scope+`"`,
-					fault.Forbidden, "The token lacks the scope "+scope+".")
+				return lacking(scope)
 			}
 			return a.admitted(c, next)
 		}
 	}
 }
 
-// usage lets a tenant's own usage pass to who may read its jobs, and that of a tenant which
-// is named to operators.
+func lacking(scope string) error {
+	return challenge(`Bearer realm="sluice", error="insufficient_scope", scope="`+scope+`"`, fault.Forbidden, "The token lacks the scope "+scope+".")
+}
+
+// usage lets a tenant's own usage pass to who may read its jobs, and another's to operators.
 func (a *API) usage() echo.MiddlewareFunc {
-	params := []string{"group", "since", "until", "tenant"}
-	own, named := a.scope(auth.ScopeJobsRead, params...), a.scope(auth.ScopeAdmin, params...)
+	valid := a.scope("", "group", "since", "until", "tenant")
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		own, named := own(next), named(next)
-		return func(c echo.Context) error {
-			if c.QueryParams().Has("tenant") {
-				return named(c)
+		return valid(func(c echo.Context) error {
+			caller, q := exchangeOf(c).caller, c.QueryParams()
+			own := !q.Has("tenant") || q.Get("tenant") == caller.Tenant
+			switch {
+			case caller.Has(auth.ScopeAdmin) && q.Has("tenant"):
+			case !own:
+				return lacking(auth.ScopeAdmin)
+			case !caller.Has(auth.ScopeJobsRead):
+				return lacking(auth.ScopeJobsRead)
 			}
-			return own(c)
-		}
+			return next(c)
+		})
 	}
 }
 

@@ -82,8 +82,10 @@ func TestMakingTokens(t *testing.T) {
 		t.Errorf("audit %q, want %q", told, want)
 	}
 	s.call("GET", "/v1/audit", admin, nil).want(t, 200)
-	if r := s.call("GET", "/v1/audit?limit=1", admin, nil, "Accept", "application/x-ndjson").want(t, 200); strings.Count(string(r.body), "\n") != 4 || r.Header.Get("Content-Type") != "application/x-ndjson" {
-		t.Errorf("exported %s %s", r.Header.Get("Content-Type"), r.body)
+	for query, lines := range map[string]int{"": 4, "?limit=1": 1, "?limit=3": 3, "?limit=100": 4} {
+		if r := s.call("GET", "/v1/audit"+query, admin, nil, "Accept", "application/x-ndjson").want(t, 200); strings.Count(string(r.body), "\n") != lines || r.Header.Get("Content-Type") != "application/x-ndjson" {
+			t.Errorf("the export %s, %s: %s, want %d lines", query, r.Header.Get("Content-Type"), r.body, lines)
+		}
 	}
 
 	for body, status := range map[string]int{

@@ -59,6 +59,9 @@ func TestUsage(t *testing.T) {
 		{reader, "?group=day&since=2030-05-01T00:00:00Z&until=2030-05-17T00:00:00Z", "application/json, text/csv", `{"data":[{"key":"2030-05-16",` + cached + `}]}`},
 		{reader, "?group=model&since=2030-05-01T00:00:00Z&until=2030-06-01T00:00:00Z", "text/csv", "key,requests,input_tokens,output_tokens,cache_read_input_tokens,cache_creation_input_tokens,amount,currency,maybe\n" +
 			"'=1+1,2,10,3,0,0,0.000000001,USD,1\n\"m, \"\"x\"\"\",1,5,0,7,8,0,USD,0\n"},
+		{reader, "?group=day&tenant=acme&since=2030-05-01T00:00:00Z&until=2030-05-17T00:00:00Z", "text/csv;q=0, */*", `{"data":[{"key":"2030-05-16",` + cached + `}]}`},
+		{reader, "?group=day&since=2030-05-01T00:00:00Z&until=2030-05-17T00:00:00Z", "text/csv;q=0.5, application/json;q=0.9, text/csv;q=x", `{"data":[{"key":"2030-05-16",` + cached + `}]}`},
+		{reader, "?group=day&since=2031-05-01T00:00:00Z&until=2031-06-01T00:00:00Z", "application/json;q=0.1, text/csv;q=0.5", "key,requests,input_tokens,output_tokens,cache_read_input_tokens,cache_creation_input_tokens,amount,currency,maybe\n"},
 		{admin, "?group=tenant&tenant=*&since=2030-05-17T00:00:00Z&until=2030-06-01T00:00:00Z", "", `{"data":[{"key":"acme",` + formula + `},{"key":"other",` + others + `}]}`},
 		{admin, "?group=tenant&tenant=other&since=2030-05-17T00:00:00Z&until=2030-06-01T00:00:00Z", "", `{"data":[{"key":"other",` + others + `}]}`},
 		{other, "?group=tenant&since=2030-05-17T00:00:00Z&until=2030-06-01T00:00:00Z", "", `{"data":[{"key":"other",` + others + `}]}`},
@@ -71,7 +74,7 @@ func TestUsage(t *testing.T) {
 	}
 	for query, status := range map[string]int{
 		"?group=": 200, "?group=color": 400, "?since=2030-05-01T00:00:00Z": 400, "?group=day&since=yesterday": 400, "?group=day&until=2030-05-01T00:00:00Z&since=2030-05-02T00:00:00Z": 400,
-		"?tenant=other": 403, "?tenant=*&group=day": 403, "?tenant=acme": 403, "?user=x": 400,
+		"?tenant=other": 403, "?tenant=*&group=day": 403, "?tenant=acme": 200, "?user=x": 400,
 	} {
 		if r := s.call("GET", "/v1/usage"+query, reader, nil); r.StatusCode != status {
 			t.Errorf("%s: %d %s, want %d", query, r.StatusCode, r.body, status)

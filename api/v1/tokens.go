@@ -2,6 +2,7 @@ package v1
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -270,7 +271,11 @@ func (a *API) ListAudit(c echo.Context) error {
 		return err
 	}
 	if wants(c.Request().Header.Get("Accept"), ndjsonType) {
-		return a.exportAudit(c, after)
+		most := math.MaxInt // all
+		if c.QueryParams().Has("limit") {
+			most = limit
+		}
+		return a.exportAudit(c, after, most)
 	}
 	page, err := a.c.Audit.Acts(c.Request().Context(), after, limit)
 	if err != nil {
@@ -297,11 +302,11 @@ func appendAct(b []byte, act *tasks.Act) []byte {
 // exportPage is how many lines of the audit are read at once.
 const exportPage = 1000
 
-// exportAudit writes all of the audit after an id, a line each.
-func (a *API) exportAudit(c echo.Context, after string) error {
+// exportAudit writes the audit after an id, a line each, most at most.
+func (a *API) exportAudit(c echo.Context, after string, most int) error {
 	out := wire.NewOutflow(c.Response(), c.Request(), ndjsonType, a.c.Caller(c).Request, a.c.Log)
 	for more := true; more; {
-		page, err := a.c.Audit.Acts(c.Request().Context(), after, exportPage)
+		page, err := a.c.Audit.Acts(c.Request().Context(), after, min(exportPage, most))
 		if err != nil {
 			return out.Fail(err)
 		}
@@ -309,7 +314,8 @@ func (a *API) exportAudit(c echo.Context, after string) error {
 		for i := range page.Acts {
 			b = append(appendAct(b, &page.Acts[i]), '\n')
 		}
-		more = out.Write(b) && page.Next != ""
+		most -= len(page.Acts)
+		more = out.Write(b) && page.Next != "" && most > 0
 		after = page.Next
 	}
 	return nil

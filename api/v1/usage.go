@@ -38,7 +38,7 @@ type Quota interface {
 
 const everybody = "*" // as a tenant: all of them
 
-// GetUsage is GET /v1/usage. Whoever names a tenant is an operator.
+// GetUsage is GET /v1/usage. Whoever names another tenant is an operator.
 func (a *API) GetUsage(c echo.Context) error {
 	if a.c.Usage == nil {
 		return tasks.ErrNotFound
@@ -222,18 +222,21 @@ func groupLines(lines []tasks.LedgerLine, key func(*tasks.LedgerLine) string) []
 
 const csvType = "text/csv"
 
-// wants reports whether a field Accept names a media type, and no JSON before it.
-func wants(accept, media string) bool {
+// wants reports whether a field Accept asks for a media type rather than for JSON: the
+// one with the larger weight counts, of equals the first; none with weight 0 (RFC 9110, 12.4.2).
+func wants(accept, media string) (asked bool) {
+	most := 0.0
 	for part := range strings.SplitSeq(accept, ",") {
-		switch kind, _, err := mime.ParseMediaType(part); {
-		case err != nil:
-		case kind == media:
-			return true
-		case kind == jsonType:
-			return false
+		kind, params, err := mime.ParseMediaType(part)
+		weight := 1.0
+		if q, ok := params["q"]; ok && err == nil {
+			weight, err = strconv.ParseFloat(q, 64)
+		}
+		if err == nil && (kind == media || kind == jsonType) && weight > most {
+			most, asked = weight, kind == media
 		}
 	}
-	return false
+	return asked
 }
 
 // answerCSV answers with a table. A name that a spreadsheet would take for a formula
