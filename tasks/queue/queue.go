@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -130,6 +129,7 @@ type Feeder struct {
 	client    *asynq.Client
 	inspector *asynq.Inspector
 	begun     chan string // batches whose lines are to be put into the backlogs
+	unfolding sync.Map    // those in begun, or being put there
 	stale     chan string // batches that are to be forgotten: their writers have gone
 	aborting  sync.Map    // those in stale, or being forgotten
 	handed    *prometheus.CounterVec
@@ -280,8 +280,9 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 	}
 	// A large batch is a long way to go, and what is due of all tenants waits for a sweep.
 	for _, id := range swept.Unfold {
-		f.mended.WithLabelValues("batch_unfolded").Inc()
-		f.Begin(id)
+		if f.begin(id) {
+			f.mended.WithLabelValues("batch_unfolded").Inc()
+		}
 	}
 	for _, id := range swept.Stale {
 		if _, known := f.aborting.LoadOrStore(id, true); known {
@@ -298,33 +299,37 @@ func (f *Feeder) sweep(ctx context.Context) (time.Duration, error) {
 
 // Begin has Run put the lines of an accepted batch into the backlogs. What Run
 // is too busy for, or does not come to, a sweep does within some seconds.
-func (f *Feeder) Begin(batch string) {
+func (f *Feeder) Begin(batch string) { f.begin(batch) }
+
+// begin reports whether Run comes to it, and was not to before.
+func (f *Feeder) begin(batch string) bool {
+	if _, known := f.unfolding.LoadOrStore(batch, true); known {
+		return false
+	}
 	select {
 	case f.begun <- batch:
+		return true
 	default:
+		f.unfolding.Delete(batch)
+		return false
 	}
 }
 
 // unfold puts the lines of accepted batches into the backlogs, some of each batch in
 // turn: a small one does not wait for the end of a large one.
 func (f *Feeder) unfold(ctx context.Context) {
-	var batches []string
-	add := func(batch string) {
-		if !slices.Contains(batches, batch) {
-			batches = append(batches, batch)
-		}
-	}
+	var batches []string // each once, see begin
 	for {
 		if len(batches) == 0 {
 			select {
 			case <-ctx.Done():
 				return
 			case batch := <-f.begun:
-				add(batch)
+				batches = append(batches, batch)
 			}
 		}
 		for range len(f.begun) {
-			add(<-f.begun)
+			batches = append(batches, <-f.begun)
 		}
 		batch := batches[0]
 		batches = batches[1:]
@@ -337,8 +342,11 @@ func (f *Feeder) unfold(ctx context.Context) {
 			return
 		case err != nil:
 			f.c.Log.Warn("a batch waits for the sweep to go on", "batch", batch, "error", err)
+			f.unfolding.Delete(batch)
 		case left > 0:
-			add(batch)
+			batches = append(batches, batch)
+		default:
+			f.unfolding.Delete(batch)
 		}
 	}
 }

@@ -2,9 +2,12 @@ package queue_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
@@ -50,8 +53,9 @@ func (e *endless) AbortBatch(ctx context.Context, _ string) error {
 func TestALargeBatchHoldsUpNeitherSweepsNorOtherBatches(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.New(t)
+	metrics := prometheus.NewRegistry()
 	e := &endless{Store: store.New(store.Config{Redis: rdb})}
-	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: e, Every: time.Millisecond})
+	f := queue.NewFeeder(queue.Config{Redis: rdb, Backlog: e, Every: time.Millisecond, Metrics: metrics})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- f.Run(ctx) }()
@@ -70,7 +74,28 @@ func TestALargeBatchHoldsUpNeitherSweepsNorOtherBatches(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+	small := len(slices.DeleteFunc(e.done, func(batch string) bool { return batch == "large" }))
+	if n := mended(t, metrics, "batch_unfolded"); n < small || n > small+2 {
+		t.Errorf("%d gaps were closed by batches, want 1 for the large one and 1 for each of %d turns of the small one", n, small)
+	}
 	if e.aborts != 1 {
 		t.Errorf("the abandoned batch was begun to be forgotten %d times", e.aborts)
 	}
+}
+
+// mended is how many gaps of a kind sweeps have closed.
+func mended(t *testing.T, metrics prometheus.Gatherer, kind string) int {
+	t.Helper()
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "sluice_sweep_mended_total" && m.GetLabel()[0].GetValue() == kind {
+				return int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return -1
 }
