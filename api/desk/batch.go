@@ -297,6 +297,9 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if err := in.lines.number(line, &job); err != nil {
 		return err
 	}
+	if err := in.desk.Lane(in.tenant, &job); err != nil {
+		return err
+	}
 	if err := in.place(ctx, &job); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -161,6 +162,7 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 		}
 	}
 	q.Job.ID = a.call.ID
+	q.Job.Priority = cmp.Or(q.Job.Priority, d.highest(c.Tenant))
 	h, err := d.submit(ctx, c, tasks.Submission{Job: q.Job, Named: true, Key: q.Key, Fingerprint: q.Fingerprint})
 	if err != nil {
 		if !errors.Is(err, tasks.ErrUnknown) {

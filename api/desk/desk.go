@@ -125,6 +125,8 @@ type Config struct {
 	Pools   Pools
 	// Quota admits submits; nil: everybody, without limit.
 	Quota Quota
+	// High reports whether a tenant may use the lane high; nil: every one may.
+	High func(tenant string) bool
 	// NewID returns a new id: the prefix ("job"), an underscore and something unique.
 	NewID func(prefix string) string
 	// CheckWebhookURL refuses an address that must not be called, by its text alone:

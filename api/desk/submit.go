@@ -40,6 +40,9 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 // submit hands a job in whose pool is known.
 func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Handed, err error) {
 	job := &s.Job
+	if err := d.Lane(c.Tenant, job); err != nil {
+		return h, err
+	}
 	if err := d.CheckWebhookURL(job.WebhookURL); err != nil {
 		return h, err
 	}
@@ -176,6 +179,24 @@ func (d *Desk) CheckWebhookURL(url string) error {
 		return fault.Fail(fault.WebhookURLRefused, `The address in "webhook_url" must not be called.`)
 	}
 	return nil
+}
+
+// Lane refuses the lane high to who may not use it.
+func (d *Desk) Lane(tenant string, job *tasks.Job) error {
+	if job.Priority == tasks.High && !d.mayHigh(tenant) {
+		return fault.Fail(fault.PriorityNotAllowed, `The priority "high" is not for this tenant; ask with "normal" or "low", or ask the operator for it (high_priority).`)
+	}
+	return nil
+}
+
+func (d *Desk) mayHigh(tenant string) bool { return d.c.High == nil || d.c.High(tenant) }
+
+// highest is the highest lane that a tenant may use.
+func (d *Desk) highest(tenant string) tasks.Priority {
+	if d.mayHigh(tenant) {
+		return tasks.High
+	}
+	return tasks.Normal
 }
 
 // estimateSpare is how far past the deadline an estimate has to lie before a

@@ -30,6 +30,7 @@ const (
 	InvalidJSON         = "invalid_json"
 	Unauthorized        = "unauthorized"
 	Forbidden           = "forbidden"
+	PriorityNotAllowed  = "priority_not_allowed"
 	NotFound            = "not_found"
 	RouteNotFound       = "route_not_found"
 	ModelNotFound       = "model_not_found"
@@ -71,6 +72,7 @@ func Kinds() []Kind {
 		{Unauthorized, 401, "A valid bearer token is needed", nil},
 		{KeyRefused, 401, "The provider refuses the key that is configured for it", nil},
 		{Forbidden, 403, "The token does not allow this", nil},
+		{PriorityNotAllowed, 403, "The tenant may not use this priority", nil},
 		{NotFound, 404, "No such object", tasks.ErrNotFound},
 		{RouteNotFound, 404, "No such route", nil},
 		{ModelNotFound, 404, "No pool serves this model", nil},

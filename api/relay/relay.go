@@ -105,7 +105,7 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err err
 	if err != nil {
 		return q, err
 	}
-	job := tasks.Job{Priority: tasks.High, Request: tasks.Request{Kind: tasks.Raw, Endpoint: e, Body: body}}
+	job := tasks.Job{Request: tasks.Request{Kind: tasks.Raw, Endpoint: e, Body: body}}
 	if q.usage, err = asks(body, &job); err != nil {
 		return q, err
 	}

@@ -55,7 +55,7 @@ const (
 
 // readSDK reads the header of a call and sets what our own fields ask for the job:
 // sluice-priority, sluice-deadline, sluice-fallback-models and sluice-metadata-KEY.
-// The job's priority stays where nothing is said.
+// The job's priority stays where nothing is said; "" is the highest that its tenant may use.
 func readSDK(h http.Header, job *tasks.Job) (sdk, error) {
 	out := sdk{dedup: true, patience: patience(h)}
 	var err error

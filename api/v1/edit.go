@@ -37,7 +37,13 @@ func (a *API) EditJob(c echo.Context) error {
 	if err != nil {
 		return wire.Told(err)
 	}
-	job, err := a.c.Jobs.Edit(c.Request().Context(), a.c.Caller(c).Tenant, id, func(j *tasks.Job) error {
+	tenant := a.c.Caller(c).Tenant
+	job, err := a.c.Jobs.Edit(c.Request().Context(), tenant, id, func(j *tasks.Job) error {
+		if p.priority != nil {
+			if err := a.c.Desk.Lane(tenant, &tasks.Job{Priority: *p.priority}); err != nil {
+				return err
+			}
+		}
 		return p.apply(j, a.c.Now())
 	})
 	if errors.Is(err, tasks.ErrConflict) {

@@ -280,7 +280,8 @@ type Tenant struct {
 	RunningJobs      int64 `key:"running_jobs"`       // with workers at once: handed out or running; 0: no limit
 	TokensPerDay     int64 `key:"tokens_per_day"`     // input and output; 0: no limit
 	// CostPerDay is the money by Prices; 0: no limit.
-	CostPerDay tasks.Money `key:"cost_per_day"`
+	CostPerDay   tasks.Money `key:"cost_per_day"`
+	HighPriority bool        `key:"high_priority"` // it may use the lane high
 }
 
 // Caps are what callers may hold of one API process at once.

@@ -82,7 +82,7 @@ pools:
     cache: {ttl: 0s}
     share_in_flight: true
 tenants:
-  default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0}
+  default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true}
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 bodies: {url: "s3://prompts/sluice?region=eu-central-1", above: 16384, access_key: AKIA, secret_key: hunter2-the-third, session_token: hunter2-the-fourth}
@@ -160,7 +160,7 @@ func TestNothingAtAllIsAConfiguration(t *testing.T) {
 	if p, ok := c.Pool("anything/at-all"); !ok || p != "fake" {
 		t.Errorf("Pool: got %q, %v; want fake", p, ok)
 	}
-	if got := c.Tenant("somebody"); got != (Tenant{Name: "somebody", Weight: 1, SubmitsPerMinute: 600, ResendsPerMinute: 600, QueuedJobs: 100_000}) {
+	if got := c.Tenant("somebody"); got != (Tenant{Name: "somebody", Weight: 1, SubmitsPerMinute: 600, ResendsPerMinute: 600, QueuedJobs: 100_000, HighPriority: true}) {
 		t.Errorf("tenant: got %+v", got)
 	}
 	if c.Results != (Results{168 * time.Hour, 8388608}) || c.Auth.MaxLifetime != 24*time.Hour {
@@ -223,7 +223,7 @@ pools:
   big-models: {provider: main, models: ["claude-opus-*"]}
   claude: {provider: main, models: ["claude-*"]}
 tenants:
-  Acme: {weight: 3}
+  Acme: {weight: 3, high_priority: false}
 `
 	c := mustLoad(t, file,
 		"SLUICE_LISTEN=:9000",

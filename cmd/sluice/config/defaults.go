@@ -106,7 +106,7 @@ func defaults(e Environment) *Config {
 
 // defaultTenant is what a tenant may use whom nobody named.
 func defaultTenant() Tenant {
-	return Tenant{Name: "default", Weight: 1, SubmitsPerMinute: 600, ResendsPerMinute: 600, QueuedJobs: 100_000}
+	return Tenant{Name: "default", Weight: 1, SubmitsPerMinute: 600, ResendsPerMinute: 600, QueuedJobs: 100_000, HighPriority: true}
 }
 
 // userDataDir follows the XDG base directory specification, also on macOS.
