@@ -3,6 +3,7 @@ package store_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -183,6 +184,43 @@ func TestLanesAreServedByTheirShares(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Of one tenant's jobs the nearer deadline goes first, but one that has waited for an hour before all.
+func TestTheNearerDeadlineGoesFirst(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, 1, nil)
+	must(t, s.SetPaused(t.Context(), pool, true))
+	names := map[string]string{}
+	add := func(name string, change func(*tasks.Job)) string {
+		j := job("acme")
+		change(&j)
+		create(t, s.Store, j)
+		names[j.ID] = name
+		return j.ID
+	}
+	by := func(d time.Duration) func(*tasks.Job) {
+		return func(j *tasks.Job) { j.Deadline = s.now.Add(d) }
+	}
+	add("an hour old", func(*tasks.Job) {})
+	s.now = s.now.Add(61 * time.Minute)
+	add("of before", func(*tasks.Job) {})
+	s.now = s.now.Add(time.Minute)
+	add("in 40 minutes", by(40*time.Minute))
+	add("in 20 minutes", by(20*time.Minute))
+	add("low, in 5 minutes", func(j *tasks.Job) { j.Priority, j.Deadline = tasks.Low, s.now.Add(5*time.Minute) })
+	later := add("changed to 10 minutes", by(30*time.Hour))
+	add("in a day", by(24*time.Hour))
+	_, err := s.Edit(t.Context(), "acme", later, func(j *tasks.Job) error { j.Deadline = s.now.Add(10 * time.Minute); return nil })
+	must(t, err)
+	var got []string
+	for _, id := range s.rdb.ZRange(t.Context(), "sluice:{s}:q:"+pool+":acme", 0, -1).Val() {
+		got = append(got, names[id])
+	}
+	want := []string{"an hour old", "changed to 10 minutes", "in 20 minutes", "in 40 minutes", "of before", "in a day", "low, in 5 minutes"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the order is %q, want %q", got, want)
 	}
 }
 

@@ -26,6 +26,14 @@ end
 -- lanes of each tenant one behind the other.
 local apart = 4398046511104
 
+-- orderIn is a job's order: the lane is what shift moves it by, and within it the nearer
+-- deadline goes first, but a job that has waited for an hour before all of whose deadline
+-- lies ahead.
+local function orderIn(shift, since, deadline)
+  if deadline > 0 then since = math.min(since, deadline - 3600000) end
+  return since + shift
+end
+
 -- orderOf is how a pool's lanes stand: for each its turn and its part of the pool, in which
 -- orders its jobs lie, and the turn among its tenants. All turns are seconds of the pool's allowance, by
 -- share or weight, and the present turn, o.turn or lane.time, is that of whoever was picked

@@ -40,10 +40,10 @@ for i, id in ipairs(ids) do
     if j.o then
       failed[#failed + 1] = j
     elseif not final(j.s) then
-      j.k = now + j.k
+      local due = j.s == 'scheduled' and redis.call('HGET', j.key, 'due')
+      j.k = orderIn(j.k, math.max(now, tonumber(due or 0)), j.dl)
       redis.call('HSET', j.key, 'k', j.k)
       if j.dl > 0 then redis.call('ZADD', keys.deadlines(), j.dl, id) end
-      local due = j.s == 'scheduled' and redis.call('HGET', j.key, 'due')
       if due then
         redis.call('ZADD', keys.due(), due, id)
       else

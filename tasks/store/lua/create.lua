@@ -61,7 +61,7 @@ local function create(i)
   took(size)
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
-  local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = now + shift }
+  local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = orderIn(shift, math.max(now, tonumber(due)), tonumber(deadline)) }
   puts(j, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if fallbacks ~= '0' then
     j.fb = fallbacks

@@ -17,8 +17,12 @@ fits(j, keys.deadlines(), keys.marked(j.t))
 redis.call('HSET', j.key, 'e', ARGV[3])
 if old then redis.call('ZREM', keys.marked(j.t), unpack(old)) end
 if all then marking(j.t, all) end
-if a.moves ~= 0 then
+if a.moves ~= 0 or a.deadline then
   j.k = tonumber(j.k) + a.moves
+  if a.deadline then
+    local shift = ({ high = -apart, normal = 0, low = apart })[laneOf(j).name]
+    j.k = orderIn(shift, j.ct, a.deadline)
+  end
   redis.call('HSET', j.key, 'k', j.k)
   replaced(j)
   if j.fb then redis.call('ZADD', keys.fallbacks(j.p), 'XX', j.k, j.id) end
