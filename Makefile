@@ -14,6 +14,10 @@ build: ## Build the program, static, into ./bin
 test: ## Run every test with the race detector; what is not installed is skipped
 	GORACE=atexit_sleep_ms=0 go test -race -p 1 -timeout 5m ./...
 
+.PHONY: prove-races
+prove-races: ## Run the tests of the program once more with the race detector in every process that they start, about 2 minutes
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -timeout 10m ./cmd/sluice -raced
+
 .PHONY: lint
 lint: ## Check the format, run go vet and staticcheck, look for code that nothing reaches
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

@@ -42,8 +42,9 @@ func startDev(t *testing.T) (c *child, ops string, environ []string) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
-	c, err = startChild(t.TempDir(), append(slices.Clone(base), "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN="+ops), "sluice", "dev")
+	path := filepath.Dir(Sluice(t)) + string(filepath.ListSeparator) + os.Getenv("PATH")
+	base := []string{"PATH=" + path, "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
+	c, err = startChild(t.TempDir(), append(slices.Clone(base), "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN="+ops), Sluice(t), "dev")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func expressions(t *testing.T) []string {
 func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	_, ops, environ := startDev(t)
-	submit := exec.CommandContext(t.Context(), "sluice", "submit", "-m", "m", "--text", "hi")
+	submit := exec.CommandContext(t.Context(), Sluice(t), "submit", "-m", "m", "--text", "hi")
 	submit.Env = environ
 	if out, err := submit.CombinedOutput(); err != nil {
 		t.Fatalf("submit: %v: %s", err, out)

@@ -298,8 +298,8 @@ func TestAWorkerIsAskedToStop(t *testing.T) {
 	w := s.startWorker("--grace", "1s")
 	long := c.submit(prompt("claude-x", "long-call [[latency:60s]]"))
 	waiting := c.submit(prompt("single-x", "[[latency:60s]] first"))
-	behind := c.submit(prompt("single-x", "behind"))
 	eventually(t, "the calls are made", func() bool { return len(s.provider.calls("latency:60s")) == 2 })
+	behind := c.submit(prompt("single-x", "behind")) // only now, for two that come together may go either way
 	w.signal(syscall.SIGTERM)
 	begun := time.Now()
 	if code := w.exits(); code != 0 || time.Since(begun) > 30*time.Second {

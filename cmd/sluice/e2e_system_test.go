@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	main "github.com/sluicehq/sluice/cmd/sluice"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/worker/upstream/fake"
@@ -111,7 +113,8 @@ type process struct {
 	ops            string
 }
 
-// start runs the program as a child that is gone when the test ends.
+// start runs the program as a child that is gone when the test ends. With a variable
+// GORACE it has the race detector, whose report fails the test.
 func start(t *testing.T, environ []string, args ...string) *process {
 	t.Helper()
 	return startWith(t, nil, environ, args...)
@@ -120,13 +123,12 @@ func start(t *testing.T, environ []string, args ...string) *process {
 // startWith is start with attributes of the system's, such as a namespace.
 func startWith(t *testing.T, attributes *syscall.SysProcAttr, environ []string, args ...string) *process {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	path := main.Sluice(t)
+	if slices.ContainsFunc(environ, func(kv string) bool { return strings.HasPrefix(kv, "GORACE=") }) {
+		path = main.Raced(t)
 	}
 	p := &process{t: t, done: make(chan struct{}), ops: freeAddress(t)}
-	p.cmd = exec.Command(self, args...)
-	p.cmd.Args[0] = "sluice" // by this name the test binary is the program
+	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Env = append([]string{
 		"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "SLUICE_AUTH__HMAC_SECRET=" + secret,
@@ -146,6 +148,9 @@ func startWith(t *testing.T, attributes *syscall.SysProcAttr, environ []string, 
 	t.Cleanup(func() {
 		p.signal(syscall.SIGKILL)
 		<-p.done
+		if said := p.stderr.String(); strings.Contains(said, "WARNING: DATA RACE") {
+			t.Errorf("a data race:\n%s", said)
+		}
 		if t.Failed() {
 			var told []string
 			for line := range strings.Lines(p.stderr.String()) {

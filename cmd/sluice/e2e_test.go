@@ -36,6 +36,10 @@ type child struct {
 	change chan struct{} // closed at the next write
 }
 
+// raceFound reports whether the race detector of a process has written a report. It
+// says so at once, whatever the process comes to later.
+func raceFound(said string) bool { return strings.Contains(said, "WARNING: DATA RACE") }
+
 // startChild starts a command; its streams are joined.
 func startChild(dir string, environ []string, args ...string) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), ended: make(chan struct{}), change: make(chan struct{})}
@@ -99,6 +103,9 @@ func (c *child) end(sig os.Signal) (int, error) {
 		said, _ := c.said()
 		return 0, fmt.Errorf("did not end after %s:\n%s", sig, said)
 	}
+	if said, _ := c.said(); raceFound(said) {
+		return 0, fmt.Errorf("a data race:\n%s", said)
+	}
 	return c.cmd.ProcessState.ExitCode(), nil
 }
 
@@ -122,7 +129,7 @@ func TestEndToEnd(t *testing.T) {
 		Dir: filepath.Join("testdata", "e2e"),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
-			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
+			onPath(t, e)
 			e.Setenv("SLUICE_LISTEN", "127.0.0.1:0")
 			e.Setenv("SLUICE_OPS_LISTEN", "127.0.0.1:0")
 			e.Setenv("EXTERNAL_REDIS", redis.URL())
@@ -138,11 +145,11 @@ func TestEndToEnd(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
-			// begin NAME PATTERN command... starts a process and waits until it says
+			// begin NAME PATTERN sluice [args...] starts a process and waits until it says
 			// PATTERN. $NAME is its first group; what it exports is set, too.
 			"begin": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) < 3 {
-					ts.Fatalf("usage: begin NAME PATTERN command [args...]")
+				if neg || len(args) < 3 || args[2] != "sluice" {
+					ts.Fatalf("usage: begin NAME PATTERN sluice [args...]")
 				}
 				environ := os.Environ()[:0:0]
 				for _, k := range []string{"PATH", "HOME", "TMPDIR", "GORACE"} {
@@ -151,7 +158,7 @@ func TestEndToEnd(t *testing.T) {
 				for _, kv := range strings.Fields(ts.Getenv("PASS")) {
 					environ = append(environ, kv+"="+ts.Getenv(kv))
 				}
-				c, err := startChild(ts.MkAbs("."), environ, args[2:]...)
+				c, err := startChild(ts.MkAbs("."), environ, append([]string{Sluice(t)}, args[3:]...)...)
 				ts.Check(err)
 				ts.Value("children").(children)[args[0]] = c
 				m, err := c.await(regexp.MustCompile("(?m)" + args[1]))

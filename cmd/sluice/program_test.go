@@ -12,7 +12,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +29,54 @@ import (
 	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
+var raced = flag.Bool("raced", false, "start every child process with the race detector, too")
+
+// built is where the program was built that tests start as a child.
+var built struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// Sluice returns the path of the program that a test starts as a process of its own.
+// It is built without the race detector, with which such a process needs twice the
+// processor: most of what it runs is run with the detector in the test's own process
+// and by the tests of its packages. With -raced, and where the tests have no detector
+// either, it is [Raced].
+func Sluice(tb testing.TB) string {
+	tb.Helper()
+	info, _ := debug.ReadBuildInfo()
+	if *raced || info == nil || !slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		return Raced(tb)
+	}
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "sluice"); built.err != nil {
+			return
+		}
+		built.path = filepath.Join(built.dir, "sluice")
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", built.path, ".")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		tb.Fatal(built.err)
+	}
+	return built.path
+}
+
+// Raced returns the path of the program as it is tested: the test binary, which is the
+// program by the name of sluice.
+func Raced(tb testing.TB) string {
+	tb.Helper()
+	path, err := exec.LookPath("sluice") // [testscript.Main] puts it there
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
 // leakless runs the tests and then looks for goroutines they left.
 type leakless struct{ m *testing.M }
 
@@ -35,7 +86,12 @@ func (l leakless) Run() int {
 	// the last word.
 	_ = flag.Set("test.parallel", "8")
 	logging.Disable() // as the program does, for the tests that run it in this process
-	if code := l.m.Run(); code != 0 {
+	code := l.m.Run()
+	if err := os.RemoveAll(built.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if code != 0 {
 		return code
 	}
 	if err := goleak.Find(); err != nil {
@@ -59,13 +115,19 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Setenv("HOME", home)
-			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
+			onPath(t, e)
 			return os.Mkdir(home, 0o700)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
 		},
 	})
+}
+
+// onPath makes a script's sluice that of [Sluice].
+func onPath(t *testing.T, e *testscript.Env) {
+	e.Setenv("PATH", filepath.Dir(Sluice(t))+string(filepath.ListSeparator)+e.Getenv("PATH"))
+	e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process ends a second late
 }
 
 // exits CODE command... runs a command of a script that ends with that very code.

@@ -281,7 +281,7 @@ func editsAndInterruptions(t *testing.T, samples int, rows string, flags []strin
 		default:
 			free := 1 + dice.IntN(3) // the first answer lets the gate send more than one call
 			holding := d.provider.hold(free)
-			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), append([]string{"sluice", "run", d.path("p.jsonl"), "-o", d.path("out.jsonl")}, flags...)...)
+			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), append([]string{Sluice(t), "run", d.path("p.jsonl"), "-o", d.path("out.jsonl")}, flags...)...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,7 +17,7 @@ func TestAGroupsSignalIsOneWish(t *testing.T) {
 			d := newDesk(t)
 			d.write("p.txt", "a\nb\nc\nd\ne\nf\ng\nh\n")
 			holding := d.provider.hold(0)
-			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), "sluice", "run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1")
+			p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), Sluice(t), "run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +58,7 @@ func TestASecondSignalLaterEndsAtOnce(t *testing.T) {
 	d := newDesk(t)
 	d.write("p.txt", "a\n")
 	holding := d.provider.hold(0)
-	p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), "sluice", "run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1")
+	p, err := startChild(d.dir, append(d.environ, "GORACE=atexit_sleep_ms=0"), Sluice(t), "run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -585,19 +585,12 @@ func apart(t *testing.T, p *teller) *parted {
 	t.Helper()
 	redis := redistest.Start(t, redistest.Options{})
 	s := &parted{t: t, dir: t.TempDir(), token: (&stage{t: t}).mint("acme")}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, filepath.Join(s.dir, "sluice")); err != nil { // by this name the test binary is the program
-		t.Fatal(err)
-	}
 	if err := os.WriteFile(filepath.Join(s.dir, "sluice.yaml"), []byte(tellers(p.URL)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.environ = []string{
 		"HOME=" + s.dir, "PATH=" + os.Getenv("PATH"), "SLUICE_AUTH__HMAC_SECRET=" + string(stageSecret), "SLUICE_LISTEN=127.0.0.1:0",
-		"SLUICE_OPS_LISTEN=127.0.0.1:0", "SLUICE_DRAIN_DELAY=0s", "SLUICE_CONFIG=sluice.yaml", "SLUICE_REDIS__URL=" + redis.URL(),
+		"SLUICE_OPS_LISTEN=127.0.0.1:0", "SLUICE_DRAIN_DELAY=0s", "SLUICE_CONFIG=sluice.yaml", "GORACE=atexit_sleep_ms=0", "SLUICE_REDIS__URL=" + redis.URL(),
 	}
 	s.startAPI()
 	s.worker = s.start("worker")
@@ -606,11 +599,15 @@ func apart(t *testing.T, p *teller) *parted {
 
 func (s *parted) start(role string) *child {
 	s.t.Helper()
-	c, err := startChild(s.dir, s.environ, filepath.Join(s.dir, "sluice"), role)
+	c, err := startChild(s.dir, s.environ, Raced(s.t), role)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _, _ = c.end(syscall.SIGKILL) })
+	s.t.Cleanup(func() {
+		if _, err := c.end(syscall.SIGKILL); err != nil {
+			s.t.Error(err)
+		}
+	})
 	return c
 }
 
