@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -17,14 +18,16 @@ import (
 
 // SimulateCmd replays a log of arrivals.
 type SimulateCmd struct {
-	Trace   string  `required:"" placeholder:"FILE" help:"CSV with a line of names: arrival_s,tenant,input_tokens,output_tokens, or a trace of Azure, Mooncake or ServeGen; - is standard input."`
-	Pool    string  `placeholder:"NAME" help:"The pool of the configuration whose limits hold (default: the first)."`
-	Limits  string  `placeholder:"R,I,O,C" help:"Requests, input and output tokens a minute, and calls at once, in place of the pool's; 0 is no limit."`
-	Load    float64 `placeholder:"SHARE" help:"Scale the times so that the trace asks for this share of the allowance: 0.9, 1.5 (default: the times as they are)."`
-	Tenants int     `default:"8" help:"Tenants of a trace that names none."`
-	Calls   int     `placeholder:"N" help:"Replay the first N calls alone."`
-	Seed    uint64  `default:"1" help:"Of what is drawn: the same seed gives the same."`
-	JSON    bool    `name:"json" help:"Print an object."`
+	Trace   string   `required:"" placeholder:"FILE" help:"CSV with a line of names: arrival_s,tenant,input_tokens,output_tokens, or a trace of Azure, Mooncake or ServeGen; - is standard input."`
+	Pool    string   `placeholder:"NAME" help:"The pool of the configuration whose limits hold (default: the first)."`
+	Limits  string   `placeholder:"R,I,O,C" help:"Requests, input and output tokens a minute, and calls at once, in place of the pool's; 0 is no limit."`
+	Load    float64  `placeholder:"SHARE" help:"Scale the times so that the trace asks for this share of the allowance: 0.9, 1.5 (default: the times as they are)."`
+	Tenants int      `default:"8" help:"Tenants of a trace that names none."`
+	Outage  []string `placeholder:"START:SECONDS" help:"The provider fails from START seconds on for so long; several times."`
+	Outages string   `placeholder:"N:SECONDS" help:"So many outages of that length, spread over the trace."`
+	Calls   int      `placeholder:"N" help:"Replay the first N calls alone."`
+	Seed    uint64   `default:"1" help:"Of what is drawn: the same seed gives the same."`
+	JSON    bool     `name:"json" help:"Print an object."`
 }
 
 // Run replays the trace on a Redis of its own, which is gone afterwards.
@@ -39,6 +42,10 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 	}
 	if c.Load < 0 || c.Tenants < 1 || c.Calls < 0 {
 		return wrongUsage{errors.New("--load, --tenants and --calls have to be above 0")}
+	}
+	outages, spread, err := c.outages()
+	if err != nil {
+		return wrongUsage{err}
 	}
 	trace, err := c.read(env)
 	if err != nil {
@@ -58,7 +65,7 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 	}
 	client := redis.NewClient(server.Options())
 	report, err := simulate.Run(ctx, simulate.Config{
-		Redis: client, Trace: trace, Limits: limits, Load: c.Load, Seed: c.Seed,
+		Redis: client, Trace: trace, Limits: limits, Load: c.Load, Seed: c.Seed, Outages: outages, Spread: spread,
 		Depth:  depthOf(config.Limits{RequestsPerMinute: limits.RequestsPerMinute, Concurrency: limits.Concurrency}),
 		Weight: func(tenant string) int64 { return cfg.Tenant(tenant).Weight },
 	})
@@ -69,6 +76,35 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 		return report.JSON(env.Stdout)
 	}
 	return report.Text(env.Stdout)
+}
+
+// outages are those that were asked for.
+func (c *SimulateCmd) outages() (all []simulate.Outage, spread simulate.Spread, err error) {
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	two := func(flag, text string) (a, b float64, err error) {
+		if n, err := fmt.Sscanf(text+" ", "%g:%g ", &a, &b); n != 2 || err != nil || !(a >= 0 && a < 1e9 && b > 0 && b < 1e9) {
+			return 0, 0, fmt.Errorf("%s %q: want two numbers, as 120:60", flag, text)
+		}
+		return a, b, nil
+	}
+	for _, text := range c.Outage {
+		at, lasts, err := two("--outage", text)
+		if err != nil {
+			return nil, spread, err
+		}
+		all = append(all, simulate.Outage{At: seconds(at), For: seconds(lasts)})
+	}
+	if c.Outages != "" {
+		n, lasts, err := two("--outages", c.Outages)
+		if err == nil && (n != float64(int(n)) || n < 1 || n > 10_000) {
+			err = fmt.Errorf("--outages %q: want a whole number of them, 1 to 10000", c.Outages)
+		}
+		if err != nil {
+			return nil, spread, err
+		}
+		spread = simulate.Spread{N: int(n), For: seconds(lasts)}
+	}
+	return all, spread, nil
 }
 
 func (c *SimulateCmd) read(env *Env) ([]simulate.Arrival, error) {

@@ -17,7 +17,7 @@ var forecastScript = script("forecast")
 const (
 	awaitedMost   = 512       // forecasts whose job has not started
 	awaitedLook   = 48        // of those, looked up at once
-	ratiosKept    = 200       // of a class
+	ratiosKept    = 600       // of a class: of fewer, the median follows the last minutes, and is wrong for the next
 	foretoldMost  = 8192      // that are scored
 	foretoldFor   = time.Hour // are they told of
 	lateTarget    = 0.1       // may start later than nine of ten are said to

@@ -183,6 +183,11 @@ type Config struct {
 	Log         *slog.Logger          // nil means none
 	Metrics     prometheus.Registerer // nil means none
 
+	// Now replaces Redis's clock, and Random what is drawn of jitter (0 to 1), for a simulation,
+	// which goes on by [Breaker.Step]. Nil means Redis's own, and chance.
+	Now    func() time.Time
+	Random func() float64
+
 	now  func() time.Time // the scripts' clock in tests; nil means Redis TIME
 	rnd  func() float64   // jitter in tests; nil means random
 	tick time.Duration    // of the loop in tests; 0 means 1 s
@@ -209,6 +214,7 @@ type Breaker struct {
 	script        scripts
 	now           func() time.Time
 	rnd           func() float64
+	stepped       bool // by a simulation, in whose time nothing is fresh for long
 	tick          time.Duration
 	holder        string
 
@@ -282,7 +288,7 @@ func New(c Config) (*Breaker, error) {
 		queue: c.Queue, gate: c.Gate, probe: c.Probe, ask: c.Ask, cut: c.Cut, rule: r, sure: c.Sure,
 		probeTimeout: cmp.Or(c.ProbeTimeout, 10*time.Second),
 		log:          slog.New(slog.DiscardHandler),
-		count:        count, script: newScripts(), now: c.now, rnd: c.rnd,
+		count:        count, script: newScripts(), now: c.now, rnd: c.rnd, stepped: c.Now != nil,
 		tick: cmp.Or(c.tick, time.Second), holder: holder,
 		waiting: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		reading: make(chan struct{}, 1), applying: make(chan struct{}, 1), asking: make(chan struct{}, 1),
@@ -296,6 +302,9 @@ func New(c Config) (*Breaker, error) {
 	}
 	if c.Log != nil {
 		b.log = c.Log.With("pool", c.Pool)
+	}
+	if c.Now != nil {
+		b.now, b.rnd = c.Now, c.Random
 	}
 	if b.rnd == nil {
 		b.rnd = randv2.Float64
@@ -434,7 +443,7 @@ func (b *Breaker) State(ctx context.Context) (State, error) {
 func (b *Breaker) cached() (snapshot, error, bool) {
 	b.cache.Lock()
 	defer b.cache.Unlock()
-	return b.cache.snap, b.cache.err, !b.cache.at.IsZero() && time.Since(b.cache.at) < fresh
+	return b.cache.snap, b.cache.err, !b.cache.at.IsZero() && !b.stepped && time.Since(b.cache.at) < fresh
 }
 
 func (b *Breaker) remember(s snapshot) {

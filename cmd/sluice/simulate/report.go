@@ -27,6 +27,7 @@ type Report struct {
 	Jain      *float64 `json:"jain"`
 	Forecasts Score    `json:"forecasts"` // all that were told of starts 1 s ahead or more
 	Horizons  []Score  `json:"horizons"`  // of these, by how far ahead: below 10 s, 1 min, 10 min, and beyond
+	Paused    Score    `json:"paused"`    // of all, those told while an outage had the pool paused, after five had been seen
 	Own       Score    `json:"own"`       // what the program itself tells of the last hour
 	Recent    Score    `json:"recent"`    // the same hour, counted here
 	// Refusals are the first twenty of what was refused.
@@ -80,16 +81,23 @@ func quantiles(waits []float64) Quantiles {
 func score(jobs []*job, since time.Time) Score { return scoreIn(jobs, since, time.Second, 1<<62) }
 
 // scoreIn is of those of starts that were that far ahead, from and below.
-func scoreIn(jobs []*job, since time.Time, from, below time.Duration) (s Score) {
+func scoreIn(jobs []*job, since time.Time, from, below time.Duration) Score {
+	return scoreOf(jobs, func(f forecast) bool {
+		told := f.start.Sub(f.at)
+		return told >= from && told < below && !f.at.Before(since)
+	})
+}
+
+// scoreOf is of those forecasts that are told of.
+func scoreOf(jobs []*job, of func(f forecast) bool) (s Score) {
 	var ratios []float64
 	covered := 0
 	for _, j := range jobs {
 		for _, f := range j.told {
-			told := f.start.Sub(f.at)
-			if told < from || told >= below || f.at.Before(since) {
+			if !of(f) {
 				continue
 			}
-			ratios = append(ratios, float64(j.started.Sub(f.at))/float64(told))
+			ratios = append(ratios, float64(j.started.Sub(f.at))/float64(f.start.Sub(f.at)))
 			if !j.started.After(f.late) {
 				covered++
 			}
@@ -111,6 +119,7 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 		r.Horizons = append(r.Horizons, scoreIn(w.ended, begun, from, below))
 		from = below
 	}
+	r.Paused = scoreOf(w.ended, func(f forecast) bool { return f.seen >= outagesFew && f.start.Sub(f.at) >= time.Second })
 	var waits []float64
 	tenants := map[string]*Tenant{}
 	each := map[string][]float64{}
@@ -211,8 +220,10 @@ func (r *Report) JSON(to io.Writer) error {
 	return e.Encode(r)
 }
 
-// How many tenants are printed, and how many refusals are told.
+// How many tenants are printed, how many refusals are told, and how many outages have to be seen
+// before forecasts of the next are counted.
 const (
+	outagesFew   = 5
 	mostTenants  = 20
 	refusalsTold = 20
 )
@@ -238,7 +249,10 @@ func (r *Report) Text(to io.Writer) error {
 	for _, s := range []struct {
 		name string
 		of   Score
-	}{{"forecasts", r.Forecasts}, {"below 10 s", r.Horizons[0]}, {"below 1 min", r.Horizons[1]}, {"below 10 min", r.Horizons[2]}, {"beyond", r.Horizons[3]}, {"of the last hour", r.Recent}, {"by its own score", r.Own}} {
+	}{{"forecasts", r.Forecasts}, {"below 10 s", r.Horizons[0]}, {"below 1 min", r.Horizons[1]}, {"below 10 min", r.Horizons[2]}, {"beyond", r.Horizons[3]}, {"in outages", r.Paused}, {"of the last hour", r.Recent}, {"by its own score", r.Own}} {
+		if s.of.Samples == 0 && s.name == "in outages" {
+			continue
+		}
 		if s.of.Samples == 0 {
 			p("%s\tnone of a start 1 s ahead or more\n", s.name)
 			continue

@@ -3,14 +3,16 @@
 // hands out, waits for its place and ends as a worker does.
 //
 // It promises that what it prints comes from the same code as in service, and that the same
-// trace, limits and seed give the same. It calls no provider: a call takes a second and what its
-// output takes at 60 tokens a second, and none fails. What a submit refuses because no wait makes
-// it fit is refused here too, and counted.
+// trace, limits and seed give the same; through outages nearly so. It calls no provider: a call
+// takes a second and what its output takes at 60 tokens a second, and none fails but in an outage,
+// through which one process goes with the breaker's own scripts. What a submit refuses because no
+// wait makes it fit is refused here too, and counted.
 package simulate
 
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -21,7 +23,6 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker/limit"
-	"github.com/sluicehq/sluice/worker/pause"
 	"github.com/sluicehq/sluice/worker/pool"
 )
 
@@ -36,6 +37,19 @@ type Config struct {
 	// Load scales the times of arrival so that the trace asks for this share of the allowance,
 	// by the dimension that binds. 0: the times are as they are.
 	Load float64
+	// Outages are when the provider fails every call, in the time of the replay, which Load has
+	// scaled; or so many of one length, spread over the trace.
+	Outages []Outage
+	Spread  Spread
+}
+
+// Outage is a time in which the provider fails.
+type Outage struct{ At, For time.Duration }
+
+// Spread is a number of outages of one length.
+type Spread struct {
+	N   int
+	For time.Duration
 }
 
 const (
@@ -57,7 +71,10 @@ type job struct {
 }
 
 // forecast is one that was told.
-type forecast struct{ at, start, late time.Time }
+type forecast struct {
+	at, start, late time.Time
+	seen            int // outages that had ended before; -1: it was not told in one
+}
 
 // world is a simulation under way.
 type world struct {
@@ -78,6 +95,7 @@ type world struct {
 	looks   int
 	last    time.Time // of the last arrival
 	refused []Refusal
+	outages
 }
 
 // Run replays a trace to its end.
@@ -91,12 +109,11 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if w.gate, err = limit.New(limit.Config{Redis: c.Redis, Pool: poolName, Limits: c.Limits, Now: clock}); err != nil {
 		return nil, err
 	}
-	breaker, err := pause.New(pause.Config{Redis: c.Redis, Pool: poolName, Queue: noQueue{}})
-	if err != nil {
+	begun := w.now
+	if err := w.breaks(begun, clock); err != nil {
 		return nil, err
 	}
-	w.pools = pool.NewSet(w.store, clock, pool.Member{Spec: pool.Spec{Name: poolName, Models: []string{"*"}}, Gate: w.gate, Breaker: breaker})
-	begun := w.now
+	w.pools = pool.NewSet(w.store, clock, pool.Member{Spec: pool.Spec{Name: poolName, Models: []string{"*"}}, Gate: w.gate, Breaker: w.breaker})
 	w.at(begun, w.live)
 	for _, a := range w.Trace {
 		at := begun.Add(a.At)
@@ -116,13 +133,6 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	}
 	return w.report(ctx, begun)
 }
-
-// noQueue is the queue of a pool that nobody pauses.
-type noQueue struct{}
-
-func (noQueue) Pause(context.Context, string) error          { return nil }
-func (noQueue) Resume(context.Context, string) error         { return nil }
-func (noQueue) Paused(context.Context, string) (bool, error) { return false, nil }
 
 // rates are the limits as the order of work takes them.
 func (c *Config) rates() tasks.Rates {
@@ -206,7 +216,7 @@ func (w *world) arrive(ctx context.Context, a Arrival) error {
 
 func (w *world) tell(j *job, of tasks.Waiting) {
 	if !of.EstimatedStart.IsZero() {
-		j.told = append(j.told, forecast{w.now, of.EstimatedStart, of.EstimatedStart90})
+		j.told = append(j.told, forecast{w.now, of.EstimatedStart, of.EstimatedStart90, w.seen()})
 	}
 }
 
@@ -275,9 +285,19 @@ func (w *world) pump(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.at(w.now.Add(b.Wait), func(ctx context.Context) error {
+	wait := b.Wait
+	if !b.Booked && len(w.all) > 0 {
+		wait = min(wait, holdLook) // a process is told when a hold ends
+	}
+	w.at(w.now.Add(wait), func(ctx context.Context) error {
 		w.pumping = false
 		if !b.Booked {
+			return w.pump(ctx)
+		}
+		if w.shut { // as Confirm finds it: the place is lost
+			if err := w.gate.Settle(ctx, b.Grant, limit.Actual{Refused: true}); err != nil {
+				return err
+			}
 			return w.pump(ctx)
 		}
 		w.taken = w.taken[1:]
@@ -295,15 +315,22 @@ func (w *world) call(ctx context.Context, t tasks.Ticket, j *job, g limit.Grant)
 	if err != nil {
 		return err
 	}
-	j.started = w.now
-	last := w.waits[len(w.waits)-1]
-	w.waits[j.at], last.at = last, j.at
-	w.waits = w.waits[:len(w.waits)-1]
+	if j.started.IsZero() {
+		j.started = w.now
+		last := w.waits[len(w.waits)-1]
+		w.waits[j.at], last.at = last, j.at
+		w.waits = w.waits[:len(w.waits)-1]
+	}
+	if w.failing() {
+		return errors.Join(w.fail(t, g), w.hand(ctx, next))
+	}
+	w.runs[t.ID] = t
 	takes := answerIn + time.Duration(j.Output)*time.Second/tokensEach
 	w.at(w.now.Add(takes), func(ctx context.Context) error {
 		if err := w.gate.Settle(ctx, g, limit.Actual{InputTokens: j.Input, OutputTokens: j.Output, Known: true}); err != nil {
 			return err
 		}
+		delete(w.runs, t.ID)
 		next, err := w.store.End(ctx, t, tasks.Ending{
 			Status: tasks.StatusSucceeded, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: j.Input, OutputTokens: j.Output},
 			Attempt: tasks.Attempt{Outcome: tasks.Succeeded}, Draw: w.rates().Draw(j.Input, j.Output),

@@ -74,8 +74,7 @@ func TestASummaryBecomesCalls(t *testing.T) {
 
 // A light tenant's jobs beside a heavy one's flood: the light one hardly waits, both have what
 // is theirs, forecasts are told, and the same seed gives the same report.
-func TestAFloodIsReplayed(t *testing.T) {
-	t.Parallel()
+func TestAFloodIsReplayed(t *testing.T) { // alone: ids of one millisecond are in order by process, and so are jobs
 	var trace []Arrival
 	for range 60 {
 		trace = append(trace, Arrival{0, "heavy", 100, 10, 0})
@@ -151,5 +150,25 @@ func TestWhatNoAllowanceHoldsIsRefused(t *testing.T) {
 				t.Errorf("%q: printed %s, want %q in it", c.text, text.String(), want)
 			}
 		}
+	}
+}
+
+// Through outages of the provider every call ends, none while the provider fails, and forecasts
+// are told of the reopening.
+func TestOutagesAreGoneThrough(t *testing.T) {
+	t.Parallel()
+	var trace []Arrival
+	for i := range 60 {
+		trace = append(trace, Arrival{time.Duration(i) * 2 * time.Second, "a", 100, 10, 0})
+	}
+	r, err := Run(t.Context(), Config{
+		Redis: redistest.New(t), Trace: trace, Limits: limit.Limits{RequestsPerMinute: 240}, Depth: 8, Seed: 1,
+		Spread: Spread{N: 6, For: 6 * time.Second}, Outages: []Outage{{At: 130 * time.Second, For: 5 * time.Second}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Calls != 60 || r.Waits.P99 < 5 || r.Paused.Samples == 0 {
+		t.Errorf("%d calls, waits %+v, forecasts in an outage %+v", r.Calls, r.Waits, r.Paused)
 	}
 }
