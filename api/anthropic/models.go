@@ -125,7 +125,9 @@ func (a *API) ListModels(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	all := a.c.Provider.Models(c.Request().Context())
+	all := slices.DeleteFunc(slices.Clone(a.c.Provider.Models(c.Request().Context())), func(m Model) bool {
+		return !a.c.Desk.ServesIn(a.form.Dialect, m.ID)
+	})
 	from, to, more := 0, min(limit, len(all)), false
 	at := func(id string) int { return slices.IndexFunc(all, func(m Model) bool { return m.ID == id }) }
 	switch {

@@ -8,3 +8,9 @@ func (d *Desk) PoolIn(dialect, model string) (string, error) {
 	err := d.placeIn(dialect, &job)
 	return job.Pool, err
 }
+
+// ServesIn reports whether a pool of a dialect serves a model.
+func (d *Desk) ServesIn(dialect, model string) bool {
+	_, ok := d.c.Pools.MatchIn(dialect, model)
+	return ok
+}

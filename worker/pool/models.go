@@ -45,7 +45,8 @@ func (s *Set) Models(ctx context.Context, dialect string) (out []tasks.Model) {
 			continue
 		}
 		for _, found := range m.list(ctx) {
-			add(found, Serves(m.Models, found.ID))
+			_, served := s.MatchIn(dialect, found.ID)
+			add(found, served && Serves(m.Models, found.ID))
 		}
 		for _, name := range m.Models {
 			add(tasks.Model{ID: name}, !strings.ContainsAny(name, `*?[\`))

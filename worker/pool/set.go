@@ -136,10 +136,17 @@ func (s *Set) Match(model string) (pool string, ok bool) {
 	return "", false
 }
 
-// MatchIn returns the first pool that serves a model in a dialect.
+// MatchIn returns the first pool that serves a model in a dialect. The glob * leaves those
+// alone there that a pool of another dialect names.
 func (s *Set) MatchIn(dialect, model string) (pool string, ok bool) {
+	named := func(m Member) bool {
+		return slices.ContainsFunc(m.Models, func(glob string) bool { return glob != "*" && Serves([]string{glob}, model) })
+	}
 	for _, m := range s.members {
-		if string(m.Dialect) == dialect && Serves(m.Models, model) {
+		if string(m.Dialect) != dialect || !Serves(m.Models, model) {
+			continue
+		}
+		if named(m) || !slices.ContainsFunc(s.members, func(o Member) bool { return o.Dialect != m.Dialect && named(o) }) {
 			return m.Name, true
 		}
 	}

@@ -74,8 +74,10 @@ func poolFor(p Provider) Pool {
 	pool := defaultPool()
 	pool.Provider = p.Name
 	switch {
+	case p.Fake && p.Dialect == "openai":
+		pool.Name, pool.Models = p.Name, []string{"gpt-*", "chatgpt-*", "o[0-9]*", "text-embedding-*", "*"}
 	case p.Fake:
-		pool.Name, pool.Models = p.Name, []string{"*"}
+		pool.Name, pool.Models = p.Name, []string{"claude-*", "*"}
 	case p.Dialect == "openai":
 		pool.Name, pool.Models = "gpt", []string{"gpt-*", "o*"}
 	default:

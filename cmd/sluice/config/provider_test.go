@@ -9,6 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/worker/pool"
+	"github.com/sluicehq/sluice/worker/upstream"
 )
 
 // certificate is a file with a certificate that is really used.
@@ -124,6 +128,32 @@ func TestAddressesThatCannotBeAsked(t *testing.T) {
 	for _, base := range []string{"http://127.0.0.1/v1/chat/completions", "http://127.0.0.1/v1/messages/"} {
 		if _, faults := load(t, "providers: {p: {dialect: openai, base_url: '"+base+"'}}\npools: {p: {provider: p, models: ['*']}}\n"); len(faults) != 1 || !strings.Contains(faults[0].Error(), "leave it away") {
 			t.Errorf("%s: %v", base, faults)
+		}
+	}
+}
+
+// Without a key, each SDK is answered at its own mount, and one that asks for the other's
+// models is told so.
+func TestTheFakesServeTheirOwnModels(t *testing.T) {
+	c := mustLoad(t, "")
+	var members []pool.Member
+	for _, p := range c.Pools {
+		provider, _ := c.ProviderOf(p.Name)
+		members = append(members, pool.Member{Spec: pool.Spec{Name: p.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models}})
+	}
+	set := pool.NewSet(nil, time.Now, members...)
+	for model, want := range map[string]string{
+		"claude-sonnet-4-5": "anthropic", "gpt-4o": "openai", "chatgpt-4o-latest": "openai", "o3-mini": "openai", "text-embedding-3-small": "openai",
+		"llama-3": "anthropic openai", "opus": "anthropic openai",
+	} {
+		var got []string
+		for _, dialect := range []string{"anthropic", "openai"} {
+			if _, ok := set.MatchIn(dialect, model); ok {
+				got = append(got, dialect)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s is served in %s; want %s", model, got, want)
 		}
 	}
 }
