@@ -16,6 +16,9 @@ type Submission struct {
 	Key         string
 	Fingerprint string
 	Limits      Limits
+	// Caller is who waits for the job on its own connection: noted in the move that makes
+	// the job, under the job's id. nil: nobody, or who was noted before.
+	Caller *Call
 }
 
 // Limits are what a tenant may have, 0 being no limit. Whatever queues a job

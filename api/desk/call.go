@@ -14,7 +14,8 @@ import (
 // Calls is what the desk asks of the store about callers who wait on their own
 // connection.
 type Calls interface {
-	// OpenCall notes a caller before its job is submitted, and says which job it waits for.
+	// OpenCall notes a caller who repeats itself before its job is submitted, and says which
+	// job it waits for. Others are noted in the move that makes their job.
 	OpenCall(ctx context.Context, c tasks.Call) (tasks.Joined, error)
 	// HoldCall notes what became of a caller.
 	HoldCall(ctx context.Context, c tasks.Call, became tasks.CallerState) error
@@ -139,7 +140,9 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 	if q.Key != "" {
 		a.call.Digest = "" // the key tells repeats
 	}
-	if a.call.Digest != "" {
+	made := tasks.Submission{Named: true, Key: q.Key, Fingerprint: q.Fingerprint, Caller: &a.call}
+	if a.call.Digest != "" && q.Repeat {
+		made.Caller = nil // is noted here
 		joined, err := d.c.Calls.OpenCall(ctx, a.call)
 		if err != nil {
 			return nil, false, err
@@ -161,11 +164,11 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 			// Its submit was never made, or it was deleted: this one is made under its id.
 		}
 	}
-	q.Job.ID = a.call.ID
-	q.Job.Priority = cmp.Or(q.Job.Priority, d.highest(c.Tenant))
-	h, err := d.submit(ctx, c, tasks.Submission{Job: q.Job, Named: true, Key: q.Key, Fingerprint: q.Fingerprint})
+	made.Job, made.Job.ID = q.Job, a.call.ID
+	made.Job.Priority = cmp.Or(q.Job.Priority, d.highest(c.Tenant))
+	h, err := d.submit(ctx, c, made)
 	if err != nil {
-		if !errors.Is(err, tasks.ErrUnknown) {
+		if made.Caller == nil && !errors.Is(err, tasks.ErrUnknown) {
 			a.became(ctx, tasks.CallerRefused)
 		}
 		return nil, false, err
@@ -173,10 +176,8 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 	a.Job, a.call.ID = h.Job, h.Job.ID
 	a.Job.Request.Body = nil
 	if h.Replayed {
+		a.became(ctx, tasks.CallerWaits) // for the first one's job
 		err = d.found(ctx, c, a)
-	}
-	if a.call.Digest == "" {
-		a.became(ctx, tasks.CallerWaits)
 	}
 	return a, false, err
 }

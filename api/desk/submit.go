@@ -60,6 +60,11 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 		d.refund(ctx, c.Tenant, grant)
 		return h, err
 	}
+	if err := ctx.Err(); err != nil && s.Caller != nil {
+		// Who asks for this again by now has a job of its own.
+		d.refund(ctx, c.Tenant, grant)
+		return h, err
+	}
 	s.Limits = grant.Limits
 	job.Reserved = grant.Limits.Reserves(&job.Request)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)

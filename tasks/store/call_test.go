@@ -49,8 +49,10 @@ func TestARepeatFindsTheFirstCall(t *testing.T) {
 					n, _ := strconv.Atoi(id)
 					now = now.Add(time.Duration(n) * time.Second)
 				case "open":
-					if got, err := s.OpenCall(t.Context(), call); err != nil || got != (tasks.Joined{ID: call.ID}) {
-						t.Fatalf("%s: %+v, %v", step, got, err)
+					j := job("t")
+					j.ID = call.ID
+					if made, _, err := s.Create(t.Context(), tasks.Submission{Job: j, Caller: &call}); err != nil || made[0].Err != nil {
+						t.Fatalf("%s: %+v, %v", step, made, err)
 					}
 				default:
 					if err := s.HoldCall(t.Context(), call, states[what]); err != nil {
@@ -83,12 +85,10 @@ func TestACallerWhoDoesNotComeBack(t *testing.T) {
 	s := store.New(store.Config{Redis: redistest.New(t), Depth: map[string]int{pool: 1}, Now: func() time.Time { return now }})
 	call := func(id string) tasks.Call { return tasks.Call{Tenant: "t", ID: id, Digest: id} }
 	for _, id := range []string{"job_running", "job_gone", "job_dead", "job_there", "job_back"} {
-		if _, err := s.OpenCall(t.Context(), call(id)); err != nil {
-			t.Fatal(err)
-		}
-		j := job("t")
+		j, c := job("t"), call(id)
 		j.ID = id
-		_, tickets := create(t, s, j)
+		_, tickets, err := s.Create(t.Context(), tasks.Submission{Job: j, Caller: &c})
+		must(t, err)
 		if id == "job_running" {
 			if _, err := s.Take(t.Context(), tickets[0]); err != nil {
 				t.Fatal(err)

@@ -144,3 +144,28 @@ func TestAFinishedRecordIsSmall(t *testing.T) {
 		t.Errorf("packed it has %d bytes, as a table %d; it says %d", took, was, said)
 	}
 }
+
+// What a caller who waits on its own connection adds to the move that makes its job: two
+// looks and three commands, and no script of its own.
+func TestACallCallsFewCommands(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t, redistest.Options{}).Client()
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}})
+	create := func(c *tasks.Call) int {
+		_, before := spent(t, rdb)
+		made, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), Limits: tasks.Limits{QueuedJobs: 100}, Caller: c})
+		if must(t, err); made[0].Err != nil {
+			t.Fatal(made[0].Err)
+		}
+		_, after := spent(t, rdb)
+		return after - before
+	}
+	create(nil) // the pool's first
+	bare := create(nil)
+	if more := create(&tasks.Call{Digest: "d"}) - bare; more > 5 {
+		t.Errorf("a call adds %d commands to the %d of a submit, at most 5", more, bare)
+	}
+	if more := create(&tasks.Call{}) - bare; more > 3 {
+		t.Errorf("a call with a key adds %d commands, at most 3", more)
+	}
+}

@@ -117,10 +117,19 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 			budgets[jobs[i].Tenant] = b
 		}
 	}
+	calls := map[string]string{}
+	for i := range subs {
+		if c := subs[i].Caller; c != nil {
+			calls[jobs[i].ID] = c.Digest
+		}
+	}
 	var reply []any
 	again := false
 	err := Sure(ctx, "", func(ctx context.Context) (err error) {
-		reply, err = s.run(ctx, createScript, args{"again": again, "budgets": budgets, "keep": answersKept.Milliseconds()}, rows...).Slice()
+		reply, err = s.run(ctx, createScript, args{
+			"again": again, "budgets": budgets, "keep": answersKept.Milliseconds(), "calls": calls,
+			"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "found": tasks.CallKept.Milliseconds(),
+		}, rows...).Slice()
 		again = true
 		return err
 	})

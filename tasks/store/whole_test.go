@@ -255,6 +255,13 @@ var halves = map[string]func(h *half) func(){
 		h.submit(h.prompt("job_1", "other"))
 		return func() { h.submit(h.prompt("job_2", "acme")) }
 	},
+	"create, of a call": func(h *half) func() {
+		h.submit(h.prompt("job_1", "other"))
+		return func() {
+			_, _, err := h.Create(h.Context(), tasks.Submission{Job: h.prompt("job_2", "acme"), Caller: &tasks.Call{Digest: "d"}})
+			must(h.T, err)
+		}
+	},
 	"take": func(h *half) func() {
 		k := h.submit(h.prompt("job_1", "acme"))[0]
 		h.now = h.now.Add(6 * time.Second)

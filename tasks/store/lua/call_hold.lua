@@ -9,6 +9,10 @@ lasting()
 local score = ({ waits = now + a.lease, gone = now, sent = sent + now })[a.what]
 if a.digest ~= '' then
   if score then
+    if a.what ~= 'waits' then -- who asks the same again and again leaves no more than a time's calls
+      redis.call('ZREMRANGEBYSCORE', calls, '-inf', '(' .. (now - a.keep))
+      redis.call('ZREMRANGEBYSCORE', calls, sent, '(' .. (sent + now - a.keep))
+    end
     redis.call('ZADD', calls, score, a.id)
     redis.call('PEXPIRE', calls, a.keep + a.lease)
   else

@@ -1,6 +1,7 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
--- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer}
+-- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer;
+--          calls: digest of what is asked, perhaps "", by the id of a job whose caller waits for it; lease, gone: see call_open.lua; found: ms that a repeat finds the call}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "" and fingerprint (see reserved), most waiting jobs or 0,
 --          fallback models, tokens to set aside or 0, most tokens a day or 0, tenant's weight and places, see weigh, "1" for an
@@ -45,9 +46,10 @@ local function create(i)
   end
   -- Of another type, what this job is counted in refuses this job alone.
   most, tokens, bytes, depth = tonumber(most), tonumber(tokens), tonumber(bytes), tonumber(depth)
-  local all = marks(id, envelope)
+  local all, call = marks(id, envelope), a.calls[id]
   local sound, why = pcall(function()
-    if tokens > 0 or ikey ~= '' then lasting() end
+    if tokens > 0 or ikey ~= '' or call then lasting() end
+    if call == '' then sorted(keys.callers()) elseif call then sorted(keys.callers(), keys.calls(tenant, call)) end
     fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
     if tokens > 0 then dayOf(tenant) end
     if bytes > 0 then fitsBytes() end
@@ -98,6 +100,13 @@ local function create(i)
   if ikey ~= '' then
     redis.call('HSET', kept, 'fp', fingerprint, 'id', id)
     redis.call('PEXPIRE', kept, a.keep)
+  end
+  if call then
+    redis.call('ZADD', keys.callers(), now + a.lease + a.gone, id)
+    if call ~= '' then
+      redis.call('ZADD', keys.calls(tenant, call), now + a.lease, id)
+      redis.call('PEXPIRE', keys.calls(tenant, call), a.found + a.lease)
+    end
   end
   return { 'new', now, goes and 0, goes and 0 }
 end
