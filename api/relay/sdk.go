@@ -107,7 +107,7 @@ func (s *sdk) own(what, value string, job *tasks.Job) error {
 	default:
 		key, pair := strings.CutPrefix(what, "Metadata-")
 		if !pair {
-			return fault.Fail(fault.InvalidRequest, "The header sluice-%s is unknown: there are sluice-priority, sluice-deadline, sluice-fallback-models, sluice-metadata-KEY and sluice-dedup.", strings.ToLower(jsonread.Clip(what)))
+			return fault.Fail(fault.InvalidRequest, "The header %s is unknown: there are sluice-priority, sluice-deadline, sluice-fallback-models, sluice-metadata-KEY and sluice-dedup.", jsonread.Clip("sluice-"+strings.ToLower(what)))
 		}
 		return ownPair(strings.ToLower(key), value, job)
 	}
