@@ -286,3 +286,45 @@ func TestATenantHoldsFewStreams(t *testing.T) {
 	first.Body.Close()
 	until(t, "the place is free again", func() bool { return open(writer).StatusCode == 200 })
 }
+
+// What no list and no batch has is refused by name, and a model of the other form is told
+// where it is.
+func TestOpenAIsRoutesPassNothingOver(t *testing.T) {
+	t.Parallel()
+	k := (&shelf{docs: map[string]tasks.Document{}, come: func() {}}).has(2, 1)
+	s := serve(t, allForms, func(c *api.Config) { c.Documents = k })
+	create := func(metadata string) string {
+		return `{"input_file_id":"file-x","endpoint":"/v1/embeddings","completion_window":"24h","metadata":` + metadata + `}`
+	}
+	for _, row := range []struct {
+		method, path, body string
+		status             int
+		says               string
+	}{
+		{"GET", "files", "", 200, `"has_more":false`},
+		{"GET", "files?order=asc", "", 200, `"has_more":false`},
+		{"GET", "files?order=up", "", 400, "order"},
+		{"GET", "files?after=nosuch", "", 400, "after"},
+		{"GET", "files?after=batch_00000000000000000000000001", "", 400, "after"},
+		{"GET", "files?after=file-00000000000000000000000001", "", 200, "file-00000000000000000000000000"},
+		{"GET", "batches?after=nosuch", "", 400, "after"},
+		{"GET", "batches?after=" + strings.Repeat("x", 3000), "", 400, "after"},
+		{"GET", "models/claude-x", "", 404, "/anthropic"},
+		{"GET", "models/nosuch", "", 404, "model_not_found"},
+		{"GET", "models/gpt-own", "", 200, `"id":"gpt-own"`},
+		{"POST", "batches", create(`{"a":1}`), 400, "metadata"},
+		{"POST", "batches", create(`{"":"x"}`), 400, "metadata"},
+		{"POST", "batches", create(`{"` + strings.Repeat("k", 65) + `":"x"}`), 400, "metadata"},
+		{"POST", "batches", create(`{"k":"` + strings.Repeat("é", 513) + `"}`), 400, "metadata"},
+	} {
+		res, err := s.client.Do(s.request(t.Context(), row.method, "/openai/v1/"+row.path, writer, row.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || res.StatusCode != row.status || !strings.Contains(string(said), row.says) || row.status >= 400 && res.Header.Get("X-Should-Retry") != "false" {
+			t.Errorf("%s %.60s %.90s: %d %s; want %d with %s", row.method, row.path, row.body, res.StatusCode, said, row.status, row.says)
+		}
+	}
+}

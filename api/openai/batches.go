@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -167,8 +169,10 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "endpoint" must be "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".`)
 	case in.Window != "24h":
 		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "completion_window" must be "24h".`)
-	case len(in.Metadata) > 16:
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs.`)
+	case len(in.Metadata) > 16 || slices.ContainsFunc(slices.Collect(maps.Keys(in.Metadata)), func(key string) bool {
+		return key == "" || utf8.RuneCountInString(key) > 64 || utf8.RuneCountInString(in.Metadata[key]) > 512
+	}):
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs, keys of at most 64 characters and values of at most 512.`)
 	}
 	e = extra{Endpoint: in.Endpoint, Input: in.Input, Created: a.c.Now().Unix()}
 	if in.Metadata != nil {
@@ -284,7 +288,11 @@ func (a *API) ListBatches(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, tenant, after := c.Request().Context(), a.c.Caller(c).Tenant, c.QueryParam("after")
+	after, err := afterOf(c, batchWord)
+	if err != nil {
+		return err
+	}
+	ctx, tenant := c.Request().Context(), a.c.Caller(c).Tenant
 	var p page
 	for more := true; more && p.first == ""; after = p.last {
 		var ids []string

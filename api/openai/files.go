@@ -428,7 +428,14 @@ func (a *API) ListFiles(c echo.Context) error {
 	if purpose := c.QueryParam("purpose"); purpose != "" && purpose != "batch" {
 		return a.write(c, p.end())
 	}
-	documents, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, tasks.FileDocument, c.QueryParam("after"), limit)
+	after, err := afterOf(c, "file-")
+	if err != nil {
+		return err
+	}
+	if order := c.QueryParam("order"); order != "" && order != "asc" && order != "desc" {
+		return fault.Fail(fault.InvalidRequest, `The query parameter "order" must be "desc" or "asc"; the newest is first with either.`)
+	}
+	documents, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, tasks.FileDocument, after, limit)
 	if err != nil {
 		return err
 	}
@@ -454,6 +461,15 @@ func limitOf(c echo.Context, usual, most int) (int, error) {
 		return 0, fault.Fail(fault.InvalidRequest, `The query parameter "limit" must be a number from 1 to %d.`, most)
 	}
 	return min(n, 1000), nil
+}
+
+// afterOf is the id behind which a page begins; "" for none. It need not be there any more.
+func afterOf(c echo.Context, word string) (string, error) {
+	after := c.QueryParam("after")
+	if rest, ok := strings.CutPrefix(after, word); after != "" && (!ok || len(rest) != idLength || strings.ToUpper(rest) != rest) {
+		return "", fault.Fail(fault.InvalidRequest, `The query parameter "after" must be an id of this list, as in "last_id" of a page.`)
+	}
+	return after, nil
 }
 
 // page is a page of a list under way.

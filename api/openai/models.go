@@ -14,8 +14,6 @@ import (
 type Models interface {
 	// Models returns those that pools of a dialect serve.
 	Models(ctx context.Context, dialect string) []tasks.Model
-	// MatchIn returns the pool of a dialect that serves a model.
-	MatchIn(dialect, model string) (pool string, ok bool)
 }
 
 // ListModels is GET /openai/v1/models: the providers' own lists, narrowed to what is
@@ -37,8 +35,11 @@ func (a *API) GetModel(c echo.Context) error {
 			return a.write(c, modelOf(nil, &m))
 		}
 	}
-	if _, ok := a.c.Models.MatchIn(a.form.Dialect, id); !ok || len(id) > maxWord {
-		return fault.Fail(fault.ModelNotFound, "The model does not exist, or no pool of this form serves it.")
+	if len(id) > maxWord {
+		return fault.Fail(fault.ModelNotFound, "The model does not exist.")
+	}
+	if _, err := a.c.Desk.PoolIn(a.form.Dialect, id); err != nil {
+		return err
 	}
 	return a.write(c, modelOf(nil, &tasks.Model{ID: id}))
 }
