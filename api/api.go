@@ -86,6 +86,8 @@ type Config struct {
 	Audit v1.Audit
 	// Usage is what tenants have used; nil: its route answers 404.
 	Usage v1.Usage
+	// Tenants sets what tenants may use; nil: its routes answer 404.
+	Tenants v1.Tenants
 	// Quotas knows how tenants' submits stand; nil: nobody has any.
 	Quotas v1.Quota
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
@@ -236,7 +238,7 @@ func New(c Config) (*API, error) {
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
-		Usage: c.Usage, Quota: c.Quotas,
+		Usage: c.Usage, Tenants: c.Tenants, Quota: c.Quotas,
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
@@ -326,6 +328,11 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A tenant asks what it has used, and what is left to it; an operator asks of others.
 	// Reading changes nothing.
 	get("/v1/usage", v.GetUsage, a.usage())
+
+	// An operator looks through the tenants, page by page. Reading changes nothing.
+	get("/v1/tenants", v.ListTenants, a.scope(auth.ScopeAdmin, "limit", "after"))
+	// An operator says what a tenant may use from now on. A repeat changes nothing.
+	e.PUT("/v1/tenants/:name", v.SetTenant, a.scope(auth.ScopeAdmin))
 
 	// An operator makes a token that the server keeps. A repeat makes a second token.
 	e.POST("/v1/tokens", v.CreateToken, a.scope(auth.ScopeAdmin))

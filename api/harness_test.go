@@ -115,7 +115,7 @@ func serve(t testing.TB, change ...func(*api.Config)) *site {
 	w := newWorld()
 	s := &site{t: t, world: w, log: new(lockedBuffer), registry: prometheus.NewPedanticRegistry()}
 	c := api.Config{
-		Jobs: w, Batches: w, Notices: w, Pools: w, Partials: w, PoolControl: w, Quota: w, Tokens: w, Audit: w, Usage: w, Quotas: submitsOf{}, Mint: mintOf, Verifier: w, NewID: w.newID,
+		Jobs: w, Batches: w, Notices: w, Pools: w, Partials: w, PoolControl: w, Quota: w, Tokens: w, Audit: w, Usage: w, Tenants: w, Quotas: submitsOf{}, Mint: mintOf, Verifier: w, NewID: w.newID,
 		PublicURL: public + "/", Registerer: s.registry, DeltaEvery: 5 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(s.log, nil)),
 	}

@@ -222,7 +222,7 @@ func TestAnUnsureTokenChangesNothing(t *testing.T) {
 	})
 	s.call("GET", "/v1/jobs", "t", nil).want(t, 200)
 	for path, method := range map[string]string{
-		"/v1/jobs": "POST", "/v1/batches": "POST", "/v1/tokens": "POST", "/v1/tokens/x": "DELETE", "/v1/pools/claude/pause": "POST", "/v1/signing-secret/rotate": "POST",
+		"/v1/jobs": "POST", "/v1/batches": "POST", "/v1/tokens": "POST", "/v1/tokens/x": "DELETE", "/v1/tenants/acme": "PUT", "/v1/pools/claude/pause": "POST", "/v1/signing-secret/rotate": "POST",
 	} {
 		r := s.call(method, path, "t", nil)
 		if r.want(t, http.StatusServiceUnavailable, "unavailable"); r.Header.Get("Retry-After") == "" {

@@ -44,8 +44,8 @@ type Act struct {
 	At     time.Time
 	By     string // the subject of a token
 	Tenant string // of that token
-	Via    string // "api", "console" or "asynqmon"
-	Action string // "pause", "resume", "create_token" or "revoke_token"
+	Via    string // "api", "console", "asynqmon" or "shell"
+	Action string // such as "pause", "create_token" or "set_tenant"
 	Target string // the pool's name or the token's id
 	Reason string
 }

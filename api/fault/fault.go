@@ -39,6 +39,7 @@ const (
 	UnsupportedMedia    = "unsupported_media_type"
 	ImpossibleTime      = "impossible_time"
 	ImpossibleSize      = "impossible_size"
+	ImpossibleSetting   = "impossible_setting"
 	WebhookURLRefused   = "webhook_url_refused"
 	TooManyStreams      = "too_many_streams"
 	TooManyRequests     = "too_many_requests"
@@ -87,6 +88,7 @@ func Kinds() []Kind {
 		{UnsupportedMedia, 415, "The body's media type or encoding is not supported", nil},
 		{ImpossibleTime, 422, "The times asked for are impossible", nil},
 		{ImpossibleSize, 422, "No allowance can ever hold the request", nil},
+		{ImpossibleSetting, 422, "No tenant can have such a setting", nil},
 		{WebhookURLRefused, 422, "The webhook address is refused", nil},
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},

@@ -13,7 +13,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/sluicehq/sluice/api/auth"
-	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/jsonwrite"
@@ -43,14 +42,20 @@ const (
 	maxTokenTTL   = 10 * 365 * 24 * time.Hour
 	maxTokenName  = 255 // bytes of a name, a subject or an id
 	viaAPI        = "api"
+	viaShell      = "shell"
+	shellAgent    = "sluice-cli/" // begins the User-Agent of our commands
 	actCreate     = "create_token"
 	actRevoke     = "revoke_token"
 	tokenIDPrefix = auth.KeptPrefix
 )
 
-// act is what a caller does, for the audit.
-func (a *API) act(x desk.Caller, action, target, reason string) tasks.Act {
-	return tasks.Act{At: a.c.Now(), By: x.Subject, Tenant: x.Tenant, Via: viaAPI, Action: action, Target: target, Reason: reason}
+// act is what a caller does, for the audit. That it does so by our commands is what it says itself.
+func (a *API) act(c echo.Context, action, target, reason string) tasks.Act {
+	x, via := a.c.Caller(c), viaAPI
+	if strings.HasPrefix(c.Request().UserAgent(), shellAgent) {
+		via = viaShell
+	}
+	return tasks.Act{At: a.c.Now(), By: x.Subject, Tenant: x.Tenant, Via: via, Action: action, Target: target, Reason: reason}
 }
 
 // note writes a line of the audit about what was just done. What was done is not undone
@@ -59,7 +64,7 @@ func (a *API) note(c echo.Context, action, target, reason string) error {
 	if a.c.Audit == nil {
 		return nil
 	}
-	if err := a.c.Audit.Note(c.Request().Context(), a.act(a.c.Caller(c), action, target, reason)); err != nil {
+	if err := a.c.Audit.Note(c.Request().Context(), a.act(c, action, target, reason)); err != nil {
 		return &tasks.UnknownError{ID: target, Err: err}
 	}
 	return nil
@@ -97,7 +102,7 @@ func (a *API) CreateToken(c echo.Context) error {
 	if err != nil {
 		return fault.Fail(fault.InvalidRequest, "The token cannot be made: %v.", err)
 	}
-	if err := a.c.Tokens.SaveToken(c.Request().Context(), t, a.act(x, actCreate, t.ID, t.Name)); err != nil {
+	if err := a.c.Tokens.SaveToken(c.Request().Context(), t, a.act(c, actCreate, t.ID, t.Name)); err != nil {
 		return err
 	}
 	o := jsonwrite.Object{}
@@ -254,7 +259,7 @@ func (a *API) RevokeToken(c echo.Context) error {
 	case !utf8.ValidString(reason) || utf8.RuneCountInString(reason) > tasks.MaxReason:
 		return fault.Fail(fault.InvalidRequest, `The query parameter "reason" must be at most %d characters long.`, tasks.MaxReason)
 	}
-	if err := a.c.Tokens.RevokeToken(c.Request().Context(), id, a.act(a.c.Caller(c), actRevoke, id, reason)); err != nil {
+	if err := a.c.Tokens.RevokeToken(c.Request().Context(), id, a.act(c, actRevoke, id, reason)); err != nil {
 		return err
 	}
 	c.Response().WriteHeader(http.StatusNoContent)

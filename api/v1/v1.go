@@ -90,6 +90,7 @@ type Config struct {
 	Tokens      Tokens      // nil: their routes answer 404
 	Audit       Audit       // nil: its route answers 404, and nothing is noted
 	Usage       Usage       // nil: its route answers 404
+	Tenants     Tenants     // nil: its routes answer 404
 	Quota       Quota       // nil: nobody has any
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
 	Mint func(tasks.Token) (string, error)

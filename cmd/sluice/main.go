@@ -42,6 +42,7 @@ type CLI struct {
 	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
 	Tokens      TokensCmd      `cmd:"" help:"Make, list and revoke tokens that the server keeps (scope admin)."`
+	Tenants     TenantsCmd     `cmd:"" help:"List tenants, and set what they may use (scope admin)."`
 	Auth        AuthCmd        `cmd:"" help:"Look at tokens."`
 	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
 	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`

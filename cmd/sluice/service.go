@@ -48,6 +48,7 @@ type service struct {
 	store    *store.Store
 	feeder   *queue.Feeder
 	notices  *store.Notices
+	settings *store.Settings
 	ready    *readiness
 	clock    clock
 	gates    map[string]*limit.Gate
@@ -128,18 +129,20 @@ func (s *service) build(ctx context.Context, r roles) error {
 	if err := s.openBodies(); err != nil {
 		return err
 	}
+	s.settings = store.NewSettings(s.rdb, prefix)
+	_ = s.settings.Refresh(ctx) // else the configuration's stand until they are read
 	s.store = store.New(store.Config{
 		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
-		Weight: func(tenant string) int64 { return s.cfg.Tenant(tenant).Weight },
-		Places: func(tenant string) int64 { return s.cfg.Tenant(tenant).RunningJobs }, Lanes: lanes, Now: r.now,
+		Weight: func(tenant string) int64 { return s.limitsOf(tenant).Weight },
+		Places: func(tenant string) int64 { return s.limitsOf(tenant).RunningJobs }, Lanes: lanes, Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, prefix, s.store, s.control)
 	s.ready = newReadiness(s, r)
 	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
-		t := s.cfg.Tenant(name)
+		t := s.limitsOf(name)
 		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
 	}})
 	if err != nil {
@@ -513,6 +516,7 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 // support starts the parts that what is in front needs, in base.
 func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	base.Go(func() error { return s.notices.Run(ctx) })
+	base.Go(func() error { return s.settings.Run(ctx) })
 	base.Go(func() error { return s.ready.Run(ctx) })
 	base.Go(func() error { return s.feeder.Run(ctx) })
 	base.Go(func() error { return s.jobs.Run(ctx) })

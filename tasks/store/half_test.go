@@ -122,6 +122,10 @@ var smallHalves = map[string]func(h *half) func(){
 			_, _ = h.ClaimDocument(h.Context(), tasks.Document{ID: "upload-1", Tenant: "acme", Kind: tasks.UploadDocument, Body: []byte("a"), Expires: time.Hour})
 		}
 	},
+	"tenant_save": func(h *half) func() {
+		h.submit(h.prompt("job_1", "few"), h.prompt("job_2", "few"))
+		return func() { h.set("few", tasks.TenantSettings{RunningJobs: new(int64)}) }
+	},
 	"token_save": func(h *half) func() {
 		return func() { h.token("tok_1") }
 	},
@@ -207,4 +211,9 @@ var smallHalves = map[string]func(h *half) func(){
 func (h *half) token(id string) {
 	h.Helper()
 	must(h.T, h.SaveToken(h.Context(), tasks.Token{ID: id, Tenant: "acme", Expires: h.now.Add(time.Hour)}, tasks.Act{At: h.now, By: "ada", Action: "create_token", Target: id}))
+}
+
+func (h *half) set(tenant string, set tasks.TenantSettings) {
+	h.Helper()
+	must(h.T, h.SetTenant(h.Context(), tenant, set, 2, 3, tasks.Act{At: h.now, By: "ada", Action: "set_tenant", Target: tenant}))
 }

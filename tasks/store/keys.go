@@ -26,6 +26,7 @@ func (k keys) order(pool string) string           { return string(k) + "order:" 
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
 func (k keys) paid(pool string) string            { return string(k) + "paid:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }
+func (k keys) settings() string                   { return string(k) + "tset" }
 func (k keys) atLimit() string                    { return string(k) + "fulls" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }

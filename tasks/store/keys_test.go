@@ -357,6 +357,7 @@ func (l *life) limits() {
 	for range 2 {
 		_, _ = l.submit(func(s *tasks.Submission) { s.Job.Tenant = "few" })
 	}
+	must(l.T, l.s.SetTenant(l.Context(), "few", tasks.TenantSettings{Weight: new(int64)}, 1, 1, tasks.Act{At: time.Now(), Action: "set_tenant"}))
 	l.look()
 }
 

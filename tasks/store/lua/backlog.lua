@@ -10,12 +10,13 @@ local function noteOf(field, value, least)
 end
 
 -- weigh notes a tenant's weight and, behind a space, how many of its jobs may be out at
--- once, as the configuration has them now; what an operator has set stays. Most have 1 and
+-- once, as this process has them; what an operator has set just now stays. Most have 1 and
 -- 0, which takes no room.
 local function weigh(tenant, noted)
   local weight, most = string.match(noted, '^(%d+) (%d+)$')
   weightOf(tenant)
-  if string.find(mosts[tenant], 'r', 1, true) then return end
+  local set = string.match(mosts[tenant], 'r(.+)$')
+  if set and now < tonumber(set) then return end
   if weights[tenant] ~= weight then noteOf(tenant, weight, '1') end
   if mosts[tenant] ~= most then noteOf('\t' .. tenant, most, '0') end
   weights[tenant], mosts[tenant] = weight, most

@@ -37,7 +37,7 @@ local weights, mosts = {}, {}
 local function weightOf(tenant)
   if not weights[tenant] then
     local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant)
-    weights[tenant], mosts[tenant] = h[1] or '1', h.err and '0 r' or h[2] or '0'
+    weights[tenant], mosts[tenant] = h[1] or '1', h.err and '0 r9e15' or h[2] or '0'
   end
   return weights[tenant]
 end

@@ -112,7 +112,8 @@ function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end --
 function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
-function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and " r" behind it when an operator has set both
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has
+function keys.settings() return P .. 'tset' end -- hash: tenant -> what an operator has set of it, JSON, see tasks/tenant.go; a tab -> the version of all of them
 function keys.outs(tenant) return P .. 'outs:' .. tenant end -- zset: jobs of a tenant with such a limit that are handed out, held or running, by when that was last seen to be so
 function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit has a backlog and no turn, each behind its depth, by since when
 function keys.atLimit() return P .. 'fulls' end -- zset: those tenants, by when to look again

@@ -1,0 +1,64 @@
+package api_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+var usual = tasks.TenantLimits{Weight: 1, SubmitsPerMinute: 600, QueuedJobs: 100, CostPerDay: 5 * tasks.Unit / 2, HighPriority: true}
+
+// KnownTenants has three tenants.
+func (w *world) KnownTenants(_ context.Context, after string, limit int) (tasks.TenantPage, error) {
+	return tasks.PageTenants([]tasks.Tenant{{Name: "zoe", Limits: usual}, {Name: "acme", Limits: usual}, {Name: "bee", Limits: usual}}, after, limit), w.fail
+}
+
+// SetTenant notes what was set.
+func (w *world) SetTenant(ctx context.Context, name string, set tasks.TenantSettings, act tasks.Act) (tasks.Tenant, error) {
+	act.Reason = set.String()
+	err := w.Note(ctx, act)
+	return tasks.Tenant{Name: name, Settings: set, Limits: set.Over(usual)}, err
+}
+
+func TestTenants(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	first := s.call("GET", "/v1/tenants?limit=2", admin, nil).want(t, 200)
+	if strings.Count(string(first.body), `"object":"tenant"`) != 2 || first.str(t, "next") != "bee" {
+		t.Errorf("the first page is %s", first.body)
+	}
+	if rest := s.call("GET", "/v1/tenants?limit=2&after=bee", admin, nil).want(t, 200); !strings.Contains(string(rest.body), `"has_more":false`) || !strings.Contains(string(rest.body), `"name":"zoe"`) {
+		t.Errorf("the last page is %s", rest.body)
+	}
+	const set = `{"weight":3,"queued_jobs":0,"running_jobs":7,"cost_per_day":12.5,"high_priority":false,"tokens_per_day":null}`
+	r := s.call("PUT", "/v1/tenants/acme", admin, set, "User-Agent", "sluice-cli/1").want(t, 200)
+	for _, want := range []string{
+		`"weight":3,"submits_per_minute":600,`, `"running_jobs":7,`, `"cost_per_day":12.5,"high_priority":false`,
+		`"set":{"weight":3,"queued_jobs":0,"running_jobs":7,"high_priority":false,"cost_per_day":12.5}`,
+	} {
+		if !strings.Contains(string(r.body), want) {
+			t.Errorf("%s has no %s", r.body, want)
+		}
+	}
+	if act := s.world.acts[0]; act.By != "somebody" || act.Via != "shell" || act.Action != "set_tenant" || act.Target != "acme" || !strings.Contains(act.Reason, `"weight":3`) {
+		t.Errorf("the audit has %+v", act)
+	}
+	s.call("PUT", "/v1/tenants/acme", admin, `{}`).want(t, 200)
+	for body, status := range map[string]int{
+		`{"weight":0}`: 422, `{"weight":-1}`: 422, `{"queued_jobs":-1}`: 422, `{"tokens_per_day":1000000000000001}`: 422, `{"cost_per_day":-0.5}`: 422, `{"cost_per_day":0.0000000001}`: 422,
+		`{"weight":1.5}`: 400, `{"weight":"3"}`: 400, `{"weight":1e3}`: 400, `{"queued_jobs":99999999999999999999}`: 400, `{"high_priority":1}`: 400, `{"cost_per_day":"1"}`: 400,
+		`{"quota":1}`: 400, `{"weight":1,"weight":2}`: 400, `{} {}`: 400, `[]`: 400, ``: 400,
+	} {
+		if r := s.call("PUT", "/v1/tenants/acme", admin, body); r.StatusCode != status {
+			t.Errorf("%s: %d %s, want %d", body, r.StatusCode, r.body, status)
+		}
+	}
+	s.call("PUT", "/v1/tenants/default", admin, `{}`).want(t, 400)
+	s.call("PUT", "/v1/tenants/..%2fx", admin, `{}`).want(t, 400)
+	s.call("GET", "/v1/tenants?after=..", admin, nil).want(t, 400)
+	s.world.breakWith(tasks.ErrUnavailable)
+	s.call("PUT", "/v1/tenants/acme", admin, `{}`).want(t, 503)
+	s.call("GET", "/v1/tenants", admin, nil).want(t, 503)
+}

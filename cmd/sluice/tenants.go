@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// limitsOf is what a tenant may use now: what an operator has set, else what is configured.
+func (s *service) limitsOf(name string) tasks.TenantLimits {
+	return s.settings.Of(name).Over(s.configured(name))
+}
+
+// configured is what a tenant may use by the configuration.
+func (s *service) configured(name string) tasks.TenantLimits {
+	t := s.cfg.Tenant(name)
+	return tasks.TenantLimits{
+		Weight: t.Weight, SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes,
+		RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay, HighPriority: t.HighPriority,
+	}
+}
+
+// tenancy is what operators know and set of tenants.
+type tenancy struct{ *service }
+
+// KnownTenants lists tenants with their limits and how these stand.
+func (t tenancy) KnownTenants(ctx context.Context, after string, limit int) (tasks.TenantPage, error) {
+	var named []string
+	for _, one := range t.cfg.Tenants {
+		if one.Name != "default" {
+			named = append(named, one.Name)
+		}
+	}
+	page, err := t.store.KnownTenants(ctx, named, after, limit)
+	if err != nil {
+		return page, err
+	}
+	for i := range page.Tenants {
+		if page.Tenants[i], err = t.whole(ctx, page.Tenants[i].Name, page.Tenants[i].Settings); err != nil {
+			return page, err
+		}
+	}
+	return page, nil
+}
+
+// whole is a tenant with its limits and how they stand.
+func (t tenancy) whole(ctx context.Context, name string, set tasks.TenantSettings) (tasks.Tenant, error) {
+	standing, err := t.store.Standing(ctx, name)
+	return tasks.Tenant{Name: name, Settings: set, Limits: set.Over(t.configured(name)), Standing: standing}, err
+}
+
+// SetTenant replaces what was set of a tenant: every process goes by it within a second.
+func (t tenancy) SetTenant(ctx context.Context, name string, set tasks.TenantSettings, act tasks.Act) (tasks.Tenant, error) {
+	l := set.Over(t.configured(name))
+	if err := t.store.SetTenant(ctx, name, set, l.Weight, l.RunningJobs, act); err != nil {
+		return tasks.Tenant{}, err
+	}
+	_ = t.settings.Refresh(ctx) // else it is read within a second
+	return t.whole(ctx, name, set)
+}
+
+// TenantsCmd holds the commands about tenants.
+type TenantsCmd struct {
+	List TenantsListCmd `cmd:"" default:"withargs" help:"List the tenants that are known, with what they may use and what they use."`
+	Set  TenantsSetCmd  `cmd:"" help:"Say what a tenant may use from now on; what is not named is as the configuration has it."`
+}
+
+// TenantsListCmd lists tenants.
+type TenantsListCmd struct {
+	Limit       int    `default:"20" help:"So many at most, by name; 1 to 100."`
+	After       string `placeholder:"NAME" help:"Go on after this name."`
+	JSON        bool   `name:"json" help:"Print what the API answers."`
+	ClientFlags `embed:""`
+}
+
+// tenantRow is what the API says of a tenant.
+type tenantRow struct {
+	Name             string      `json:"name"`
+	Weight           int64       `json:"weight"`
+	SubmitsPerMinute int64       `json:"submits_per_minute"`
+	QueuedJobs       int64       `json:"queued_jobs"`
+	RunningJobs      int64       `json:"running_jobs"`
+	TokensPerDay     int64       `json:"tokens_per_day"`
+	CostPerDay       json.Number `json:"cost_per_day"`
+	Usage            struct {
+		QueuedJobs  int64 `json:"queued_jobs"`
+		RunningJobs int64 `json:"running_jobs"`
+		Tokens      struct {
+			Used int64 `json:"used"`
+		} `json:"tokens_today"`
+		Cost struct {
+			Used json.Number `json:"used"`
+		} `json:"cost_today"`
+	} `json:"usage"`
+}
+
+// of is how much of a limit is used.
+func of(used string, limit string) string {
+	if limit == "0" || limit == "" {
+		return used
+	}
+	return used + "/" + limit
+}
+
+func ofCount(used, limit int64) string {
+	return of(strconv.FormatInt(used, 10), strconv.FormatInt(limit, 10))
+}
+
+// Run prints a table.
+func (c *TenantsListCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	q := url.Values{"limit": {strconv.Itoa(c.Limit)}}
+	if c.After != "" {
+		q.Set("after", c.After)
+	}
+	b, err := api.call(ctx, http.MethodGet, "/v1/tenants?"+q.Encode(), nil, nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(env.Stdout, b)
+	}
+	var page struct {
+		Data []tenantRow `json:"data"`
+		Next string      `json:"next"`
+	}
+	if err := json.Unmarshal(b, &page); err != nil {
+		return fmt.Errorf("the answer is not a list of tenants: %w", err)
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TENANT\tWEIGHT\tSUBMITS/MIN\tQUEUED\tRUNNING\tTOKENS TODAY\tCOST TODAY")
+	for i := range page.Data {
+		t := &page.Data[i]
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\n", t.Name, t.Weight, t.SubmitsPerMinute, ofCount(t.Usage.QueuedJobs, t.QueuedJobs),
+			ofCount(t.Usage.RunningJobs, t.RunningJobs), ofCount(t.Usage.Tokens.Used, t.TokensPerDay), of(t.Usage.Cost.Used.String(), t.CostPerDay.String()))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if page.Next != "" {
+		fmt.Fprintf(env.Stderr, "there are more: --after %s\n", page.Next)
+	}
+	return nil
+}
+
+// TenantsSetCmd sets what a tenant may use.
+type TenantsSetCmd struct {
+	Name             string  `arg:"" help:"The tenant."`
+	Weight           *int64  `help:"Its share of each pool's allowance."`
+	SubmitsPerMinute *int64  `help:"Submits in any 60 s; of this and the others 0 is no limit."`
+	ResendsPerMinute *int64  `help:"Tests of webhooks and redeliveries in any 60 s."`
+	QueuedJobs       *int64  `help:"Jobs that wait."`
+	QueuedBytes      *int64  `help:"Bytes of the bodies of jobs that have not ended."`
+	RunningJobs      *int64  `help:"Jobs that are with workers at once."`
+	TokensPerDay     *int64  `help:"Tokens of a UTC day."`
+	CostPerDay       *string `help:"Money of a UTC day, as in 12.5."`
+	HighPriority     *bool   `help:"Whether it may use the lane high: --high-priority=false takes that away."`
+	JSON             bool    `name:"json" help:"Print what the API answers."`
+	ClientFlags      `embed:""`
+}
+
+// Run sets what is named, and says what the tenant may use now.
+func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	var money *json.Number
+	if c.CostPerDay != nil {
+		if _, err := tasks.ParseMoney(*c.CostPerDay); err != nil {
+			return wrongUsage{fmt.Errorf("--cost-per-day: %w", err)}
+		}
+		n := json.Number(*c.CostPerDay)
+		money = &n
+	}
+	body, err := json.Marshal(struct {
+		Weight           *int64       `json:"weight,omitempty"`
+		SubmitsPerMinute *int64       `json:"submits_per_minute,omitempty"`
+		ResendsPerMinute *int64       `json:"resends_per_minute,omitempty"`
+		QueuedJobs       *int64       `json:"queued_jobs,omitempty"`
+		QueuedBytes      *int64       `json:"queued_bytes,omitempty"`
+		RunningJobs      *int64       `json:"running_jobs,omitempty"`
+		TokensPerDay     *int64       `json:"tokens_per_day,omitempty"`
+		CostPerDay       *json.Number `json:"cost_per_day,omitempty"`
+		HighPriority     *bool        `json:"high_priority,omitempty"`
+	}{c.Weight, c.SubmitsPerMinute, c.ResendsPerMinute, c.QueuedJobs, c.QueuedBytes, c.RunningJobs, c.TokensPerDay, money, c.HighPriority})
+	if err != nil {
+		return err
+	}
+	b, err := api.call(ctx, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), nil, body)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(env.Stdout, b)
+	}
+	var said struct {
+		Set json.RawMessage `json:"set"`
+	}
+	if err := json.Unmarshal(b, &said); err != nil {
+		return fmt.Errorf("the answer is not a tenant: %w", err)
+	}
+	_, err = fmt.Fprintf(env.Stderr, "%s: set %s; the rest is as the configuration has it\n", c.Name, said.Set)
+	return err
+}

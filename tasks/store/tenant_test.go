@@ -1,0 +1,80 @@
+package store_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// What an operator sets is what every process reads within a second, and what the order of work
+// goes by at once, whatever a process that has not read it yet submits; the audit has before and after.
+func TestWhatAnOperatorSetsOfATenantHolds(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme": 1})
+	other := store.NewSettings(l.rdb, "")
+	must(t, other.Refresh(t.Context()))
+	l.submit("acme", pool, 6)
+	l.take()
+	by := tasks.Act{At: l.now, By: "ada", Action: "set_tenant", Target: "acme"}
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, 3, by))
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, 3, by)) // a repeat
+	must(t, other.Refresh(t.Context()))
+	if got := other.Of("acme"); got.RunningJobs == nil || *got.RunningJobs != 3 || *got.CostPerDay != tasks.Unit/2 || got.Weight != nil {
+		t.Errorf("another process reads %s", got)
+	}
+	l.second()
+	l.take()
+	if got := l.out("acme"); len(got) != 3 {
+		t.Errorf("with a limit of 3 since a second, %d are out", len(got))
+	}
+	l.submit("acme", pool, 1) // by a process that still has 1
+	if _, err := l.Load(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.rdb.HGet(t.Context(), "sluice:{s}:weight", "\tacme").Val(); !strings.HasPrefix(got, "3 r") {
+		t.Errorf("the limit is %q after a submit of a process that has not read it", got)
+	}
+	l.most["acme"] = 3
+	l.now = l.now.Add(6 * time.Second)
+	l.submit("acme", pool, 1) // all have read it
+	if got := l.rdb.HGet(t.Context(), "sluice:{s}:weight", "\tacme").Val(); got != "3" {
+		t.Errorf("the limit is noted as %q once every process has it", got)
+	}
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{}, 1, 1, by))
+	must(t, other.Refresh(t.Context()))
+	if got := other.Of("acme").String(); got != "{}" {
+		t.Errorf("after all was taken back, %s is set", got)
+	}
+	page, err := l.Acts(t.Context(), "", 10)
+	must(t, err)
+	if len(page.Acts) != 2 || page.Acts[1].Reason != `{} → {"running_jobs":3,"cost_per_day":0.5}` || page.Acts[0].Reason != `{"running_jobs":3,"cost_per_day":0.5} → {}` {
+		t.Errorf("the audit has %+v", page.Acts)
+	}
+}
+
+// Known are tenants by their names, of whom anything is known, a page at a time.
+func TestTenantsAreListed(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{})
+	l.submit("mid", pool, 1)
+	must(t, l.SetTenant(t.Context(), "zoe", tasks.TenantSettings{Weight: ptr(int64(2))}, 2, 0, tasks.Act{At: l.now}))
+	var got []string
+	for after := ""; ; {
+		page, err := l.KnownTenants(t.Context(), []string{"acme", "mid"}, after, 2)
+		must(t, err)
+		for _, one := range page.Tenants {
+			got = append(got, one.Name+one.Settings.String())
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	if s := strings.Join(got, " "); s != `acme{} mid{} zoe{"weight":2}` {
+		t.Errorf("listed %s", s)
+	}
+}

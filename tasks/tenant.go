@@ -1,0 +1,97 @@
+package tasks
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+)
+
+// TenantSettings are what an operator has set of a tenant while Sluice runs. What is nil is
+// as the configuration has it. They are kept as JSON under these names.
+type TenantSettings struct {
+	Weight           *int64 `json:"weight,omitempty"`
+	SubmitsPerMinute *int64 `json:"submits_per_minute,omitempty"`
+	ResendsPerMinute *int64 `json:"resends_per_minute,omitempty"`
+	QueuedJobs       *int64 `json:"queued_jobs,omitempty"`
+	QueuedBytes      *int64 `json:"queued_bytes,omitempty"`
+	RunningJobs      *int64 `json:"running_jobs,omitempty"`
+	TokensPerDay     *int64 `json:"tokens_per_day,omitempty"`
+	CostPerDay       *Money `json:"cost_per_day,omitempty"` // in billionths
+	HighPriority     *bool  `json:"high_priority,omitempty"`
+}
+
+// String is the settings as the audit has them: JSON, in which money is a decimal.
+func (s TenantSettings) String() string {
+	type kept TenantSettings
+	said := struct {
+		kept
+		CostPerDay json.Number `json:"cost_per_day,omitempty"`
+	}{kept: kept(s)}
+	if s.CostPerDay != nil {
+		said.CostPerDay = json.Number(s.CostPerDay.String())
+	}
+	b, err := json.Marshal(said)
+	if err != nil {
+		panic(err) // numbers alone
+	}
+	return string(b)
+}
+
+// TenantLimits are what a tenant may use, 0 being no limit.
+type TenantLimits struct {
+	Weight           int64
+	SubmitsPerMinute int64
+	ResendsPerMinute int64
+	QueuedJobs       int64
+	QueuedBytes      int64
+	RunningJobs      int64
+	TokensPerDay     int64
+	CostPerDay       Money
+	HighPriority     bool
+}
+
+// Over are the limits of the configuration with what an operator has set in their place.
+func (s TenantSettings) Over(l TenantLimits) TenantLimits {
+	return TenantLimits{
+		Weight: set(s.Weight, l.Weight), SubmitsPerMinute: set(s.SubmitsPerMinute, l.SubmitsPerMinute), ResendsPerMinute: set(s.ResendsPerMinute, l.ResendsPerMinute),
+		QueuedJobs: set(s.QueuedJobs, l.QueuedJobs), QueuedBytes: set(s.QueuedBytes, l.QueuedBytes), RunningJobs: set(s.RunningJobs, l.RunningJobs),
+		TokensPerDay: set(s.TokensPerDay, l.TokensPerDay), CostPerDay: set(s.CostPerDay, l.CostPerDay), HighPriority: set(s.HighPriority, l.HighPriority),
+	}
+}
+
+func set[T any](v *T, otherwise T) T {
+	if v != nil {
+		return *v
+	}
+	return otherwise
+}
+
+// Tenant is a tenant that is known, and what an operator has set of it. Limits and Standing are
+// its own only where somebody has asked for them.
+type Tenant struct {
+	Name     string
+	Settings TenantSettings
+	Limits   TenantLimits
+	Standing Standing
+}
+
+// TenantPage is a page of tenants, by name.
+type TenantPage struct {
+	Tenants []Tenant
+	Next    string // the name to go on after; "" at the end
+}
+
+// PageTenants is the page of these tenants behind a name.
+func PageTenants(all []Tenant, after string, limit int) (page TenantPage) {
+	slices.SortFunc(all, func(a, b Tenant) int { return cmp.Compare(a.Name, b.Name) })
+	at, found := slices.BinarySearchFunc(all, after, func(t Tenant, name string) int { return cmp.Compare(t.Name, name) })
+	if found {
+		at++
+	}
+	page.Tenants = all[at:]
+	if len(page.Tenants) > limit {
+		page.Tenants = page.Tenants[:limit]
+		page.Next = page.Tenants[limit-1].Name
+	}
+	return page
+}
