@@ -405,7 +405,7 @@ func (s *Store) written(ctx context.Context, tenant string, t tasks.Ticket, e *t
 		return w, nil
 	}
 	if e.Leads != "" && e.Status == tasks.StatusSucceeded {
-		copied := e.Result
+		copied := w.result
 		if large {
 			copied = []byte(w.lies)
 		}
