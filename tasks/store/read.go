@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,19 +216,14 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 	if f.Metadata == nil {
 		f.Metadata = map[string]string{} // a script's {}
 	}
-	sealed := map[string]string{}
-	for name, value := range f.Metadata {
-		pair, err := s.vault.pair(ctx, f.Tenant, name, value)
-		if err != nil {
-			return nil, fmt.Errorf("look for metadata: %w", err)
-		}
-		sealed[name] = pair
+	sealed, err := s.sealedPairs(ctx, &f)
+	if err != nil {
+		return nil, err
 	}
 	if f.Batch != "" {
 		if _, err := s.Batch(ctx, f.Tenant, f.Batch); err != nil {
 			return nil, err
 		}
-		var err error
 		if line, err = s.lastLine(ctx, f.Batch, f.After); err != nil {
 			return nil, err
 		}
@@ -236,38 +232,65 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 	if err != nil {
 		return nil, err
 	}
-	if s.vault.ring != nil {
-		edge = "" // sealed jobs are in no index
-	}
-	rest := f.Batch == "" && edge != "" && low < "["+edge // is to be looked through without the index
-	return func(ctx context.Context, n int) ([]string, int, string, error) {
-		index, low := edge != "" && (from == "+" || from[1:] > edge), low
-		if index && rest {
-			low = "[" + edge
-		}
-		reply, err := s.run(ctx, findScript, args{
-			"n": n, "tenant": f.Tenant, "from": from, "low": low, "batch": f.Batch, "line": line, "index": index, "statuses": some, "model": f.Model, "pool": f.Pool,
+	return (&search{
+		s: s, edge: edge, rest: f.Batch == "" && edge != "" && low < "["+edge, from: from, low: low, line: line,
+		asks: args{
+			"tenant": f.Tenant, "batch": f.Batch, "statuses": some, "model": f.Model, "pool": f.Pool,
 			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata, "pairs": sealed,
-		}).Slice()
+		},
+	}).next, nil
+}
+
+// sealedPairs is what stands for each pair of metadata that a filter asks, where it is sealed.
+func (s *Store) sealedPairs(ctx context.Context, f *tasks.Filter) (map[string]string, error) {
+	sealed := map[string]string{}
+	for name, value := range f.Metadata {
+		pair, err := s.vault.pair(ctx, f.Tenant, name, value)
 		if err != nil {
-			return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)
+			return nil, fmt.Errorf("look for metadata: %w", err)
 		}
-		looked, last := int(num(reply[0])), str(reply[1])
-		found := make([]string, len(reply)-2)
-		for i, id := range reply[2:] {
-			found[i] = str(id)
-		}
-		if from, line = "("+last, line-looked; index && rest && looked < n {
-			from, looked, last = "("+edge, n, edge
-		}
-		return found, looked, last, nil
-	}, nil
+		sealed[name] = pair
+	}
+	return sealed, nil
+}
+
+// search is a look through a list, as far as it has come.
+type search struct {
+	s         *Store
+	asks      args   // what the filter asks
+	edge      string // the job that the index of metadata begins with; "": it is not looked into
+	rest      bool   // what is older is to be looked through without it
+	from, low string
+	line      int
+}
+
+// next is a look.
+func (l *search) next(ctx context.Context, n int) ([]string, int, string, error) {
+	index, low := l.edge != "" && (l.from == "+" || l.from[1:] > l.edge), l.low
+	if index && l.rest {
+		low = "[" + l.edge
+	}
+	ask := maps.Clone(l.asks)
+	maps.Copy(ask, args{"n": n, "from": l.from, "low": low, "line": l.line, "index": index})
+	reply, err := l.s.run(ctx, findScript, ask).Slice()
+	if err != nil {
+		return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)
+	}
+	looked, last := int(num(reply[0])), str(reply[1])
+	found := make([]string, len(reply)-2)
+	for i, id := range reply[2:] {
+		found[i] = str(id)
+	}
+	if l.from, l.line = "("+last, l.line-looked; index && l.rest && looked < n {
+		l.from, looked, last = "("+l.edge, n, l.edge
+	}
+	return found, looked, last, nil
 }
 
 // edge is the id from which on the index of metadata has all jobs that a filter asks for;
 // "": it is of no use. Of a batch it has all or none.
 func (s *Store) edge(ctx context.Context, f *tasks.Filter) (string, error) {
-	if len(f.Metadata) == 0 {
+	if len(f.Metadata) == 0 || s.vault.ring != nil { // sealed jobs are in no index
 		return "", nil
 	}
 	var since *redis.StringCmd
