@@ -47,7 +47,6 @@ type CLI struct {
 	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
 	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`
 	Simulate    SimulateCmd    `cmd:"" help:"Replay a log of arrivals through the real scheduler in virtual time: shares, waits, forecasts."`
-	Seal        SealCmd        `cmd:"" help:"Look after the keys that seal what lies at rest."`
 	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
 	Version     VersionCmd     `cmd:"" help:"Print the version."`
 	Healthcheck HealthcheckCmd `cmd:"" hidden:"" help:"Exit 0 when the process of this configuration is ready."`

@@ -176,14 +176,10 @@ func configured(t *testing.T, url, yaml string) *config.Config {
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{
+	cfg, faults := config.Load(file, []string{
 		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + url, "SLUICE_AUTH__HMAC_SECRET=" + string(stageSecret),
 		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
-	}
-	if !strings.Contains(yaml, "seal:") && url != "" {
-		environ = append(environ, "SLUICE_SEAL=off") // else that is a notice
-	}
-	cfg, faults := config.Load(file, environ)
+	})
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}

@@ -14,14 +14,11 @@ import (
 // localName is the name of the master key that a data_dir has.
 const localName = "local"
 
-// LocalFile is the name of the file that has it.
-const LocalFile = "seal.key"
-
 // Local returns the master key of a folder, which it makes with the first call: the
 // file seal.key, for this user alone, flushed before anything is sealed with it. Of two
 // processes that make it at once both get the one that came first.
 func Local(dir string) (Master, error) {
-	path := filepath.Join(dir, LocalFile)
+	path := filepath.Join(dir, "seal.key")
 	for range 2 {
 		text, err := os.ReadFile(path)
 		switch {

@@ -57,7 +57,7 @@ func (s *Store) prompt(ctx context.Context, j *tasks.Job) (field string, value a
 
 // result is a result as the record has it, compressed where prompts are.
 func (s *Store) result(b []byte) []byte {
-	if s.bodies == nil && !s.vault.seals {
+	if s.bodies == nil {
 		return b
 	}
 	return s.codec.smallResult(b)

@@ -405,7 +405,7 @@ func (s *Store) written(ctx context.Context, tenant string, t tasks.Ticket, e *t
 		return w, nil
 	}
 	if e.Leads != "" && e.Status == tasks.StatusSucceeded {
-		copied := w.result
+		copied := e.Result
 		if large {
 			copied = []byte(w.lies)
 		}

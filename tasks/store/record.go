@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -342,10 +341,21 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		j.Error, j.Usage, j.Provider, j.Finish = out.Error, (*tasks.Usage)(out.Usage), out.Provider, out.Finish
 	}
 	for line := range strings.Lines(h["log"]) {
-		one, err := called(line)
-		if err != nil {
+		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(part) != 4 {
+			return tasks.Job{}, fmt.Errorf("read job %s: a line of its log is not whole", id)
+		}
+		var d details
+		if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
 			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 		}
+		one := tasks.Attempt{
+			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
+			Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
+			Account: d.Account, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
+			Delay: time.Duration(d.Delay) * time.Millisecond, LostAt: fromMilli(d.Lost),
+		}
+		one.Waited, one.Told = waited(d.Waited)
 		j.Log = append(j.Log, one)
 	}
 	if n, started, ok := strings.Cut(h["cur"], " "); ok {
@@ -358,24 +368,4 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		j.Since = noted[len(noted)-1].At
 	}
 	return j, nil
-}
-
-// called reads a line of a job's log.
-func called(line string) (tasks.Attempt, error) {
-	part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-	if len(part) != 4 {
-		return tasks.Attempt{}, errors.New("a line of its log is not whole")
-	}
-	var d details
-	if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
-		return tasks.Attempt{}, err
-	}
-	one := tasks.Attempt{
-		N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
-		Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
-		Account: d.Account, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
-		Delay: time.Duration(d.Delay) * time.Millisecond, LostAt: fromMilli(d.Lost),
-	}
-	one.Waited, one.Told = waited(d.Waited)
-	return one, nil
 }

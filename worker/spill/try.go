@@ -2,6 +2,7 @@ package spill
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -123,15 +124,9 @@ func (f *Folder) one(ctx context.Context, name string) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return // another process was faster
 	}
-	ctx, cancel := context.WithTimeout(ctx, tryWithin)
-	defer cancel()
 	var i item
 	if err == nil {
-		i, err = f.opened(ctx, b)
-	}
-	if errors.Is(err, tasks.ErrUnavailable) && !old {
-		f.c.Log.Debug("what is kept in data_dir cannot be opened yet", "error", err)
-		return
+		err = json.Unmarshal(b, &i)
 	}
 	if err != nil || !i.sound() {
 		f.unread(name, old)
@@ -142,6 +137,8 @@ func (f *Folder) one(ctx context.Context, name string) {
 		f.leave(name, int64(len(b)), dropped)
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, tryWithin)
+	defer cancel()
 	switch err := f.record(ctx, &i); {
 	case err == nil:
 		f.c.Log.Info("what redis did not take at first is recorded", "kind", string(i.Kind), "id", i.id())
