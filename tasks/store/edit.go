@@ -66,7 +66,9 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 	sum := sha1.Sum([]byte(was)) // which scripts can take, too: a name of what was read, and no secret
 	a := args{
 		"op": op, "id": id, "tenant": tenant, "was": hex.EncodeToString(sum[:]),
-		"moves": laneShift(j.Priority) - laneShift(before.Priority),
+	}
+	if j.Priority != before.Priority {
+		a["shift"] = laneShift(j.Priority)
 	}
 	if milli(j.Deadline) != milli(before.Deadline) {
 		a["deadline"] = milli(j.Deadline)

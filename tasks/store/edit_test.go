@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -145,4 +147,54 @@ func TestChangesAtOnceAreAllKept(t *testing.T) {
 	if e := rdb.HGet(ctx, "sluice:{s}:j:"+id, "e").Val(); !strings.Contains(e, `"new":[1,{}]`) {
 		t.Errorf("the envelope is %s", e)
 	}
+}
+
+// A line of a batch that is not among the waiting jobs yet has its order when it comes
+// there, also when its deadline was changed before.
+func TestALineIsEditedBeforeItIsUnfolded(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8}})
+	ctx, id, lines := t.Context(), store.NewID("batch"), []tasks.Job{job("acme"), job("acme")}
+	for i := range lines {
+		lines[i].Batch = id
+	}
+	_, _, err := s.OpenBatch(ctx, id, "acme", "")
+	must(t, err)
+	must(t, s.StageBatch(ctx, id, lines, tasks.Limits{}))
+	_, err = s.CommitBatch(ctx, id, tasks.BatchCommit{Lines: 2})
+	must(t, err)
+	_, err = s.Edit(ctx, "acme", lines[0].ID, func(j *tasks.Job) error { j.Deadline = time.Now().Add(30 * time.Minute); return nil })
+	must(t, err)
+	_, _, err = s.Unfold(ctx, id)
+	must(t, err)
+	first, second := orderOf(t, rdb, lines[0].ID), orderOf(t, rdb, lines[1].ID)
+	if first >= second || second-first > 2*3600*1000 {
+		t.Errorf("its order is %.0f, and that of the next line %.0f: want it before that by its deadline", first, second)
+	}
+}
+
+// A job of release 0.1.0, which moved a low one by a day, changes into the lane that it is told.
+func TestAJobOfTheReleaseBeforeIsEdited(t *testing.T) {
+	t.Parallel()
+	for _, day := range []float64{-86400000, 86400000} {
+		rdb := redistest.New(t)
+		s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8}})
+		j := job("acme")
+		j.Priority = tasks.Low
+		submits(t, s, j)
+		must(t, rdb.HSet(t.Context(), "sluice:{s}:j:"+j.ID, "k", float64(time.Now().UnixMilli())+day).Err())
+		_, err := s.Edit(t.Context(), "acme", j.ID, priority(tasks.Normal))
+		must(t, err)
+		if k := orderOf(t, rdb, j.ID); k < 0 || k > 4398046511104 {
+			t.Errorf("%.0f is in another lane than normal", k)
+		}
+	}
+}
+
+func orderOf(t *testing.T, rdb *redis.Client, id string) float64 {
+	t.Helper()
+	k, err := rdb.HGet(t.Context(), "sluice:{s}:j:"+id, "k").Float64()
+	must(t, err)
+	return k
 }

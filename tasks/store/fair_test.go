@@ -231,7 +231,9 @@ func TestWorkOfTheReleaseBeforeIsFound(t *testing.T) {
 	must(t, s.SetPaused(t.Context(), pool, true))
 	ids := s.submit("acme", 2, 100, 100)
 	s.submitTo(tasks.High, "zoe", 2, 100, 100)
-	must(t, s.rdb.Del(t.Context(), "sluice:{s}:turns:normal:"+pool).Err()) // which that release does not write
+	for _, lane := range []string{"high", "normal"} { // which that release does not write
+		must(t, s.rdb.Del(t.Context(), "sluice:{s}:turns:"+lane+":"+pool).Err())
+	}
 	must(t, s.SetPaused(t.Context(), pool, false))
 	swept, err := s.Sweep(t.Context())
 	must(t, err)
@@ -241,6 +243,24 @@ func TestWorkOfTheReleaseBeforeIsFound(t *testing.T) {
 	}
 	if len(got) != 4 || !got[ids[0]] || !got[ids[1]] {
 		t.Errorf("handed out %v, want all four, and of acme %v", got, ids)
+	}
+}
+
+// What a release that does not count has left in the sum of the stage is gone when it would
+// hold jobs up.
+func TestTheStageIsSummedUpAnew(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, 8, nil)
+	s.submit("acme", 40, 100, 100)
+	must(t, s.rdb.HSet(t.Context(), "sluice:{s}:n:"+pool, "stage", "90000000").Err())
+	for len(s.line) > 2 {
+		s.one(won)
+	}
+	swept, err := s.Sweep(t.Context())
+	must(t, err)
+	s.line = append(s.line, swept.Hand...)
+	if len(s.line) < 7 {
+		t.Errorf("%d jobs are handed out where 8 may be", len(s.line))
 	}
 }
 

@@ -58,6 +58,28 @@ func (s *Store) submission(ctx context.Context, sub *tasks.Submission) ([]any, e
 	}, nil
 }
 
+// submissions are the rows of several, the budgets of their tenants, and what stands for the
+// call of each job whose caller waits.
+func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows []any, budgets map[string]tasks.Money, calls map[string]string, err error) {
+	rows, budgets, calls = make([]any, 0, 21*len(subs)), map[string]tasks.Money{}, map[string]string{}
+	for i := range subs {
+		row, err := s.submission(ctx, &subs[i])
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		rows = append(rows, row...)
+		if b := subs[i].Limits.CostPerDay; b > 0 {
+			budgets[subs[i].Job.Tenant] = b
+		}
+		if c := subs[i].Caller; c != nil {
+			if calls[subs[i].Job.ID], err = s.vault.name(ctx, c.Tenant, ofCall, c.Digest); err != nil {
+				return nil, nil, nil, err
+			}
+		}
+	}
+	return rows, budgets, calls, nil
+}
+
 // reservation is an Idempotency-Key and the fingerprint of its request as scripts take them.
 func (s *Store) reservation(ctx context.Context, tenant, key, fingerprint string) (name, print string, err error) {
 	if name, err = s.vault.names(ctx, tenant, ofKey, key); err == nil && key != "" {
@@ -100,32 +122,16 @@ func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created
 	if err := s.Unload(ctx, jobs...); err != nil {
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
-	rows := make([]any, 0, 21*len(subs))
-	for i := range subs {
-		row, err := s.submission(ctx, &subs[i])
-		if err != nil {
-			for _, j := range jobs {
-				s.discardText(j.Request.Lies)
-			}
-			return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
+	rows, budgets, calls, err := s.submissions(ctx, subs)
+	if err != nil {
+		for _, j := range jobs {
+			s.discardText(j.Request.Lies)
 		}
-		rows = append(rows, row...)
-	}
-	budgets := map[string]tasks.Money{}
-	for i := range subs {
-		if b := subs[i].Limits.CostPerDay; b > 0 {
-			budgets[jobs[i].Tenant] = b
-		}
-	}
-	calls := map[string]string{}
-	for i := range subs {
-		if c := subs[i].Caller; c != nil {
-			calls[jobs[i].ID] = c.Digest
-		}
+		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
 	var reply []any
 	again := false
-	err := Sure(ctx, "", func(ctx context.Context) (err error) {
+	err = Sure(ctx, "", func(ctx context.Context) (err error) {
 		reply, err = s.run(ctx, createScript, args{
 			"again": again, "budgets": budgets, "keep": answersKept.Milliseconds(), "calls": calls,
 			"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "found": tasks.CallKept.Milliseconds(),

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -232,13 +231,8 @@ func (s *Store) find(ctx context.Context, f tasks.Filter, statuses []tasks.Statu
 	if err != nil {
 		return nil, err
 	}
-	return (&search{
-		s: s, edge: edge, rest: f.Batch == "" && edge != "" && low < "["+edge, from: from, low: low, line: line,
-		asks: args{
-			"tenant": f.Tenant, "batch": f.Batch, "statuses": some, "model": f.Model, "pool": f.Pool,
-			"since": max(0, milli(f.Since)), "till": till, "metadata": f.Metadata, "pairs": sealed,
-		},
-	}).next, nil
+	rest := f.Batch == "" && edge != "" && low < "["+edge
+	return (&search{s: s, f: f, statuses: some, till: till, pairs: sealed, edge: edge, rest: rest, from: from, low: low, line: line}).next, nil
 }
 
 // sealedPairs is what stands for each pair of metadata that a filter asks, where it is sealed.
@@ -257,9 +251,12 @@ func (s *Store) sealedPairs(ctx context.Context, f *tasks.Filter) (map[string]st
 // search is a look through a list, as far as it has come.
 type search struct {
 	s         *Store
-	asks      args   // what the filter asks
-	edge      string // the job that the index of metadata begins with; "": it is not looked into
-	rest      bool   // what is older is to be looked through without it
+	f         tasks.Filter
+	statuses  map[tasks.Status]bool
+	till      int64             // ms; 0: no end
+	pairs     map[string]string // what stands for the metadata that is asked for, where it is sealed
+	edge      string            // the job that the index of metadata begins with; "": it is not looked into
+	rest      bool              // what is older is to be looked through without it
 	from, low string
 	line      int
 }
@@ -270,9 +267,11 @@ func (l *search) next(ctx context.Context, n int) ([]string, int, string, error)
 	if index && l.rest {
 		low = "[" + l.edge
 	}
-	ask := maps.Clone(l.asks)
-	maps.Copy(ask, args{"n": n, "from": l.from, "low": low, "line": l.line, "index": index})
-	reply, err := l.s.run(ctx, findScript, ask).Slice()
+	f := &l.f
+	reply, err := l.s.run(ctx, findScript, args{
+		"n": n, "tenant": f.Tenant, "from": l.from, "low": low, "batch": f.Batch, "line": l.line, "index": index, "statuses": l.statuses, "model": f.Model, "pool": f.Pool,
+		"since": max(0, milli(f.Since)), "till": l.till, "metadata": f.Metadata, "pairs": l.pairs,
+	}).Slice()
 	if err != nil {
 		return nil, 0, "", fmt.Errorf("look through %d jobs: %w", n, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -340,14 +341,27 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		}
 		j.Error, j.Usage, j.Provider, j.Finish = out.Error, (*tasks.Usage)(out.Usage), out.Provider, out.Finish
 	}
+	var err error
+	if j.Log, err = attempts(h); err != nil {
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+	}
+	if noted := happened(h["w"], j.CreatedAt); len(noted) > 0 {
+		j.Since = noted[len(noted)-1].At
+	}
+	return j, nil
+}
+
+// attempts are a job's calls, as its record has them: those that have ended, and the one
+// under way.
+func attempts(h map[string]string) (all []tasks.Attempt, err error) {
 	for line := range strings.Lines(h["log"]) {
 		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
 		if len(part) != 4 {
-			return tasks.Job{}, fmt.Errorf("read job %s: a line of its log is not whole", id)
+			return nil, errors.New("a line of its log is not whole")
 		}
 		var d details
 		if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
-			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+			return nil, err
 		}
 		one := tasks.Attempt{
 			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
@@ -356,16 +370,13 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 			Delay: time.Duration(d.Delay) * time.Millisecond, LostAt: fromMilli(d.Lost),
 		}
 		one.Waited, one.Told = waited(d.Waited)
-		j.Log = append(j.Log, one)
+		all = append(all, one)
 	}
 	if n, started, ok := strings.Cut(h["cur"], " "); ok {
 		one := tasks.Attempt{N: int(atoi(n)), StartedAt: fromMilli(atoi(started)), Outcome: tasks.Running}
 		_, behind, _ := strings.Cut(h["by"], " ")
 		one.Waited, one.Told = waited(behind)
-		j.Log = append(j.Log, one)
+		all = append(all, one)
 	}
-	if noted := happened(h["w"], j.CreatedAt); len(noted) > 0 {
-		j.Since = noted[len(noted)-1].At
-	}
-	return j, nil
+	return all, nil
 }

@@ -509,3 +509,32 @@ func TestANoticeBringsASealedJob(t *testing.T) {
 		t.Errorf("the notice brings %+v", got)
 	}
 }
+
+// What repeats a call finds it, and what it asked is told by no key.
+func TestASealedCallIsFoundByItsRepeat(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s, j := sealing(t, rdb, "a"), job("acme")
+	_, _, err := s.Create(t.Context(), tasks.Submission{Job: j, Named: true, Caller: &tasks.Call{Tenant: "acme", ID: j.ID, Digest: "raw-digest"}})
+	must(t, err)
+	if all, err := rdb.Keys(t.Context(), "*raw-digest*").Result(); err != nil || len(all) > 0 {
+		t.Errorf("%v: %v", all, err)
+	}
+	got, err := s.OpenCall(t.Context(), tasks.Call{Tenant: "acme", ID: "job_repeat", Digest: "raw-digest", Repeat: true})
+	if must(t, err); !got.Prior || got.ID != j.ID {
+		t.Errorf("the repeat finds %+v, want %s", got, j.ID)
+	}
+}
+
+// Without keys nothing that a caller or a receiver wrote is taken for sealed.
+func TestWithoutKeysNothingIsSealed(t *testing.T) {
+	t.Parallel()
+	s := store.New(store.Config{Redis: redistest.New(t), ResultTTL: time.Hour})
+	e, err := s.CreateEndpoint(t.Context(), tasks.Endpoint{
+		ID: store.NewID("whe"), Tenant: "acme", URL: "sealed:_wEA", Events: []string{"job.failed"}, Signature: "v1", Keys: tasks.SigningKeys{Secret: "whsec_1"},
+	})
+	must(t, err)
+	if got, err := s.Endpoint(t.Context(), "acme", e.ID); err != nil || got.URL != "sealed:_wEA" {
+		t.Errorf("%+v: %v", got, err)
+	}
+}

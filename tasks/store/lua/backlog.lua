@@ -139,16 +139,18 @@ end
 -- meet finds work that a release before this one has put into the backlog: it looks at some
 -- tenants, at others each second.
 local function meet(pool)
-  local ring, lane, some = keys.ring(pool), orderOf(pool).normal, 200
+  local ring, some = keys.ring(pool), 200
   local turns = math.max(1, math.ceil(redis.call('ZCARD', ring) / some))
   local from = math.floor(now / 1000) % turns * some
   local names = redis.call('ZRANGE', ring, from, from + some - 1)
   if not names[1] then return end
-  local has = redis.call('ZMSCORE', lane.turns, unpack(names))
-  for i, tenant in ipairs(names) do
-    if not has[i] and manyOf(pool, lane, tenant) > 0 then
-      redis.call('ZADD', lane.turns, timeOf(lane), tenant)
-      lane.head = nil
+  for _, lane in ipairs(orderOf(pool)) do
+    local has = redis.call('ZMSCORE', lane.turns, unpack(names))
+    for i, tenant in ipairs(names) do
+      if not has[i] and manyOf(pool, lane, tenant) > 0 then
+        redis.call('ZADD', lane.turns, timeOf(lane), tenant)
+        lane.head = nil
+      end
     end
   end
 end
@@ -355,6 +357,20 @@ local function between(pool, depth)
   if many == 0 and load.stage ~= 0 then load.stage, load.staged = 0, true end
   if not vacant(pool, depth, many) or without('HEXISTS', keys.paused(), pool) == 1 then return depth end
   return many
+end
+
+-- restage sums up anew what is between the backlog and the provider, where so much is counted
+-- that few are let there: a release that does not count leaves too much of it.
+local function restage(pool)
+  local load = loadOf(pool)
+  if load.stage < 2000000 or redis.call('ZCARD', keys.handed(pool)) + redis.call('ZCARD', keys.held(pool)) > 2 then return end
+  load.stage, load.staged = 0, true
+  for _, where in ipairs({ keys.handed(pool), keys.held(pool) }) do
+    for _, id in ipairs(redis.call('ZRANGE', where, 0, -1)) do
+      local cs = redis.pcall('HGET', keys.job(id), 'cs')
+      onStage({ p = pool, cs = type(cs) == 'string' and cs or nil }, 1)
+    end
+  end
 end
 
 -- handOut hands a job out under a fence: it appends id, fence and pool to tickets.

@@ -2,7 +2,7 @@
 -- its envelope says.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; id, tenant; was: the SHA-1 of the envelope that the new one was made of;
---          moves: ms that its order moves by; deadline: ms, 0 for none, or null where it stays}
+--          shift: ms that its new lane moves its order by, where it changes its lane; deadline: ms, 0 for none, or null where it stays}
 -- ARGV[3]  the new envelope
 -- Returns  {"ok"}, {"gone"}, {"conflict"}, or {"changed"}: another envelope stands there by now
 local said = answered()
@@ -17,12 +17,11 @@ fits(j, keys.deadlines(), keys.marked(j.t))
 redis.call('HSET', j.key, 'e', ARGV[3])
 if old then redis.call('ZREM', keys.marked(j.t), unpack(old)) end
 if all then marking(j.t, all) end
-if a.moves ~= 0 or a.deadline then
-  j.k = tonumber(j.k) + a.moves
-  if a.deadline then
-    local shift = ({ high = -apart, normal = 0, low = apart })[laneOf(j).name]
-    j.k = orderIn(shift, j.ct, a.deadline)
-  end
+if a.shift or a.deadline then
+  local shift = ({ high = -apart, normal = 0, low = apart })[laneOf(j).name]
+  local order = tonumber(j.k) - shift -- 0: a line of a batch that has its order when it is unfolded
+  if a.deadline and order ~= 0 then order = orderIn(0, math.max(j.ct, tonumber(redis.call('HGET', j.key, 'due') or 0)), a.deadline) end
+  j.k = order + (a.shift or shift)
   redis.call('HSET', j.key, 'k', j.k)
   replaced(j)
   if j.fb then redis.call('ZADD', keys.fallbacks(j.p), 'XX', j.k, j.id) end

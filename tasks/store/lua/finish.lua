@@ -27,7 +27,11 @@ end
 
 -- claimOpened is claim of the pools that letIn has opened.
 local function claimOpened(tickets)
-  for pool, depth in pairs(opened) do claim(pool, depth, tickets) end
+  while next(opened) do
+    local pool, depth = next(opened)
+    opened[pool] = nil -- a claim may end jobs, and so open another
+    claim(pool, depth, tickets)
+  end
 end
 
 -- pass ends the lead of a job that leads those that ask the same: so many of them go into

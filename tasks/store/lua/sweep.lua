@@ -108,6 +108,7 @@ local function standing(id)
   local h = redis.pcall('HMGET', keys.job(id), 's', 'p')
   if h.err then return true end
   if phase[h[1]] ~= 'queued' then return phase[h[1]] == 'running' end
+  if without('HEXISTS', keys.paused(), h[2]) == 1 then return false end -- it would keep its place for as long as that lasts
   return without('ZSCORE', keys.handed(h[2]), id) or without('ZSCORE', keys.held(h[2]), id)
 end
 for _, tenant in ipairs(upto(keys.atLimit())) do
@@ -125,6 +126,7 @@ end
 for pool, depth in pairs(a.depths) do
   noteShares(pool, a.shares[pool])
   meet(pool)
+  restage(pool)
   more = claim(pool, depth, tickets) or more
   for _, id in ipairs(upto(keys.handed(pool))) do
     local j, bad = sound(id)
