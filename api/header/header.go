@@ -15,6 +15,9 @@ import (
 
 const maxKey = 255
 
+// blanks leaves out what may stand between words.
+var blanks = strings.NewReplacer(" ", "", "\t", "")
+
 // IdempotencyKey returns the Idempotency-Key, "" for none. The header is a
 // quoted string in draft-ietf-httpapi-idempotency-key-header and bare in most
 // clients; both name the same key.
@@ -70,7 +73,7 @@ func Provider(h http.Header, r *tasks.Request) error {
 		kept *string
 	}{{"anthropic-beta", &r.Beta}, {"OpenAI-Beta", &r.OpenAI.Beta}} {
 		*f.kept = strings.Join(h.Values(f.name), ",")
-		if len(*f.kept) > 1024 || !Visible(strings.NewReplacer(" ", "", "\t", "").Replace(*f.kept)) && *f.kept != "" {
+		if len(*f.kept) > 1024 || *f.kept != "" && !Visible(blanks.Replace(*f.kept)) {
 			return fault.Fail(fault.InvalidRequest, "The %s header must be at most 1024 ASCII characters.", f.name)
 		}
 	}

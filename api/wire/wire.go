@@ -87,12 +87,15 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 		return nil, err
 	}
 	ctx, account := r.Context(), Charged(r)
+	var b []byte
 	if r.Header.Get("Content-Encoding") == "" {
 		if err := account.Expect(ctx, r.ContentLength); err != nil {
 			return nil, err
 		}
+		if n := r.ContentLength; n > 0 && n < smallBody {
+			b = make([]byte, 0, n+1)
+		}
 	}
-	var b []byte
 	for {
 		if len(b) == cap(b) {
 			if b, err = account.Grow(ctx, b); err != nil {
@@ -112,6 +115,9 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 		}
 	}
 }
+
+// smallBody is up to where a body has the memory that its sender says it takes.
+const smallBody = 8 << 10
 
 // readMost is how much of a body is read at a time.
 const readMost = 64 << 10
