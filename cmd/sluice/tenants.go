@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"text/tabwriter"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -114,43 +114,16 @@ func ofCount(used, limit int64) string {
 
 // Run prints a table.
 func (c *TenantsListCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	q := url.Values{"limit": {strconv.Itoa(c.Limit)}}
-	if c.After != "" {
-		q.Set("after", c.After)
-	}
-	b, err := api.call(ctx, http.MethodGet, "/v1/tenants?"+q.Encode(), nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
-	}
-	var page struct {
-		Data []tenantRow `json:"data"`
-		Next string      `json:"next"`
-	}
-	if err := json.Unmarshal(b, &page); err != nil {
-		return fmt.Errorf("the answer is not a list of tenants: %w", err)
-	}
-	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TENANT\tWEIGHT\tSUBMITS/MIN\tQUEUED\tRUNNING\tTOKENS TODAY\tCOST TODAY")
-	for i := range page.Data {
-		t := &page.Data[i]
+	list := pageOf{path: "/v1/tenants", what: "tenants", head: "TENANT\tWEIGHT\tSUBMITS/MIN\tQUEUED\tRUNNING\tTOKENS TODAY\tCOST TODAY"}
+	return list.print(ctx, env, &c.ClientFlags, c.Limit, c.After, c.JSON, func(w io.Writer, row json.RawMessage) error {
+		var t tenantRow
+		if err := json.Unmarshal(row, &t); err != nil {
+			return err
+		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\n", t.Name, t.Weight, t.SubmitsPerMinute, ofCount(t.Usage.QueuedJobs, t.QueuedJobs),
 			ofCount(t.Usage.RunningJobs, t.RunningJobs), ofCount(t.Usage.Tokens.Used, t.TokensPerDay), of(t.Usage.Cost.Used.String(), t.CostPerDay.String()))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if page.Next != "" {
-		fmt.Fprintf(env.Stderr, "there are more: --after %s\n", page.Next)
-	}
-	return nil
+		return nil
+	})
 }
 
 // TenantsSetCmd sets what a tenant may use.
@@ -176,29 +149,18 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	}
 	defer api.close()
-	var money *json.Number
+	settings := tasks.TenantSettings{
+		Weight: c.Weight, SubmitsPerMinute: c.SubmitsPerMinute, ResendsPerMinute: c.ResendsPerMinute, QueuedJobs: c.QueuedJobs, QueuedBytes: c.QueuedBytes,
+		RunningJobs: c.RunningJobs, TokensPerDay: c.TokensPerDay, HighPriority: c.HighPriority,
+	}
 	if c.CostPerDay != nil {
-		if _, err := tasks.ParseMoney(*c.CostPerDay); err != nil {
+		money, err := tasks.ParseMoney(*c.CostPerDay)
+		if err != nil {
 			return wrongUsage{fmt.Errorf("--cost-per-day: %w", err)}
 		}
-		n := json.Number(*c.CostPerDay)
-		money = &n
+		settings.CostPerDay = &money
 	}
-	body, err := json.Marshal(struct {
-		Weight           *int64       `json:"weight,omitempty"`
-		SubmitsPerMinute *int64       `json:"submits_per_minute,omitempty"`
-		ResendsPerMinute *int64       `json:"resends_per_minute,omitempty"`
-		QueuedJobs       *int64       `json:"queued_jobs,omitempty"`
-		QueuedBytes      *int64       `json:"queued_bytes,omitempty"`
-		RunningJobs      *int64       `json:"running_jobs,omitempty"`
-		TokensPerDay     *int64       `json:"tokens_per_day,omitempty"`
-		CostPerDay       *json.Number `json:"cost_per_day,omitempty"`
-		HighPriority     *bool        `json:"high_priority,omitempty"`
-	}{c.Weight, c.SubmitsPerMinute, c.ResendsPerMinute, c.QueuedJobs, c.QueuedBytes, c.RunningJobs, c.TokensPerDay, money, c.HighPriority})
-	if err != nil {
-		return err
-	}
-	b, err := api.call(ctx, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), nil, body)
+	b, err := api.call(ctx, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), nil, []byte(settings.String()))
 	if err != nil {
 		return err
 	}

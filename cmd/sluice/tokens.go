@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -122,24 +123,9 @@ type TokensListCmd struct {
 
 // Run prints a table.
 func (c *TokensListCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	q := url.Values{"limit": {strconv.Itoa(c.Limit)}}
-	if c.After != "" {
-		q.Set("after", c.After)
-	}
-	b, err := api.call(ctx, http.MethodGet, "/v1/tokens?"+q.Encode(), nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
-	}
-	var page struct {
-		Data []struct {
+	list := pageOf{path: "/v1/tokens", what: "tokens", head: "ID\tTENANT\tNAME\tSCOPE\tMODELS\tEXPIRES\tREVOKED"}
+	return list.print(ctx, env, &c.ClientFlags, c.Limit, c.After, c.JSON, func(w io.Writer, row json.RawMessage) error {
+		var t struct {
 			ID      string   `json:"id"`
 			Tenant  string   `json:"tenant"`
 			Name    string   `json:"name"`
@@ -147,16 +133,49 @@ func (c *TokensListCmd) Run(ctx context.Context, env *Env) error {
 			Models  []string `json:"models"`
 			Expires string   `json:"expires_at"`
 			Revoked *string  `json:"revoked_at"`
-		} `json:"data"`
-		Next string `json:"next"`
+		}
+		if err := json.Unmarshal(row, &t); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, firstSet(strings.Join(t.Models, " "), "-"), t.Expires, orDash(t.Revoked))
+		return nil
+	})
+}
+
+// pageOf is a list of which a command prints one page, by the id or name to go on after.
+type pageOf struct{ path, what, head string }
+
+// print prints what the API answers, or a table of which row writes each line.
+func (l pageOf) print(ctx context.Context, env *Env, f *ClientFlags, limit int, after string, asJSON bool, row func(w io.Writer, row json.RawMessage) error) error {
+	api, err := f.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	q := url.Values{"limit": {strconv.Itoa(limit)}}
+	if after != "" {
+		q.Set("after", after)
+	}
+	b, err := api.call(ctx, http.MethodGet, l.path+"?"+q.Encode(), nil, nil)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(env.Stdout, b)
+	}
+	var page struct {
+		Data []json.RawMessage `json:"data"`
+		Next string            `json:"next"`
 	}
 	if err := json.Unmarshal(b, &page); err != nil {
-		return fmt.Errorf("the answer is not a list of tokens: %w", err)
+		return fmt.Errorf("the answer is not a list of %s: %w", l.what, err)
 	}
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tTENANT\tNAME\tSCOPE\tMODELS\tEXPIRES\tREVOKED")
-	for _, t := range page.Data {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, firstSet(strings.Join(t.Models, " "), "-"), t.Expires, orDash(t.Revoked))
+	fmt.Fprintln(w, l.head)
+	for _, one := range page.Data {
+		if err := row(w, one); err != nil {
+			return fmt.Errorf("the answer is not a list of %s: %w", l.what, err)
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
