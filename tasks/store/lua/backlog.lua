@@ -48,10 +48,11 @@ local function orderOf(pool)
   local shares = { string.match(h[6] or '', '^(%d+) (%d+) (%d+)$') }
   if not shares[1] then shares = { 70, 25, 5 } end
   for i, name in ipairs({ 'high', 'normal', 'low' }) do
+    local shift = (i - 2) * apart
     local lane = {
-      name = name, turns = keys.turns(pool, name), turn = tonumber(h[i + 1] or 0), time = tonumber(times[i]),
+      name = name, shift = shift, turns = keys.turns(pool, name), turn = tonumber(h[i + 1] or 0), time = tonumber(times[i]),
       part = shares[i] / (shares[1] + shares[2] + shares[3]),
-      from = i == 1 and '-inf' or (i - 2) * apart, till = i == 3 and '+inf' or '(' .. string.format('%.0f', (i - 1) * apart),
+      from = i == 1 and '-inf' or shift, till = i == 3 and '+inf' or '(' .. string.format('%.0f', shift + apart),
     }
     o[i], o[name] = lane, lane
   end

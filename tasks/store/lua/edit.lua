@@ -18,7 +18,7 @@ redis.call('HSET', j.key, 'e', ARGV[3])
 if old then redis.call('ZREM', keys.marked(j.t), unpack(old)) end
 if all then marking(j.t, all) end
 if a.shift or a.deadline then
-  local shift = ({ high = -apart, normal = 0, low = apart })[laneOf(j).name]
+  local shift = laneOf(j).shift
   local order = tonumber(j.k) - shift -- 0: a line of a batch that has its order when it is unfolded
   if a.deadline and order ~= 0 then order = orderIn(0, math.max(j.ct, tonumber(redis.call('HGET', j.key, 'due') or 0)), a.deadline) end
   j.k = order + (a.shift or shift)
