@@ -33,16 +33,13 @@ type auditRow struct {
 }
 
 func (w *Web) auditPage(rw http.ResponseWriter, r *http.Request, v viewer) {
-	list, status := w.auditList(r, v)
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	list, status := w.auditList(ctx, r, v)
 	w.page(rw, status, "audit.html", auditPage{w.frame(v, "audit"), w.base + "/console/audit?" + r.URL.Query().Encode(), list})
 }
 
-func (w *Web) auditFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	list, status := w.auditList(r, v)
-	w.page(rw, status, "audit", list)
-}
-
-func (w *Web) auditList(r *http.Request, v viewer) (auditList, int) {
+func (w *Web) auditList(ctx context.Context, r *http.Request, v viewer) (auditList, int) {
 	now, after := w.cfg.Now(), r.URL.Query().Get("after")
 	list := auditList{Title: "Audit – Sluice", At: now.UTC().Format("15:04:05 UTC")}
 	switch {
@@ -53,8 +50,6 @@ func (w *Web) auditList(r *http.Request, v viewer) (auditList, int) {
 		list.Fault = "What stands in the address is too long."
 		return list, http.StatusBadRequest
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-	defer cancel()
 	page, err := w.cfg.Audit(ctx, after, jobsOnAPage)
 	if err != nil {
 		w.cfg.Log.Error("list the audit for the console", "error", err)

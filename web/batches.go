@@ -83,13 +83,6 @@ func (w *Web) batchesPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 	w.page(rw, status, "batches.html", page)
 }
 
-func (w *Web) batchesFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-	defer cancel()
-	list, status := w.batchesList(ctx, r, v)
-	w.page(rw, status, "batches", list)
-}
-
 // tenantOf is the tenant that an address asks for, or the viewer's.
 func tenantOf(r *http.Request, v viewer) string {
 	if t := strings.TrimSpace(r.URL.Query().Get("tenant")); t != "" {

@@ -89,6 +89,9 @@ type frame struct {
 	Audit   bool // and one of the audit, that the viewer may see
 }
 
+// List is what the list is called that a page's thing is of.
+func (f frame) List() string { return strings.ToUpper(f.Here[:1]) + f.Here[1:] }
+
 func (w *Web) frame(v viewer, here string) frame {
 	return frame{
 		Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite),
@@ -110,15 +113,8 @@ func (w *Web) jobsPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 		page.Tenants = w.tenants(ctx, page.Filter.Tenant)
 	}
 	var status int
-	page.Live, status = w.jobsList(ctx, page.Filter, v)
+	page.Live, status = w.jobsListed(ctx, page.Filter, v)
 	w.page(rw, status, "jobs.html", page)
-}
-
-func (w *Web) jobsFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-	defer cancel()
-	list, status := w.jobsList(ctx, w.jobsFilter(r.URL.Query(), v), v)
-	w.page(rw, status, "jobs", list)
 }
 
 // tenants lists whose jobs may be chosen, among them the one that is.
@@ -206,8 +202,13 @@ func parseTime(text string) (time.Time, error) {
 	return time.Time{}, errFilter("Write times as 2026-11-20T15:04, in UTC.")
 }
 
-// jobsList asks for a page of jobs. A fault is shown as one.
-func (w *Web) jobsList(ctx context.Context, f jobsFilter, v viewer) (jobsList, int) {
+// jobsList is the list that an address asks for.
+func (w *Web) jobsList(ctx context.Context, r *http.Request, v viewer) (jobsList, int) {
+	return w.jobsListed(ctx, w.jobsFilter(r.URL.Query(), v), v)
+}
+
+// jobsListed asks for a page of jobs. A fault is shown as one.
+func (w *Web) jobsListed(ctx context.Context, f jobsFilter, v viewer) (jobsList, int) {
 	now := w.cfg.Now()
 	list := jobsList{Title: "Jobs – Sluice", At: now.UTC().Format("15:04:05 UTC"), Mixed: v.Operates()}
 	if !v.sees(f.Tenant) {

@@ -233,27 +233,27 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", byAnybody(w.cfg.Jobs.Delete)))) // jobs:write, admin; a repeat finds no job
 		mux.Handle("POST /jobs/{id}/cancel", w.guard(w.moveJob("cancel", byAnybody(w.cfg.Jobs.Cancel)))) // jobs:write, admin; a repeat is refused
 		mux.Handle("POST /jobs/{id}/retry", w.guard(w.moveJob("retry", w.cfg.Jobs.Retry)))               // jobs:write, admin; a repeat is refused
-		mux.Handle("GET /console/jobs", w.guard(w.jobsFragment))                                         // the list's script, every 2 s
+		mux.Handle("GET /console/jobs", w.guard(part(w, "jobs", w.jobsList)))                            // the list's script, every 2 s
 		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                                     // the job's script, every 2 s
 	}
 	if w.cfg.Batches != nil {
-		mux.Handle("GET /batches", w.guard(w.batchesPage))                // jobs:read, monitor
-		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))             // jobs:read, monitor
-		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))   // jobs:write, admin; a repeat is refused
-		mux.Handle("GET /console/batches", w.guard(w.batchesFragment))    // the list's script, every 2 s
-		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment)) // the batch's script, every 2 s
+		mux.Handle("GET /batches", w.guard(w.batchesPage))                             // jobs:read, monitor
+		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))                          // jobs:read, monitor
+		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))                // jobs:write, admin; a repeat is refused
+		mux.Handle("GET /console/batches", w.guard(part(w, "batches", w.batchesList))) // the list's script, every 2 s
+		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment))              // the batch's script, every 2 s
 	}
 	if w.cfg.Webhooks != nil {
 		mux.Handle("GET /webhooks", w.guard(w.webhooksPage))                                                                // jobs:read, monitor
 		mux.Handle("GET /webhooks/{id}", w.guard(w.deliveryPage))                                                           // jobs:read, monitor; its answers webhooks:write, admin
 		mux.Handle("POST /webhooks/{id}/redeliver", w.guard(w.sendHook("delivery", "redeliver", w.cfg.Webhooks.Redeliver))) // webhooks:write, admin; a repeat sends once more
 		mux.Handle("POST /webhooks/{id}/test", w.guard(w.sendHook("endpoint", "test", w.cfg.Webhooks.TestEndpoint)))        // webhooks:write, admin; a repeat sends another
-		mux.Handle("GET /console/webhooks", w.guard(w.webhooksFragment))                                                    // the list's script, every 2 s
+		mux.Handle("GET /console/webhooks", w.guard(part(w, "webhooks", w.webhooksList)))                                   // the list's script, every 2 s
 		mux.Handle("GET /console/webhooks/{id}", w.guard(w.deliveryFragment))                                               // the delivery's script, every 2 s
 	}
 	if w.cfg.Audit != nil {
-		mux.Handle("GET /audit", w.guard(w.auditPage))             // admin
-		mux.Handle("GET /console/audit", w.guard(w.auditFragment)) // the list's script, every 2 s
+		mux.Handle("GET /audit", w.guard(w.auditPage))                           // admin
+		mux.Handle("GET /console/audit", w.guard(part(w, "audit", w.auditList))) // the list's script, every 2 s
 	}
 	if w.cfg.Submit != nil {
 		mux.Handle("GET /new", w.guard(w.newForm)) // jobs:read
@@ -454,6 +454,17 @@ func (w *Web) asset(name, kind string) http.HandlerFunc {
 		}
 		rw.Header().Set("Content-Type", kind+"; charset=utf-8")
 		_, _ = rw.Write(text)
+	}
+}
+
+// part returns the handler of the part of a page that its script renews: a list, by the
+// name of its template.
+func part[T any](w *Web, name string, list func(context.Context, *http.Request, viewer) (T, int)) func(http.ResponseWriter, *http.Request, viewer) {
+	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
+		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+		defer cancel()
+		listed, status := list(ctx, r, v)
+		w.page(rw, status, name, listed)
 	}
 }
 

@@ -98,13 +98,6 @@ func (w *Web) webhooksPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 	w.page(rw, status, "webhooks.html", page)
 }
 
-func (w *Web) webhooksFragment(rw http.ResponseWriter, r *http.Request, v viewer) {
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-	defer cancel()
-	list, status := w.webhooksList(ctx, r, v)
-	w.page(rw, status, "webhooks", list)
-}
-
 func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webhooksList, int) {
 	now, q := w.cfg.Now(), r.URL.Query()
 	list := webhooksList{Title: "Webhooks – Sluice", At: now.UTC().Format("15:04:05 UTC")}
