@@ -83,7 +83,7 @@ func (free) Give(int64)                          {}
 func (free) Spent()                              {}
 
 func (free) Grow(_ context.Context, have []byte) ([]byte, error) {
-	return append(make([]byte, 0, max(8<<10, 2*cap(have))), have...), nil
+	return append(make([]byte, 0, max(smallBody, 2*cap(have))), have...), nil
 }
 
 // charged takes room for what it reads.

@@ -79,18 +79,16 @@ func (h *heldKey) fresh() bool {
 
 // seal returns what stands in the place of a value. Nothing stays nothing.
 func (v *vault) seal(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
-	if !v.seals || len(value) == 0 {
-		return value, nil
-	}
-	k, err := v.key(ctx, tenant, true)
-	if err != nil {
-		return nil, err
-	}
-	return k.Seal(value, purpose(what, tenant, of)...), nil
+	return v.by(ctx, (*seal.Key).Seal, tenant, value, what, of)
 }
 
 // sealSame is seal, and what is sealed again looks as it did before.
 func (v *vault) sealSame(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
+	return v.by(ctx, (*seal.Key).SealSame, tenant, value, what, of)
+}
+
+// by seals in one of these two ways.
+func (v *vault) by(ctx context.Context, way func(k *seal.Key, value []byte, purpose ...string) []byte, tenant string, value []byte, what string, of []string) ([]byte, error) {
 	if !v.seals || len(value) == 0 {
 		return value, nil
 	}
@@ -98,7 +96,7 @@ func (v *vault) sealSame(ctx context.Context, tenant string, value []byte, what 
 	if err != nil {
 		return nil, err
 	}
-	return k.SealSame(value, purpose(what, tenant, of)...), nil
+	return way(k, value, purpose(what, tenant, of)...), nil
 }
 
 // open returns the value that seal was given. What is not sealed is returned as it is, and
