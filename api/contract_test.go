@@ -91,7 +91,7 @@ func (noDocuments) Document(context.Context, string, string) (tasks.Document, er
 	return tasks.Document{}, tasks.ErrNotFound
 }
 
-func (noDocuments) Documents(context.Context, string, tasks.DocumentKind, string, int) ([]tasks.Document, bool, error) {
+func (noDocuments) Documents(context.Context, tasks.DocumentFilter) ([]tasks.Document, bool, error) {
 	return nil, false, nil
 }
 

@@ -94,16 +94,18 @@ func (s *shelf) DropDocument(_ context.Context, d tasks.Document) error {
 	return nil
 }
 
-func (s *shelf) Documents(_ context.Context, _ string, _ tasks.DocumentKind, after string, limit int) (page []tasks.Document, more bool, err error) {
+func (s *shelf) Documents(_ context.Context, f tasks.DocumentFilter) (page []tasks.Document, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := slices.Sorted(maps.Keys(s.docs))
-	slices.Reverse(ids)
+	if !f.Oldest {
+		slices.Reverse(ids)
+	}
 	for _, id := range ids {
-		if after != "" && id >= after {
+		if f.After != "" && (id >= f.After) != f.Oldest || id == f.After {
 			continue
 		}
-		if len(page) == limit {
+		if len(page) == f.Limit {
 			return page, true, nil
 		}
 		page = append(page, s.docs[id])
@@ -303,6 +305,8 @@ func TestOpenAIsRoutesPassNothingOver(t *testing.T) {
 	}{
 		{"GET", "files", "", 200, `"has_more":false`},
 		{"GET", "files?order=asc", "", 200, `"has_more":false`},
+		{"GET", "files?order=asc&limit=1", "", 200, `"first_id":"file-00000000000000000000000000"`},
+		{"GET", "files?order=desc&limit=1", "", 200, `"first_id":"file-00000000000000000000000001"`},
 		{"GET", "files?order=up", "", 400, "order"},
 		{"GET", "files?after=nosuch", "", 400, "after"},
 		{"GET", "files?after=batch_00000000000000000000000001", "", 400, "after"},
@@ -313,6 +317,9 @@ func TestOpenAIsRoutesPassNothingOver(t *testing.T) {
 		{"GET", "models/nosuch", "", 404, "model_not_found"},
 		{"GET", "models/gpt-own", "", 200, `"id":"gpt-own"`},
 		{"POST", "batches", create(`{"a":1}`), 400, "metadata"},
+		{"POST", "batches", strings.Replace(create(`{}`), "{", `{"nosuch":1,`, 1), 400, "nosuch"},
+		{"POST", "batches", strings.Replace(create(`{}`), "{", `{"output_expires_after":{"anchor":"now","seconds":3600},`, 1), 400, "output_expires_after"},
+		{"POST", "batches", strings.Replace(create(`{}`), "{", `{"output_expires_after":{"anchor":"created_at","seconds":60},`, 1), 400, "output_expires_after"},
 		{"POST", "batches", create(`{"":"x"}`), 400, "metadata"},
 		{"POST", "batches", create(`{"` + strings.Repeat("k", 65) + `":"x"}`), 400, "metadata"},
 		{"POST", "batches", create(`{"k":"` + strings.Repeat("é", 513) + `"}`), 400, "metadata"},

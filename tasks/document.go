@@ -13,6 +13,15 @@ const (
 	UploadDocument DocumentKind = "upload"
 )
 
+// DocumentFilter selects a tenant's documents of a kind, newest first.
+type DocumentFilter struct {
+	Tenant string
+	Kind   DocumentKind
+	After  string // the id of the last document of the page before; "" for the first page
+	Limit  int    // 1 to 1000
+	Oldest bool   // the oldest is first
+}
+
 // Document is something of a tenant's that a form of the API keeps in its own way.
 type Document struct {
 	ID      string // sorts by when it was made, among those of its kind

@@ -164,6 +164,11 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 			// Its submit was never made, or it was deleted: this one is made under its id.
 		}
 	}
+	if q.Key == "" && !q.Repeat { // what is repeated may have been in time
+		if err := d.InTime(q.Job.Deadline); err != nil {
+			return nil, false, err
+		}
+	}
 	made.Job, made.Job.ID = q.Job, a.call.ID
 	made.Job.Priority = cmp.Or(q.Job.Priority, d.highest(c.Tenant))
 	h, err := d.submit(ctx, c, made)
@@ -180,6 +185,15 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 		err = d.found(ctx, c, a)
 	}
 	return a, false, err
+}
+
+// InTime refuses a deadline that has passed, as the sluice-deadline header has it; the
+// zero time is none.
+func (d *Desk) InTime(deadline time.Time) error {
+	if deadline.IsZero() || deadline.After(d.c.Now()) {
+		return nil
+	}
+	return fault.Fail(fault.ImpossibleTime, "The time in the sluice-deadline header is in the past.")
 }
 
 // found counts a call that repeats another, whose job it has. One whose answer broke off
@@ -248,10 +262,16 @@ func (d *Desk) waitCall(ctx context.Context, a *Answered, patience time.Duration
 		if time.Since(begun) < patience {
 			f := fault.Fail(fault.TooManyStreams, "The tenant has too many requests that wait already: send the same request again in a moment; its job is kept.")
 			f.RetryAfter = time.Second
-			return f
+			return a.of(f)
 		}
 	}
-	return fault.Fail(fault.StillWaiting, "The answer is not there yet. Send the same request again: it waits for the same job.")
+	return a.of(fault.Fail(fault.StillWaiting, "The answer is not there yet. Send the same request again: it waits for the same job."))
+}
+
+// of says in the header of a fault's answer which job the call has.
+func (a *Answered) of(f *fault.Fault) error {
+	f.Header = map[string][]string{"Sluice-Job-Id": {a.Job.ID}}
+	return f
 }
 
 // awaitCall is AwaitJob that also ends when no wait can help.
@@ -285,9 +305,9 @@ func (d *Desk) endCall(ctx context.Context, a *Answered, barred tasks.Outcome) e
 	a.Job = job
 	a.became(ctx, tasks.CallerRefused)
 	if barred == tasks.SpendLimited {
-		return fault.Fail(fault.SpendLimited, "The provider's spending limit is reached: its account has to be given more, or the operator of this server to resume the pool, before calls pass again.")
+		return a.of(fault.Fail(fault.SpendLimited, "The provider's spending limit is reached: its account has to be given more, or the operator of this server to resume the pool, before calls pass again."))
 	}
-	return fault.Fail(fault.KeyRefused, "The provider refuses the key that this server has for it: its operator has to replace that. The token of this request is not at fault.")
+	return a.of(fault.Fail(fault.KeyRefused, "The provider refuses the key that this server has for it: its operator has to replace that. The token of this request is not at fault."))
 }
 
 // callRenewed is how often it is said that a caller still waits.

@@ -92,7 +92,10 @@ func TestACallAndItsCaller(t *testing.T) {
 		"a repeat joins":          {status: "succeeded", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true}, left: true, did: []string{"open", "sent"}, counts: [3]float64{1, 0, 1}},
 		"a repeat of an answer that was sent": {status: "succeeded", joined: again, asked: desk.Asked{Digest: "d", Repeat: true}, left: true,
 			did: []string{"open", "over"}, counts: [3]float64{1, 0, 1}},
-		"a repeat of none": {status: "succeeded", joined: tasks.Joined{ID: "job_new"}, asked: desk.Asked{Digest: "d", Repeat: true}, left: true, did: []string{"open", "submit", "sent"}},
+		"a repeat of none":        {status: "succeeded", joined: tasks.Joined{ID: "job_new"}, asked: desk.Asked{Digest: "d", Repeat: true}, left: true, did: []string{"open", "submit", "sent"}},
+		"its deadline has passed": {asked: desk.Asked{Digest: "d", Job: tasks.Job{Deadline: time.Unix(1, 0)}}, fault: fault.ImpossibleTime},
+		"a repeat's deadline has passed": {status: "succeeded", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true, Job: tasks.Job{Deadline: time.Unix(1, 0)}}, left: true,
+			did: []string{"open", "sent"}, counts: [3]float64{1, 0, 1}},
 		"its patience ends": {status: "queued", asked: desk.Asked{Digest: "d", Patience: time.Millisecond}, fault: fault.StillWaiting,
 			did: []string{"submit", "waits d", "gone"}},
 		"a repeat's patience ends": {status: "running", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true, Patience: time.Millisecond}, fault: fault.StillWaiting,
@@ -118,7 +121,7 @@ func TestACallAndItsCaller(t *testing.T) {
 			if row.gone {
 				cancel()
 			}
-			row.asked.Job = tasks.Job{Model: "m"}
+			row.asked.Job.Model = "m"
 			a, err := d.Call(ctx, desk.Caller{Tenant: "acme"}, row.asked)
 			var f *fault.Fault
 			switch {
@@ -129,6 +132,8 @@ func TestACallAndItsCaller(t *testing.T) {
 			case row.fault != "":
 				if !errors.As(err, &f) || f.Code != row.fault {
 					t.Errorf("got %v; want %s", err, row.fault)
+				} else if told := f.Header["Sluice-Job-Id"]; (len(told) == 1 && told[0] != "") != (len(row.did) > 0) {
+					t.Errorf("%s has the job %q", f.Code, told)
 				}
 			case err != nil:
 				t.Fatal(err)

@@ -51,7 +51,8 @@ type extra struct {
 	Created  int64           `json:"created"` // unix seconds
 	Canceled int64           `json:"canceled,omitempty"`
 	Metadata json.RawMessage `json:"metadata,omitempty"`
-	Faults   faults          `json:"faults,omitempty"` // for which it has failed
+	Outputs  int64           `json:"outputs,omitempty"` // seconds that its files of results last; 0: as long as they are kept
+	Faults   faults          `json:"faults,omitempty"`  // for which it has failed
 }
 
 // batch is a batch as the form shows it.
@@ -67,6 +68,19 @@ func (b *batch) has(failed bool) bool {
 		n = b.Counts.Failed + b.Counts.Expired + b.Counts.Canceled
 	}
 	return b.Status == tasks.BatchEnded && n > 0
+}
+
+// outputsEnd is when the files of a batch's results end.
+func (b *batch) outputsEnd() time.Time {
+	if end := b.EndedAt.Add(time.Duration(b.Outputs) * time.Second); b.Outputs > 0 && end.Before(b.ExpiresAt) {
+		return end
+	}
+	return b.ExpiresAt
+}
+
+// serves reports whether a batch's file of results, or of failures, can be read.
+func (a *API) serves(b *batch, failed bool) bool {
+	return b.has(failed) && (b.Outputs == 0 || a.c.Now().Before(b.outputsEnd()))
 }
 
 // virtual is a file that a batch's results are read from.
@@ -94,7 +108,7 @@ func (v virtual) describe(b *batch) *file {
 	if v.failed {
 		name = "_error.jsonl"
 	}
-	return &file{Name: b.ID + name, Purpose: "batch_output", Created: b.EndedAt.Unix(), Expires: b.ExpiresAt.Unix()}
+	return &file{Name: b.ID + name, Purpose: "batch_output", Created: b.EndedAt.Unix(), Expires: b.outputsEnd().Unix()}
 }
 
 // CreateBatch is POST /openai/v1/batches. A faulty file makes a batch that has failed.
@@ -146,6 +160,11 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 	if said, err = relay.ReadBatch(r.Header); err != nil {
 		return said, e, sum, err
 	}
+	if said.Key == "" && !said.Repeat {
+		if err := a.c.Desk.InTime(said.Each.Deadline); err != nil {
+			return said, e, sum, err
+		}
+	}
 	digest := relay.Digest(r, a.form.Dialect+"/batches")
 	_, _ = digest.Write(body)
 	sum = hex.EncodeToString(digest.Sum(nil))
@@ -154,12 +173,16 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 		Endpoint string            `json:"endpoint"`
 		Window   string            `json:"completion_window"`
 		Metadata map[string]string `json:"metadata"`
+		Outputs  *struct {
+			Anchor  string `json:"anchor"`
+			Seconds int64  `json:"seconds"`
+		} `json:"output_expires_after"`
 	}{}
-	if _, err := jsonread.New(body); err != nil {
+	if err := batchMembers(body); err != nil {
 		return said, e, sum, wire.Told(err)
 	}
 	if json.Unmarshal(body, &in) != nil {
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings.`)
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings and "output_expires_after" with "anchor" and "seconds".`)
 	}
 	_, known := endpoints[in.Endpoint]
 	switch {
@@ -174,13 +197,34 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 	}):
 		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs, keys of at most 64 characters and values of at most 512.`)
 	}
+	if o := in.Outputs; o != nil && (o.Anchor != "created_at" || o.Seconds < 3600 || o.Seconds > int64(batchKept.Seconds())) {
+		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "output_expires_after" must have the "anchor" "created_at" and "seconds" from 3600 to 2592000.`)
+	}
 	e = extra{Endpoint: in.Endpoint, Input: in.Input, Created: a.c.Now().Unix()}
+	if in.Outputs != nil {
+		e.Outputs = in.Outputs.Seconds
+	}
 	if in.Metadata != nil {
 		if e.Metadata, err = json.Marshal(in.Metadata); err != nil {
 			return said, e, sum, err
 		}
 	}
 	return said, e, sum, nil
+}
+
+// batchMembers refuses what is no JSON, and a member that no batch has.
+func batchMembers(body []byte) error {
+	r, err := jsonread.New(body)
+	if err != nil || r.Kind() != '{' {
+		return err
+	}
+	return r.Object(func(name string) error {
+		switch name {
+		case "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after":
+			return r.Skip()
+		}
+		return jsonread.Unknown(name)
+	})
 }
 
 // errFaulty ends the reading of a file in which something is wrong.
@@ -325,7 +369,7 @@ func (a *API) someBatches(ctx context.Context, tenant, after string, limit int) 
 	for i := range are.Batches {
 		ids = append(ids, are.Batches[i].ID)
 	}
-	documents, more, err := a.c.Documents.Documents(ctx, tenant, tasks.BatchDocument, after, limit)
+	documents, more, err := a.c.Documents.Documents(ctx, tasks.DocumentFilter{Tenant: tenant, Kind: tasks.BatchDocument, After: after, Limit: limit})
 	if err != nil {
 		return nil, false, err
 	}

@@ -31,8 +31,8 @@ type Documents interface {
 	PutDocument(ctx context.Context, d tasks.Document) error
 	// Document is tasks.ErrNotFound for another tenant's.
 	Document(ctx context.Context, tenant, id string) (tasks.Document, error)
-	// Documents lists those of a kind, newest first, after one; "" is the first page.
-	Documents(ctx context.Context, tenant string, kind tasks.DocumentKind, after string, limit int) (page []tasks.Document, more bool, err error)
+	// Documents lists those that a filter selects, and says whether there are more.
+	Documents(ctx context.Context, f tasks.DocumentFilter) (page []tasks.Document, more bool, err error)
 	DropDocument(ctx context.Context, d tasks.Document) error
 	// ClaimDocument keeps a document unless there is one of its id, and returns that one's body.
 	ClaimDocument(ctx context.Context, d tasks.Document) (prior []byte, err error)
@@ -219,7 +219,7 @@ func (a *API) roomForFiles(ctx context.Context, tenant string, more int) (left i
 	held, n := int64(0), 0
 	for after, next := "", true; next; {
 		var page []tasks.Document
-		if page, next, err = a.c.Documents.Documents(ctx, tenant, tasks.FileDocument, after, 100); err != nil {
+		if page, next, err = a.c.Documents.Documents(ctx, tasks.DocumentFilter{Tenant: tenant, Kind: tasks.FileDocument, After: after, Limit: 100}); err != nil {
 			return 0, err
 		}
 		for _, d := range page {
@@ -396,7 +396,7 @@ func (a *API) GetFile(c echo.Context) error {
 	ctx, tenant, id := c.Request().Context(), a.c.Caller(c).Tenant, c.Param("id")
 	if v, ok := virtualFile(id); ok {
 		b, err := a.batch(ctx, tenant, v.batch)
-		if err != nil || !b.has(v.failed) {
+		if err != nil || !a.serves(&b, v.failed) {
 			return errors.Join(noFileUnless(err))
 		}
 		return a.write(c, fileOf(nil, id, v.describe(&b)))
@@ -432,10 +432,13 @@ func (a *API) ListFiles(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if order := c.QueryParam("order"); order != "" && order != "asc" && order != "desc" {
-		return fault.Fail(fault.InvalidRequest, `The query parameter "order" must be "desc" or "asc"; the newest is first with either.`)
+	order := c.QueryParam("order")
+	if order != "" && order != "asc" && order != "desc" {
+		return fault.Fail(fault.InvalidRequest, `The query parameter "order" must be "desc" or "asc".`)
 	}
-	documents, more, err := a.c.Documents.Documents(c.Request().Context(), a.c.Caller(c).Tenant, tasks.FileDocument, after, limit)
+	documents, more, err := a.c.Documents.Documents(c.Request().Context(), tasks.DocumentFilter{
+		Tenant: a.c.Caller(c).Tenant, Kind: tasks.FileDocument, After: after, Limit: limit, Oldest: order == "asc",
+	})
 	if err != nil {
 		return err
 	}
@@ -525,7 +528,7 @@ func (a *API) FileContent(c echo.Context) error {
 	out := wire.NewOutflow(c.Response(), c.Request(), "application/octet-stream", a.c.Caller(c).Request, a.c.Log)
 	if v, ok := virtualFile(id); ok {
 		b, err := a.batch(ctx, tenant, v.batch)
-		if err != nil || !b.has(v.failed) {
+		if err != nil || !a.serves(&b, v.failed) {
 			return noFileUnless(err)
 		}
 		for next, more := 0, true; more; more = more && next > 0 {

@@ -272,7 +272,7 @@ func testOpenAIBatches(t *testing.T, s *system) {
 	}
 	create := func(file, endpoint string, headers ...string) reply {
 		t.Helper()
-		return c.do("POST", "/openai/v1/batches", `{"input_file_id":"`+file+`","endpoint":"`+endpoint+`","completion_window":"24h","metadata":{"a":"b"}}`, headers...).want(t, 200)
+		return c.do("POST", "/openai/v1/batches", `{"input_file_id":"`+file+`","endpoint":"`+endpoint+`","completion_window":"24h","metadata":{"a":"b"},"output_expires_after":{"anchor":"created_at","seconds":7200}}`, headers...).want(t, 200)
 	}
 	ends := func(id, status string) (r reply) {
 		t.Helper()
@@ -315,7 +315,7 @@ func testOpenAIBatches(t *testing.T, s *system) {
 	if len(bad) != 1 || at(bad["two"], "response.status_code") != 400.0 || at(bad["two"], "response.body.error.type") != "invalid_request_error" {
 		t.Errorf("errors: %v", bad)
 	}
-	if f := c.do("GET", "/openai/v1/files/"+done.str("output_file_id"), "").want(t, 200); f.str("purpose") != "batch_output" {
+	if f := c.do("GET", "/openai/v1/files/"+done.str("output_file_id"), "").want(t, 200); f.str("purpose") != "batch_output" || f.num("expires_at") != f.num("created_at")+7200 {
 		t.Errorf("output file: %s", f.body)
 	}
 	if r := c.do("GET", "/v1/batches/"+id, "").want(t, 200); r.str("status") != "ended" || r.num("counts.succeeded") != 1 {

@@ -62,15 +62,11 @@ func (s *Store) unpackDocument(ctx context.Context, id string, h map[string]stri
 	return d, nil
 }
 
-// Documents returns a tenant's documents of a kind, newest first, at most limit of them
-// after one, and whether there are more.
-func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.DocumentKind, after string, limit int) (out []tasks.Document, more bool, err error) {
-	from, index := "+", s.keys.documents(string(kind), tenant)
-	if after != "" {
-		from = "(" + after
-	}
+// Documents returns the documents that a filter selects, and whether there are more.
+func (s *Store) Documents(ctx context.Context, f tasks.DocumentFilter) (out []tasks.Document, more bool, err error) {
+	index, after := s.keys.documents(string(f.Kind), f.Tenant), f.After
 	for {
-		ids, err := s.rdb.ZRevRangeByLex(ctx, index, &redis.ZRangeBy{Min: "-", Max: from, Count: int64(limit + 1)}).Result()
+		ids, err := s.rdb.ZRangeArgs(ctx, documentsBehind(index, after, f)).Result()
 		if err != nil {
 			return nil, false, fmt.Errorf("list documents: %w", redisError(err))
 		}
@@ -80,11 +76,11 @@ func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.Documen
 		}
 		for i, h := range records {
 			switch {
-			case h["t"] != tenant: // it has ended its time
+			case h["t"] != f.Tenant: // it has ended its time
 				if err := s.rdb.ZRem(ctx, index, ids[i]).Err(); err != nil {
 					return nil, false, fmt.Errorf("list documents: %w", redisError(err))
 				}
-			case len(out) == limit:
+			case len(out) == f.Limit:
 				return out, true, nil
 			default:
 				d, err := s.unpackDocument(ctx, ids[i], h)
@@ -94,11 +90,24 @@ func (s *Store) Documents(ctx context.Context, tenant string, kind tasks.Documen
 				out = append(out, d)
 			}
 		}
-		if len(ids) <= limit {
+		if len(ids) <= f.Limit {
 			return out, false, nil
 		}
-		from = "(" + ids[len(ids)-1]
+		after = ids[len(ids)-1]
 	}
+}
+
+// documentsBehind is the range of an index of documents that a page is read from: one
+// more than it has.
+func documentsBehind(index, after string, f tasks.DocumentFilter) redis.ZRangeArgs {
+	r := redis.ZRangeArgs{Key: index, Start: "+", Stop: "-", ByLex: true, Rev: !f.Oldest, Count: int64(f.Limit + 1)}
+	if f.Oldest {
+		r.Start, r.Stop = "-", "+"
+	}
+	if after != "" {
+		r.Start = "(" + after
+	}
+	return r
 }
 
 // ClaimDocument keeps a document unless there is one of its id, and returns that one's body.

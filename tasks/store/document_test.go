@@ -42,9 +42,9 @@ func TestDocumentsAreListedAndForgotten(t *testing.T) {
 	})
 	put("other", "file-9", time.Hour)
 
-	list := func(after string, limit int) (ids []string, more bool) {
+	list := func(after string, limit int, oldest bool) (ids []string, more bool) {
 		t.Helper()
-		page, more, err := s.Documents(ctx, "acme", tasks.FileDocument, after, limit)
+		page, more, err := s.Documents(ctx, tasks.DocumentFilter{Tenant: "acme", Kind: tasks.FileDocument, After: after, Limit: limit, Oldest: oldest})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,11 +54,15 @@ func TestDocumentsAreListedAndForgotten(t *testing.T) {
 		return ids, more
 	}
 	for _, tc := range []struct {
-		after string
-		limit int
-		want  string
-	}{{"", 2, "[file-4 file-3] true"}, {"file-3", 2, "[file-1 file-0] false"}, {"file-3", 1, "[file-1] true"}, {"file-0", 3, "[] false"}} {
-		ids, more := list(tc.after, tc.limit)
+		after  string
+		limit  int
+		oldest bool
+		want   string
+	}{
+		{"", 2, false, "[file-4 file-3] true"}, {"file-3", 2, false, "[file-1 file-0] false"}, {"file-3", 1, false, "[file-1] true"}, {"file-0", 3, false, "[] false"},
+		{"", 2, true, "[file-0 file-1] true"}, {"file-1", 2, true, "[file-3 file-4] false"}, {"file-1", 1, true, "[file-3] true"}, {"file-4", 3, true, "[] false"},
+	} {
+		ids, more := list(tc.after, tc.limit, tc.oldest)
 		if got := fmt.Sprint(ids, more); got != tc.want {
 			t.Errorf("after %q, %d: got %s; want %s", tc.after, tc.limit, got, tc.want)
 		}

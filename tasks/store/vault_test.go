@@ -295,7 +295,7 @@ func keeps(t *testing.T, s *store.Store, dir string) {
 	if d, err := s.Document(ctx, "acme", file); err != nil || string(d.Body) != trace("document") {
 		t.Errorf("the document: %s, %v", d.Body, err)
 	}
-	if list, _, err := s.Documents(ctx, "acme", tasks.FileDocument, "", 10); err != nil || len(list) != 1 || string(list[0].Body) != trace("document") {
+	if list, _, err := s.Documents(ctx, tasks.DocumentFilter{Tenant: "acme", Kind: tasks.FileDocument, Limit: 10}); err != nil || len(list) != 1 || string(list[0].Body) != trace("document") {
 		t.Errorf("the documents: %v, %v", list, err)
 	}
 	if b, err := s.Content(ctx, file, 0); err != nil || string(b) != trace("file") {
