@@ -100,16 +100,7 @@ func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 // Begin hands a job in for which its caller does not wait, or finds that of the call
 // that this one repeats.
 func (d *Desk) Begin(ctx context.Context, c Caller, q Asked) (tasks.Job, error) {
-	if q.Taken != nil {
-		defer q.Taken()
-	}
-	if err := c.may(&q.Job); err != nil {
-		return tasks.Job{}, err
-	}
-	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
-		return tasks.Job{}, err
-	}
-	a, _, err := d.openCall(ctx, c, q)
+	a, err := d.call(ctx, c, q)
 	if err != nil {
 		return tasks.Job{}, err
 	}
@@ -141,30 +132,15 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 		a.call.Digest = "" // the key tells repeats
 	}
 	made := tasks.Submission{Named: true, Key: q.Key, Fingerprint: q.Fingerprint, Caller: &a.call}
-	if a.call.Digest != "" && q.Repeat {
+	switch {
+	case a.call.Digest != "" && q.Repeat:
 		made.Caller = nil // is noted here
-		joined, err := d.c.Calls.OpenCall(ctx, a.call)
-		if err != nil {
-			return nil, false, err
+		joined, again, err := d.join(ctx, c, a)
+		if joined || again || err != nil {
+			return a, again, err
 		}
-		if a.call.ID = joined.ID; joined.Again {
-			a.sent = tasks.CallerDone
-		}
-		if joined.Prior {
-			a.Job, err = d.c.Jobs.Job(ctx, c.Tenant, joined.ID)
-			switch {
-			case err == nil && a.Job.Status == tasks.StatusCanceled:
-				a.became(ctx, tasks.CallerDone)
-				return nil, true, nil
-			case err == nil:
-				return a, false, d.found(ctx, c, a)
-			case !errors.Is(err, tasks.ErrNotFound):
-				return nil, false, err
-			}
-			// Its submit was never made, or it was deleted: this one is made under its id.
-		}
-	}
-	if q.Key == "" && !q.Repeat { // what is repeated may have been in time
+		// Its submit was never made, or it was deleted: this one is made under its id.
+	case q.Key == "" && !q.Repeat: // what is repeated may have been in time
 		if err := d.InTime(q.Job.Deadline); err != nil {
 			return nil, false, err
 		}
@@ -185,6 +161,32 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 		err = d.found(ctx, c, a)
 	}
 	return a, false, err
+}
+
+// join has a repeat have the job of the call before it: joined says that there is one,
+// again that it was canceled, and that this one is to have another.
+func (d *Desk) join(ctx context.Context, c Caller, a *Answered) (joined, again bool, err error) {
+	prior, err := d.c.Calls.OpenCall(ctx, a.call)
+	if err != nil {
+		return false, false, err
+	}
+	if a.call.ID = prior.ID; prior.Again {
+		a.sent = tasks.CallerDone
+	}
+	if !prior.Prior {
+		return false, false, nil
+	}
+	a.Job, err = d.c.Jobs.Job(ctx, c.Tenant, prior.ID)
+	switch {
+	case err == nil && a.Job.Status == tasks.StatusCanceled:
+		a.became(ctx, tasks.CallerDone)
+		return false, true, nil
+	case err == nil:
+		return true, false, d.found(ctx, c, a)
+	case errors.Is(err, tasks.ErrNotFound):
+		return false, false, nil
+	}
+	return false, false, err
 }
 
 // InTime refuses a deadline that has passed, as the sluice-deadline header has it; the

@@ -78,6 +78,7 @@ func TestACallAndItsCaller(t *testing.T) {
 		barred tasks.Outcome
 		asked  desk.Asked
 		left   bool // the answer has left for its caller
+		begun  bool // its caller does not wait
 		gone   bool // its caller went before the submit
 		fault  string
 		did    []string
@@ -96,6 +97,10 @@ func TestACallAndItsCaller(t *testing.T) {
 		"its deadline has passed": {asked: desk.Asked{Digest: "d", Job: tasks.Job{Deadline: time.Unix(1, 0)}}, fault: fault.ImpossibleTime},
 		"a repeat's deadline has passed": {status: "succeeded", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true, Job: tasks.Job{Deadline: time.Unix(1, 0)}}, left: true,
 			did: []string{"open", "sent"}, counts: [3]float64{1, 0, 1}},
+		"a repeat of what was canceled": {status: "canceled", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true}, left: true,
+			did: []string{"open", "over", "submit", "waits d", "sent"}},
+		"a repeat of what was canceled, begun": {status: "canceled", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true}, begun: true,
+			did: []string{"open", "over", "submit", "waits d", "sent"}},
 		"its patience ends": {status: "queued", asked: desk.Asked{Digest: "d", Patience: time.Millisecond}, fault: fault.StillWaiting,
 			did: []string{"submit", "waits d", "gone"}},
 		"a repeat's patience ends": {status: "running", joined: prior, asked: desk.Asked{Digest: "d", Repeat: true, Patience: time.Millisecond}, fault: fault.StillWaiting,
@@ -122,7 +127,15 @@ func TestACallAndItsCaller(t *testing.T) {
 				cancel()
 			}
 			row.asked.Job.Model = "m"
-			a, err := d.Call(ctx, desk.Caller{Tenant: "acme"}, row.asked)
+			var a *desk.Answered
+			if row.begun {
+				var j tasks.Job
+				if j, err = d.Begin(ctx, desk.Caller{Tenant: "acme"}, row.asked); j.ID != "job_new" {
+					t.Errorf("begun is %q", j.ID)
+				}
+			} else {
+				a, err = d.Call(ctx, desk.Caller{Tenant: "acme"}, row.asked)
+			}
 			var f *fault.Fault
 			switch {
 			case row.gone:
@@ -137,6 +150,7 @@ func TestACallAndItsCaller(t *testing.T) {
 				}
 			case err != nil:
 				t.Fatal(err)
+			case row.begun:
 			default:
 				a.Sent(ctx, row.left)
 			}

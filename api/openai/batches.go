@@ -168,48 +168,62 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 	digest := relay.Digest(r, a.form.Dialect+"/batches")
 	_, _ = digest.Write(body)
 	sum = hex.EncodeToString(digest.Sum(nil))
-	in := struct {
-		Input    string            `json:"input_file_id"`
-		Endpoint string            `json:"endpoint"`
-		Window   string            `json:"completion_window"`
-		Metadata map[string]string `json:"metadata"`
-		Outputs  *struct {
-			Anchor  string `json:"anchor"`
-			Seconds int64  `json:"seconds"`
-		} `json:"output_expires_after"`
-	}{}
-	if err := batchMembers(body); err != nil {
-		return said, e, sum, wire.Told(err)
+	var in asked
+	if err := in.read(body); err != nil {
+		return said, e, sum, err
 	}
-	if json.Unmarshal(body, &in) != nil {
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings and "output_expires_after" with "anchor" and "seconds".`)
-	}
-	_, known := endpoints[in.Endpoint]
-	switch {
-	case in.Input == "":
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "input_file_id" is missing.`)
-	case !known:
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "endpoint" must be "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".`)
-	case in.Window != "24h":
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "completion_window" must be "24h".`)
-	case len(in.Metadata) > 16 || slices.ContainsFunc(slices.Collect(maps.Keys(in.Metadata)), func(key string) bool {
-		return key == "" || utf8.RuneCountInString(key) > 64 || utf8.RuneCountInString(in.Metadata[key]) > 512
-	}):
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs, keys of at most 64 characters and values of at most 512.`)
-	}
-	if o := in.Outputs; o != nil && (o.Anchor != "created_at" || o.Seconds < 3600 || o.Seconds > int64(batchKept.Seconds())) {
-		return said, e, sum, fault.Fail(fault.InvalidRequest, `The member "output_expires_after" must have the "anchor" "created_at" and "seconds" from 3600 to 2592000.`)
-	}
-	e = extra{Endpoint: in.Endpoint, Input: in.Input, Created: a.c.Now().Unix()}
-	if in.Outputs != nil {
-		e.Outputs = in.Outputs.Seconds
-	}
+	e = extra{Endpoint: in.Endpoint, Input: in.Input, Created: a.c.Now().Unix(), Outputs: in.Outputs.Seconds}
 	if in.Metadata != nil {
 		if e.Metadata, err = json.Marshal(in.Metadata); err != nil {
 			return said, e, sum, err
 		}
 	}
 	return said, e, sum, nil
+}
+
+// asked is the body of a request that makes a batch.
+type asked struct {
+	Input    string            `json:"input_file_id"`
+	Endpoint string            `json:"endpoint"`
+	Window   string            `json:"completion_window"`
+	Metadata map[string]string `json:"metadata"`
+	Outputs  expiry            `json:"output_expires_after"`
+}
+
+// expiry is how long files of results are to last; nothing is as long as they are kept.
+type expiry struct {
+	Anchor  string `json:"anchor"`
+	Seconds int64  `json:"seconds"`
+}
+
+func (x expiry) valid() bool {
+	return x == expiry{} || x.Anchor == "created_at" && x.Seconds >= 3600 && x.Seconds <= int64(batchKept.Seconds())
+}
+
+// read fails with a *fault.Fault.
+func (in *asked) read(body []byte) error {
+	if err := batchMembers(body); err != nil {
+		return wire.Told(err)
+	}
+	if json.Unmarshal(body, in) != nil {
+		return fault.Fail(fault.InvalidRequest, `The body must be an object with "input_file_id", "endpoint" and "completion_window", and perhaps "metadata" with at most 16 strings and "output_expires_after" with "anchor" and "seconds".`)
+	}
+	_, known := endpoints[in.Endpoint]
+	switch {
+	case in.Input == "":
+		return fault.Fail(fault.InvalidRequest, `The member "input_file_id" is missing.`)
+	case !known:
+		return fault.Fail(fault.InvalidRequest, `The member "endpoint" must be "/v1/chat/completions", "/v1/responses" or "/v1/embeddings".`)
+	case in.Window != "24h":
+		return fault.Fail(fault.InvalidRequest, `The member "completion_window" must be "24h".`)
+	case len(in.Metadata) > 16 || slices.ContainsFunc(slices.Collect(maps.Keys(in.Metadata)), func(key string) bool {
+		return key == "" || utf8.RuneCountInString(key) > 64 || utf8.RuneCountInString(in.Metadata[key]) > 512
+	}):
+		return fault.Fail(fault.InvalidRequest, `The member "metadata" may have at most 16 pairs, keys of at most 64 characters and values of at most 512.`)
+	case !in.Outputs.valid():
+		return fault.Fail(fault.InvalidRequest, `The member "output_expires_after" must have the "anchor" "created_at" and "seconds" from 3600 to 2592000.`)
+	}
+	return nil
 }
 
 // batchMembers refuses what is no JSON, and a member that no batch has.
