@@ -86,6 +86,7 @@ type frame struct {
 	Batches bool // and of batches
 	New     bool // and one to submit
 	Hooks   bool // pages of webhooks
+	Tenancy bool // one of the tenants, that the viewer may see
 	Audit   bool // and one of the audit, that the viewer may see
 }
 
@@ -95,7 +96,7 @@ func (f frame) List() string { return strings.ToUpper(f.Here[:1]) + f.Here[1:] }
 func (w *Web) frame(v viewer, here string) frame {
 	return frame{
 		Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite),
-		Hooks: w.cfg.Webhooks != nil, Audit: w.cfg.Audit != nil && v.Admin(),
+		Hooks: w.cfg.Webhooks != nil, Tenancy: w.cfg.Tenants != nil && v.Operates(), Audit: w.cfg.Audit != nil && v.Admin(),
 	}
 }
 

@@ -64,6 +64,7 @@ func newJobsSite(t *testing.T) *jobsSite {
 		rdb := c.Redis.(lent).UniversalClient.(*redis.Client)
 		s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{"claude": 8}})
 		c.Jobs, c.Batches, c.Webhooks, c.Audit = shelf{s.store}, shelf{s.store}, s.store, s.store.Acts
+		c.Tenants = office{s.store}
 		c.Note = func(_ context.Context, who Actor, action, job string) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package web is what an operator sees: the console at /, which says what waits,
 // for what, since when and what happens next, the jobs at /jobs, the batches at /batches,
-// the webhooks at /webhooks, a page to submit at /new, who changed what at /audit, and
-// asynqmon at /monitoring, all behind a sign-in.
+// the webhooks at /webhooks, a page to submit at /new, who changed what at /audit, who may
+// use how much at /tenants, and asynqmon at /monitoring, all behind a sign-in.
 //
 // It promises that nothing but the sign-in page and its style is served to
 // somebody without the scope jobs:read, monitor or admin; that a token with jobs:read
@@ -92,6 +92,8 @@ type Config struct {
 	// Audit lists who changed what, the newest first, after an id or from the beginning.
 	// Nil: there is no such page.
 	Audit func(ctx context.Context, after string, limit int) (tasks.ActPage, error)
+	// Tenants is asked by the page of the tenants. Nil: there is none.
+	Tenants Tenants
 	// Submit takes in what is written into the page that submits. Nil: there is none.
 	Submit Submitter
 	// Note writes into the audit what somebody does with another tenant's job or batch:
@@ -255,6 +257,11 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("GET /audit", w.guard(w.auditPage))                           // admin
 		mux.Handle("GET /console/audit", w.guard(part(w, "audit", w.auditList))) // the list's script, every 2 s
 	}
+	if w.cfg.Tenants != nil {
+		mux.Handle("GET /tenants", w.guard(w.tenantsPage))                             // monitor; the tokens admin
+		mux.Handle("POST /tenants/tokens/{id}/revoke", w.guard(w.revokeToken))         // admin; a repeat changes nothing
+		mux.Handle("GET /console/tenants", w.guard(part(w, "tenants", w.tenantsList))) // the list's script, every 2 s
+	}
 	if w.cfg.Submit != nil {
 		mux.Handle("GET /new", w.guard(w.newForm)) // jobs:read
 		mux.Handle("POST /new", w.guard(w.submit)) // jobs:write; a repeat submits another
@@ -356,7 +363,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/audit", "/new"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/tenants", "/audit", "/new"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
@@ -423,7 +430,7 @@ func navigates(r *http.Request) bool {
 
 // fragment reports whether a request is of a page's script, for a part of it.
 func fragment(r *http.Request) bool {
-	for _, of := range []string{"/console/jobs", "/console/batches", "/console/webhooks", "/console/audit"} {
+	for _, of := range []string{"/console/jobs", "/console/batches", "/console/webhooks", "/console/tenants", "/console/audit"} {
 		if r.URL.Path == of || strings.HasPrefix(r.URL.Path, of+"/") {
 			return true
 		}

@@ -29,6 +29,17 @@ func (s *service) configured(name string) tasks.TenantLimits {
 // tenancy is what operators know and set of tenants.
 type tenancy struct{ *service }
 
+// overseen is what the console shows of tenants, and does with their tokens.
+type overseen struct {
+	tenancy
+	keeper
+}
+
+// KnownTenants lists tenants as the API does.
+func (o overseen) KnownTenants(ctx context.Context, after string, limit int) (tasks.TenantPage, error) {
+	return o.tenancy.KnownTenants(ctx, after, limit)
+}
+
 // KnownTenants lists tenants with their limits and how these stand.
 func (t tenancy) KnownTenants(ctx context.Context, after string, limit int) (tasks.TenantPage, error) {
 	var named []string
