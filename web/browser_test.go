@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 // TestBrowser looks at the pages as a browser does, since only a browser obeys a
@@ -72,55 +74,79 @@ func TestBrowserSignsInAndOut(t *testing.T) {
 	s.look("the copied cookie after the sign-out", copied, 303)
 }
 
-// browser is a Chromium with a profile of its own.
+// browser is a profile of its own, without a cookie, in the one Chromium of these tests.
 type browser struct {
-	t             *testing.T
-	path, profile string
+	t       *testing.T
+	process *chromium
+	profile string
 }
 
 // newBrowser skips the test where Chromium is not at hand, which it has to be in CI.
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
-	chromium, err := exec.LookPath("chromium")
+	path, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal("chromium is not on PATH")
 		}
 		t.Skip("chromium is not on PATH")
 	}
-	profile, err := os.MkdirTemp("", "browser")
-	if err != nil {
+	b := &browser{t: t, process: theChromium}
+	if err := b.process.start(path); err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: Chromium's children may still write while it is taken away.
-	t.Cleanup(func() { _ = os.RemoveAll(profile) })
-	return &browser{t, chromium, profile}
+	var made struct{ BrowserContextID string }
+	b.do("", "Target.createBrowserContext", nil, &made)
+	b.profile = made.BrowserContextID
+	return b
 }
 
-// shows opens an address, looks for what is on the page and for what the policy forbids,
-// and returns the page.
-func (b *browser) shows(address string, wants ...string) string {
+// do calls a method of the DevTools protocol, of a page's session or of the browser.
+func (b *browser) do(session, method string, params map[string]any, result any) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, b.path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--user-data-dir="+b.profile, "--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom", address)
-	var faults strings.Builder
-	cmd.Stderr = &faults
-	dom, err := cmd.Output()
-	if err != nil {
-		b.t.Fatalf("%s: %v\n%s", address, err, &faults)
+	if err := b.process.call(ctx, session, method, params, result); err != nil {
+		b.t.Fatalf("%s: %v", method, err)
 	}
-	for _, want := range wants {
-		if !strings.Contains(string(dom), want) {
-			b.t.Errorf("%s: no %q in\n%.2000s", address, want, dom)
+}
+
+// shows opens an address, waits for what has to be on the page, looks for what the policy
+// forbids, and returns the page.
+func (b *browser) shows(address string, wants ...string) string {
+	b.t.Helper()
+	var target struct{ TargetID string }
+	b.do("", "Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": b.profile}, &target)
+	var session struct{ SessionID string }
+	b.do("", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &session)
+	b.do(session.SessionID, "Log.enable", nil, nil)
+	b.do(session.SessionID, "Page.navigate", map[string]any{"url": address}, nil)
+	lacks, dom := "", ""
+	defer func() {
+		if lacks != "" {
+			b.t.Logf("%s: no %q in\n%.2000s", address, lacks, dom)
+		}
+	}()
+	redistest.Until(b.t, address+" shows what it has to", func() bool {
+		var got struct{ Result struct{ Value string } }
+		// Between two pages there is nothing to ask.
+		if b.process.call(b.t.Context(), session.SessionID, "Runtime.evaluate", map[string]any{"expression": "document.readyState + document.documentElement.outerHTML"}, &got) != nil {
+			return false
+		}
+		dom = got.Result.Value
+		for _, lacks = range append([]string{"complete<"}, wants...) {
+			if !strings.Contains(dom, lacks) {
+				return false
+			}
+		}
+		lacks = ""
+		return true
+	})
+	for _, said := range b.process.said(session.SessionID) {
+		if strings.Contains(said, "Content Security Policy") {
+			b.t.Errorf("%s: %s", address, said)
 		}
 	}
-	for line := range strings.Lines(faults.String()) {
-		if strings.Contains(line, "CONSOLE") && strings.Contains(line, "Content Security Policy") {
-			b.t.Errorf("%s: %s", address, line)
-		}
-	}
-	return string(dom)
+	b.do("", "Target.closeTarget", map[string]any{"targetId": target.TargetID}, nil)
+	return dom
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -28,7 +29,19 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(browsing{m}) }
+
+// browsing runs the tests and then ends the browser that they share.
+type browsing struct{ *testing.M }
+
+func (b browsing) Run() int {
+	code := b.M.Run()
+	if err := theChromium.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 // lent hands asynqmon the client of the test.
 type lent struct{ redis.UniversalClient }
