@@ -3,6 +3,7 @@ package redistest
 import (
 	"context"
 	"encoding"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -120,19 +121,24 @@ func read(tb testing.TB, rdb *redis.Client, dumps bool) State {
 	return s
 }
 
-// Put puts a state in the place of all that there is, but for one key.
-func (s State) Put(tb testing.TB, rdb *redis.Client, but string) {
+// persistAll takes from all keys what is set for how long they are there.
+var persistAll = redis.NewScript(`for _, key in ipairs(redis.call('keys', '*')) do redis.call('persist', key) end`)
+
+// put puts a state in the place of the one that is there, but for one key. What differs
+// alone is put: a move that is refused leaves most of it.
+func (s State) put(tb testing.TB, rdb *redis.Client, there State, but string) {
 	tb.Helper()
 	_, err := rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
-		p.FlushAll(tb.Context())
-		for k, v := range s.raw {
-			if k != but {
+		for _, k := range append(s.Differs(there, but), but) {
+			p.Del(tb.Context(), k)
+			if v, ok := s.raw[k]; ok && k != but {
 				p.Restore(tb.Context(), k, 0, v)
 			}
 		}
+		persistAll.Eval(tb.Context(), p, nil)
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, redis.Nil) { // the script answers nothing
 		tb.Fatal(err)
 	}
 }
@@ -221,7 +227,7 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 	options.Username, options.Password = mover, mover
 	as := redis.NewClient(&options)
 	defer as.Close()
-	from.Put(tb, rdb, "")
+	from.put(tb, rdb, read(tb, rdb, false), "")
 	if _, err := do(as, move); err != nil {
 		tb.Fatal(err)
 	}
@@ -229,12 +235,14 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 	if len(after.Differs(from, "")) == 0 {
 		tb.Fatal("nothing moved")
 	}
+	there := after
 	try := func(r Refused, prepare, end func()) {
-		from.Put(tb, rdb, r.Key)
+		from.put(tb, rdb, there, r.Key)
 		prepare()
 		r.Said, r.Err = do(as, move)
 		end()
 		r.State, r.Whole = read(tb, rdb, false), after
+		there = r.State
 		r.Moved, r.Left = r.State.Differs(from, r.Key), r.State.Differs(after, r.Key)
 		judge(r)
 	}

@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -96,8 +97,7 @@ func TestNoScriptMovesByHalves(t *testing.T) {
 				script, _, _ := strings.Cut(name, ",")
 				call := seen.Once(t, "lua", script, act)
 				names <- script
-				redistest.State{}.Put(t, rdb, "")
-				if err := rdb.Do(t.Context(), call...).Err(); err != nil {
+				if err := errors.Join(rdb.FlushAll(t.Context()).Err(), rdb.Do(t.Context(), call...).Err()); err != nil {
 					t.Fatal(err)
 				}
 				lost := redistest.Read(t, rdb)
