@@ -44,6 +44,7 @@ func (s *Submit) Run(ctx context.Context, lab *rig.Lab) error {
 // rate is what a round of submits came to.
 type rate struct {
 	perSecond, p50, p99 float64 // the latter in ms; 0: not known
+	requests            float64
 }
 
 // rates are the rounds of one side.
@@ -64,15 +65,23 @@ func (s *Submit) rounds(ctx context.Context, st *stack) (err error) {
 		hammer, tool = st.wrk, "wrk, one thread"
 	}
 	var ours, theirs rates
-	var lines, ratios []float64
+	var lines, ratios, api, redis []float64
 	for i := range s.Rounds + 1 {
 		their, err := st.fresh(ctx, reference.Ops, hammer)
 		if err != nil {
 			return fmt.Errorf("reference: %w", err)
 		}
+		_, before, err := st.cpu()
+		if err != nil {
+			return err
+		}
 		wait := st.profile(ctx, "submit-"+st.aof, submitTime)
 		our, err := st.fresh(ctx, st.api, hammer)
 		wait()
+		if err != nil {
+			return err
+		}
+		_, after, err := st.cpu()
 		if err != nil {
 			return err
 		}
@@ -86,12 +95,15 @@ func (s *Submit) rounds(ctx context.Context, st *stack) (err error) {
 		theirs.add(their)
 		ours.add(our)
 		lines, ratios = append(lines, batch.perSecond), append(ratios, our.perSecond/their.perSecond)
+		each := func(of int) float64 { return float64((after[of] - before[of]).Microseconds()) / our.requests }
+		redis, api = append(redis, each(0)), append(api, each(1))
 	}
 	single := median(ours.perSecond)
 	return report(fmt.Sprintf("submit: %d connections, 1 KiB prompts, JWT, appendfsync %s, no worker, medians of %d rounds in turns", submitConns, st.aof, len(ratios)), []figure{
 		atLeast("share of the reference", "%.1f %%", 100*median(ratios), 60, fmt.Sprintf("rounds from %.1f to %.1f %%", 100*percentile(ratios, 0.01), 100*percentile(ratios, 1))),
 		plain("  submits a second", "%.0f", single, fmt.Sprintf("p50 %.1f ms, p99 %.1f ms; load by %s", median(ours.p50), median(ours.p99), tool)),
 		plain("  the reference", "%.0f", median(theirs.perSecond), fmt.Sprintf("p50 %.1f ms, p99 %.1f ms; Echo + JWT + one Asynq enqueue", median(theirs.p50), median(theirs.p99))),
+		plain("  processor time a submit", "%.0f µs", median(api)+median(redis), fmt.Sprintf("API %.0f, Redis %.0f", median(api), median(redis))),
 		atLeast("a batch's lines against single", "%.1f x", median(lines)/single, 3, fmt.Sprintf("%.0f lines a second, %d lines a batch, one connection", median(lines), batchLines)),
 	})
 }
@@ -119,7 +131,7 @@ func (st *stack) hammer(ctx context.Context, addr string) (rate, error) {
 		requests[i] = request
 	}
 	took, err := submit(ctx, addr, submitConns, requests)
-	return rate{perSecond: submitJobs / took.Seconds()}, err
+	return rate{perSecond: submitJobs / took.Seconds(), requests: submitJobs}, err
 }
 
 // wrk submits with wrk, which takes far less of the processors.
@@ -152,5 +164,5 @@ end
 	if failed > 0 {
 		return rate{}, fmt.Errorf("%.0f of %.0f submits failed", failed, requests)
 	}
-	return rate{requests / duration * 1e6, p50 / 1000, p99 / 1000}, nil
+	return rate{requests / duration * 1e6, p50 / 1000, p99 / 1000, requests}, nil
 }
