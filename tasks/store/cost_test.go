@@ -145,6 +145,58 @@ func TestAFinishedRecordIsSmall(t *testing.T) {
 	}
 }
 
+// Of jobs that come in by one script each has three commands of its own, and what they
+// change of a count or a set is written once.
+func TestJobsThatComeTogetherCallFewCommands(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t, redistest.Options{}).Client()
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
+	create := func() int {
+		subs := make([]tasks.Submission, 64)
+		for i := range subs {
+			j := job("acme")
+			j.Reserved, j.Metadata = 20, nil
+			subs[i] = tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 1000, TokensPerDay: 1e12}}
+		}
+		_, before := spent(t, rdb)
+		_, _, err := s.Create(t.Context(), subs...)
+		must(t, err)
+		_, after := spent(t, rdb)
+		return after - before
+	}
+	create() // the pool's first
+	if n := create(); n > 3*64+25 {
+		t.Errorf("64 jobs called %d commands, at most %d", n, 3*64+25)
+	}
+}
+
+// What the pick of the next job adds to a start, in a pool that uses one lane.
+func TestAPickCallsFewCommands(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t, redistest.Options{}).Client()
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
+	start := func(jobs int) int {
+		var line []tasks.Ticket
+		for i := range jobs {
+			j := job("t" + strconv.Itoa(i%3))
+			j.Metadata = nil
+			_, next, err := s.Create(t.Context(), tasks.Submission{Job: j, Limits: tasks.Limits{QueuedJobs: 100}})
+			must(t, err)
+			line = append(line, next...)
+		}
+		_, before := spent(t, rdb)
+		_, _, err := s.Start(t.Context(), line[0])
+		must(t, err)
+		_, after := spent(t, rdb)
+		return after - before
+	}
+	start(1) // the pool's first
+	bare := start(1)
+	if more := start(7) - bare; more > 15 {
+		t.Errorf("a pick adds %d commands to the %d of a start, at most 15", more, bare)
+	}
+}
+
 // What a caller who waits on its own connection adds to the move that makes its job: two
 // looks and three commands, and no script of its own.
 func TestACallCallsFewCommands(t *testing.T) {

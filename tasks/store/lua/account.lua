@@ -57,6 +57,10 @@ local function post(j, spent)
   redis.call('ZADD', keys.ledgers(), today, j.t)
 end
 
+-- A script that takes several jobs in has sums: what each of them changes is noted there, and
+-- written once for all by summed. Else it is nil, and all is written at once.
+local sums
+
 -- pooled and waits change how many jobs of a pool are in a phase, perhaps come from
 -- another, and how many of a tenant wait.
 local function pooled(pool, phase, n, from)
@@ -67,12 +71,23 @@ local function pooled(pool, phase, n, from)
     load[from] = load[from] - n
     set[3], set[4] = from, load[from]
   end
+  if sums then
+    sums.pools[pool] = phase
+    return
+  end
   if load.cost then set = adds(set, 'cost', load.cost, 'guess', load.guess) end
   if load.staged then set = adds(set, 'stage', string.format('%.0f', load.stage)) end
   load.staged = nil
   redis.call('HSET', keys.load(pool), unpack(set))
 end
-local function waits(tenant, n) waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n) end
+local function waits(tenant, n)
+  if sums then
+    waiting[tenant] = waitingOf(tenant) + n
+    sums.tenants[tenant] = (sums.tenants[tenant] or 0) + n
+  else
+    waiting[tenant] = redis.call('HINCRBY', keys.waiting(), tenant, n)
+  end
+end
 
 -- onStage changes what the jobs of a pool between the backlog and the provider are expected to
 -- cost, by one that comes or leaves (sign 1 or -1). Where nobody knows what calls cost, it is
@@ -148,10 +163,21 @@ local function admit(tenant, jobs, tokens, most, daily, bytes, widest, money, bu
       return { 'broke', math.max(0, rest), midnight - now, midnight }
     end
     day.reserved, day.pledged = day.reserved + tokens, day.pledged + (money or 0)
-    book(day)
+    if sums then day.unbooked = true else book(day) end
   end
   waits(tenant, jobs)
   weighs(tenant, bytes)
+end
+
+-- summed writes what was noted in sums.
+local function summed()
+  local of = sums
+  sums = nil
+  for pool, phase in pairs(of.pools) do pooled(pool, phase, 0) end
+  for tenant, n in pairs(of.tenants) do waits(tenant, n) end
+  for _, day in pairs(days) do
+    if day.unbooked then book(day) end
+  end
 end
 
 -- aside notes for a job's record what was set aside for it.

@@ -43,21 +43,14 @@ local orders = {}
 local function orderOf(pool)
   if orders[pool] then return orders[pool] end
   local h = redis.pcall('HMGET', keys.order(pool), 'turn', 'high', 'normal', 'low', 'times', 'shares')
-  local o = { turn = tonumber(h[1] or 0) }
-  local times = { string.match(h[5] or '', '^(%S+) (%S+) (%S+)$') }
-  local shares = { string.match(h[6] or '', '^(%d+) (%d+) (%d+)$') }
-  if not shares[1] then shares = { 70, 25, 5 } end
-  for i, name in ipairs({ 'high', 'normal', 'low' }) do
-    local shift = (i - 2) * apart
-    local lane = {
-      name = name, shift = shift, turns = keys.turns(pool, name), turn = tonumber(h[i + 1] or 0), time = tonumber(times[i]),
-      part = shares[i] / (shares[1] + shares[2] + shares[3]),
-      from = i == 1 and '-inf' or shift, till = i == 3 and '+inf' or '(' .. string.format('%.0f', shift + apart),
-    }
-    o[i], o[name] = lane, lane
-  end
-  orders[pool] = o
-  return o
+  local t1, t2, t3 = string.match(h[5] or '', '^(%S+) (%S+) (%S+)$')
+  local s1, s2, s3 = string.match(h[6] or '70 25 5', '^(%d+) (%d+) (%d+)$')
+  local all = s1 + s2 + s3
+  local high = { name = 'high', turns = keys.turns(pool, 'high'), turn = tonumber(h[2] or 0), time = tonumber(t1), part = s1 / all, shift = -apart, from = '-inf', till = '(0' }
+  local normal = { name = 'normal', turns = keys.turns(pool, 'normal'), turn = tonumber(h[3] or 0), time = tonumber(t2), part = s2 / all, shift = 0, from = 0, till = '(' .. apart }
+  local low = { name = 'low', turns = keys.turns(pool, 'low'), turn = tonumber(h[4] or 0), time = tonumber(t3), part = s3 / all, shift = apart, from = apart, till = '+inf' }
+  orders[pool] = { turn = tonumber(h[1] or 0), high, normal, low, high = high, normal = normal, low = low }
+  return orders[pool]
 end
 
 -- noteShares notes the shares of a pool's lanes as the configuration has them now; nil: the usual ones.
@@ -80,12 +73,14 @@ end
 
 -- noteOrder notes how lanes stand now. An order that is not noted holds nothing up.
 local function noteOrder(pool)
-  local o, set, times = orderOf(pool), { 'HSET', keys.order(pool) }, {}
+  local o = orderOf(pool)
+  local turn = string.format('%.17g', o.turn)
+  local set = { 'HSET', keys.order(pool), 'turn', turn }
   for i, lane in ipairs(o) do
-    set[2 * i + 1], set[2 * i + 2] = lane.name, string.format('%.17g', lane.turn)
-    times[i] = string.format('%.17g', timeOf(lane))
+    set[2 * i + 3], set[2 * i + 4] = lane.name, lane.turn == o.turn and turn or string.format('%.17g', lane.turn)
   end
-  redis.pcall(unpack(adds(set, 'turn', string.format('%.17g', o.turn), 'times', table.concat(times, ' '))))
+  set[11], set[12] = 'times', string.format('%.17g %.17g %.17g', timeOf(o.high), timeOf(o.normal), timeOf(o.low))
+  redis.pcall(unpack(set))
 end
 
 -- laneOf is the lane of a job, as its order says.
@@ -114,9 +109,13 @@ local function enroll(pool, tenant)
 end
 
 -- ring gives a job's tenant a turn in the job's lane, if it has none.
+local rung = {} -- those that have one
 local function ring(j)
-  enroll(j.p, j.t)
   local lane = laneOf(j)
+  local it = lane.turns .. '\n' .. j.t
+  if rung[it] then return end
+  rung[it] = true
+  enroll(j.p, j.t)
   if redis.call('ZSCORE', lane.turns, j.t) then return end
   -- A tenant that comes back starts at the present time: idling saves nothing up, and
   -- what it was served beyond that it still owes.
@@ -127,7 +126,7 @@ end
 -- strike ends the turns of a tenant without a backlog, in a lane and for a release before this one.
 local function strike(pool, lane, tenant)
   redis.call('ZREM', lane.turns, tenant)
-  lane.head = nil
+  lane.head, rung = nil, {}
   if redis.call('EXISTS', keys.backlog(pool, tenant)) == 0 then redis.call('ZREM', keys.ring(pool), tenant) end
 end
 
@@ -294,8 +293,8 @@ local function turnOf(pool)
   return first
 end
 
--- pick takes the next job out of a pool's backlogs and returns its id, lane, tenant and the
--- tenant's turn, or nil.
+-- pick takes the next job out of a pool's backlogs and returns its id, lane, tenant, the
+-- tenant's turn and whether the tenant has another there, or nil.
 -- This and spend are the whole of the fairness, start-time fair queueing of two levels: each lane
 -- has a turn, and in it each tenant; the lowest goes next and moves on by cost/share and cost/weight.
 local function pick(pool, depth)
@@ -305,16 +304,16 @@ local function pick(pool, depth)
     local tenant, turn = lane.head[1], tonumber(lane.head[2])
     local q = keys.backlog(pool, tenant)
     local over = passOver(pool, tenant, depth)
-    local id = not over and redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 1)[1] -- one of another type has no turn
-    if id then
-      redis.call('ZREM', q, id)
+    local ids = over and {} or redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 2) -- one of another type has no turn
+    if ids[1] then
+      redis.call('ZREM', q, ids[1])
       lane.time = math.max(timeOf(lane), turn)
-      return id, lane, tenant, turn
+      return ids[1], lane, tenant, turn, ids[2] and true
     end
     if over then
       redis.call('ZREM', lane.turns, tenant)
       redis.call('ZREM', keys.ring(pool), tenant)
-      lane.head = nil
+      lane.head, rung = nil, {}
       if turn > timeOf(lane) then owes(pool, lane, tenant, turn) end
     else
       strike(pool, lane, tenant)
@@ -322,11 +321,12 @@ local function pick(pool, depth)
   end
 end
 
--- spend moves the turns of a lane and a tenant on, of which a job was picked that costs so many µs.
-local function spend(pool, lane, tenant, turn, cost)
+-- spend moves the turns of a lane and a tenant on, of which a job was picked that costs so many
+-- µs. more is true where the tenant has another there.
+local function spend(pool, lane, tenant, turn, cost, more)
   lane.head = nil
   lane.turn, turn = lane.turn + cost / 1000000 / lane.part, turn + cost / 1000000 / weightOf(tenant)
-  if manyOf(pool, lane, tenant) > 0 then
+  if more or manyOf(pool, lane, tenant) > 0 then
     if cost > 0 then redis.call('ZADD', lane.turns, turn, tenant) end
     return
   end
@@ -335,13 +335,17 @@ local function spend(pool, lane, tenant, turn, cost)
   if turn > lane.time then owes(pool, lane, tenant, turn) end
 end
 
--- rankOf is a job's place among its tenant's own of its lane in the backlog, 1 being next; 0: it is not there.
-local function rankOf(pool, tenant, id)
-  local q = keys.backlog(pool, tenant)
-  local rank, k = redis.call('ZRANK', q, id), redis.call('ZSCORE', q, id)
+-- rankOf is a job's place among its tenant's own of its lane in the backlog, 1 being next; 0: it
+-- is not there. Between two calls nothing may move in a backlog.
+local before = {} -- jobs of lanes that go before
+local function rankOf(j)
+  local q = keys.backlog(j.p, j.t)
+  local rank = redis.call('ZRANK', q, j.id)
   if not rank then return 0 end
-  local lane = laneOf({ p = pool, k = k })
-  return rank + 1 - (lane.name == 'high' and 0 or redis.call('ZCOUNT', q, '-inf', '(' .. lane.from))
+  local lane = laneOf(j)
+  local it = q .. '\n' .. lane.name
+  before[it] = before[it] or lane.name == 'high' and 0 or redis.call('ZCOUNT', q, '-inf', '(' .. lane.from)
+  return rank + 1 - before[it]
 end
 
 -- vacant reports whether one more of a pool's jobs may be between the backlog and the provider,
@@ -381,34 +385,46 @@ local function handOut(j, fence, tickets)
   for _, v in ipairs({ j.id, fence, j.p }) do tickets[#tickets + 1] = v end
 end
 
--- nobody reports whether none of a pool's jobs waits in the backlog.
-local function nobody(pool)
-  return redis.call('EXISTS', keys.turns(pool, 'high'), keys.turns(pool, 'normal'), keys.turns(pool, 'low')) == 0
+-- busy is how many of a pool's lanes have jobs in the backlog.
+local function busy(pool)
+  return redis.call('EXISTS', keys.turns(pool, 'high'), keys.turns(pool, 'normal'), keys.turns(pool, 'low'))
+end
+
+-- heads finds who goes first in each lane of a pool, of which so many are busy: most pools
+-- use one alone, and the others need not be looked at.
+local function heads(pool, many)
+  local o = orderOf(pool)
+  for _, lane in ipairs({ o.normal, o.high, o.low }) do
+    lane.head = lane.head or many == 0 and {} or redis.call('ZRANGE', lane.turns, 0, 0, 'WITHSCORES')
+    if lane.head[1] then many = many - 1 end
+  end
 end
 
 -- atOnce reports whether a job that comes is handed out at once: nobody waits, its pool
 -- has room, and its tenant a place. Then it need not stand in the backlog, nor its tenant have a turn.
 local function atOnce(j, depth)
-  return nobody(j.p) and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t)
+  return busy(j.p) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t)
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
 -- provider, few at a time, so that nobody waits for it long. It appends id, fence and
 -- pool of each to tickets, and returns true when there may be more to hand out.
 local function claim(pool, depth, tickets)
-  if nobody(pool) then
+  local lanes = busy(pool)
+  if lanes == 0 then
     noteStage(pool)
     return
   end
+  heads(pool, lanes)
   local many, steps, id = between(pool, depth), 96, nil
   local picked = false
   while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
-    local lane, tenant, turn
-    id, lane, tenant, turn = pick(pool, depth)
+    local lane, tenant, turn, more
+    id, lane, tenant, turn, more = pick(pool, depth)
     if not id then break end
     picked = true
-    local j, bad = sound(id, fits)
+    local j, bad = sound(id, fitsOut)
     if j and j.dl > 0 and j.dl <= now then j, bad = sound(id, fitsEnd) end
     local charged = 0
     if bad then
@@ -428,7 +444,7 @@ local function claim(pool, depth, tickets)
     elseif not j then
       missed(id, 'queued', pool)
     end
-    spend(pool, lane, tenant, turn, charged)
+    spend(pool, lane, tenant, turn, charged, more)
   end
   if picked then noteOrder(pool) end
   noteStage(pool)

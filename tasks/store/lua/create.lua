@@ -10,7 +10,10 @@
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
 --   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
-local outcomes, tickets, depths = {}, {}, {}
+local outcomes, tickets, depths, made = {}, {}, {}, {}
+local bounds, jobs, bytesIn, sets = {}, {}, 0, {}
+local many = #ARGV > 23
+if many then sums = { pools = {}, tenants = {} } end
 
 -- alike reports whether two envelopes can be of one submit.
 local function alike(one, other)
@@ -18,21 +21,37 @@ local function alike(one, other)
   return one.m == other.m and one.k == other.k and one.x == other.x and one.i == other.i
 end
 
-local function create(i)
+-- comes notes what one job more, or less, takes of the room in Redis.
+local function comes(pool, bound, size, n)
+  bounds[pool], jobs[pool], bytesIn = (bounds[pool] or 0) + n * bound, (jobs[pool] or 0) + (bound > 0 and n or 0), bytesIn + n * size
+end
+
+-- enters notes that a job goes into a set.
+local function enters(set, score, id)
+  local rows = sets[set]
+  if not rows then
+    rows = {}
+    sets[set] = rows
+  end
+  rows[#rows + 1], rows[#rows + 2] = score, id
+end
+
+local function create(n, i)
   local id, tenant, pool, depth, shift, due, deadline, envelope, body, ikey, fingerprint, most, fallbacks,
     tokens, daily, weight, named, bytes, widest, field, cost = unpack(ARGV, i, i + 20)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
-  local made = load(id)
-  if made then
-    if made.t ~= tenant or not alike(redis.call('HGET', made.key, 'e'), envelope) then return { 'taken' } end
+  local was = redis.call('EXISTS', keys.job(id)) == 1 and load(id)
+  if was then
+    if was.t ~= tenant or not alike(redis.call('HGET', was.key, 'e'), envelope) then return { 'taken' } end
     if named == '1' and not a.again then return { 'replay', id, '' } end
     if redis.call('ZSCORE', keys.handed(pool), id) then
       tickets[#tickets + 1] = id
-      tickets[#tickets + 1] = made.f
+      tickets[#tickets + 1] = was.f
       tickets[#tickets + 1] = pool
     end
-    return { 'new', tonumber(redis.call('HGET', made.key, 'ct')) }
+    made[n] = was
+    return { 'new', was.ct }
   end
   if ikey ~= '' then ikey, fingerprint = reserved(tenant, ikey, fingerprint) end
   local kept = keys.idempotency(tenant, ikey)
@@ -56,11 +75,13 @@ local function create(i)
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
   local bound, size = expected(envelope), #envelope + #body + overhead
-  if crowded(size, { [pool] = bound }, { [pool] = 1 }) then return { 'brim' } end
-  local refusal = admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest), pledge(envelope), a.budgets[tenant])
-  if refusal then return refusal end
-  promises(pool, bound, 1)
-  took(size)
+  comes(pool, bound, size, 1)
+  local refusal = crowded(bytesIn, bounds, jobs) and { 'brim' }
+    or admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest), pledge(envelope), a.budgets[tenant])
+  if refusal then
+    comes(pool, bound, size, -1)
+    return refusal
+  end
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
   local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = orderIn(shift, math.max(now, tonumber(due)), tonumber(deadline)) }
@@ -78,50 +99,58 @@ local function create(i)
   if ikey ~= '' then puts(j, 'ik', ikey) end
   if deadline ~= '0' then
     puts(j, 'dl', deadline)
-    redis.call('ZADD', keys.deadlines(), deadline, id)
+    enters(keys.deadlines(), deadline, id)
   end
   -- Among several jobs, the backlog says which goes first.
-  local goes = #ARGV == 23 and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
+  local goes = not many and status == 'queued' and (deadline == '0' or tonumber(deadline) > now) and atOnce(j, depth)
   if goes then puts(j, 'f', 1, occupy(j)) end
   if status == 'scheduled' then puts(j, 'due', due) end
   redis.call('HSET', j.key, unpack(j.set))
-  redis.call('ZADD', keys.jobs(tenant), 0, id)
+  enters(keys.jobs(tenant), 0, id)
   if goes then handOut(j, 1, tickets) end
   if all then marking(tenant, all) end
   count(j, nil, 'queued')
-  if goes then
-    if j.fb then redis.call('ZADD', keys.fallbacks(pool), j.k, id) end
-  elseif status == 'scheduled' then
-    redis.call('ZADD', keys.due(), due, id)
+  if status == 'scheduled' then
+    enters(keys.due(), due, id)
   else
-    backlog(j)
-    depths[pool] = depth
+    if j.fb then enters(keys.fallbacks(pool), j.k, id) end
+    if not goes then
+      enters(keys.backlog(pool, tenant), j.k, id)
+      ring(j)
+      depths[pool] = depth
+    end
   end
   if ikey ~= '' then
     redis.call('HSET', kept, 'fp', fingerprint, 'id', id)
     redis.call('PEXPIRE', kept, a.keep)
   end
   if call then
-    redis.call('ZADD', keys.callers(), now + a.lease + a.gone, id)
+    enters(keys.callers(), now + a.lease + a.gone, id)
     if call ~= '' then
       redis.call('ZADD', keys.calls(tenant, call), now + a.lease, id)
       redis.call('PEXPIRE', keys.calls(tenant, call), a.found + a.lease)
     end
   end
+  made[n] = j
   return { 'new', now, goes and 0, goes and 0 }
 end
 
 for i = 3, #ARGV, 21 do
-  outcomes[#outcomes + 1] = create(i)
+  outcomes[#outcomes + 1] = create(#outcomes + 1, i)
 end
+for set, rows in pairs(sets) do redis.call('ZADD', set, unpack(rows)) end
+for pool, bound in pairs(bounds) do promises(pool, bound, jobs[pool]) end
+if bytesIn > 0 then took(bytesIn) end
+if many then summed() end
 for pool, depth in pairs(depths) do
   claim(pool, depth, tickets)
 end
+local rings = {}
 for n, o in ipairs(outcomes) do
-  if o[1] == 'new' and not o[3] then
-    local i = 3 + (n - 1) * 21
-    local id, tenant, pool = unpack(ARGV, i, i + 2)
-    o[3], o[4] = rankOf(pool, tenant, id), redis.call('ZCARD', keys.ring(pool))
+  local j = made[n]
+  if j and not o[3] then
+    rings[j.p] = rings[j.p] or redis.call('ZCARD', keys.ring(j.p))
+    o[3], o[4] = rankOf(j), rings[j.p]
   end
 end
 return { outcomes, tickets }

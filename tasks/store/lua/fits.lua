@@ -15,7 +15,16 @@ end
 
 -- sorted looks at sets by score, all in one call that reads none of them: from the one
 -- that is never there nothing can be taken away. A plain set would pass; nobody has any.
-local function sorted(...) redis.call('ZDIFF', select('#', ...) + 1, keys.spare(), ...) end
+-- None is looked at twice.
+local function sorted(...)
+  local new = {}
+  for _, key in ipairs({ ... }) do
+    if not looked[key] then new[#new + 1] = key end
+  end
+  if not new[1] then return end
+  redis.call('ZDIFF', #new + 1, keys.spare(), unpack(new))
+  for _, key in ipairs(new) do looked[key] = true end
+end
 
 -- without reads what a script can do without: where another type stands, there is nothing.
 local function without(...)
@@ -143,6 +152,14 @@ local function fitsTenant(tenant)
   dayOf(tenant)
 end
 
+-- fitsBatch looks at what the moves of a job of a batch write of that.
+local function fitsBatch(j)
+  if j.c and not looked[j.c] then
+    redis.call('HLEN', keys.batch(j.c))
+    looked[j.c] = true
+  end
+end
+
 -- fits looks at what a job's moves between waiting and running write, and at further sets.
 local function fits(j, ...)
   local group = j.sh or j.fo
@@ -152,10 +169,12 @@ local function fits(j, ...)
     fitsPool(j.p, keys.backlog(j.p, j.t), ...)
   end
   waitingOf(j.t)
-  if j.c and not looked[j.c] then
-    redis.call('HLEN', keys.batch(j.c))
-    looked[j.c] = true
-  end
+  fitsBatch(j)
+end
+
+-- fitsOut looks at what is to be sound about a job that goes out of a backlog that was read just now.
+local function fitsOut(j)
+  if j.sh or j.fo then fits(j) else fitsBatch(j) end
 end
 
 -- fitsEvents looks at what a tenant's events write.
