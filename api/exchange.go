@@ -98,8 +98,8 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 			route, took := x.route(c), time.Since(start)
 			a.metrics.answered(route, r.Method, status, took)
-			if x.code != "" && r.Method == http.MethodPost && (route == "/v1/jobs" || route == "/v1/batches") {
-				a.metrics.rejected(x.code)
+			if r.Method == http.MethodPost && submitRoutes[route] {
+				a.metrics.submitted(x.caller.Tenant, x.code)
 			}
 			line := []slog.Attr{
 				slog.String("route", route), slog.String("method", method(r.Method)), slog.Int("status", status),

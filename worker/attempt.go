@@ -536,9 +536,7 @@ func (a *attempt) count(e tasks.Ending, kept bool) {
 	ran, usage := time.Since(a.started.At), a.answer.Usage
 	m.run.WithLabelValues(name).Observe(ran.Seconds())
 	if usage != nil {
-		m.tokens.WithLabelValues(name, "input").Add(float64(usage.InputTokens + usage.CacheCreationInputTokens))
-		m.tokens.WithLabelValues(name, "output").Add(float64(usage.OutputTokens))
-		m.tokens.WithLabelValues(name, "cache_read").Add(float64(usage.CacheReadInputTokens))
+		m.used(name, a.job.Tenant, *usage)
 	}
 	if kept {
 		return

@@ -10,9 +10,10 @@ import (
 
 // metrics are the worker's own; the gate counts its calls itself.
 type metrics struct {
-	attempts, refused, tokens, results, answers, stale, unknown *prometheus.CounterVec
-	wait, run                                                   *prometheus.HistogramVec
-	inflight                                                    *prometheus.GaugeVec
+	attempts, refused, tokens, results, failures, answers, stale, unknown, ofTenant *prometheus.CounterVec
+	wait, run                                                                       *prometheus.HistogramVec
+	inflight                                                                        *prometheus.GaugeVec
+	roster                                                                          *tasks.Roster
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -29,15 +30,18 @@ func newMetrics(r prometheus.Registerer) metrics {
 		refused:  counter("sluice_upstream_429_total", "Calls that the provider refused for pace.", "pool"),
 		tokens:   counter("sluice_tokens_total", "Tokens as the provider counted them.", "pool", "kind"),
 		results:  counter("sluice_jobs_ended_total", "Jobs that a worker ended, by status.", "pool", "status"),
+		failures: counter("sluice_jobs_failed_total", "Jobs that a worker ended as failed, by the code of their error.", "pool", "code"),
 		answers:  counter("sluice_answers_total", "Answers of jobs that succeeded, by how they ended; a provider's own word counts as other.", "pool", "finish"),
 		stale:    counter("sluice_tasks_stale_total", "Tasks acknowledged unrun: their job was final or handed to somebody else.", "pool"),
 		unknown:  counter("sluice_ends_unknown_total", "Ends of attempts whose job Redis does not know: it has lost data, or the job was canceled and deleted.", "pool"),
+		ofTenant: counter("sluice_tenant_tokens_total", "Tokens as the provider counted them, by tenant (the first 100 of a process, the rest as (others)).", "tenant", "kind"),
+		roster:   new(tasks.Roster),
 		wait:     histogram("sluice_job_wait_seconds", "From acceptance, or not_before, to the start of an attempt."),
 		run:      histogram("sluice_attempt_seconds", "From the start of an attempt to its end."),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_calls_in_flight", Help: "Upstream calls under way in this process."}, []string{"pool"}),
 	}
 	if r != nil {
-		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.answers, m.stale, m.unknown, m.wait, m.run, m.inflight)
+		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.failures, m.ofTenant, m.answers, m.stale, m.unknown, m.wait, m.run, m.inflight)
 	}
 	return m
 }
@@ -63,8 +67,20 @@ func (m metrics) ended(pool string, e tasks.Ending) {
 		return
 	}
 	m.results.WithLabelValues(pool, string(e.Status)).Inc()
+	if e.Status == tasks.StatusFailed && e.Error != nil {
+		m.failures.WithLabelValues(pool, string(e.Error.Code)).Inc()
+	}
 	if e.Status == tasks.StatusSucceeded {
 		m.answered(pool, e.Finish)
+	}
+}
+
+// used counts the tokens of a call, of its pool and of its tenant.
+func (m metrics) used(pool, tenant string, u tasks.Usage) {
+	tenant = m.roster.Label(tenant)
+	for kind, n := range map[string]int64{"input": u.InputTokens + u.CacheCreationInputTokens, "output": u.OutputTokens, "cache_read": u.CacheReadInputTokens} {
+		m.tokens.WithLabelValues(pool, kind).Add(float64(n))
+		m.ofTenant.WithLabelValues(tenant, kind).Add(float64(n))
 	}
 }
 
@@ -77,6 +93,9 @@ func (m metrics) touch(pool string) {
 	}
 	for _, status := range []string{"succeeded", "failed"} {
 		m.results.WithLabelValues(pool, status)
+	}
+	for _, code := range []tasks.ErrorCode{tasks.UpstreamRejected, tasks.AttemptsExhausted, tasks.StreamBroken, tasks.ResultTooLarge} {
+		m.failures.WithLabelValues(pool, string(code))
 	}
 	for _, finish := range append(slices.Clone(tasks.Finishes), otherFinish) {
 		m.answers.WithLabelValues(pool, string(finish))

@@ -27,9 +27,9 @@ import (
 
 // What deploy holds is compared with what a running dev tells.
 
-// startDev starts dev with an embedded Redis and returns it with the address
-// of its metrics and what it tells its user to set.
-func startDev(t *testing.T) (c *child, ops string, environ []string) {
+// startDev starts dev with an embedded Redis and these variables besides, and returns it with
+// the address of its metrics and what it tells its user to set.
+func startDev(t *testing.T, more ...string) (c *child, ops string, environ []string) {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "" {
 		t.Fatal("redis-server is not on PATH")
@@ -44,7 +44,7 @@ func startDev(t *testing.T) (c *child, ops string, environ []string) {
 	}
 	path := filepath.Dir(Sluice(t)) + string(filepath.ListSeparator) + os.Getenv("PATH")
 	base := []string{"PATH=" + path, "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
-	c, err = startChild(t.TempDir(), append(slices.Clone(base), "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN="+ops), Sluice(t), "dev")
+	c, err = startChild(t.TempDir(), slices.Concat(base, []string{"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=" + ops}, more), Sluice(t), "dev")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,54 +89,100 @@ func scrape(t *testing.T, ops string) map[string]map[string]bool {
 	return found
 }
 
-// expressions are the queries of the dashboard and the rules.
-func expressions(t *testing.T) []string {
+// panel is a panel of the dashboard.
+type panel struct {
+	Title       string
+	FieldConfig struct{ Defaults struct{ Unit string } }
+	Targets     []struct{ Expr string }
+}
+
+func panels(t *testing.T) []panel {
 	t.Helper()
-	var dashboard struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
+	var dashboard struct{ Panels []panel }
 	if err := json.Unmarshal([]byte(project(t, "deploy/grafana/dashboard.json")), &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	var rules struct {
-		Groups []struct {
-			Rules []struct {
-				Alert       string
-				Expr        string
-				Annotations map[string]string
-			}
-		}
+	if len(dashboard.Panels) < 20 {
+		t.Fatalf("the dashboard has %d panels", len(dashboard.Panels))
 	}
+	return dashboard.Panels
+}
+
+// alert is a rule of deploy/alerts.yml.
+type alert struct {
+	Alert       string
+	Expr        string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+func alerts(t *testing.T) (all []alert) {
+	t.Helper()
+	var rules struct{ Groups []struct{ Rules []alert } }
 	if err := yaml.Unmarshal([]byte(project(t, "deploy/alerts.yml")), &rules); err != nil {
 		t.Fatal(err)
 	}
-	var all []string
-	for _, p := range dashboard.Panels {
-		for _, target := range p.Targets {
-			all = append(all, target.Expr)
-		}
-	}
-	tests := project(t, "deploy/alerts_test.yml")
 	for _, g := range rules.Groups {
-		for _, r := range g.Rules {
-			all = append(all, r.Expr)
-			if !strings.Contains(tests, "alertname: "+r.Alert) {
-				t.Errorf("%s has no test in deploy/alerts_test.yml", r.Alert)
-			}
-			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
-				t.Errorf("%s does not say what it means", r.Alert)
-			}
-		}
+		all = append(all, g.Rules...)
+	}
+	if len(all) < 30 {
+		t.Fatalf("there are %d alerts", len(all))
 	}
 	return all
 }
 
-func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
+// Every alert has a test in which it fires and a moment at which it does not, and links to its
+// own part of the runbook, which tells of nothing else.
+func TestEveryAlertIsTestedAndHasItsPartOfTheRunbook(t *testing.T) {
 	t.Parallel()
-	_, ops, environ := startDev(t)
+	var tests struct {
+		Tests []struct {
+			Cases []struct {
+				Alert string `yaml:"alertname"`
+				Fires []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	if err := yaml.Unmarshal([]byte(project(t, "deploy/alerts_test.yml")), &tests); err != nil {
+		t.Fatal(err)
+	}
+	fires, rests := map[string]bool{}, map[string]bool{}
+	for _, group := range tests.Tests {
+		for _, c := range group.Cases {
+			fires[c.Alert] = fires[c.Alert] || len(c.Fires) > 0
+			rests[c.Alert] = rests[c.Alert] || len(c.Fires) == 0
+		}
+	}
+	var headings, names []string
+	for _, m := range regexp.MustCompile(`(?m)^## (\S+)$`).FindAllStringSubmatch(project(t, "docs/runbook.md"), -1) {
+		headings = append(headings, m[1])
+	}
+	for _, r := range alerts(t) {
+		names = append(names, r.Alert)
+		if !fires[r.Alert] || !rests[r.Alert] {
+			t.Errorf("%s: fires in a test: %v, does not in another: %v; want both", r.Alert, fires[r.Alert], rests[r.Alert])
+		}
+		if r.Annotations["summary"] == "" || r.Annotations["description"] == "" || r.Labels["severity"] == "" {
+			t.Errorf("%s does not say what it means, or how bad that is", r.Alert)
+		}
+		if want := "https://" + ours + "/blob/main/docs/runbook.md#" + strings.ToLower(r.Alert); r.Annotations["runbook_url"] != want {
+			t.Errorf("%s links to %q; want %q", r.Alert, r.Annotations["runbook_url"], want)
+		}
+	}
+	slices.Sort(headings)
+	slices.Sort(names)
+	if !slices.Equal(headings, names) {
+		t.Errorf("docs/runbook.md has the headings %q; the alerts are %q", headings, names)
+	}
+}
+
+func TestDashboardAlertsAndRunbookNameMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	keys := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(keys, []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, ops, environ := startDev(t, "SLUICE_AUTH__JWKS_FILE="+keys)
 	submit := exec.CommandContext(t.Context(), Sluice(t), "submit", "-m", "m", "--text", "hi")
 	submit.Env = environ
 	if out, err := submit.CombinedOutput(); err != nil {
@@ -146,12 +192,17 @@ func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
 	found := scrape(t, ops)
 	redistest.Until(t, "it is counted", func() bool {
 		found = scrape(t, ops)
-		return found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil
+		return found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil && found["sluice_tenant_tokens_total"] != nil
 	})
 	label := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
-	all := expressions(t)
-	if len(all) < 20 {
-		t.Fatalf("only %d expressions", len(all))
+	var all []string
+	for _, p := range panels(t) {
+		for _, target := range p.Targets {
+			all = append(all, target.Expr)
+		}
+	}
+	for _, r := range alerts(t) {
+		all = append(all, r.Expr)
 	}
 	for _, expr := range all {
 		for _, m := range regexp.MustCompile(`(sluice_\w+)(?:\{([^}]*)\})?`).FindAllStringSubmatch(expr, -1) {
@@ -166,6 +217,86 @@ func TestDashboardAndAlertsAskForMetricsThatExist(t *testing.T) {
 				}
 			}
 		}
+	}
+	for _, m := range regexp.MustCompile("`(sluice_\\w+)`").FindAllStringSubmatch(project(t, "docs/runbook.md"), -1) {
+		if found[m[1]] == nil && found[m[1]+"_count"] == nil {
+			t.Errorf("docs/runbook.md names %s, which a running dev does not tell", m[1])
+		}
+	}
+}
+
+// A panel has one unit, that of everything it draws: nobody reads tokens and requests off one
+// axis.
+func TestEachPanelHasOneUnit(t *testing.T) {
+	t.Parallel()
+	unit := func(expr string) string {
+		switch {
+		case strings.Contains(expr, "histogram_quantile("), strings.Contains(expr, "_seconds{"):
+			return "s"
+		case strings.Contains(expr, "_bytes"):
+			return "bytes"
+		case strings.Contains(expr, "_ratio"), strings.Contains(expr, "429"):
+			return "percentunit"
+		case strings.Contains(expr, ") / sum"):
+			return "none"
+		case strings.HasPrefix(expr, "60 * "):
+			return "short"
+		case strings.Contains(expr, "rate("):
+			return "ops"
+		}
+		return "short" // a count
+	}
+	seen := map[string]bool{}
+	for _, p := range panels(t) {
+		for _, target := range p.Targets {
+			if got := unit(target.Expr); got != p.FieldConfig.Defaults.Unit {
+				t.Errorf("%s: %s is of the unit %s; the axis is of %s", p.Title, target.Expr, got, p.FieldConfig.Defaults.Unit)
+			}
+		}
+		if seen[p.Title] || len(p.Targets) == 0 {
+			t.Errorf("%s stands twice, or shows nothing", p.Title)
+		}
+		seen[p.Title] = true
+	}
+}
+
+// Alertmanager sends to receivers that exist, and its rules name alerts that do.
+func TestAlertmanagerNamesWhatExists(t *testing.T) {
+	t.Parallel()
+	var c struct {
+		Route struct {
+			Receiver string
+			Routes   []struct{ Receiver string }
+		}
+		Inhibit   []map[string][]string `yaml:"inhibit_rules"`
+		Receivers []struct{ Name string }
+	}
+	if err := yaml.Unmarshal([]byte(project(t, "deploy/alertmanager.yml")), &c); err != nil {
+		t.Fatal(err)
+	}
+	named := []string{c.Route.Receiver}
+	for _, r := range c.Route.Routes {
+		named = append(named, r.Receiver)
+	}
+	for _, name := range named {
+		if !slices.ContainsFunc(c.Receivers, func(r struct{ Name string }) bool { return r.Name == name }) {
+			t.Errorf("there is no receiver %q", name)
+		}
+	}
+	if len(c.Inhibit) == 0 {
+		t.Error("nothing is inhibited")
+	}
+	for _, rule := range c.Inhibit {
+		for _, matcher := range slices.Concat(rule["source_matchers"], rule["target_matchers"]) {
+			_, pattern, ok := strings.Cut(strings.Replace(matcher, "=~", "=", 1), "=")
+			named, err := regexp.Compile("^(?:" + strings.Trim(pattern, `"`) + ")$")
+			if !ok || err != nil || !slices.ContainsFunc(alerts(t), func(a alert) bool { return named.MatchString(a.Alert) }) {
+				t.Errorf("%s names no alert", matcher)
+			}
+		}
+	}
+	if !strings.Contains(project(t, "deploy/prometheus.yml"), `"alertmanager:9093"`) {
+		t.Error("Prometheus does not know of Alertmanager")
 	}
 }
 

@@ -101,7 +101,7 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	if r.api && !r.worker {
 		s.delay = cfg.DrainDelay
 	}
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	var err error
 	if s.redis, err = openRedis(ctx, cfg, log, s.registry); err != nil {
 		return nil, err

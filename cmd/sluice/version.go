@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // version is the release that this source is, or leads to.
@@ -15,8 +19,21 @@ type VersionCmd struct{}
 // Run prints the version, the source's revision where the build recorded it,
 // and the toolchain, on one line.
 func (VersionCmd) Run(env *Env) error {
-	_, err := fmt.Fprintf(env.Stdout, "sluice %s%s %s %s/%s\n", version, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(env.Stdout, versionLine())
 	return err
+}
+
+func versionLine() string {
+	return fmt.Sprintf("sluice %s%s %s %s/%s", version, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// buildInfo is the version as a metric.
+func buildInfo() prometheus.Collector {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sluice_build_info", Help: "1, with the version, the source's revision (none where the build recorded none) and the toolchain.",
+	}, []string{"version", "revision", "go"})
+	g.WithLabelValues(version, cmp.Or(strings.TrimSpace(revision()), "none"), runtime.Version()).Set(1)
+	return g
 }
 
 func revision() string {

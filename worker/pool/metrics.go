@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,12 +21,15 @@ var (
 	censorDesc  = prometheus.NewDesc("sluice_forecast_censored", "Forecasts of the last hour whose job was canceled, expired or deleted before it started.", []string{"pool"}, nil)
 	ratioDesc   = prometheus.NewDesc("sluice_forecast_ratio", "Actual wait over the forecast of it, of the last hour: quantiles 0.1, 0.5 and 0.9.", []string{"pool", "quantile"}, nil)
 	coverDesc   = prometheus.NewDesc("sluice_forecast_coverage", "Share of the jobs that started by when nine of ten were told to; of the last hour.", []string{"pool"}, nil)
+	allowedDesc = prometheus.NewDesc("sluice_allowance_used_ratio", "Share of the pool's allowance used of late, 0 to 1, by dimension: requests, input_tokens, output_tokens or concurrency.", []string{"pool", "dimension"}, nil)
+	attendDesc  = prometheus.NewDesc("sluice_pool_attended", "1 while a worker takes the pool's jobs, 0 when none has said so for 5 s.", []string{"pool"}, nil)
+	wantedDesc  = prometheus.NewDesc("sluice_workers_wanted", "Worker processes that the pool's pace now needs, each taken to hold 256 calls; at least 1.", []string{"pool"}, nil)
 	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits and may run now; 0 when there is none.", []string{"pool"}, nil)
 )
 
 // Describe lists the metrics.
 func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, samplesDesc, censorDesc, ratioDesc, coverDesc} {
+	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc} {
 		ch <- d
 	}
 }
@@ -49,6 +53,17 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			oldest = m.set.now().Sub(p.OldestQueuedAt).Seconds()
 		}
 		gauge(oldestDesc, oldest)
+		for _, a := range p.Allowance {
+			ch <- prometheus.MustNewConstMetric(allowedDesc, prometheus.GaugeValue, a.Used, p.Name, string(a.Dimension))
+		}
+		if v, err := m.set.look(ctx, p.Name, viewFresh); err == nil { // what Status has just read
+			attended := 1.0
+			if v.alone {
+				attended = 0
+			}
+			gauge(attendDesc, attended)
+			gauge(wantedDesc, float64(v.workersWanted()))
+		}
 		e := p.Estimates
 		gauge(samplesDesc, float64(e.Samples))
 		gauge(censorDesc, float64(e.Censored))
@@ -60,6 +75,20 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(ratioDesc, prometheus.GaugeValue, v, p.Name, quantile)
 		}
 	}
+}
+
+// workerCalls is how many calls at once a worker process is taken to hold.
+const workerCalls = 256
+
+// workersWanted is how many processes hold the calls that the pace now has under way: while
+// jobs wait, as many as start while one lasts, and never fewer than run already. One is there
+// for webhooks and probes, whatever waits.
+func (v view) workersWanted() int {
+	calls := float64(v.load.Running)
+	if v.load.Queued > 0 && !v.load.OldestQueuedAt.IsZero() && !v.pause.Paused {
+		calls = max(calls, min(v.gate.CallsPerSecond*v.gate.Latency.Seconds(), calls+float64(v.load.Queued)))
+	}
+	return max(1, int(math.Ceil(calls/workerCalls)))
 }
 
 // Cut returns a gauge for each pool of whether this process is cut off from its
