@@ -264,12 +264,16 @@ func (c *PoolsListCmd) Run(ctx context.Context, env *Env) error {
 	return w.Flush()
 }
 
-// orDash is a cell of a table, kept on its line.
+// orDash is a cell of a table, without what a terminal obeys and kept on its line: also a pipe
+// may end at a terminal.
 func orDash(s *string) string {
 	if s == nil {
 		return "-"
 	}
-	return firstSet(strings.Join(strings.Fields(*s), " "), "-")
+	var out bytes.Buffer
+	shown := screen{inTurn: inTurn{to: &out}}
+	_, _ = shown.Write([]byte(*s)) // to memory
+	return firstSet(strings.Join(strings.Fields(out.String()), " "), "-")
 }
 
 // PoolsPauseCmd pauses a pool.

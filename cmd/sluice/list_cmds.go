@@ -117,8 +117,7 @@ func newRows(out io.Writer, json bool, head string) *rows {
 	return t
 }
 
-// row prints cells, each cleaned of what a terminal obeys and kept on its line: also a pipe
-// may end at a terminal.
+// row prints cells, each cleaned as orDash does.
 func (t *rows) row(cells ...string) error {
 	for i, cell := range cells {
 		if i > 0 {
@@ -131,13 +130,7 @@ func (t *rows) row(cells ...string) error {
 }
 
 // clean is a cell of a table.
-func clean(text string) string {
-	var out bytes.Buffer
-	s := screen{inTurn: inTurn{to: &out}}
-	_, _ = s.Write([]byte(text)) // to memory
-	text = out.String()
-	return orDash(&text)
-}
+func clean(text string) string { return orDash(&text) }
 
 // list prints the rows of a list, page by page, limit at most; 0 is all of them.
 func (c *client) list(ctx context.Context, env *Env, path string, q url.Values, limit int, t *rows, show func(raw []byte) error) error {

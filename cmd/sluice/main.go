@@ -26,6 +26,8 @@ type CLI struct {
 	ConfigFile string `name:"config" placeholder:"FILE" help:"Configuration file (default: $SLUICE_CONFIG, else sluice.yaml if it is there)."`
 	LogLevel   string `placeholder:"LEVEL" help:"debug, info, warn or error (default: $SLUICE_LOG_LEVEL, else info)."`
 
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
+
 	Run         RunCmd         `cmd:"" help:"Drain a file of prompts at the allowed pace, with no server."`
 	Dev         DevCmd         `cmd:"" help:"Everything in one process: API, worker, console, asynqmon."`
 	API         APICmd         `cmd:"" name:"api" help:"Run the API and the console."`
@@ -39,6 +41,7 @@ type CLI struct {
 	Batch       BatchCmd       `cmd:"" help:"Submit, list, watch, fetch, retry and cancel batches."`
 	Deliveries  DeliveriesCmd  `cmd:"" help:"List deliveries of webhooks and send them again (scope webhooks:write)."`
 	Explain     ExplainCmd     `cmd:"" help:"Print what each second of a job was for, and what comes next."`
+	Top         TopCmd         `cmd:"" help:"Show pools, tenants and running jobs as they stand, again and again."`
 	Pools       PoolsCmd       `cmd:"" help:"List, pause and resume pools."`
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
 	Tokens      TokensCmd      `cmd:"" help:"Make, list and revoke tokens that the server keeps (scope admin)."`
@@ -48,7 +51,10 @@ type CLI struct {
 	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`
 	Simulate    SimulateCmd    `cmd:"" help:"Replay a log of arrivals through the real scheduler in virtual time: shares, waits, forecasts."`
 	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
+	Completion  CompletionCmd  `cmd:"" help:"Print what has a shell complete commands and flags."`
+	Help        HelpCmd        `cmd:"" help:"Print the help of a command."`
 	Version     VersionCmd     `cmd:"" help:"Print the version."`
+	Complete    CompleteCmd    `cmd:"" hidden:"" help:"Print what may come next on a command line."`
 	Healthcheck HealthcheckCmd `cmd:"" hidden:"" help:"Exit 0 when the process of this configuration is ready."`
 }
 
@@ -111,6 +117,7 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.UsageOnError(),
+		kong.Vars{"version": versionLine()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(env),

@@ -195,7 +195,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, c := range []string{
-		"", "submit", "get", "watch", "cancel", "explain", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck",
+		"", "submit", "get", "watch", "cancel", "explain", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck", "top", "completion", "help",
 	} {
 		code, stdout, stderr := invoke(t, "", nil, append(strings.Fields(c), "--help")...)
 		if code != 0 || !strings.Contains(stdout, strings.TrimSpace("Usage: sluice "+c)) || stderr != "" {

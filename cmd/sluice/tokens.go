@@ -137,7 +137,7 @@ func (c *TokensListCmd) Run(ctx context.Context, env *Env) error {
 		if err := json.Unmarshal(row, &t); err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, firstSet(strings.Join(t.Models, " "), "-"), t.Expires, orDash(t.Revoked))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, clean(strings.Join(t.Models, " ")), t.Expires, orDash(t.Revoked))
 		return nil
 	})
 }
