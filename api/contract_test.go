@@ -521,6 +521,14 @@ func TestPools(t *testing.T) {
 	s.call("GET", "/v1/pools/claude/audit?limit=0", admin, nil).want(t, 400)
 	s.call("GET", "/v1/pools/claude/audit", writer, nil).want(t, 403, "forbidden")
 	s.call("GET", "/v1/pools/none/audit", admin, nil).want(t, 404, "not_found")
+	if r := s.call("GET", "/v1/pools/claude/tenants", admin, nil).want(t, 200); string(r.body) != `{"data":[`+
+		`{"tenant":"acme","weight":3,"seconds":{"minute":42.500,"hour":2000.000},"share":0.7500,"queued":12,"running":2,"lag":-1.250},`+
+		`{"tenant":"zoe","weight":1,"seconds":{"minute":0.000,"hour":0.000},"share":0.0000,"queued":0,"running":0,"lag":0.000}],`+
+		`"jain":{"minute":0.9877,"hour":null},"others":{"tenants":2,"seconds":{"minute":0.000,"hour":3.000}}}`+"\n" {
+		t.Errorf("the tenants of a pool: %s", r.body)
+	}
+	s.call("GET", "/v1/pools/claude/tenants", writer, nil).want(t, 403, "forbidden")
+	s.call("GET", "/v1/pools/none/tenants", admin, nil).want(t, 404, "not_found")
 	s.call("POST", "/v1/pools/none/pause", admin, nil).want(t, 404, "not_found")
 	s.call("POST", "/v1/pools/none/resume", admin, nil).want(t, 404, "not_found")
 	for _, bad := range []string{`{"reason":1}`, `{"why":"x"}`, `[]`, `{"reason":"a"}x`, `{"reason":"a","reason":"b"}`, `{`, `{"reason":"` + strings.Repeat("a", 501) + `"}`} {

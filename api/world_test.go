@@ -801,6 +801,16 @@ func (w *world) Status(context.Context) ([]tasks.PoolStatus, error) {
 	return pools, nil
 }
 
+func (w *world) Shares(_ context.Context, pool string) (tasks.Shares, error) {
+	if w.Provider(pool) == "" {
+		return tasks.Shares{}, tasks.ErrNotFound
+	}
+	return tasks.Shares{
+		Tenants: []tasks.TenantShare{{Tenant: "acme", Weight: 3, Minute: 42.5, Hour: 2000.0004, Share: 0.75, Queued: 12, Running: 2, Lag: -1.25}, {Tenant: "zoe", Weight: 1}},
+		Others:  2, OthersHour: 3, Minute: 0.98765,
+	}, nil
+}
+
 func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

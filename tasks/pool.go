@@ -67,6 +67,39 @@ type Turn struct {
 	Backlog float64 // cost of its jobs that wait for their turn
 }
 
+// Shares is how a pool's allowance is shared among tenants. All seconds are of the allowance, in
+// the dimension that binds, and count when a call has ended.
+type Shares struct {
+	// Tenants are those with a job in the pool, or a call that ended in the last hour: the most
+	// served first, at most [MostShares].
+	Tenants []TenantShare
+	// Others is how many more there are, and the rest what these were served.
+	Others                   int
+	OthersMinute, OthersHour float64
+	// Minute and Hour are Jain's index of what those tenants were served by weight that have had
+	// a backlog throughout: from 1 over their number to 1, which says that all had the same. 0: there
+	// are not two.
+	Minute, Hour float64
+}
+
+// MostShares is how many tenants are told of a pool.
+const MostShares = 1000
+
+// TenantShare is what a tenant has of a pool.
+type TenantShare struct {
+	Tenant       string
+	Weight       int64
+	Minute, Hour float64 // seconds that it was served in the last minute, and in the last hour; each by a sixth of that at a time
+	Share        float64 // of what the pool gave all tenants in the last hour; 1 is all of it
+	Queued       int64   // jobs that could go now: in the backlog, handed out or with a worker that waits for pace
+	Running      int64
+	// Lag is how many seconds it is behind the mean of those that have a backlog with it, by weight;
+	// below 0 it is ahead. It has none without a backlog.
+	Lag float64
+	// Since is since when it has a backlog without a gap; zero: it has none, or nobody knows.
+	Since time.Time
+}
+
 // Place is where a waiting job stands.
 type Place struct {
 	Lane Priority // "" is normal

@@ -3,6 +3,7 @@ package v1
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -120,6 +121,53 @@ func (a *API) PoolAudit(c echo.Context) error {
 	})
 	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
+}
+
+// PoolTenants is GET /v1/pools/{name}/tenants.
+func (a *API) PoolTenants(c echo.Context) error {
+	s, err := a.c.Pools.Shares(c.Request().Context(), c.Param("name"))
+	if err != nil {
+		return err
+	}
+	o := jsonwrite.Object{}
+	o.List("data", len(s.Tenants), func(b []byte, i int) []byte {
+		t := &s.Tenants[i]
+		o := jsonwrite.Object{B: b}
+		o.Str("tenant", t.Tenant)
+		o.Num("weight", t.Weight)
+		o.Within("seconds", func(o *jsonwrite.Object) { minuteAndHour(o, t.Minute, t.Hour) })
+		number(&o, "share", t.Share, 4)
+		o.Num("queued", t.Queued)
+		o.Num("running", t.Running)
+		number(&o, "lag", t.Lag, 3)
+		return o.End()
+	})
+	o.Within("jain", func(o *jsonwrite.Object) {
+		for i, index := range []float64{s.Minute, s.Hour} {
+			if name := [...]string{"minute", "hour"}[i]; index == 0 {
+				o.Null(name)
+			} else {
+				number(o, name, index, 4)
+			}
+		}
+	})
+	o.Within("others", func(o *jsonwrite.Object) {
+		o.Num("tenants", int64(s.Others))
+		o.Within("seconds", func(o *jsonwrite.Object) { minuteAndHour(o, s.OthersMinute, s.OthersHour) })
+	})
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
+	return nil
+}
+
+func minuteAndHour(o *jsonwrite.Object, minute, hour float64) {
+	number(o, "minute", minute, 3)
+	number(o, "hour", hour, 3)
+}
+
+// number writes a number with so many digits behind its point.
+func number(o *jsonwrite.Object, name string, v float64, digits int) {
+	o.Name(name)
+	o.B = strconv.AppendFloat(o.B, v, 'f', digits, 64)
 }
 
 // answerPool answers with a pool that was paused or resumed. How it stands may not be known,

@@ -62,6 +62,8 @@ type Pools interface {
 	// Provider returns who answers for a pool; "" for a pool that is no more.
 	Provider(pool string) string
 	Status(ctx context.Context) ([]tasks.PoolStatus, error)
+	// Shares returns how tenants share a pool's allowance; tasks.ErrNotFound for an unknown one.
+	Shares(ctx context.Context, pool string) (tasks.Shares, error)
 	// Timeline returns what a tenant's job did from its acceptance to its end, or to now.
 	Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error)
 }

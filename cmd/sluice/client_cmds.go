@@ -216,10 +216,11 @@ func (c *GetCmd) Run(ctx context.Context, env *Env) error {
 
 // PoolsCmd holds the commands about pools.
 type PoolsCmd struct {
-	List   PoolsListCmd   `cmd:"" default:"withargs" help:"List the pools and how they stand (any token)."`
-	Pause  PoolsPauseCmd  `cmd:"" help:"Stop a pool; its jobs wait (scope admin)."`
-	Resume PoolsResumeCmd `cmd:"" help:"Let a pool go on (scope admin)."`
-	Audit  PoolsAuditCmd  `cmd:"" help:"List who paused and resumed a pool, and why (scope admin)."`
+	List    PoolsListCmd    `cmd:"" default:"withargs" help:"List the pools and how they stand (any token)."`
+	Pause   PoolsPauseCmd   `cmd:"" help:"Stop a pool; its jobs wait (scope admin)."`
+	Resume  PoolsResumeCmd  `cmd:"" help:"Let a pool go on (scope admin)."`
+	Tenants PoolsTenantsCmd `cmd:"" help:"Show how tenants share a pool's allowance (scope admin)."`
+	Audit   PoolsAuditCmd   `cmd:"" help:"List who paused and resumed a pool, and why (scope admin)."`
 }
 
 // PoolsListCmd lists the pools.

@@ -195,7 +195,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, c := range []string{
-		"", "submit", "get", "watch", "cancel", "explain", "pools", "pools list", "pools pause", "pools resume", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck", "top", "completion", "help",
+		"", "submit", "get", "watch", "cancel", "explain", "pools", "pools list", "pools pause", "pools resume", "pools tenants", "pools audit", "token", "fake", "config", "config check", "version", "healthcheck", "top", "completion", "help",
 	} {
 		code, stdout, stderr := invoke(t, "", nil, append(strings.Fields(c), "--help")...)
 		if code != 0 || !strings.Contains(stdout, strings.TrimSpace("Usage: sluice "+c)) || stderr != "" {
@@ -487,6 +487,13 @@ func TestPools(t *testing.T) {
 				{"at":"2025-12-31T00:00:00Z","action":"pause","by":"ann","reason":"credit\nused up"}]}`)
 			return
 		}
+		if strings.HasSuffix(r.uri, "/v1/pools/claude/tenants") {
+			_, _ = io.WriteString(w, `{"data":[
+				{"tenant":"acme","weight":3,"seconds":{"minute":42.51,"hour":2000},"share":0.7512,"queued":12,"running":2,"lag":-1.25},
+				{"tenant":"zoe","weight":1,"seconds":{"minute":1,"hour":20},"share":0.01,"queued":0,"running":0,"lag":0}],
+				"jain":{"minute":0.98761,"hour":null},"others":{"tenants":2,"seconds":{"minute":0.5,"hour":3}}}`)
+			return
+		}
 		if r.method == http.MethodGet {
 			_, _ = io.WriteString(w, `{"status":"degraded","pools":[
 				{"name":"claude","state":"paused","since":null,"reason":"credit\nused up","paused_by":"operator","queued":12,"running":0,"oldest_queued_at":"2026-01-01T00:00:00Z"},
@@ -524,6 +531,13 @@ func TestPools(t *testing.T) {
 		"2025-12-31T00:00:00Z  pause   ann  -      credit used up\n"
 	if code, stdout, stderr := invoke(t, "", api.environ(), "pools", "audit", "claude", "--limit", "2"); code != 0 || stdout != want {
 		t.Errorf("audit: code %d, stderr %q, stdout\n%s\nwant\n%s", code, stderr, stdout, want)
+	}
+	want = "TENANT    WEIGHT  SHARE  S/MINUTE  S/HOUR  LAG   QUEUED  RUNNING\n" +
+		"acme      3       75.1%  42.5      2000.0  -1.2  12      2\n" +
+		"(3 more)  -       -      1.5       23.0    -     -       -\n" +
+		"Jain's index: 0.9876 in the last minute, none in the last hour\n"
+	if code, stdout, stderr := invoke(t, "", api.environ(), "pools", "tenants", "claude", "--limit", "1"); code != 0 || stdout != want {
+		t.Errorf("tenants: code %d, stderr %q, stdout\n%s\nwant\n%s", code, stderr, stdout, want)
 	}
 }
 

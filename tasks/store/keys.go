@@ -24,12 +24,14 @@ func (k keys) backlog(pool, tenant string) string { return string(k) + "q:" + po
 func (k keys) turns(pool, lane string) string     { return string(k) + "turns:" + lane + ":" + pool }
 func (k keys) order(pool string) string           { return string(k) + "order:" + pool }
 func (k keys) ring(pool string) string            { return string(k) + "ring:" + pool }
+func (k keys) turn(pool string) string            { return string(k) + "turn:" + pool }
 func (k keys) paid(pool string) string            { return string(k) + "paid:" + pool }
 func (k keys) weights() string                    { return string(k) + "weight" }
 func (k keys) settings() string                   { return string(k) + "tset" }
 func (k keys) atLimit() string                    { return string(k) + "fulls" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
+func (k keys) running(pool string) string         { return string(k) + "run:" + pool }
 func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" + pool }
 func (k keys) foretold(pool string) string        { return string(k) + "fts:" + pool }
 func (k keys) load(pool string) string            { return string(k) + "n:" + pool }

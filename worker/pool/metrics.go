@@ -29,7 +29,7 @@ var (
 
 // Describe lists the metrics.
 func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc} {
+	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc, tenantSecondsDesc, tenantLagDesc, jainDesc} {
 		ch <- d
 	}
 }
@@ -64,6 +64,7 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(attendDesc, attended)
 			gauge(wantedDesc, float64(v.workersWanted()))
 		}
+		m.collectShares(ctx, p.Name, ch)
 		e := p.Estimates
 		gauge(samplesDesc, float64(e.Samples))
 		gauge(censorDesc, float64(e.Censored))

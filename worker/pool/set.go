@@ -65,6 +65,8 @@ type Record interface {
 	Foretold(ctx context.Context, pool string, told []tasks.Forecast) (learned [tasks.Classes]tasks.Correction, awaited int64, err error)
 	// Score is how right the forecasts were that were told in the last hour.
 	Score(ctx context.Context, pool string, now time.Time) (tasks.Score, error)
+	// Shares is how tenants share a pool's allowance.
+	Shares(ctx context.Context, pool string, now time.Time) (tasks.Shares, error)
 }
 
 // Set is all pools together: which serves a model, how each stands, what a job
@@ -81,6 +83,7 @@ type Set struct {
 	backlog map[string]backlog  // by pool and tenant
 	scoring map[string]*scoring // by pool
 	scores  map[string]scored   // by pool
+	shares  map[string]shared   // by pool
 	random  *rand.Rand          // draws samples
 }
 
@@ -96,7 +99,7 @@ func NewSet(r Record, now func() time.Time, members ...Member) *Set {
 	for i := range members {
 		members[i].listed = &listed{}
 	}
-	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}, scoring: map[string]*scoring{}, scores: map[string]scored{}, random: rand.New(rand.NewPCG(1, 2))}
+	return &Set{record: r, now: now, members: members, views: map[string]view{}, looking: map[string]bool{}, backlog: map[string]backlog{}, scoring: map[string]*scoring{}, scores: map[string]scored{}, shares: map[string]shared{}, random: rand.New(rand.NewPCG(1, 2))}
 }
 
 // Names returns the pools' names, in the order of the configuration.

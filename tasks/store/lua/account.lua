@@ -77,7 +77,8 @@ local function pooled(pool, phase, n, from)
   end
   if load.cost then set = adds(set, 'cost', load.cost, 'guess', load.guess) end
   if load.staged then set = adds(set, 'stage', string.format('%.0f', load.stage)) end
-  load.staged = nil
+  if load.more then set = adds(set, '\t' .. load.tenant, load.served) end
+  load.staged, load.more = nil, nil
   redis.call('HSET', keys.load(pool), unpack(set))
 end
 local function waits(tenant, n)

@@ -100,12 +100,13 @@ local function owes(pool, lane, tenant, turn)
 end
 
 -- enroll has a release before this one find the backlog of a tenant: it knows tenants alone,
--- and begins one at a turn of its own.
+-- and begins one at a turn of its own. What that turn has more, less than a job, tells this
+-- release since when the tenant has a backlog: 10^13 ms are one.
 local function enroll(pool, tenant)
-  local ring = keys.ring(pool)
-  if redis.call('ZADD', ring, 'NX', 0, tenant) == 0 then return end
+  local ring, since = keys.ring(pool), now / 1e13
+  if redis.call('ZADD', ring, 'NX', string.format('%.17g', since), tenant) == 0 then return end
   local turn = without('GET', keys.turn(pool))
-  if turn then redis.call('ZADD', ring, turn, tenant) end
+  if turn then redis.call('ZADD', ring, string.format('%.17g', turn + since), tenant) end
 end
 
 -- ring gives a job's tenant a turn in the job's lane, if it has none.
@@ -190,9 +191,32 @@ end
 -- toward moves a mean by what was seen.
 local function toward(mean, seen) return mean and math.ceil(mean + (seen - mean) / 16) or seen end
 
+-- within adds so many µs to what was served in each span of so many ms, the newest first. Spans
+-- that have been over for six of them are left out.
+local function within(list, span, cost)
+  local at = math.floor(now / span)
+  local newest, sum, rest = string.match(list, '^(%d+):(%d+)(.*)$')
+  if tonumber(newest) == at then return string.format('%.0f:%.0f', at, sum + cost) .. rest end
+  local all = { string.format('%.0f:%.0f', at, cost) }
+  for n, had in string.gmatch(list, '(%d+):(%d+)') do
+    if at - n <= 6 then all[#all + 1] = n .. ':' .. had end
+  end
+  return table.concat(all, ',')
+end
+
+-- served notes what a call has cost (µs) for pooled to write: what each tenant was served in the
+-- last minute, by spans of ten seconds, and in the last hour, by spans of ten minutes.
+local function served(j, cost)
+  local load = loadOf(j.p)
+  if load.tenant ~= j.t then return end
+  local minute, hour = string.match(load.served, '^(%S*) ?(%S*)$')
+  load.served, load.more = within(minute or '', 10000, cost) .. ' ' .. within(hour or '', 600000, cost), true
+end
+
 -- reckon puts what a call has cost (µs) in the place of what its tenant was charged for
 -- it: 0 for one that was not made, nil where nobody knows.
 local function reckon(j, cost)
+  if cost and cost > 0 then served(j, cost) end
   local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
   if not guess then return end
   if cost and cost > 0 then

@@ -55,12 +55,14 @@ local function mostOf(tenant)
   return tonumber(string.match(mosts[tenant], '^%d+') or 0)
 end
 
--- loadOf is how many jobs of a pool wait and run, and what its calls cost. pooled in account.lua keeps it up to date.
+-- loadOf is how many jobs of a pool wait and run, what its calls cost, and what one tenant was
+-- served in it of late. pooled in account.lua keeps it up to date.
 local loads = {}
-local function loadOf(pool)
+local function loadOf(pool, tenant)
   if not loads[pool] then
-    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess', 'stage')
-    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]), stage = tonumber(h[5]) or 0 }
+    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess', 'stage', '\t' .. (tenant or ''))
+    loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]), stage = tonumber(h[5]) or 0,
+      tenant = tenant, served = h[6] or '' }
   end
   return loads[pool]
 end
@@ -189,6 +191,7 @@ end
 
 -- fitsEnd looks at what a job's end writes, beside fits.
 local function fitsEnd(j) -- seldom
+  loadOf(j.p, j.t)
   fits(j, keys.expiring(), keys.due(), keys.deadlines(), keys.ledgers())
   lineOf(j)
   if j.q then dayOf(j.t) end

@@ -109,7 +109,7 @@ function keys.turns(pool, lane) return P .. 'turns:' .. lane .. ':' .. pool end 
 -- shares   of the lanes, as the configuration has them
 function keys.order(pool) return P .. 'order:' .. pool end -- hash: the lanes of a pool
 function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end -- zset: tenants without a backlog in a lane who were served beyond its present turn, by what was theirs
-function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them
+function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them and since when they have one, see enroll in backlog.lua
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
 function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has
@@ -150,7 +150,7 @@ function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts t
 -- cost     what its calls have cost of late, µs of its allowance
 -- guess    what they were expected to cost
 -- stage    what those between the backlog and the provider are expected to cost, µs
-function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs
+function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs; a tab and tenant -> what that was served of late, see served in backlog.lua
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited
 -- d    the UTC day
