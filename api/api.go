@@ -97,6 +97,8 @@ type Config struct {
 	Follow func(ctx context.Context, c auth.Claims) (followed context.Context, stop func())
 	// Quota admits submits; nil: everybody, without limit.
 	Quota desk.Quota
+	// Returns keeps a place for who was refused and comes again in time; nil: nobody does.
+	Returns desk.Returns
 	// High reports whether a tenant may use the lane high; nil: every one may.
 	High func(tenant string) bool
 	// Prices are what models cost; none: no budget holds anybody.
@@ -223,7 +225,7 @@ func New(c Config) (*API, error) {
 		}
 	}
 	d, err := desk.New(desk.Config{
-		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, High: c.High, NewID: c.NewID, Prices: c.Prices,
+		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, Returns: c.Returns, High: c.High, NewID: c.NewID, Prices: c.Prices,
 		CheckWebhookURL: c.CheckWebhookURL, Caps: c.Caps, RereadEvery: c.RereadEvery,
 		Registerer: c.Registerer, Log: c.Log, Now: c.Now,
 	})

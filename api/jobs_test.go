@@ -581,7 +581,7 @@ func TestQuota(t *testing.T) {
 	s.world.limits.QueuedJobs = 1
 	s.submit()
 	r = s.call("POST", "/v1/jobs", writer, hello).want(t, 429, "quota_exceeded")
-	if r.Header.Get("Retry-After") != "3" || r.Header.Get("RateLimit-Policy") != `"queued_jobs";q=1` {
+	if r.Header.Get("Retry-After") != "1" || r.Header.Get("RateLimit-Policy") != `"queued_jobs";q=1` {
 		t.Errorf("refused with %v", r.Header)
 	}
 	s.call("POST", "/v1/batches", writer, hello, "Content-Type", "application/x-ndjson").want(t, 429, "quota_exceeded")
@@ -602,7 +602,7 @@ func TestQuota(t *testing.T) {
 		s.call("POST", "/v1/jobs", writer, long),
 		s.call("POST", "/v1/batches", writer, hello+"\n"+hello, "Content-Type", "application/x-ndjson"),
 	} {
-		if refused.want(t, 429, "quota_exceeded"); refused.Header.Get("Retry-After") != "3" || !strings.HasPrefix(refused.Header.Get("RateLimit-Policy"), `"queued_bytes";q=`) {
+		if refused.want(t, 429, "quota_exceeded"); refused.Header.Get("Retry-After") != "1" || !strings.HasPrefix(refused.Header.Get("RateLimit-Policy"), `"queued_bytes";q=`) {
 			t.Errorf("refused with %v", refused.Header)
 		}
 	}

@@ -828,6 +828,13 @@ func (w *world) Estimate(context.Context, string, string) (time.Duration, error)
 	return 1500*time.Millisecond + time.Duration(w.delay.Load()), nil
 }
 
+func (w *world) Outlook(context.Context, string, string) (tasks.Outlook, error) {
+	delay := 500*time.Millisecond + time.Duration(w.delay.Load())
+	return tasks.Outlook{Takes: time.Second, Start: func(int64) tasks.Start {
+		return tasks.Start{Told: delay, Late: delay, Known: delay < 6*time.Second || delay > time.Minute}
+	}}, nil
+}
+
 func (w *world) Audit(_ context.Context, pool string, n int) ([]tasks.PoolAct, error) {
 	if pool != "claude" && pool != "gpt" {
 		return nil, tasks.ErrNotFound

@@ -109,6 +109,21 @@ type Place struct {
 	Tenants int64 // that share the pool's turns
 }
 
+// Outlook is how a tenant's next jobs in a pool would fare, by one look at it.
+type Outlook struct {
+	Waiting int64         // of its own in the backlog
+	Takes   time.Duration // a call, about
+	// Start forecasts the job of a place in the tenant's backlog, 1 being next, whether there are as many or not.
+	Start func(place int64) Start
+}
+
+// Start is when a job is expected to start, from now.
+type Start struct {
+	Told  time.Duration
+	Late  time.Duration // by when nine of ten such jobs start
+	Known bool          // false: nobody can tell when the pool goes on; the rest is what it would be if it did now
+}
+
 // Model is a model that is served.
 type Model struct {
 	ID   string

@@ -126,7 +126,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		if errors.As(err, &repeats) {
 			return d.joinBatch(ctx, c.Tenant, h, repeats)
 		}
-		return h, d.refused(ctx, c.Tenant, grant, id, err)
+		return h, d.laterOf(ctx, c.Tenant, h.Pools, d.refused(ctx, c.Tenant, grant, id, err))
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	for pool, n := range h.Pools {

@@ -106,12 +106,21 @@ type Pools interface {
 	Barred(ctx context.Context, pool string) tasks.Outcome
 	// Estimate is the time until the result of a job submitted now is expected.
 	Estimate(ctx context.Context, pool, tenant string) (time.Duration, error)
+	// Outlook is how the tenant's next jobs in the pool would fare.
+	Outlook(ctx context.Context, pool, tenant string) (tasks.Outlook, error)
 }
 
 // Quota is a tenant's admission; *quota.Quota is one.
 type Quota interface {
 	Admit(ctx context.Context, tenant string, submits int64) (quota.Grant, error)
 	Refund(ctx context.Context, tenant string, g quota.Grant) error
+}
+
+// Returns keeps those who were refused in the order in which they came; *quota.Returns does.
+type Returns interface {
+	Formed(tenant, pool string) bool
+	Turn(ctx context.Context, tenant, pool, who string) (quota.Turn, error)
+	Join(ctx context.Context, tenant, pool, who string, again quota.Again) (time.Duration, error)
 }
 
 // Config says what a desk works with. Jobs, Calls, Batches, Notices, Pools, NewID
@@ -125,6 +134,8 @@ type Config struct {
 	Pools   Pools
 	// Quota admits submits; nil: everybody, without limit.
 	Quota Quota
+	// Returns keeps a place for who was refused and comes again in time; nil: whoever comes first to one that is free has it.
+	Returns Returns
 	// High reports whether a tenant may use the lane high; nil: every one may.
 	High func(tenant string) bool
 	// NewID returns a new id: the prefix ("job"), an underscore and something unique.

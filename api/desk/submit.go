@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strings"
 	"time"
 
@@ -49,27 +48,21 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if job.Tenant = c.Tenant; !s.Named {
 		job.ID = d.c.NewID("job")
 	}
-	if err := d.reachable(ctx, job); err != nil && !d.known(ctx, &s) {
-		return h, err
-	}
-	grant, err := d.admit(ctx, c.Tenant)
+	turn := d.comer(ctx, &s)
+	grant, err := d.admitted(ctx, turn)
 	if err != nil {
-		return h, err
-	}
-	if err := d.fits(ctx, job, grant.Limits); err != nil && !d.known(ctx, &s) {
-		d.refund(ctx, c.Tenant, grant)
-		return h, err
+		return h, d.later(ctx, turn, err)
 	}
 	if err := ctx.Err(); err != nil && s.Caller != nil {
 		// Who asks for this again by now has a job of its own.
 		d.refund(ctx, c.Tenant, grant)
 		return h, err
 	}
-	s.Limits = grant.Limits
+	s.Limits = turn.leaves(grant.Limits)
 	job.Reserved = grant.Limits.Reserves(&job.Request)
 	h.Accepted, err = d.c.Jobs.Submit(ctx, s)
 	if err != nil {
-		return Handed{}, d.refused(ctx, c.Tenant, grant, job.ID, err)
+		return Handed{}, d.later(ctx, turn, turn.restored(grant.Limits, d.refused(ctx, c.Tenant, grant, job.ID, err)))
 	}
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	if !h.Replayed {
@@ -82,6 +75,25 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 		return h, fault.Fail(fault.NotFound, "The job of this Idempotency-Key has outlived its time; send it with another key to run it again.")
 	}
 	return h, nil
+}
+
+// admitted takes what a submission takes of the tenant's allowance, or nothing where it is refused.
+func (d *Desk) admitted(ctx context.Context, c *comer) (quota.Grant, error) {
+	if err := d.reachable(ctx, c, &c.of.Job); err != nil && !d.known(ctx, c.of) {
+		return quota.Grant{}, err
+	}
+	grant, err := d.admit(ctx, c.tenant)
+	if err != nil {
+		return grant, err
+	}
+	if err = c.yields(&grant); err == nil {
+		err = d.fits(ctx, &c.of.Job, grant.Limits)
+	}
+	if err != nil && !d.known(ctx, c.of) {
+		d.refund(ctx, c.tenant, grant)
+		return grant, err
+	}
+	return grant, nil
 }
 
 // Retry queues a job again that ended without a result. It takes of every quota
@@ -103,7 +115,7 @@ func (d *Desk) Retry(ctx context.Context, c Caller, id string) (tasks.Job, quota
 		var used *tasks.QuotaError
 		if errors.As(err, &used) {
 			if job, unread := d.c.Jobs.Job(ctx, tenant, id); unread == nil {
-				err = cmp.Or(d.fits(ctx, &job, grant.Limits), err)
+				err = cmp.Or(d.fits(ctx, &job, grant.Limits), d.laterOf(ctx, tenant, map[string]int{job.Pool: 1}, err))
 			}
 		}
 		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, grant, id, err)
@@ -202,41 +214,6 @@ func (d *Desk) highest(tenant string) tasks.Priority {
 		return tasks.High
 	}
 	return tasks.Normal
-}
-
-// estimateSpare is how far past the deadline an estimate has to lie before a
-// job is refused for it: estimates are no better, and of a pool that opens
-// nobody knows when they are a guess of some seconds.
-const estimateSpare = 30 * time.Second
-
-// reachable refuses a job that would have to wait past its deadline, in its own
-// pool and in those of its fallbacks: told now, its caller can do something
-// else. A job of high priority passes, since estimates are of the tenant's
-// whole backlog; so does one whose pool opens nobody knows when. Those end
-// expired, without a call.
-func (d *Desk) reachable(ctx context.Context, job *tasks.Job) error {
-	if job.Deadline.IsZero() || job.Priority == tasks.High {
-		return nil
-	}
-	left := job.Deadline.Sub(d.c.Now())
-	late := time.Duration(math.MaxInt64)
-	for _, model := range append([]string{job.Model}, job.Fallback...) {
-		pool, ok := d.c.Pools.Match(model)
-		if !ok {
-			continue
-		}
-		estimate, err := d.c.Pools.Estimate(ctx, pool, job.Tenant)
-		if err != nil {
-			return nil
-		}
-		late = min(late, estimate-left)
-	}
-	if late <= estimateSpare {
-		return nil
-	}
-	f := fault.Fail(fault.DeadlineUnreachable, `The queue is longer than the time to "deadline".`)
-	f.RetryAfter = late
-	return f
 }
 
 // known reports whether a submission's id or key stands for something already: its

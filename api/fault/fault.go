@@ -10,6 +10,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -108,6 +109,10 @@ func Kinds() []Kind {
 	}
 }
 
+// comeAgain is DefaultRetryAfter and up to as much again: who is refused by the same failure does
+// not come at the same moment.
+func comeAgain() time.Duration { return DefaultRetryAfter + rand.N(DefaultRetryAfter) }
+
 // Fault is an error with an answer.
 type Fault struct {
 	Code       string
@@ -143,7 +148,7 @@ func ofBodies(err *tasks.BodiesError) *Fault {
 	case err.Full:
 		f = Fail(StoreFull, "The store of large bodies is full.")
 	}
-	f.RetryAfter = DefaultRetryAfter
+	f.RetryAfter = comeAgain()
 	return f
 }
 
@@ -167,7 +172,7 @@ func Classify(err error) (Kind, Fault) {
 		f.RetryAfter, f.Quota = max(quota.RetryAfter, time.Second), quota
 	case errors.As(err, &unknown):
 		f = Fail(OutcomeUnknown, "The store's answer was lost: this may have been done. Look at the object of \"id\" to learn it. A submit or batch that is sent again with the same Idempotency-Key, or with this \"id\", is not taken in twice.")
-		f.RetryAfter, f.ID = DefaultRetryAfter, unknown.ID
+		f.RetryAfter, f.ID = comeAgain(), unknown.ID
 	}
 	if f == nil && errors.As(err, &bodies) {
 		f = ofBodies(bodies)
@@ -179,7 +184,7 @@ func Classify(err error) (Kind, Fault) {
 		if f == nil && k.cause != nil && errors.Is(err, k.cause) {
 			told := Fault{Code: k.Code, Detail: k.Title + "."}
 			if k.Status == 503 || k.Status == 429 {
-				told.RetryAfter = DefaultRetryAfter
+				told.RetryAfter = comeAgain()
 			}
 			return k, told
 		}

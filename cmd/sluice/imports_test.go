@@ -51,8 +51,8 @@ var mayImport = map[string][]string{
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
 
 	"/cmd/sluice/drain": {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
-	// A simulation is the record, the gate and the forecasts as they are, without Asynq and providers.
-	"/cmd/sluice/simulate": {"/tasks", "/tasks/store", "/worker/limit", "/worker/pause", "/worker/pool", redisClient},
+	// A simulation is the desk, the record, the gate and the forecasts as they are, without Asynq and providers.
+	"/cmd/sluice/simulate": {"/api/caps", "/api/desk", "/api/fault", "/api/quota", "/tasks", "/tasks/store", "/worker/limit", "/worker/pause", "/worker/pool", redisClient},
 	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 

@@ -186,7 +186,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	a, err := api.New(api.Config{
 		Anthropic: s.sides,
-		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota, High: func(tenant string) bool { return s.limitsOf(tenant).HighPriority },
+		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota, Returns: s.quota.Returns(), High: func(tenant string) bool { return s.limitsOf(tenant).HighPriority },
 		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Usage: s.store, Tenants: tenancy{s}, Quotas: s.quota, Prices: s.cfg.PriceList(), Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,

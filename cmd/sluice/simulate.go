@@ -25,6 +25,8 @@ type SimulateCmd struct {
 	Tenants int      `default:"8" help:"Tenants of a trace that names none."`
 	Outage  []string `placeholder:"START:SECONDS" help:"The provider fails from START seconds on for so long; several times."`
 	Outages string   `placeholder:"N:SECONDS" help:"So many outages of that length, spread over the trace."`
+	Queued  int64    `placeholder:"N" help:"A tenant may have so many jobs waiting; who is refused comes again when it was told to."`
+	Answer  float64  `placeholder:"SECONDS" help:"Each caller wants its answer within so long: its job's deadline."`
 	Calls   int      `placeholder:"N" help:"Replay the first N calls alone."`
 	Seed    uint64   `default:"1" help:"Of what is drawn: the same seed gives the same."`
 	JSON    bool     `name:"json" help:"Print an object."`
@@ -40,8 +42,8 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return wrongUsage{err}
 	}
-	if c.Load < 0 || c.Tenants < 1 || c.Calls < 0 {
-		return wrongUsage{errors.New("--load, --tenants and --calls have to be above 0")}
+	if !c.sound() {
+		return wrongUsage{errors.New("--load, --tenants, --calls, --queued and --answer have to be above 0")}
 	}
 	outages, spread, err := c.outages()
 	if err != nil {
@@ -66,6 +68,7 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 	client := redis.NewClient(server.Options())
 	report, err := simulate.Run(ctx, simulate.Config{
 		Redis: client, Trace: trace, Limits: limits, Load: c.Load, Seed: c.Seed, Outages: outages, Spread: spread,
+		Queued: c.Queued, Deadline: time.Duration(c.Answer * float64(time.Second)),
 		Depth:  depthOf(config.Limits{RequestsPerMinute: limits.RequestsPerMinute, Concurrency: limits.Concurrency}),
 		Weight: func(tenant string) int64 { return cfg.Tenant(tenant).Weight },
 	})
@@ -76,6 +79,10 @@ func (c *SimulateCmd) Run(ctx context.Context, env *Env) error {
 		return report.JSON(env.Stdout)
 	}
 	return report.Text(env.Stdout)
+}
+
+func (c *SimulateCmd) sound() bool {
+	return c.Load >= 0 && c.Tenants >= 1 && c.Calls >= 0 && c.Queued >= 0 && c.Answer >= 0 && c.Answer < 1e9
 }
 
 // outages are those that were asked for.

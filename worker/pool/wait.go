@@ -426,9 +426,22 @@ func (s *Set) learn(ctx context.Context, pool string, known [tasks.Classes]tasks
 
 // Estimate is the time until a job submitted now can be expected to end.
 func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration, error) {
-	v, err := s.look(ctx, pool, viewFresh)
+	o, err := s.Outlook(ctx, pool, tenant)
 	if err != nil {
 		return 0, err
+	}
+	start := o.Start(o.Waiting + 1)
+	if !start.Known {
+		start.Told = max(start.Told, unknownWait)
+	}
+	return start.Told + o.Takes, nil
+}
+
+// Outlook is how a tenant's next jobs in a pool would fare.
+func (s *Set) Outlook(ctx context.Context, pool, tenant string) (tasks.Outlook, error) {
+	v, err := s.look(ctx, pool, viewFresh)
+	if err != nil {
+		return tasks.Outlook{}, err
 	}
 	key := pool + " " + tenant
 	s.mu.Lock()
@@ -437,7 +450,7 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 	if age := s.now().Sub(b.at); !ok || age < 0 || age > viewFresh {
 		b = backlog{at: s.now()}
 		if b.jobs, b.tenants, err = s.record.Waiting(ctx, pool, tenant); err != nil {
-			return 0, err
+			return tasks.Outlook{}, err
 		}
 		s.mu.Lock()
 		if len(s.backlog) > 10_000 { // tenants come and go
@@ -446,11 +459,11 @@ func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration,
 		s.backlog[key] = b
 		s.mu.Unlock()
 	}
-	f := v.forecast(s.now(), tenant, tasks.Place{Own: b.jobs + 1, Ahead: -1, Tenants: b.tenants})
-	if !f.known {
-		f.told = max(f.told, unknownWait)
-	}
-	return f.told + max(time.Second, v.gate.Latency), nil
+	now := s.now()
+	return tasks.Outlook{Waiting: b.jobs, Takes: max(time.Second, v.gate.Latency), Start: func(place int64) tasks.Start {
+		f := v.forecast(now, tenant, tasks.Place{Own: max(1, place), Ahead: -1, Tenants: b.tenants})
+		return tasks.Start{Told: f.told, Late: f.late, Known: f.known}
+	}}, nil
 }
 
 // unknownWait is when it is worth asking again where nobody knows when the pool's jobs go on.

@@ -56,6 +56,8 @@ func (w *world) breaks(begun time.Time, clock func() time.Time) (err error) {
 	})
 	if err == nil && len(w.all) > 0 {
 		w.at(begun, w.step)
+	}
+	if len(w.all) > 0 || w.Deadline > 0 {
 		w.at(begun, w.sweep)
 	}
 	return err
@@ -112,7 +114,7 @@ func (w *world) step(ctx context.Context) error {
 	return err
 }
 
-func (w *world) over() bool { return len(w.ended) == len(w.Trace) }
+func (w *world) over() bool { return w.open == 0 }
 
 // sweep wakes what is to be tried again, and renews what is in hand.
 func (w *world) sweep(ctx context.Context) error {
@@ -128,6 +130,9 @@ func (w *world) sweep(ctx context.Context) error {
 	swept, err := w.store.Sweep(ctx)
 	if err != nil {
 		return err
+	}
+	for _, e := range swept.Expired {
+		w.expires(e.ID)
 	}
 	if !w.over() {
 		w.at(w.now.Add(sweepEvery), w.sweep)

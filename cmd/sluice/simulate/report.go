@@ -32,6 +32,19 @@ type Report struct {
 	Recent    Score    `json:"recent"`    // the same hour, counted here
 	// Refusals are the first twenty of what was refused.
 	Refusals []Refusal `json:"refusals"`
+	Door     *Door     `json:"door"` // null where nothing limits who waits
+}
+
+// Door is what became of those whom a limit of waiting jobs, or their deadline, has refused.
+type Door struct {
+	Accepted int       `json:"accepted"`
+	Refused  int       `json:"refused"`  // at least once
+	Returns  int       `json:"returns"`  // times that somebody came when it was told to
+	Admitted int       `json:"admitted"` // of these, was taken in
+	GaveUp   int       `json:"gave_up"`  // after ten refusals
+	Expired  int       `json:"expired"`  // of those accepted
+	Told     Quantiles `json:"told"`     // to stay away
+	Together int       `json:"together"` // most that were told to come in one second
 }
 
 // Refusal is a call of the trace that is not made.
@@ -166,9 +179,22 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 		}
 		r.Tenants = append(r.Tenants, *t)
 	}
+	r.Door = w.door()
 	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
 	r.Jain = jain(always)
 	return r, w.ownScore(ctx, r)
+}
+
+// door is what became of those who were refused; nil where nothing refuses anybody.
+func (w *world) door() *Door {
+	if w.Queued <= 0 && w.Deadline <= 0 {
+		return nil
+	}
+	d := &Door{Accepted: len(w.jobs), Refused: w.tried, Returns: w.back, Admitted: w.had, GaveUp: w.gaveUp, Expired: w.expired, Told: quantiles(w.told)}
+	for _, n := range w.seconds {
+		d.Together = max(d.Together, n)
+	}
+	return d
 }
 
 // ownScore adds how the program has scored its forecasts.
@@ -228,6 +254,14 @@ const (
 	refusalsTold = 20
 )
 
+// text writes what became of those who were refused.
+func (d *Door) text(p func(format string, a ...any)) {
+	part := func(n, of int) float64 { return 100 * float64(n) / float64(max(1, of)) }
+	p("accepted\t%d, of which %d expired: %.2f %%\n", d.Accepted, d.Expired, part(d.Expired, d.Accepted))
+	p("refused at first\t%d, to come after p50 %.0f s, p90 %.0f s, p99 %.0f s, at most %d in a second\n", d.Refused, d.Told.P50, d.Told.P90, d.Told.P99, d.Together)
+	p("came when told\t%d, of which %d were taken in: %.1f %%; %d gave up\n", d.Returns, d.Admitted, part(d.Admitted, d.Returns), d.GaveUp)
+}
+
 // Text writes a report for people.
 func (r *Report) Text(to io.Writer) error {
 	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
@@ -243,6 +277,9 @@ func (r *Report) Text(to io.Writer) error {
 		p("used of %s\t%.1f %%\n", name, 100*r.Used[name])
 	}
 	p("wait\tp50 %.1f s, p90 %.1f s, p99 %.1f s\n", r.Waits.P50, r.Waits.P90, r.Waits.P99)
+	if r.Door != nil {
+		r.Door.text(p)
+	}
 	if r.Jain != nil {
 		p("Jain's index\t%.4f\n", *r.Jain)
 	}

@@ -41,6 +41,11 @@ type Config struct {
 	// scaled; or so many of one length, spread over the trace.
 	Outages []Outage
 	Spread  Spread
+	// Queued is how many jobs a tenant may have waiting at most, and Deadline by when after it asks
+	// each caller wants its answer; 0: any number, and whenever it comes. Who is refused comes again
+	// when it was told to.
+	Queued   int64
+	Deadline time.Duration
 }
 
 // Outage is a time in which the provider fails.
@@ -66,6 +71,7 @@ type job struct {
 	guess   int64 // of its input
 	came    time.Time
 	started time.Time
+	until   time.Time // its deadline; zero: none
 	told    []forecast
 	at      int // its place among those that wait
 }
@@ -95,7 +101,9 @@ type world struct {
 	looks   int
 	last    time.Time // of the last arrival
 	refused []Refusal
+	open    int // calls that may still be made, or are under way
 	outages
+	front
 }
 
 // Run replays a trace to its end.
@@ -114,12 +122,16 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		return nil, err
 	}
 	w.pools = pool.NewSet(w.store, clock, pool.Member{Spec: pool.Spec{Name: poolName, Models: []string{"*"}}, Gate: w.gate, Breaker: w.breaker})
+	if err := w.opens(clock); err != nil {
+		return nil, err
+	}
 	w.at(begun, w.live)
-	for _, a := range w.Trace {
+	for n, a := range w.Trace {
 		at := begun.Add(a.At)
-		w.at(at, func(ctx context.Context) error { return w.arrive(ctx, a) })
+		w.at(at, func(ctx context.Context) error { return w.arrive(ctx, &comer{Arrival: a, n: n}) })
 		w.last = at
 	}
+	w.open = len(w.Trace)
 	w.at(begun.Add(lookEvery), w.look)
 	for len(w.events) > 0 {
 		e := heap.Pop(&w.events).(event)
@@ -190,30 +202,6 @@ func (w *world) scale() {
 	w.Trace = scaled
 }
 
-// arrive submits a call, and tells its caller when it starts.
-func (w *world) arrive(ctx context.Context, a Arrival) error {
-	j := &job{Arrival: a, id: store.NewIDAt("job", w.now), came: w.now, at: len(w.waits)}
-	j.guess = int64(max(1, float64(a.Input)*max(0.3, 1+0.1*w.random.NormFloat64())))
-	made, next, err := w.store.Create(ctx, tasks.Submission{Job: tasks.Job{
-		ID: j.id, Tenant: a.Tenant, Pool: poolName, Model: "m", Priority: tasks.Normal,
-		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`), MaxTokens: int(max(1, a.Output)), InputTokens: int(j.guess)},
-	}})
-	if err == nil {
-		err = made[0].Err
-	}
-	if err != nil {
-		return err
-	}
-	w.jobs[j.id] = j
-	w.waits = append(w.waits, j)
-	waiting, err := w.pools.WaitingAt(ctx, made[0].Job, made[0].Place, made[0].Tenants)
-	if err != nil {
-		return err
-	}
-	w.tell(j, waiting)
-	return w.hand(ctx, next)
-}
-
 func (w *world) tell(j *job, of tasks.Waiting) {
 	if !of.EstimatedStart.IsZero() {
 		j.told = append(j.told, forecast{w.now, of.EstimatedStart, of.EstimatedStart90, w.seen()})
@@ -225,7 +213,7 @@ func (w *world) live(ctx context.Context) error {
 	if _, err := w.store.Watch(ctx, true, poolName); err != nil {
 		return err
 	}
-	if len(w.ended) < len(w.Trace) {
+	if !w.over() {
 		w.at(w.now.Add(time.Second), w.live)
 	}
 	return nil
@@ -263,7 +251,9 @@ func (w *world) look(ctx context.Context) error {
 func (w *world) hand(ctx context.Context, next []tasks.Ticket) error {
 	for _, t := range next {
 		w.at(w.now.Add(time.Millisecond), func(ctx context.Context) error {
-			if _, err := w.store.Take(ctx, t); err != nil {
+			if _, err := w.store.Take(ctx, t); tasks.Void(err) {
+				return nil // it has expired
+			} else if err != nil {
 				return err
 			}
 			w.taken = append(w.taken, t)
@@ -312,33 +302,39 @@ func (w *world) pump(ctx context.Context) error {
 // call makes a call, which ends by itself.
 func (w *world) call(ctx context.Context, t tasks.Ticket, j *job, g limit.Grant) error {
 	_, next, err := w.store.Start(ctx, t)
+	if tasks.Void(err) { // it has expired
+		return w.gate.Settle(ctx, g, limit.Actual{Refused: true})
+	}
 	if err != nil {
 		return err
 	}
 	if j.started.IsZero() {
 		j.started = w.now
-		last := w.waits[len(w.waits)-1]
-		w.waits[j.at], last.at = last, j.at
-		w.waits = w.waits[:len(w.waits)-1]
+		w.leaves(j)
 	}
 	if w.failing() {
 		return errors.Join(w.fail(t, g), w.hand(ctx, next))
 	}
 	w.runs[t.ID] = t
-	takes := answerIn + time.Duration(j.Output)*time.Second/tokensEach
+	takes, status, outcome := answerIn+time.Duration(j.Output)*time.Second/tokensEach, tasks.StatusSucceeded, tasks.Succeeded
+	if left := j.until.Sub(w.now); !j.until.IsZero() && left < takes {
+		takes, status, outcome = left, tasks.StatusExpired, tasks.ConnectError // it is cut off
+		w.expired++
+	}
 	w.at(w.now.Add(takes), func(ctx context.Context) error {
 		if err := w.gate.Settle(ctx, g, limit.Actual{InputTokens: j.Input, OutputTokens: j.Output, Known: true}); err != nil {
 			return err
 		}
 		delete(w.runs, t.ID)
 		next, err := w.store.End(ctx, t, tasks.Ending{
-			Status: tasks.StatusSucceeded, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: j.Input, OutputTokens: j.Output},
-			Attempt: tasks.Attempt{Outcome: tasks.Succeeded}, Draw: w.rates().Draw(j.Input, j.Output),
+			Status: status, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: j.Input, OutputTokens: j.Output},
+			Attempt: tasks.Attempt{Outcome: outcome}, Draw: w.rates().Draw(j.Input, j.Output),
 		})
 		if err != nil {
 			return err
 		}
 		w.ended = append(w.ended, j)
+		w.open--
 		return w.hand(ctx, next)
 	})
 	return w.hand(ctx, next)

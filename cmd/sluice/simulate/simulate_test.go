@@ -74,7 +74,8 @@ func TestASummaryBecomesCalls(t *testing.T) {
 
 // A light tenant's jobs beside a heavy one's flood: the light one hardly waits, both have what
 // is theirs, forecasts are told, and the same seed gives the same report.
-func TestAFloodIsReplayed(t *testing.T) { // alone: ids of one millisecond are in order by process, and so are jobs
+func TestAFloodIsReplayed(t *testing.T) {
+	t.Parallel()
 	var trace []Arrival
 	for range 60 {
 		trace = append(trace, Arrival{0, "heavy", 100, 10, 0})
@@ -170,5 +171,35 @@ func TestOutagesAreGoneThrough(t *testing.T) {
 	}
 	if r.Calls != 60 || r.Waits.P99 < 5 || r.Paused.Samples == 0 {
 		t.Errorf("%d calls, waits %+v, forecasts in an outage %+v", r.Calls, r.Waits, r.Paused)
+	}
+}
+
+// At one and a half times what a pool allows, who is refused and comes when it was told to is taken in, and what
+// is accepted has its answer by its deadline.
+func TestWhoIsRefusedComesAgainAndIsTakenIn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]Config{
+		"a limit of jobs that wait": {Queued: 10},
+		"deadlines":                 {Deadline: 15 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for i := range 150 {
+				c.Trace = append(c.Trace, Arrival{time.Duration(i) * time.Second, []string{"a", "b", "a"}[i%3], 100, 10, 0})
+			}
+			c.Redis, c.Limits, c.Depth, c.Seed, c.Load = redistest.New(t), limit.Limits{RequestsPerMinute: 120}, 4, 1, 1.5
+			r, err := Run(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := r.Door
+			if d.Refused < 20 || float64(d.Admitted) < 0.8*float64(d.Returns) || d.GaveUp > 0 || float64(d.Expired) > 0.01*float64(d.Accepted) || d.Together > 4 {
+				t.Errorf("%+v", *d)
+			}
+			var text bytes.Buffer
+			if err := r.Text(&text); err != nil || !strings.Contains(text.String(), "came when told") {
+				t.Errorf("%s, %v", text.String(), err)
+			}
+		})
 	}
 }
