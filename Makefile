@@ -18,6 +18,10 @@ test: ## Run every test with the race detector; what is not installed is skipped
 prove-races: ## Run the tests of the program once more with the race detector in every process that they start, about 2 minutes
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -timeout 10m ./cmd/sluice -raced
 
+.PHONY: test-kubernetes
+test-kubernetes: ## Hold the manifests of deploy/kubernetes to the types of Kubernetes
+	cd deploy/kubernetes && go test ./...
+
 .PHONY: lint
 lint: ## Check the format, run go vet and staticcheck, look for code that nothing reaches
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

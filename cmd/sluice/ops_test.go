@@ -36,6 +36,80 @@ type composed struct {
 	Deploy struct {
 		Replicas int `yaml:"replicas"`
 	} `yaml:"deploy"`
+	Build   string   `yaml:"build"`
+	Volumes []string `yaml:"volumes"`
+	EnvFile []struct {
+		Path     string `yaml:"path"`
+		Required bool   `yaml:"required"`
+	} `yaml:"env_file"`
+	Logging struct {
+		Driver  string            `yaml:"driver"`
+		Options map[string]string `yaml:"options"`
+	} `yaml:"logging"`
+}
+
+// The image is built once, every log is bounded, and both roles take settings from .env and
+// from the mounted file.
+func TestComposeCanBeConfigured(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Services map[string]composed `yaml:"services"`
+	}
+	if err := yaml.Unmarshal([]byte(project(t, "docker-compose.yml")), &file); err != nil {
+		t.Fatal(err)
+	}
+	var built []string
+	for name, s := range file.Services {
+		if s.Build != "" {
+			built = append(built, name)
+		}
+		if s.Logging.Driver != "json-file" || s.Logging.Options["max-size"] == "" || s.Logging.Options["max-file"] == "" {
+			t.Errorf("the log of %s is not rotated: %+v", name, s.Logging)
+		}
+	}
+	if !slices.Equal(built, []string{"api"}) {
+		t.Errorf("the image is built for %q; want the API alone", built)
+	}
+	for _, role := range []string{"api", "worker"} {
+		s := file.Services[role]
+		if len(s.EnvFile) != 1 || s.EnvFile[0].Path != ".env" || s.EnvFile[0].Required {
+			t.Errorf("%s takes settings from %+v", role, s.EnvFile)
+		}
+		if !slices.Contains(s.Volumes, "./deploy/sluice.yaml:/sluice.yaml:ro") {
+			t.Errorf("%s mounts %q, not its configuration", role, s.Volumes)
+		}
+	}
+}
+
+// The mounted file is taken as it is, and with each of its examples in force.
+func TestTheConfigurationsOfDeployAreTaken(t *testing.T) {
+	t.Parallel()
+	sample := project(t, "deploy/sluice.yaml")
+	examples := regexp.MustCompile(`(?m)^#(  .*|[a-z].*)$`)
+	if n := len(examples.FindAllString(sample, -1)); n < 10 {
+		t.Fatalf("deploy/sluice.yaml has %d lines of examples", n)
+	}
+	manifest := regexp.MustCompile(`(?ms)^  sluice\.yaml: \|\n(.*?)^---`).FindStringSubmatch(project(t, "deploy/kubernetes/sluice.yaml"))
+	if manifest == nil {
+		t.Fatal("the manifests have no configuration")
+	}
+	for name, text := range map[string]string{
+		"deploy/sluice.yaml":                    sample,
+		"deploy/sluice.yaml, with its examples": examples.ReplaceAllString(sample, "$1"),
+		"deploy/kubernetes/sluice.yaml":         regexp.MustCompile(`(?m)^    `).ReplaceAllString(manifest[1], ""),
+	} {
+		path := filepath.Join(t.TempDir(), "sluice.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		environ := []string{"HOME=/h", "SLUICE_AUTH__HMAC_SECRET=" + strings.Repeat("s", 32), "SLUICE_REDIS__URL=redis://redis:6379/0"}
+		if strings.Contains(text, "\nproviders:") {
+			environ = append(environ, "SLUICE_PROVIDERS__ANTHROPIC__API_KEY=k")
+		}
+		if _, faults := config.Load(path, environ); len(faults) > 0 {
+			t.Errorf("%s is refused: %v", name, faults)
+		}
+	}
 }
 
 func TestComposeFile(t *testing.T) {
