@@ -17,7 +17,7 @@
 // fault and says which; a set that holds a private or symmetric key is not used.
 //
 // It never follows a key or an address that a token names (jku, jwk, x5u, x5c),
-// never remembers a token but by its id, and never puts a claim of one into an error or a log.
+// never remembers a token but by its id or its digest, and never puts a claim of one into an error or a log.
 //
 // With a [Ledger] a token can be revoked by its jti, whoever made it: it is refused
 // everywhere within a second. While that cannot be asked, claims say that they are
@@ -30,6 +30,7 @@ package auth
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,6 +90,7 @@ type Verifier struct {
 	names   []string          // of the issuers, in the configuration's order
 	refused *prometheus.CounterVec
 	now     func() time.Time
+	seen    seen
 }
 
 // New returns a verifier, or every fault of the configuration at once, each by
@@ -198,28 +200,18 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Claims, error) {
 }
 
 func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
-	h, err := readHeader(raw)
-	if err != nil {
-		return Claims{}, refusal(err, h, "")
+	digest := sha256.Sum256([]byte(raw))
+	s := v.seen.find(digest)
+	if s == nil || !s.stands(ctx, v.now()) {
+		var refused *Refusal
+		if s, refused = v.read(ctx, raw); refused != nil {
+			return Claims{}, refused
+		}
+		v.seen.keep(digest, s)
 	}
-	r, err := v.rulesFor(raw)
-	if err != nil {
-		return Claims{}, refusal(err, h, "")
-	}
-	if err := r.fits(raw, h); err != nil {
-		return Claims{}, refusal(err, h, r.issuer)
-	}
-	claims := claimSet{by: &r.claimRules, alg: h.alg}
-	// The token that Parse returns is filled even when it is refused, so it is not looked at.
-	_, err = r.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (any, error) { return r.key(ctx, h) })
-	if err != nil {
-		return Claims{}, refusal(err, h, r.issuer)
-	}
-	out := Claims{
-		Subject: claims.sub, Tenant: claims.tenant, ID: claims.jti,
-		Scopes: claims.scopes, Models: claims.models, ExpiresAt: claims.exp,
-	}
-	kept := keptForm(r.own, h.alg, out.ID)
+	out := s.claims
+	kept := keptForm(s.rules.own, s.header.alg, out.ID)
+	var err error
 	switch {
 	case v.ledger != nil:
 		err = v.ledger.judge(ctx, &out, kept)
@@ -227,11 +219,45 @@ func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
 		err = reason{reasonRecord, "it is a token that the server keeps: only a running server knows whether it still does"}
 	}
 	if err != nil {
-		refused := refusal(err, h, r.issuer)
+		refused := refusal(err, s.header, s.rules.issuer)
 		refused.Signed = true
 		return Claims{}, refused
 	}
 	return out, nil
+}
+
+// read judges a token by all that it says itself.
+func (v *Verifier) read(ctx context.Context, raw string) (*signed, *Refusal) {
+	h, err := readHeader(raw)
+	if err != nil {
+		return nil, refusal(err, h, "")
+	}
+	r, err := v.rulesFor(raw)
+	if err != nil {
+		return nil, refusal(err, h, "")
+	}
+	if err := r.fits(raw, h); err != nil {
+		return nil, refusal(err, h, r.issuer)
+	}
+	s := &signed{rules: r, header: h}
+	claims := claimSet{by: &r.claimRules, alg: h.alg}
+	// The token that Parse returns is filled even when it is refused, so it is not looked at.
+	_, err = r.parser.ParseWithClaims(raw, &claims, func(*jwt.Token) (_ any, err error) {
+		s.key, err = r.key(ctx, h)
+		return s.key, err
+	})
+	if err != nil {
+		return nil, refusal(err, h, r.issuer)
+	}
+	s.from, s.till = claims.iat, claims.exp
+	if claims.nbf.After(s.from) {
+		s.from = claims.nbf
+	}
+	s.claims = Claims{
+		Subject: claims.sub, Tenant: claims.tenant, ID: claims.jti,
+		Scopes: claims.scopes, Models: claims.models, ExpiresAt: claims.exp,
+	}
+	return s, nil
 }
 
 // rulesFor returns the rules of the issuer that a token names.

@@ -69,9 +69,10 @@ func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Han
 	if err != nil {
 		return handed, err
 	}
-	f := newFingerprint(r, "/v1/jobs")
+	var f fingerprint
 	var unread error
 	if key != "" {
+		f = newFingerprint(r, "/v1/jobs")
 		unread = f.add(body)
 	}
 	job, err := decodeSubmit(body, false, a.c.Now())

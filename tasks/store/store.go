@@ -198,6 +198,9 @@ func (s *Store) weight(tenant string) string {
 	if s.places != nil {
 		places = max(0, s.places(tenant))
 	}
+	if weight == 1 && places == 0 {
+		return "1 0" // most have it, and each submit asks
+	}
 	return fmt.Sprintf("%d %d", weight, places)
 }
 
