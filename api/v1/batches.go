@@ -143,7 +143,7 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 		read = readDocument(in.id)
 	}
 	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
-		err := in.job(line, bytes.Clone(raw), take)
+		err := in.job(ctx, line, bytes.Clone(raw), take)
 		var f *fault.Fault
 		if errors.As(err, &f) {
 			return f.OnLine(line)
@@ -161,13 +161,24 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 }
 
 // job takes in one line, which it keeps.
-func (in *intake) job(line int, raw []byte, take takeJob) error {
+func (in *intake) job(ctx context.Context, line int, raw []byte, take takeJob) error {
 	job, err := decodeSubmit(raw, true, in.api.c.Now())
 	if err != nil {
 		return err
 	}
 	if in.keyed {
-		if err := in.sum.add(raw); err != nil {
+		var noted int64
+		err := in.sum.add(raw, func(bytes int64) error {
+			err := in.memory.Take(ctx, bytes)
+			if err == nil {
+				noted += bytes
+			}
+			return err
+		})
+		if noted > 0 {
+			in.memory.Give(noted)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -82,8 +82,8 @@ func (a *API) moved(c echo.Context, m bulk, sel tasks.Selection, body []byte) er
 	}
 	f := newFingerprint(r, r.URL.Path)
 	if body != nil {
-		if err := f.add(body); err != nil {
-			return wire.Told(jsonread.Syntax(err))
+		if err := f.add(body, nil); err != nil {
+			return err
 		}
 	}
 	_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(bulkTimeout))

@@ -2,6 +2,7 @@ package v1
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -15,7 +16,6 @@ import (
 	"github.com/sluicehq/sluice/api/desk"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/header"
-	"github.com/sluicehq/sluice/api/jsonread"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
@@ -71,15 +71,12 @@ func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Han
 	}
 	var f fingerprint
 	var unread error
-	if key != "" {
+	if key != "" { // before the body is another
 		f = newFingerprint(r, "/v1/jobs")
-		unread = f.add(body)
+		unread = f.add(body, func(bytes int64) error { return wire.Charged(r).Take(r.Context(), bytes) })
 	}
 	job, err := decodeSubmit(body, false, a.c.Now())
-	if err == nil && unread != nil {
-		err = wire.Told(jsonread.Syntax(unread))
-	}
-	if err != nil {
+	if err = cmp.Or(err, unread); err != nil {
 		return handed, err
 	}
 	if err := header.Provider(r.Header, &job.Request); err != nil {

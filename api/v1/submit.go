@@ -14,8 +14,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
-
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/header"
 	"github.com/sluicehq/sluice/api/jsonread"
@@ -468,14 +466,13 @@ func newFingerprint(r *http.Request, route string) fingerprint {
 	return f
 }
 
-// add takes in one JSON value. Numbers count as they are written: rounding them
-// to a float would make two seeds one.
-func (f fingerprint) add(body []byte) error {
-	v := jsontext.Value(bytes.Clone(body))
-	if err := v.Format(jsontext.ReorderRawObjects(true)); err != nil {
-		return err
+// add takes in one JSON value that was read. Numbers count as they are written: rounding
+// them to a float would make two seeds one. room is as for [jsonread.Sorted].
+func (f fingerprint) add(body []byte, room func(bytes int64) error) error {
+	if err := jsonread.Sorted(f.sum, body, room); err != nil {
+		return wire.Told(err)
 	}
-	_, _ = f.sum.Write(append(v, '\n'))
+	_, _ = f.sum.Write([]byte{'\n'})
 	return nil
 }
 
