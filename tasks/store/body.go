@@ -242,7 +242,7 @@ func (s *Store) putOffSealed(ctx context.Context, t tasks.Ticket, why *tasks.Sea
 	e := tasks.Ending{Status: tasks.StatusRetrying, Delay: bodyMissingFor, Error: &tasks.JobError{
 		Code: tasks.BodyUnavailable, Message: "the prompt is sealed, and what would open it is not there",
 	}}
-	if _, err := s.end(ctx, t, &e, 0, written{outcome: shows(&e)}); err != nil {
+	if _, err := s.end(ctx, t, &e, 0, written{outcome: s.shows(&e)}); err != nil {
 		return err
 	}
 	return fmt.Errorf("read the prompt of job %s: %w: %w", t.ID, tasks.ErrLost, why.Err)
@@ -256,7 +256,7 @@ func (s *Store) putOff(ctx context.Context, t tasks.Ticket, why *tasks.BodiesErr
 	if why.Missing {
 		e.Delay, e.Error.Message = bodyMissingFor, "the store of bodies does not have the prompt"
 	}
-	if _, err := s.end(ctx, t, &e, 0, written{outcome: shows(&e)}); err != nil {
+	if _, err := s.end(ctx, t, &e, 0, written{outcome: s.shows(&e)}); err != nil {
 		return err
 	}
 	return fmt.Errorf("read the prompt of job %s: %w: %w", t.ID, tasks.ErrLost, why.Err)

@@ -97,7 +97,9 @@ func onBucket(t *testing.T) *shelf {
 func (h *shelf) open(url string) *shelf {
 	h.Helper()
 	var err error
-	h.rdb = redistest.New(h.T)
+	if h.rdb == nil {
+		h.rdb = redistest.New(h.T)
+	}
 	if h.bodies, err = bodies.Open(bodies.Config{URL: url, Pieces: store.NewPieces(h.rdb, ""), AccessKey: "a", SecretKey: "s", Keep: time.Nanosecond}); err != nil {
 		h.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ type envelope struct {
 	CustomID  string          `json:"c,omitempty"`
 	Line      int             `json:"l,omitempty"`
 	NotBefore int64           `json:"nb,omitempty"`
-	Kind      tasks.Kind      `json:"k"`
+	Kind      tasks.Kind      `json:"k,omitempty"` // "" is text, where this release alone reads it
 	MaxTokens int             `json:"x,omitempty"`
 	Output    int             `json:"y,omitempty"`
 	Open      bool            `json:"u,omitempty"`
@@ -48,6 +49,33 @@ type outcome struct {
 	Usage    *usage          `json:"usage,omitempty"`
 	Provider string          `json:"provider,omitempty"`
 	Finish   tasks.Finish    `json:"finish,omitempty"`
+
+	// In place of these, of a whole answer: its tokens, in the order of usage, and the provider.
+	Whole []int64 `json:"ok,omitempty"`
+	By    string  `json:"by,omitempty"`
+}
+
+// brief is an outcome in fewer bytes, where it is that of a whole answer.
+func (o outcome) brief() outcome {
+	u := o.Usage
+	if o.Error != nil || u == nil || o.Finish != tasks.FinishComplete {
+		return o
+	}
+	tokens := []int64{u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens}
+	for len(tokens) > 2 && tokens[len(tokens)-1] == 0 {
+		tokens = tokens[:len(tokens)-1]
+	}
+	return outcome{Whole: tokens, By: o.Provider}
+}
+
+// full is what brief was made of.
+func (o outcome) full() outcome {
+	if len(o.Whole) == 0 {
+		return o
+	}
+	var n [4]int64
+	copy(n[:], o.Whole)
+	return outcome{Usage: &usage{n[0], n[1], n[2], n[3]}, Provider: o.By, Finish: tasks.FinishComplete}
 }
 
 // usage is a [tasks.Usage] without its zeros.
@@ -68,6 +96,8 @@ type details struct {
 	Usage       *usage        `json:"usage,omitempty"`
 	Cost        []tasks.Money `json:"cost,omitempty"` // what it cost, and what it may have cost besides
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
+
+	Brought *string `json:"ok,omitempty"` // see brought
 
 	// What the scripts add (record.lua).
 	Waited string `json:"w,omitempty"` // see waited
@@ -114,6 +144,31 @@ func waited(s string) (w tasks.Waited, ok bool) {
 	}
 	w = tasks.Waited{Handed: time.Duration(atoi(f[0])) * time.Millisecond, Granted: time.Duration(atoi(f[1])) * time.Millisecond, For: waitReason(f[2])}
 	return w, true
+}
+
+// brought are the details of the call that has brought its job's whole answer, where the
+// job's outcome says the rest: the provider's id of it, and its cost.
+type brought struct {
+	ID   string        `json:"ok"`
+	Cost []tasks.Money `json:"cost,omitempty"`
+}
+
+// brief are the details in fewer bytes; false: all of them are needed.
+func (d *details) brief(o outcome) (brought, bool) {
+	if d.Outcome != tasks.Succeeded || d.Status != http.StatusOK || d.Model != "" || d.MaybeBilled ||
+		len(o.Whole) == 0 || d.Account != o.By || d.Usage == nil || *d.Usage != *o.full().Usage {
+		return brought{}, false
+	}
+	return brought{d.RequestID, d.Cost}, true
+}
+
+// fill puts what brief has left out in its place.
+func (d *details) fill(o outcome) {
+	if d.Brought == nil {
+		return
+	}
+	o = o.full()
+	d.Outcome, d.Status, d.RequestID, d.Account, d.Usage = tasks.Succeeded, http.StatusOK, *d.Brought, o.Provider, o.Usage
 }
 
 // cost is what the details say of it; nil: nothing.
@@ -244,6 +299,9 @@ func (s *Store) pack(ctx context.Context, j *tasks.Job) (string, error) {
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
 	}
+	if e.Kind == tasks.Text && s.bodies != nil {
+		e.Kind = ""
+	}
 	if err := s.hide(ctx, &e, j); err != nil {
 		return "", fmt.Errorf("seal job %s: %w", j.ID, err)
 	}
@@ -310,7 +368,7 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		DueAt: fromMilli(atoi(h["due"])), StartedAt: fromMilli(atoi(h["st"])),
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
-			Kind: e.Kind, Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
+			Kind: cmp.Or(e.Kind, tasks.Text), Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, OpenAI: e.OpenAI,
 		},
 		Bytes: e.Bytes, AtMost: e.AtMost,
@@ -331,18 +389,19 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		}
 		j.Result = result
 	}
+	var out outcome
 	if o := h["o"]; o != "" {
-		var out outcome
 		if err := json.Unmarshal([]byte(o), &out); err != nil {
 			return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 		}
+		out = out.full()
 		if j.Status == tasks.StatusRunning {
 			out.Error = nil // of the attempt before
 		}
 		j.Error, j.Usage, j.Provider, j.Finish = out.Error, (*tasks.Usage)(out.Usage), out.Provider, out.Finish
 	}
 	var err error
-	if j.Log, err = attempts(h); err != nil {
+	if j.Log, err = attempts(h, out); err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	if noted := happened(h["w"], j.CreatedAt); len(noted) > 0 {
@@ -351,9 +410,12 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 	return j, nil
 }
 
+// endsWithJob is in a line of the log when the call ended, where that was the job's end.
+const endsWithJob = "-"
+
 // attempts are a job's calls, as its record has them: those that have ended, and the one
-// under way.
-func attempts(h map[string]string) (all []tasks.Attempt, err error) {
+// under way. What one of them has in common with the job's outcome stands there.
+func attempts(h map[string]string, o outcome) (all []tasks.Attempt, err error) {
 	for line := range strings.Lines(h["log"]) {
 		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
 		if len(part) != 4 {
@@ -362,6 +424,10 @@ func attempts(h map[string]string) (all []tasks.Attempt, err error) {
 		var d details
 		if err := json.Unmarshal([]byte(part[3]), &d); err != nil {
 			return nil, err
+		}
+		d.fill(o)
+		if part[2] == endsWithJob {
+			part[2] = h["fin"]
 		}
 		one := tasks.Attempt{
 			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),

@@ -18,7 +18,7 @@ if many then sums = { pools = {}, tenants = {} } end
 -- alike reports whether two envelopes can be of one submit.
 local function alike(one, other)
   one, other = cjson.decode(one), cjson.decode(other)
-  return one.m == other.m and one.k == other.k and one.x == other.x and one.i == other.i
+  return one.m == other.m and (one.k or 'prompt') == (other.k or 'prompt') and one.x == other.x and one.i == other.i
 end
 
 -- comes notes what one job more, or less, takes of the room in Redis.

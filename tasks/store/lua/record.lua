@@ -148,7 +148,7 @@ local function deferred(j, due)
 end
 
 -- close ends the call under way in the job's log, for become to write: n, started, ended,
--- details. ended is 0 when nobody knows. extra are members more of the details, as JSON,
+-- details. ended is 0 when nobody knows, "-" when that is the job's end. extra are members more of the details, as JSON,
 -- and with them stands what the call's start said of the wait before it. The oldest lines
 -- go when the log passes 16 KiB. spent is for the ledger, see post in account.lua; nil: nothing.
 local function close(j, ended, details, extra, spent)
