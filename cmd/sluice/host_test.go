@@ -52,3 +52,18 @@ func TestHostOfTheOpsPort(t *testing.T) {
 		t.Errorf("it does not say what to do: %q", w.Body)
 	}
 }
+
+// A process stays below what its container may use, beside an embedded Redis too.
+func TestMemoryStaysBelowTheContainers(t *testing.T) {
+	for _, c := range []struct{ container, redis, want int64 }{
+		{0, 0, 0},
+		{0, 1 << 30, 0},
+		{1000, 0, 900},
+		{1000, 500, 400},
+		{1000, 950, 100},
+	} {
+		if got := softMemory(c.container, c.redis); got != c.want {
+			t.Errorf("in a container of %d, beside a Redis of %d, it is %d; want %d", c.container, c.redis, got, c.want)
+		}
+	}
+}

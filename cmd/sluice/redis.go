@@ -55,6 +55,14 @@ func openRedis(ctx context.Context, cfg *config.Config, log *slog.Logger, reg pr
 	return r, nil
 }
 
+// beside is how many bytes the embedded Redis takes at most; 0: it is elsewhere.
+func (r *redisConn) beside() int64 {
+	if r.embedded == nil {
+		return 0
+	}
+	return r.embedded.MaxMemory()
+}
+
 // ordinary is the number of connections that the clients' own numbers are made for.
 // Those who listen have one each beside them.
 const ordinary = 200

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/dispatch"
 	"github.com/sluicehq/sluice/tasks/pipeline"
 	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/redisd"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/limit"
@@ -106,6 +109,11 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	if s.redis, err = openRedis(ctx, cfg, log, s.registry); err != nil {
 		return nil, err
 	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		if most := softMemory(redisd.ContainerMemory(), s.redis.beside()); most > 0 {
+			debug.SetMemoryLimit(most)
+		}
+	}
 	if err := s.build(ctx, r); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -114,6 +122,13 @@ func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logg
 	}
 	s.ready.ask(ctx) // nothing is taken in before it is known what becomes of it
 	return s, nil
+}
+
+// softMemory is how much memory this process is to stay below by collecting more often: 90 %
+// of what its container may use, less what the embedded Redis beside it takes, and a tenth at
+// least; 0: nothing limits it.
+func softMemory(container, redis int64) int64 {
+	return max(container/10*9-redis, container/10)
 }
 
 func (s *service) build(ctx context.Context, r roles) error {

@@ -45,6 +45,7 @@ func (s *Server) startChild(ctx context.Context, c Config, program, data string)
 	if env == nil {
 		env = []string{"LC_ALL=C"}
 	}
+	s.most = cmp.Or(c.MaxMemory, machineMemory("/")/2)
 	s.child = childSpec{
 		program: program,
 		// Debian's redis-tools carries the server under the name of a checking
@@ -58,7 +59,7 @@ func (s *Server) startChild(ctx context.Context, c Config, program, data string)
 			"--unixsocket", socket, "--unixsocketperm", "700",
 			"--dir", data, "--save", "",
 			"--appendonly", "yes", "--appendfsync", c.Fsync,
-			"--maxmemory", strconv.FormatInt(cmp.Or(c.MaxMemory, machineMemory("/")/2), 10), "--maxmemory-policy", "noeviction",
+			"--maxmemory", strconv.FormatInt(s.most, 10), "--maxmemory-policy", "noeviction",
 			// Records of jobs are small hashes of which some values are longer than the 64
 			// bytes up to which Redis packs a hash: half of what they take would be tables.
 			// The name is that of Redis 6.2, which later ones read too.

@@ -91,6 +91,7 @@ type Server struct {
 	notices []string
 	options redis.Options
 	lock    *lock
+	most    int64 // bytes of a child
 
 	child  childSpec // unset for Memory
 	memory *memory   // nil for a child
@@ -189,6 +190,9 @@ func (s *Server) Notice() string { return strings.Join(s.notices, "; ") }
 
 // Durable reports whether what the server is told survives this process.
 func (s *Server) Durable() bool { return s.kind.Durable() }
+
+// MaxMemory is how many bytes the server takes at most beside this process; 0 in it.
+func (s *Server) MaxMemory() int64 { return s.most }
 
 // Options returns how to reach the server, a fresh copy each time.
 func (s *Server) Options() *redis.Options {
