@@ -316,7 +316,7 @@ type pauseSpan struct{ Value, Text string }
 var spans = []pauseSpan{{"15m", "15 minutes"}, {"1h", "1 hour"}, {"4h", "4 hours"}, {"12h", "12 hours"}, {"24h", "1 day"}, {"72h", "3 days"}, {"168h", "7 days"}}
 
 func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if !w.mayChange(rw, v, w.cfg.Pause != nil) {
+	if !w.mayChange(rw, r, v, w.cfg.Pause != nil) {
 		return
 	}
 	name := r.PathValue("pool")
@@ -324,7 +324,7 @@ func (w *Web) pauseForm(rw http.ResponseWriter, r *http.Request, v viewer) {
 }
 
 func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if !w.mayChange(rw, v, w.cfg.Pause != nil) {
+	if !w.mayChange(rw, r, v, w.cfg.Pause != nil) {
 		return
 	}
 	name := r.PathValue("pool")
@@ -365,7 +365,7 @@ func pauseEnd(span string, now time.Time) (until time.Time, ok bool) {
 }
 
 func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
-	if !w.mayChange(rw, v, w.cfg.Resume != nil) {
+	if !w.mayChange(rw, r, v, w.cfg.Resume != nil) {
 		return
 	}
 	name := r.PathValue("pool")
@@ -373,13 +373,13 @@ func (w *Web) resume(rw http.ResponseWriter, r *http.Request, v viewer) {
 }
 
 // mayChange answers for itself when the viewer may not, or when there is nothing to call.
-func (w *Web) mayChange(rw http.ResponseWriter, v viewer, offered bool) bool {
+func (w *Web) mayChange(rw http.ResponseWriter, r *http.Request, v viewer, offered bool) bool {
 	switch {
 	case !v.Admin():
-		problem(rw, http.StatusForbidden, "this needs the scope admin")
+		w.refused(rw, r, v, http.StatusForbidden, "Your token may not change pools", "This needs the scope admin.")
 		return false
 	case !offered:
-		problem(rw, http.StatusNotFound, "pools cannot be changed here")
+		w.refused(rw, r, v, http.StatusNotFound, "Pools cannot be changed here", "This process has no worker's part: ask another, or use sluice pools.")
 		return false
 	}
 	return true
@@ -392,9 +392,9 @@ func (w *Web) changed(rw http.ResponseWriter, r *http.Request, v viewer, act, po
 		w.cfg.Log.Info("pool changed by an operator", "act", act, "pool", pool, "subject", v.Subject, "tenant", v.Tenant)
 		http.Redirect(rw, r, w.base+"/", http.StatusSeeOther)
 	case errors.Is(err, tasks.ErrNotFound):
-		problem(rw, http.StatusNotFound, "there is no such pool")
+		w.refused(rw, r, v, http.StatusNotFound, "There is no such pool", "The configuration has none of this name.")
 	default:
 		w.cfg.Log.Error("change pool", "act", act, "pool", pool, "error", err)
-		problem(rw, http.StatusServiceUnavailable, "the pool could not be changed; try again")
+		w.refused(rw, r, v, http.StatusServiceUnavailable, "The pool could not be changed", "Redis cannot be reached, or did not answer in time: look whether it was, and try again.")
 	}
 }

@@ -317,7 +317,7 @@ func (w *Web) monitoring() (http.Handler, error) {
 	}
 	return w.guard(func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		if !v.Operates() {
-			problem(rw, http.StatusForbidden, "the token needs the scope monitor or admin")
+			w.refused(rw, r, v, http.StatusForbidden, "Your token does not show queues and tasks", "That needs the scope monitor or admin.")
 			return
 		}
 		if !v.Admin() {
@@ -436,6 +436,16 @@ func fragment(r *http.Request) bool {
 		}
 	}
 	return r.URL.Path == "/console/pools"
+}
+
+// refused says why something is not done: to somebody in a browser with a page that leads
+// back, else with Problem Details.
+func (w *Web) refused(rw http.ResponseWriter, r *http.Request, v viewer, status int, title, text string) {
+	if len(r.Header.Values("Authorization")) > 0 || fragment(r) || strings.HasPrefix(r.URL.Path, monitoringRoot+"/api/") {
+		problem(rw, status, title+". "+text)
+		return
+	}
+	w.page(rw, status, "fault.html", faultPage{w.frame(v, ""), title, text})
 }
 
 // problem answers with RFC 9457 Problem Details.

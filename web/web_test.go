@@ -719,3 +719,25 @@ func TestWords(t *testing.T) {
 }
 
 var _ asynq.RedisConnOpt = lent{}
+
+// Somebody in a browser who is refused meets a page that leads back; a program meets
+// Problem Details.
+func TestARefusalIsAPage(t *testing.T) {
+	s := newSite(t, nil)
+	s.set(somePools()...)
+	jar := s.signIn("look")
+	for _, row := range []struct {
+		method, path string
+		status       int
+	}{
+		{"GET", "/console/pools/claude/pause", 403},
+		{"POST", "/console/pools/claude/pause", 403},
+		{"POST", "/console/pools/claude/resume", 403},
+	} {
+		s.want(s.do(jar, row.method, row.path, nil), row.status, "<h1>", "scope admin", `href="/"`)
+		if a := s.do(nil, row.method, row.path, nil, "Authorization", "Bearer look"); a.StatusCode != row.status || a.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s by a program: %d %s", row.method, row.path, a.StatusCode, a.Header.Get("Content-Type"))
+		}
+	}
+	s.want(s.do(s.signIn("caller"), "GET", "/monitoring", nil), 403, "<h1>", "scope monitor", `href="/"`)
+}
