@@ -83,13 +83,13 @@ func poisonable(t *testing.T) *system {
 		"SLUICE_POOLS__GPT__MAX_ATTEMPTS=1", "SLUICE_POOLS__GPT__TIMEOUT=4s")
 }
 
-// In each dialect, one prompt of eight (-every: of thirty) meets a refusal or a failure of its own. It
+// In each dialect, one prompt of six (-every: of thirty) meets a refusal or a failure of its own. It
 // fails with the provider's words, all others succeed at the first attempt, and the
 // pool stays open. One that is told 429 waits alone with these words before it fails.
 func TestOnePoisonedPromptOfManyFailsAlone(t *testing.T) {
 	t.Parallel()
 	s := poisonable(t)
-	kinds, many := slices.Sorted(maps.Keys(poisons)), 8
+	kinds, many := slices.Sorted(maps.Keys(poisons)), 6
 	if *every {
 		many = 30
 	}
@@ -217,10 +217,10 @@ func TestPoisonedPromptsDelayNoOtherTenant(t *testing.T) {
 	both.Wait()
 }
 
-// waits has a hundred jobs of a tenant made one after the other, and returns how long
+// waits has fifty jobs of a tenant made one after the other, and returns how long
 // the slowest but one took.
 func (c caller) waits(model string) time.Duration {
-	took := make([]time.Duration, 100)
+	took := make([]time.Duration, 50)
 	for i := range took {
 		begun := time.Now()
 		r := c.post("/v1/jobs", prompt(model, fmt.Sprint("victim ", i)), "Prefer", "wait=30")
@@ -236,7 +236,7 @@ func (c caller) waits(model string) time.Duration {
 // tenant's model, and run when theirs is well.
 func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t, nil)
+	s := newSystem(t, nil, "SLUICE_POOLS__CLAUDE__BREAKER__PROBE_INTERVAL=1s")
 	victim, attacker := s.as(t, "victim"), s.as(t, "attacker")
 	without := victim.waits("claude-well")
 	s.fault(t, "POST", `{"kind":"503","model":"claude-bad"}`)
@@ -265,9 +265,9 @@ func TestAModelThatAnswers503DelaysNoOtherTenant(t *testing.T) {
 	for tries := 0; tries < 3 && during > allowed(); tries++ { // a machine that became busy with something else is slow without the attack, too
 		without = max(without, victim.waits("claude-well"))
 	}
-	t.Logf("the slowest but one of a hundred: %v without the attack, %v with it", without, during)
+	t.Logf("the slowest but one of fifty: %v without the attack, %v with it", without, during)
 	if during > allowed() {
-		t.Errorf("the slowest but one of a hundred: %v with the attack, %v without", during, without)
+		t.Errorf("the slowest but one of fifty: %v with the attack, %v without", during, without)
 	}
 }
 
@@ -352,7 +352,7 @@ func (s *system) cutOff(t *testing.T, sick *process, ready func() (status int, b
 		status, _ := ready()
 		return status == 503
 	})
-	submit(100)
+	submit(40)
 	if _, body := ready(); !strings.Contains(body, "cannot reach the provider of pool claude") || strings.Contains(body, "127.0.0.1") {
 		t.Errorf("/readyz of the sick one: %s", body)
 	}

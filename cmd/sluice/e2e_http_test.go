@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -47,11 +46,6 @@ func testErrors(t *testing.T, s *system) {
 	c, anon := s.as(t, "errors"), caller{s, t, ""}
 	admin := s.as(t, "errors", auth.ScopeAdmin)
 	big := `{"model":"claude-x","prompt":"` + strings.Repeat("x", 33<<20) + `"}`
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	_, _ = z.Write(make([]byte, 1<<20))
-	_ = z.Close()
-	bomb := strings.Repeat(zipped.String(), 64) // gzip's streams may follow one another
 	const job = `{"model":"claude-x","prompt":"hi"}`
 	for name, x := range map[string]struct {
 		as           caller
@@ -78,7 +72,6 @@ func testErrors(t *testing.T, s *system) {
 		"media type":           {c, "POST", "/v1/jobs", job, []string{"Content-Type", "text/plain"}, 415, "unsupported_media_type"},
 		"encoding":             {c, "POST", "/v1/jobs", job, []string{"Content-Encoding", "br"}, 415, "unsupported_media_type"},
 		"too large":            {c, "POST", "/v1/jobs", big, nil, 413, "body_too_large"},
-		"bomb":                 {c, "POST", "/v1/jobs", bomb, []string{"Content-Encoding", "gzip"}, 413, "body_too_large"},
 		"not gzip":             {c, "POST", "/v1/jobs", job, []string{"Content-Encoding", "gzip"}, 400, "invalid_request"},
 		"deadline in the past": {c, "POST", "/v1/jobs", `{"model":"claude-x","prompt":"p","deadline":"2020-01-01T00:00:00Z"}`, nil, 422, "impossible_time"},
 		"webhook of a scheme":  {c, "POST", "/v1/jobs", `{"model":"claude-x","prompt":"p","webhook_url":"ftp://example.com/"}`, nil, 422, "webhook_url_refused"},
