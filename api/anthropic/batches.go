@@ -100,7 +100,7 @@ func (a *API) CreateBatch(c echo.Context) error {
 		Key: said.Key, Fingerprint: digest, Dialect: a.form.Dialect, Lasts: batchLasts, Repeat: said.Repeat,
 		Faulty: func(f *fault.Fault) *tasks.JobError { return faulty(f, x.Request) },
 		Read: func(take func(line int, job tasks.Job, size int) error) error {
-			return a.readBatch(ctx, io.TeeReader(body, sum), said.Each, x.Request, take)
+			return a.readBatch(ctx, x.Tenant, io.TeeReader(body, sum), said.Each, x.Request, take)
 		},
 		Staged: func(n int) { memory.Give(int64(n)) },
 	}
@@ -122,10 +122,15 @@ func (a *API) CreateBatch(c echo.Context) error {
 }
 
 // readBatch calls take with the job of each request.
-func (a *API) readBatch(ctx context.Context, body io.Reader, each tasks.Job, request string, take func(line int, job tasks.Job, size int) error) error {
+func (a *API) readBatch(ctx context.Context, tenant string, body io.Reader, each tasks.Job, request string, take func(line int, job tasks.Job, size int) error) error {
 	list := wire.List{Members: []string{"requests"}, Longest: a.c.MaxBody, Most: a.c.MaxBatchLines}
 	err := list.Read(body, func(line int, raw []byte) error {
+		done, err := a.c.Desk.Reading(ctx, tenant, len(raw))
+		if err != nil {
+			return err
+		}
 		job, err := decodeRequest(raw, each, request)
+		done()
 		if err == nil {
 			err = take(line, job, len(raw))
 		}

@@ -166,6 +166,9 @@ type Desk struct {
 	looks    looks
 	stagings turns // writing of batches, by tenant
 	bulks    turns // bulk retries and cancellations, by tenant
+	readings turns // of large bodies, by tenant
+
+	processors processors // that read them
 
 	joined, abandoned, kept prometheus.Counter
 
@@ -183,7 +186,7 @@ func New(c Config) (*Desk, error) {
 		c.Now = time.Now
 	}
 	d := &Desk{
-		c: c, looks: looks{of: map[string]*looked{}}, draining: make(chan struct{}),
+		c: c, looks: looks{of: map[string]*looked{}}, draining: make(chan struct{}), processors: newProcessors(),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_jobs_accepted_total", Help: "Jobs accepted, by pool.",
 		}, []string{"pool"}),

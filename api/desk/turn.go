@@ -2,6 +2,7 @@ package desk
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
@@ -43,6 +44,34 @@ func (t *turns) take(ctx context.Context, tenant string) (end func(), err error)
 		return func() { one.free <- struct{}{}; leave() }, nil
 	case <-ctx.Done():
 		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// largeBody is from how many bytes on a body takes a processor for so long that others notice.
+const largeBody = 128 << 10
+
+// processors bounds how many do at once what takes a processor long.
+type processors chan struct{}
+
+func newProcessors() processors { return make(processors, max(1, runtime.GOMAXPROCS(0)/2)) }
+
+// Reading waits until a body that lies in memory may be read, which it says is done by
+// calling done. Small ones may at once. Of a tenant's large ones one is read at a time,
+// and of all tenants' so many that half of the processors are left to who has little to do.
+func (d *Desk) Reading(ctx context.Context, tenant string, bytes int) (done func(), err error) {
+	if bytes < largeBody {
+		return func() {}, nil
+	}
+	end, err := d.readings.take(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case d.processors <- struct{}{}:
+		return func() { <-d.processors; end() }, nil
+	case <-ctx.Done():
+		end()
 		return nil, ctx.Err()
 	}
 }

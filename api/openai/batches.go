@@ -254,7 +254,12 @@ func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum st
 	read := func(take func(line int, job tasks.Job, size int) error) error {
 		file := &content{next: func(n int) ([]byte, error) { return a.c.Documents.Content(ctx, e.Input, n) }}
 		err := wire.AllLines(file, a.c.MaxBody, func(line int, raw []byte, _ bool) error {
+			done, err := a.c.Desk.Reading(ctx, x.Tenant, len(raw))
+			if err != nil {
+				return err
+			}
 			job, url, wrong := readLine(line, bytes.Clone(raw))
+			done()
 			if wrong == nil && url != e.Endpoint {
 				wrong = &lineFault{Code: "mismatched_url", Line: line, Param: "url", Message: "The 'url' must be the batch's 'endpoint'."}
 			}
@@ -264,7 +269,7 @@ func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum st
 			}
 			job.Deadline, job.Priority, job.Metadata, job.Fallback = common.Deadline, common.Priority, common.Metadata, common.Fallback
 			job.Request.OpenAI = common.Request.OpenAI
-			err := take(line, job, len(raw))
+			err = take(line, job, len(raw))
 			var f *fault.Fault
 			if errors.As(err, &f) && (f.Code == fault.ModelNotFound || f.Code == fault.InvalidRequest) {
 				e.Faults.add(&lineFault{Code: f.Code, Line: line, Message: f.Detail})

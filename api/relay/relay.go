@@ -105,6 +105,11 @@ func (f *Form) Read(c echo.Context, path string, e tasks.Path) (q Asked, err err
 	if err != nil {
 		return q, err
 	}
+	done, err := f.Desk.Reading(r.Context(), f.Caller(c).Tenant, len(body))
+	if err != nil {
+		return q, err
+	}
+	defer done()
 	job := tasks.Job{Request: tasks.Request{Kind: tasks.Raw, Endpoint: e, Body: body}}
 	if q.usage, err = asks(body, &job); err != nil {
 		return q, err

@@ -51,7 +51,7 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	peeked := bufio.NewReaderSize(body, formBytes)
 	media, id := batchForm(peeked, media)
 	memory := wire.Charged(r)
-	in := &intake{api: a, memory: memory, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	in := &intake{api: a, tenant: x.Tenant, memory: memory, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
 	if in.id != "" {
 		if err := checkID(in.id, "batch_", a.c.Now()); err != nil {
 			return err
@@ -128,6 +128,7 @@ type takeJob = func(line int, job tasks.Job, size int) error
 // intake reads the body of one batch.
 type intake struct {
 	api    *API
+	tenant string
 	memory wire.Account  // of what was read
 	common tasks.Request // the headers that go upstream with every job
 	media  string
@@ -143,7 +144,7 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 		read = readDocument(in.id)
 	}
 	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
-		err := in.job(ctx, line, bytes.Clone(raw), take)
+		err := in.job(ctx, line, raw, take)
 		var f *fault.Fault
 		if errors.As(err, &f) {
 			return f.OnLine(line)
@@ -160,30 +161,39 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 	return err
 }
 
-// job takes in one line, which it keeps.
+// job takes in one line.
 func (in *intake) job(ctx context.Context, line int, raw []byte, take takeJob) error {
-	job, err := decodeSubmit(raw, true, in.api.c.Now())
+	job, err := in.decode(ctx, bytes.Clone(raw))
 	if err != nil {
 		return err
 	}
-	if in.keyed {
-		var noted int64
-		err := in.sum.add(raw, func(bytes int64) error {
-			err := in.memory.Take(ctx, bytes)
-			if err == nil {
-				noted += bytes
-			}
-			return err
-		})
-		if noted > 0 {
-			in.memory.Give(noted)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	job.Request.Version, job.Request.Beta, job.Request.OpenAI = in.common.Version, in.common.Beta, in.common.OpenAI
 	return take(line, job, len(raw))
+}
+
+// decode reads one line, which it keeps.
+func (in *intake) decode(ctx context.Context, raw []byte) (tasks.Job, error) {
+	done, err := in.api.desk.Reading(ctx, in.tenant, len(raw))
+	if err != nil {
+		return tasks.Job{}, err
+	}
+	defer done()
+	job, err := decodeSubmit(raw, true, in.api.c.Now())
+	if err != nil || !in.keyed {
+		return job, err
+	}
+	var noted int64
+	err = in.sum.add(raw, func(bytes int64) error {
+		err := in.memory.Take(ctx, bytes)
+		if err == nil {
+			noted += bytes
+		}
+		return err
+	})
+	if noted > 0 {
+		in.memory.Give(noted)
+	}
+	return job, err
 }
 
 // ListBatches is GET /v1/batches.

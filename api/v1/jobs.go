@@ -69,6 +69,22 @@ func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Han
 	if err != nil {
 		return handed, err
 	}
+	submission, err := a.submission(r, x.Tenant, body, key)
+	if err != nil {
+		return handed, err
+	}
+	handed, err = a.desk.Submit(c.Request().Context(), x, submission)
+	handed.Job.Request.Body = nil
+	return handed, err
+}
+
+// submission reads what is handed in.
+func (a *API) submission(r *http.Request, tenant string, body []byte, key string) (s tasks.Submission, err error) {
+	done, err := a.desk.Reading(r.Context(), tenant, len(body))
+	if err != nil {
+		return s, err
+	}
+	defer done()
 	var f fingerprint
 	var unread error
 	if key != "" { // before the body is another
@@ -76,19 +92,17 @@ func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Han
 		unread = f.add(body, func(bytes int64) error { return wire.Charged(r).Take(r.Context(), bytes) })
 	}
 	job, err := decodeSubmit(body, false, a.c.Now())
-	if err = cmp.Or(err, unread); err != nil {
-		return handed, err
+	if err == nil {
+		err = cmp.Or(unread, header.Provider(r.Header, &job.Request))
 	}
-	if err := header.Provider(r.Header, &job.Request); err != nil {
-		return handed, err
+	if err != nil {
+		return s, err
 	}
-	submission := tasks.Submission{Job: job, Named: job.ID != "", Key: key}
+	s = tasks.Submission{Job: job, Named: job.ID != "", Key: key}
 	if key != "" {
-		submission.Fingerprint = f.String()
+		s.Fingerprint = f.String()
 	}
-	handed, err = a.desk.Submit(c.Request().Context(), x, submission)
-	handed.Job.Request.Body = nil
-	return handed, err
+	return s, nil
 }
 
 // answer is what a submit was answered: it is kept under the Idempotency-Key
