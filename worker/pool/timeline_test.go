@@ -151,32 +151,33 @@ func TestWhatAJobWaitsForNow(t *testing.T) {
 	follows.Followed = "digest"
 	past := binds(99, -9.0, tasks.WaitOutputTokens, 2.0)
 	for _, c := range []struct {
-		name           string
-		v              view
-		j              tasks.Job
-		place, tenants int64
-		binds, want    tasks.WaitReason
+		name        string
+		v           view
+		j           tasks.Job
+		place       int64
+		binds, want tasks.WaitReason
 	}{
-		{"an idle pool", view{load: worked}, j, 0, 0, "", tasks.WaitRequests},
-		{"the gate", view{load: worked, gate: busy}, j, 5, 1, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
-		{"a hold of the provider", view{load: worked, gate: limit.State{HeldFor: time.Second}}, j, 5, 1, tasks.WaitRequests, tasks.WaitRequests},
-		{"a pause", view{load: worked, gate: busy, pause: pause.State{Paused: true}}, j, 5, 2, tasks.WaitPaused, tasks.WaitPaused},
-		{"no worker at all", view{gate: limit.State{}}, j, 5, 2, tasks.WaitNoWorker, tasks.WaitNoWorker},
-		{"a worker that was there", view{load: tasks.Load{WorkedAt: now.Add(-6 * time.Second)}}, j, 0, 0, tasks.WaitNoWorker, tasks.WaitNoWorker},
-		{"a worker of the release before this, at the gate", view{gate: limit.State{Served: true, Binds: "requests"}}, j, 5, 1, tasks.WaitRequests, tasks.WaitRequests},
-		{"a worker of the release before this, in a call", view{load: tasks.Load{Running: 1}}, j, 5, 1, "", tasks.WaitRequests},
-		{"another's answer", view{load: worked, gate: busy}, follows, 0, 2, tasks.WaitOutputTokens, tasks.WaitConcurrency},
-		{"its tenant's limit", view{load: tasks.Load{Queued: 5, Handed: 2, Tenants: 2, WorkedAt: worked.WorkedAt, AtLimit: map[string]bool{j.Tenant: true}}, gate: busy, past: past}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitRunningJobs},
-		{"others' turns", view{load: worked, gate: busy, past: past}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitTenantShare},
-		{"its own before it", view{load: worked, gate: busy, past: past}, j, 500, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
-		{"handed out", view{load: worked, gate: busy, past: past}, j, 0, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
-		{"others' turns, as far as nobody knows", view{load: worked, gate: busy}, j, 5, 2, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
+		{"an idle pool", view{load: worked}, j, 0, "", tasks.WaitRequests},
+		{"the gate", view{load: worked, gate: busy}, j, 5, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
+		{"a hold of the provider", view{load: worked, gate: limit.State{HeldFor: time.Second}}, j, 5, tasks.WaitRequests, tasks.WaitRequests},
+		{"a pause", view{load: worked, gate: busy, pause: pause.State{Paused: true}}, j, 5, tasks.WaitPaused, tasks.WaitPaused},
+		{"no worker at all", view{gate: limit.State{}}, j, 5, tasks.WaitNoWorker, tasks.WaitNoWorker},
+		{"a worker that was there", view{load: tasks.Load{WorkedAt: now.Add(-6 * time.Second)}}, j, 0, tasks.WaitNoWorker, tasks.WaitNoWorker},
+		{"a worker of the release before this, at the gate", view{gate: limit.State{Served: true, Binds: "requests"}}, j, 5, tasks.WaitRequests, tasks.WaitRequests},
+		{"a worker of the release before this, in a call", view{load: tasks.Load{Running: 1}}, j, 5, "", tasks.WaitRequests},
+		{"another's answer", view{load: worked, gate: busy}, follows, 0, tasks.WaitOutputTokens, tasks.WaitConcurrency},
+		{"its tenant's limit", view{load: tasks.Load{Queued: 5, Handed: 2, Tenants: 2, WorkedAt: worked.WorkedAt, AtLimit: map[string]bool{j.Tenant: true}}, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitRunningJobs},
+		{"others' turns", view{load: worked, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitTenantShare},
+		{"others' turns, who have no backlog left", view{load: tasks.Load{WorkedAt: now, Tenants: 1}, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitTenantShare},
+		{"its own before it", view{load: worked, gate: busy, past: past}, j, 500, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
+		{"handed out", view{load: worked, gate: busy, past: past}, j, 0, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
+		{"others' turns, as far as nobody knows", view{load: worked, gate: busy}, j, 5, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
 	} {
 		c.v.at = now
 		if got := c.v.binds(now); got != c.binds {
 			t.Errorf("%s: the pool waits for %q, want %q", c.name, got, c.binds)
 		}
-		if got := c.v.waitsFor(c.j, c.place, c.tenants, now); got != c.want {
+		if got := c.v.waitsFor(c.j, c.place, now); got != c.want {
 			t.Errorf("%s: the job waits for %q, want %q", c.name, got, c.want)
 		}
 	}

@@ -290,7 +290,7 @@ func (v view) reason(j tasks.Job, p tasks.Place, now time.Time) tasks.WaitReason
 	case j.DueAt.After(now):
 		return tasks.WaitNotBefore
 	}
-	return v.waitsFor(j, p.Own, p.Tenants, now)
+	return v.waitsFor(j, p.Own, now)
 }
 
 // binds is what the pool's jobs wait for now; "" for nothing. It is the one place that
@@ -310,7 +310,7 @@ func (v view) binds(now time.Time) tasks.WaitReason {
 }
 
 // waitsFor is why a job that could run does not, from its pool and from the order.
-func (v view) waitsFor(j tasks.Job, place, tenants int64, now time.Time) tasks.WaitReason {
+func (v view) waitsFor(j tasks.Job, place int64, now time.Time) tasks.WaitReason {
 	switch why := v.binds(now); {
 	case why == tasks.WaitPaused:
 		return why
@@ -320,7 +320,7 @@ func (v view) waitsFor(j tasks.Job, place, tenants int64, now time.Time) tasks.W
 		return why
 	case place > 0 && v.load.AtLimit[j.Tenant]:
 		return tasks.WaitRunningJobs
-	case tenants > 1 && place > 0 && v.othersHave(j, place, now):
+	case place > 0 && v.othersHave(j, place, now):
 		return tasks.WaitTenantShare
 	case why == "":
 		return tasks.WaitRequests // it is free to go, and goes

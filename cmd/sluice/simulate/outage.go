@@ -90,8 +90,12 @@ func (w *world) fail(t tasks.Ticket, g limit.Grant) error {
 		if err := w.gate.Settle(ctx, g, limit.Actual{Refused: true}); err != nil {
 			return err
 		}
+		delay := time.Duration(w.random.Float64() * float64(time.Second))
+		if j := w.jobs[t.ID]; j != nil {
+			j.off, j.handed = append(j.off, stretch{w.now, w.now.Add(delay), tasks.WaitRetry}), time.Time{}
+		}
 		next, err := w.store.End(ctx, t, tasks.Ending{
-			Status: tasks.StatusRetrying, Delay: time.Duration(w.random.Float64() * float64(time.Second)), Draw: tasks.NoDraw,
+			Status: tasks.StatusRetrying, Delay: delay, Draw: tasks.NoDraw,
 			Attempt: tasks.Attempt{Outcome: tasks.ConnectError},
 		})
 		if err != nil {
@@ -161,12 +165,16 @@ type line world
 // Pause is part of [pause.Queue].
 func (l *line) Pause(ctx context.Context, pool string) error {
 	l.paused = true
+	l.pauses = append(l.pauses, stretch{l.now, l.now.Add(time.Hour), tasks.WaitPaused})
 	return l.store.SetPaused(ctx, pool, true)
 }
 
 // Resume is part of [pause.Queue].
 func (l *line) Resume(ctx context.Context, pool string) error {
 	l.paused = false
+	if n := len(l.pauses); n > 0 {
+		l.pauses[n-1].until = l.now
+	}
 	return l.store.SetPaused(ctx, pool, false)
 }
 

@@ -33,6 +33,11 @@ type Report struct {
 	// Refusals are the first twenty of what was refused.
 	Refusals []Refusal `json:"refusals"`
 	Door     *Door     `json:"door"` // null where nothing limits who waits
+	// Waiting is of what jobs were said to wait for, and Timelines of the spans of some that have ended;
+	// Off is how far the sum of a timeline is off its wall time at most, 1 being all of it.
+	Waiting   Causes  `json:"waiting"`
+	Timelines Causes  `json:"timelines"`
+	Off       float64 `json:"timelines_off"`
 }
 
 // Door is what became of those whom a limit of waiting jobs, or their deadline, has refused.
@@ -182,6 +187,11 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 	r.Door = w.door()
 	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
 	r.Jain = jain(always)
+	var err error
+	if r.Off, err = w.timelines(ctx); err != nil {
+		return nil, err
+	}
+	r.Waiting, r.Timelines = w.judge(w.said), w.judge(w.drawn)
 	return r, w.ownScore(ctx, r)
 }
 
@@ -280,6 +290,17 @@ func (r *Report) Text(to io.Writer) error {
 	if r.Door != nil {
 		r.Door.text(p)
 	}
+	for _, c := range []struct {
+		name string
+		of   Causes
+	}{{"waiting.for", r.Waiting}, {"timelines", r.Timelines}} {
+		p("%s\t%.1f %% of %d as it was", c.name, 100*c.of.Right, c.of.Samples)
+		for _, wrong := range slices.Sorted(maps.Keys(c.of.Wrong)) {
+			p("; %d %s", c.of.Wrong[wrong], wrong)
+		}
+		p("\n")
+	}
+	p("\tsums of timelines within %.2f %% of wall time\n", 100*r.Off)
 	if r.Jain != nil {
 		p("Jain's index\t%.4f\n", *r.Jain)
 	}

@@ -71,6 +71,8 @@ type job struct {
 	guess   int64 // of its input
 	came    time.Time
 	started time.Time
+	handed  time.Time // first
+	off     []stretch // put off, to be tried again
 	until   time.Time // its deadline; zero: none
 	told    []forecast
 	at      int // its place among those that wait
@@ -104,11 +106,13 @@ type world struct {
 	open    int // calls that may still be made, or are under way
 	outages
 	front
+	causes
+	own map[string][]serving // by tenant
 }
 
 // Run replays a trace to its end.
 func Run(ctx context.Context, c Config) (*Report, error) {
-	w := &world{Config: c, random: rand.New(rand.NewPCG(c.Seed, 2)), now: time.UnixMilli(1_800_000_000_000).UTC(), jobs: map[string]*job{}, busy: map[string]int{}, refused: []Refusal{}}
+	w := &world{Config: c, random: rand.New(rand.NewPCG(c.Seed, 2)), now: time.UnixMilli(1_800_000_000_000).UTC(), jobs: map[string]*job{}, busy: map[string]int{}, refused: []Refusal{}, own: map[string][]serving{}}
 	w.refuse()
 	w.scale()
 	clock := func() time.Time { return w.now }
@@ -210,7 +214,7 @@ func (w *world) tell(j *job, of tasks.Waiting) {
 
 // live says each second that the pool has a worker.
 func (w *world) live(ctx context.Context) error {
-	if _, err := w.store.Watch(ctx, true, poolName); err != nil {
+	if err := w.pools.WatchOnce(ctx, true); err != nil {
 		return err
 	}
 	if !w.over() {
@@ -240,6 +244,9 @@ func (w *world) look(ctx context.Context) error {
 			return err
 		}
 		w.tell(j, waiting)
+		if waiting.For != "" {
+			w.said = append(w.said, saying{j, w.now, waiting.For})
+		}
 	}
 	if len(w.waits) > 0 || w.now.Before(w.last) {
 		w.at(w.now.Add(lookEvery), w.look)
@@ -250,6 +257,9 @@ func (w *world) look(ctx context.Context) error {
 // hand takes what was handed out, a moment later.
 func (w *world) hand(ctx context.Context, next []tasks.Ticket) error {
 	for _, t := range next {
+		if j := w.jobs[t.ID]; j != nil && j.handed.IsZero() {
+			j.handed = w.now
+		}
 		w.at(w.now.Add(time.Millisecond), func(ctx context.Context) error {
 			if _, err := w.store.Take(ctx, t); tasks.Void(err) {
 				return nil // it has expired
@@ -279,6 +289,8 @@ func (w *world) pump(ctx context.Context) error {
 	if !b.Booked && len(w.all) > 0 {
 		wait = min(wait, holdLook) // a process is told when a hold ends
 	}
+	w.gated(wait, b.Booked, b.Grant.Bound)
+	t.Waited = tasks.Waited{Handed: w.now.Add(wait).Sub(j.handed), For: tasks.WaitReason(b.Grant.Bound)}
 	w.at(w.now.Add(wait), func(ctx context.Context) error {
 		w.pumping = false
 		if !b.Booked {
@@ -308,6 +320,7 @@ func (w *world) call(ctx context.Context, t tasks.Ticket, j *job, g limit.Grant)
 	if err != nil {
 		return err
 	}
+	w.serves(j)
 	if j.started.IsZero() {
 		j.started = w.now
 		w.leaves(j)

@@ -105,6 +105,9 @@ func TestAFloodIsReplayed(t *testing.T) {
 		if f := r.Forecasts; f.Samples < 40 || f.P50 < 0.8 || f.P50 > 1.5 || r.Own.Samples != r.Recent.Samples {
 			t.Errorf("forecasts %+v; by its own score %+v, counted %+v", f, r.Own, r.Recent)
 		}
+		if r.Waiting.Samples < 10 || r.Waiting.Right < 0.9 || r.Timelines.Samples < 10 || r.Timelines.Right < 0.9 || r.Off > 0.01 {
+			t.Errorf("waiting.for %+v; timelines %+v, sums off by %v", r.Waiting, r.Timelines, r.Off)
+		}
 		var text bytes.Buffer
 		if err := r.Text(&text); err != nil || !strings.Contains(text.String(), "actual/told") {
 			t.Errorf("%s, %v", text.String(), err)
@@ -172,6 +175,9 @@ func TestOutagesAreGoneThrough(t *testing.T) {
 	if r.Calls != 60 || r.Waits.P99 < 5 || r.Paused.Samples == 0 {
 		t.Errorf("%d calls, waits %+v, forecasts in an outage %+v", r.Calls, r.Waits, r.Paused)
 	}
+	if r.Waiting.Samples < 10 || r.Waiting.Right < 0.9 || r.Timelines.Samples < 10 || r.Timelines.Right < 0.9 || r.Off > 0.01 {
+		t.Errorf("waiting.for %+v; timelines %+v, sums off by %v", r.Waiting, r.Timelines, r.Off)
+	}
 }
 
 // At one and a half times what a pool allows, who is refused and comes when it was told to is taken in, and what
@@ -184,7 +190,7 @@ func TestWhoIsRefusedComesAgainAndIsTakenIn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for i := range 150 {
+			for i := range 90 {
 				c.Trace = append(c.Trace, Arrival{time.Duration(i) * time.Second, []string{"a", "b", "a"}[i%3], 100, 10, 0})
 			}
 			c.Redis, c.Limits, c.Depth, c.Seed, c.Load = redistest.New(t), limit.Limits{RequestsPerMinute: 120}, 4, 1, 1.5
@@ -193,7 +199,7 @@ func TestWhoIsRefusedComesAgainAndIsTakenIn(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := r.Door
-			if d.Refused < 20 || float64(d.Admitted) < 0.8*float64(d.Returns) || d.GaveUp > 0 || float64(d.Expired) > 0.01*float64(d.Accepted) || d.Together > 4 {
+			if d.Refused < 8 || float64(d.Admitted) < 0.8*float64(d.Returns) || d.GaveUp > 0 || float64(d.Expired) > 0.01*float64(d.Accepted) || d.Together > 4 {
 				t.Errorf("%+v", *d)
 			}
 			var text bytes.Buffer
