@@ -337,6 +337,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/v1/tenants", v.ListTenants, a.scope(auth.ScopeAdmin, "limit", "after"))
 	// An operator says what a tenant may use from now on. A repeat changes nothing.
 	e.PUT("/v1/tenants/:name", v.SetTenant, a.scope(auth.ScopeAdmin))
+	// An operator has all deleted that a tenant has. A repeat goes on with it, or finds nothing.
+	e.DELETE("/v1/tenants/:name", v.DeleteTenant, a.scope(auth.ScopeAdmin, "reason"))
 
 	// An operator makes a token that the server keeps. A repeat makes a second token.
 	e.POST("/v1/tokens", v.CreateToken, a.scope(auth.ScopeAdmin))

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -20,6 +21,39 @@ func (w *world) SetTenant(ctx context.Context, name string, set tasks.TenantSett
 	act.Reason = set.String()
 	err := w.Note(ctx, act)
 	return tasks.Tenant{Name: name, Settings: set, Limits: set.Over(usual)}, err
+}
+
+// DeleteTenant deletes some, and slow not all of it.
+func (w *world) DeleteTenant(ctx context.Context, name string, act tasks.Act) (tasks.Departure, error) {
+	if err := w.Note(ctx, act); err != nil {
+		return tasks.Departure{}, err
+	}
+	d := tasks.Departure{Tenant: name, Done: name != "slow", Jobs: 3, Batches: 1, Tokens: 2}
+	if !d.Done {
+		return d, fmt.Errorf("delete: %w", context.DeadlineExceeded)
+	}
+	return d, nil
+}
+
+func TestATenantIsDeleted(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	r := s.call("DELETE", "/v1/tenants/acme?reason=left+us", admin, nil).want(t, 200)
+	if want := `{"object":"tenant.deletion","name":"acme","deleted":true,"jobs":3,"batches":1,"files":0,"webhook_endpoints":0,"deliveries":0,"tokens":2}`; strings.TrimSpace(string(r.body)) != want {
+		t.Errorf("answered %s", r.body)
+	}
+	if act := s.world.acts[0]; act.Action != "delete_tenant" || act.Target != "acme" || act.Reason != "left us" || act.By != "somebody" {
+		t.Errorf("the audit has %+v", act)
+	}
+	if r := s.call("DELETE", "/v1/tenants/slow", admin, nil).want(t, 202); !strings.Contains(string(r.body), `"deleted":false`) || r.Header.Get("Retry-After") == "" {
+		t.Errorf("answered %v %s", r.Header, r.body)
+	}
+	s.call("DELETE", "/v1/tenants/..%2fx", admin, nil).want(t, 400)
+	s.call("DELETE", "/v1/tenants/acme?reason="+strings.Repeat("a", 501), admin, nil).want(t, 400)
+	s.world.breakWith(tasks.ErrUnavailable)
+	s.call("DELETE", "/v1/tenants/acme", admin, nil).want(t, 503)
+	s.world.breakWith(tasks.ErrLeaving)
+	s.call("POST", "/v1/jobs", writer, hello).want(t, 403, "tenant_being_deleted")
 }
 
 func TestTenants(t *testing.T) {

@@ -22,6 +22,7 @@ var (
 	ErrKeyBusy     = errors.New("the first request with this Idempotency-Key is still being accepted")
 	ErrUnavailable = errors.New("the store cannot be reached") // Redis gone, or its answer none of ours
 	ErrFull        = errors.New("the store is full")           // Redis at maxmemory
+	ErrLeaving     = errors.New("the tenant is being deleted")
 	ErrUnsafe      = errors.New("the store may drop what it is given: Redis evicts keys")
 	// ErrUnknown is an operation whose answer was lost again and again: it may have
 	// been carried out. It comes as an [UnknownError].
@@ -103,7 +104,7 @@ func Away(err error) bool {
 		return false
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrFull), errors.Is(err, ErrUnknown):
 		return true
-	case errors.As(err, &repeats), errors.Is(err, ErrConflict), errors.Is(err, ErrDeleted), errors.Is(err, ErrIDTaken), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
+	case errors.As(err, &repeats), errors.Is(err, ErrConflict), errors.Is(err, ErrLeaving), errors.Is(err, ErrDeleted), errors.Is(err, ErrIDTaken), errors.Is(err, ErrKeyReused), errors.Is(err, ErrKeyBusy), errors.Is(err, ErrBacklogFull), errors.As(err, &quota):
 		return false
 	}
 	return !errors.Is(err, context.Canceled)

@@ -3,6 +3,7 @@ package tasks
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 )
 
@@ -73,6 +74,23 @@ type Tenant struct {
 	Settings TenantSettings
 	Limits   TenantLimits
 	Standing Standing
+}
+
+// Departure is how far the deletion of a tenant has come: what of it was deleted so far.
+type Departure struct {
+	Tenant     string
+	Done       bool // nothing is left
+	Jobs       int64
+	Batches    int64
+	Documents  int64 // files
+	Endpoints  int64 // of webhooks
+	Deliveries int64
+	Tokens     int64
+}
+
+// String is a departure as the audit has it.
+func (d Departure) String() string {
+	return fmt.Sprintf("deleted %d jobs, %d batches, %d files, %d endpoints, %d deliveries and %d tokens", d.Jobs, d.Batches, d.Documents, d.Endpoints, d.Deliveries, d.Tokens)
 }
 
 // TenantPage is a page of tenants, by name.

@@ -32,6 +32,7 @@ const (
 	Unauthorized        = "unauthorized"
 	Forbidden           = "forbidden"
 	PriorityNotAllowed  = "priority_not_allowed"
+	TenantLeaving       = "tenant_being_deleted"
 	NotFound            = "not_found"
 	RouteNotFound       = "route_not_found"
 	ModelNotFound       = "model_not_found"
@@ -75,6 +76,7 @@ func Kinds() []Kind {
 		{KeyRefused, 401, "The provider refuses the key that is configured for it", nil},
 		{Forbidden, 403, "The token does not allow this", nil},
 		{PriorityNotAllowed, 403, "The tenant may not use this priority", nil},
+		{TenantLeaving, 403, "The tenant is being deleted, and nothing of it is taken in", tasks.ErrLeaving},
 		{NotFound, 404, "No such object", tasks.ErrNotFound},
 		{RouteNotFound, 404, "No such route", nil},
 		{ModelNotFound, 404, "No pool serves this model", nil},

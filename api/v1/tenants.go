@@ -2,8 +2,11 @@ package v1
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
+	"time"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -22,6 +25,8 @@ type Tenants interface {
 	KnownTenants(ctx context.Context, after string, limit int) (tasks.TenantPage, error)
 	// SetTenant replaces what was set of a tenant, and notes it in the audit with what stood there before.
 	SetTenant(ctx context.Context, name string, set tasks.TenantSettings, act tasks.Act) (tasks.Tenant, error)
+	// DeleteTenant deletes all that a tenant has, and notes it. When ctx ends earlier, others go on.
+	DeleteTenant(ctx context.Context, name string, act tasks.Act) (tasks.Departure, error)
 }
 
 const (
@@ -29,6 +34,8 @@ const (
 	mostSetting   = 1_000_000_000_000_000 // of a limit, which scripts count exactly
 	mostWeight    = 1_000_000
 	actSetTenant  = "set_tenant"
+	actDelete     = "delete_tenant"
+	deleteWithin  = 20 * time.Second // what is left then is deleted behind the answer
 )
 
 // ListTenants is GET /v1/tenants.
@@ -77,6 +84,43 @@ func (a *API) SetTenant(c echo.Context) error {
 		return err
 	}
 	wire.JSON(c.Response(), http.StatusOK, append(appendTenant(nil, &t), '\n'))
+	return nil
+}
+
+// DeleteTenant is DELETE /v1/tenants/{name}: all that the tenant has goes. What takes longer
+// than a request may goes on behind the answer.
+func (a *API) DeleteTenant(c echo.Context) error {
+	name, reason := c.Param("name"), c.QueryParam("reason")
+	switch {
+	case a.c.Tenants == nil:
+		return tasks.ErrNotFound
+	case !auth.ValidTenant(name):
+		return fault.Fail(fault.InvalidRequest, `A tenant's name is a letter or digit, then up to 63 letters, digits, "_" or "-".`)
+	case !utf8.ValidString(reason) || utf8.RuneCountInString(reason) > tasks.MaxReason:
+		return fault.Fail(fault.InvalidRequest, `The query parameter "reason" must be at most %d characters long.`, tasks.MaxReason)
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), deleteWithin)
+	defer cancel()
+	d, err := a.c.Tenants.DeleteTenant(ctx, name, a.act(c, actDelete, name, reason))
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	status := http.StatusOK
+	if !d.Done {
+		status = http.StatusAccepted
+		c.Response().Header().Set("Retry-After", "5")
+	}
+	o := jsonwrite.Object{}
+	o.Str("object", "tenant.deletion")
+	o.Str("name", name)
+	o.Bool("deleted", d.Done)
+	o.Num("jobs", d.Jobs)
+	o.Num("batches", d.Batches)
+	o.Num("files", d.Documents)
+	o.Num("webhook_endpoints", d.Endpoints)
+	o.Num("deliveries", d.Deliveries)
+	o.Num("tokens", d.Tokens)
+	wire.JSON(c.Response(), status, append(o.End(), '\n'))
 	return nil
 }
 

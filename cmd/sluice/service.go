@@ -532,6 +532,9 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	base.Go(func() error { return s.notices.Run(ctx) })
 	base.Go(func() error { return s.settings.Run(ctx) })
+	base.Go(func() error {
+		return s.store.TendDepartures(ctx, func(err error) { s.log.Warn("go on deleting a tenant", "error", err) })
+	})
 	base.Go(func() error { return s.ready.Run(ctx) })
 	base.Go(func() error { return s.feeder.Run(ctx) })
 	base.Go(func() error { return s.jobs.Run(ctx) })

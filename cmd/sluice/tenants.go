@@ -76,10 +76,18 @@ func (t tenancy) SetTenant(ctx context.Context, name string, set tasks.TenantSet
 	return t.whole(ctx, name, set)
 }
 
+// DeleteTenant deletes all that a tenant has.
+func (t tenancy) DeleteTenant(ctx context.Context, name string, act tasks.Act) (tasks.Departure, error) {
+	d, err := t.store.DeleteTenant(ctx, name, act)
+	_ = t.settings.Refresh(ctx) // else it is read within a second
+	return d, err
+}
+
 // TenantsCmd holds the commands about tenants.
 type TenantsCmd struct {
-	List TenantsListCmd `cmd:"" default:"withargs" help:"List the tenants that are known, with what they may use and what they use."`
-	Set  TenantsSetCmd  `cmd:"" help:"Say what a tenant may use from now on; what is not named is as the configuration has it."`
+	List   TenantsListCmd   `cmd:"" default:"withargs" help:"List the tenants that are known, with what they may use and what they use."`
+	Set    TenantsSetCmd    `cmd:"" help:"Say what a tenant may use from now on; what is not named is as the configuration has it."`
+	Delete TenantsDeleteCmd `cmd:"" help:"Delete all that a tenant has: its tokens, jobs, batches, files, webhooks, settings and its key."`
 }
 
 // TenantsListCmd lists tenants.
@@ -186,4 +194,51 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 	}
 	_, err = fmt.Fprintf(env.Stderr, "%s: set %s; the rest is as the configuration has it\n", c.Name, said.Set)
 	return err
+}
+
+// TenantsDeleteCmd deletes a tenant.
+type TenantsDeleteCmd struct {
+	Name        string `arg:"" help:"The tenant."`
+	Reason      string `help:"Why, for the audit."`
+	JSON        bool   `name:"json" help:"Print what the API answers at the end."`
+	ClientFlags `embed:""`
+}
+
+// Run asks until nothing is left, and says what was deleted.
+func (c *TenantsDeleteCmd) Run(ctx context.Context, env *Env) error {
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	path := "/v1/tenants/" + url.PathEscape(c.Name)
+	if c.Reason != "" {
+		path += "?reason=" + url.QueryEscape(c.Reason)
+	}
+	for {
+		b, err := api.call(ctx, http.MethodDelete, path, nil, nil)
+		if err != nil {
+			return err
+		}
+		var said struct {
+			Deleted                                  bool
+			Jobs, Batches, Files, Deliveries, Tokens int64
+			Endpoints                                int64 `json:"webhook_endpoints"`
+		}
+		if err := json.Unmarshal(b, &said); err != nil {
+			return fmt.Errorf("the answer is not of a deletion: %w", err)
+		}
+		if c.JSON && said.Deleted {
+			return printJSON(env.Stdout, b)
+		}
+		word := "deleted"
+		if !said.Deleted {
+			word = "still deleting; so far"
+		}
+		_, err = fmt.Fprintf(env.Stderr, "%s: %s %d jobs, %d batches, %d files, %d webhook endpoints, %d deliveries, %d tokens\n",
+			c.Name, word, said.Jobs, said.Batches, said.Files, said.Endpoints, said.Deliveries, said.Tokens)
+		if err != nil || said.Deleted {
+			return err
+		}
+	}
 }

@@ -416,3 +416,38 @@ func (r *stage) reads(id, text string) {
 	}
 	r.t.Fatalf("the events of %s ended without %q", id, text)
 }
+
+// A tenant is deleted by the shell: its jobs, the one that runs too, are gone, its kept token is no longer good, and the name begins anew.
+func TestATenantIsDeletedByTheShell(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	defer close(release)
+	k := newTalker(t, "hello", release)
+	r := outage(t, claude(k.URL))
+	var running, waits jobView
+	r.call("POST", "/v1/jobs", asking("runs", 10), &running)
+	r.until("the job runs", func() bool { return r.job(running.ID).Status == "running" })
+	r.call("POST", "/v1/jobs", `{"model":"claude-x","prompt":"later","not_before":"2099-01-01T00:00:00Z"}`, &waits)
+	mine, ops := r.token, r.mint("ops")
+	var kept struct{ Token string }
+	r.token = ops
+	r.call("POST", "/v1/tokens", `{"tenant":"acme","name":"kept","scope":"jobs:read","ttl":"1h"}`, &kept)
+	var out, errs strings.Builder
+	code := program(t.Context(), []string{"tenants", "delete", "acme", "--reason", "left us"}, []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + ops}, strings.NewReader(""), &out, &errs)
+	if code != 0 || !strings.Contains(errs.String(), "acme: deleted 2 jobs") {
+		t.Fatalf("exit %d, %s", code, errs.String())
+	}
+	r.token = mine
+	for _, id := range []string{running.ID, waits.ID} {
+		if status, _ := r.status("GET", "/v1/jobs/"+id, ""); status != 404 {
+			t.Errorf("GET of a job: %d", status)
+		}
+	}
+	if status, _ := r.status("POST", "/v1/jobs", asking("anew", 10)); status != 202 {
+		t.Errorf("a submit of the new tenant: %d", status)
+	}
+	r.token = kept.Token
+	if status, _ := r.status("GET", "/v1/jobs", ""); status != 401 {
+		t.Errorf("the kept token: %d", status)
+	}
+}

@@ -37,6 +37,15 @@ func actLine(a tasks.Act) string {
 	return NewIDAt("act", a.At) + " " + encode(act{a.By, a.Tenant, a.Via, a.Action, a.Target, a.Reason, a.At.UnixMilli()})
 }
 
+// unpackAct reads a line of the audit as it is kept, behind its id.
+func unpackAct(id, text string) (tasks.Act, error) {
+	var a act
+	if err := json.Unmarshal([]byte(text), &a); err != nil {
+		return tasks.Act{}, fmt.Errorf("read the audit: line %s: %w", id, err)
+	}
+	return tasks.Act{ID: id, At: fromMilli(a.At), By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Target: a.Target, Reason: a.Reason}, nil
+}
+
 // Note writes a line of the audit. Lines are kept for 90 days, at most 100,000 of them.
 func (s *Store) Note(ctx context.Context, a tasks.Act) error {
 	line, old := actLine(a), oldestAct(a)
@@ -62,11 +71,11 @@ func (s *Store) Acts(ctx context.Context, after string, limit int) (page tasks.A
 	}
 	for _, line := range lines {
 		id, text, _ := strings.Cut(line, " ")
-		var a act
-		if err := json.Unmarshal([]byte(text), &a); err != nil {
-			return page, fmt.Errorf("read the audit: line %s: %w", id, err)
+		a, err := unpackAct(id, text)
+		if err != nil {
+			return page, err
 		}
-		page.Acts = append(page.Acts, tasks.Act{ID: id, At: fromMilli(a.At), By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Target: a.Target, Reason: a.Reason})
+		page.Acts = append(page.Acts, a)
 	}
 	if more {
 		page.Next = page.Acts[limit-1].ID

@@ -49,6 +49,8 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 		return b, nil, tasks.ErrKeyBusy
 	case "taken":
 		return b, nil, tasks.ErrIDTaken
+	case "leaving":
+		return b, nil, tasks.ErrLeaving
 	case "many":
 		return b, nil, &tasks.QuotaError{Quota: "open_batches", Limit: stagedMost, RetryAfter: 10 * time.Second}
 	case "stale":

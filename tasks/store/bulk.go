@@ -164,6 +164,8 @@ func (s *Store) ReserveKey(ctx context.Context, tenant, key, fingerprint, id str
 		return nil, tasks.ErrKeyBusy
 	case "reused":
 		return nil, tasks.ErrKeyReused
+	case "leaving":
+		return nil, tasks.ErrLeaving
 	case "replay":
 		return s.first(ctx, tenant, id, reply[1])
 	}

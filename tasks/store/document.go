@@ -17,22 +17,18 @@ import (
 // PutDocument keeps a document, in place of the one of the same id, and its content as
 // long as it.
 func (s *Store) PutDocument(ctx context.Context, d tasks.Document) error {
-	index := s.keys.documents(string(d.Kind), d.Tenant)
 	body, err := s.vault.seal(ctx, d.Tenant, d.Body, ofDocument, d.ID)
 	if err != nil {
 		return fmt.Errorf("keep document %s: %w", d.ID, err)
 	}
-	_, err = s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, s.keys.document(d.ID), "t", d.Tenant, "k", string(d.Kind), "d", body)
-		p.PExpire(ctx, s.keys.document(d.ID), d.Expires)
-		p.PExpire(ctx, s.keys.content(d.ID), d.Expires)
-		p.ZAddXX(ctx, s.keys.contents(), redis.Z{Member: d.ID, Score: float64(s.clock().Add(d.Expires).UnixMilli())})
-		p.ZAdd(ctx, index, redis.Z{Member: d.ID})
-		p.PExpire(ctx, index, documentsKept)
-		return nil
-	})
+	reply, err := s.run(ctx, documentPutScript, args{
+		"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds(), "list": documentsKept.Milliseconds(),
+	}, body).StringSlice()
+	if err == nil {
+		err = moveError(reply[0])
+	}
 	if err != nil {
-		return fmt.Errorf("keep document %s: %w", d.ID, redisError(err))
+		return fmt.Errorf("keep document %s: %w", d.ID, err)
 	}
 	return nil
 }
@@ -116,14 +112,16 @@ func (s *Store) ClaimDocument(ctx context.Context, d tasks.Document) (prior []by
 	if err != nil {
 		return nil, fmt.Errorf("claim document %s: %w", d.ID, err)
 	}
-	there, err := s.run(ctx, documentClaimScript, args{"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds()}, body).Text()
+	reply, err := s.run(ctx, documentClaimScript, args{
+		"id": d.ID, "tenant": d.Tenant, "kind": string(d.Kind), "keep": d.Expires.Milliseconds(), "list": documentsKept.Milliseconds(),
+	}, body).StringSlice()
+	if err == nil && reply[0] != "there" {
+		return nil, moveError(reply[0])
+	}
 	if err != nil {
 		return nil, fmt.Errorf("claim document %s: %w", d.ID, err)
 	}
-	if there == "" {
-		return nil, nil
-	}
-	return s.vault.open(ctx, d.Tenant, []byte(there), ofDocument, d.ID)
+	return s.vault.open(ctx, d.Tenant, []byte(reply[1]), ofDocument, d.ID)
 }
 
 // DropDocument forgets a document and then its content, which goes with a sweep where
@@ -144,6 +142,7 @@ var (
 	contentAddScript    = script("content_add")
 	contentDropScript   = script("content_drop")
 	documentClaimScript = script("document_claim")
+	documentPutScript   = script("document_put")
 )
 
 // AddContent adds a chunk to the content of a document that is to come, in the store of

@@ -126,6 +126,25 @@ var smallHalves = map[string]func(h *half) func(){
 		h.submit(h.prompt("job_1", "few"), h.prompt("job_2", "few"))
 		return func() { h.set("few", tasks.TenantSettings{RunningJobs: new(int64)}) }
 	},
+	"document_put": func(h *half) func() {
+		return func() {
+			_ = h.PutDocument(h.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("a"), Expires: time.Hour})
+		}
+	},
+	"tenant_close": func(h *half) func() {
+		return func() { _ = h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}) }
+	},
+	"tenant_jobs":       func(h *half) func() { return h.leaving(`"most":24,`) },
+	"tenant_batches":    func(h *half) func() { return h.leaving(`"most":2000,`) },
+	"tenant_deliveries": func(h *half) func() { return h.leaving(`"most":100,"patience"`) },
+	"tenant_names":      func(h *half) func() { return h.leaving(`"cursor":"0","most":500,`) },
+	"tenant_open": func(h *half) func() { // of which only settings are left
+		h.set("acme", tasks.TenantSettings{RunningJobs: new(int64)})
+		must(h.T, h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}))
+		h.now = h.now.Add(11 * time.Second)
+		h.only = `"reason\":\"deleted`
+		return func() { must(h.T, h.GoOnDeleting(h.Context())) }
+	},
 	"token_save": func(h *half) func() {
 		return func() { h.token("tok_1") }
 	},
@@ -206,6 +225,16 @@ var smallHalves = map[string]func(h *half) func(){
 			must(h.T, h.Bound(h.Context(), tasks.WatchTurn{Pool: pool, Since: 10 * time.Second}, tasks.Bind{For: tasks.WaitPaused, Shares: 1}))
 		}
 	},
+}
+
+// leaving is the deletion of a tenant that has all that one can have, of which the script is meant
+// that has these arguments.
+func (h *half) leaving(only string) func() {
+	h.busy()
+	must(h.T, h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}))
+	h.now = h.now.Add(11 * time.Second)
+	h.only = only
+	return func() { must(h.T, h.GoOnDeleting(h.Context())) }
 }
 
 func (h *half) token(id string) {

@@ -29,6 +29,8 @@ func (k keys) paid(pool string) string            { return string(k) + "paid:" +
 func (k keys) weights() string                    { return string(k) + "weight" }
 func (k keys) settings() string                   { return string(k) + "tset" }
 func (k keys) atLimit() string                    { return string(k) + "fulls" }
+func (k keys) leaving() string                    { return string(k) + "bye" }
+func (k keys) departure(tenant string) string     { return string(k) + "byes:" + tenant }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
 func (k keys) running(pool string) string         { return string(k) + "run:" + pool }
@@ -40,6 +42,7 @@ func (k keys) watched(pool string) string         { return string(k) + "eye:" + 
 func (k keys) past(pool string) string            { return string(k) + "past:" + pool }
 func (k keys) batch(id string) string             { return string(k) + "g:" + id }
 func (k keys) batches(tenant string) string       { return string(k) + "gs:" + tenant }
+func (k keys) staged(tenant string) string        { return string(k) + "gst:" + tenant }
 func (k keys) lines(batch string) string          { return string(k) + "gl:" + batch }
 func (k keys) note(id string) string              { return string(k) + "note:" + id }
 func (k keys) control() string                    { return string(k) + "control" }
@@ -64,6 +67,7 @@ func (k keys) document(id string) string            { return string(k) + "doc:" 
 func (k keys) content(id string) string             { return string(k) + "part:" + id }
 func (k keys) stock(id string) string               { return string(k) + "stock:" + id }
 func (k keys) contents() string                     { return string(k) + "parts" }
+func (k keys) claims(tenant string) string          { return string(k) + "docc:" + tenant }
 func (k keys) documents(kind, tenant string) string { return string(k) + "docs:" + kind + ":" + tenant }
 
 func (k keys) sealKey(tenant string) string { return string(k) + "sk:" + tenant }

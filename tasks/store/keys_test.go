@@ -359,6 +359,9 @@ func (l *life) limits() {
 	}
 	must(l.T, l.s.SetTenant(l.Context(), "few", tasks.TenantSettings{Weight: new(int64)}, 1, 1, tasks.Act{At: time.Now(), Action: "set_tenant"}))
 	l.look()
+	_, err := sealing(l.T, l.rdb, "a").DeleteTenant(l.Context(), "few", tasks.Act{At: time.Now(), Action: "delete_tenant"})
+	must(l.T, err)
+	l.look()
 }
 
 func (l *life) submit(change func(*tasks.Submission)) (tasks.Job, []tasks.Ticket) {

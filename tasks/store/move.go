@@ -199,6 +199,8 @@ func refused(l tasks.Limits, reply []any) error {
 		return &tasks.QuotaError{Quota: "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "brim":
 		return tasks.ErrFull
+	case "leaving":
+		return tasks.ErrLeaving
 	case "heavy":
 		return &tasks.QuotaError{Quota: "queued_bytes", Limit: l.QueuedBytes, Remaining: max(0, l.QueuedBytes-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "spent":
@@ -266,6 +268,8 @@ func moveError(word string) error {
 		return tasks.ErrFinal
 	case "conflict":
 		return tasks.ErrConflict
+	case "leaving":
+		return tasks.ErrLeaving
 	}
 	return tasks.ErrLost
 }

@@ -148,7 +148,7 @@ func (s *Store) SetTenant(ctx context.Context, tenant string, set tasks.TenantSe
 			return fmt.Errorf("set tenant %s: %w", tenant, err)
 		}
 		if word != "changed" {
-			return nil
+			return moveError(word)
 		}
 	}
 	return fmt.Errorf("set tenant %s: %w", tenant, tasks.ErrConflict)

@@ -33,7 +33,7 @@ func (s *Store) SaveToken(ctx context.Context, t tasks.Token, act tasks.Act) err
 	if t.Models == nil {
 		t.Models = []string{}
 	}
-	a := args{"token": t.ID, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens, "act": actLine(act), "acts": maxActs, "old": oldestAct(act)}
+	a := args{"token": t.ID, "tenant": t.Tenant, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens, "act": actLine(act), "acts": maxActs, "old": oldestAct(act)}
 	return Sure(ctx, t.ID, func(ctx context.Context) error {
 		word, err := s.run(ctx, tokenSaveScript, a, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
 		if err != nil {

@@ -235,3 +235,19 @@ local function charge(j, used)
   day.used = day.used + used
   book(day)
 end
+
+-- closeAccounts forgets all that a tenant has used, and fitsAccounts looks at what that writes.
+local function fitsAccounts(pools)
+  each('HLEN', keys.waiting(), keys.bytes())
+  for _, pool in ipairs(pools) do each('HLEN', keys.load(pool)) end
+  sorted(keys.ledgers())
+end
+local function closeAccounts(tenant, pools)
+  for _, pool in ipairs(pools) do redis.call('HDEL', keys.load(pool), '\t' .. tenant) end
+  local own = { keys.day(tenant) }
+  for day = today - ledgerDays, today + 1 do own[#own + 1] = keys.ledger(day, tenant) end
+  redis.call('DEL', unpack(own))
+  redis.call('HDEL', keys.waiting(), tenant)
+  redis.call('HDEL', keys.bytes(), tenant)
+  redis.call('ZREM', keys.ledgers(), tenant)
+end

@@ -3,12 +3,13 @@
 -- ARGV[2]  {batch, fingerprint; dialect: of all its pools, or ""; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0;
 --          keep: ms that an Idempotency-Key is remembered; digest: of what is asked, "" for one that repeats none without
 --          a key; again: its caller has sent it before; kept: ms that a repeat finds the first; lease: see call_open.lua}
--- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"broke", money left, ms until midnight UTC, that midnight}, {"gone"}, or {"lost"} when
+-- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"broke", money left, ms until midnight UTC, that midnight}, {"gone"}, {"leaving"} when its tenant is being deleted, or {"lost"} when
 -- another writer has taken its key meanwhile.
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'i', 'whole', 'q', 'qm')
 if h[3] then return { 'ok', h[1] } end -- accepted already: the same commit, sent again
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
+if closed(h[1]) then return { 'leaving' } end
 if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.batch then return { 'lost' } end
 
 -- A repeat finds the batch of the call before, first one whose answer was not sent. The

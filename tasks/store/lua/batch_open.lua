@@ -3,11 +3,12 @@
 -- ARGV[2]  {op: names this opening; batch, tenant; key: Idempotency-Key or "", see reserved; stale: ms until an abandoned one is swept;
 --          silent: ms after which another writer may have the key; most: batches of a tenant being written; weight: the
 --          tenant's, and its places, see weigh}
--- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, {"many"}, or {"stale"} when a
+-- Returns  {"new", created ms}, {"busy"}, {"prior", fingerprint, id, answer, lines}, {"taken"}, {"many"}, {"leaving"} of a tenant that is being deleted, or {"stale"} when a
 --          writer of this batch has gone and what it wrote is to be forgotten first.
 local mine = keys.staged(a.tenant)
 sorted(keys.staging(), mine)
 lasting()
+if closed(a.tenant) then return { 'leaving' } end
 if a.key ~= '' then a.key = reserved(a.tenant, a.key) end
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')

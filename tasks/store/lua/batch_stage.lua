@@ -4,10 +4,11 @@
 -- ARGV[3]  and on, for each job: id, tenant, pool, shift of order ms, not_before ms or 0, deadline ms, envelope, body,
 --          fallback models, tokens to set aside or 0, bytes of the body to count or 0, field of the body, outcome as
 --          JSON of one that fails by itself or "", µs of the pool's allowance that the call is expected to cost or 0
--- Returns  {"ok"}, {"gone"} when the batch is not being written, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
+-- Returns  {"ok"}, {"gone"} when the batch is not being written, {"leaving"} when its tenant is being deleted, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
 if now >= last then return { 'gone' } end
+if ARGV[4] and closed(ARGV[4]) then return { 'leaving' } end
 local written = not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1
 each('HLEN', keys.batch(a.batch))
 if ARGV[4] then fitsTenant(ARGV[4]) end

@@ -4,12 +4,13 @@
 -- ARGV[2]  {id, tenant; op: names this chunk, which sent again after a lost answer is added once; bytes: of the chunk; widest: most bytes of its tenant's bodies, or 0; lies: the chunk lies elsewhere;
 --          keep: ms that content is kept without its document}
 -- ARGV[3]  the chunk, or where it lies
--- Returns  {"ok"}, or {"heavy", bytes that the tenant has}
+-- Returns  {"ok"}, {"heavy", bytes that the tenant has}, or {"leaving"} when it is being deleted
 local list, held = keys.content(a.id), keys.stock(a.id)
 redis.call('EXISTS', list)
 redis.call('LLEN', list)
 if redis.call('HGET', held, 'o') == a.op then return { 'ok' } end
 sorted(keys.contents())
+if closed(a.tenant) then return { 'leaving' } end
 local refusal = heavy(a.tenant, a.bytes, a.widest > 0 and a.widest or 1 / 0)
 if refusal then return refusal end
 redis.call('RPUSH', list, ARGV[3])

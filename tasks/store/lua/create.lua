@@ -8,7 +8,7 @@
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
 --          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
+--   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"leaving"} of a tenant that is being deleted, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
 --   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths, made = {}, {}, {}, {}
 local bounds, jobs, bytesIn, sets = {}, {}, 0, {}
@@ -41,6 +41,7 @@ local function create(n, i)
     tokens, daily, weight, named, bytes, widest, field, cost = unpack(ARGV, i, i + 20)
   -- The same submit once more: the connection ended before the first answer, and
   -- the client sent it again. Its ticket may have been in that answer.
+  if closed(tenant) then return { 'leaving' } end
   local was = redis.call('EXISTS', keys.job(id)) == 1 and load(id)
   if was then
     if was.t ~= tenant or not alike(redis.call('HGET', was.key, 'e'), envelope) then return { 'taken' } end

@@ -3,12 +3,13 @@
 -- ARGV[2]  {op: see operation.lua; tenant, endpoint; make: true for a new one; most: endpoints of a tenant;
 --          disabled: "1", enabled: "0", or "" to leave it; bare: true to forget the headers that it had}
 -- ARGV[3]  and on, for each field: its name and value
--- Returns  "ok", "gone" or "full".
+-- Returns  "ok", "gone", "full", or "leaving" when its tenant is being deleted.
 local said = answered()
 if said then return said end
 local wh, hooks = keys.endpoint(a.endpoint), keys.hooks(a.tenant)
 each('HLEN', hooks, keys.poolHooks())
 sorted(keys.endpoints(a.tenant), keys.failing())
+if closed(a.tenant) then return 'leaving' end
 local owner = redis.call('HGET', wh, 't')
 if owner and owner ~= a.tenant then return 'gone' end
 if not owner then

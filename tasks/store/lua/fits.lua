@@ -40,19 +40,23 @@ local function lasting()
   looked['\t'] = true
 end
 
--- weightOf is a tenant's weight, and mostOf how many of its jobs may be out at once, 0 being
--- no limit. Both are read by one command; of another type, nothing is noted there.
-local weights, mosts = {}, {}
+-- weightOf is a tenant's weight, mostOf how many of its jobs may be out at once, 0 being
+-- no limit, and closed whether nothing of it is taken in, for it is being deleted. All are read by one command; of another type, nothing is noted there.
+local weights, mosts, closings = {}, {}, {}
 local function weightOf(tenant)
   if not weights[tenant] then
-    local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant)
-    weights[tenant], mosts[tenant] = h[1] or '1', h.err and '0 r9e15' or h[2] or '0'
+    local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant, '\t\n' .. tenant)
+    weights[tenant], mosts[tenant], closings[tenant] = h[1] or '1', h.err and '0 r9e15' or h[2] or '0', h[3]
   end
   return weights[tenant]
 end
 local function mostOf(tenant)
   weightOf(tenant)
   return tonumber(string.match(mosts[tenant], '^%d+') or 0)
+end
+local function closed(tenant)
+  weightOf(tenant)
+  return closings[tenant] and now < tonumber(closings[tenant])
 end
 
 -- loadOf is how many jobs of a pool wait and run, what its calls cost, and what one tenant was

@@ -112,8 +112,19 @@ function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end --
 function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them and since when they have one, see enroll in backlog.lua
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
-function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has; a tab, a line's end and tenant -> until when nothing of it is taken in, for it is being deleted
 function keys.settings() return P .. 'tset' end -- hash: tenant -> what an operator has set of it, JSON, see tasks/tenant.go; a tab -> the version of all of them
+function keys.leaving() return P .. 'bye' end -- zset: tenants that are being deleted, by when another process goes on with it
+-- at    when that began
+-- act   who wants it, as the audit has it
+-- jobs  that were deleted so far; and likewise what follows
+-- bat   batches
+-- doc   files
+-- hook  endpoints
+-- dlv   deliveries
+-- tok   tokens
+-- over  when all was gone
+function keys.departure(tenant) return P .. 'byes:' .. tenant end -- hash: how far the deletion of a tenant has come
 function keys.outs(tenant) return P .. 'outs:' .. tenant end -- zset: jobs of a tenant with such a limit that are handed out, held or running, by when that was last seen to be so
 function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit has a backlog and no turn, each behind its depth, by since when
 function keys.atLimit() return P .. 'fulls' end -- zset: those tenants, by when to look again
@@ -316,6 +327,7 @@ function keys.contents() return P .. 'parts' end -- zset: documents with content
 -- o    the name of the last chunk that was added
 function keys.stock(id) return P .. 'stock:' .. id end -- hash: what the content of a document takes
 function keys.documents(kind, tenant) return P .. 'docs:' .. kind .. ':' .. tenant end -- zset: a tenant's documents of a kind, by id
+function keys.claims(tenant) return P .. 'docc:' .. tenant end -- zset: a tenant's documents that were claimed, by when their time is over
 function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state that was told of last
 
 -- Sealing: each tenant's own key, see tasks/seal.

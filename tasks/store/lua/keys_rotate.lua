@@ -2,7 +2,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; tenant; endpoint: "" for the tenant's own; secret; private: key or ""; keep: ms that the old ones go on;
 --          leave: true to leave keys that are there}
--- Returns  "ok" or "gone".
+-- Returns  "ok", "gone", or "leaving" when the tenant is being deleted.
 local said = answered()
 if said then return said end
 local key = keys.secrets(a.tenant)
@@ -10,6 +10,7 @@ if a.endpoint ~= '' then
   key = keys.endpoint(a.endpoint)
   if redis.call('HGET', key, 't') ~= a.tenant then return 'gone' end
 end
+if closed(a.tenant) then return 'leaving' end
 local h = redis.call('HMGET', key, 'k', 'a')
 if h[1] == a.secret or (h[1] and a.leave) then return 'ok' end
 answer('ok')

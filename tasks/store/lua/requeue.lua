@@ -6,7 +6,7 @@
 -- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
 --          bytes of the body to count or 0, what it is expected to cost (JSON: µs of a pool's allowance or 0, by pool)
 -- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it
---          was passed over; the refusal is {}, {"brim"}, {"full", waiting}, {"heavy", bytes}, {"spent", tokens left, ms
+--          was passed over; the refusal is {}, {"leaving"} of a tenant that is being deleted, {"brim"}, {"full", waiting}, {"heavy", bytes}, {"spent", tokens left, ms
 --          until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}.
 local said = answered()
 if said then return said end
@@ -41,6 +41,7 @@ for i = 3, #ARGV, 6 do
 end
 
 local function requeue(j)
+  if closed(j.t) then return { 'leaving' } end
   local bounds, one = { [j.first] = j.bound }, { [j.first] = 1 }
   if crowded(0, bounds, one) then return { 'brim' } end
   local refusal = admit(j.t, 1, j.tokens, a.most, a.daily, j.bytes, a.widest, pledge(redis.call('HGET', j.key, 'e')), a.budget)

@@ -2,12 +2,13 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {tenant; was: the settings that the new ones were made of, "" for none; set: the new ones, JSON, "" for none;
 --          weight: the tenant's, and its places, see weigh; settle: ms after which every process knows; act: the line; acts, old: see act_note.lua}
--- Returns  "ok", or "changed" when others stand there by now
+-- Returns  "ok", "changed" when others stand there by now, or "leaving" when the tenant is being deleted
 local is = redis.call('HGET', keys.settings(), a.tenant) or ''
 if is == a.set then return 'ok' end
 if is ~= a.was then return 'changed' end
 sorted(keys.acts(), keys.atLimit())
 each('HLEN', keys.weights())
+if closed(a.tenant) then return 'leaving' end
 if a.set == '' then
   redis.call('HDEL', keys.settings(), a.tenant)
 else

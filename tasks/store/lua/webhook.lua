@@ -111,9 +111,10 @@ end
 local function wwake() redis.pcall('PUBLISH', keys.control(), 'deliver now') end
 
 -- tell writes the deliveries of an event: to the endpoints that take it, but
--- for one, and to the job's own URL, if it has one.
+-- for one, and to the job's own URL, if it has one. Nobody is told of a tenant that is being deleted.
 tell = function(tenant, kind, object, event, url, detail, but)
   local hooks, made = hooksOf(tenant), false
+  if (url or hooks[1]) and closed(tenant) then return end
   for i = 1, #hooks, 2 do
     if hooks[i] ~= but and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
       deliver(tenant, hooks[i], '', kind, object, event, detail)
