@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/base64"
@@ -213,11 +212,8 @@ func (k jwk) publicKey() (alg string, key any, err error) {
 		key, err = k.ecKey(elliptic.P384(), 48)
 		return algES384, key, err
 	case k.Kty == "OKP" && k.Crv == "Ed25519" && meant(algEdDSA, "Ed25519"): // RFC 9864
-		x, err := octets("x", k.X)
-		if err == nil && len(x) != ed25519.PublicKeySize {
-			err = fmt.Errorf("x must be %d bytes", ed25519.PublicKeySize)
-		}
-		return algEdDSA, ed25519.PublicKey(x), err
+		key, err = k.edKey()
+		return algEdDSA, key, err
 	}
 	return "", nil, nil
 }
