@@ -1,6 +1,7 @@
 # make alone lists the targets.
 .DEFAULT_GOAL := help
 FUZZTIME ?= 30s
+VULNDB ?= https://vuln.go.dev
 
 .PHONY: help
 help: ## List the targets
@@ -28,6 +29,12 @@ lint: ## Check the format, run go vet and staticcheck, look for code that nothin
 	go vet ./...
 	go tool staticcheck -checks all ./...
 	@unreached=$$(go tool deadcode -test ./...) && test -z "$$unreached" || { echo "deadcode: $$unreached"; exit 1; }
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what is reached, or say that their database cannot be had
+	@if curl -fsS -o /dev/null --max-time 10 $(VULNDB)/index/db.json; \
+		then go run golang.org/x/vuln/cmd/govulncheck@latest -db $(VULNDB) ./...; \
+		else echo "vuln: $(VULNDB) cannot be reached: nothing is known about vulnerabilities"; exit 3; fi
 
 .PHONY: fuzz
 fuzz: ## Fuzz everything that parses, each for FUZZTIME (30s)
@@ -150,6 +157,17 @@ bench-outage: ## Measure an outage, a shared key, lost state, killed workers and
 .PHONY: image
 image: ## Build the container image
 	docker build -t sluice .
+
+.PHONY: pin-images
+pin-images: ## Write the digest of each image's tag behind it, in docker-compose.yml and Dockerfile; needs docker and the registries
+	@set -e; for file in docker-compose.yml Dockerfile; do \
+		for image in $$(sed -nE 's/^ +image: ([^@ ]+:[^@ ]+).*/\1/p; s/^FROM ([^@ ]+:[^@ ]+).*/\1/p' $$file); do \
+			digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' $$image); \
+			case $$digest in sha256:*) ;; *) echo "pin-images: no digest of $$image: $$digest"; exit 1;; esac; \
+			sed -i -E "s|(image: \|FROM )$$image(@sha256:[0-9a-f]+)?|\1$$image@$$digest|" $$file; \
+			echo "$$file: $$image@$$digest"; \
+		done; \
+	done
 
 .PHONY: ci
 ci: ## Run what the continuous integration runs
