@@ -86,7 +86,7 @@ func (a *attempt) run(base context.Context) error {
 	defer leave()
 	if err := a.pace(ctx); err != nil {
 		if !lost(ctx) {
-			a.handBack(base, "") // not started: nothing is counted
+			a.unpaced(base, err)
 		}
 		return nil
 	}
@@ -219,13 +219,32 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	job := &a.job
 	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
-		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(),
+		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(), Within: a.left(),
 	})
 	a.granted = time.Now()
 	if errors.Is(err, limit.ErrShut) {
 		a.p.closed.Store(time.Now().Add(shutFor).UnixNano())
 	}
 	return err
+}
+
+// left is the time to the job's deadline; 0: it has none, or it has passed.
+func (a *attempt) left() time.Duration {
+	if a.job.Deadline.IsZero() {
+		return 0
+	}
+	return max(0, a.job.Deadline.Sub(a.w.c.Now()))
+}
+
+// unpaced gives a job back that was not let through; nothing is counted. One whose place
+// comes after its deadline is put off until then, and so ends now: it has cost nothing yet.
+func (a *attempt) unpaced(base context.Context, err error) {
+	var late *limit.LateError
+	if !errors.As(err, &late) {
+		a.handBack(base, "")
+		return
+	}
+	a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Delay: late.Wait + 2*time.Millisecond}) // the record has whole ones
 }
 
 // confirm takes another place in the pace when this process stood still since it

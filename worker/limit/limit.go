@@ -254,6 +254,19 @@ type Need struct {
 	InputTokens int64
 	// MaxTokens caps the expected output. Zero means no cap.
 	MaxTokens int64
+	// Within is how long from now the call is of use; zero: however late. A place that comes
+	// later is given back at once, and [Gate.Take] returns a [LateError].
+	Within time.Duration
+}
+
+// LateError is what [Gate.Take] returns to a call whose place would have come too late
+// for it. It has taken nothing.
+type LateError struct {
+	Wait time.Duration // until that place
+}
+
+func (e *LateError) Error() string {
+	return fmt.Sprintf("limit: the call could be sent in %v, which is too late for it", e.Wait)
 }
 
 // Grant is a booked place, from [Gate.Take]. It has to be settled, once.

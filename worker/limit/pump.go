@@ -235,9 +235,13 @@ func (g *Gate) serve(ctx context.Context, w *waiter, a answer) {
 	defer g.waited(bound)
 	switch a.status {
 	case "ok":
-		if g.await(ctx, w, a) {
+		switch {
+		case a.wait > 0 && !w.until.IsZero() && a.at.Add(a.wait).After(w.until):
+			g.handBack(ctx, w, a)
+			g.refuse(w, &LateError{Wait: a.wait})
+		case g.await(ctx, w, a):
 			g.grant(w, a)
-		} else {
+		default:
 			g.handBack(ctx, w, a)
 		}
 	case "hold", "far":
@@ -284,6 +288,18 @@ func (g *Gate) await(ctx context.Context, w *waiter, a answer) bool {
 		g.noteHold(left)
 	}
 	return err == nil && left <= 0
+}
+
+// refuse ends the wait of one.
+func (g *Gate) refuse(w *waiter, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if w.left {
+		return
+	}
+	g.queue.Remove(w.el)
+	w.err, w.done = err, true
+	close(w.ready)
 }
 
 // grant lets a call go.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -684,5 +685,69 @@ func TestNobodyWaitsForAFigureThatWasNeverTrue(t *testing.T) {
 				t.Fatalf("settled %s: nobody else passes, the state is %+v", settled, state(t, first))
 			}
 		}
+	}
+}
+
+// A call whose place comes too late for it is told so at once, by the place that it has and not by
+// a guess: whoever is told would have been later, whoever goes is in time, and the places of those
+// who are told are others'.
+func TestACallWhosePlaceComesTooLateIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	f, dice := newFakeClock(), rand.New(rand.NewPCG(1, 16))
+	g := f.gate(t, redistest.New(t), Limits{RequestsPerMinute: 60, RequestBurst: 1})
+	start(t, g)
+	settle(t, g, take(t, g, Need{ID: "first", Class: "c"}), Actual{Known: true})
+	type told struct {
+		at   time.Time
+		err  error
+		from time.Time
+	}
+	var sent []time.Time
+	for n := range 40 {
+		within := time.Duration(dice.IntN(2500)+1) * time.Millisecond
+		if n%8 == 0 {
+			within = 0
+		}
+		asked, done := f.now(), make(chan told, 1)
+		go func() {
+			grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c", Within: within})
+			if done <- (told{at: f.now(), err: err}); err == nil {
+				settle(t, g, grant, Actual{Known: true})
+			}
+		}()
+		var got told
+		for waits := true; waits; {
+			eventually(t, "it is told, or waits", func() bool {
+				select {
+				case got = <-done:
+					waits = false
+					return true
+				default:
+					return f.sleeping() == 2 // it, and the renewal of leases
+				}
+			})
+			if waits {
+				f.next()
+			}
+		}
+		var late *LateError
+		switch {
+		case got.err == nil && within > 0 && got.at.Sub(asked) > within:
+			t.Errorf("call %d went after %v, and was of use for %v", n, got.at.Sub(asked), within)
+		case got.err == nil:
+			sent = append(sent, got.at)
+		case !errors.As(got.err, &late) || got.at != asked || late.Wait <= within || within == 0:
+			t.Errorf("call %d, of use for %v, was told %v after %v", n, within, got.err, got.at.Sub(asked))
+		default:
+			f.advance(time.Duration(dice.IntN(300)) * time.Millisecond)
+		}
+	}
+	for i := range sent[1:] {
+		if gap := sent[i+1].Sub(sent[i]); gap < 990*time.Millisecond || gap > 1310*time.Millisecond && len(sent) == 40 {
+			t.Errorf("call %d was sent %v after the one before", i+1, gap)
+		}
+	}
+	if len(sent) < 8 || len(sent) > 36 {
+		t.Errorf("%d of 40 calls were sent: nothing was tried", len(sent))
 	}
 }

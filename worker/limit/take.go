@@ -15,6 +15,7 @@ import (
 type waiter struct {
 	need  Need
 	since time.Time
+	until time.Time     // when the call is of no use any more; zero: never
 	ready chan struct{} // closed when grant or err is set
 	gone  chan struct{} // closed when the caller has left
 
@@ -46,6 +47,9 @@ func (g *Gate) take(ctx context.Context, n Need, first bool) (Grant, error) {
 		return Grant{}, err
 	}
 	w := &waiter{need: n, since: g.clock.now(), ready: make(chan struct{}), gone: make(chan struct{}), key: g.newKey(n)}
+	if n.Within > 0 {
+		w.until = w.since.Add(n.Within)
+	}
 	g.mu.Lock()
 	if g.stopped {
 		g.mu.Unlock()

@@ -127,10 +127,11 @@ local function finish(j, to, outcome, used)
   if j.sh then pass(j, to == 'succeeded' and 64 or 1) end
 end
 
--- expire ends a job whose deadline has passed; called says that a call was made
+-- expire ends a job whose deadline has passed, or comes before it can go; called says that a call was made
 -- in vain just now, and used how many tokens it took, as far as is known.
 expire = function(j, called, used) -- seldom
   redis.call('RPUSH', keys.late(), j.id)
   local billed = called and 'true' or 'false'
-  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"the deadline passed before the job was done","maybe_billed":' .. billed .. '}}', called and used or 0)
+  local why = j.dl > now and 'the job cannot go before its deadline any more' or 'the deadline passed before the job was done'
+  finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"' .. why .. '","maybe_billed":' .. billed .. '}}', called and used or 0)
 end
