@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -65,6 +66,9 @@ func (l *placing) take() {
 			l.Fatal(err)
 		}
 		_, next, err := l.Start(l.Context(), k)
+		if tasks.Void(err) { // a pause has taken its place
+			continue
+		}
 		must(l.T, err)
 		l.line, l.runs = append(l.line, next...), append(l.runs, k)
 	}
@@ -100,6 +104,17 @@ func (l *placing) out(tenant string) (ids []string) {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// running is how many of a tenant's calls are under way.
+func (l *placing) running(tenant string) (n int64) {
+	l.Helper()
+	for _, id := range l.out(tenant) {
+		if l.rdb.HGet(l.Context(), "sluice:{s}:j:"+id, "s").Val() == "running" {
+			n++
+		}
+	}
+	return n
 }
 
 func (l *placing) placed(tenant string) []string {
@@ -153,7 +168,7 @@ func TestATenantAtItsLimitIsPassedOver(t *testing.T) {
 
 // Whatever happens, in whatever order: no tenant is beyond its limit, those that have a place
 // are those that are out, and everything that was accepted ends. Where pools are paused (odd
-// seeds), what was handed out there has no place, so a tenant may be beyond its limit after.
+// seeds), what was handed out there has no place, but no more of a tenant's run than may.
 func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -168,6 +183,9 @@ func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 				for tenant, most := range l.most {
 					if out, has := l.out(tenant), l.placed(tenant); seed%2 == 0 && (int64(len(out)) > most || !slices.Equal(out, has)) {
 						t.Fatalf("seed %d, %s: of %s, which may have %d, %v are out and %v have a place", seed, act, tenant, most, out, has)
+					}
+					if n := l.running(tenant); n > most {
+						t.Fatalf("seed %d, %s: of %s, which may have %d, %d run", seed, act, tenant, most, n)
 					}
 				}
 			}
@@ -339,14 +357,34 @@ func TestAPausedPoolHoldsNoPlaces(t *testing.T) {
 	if len(l.line) != 2 || l.line[0].ID != open[0] {
 		t.Fatalf("handed out beside the pause: %v, want two of %v", l.line, open)
 	}
+	l.take()
 	must(t, l.SetPaused(t.Context(), "q", false))
-	for _, k := range held { // they have their places again as soon as a worker has them
+	for _, k := range held { // their places are others', and they go back into line
 		_, err := l.Take(t.Context(), k)
 		must(t, err)
 		_, err = l.Renew(t.Context(), []tasks.Ticket{k})
 		must(t, err)
+		if _, _, err := l.Start(t.Context(), k); !errors.Is(err, tasks.ErrLost) {
+			t.Errorf("a third job starts of two: %v", err)
+		}
 	}
-	if n := len(l.out("acme")); n != 4 {
-		t.Errorf("%d places are taken, want those of all four", n)
+	if n := l.running("acme"); n != 2 || l.rdb.ZCard(t.Context(), "sluice:{s}:q:q:acme").Val() != 2 {
+		t.Errorf("%d run, want 2, and two in line", n)
+	}
+	for range 5 { // each ends, one at a time
+		for len(l.runs) > 0 {
+			l.end(l.runs[0], won)
+			l.take()
+			if n := l.running("acme"); n > 2 {
+				t.Fatalf("%d run of two", n)
+			}
+		}
+		l.second()
+		l.take()
+	}
+	for _, k := range held {
+		if j, err := l.Job(t.Context(), "acme", k.ID); err != nil || j.Status != tasks.StatusSucceeded || j.Attempts != 1 {
+			t.Errorf("a job whose place was taken is %s after %d attempts, %v", j.Status, j.Attempts, err)
+		}
 	}
 }

@@ -69,7 +69,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- w    what else happened to it, where anything did: see moment in record.lua
 -- q    tokens set aside for it until it is final, and the UTC day of that; of a batch's line its batch has the day
 -- qb   bytes of its body that are counted for its tenant until it is final
--- pl   1 while it has one of its tenant's places, where these are limited
+-- pl   1 while it has one of its tenant's places, where these are limited; 0 when a pause has taken that from it
 function keys.job(id) return P .. 'j:' .. id end -- hash: a job
 -- n    the call that brings the text
 -- t    the text so far; sealed, in pieces, each behind its length in four bytes

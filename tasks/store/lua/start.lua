@@ -19,6 +19,21 @@ if j.dl > 0 and j.dl <= now then
   expire(j)
   return { 'expired' }
 end
+-- One whose place a pause has taken needs one again: without, it goes back into line, uncounted.
+if j.pl == '0' then
+  redis.pcall('ZREM', keys.outs(j.t), j.id)
+  if crammed(j.t) then
+    leave(j)
+    redis.call('HINCRBY', j.key, 'f', 1)
+    drops(j, 'pl')
+    again(j, 0)
+    backlog(j)
+    become(j, j.s)
+    return { 'lost' }
+  end
+  redis.pcall('ZADD', keys.outs(j.t), now, j.id)
+  puts(j, 'pl', 1)
+end
 leave(j)
 redis.call('ZADD', keys.running(j.p), now + a.lease, j.id)
 local m, n = j.m + 1, tonumber(j.n or 0) + 1

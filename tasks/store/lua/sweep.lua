@@ -108,16 +108,19 @@ local function standing(id)
   local h = redis.pcall('HMGET', keys.job(id), 's', 'p')
   if h.err then return true end
   if phase[h[1]] ~= 'queued' then return phase[h[1]] == 'running' end
-  if without('HEXISTS', keys.paused(), h[2]) == 1 then return false end -- it would keep its place for as long as that lasts
+  if without('HEXISTS', keys.paused(), h[2]) == 1 then return false, true end -- it would keep its place for as long as that lasts
   return without('ZSCORE', keys.handed(h[2]), id) or without('ZSCORE', keys.held(h[2]), id)
 end
 for _, tenant in ipairs(upto(keys.atLimit())) do
   redis.call('ZREM', keys.atLimit(), tenant)
   for _, id in ipairs(redis.pcall('ZRANGE', keys.outs(tenant), 0, a.most - 1)) do
-    if standing(id) then redis.call('ZADD', keys.outs(tenant), now, id) else redis.call('ZREM', keys.outs(tenant), id) end
+    local stands, taken = standing(id)
+    if stands then redis.call('ZADD', keys.outs(tenant), now, id) else redis.call('ZREM', keys.outs(tenant), id) end
+    if taken then redis.call('HSET', keys.job(id), 'pl', 0) end
   end
   if crammed(tenant) then
-    redis.call('ZADD', keys.atLimit(), now + 1000, tenant)
+    -- Of very many, five sweeps a second look at a part.
+    redis.call('ZADD', keys.atLimit(), now + math.max(1000, math.ceil(redis.call('ZCARD', keys.atLimit()) * 200 / a.most)), tenant)
   else
     while letIn(tenant) do end
   end
