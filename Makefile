@@ -147,7 +147,7 @@ bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/prove backlog $(BENCHFLAGS)
 
 .PHONY: bench-fair
-bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, 10,000 tenants; about 2 minutes
+bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, lanes, large prompts, 10,000 tenants; about 3 minutes
 	go run ./cmd/prove fair $(FAIRFLAGS)
 
 .PHONY: bench-outage

@@ -31,6 +31,7 @@ type arena struct {
 // work is a job as its provider will find it.
 type work struct {
 	tenant        string
+	lane          tasks.Priority // "" is normal
 	input, output int64
 	came          time.Time
 }
@@ -55,7 +56,7 @@ func (a *arena) submit(ctx context.Context, list ...work) error {
 		for i, w := range some {
 			w.came = a.now
 			j := tasks.Job{
-				ID: store.NewID("job"), Tenant: w.tenant, Pool: pool, Model: "m", Priority: tasks.Normal,
+				ID: store.NewID("job"), Tenant: w.tenant, Pool: pool, Model: "m", Priority: cmp.Or(w.lane, tasks.Normal),
 				Request: tasks.Request{Kind: tasks.Text, Body: []byte(`""`), InputTokens: int(w.input), MaxTokens: int(max(most, w.output))},
 			}
 			a.jobs[j.ID], subs[i].Job = w, j
@@ -72,19 +73,25 @@ func (a *arena) submit(ctx context.Context, list ...work) error {
 // call makes the next call, and returns whose it was and how long it had waited. No tenant:
 // nobody waits.
 func (a *arena) call(ctx context.Context) (tenant string, waited time.Duration, err error) {
+	w, waited, err := a.one(ctx)
+	return w.tenant, waited, err
+}
+
+// one is call of which all is told.
+func (a *arena) one(ctx context.Context) (w work, waited time.Duration, err error) {
 	if len(a.line) == 0 {
-		return "", 0, nil
+		return w, 0, nil
 	}
 	k := a.line[0]
 	a.line = a.line[1:]
-	w := a.jobs[k.ID]
+	w = a.jobs[k.ID]
 	delete(a.jobs, k.ID)
 	if _, err := a.store.Take(ctx, k); err != nil {
-		return "", 0, err
+		return w, 0, err
 	}
 	_, next, err := a.store.Start(ctx, k)
 	if err != nil {
-		return "", 0, err
+		return w, 0, err
 	}
 	a.line = append(a.line, next...)
 	waited = a.now.Sub(w.came)
@@ -94,7 +101,7 @@ func (a *arena) call(ctx context.Context) (tenant string, waited time.Duration, 
 	a.largest[w.tenant] = max(a.largest[w.tenant], draw.Seconds())
 	next, err = a.store.End(ctx, k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Draw: draw, Attempt: tasks.Attempt{Outcome: tasks.Succeeded}})
 	a.line = append(a.line, next...)
-	return w.tenant, waited, err
+	return w, waited, err
 }
 
 // jain is Jain's index of what tenants were served by weight: 1 when all have the same.

@@ -73,6 +73,14 @@ func (c *Command) measure(ctx context.Context, rdb *redis.Client) error {
 			return fmt.Sprintf("200 tenants at 30 %% of the pool beside one with %d jobs waiting: p99 wait %.2f s (bar: stage of %.2f s and 2 s)", c.Flood, p99.Seconds(), stage.Seconds()), err
 		},
 		func() (string, error) {
+			least, err := lanes(ctx, rdb, 3*time.Minute, time.Minute)
+			return fmt.Sprintf("three lanes flooded in turn: each had at least %.1f %% of its share in any 60 s (bar 95 %%)", 100*least), err
+		},
+		func() (string, error) {
+			large, rest, err := large(ctx, rdb, c.Calls)
+			return fmt.Sprintf("prompts at 90 %% of the pool: the largest 5 %% wait %.2f s at p99, the rest %.2f s, %.2f times (bar 1.5)", large.Seconds(), rest.Seconds(), large.Seconds()/rest.Seconds()), err
+		},
+		func() (string, error) {
 			p50, p99, err := picks(ctx, rdb, c.Tenants)
 			return fmt.Sprintf("%d tenants with a backlog: a start with its pick takes Redis %.0f µs, p99 %.0f µs (bar 300 µs)", c.Tenants, p50, p99), err
 		},

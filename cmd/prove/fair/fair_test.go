@@ -2,6 +2,7 @@ package fair
 
 import (
 	"testing"
+	"time"
 
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
@@ -16,6 +17,12 @@ func TestTenantsShareTheAllowance(t *testing.T) {
 	}
 	if p99, stage, err := flood(t.Context(), rdb, 300, 200); err != nil || p99.Seconds() > stage.Seconds()+2 {
 		t.Errorf("p99 wait %v with a stage of %v, %v; want at most 2 s more", p99, stage, err)
+	}
+	if least, err := lanes(t.Context(), rdb, 12*time.Second, 10*time.Second); err != nil || least < 0.75 || least > 1 {
+		t.Errorf("a lane had %.3f of its share, %v; want 0.95", least, err)
+	}
+	if large, rest, err := large(t.Context(), rdb, 100); err != nil || large <= 0 || rest <= 0 {
+		t.Errorf("large prompts wait %v, the others %v, %v", large, rest, err)
 	}
 	if p50, p99, err := picks(t.Context(), rdb, 200); err != nil || p50 <= 0 || p99 < p50 {
 		t.Errorf("a pick takes %v, p99 %v µs, %v", p50, p99, err)
