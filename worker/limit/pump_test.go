@@ -698,9 +698,8 @@ func TestACallWhosePlaceComesTooLateIsToldAtOnce(t *testing.T) {
 	start(t, g)
 	settle(t, g, take(t, g, Need{ID: "first", Class: "c"}), Actual{Known: true})
 	type told struct {
-		at   time.Time
-		err  error
-		from time.Time
+		at  time.Time
+		err error
 	}
 	var sent []time.Time
 	for n := range 40 {
@@ -711,9 +710,11 @@ func TestACallWhosePlaceComesTooLateIsToldAtOnce(t *testing.T) {
 		asked, done := f.now(), make(chan told, 1)
 		go func() {
 			grant, err := g.Take(t.Context(), Need{ID: "a", Class: "c", Within: within})
-			if done <- (told{at: f.now(), err: err}); err == nil {
+			at := f.now()
+			if err == nil {
 				settle(t, g, grant, Actual{Known: true})
 			}
+			done <- told{at: at, err: err}
 		}()
 		var got told
 		for waits := true; waits; {
