@@ -221,3 +221,45 @@ func TestACallCallsFewCommands(t *testing.T) {
 		t.Errorf("a call with a key adds %d commands, at most 3", more)
 	}
 }
+
+// A change of a waiting job's lane, or its cancellation, calls as many commands in front of a
+// hundred thousand others as alone: each finds its place by itself.
+func TestAnEditAndACancelCostTheSameAtAnyDepth(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t, redistest.Options{}).Client() // which counts nobody else's
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 1}, Rates: oneRate})
+	must(t, s.SetPaused(t.Context(), pool, true))
+	cost := func(act func(id string) error) int {
+		t.Helper()
+		j, _ := create(t, s, job("acme"))
+		_, before := spent(t, rdb)
+		must(t, act(j.ID))
+		_, after := spent(t, rdb)
+		return after - before
+	}
+	acts := map[string]func(id string) error{
+		"edit": func(id string) error {
+			_, err := s.Edit(t.Context(), "acme", id, priority(tasks.Low))
+			return err
+		},
+		"cancel": func(id string) error { _, err := s.Cancel(t.Context(), "acme", id); return err },
+	}
+	alone := map[string]int{}
+	for name, act := range acts {
+		create(t, s, job("acme")) // a backlog stays
+		cost(act)                 // the script is loaded
+		alone[name] = cost(act)
+	}
+	for from := range 20 {
+		crowd := make([]redis.Z, 5000)
+		for i := range crowd {
+			crowd[i] = redis.Z{Score: float64(1e12 + i), Member: "job_" + strconv.Itoa(5000*from+i)}
+		}
+		must(t, rdb.ZAdd(t.Context(), "sluice:{s}:q:"+pool+":acme", crowd...).Err())
+	}
+	for name, act := range acts {
+		if deep := cost(act); deep != alone[name] {
+			t.Errorf("%s calls %d commands among 100,000 jobs, %d alone", name, deep, alone[name])
+		}
+	}
+}
