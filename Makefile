@@ -169,6 +169,14 @@ pin-images: ## Write the digest of each image's tag behind it, in docker-compose
 		done; \
 	done
 
+.PHONY: release
+release: ## Build static programs for Linux and macOS (amd64, arm64) into ./dist, with checksums and an SBOM each
+	go run ./cmd/release --out dist
+
+.PHONY: prove-release
+prove-release: ## Build the program from two copies of the source and compare
+	go run ./cmd/release --check
+
 .PHONY: ci
 ci: ## Run what the continuous integration runs
 	.ci/run
