@@ -277,7 +277,7 @@ func noToken(r *http.Request, missing bool) string {
 	case relayed(r.URL.Path):
 		return "There must be one key, a token of this server: as x-api-key or as Authorization: Bearer, not as both."
 	case missing:
-		return "The Authorization header is missing."
+		return "The Authorization header is missing: send a token of this server as Authorization: Bearer TOKEN; sluice token makes one."
 	}
 	return "There must be one Authorization header, and it must hold a bearer token."
 }
@@ -353,8 +353,9 @@ func challenge(header, code, detail string) *fault.Fault {
 	return p
 }
 
-// classify is [fault.Classify], with the errors that net/http and Echo make.
-func classify(err error) (fault.Kind, fault.Fault) {
+// classify is [fault.Classify], with the errors that net/http and Echo make. allow lists the
+// methods of the route.
+func classify(err error, allow string) (fault.Kind, fault.Fault) {
 	var (
 		f      *fault.Fault
 		tooBig *http.MaxBytesError
@@ -365,9 +366,9 @@ func classify(err error) (fault.Kind, fault.Fault) {
 	case errors.As(err, &tooBig):
 		err = fault.Fail(fault.BodyTooLarge, "The body is longer than %d bytes.", tooBig.Limit)
 	case errors.As(err, &routed) && routed.Code == http.StatusNotFound:
-		err = fault.Fail(fault.RouteNotFound, "The API has no such route.")
+		err = fault.Fail(fault.RouteNotFound, "The API has no such route: /docs lists those that there are.")
 	case errors.As(err, &routed) && routed.Code == http.StatusMethodNotAllowed:
-		err = fault.Fail(fault.MethodNotAllowed, "The Allow header lists the methods of this route.")
+		err = fault.Fail(fault.MethodNotAllowed, "This route takes %s.", allow)
 	}
 	return fault.Classify(err)
 }
@@ -380,7 +381,7 @@ func (a *API) answerError(err error, c echo.Context) {
 		x.status = statusClientClosed
 		return
 	}
-	k, p := classify(err)
+	k, p := classify(err, c.Response().Header().Get("Allow"))
 	x.code = k.Code
 	if k.Status >= 500 && k.Code != fault.DeadlineUnreachable {
 		a.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
@@ -115,6 +116,18 @@ func Kinds() []Kind {
 // not come at the same moment.
 func comeAgain() time.Duration { return DefaultRetryAfter + rand.N(DefaultRetryAfter) }
 
+// advice is what to do about failures that nobody says more of.
+var advice = map[string]string{
+	NotFound:                 "The token's tenant has none of this id, or no longer: it may be another tenant's, deleted, or older than results.ttl.",
+	"already_final":          "Nothing was changed; read it for how it ended.",
+	Conflict:                 "Nothing was changed; read it, since its status says what can be done.",
+	KeyBusy:                  "Send it again in a moment; the answer is the first request's.",
+	"idempotency_key_reused": "Send another key for another request, or the first request's body for its answer.",
+	Unavailable:              "Nothing was changed; send it again after Retry-After.",
+	KeysUnavailable:          "Send it again after Retry-After; an operator sees why in /readyz.",
+	StoreFull:                "Nothing was taken in; send it again after Retry-After. Deleting finished jobs makes room.",
+}
+
 // Fault is an error with an answer.
 type Fault struct {
 	Code       string
@@ -184,7 +197,7 @@ func Classify(err error) (Kind, Fault) {
 			return k, *f
 		}
 		if f == nil && k.cause != nil && errors.Is(err, k.cause) {
-			told := Fault{Code: k.Code, Detail: k.Title + "."}
+			told := Fault{Code: k.Code, Detail: strings.TrimSpace(k.Title + ". " + advice[k.Code])}
 			if k.Status == 503 || k.Status == 429 {
 				told.RetryAfter = comeAgain()
 			}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -238,12 +239,21 @@ func (a *API) ListJobs(c echo.Context) error {
 	})
 }
 
+// names lists words for a reader.
+func names[S ~string](words []S) string {
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = string(w)
+	}
+	return strings.Join(list, ", ")
+}
+
 // filter reads which jobs are asked for.
 func (a *API) filter(q url.Values) (f tasks.Filter, err error) {
 	f = tasks.Filter{Status: tasks.Status(q.Get("status")), Model: q.Get("model"), Pool: q.Get("pool"), Batch: q.Get("batch"), After: q.Get("after")}
 	switch {
 	case f.Status != "" && !f.Status.Valid():
-		return f, fault.Fail(fault.InvalidRequest, `The query parameter "status" must be a job's status.`)
+		return f, fault.Fail(fault.InvalidRequest, `The query parameter "status" must be one of %s.`, names(tasks.Statuses))
 	case f.Batch != "" && !isObjectID(f.Batch, "batch_"):
 		return f, fault.Fail(fault.InvalidRequest, `The query parameter "batch" must be a batch's id.`)
 	case f.After != "" && !isObjectID(f.After, "job_"):
@@ -271,6 +281,9 @@ func (a *API) RetryJob(c echo.Context) error {
 	return a.move(c, func(ctx context.Context, _, id string) (tasks.Job, error) {
 		job, grant, err := a.desk.Retry(ctx, a.c.Caller(c), id)
 		setRateLimit(c.Response().Header(), grant)
+		if errors.Is(err, tasks.ErrConflict) {
+			err = fault.Fail(fault.Conflict, "Only a job that failed, was canceled or expired can be queued again.")
+		}
 		return job, err
 	})
 }
@@ -293,7 +306,11 @@ func (a *API) DeleteJob(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.c.Jobs.Delete(c.Request().Context(), a.c.Caller(c).Tenant, id); err != nil {
+	err = a.c.Jobs.Delete(c.Request().Context(), a.c.Caller(c).Tenant, id)
+	if errors.Is(err, tasks.ErrConflict) {
+		return fault.Fail(fault.Conflict, "Only a job that has ended can be deleted: cancel it first, by POST /v1/jobs/{id}/cancel.")
+	}
+	if err != nil {
 		return err
 	}
 	c.Response().WriteHeader(http.StatusNoContent)

@@ -167,7 +167,32 @@ func (d *decoder) member(name string, job *tasks.Job, in *input) (err error) {
 }
 
 func unknownMember(name string) error {
+	if i := slices.IndexFunc(submitMembers, func(known string) bool { return near(known, name) }); i >= 0 {
+		return fault.Fail(fault.InvalidRequest, "The member %s is unknown: did you mean %q? Else leave it out.", jsonread.Clip(name), submitMembers[i])
+	}
 	return fault.Fail(fault.InvalidRequest, `The member %s is unknown: put it into "request", which goes to the provider as it is, or leave it out.`, jsonread.Clip(name))
+}
+
+// near reports whether two names differ as by a slip: in one letter, or in two that changed places.
+func near(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	if len(b)-len(a) > 1 || len(a) < 3 {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	switch {
+	case len(a) < len(b):
+		return a[i:] == b[i+1:]
+	case i == len(a):
+		return true
+	}
+	swapped := i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
+	return swapped || a[i+1:] == b[i+1:]
 }
 
 // modelMissing is the fault of a body that names no model.
