@@ -104,6 +104,13 @@ prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POS
 prove-sdk: ## Drive the official SDKs call by call and through kills, after npm ci in cmd/prove/sdks/testdata/npm, about 15 minutes
 	go run ./cmd/prove sdks $(SDKFLAGS)
 
+.PHONY: prove-clients
+prove-clients: ## Generate clients of Go and TypeScript from api/openapi.yaml and take jobs through them, after npm ci in cmd/prove/clients/testdata/npm, about a minute
+	cd cmd/prove/clients && go tool oapi-codegen -generate types,client -package client -o client/client.gen.go ../../../api/openapi.yaml
+	cd cmd/prove/clients/testdata/npm && npx openapi-typescript ../../../../../api/openapi.yaml -o schema.d.ts
+	cd cmd/prove/clients/testdata/npm && npx tsc --strict --target es2022 --module nodenext --moduleResolution nodenext --lib es2023,dom --outDir out life.mts
+	cd cmd/prove/clients && go run .
+
 .PHONY: prove-room
 prove-room: ## Fill small Redises with results, about 3 minutes; fail when an accepted job has no room to end in
 	go run ./cmd/prove room --memory 24 --answer 20
