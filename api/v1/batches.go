@@ -144,7 +144,7 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 		read = readDocument(in.id)
 	}
 	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
-		err := in.job(ctx, line, raw, take)
+		err := in.job(ctx, line, bytes.Clone(raw), take)
 		var f *fault.Fault
 		if errors.As(err, &f) {
 			return f.OnLine(line)
@@ -161,39 +161,40 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 	return err
 }
 
-// job takes in one line.
+// job takes in one line, which it keeps.
 func (in *intake) job(ctx context.Context, line int, raw []byte, take takeJob) error {
-	job, err := in.decode(ctx, bytes.Clone(raw))
+	job, err := in.decode(ctx, raw)
 	if err != nil {
 		return err
+	}
+	if in.keyed {
+		var noted int64
+		err := in.sum.add(raw, func(bytes int64) error {
+			err := in.memory.Take(ctx, bytes)
+			if err == nil {
+				noted += bytes
+			}
+			return err
+		})
+		if noted > 0 {
+			in.memory.Give(noted)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	job.Request.Version, job.Request.Beta, job.Request.OpenAI = in.common.Version, in.common.Beta, in.common.OpenAI
 	return take(line, job, len(raw))
 }
 
-// decode reads one line, which it keeps.
+// decode reads one line.
 func (in *intake) decode(ctx context.Context, raw []byte) (tasks.Job, error) {
 	done, err := in.api.desk.Reading(ctx, in.tenant, len(raw))
 	if err != nil {
 		return tasks.Job{}, err
 	}
 	defer done()
-	job, err := decodeSubmit(raw, true, in.api.c.Now())
-	if err != nil || !in.keyed {
-		return job, err
-	}
-	var noted int64
-	err = in.sum.add(raw, func(bytes int64) error {
-		err := in.memory.Take(ctx, bytes)
-		if err == nil {
-			noted += bytes
-		}
-		return err
-	})
-	if noted > 0 {
-		in.memory.Give(noted)
-	}
-	return job, err
+	return decodeSubmit(raw, true, in.api.c.Now())
 }
 
 // ListBatches is GET /v1/batches.

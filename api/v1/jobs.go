@@ -79,31 +79,25 @@ func (a *API) handIn(c echo.Context, x desk.Caller, key string) (handed desk.Han
 	return handed, err
 }
 
-// submission reads what is handed in.
+// submission reads what is handed in. Nothing else is waited for in the turn to read.
 func (a *API) submission(r *http.Request, tenant string, body []byte, key string) (s tasks.Submission, err error) {
+	var unread error
+	if key != "" { // before the body is another
+		f := newFingerprint(r, "/v1/jobs")
+		unread = f.add(body, func(bytes int64) error { return wire.Charged(r).Take(r.Context(), bytes) })
+		s.Fingerprint = f.String()
+	}
 	done, err := a.desk.Reading(r.Context(), tenant, len(body))
 	if err != nil {
 		return s, err
 	}
 	defer done()
-	var f fingerprint
-	var unread error
-	if key != "" { // before the body is another
-		f = newFingerprint(r, "/v1/jobs")
-		unread = f.add(body, func(bytes int64) error { return wire.Charged(r).Take(r.Context(), bytes) })
-	}
-	job, err := decodeSubmit(body, false, a.c.Now())
-	if err == nil {
-		err = cmp.Or(unread, header.Provider(r.Header, &job.Request))
-	}
-	if err != nil {
+	s.Job, err = decodeSubmit(body, false, a.c.Now())
+	if err = cmp.Or(err, unread); err != nil {
 		return s, err
 	}
-	s = tasks.Submission{Job: job, Named: job.ID != "", Key: key}
-	if key != "" {
-		s.Fingerprint = f.String()
-	}
-	return s, nil
+	s.Named, s.Key = s.Job.ID != "", key
+	return s, header.Provider(r.Header, &s.Job.Request)
 }
 
 // answer is what a submit was answered: it is kept under the Idempotency-Key
