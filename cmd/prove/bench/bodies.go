@@ -11,7 +11,7 @@ import (
 
 const (
 	largeBytes  = 20 << 10 // a prompt, above bodies.above
-	memoryRound = 5_000    // jobs: what Redis has of its clients counts little beside them
+	memoryRound = 20_000   // jobs: what Redis has of its clients counts little beside them
 )
 
 // Bodies measures jobs whose prompts lie in a folder against small ones in Redis.
@@ -69,6 +69,10 @@ func (b *Bodies) compare(ctx context.Context, small, large *side) error {
 			fmt.Sprintf("%.0f against %.0f a second; %d lines", median(large.lines), median(small.lines), smallBacklog)),
 		atLeast("drain rate kept", "%.1f %%", ratio(large.drain, small.drain), 80,
 			fmt.Sprintf("%.0f against %.0f calls a second; the provider, in this process, takes its part", median(large.drain), median(small.drain))),
+		atMost("processor time, a submit", "%.2f times", median(large.taking)/median(small.taking), 1.25,
+			fmt.Sprintf("%.2f against %.2f ms of Redis, API and worker", median(large.taking), median(small.taking))),
+		atMost("processor time, a call", "%.2f times", median(large.doing)/median(small.doing), 1.25,
+			fmt.Sprintf("%.2f against %.2f ms of Redis, API and worker, from backlog to end", median(large.doing), median(small.doing))),
 		atMost("Redis, a waiting job", "%.2f KiB", waiting, 1, "a line of a batch"),
 		atMost("Redis, a job that is done", "%.2f KiB", waiting+done, 1, "a short answer included"),
 	})
