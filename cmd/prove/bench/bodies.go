@@ -12,6 +12,7 @@ import (
 const (
 	largeBytes  = 20 << 10 // a prompt, above bodies.above
 	memoryRound = 20_000   // jobs: what Redis has of its clients counts little beside them
+	memoryBatch = 5_000    // of them: 100 MiB
 )
 
 // Bodies measures jobs whose prompts lie in a folder against small ones in Redis.
@@ -53,7 +54,14 @@ func (b *Bodies) compare(ctx context.Context, small, large *side) error {
 			}
 		}
 	}
-	waiting, err := large.growth(ctx, memoryRound, func() error { return large.fill(ctx, memoryRound, largeBytes) })
+	waiting, err := large.growth(ctx, memoryRound, func() error {
+		for left := memoryRound; left > 0; left -= memoryBatch {
+			if err := large.fill(ctx, memoryBatch, largeBytes); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
