@@ -75,12 +75,9 @@ end
 local function noteOrder(pool)
   local o = orderOf(pool)
   local turn = string.format('%.17g', o.turn)
-  local set = { 'HSET', keys.order(pool), 'turn', turn }
-  for i, lane in ipairs(o) do
-    set[2 * i + 3], set[2 * i + 4] = lane.name, lane.turn == o.turn and turn or string.format('%.17g', lane.turn)
-  end
-  set[11], set[12] = 'times', string.format('%.17g %.17g %.17g', timeOf(o.high), timeOf(o.normal), timeOf(o.low))
-  redis.pcall(unpack(set))
+  local function of(lane) return lane.turn == o.turn and turn or string.format('%.17g', lane.turn) end
+  redis.pcall('HSET', keys.order(pool), 'turn', turn, 'high', of(o.high), 'normal', of(o.normal), 'low', of(o.low),
+    'times', string.format('%.17g %.17g %.17g', timeOf(o.high), timeOf(o.normal), timeOf(o.low)))
 end
 
 -- laneOf is the lane of a job, as its order says.
@@ -285,8 +282,8 @@ end
 -- passOver reports whether a tenant is passed over: at its limit it has no turn in the
 -- pool until a place is free again. Should nobody who knows of limits be left, the release
 -- before this one finds it by the first of its jobs, which a sweep puts into line again.
-local function passOver(pool, tenant, depth)
-  local first = crammed(tenant) and redis.pcall('ZRANGE', keys.backlog(pool, tenant), 0, 0)[1]
+local function passOver(pool, tenant, depth) -- seldom
+  local first = redis.pcall('ZRANGE', keys.backlog(pool, tenant), 0, 0)[1]
   if not first then return false end
   local noted = redis.pcall('ZADD', keys.passed(tenant), 'NX', now, depth .. ' ' .. pool)
   if type(noted) ~= 'number' or type(redis.pcall('ZADD', keys.atLimit(), 'NX', now + 1000, tenant)) ~= 'number' then return false end
@@ -327,7 +324,7 @@ local function pick(pool, depth)
     if not lane then return nil end
     local tenant, turn = lane.head[1], tonumber(lane.head[2])
     local q = keys.backlog(pool, tenant)
-    local over = passOver(pool, tenant, depth)
+    local over = crammed(tenant) and passOver(pool, tenant, depth)
     local ids = over and {} or redis.pcall('ZRANGEBYSCORE', q, lane.from, lane.till, 'LIMIT', 0, 2) -- one of another type has no turn
     if ids[1] then
       redis.call('ZREM', q, ids[1])

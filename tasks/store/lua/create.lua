@@ -11,7 +11,7 @@
 --   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"leaving"} of a tenant that is being deleted, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
 --   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths, made = {}, {}, {}, {}
-local bounds, jobs, bytesIn, sets = {}, {}, 0, {}
+local bounds, jobs, bytesIn, sets, fitting = {}, {}, 0, {}, {}
 local many = #ARGV > 23
 if many then sums = { pools = {}, tenants = {} } end
 
@@ -70,7 +70,11 @@ local function create(n, i)
   local sound, why = pcall(function()
     if tokens > 0 or ikey ~= '' or call then lasting() end
     if call == '' then sorted(keys.callers()) elseif call then sorted(keys.callers(), keys.calls(tenant, call)) end
-    fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
+    local same = tenant .. (all and '\n' or ' ') .. pool
+    if not fitting[same] then
+      fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
+      fitting[same] = true -- the next one has the same sets
+    end
     if tokens > 0 then dayOf(tenant) end
     if bytes > 0 then fitsBytes() end
   end)

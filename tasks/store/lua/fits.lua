@@ -15,16 +15,7 @@ end
 
 -- sorted looks at sets by score, all in one call that reads none of them: from the one
 -- that is never there nothing can be taken away. A plain set would pass; nobody has any.
--- None is looked at twice.
-local function sorted(...)
-  local new = {}
-  for _, key in ipairs({ ... }) do
-    if not looked[key] then new[#new + 1] = key end
-  end
-  if not new[1] then return end
-  redis.call('ZDIFF', #new + 1, keys.spare(), unpack(new))
-  for _, key in ipairs(new) do looked[key] = true end
-end
+local function sorted(...) redis.call('ZDIFF', select('#', ...) + 1, keys.spare(), ...) end
 
 -- without reads what a script can do without: where another type stands, there is nothing.
 local function without(...)
