@@ -25,6 +25,9 @@ func (w *world) SetTenant(ctx context.Context, name string, set tasks.TenantSett
 
 // DeleteTenant deletes some, and slow not all of it.
 func (w *world) DeleteTenant(ctx context.Context, name string, act tasks.Act) (tasks.Departure, error) {
+	if name == "away" {
+		return tasks.Departure{}, fmt.Errorf("delete: %w: %w", tasks.ErrUnavailable, context.DeadlineExceeded)
+	}
 	if err := w.Note(ctx, act); err != nil {
 		return tasks.Departure{}, err
 	}
@@ -42,6 +45,7 @@ func TestATenantIsDeleted(t *testing.T) {
 	if want := `{"object":"tenant.deletion","name":"acme","deleted":true,"jobs":3,"batches":1,"files":0,"webhook_endpoints":0,"deliveries":0,"tokens":2}`; strings.TrimSpace(string(r.body)) != want {
 		t.Errorf("answered %s", r.body)
 	}
+	s.call("DELETE", "/v1/tenants/away", admin, nil).want(t, 503)
 	if act := s.world.acts[0]; act.Action != "delete_tenant" || act.Target != "acme" || act.Reason != "left us" || act.By != "somebody" {
 		t.Errorf("the audit has %+v", act)
 	}

@@ -2,7 +2,6 @@ package v1
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -102,8 +101,8 @@ func (a *API) DeleteTenant(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), deleteWithin)
 	defer cancel()
 	d, err := a.c.Tenants.DeleteTenant(ctx, name, a.act(c, actDelete, name, reason))
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
+	if err != nil && d.Tenant == "" {
+		return err // it has not begun
 	}
 	status := http.StatusOK
 	if !d.Done {

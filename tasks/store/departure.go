@@ -38,14 +38,19 @@ const (
 // the rest. Then its tokens are revoked, what waits and runs ends, and all of it goes, some at
 // a time; its receivers are told nothing. At the end the name is anybody's, and has nothing of
 // before. When ctx ends earlier, or this process does, another goes on: see [Store.TendDepartures].
-// A repeat goes on, too. With an error, what was counted is gone.
+// A repeat goes on, too. With an error, the deletion has begun and goes on where the departure
+// has the tenant's name, and what was counted is gone; else nothing was done, or that is not
+// known (*tasks.UnknownError).
 func (s *Store) DeleteTenant(ctx context.Context, tenant string, act tasks.Act) (tasks.Departure, error) {
-	err := s.CloseTenant(ctx, tenant, act)
-	if err == nil {
-		err = s.depart(ctx, tenant)
+	if err := s.CloseTenant(ctx, tenant, act); err != nil {
+		return tasks.Departure{}, fmt.Errorf("delete tenant %s: %w", tenant, err)
 	}
-	d, _, known := s.Departure(context.WithoutCancel(ctx), tenant)
-	if err = errors.Join(err, known); err != nil {
+	err := s.depart(ctx, tenant)
+	d, _, unread := s.Departure(context.WithoutCancel(ctx), tenant)
+	switch {
+	case unread != nil:
+		return tasks.Departure{}, &tasks.UnknownError{ID: tenant, Err: errors.Join(err, unread)}
+	case err != nil:
 		return d, fmt.Errorf("delete tenant %s: %w", tenant, err)
 	}
 	return d, s.reopen(ctx, tenant, act)
@@ -126,34 +131,61 @@ func (s *Store) GoOnDeleting(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// errOver ends the part of a process in a deletion that another one has ended: the name may be
+// somebody's again.
+var errOver = errors.New("the deletion is over")
+
 // depart deletes what a tenant has whose intake is closed, until nothing is left of it.
 func (s *Store) depart(ctx context.Context, tenant string) error {
+	at, err := s.rdb.HGet(ctx, s.keys.departure(tenant), "at").Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("read the deletion of tenant %s: %w", tenant, redisError(err))
+	}
+	if err = s.departAll(ctx, leaver{tenant, at}); errors.Is(err, errOver) {
+		return nil
+	}
+	return err
+}
+
+// leaver is a tenant in one deletion of it, which is known by when it began (ms).
+type leaver struct{ tenant, at string }
+
+// still fails with errOver when the deletion is over.
+func (s *Store) still(ctx context.Context, l leaver) error {
+	h, err := s.rdb.HMGet(ctx, s.keys.departure(l.tenant), "at", "over").Result()
+	if err != nil {
+		return fmt.Errorf("read the deletion of tenant %s: %w", l.tenant, redisError(err))
+	}
+	if l.at == "" || h[0] != l.at || h[1] != nil {
+		return errOver
+	}
+	return nil
+}
+
+func (s *Store) departAll(ctx context.Context, l leaver) error {
 	for {
-		if d, _, err := s.Departure(ctx, tenant); err != nil || d.Done {
-			return err
-		}
-		for _, step := range []func(context.Context, string) error{
-			s.revokeAll, s.endpointsLeave, s.stagedLeave, s.unfoldAll, s.jobsLeave, s.batchesLeave, s.deliveriesLeave, s.documentsLeave, s.contentsLeave, s.namesLeave,
+		for _, step := range []func(context.Context, leaver) error{
+			s.still, s.revokeAll, s.endpointsLeave, s.stagedLeave, s.unfoldAll, s.jobsLeave, s.batchesLeave, s.deliveriesLeave, s.documentsLeave, s.contentsLeave, s.namesLeave,
+			// Last of all its key: nothing that it has sealed is left, and nothing is taken in before
+			// every process has forgotten it too.
+			s.still, s.keyLeaves,
 		} {
-			if err := step(ctx, tenant); err != nil {
+			if err := step(ctx, l); err != nil {
 				return err
 			}
 		}
-		// Last of all its key: nothing that it has sealed is left, and nothing is taken in before
-		// every process has forgotten it too.
-		if err := s.ForgetKey(ctx, tenant); err != nil {
-			return err
-		}
-		d, by, err := s.Departure(ctx, tenant)
+		d, by, err := s.Departure(ctx, l.tenant)
 		if err != nil {
 			return err
 		}
 		by.At, by.Action, by.Reason = s.clock(), "tenant_deleted", d.String()
-		if word, err := s.open(ctx, tenant, by); err != nil || word != "more" {
+		if word, err := s.open(ctx, l.tenant, by); err != nil || word != "more" {
 			return err
 		}
 	}
 }
+
+func (s *Store) keyLeaves(ctx context.Context, l leaver) error { return s.ForgetKey(ctx, l.tenant) }
 
 // open ends the deletion of a tenant, where nothing is left of it.
 func (s *Store) open(ctx context.Context, tenant string, by tasks.Act) (string, error) {
@@ -196,7 +228,8 @@ func paced(ctx context.Context, step func() (left bool, err error)) error {
 	}
 }
 
-func (s *Store) revokeAll(ctx context.Context, tenant string) error {
+func (s *Store) revokeAll(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	by := tasks.Act{}
 	after := ""
 	return paced(ctx, func() (bool, error) {
@@ -207,6 +240,9 @@ func (s *Store) revokeAll(ctx context.Context, tenant string) error {
 		for _, t := range page.Tokens {
 			if t.Tenant != tenant {
 				continue
+			}
+			if err := s.still(ctx, l); err != nil {
+				return false, err
 			}
 			if by.Target == "" {
 				if _, by, err = s.Departure(ctx, tenant); err != nil {
@@ -237,12 +273,16 @@ func (s *Store) revokeAll(ctx context.Context, tenant string) error {
 	})
 }
 
-func (s *Store) endpointsLeave(ctx context.Context, tenant string) error {
+func (s *Store) endpointsLeave(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	ids, err := s.rdb.ZRange(ctx, s.keys.endpoints(tenant), 0, -1).Result()
 	if err != nil {
 		return redisError(err)
 	}
 	for _, id := range ids {
+		if err := s.still(ctx, l); err != nil {
+			return err
+		}
 		err := s.DeleteEndpoint(ctx, tenant, id)
 		if errors.Is(err, tasks.ErrNotFound) { // its record is gone
 			err = redisError(s.rdb.ZRem(ctx, s.keys.endpoints(tenant), id).Err())
@@ -258,12 +298,16 @@ func (s *Store) endpointsLeave(ctx context.Context, tenant string) error {
 }
 
 // stagedLeave forgets the batches that are being written.
-func (s *Store) stagedLeave(ctx context.Context, tenant string) error {
+func (s *Store) stagedLeave(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	ids, err := s.rdb.ZRange(ctx, s.keys.staged(tenant), 0, -1).Result()
 	if err != nil {
 		return redisError(err)
 	}
 	for _, id := range ids {
+		if err := s.still(ctx, l); err != nil {
+			return err
+		}
 		if err := s.AbortBatch(ctx, id); err != nil {
 			return err
 		}
@@ -276,7 +320,8 @@ func (s *Store) stagedLeave(ctx context.Context, tenant string) error {
 
 // unfoldAll has every line of the tenant's batches stand among its jobs. Nothing is handed out
 // for it.
-func (s *Store) unfoldAll(ctx context.Context, tenant string) error {
+func (s *Store) unfoldAll(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	ids, err := s.rdb.ZRange(ctx, s.keys.batches(tenant), 0, -1).Result()
 	if err != nil {
 		return redisError(err)
@@ -303,39 +348,52 @@ func (s *Store) unfoldAll(ctx context.Context, tenant string) error {
 	return nil
 }
 
-func (s *Store) jobsLeave(ctx context.Context, tenant string) error {
+func (s *Store) jobsLeave(ctx context.Context, l leaver) error {
 	return paced(ctx, func() (bool, error) {
-		reply, err := s.run(ctx, tenantJobsScript, args{"tenant": tenant, "most": leavingJobs, "patience": leavingPatience.Milliseconds()}).Slice()
+		reply, err := s.run(ctx, tenantJobsScript, args{"tenant": l.tenant, "at": l.at, "most": leavingJobs, "patience": leavingPatience.Milliseconds()}).Slice()
 		if err != nil {
 			return false, err
+		}
+		if num(reply[0]) < 0 {
+			return false, errOver
 		}
 		s.remove(ctx, words(reply[1]))
 		return num(reply[0]) > 0, nil
 	})
 }
 
-func (s *Store) batchesLeave(ctx context.Context, tenant string) error {
+func (s *Store) batchesLeave(ctx context.Context, l leaver) error {
 	return paced(ctx, func() (bool, error) {
-		left, err := s.run(ctx, tenantBatchesScript, args{"tenant": tenant, "most": leavingLines, "patience": leavingPatience.Milliseconds()}).Int64()
+		left, err := s.run(ctx, tenantBatchesScript, args{"tenant": l.tenant, "at": l.at, "most": leavingLines, "patience": leavingPatience.Milliseconds()}).Int64()
+		if err == nil && left < 0 {
+			err = errOver
+		}
 		return left > 0, err
 	})
 }
 
-func (s *Store) deliveriesLeave(ctx context.Context, tenant string) error {
+func (s *Store) deliveriesLeave(ctx context.Context, l leaver) error {
 	return paced(ctx, func() (bool, error) {
-		left, err := s.run(ctx, tenantDeliveriesScript, args{"tenant": tenant, "most": hooksMost / 2, "patience": leavingPatience.Milliseconds()}).Int64()
+		left, err := s.run(ctx, tenantDeliveriesScript, args{"tenant": l.tenant, "at": l.at, "most": hooksMost / 2, "patience": leavingPatience.Milliseconds()}).Int64()
+		if err == nil && left < 0 {
+			err = errOver
+		}
 		return left > 0, err
 	})
 }
 
 // documentsLeave forgets the tenant's documents, with their contents.
-func (s *Store) documentsLeave(ctx context.Context, tenant string) error {
+func (s *Store) documentsLeave(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	file, batch := string(tasks.FileDocument), string(tasks.BatchDocument)
 	for _, list := range []string{s.keys.documents(file, tenant), s.keys.documents(batch, tenant), s.keys.claims(tenant)} {
 		err := paced(ctx, func() (bool, error) {
 			ids, err := s.rdb.ZRange(ctx, list, 0, contentsMost-1).Result()
 			if err != nil || len(ids) == 0 {
 				return false, redisError(err)
+			}
+			if err := s.still(ctx, l); err != nil {
+				return false, err
 			}
 			if err := s.dropContents(ctx, 0, ids...); err != nil {
 				return false, err
@@ -360,7 +418,8 @@ func (s *Store) documentsLeave(ctx context.Context, tenant string) error {
 }
 
 // contentsLeave forgets contents whose documents never came.
-func (s *Store) contentsLeave(ctx context.Context, tenant string) error {
+func (s *Store) contentsLeave(ctx context.Context, l leaver) error {
+	tenant := l.tenant
 	from := int64(0)
 	return paced(ctx, func() (bool, error) {
 		ids, err := s.rdb.ZRange(ctx, s.keys.contents(), from, from+contentsMost-1).Result()
@@ -384,15 +443,23 @@ func (s *Store) contentsLeave(ctx context.Context, tenant string) error {
 			}
 		}
 		from += int64(len(ids) - len(mine))
+		if len(mine) > 0 {
+			if err := s.still(ctx, l); err != nil {
+				return false, err
+			}
+		}
 		return true, s.dropContents(ctx, 0, mine...)
 	})
 }
 
 // namesLeave forgets what no list has.
-func (s *Store) namesLeave(ctx context.Context, tenant string) error {
+func (s *Store) namesLeave(ctx context.Context, l leaver) error {
 	cursor := "0"
 	return paced(ctx, func() (more bool, err error) {
-		cursor, err = s.run(ctx, tenantNamesScript, args{"tenant": tenant, "cursor": cursor, "most": leavingKeys, "patience": leavingPatience.Milliseconds()}).Text()
+		cursor, err = s.run(ctx, tenantNamesScript, args{"tenant": l.tenant, "at": l.at, "cursor": cursor, "most": leavingKeys, "patience": leavingPatience.Milliseconds()}).Text()
+		if err == nil && cursor == "over" {
+			err = errOver
+		}
 		return cursor != "0", err
 	})
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -297,5 +298,16 @@ func TestSubmitsBesideADeletionLeaveNothing(t *testing.T) {
 	}
 	if _, err := e.DeleteTenant(t.Context(), "acme", byAda); err != nil || len(e.has("acme")) != 0 {
 		t.Errorf("a second deletion: %v, left %d", err, len(e.has("acme")))
+	}
+}
+
+// A deletion that could not begin is no deletion.
+func TestADeletionThatCouldNotBegin(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	if d, err := e.DeleteTenant(ctx, "acme", byAda); err == nil || d != (tasks.Departure{}) {
+		t.Errorf("got %+v, %v", d, err)
 	}
 }

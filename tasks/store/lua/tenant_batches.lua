@@ -1,10 +1,12 @@
 -- Forgets a batch of a tenant that is being deleted, whose jobs are gone: some of the list of its lines, and the batch with the last of them.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant; most: lines; patience: see tenant_close.lua}
--- Returns  batches left.
+-- ARGV[2]  {tenant; at: the deletion's, see Returns; most: lines; patience: see tenant_close.lua}
+-- Returns  batches left, -1 when that deletion is over.
 local all = keys.batches(a.tenant)
 sorted(all, keys.leaving(), keys.unfolding())
 each('HLEN', keys.departure(a.tenant))
+local under = redis.call('HMGET', keys.departure(a.tenant), 'at', 'over')
+if under[1] ~= a.at or under[2] then return -1 end
 local id = redis.call('ZRANGE', all, 0, 0)[1]
 if not id then return 0 end
 local g, list = keys.batch(id), keys.lines(id)

@@ -1,10 +1,12 @@
 -- Ends and forgets the next jobs of a tenant that is being deleted. Nobody is told of it, but who waits for them.
 -- KEYS     see begin.lua
--- ARGV[2]  {tenant; most: jobs; patience: see tenant_close.lua}
--- Returns  {jobs left, where bodies lie that are of use no more}.
+-- ARGV[2]  {tenant; at: the deletion's, see Returns; most: jobs; patience: see tenant_close.lua}
+-- Returns  {jobs left, -1 when that deletion is over, where bodies lie that are of use no more}.
 local list = keys.jobs(a.tenant)
 sorted(list, keys.leaving(), keys.callers(), keys.expiring(), keys.batches(a.tenant), keys.marked(a.tenant))
 each('HLEN', keys.departure(a.tenant))
+local under = redis.call('HMGET', keys.departure(a.tenant), 'at', 'over')
+if under[1] ~= a.at or under[2] then return { -1, {} } end
 local ids = redis.call('ZRANGE', list, 0, a.most - 1)
 for _, id in ipairs(ids) do
   local j = load(id, 'ik')
