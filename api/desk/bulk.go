@@ -70,7 +70,7 @@ func during(err error, m tasks.Moved, did string) error {
 		told.ID, told.RetryAfter = f.ID, f.RetryAfter
 		return told
 	case m.Jobs > 0 && k.Status == 503:
-		told := fault.Fail(k.Code, "%d jobs %s before this; send it again for the rest. %s", m.Jobs, did, f.Detail)
+		told := fault.Fail(k.Code, "%d jobs %s before this; send it again for the rest.", m.Jobs, did)
 		told.RetryAfter = f.RetryAfter
 		return told
 	}

@@ -123,7 +123,7 @@ func (d *Desk) reachable(ctx context.Context, t *comer, job *tasks.Job) error {
 		}
 		place := o.Waiting + 1 + t.before(math.MaxInt64)
 		start := o.Start(place)
-		if !start.Known || inTime(&o, place, left) || inTime(&o, o.Waiting+1, left/2) || t.Mine && start.Late+o.Takes <= left {
+		if !start.Known || near(&o, start, left) || inTime(&o, place, left) || inTime(&o, o.Waiting+1, left/2) || t.Mine && start.Late+o.Takes <= left {
 			return nil
 		}
 		soonest = min(soonest, shorter(&o, place, left))
@@ -134,6 +134,17 @@ func (d *Desk) reachable(ctx context.Context, t *comer, job *tasks.Job) error {
 	f := fault.Fail(fault.DeadlineUnreachable, `The queue is longer than the time to "deadline".`)
 	f.RetryAfter = soonest
 	return f
+}
+
+// nearDeadline is how near a deadline is too near for a forecast to be as fine.
+const nearDeadline = 5 * time.Second
+
+// nearSpare is how late an answer has to be expected to be for that to be told then.
+const nearSpare = 30 * time.Second
+
+// near reports whether a deadline is so near that a job is let try.
+func near(o *tasks.Outlook, start tasks.Start, left time.Duration) bool {
+	return left <= nearDeadline && start.Told+o.Takes-left <= nearSpare
 }
 
 // inTime reports whether a job of a place surely has its answer within so long.

@@ -22,7 +22,7 @@ var lineLua string
 // What a line holds, and how long.
 const (
 	lineMost    = 10_000           // who stand in one
-	lineLongest = time.Hour        // that anybody is told to stay away
+	lineLongest = time.Hour        // ahead that a place is kept
 	lineStays   = 20 * time.Second // a place is kept for who does not come
 	lineEarly   = time.Second      // before its time somebody may come: clocks differ, and it was told whole seconds
 	linesKnown  = 10_000           // in a process
@@ -99,7 +99,7 @@ func (r *Returns) Turn(ctx context.Context, tenant, pool, who string) (Turn, err
 }
 
 // Join puts who was refused into the line, and returns when it is to come again: later than all
-// before it, and never later than an hour and a bit, by which all who are told so much come apart.
+// before it. Who is told more than an hour has no place then, and comes apart from the others.
 func (r *Returns) Join(ctx context.Context, tenant, pool, who string, again Again) (time.Duration, error) {
 	key := r.key(tenant, pool)
 	got, err := r.run(ctx, key, map[string]any{

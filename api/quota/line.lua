@@ -5,7 +5,7 @@
 -- ARGV[2]  {who: what stands for it; stays: ms that its place is kept; early: ms before its time that it may come;
 --          join: true when it was refused, and then after: ms until its place is expected to be free, each: ms
 --          between two of the line at least, front: true for one that came in time, most: how many may stand in the line,
---          longest: ms that anybody is told}, read as a
+--          longest: ms that a place is kept ahead: who is told more has none}, read as a
 -- Returns  of one that comes {1 when its time has come, else 0; how many go before it, or have come to their time as well; ms until the last of the line is
 --          gone}, and it stands in the line no more when its time has come; of one that joins {ms until it is to come again}.
 local a = cjson.decode(ARGV[2])
@@ -36,7 +36,7 @@ if told and told > now then
 elseif not a.front then
   at = math.max(at, last + a.each)
 end
-if at > now + a.longest then return { a.longest } end
+if at > now + a.longest then return { math.ceil(at - now) } end
 if redis.call('ZCARD', line) < a.most or told then
   redis.call('PEXPIRE', line, a.longest + a.stays)
   redis.call('ZADD', line, text(at), a.who)

@@ -172,6 +172,21 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 			r.Used[name] = used[d] / span
 		}
 	}
+	always := w.shares(r, tenants, each, total)
+	r.Door = w.door()
+	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
+	r.Jain = jain(always)
+	var err error
+	if r.Off, err = w.timelines(ctx); err != nil {
+		return nil, err
+	}
+	r.Waiting, r.Timelines = w.judge(w.said), w.judge(w.drawn)
+	return r, w.ownScore(ctx, r)
+}
+
+// shares adds the tenants to a report, and returns what each that had something waiting
+// throughout was served, by its weight.
+func (w *world) shares(r *Report, tenants map[string]*Tenant, each map[string][]float64, total float64) []float64 {
 	var always []float64
 	for _, name := range slices.Sorted(maps.Keys(tenants)) {
 		t := tenants[name]
@@ -184,15 +199,7 @@ func (w *world) report(ctx context.Context, begun time.Time) (*Report, error) {
 		}
 		r.Tenants = append(r.Tenants, *t)
 	}
-	r.Door = w.door()
-	slices.SortStableFunc(r.Tenants, func(a, b Tenant) int { return b.Calls - a.Calls })
-	r.Jain = jain(always)
-	var err error
-	if r.Off, err = w.timelines(ctx); err != nil {
-		return nil, err
-	}
-	r.Waiting, r.Timelines = w.judge(w.said), w.judge(w.drawn)
-	return r, w.ownScore(ctx, r)
+	return always
 }
 
 // door is what became of those who were refused; nil where nothing refuses anybody.
