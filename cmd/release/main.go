@@ -12,7 +12,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -56,7 +55,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.RemoveAll(*dir), os.MkdirAll(*dir, 0o755)); err != nil {
+	if err := empty(*dir); err != nil {
 		return err
 	}
 	for _, t := range targets {
@@ -123,6 +122,29 @@ func build(ctx context.Context, folder, to string, t target) error {
 	cmd.Dir, cmd.Env = folder, append(os.Environ(), "CGO_ENABLED=0", "GOOS="+t.system, "GOARCH="+t.processor)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, said)
+	}
+	return nil
+}
+
+// empty makes the folder of a release, without what a release before left there. It touches no
+// folder that has anything else.
+func empty(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.IsDir() || !strings.HasPrefix(f.Name(), "sluice-") && f.Name() != "SHA256SUMS" {
+			return fmt.Errorf("%s has %s, which is of no release: name an empty folder", dir, f.Name())
+		}
+	}
+	for _, f := range files {
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

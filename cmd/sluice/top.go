@@ -177,6 +177,14 @@ func age(at *time.Time, now time.Time) string {
 	return max(0, now.Sub(*at)).Truncate(time.Second).String()
 }
 
+// running is how many of a tenant's jobs are handed out, which is counted under a limit alone.
+func (t *tenantRow) running() string {
+	if t.RunningJobs == 0 {
+		return "-"
+	}
+	return ofCount(t.Usage.RunningJobs, t.RunningJobs)
+}
+
 // page prints it for a terminal.
 func (s *standing) page(out io.Writer) error {
 	head := "sluice top  " + s.At.Format("2006-01-02 15:04:05Z")
@@ -190,9 +198,9 @@ func (s *standing) page(out io.Writer) error {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", p.Name, p.State, p.Queued, p.Running, age(p.Oldest, s.At), p.used(), orDash(p.Reason))
 	}
 	if s.Tenants != nil {
-		fmt.Fprint(w, "\nTENANT\tWEIGHT\tQUEUED\tRUNNING\tTOKENS TODAY\n")
+		fmt.Fprint(w, "\nTENANT (first by name)\tWEIGHT\tQUEUED\tRUNNING\tTOKENS TODAY\n")
 		for _, t := range s.Tenants {
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", clean(t.Name), t.Weight, ofCount(t.Usage.QueuedJobs, t.QueuedJobs), ofCount(t.Usage.RunningJobs, t.RunningJobs), ofCount(t.Usage.Tokens.Used, t.TokensPerDay))
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", clean(t.Name), t.Weight, ofCount(t.Usage.QueuedJobs, t.QueuedJobs), t.running(), ofCount(t.Usage.Tokens.Used, t.TokensPerDay))
 		}
 	}
 	if s.Running != nil {
@@ -217,7 +225,7 @@ func (s *standing) lines(out io.Writer) error {
 		fmt.Fprintf(&b, "%s pool %s state=%s queued=%d running=%d oldest=%s allowance=%q\n", at, p.Name, p.State, p.Queued, p.Running, age(p.Oldest, s.At), p.used())
 	}
 	for _, t := range s.Tenants {
-		fmt.Fprintf(&b, "%s tenant %s queued=%d running=%d tokens=%d\n", at, clean(t.Name), t.Usage.QueuedJobs, t.Usage.RunningJobs, t.Usage.Tokens.Used)
+		fmt.Fprintf(&b, "%s tenant %s queued=%d running=%s tokens=%d\n", at, clean(t.Name), t.Usage.QueuedJobs, t.running(), t.Usage.Tokens.Used)
 	}
 	for _, j := range s.Running {
 		fmt.Fprintf(&b, "%s job %s model=%s pool=%s for=%s\n", at, clean(j.ID), clean(j.Model), clean(j.Pool), age(j.Started, s.At))
