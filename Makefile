@@ -111,6 +111,10 @@ prove-clients: ## Generate clients of Go and TypeScript from api/openapi.yaml an
 	cd cmd/prove/clients/testdata/npm && npx tsc --strict --target es2022 --module nodenext --moduleResolution nodenext --lib es2023,dom --outDir out life.mts
 	cd cmd/prove/clients && go run .
 
+.PHONY: prove-console
+prove-console: ## Look at every page of the console with a browser, after npm ci in cmd/prove/pages/testdata/npm, about 2 minutes
+	go run ./cmd/prove console $(PAGEFLAGS)
+
 .PHONY: prove-room
 prove-room: ## Fill small Redises with results, about 3 minutes; fail when an accepted job has no room to end in
 	go run ./cmd/prove room --memory 24 --answer 20

@@ -49,16 +49,17 @@ var docsTemplate = template.Must(template.New("docs").Funcs(template.FuncMap{
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{.Title}} API</title>
 <style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; background: #fff; color: #1c1e21; } a { color: #0b57d0; }
+@media (prefers-color-scheme: dark) { :root { background: #15171a; color: #e6e8ea; } a { color: #8ab4f8; } }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem 1.5rem 4rem; }
 h1 { margin-bottom: 0; } h2 { border-bottom: 1px solid var(--line); margin-top: 3rem; }
 code, pre { font: 0.9em/1.45 ui-monospace, monospace; background: var(--soft); border-radius: 4px; }
-code { padding: 0.1em 0.3em; } pre { padding: 0.8rem 1rem; overflow-x: auto; }
+code { padding: 0.1em 0.3em; } pre { padding: 0.8rem 1rem; white-space: pre-wrap; }
 table { border-collapse: collapse; width: 100%; } td, th { border-top: 1px solid var(--line); padding: 0.3rem 0.6rem 0.3rem 0; text-align: left; vertical-align: top; }
 section.call { border: 1px solid var(--line); border-radius: 8px; margin: 1.2rem 0; padding: 0.2rem 1.2rem 1rem; }
 section.call h3 code { font-size: 1em; } .method { font-weight: 700; }
 nav ul { columns: 24rem 2; padding-left: 1.2rem; } summary { cursor: pointer; }
-code, td, th { overflow-wrap: anywhere; } pre code { overflow-wrap: normal; }
+code, td, th { overflow-wrap: anywhere; } pre { overflow-wrap: anywhere; }
 input { box-sizing: border-box; font: inherit; padding: 0.4rem 0.6rem; width: 100%; }
 [hidden] { display: none; }
 </style>

@@ -24,6 +24,8 @@
 //	          Redis
 //	batches   a batch of 100,000 lines in each provider's own form takes little memory of
 //	          the API
+//	console   each page of the console holds in a browser, for each role, in both
+//	          themes, on a narrow and a wide screen
 //	stall     workers that stand still now and then, or share their processors,
 //	          use their allowance and pass it by nothing
 //
@@ -66,6 +68,7 @@ import (
 	"github.com/sluicehq/sluice/cmd/prove/hostile"
 	"github.com/sluicehq/sluice/cmd/prove/kill"
 	"github.com/sluicehq/sluice/cmd/prove/outage"
+	"github.com/sluicehq/sluice/cmd/prove/pages"
 	"github.com/sluicehq/sluice/cmd/prove/rig"
 	"github.com/sluicehq/sluice/cmd/prove/room"
 	"github.com/sluicehq/sluice/cmd/prove/sdks"
@@ -96,6 +99,7 @@ type CLI struct {
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
 	SDKs     sdks.Command    `cmd:"" name:"sdks" help:"Prove that official SDKs work with another base URL and key, whatever is killed."`
+	Console  pages.Command   `cmd:"" help:"Prove that each page of the console holds in a browser, and take its picture."`
 	Room     room.Command    `cmd:"" help:"Prove that what is accepted has room to end in, in a small Redis."`
 }
 
