@@ -217,6 +217,9 @@ func waits(p tasks.PoolStatus) string {
 	if most.Used >= 0.95 {
 		return fmt.Sprintf("%s for %s.", jobs, strings.ToLower(most.Dimension.Words().Name))
 	}
+	if p.Queued == 1 {
+		return jobs + " for its turn."
+	}
 	return jobs + " for their turn."
 }
 
@@ -243,6 +246,8 @@ func next(p tasks.PoolStatus, now time.Time) string {
 		return "Full pace is expected " + expected + "."
 	case p.State == tasks.PoolDegraded:
 		return "The pace rises step by step to the full allowance."
+	case p.Queued == 1:
+		return "It runs as the allowance permits."
 	case p.Queued > 0:
 		return "They run as the allowance permits."
 	}

@@ -716,6 +716,12 @@ func TestWords(t *testing.T) {
 			t.Errorf("%d: got %q, want %q", n, got, want)
 		}
 	}
+	for n, want := range map[int64]string{0: "Nothing waits. The next job starts at once.", 1: "1 job waits for its turn. It runs as the allowance permits.", 2: "2 jobs wait for their turn. They run as the allowance permits."} {
+		p := tasks.PoolStatus{State: tasks.PoolOpen, Queued: n}
+		if got := waits(p) + " " + next(p, noon); got != want {
+			t.Errorf("%d jobs: got %q, want %q", n, got, want)
+		}
+	}
 }
 
 var _ asynq.RedisConnOpt = lent{}

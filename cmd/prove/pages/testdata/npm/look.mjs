@@ -41,7 +41,7 @@ for (const view of asked.views) {
       const found = await page.evaluate(async () => (await globalThis.axe.run()).violations.filter((v) => v.impact === 'serious' || v.impact === 'critical'));
       seen.axe = found.map((v) => `${v.id}: ${v.nodes.length} × ${v.help}, as in ${v.nodes[0].html.slice(0, 160)}`);
     }
-    if (asked.pictures && p.picture && view.width > 1000) {
+    if (asked.pictures && p.picture && view.role === 'admin' && view.width > 1000) {
       await page.screenshot({ path: path.join(asked.pictures, `${p.name}-${view.theme}.png`), fullPage: false });
     }
     page.off('console', said).off('pageerror', threw).off('request', sent);
