@@ -159,7 +159,7 @@ func TestTop(t *testing.T) {
 	code, got, stderr := invoke(t, "", api(t, 200), "top", "--every", "1ms", "--count", "3")
 	round := `pool claude state=paused queued=120 running=3 oldest=AGE allowance="output tokens 93 %"
 pool gpt state=open queued=0 running=0 oldest=- allowance="-"
-tenant acme queued=120 running=0 tokens=77
+tenant acme queued=120 running=- tokens=77
 job job_1 model=m` + "\u241b" + `[2J pool=claude for=AGE
 `
 	want := round + "away 503 unavailable: Redis is away.\n" + round
