@@ -62,7 +62,6 @@ type tokenRow struct {
 	ID, Name, Tenant, Subject, By string
 	Scopes, Models                string
 	State                         string
-	Over                          bool
 	Revoke                        string // where it is revoked; "": it is, or has ended
 }
 
@@ -148,7 +147,7 @@ func mebibytes(n int64) string { return grouped((n+1<<20-1)>>20) + " MiB" }
 func (w *Web) tokenRow(t *tasks.Token, now time.Time) tokenRow {
 	row := tokenRow{
 		ID: t.ID, Name: t.Name, Tenant: t.Tenant, Subject: t.Subject, By: t.By, Scopes: strings.Join(t.Scopes, " "), Models: strings.Join(t.Models, " "),
-		State: "good until " + t.Expires.UTC().Format("2006-01-02 15:04 UTC"), Over: true,
+		State: "good until " + t.Expires.UTC().Format("2006-01-02 15:04 UTC"),
 	}
 	switch {
 	case !t.Revoked.IsZero():
@@ -156,7 +155,7 @@ func (w *Web) tokenRow(t *tasks.Token, now time.Time) tokenRow {
 	case !t.Expires.After(now):
 		row.State = "ended " + at(t.Expires, now).Clock
 	default:
-		row.Over, row.Revoke = false, w.base+tenantsRoot+"/tokens/"+url.PathEscape(t.ID)+"/revoke"
+		row.Revoke = w.base + tenantsRoot + "/tokens/" + url.PathEscape(t.ID) + "/revoke"
 	}
 	return row
 }

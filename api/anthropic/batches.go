@@ -80,10 +80,8 @@ func (a *API) CreateBatch(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if said.Key == "" && !said.Repeat {
-		if err := a.c.Desk.InTime(said.Each.Deadline); err != nil {
-			return err
-		}
+	if err := a.c.Desk.InTime(said.Each.Deadline, said.Key, said.Repeat); err != nil {
+		return err
 	}
 	leave, err := a.c.Desk.Upload(x.Tenant)
 	if err != nil {

@@ -140,8 +140,8 @@ func (d *Desk) openCall(ctx context.Context, c Caller, q Asked) (a *Answered, ag
 			return a, again, err
 		}
 		// Its submit was never made, or it was deleted: this one is made under its id.
-	case q.Key == "" && !q.Repeat: // what is repeated may have been in time
-		if err := d.InTime(q.Job.Deadline); err != nil {
+	default:
+		if err := d.InTime(q.Job.Deadline, q.Key, q.Repeat); err != nil {
 			return nil, false, err
 		}
 	}
@@ -190,9 +190,9 @@ func (d *Desk) join(ctx context.Context, c Caller, a *Answered) (joined, again b
 }
 
 // InTime refuses a deadline that has passed, as the sluice-deadline header has it; the
-// zero time is none.
-func (d *Desk) InTime(deadline time.Time) error {
-	if deadline.IsZero() || deadline.After(d.c.Now()) {
+// zero time is none. What is repeated, as its key or its caller says, may have been in time.
+func (d *Desk) InTime(deadline time.Time, key string, repeat bool) error {
+	if key != "" || repeat || deadline.IsZero() || deadline.After(d.c.Now()) {
 		return nil
 	}
 	return fault.Fail(fault.ImpossibleTime, "The time in the sluice-deadline header is in the past.")

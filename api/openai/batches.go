@@ -160,10 +160,8 @@ func (a *API) readBatch(c echo.Context) (said relay.Said, e extra, sum string, e
 	if said, err = relay.ReadBatch(r.Header); err != nil {
 		return said, e, sum, err
 	}
-	if said.Key == "" && !said.Repeat {
-		if err := a.c.Desk.InTime(said.Each.Deadline); err != nil {
-			return said, e, sum, err
-		}
+	if err := a.c.Desk.InTime(said.Each.Deadline, said.Key, said.Repeat); err != nil {
+		return said, e, sum, err
 	}
 	digest := relay.Digest(r, a.form.Dialect+"/batches")
 	_, _ = digest.Write(body)

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -141,7 +142,7 @@ func (c *Command) look(ctx context.Context, chromium string, w *world) ([]sight,
 		}
 		for _, theme := range []string{"light", "dark"} {
 			for _, width := range []int{400, 1400} {
-				views = append(views, view{r.name, token, theme, width, w.pages(r.name)})
+				views = append(views, view{r.name, token, theme, width, w.pages()})
 			}
 		}
 	}
@@ -197,21 +198,11 @@ func (c *Command) judge(seen []sight) error {
 	}
 	fmt.Printf("%d pages seen, by %d roles, in two themes, 400 and 1400 pixels wide; medians of %d loads\n", len(seen), len(roles), c.Rounds)
 	fmt.Printf("%-12s %10s %16s\n", "page", "KiB", "interactive ms")
-	for _, name := range slices.Sorted(keys(pages)) {
+	for _, name := range slices.Sorted(maps.Keys(pages)) {
 		w := pages[name]
 		fmt.Printf("%-12s %10.1f %16.0f\n", name, float64(w.bytes)/1024, float64(w.wait)/float64(time.Millisecond))
 	}
 	return errors.Join(wrong...)
-}
-
-func keys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // wait is the median time until a page could be used.

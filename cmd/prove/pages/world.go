@@ -21,8 +21,8 @@ type world struct {
 	done, failed, waits, batch, delivery string // ids
 }
 
-// list are the pages, each with the roles that are refused.
-func list(w *world) []page {
+// pages are the pages, each with the roles that are refused.
+func (w *world) pages() []page {
 	return []page{
 		{Name: "pools", Path: "/", Picture: true},
 		{Name: "pause", Path: "/console/pools/" + rig.Pool + "/pause", refuses: []string{"monitor", "caller"}},
@@ -42,16 +42,14 @@ func list(w *world) []page {
 	}
 }
 
-func (w *world) pages(string) []page { return list(w) }
-
 // refused reports whether the page refuses who looks.
 func (s *sight) refused() bool {
-	return slices.ContainsFunc(list(&world{}), func(p page) bool { return p.Name == s.Name && slices.Contains(p.refuses, s.Role) })
+	return slices.ContainsFunc(new(world).pages(), func(p page) bool { return p.Name == s.Name && slices.Contains(p.refuses, s.Role) })
 }
 
 // ofOthers reports whether a page is not of our making.
 func ofOthers(name string) bool {
-	return slices.ContainsFunc(list(&world{}), func(p page) bool { return p.Name == name && p.Foreign })
+	return slices.ContainsFunc(new(world).pages(), func(p page) bool { return p.Name == name && p.Foreign })
 }
 
 // fill makes what the pages show.
