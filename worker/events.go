@@ -28,6 +28,7 @@ type events struct {
 
 	mu   sync.Mutex
 	wait []byte        // not written yet
+	away int           // bytes that are being written: they wait again if that fails
 	lost bool          // more came than may wait
 	come chan struct{} // something waits
 
@@ -58,7 +59,7 @@ func streamEnd(answer upstream.Answer) tasks.StreamEnd {
 // add takes the next event; it is called from one goroutine.
 func (e *events) add(raw []byte) {
 	e.mu.Lock()
-	if e.lost = e.lost || len(e.wait) > eventsWaiting; !e.lost {
+	if e.lost = e.lost || len(e.wait)+e.away > eventsWaiting; !e.lost {
 		e.wait = append(e.wait, raw...)
 	}
 	e.mu.Unlock()
@@ -94,17 +95,20 @@ func (e *events) run(ctx context.Context) {
 func (e *events) write(ctx context.Context, end tasks.StreamEnd) bool {
 	e.mu.Lock()
 	out := e.wait
-	e.wait = nil
+	e.wait, e.away = nil, len(out)
 	e.mu.Unlock()
 	e.told = e.told || len(out) > 0 && end == tasks.StreamOpen
 	size, taken, err := e.texts.AppendEvents(ctx, e.ticket, e.call, e.sent, out, end)
+	e.mu.Lock()
+	e.away = 0
+	if err != nil {
+		e.wait = append(out, e.wait...)
+	}
+	e.mu.Unlock()
 	if err == nil {
 		e.sent += size
 		return taken
 	}
-	e.mu.Lock()
-	e.wait = append(out, e.wait...)
-	e.mu.Unlock()
 	select {
 	case e.come <- struct{}{}:
 	default:
