@@ -73,6 +73,8 @@ func decide(a upstream.Answer, s situation) verdict {
 			return verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}
 		case s.excused():
 			return verdict{status: tasks.StatusRetrying}
+		case a.Outcome == tasks.ConnectError && a.Cause.Kind == upstream.Egress:
+			return verdict{status: tasks.StatusRetrying, delay: retryBase + time.Duration(s.random*float64(retryBase))}
 		}
 		return another(a, s, tasks.AttemptsExhausted)
 	}

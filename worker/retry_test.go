@@ -65,6 +65,9 @@ func TestDecide(t *testing.T) {
 		{"500 behind what was told, last", is(tasks.ServerError), situation{attempts: 3, max: 3, told: true}, verdict{status: tasks.StatusFailed, code: tasks.StreamBroken}},
 		{"500 behind what was told, but the pool is paused", is(tasks.ServerError), situation{attempts: 1, max: 3, told: true, standing: pool.Paused}, verdict{status: tasks.StatusRetrying}},
 		{"shutdown behind what was told", is(tasks.HandedBack), situation{attempts: 1, max: 3, told: true}, verdict{status: tasks.StatusRetrying}},
+		{"the way failed before the call was sent, and is another's turn", upstream.Answer{Outcome: tasks.ConnectError, Cause: upstream.Cause{Kind: upstream.Egress}}, situation{attempts: 3, max: 3, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, delay: 750 * time.Millisecond}},
+		{"the way broke off what was sent", upstream.Answer{Outcome: tasks.CutOff, Cause: upstream.Cause{Kind: upstream.Egress}}, first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
+		{"no way is open", upstream.Answer{Outcome: tasks.ConnectError, Cause: upstream.Cause{Kind: upstream.EgressShut}}, situation{attempts: 3, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
 		{"400", is(tasks.Rejected), first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
 		{"too large", is(tasks.TooLarge), first, verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}},
 	} {

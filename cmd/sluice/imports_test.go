@@ -45,7 +45,8 @@ var mayImport = map[string][]string{
 	"/worker/pause":         {redisClient},
 	"/worker/pool":          {"/tasks", "/worker/limit", "/worker/pause", "/worker/upstream"},
 	"/worker/spill":         {"/tasks"},
-	"/worker/upstream":      {"/tasks", "/tasks/estimate", jsonLib},
+	"/worker/egress":        {"golang.org/x/net/proxy"},
+	"/worker/upstream":      {"/tasks", "/tasks/estimate", "/worker/egress", jsonLib},
 	"/worker/upstream/fake": {},
 	"/worker/webhook":       {"/tasks", "code.dny.dev/ssrf"},
 	"/web":                  {"/tasks", asynqLib, "github.com/hibiken/asynqmon"},
@@ -53,7 +54,7 @@ var mayImport = map[string][]string{
 	"/cmd/sluice/drain": {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
 	// A simulation is the desk, the record, the gate and the forecasts as they are, without Asynq and providers.
 	"/cmd/sluice/simulate": {"/api/caps", "/api/desk", "/api/fault", "/api/quota", "/tasks", "/tasks/store", "/worker/limit", "/worker/pause", "/worker/pool", redisClient},
-	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
+	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/egress", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.

@@ -3,9 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -29,6 +31,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/redisd"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/worker"
+	"github.com/sluicehq/sluice/worker/egress"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
 	"github.com/sluicehq/sluice/worker/pool"
@@ -73,8 +76,9 @@ type service struct {
 	worker  *worker.Worker // nil in a process without that role
 	fake    *fakeServer    // nil unless the built-in provider serves
 	callers []*upstream.Caller
-	sides   *sides      // nil in a process without the API
-	up      atomic.Bool // every part that should run does
+	ways    map[string]*egress.Ways // by provider, of those that list any
+	sides   *sides                  // nil in a process without the API
+	up      atomic.Bool             // every part that should run does
 
 	grace   time.Duration // for requests in flight at a stop
 	delay   time.Duration // of an API, to be left by who sends it requests
@@ -99,7 +103,7 @@ type roles struct {
 func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
 	s := &service{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second), keepAlive: r.keepAlive,
-		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{},
+		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{}, ways: map[string]*egress.Ways{},
 	}
 	if r.api && !r.worker {
 		s.delay = cfg.DrainDelay
@@ -184,7 +188,7 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.jobs = dispatch.NewJobs(dispatch.Config{
 		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Shut: s.ready.shut, Log: s.log, Metrics: s.registry,
 	})
-	s.registry.MustRegister(s.pools.Metrics(), pool.Cut(s.healths))
+	s.registry.MustRegister(s.pools.Metrics(), pool.Cut(s.healths), egress.Metrics(s.ways))
 	if !r.worker {
 		return nil
 	}
@@ -361,7 +365,12 @@ func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("providers.%s.ca_file: %w", provider.Name, err)
 	}
+	client, err := s.client(provider, roots)
+	if err != nil {
+		return nil, fmt.Errorf("providers.%s.%w", provider.Name, err)
+	}
 	caller, err := upstream.New(upstream.Config{
+		Client: client,
 		Provider: upstream.Provider{
 			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
 			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
@@ -373,6 +382,29 @@ func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
 		s.callers = append(s.callers, caller)
 	}
 	return caller, err
+}
+
+// client sends to a provider by the ways that are listed for it, which all of its pools
+// share; nil: none are, and it is reached directly.
+func (s *service) client(provider config.Provider, roots *x509.CertPool) (*http.Client, error) {
+	listed, err := provider.Ways()
+	if err != nil || len(listed) == 0 {
+		return nil, err
+	}
+	if ways := s.ways[provider.Name]; ways != nil {
+		return &http.Client{Transport: ways}, nil
+	}
+	c := egress.Config{Ways: listed, Log: s.log.With("provider", provider.Name)}
+	c.Transport = func(dial egress.Dial) *http.Transport { return upstream.Transport(roots, dial) }
+	if c.Address, c.TLS, err = upstream.Address(provider.BaseURL, roots); err != nil {
+		return nil, fmt.Errorf("base_url: %w", err)
+	}
+	ways, err := egress.New(c)
+	if err != nil {
+		return nil, err
+	}
+	s.ways[provider.Name] = ways
+	return &http.Client{Transport: ways}, nil
 }
 
 // telling is the record, and tells of each job that it ends. What does not fit
@@ -571,6 +603,9 @@ var errDone = errors.New("done")
 func (s *service) close() error {
 	for _, c := range s.callers {
 		c.Close()
+	}
+	for _, w := range s.ways {
+		w.Close()
 	}
 	if s.sender != nil {
 		s.sender.Close()

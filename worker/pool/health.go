@@ -285,6 +285,9 @@ func (h *Health) pausedSince(ctx context.Context, took time.Duration) bool {
 // provider shows that it is down or out of credit.
 func judge(a upstream.Answer) pause.Verdict {
 	v := pause.Verdict{Reason: string(a.Outcome), RetryAfter: a.RetryAfter, ResumeAt: a.ResumeAt}
+	if a.Cause.Kind == upstream.Egress {
+		return v // it is left, and another way is used
+	}
 	switch a.Outcome {
 	case tasks.Succeeded, tasks.Rejected, tasks.TooLarge:
 		v.Kind = pause.Good
@@ -321,6 +324,9 @@ func (h *Health) probe(ctx context.Context) (pause.Verdict, error) {
 		return pause.Verdict{}, errors.New("no model is known that the key may use")
 	}
 	v := judge(a)
+	if a.Cause.Kind == upstream.Egress {
+		return blamed(v, a), nil
+	}
 	if v.Kind == pause.Bad && (unreached(a) || misfits(a) && !h.breaker.Worked()) {
 		v = blamed(v, a)
 	}
@@ -371,7 +377,7 @@ func (h *Health) ask(ctx context.Context, model string, known []string) (pause.V
 // found is what an answer to a ping says of an outage.
 func (h *Health) found(a upstream.Answer) pause.Verdict {
 	v := judge(a)
-	if misfits(a) && !h.breaker.Worked() {
+	if a.Cause.Kind == upstream.Egress || misfits(a) && !h.breaker.Worked() {
 		return blamed(v, a)
 	}
 	if a.Doubt != upstream.NoDoubt || v.Kind == pause.Ignore {
@@ -393,10 +399,21 @@ func (h *Health) witnesses(ctx context.Context, model string, known []string) []
 	return names[:min(2, len(names))]
 }
 
+// byAnyWay asks what costs nothing again while it fails on its way alone: a way that fails
+// is left after a few times, and then another serves, or none is open.
+func byAnyWay(ask func() upstream.Answer) (a upstream.Answer) {
+	for range 20 {
+		if a = ask(); a.Cause.Kind != upstream.Egress {
+			break
+		}
+	}
+	return a
+}
+
 // ping asks a model the smallest question.
 func (h *Health) ping(ctx context.Context, model string) upstream.Answer {
 	sent := time.Now()
-	a := h.asker.Do(ctx, ping(model))
+	a := byAnyWay(func() upstream.Answer { sent = time.Now(); return h.asker.Do(ctx, ping(model)) })
 	h.doubts.answered(model, a.Outcome, time.Since(sent))
 	h.way.answered(a, time.Since(sent))
 	if a.Outcome == tasks.Succeeded {

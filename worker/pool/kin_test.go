@@ -118,12 +118,18 @@ type process struct {
 // process starts one of that name. Its address is shut while it is cut.
 func (w *town) process(name string, models ...string) *process {
 	w.t.Helper()
+	return w.by(shutting{w, name, http.DefaultTransport}, name, models...)
+}
+
+// by is process, whose calls go out by a transport.
+func (w *town) by(out http.RoundTripper, name string, models ...string) *process {
+	w.t.Helper()
 	if len(models) == 0 {
 		models = []string{"gpt-*"}
 	}
 	caller, err := upstream.New(upstream.Config{
 		Provider: upstream.Provider{Name: "p", Dialect: upstream.OpenAI, BaseURL: w.url + "/" + name, APIKey: "k"},
-		Client:   &http.Client{Transport: shutting{w, name, http.DefaultTransport}},
+		Client:   &http.Client{Transport: out},
 	})
 	if err != nil {
 		w.t.Fatal(err)

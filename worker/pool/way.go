@@ -35,8 +35,10 @@ type way struct {
 	left    chan struct{} // tells Run
 }
 
-// unreached reports whether a call came to nothing on its way.
-func unreached(a upstream.Answer) bool { return a.Outcome == tasks.ConnectError }
+// unreached reports whether a call came to nothing on its way, and no other may be open.
+func unreached(a upstream.Answer) bool {
+	return a.Outcome == tasks.ConnectError && a.Cause.Kind != upstream.Egress
+}
 
 // misfits reports whether what came shows that something else than the provider's
 // API stands at the address, unless only this request does not fit: nobody can tell
@@ -121,7 +123,7 @@ func (h *Health) try(ctx context.Context) bool {
 	for range 2 {
 		began = time.Now()
 		call, cancel := context.WithTimeout(ctx, wayTime)
-		a, _ = h.asker.Models(call)
+		a = byAnyWay(func() upstream.Answer { a, _ := h.asker.Models(call); return a })
 		cancel()
 		if a.Status != 0 {
 			h.way.answered(a, time.Since(began))

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/worker/egress"
 )
 
 // Cause is why no answer of the provider's came, where that is known: something
@@ -51,6 +53,8 @@ const (
 	NotHTTP      CauseKind = "not_http"        // another protocol, or http where https is spoken, or the reverse
 	NotDialect   CauseKind = "not_the_dialect" // a page, or another API
 	Encoded      CauseKind = "encoding"        // compressed in a way that was not asked for and is not read
+	Egress       CauseKind = "egress"          // the way that was in use failed, and the provider is not to blame
+	EgressShut   CauseKind = "egress_shut"     // no way to the provider is open
 )
 
 // Misfit reports whether a person has to put something right before any answer
@@ -79,12 +83,17 @@ func (k CauseKind) words() string {
 		NotHTTP:      "the provider's address does not speak the protocol that is configured for it",
 		NotDialect:   "the address did not answer as the provider's API",
 		Encoded:      "the answer is compressed in a way that was not asked for",
+		Egress:       "the way to the provider failed",
+		EgressShut:   "no way to the provider is open",
 	}[k]
 }
 
 // connection returns the cause of a call to which no status arrived. sent is
 // true when the whole request had been written.
 func connection(err error, sent bool) Cause {
+	if c, ok := wayside(err); ok {
+		return c
+	}
 	k := unconnected(err)
 	c := Cause{Kind: k, Message: k.words(), Detail: err.Error()}
 	switch {
@@ -94,6 +103,19 @@ func connection(err error, sent bool) Cause {
 		c.Message = "the provider could not be reached"
 	}
 	return c
+}
+
+// wayside is the cause of a call that came to nothing on its way, where that is known.
+func wayside(err error) (Cause, bool) {
+	var way *egress.Error
+	if !errors.As(err, &way) {
+		return Cause{}, false
+	}
+	k := Egress
+	if way.Shut {
+		k = EgressShut
+	}
+	return Cause{Kind: k, Message: k.words(), Detail: way.Error()}, true
 }
 
 // unconnected is the kind of what kept a connection from coming about, or broke it.
@@ -155,7 +177,7 @@ func redirected(resp *http.Response) Cause {
 // reports false where that is not so. No request is sent there.
 func (c *Caller) secured(ctx context.Context) (Cause, bool) {
 	u, err := url.Parse(c.url)
-	if err != nil || u.Scheme != "http" || c.answered.Load() {
+	if err != nil || u.Scheme != "http" || c.answered.Load() || c.own == nil {
 		return Cause{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -119,6 +119,9 @@ func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
 		a.Outcome, a.Message = tasks.Timeout, "no complete answer in time"
 	default:
 		a.Outcome, a.Message = tasks.CutOff, "the answer ended before its closing event"
+		if cause, ok := wayside(err); ok {
+			a.blame(cause)
+		}
 	}
 }
 

@@ -16,6 +16,8 @@
 package upstream
 
 import (
+	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -23,6 +25,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -36,8 +39,9 @@ const DefaultMaxResultBytes = 8 << 20
 type Config struct {
 	Provider
 
-	// Client sends the calls; nil means one with a pool of its own, HTTP/2, no
-	// proxy and no limit but the context's. Its redirect policy is replaced.
+	// Client sends the calls, and nothing goes out by another way; nil means one with a pool
+	// of its own, HTTP/2, no proxy and no limit but the context's. Its redirect policy is
+	// replaced.
 	Client *http.Client
 	// MaxResultBytes caps the assembled result; 0 means DefaultMaxResultBytes.
 	MaxResultBytes int64
@@ -107,7 +111,7 @@ func New(cfg Config) (*Caller, error) {
 		client := *cfg.Client
 		c.client = &client
 	} else {
-		c.own = transport(cfg.Roots)
+		c.own = Transport(cfg.Roots, nil)
 		c.client = &http.Client{Transport: c.own}
 	}
 	c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -128,16 +132,19 @@ func (c *Caller) Provider() Provider {
 	return p
 }
 
-// transport returns a pool for many long calls to one host. It has no time
-// limit on an answer: a provider may think for minutes before its first byte,
-// and the call's context bounds the whole.
-func transport(roots *x509.CertPool) *http.Transport {
-	// A connection whose other end is not reached any more shows within a minute: a
-	// call that waits for its answer there would wait for all of its time.
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}}
+// Transport returns a pool for many long calls to one host, whose certificate roots vouch
+// for, by connections that dial opens; nil: the system vouches, and they are opened
+// directly. It has no time limit on an answer: a provider may think for minutes before its
+// first byte, and the call's context bounds the whole.
+func Transport(roots *x509.CertPool, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	if dial == nil {
+		// A connection whose other end is not reached any more shows within a minute: a
+		// call that waits for its answer there would wait for all of its time.
+		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}}).DialContext
+	}
 	return &http.Transport{
 		Proxy:                 nil,
-		DialContext:           dialer.DialContext,
+		DialContext:           dial,
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		TLSHandshakeTimeout:   10 * time.Second,
 		ForceAttemptHTTP2:     true,
@@ -148,6 +155,19 @@ func transport(roots *x509.CertPool) *http.Transport {
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,
 	}
+}
+
+// Address returns the host and port of a provider's base URL, and how that speaks TLS, by
+// roots as for [Transport]; nil: without.
+func Address(base string, roots *x509.CertPool) (string, *tls.Config, error) {
+	u, err := url.Parse(base)
+	switch {
+	case err != nil:
+		return "", nil, errors.New("cannot be read as a URL")
+	case u.Scheme == "https":
+		return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")), &tls.Config{ServerName: u.Hostname(), RootCAs: roots}, nil
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")), nil, nil
 }
 
 // Ask is one question.

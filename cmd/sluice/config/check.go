@@ -294,6 +294,7 @@ func (v *validator) providers(c *Config) {
 			v.bad(key+".ca_file", "%v", err)
 		}
 		v.forwarded(key+".forward_headers", p)
+		v.egress(key+".egress", p)
 		if err := CheckURL(p.BaseURL); err != nil {
 			v.bad(key+".base_url", "%v", err)
 			continue
@@ -319,6 +320,16 @@ func (v *validator) forwarded(key string, p Provider) {
 			v.bad(fmt.Sprintf("%s[%d]", key, i), "%q is not one of %s and %s", name, tasks.OpenAIOrganization, tasks.OpenAIProject)
 		} else if p.Dialect != "openai" {
 			v.bad(fmt.Sprintf("%s[%d]", key, i), "is for providers of the dialect openai")
+		}
+	}
+}
+
+// egress checks the ways to a provider. Nothing of one is quoted: it may hold a password.
+func (v *validator) egress(key string, p Provider) {
+	for i := range p.Egress {
+		if _, err := (Provider{Egress: p.Egress[:i+1]}).Ways(); err != nil {
+			v.bad(fmt.Sprintf("%s[%d]", key, i), "%v", errors.Unwrap(err))
+			return
 		}
 	}
 }

@@ -20,6 +20,7 @@ package config
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,6 +34,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
+	"github.com/sluicehq/sluice/worker/egress"
 	"github.com/sluicehq/sluice/worker/pool"
 )
 
@@ -170,6 +172,8 @@ type Provider struct {
 	// ForwardHeaders are the fields of callers that name another allowance and are sent on
 	// all the same: OpenAI-Organization, OpenAI-Project. Empty: none.
 	ForwardHeaders []string `key:"forward_headers"`
+	// Egress are the ways to the provider, each "direct" or a proxy; empty: directly.
+	Egress []string `key:"egress" secret:"proxy"`
 
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.
@@ -179,6 +183,21 @@ type Provider struct {
 // Forwards reports whether callers' fields of a name are sent on.
 func (p Provider) Forwards(name string) bool {
 	return slices.ContainsFunc(p.ForwardHeaders, func(listed string) bool { return strings.EqualFold(listed, name) })
+}
+
+// Ways returns the ways of Egress, none when there are none.
+func (p Provider) Ways() (ways []egress.Way, err error) {
+	for i, listed := range p.Egress {
+		way, err := egress.Parse(listed)
+		if err == nil && slices.ContainsFunc(ways, func(w egress.Way) bool { return w.Name == way.Name }) {
+			err = errors.New("is listed twice")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("egress[%d]: %w", i, err)
+		}
+		ways = append(ways, way)
+	}
+	return ways, nil
 }
 
 // Roots returns the certificates of CAFile, nil when there is none.

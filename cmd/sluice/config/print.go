@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/egress"
 )
 
 // mask stands where a secret is.
@@ -91,7 +93,7 @@ func plainStruct(v reflect.Value) yaml.MapSlice {
 }
 
 // secretly is a value under the rule of the tag secret: "all" masks it, or the values in it, "url"
-// masks the passwords of an address of Redis, and without a rule it is plain.
+// masks the passwords of an address of Redis, "proxy" those of proxies, and without a rule it is plain.
 func secretly(how string, v reflect.Value) any {
 	if v.Kind() == reflect.Map && how == "all" {
 		out := map[string]string{}
@@ -103,6 +105,12 @@ func secretly(how string, v reflect.Value) any {
 	switch how {
 	case "all":
 		return mask
+	case "proxy":
+		out := []string{}
+		for _, s := range v.Interface().([]string) {
+			out = append(out, maskProxy(s))
+		}
+		return out
 	case "url":
 		return maskRedis(v.String())
 	}
@@ -118,6 +126,19 @@ func FormatDuration(d time.Duration) string {
 		}
 	}
 	return s
+}
+
+// maskProxy masks the password of a proxy's address, and one that is none whole.
+func maskProxy(s string) string {
+	way, err := egress.Parse(s)
+	if err != nil {
+		return mask
+	}
+	scheme, host, _ := strings.Cut(way.Name, "://")
+	if user := way.User(); user != "" {
+		return scheme + "://" + url.User(user).String() + ":" + mask + "@" + host
+	}
+	return way.Name
 }
 
 // maskRedis masks the passwords of an address. One that ParseRedis refuses is

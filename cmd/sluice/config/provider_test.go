@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -79,6 +80,9 @@ func TestAProvidersSwitches(t *testing.T) {
 		", streaming: false":                                 "providers.local.streaming",
 		", forward_headers: [Cookie]":                        "providers.local.forward_headers[0]",
 		", forward_headers: [OpenAI-Project, Authorization]": "providers.local.forward_headers[1]",
+		", egress: [direct, \"http://u:canary@p/path\"]":     "providers.local.egress[1]",
+		", egress: [\"http://u:canary@p\", \"http://p:80\"]": "providers.local.egress[1]",
+		", egress: [canary]":                                 "providers.local.egress[0]",
 		", ca_file: 7, token_limit: false":                   "providers.local.ca_file providers.local.token_limit",
 	} {
 		_, faults := load(t, strings.Replace(local, "%", given, 1))
@@ -86,7 +90,7 @@ func TestAProvidersSwitches(t *testing.T) {
 		for _, f := range faults {
 			keys = append(keys, f.Key)
 		}
-		if got := strings.Join(keys, " "); got != want {
+		if got := strings.Join(keys, " "); got != want || strings.Contains(fmt.Sprint(faults), "canary") {
 			t.Errorf("%s: the faults are of %q, want %q: %v", given, got, want, faults)
 		}
 	}
@@ -154,6 +158,29 @@ func TestTheFakesServeTheirOwnModels(t *testing.T) {
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s is served in %s; want %s", model, got, want)
+		}
+	}
+}
+
+// What is printed of ways to a provider is one of the same ways, without their passwords.
+func TestPasswordsOfProxiesAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, "providers:\n  p: {dialect: openai, base_url: \"http://127.0.0.1:8000/v1\", egress: [direct, \"http://us%40er:can@ary@p:3128\", \"socks5://u:canary@q\"]}\n")
+	var out bytes.Buffer
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if s := out.String(); strings.Contains(s, "ary") || !strings.Contains(s, "http://us%40er:********@p:3128") {
+		t.Errorf("it is printed as\n%s", s)
+	}
+	was, _ := c.Providers[0].Ways()
+	again, err := mustLoad(t, out.String()).Providers[0].Ways()
+	if err != nil || len(again) != 3 {
+		t.Fatalf("%v, %v", again, err)
+	}
+	for i := range again {
+		if again[i].Name != was[i].Name || again[i].User() != was[i].User() {
+			t.Errorf("%q is %q", was[i].Name, again[i].Name)
 		}
 	}
 }
