@@ -48,12 +48,13 @@ func TestAStartWithoutAnAnswerIsHandedBack(t *testing.T) {
 type slow struct {
 	worker.Record
 	starts *atomic.Int64
+	within time.Duration // that a start has
 }
 
 func (s slow) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
 	started, next, err := s.Record.Start(ctx, t)
 	if s.starts.Add(1) == 1 {
-		<-time.After(600 * time.Millisecond)
+		<-time.After(s.within + 100*time.Millisecond)
 	}
 	return started, next, err
 }
@@ -62,12 +63,18 @@ func (s slow) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks
 func TestAStaleStartIsNotCalled(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, say)
-	starts := new(atomic.Int64)
-	s := start(t, p, options{startWithin: 500 * time.Millisecond, record: func(r worker.Record) worker.Record { return slow{r, starts} }})
+	starts, within := new(atomic.Int64), 300*time.Millisecond
+	s := start(t, p, options{startWithin: within, record: func(r worker.Record) worker.Record { return slow{r, starts, within} }})
 	j := s.final(s.submit())
-	calls := int64(p.count())
-	if j.Status != tasks.StatusSucceeded || starts.Load() < 2 || calls != starts.Load()-1 || j.Attempts != 1 {
-		t.Errorf("%s after %d starts, %d calls and %d attempts; want one call fewer than starts, one attempt", j.Status, starts.Load(), calls, j.Attempts)
+	calls, back := int64(p.count()), int64(0)
+	for _, a := range j.Log {
+		if a.Outcome == tasks.HandedBack {
+			back++
+		}
+	}
+	// On a busy machine more starts than the first are late.
+	if j.Status != tasks.StatusSucceeded || starts.Load() < 2 || calls < 1 || calls != starts.Load()-back || j.Attempts != 1 {
+		t.Errorf("%s after %d starts, %d of them handed back, %d calls and %d attempts; want a call of each that was not, one attempt", j.Status, starts.Load(), back, calls, j.Attempts)
 	}
 	if j.Log[0].Outcome != tasks.HandedBack || j.Log[0].MaybeBilled {
 		t.Errorf("log %+v; want the first start handed back, unbilled", j.Log)

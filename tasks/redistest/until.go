@@ -1,6 +1,8 @@
 package redistest
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"time"
 )
@@ -27,4 +29,36 @@ func Within(tb testing.TB, limit time.Duration, what string, ok func() bool) {
 		}
 		look.Reset(min(max(2*time.Millisecond, waited/16), 25*time.Millisecond))
 	}
+}
+
+// Expiring returns a context whose deadline passes when pass is called: a caller's
+// patience ends where the test is, however slow the machine. It ends with its parent, too.
+func Expiring(parent context.Context) (ctx context.Context, pass func()) {
+	e := &expiring{Context: parent, done: make(chan struct{})}
+	end := func(err error) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.err == nil {
+			e.err = err
+			close(e.done)
+		}
+	}
+	context.AfterFunc(parent, func() { end(parent.Err()) })
+	return e, func() { end(context.DeadlineExceeded) }
+}
+
+// expiring is a context that ends as its test says.
+type expiring struct {
+	context.Context
+	done chan struct{}
+	mu   sync.Mutex
+	err  error
+}
+
+func (e *expiring) Done() <-chan struct{} { return e.done }
+
+func (e *expiring) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
 }

@@ -317,9 +317,14 @@ func TestAnOperationWhoseAnswerNeverComesIsUnknown(t *testing.T) {
 			t.Parallel()
 			l := newLossy(t)
 			ask, id, meanwhile, done := o.ready(l)
-			l.lose(-1, meanwhile)
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			defer cancel()
+			ctx, pass := redistest.Expiring(t.Context())
+			defer pass()
+			l.lose(-1, func() {
+				if meanwhile != nil {
+					meanwhile()
+				}
+				pass()
+			})
 			err := ask(ctx)
 			var unknown *tasks.UnknownError
 			if !errors.Is(err, tasks.ErrUnknown) || errors.Is(err, tasks.ErrUnavailable) || !errors.As(err, &unknown) || unknown.ID != id {

@@ -826,9 +826,9 @@ func TestNoticesThatAreNotPermittedAreNotWaitedFor(t *testing.T) {
 	}
 	for range 2 {
 		refused(true)
-		begun := time.Now()
-		if _, _, err := n.WatchEnd(t.Context(), "job_1"); !errors.Is(err, tasks.ErrUnavailable) || time.Since(begun) > 4*time.Second {
-			t.Errorf("watch: %v after %v", err, time.Since(begun))
+		// A subscription that may still come is waited for, and its absence is told otherwise.
+		if _, _, err := n.WatchEnd(t.Context(), "job_1"); !errors.Is(err, tasks.ErrUnavailable) || !strings.Contains(err.Error(), "NOPERM") {
+			t.Errorf("watch: %v", err)
 		}
 		grant("&sluice:*")
 		refused(false)

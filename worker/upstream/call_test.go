@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
@@ -468,11 +469,11 @@ func TestTheContextBoundsACall(t *testing.T) {
 			t.Errorf("cancelled, header sent %v: got %s, maybe billed %v", early, a.Outcome, a.MaybeBilled)
 		}
 
-		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, pass := redistest.Expiring(t.Context())
+		go func() { <-arrived; pass() }()
 		if a := c.Do(ctx, ask("hi")); a.Outcome != tasks.Timeout {
 			t.Errorf("deadline, header sent %v: got %s", early, a.Outcome)
 		}
-		cancel()
 		c.Close()
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
 // Whatever stands at the address in the provider's place, or between it and here,
@@ -157,6 +159,8 @@ func TestWhereTimeRanOutIsNamed(t *testing.T) {
 	} {
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
+			reached := make(chan struct{})
+			arrives := sync.OnceFunc(func() { close(reached) })
 			url := served(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				if stage == "mid-body" {
@@ -164,18 +168,21 @@ func TestWhereTimeRanOutIsNamed(t *testing.T) {
 					_, _ = io.WriteString(w, "event: ping\ndata: {\"type\":\"ping\"}\n\n")
 					_ = http.NewResponseController(w).Flush()
 				}
+				arrives()
 				<-r.Context().Done()
 			}))
 			c := newCaller(t, Anthropic, url, func(cfg *Config) {
 				if stage == "connect" {
 					cfg.Client = &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+						arrives()
 						<-t.Context().Done()
 						return nil, t.Context().Err()
 					}}}
 				}
 			})
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			defer cancel()
+			ctx, pass := redistest.Expiring(t.Context())
+			defer pass()
+			go func() { <-reached; pass() }()
 			if a := c.Do(ctx, ask("hi")); a.Outcome != want.outcome || a.MaybeBilled != want.billed || !strings.Contains(a.Message, want.says) {
 				t.Errorf("%s, maybe billed %t, %q; want %+v", a.Outcome, a.MaybeBilled, a.Message, want)
 			}

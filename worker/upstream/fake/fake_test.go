@@ -385,13 +385,17 @@ func TestEveryFaultHasItsOutcome(t *testing.T) {
 			if err := f.AddFault(Fault{Kind: kind, Count: 1, RetryAfter: 7 * time.Second}); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := t.Context(), context.CancelFunc(func() {})
+			ctx, pass := redistest.Expiring(t.Context())
+			var ends sync.WaitGroup
 			if kind == "hang" || kind == "slow" {
-				ctx, cancel = context.WithTimeout(ctx, 80*time.Millisecond)
+				ends.Go(func() {
+					defer pass()
+					redistest.Until(t, "the call is taken", func() bool { return f.Stats(false).Accepted == 1 })
+				})
 			}
 			c := newCaller(t, d, url)
 			a := c.Do(ctx, ask("x"))
-			cancel()
+			ends.Wait()
 			if a.Outcome != want {
 				t.Errorf("%s, %s: got %s (%s), want %s", kind, d, a.Outcome, a.Message, want)
 			}
