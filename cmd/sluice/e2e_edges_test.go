@@ -14,8 +14,6 @@ func TestEndingsFromOutside(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil, "SLUICE_RESULTS__MAX_BYTES=2000", "SLUICE_POOLS__CLAUDE__MAX_ATTEMPTS=2")
 	c, admin := s.as(t, "endings"), s.as(t, "endings", auth.ScopeAdmin)
-	soon := func(d time.Duration) string { return time.Now().Add(d).Format(time.RFC3339Nano) }
-
 	if f := c.final(c.submit(`{"model":"gpt-x","prompt":"large [[tokens:2000]]","max_tokens":4000}`)); f.str("status") != "failed" || f.str("error.code") != "result_too_large" || f.get("result") != nil {
 		t.Errorf("too large: %.600s", f.body)
 	}
@@ -25,7 +23,7 @@ func TestEndingsFromOutside(t *testing.T) {
 	}
 
 	admin.do("POST", "/v1/pools/halted/pause", `{"reason":"x"}`).want(t, 200)
-	expires := c.submit(fmt.Sprintf(`{"model":"halted-x","prompt":"expires-in-pause","deadline":%q}`, soon(500*time.Millisecond)))
+	expires := c.due(500*time.Millisecond, `{"model":"halted-x","prompt":"expires-in-pause","deadline":%q}`)
 	canceled := c.submit(prompt("halted-x", "canceled-in-pause"))
 	waits := c.submit(prompt("halted-x", "waits-in-pause"))
 	if f := c.final(expires); f.str("status") != "expired" || f.num("attempts") != 0 {
@@ -48,7 +46,8 @@ func TestEndingsFromOutside(t *testing.T) {
 	}
 
 	// What a job waits for behind another, in a pool with one slot.
-	first := c.submit(prompt("single-x", "in-front [[latency:2s]]"))
+	release := s.provider.hold("in-front")
+	first := c.submit(prompt("single-x", "in-front"))
 	eventually(t, "the slot is taken", func() bool { return len(s.provider.calls("in-front")) == 1 })
 	second := c.submit(prompt("single-x", "behind"))
 	var r reply
@@ -85,6 +84,7 @@ func TestEndingsFromOutside(t *testing.T) {
 	if r := c.do("GET", "/v1/batches/"+batch, "").want(t, 200); r.num("counts.total") != 2 || r.num("counts.succeeded") != 2 {
 		t.Errorf("counts %s", r.body)
 	}
+	release()
 	c.final(first)
 }
 

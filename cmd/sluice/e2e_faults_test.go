@@ -280,7 +280,8 @@ func TestAWorkerIsAskedToStop(t *testing.T) {
 	s := newSystem(t, nil)
 	c := s.as(t, "stop")
 	// A call that ends within the grace period is finished.
-	short := c.submit(prompt("claude-x", "short-call [[latency:1500ms]]"))
+	release := s.provider.hold("short-call")
+	short := c.submit(prompt("claude-x", "short-call"))
 	eventually(t, "the call is made", func() bool { return len(s.provider.calls("short-call")) == 1 })
 	s.worker.signal(syscall.SIGTERM)
 	// Meanwhile whoever watches it is told, and not refused.
@@ -288,6 +289,7 @@ func TestAWorkerIsAskedToStop(t *testing.T) {
 	if got := s.probe(s.worker, "/metrics"); got != 200 {
 		t.Errorf("metrics while it stops: %d", got)
 	}
+	release()
 	if code := s.worker.exits(); code != 0 {
 		t.Errorf("the worker ends with %d", code)
 	}
@@ -333,7 +335,7 @@ func TestAWorkerIsKilled(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil)
 	c := s.as(t, "kill")
-	id := c.submit(prompt("claude-x", "killed-call [[latency:3s]]"))
+	id := c.submit(prompt("claude-x", "killed-call [[fault:hang:1]]"))
 	eventually(t, "the call is made", func() bool { return len(s.provider.calls("killed-call")) == 1 })
 	s.worker.signal(syscall.SIGKILL)
 	s.worker.exits()
@@ -363,7 +365,7 @@ func TestAWorkerWithASharedCallIsKilled(t *testing.T) {
 	c := s.as(t, "kill")
 	var ids []string
 	for range 8 {
-		ids = append(ids, c.submit(prompt("claude-x", "shared-call [[latency:5s]]")))
+		ids = append(ids, c.submit(prompt("claude-x", "shared-call [[fault:hang:1]]")))
 	}
 	eventually(t, "the call is made", func() bool { return len(s.provider.calls("shared-call")) == 1 })
 	eventually(t, "the others wait for it", func() bool {

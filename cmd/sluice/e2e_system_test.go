@@ -38,6 +38,7 @@ type provider struct {
 	*httptest.Server
 	mu   sync.Mutex
 	seen []sent
+	held map[string]chan struct{} // by mark: closed when those calls may go on
 }
 
 // sent is one call as the provider received it.
@@ -53,7 +54,7 @@ func newProvider(t *testing.T) *provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &provider{}
+	p := &provider{held: map[string]chan struct{}{}}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -61,7 +62,20 @@ func newProvider(t *testing.T) *provider {
 		}
 		p.mu.Lock()
 		p.seen = append(p.seen, sent{r.URL.Path, r.Header.Clone(), body})
+		var goOn chan struct{}
+		for mark, c := range p.held {
+			if bytes.Contains(body, []byte(mark)) {
+				goOn = c
+			}
+		}
 		p.mu.Unlock()
+		if goOn != nil {
+			select {
+			case <-goOn:
+			case <-r.Context().Done():
+				return
+			}
+		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		answerer.ServeHTTP(w, r)
 	}))
@@ -71,6 +85,15 @@ func newProvider(t *testing.T) *provider {
 		p.Close()
 	})
 	return p
+}
+
+// hold keeps calls whose body holds a mark, as a slow provider does, until the release.
+func (p *provider) hold(mark string) (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := make(chan struct{})
+	p.held[mark] = c
+	return func() { close(c) }
 }
 
 // calls returns the calls whose body holds a mark.
@@ -432,6 +455,21 @@ func (c caller) submit(body string, headers ...string) string {
 	c.t.Helper()
 	return c.post("/v1/jobs", body, headers...).want(c.t, 202).str("id")
 }
+
+// due has a job accepted whose deadline, %q in the body, is so soon. On a busy machine
+// that may be over before it comes to the API; then it is a later one.
+func (c caller) due(in time.Duration, body string) string {
+	c.t.Helper()
+	for ; ; in *= 4 {
+		r := c.post("/v1/jobs", fmt.Sprintf(body, time.Now().Add(in).Format(time.RFC3339Nano)))
+		if r.status != 422 || in > patience {
+			return r.want(c.t, 202).str("id")
+		}
+	}
+}
+
+// patience bounds what is tried again with more time.
+const patience = time.Minute
 
 // final waits for the job's end.
 func (c caller) final(id string) reply {
