@@ -27,9 +27,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -172,7 +173,7 @@ func (r Ref) String() string { return r.Name + " " + strconv.FormatInt(r.Size, 1
 // Parse reads a Ref's text form.
 func Parse(text string) (Ref, error) {
 	part := strings.Split(text, " ")
-	if len(part) != 3 || !names.MatchString(part[0]) || len(part[2]) != base64.RawURLEncoding.EncodedLen(sha256.Size) {
+	if len(part) != 3 || !isName(part[0]) || len(part[2]) != base64.RawURLEncoding.EncodedLen(sha256.Size) {
 		return Ref{}, errors.New("bodies: a reference is not whole")
 	}
 	size, err := strconv.ParseInt(part[1], 10, 64)
@@ -182,31 +183,23 @@ func Parse(text string) (Ref, error) {
 	return Ref{part[0], size, part[2]}, nil
 }
 
-var (
-	ids   = regexp.MustCompile(`^[a-z]{1,8}_[0-9A-Z]{26}$`)
-	names = regexp.MustCompile(`^[a-z2-7]{16}/[0-9A-Z]{5}/([a-z]{1,8}_[0-9A-Z]{26})\.(prompt|result|file)\.[A-Z2-7]{26}(@[A-Z2-7]{26}\.[0-9a-z]{1,7})?$`)
-)
-
 // Owner is the id of the job that a body was put for; "" for what is no name of a body.
 func Owner(name string) string {
-	m := names.FindStringSubmatch(name)
-	if m == nil {
-		return ""
-	}
-	return m[1]
+	owner, _ := readName(name)
+	return owner
 }
 
 // New returns the name of a body that is to be put: its tenant, of which nobody can
 // tell the name, some hours, its job, its kind and mark, which is different for each
 // body, has 26 letters and is nothing that anybody can guess; "" means any.
 func New(tenant, job string, kind Kind, mark string) (string, error) {
-	if !ids.MatchString(job) {
+	if !isID(job) {
 		return "", fmt.Errorf("bodies: %q is not the id of a job", job)
 	}
 	sum := sha256.Sum256([]byte("sluice tenant " + tenant))
 	_, ulid, _ := strings.Cut(job, "_")
 	name := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10])) + "/" + ulid[:5] + "/" + job + "." + string(kind) + "." + cmp.Or(mark, rand.Text())
-	if !names.MatchString(name) {
+	if !isName(name) {
 		return "", fmt.Errorf("bodies: %q is no kind or mark", kind)
 	}
 	return name, nil
@@ -220,43 +213,103 @@ func timeout(size int64) time.Duration {
 	return 10*time.Second + time.Duration(size)*time.Second/(1<<20)
 }
 
-// Together is how many bodies are best put at once: those that share a file share a sync.
-func (s *Bodies) Together() int {
-	if f, ok := s.b.(*folder); ok && f.holes {
-		return 64
+// Body is one that is to be put: its name, of [New], and exactly so many bytes, at least one.
+type Body struct {
+	Name string
+	Size int64
+	From io.ReadSeeker
+}
+
+// item is a body that is being put. Its name says nothing of where it lay before.
+type item struct {
+	name, sum string
+	size      int64
+	body      io.ReadSeeker
+}
+
+// read reads the whole body for its digest.
+func (b Body) read() (item, error) {
+	if !isName(b.Name) || b.Size < 1 {
+		return item{}, fmt.Errorf("bodies: %d bytes named %q are no body", b.Size, b.Name)
 	}
-	return 8
+	sum := sha256.New()
+	n, err := io.Copy(sum, b.From)
+	if err == nil {
+		_, err = b.From.Seek(0, io.SeekStart)
+	}
+	if err == nil && n != b.Size {
+		err = fmt.Errorf("bodies: %d bytes in place of %d", n, b.Size)
+	}
+	name, _, _ := strings.Cut(b.Name, "@")
+	return item{name, encodeSum(sum), b.Size, b.From}, err
 }
 
 // Put puts a body of exactly so many bytes, at least one, under a name of [New]. The same body may be
 // put again after an error.
 func (s *Bodies) Put(ctx context.Context, name string, size int64, body io.ReadSeeker) (Ref, error) {
-	if !names.MatchString(name) || size < 1 {
-		return Ref{}, fmt.Errorf("bodies: %d bytes named %q are no body", size, name)
-	}
-	sum := sha256.New()
-	n, err := io.Copy(sum, body)
-	if err == nil {
-		_, err = body.Seek(0, io.SeekStart)
-	}
-	if err == nil && n != size {
-		err = fmt.Errorf("bodies: %d bytes in place of %d", n, size)
-	}
+	refs, err := s.PutAll(ctx, []Body{{name, size, body}})
 	if err != nil {
 		return Ref{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout(size))
+	return refs[0], nil
+}
+
+// aloneAtOnce is how many bodies are put at once that share nothing.
+const aloneAtOnce = 8
+
+// PutAll is Put of several: those that share a file of a folder share a sync. After an error
+// none of them is there, or what is goes soon.
+func (s *Bodies) PutAll(ctx context.Context, list []Body) ([]Ref, error) {
+	items, all := make([]item, len(list)), int64(0)
+	for i, b := range list {
+		var err error
+		if items[i], err = b.read(); err != nil {
+			return nil, err
+		}
+		all += b.Size
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout(all))
 	defer cancel()
-	digest := encodeSum(sum)
-	name, _, _ = strings.Cut(name, "@") // where it lay has nothing to do with where it will
-	err = s.m.watch("put", size, func() (err error) {
-		name, err = s.b.put(ctx, name, digest, size, body)
+	var there []string
+	err := s.m.watch("put", len(list), all, func() (err error) {
+		there, err = s.putItems(ctx, items)
 		return err
 	})
 	if err != nil {
-		return Ref{}, s.fail("put", err)
+		return nil, s.fail("put", err)
 	}
-	return Ref{name, size, digest}, nil
+	refs := make([]Ref, len(list))
+	for i := range items {
+		refs[i] = Ref{there[i], items[i].size, items[i].sum}
+	}
+	return refs, nil
+}
+
+// putItems puts bodies and returns under which names they are found.
+func (s *Bodies) putItems(ctx context.Context, items []item) (there []string, err error) {
+	if f, ok := s.b.(*folder); ok && !slices.ContainsFunc(items, func(i item) bool { return !f.shares(i.size) }) {
+		return f.packs.put(ctx, items)
+	}
+	there = make([]string, len(items))
+	errs := make([]error, len(items))
+	places := make(chan struct{}, aloneAtOnce)
+	var all sync.WaitGroup
+	for i, one := range items {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			there[i], errs[i] = s.b.put(ctx, one.name, one.sum, one.size, one.body)
+		})
+	}
+	all.Wait()
+	if err = errors.Join(errs...); err != nil {
+		for i := range items {
+			if errs[i] == nil {
+				s.Discard(Ref{Name: there[i]})
+			}
+		}
+	}
+	return there, err
 }
 
 func encodeSum(h hash.Hash) string { return base64.RawURLEncoding.EncodeToString(h.Sum(nil)) }
@@ -264,12 +317,12 @@ func encodeSum(h hash.Hash) string { return base64.RawURLEncoding.EncodeToString
 // Open reads a body. Whoever closes it before its end has read less than it; the end
 // itself comes only when all of it was right.
 func (s *Bodies) Open(ctx context.Context, r Ref) (io.ReadCloser, error) {
-	if !names.MatchString(r.Name) {
+	if !isName(r.Name) {
 		return nil, fmt.Errorf("bodies: %q is no name of a body", r.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout(r.Size))
 	var body io.ReadCloser
-	err := s.m.watch("open", 0, func() (err error) {
+	err := s.m.watch("open", 1, 0, func() (err error) {
 		body, err = s.b.open(ctx, r.Name)
 		return err
 	})
@@ -356,7 +409,7 @@ func (s *Bodies) remove(ctx context.Context, list []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout(0))
 	defer cancel()
-	if err := s.m.watch("delete", 0, func() error { return s.b.remove(ctx, list) }); err != nil {
+	if err := s.m.watch("delete", 1, 0, func() error { return s.b.remove(ctx, list) }); err != nil {
 		return s.fail("delete", err)
 	}
 	return nil

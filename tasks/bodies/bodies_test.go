@@ -565,3 +565,71 @@ func TestABodyThatWasGivenUpIsReadNoMore(t *testing.T) {
 		t.Error("the body was read after Put had returned")
 	}
 }
+
+// fails is a body that cannot be read a second time.
+type fails struct {
+	io.ReadSeeker
+	pass int
+}
+
+func (f *fails) Seek(offset int64, whence int) (int64, error) {
+	f.pass++
+	return f.ReadSeeker.Seek(offset, whence)
+}
+
+func (f *fails) Read(p []byte) (int, error) {
+	if f.pass > 0 {
+		return 0, io.ErrClosedPipe
+	}
+	return f.ReadSeeker.Read(p)
+}
+
+// Bodies that are put together are all there, each itself, or none is.
+func TestBodiesThatArePutTogetherAreThereOrNot(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, c bodies.Config) {
+		c.Keep = time.Nanosecond
+		s := open(t, c)
+		list := func() (all []bodies.Body, want [][]byte) {
+			for i, size := range []int{1, 5000, 20_000, 1<<20 + 1, 300} { // one has a file of its own
+				name, err := bodies.New("acme", job, bodies.Prompt, "")
+				must(t, err)
+				body := bytes.Repeat([]byte{byte(i + 1)}, size)
+				all, want = append(all, bodies.Body{Name: name, Size: int64(size), From: bytes.NewReader(body)}), append(want, body)
+			}
+			return all, want
+		}
+		for _, n := range []int{0, 5} {
+			all, want := list()
+			refs, err := s.PutAll(t.Context(), all[:n])
+			if err != nil || len(refs) != n {
+				t.Fatalf("%d bodies: %d, %v", n, len(refs), err)
+			}
+			for i, r := range refs {
+				if got, err := s.Read(t.Context(), r, 0); err != nil || !bytes.Equal(got, want[i]) {
+					t.Errorf("body %d of %d: %d bytes, %v", i, n, len(got), err)
+				}
+			}
+			must(t, s.Delete(t.Context(), refs...))
+		}
+		for _, n := range []int{3, 5} {
+			all, _ := list()
+			all[n-1].From = &fails{ReadSeeker: all[n-1].From}
+			if refs, err := s.PutAll(t.Context(), all[:n]); !errors.Is(err, io.ErrClosedPipe) || refs != nil {
+				t.Errorf("the last of %d cannot be read: %v, %v", n, refs, err)
+			}
+			all[0].Size++
+			if refs, err := s.PutAll(t.Context(), all[:n]); err == nil || refs != nil {
+				t.Errorf("the first of %d is shorter: %v", n, refs)
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context()) // which removes what is in the bin
+		stop()
+		k := &known{}
+		must(t, s.Run(ctx, k))
+		must(t, s.Sweep(t.Context(), k))
+		if found := slices.Concat(k.asked...); len(found) > 0 {
+			t.Errorf("these were left: %q", found)
+		}
+	})
+}

@@ -109,11 +109,18 @@ func (f *folder) forget(dir string) {
 	}
 }
 
+// shares reports whether a body lies in a file with others.
+func (f *folder) shares(size int64) bool { return f.holes && size <= packedMost }
+
 func (f *folder) put(ctx context.Context, name, sum string, size int64, body io.ReadSeeker) (string, error) {
-	if f.holes && size <= packedMost {
-		return f.packs.put(ctx, name, sum, size, body)
+	if !f.shares(size) {
+		return name, f.putAlone(ctx, name, size, body)
 	}
-	return name, f.putAlone(ctx, name, size, body)
+	there, err := f.packs.put(ctx, []item{{name, sum, size, body}})
+	if err != nil {
+		return "", err
+	}
+	return there[0], nil
 }
 
 // putAlone puts a body into a file of its own.

@@ -26,3 +26,12 @@ func nextData(file *os.File, at int64) (int64, error) {
 	}
 	return at, err
 }
+
+// writeBoth writes two parts one behind the other, in one call where the disk has room.
+func writeBoth(file *os.File, first, second []byte, at int64) (n int, err error) {
+	if len(first) > 0 {
+		n, _ = unix.Pwritev(int(file.Fd()), [][]byte{first, second}, at) // an error comes again
+		n = max(0, n)
+	}
+	return writeRest(file, first, second, at, n)
+}

@@ -20,3 +20,7 @@ func nextData(file *os.File, at int64) (int64, error) {
 	}
 	return at, err
 }
+
+func writeBoth(file *os.File, first, second []byte, at int64) (int, error) {
+	return writeRest(file, first, second, at, 0)
+}

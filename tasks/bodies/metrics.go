@@ -49,11 +49,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// watch counts an operation; size is that of what it puts.
-func (m *metrics) watch(operation string, size int64, do func() error) error {
+// watch counts an operation on n bodies; size is that of what it puts.
+func (m *metrics) watch(operation string, n int, size int64, do func() error) error {
 	begun := time.Now()
 	err := do()
-	m.took.WithLabelValues(operation).Observe(time.Since(begun).Seconds())
+	took, all := time.Since(begun).Seconds(), m.took.WithLabelValues(operation)
+	for range n {
+		all.Observe(took)
+	}
 	outcome := "done"
 	switch {
 	case err == nil:
@@ -63,6 +66,6 @@ func (m *metrics) watch(operation string, size int64, do func() error) error {
 	default:
 		outcome = "failed"
 	}
-	m.calls.WithLabelValues(operation, outcome).Inc()
+	m.calls.WithLabelValues(operation, outcome).Add(float64(n))
 	return err
 }

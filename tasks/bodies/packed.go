@@ -108,42 +108,107 @@ type pack struct {
 	done  bool             // nobody begins any more
 	has   map[string]lying // by name: the same again is there already
 
-	mu     sync.Mutex
-	synced *sync.Cond
-	busy   bool
-	asked  int
-	got    int // of asked, what is on the disk
+	mu    sync.Mutex
+	next  *syncing // the sync that is to come; nil: nobody waits for one
+	under *syncing // the last that has begun; nil: none has
+	err   error
+}
+
+// syncing is one sync of a file, for all that asked for one before it began.
+type syncing struct {
+	before *syncing      // nil: none
+	done   chan struct{} // closed when err is set
 	err    error
 }
 
 // lying is a body that this process has put: its digest, and its name with its place.
 type lying struct{ sum, there string }
 
-// put has a body on the disk and returns its name with its place. What was put by this
-// process and is still there is not put again.
-func (p *packs) put(ctx context.Context, name, sum string, size int64, body io.Reader) (string, error) {
-	k, at, there, err := p.reserve(name, sum, size)
-	if err != nil || there != "" {
-		return there, err
-	}
-	// The head comes first: a sweep that passes goes on behind the body then, and takes
-	// nothing in it for a head, which whoever sent it may have written.
-	_, err = k.file.WriteAt(head(name, k.name, at, size), at)
-	if err == nil {
-		var n int64
-		if n, err = io.Copy(io.NewOffsetWriter(k.file, at+headSize), body); err == nil && n != size {
-			err = fmt.Errorf("%d bytes in place of %d", n, size)
+// put has bodies on the disk, with one sync for those that lie in one file, and returns
+// their names with their places; after an error none is there. What was put by this process
+// and is still there is not put again.
+func (p *packs) put(ctx context.Context, list []item) (there []string, err error) {
+	there = make([]string, len(list))
+	begun := make([]laid, 0, len(list))
+	for i := range list {
+		one := &list[i]
+		k, at, is, err := p.reserve(one.name, one.sum, one.size)
+		if there[i] = is; err == nil && is == "" {
+			there[i] = place(one.name, k.name, at)
+			begun = append(begun, laid{k, at, one})
+			if err = one.write(k, at); err == nil {
+				err = ctx.Err()
+			}
+		}
+		if err != nil {
+			p.end(begun, err)
+			return nil, err
 		}
 	}
-	if err = cmp.Or(err, ctx.Err()); err == nil {
-		err = k.durable(p.stillThere)
+	for i := 0; i < len(begun) && err == nil; i++ {
+		if i == 0 || begun[i].in != begun[i-1].in {
+			err = begun[i].in.durable(p.stillThere)
+		}
 	}
-	there = place(name, k.name, at)
-	if err != nil {
-		_ = punch(k.file, at, span(size))
-	}
-	p.release(k, name, lying{sum, there}, err)
+	p.end(begun, err)
 	return there, err
+}
+
+// laid is a body that is being put: where it comes to lie.
+type laid struct {
+	in *pack
+	at int64
+	*item
+}
+
+// end ends what reserve began. A file that could not be written is left: what it
+// says to a further sync is worth nothing.
+func (p *packs) end(list []laid, err error) {
+	for _, l := range list {
+		if err != nil {
+			_ = punch(l.in.file, l.at, span(l.size))
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range list {
+		k := l.in
+		if k.users--; err == nil {
+			k.has[l.name] = lying{l.sum, place(l.name, k.name, l.at)}
+		} else if p.now == k {
+			p.leave()
+		}
+		if k.done && k.users == 0 {
+			_ = k.file.Close()
+		}
+	}
+}
+
+// write writes a body and its head. The head comes first, in the same call if the body is
+// whole in memory: a sweep that passes goes on behind the body then, and takes nothing in it
+// for a head, which whoever sent it may have written.
+func (i *item) write(k *pack, at int64) error {
+	to := &headed{file: k.file, at: at, head: head(i.name, k.name, at, i.size)}
+	n, err := io.Copy(to, i.body)
+	if err == nil && n != i.size {
+		err = fmt.Errorf("%d bytes in place of %d", n, i.size)
+	}
+	return err
+}
+
+// headed writes to a place of a file what it is given, behind a head.
+type headed struct {
+	file *os.File
+	at   int64
+	head []byte // nil: it is written
+}
+
+func (h *headed) Write(b []byte) (int, error) {
+	n, err := writeBoth(h.file, h.head, b, h.at)
+	h.at += int64(n)
+	n = max(0, n-len(h.head))
+	h.head = nil
+	return n, err
 }
 
 // reserve returns where a body may be written, or where it lies already.
@@ -170,19 +235,17 @@ func (p *packs) reserve(name, sum string, size int64) (k *pack, at int64, there 
 	return k, at, "", nil
 }
 
-// release ends what reserve began. A file that could not be written is left: what it
-// says to a further sync is worth nothing.
-func (p *packs) release(k *pack, name string, is lying, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if k.users--; err == nil {
-		k.has[name] = is
-	} else if p.now == k {
-		p.leave()
+// writeRest writes what is left of two parts of which n bytes are written, and returns how
+// many are then.
+func writeRest(file *os.File, first, second []byte, at int64, n int) (int, error) {
+	if n < len(first) {
+		m, err := file.WriteAt(first[n:], at+int64(n))
+		if n += m; err != nil {
+			return n, err
+		}
 	}
-	if k.done && k.users == 0 {
-		_ = k.file.Close()
-	}
+	m, err := file.WriteAt(second[n-len(first):], at+int64(n))
+	return n + m, err
 }
 
 // leave has the next body begin a file. Under mu.
@@ -205,7 +268,6 @@ func (p *packs) close() {
 // begin makes a file. Under mu.
 func (p *packs) begin() (*pack, error) {
 	k := &pack{name: rand.Text(), born: time.Now(), has: map[string]lying{}}
-	k.synced = sync.NewCond(&k.mu)
 	var err error
 	if k.file, err = p.f.create(packed, k.name); err != nil {
 		return nil, err
@@ -220,26 +282,34 @@ func (p *packs) begin() (*pack, error) {
 // who came before it began, and one look whether there still leads to the file.
 func (k *pack) durable(there func(*pack) error) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.asked++
-	for mine := k.asked; k.got < mine && k.err == nil; {
-		if k.busy {
-			k.synced.Wait()
-			continue
-		}
-		k.busy = true
-		all := k.asked
-		k.mu.Unlock()
-		err := cmp.Or(syncData(k.file), there(k))
-		k.mu.Lock()
-		if k.busy = false; err != nil {
-			k.err = err
-		} else {
-			k.got = all
-		}
-		k.synced.Broadcast()
+	s, mine := k.next, k.next == nil
+	if mine {
+		s = &syncing{before: k.under, done: make(chan struct{})}
+		k.next = s
 	}
-	return k.err
+	k.mu.Unlock()
+	if !mine {
+		<-s.done
+		return s.err
+	}
+	if s.before != nil {
+		<-s.before.done
+		s.before = nil
+	}
+	k.mu.Lock()
+	k.next, k.under, s.err = nil, s, k.err
+	k.mu.Unlock()
+	if s.err == nil {
+		s.err = syncData(k.file)
+	}
+	if s.err == nil {
+		s.err = there(k)
+	}
+	k.mu.Lock()
+	k.err = s.err
+	k.mu.Unlock()
+	close(s.done)
+	return s.err
 }
 
 // stillThere says no when the folder was taken away, or the file from it.

@@ -142,7 +142,7 @@ func (s *Bodies) Sweep(ctx context.Context, r Record) error {
 		case !changed.Before(old):
 		case strings.HasPrefix(name, trials), strings.HasPrefix(name, unfinished+"/"):
 			return s.remove(ctx, []string{name})
-		case names.MatchString(name):
+		case isName(name):
 			if some = append(some, name); len(some) == binOnce {
 				return ask()
 			}

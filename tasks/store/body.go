@@ -77,14 +77,15 @@ func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 	if len(big) == 0 {
 		return nil
 	}
-	refs := make([]bodies.Ref, len(big))
-	err := fan(len(big), s.bodies.Together(), func(i int) (err error) {
-		j := big[i]
-		refs[i], err = s.put(ctx, j.Tenant, j.ID, bodies.Prompt, "", j.Request.Body)
-		return err
-	})
+	list := make([]bodies.Body, len(big))
+	for i, j := range big {
+		var err error
+		if list[i], err = s.body(ctx, j.Tenant, j.ID, bodies.Prompt, "", j.Request.Body); err != nil {
+			return err
+		}
+	}
+	refs, err := s.bodies.PutAll(ctx, list)
 	if err != nil {
-		s.bodies.Discard(slices.DeleteFunc(refs, func(r bodies.Ref) bool { return r.Name == "" })...)
 		return fmt.Errorf("put the prompts of %d jobs: %w", len(big), err)
 	}
 	for i, j := range big {
@@ -93,16 +94,25 @@ func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Ref, error) {
+// body is a body as it lies elsewhere, which is sealed where all is.
+func (s *Store) body(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Body, error) {
 	body, err := s.vault.sealSame(ctx, tenant, body, ofBody, job, string(kind))
 	if err != nil {
-		return bodies.Ref{}, err
+		return bodies.Body{}, err
 	}
 	name, err := bodies.New(tenant, job, kind, mark)
 	if err != nil {
+		return bodies.Body{}, err
+	}
+	return bodies.Body{Name: name, Size: int64(len(body)), From: bytes.NewReader(body)}, nil
+}
+
+func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Ref, error) {
+	b, err := s.body(ctx, tenant, job, kind, mark, body)
+	if err != nil {
 		return bodies.Ref{}, err
 	}
-	return s.bodies.Put(ctx, name, int64(len(body)), bytes.NewReader(body))
+	return s.bodies.Put(ctx, b.Name, b.Size, b.From)
 }
 
 // fan does n things, so many at once, and returns the first error, after which no more
