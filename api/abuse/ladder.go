@@ -1,0 +1,111 @@
+package abuse
+
+import "time"
+
+// Action is what becomes of a tenant's submits.
+type Action uint8
+
+// The rungs, in order.
+const (
+	Observe  Action = iota // nothing
+	Throttle               // at the tenant's usual pace
+	Refuse                 // not now: 429 abnormal_usage
+	Review                 // its jobs wait for an admin
+)
+
+var actionNames = [...]string{"observe", "throttle", "refuse", "review"}
+
+func (a Action) String() string {
+	if int(a) < len(actionNames) {
+		return actionNames[a]
+	}
+	return "unknown"
+}
+
+// How long two signals have to stand for the next rung, and have to be gone for the one before.
+const (
+	climbAfter   = 5  // windows
+	descendAfter = 10 // windows
+)
+
+// ladder is where a tenant stands. From Review only an admin's release leads down.
+type ladder struct {
+	Rung   Action
+	Alarm  bool   // two independent signals stand
+	On     uint16 // windows of them in a row
+	Quiet  uint16 // windows without, in a row
+	Raised int64  // Unix seconds of the last alarm's beginning
+}
+
+// judge notes what is found at the end of a window, and moves the tenant on the ladder.
+func (c *Conduct) judge(w *Rules, now time.Time) {
+	found := c.Signals(w, now)
+	var families [probing + 1]bool
+	independent := 0
+	for _, f := range found {
+		if !families[f.Rule.family()] {
+			families[f.Rule.family()] = true
+			independent++
+		}
+	}
+	l := &c.Ladder
+	if independent >= 2 {
+		if !l.Alarm {
+			l.Raised = now.Unix()
+		}
+		l.Alarm, l.Quiet = true, 0
+		if l.On++; l.Rung == Observe || l.On >= climbAfter && l.Rung < Review {
+			l.Rung, l.On = l.Rung+1, 0
+		}
+	} else {
+		l.Alarm, l.On = false, 0
+		if l.Quiet < 65000 {
+			l.Quiet++
+		}
+		if l.Quiet%descendAfter == 0 && l.Rung > Observe && l.Rung < Review {
+			l.Rung--
+		}
+	}
+	for _, f := range found {
+		f.Action = Observe
+		if independent >= 2 {
+			f.Action = l.Rung
+		}
+		c.note(w, f)
+	}
+}
+
+// note keeps a flag: the newest of each rule, in place of the oldest.
+func (c *Conduct) note(_ *Rules, f Flag) {
+	at := 0
+	for i := range c.Flags {
+		if c.Flags[i].At != 0 && c.Flags[i].Rule == f.Rule {
+			at = i
+			break
+		}
+		if c.Flags[i].At < c.Flags[at].At {
+			at = i
+		}
+	}
+	c.Flags[at] = f
+}
+
+// release is an admin's word that what stands now is no abuse: the tenant is down again, and
+// what was found is its habit.
+func (c *Conduct) release(w *Rules, now time.Time) {
+	for _, f := range c.Signals(w, now) {
+		c.Muted[f.Rule] = now.Add(24 * time.Hour).Unix()
+		switch f.Rule.family() {
+		case volume:
+			s := &c.Volume[f.Rule-Rate]
+			s.Slack = max(1, s.Slack) * 1.5
+			s.Sum = 0
+		case content:
+		default:
+			k := f.Rule - Addresses
+			c.Most[k] = max(c.Most[k], float32(c.Seen[k].count()))
+		}
+	}
+	c.learnContent(true)
+	c.Ladder = ladder{Quiet: 60}
+}
