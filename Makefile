@@ -153,6 +153,10 @@ bench-memory: ## Bytes of Redis a queued job
 bench-bodies: ## Rates and bytes of Redis with prompts of 20 KiB in a folder, about a minute
 	go run ./cmd/prove bodies $(BENCHFLAGS)
 
+.PHONY: bench-traces
+bench-traces: ## Processor time of submits and calls with traces against without, about a minute
+	go run ./cmd/prove traces $(BENCHFLAGS)
+
 .PHONY: bench-backlog
 bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/prove backlog $(BENCHFLAGS)

@@ -32,6 +32,7 @@ import (
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/trace"
 )
 
 // Jobs is everything that is asked of the store about jobs.
@@ -101,6 +102,8 @@ type Config struct {
 	Returns desk.Returns
 	// High reports whether a tenant may use the lane high; nil: every one may.
 	High func(tenant string) bool
+	// Trace makes the spans of submits, in the traces of their callers; nil: none are made.
+	Trace *trace.Tracer
 	// Prices are what models cost; none: no budget holds anybody.
 	Prices tasks.Prices
 	// Verifier judges tokens. An error that wraps auth.ErrUnavailable is a 503,
@@ -166,6 +169,7 @@ type API struct {
 	verifier Verifier
 	follow   func(context.Context, auth.Claims) (context.Context, func())
 	caps     *caps.Room
+	trace    *trace.Tracer
 	extra    map[string]http.Handler
 	base     string // the path of PublicURL
 	openAPI  []byte
@@ -227,7 +231,7 @@ func New(c Config) (*API, error) {
 	d, err := desk.New(desk.Config{
 		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, Returns: c.Returns, High: c.High, NewID: c.NewID, Prices: c.Prices,
 		CheckWebhookURL: c.CheckWebhookURL, Caps: c.Caps, RereadEvery: c.RereadEvery,
-		Registerer: c.Registerer, Log: c.Log, Now: c.Now,
+		Registerer: c.Registerer, Log: c.Log, Now: c.Now, Trace: c.Trace,
 	})
 	if err != nil {
 		return nil, err
@@ -236,7 +240,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, trace: c.Trace, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,

@@ -27,6 +27,7 @@ import (
 	"github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/api/wire"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/trace"
 )
 
 // exchange is what is known of one request while it is answered.
@@ -37,6 +38,7 @@ type exchange struct {
 	code   string          // of the problem answered, if any
 	why    []slog.Attr     // of a token that was refused
 	status int             // set when no answer could be written
+	traced *trace.Request  // nil: no spans are made
 	// render makes the answer to a failure in the form that is mounted here.
 	render func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
 }
@@ -84,6 +86,12 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 			x.render = openai.Problem
 		}
 		c.Set(exchangeKey, x)
+		if a.trace != nil {
+			var ctx context.Context
+			ctx, x.traced = a.trace.Request(r.Context(), r.Header.Get("Traceparent"))
+			r = r.WithContext(ctx)
+			c.SetRequest(r)
+		}
 		h := c.Response().Header()
 		h["X-Request-Id"] = []string{x.id}
 		h["X-Content-Type-Options"] = []string{"nosniff"}
@@ -91,26 +99,7 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 		h["Referrer-Policy"] = []string{"no-referrer"}
 		h["Cache-Control"] = []string{"no-store"}
 
-		defer func() {
-			status := c.Response().Status
-			if x.status != 0 {
-				status = x.status
-			}
-			route, took := x.route(c), time.Since(start)
-			a.metrics.answered(route, r.Method, status, took)
-			if r.Method == http.MethodPost && submitRoutes[route] {
-				a.metrics.submitted(x.caller.Tenant, x.code)
-			}
-			line := []slog.Attr{
-				slog.String("route", route), slog.String("method", method(r.Method)), slog.Int("status", status),
-				slog.Duration("duration", took), slog.String("request_id", x.id), slog.String("tenant", x.caller.Tenant),
-				slog.String("remote", a.caps.Address(r).String()),
-			}
-			if x.code != "" {
-				line = append(line, slog.String("code", x.code)) // why it was refused
-			}
-			a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", append(line, x.why...)...)
-		}()
+		defer func() { a.told(c, x, r, time.Since(start)) }()
 		defer func() {
 			v := recover()
 			if v == nil {
@@ -137,6 +126,31 @@ func (a *API) exchange(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		return nil
 	}
+}
+
+// told counts a request that was answered, and writes its line of the access log.
+func (a *API) told(c echo.Context, x *exchange, r *http.Request, took time.Duration) {
+	status := c.Response().Status
+	if x.status != 0 {
+		status = x.status
+	}
+	route := x.route(c)
+	a.metrics.answered(route, r.Method, status, took)
+	if r.Method == http.MethodPost && submitRoutes[route] {
+		a.metrics.submitted(x.caller.Tenant, x.code)
+	}
+	line := []slog.Attr{
+		slog.String("route", route), slog.String("method", method(r.Method)), slog.Int("status", status),
+		slog.Duration("duration", took), slog.String("request_id", x.id), slog.String("tenant", x.caller.Tenant),
+		slog.String("remote", a.caps.Address(r).String()),
+	}
+	if x.code != "" {
+		line = append(line, slog.String("code", x.code)) // why it was refused
+	}
+	if id := x.traced.TraceID(); id != "" {
+		line = append(line, slog.String("trace_id", id))
+	}
+	a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", append(line, x.why...)...)
 }
 
 var isRequestID = regexp.MustCompile("^[A-Za-z0-9_-]{8,64}$").MatchString

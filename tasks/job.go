@@ -58,6 +58,7 @@ type Job struct {
 	Followed   string    // digest of the request whose answer it waits for, or has waited for; "": none
 	Losses     int       // calls lost with their worker, see AloneFrom; known to who takes it
 	Since      time.Time // when something else than an attempt last had it wait anew; zero: nothing has
+	Trace      string    // see [Job.Traced]; "": it is not traced
 	// Lay is how long ago it was handed out when a worker took it; below 0: not known. Only
 	// who takes it is told.
 	Lay time.Duration
@@ -102,7 +103,7 @@ func (j *Job) Asks() string {
 
 // EndedAttrs are the attributes of the log line "job ended", for a job that ends
 // with a status and, unless it succeeds, a code. The model is left out where it
-// is not known. Whoever logs the line may append others.
+// is not known, and the trace where there is none. Whoever logs the line may append others.
 func EndedAttrs(j *Job, status Status, code ErrorCode) []any {
 	attrs := []any{"job", j.ID, "tenant", j.Tenant, "pool", j.Pool}
 	if model := j.Asks(); model != "" {
@@ -111,6 +112,9 @@ func EndedAttrs(j *Job, status Status, code ErrorCode) []any {
 	attrs = append(attrs, "status", string(status), "attempts", j.Attempts)
 	if code != "" {
 		attrs = append(attrs, "code", string(code))
+	}
+	if id := j.TraceID(); id != "" {
+		attrs = append(attrs, "trace_id", id)
 	}
 	return attrs
 }

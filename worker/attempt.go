@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -23,6 +24,7 @@ import (
 type attempt struct {
 	w      *Worker
 	p      *servedPool
+	log    *slog.Logger // says the job's trace, where it has one
 	ticket tasks.Ticket
 	lose   context.CancelCauseFunc // ends ctx: waiting and call alike
 	text   *text
@@ -35,10 +37,13 @@ type attempt struct {
 	leads     bool              // it asks for all that ask the same now
 
 	grant   limit.Grant // of the pace
+	paced   time.Time   // when it came to the gate
 	granted time.Time   // when
 	settled bool        // the gate knows what the call has cost
 	started tasks.Started
 
+	span      [8]byte // the id of the call's, in the job's trace
+	asked     time.Time
 	answer    upstream.Answer
 	took      time.Duration // the call
 	outOfTime bool          // the job's own deadline cut the call off
@@ -47,7 +52,7 @@ type attempt struct {
 }
 
 func (w *Worker) attempt(p *servedPool, t tasks.Ticket) *attempt {
-	return &attempt{w: w, p: p, ticket: t, text: &text{texts: w.c.Texts, ticket: t}}
+	return &attempt{w: w, p: p, log: w.log, ticket: t, text: &text{texts: w.c.Texts, ticket: t}}
 }
 
 // run makes the attempt. A nil error acknowledges the task: the rest of the
@@ -64,6 +69,7 @@ func (a *attempt) run(base context.Context) error {
 		}
 		return err
 	}
+	defer a.spans()
 	a.w.hold(a)
 	defer a.w.drop(a)
 	defer a.shrink()
@@ -135,6 +141,9 @@ func (a *attempt) take(base context.Context) error {
 		return err
 	})
 	a.taken = time.Now()
+	if a.job.Trace != "" {
+		a.log = a.log.With("trace_id", a.job.TraceID())
+	}
 	a.ticket.Tenant = a.job.Tenant
 	a.text.of(a.job.Tenant)
 	price, priced := a.w.c.Prices.Of(a.job.Asks())
@@ -202,7 +211,7 @@ func (a *attempt) join(ctx context.Context) (leave func(), ok bool) {
 	if !ok {
 		return nil, false
 	}
-	a.w.log.Warn("a job runs alone: its workers were lost during its calls", "job", a.job.ID, "pool", a.p.Name, "losses", a.job.Losses)
+	a.log.Warn("a job runs alone: its workers were lost during its calls", "job", a.job.ID, "pool", a.p.Name, "losses", a.job.Losses)
 	return func() {
 		open()
 		for name := range a.w.pools {
@@ -217,6 +226,7 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	ctx, cancel := a.untilStop(ctx)
 	defer cancel()
 	job := &a.job
+	a.paced = time.Now()
 	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(), Within: a.left(),
@@ -313,15 +323,15 @@ func (a *attempt) ask(ctx context.Context) {
 	m.inflight.WithLabelValues(p.Name).Inc()
 	defer m.inflight.WithLabelValues(p.Name).Dec()
 	most, own := bound(p, a.job, a.started)
-	sent := time.Now()
+	a.asked = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Question: a.question, Leave: p.gone(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
+	ask := upstream.Ask{Question: a.question, Leave: p.gone(), Traceparent: a.parent(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {
 			if err := p.Gate.SettleInput(ctx, a.grant, input, observed(rates, 0)); err != nil {
-				a.w.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
+				a.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
 			}
 		}
 	}
@@ -334,7 +344,7 @@ func (a *attempt) ask(ctx context.Context) {
 		}()
 	}
 	a.answer = p.Caller.Do(ctx, ask)
-	a.took = time.Since(sent)
+	a.took = time.Since(a.asked)
 	a.outOfTime = own && a.answer.Outcome != tasks.Succeeded && a.took >= most
 	p.took(a.took)
 	p.budget.call()
@@ -411,12 +421,12 @@ func (a *attempt) brake(base context.Context, v verdict) {
 			hold = gate.Ramp
 		}
 		if err := hold(base, v.hold, string(a.answer.Outcome)); err != nil {
-			a.w.log.Warn("the pool was not held", "pool", a.p.Name, "error", err)
+			a.log.Warn("the pool was not held", "pool", a.p.Name, "error", err)
 		}
 	case v.soft:
 		a.w.m.refused.WithLabelValues(a.p.Name).Inc()
 		if err := gate.SoftRefusal(base); err != nil {
-			a.w.log.Warn("the pace was not softened", "pool", a.p.Name, "error", err)
+			a.log.Warn("the pace was not softened", "pool", a.p.Name, "error", err)
 		}
 	}
 }
@@ -506,7 +516,7 @@ func (a *attempt) spill(e tasks.Ending, why error) bool {
 	}
 	e.Kept = call
 	if err := a.w.c.Spill.KeepEnding(a.ticket, e, why); err != nil {
-		a.w.log.Error("an ending that redis does not take cannot be kept in data_dir either", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		a.log.Error("an ending that redis does not take cannot be kept in data_dir either", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		return false
 	}
 	return true
@@ -524,9 +534,9 @@ func (a *attempt) write(base context.Context, e tasks.Ending) func() error {
 			a.w.hand(ctx, next)
 		case errors.Is(err, tasks.ErrNotFound):
 			a.w.m.unknown.WithLabelValues(a.p.Name).Inc()
-			a.w.log.Warn("an attempt ended whose job Redis does not know; if nobody deleted it, Redis has lost data: see whether it keeps an append-only file", "job", a.job.ID, "pool", a.p.Name, "outcome", string(e.Attempt.Outcome))
+			a.log.Warn("an attempt ended whose job Redis does not know; if nobody deleted it, Redis has lost data: see whether it keeps an append-only file", "job", a.job.ID, "pool", a.p.Name, "outcome", string(e.Attempt.Outcome))
 		case !tasks.Void(err):
-			a.w.log.Warn("an ending waits for Redis", "job", a.job.ID, "pool", a.p.Name, "error", err)
+			a.log.Warn("an ending waits for Redis", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		}
 		return err
 	}
@@ -543,7 +553,7 @@ func (a *attempt) settle(base context.Context, cost limit.Actual) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
 	defer cancel()
 	if err := a.p.Gate.Settle(ctx, a.grant, cost); err != nil {
-		a.w.log.Warn("what a call has cost is not written yet; its reservation stands until then or until it expires", "pool", a.p.Name, "error", err)
+		a.log.Warn("what a call has cost is not written yet; its reservation stands until then or until it expires", "pool", a.p.Name, "error", err)
 	}
 }
 
@@ -551,7 +561,7 @@ func (a *attempt) settle(base context.Context, cost limit.Actual) {
 // line and the account that is kept elsewhere. An ending that lies on the disk has
 // ended no job yet.
 func (a *attempt) count(e tasks.Ending, kept bool) {
-	name, m, log := a.p.Name, a.w.m, a.w.log
+	name, m, log := a.p.Name, a.w.m, a.log
 	ran, usage := time.Since(a.started.At), a.answer.Usage
 	m.run.WithLabelValues(name).Observe(ran.Seconds())
 	if usage != nil {
@@ -580,7 +590,7 @@ func (a *attempt) count(e tasks.Ending, kept bool) {
 	if usage != nil {
 		line = append(line, "input_tokens", usage.InputTokens, "output_tokens", usage.OutputTokens)
 	}
-	log.Info("job ended", line...)
+	a.w.log.Info("job ended", line...)
 }
 
 // bound is how long a job's call may take, and whether its own deadline says so

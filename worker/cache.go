@@ -40,7 +40,7 @@ func (a *attempt) identify(base context.Context) {
 	defer cancel()
 	var err error
 	if a.digest, err = a.w.c.Answers.Named(ctx, a.job.Tenant, digest(a.p, &a.job)); err != nil {
-		a.w.log.Warn("a job is asked by itself, since its request cannot be named", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		a.log.Warn("a job is asked by itself, since its request cannot be named", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		a.digest, a.cacheable = "", false
 	}
 }
@@ -125,7 +125,7 @@ func (a *attempt) follow(base context.Context) bool {
 	case tasks.Void(err):
 		return true
 	case err != nil:
-		a.w.log.Warn("a job was not joined to others that ask the same", "job", a.job.ID, "pool", a.p.Name, "error", err)
+		a.log.Warn("a job was not joined to others that ask the same", "job", a.job.ID, "pool", a.p.Name, "error", err)
 		return false
 	}
 	a.leads = leads
@@ -137,6 +137,6 @@ func (a *attempt) keep(base context.Context, result []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 2*time.Second)
 	defer cancel()
 	if err := a.w.c.Answers.KeepAnswer(ctx, a.job.Tenant, a.digest, a.job.ID, result, a.p.CacheFor); err != nil {
-		a.w.log.Warn("an answer was not kept", "pool", a.p.Name, "error", err)
+		a.log.Warn("an answer was not kept", "pool", a.p.Name, "error", err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/trace"
 	"github.com/sluicehq/sluice/worker/webhook"
 )
 
@@ -54,6 +55,7 @@ type DelivererConfig struct {
 	// sends those deliveries once more.
 	Spill     Spill
 	KeepAfter time.Duration
+	Trace     *trace.Tracer // nil: no spans are made
 	// Concurrency is how many tasks of the queue this process has in hand at once;
 	// 0 means 768, as many as there are deliveries under way.
 	Concurrency int
@@ -285,6 +287,9 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 		}
 		at := time.Now()
 		res := d.c.Sender.Send(ctx, webhook.Delivery{ID: dl.Event, URL: url, Body: body, Keys: signers(s, at), Headers: own, CA: ca})
+		d.c.Trace.Delivery(trace.Delivery{
+			Job: s.Job, ID: dl.ID, Type: dl.Type, Number: dl.Attempts + 1, Outcome: string(res.Outcome), Arrived: res.Outcome == webhook.Delivered, Status: res.Status, At: at, Took: time.Since(at),
+		})
 		delay, again := webhook.Next(dl.Attempts+1, res, rand.Float64())
 		e.Status, e.Reason, e.Delay, e.Counted = tasks.DeliveryExhausted, string(res.Outcome), delay, res.Outcome.Attempted()
 		e.Disable = res.Outcome == webhook.Gone
@@ -302,7 +307,11 @@ func (d *Deliverer) attempt(ctx context.Context, s *tasks.Sending) {
 	if d.settle(ctx, e) && e.Status != tasks.DeliveryPending {
 		d.ended.WithLabelValues(string(e.Status)).Inc()
 		if e.Status == tasks.DeliveryExhausted {
-			d.log.Warn("a webhook is exhausted", "delivery", dl.ID, "tenant", dl.Tenant, "type", dl.Type, "reason", e.Reason)
+			attrs := []any{"delivery", dl.ID, "tenant", dl.Tenant, "type", dl.Type, "reason", e.Reason}
+			if s.Job != nil && s.Job.Trace != "" {
+				attrs = append(attrs, "trace_id", s.Job.TraceID())
+			}
+			d.log.Warn("a webhook is exhausted", attrs...)
 		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
+	"github.com/sluicehq/sluice/tasks/trace"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
@@ -122,6 +123,7 @@ type Config struct {
 	// the worker runs, and given up when it stops.
 	Spill     Spill
 	KeepAfter time.Duration
+	Trace     *trace.Tracer // nil: no spans are made
 	// Large is how many answers above upstream.SmallBytes are in hand at once, of all
 	// pools; others are read on when one is recorded. 0 means 8.
 	Large int

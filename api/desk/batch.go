@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -95,6 +97,8 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	}
 	h.Grant = grant
 	id := cmp.Or(b.ID, d.c.NewID("batch"))
+	span := d.c.Trace.Submit(ctx, id, c.Tenant)
+	defer func() { ended(span, err, h.Replayed, h.Batch.ID, slices.Sorted(maps.Keys(h.Pools))...) }()
 	g, prior, err := d.c.Batches.OpenBatch(ctx, id, c.Tenant, b.Key)
 	if err != nil {
 		if tasks.Away(err) {
@@ -105,7 +109,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	h.Pools = map[string]int{}
 	in := &intake{
 		desk: d, tenant: c.Tenant, batch: g.ID, limits: grant.Limits, staging: prior == nil,
-		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served, Caller: &c}, pools: h.Pools, told: b.Staged, dialect: b.Dialect, faulty: b.Faulty,
+		lines: Lines{Match: d.c.Pools.Match, Served: d.c.Pools.Served, Caller: &c}, pools: h.Pools, told: b.Staged, dialect: b.Dialect, faulty: b.Faulty, trace: span.Trace(),
 	}
 	if b.Lasts > 0 {
 		in.until = g.CreatedAt.Add(b.Lasts)
@@ -223,6 +227,7 @@ type intake struct {
 	desk    *Desk
 	tenant  string
 	batch   string
+	trace   string       // of its jobs, see [tasks.Job.Traced]
 	limits  tasks.Limits // of the tenant
 	lines   Lines
 	staging bool // false: only compare, keep nothing
@@ -315,7 +320,7 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if !in.until.IsZero() && (job.Deadline.IsZero() || job.Deadline.After(in.until)) {
 		job.Deadline = in.until
 	}
-	job.Reserved = in.limits.Reserves(&job.Request)
+	job.Reserved, job.Trace = in.limits.Reserves(&job.Request), in.trace
 	in.chunk = append(in.chunk, job)
 	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {
 		return in.stage(ctx)

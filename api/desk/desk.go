@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/trace"
 )
 
 // Submitter accepts jobs.
@@ -153,6 +154,8 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// Log takes what went wrong without a caller's being told; nil: nothing is logged.
 	Log *slog.Logger
+	// Trace makes the spans of submits; nil: none are made.
+	Trace *trace.Tracer
 	// Now is the clock that deadlines are compared with; nil means time.Now.
 	Now func() time.Time
 }

@@ -48,6 +48,9 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if job.Tenant = c.Tenant; !s.Named {
 		job.ID = d.c.NewID("job")
 	}
+	span := d.c.Trace.Submit(ctx, job.ID, c.Tenant)
+	job.Trace = span.Trace()
+	defer func() { ended(span, err, h.Replayed, h.Job.ID, job.Pool) }()
 	turn := d.comer(ctx, &s)
 	grant, err := d.admitted(ctx, turn)
 	if err != nil {

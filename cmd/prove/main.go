@@ -41,6 +41,7 @@
 //	streams   that streams are told as the provider sent them, and how far behind
 //	memory    bytes of Redis a queued job
 //	bodies    submit and drain rates of prompts in a folder, against small ones
+//	traces    processor time of submits and calls with traces against without
 //	backlog   submit and drain rates with 200,000 jobs queued
 //	fair      how a pool's allowance is shared among tenants, in virtual time
 //
@@ -96,6 +97,7 @@ type CLI struct {
 	Batches  bench.Batches   `cmd:"" help:"Prove that large batches in the providers' own forms take little memory of the API."`
 	Fair     fair.Command    `cmd:"" help:"Measure how a pool's allowance is shared among tenants, in virtual time."`
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
+	Traces   bench.Traces    `cmd:"" help:"Measure what traces take of the processors."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
 	SDKs     sdks.Command    `cmd:"" name:"sdks" help:"Prove that official SDKs work with another base URL and key, whatever is killed."`

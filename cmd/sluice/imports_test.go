@@ -24,9 +24,10 @@ var mayImport = map[string][]string{
 	"/tasks/store":          {"/tasks", "/tasks/bodies", "/tasks/seal", "/tasks/pipeline", redisClient, "github.com/klauspost/compress/zstd", "github.com/oklog/ulid/v2"},
 	"/tasks/queue":          {"/tasks", "/tasks/pipeline", asynqLib, redisClient},
 	"/tasks/seal":           {},
+	"/tasks/trace":          {"/tasks", tracingLib},
 	"/tasks/redisd":         {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest":      {redisClient},
-	"/api":                  {"/tasks", "/api/...", echoLib},
+	"/api":                  {"/tasks", "/tasks/trace", "/api/...", echoLib},
 	"/api/v1":               {"/tasks", "/tasks/estimate", "/api/auth", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/quota", "/api/wire", echoLib, jsonLib},
 	"/api/anthropic":        {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/relay", "/api/wire", echoLib, jsonLib},
 	"/api/openai":           {"/tasks", "/tasks/estimate", "/api/desk", "/api/fault", "/api/header", "/api/jsonread", "/api/jsonwrite", "/api/relay", "/api/wire", echoLib},
@@ -34,13 +35,13 @@ var mayImport = map[string][]string{
 	"/api/header":           {"/tasks", "/api/fault"},
 	"/api/caps":             {"/api/fault", "golang.org/x/time/rate"},
 	"/api/wire":             {"/api/fault", "/api/jsonread", jsonLib},
-	"/api/desk":             {"/tasks", "/api/caps", "/api/fault", "/api/quota"},
+	"/api/desk":             {"/tasks", "/tasks/trace", "/api/caps", "/api/fault", "/api/quota"},
 	"/api/fault":            {"/tasks", "/api/auth"},
 	"/api/jsonread":         {jsonLib},
 	"/api/jsonwrite":        {jsonLib},
 	"/api/auth":             {"/tasks", jsonLib, "github.com/golang-jwt/jwt/v5"},
 	"/api/quota":            {"/tasks", "/tasks/gather", redisClient},
-	"/worker":               {"/tasks", "/tasks/pipeline", "/tasks/queue", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
+	"/worker":               {"/tasks", "/tasks/pipeline", "/tasks/queue", "/tasks/trace", "/worker/...", asynqLib, redisClient, "golang.org/x/sync/errgroup"},
 	"/worker/limit":         {redisClient},
 	"/worker/pause":         {redisClient},
 	"/worker/pool":          {"/tasks", "/worker/limit", "/worker/pause", "/worker/upstream"},
@@ -69,6 +70,7 @@ const (
 	redisClient = "github.com/redis/go-redis/v9/..."
 	asynqLib    = "github.com/hibiken/asynq"
 	echoLib     = "github.com/labstack/echo/v4/..."
+	tracingLib  = "go.opentelemetry.io/otel/..."
 	jsonLib     = "github.com/go-json-experiment/json/..."
 	metricsLib  = "github.com/prometheus/client_golang/prometheus/..."
 )

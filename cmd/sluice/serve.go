@@ -190,7 +190,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Usage: s.store, Tenants: tenancy{s}, Quotas: s.quota, Prices: s.cfg.PriceList(), Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
-		Registerer: s.registry, Log: s.log, KeepAlive: s.keepAlive,
+		Registerer: s.registry, Log: s.log, Trace: s.trace, KeepAlive: s.keepAlive,
 	})
 	if err == nil {
 		jobs.desk = a.Desk()

@@ -30,6 +30,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/redisd"
 	"github.com/sluicehq/sluice/tasks/store"
+	"github.com/sluicehq/sluice/tasks/trace"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/egress"
 	"github.com/sluicehq/sluice/worker/limit"
@@ -87,6 +88,7 @@ type service struct {
 	healths map[string]*pool.Health
 
 	keepAlive time.Duration // see roles
+	trace     *trace.Tracer // nil: off
 }
 
 // roles are what a process does.
@@ -135,7 +137,10 @@ func softMemory(container, redis int64) int64 {
 	return max(container/10*9-redis, container/10)
 }
 
-func (s *service) build(ctx context.Context, r roles) error {
+func (s *service) build(ctx context.Context, r roles) (err error) {
+	if s.trace, err = newTracer(ctx, s.clock.Now, s.log); err != nil {
+		return err
+	}
 	s.rdb = s.redis.open(64)
 	s.joined = pipeline.Client(s.rdb)
 	depth, rates, lanes := map[string]int{}, map[string]tasks.Rates{}, map[string]store.Shares{}
@@ -159,7 +164,6 @@ func (s *service) build(ctx context.Context, r roles) error {
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
 	s.notices = store.NewNotices(s.rdb, prefix, s.store, s.control)
 	s.ready = newReadiness(s, r)
-	var err error
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.limitsOf(name)
 		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
@@ -247,8 +251,8 @@ func (s *service) newWorkers(pools []worker.Pool) error {
 	var err error
 	s.worker, err = worker.New(worker.Config{
 		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: pools, Answers: s.store, Detour: s.jobs.Exhausted,
-		Prices:     s.cfg.PriceList(),
-		RenewEvery: store.RenewEvery, Grace: s.grace, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
+		Prices: s.cfg.PriceList(),
+		Trace:  s.trace, RenewEvery: store.RenewEvery, Grace: s.grace, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})
 	return err
 }
@@ -374,6 +378,7 @@ func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
 		Provider: upstream.Provider{
 			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
 			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
+			TraceContext: provider.TraceContext,
 			Organization: provider.Forwards(tasks.OpenAIOrganization), Project: provider.Forwards(tasks.OpenAIProject),
 		},
 		MaxResultBytes: s.cfg.Results.MaxBytes,
@@ -617,6 +622,7 @@ func (s *service) close() error {
 	if s.bodies != nil {
 		s.bodies.Close()
 	}
+	stopTracer(s.trace, s.log)
 	return errors.Join(err, s.redis.close())
 }
 
@@ -635,7 +641,7 @@ func (s *service) newDeliverer(record *dispatch.Deliveries, keeps worker.Spill) 
 	}
 	s.deliverer, err = worker.NewDeliverer(worker.DelivererConfig{
 		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Hand: s.feeder.HandDeliveries, Sender: s.sender,
-		Base: s.base, Log: s.log, Metrics: s.registry,
+		Base: s.base, Log: s.log, Metrics: s.registry, Trace: s.trace,
 	})
 	return err
 }

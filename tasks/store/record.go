@@ -39,6 +39,7 @@ type envelope struct {
 	Stream    bool            `json:"s,omitempty"`
 	Behind    bool            `json:"bg,omitempty"`
 	AtMost    tasks.Money     `json:"rm,omitempty"` // account.lua reads it
+	Trace     string          `json:"tr,omitempty"`
 
 	OpenAI tasks.OpenAIFields `json:"oa,omitzero"`
 }
@@ -294,7 +295,7 @@ func (s *Store) pack(ctx context.Context, j *tasks.Job) (string, error) {
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
 		Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
-		Result: s.mostResult(&j.Request), AtMost: j.AtMost, OpenAI: j.Request.OpenAI,
+		Result: s.mostResult(&j.Request), AtMost: j.AtMost, OpenAI: j.Request.OpenAI, Trace: j.Trace,
 	}
 	if e.Priority == tasks.Normal {
 		e.Priority = ""
@@ -371,7 +372,7 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 			Kind: cmp.Or(e.Kind, tasks.Text), Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
 			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, OpenAI: e.OpenAI,
 		},
-		Bytes: e.Bytes, AtMost: e.AtMost,
+		Bytes: e.Bytes, AtMost: e.AtMost, Trace: e.Trace,
 		Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
 	}
 	if err := s.show(ctx, &e, &j); err != nil {

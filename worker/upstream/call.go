@@ -62,6 +62,9 @@ func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
 	}
+	if c.provider.TraceContext {
+		set(req.Header, "Traceparent", ask.Traceparent)
+	}
 	resp, err := c.send(req, sent, ask.Leave, cancel)
 	if err != nil {
 		return c.unanswered(ctx, err, sent.whole.Load())

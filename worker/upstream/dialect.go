@@ -57,6 +57,8 @@ type Provider struct {
 	// Organization and Project have a caller's OpenAI-Organization and OpenAI-Project sent
 	// on, where Dialect is OpenAI. They name another allowance than APIKey's own.
 	Organization, Project bool
+	// TraceContext has the calls of traced jobs carry their trace in traceparent.
+	TraceContext bool
 	// Roots vouch for the certificate of BaseURL. Nil: the system's.
 	Roots *x509.CertPool
 }

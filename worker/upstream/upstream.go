@@ -178,6 +178,8 @@ type Ask struct {
 	// which not all has left is given up then, and costs nothing; one that was sent
 	// goes on, since its answer may come and be paid for.
 	Leave <-chan struct{}
+	// Traceparent is the call's place in its job's trace, for a provider that is sent it; "": none.
+	Traceparent string
 
 	// OnStart, if set, is told once how many input tokens the provider charged
 	// to its limit: as soon as an Anthropic stream begins, and at the end for a

@@ -37,7 +37,8 @@ type setup struct {
 	far     time.Duration // added to each round trip to Redis
 	nice    int           // of the workers, see rig.Config
 
-	settings string // further lines of the configuration
+	settings string   // further lines of the configuration
+	env      []string // of each process of Sluice
 }
 
 // stack is a stage with one API, and what loads it.
@@ -54,7 +55,7 @@ func (o Options) with(ctx context.Context, lab *rig.Lab, s setup, take func(*sta
 	l := s.limits
 	stage, err := lab.Stage(ctx, rig.Config{
 		Name: s.name, APIs: 1, Workers: s.workers, OneKey: true, TCP: true, Fake: s.fake, Flags: []string{"--log-level", "warn"},
-		RoundTrip: s.far, Nice: s.nice, Settings: s.settings,
+		RoundTrip: s.far, Nice: s.nice, Settings: s.settings, Env: s.env,
 		// A rewrite would fall into one round and not into another.
 		RedisArgs: []string{"--appendfsync", s.aof, "--auto-aof-rewrite-percentage", "0"},
 		Pool: fmt.Sprintf("limits: {requests_per_minute: %.0f, input_tokens_per_minute: %.0f, output_tokens_per_minute: %.0f, request_burst: %d, concurrency: %d}",

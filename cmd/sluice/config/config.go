@@ -174,6 +174,8 @@ type Provider struct {
 	ForwardHeaders []string `key:"forward_headers"`
 	// Egress are the ways to the provider, each "direct" or a proxy; empty: directly.
 	Egress []string `key:"egress" secret:"proxy"`
+	// TraceContext has the provider told of the trace of each call, in traceparent.
+	TraceContext bool `key:"trace_context"`
 
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.

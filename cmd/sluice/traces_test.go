@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	spans "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sluicehq/sluice/api/auth"
+	"github.com/sluicehq/sluice/tasks/redistest"
+)
+
+// taken is a receiver of OTLP/HTTP, which keeps all that it was sent.
+type taken struct {
+	mu    sync.Mutex
+	raw   []byte
+	spans []*spans.Span
+	from  map[string]bool // service.name
+}
+
+func (k *taken) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	var said collector.ExportTraceServiceRequest
+	if err == nil {
+		err = proto.Unmarshal(body, &said)
+	}
+	if err != nil || r.URL.Path != "/v1/traces" {
+		http.Error(w, fmt.Sprint(r.URL.Path, err), http.StatusBadRequest)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.raw = append(k.raw, body...)
+	for _, of := range said.ResourceSpans {
+		for _, a := range of.Resource.Attributes {
+			if a.Key == "service.name" {
+				k.from[a.Value.GetStringValue()] = true
+			}
+		}
+		for _, scope := range of.ScopeSpans {
+			k.spans = append(k.spans, scope.Spans...)
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-protobuf")
+}
+
+// of are the spans of a trace by their names, in the order of their begin.
+func (k *taken) of(trace string) map[string][]*spans.Span {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := map[string][]*spans.Span{}
+	for _, s := range k.spans {
+		if hex.EncodeToString(s.TraceId) == trace {
+			out[s.Name] = append(out[s.Name], s)
+		}
+	}
+	for _, list := range out {
+		slices.SortFunc(list, func(a, b *spans.Span) int { return int(int64(a.StartTimeUnixNano) - int64(b.StartTimeUnixNano)) })
+	}
+	return out
+}
+
+// A job's spans are one trace, its caller's, whichever processes make them; those of a
+// batch's jobs are the batch's. None holds what was asked and answered, or a secret.
+func TestOneTraceOverAllProcesses(t *testing.T) {
+	t.Parallel()
+	const (
+		caller, above = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+		canary        = "canary4711"
+		secret        = "0123456789abcdef0123456789" + canary
+	)
+	took := &taken{from: map[string]bool{}}
+	receiver := httptest.NewServer(took)
+	defer receiver.Close()
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
+	defer hook.Close()
+	environ := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0", "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
+		"SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__HMAC_SECRET=" + secret,
+		"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL, "OTEL_BSP_SCHEDULE_DELAY=20",
+	}
+	begin := func(says string, args ...string) (*child, string) {
+		c, err := startChild(t.TempDir(), environ, append([]string{Sluice(t)}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.cmd.Process.Kill(); <-c.ended })
+		m, err := c.await(regexp.MustCompile(says))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, m[len(m)-1]
+	}
+	api, address := begin(`"msg":"listening","address":"([^"]+)"`, "api")
+	worker, _ := begin(`"msg":"worker started"`, "worker")
+	token, err := auth.Mint(auth.MintConfig{Secret: []byte(secret), Issuer: "sluice", Audience: "sluice", Subject: "s", Tenant: "acme", Scopes: []string{auth.ScopeJobsWrite, auth.ScopeJobsRead}, TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := func(path, form, body, parent string) string {
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+path, strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("Content-Type", form)
+		r.Header.Set("Idempotency-Key", canary+path)
+		if parent != "" {
+			r.Header.Set("Traceparent", parent)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		var made struct{ ID string }
+		said, _ := io.ReadAll(answer.Body)
+		if err := json.Unmarshal(said, &made); err != nil || answer.StatusCode != http.StatusAccepted {
+			t.Fatalf("%s: %s\n%s", path, answer.Status, said)
+		}
+		return made.ID
+	}
+	job := post("/v1/jobs", "application/json", `{"model":"claude-sonnet-4-5","messages":[{"role":"user","content":"`+canary+`"}],"system":"`+canary+`","metadata":{"a":"`+canary+`"},"webhook_url":"`+hook.URL+"/"+canary+`"}`,
+		"00-"+caller+"-"+above+"-01")
+	line := `{"model":"claude-sonnet-4-5","prompt":"` + canary + `","custom_id":"` + canary + `%d"}` + "\n"
+	batch := post("/v1/batches", "application/x-ndjson", fmt.Sprintf(line+line, 1, 2), "")
+
+	names := []string{"submit", "wait", "attempt", "gate", "call", "delivery"}
+	redistest.Until(t, "the spans of the job", func() bool { return len(took.of(caller)) == len(names) })
+	one := took.of(caller)
+	id := func(name string) string { return hex.EncodeToString(one[name][0].SpanId) }
+	parents := map[string]string{"submit": above, "wait": id("submit"), "attempt": id("submit"), "delivery": id("submit"), "gate": id("attempt"), "call": id("attempt")}
+	for _, name := range names {
+		if len(one[name]) != 1 {
+			t.Errorf("%d spans %s; want one", len(one[name]), name)
+			continue
+		}
+		s := one[name][0]
+		if got := hex.EncodeToString(s.ParentSpanId); got != parents[name] {
+			t.Errorf("the span %s is under %s; want %s", name, got, parents[name])
+		}
+		if s.EndTimeUnixNano < s.StartTimeUnixNano || time.Since(time.Unix(0, int64(s.StartTimeUnixNano))).Abs() > time.Hour {
+			t.Errorf("the span %s is from %d to %d", name, s.StartTimeUnixNano, s.EndTimeUnixNano)
+		}
+		if owner := name != "submit" && name != "gate" && name != "call"; owner && !strings.Contains(s.String(), job) {
+			t.Errorf("the span %s does not name its job:\n%s", name, s)
+		}
+	}
+
+	var whole string
+	redistest.Until(t, "the spans of the batch", func() bool {
+		for _, s := range func() []*spans.Span { took.mu.Lock(); defer took.mu.Unlock(); return slices.Clone(took.spans) }() {
+			if s.Name == "submit" && strings.Contains(s.String(), batch) {
+				whole = hex.EncodeToString(s.TraceId)
+			}
+		}
+		return whole != "" && len(took.of(whole)["call"]) == 2
+	})
+	if many := took.of(whole); whole == caller || len(many["submit"]) != 1 || len(many["submit"][0].ParentSpanId) != 0 || len(many["attempt"]) != 2 {
+		t.Errorf("a batch of two in trace %s: %v", whole, many)
+	}
+
+	for who, c := range map[string]*child{"api": api, "worker": worker} {
+		if code, err := c.end(os.Interrupt); err != nil || code != 0 {
+			t.Errorf("%s ended with %d: %v", who, code, err)
+		}
+		said, _ := c.said()
+		if !strings.Contains(said, `"trace_id":"`+caller+`"`) || !strings.Contains(said, `"trace_id":"`+whole+`"`) {
+			t.Errorf("no line of %s has the traces:\n%s", who, said)
+		}
+		if strings.Contains(said, canary) {
+			t.Errorf("%s logs content:\n%s", who, said)
+		}
+	}
+	took.mu.Lock()
+	defer took.mu.Unlock()
+	if bytes.Contains(took.raw, []byte(canary)) {
+		t.Error("a span holds what was asked, answered or is secret")
+	}
+	if !took.from["sluice"] || len(took.from) != 1 {
+		t.Errorf("spans are of the services %v", took.from)
+	}
+}
+
+// Nobody is sent a span who was not named, and a variable that cannot be meant is told.
+func TestTracesAreAskedForByTheStandardVariables(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		environ, protocol string
+		on                bool
+		err               string
+	}{
+		{"", "", false, ""},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", "http/protobuf", true, ""},
+		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://h:4318/v1/traces", "http/protobuf", true, ""},
+		{"OTEL_TRACES_EXPORTER=otlp", "http/protobuf", true, ""},
+		{"OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "grpc", true, ""},
+		{"OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf", "http/protobuf", true, ""},
+		{"OTEL_TRACES_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", "", false, ""},
+		{"OTEL_SDK_DISABLED=true OTEL_TRACES_EXPORTER=otlp", "", false, ""},
+		{"OTEL_TRACES_EXPORTER=zipkin", "", false, "neither otlp nor none"},
+		{"OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/json", "", false, "neither http/protobuf nor grpc"},
+		{"OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "", false, ""},
+	} {
+		protocol, on, err := traces(func(name string) string {
+			for _, kv := range strings.Fields(row.environ) {
+				if value, ok := strings.CutPrefix(kv, name+"="); ok {
+					return value
+				}
+			}
+			return ""
+		})
+		if protocol != row.protocol || on != row.on || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%q is %q, %t, %v", row.environ, protocol, on, err)
+		}
+	}
+}

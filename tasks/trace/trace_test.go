@@ -1,0 +1,190 @@
+package trace_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/trace"
+)
+
+// kept keeps the spans that have ended.
+type kept struct {
+	mu    sync.Mutex
+	spans []sdk.ReadOnlySpan
+}
+
+func (k *kept) ExportSpans(_ context.Context, list []sdk.ReadOnlySpan) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.spans = append(k.spans, list...)
+	return nil
+}
+
+func (k *kept) Shutdown(context.Context) error { return nil }
+
+// told are the spans, each as name, parent's name and length, once the tracer is stopped.
+func (k *kept) told(t *testing.T, tr *trace.Tracer) (out []string) {
+	t.Helper()
+	if err := tr.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{}
+	for _, s := range k.spans {
+		names[s.SpanContext().SpanID().String()] = s.Name()
+	}
+	for _, s := range k.spans {
+		parent := names[s.Parent().SpanID().String()]
+		if parent == "" {
+			parent = "-"
+		}
+		out = append(out, fmt.Sprintf("%s<%s %s", s.Name(), parent, s.EndTime().Sub(s.StartTime()).Round(time.Second)))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func tracer() (*kept, *trace.Tracer) {
+	k := &kept{}
+	return k, trace.New(trace.Config{Exporter: k})
+}
+
+const id = "job_01K9XCANARY0000000000000A"
+
+// A submit goes on with its caller's trace, or begins one that is made of its id; and what
+// the record keeps of it is enough for who makes the other spans.
+func TestASubmitGoesOnWithItsCallersTrace(t *testing.T) {
+	t.Parallel()
+	const theirs, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	for _, row := range []struct {
+		parent string
+		trace  string // "": its own; "-": none
+	}{
+		{"", ""},
+		{"00-" + theirs + "-" + span + "-01", theirs},
+		{"00-" + theirs + "-" + span + "-00", "-"}, // its caller has not sampled it
+		{"00-" + theirs + "-" + span, ""},
+		{"nonsense", ""},
+		{"00-00000000000000000000000000000000-" + span + "-01", ""},
+		{"cc-" + theirs + "-" + span + "-01-of-a-later-version", theirs},
+	} {
+		k, tr := tracer()
+		ctx, request := tr.Request(t.Context(), row.parent)
+		s := tr.Submit(ctx, id, "acme")
+		job := tasks.Job{ID: id, Trace: s.Trace()}
+		s.End("", "", "pool")
+		spans := k.told(t, tr)
+		if row.trace == "-" {
+			if len(spans) > 0 || job.Trace != "" || job.TraceID() != "" || request.TraceID() != "" {
+				t.Errorf("%q: %v, the job has %q", row.parent, spans, job.Trace)
+			}
+			continue
+		}
+		if len(spans) != 1 {
+			t.Errorf("%q: %v", row.parent, spans)
+			continue
+		}
+		got, of := k.spans[0].SpanContext(), job.TraceID()
+		_, submit, _ := job.Traced()
+		if got.TraceID().String() != of || request.TraceID() != of || [8]byte(got.SpanID()) != submit || row.trace != "" && of != row.trace || row.trace == "" && job.Trace != tasks.OwnTrace {
+			t.Errorf("%q: the span is %s of %s; the job says %x of %s (%q), its request %s", row.parent, got.SpanID(), got.TraceID(), submit, of, job.Trace, request.TraceID())
+		}
+		if under := k.spans[0].Parent().IsValid(); under != (row.trace != "") {
+			t.Errorf("%q: the submit is under another span: %t", row.parent, under)
+		}
+	}
+}
+
+// An attempt's spans say how long its job waited, stood at the gate and was asked for,
+// however far it came.
+func TestTheSpansOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	taken := trace.Attempt{Job: &tasks.Job{ID: id, Trace: tasks.OwnTrace, CreatedAt: ago(100)}, Taken: ago(50)}
+	paced := taken
+	paced.Paced, paced.Passed = ago(50), ago(20)
+	asked := paced
+	asked.Asked, asked.Answered, asked.Outcome, asked.Number = ago(20), ago(10), tasks.Succeeded, 1
+	again := asked
+	again.Job = &tasks.Job{ID: id, Trace: tasks.OwnTrace, CreatedAt: ago(100), Log: []tasks.Attempt{{EndedAt: ago(70), Delay: 5 * time.Second}}}
+	held := taken
+	held.Job = &tasks.Job{ID: id, Trace: tasks.OwnTrace, CreatedAt: ago(100), Since: ago(55)}
+	ahead := taken
+	ahead.Job = &tasks.Job{ID: id, Trace: tasks.OwnTrace, CreatedAt: ago(100), NotBefore: ago(40)}
+	for _, row := range []struct {
+		name string
+		a    trace.Attempt
+		want string
+	}{
+		{"taken and handed back", taken, "attempt<- 50s, wait<- 50s"},
+		{"handed back at the gate", paced, "attempt<- 50s, gate<attempt 30s, wait<- 50s"},
+		{"answered", asked, "attempt<- 50s, call<attempt 10s, gate<attempt 30s, wait<- 50s"},
+		{"a second try", again, "attempt<- 50s, call<attempt 10s, gate<attempt 30s, wait<- 15s"},
+		{"put off before", held, "attempt<- 50s, wait<- 5s"},
+		{"of a clock that is behind", ahead, "attempt<- 50s, wait<- 0s"},
+		{"not traced", trace.Attempt{Job: &tasks.Job{ID: id}}, ""},
+		{"of a later release", trace.Attempt{Job: &tasks.Job{ID: id, Trace: "?"}}, ""},
+	} {
+		k, tr := tracer()
+		tr.Attempt(row.a)
+		if got := strings.Join(k.told(t, tr), ", "); got != row.want {
+			t.Errorf("%s: %s; want %s", row.name, got, row.want)
+		}
+		for _, s := range k.spans {
+			if s.SpanContext().TraceID().String() != row.a.Job.TraceID() {
+				t.Errorf("%s: the span %s is of another trace", row.name, s.Name())
+			}
+		}
+	}
+}
+
+// What a provider or a receiver is told of a call is the span that is made of it.
+func TestTheSpanOfACallHasTheIDThatItsProviderWasTold(t *testing.T) {
+	t.Parallel()
+	k, tr := tracer()
+	a := trace.Attempt{Job: &tasks.Job{ID: id, Trace: tasks.OwnTrace}, Call: trace.SpanID(), Taken: time.Now(), Asked: time.Now(), Answered: time.Now(), Outcome: tasks.ServerError}
+	tr.Attempt(a)
+	tr.Delivery(trace.Delivery{Job: a.Job, Outcome: "timeout", At: time.Now()})
+	tr.Delivery(trace.Delivery{})
+	k.told(t, tr)
+	for _, s := range k.spans {
+		if parent := "00-" + s.SpanContext().TraceID().String() + "-" + s.SpanContext().SpanID().String() + "-01"; (parent == trace.Parent(a.Job, a.Call)) != (s.Name() == "call") {
+			t.Errorf("the span %s is %s; its provider was told %s", s.Name(), parent, trace.Parent(a.Job, a.Call))
+		}
+		if failed := s.Status().Code.String() == "Error"; failed != (s.Name() != "wait") {
+			t.Errorf("the span %s failed: %t", s.Name(), failed)
+		}
+	}
+	if len(k.spans) != 4 {
+		t.Errorf("%d spans", len(k.spans))
+	}
+}
+
+// Where nobody wants spans, none are made, and nothing is allocated for them.
+func TestNoTracerCostsNothing(t *testing.T) {
+	var tr *trace.Tracer
+	ctx, job := t.Context(), &tasks.Job{ID: id}
+	if n := testing.AllocsPerRun(100, func() {
+		ctx, r := tr.Request(ctx, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+		s := tr.Submit(ctx, id, "acme")
+		if s.Trace() != "" || r.TraceID() != "" {
+			t.Error("there is a trace")
+		}
+		s.End("", "")
+		tr.Attempt(trace.Attempt{Job: job})
+		tr.Delivery(trace.Delivery{Job: job})
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if err := tr.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
