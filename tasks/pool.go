@@ -100,6 +100,13 @@ type TenantShare struct {
 	Since time.Time
 }
 
+// Later is how many of a pool's jobs wait for their not_before: at least so many, where
+// there are thousands. First is when the first of them may run.
+type Later struct {
+	Jobs  int64
+	First time.Time
+}
+
 // Place is where a waiting job stands.
 type Place struct {
 	Lane Priority // "" is normal

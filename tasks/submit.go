@@ -231,8 +231,12 @@ type PoolStatus struct {
 	ExpectedResumeAt time.Time // a forecast; zero when unknown
 	NextProbeAt      time.Time // when the provider is asked again; zero: it is not
 	Queued           int64     // waiting, all tenants
+	Scheduled        int64     // of those, jobs whose not_before lies ahead; at least so many
+	NextScheduledAt  time.Time // when the first of these may run; zero when there is none
 	Running          int64
-	OldestQueuedAt   time.Time // of those that may run now; zero when none may
+	WaitsFor         WaitReason // what those wait for that may run now; "" when none waits
+	DrainedAt        time.Time  // when the last of those is expected to start; zero when none waits, or nobody can tell
+	OldestQueuedAt   time.Time  // of those that may run now; zero when none may
 	Allowance        []Allowance
 	Estimates        Score
 }

@@ -40,7 +40,9 @@ type fragmentPage struct {
 // poolView answers, for one pool: what waits, for what, since when, what next.
 type poolView struct {
 	Name     string
+	Page     string // where it is shown alone
 	Path     string // of its forms
+	Jobs     string // where its waiting jobs are listed; "": nowhere
 	State    string
 	Since    moment
 	Reason   string
@@ -52,6 +54,7 @@ type poolView struct {
 	Oldest   string
 	Waits    string
 	Next     string
+	Drained  string // when the last that waits is expected to start; "": none waits
 	Bars     []bar
 	CanPause bool
 	CanLift  bool
@@ -116,7 +119,7 @@ func (w *Web) view(pools []tasks.PoolStatus, v viewer, now time.Time) fragmentPa
 	var paused, degraded int
 	var oldest time.Time
 	for _, p := range pools {
-		queued, running = queued+p.Queued, running+p.Running
+		queued, running = queued+p.Queued-p.Scheduled, running+p.Running
 		if !p.OldestQueuedAt.IsZero() && (oldest.IsZero() || p.OldestQueuedAt.Before(oldest)) {
 			oldest = p.OldestQueuedAt
 		}
@@ -145,12 +148,15 @@ func (w *Web) view(pools []tasks.PoolStatus, v viewer, now time.Time) fragmentPa
 
 func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 	view := poolView{
-		Name: p.Name, Path: w.poolPath(p.Name), State: string(p.State),
+		Name: p.Name, Page: w.base + poolsRoot + "/" + url.PathEscape(p.Name), Path: w.poolPath(p.Name), State: string(p.State), Drained: drained(&p, now),
 		Since: at(p.Since, now), Reason: p.Reason, PausedBy: p.PausedBy, Resume: at(p.ExpectedResumeAt, now),
-		Queued: grouped(p.Queued), Running: grouped(p.Running), Oldest: "–",
+		Queued: grouped(p.Queued - p.Scheduled), Running: grouped(p.Running), Oldest: "–",
 		Waits: waits(p), Next: next(p, now),
 		CanPause: v.Admin() && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
 		CanLift:  v.Admin() && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
+	}
+	if w.cfg.Jobs != nil {
+		view.Jobs = w.base + jobsRoot + "?" + url.Values{"status": {string(tasks.StatusQueued)}, "pool": {p.Name}}.Encode()
 	}
 	if v.Admin() {
 		view.Detail = p.Detail
@@ -188,39 +194,45 @@ func trouble(s tasks.PoolState) int {
 	return 2
 }
 
-// waits says how many jobs wait, and for what.
+// waits says how many jobs wait, and for what, by the reason that their callers are told;
+// and how many are for later.
 func waits(p tasks.PoolStatus) string {
-	if p.Queued == 0 {
+	ready, later := p.Queued-p.Scheduled, ""
+	switch {
+	case p.Queued == 0:
 		return "Nothing waits."
+	case p.Scheduled == 1:
+		later = "1 job is for later."
+	case p.Scheduled > 1:
+		later = grouped(p.Scheduled) + " jobs are for later."
 	}
-	jobs := grouped(p.Queued) + " jobs wait"
-	if p.Queued == 1 {
+	if ready == 0 {
+		return later
+	}
+	jobs := grouped(ready) + " jobs wait"
+	if ready == 1 {
 		jobs = "1 job waits"
 	}
-	if p.State == tasks.PoolPaused {
-		switch p.PausedBy {
-		case "operator":
-			return jobs + " for an operator to resume the pool."
-		case "breaker":
-			return jobs + " for the provider to recover."
-		case "memory":
-			return jobs + " for room in Redis."
-		}
-		return jobs + " for the pool to be resumed."
+	return strings.TrimSpace(jobs + " for " + waitsFor(p, ready) + ". " + later)
+}
+
+// waitsFor is what those of a pool's jobs wait for that may run.
+func waitsFor(p tasks.PoolStatus, ready int64) string {
+	switch {
+	case p.State == tasks.PoolPaused && p.PausedBy == "operator":
+		return "an operator to resume the pool"
+	case p.State == tasks.PoolPaused && p.PausedBy == "breaker":
+		return "the provider to recover"
+	case p.State == tasks.PoolPaused && p.PausedBy == "memory":
+		return "room in Redis"
+	case p.State == tasks.PoolPaused:
+		return "the pool to be resumed"
+	case p.WaitsFor != "":
+		return strings.Replace(p.WaitsFor.Words().For, "its pool", "the pool", 1)
+	case ready == 1:
+		return "its turn"
 	}
-	var most tasks.Allowance
-	for _, a := range p.Allowance {
-		if a.Used > most.Used {
-			most = a
-		}
-	}
-	if most.Used >= 0.95 {
-		return fmt.Sprintf("%s for %s.", jobs, strings.ToLower(most.Dimension.Words().Name))
-	}
-	if p.Queued == 1 {
-		return jobs + " for its turn."
-	}
-	return jobs + " for their turn."
+	return "their turn"
 }
 
 // next says what happens without anybody's doing.
@@ -246,9 +258,18 @@ func next(p tasks.PoolStatus, now time.Time) string {
 		return "Full pace is expected " + expected + "."
 	case p.State == tasks.PoolDegraded:
 		return "The pace rises step by step to the full allowance."
-	case p.Queued == 1:
+	}
+	return goes(p, now)
+}
+
+// goes says when the jobs of a pool start that runs as it should.
+func goes(p tasks.PoolStatus, now time.Time) string {
+	switch ready := p.Queued - p.Scheduled; {
+	case ready == 0 && p.Scheduled > 0:
+		return "The first may start at " + at(p.NextScheduledAt, now).Clock + "."
+	case ready == 1:
 		return "It runs as the allowance permits."
-	case p.Queued > 0:
+	case ready > 1:
 		return "They run as the allowance permits."
 	}
 	return "The next job starts at once."

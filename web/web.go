@@ -1,5 +1,5 @@
 // Package web is what an operator sees: the console at /, which says what waits,
-// for what, since when and what happens next, the jobs at /jobs, the batches at /batches,
+// for what, since when and what happens next, each pool at /pools, the jobs at /jobs, the batches at /batches,
 // the webhooks at /webhooks, a page to submit at /new, who changed what at /audit, who may
 // use how much at /tenants, and asynqmon at /monitoring, all behind a sign-in.
 //
@@ -83,6 +83,8 @@ type Config struct {
 	// Nil hides the button.
 	Pause  func(ctx context.Context, pool, reason string, until time.Time, who Actor) error // until is zero for an operator's resume
 	Resume func(ctx context.Context, pool string, who Actor) error
+	// Pools is asked by the page of a pool for what it tells of everybody's jobs. Nil: nothing.
+	Pools Pools
 	// Jobs is asked by the pages of jobs. Nil: there are none.
 	Jobs Jobs
 	// Batches is asked by the pages of batches. Nil: there are none.
@@ -224,6 +226,8 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.HandleFunc("GET /console/console.js", w.asset("console.js", "text/javascript")) // the console
 	mux.Handle("GET /{$}", w.guard(w.console))                                          // monitor
 	mux.Handle("GET /console/pools", w.guard(w.fragment))                               // the console's script, every 2 s
+	mux.Handle("GET /pools/{pool}", w.guard(w.poolPage))                                // jobs:read, monitor
+	mux.Handle("GET /console/pools/{pool}", w.guard(w.poolFragment))                    // the pool's script, every 2 s
 	mux.Handle("GET /console/pools/{pool}/pause", w.guard(w.pauseForm))                 // admin
 	mux.Handle("POST /console/pools/{pool}/pause", w.guard(w.pause))                    // admin; a repeat replaces the reason
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
@@ -363,7 +367,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/tenants", "/audit", "/new"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/pools", "/tenants", "/audit", "/new"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }
@@ -435,7 +439,8 @@ func fragment(r *http.Request) bool {
 			return true
 		}
 	}
-	return r.URL.Path == "/console/pools"
+	pool, ok := strings.CutPrefix(r.URL.Path, "/console/pools/")
+	return r.URL.Path == "/console/pools" || ok && !strings.Contains(pool, "/")
 }
 
 // refused says why something is not done: to somebody in a browser with a page that leads

@@ -555,13 +555,13 @@ func TestOtherOrigins(t *testing.T) {
 
 func somePools() []tasks.PoolStatus {
 	return []tasks.PoolStatus{
-		{Name: "gpt", State: tasks.PoolOpen, Since: noon.Add(-26 * time.Hour), Queued: 12345, Running: 8, OldestQueuedAt: noon.Add(-75 * time.Second),
+		{Name: "gpt", State: tasks.PoolOpen, Since: noon.Add(-26 * time.Hour), Queued: 12348, Scheduled: 3, NextScheduledAt: noon.Add(time.Hour), WaitsFor: tasks.WaitInputTokens, DrainedAt: noon.Add(90 * time.Second), Running: 8, OldestQueuedAt: noon.Add(-75 * time.Second),
 			Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Limit: 1000, Used: 0.4}, {Dimension: tasks.WaitInputTokens, Limit: 2000000, Used: 0.992}}},
 		{Name: "quiet", State: tasks.PoolOpen},
 		{Name: "claude", State: tasks.PoolPaused, Since: noon.Add(-3 * time.Minute), Reason: `provider answers <529>`, Detail: `to <gw-7.inside:8443>`, PausedBy: "breaker",
 			ExpectedResumeAt: noon.Add(30 * time.Second), Queued: 1, OldestQueuedAt: noon.Add(-2*time.Hour - 5*time.Minute)},
 		{Name: "half", State: tasks.PoolDegraded, Since: noon.Add(-30 * time.Second), Reason: "opening again", Queued: 3, Running: 2},
-		{Name: "held/1", State: tasks.PoolPaused, PausedBy: "operator", Reason: "invoice", Queued: 2},
+		{Name: "held/1", State: tasks.PoolPaused, PausedBy: "operator", Reason: "invoice", Queued: 2, WaitsFor: tasks.WaitPaused},
 	}
 }
 
@@ -576,7 +576,7 @@ func TestConsole(t *testing.T) {
 	s.want(a, 200,
 		"Built-in fake provider", "Jobs do not survive a &lt;restart&gt;.", "v1.2.3", `href="/monitoring"`, `href="/docs"`,
 		"<title>2 paused – Sluice</title>", "12\u202f351", "2 h 5 min",
-		"12\u202f345 jobs wait for input tokens.", "They run as the allowance permits.", "99 % ", "of 2\u202f000\u202f000 a minute", `class="full"`,
+		"12\u202f345 jobs wait for the provider&#39;s allowance of input tokens.", "They run as the allowance permits.", "99 % ", "of 2\u202f000\u202f000 a minute", `class="full"`,
 		"Nothing waits.", "The next job starts at once.",
 		"1 job waits for the provider to recover.", "expected 12:00:30 UTC (in 30 s)", "provider answers &lt;529&gt;", "by breaker", "3 min 0 s",
 		"3 jobs wait for their turn.", "step by step",
@@ -720,6 +720,18 @@ func TestWords(t *testing.T) {
 		p := tasks.PoolStatus{State: tasks.PoolOpen, Queued: n}
 		if got := waits(p) + " " + next(p, noon); got != want {
 			t.Errorf("%d jobs: got %q, want %q", n, got, want)
+		}
+	}
+	for want, p := range map[string]tasks.PoolStatus{
+		"1 job is for later. The first may start at 13:00:00 UTC.":                                                       {Queued: 1, Scheduled: 1},
+		"2 jobs are for later. The first may start at 13:00:00 UTC.":                                                     {Queued: 2, Scheduled: 2},
+		"1 job waits for calls under way to end. 2 jobs are for later. It runs as the allowance permits.":                {Queued: 3, Scheduled: 2, WaitsFor: tasks.WaitConcurrency},
+		"2 jobs wait for the provider's allowance of requests. They run as the allowance permits.":                       {Queued: 2, WaitsFor: tasks.WaitRequests},
+		"2 jobs wait for an operator to resume the pool. It stays paused until an operator resumes it; nothing is lost.": {Queued: 2, State: tasks.PoolPaused, PausedBy: "operator", WaitsFor: tasks.WaitPaused},
+	} {
+		p.NextScheduledAt = noon.Add(time.Hour)
+		if got := waits(p) + " " + next(p, noon); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

@@ -283,7 +283,11 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 	o.Time("expected_resume_at", p.ExpectedResumeAt)
 	o.Time("next_probe_at", p.NextProbeAt)
 	o.Num("queued", p.Queued)
+	o.Num("scheduled", p.Scheduled)
+	o.Time("next_scheduled_at", p.NextScheduledAt)
 	o.Num("running", p.Running)
+	o.Optional("waiting_for", string(p.WaitsFor))
+	o.Time("drained_at", p.DrainedAt)
 	o.Time("oldest_queued_at", p.OldestQueuedAt)
 	o.Within("allowance", func(o *jsonwrite.Object) {
 		for _, a := range p.Allowance {

@@ -38,6 +38,7 @@ func (k keys) fallbacks(pool string) string       { return string(k) + "fall:" +
 func (k keys) foretold(pool string) string        { return string(k) + "fts:" + pool }
 func (k keys) load(pool string) string            { return string(k) + "n:" + pool }
 func (k keys) waiting() string                    { return string(k) + "tq" }
+func (k keys) due() string                        { return string(k) + "due" }
 func (k keys) watched(pool string) string         { return string(k) + "eye:" + pool }
 func (k keys) past(pool string) string            { return string(k) + "past:" + pool }
 func (k keys) batch(id string) string             { return string(k) + "g:" + id }

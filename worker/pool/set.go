@@ -65,6 +65,8 @@ type Record interface {
 	Foretold(ctx context.Context, pool string, told []tasks.Forecast) (learned [tasks.Classes]tasks.Correction, awaited int64, err error)
 	// Score is how right the forecasts were that were told in the last hour.
 	Score(ctx context.Context, pool string, now time.Time) (tasks.Score, error)
+	// Later is how many jobs are for later, by pool.
+	Later(ctx context.Context) (map[string]tasks.Later, error)
 	// Shares is how tenants share a pool's allowance.
 	Shares(ctx context.Context, pool string, now time.Time) (tasks.Shares, error)
 }
@@ -84,7 +86,8 @@ type Set struct {
 	scoring map[string]*scoring // by pool
 	scores  map[string]scored   // by pool
 	shares  map[string]shared   // by pool
-	random  *rand.Rand          // draws samples
+	later   laters
+	random  *rand.Rand // draws samples
 }
 
 // backlog is a tenant's part of a pool's backlog at one moment.
@@ -209,6 +212,7 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 		}
 		p := v.status(m.Name)
 		p.Estimates = s.score(ctx, m.Name, v.at)
+		s.waits(ctx, &p, v)
 		out = append(out, p)
 	}
 	return out, nil

@@ -1,0 +1,63 @@
+package pool
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/store"
+)
+
+// What a pool is said to wait for is what its next job is, and its jobs for later are none of
+// those that the allowance holds back.
+func TestAPoolWaitsForWhatItsNextJobDoes(t *testing.T) {
+	t.Parallel()
+	w := newWalk(t, 1)
+	w.at = time.Now().UTC() // the gate goes by Redis's clock
+	if _, err := w.Watch(t.Context(), true, "claude", "gpt"); err != nil {
+		t.Fatal(err)
+	}
+	made := func(later time.Duration) tasks.Job {
+		t.Helper()
+		j := tasks.Job{ID: store.NewID("job"), Tenant: "acme", Pool: "claude", Model: "m1", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"x"`), MaxTokens: 16}}
+		if later > 0 {
+			j.NotBefore = w.at.Add(later)
+		}
+		created, _, err := w.Create(t.Context(), tasks.Submission{Job: j})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return created[0].Job
+	}
+	stands := func() tasks.PoolStatus {
+		t.Helper()
+		all, err := w.set.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[0]
+	}
+	if p := stands(); p.WaitsFor != "" || !p.DrainedAt.IsZero() {
+		t.Errorf("an empty pool waits for %q until %v", p.WaitsFor, p.DrainedAt)
+	}
+	w.set.later = laters{} // what was read is 10 s good
+	made(time.Hour)
+	if p := stands(); p.Queued != 1 || p.Scheduled != 1 || p.WaitsFor != "" || !p.DrainedAt.IsZero() || !p.NextScheduledAt.After(w.at) {
+		t.Errorf("with a job for later: %+v", p)
+	}
+	var last tasks.Job
+	for range 5 {
+		last = made(0)
+	}
+	p := stands()
+	told, err := w.set.Waiting(t.Context(), last)
+	if err != nil || p.WaitsFor != told.For || p.Queued != 6 || p.Scheduled != 1 || p.DrainedAt.IsZero() {
+		t.Errorf("the job waits for %q, the pool, with %d and %d for later, for %q until %v: %v", told.For, p.Queued, p.Scheduled, p.WaitsFor, p.DrainedAt, err)
+	}
+	if err := w.set.Pause(t.Context(), "claude", "the bill", "ada", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if p := stands(); p.WaitsFor != tasks.WaitPaused || !p.DrainedAt.IsZero() {
+		t.Errorf("paused by an operator it waits for %q until %v", p.WaitsFor, p.DrainedAt)
+	}
+}
