@@ -16,6 +16,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -129,9 +130,12 @@ type Config struct {
 	HTTPS func(*http.Request) bool
 	// Metrics counts sign-ins. Nil means none.
 	Metrics prometheus.Registerer
+
+	every time.Duration // of tests: between two events of a stream
 }
 
-// Web serves the console and asynqmon. It starts nothing that would have to be stopped.
+// Web serves the console and asynqmon. It starts nothing that would have to be stopped;
+// Drain ends the pages' streams before a server waits for them.
 type Web struct {
 	cfg     Config
 	mixed   sync.Once // of a browser's https and an http of PublicURL
@@ -140,6 +144,8 @@ type Web struct {
 	pages   *template.Template
 	handler http.Handler
 	signIns *prometheus.CounterVec
+	streams *streams
+	every   time.Duration // between two events of a stream
 }
 
 //go:embed assets
@@ -157,6 +163,7 @@ func New(c Config) (*Web, error) {
 		cfg:    c,
 		secure: public.Scheme == "https",
 		base:   strings.TrimRight(public.EscapedPath(), "/"),
+		every:  cmp.Or(c.every, streamEvery), streams: &streams{shows: map[string]*showing{}, closed: make(chan struct{})},
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_console_sign_ins_total",
 			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), slowed (the address, for many of those), forbidden (its scopes) or unavailable (Redis).",
@@ -395,6 +402,8 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 		v, err := w.who(r)
 		var slow slowed
 		switch {
+		case err == nil && wantsEvents(r):
+			w.stream(rw, r, v, next)
 		case err == nil:
 			next(rw, r, v)
 		case errors.As(err, &slow):

@@ -118,7 +118,7 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 			ready(public)
 		}
 		s.log.Info("listening", "address", l.Addr().String())
-		return s.serve(ctx, s.room.Listen(l), a.Handler(), parting{s.delay, s.grace, a.Drain})
+		return s.serve(ctx, s.room.Listen(l), a.Handler(), parting{s.delay, s.grace, func() { a.Drain(); s.console.Drain() }})
 	})
 }
 

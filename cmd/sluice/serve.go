@@ -176,6 +176,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.console = console
 	s.public.Store(&public)
 	pages := map[string]http.Handler{}
 	for _, path := range web.Paths() {

@@ -31,6 +31,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/redisd"
 	"github.com/sluicehq/sluice/tasks/store"
 	"github.com/sluicehq/sluice/tasks/trace"
+	"github.com/sluicehq/sluice/web"
 	"github.com/sluicehq/sluice/worker"
 	"github.com/sluicehq/sluice/worker/egress"
 	"github.com/sluicehq/sluice/worker/limit"
@@ -71,6 +72,7 @@ type service struct {
 	deliverer *worker.Deliverer // nil in a process without workers
 	public    atomic.Pointer[string]
 	room      *caps.Room // nil in a process without an API
+	console   *web.Web   // likewise
 
 	spill   *spill.Folder  // of answers that Redis does not take; nil: there is none
 	noSpill string         // why there is none, for a worker

@@ -1,5 +1,5 @@
-// Renews the page, from where it says, every two seconds while it is looked at. Without it the
-// page still works: it then reloads itself as a whole.
+// Renews the page by the events of where it says, every two seconds while it is looked at, and by
+// asking where no events come. Without it the page still works: it then reloads itself as a whole.
 "use strict";
 
 const script = document.currentScript.src; // tells where the console is
@@ -8,28 +8,15 @@ const live = document.getElementById("live");
 const stale = document.getElementById("stale");
 const staleAt = document.getElementById("stale-at");
 let answeredAt = live.firstElementChild.dataset.at;
+let stream; // of events
+let heard = Date.now(); // when the last came
+let held = ""; // what came and is not shown yet
 
-async function renew() {
-  let answer;
-  try {
-    answer = await fetch(live.dataset.src, { cache: "no-store", signal: AbortSignal.timeout(8000) });
-  } catch {
-    old();
-    return;
-  }
-  if (answer.status === 404) {
-    location.reload(); // it was deleted, and the page says so
-    return;
-  }
-  if (answer.status === 401) {
-    location.assign(new URL("../login", script)); // the session has ended
-    return;
-  }
-  if (answer.status !== 200 && answer.status !== 503) {
-    old();
-    return;
-  }
-  const html = await answer.text().catch(() => "");
+// Rows change places; none may do so under a pointer that is about to press, nor
+// what is marked to be copied.
+const busy = () => live.querySelector(".do:hover, a:hover") || String(getSelection()) !== "";
+
+function show(html) {
   if (!html.includes("data-title")) { // something in between answered
     old();
     return;
@@ -52,10 +39,63 @@ function old() {
   }
 }
 
+async function renew() {
+  let answer;
+  try {
+    answer = await fetch(live.dataset.src, { cache: "no-store", signal: AbortSignal.timeout(8000) });
+  } catch {
+    old();
+    return;
+  }
+  if (answer.status === 404) {
+    location.reload(); // it was deleted, and the page says so
+  } else if (answer.status === 401) {
+    location.assign(new URL("../login", script)); // the session has ended
+  } else if (answer.status !== 200 && answer.status !== 503) {
+    old();
+  } else {
+    show(await answer.text().catch(() => ""));
+  }
+}
+
+function listen() {
+  stream = new EventSource(live.dataset.src);
+  stream.addEventListener("page", (e) => {
+    heard = Date.now();
+    held = e.data;
+    settle();
+  });
+  stream.addEventListener("away", old);
+  stream.addEventListener("over", () => {
+    stream.close();
+    renew(); // tells why
+  });
+}
+
+function settle() {
+  if (held && !busy()) {
+    show(held);
+    held = "";
+  }
+}
+
+// A browser has few connections to a server, so a page that nobody sees gives its own back.
+document.addEventListener("visibilitychange", () => {
+  stream?.close();
+  if (!document.hidden) {
+    listen();
+  }
+});
+if (!document.hidden) {
+  listen();
+}
+setInterval(settle, 500);
+
 async function loop() {
-  // Rows change places; none may do so under a pointer that is about to press, nor
-  // what is marked to be copied.
-  if (!document.hidden && !live.querySelector(".do:hover, a:hover") && String(getSelection()) === "") {
+  if (!document.hidden && Date.now() - heard > 5000 && !busy()) {
+    if (stream?.readyState === EventSource.CLOSED) {
+      listen();
+    }
     await renew();
   }
   setTimeout(loop, 2000);
