@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -142,7 +143,7 @@ func (l *ledger) ask(ctx context.Context, since time.Time, wait time.Duration) e
 	found, err := l.from.Revoked(ctx, version)
 	switch {
 	case err == nil:
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || timedOut(err): // the deadline of a connection may pass a moment before that of ctx
 		return l.unanswered(err, time.Since(began))
 	default:
 		return l.unanswered(err, writeWait)
@@ -152,6 +153,12 @@ func (l *ledger) ask(ctx context.Context, since time.Time, wait time.Duration) e
 	l.asked, l.failed, l.why, l.version = began, time.Time{}, nil, found.Version
 	l.learn(found.List)
 	return nil
+}
+
+// timedOut reports whether an error says that something took too long.
+func timedOut(err error) bool {
+	slow, ok := errors.AsType[net.Error](err)
+	return ok && slow.Timeout()
 }
 
 // unanswered notes that a question was not answered in the time that it was given.

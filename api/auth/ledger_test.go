@@ -3,6 +3,8 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -281,6 +283,32 @@ func testASlowLedger(t *testing.T) {
 	first.Wait()
 	cancel()
 	<-done
+}
+
+// A connection to a slow Redis gives up at the deadline of a question, perhaps a moment
+// before the question does. That is no refusal: who changes something still asks.
+func TestALedgerWhoseConnectionGivesUpFirstIsSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, v := newBook(t)
+		raw := mintAs(t, "mine", func(c *MintConfig) { c.TTL = time.Hour })
+		b.change(func() { b.fail = fmt.Errorf("%w: %w", tasks.ErrUnavailable, os.ErrDeadlineExceeded) })
+		if _, err := v.Verify(t.Context(), raw); !errors.Is(err, tasks.ErrUnavailable) {
+			t.Errorf("before anything is known: %v", err)
+		}
+		b.change(func() { b.fail = nil })
+		if c, err := v.Verify(Patient(t.Context()), raw); err != nil || c.Unsure {
+			t.Errorf("a write: %+v, %v; want that it asks", c, err)
+		}
+		b.change(func() { b.fail = errors.New("refused") })
+		<-time.After(time.Second)
+		for _, ctx := range []context.Context{t.Context(), Patient(t.Context())} {
+			if c, err := v.Verify(ctx, raw); err != nil || !c.Unsure {
+				t.Errorf("refused: %+v, %v; want unsure", c, err)
+			}
+			b.change(func() { b.fail = nil }) // who was refused just now is not asked for again
+		}
+	})
 }
 
 // Models of a token are a list that says something, or the token is none.
