@@ -3,7 +3,6 @@ package redistest
 import (
 	"context"
 	"encoding"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -110,7 +109,13 @@ func Read(tb testing.TB, rdb *redis.Client) State {
 // read is Read; without dumps the state cannot be put.
 func read(tb testing.TB, rdb *redis.Client, dumps bool) State {
 	tb.Helper()
-	all, err := readAll.Run(tb.Context(), rdb, nil, dumps).StringSlice()
+	return states(tb, readAll.Run(tb.Context(), rdb, nil, dumps))
+}
+
+// states reads what readAll answered.
+func states(tb testing.TB, answer *redis.Cmd) State {
+	tb.Helper()
+	all, err := answer.StringSlice()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -122,11 +127,11 @@ func read(tb testing.TB, rdb *redis.Client, dumps bool) State {
 }
 
 // persistAll takes from all keys what is set for how long they are there.
-var persistAll = redis.NewScript(`for _, key in ipairs(redis.call('keys', '*')) do redis.call('persist', key) end`)
+var persistAll = redis.NewScript(`for _, key in ipairs(redis.call('keys', '*')) do redis.call('persist', key) end return 1`)
 
-// put puts a state in the place of the one that is there, but for one key. What differs
-// alone is put: a move that is refused leaves most of it.
-func (s State) put(tb testing.TB, rdb *redis.Client, there State, but string) {
+// put puts a state in the place of the one that is there, but for one key, and runs the
+// commands behind it. What differs alone is put: a move that is refused leaves most of it.
+func (s State) put(tb testing.TB, rdb *redis.Client, there State, but string, behind ...[]any) {
 	tb.Helper()
 	_, err := rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
 		for _, k := range append(s.Differs(there, but), but) {
@@ -136,10 +141,13 @@ func (s State) put(tb testing.TB, rdb *redis.Client, there State, but string) {
 			}
 		}
 		persistAll.Eval(tb.Context(), p, nil)
+		for _, args := range behind {
+			p.Do(tb.Context(), args...)
+		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) { // the script answers nothing
-		tb.Fatal(err)
+	if err != nil {
+		tb.Fatal(behind, err)
 	}
 }
 
@@ -216,13 +224,9 @@ func permitted(but ...string) []any {
 func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(key string) bool, judge func(Refused)) {
 	tb.Helper()
 	do := func(c *redis.Client, args []any) (any, error) { return c.Do(tb.Context(), args...).Result() }
-	set := func(args []any) {
-		tb.Helper()
-		if _, err := do(rdb, args); err != nil {
-			tb.Fatal(args, err)
-		}
+	if _, err := do(rdb, permitted()); err != nil {
+		tb.Fatal(err)
 	}
-	set(permitted())
 	options := *rdb.Options()
 	options.Username, options.Password = mover, mover
 	as := redis.NewClient(&options)
@@ -236,12 +240,20 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 		tb.Fatal("nothing moved")
 	}
 	there := after
-	try := func(r Refused, prepare, end func()) {
-		from.put(tb, rdb, there, r.Key)
-		prepare()
+	try := func(r Refused, prepare []any, end ...[]any) {
+		from.put(tb, rdb, there, r.Key, prepare)
 		r.Said, r.Err = do(as, move)
-		end()
-		r.State, r.Whole = read(tb, rdb, false), after
+		var found *redis.Cmd
+		if _, err := rdb.Pipelined(tb.Context(), func(p redis.Pipeliner) error {
+			for _, args := range end {
+				p.Do(tb.Context(), args...)
+			}
+			found = readAll.EvalSha(tb.Context(), p, nil, false)
+			return nil
+		}); err != nil {
+			tb.Fatal(end, err)
+		}
+		r.State, r.Whole = states(tb, found), after
 		there = r.State
 		r.Moved, r.Left = r.State.Differs(from, r.Key), r.State.Differs(after, r.Key)
 		judge(r)
@@ -258,10 +270,10 @@ func Refuse(tb testing.TB, rdb *redis.Client, from State, move Move, skip func(k
 		if kind == "list" {
 			other = []any{"set", key, "of another type"}
 		}
-		try(Refused{What: key + " of another type", Key: key}, func() { set(other) }, func() {})
+		try(Refused{What: key + " of another type", Key: key}, other)
 	}
 	for what, how := range refusals() {
-		try(Refused{What: what}, func() { set(how[0]) }, func() { set(how[1]) })
+		try(Refused{What: what}, how[0], how[1])
 	}
 }
 

@@ -87,10 +87,9 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 		if r.Half() && (r.Err != nil || slices.ContainsFunc(r.Left, func(key string) bool { return !excused(key) })) {
 			t.Error(r)
 		}
-		handedOut, flying := rdb.ZCard(t.Context(), "sluice:{s}:wout").Val(), int64(0)
-		for _, n := range rdb.HVals(t.Context(), "sluice:{s}:wfly").Val() {
-			n, err := strconv.ParseInt(n, 10, 64)
-			must(t, err)
+		handedOut, flying := len(pairs(r.State.Holds("sluice:{s}:wout"))), 0
+		for _, n := range pairs(r.State.Holds("sluice:{s}:wfly")) {
+			n, _ := strconv.Atoi(n)
 			flying += n
 		}
 		if !strings.HasPrefix(r.Key, "sluice:{s}:w") && handedOut != flying {
@@ -99,6 +98,18 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 	})
 
 	return seen.Script(t, calls[0], "lua")
+}
+
+// pairs are the fields of a hash with their values, or the members of a sorted set with
+// their scores.
+func pairs(held string) map[string]string {
+	out := map[string]string{}
+	for p := range slices.Chunk(strings.Split(held, "\x00"), 2) {
+		if len(p) == 2 {
+			out[p[0]] = p[1]
+		}
+	}
+	return out
 }
 
 // places limits everybody, and the tenant "few" to one job at a time.
