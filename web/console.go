@@ -74,6 +74,8 @@ type bar struct {
 	Width   int // 0 to 100
 	Limit   string
 	Level   string // "", "high" or "full"
+	Spark   string // points of its last hour; "": not known
+	Hour    string // that in words
 }
 
 func (w *Web) console(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -170,6 +172,7 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 			b.Limit = grouped(a.Limit) + " at once"
 		}
 		b.Width = min(max(b.Percent, 0), 100)
+		b.Spark, b.Hour = w.history.spark(p.Name, a.Dimension, now)
 		switch {
 		case a.Used >= 0.95:
 			b.Level = "full"

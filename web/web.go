@@ -135,7 +135,7 @@ type Config struct {
 }
 
 // Web serves the console and asynqmon. It starts nothing that would have to be stopped;
-// Drain ends the pages' streams before a server waits for them.
+// Run notes what the pages show of the last hour, and Drain ends the pages' streams before a server waits for them.
 type Web struct {
 	cfg     Config
 	mixed   sync.Once // of a browser's https and an http of PublicURL
@@ -145,6 +145,7 @@ type Web struct {
 	handler http.Handler
 	signIns *prometheus.CounterVec
 	streams *streams
+	history history
 	every   time.Duration // between two events of a stream
 }
 

@@ -576,6 +576,9 @@ func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	})
 	base.Go(func() error { return s.ready.Run(ctx) })
 	base.Go(func() error { return s.feeder.Run(ctx) })
+	if s.console != nil {
+		base.Go(func() error { return s.console.Run(ctx) })
+	}
 	base.Go(func() error { return s.jobs.Run(ctx) })
 	if s.sides != nil {
 		for _, one := range s.sides.list {
