@@ -538,7 +538,7 @@ func TestNoEventOfAStreamIsLost(t *testing.T) {
 	t.Parallel()
 	r, p := streams(t)
 	f := forms()[0]
-	const calls, events = 20, 100
+	const calls, events = 12, 60
 	var late []time.Duration // from the provider's first event to the caller's
 	var mu sync.Mutex
 	var all sync.WaitGroup
