@@ -447,6 +447,10 @@ func (w *world) OpenBatch(_ context.Context, id, tenant, key string) (tasks.Batc
 	return *b, nil, nil
 }
 
+func (*world) Unload(context.Context, ...*tasks.Job) error { return nil }
+
+func (*world) Drop([]tasks.Job) {}
+
 func (w *world) StageBatch(_ context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

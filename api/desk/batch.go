@@ -19,6 +19,7 @@ import (
 const (
 	stageJobs    = 200       // jobs in one chunk at most
 	stageBytes   = 512 << 10 // and bytes of their requests, about
+	layingMost   = 2         // chunks under way beside the one that is read
 	readAtOnce   = 8         // jobs that are read before others have their turn
 	abortTimeout = 5 * time.Second
 )
@@ -238,19 +239,28 @@ type intake struct {
 	reserved int64 // tokens of all jobs so far
 	weight   int64 // bytes of them
 
-	chunk  []tasks.Job
-	bytes  int             // of the chunk, about
-	told   func(bytes int) // of what is in memory no more
-	laid   chan error      // the end of the staging under way; nil: none is
-	laying int             // bytes of it
-	pools  map[string]int  // jobs by pool
+	chunk []tasks.Job
+	bytes int             // of the chunk, about
+	told  func(bytes int) // of what is in memory no more
+	under []*laying       // the chunks under way, in order
+	pools map[string]int  // jobs by pool
+}
+
+// laying is a chunk on its way into the store.
+type laying struct {
+	jobs  []tasks.Job
+	bytes int
+	done  chan struct{} // closed when err is set
+	err   error         // its own, or that of one before it
 }
 
 // read takes in the whole batch. Nothing is under way when it returns.
 func (in *intake) read(ctx context.Context, read func(take func(line int, job tasks.Job, size int) error) error) (err error) {
 	defer func() {
-		if last := in.staged(); err == nil {
-			err = last
+		for len(in.under) > 0 {
+			if last := in.staged(); err == nil {
+				err = last
+			}
 		}
 	}()
 	if err := read(func(line int, job tasks.Job, size int) error { return in.take(ctx, line, job, size) }); err != nil {
@@ -379,37 +389,80 @@ func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
 	return nil
 }
 
-// stage hands the jobs laid down to the store, which writes them while the next
-// are read; it waits for those before.
+// stage hands the chunk to the store, which writes it while the next is read; it waits
+// where too many are under way.
 func (in *intake) stage(ctx context.Context) error {
-	if err := in.staged(); err != nil || len(in.chunk) == 0 {
-		return err
+	for len(in.under) > 0 && (len(in.under) == layingMost || in.under[0].over()) {
+		if err := in.staged(); err != nil {
+			return err
+		}
 	}
-	chunk, laid := in.chunk, make(chan error, 1)
-	in.laying, in.bytes = in.bytes, 0
-	in.chunk, in.laid = make([]tasks.Job, 0, stageJobs), laid
-	go func() { laid <- in.lay(ctx, chunk) }()
+	if len(in.chunk) == 0 {
+		return nil
+	}
+	l := &laying{jobs: in.chunk, bytes: in.bytes, done: make(chan struct{})}
+	var before *laying
+	if n := len(in.under); n > 0 {
+		before = in.under[n-1]
+	}
+	in.under = append(in.under, l)
+	in.chunk, in.bytes = make([]tasks.Job, 0, stageJobs), 0
+	go func() {
+		defer close(l.done)
+		l.err = in.lay(ctx, l.jobs, before)
+	}()
 	return nil
 }
 
-// lay writes jobs of the batch. Of one tenant's batches only one is written at a time: ten
-// at once would have ten scripts stand in Redis's line before everybody else's.
-func (in *intake) lay(ctx context.Context, chunk []tasks.Job) error {
-	end, err := in.desk.stagings.take(ctx, in.tenant)
+func (l *laying) over() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// lay writes jobs of the batch: what is large in them while the chunk before is written, the
+// rest behind it, if that came to be written. Of one tenant's batches only one is written at a
+// time: ten at once would have ten scripts stand in Redis's line before everybody else's.
+func (in *intake) lay(ctx context.Context, jobs []tasks.Job, before *laying) error {
+	err := in.unload(ctx, jobs)
+	if before != nil {
+		<-before.done
+		err = cmp.Or(before.err, err)
+	}
+	var end func()
+	if err == nil {
+		end, err = in.desk.stagings.take(ctx, in.tenant)
+	}
+	if err != nil {
+		in.desk.c.Batches.Drop(jobs)
+		return err
+	}
+	defer end()
+	return in.desk.c.Batches.StageBatch(ctx, in.batch, jobs, in.limits)
+}
+
+// unload puts what is large where it is to lie, of one chunk of a tenant at a time.
+func (in *intake) unload(ctx context.Context, jobs []tasks.Job) error {
+	end, err := in.desk.unloads.take(ctx, in.tenant)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return in.desk.c.Batches.StageBatch(ctx, in.batch, chunk, in.limits)
+	list := make([]*tasks.Job, len(jobs))
+	for i := range jobs {
+		list[i] = &jobs[i]
+	}
+	return in.desk.c.Batches.Unload(ctx, list...)
 }
 
-// staged waits for the staging under way.
+// staged waits for the first chunk under way.
 func (in *intake) staged() error {
-	if in.laid == nil {
-		return nil
-	}
-	err := <-in.laid
-	in.laid = nil
-	in.told(in.laying)
-	return err
+	l := in.under[0]
+	<-l.done
+	in.under = in.under[1:]
+	in.told(l.bytes)
+	return l.err
 }

@@ -66,6 +66,10 @@ type Opener interface {
 
 // Stager fills an open batch, in chunks, and commits it.
 type Stager interface {
+	// Unload puts what is large of jobs where it does not lie in Redis; after an error
+	// nothing is there. Of jobs that do not come to be staged it is to be dropped.
+	Unload(ctx context.Context, jobs ...*tasks.Job) error
+	Drop(jobs []tasks.Job)
 	// StageBatch is a *tasks.QuotaError past the bytes that the tenant may have.
 	StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error
 	CommitBatch(ctx context.Context, id string, c tasks.BatchCommit) (tasks.Batch, error)
@@ -168,6 +172,7 @@ type Desk struct {
 	held     prometheus.Gauge
 	looks    looks
 	stagings turns // writing of batches, by tenant
+	unloads  turns // of what is large in them, likewise
 	bulks    turns // bulk retries and cancellations, by tenant
 	readings turns // of large bodies, by tenant
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,6 +77,10 @@ func (s *store) OpenBatch(context.Context, string, string, string) (tasks.Batch,
 }
 
 func (s *store) AbortBatch(context.Context, string) error { return nil }
+
+func (*store) Unload(context.Context, ...*tasks.Job) error { return nil }
+
+func (*store) Drop([]tasks.Job) {}
 
 func (s *store) StageBatch(context.Context, string, []tasks.Job, tasks.Limits) error { return nil }
 
@@ -341,6 +347,108 @@ func TestABulkMoveSaysWhatItDid(t *testing.T) {
 		}
 		if got.Jobs != row.done || (says == "") != (row.says == "") || !strings.Contains(says, row.says) || (got.Stopped != nil) != (row.err == full && row.done > 0) || int(paid) != row.paid {
 			t.Errorf("%v after %d jobs: %+v, %q, %d submits paid", row.err, row.done, got, says, paid)
+		}
+	}
+}
+
+// steps is a store that takes down what is done with the chunks of a batch, by their first line.
+type steps struct {
+	store
+	refuses error // what becomes of the first chunk
+
+	mu    sync.Mutex
+	done  []string
+	ahead chan struct{} // closed when the second chunk is unloaded
+}
+
+func (s *steps) did(what string, line int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = append(s.done, fmt.Sprint(what, line))
+}
+
+func (s *steps) Unload(_ context.Context, jobs ...*tasks.Job) error {
+	line := jobs[0].Line
+	if s.did("unload", line); line == 2 {
+		close(s.ahead)
+	}
+	for _, j := range jobs {
+		j.Request.Lies = fmt.Sprint("there", line)
+	}
+	return nil
+}
+
+func (s *steps) Drop(jobs []tasks.Job) { s.did("drop", jobs[0].Line) }
+
+func (s *steps) StageBatch(ctx context.Context, _ string, jobs []tasks.Job, _ tasks.Limits) error {
+	s.did("write", jobs[0].Line)
+	if jobs[0].Request.Lies == "" {
+		return errors.New("it was not unloaded")
+	}
+	if jobs[0].Line > 1 {
+		return nil
+	}
+	select {
+	case <-s.ahead:
+		return s.refuses
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *steps) CommitBatch(context.Context, string, tasks.BatchCommit) (tasks.Batch, error) {
+	s.did("commit", 0)
+	return tasks.Batch{}, nil
+}
+
+// What is large of a chunk is put while the chunk before is written. Chunks are written in
+// order, and what was put of those behind one that is refused goes.
+func TestAChunkIsUnloadedWhileTheOneBeforeIsWritten(t *testing.T) {
+	t.Parallel()
+	for _, refuses := range []error{nil, tasks.ErrFull} {
+		st := steps{refuses: refuses, ahead: make(chan struct{})}
+		d, err := desk.New(desk.Config{
+			Caps: room(t, caps.Config{}), Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{},
+			NewID: func(prefix string) string { return prefix + "_new" },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told, lines := 0, 0
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = d.SubmitBatch(ctx, desk.Caller{Tenant: "acme"}, desk.Incoming{
+			Staged: func(bytes int) { told += bytes },
+			Read: func(take func(int, tasks.Job, int) error) error {
+				for lines = 1; lines <= 5; lines++ { // a chunk each
+					if err := take(lines, tasks.Job{Model: "m"}, 1<<20); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+		})
+		if !errors.Is(err, refuses) {
+			t.Fatalf("refused by %v: %v", refuses, err)
+		}
+		at := func(step string) int { return slices.Index(st.done, step) }
+		if refuses == nil {
+			for line := 1; line <= 5; line++ {
+				unload, write := at(fmt.Sprint("unload", line)), at(fmt.Sprint("write", line))
+				if unload < 0 || write < unload || line > 1 && write < at(fmt.Sprint("write", line-1)) || line > 2 && unload < at(fmt.Sprint("write", line-2)) {
+					t.Errorf("line %d: %q", line, st.done)
+				}
+			}
+			if told != 5<<20 || st.done[len(st.done)-1] != "commit0" {
+				t.Errorf("%d bytes; %q", told, st.done)
+			}
+			continue
+		}
+		for _, step := range st.done {
+			line := int(step[len(step)-1] - '0')
+			if strings.HasPrefix(step, "unload") && line > 1 && at(fmt.Sprint("drop", line)) < 0 || strings.HasPrefix(step, "write") && line > 1 || strings.HasPrefix(step, "commit") {
+				t.Errorf("after the first was refused: %q", st.done)
+			}
 		}
 	}
 }

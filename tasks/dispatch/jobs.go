@@ -151,6 +151,7 @@ func (j *Jobs) create(ctx context.Context, subs []tasks.Submission) ([]store.Cre
 // StageBatch writes lines of a batch.
 func (j *Jobs) StageBatch(ctx context.Context, id string, lines []tasks.Job, l tasks.Limits) error {
 	if err := j.shut(); err != nil {
+		j.Drop(lines)
 		return err
 	}
 	for i := range lines {

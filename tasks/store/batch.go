@@ -96,15 +96,22 @@ func unseen(err error) error {
 // an error some may be written, and the batch is to be aborted; of the tenant's limits
 // only the bytes count before it is committed, and past them it is a QuotaError.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
-	for some := range slices.Chunk(jobs, unfoldLines) {
+	for len(jobs) > 0 {
+		some := jobs[:min(unfoldLines, len(jobs))]
+		jobs = jobs[len(some):]
 		list := make([]*tasks.Job, len(some))
 		for i := range some {
 			list[i] = &some[i]
 		}
-		if err := s.Unload(ctx, list...); err != nil {
-			return fmt.Errorf("write batch %s: %w", id, err)
+		err := s.Unload(ctx, list...)
+		if err != nil {
+			s.Drop(some) // one that was unloaded before
+			err = fmt.Errorf("write batch %s: %w", id, err)
+		} else {
+			err = s.stage(ctx, id, some, l)
 		}
-		if err := s.stage(ctx, id, some, l); err != nil {
+		if err != nil {
+			s.Drop(jobs)
 			return err
 		}
 	}
@@ -117,9 +124,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 	for i := range jobs {
 		row, err := s.line(ctx, &jobs[i], l)
 		if err != nil {
-			for i := range jobs {
-				s.discardText(jobs[i].Request.Lies)
-			}
+			s.Drop(jobs)
 			return fmt.Errorf("write batch %s: %w", id, err)
 		}
 		rows = append(rows, row...)
@@ -137,9 +142,7 @@ func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.
 		err = fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
 	}
 	if err != nil { // none was written
-		for i := range jobs {
-			s.discardText(jobs[i].Request.Lies)
-		}
+		s.Drop(jobs)
 		return fmt.Errorf("write batch %s: %w", id, err)
 	}
 	return nil

@@ -66,7 +66,7 @@ func (s *Store) result(b []byte) []byte {
 // Unload puts the large prompts of jobs that are not stored yet into the store of
 // bodies: Request.Lies says where, and Request.Body is nil then. After an error none is
 // there. Create and StageBatch do it by themselves; whoever must not wait for it under
-// their locks does it before.
+// their locks does it before, and drops them where it does not come to these.
 func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 	var big []*tasks.Job
 	for _, j := range jobs {
@@ -92,6 +92,13 @@ func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 		j.Request.Lies, j.Request.Body = refs[i].String(), nil
 	}
 	return nil
+}
+
+// Drop has the prompts removed soon that Unload has put of jobs which nobody comes to store.
+func (s *Store) Drop(jobs []tasks.Job) {
+	for i := range jobs {
+		s.discardText(jobs[i].Request.Lies)
+	}
 }
 
 // body is a body as it lies elsewhere, which is sealed where all is.
