@@ -107,3 +107,40 @@ func TestMemoryOfASpentBodyIsTheNextOnes(t *testing.T) {
 		}
 	})
 }
+
+// A body that is as long as its caller says takes little more memory on its way than it has,
+// and one that is shorter takes little more than a few times of what came.
+func TestABodyOfKnownLengthIsNotCopiedAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ says, comes, took int }{
+		{20 << 10, 20 << 10, 29 << 10},
+		{60 << 10, 60 << 10, 69 << 10},
+		{0, 20 << 10, 56 << 10},
+		{1 << 20, 8 << 10, 24 << 10},
+		{60 << 10, 9 << 10, 69 << 10},
+		{100 << 10, 100 << 10, 125 << 10},
+	} {
+		r, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := r.Body("acme", 32<<20)
+		if err := b.Expect(t.Context(), int64(row.says)); err != nil {
+			t.Fatal(err)
+		}
+		var have []byte
+		took := 0
+		for cap(have) <= row.comes { // the end shows behind it
+			if have, err = b.Grow(t.Context(), have[:cap(have)]); err != nil {
+				t.Fatal(err)
+			}
+			if took += cap(have); int64(cap(have)) > b.held+beyond {
+				t.Errorf("%+v: %d bytes in hand, and %d are counted", row, cap(have), b.held)
+			}
+		}
+		if took > row.took {
+			t.Errorf("%d bytes that were said to be %d took %d, want at most %d", row.comes, row.says, took, row.took)
+		}
+		b.Spent()
+	}
+}

@@ -121,6 +121,7 @@ type Body struct {
 	most   int64 // that it may come to
 	used   int64
 	held   int64  // of the room: used, or more once it is large
+	said   int64  // how long its caller says that it is; 0: nobody knows
 	lent   []byte // of the room's memory; nil: none
 }
 
@@ -133,6 +134,11 @@ const largeBody = 3 << 19
 // is not believed.
 const firstBytes = 8 << 10
 
+// believed is how many times what has come of a body its caller is believed to send: one
+// of that length is in its place after one step, where doubling would leave twice its bytes
+// for the collector.
+const believed = 8
+
 // Body returns an account of a request that holds nothing yet and uses at most so many
 // bytes at a time.
 func (r *Room) Body(tenant string, most int64) *Body {
@@ -142,7 +148,7 @@ func (r *Room) Body(tenant string, most int64) *Body {
 // Expect takes room for a body of n bytes before the first of them is read, if it is
 // large, and waits a while for it.
 func (b *Body) Expect(ctx context.Context, n int64) error {
-	if n <= largeBody {
+	if b.said = n; n <= largeBody {
 		return nil
 	}
 	return b.hold(ctx, min(step(n), max(n, b.most)))
@@ -153,6 +159,9 @@ func (b *Body) Expect(ctx context.Context, n int64) error {
 // it, and waits a while for it. Nothing else than [Body.Spent] ends its use.
 func (b *Body) Grow(ctx context.Context, have []byte) ([]byte, error) {
 	n := max(firstBytes, 2*int64(cap(have)))
+	if fits := b.said + beyond; n < fits && fits <= believed*int64(cap(have)) {
+		n = fits
+	}
 	large := n > largeBody
 	if large {
 		n = b.held // that was expected
