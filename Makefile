@@ -115,6 +115,10 @@ prove-clients: ## Generate clients of Go and TypeScript from api/openapi.yaml an
 prove-console: ## Look at every page of the console with a browser, after npm ci in cmd/prove/pages/testdata/npm, about 2 minutes
 	go run ./cmd/prove console $(PAGEFLAGS)
 
+.PHONY: pictures
+pictures: ## Take the pictures of the console in docs/img anew, after npm ci in cmd/prove/pages/testdata/npm
+	go run ./cmd/prove console --rounds 1 --pictures docs/img
+
 .PHONY: prove-room
 prove-room: ## Fill small Redises with results, about 3 minutes; fail when an accepted job has no room to end in
 	go run ./cmd/prove room --memory 24 --answer 20

@@ -80,6 +80,9 @@ func (c *Command) Run(ctx context.Context, lab *rig.Lab) error {
 	if err == nil {
 		err = c.judge(seen)
 	}
+	if c.Pictures != "" {
+		err = errors.Join(err, shrink(c.Pictures))
+	}
 	return errors.Join(err, s.Close())
 }
 

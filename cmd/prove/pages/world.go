@@ -25,6 +25,7 @@ type world struct {
 func (w *world) pages() []page {
 	return []page{
 		{Name: "pools", Path: "/", Picture: true},
+		{Name: "pool", Path: "/pools/" + rig.Pool, Picture: true},
 		{Name: "pause", Path: "/console/pools/" + rig.Pool + "/pause", refuses: []string{"monitor", "caller"}},
 		{Name: "jobs", Path: "/jobs", Picture: true},
 		{Name: "job", Path: "/jobs/" + w.done, Picture: true},
