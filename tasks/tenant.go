@@ -113,3 +113,11 @@ func PageTenants(all []Tenant, after string, limit int) (page TenantPage) {
 	}
 	return page
 }
+
+// Conduct is how a tenant behaves, as api/abuse writes it: what is in it is its own.
+type Conduct struct {
+	Tenant  string
+	Version int64 // of what is kept; 0: nothing is
+	Data    []byte
+	Found   bool // something was found of late
+}

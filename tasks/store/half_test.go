@@ -131,6 +131,10 @@ var smallHalves = map[string]func(h *half) func(){
 			_ = h.PutDocument(h.Context(), tasks.Document{ID: "file-1", Tenant: "acme", Kind: tasks.FileDocument, Body: []byte("a"), Expires: time.Hour})
 		}
 	},
+	"conduct_save": func(h *half) func() {
+		list := []tasks.Conduct{{Tenant: "acme", Data: []byte("a"), Found: true}, {Tenant: "other", Data: []byte("b")}}
+		return func() { _, _, err := h.SaveConducts(h.Context(), list); must(h.T, err) }
+	},
 	"tenant_close": func(h *half) func() {
 		return func() { _ = h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}) }
 	},

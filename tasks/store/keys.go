@@ -31,6 +31,8 @@ func (k keys) settings() string                   { return string(k) + "tset" }
 func (k keys) atLimit() string                    { return string(k) + "fulls" }
 func (k keys) leaving() string                    { return string(k) + "bye" }
 func (k keys) departure(tenant string) string     { return string(k) + "byes:" + tenant }
+func (k keys) conduct(tenant string) string       { return string(k) + "ab:" + tenant }
+func (k keys) conducts() string                   { return string(k) + "abs" }
 func (k keys) handed(pool string) string          { return string(k) + "out:" + pool }
 func (k keys) held(pool string) string            { return string(k) + "hold:" + pool }
 func (k keys) running(pool string) string         { return string(k) + "run:" + pool }

@@ -337,3 +337,10 @@ function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state th
 -- w   the key, wrapped
 function keys.sealKey(tenant) return P .. 'sk:' .. tenant end -- hash: the tenant's key
 function keys.sealKeys() return P .. 'sks' end -- zset: tenants with a key
+
+-- Abuse, see api/abuse.
+
+-- v  version
+-- d  habits, the windows under way and what was found: keyed hashes and numbers alone
+function keys.conduct(tenant) return P .. 'ab:' .. tenant end -- hash: how a tenant behaves
+function keys.conducts() return P .. 'abs' end -- zset: tenants of which something was found, by when

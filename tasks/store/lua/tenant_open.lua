@@ -11,7 +11,7 @@ for _, list in ipairs({ keys.jobs(t), keys.batches(t), keys.staged(t), keys.deli
 end
 each('HLEN', keys.weights(), keys.settings())
 fitsAccounts(a.pools)
-sorted(keys.atLimit(), keys.senders(), keys.leaving(), keys.acts())
+sorted(keys.atLimit(), keys.senders(), keys.leaving(), keys.acts(), keys.conducts())
 spare()
 if h[2] and now >= h[2] + a.settle then
   redis.call('HDEL', keys.weights(), '\t\n' .. t)
@@ -20,7 +20,7 @@ if h[2] and now >= h[2] + a.settle then
   return 'ok'
 end
 if h[2] then return 'ok' end
-local gone = { keys.marked(t), keys.outs(t), keys.passed(t), keys.lanes(t), keys.places(t), keys.hooks(t), keys.secrets(t) }
+local gone = { keys.marked(t), keys.conduct(t), keys.outs(t), keys.passed(t), keys.lanes(t), keys.places(t), keys.hooks(t), keys.secrets(t) }
 redis.call('DEL', unpack(gone))
 closeAccounts(t, a.pools)
 for _, pool in ipairs(a.pools) do
@@ -38,6 +38,7 @@ if redis.call('HDEL', keys.settings(), t) == 1 then
 end
 redis.call('ZREM', keys.atLimit(), t)
 redis.call('ZREM', keys.senders(), t)
+redis.call('ZREM', keys.conducts(), t)
 redis.call('HSET', d, 'over', now)
 redis.call('HSET', keys.weights(), '\t\n' .. t, string.format('%.0f', now + a.settle))
 redis.call('ZADD', keys.leaving(), now + a.settle, t)
