@@ -60,6 +60,12 @@ type Verifier interface {
 	Verify(ctx context.Context, raw string) (auth.Claims, error)
 }
 
+// Abuse watches how tenants behave; *abuse.Watch does.
+type Abuse interface {
+	desk.Abuse
+	v1.Abuse
+}
+
 // Config says what an API works with. Jobs, Batches, Notices, Pools,
 // Verifier, NewID and PublicURL are required.
 type Config struct {
@@ -89,6 +95,8 @@ type Config struct {
 	Usage v1.Usage
 	// Tenants sets what tenants may use; nil: its routes answer 404.
 	Tenants v1.Tenants
+	// Abuse watches how tenants behave; nil: nobody does, and its routes answer 404.
+	Abuse Abuse
 	// Quotas knows how tenants' submits stand; nil: nobody has any.
 	Quotas v1.Quota
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
@@ -229,7 +237,7 @@ func New(c Config) (*API, error) {
 		}
 	}
 	d, err := desk.New(desk.Config{
-		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, Returns: c.Returns, High: c.High, NewID: c.NewID, Prices: c.Prices,
+		Jobs: c.Jobs, Calls: c.Calls, Batches: c.Batches, Notices: c.Notices, Pools: c.Pools, Quota: c.Quota, Returns: c.Returns, High: c.High, Abuse: c.Abuse, NewID: c.NewID, Prices: c.Prices,
 		CheckWebhookURL: c.CheckWebhookURL, Caps: c.Caps, RereadEvery: c.RereadEvery,
 		Registerer: c.Registerer, Log: c.Log, Now: c.Now, Trace: c.Trace,
 	})
@@ -244,7 +252,7 @@ func New(c Config) (*API, error) {
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
-		Usage: c.Usage, Tenants: c.Tenants, Quota: c.Quotas,
+		Usage: c.Usage, Tenants: c.Tenants, Quota: c.Quotas, Abuse: c.Abuse,
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
 	}), Operations(c.Operations))
@@ -336,6 +344,11 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	// A tenant asks what it has used, and what is left to it; an operator asks of others.
 	// Reading changes nothing.
 	get("/v1/usage", v.GetUsage, a.usage())
+
+	// An operator asks what was found of tenants. Reading changes nothing.
+	get("/v1/abuse", v.ListAbuse, a.scope(auth.ScopeAdmin))
+	// An operator says that it is none. A repeat changes nothing more.
+	e.POST("/v1/abuse/:tenant/release", v.ReleaseTenant, a.scope(auth.ScopeAdmin))
 
 	// An operator looks through the tenants, page by page. Reading changes nothing.
 	get("/v1/tenants", v.ListTenants, a.scope(auth.ScopeAdmin, "limit", "after"))

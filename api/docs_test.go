@@ -123,7 +123,7 @@ find.addEventListener("input", () => {
 
 // curl is a call as somebody types it, with the two variables that sluice dev prints.
 func (c *docsCall) curl(open bool) string {
-	path := strings.NewReplacer("{id}", "$ID", "{name}", "$NAME", "{file_id}", "$ID", "{batch_id}", "$ID").Replace(c.Path)
+	path := strings.NewReplacer("{id}", "$ID", "{name}", "$NAME", "{tenant}", "$NAME", "{file_id}", "$ID", "{batch_id}", "$ID").Replace(c.Path)
 	said := "curl -s"
 	if c.Method != "GET" && (c.Method != "POST" || len(c.Bodies) == 0) {
 		said += " -X " + c.Method

@@ -32,13 +32,14 @@ import (
 
 // exchange is what is known of one request while it is answered.
 type exchange struct {
-	id     string
-	caller auth.Claims
-	gone   <-chan struct{} // closed when the caller's token is revoked; nil: never
-	code   string          // of the problem answered, if any
-	why    []slog.Attr     // of a token that was refused
-	status int             // set when no answer could be written
-	traced *trace.Request  // nil: no spans are made
+	id      string
+	caller  auth.Claims
+	address string          // that it came from
+	gone    <-chan struct{} // closed when the caller's token is revoked; nil: never
+	code    string          // of the problem answered, if any
+	why     []slog.Attr     // of a token that was refused
+	status  int             // set when no answer could be written
+	traced  *trace.Request  // nil: no spans are made
 	// render makes the answer to a failure in the form that is mounted here.
 	render func(h http.Header, k fault.Kind, f fault.Fault, request string) []byte
 }
@@ -46,7 +47,7 @@ type exchange struct {
 // caller is who sent a request that was let through.
 func caller(c echo.Context) desk.Caller {
 	x := exchangeOf(c)
-	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
+	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Token: x.caller.ID, Address: x.address, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
 }
 
 // statusClientClosed is only in logs and metrics: nobody is there to read it.
@@ -220,7 +221,8 @@ func (a *API) scope(scope string, params ...string) echo.MiddlewareFunc {
 			if err != nil || caller.Tenant == "" {
 				return a.unauthorized(r, detail)
 			}
-			exchangeOf(c).caller = caller
+			x := exchangeOf(c)
+			x.caller, x.address = caller, a.caps.Address(r).String()
 			if caller.Unsure && !reads {
 				f := fault.Fail(fault.Unavailable, "Redis cannot be asked whether the token was revoked, so nothing is changed. Send the request again in a moment.")
 				f.RetryAfter = fault.DefaultRetryAfter

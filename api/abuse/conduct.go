@@ -88,9 +88,10 @@ const conductVersion = 1
 
 // Rules is what a Conduct is judged by.
 type Rules struct {
-	Window time.Duration // of volumes: abuse.window
-	Learn  time.Duration // before which a tenant has no past
-	Model  *Trees        // scores windows; nil: none does
+	Window  time.Duration // of volumes: abuse.window
+	Learn   time.Duration // before which a tenant has no past
+	Model   *Trees        // scores windows; nil: none does
+	Enforce bool          // tenants climb the ladder; else they stay where nothing is done
 }
 
 // NewModel is the model that windows are scored by.

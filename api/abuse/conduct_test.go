@@ -20,7 +20,7 @@ type watched struct {
 
 // grown is a tenant that has sent one of five kinds of prompts four times in ten minutes, for eight days.
 func grown(t *testing.T) *watched {
-	w := &watched{t: t, r: Rules{Window: 10 * time.Minute, Learn: 7 * 24 * time.Hour, Model: NewModel(1)}, key: NewKey([]byte("secret"), "acme"), now: morning}
+	w := &watched{t: t, r: Rules{Window: 10 * time.Minute, Learn: 7 * 24 * time.Hour, Model: NewModel(1), Enforce: true}, key: NewKey([]byte("secret"), "acme"), now: morning}
 	for range 8 * 24 * 6 {
 		w.usual()
 	}

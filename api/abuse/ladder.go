@@ -49,12 +49,15 @@ func (c *Conduct) judge(w *Rules, now time.Time) {
 		}
 	}
 	l := &c.Ladder
+	if !w.Enforce {
+		l.Rung = Observe
+	}
 	if independent >= 2 {
 		if !l.Alarm {
 			l.Raised = now.Unix()
 		}
 		l.Alarm, l.Quiet = true, 0
-		if l.On++; l.Rung == Observe || l.On >= climbAfter && l.Rung < Review {
+		if l.On++; w.Enforce && (l.Rung == Observe || l.On >= climbAfter && l.Rung < Review) {
 			l.Rung, l.On = l.Rung+1, 0
 		}
 	} else {

@@ -30,7 +30,7 @@ type series struct {
 	Bar    float32 // above which the sum is an alarm; 0: none yet
 	Spread float32 // mean deviation of a window
 	Slack  float32 // by which releases have raised the bar; 0: as 1
-	mean   hourMean
+	Mean   hourMean
 }
 
 // hourMean is the hour under way.
@@ -108,14 +108,14 @@ func (s *series) surprise(hour int) float64 {
 // close takes a window's figure in.
 func (s *series) close(x float64, hour int) {
 	log := math.Log1p(x)
-	s.mean.Logs, s.mean.N = s.mean.Logs+float32(log), s.mean.N+1
-	s.mean.High = max(s.mean.High, float32(log))
+	s.Mean.Logs, s.Mean.N = s.Mean.Logs+float32(log), s.Mean.N+1
+	s.Mean.High = max(s.Mean.High, float32(log))
 	usual, ok := s.usual(hour)
 	if !ok {
 		return
 	}
 	d := log - usual
-	if log <= float64(s.mean.Usual) {
+	if log <= float64(s.Mean.Usual) {
 		d = min(d, 0.1+float64(s.Spread)) // as on most days at this hour: no step up
 	}
 	s.Spread += float32((math.Abs(d) - float64(s.Spread)) / 500)
@@ -130,15 +130,15 @@ func (s *series) close(x float64, hour int) {
 
 // closeHour ends an hour; learn says whether it counts as the tenant's habit.
 func (s *series) closeHour(hour int, learn bool) {
-	if s.mean.N > 0 && learn {
-		m := float64(s.mean.Logs) / float64(s.mean.N)
+	if s.Mean.N > 0 && learn {
+		m := float64(s.Mean.Logs) / float64(s.Mean.N)
 		if v := s.Hour[hour]; v > 0 {
 			m = 0.6*float64(v-1)/12 + 0.4*m
 		}
-		s.High[hour] = uint8(1 + min(254, math.Round(float64(s.mean.High)*12)))
+		s.High[hour] = uint8(1 + min(254, math.Round(float64(s.Mean.High)*12)))
 		s.Hour[hour] = uint8(1 + min(254, math.Round(m*12)))
 	}
-	s.mean = hourMean{Usual: float32(s.surprise((hour + 1) % hoursAWeek))}
+	s.Mean = hourMean{Usual: float32(s.surprise((hour + 1) % hoursAWeek))}
 	if hour%blockHours != blockHours-1 {
 		return
 	}

@@ -133,6 +133,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		}
 		return h, d.laterOf(ctx, c.Tenant, h.Pools, d.refused(ctx, c.Tenant, grant, id, err))
 	}
+	d.sawMany(&c, len(in.lines.seen), in.tokens, in.cost)
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	for pool, n := range h.Pools {
 		d.accepted.WithLabelValues(pool).Add(float64(n))
@@ -236,8 +237,10 @@ type intake struct {
 	faulty  func(*fault.Fault) *tasks.JobError
 	until   time.Time // each job's deadline at the latest; zero: none
 
-	reserved int64 // tokens of all jobs so far
-	weight   int64 // bytes of them
+	reserved int64       // tokens of all jobs so far
+	weight   int64       // bytes of them
+	tokens   int64       // that they may take
+	cost     tasks.Money // at most
 
 	chunk []tasks.Job
 	bytes int             // of the chunk, about
@@ -330,6 +333,7 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if !in.until.IsZero() && (job.Deadline.IsZero() || job.Deadline.After(in.until)) {
 		job.Deadline = in.until
 	}
+	in.tokens, in.cost = in.tokens+job.Request.Tokens(), in.cost+job.AtMost
 	job.Reserved, job.Trace = in.limits.Reserves(&job.Request), in.trace
 	in.chunk = append(in.chunk, job)
 	if in.bytes += size; len(in.chunk) == stageJobs || in.bytes >= stageBytes {

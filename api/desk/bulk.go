@@ -37,6 +37,7 @@ func (d *Desk) RetryAll(ctx context.Context, c Caller, sel tasks.Selection) (b B
 	if b.Jobs == 0 && !errors.Is(err, tasks.ErrUnknown) {
 		d.refund(ctx, c.Tenant, grant)
 	}
+	d.sawMany(&c, int(b.Jobs), 0, 0)
 	if b.Jobs > 0 && errors.As(err, &b.Stopped) {
 		err = nil
 	}

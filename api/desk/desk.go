@@ -143,6 +143,8 @@ type Config struct {
 	Returns Returns
 	// High reports whether a tenant may use the lane high; nil: every one may.
 	High func(tenant string) bool
+	// Abuse looks at submits; nil: nobody does.
+	Abuse Abuse
 	// NewID returns a new id: the prefix ("job"), an underscore and something unique.
 	NewID func(prefix string) string
 	// CheckWebhookURL refuses an address that must not be called, by its text alone:
@@ -232,6 +234,8 @@ func (d *Desk) Draining() <-chan struct{} { return d.draining }
 type Caller struct {
 	Tenant  string
 	Subject string // the token's
+	Token   string // its id
+	Address string // that it was sent from; "": not known
 	Request string // the request's id, for the log
 	// Models are globs of the models that its token is for; none: all.
 	Models []string

@@ -70,6 +70,7 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)
 	if !h.Replayed {
 		d.accepted.WithLabelValues(h.Job.Pool).Inc()
+		d.saw(&c, job)
 		return h, nil
 	}
 	d.refund(ctx, c.Tenant, grant)
@@ -123,6 +124,7 @@ func (d *Desk) Retry(ctx context.Context, c Caller, id string) (tasks.Job, quota
 		}
 		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, grant, id, err)
 	}
+	d.sawMany(&c, 1, job.Request.Tokens(), job.AtMost)
 	return job, d.withTokens(ctx, tenant, grant), nil
 }
 
@@ -244,6 +246,9 @@ func (d *Desk) known(ctx context.Context, s *tasks.Submission) bool {
 // admit takes a submit of the tenant's allowance. What else limits it is in the
 // grant, and is held by the store where it queues the work.
 func (d *Desk) admit(ctx context.Context, tenant string) (quota.Grant, error) {
+	if err := d.usual(tenant); err != nil {
+		return quota.Grant{}, err
+	}
 	if d.c.Quota == nil {
 		return quota.Grant{}, nil
 	}

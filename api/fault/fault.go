@@ -50,6 +50,7 @@ const (
 	Overloaded          = "overloaded"
 	QuotaExceeded       = "quota_exceeded"
 	BudgetExhausted     = "budget_exhausted"
+	AbnormalUsage       = "abnormal_usage"
 	Unavailable         = "unavailable"
 	OutcomeUnknown      = "outcome_unknown"
 	DeadlineUnreachable = "deadline_unreachable"
@@ -97,6 +98,7 @@ func Kinds() []Kind {
 		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
 		{BudgetExhausted, 429, "The tenant's budget of the day is used up", nil},
+		{AbnormalUsage, 429, "The tenant's usage is out of the ordinary", nil},
 		{SpendLimited, 429, "The provider's spending limit is reached", nil},
 		{TooManyStreams, 429, "Too many open event streams", nil},
 		{TooManyRequests, 429, "Too many requests at once", nil},

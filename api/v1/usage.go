@@ -15,6 +15,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sluicehq/sluice/api/abuse"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/fault"
 	"github.com/sluicehq/sluice/api/jsonwrite"
@@ -89,6 +90,10 @@ func (a *API) ownUsage(c echo.Context, tenant string) error {
 			today = today.Plus(lines[i].Spent)
 		}
 	}
+	flags, err := a.flags(ctx, tenant)
+	if err != nil {
+		return err
+	}
 	states := quotas(&now, limits, submits)
 	o := jsonwrite.Object{}
 	o.List("quotas", len(states), func(b []byte, i int) []byte {
@@ -102,9 +107,18 @@ func (a *API) ownUsage(c echo.Context, tenant string) error {
 	})
 	o.Within("today", func(o *jsonwrite.Object) { writeSpent(o, &today) })
 	o.Within("month", func(o *jsonwrite.Object) { writeSpent(o, &all) })
-	o.List("flags", 0, nil)
+	o.List("flags", len(flags), func(b []byte, i int) []byte { return appendFinding(b, &finding{Flag: flags[i]}) })
 	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
 	return nil
+}
+
+// flags are what was found of a tenant.
+func (a *API) flags(ctx context.Context, tenant string) ([]abuse.Flag, error) {
+	if a.c.Abuse == nil {
+		return nil, nil
+	}
+	found, err := a.c.Abuse.Of(ctx, tenant)
+	return found.Flags, err
 }
 
 // quotaState is how one quota stands; numbers are JSON.

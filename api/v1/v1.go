@@ -94,6 +94,7 @@ type Config struct {
 	Usage       Usage       // nil: its route answers 404
 	Tenants     Tenants     // nil: its routes answer 404
 	Quota       Quota       // nil: nobody has any
+	Abuse       Abuse       // nil: its routes answer 404
 	// Mint signs a token of that record; nil: this server has nothing to sign with.
 	Mint func(tasks.Token) (string, error)
 	// NewID returns a new id: the prefix ("whe"), an underscore and something unique.

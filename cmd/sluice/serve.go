@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sluicehq/sluice/api"
+	"github.com/sluicehq/sluice/api/abuse"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
@@ -142,6 +143,27 @@ func newVerifier(c config.Auth, secret []byte, ledger auth.Ledger, log *slog.Log
 	})
 }
 
+// watch makes what looks at submits; nil where nobody is to. Its hashes are keyed by what all
+// processes have in common: the secret that signs tokens, else who issues them.
+func (s *service) watch(secret []byte) (api.Abuse, error) {
+	c := s.cfg.Abuse
+	if c.Mode == "off" {
+		return nil, nil //nolint:nilnil // an API without one is meant
+	}
+	if len(secret) == 0 {
+		secret = []byte(s.cfg.Redis.Prefix + "\x00" + s.cfg.Auth.Issuer + "\x00" + s.cfg.Auth.JWKSURL)
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, "sluice abuse", 32)
+	if err != nil {
+		return nil, err
+	}
+	s.abuse, err = abuse.New(abuse.Config{
+		Store: s.store, Secret: key, Window: c.Window, Learn: c.Learn, Enforce: c.Mode == "enforce",
+		Registerer: s.registry, Log: s.log, Now: s.clock.Now,
+	})
+	return s.abuse, err
+}
+
 // newAPI makes the API with the console beside it, for public, the address
 // that links begin with. Tokens are verified with secret unless it is nil.
 func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
@@ -158,6 +180,10 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		}
 	}
 	if s.room, err = s.newRoom(); err != nil {
+		return nil, err
+	}
+	watch, err := s.watch(secret)
+	if err != nil {
 		return nil, err
 	}
 	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, pools: s.pools, now: s.clock.Now}
@@ -188,7 +214,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	a, err := api.New(api.Config{
 		Anthropic: s.sides,
 		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota, Returns: s.quota.Returns(), High: func(tenant string) bool { return s.limitsOf(tenant).HighPriority },
-		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Usage: s.store, Tenants: tenancy{s}, Quotas: s.quota, Prices: s.cfg.PriceList(), Mint: minting(s.cfg.Auth, secret),
+		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Usage: s.store, Tenants: tenancy{s}, Quotas: s.quota, Abuse: watch, Prices: s.cfg.PriceList(), Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
 		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
 		Registerer: s.registry, Log: s.log, Trace: s.trace, KeepAlive: s.keepAlive,

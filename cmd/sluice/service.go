@@ -19,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/api/abuse"
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/api/caps"
 	"github.com/sluicehq/sluice/api/quota"
@@ -64,6 +65,7 @@ type service struct {
 	pools    *pool.Set
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
+	abuse    *abuse.Watch   // nil: nobody watches
 	verifier *auth.Verifier // nil in a process without the API
 	secret   bool           // tokens that are signed with one are judged as well
 
@@ -571,6 +573,9 @@ func (s *service) run(ctx context.Context, ops, front func(context.Context) erro
 func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	base.Go(func() error { return s.notices.Run(ctx) })
 	base.Go(func() error { return s.settings.Run(ctx) })
+	if s.abuse != nil {
+		base.Go(func() error { return s.abuse.Run(ctx) })
+	}
 	base.Go(func() error {
 		return s.store.TendDepartures(ctx, func(err error) { s.log.Warn("go on deleting a tenant", "error", err) })
 	})

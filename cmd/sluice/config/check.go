@@ -94,6 +94,7 @@ func (v *validator) config(c *Config) {
 	v.tenants(c)
 	v.positive("results.ttl", c.Results.TTL)
 	v.atLeast("results.max_bytes", c.Results.MaxBytes, 1)
+	v.abuse(c.Abuse)
 	v.bodies(c.Bodies)
 	for _, p := range c.Prices {
 		v.price("prices."+p.Name, p)
@@ -102,6 +103,18 @@ func (v *validator) config(c *Config) {
 }
 
 // bodies checks where large bodies lie.
+func (v *validator) abuse(a Abuse) {
+	if !slices.Contains([]string{"off", "shadow", "enforce"}, a.Mode) {
+		v.bad("abuse.mode", "must be off, shadow or enforce")
+	}
+	if a.Window < 10*time.Second || a.Window > time.Hour {
+		v.bad("abuse.window", "must be from 10s to 1h")
+	}
+	if a.Learn < 24*time.Hour || a.Learn > 60*24*time.Hour {
+		v.bad("abuse.learn", "must be from 24h to 1440h")
+	}
+}
+
 func (v *validator) bodies(b Bodies) {
 	if b.URL != "" {
 		if err := bodies.Check(b.URL); err != nil {

@@ -69,6 +69,7 @@ type Config struct {
 	Tenants        []Tenant   `key:"tenants"`   // "default" comes first and is always there
 	Results        Results    `key:"results"`
 	Prices         []Price    `key:"prices"` // in the file's order; the first that matches a model is its price; empty: no money is shown
+	Abuse          Abuse      `key:"abuse"`
 	Bodies         Bodies     `key:"bodies"`
 	DataDir        string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
 	Webhooks       Webhooks   `key:"webhooks"`
@@ -356,6 +357,13 @@ func network(s string) (netip.Prefix, error) {
 type Results struct {
 	TTL      time.Duration `key:"ttl"`
 	MaxBytes int64         `key:"max_bytes"`
+}
+
+// Abuse says how tenants are watched.
+type Abuse struct {
+	Mode   string        `key:"mode"`   // off, shadow or enforce
+	Window time.Duration `key:"window"` // of volumes
+	Learn  time.Duration `key:"learn"`  // before which a tenant has no past
 }
 
 // Bodies says where large prompts and results lie.

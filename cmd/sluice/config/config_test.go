@@ -83,6 +83,7 @@ pools:
     share_in_flight: true
 tenants:
   default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true}
+abuse: {mode: shadow, window: 60s, learn: 168h}
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 bodies: {url: "s3://prompts/sluice?region=eu-central-1", above: 16384, access_key: AKIA, secret_key: hunter2-the-third, session_token: hunter2-the-fourth}

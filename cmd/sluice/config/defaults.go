@@ -101,6 +101,7 @@ func defaults(e Environment) *Config {
 		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
 		Tenants: []Tenant{defaultTenant()},
 		Results: Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
+		Abuse:   Abuse{Mode: "shadow", Window: time.Minute, Learn: 168 * time.Hour},
 		Bodies:  Bodies{Above: 16 << 10},
 		DataDir: userDataDir(e),
 	}

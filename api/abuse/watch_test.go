@@ -1,0 +1,157 @@
+package abuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/tasks"
+)
+
+// memory is a store, shared by watches as Redis is.
+type memory struct {
+	mu   sync.Mutex
+	kept map[string]tasks.Conduct
+	down bool
+}
+
+func (m *memory) SaveConducts(_ context.Context, list []tasks.Conduct) (newer []tasks.Conduct, now time.Time, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.down {
+		return nil, now, tasks.ErrUnavailable
+	}
+	for _, c := range list {
+		is := m.kept[c.Tenant]
+		if is.Tenant = c.Tenant; is.Version != c.Version {
+			newer = append(newer, is)
+			continue
+		}
+		c.Version++
+		m.kept[c.Tenant] = c
+	}
+	return newer, now, nil
+}
+
+func (m *memory) Conducts(context.Context, int) (list []tasks.Conduct, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.kept {
+		if c.Found {
+			list = append(list, c)
+		}
+	}
+	return list, nil
+}
+
+// Two processes watch one tenant: what each saw counts, one prompt many times is told to the
+// tenant without a word of it, and nobody is refused for that alone.
+func TestTwoProcessesWatchOneTenant(t *testing.T) {
+	t.Parallel()
+	m := &memory{kept: map[string]tasks.Conduct{}}
+	now := morning
+	var both [2]*Watch
+	for i := range both {
+		w, err := New(Config{Store: m, Secret: []byte("secret"), Enforce: true, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		both[i] = w
+	}
+	for range 5 {
+		for i, w := range both {
+			for range 4 {
+				w.See(&Visit{Tenant: "acme", User: "u", Address: fmt.Sprint(i), Jobs: 1, Tokens: 10, Body: []byte("the very same canary prompt")})
+			}
+			if err := w.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now = now.Add(time.Minute)
+	}
+	for _, w := range both {
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Allow("acme"); err != nil {
+			t.Errorf("refused for one signal: %v", err)
+		}
+	}
+	f, err := both[0].Of(t.Context(), "acme")
+	if err != nil || len(f.Flags) != 1 || f.Flags[0].Rule != Identical || f.Flags[0].Measure < 20 {
+		t.Errorf("found %+v, %v; want identical, of what both saw", f, err)
+	}
+	if all, err := both[1].All(t.Context()); err != nil || len(all) != 1 || all[0].Tenant != "acme" {
+		t.Errorf("found of all: %+v, %v", all, err)
+	}
+	data := m.kept["acme"].Data
+	if strings.Contains(string(data), "canary") || len(data) > 3900 {
+		t.Errorf("%d bytes are kept, with the prompt in them or too many", len(data))
+	}
+	if err := both[0].Release(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if err := both[0].Release(t.Context(), "nobody"); !errors.Is(err, tasks.ErrNotFound) {
+		t.Errorf("release of nobody: %v", err)
+	}
+}
+
+// A tenant at a rung is refused until it is released, and while the store is away by nobody.
+func TestAllow(t *testing.T) {
+	t.Parallel()
+	m := &memory{kept: map[string]tasks.Conduct{}}
+	now := morning
+	w, err := New(Config{Store: m, Secret: []byte("secret"), Enforce: true, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(rung Action) {
+		t.Helper()
+		c := Conduct{Since: now.Unix(), Window: number(now, time.Minute), Version: conductVersion, Ladder: ladder{Rung: rung}}
+		m.kept["acme"] = tasks.Conduct{Tenant: "acme", Version: m.kept["acme"].Version + 1, Data: pack(&c)}
+		w.See(&Visit{Tenant: "acme", Jobs: 1})
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allowed := func() (n int) {
+		for range 20 {
+			if w.Allow("acme") == nil {
+				n++
+			}
+		}
+		return n
+	}
+	for _, row := range []struct {
+		rung Action
+		want int
+	}{{Observe, 20}, {Throttle, 5}, {Refuse, 0}, {Review, 0}} {
+		now = now.Add(time.Minute)
+		at(row.rung)
+		if got := allowed(); got != row.want {
+			t.Errorf("%s: %d of 20 submits are let in, want %d", row.rung, got, row.want)
+		}
+	}
+	var e *AbnormalError
+	if err := w.Allow("acme"); !errors.As(err, &e) || e.RetryAfter <= 0 || e.Action != Review {
+		t.Errorf("refused with %v", err)
+	}
+	if w.Allow("other") != nil {
+		t.Error("another tenant is refused")
+	}
+	m.down = true
+	w.See(&Visit{Tenant: "acme", Jobs: 1})
+	if w.Flush(t.Context()) == nil || allowed() != 20 {
+		t.Error("while the store is away a tenant is refused")
+	}
+	m.down = false
+	now = now.Add(time.Minute)
+	at(Review)
+	if err := w.Release(t.Context(), "acme"); err != nil || allowed() != 20 {
+		t.Errorf("released, it is refused: %v", err)
+	}
+}
