@@ -196,6 +196,12 @@ func (c *Conduct) closeHour(w *Rules, at time.Time, hour int) {
 	if calm && (!strange || young || c.Strange >= unlearned) {
 		c.learnContent(young || c.Strange >= unlearned)
 	}
+	c.closeSame(young, calm)
+	c.closeKinds(young, calm)
+}
+
+// closeSame learns how often prompts are the same, or nearly.
+func (c *Conduct) closeSame(young, calm bool) {
 	if n := c.Hour.Same; calm && (young || n < c.tooSame()) {
 		c.Same = max(n, c.Same*0.999)
 	}
@@ -203,6 +209,10 @@ func (c *Conduct) closeHour(w *Rules, at time.Time, hour int) {
 		c.Habit += (c.Hour.Alike/c.Hour.Looked - c.Habit) / 10
 	}
 	c.Hour = struct{ Looked, Alike, Same float32 }{}
+}
+
+// closeKinds learns how many of each kind an hour has.
+func (c *Conduct) closeKinds(young, calm bool) {
 	for k := range c.Seen {
 		n := float32(c.Seen[k].count())
 		if most := c.Most[k] * 0.999; n <= most || young || calm && n < c.tooMany(kind(k)) {

@@ -48,11 +48,23 @@ func (c *Conduct) judge(w *Rules, now time.Time) {
 			independent++
 		}
 	}
+	c.climb(w, independent >= 2, now)
+	for _, f := range found {
+		f.Action = Observe
+		if independent >= 2 {
+			f.Action = c.Ladder.Rung
+		}
+		c.note(w, f)
+	}
+}
+
+// climb moves the tenant by what a window has shown.
+func (c *Conduct) climb(w *Rules, alarm bool, now time.Time) {
 	l := &c.Ladder
 	if !w.Enforce {
 		l.Rung = Observe
 	}
-	if independent >= 2 {
+	if alarm {
 		if !l.Alarm {
 			l.Raised = now.Unix()
 		}
@@ -68,13 +80,6 @@ func (c *Conduct) judge(w *Rules, now time.Time) {
 		if l.Quiet%descendAfter == 0 && l.Rung > Observe && l.Rung < Review {
 			l.Rung--
 		}
-	}
-	for _, f := range found {
-		f.Action = Observe
-		if independent >= 2 {
-			f.Action = l.Rung
-		}
-		c.note(w, f)
 	}
 }
 

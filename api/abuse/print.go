@@ -97,15 +97,15 @@ func (p *printer) read(text []byte) {
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
-		case c >= 'A' && c <= 'Z':
+		case isUpper(c):
 			c += 'a' - 'A'
-		case c >= 'a' && c <= 'z', c >= utf8.RuneSelf:
-		case c >= '0' && c <= '9':
+		case isLetter(c):
+		case isDigit(c):
 			digits = true
 		case c == '@', c == '/' && length > 0:
 			at = true
-		case (at || digits) && (c == '.' || c == '-' || c == '_' || c == ':') && i+1 < len(text) && text[i+1]|0x20 >= '0' && text[i+1] != '"':
-		case c == '\\' && i+1 < len(text) && text[i+1] == '"': // a quotation inside JSON
+		case joins(text[i:], at, digits):
+		case c == '\\' && quotes(text[i:]):
 			end()
 			quoted = !quoted
 			p.quote(quoted)
@@ -117,9 +117,7 @@ func (p *printer) read(text []byte) {
 			continue
 		default:
 			end()
-			if c == '"' {
-				p.run = 0 // what many bodies have in common, names and roles, makes no 3-gram
-			}
+			p.between(c)
 			continue
 		}
 		word = p.k.step(word, c)
@@ -127,6 +125,30 @@ func (p *printer) read(text []byte) {
 	}
 	end()
 	p.quote(false)
+}
+
+func isUpper(c byte) bool { return c >= 'A' && c <= 'Z' }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+func isLetter(c byte) bool { return c >= 'a' && c <= 'z' || c >= utf8.RuneSelf }
+
+// joins reports whether a number or an address goes on behind the mark that rest begins with.
+func joins(rest []byte, at, digits bool) bool {
+	if !at && !digits || len(rest) < 2 || rest[1]|0x20 < '0' || rest[1] == '"' {
+		return false
+	}
+	return rest[0] == '.' || rest[0] == '-' || rest[0] == '_' || rest[0] == ':'
+}
+
+// quotes reports whether rest begins with a quotation inside JSON.
+func quotes(rest []byte) bool { return len(rest) > 1 && rest[1] == '"' }
+
+// between ends a JSON string: what many bodies have in common, names and roles, makes no 3-gram.
+func (p *printer) between(c byte) {
+	if c == '"' {
+		p.run = 0
+	}
 }
 
 // quoteMark is the state of a quotation: inside of one words do not count to the template.
