@@ -828,11 +828,11 @@ func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
 	return tasks.Waiting{For: tasks.WaitRequests, Position: 12, EstimatedStart: start, EstimatedStart90: start.Add(time.Hour), AsOf: time.Now()}, nil
 }
 
-func (w *world) Estimate(context.Context, string, string) (time.Duration, error) {
+func (w *world) Estimate(context.Context, string, string, tasks.Priority) (time.Duration, error) {
 	return 1500*time.Millisecond + time.Duration(w.delay.Load()), nil
 }
 
-func (w *world) Outlook(context.Context, string, string) (tasks.Outlook, error) {
+func (w *world) Outlook(context.Context, string, string, tasks.Priority) (tasks.Outlook, error) {
 	delay := 500*time.Millisecond + time.Duration(w.delay.Load())
 	return tasks.Outlook{Takes: time.Second, Start: func(int64) tasks.Start {
 		return tasks.Start{Told: delay, Late: delay, Known: delay < 6*time.Second || delay > time.Minute}

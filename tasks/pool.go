@@ -116,9 +116,9 @@ type Place struct {
 	Tenants int64 // that share the pool's turns
 }
 
-// Outlook is how a tenant's next jobs in a pool would fare, by one look at it.
+// Outlook is how a tenant's next jobs in a lane of a pool would fare, by one look at it.
 type Outlook struct {
-	Waiting int64         // of its own in the backlog
+	Waiting int64         // of its own in that lane of the backlog
 	Takes   time.Duration // a call, about
 	// Start forecasts the job of a place in the tenant's backlog, 1 being next, whether there are as many or not.
 	Start func(place int64) Start
@@ -130,6 +130,10 @@ type Start struct {
 	Late  time.Duration // by when nine of ten such jobs start
 	Known bool          // false: nobody can tell when the pool goes on; the rest is what it would be if it did now
 }
+
+// UnknownWait is when it is worth asking again where nobody knows when a pool's jobs go on.
+// It is no reason to think that a deadline cannot be met.
+const UnknownWait = 15 * time.Second
 
 // Model is a model that is served.
 type Model struct {

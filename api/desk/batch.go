@@ -131,7 +131,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 		if errors.As(err, &repeats) {
 			return d.joinBatch(ctx, c.Tenant, h, repeats)
 		}
-		return h, d.laterOf(ctx, c.Tenant, h.Pools, d.refused(ctx, c.Tenant, grant, id, err))
+		return h, d.laterOf(ctx, c.Tenant, tasks.Normal, h.Pools, d.refused(ctx, c.Tenant, grant, id, err))
 	}
 	d.sawMany(&c, len(in.lines.seen), in.tokens, in.cost)
 	h.Grant = d.withTokens(ctx, c.Tenant, grant)

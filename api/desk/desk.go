@@ -109,10 +109,10 @@ type Pools interface {
 	// Barred is why a pool is paused where no wait helps, tasks.SpendLimited or
 	// tasks.Unauthorized; "" where that is not so, or cannot be told.
 	Barred(ctx context.Context, pool string) tasks.Outcome
-	// Estimate is the time until the result of a job submitted now is expected.
-	Estimate(ctx context.Context, pool, tenant string) (time.Duration, error)
-	// Outlook is how the tenant's next jobs in the pool would fare.
-	Outlook(ctx context.Context, pool, tenant string) (tasks.Outlook, error)
+	// Estimate is the time until the result of a job submitted now to a lane is expected.
+	Estimate(ctx context.Context, pool, tenant string, lane tasks.Priority) (time.Duration, error)
+	// Outlook is how the tenant's next jobs in a lane of the pool would fare.
+	Outlook(ctx context.Context, pool, tenant string, lane tasks.Priority) (tasks.Outlook, error)
 }
 
 // Quota is a tenant's admission; *quota.Quota is one.

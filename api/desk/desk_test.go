@@ -124,9 +124,11 @@ func (pools) Barred(context.Context, string) tasks.Outcome { return "" }
 
 func (pools) Waiting(context.Context, tasks.Job) (tasks.Waiting, error) { return tasks.Waiting{}, nil }
 
-func (pools) Estimate(context.Context, string, string) (time.Duration, error) { return time.Hour, nil }
+func (pools) Estimate(_ context.Context, _, _ string, lane tasks.Priority) (time.Duration, error) {
+	return map[tasks.Priority]time.Duration{tasks.High: time.Minute, tasks.Normal: time.Hour, tasks.Low: 2 * time.Hour}[lane], nil
+}
 
-func (pools) Outlook(context.Context, string, string) (tasks.Outlook, error) {
+func (pools) Outlook(context.Context, string, string, tasks.Priority) (tasks.Outlook, error) {
 	return tasks.Outlook{Start: func(place int64) tasks.Start {
 		after := time.Hour + time.Duration(place-1)*time.Second
 		return tasks.Start{Told: after, Late: after, Known: true}
@@ -228,6 +230,11 @@ func TestAJobThatWouldWaitPastItsDeadlineIsRefusedWithWhenToComeAgain(t *testing
 	job.Priority = tasks.High
 	if _, err := d.Submit(t.Context(), desk.Caller{Tenant: "acme"}, tasks.Submission{Job: job}); err != nil {
 		t.Errorf("of high priority: %v", err)
+	}
+	for lane, want := range map[tasks.Priority]time.Duration{tasks.High: time.Minute, tasks.Normal: time.Hour, tasks.Low: 2 * time.Hour} {
+		if got := d.Expected(t.Context(), &tasks.Job{Pool: "pool", Priority: lane}); got != want {
+			t.Errorf("a job of the lane %s is expected in %v, want %v", lane, got, want)
+		}
 	}
 }
 

@@ -22,6 +22,23 @@ type comer struct {
 	quota.Turn
 	tenant, pool string
 	of           *tasks.Submission
+	outlooks     map[string]*tasks.Outlook // by pool, of its lane: one submission is judged by one look
+}
+
+// outlook is how the tenant's next jobs in the submission's lane of a pool would fare.
+func (d *Desk) outlook(ctx context.Context, t *comer, pool string) (*tasks.Outlook, error) {
+	if o := t.outlooks[pool]; o != nil {
+		return o, nil
+	}
+	o, err := d.c.Pools.Outlook(ctx, pool, t.tenant, t.of.Job.Priority)
+	if err != nil {
+		return nil, err
+	}
+	if t.outlooks == nil {
+		t.outlooks = map[string]*tasks.Outlook{}
+	}
+	t.outlooks[pool] = &o
+	return &o, nil
 }
 
 // comer asks how a submission stands. It makes no call while this process has refused nobody of its
@@ -103,9 +120,8 @@ func (t *comer) yields(g *quota.Grant) error {
 
 // reachable refuses a job that would have to wait past its deadline, in its own
 // pool and in those of its fallbacks: told now, its caller can do something
-// else. A job of high priority passes, since estimates are of the tenant's
-// whole backlog; so does one whose pool opens nobody knows when. Those end
-// expired, without a call.
+// else. A job of high priority passes: the line is of all lanes. So does one whose
+// pool opens nobody knows when. Those end expired, without a call.
 func (d *Desk) reachable(ctx context.Context, t *comer, job *tasks.Job) error {
 	if job.Deadline.IsZero() || job.Priority == tasks.High {
 		return nil
@@ -117,16 +133,16 @@ func (d *Desk) reachable(ctx context.Context, t *comer, job *tasks.Job) error {
 		if !ok {
 			continue
 		}
-		o, err := d.c.Pools.Outlook(ctx, pool, t.tenant)
+		o, err := d.outlook(ctx, t, pool)
 		if err != nil {
 			return nil
 		}
 		place := o.Waiting + 1 + t.before(math.MaxInt64)
 		start := o.Start(place)
-		if !start.Known || near(&o, start, left) || inTime(&o, place, left) || inTime(&o, o.Waiting+1, left/2) || t.Mine && start.Late+o.Takes <= left {
+		if !start.Known || near(o, start, left) || inTime(o, place, left) || inTime(o, o.Waiting+1, left/2) || t.Mine && start.Late+o.Takes <= left {
 			return nil
 		}
-		soonest = min(soonest, shorter(&o, place, left))
+		soonest = min(soonest, shorter(o, place, left))
 	}
 	if soonest == math.MaxInt64 {
 		return nil
@@ -175,9 +191,6 @@ func surely(s tasks.Start) time.Duration {
 	return s.Told + time.Duration(max(0, 1.8*float64(s.Late-s.Told)))
 }
 
-// unknownWait is when it is worth asking again where nobody knows when the pool's jobs go on.
-const unknownWait = 15 * time.Second
-
 // later is a refusal with when its caller is to come again, at the end of the line of those who were
 // refused before.
 func (d *Desk) later(ctx context.Context, t *comer, err error) error {
@@ -192,7 +205,7 @@ func (d *Desk) later(ctx context.Context, t *comer, err error) error {
 		again := quota.Again{After: used.RetryAfter, Mine: t.Mine}
 		if used.Window > 0 {
 			again.Each = used.Window / time.Duration(max(1, used.Limit))
-		} else if o, unread := d.c.Pools.Outlook(ctx, t.pool, t.tenant); unread == nil {
+		} else if o, unread := d.outlook(ctx, t, t.pool); unread == nil {
 			before := t.Ahead
 			if t.Mine {
 				before++ // so many as were expected to be free were not
@@ -202,7 +215,7 @@ func (d *Desk) later(ctx context.Context, t *comer, err error) error {
 		used.RetryAfter = d.lined(ctx, t, again)
 	case errors.As(err, &f) && f.Code == fault.DeadlineUnreachable:
 		again := quota.Again{After: f.RetryAfter, Mine: t.Mine}
-		if o, unread := d.c.Pools.Outlook(ctx, t.pool, t.tenant); unread == nil {
+		if o, unread := d.outlook(ctx, t, t.pool); unread == nil {
 			_, again.Each = freed(o, t.before(math.MaxInt64))
 		}
 		f.RetryAfter = d.lined(ctx, t, again)
@@ -212,24 +225,24 @@ func (d *Desk) later(ctx context.Context, t *comer, err error) error {
 
 // freed is by when nine of ten times one more of a tenant's waiting jobs has started than go before,
 // and how long it then is until the next has.
-func freed(o tasks.Outlook, before int64) (after, each time.Duration) {
+func freed(o *tasks.Outlook, before int64) (after, each time.Duration) {
 	start := o.Start(before + 1)
 	if each = max(0, o.Start(before+2).Told-start.Told); !start.Known {
-		return unknownWait + time.Duration(before)*each, each
+		return tasks.UnknownWait + time.Duration(before)*each, each
 	}
 	return start.Late, each
 }
 
 // laterOf is later for so many jobs at once, which have no place in a line: where there is none for
-// them all, they come again when as many have been freed.
-func (d *Desk) laterOf(ctx context.Context, tenant string, pools map[string]int, err error) error {
+// them all, they come again when as many have been freed of the lane.
+func (d *Desk) laterOf(ctx context.Context, tenant string, lane tasks.Priority, pools map[string]int, err error) error {
 	var used *tasks.QuotaError
 	if !errors.As(err, &used) || used.Window > 0 {
 		return err
 	}
 	soonest := time.Duration(0)
 	for pool, n := range pools {
-		o, unread := d.c.Pools.Outlook(ctx, pool, tenant)
+		o, unread := d.c.Pools.Outlook(ctx, pool, tenant, lane)
 		if unread != nil {
 			continue
 		}
@@ -237,7 +250,7 @@ func (d *Desk) laterOf(ctx context.Context, tenant string, pools map[string]int,
 		if used.Quota == quota.QueuedJobs {
 			missing = max(1, missing-used.Remaining)
 		}
-		if after, _ := freed(o, min(missing, max(1, o.Waiting))-1); soonest == 0 || after < soonest {
+		if after, _ := freed(&o, min(missing, max(1, o.Waiting))-1); soonest == 0 || after < soonest {
 			soonest = after
 		}
 	}

@@ -119,7 +119,7 @@ func (d *Desk) Retry(ctx context.Context, c Caller, id string) (tasks.Job, quota
 		var used *tasks.QuotaError
 		if errors.As(err, &used) {
 			if job, unread := d.c.Jobs.Job(ctx, tenant, id); unread == nil {
-				err = cmp.Or(d.fits(ctx, &job, grant.Limits), d.laterOf(ctx, tenant, map[string]int{job.Pool: 1}, err))
+				err = cmp.Or(d.fits(ctx, &job, grant.Limits), d.laterOf(ctx, tenant, job.Priority, map[string]int{job.Pool: 1}, err))
 			}
 		}
 		return tasks.Job{}, quota.Grant{}, d.refused(ctx, tenant, grant, id, err)

@@ -284,7 +284,7 @@ func (d *Desk) Waiting(ctx context.Context, job *tasks.Job) *tasks.Waiting {
 
 // Expected is the time until the result of a job is expected; 0 when it cannot be told.
 func (d *Desk) Expected(ctx context.Context, job *tasks.Job) time.Duration {
-	estimate, err := d.c.Pools.Estimate(ctx, job.Pool, job.Tenant)
+	estimate, err := d.c.Pools.Estimate(ctx, job.Pool, job.Tenant, job.Priority)
 	if err != nil {
 		return 0
 	}
@@ -299,7 +299,7 @@ func (d *Desk) Expected(ctx context.Context, job *tasks.Job) time.Duration {
 func (d *Desk) Soonest(ctx context.Context, tenant string, pools map[string]int) time.Duration {
 	quickest := time.Duration(-1)
 	for pool := range pools {
-		if estimate, err := d.c.Pools.Estimate(ctx, pool, tenant); err == nil && (quickest < 0 || estimate < quickest) {
+		if estimate, err := d.c.Pools.Estimate(ctx, pool, tenant, tasks.Normal); err == nil && (quickest < 0 || estimate < quickest) {
 			quickest = estimate
 		}
 	}

@@ -115,7 +115,7 @@ func TestABulkRetryQueuesWhatItIsFor(t *testing.T) {
 		{"the rest, and no more", tasks.Selection{Tenant: "acme", Statuses: ended, Most: 16}, tasks.Limits{}, tasks.Moved{Jobs: 16}, ""},
 		{"nothing is left", tasks.Selection{Tenant: "acme", Statuses: ended}, tasks.Limits{}, tasks.Moved{}, ""},
 	} {
-		before, _, err := m.s.Waiting(t.Context(), pool, "acme")
+		before, _, err := m.s.Waiting(t.Context(), pool, "acme", tasks.Normal)
 		must(t, err)
 		handed := 0
 		got, err := m.s.RequeueAll(t.Context(), row.sel, row.l, func(next []tasks.Ticket) { handed += len(next) })
@@ -123,7 +123,7 @@ func TestABulkRetryQueuesWhatItIsFor(t *testing.T) {
 		if errors.As(err, &quota); row.err == "" && err != nil || row.err != "" && (quota == nil || quota.Quota != row.err) {
 			t.Errorf("%s: %v, want the refusal %q", row.name, err, row.err)
 		}
-		after, _, err := m.s.Waiting(t.Context(), pool, "acme")
+		after, _, err := m.s.Waiting(t.Context(), pool, "acme", tasks.Normal)
 		must(t, err)
 		if moved := int(after-before) + handed; got != row.want || moved != got.Jobs {
 			t.Errorf("%s: told %+v and %d came to wait, want %+v", row.name, got, moved, row.want)
@@ -215,5 +215,26 @@ func TestAKeyOfACallThatMakesNothing(t *testing.T) {
 	reserve("a repeat of what was answered", "g", "bulk_5", "answer", nil)
 	if _, prior, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "k"); err != nil || prior == nil || prior.Fingerprint != "g" {
 		t.Errorf("a batch with that key: %+v, %v", prior, err)
+	}
+}
+
+// Each lane of a tenant's backlog is counted by itself, none being normal.
+func TestABacklogIsCountedByLane(t *testing.T) {
+	t.Parallel()
+	w := newTold(t)
+	create(t, w.Store, job("acme")) // is handed out
+	many := map[tasks.Priority]int64{tasks.High: 1, tasks.Normal: 2, tasks.Low: 3}
+	for lane, n := range many {
+		for range n {
+			j := job("acme")
+			j.Priority = lane
+			create(t, w.Store, j)
+		}
+	}
+	many[""] = many[tasks.Normal]
+	for lane, want := range many {
+		if got, tenants, err := w.Waiting(t.Context(), pool, "acme", lane); err != nil || got != want || tenants != 1 {
+			t.Errorf("lane %q: %d jobs of %d tenants, %v; want %d of 1", lane, got, tenants, err, want)
+		}
 	}
 }

@@ -555,12 +555,12 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err e
 	return p, nil
 }
 
-// Waiting returns how many jobs a tenant has in the lane normal of a pool's backlog, and how many
+// Waiting returns how many jobs a tenant has in a lane of a pool's backlog, "" being normal, and how many
 // tenants share the pool's turns.
-func (s *Store) Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error) {
+func (s *Store) Waiting(ctx context.Context, pool, tenant string, lane tasks.Priority) (jobs, tenants int64, err error) {
 	var own, ring *redis.IntCmd
 	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		some := within(tasks.Normal)
+		some := within(lane)
 		own = p.ZCount(ctx, s.keys.backlog(pool, tenant), some.Min, some.Max)
 		ring = p.ZCard(ctx, s.keys.ring(pool))
 		return nil

@@ -50,8 +50,8 @@ type Record interface {
 	Load(ctx context.Context, pool string) (tasks.Load, error)
 	// Position is where a waiting job stands.
 	Position(ctx context.Context, j tasks.Job) (tasks.Place, error)
-	// Waiting is how many jobs a tenant has in a pool's backlog, and how many tenants share its turns.
-	Waiting(ctx context.Context, pool, tenant string) (jobs, tenants int64, err error)
+	// Waiting is how many jobs a tenant has in a lane of a pool's backlog, and how many tenants share its turns.
+	Waiting(ctx context.Context, pool, tenant string, lane tasks.Priority) (jobs, tenants int64, err error)
 	// Past is what the jobs of pools have waited for, and History what is known of the time
 	// of a tenant's job.
 	Past(ctx context.Context, pools ...string) (map[string]tasks.Past, error)
@@ -82,7 +82,7 @@ type Set struct {
 	mu      sync.Mutex
 	views   map[string]view     // by pool
 	looking map[string]bool     // by pool: somebody reads it anew
-	backlog map[string]backlog  // by pool and tenant
+	backlog map[string]backlog  // by pool, lane and tenant
 	scoring map[string]*scoring // by pool
 	scores  map[string]scored   // by pool
 	shares  map[string]shared   // by pool
@@ -90,7 +90,7 @@ type Set struct {
 	random  *rand.Rand // draws samples
 }
 
-// backlog is a tenant's part of a pool's backlog at one moment.
+// backlog is a tenant's part of a lane of a pool's backlog at one moment.
 type backlog struct {
 	at            time.Time
 	jobs, tenants int64

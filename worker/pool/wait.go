@@ -424,32 +424,33 @@ func (s *Set) learn(ctx context.Context, pool string, known [tasks.Classes]tasks
 	return learned
 }
 
-// Estimate is the time until a job submitted now can be expected to end.
-func (s *Set) Estimate(ctx context.Context, pool, tenant string) (time.Duration, error) {
-	o, err := s.Outlook(ctx, pool, tenant)
+// Estimate is the time until a job submitted now to a lane can be expected to end.
+func (s *Set) Estimate(ctx context.Context, pool, tenant string, lane tasks.Priority) (time.Duration, error) {
+	o, err := s.Outlook(ctx, pool, tenant, lane)
 	if err != nil {
 		return 0, err
 	}
 	start := o.Start(o.Waiting + 1)
 	if !start.Known {
-		start.Told = max(start.Told, unknownWait)
+		start.Told = max(start.Told, tasks.UnknownWait)
 	}
 	return start.Told + o.Takes, nil
 }
 
-// Outlook is how a tenant's next jobs in a pool would fare.
-func (s *Set) Outlook(ctx context.Context, pool, tenant string) (tasks.Outlook, error) {
+// Outlook is how a tenant's next jobs in a lane of a pool would fare.
+func (s *Set) Outlook(ctx context.Context, pool, tenant string, lane tasks.Priority) (tasks.Outlook, error) {
+	lane = cmp.Or(lane, tasks.Normal)
 	v, err := s.look(ctx, pool, viewFresh)
 	if err != nil {
 		return tasks.Outlook{}, err
 	}
-	key := pool + " " + tenant
+	key := pool + " " + string(lane) + " " + tenant
 	s.mu.Lock()
 	b, ok := s.backlog[key]
 	s.mu.Unlock()
 	if age := s.now().Sub(b.at); !ok || age < 0 || age > viewFresh {
 		b = backlog{at: s.now()}
-		if b.jobs, b.tenants, err = s.record.Waiting(ctx, pool, tenant); err != nil {
+		if b.jobs, b.tenants, err = s.record.Waiting(ctx, pool, tenant, lane); err != nil {
 			return tasks.Outlook{}, err
 		}
 		s.mu.Lock()
@@ -461,11 +462,7 @@ func (s *Set) Outlook(ctx context.Context, pool, tenant string) (tasks.Outlook, 
 	}
 	now := s.now()
 	return tasks.Outlook{Waiting: b.jobs, Takes: max(time.Second, v.gate.Latency), Start: func(place int64) tasks.Start {
-		f := v.forecast(now, tenant, tasks.Place{Own: max(1, place), Ahead: -1, Tenants: b.tenants})
+		f := v.forecast(now, tenant, tasks.Place{Lane: lane, Own: max(1, place), Ahead: -1, Tenants: b.tenants})
 		return tasks.Start{Told: f.told, Late: f.late, Known: f.known}
 	}}, nil
 }
-
-// unknownWait is when it is worth asking again where nobody knows when the pool's jobs go on.
-// It is no reason to think that a deadline cannot be met.
-const unknownWait = 15 * time.Second
