@@ -169,6 +169,11 @@ bench-backlog: ## Rates with 200,000 jobs queued
 bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, lanes, large prompts, 10,000 tenants; about 3 minutes
 	go run ./cmd/prove fair $(FAIRFLAGS)
 
+TRACE ?= cmd/prove/fair/testdata/servegen.csv
+.PHONY: bench-overload
+bench-overload: ## Measure, in virtual time, who is refused and who expires at 1.5 times the allowance; TRACE names a log
+	go run ./cmd/sluice simulate --trace $(TRACE) --calls 4000 --load 1.5 --limits 600,600000,100000,0 --answer 60
+
 .PHONY: bench-outage
 bench-outage: ## Measure an outage, a shared key, lost state, killed workers and a skewed clock (7 min)
 	go run ./cmd/prove outage

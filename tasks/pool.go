@@ -36,6 +36,7 @@ type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too
 	Running        int64
 	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
+	Begun          float64            // seconds of the allowance that all calls ever begun took, as far as that is known by now
 	Stage          float64            // seconds of the allowance that these are expected to cost; 0: nobody knows
 	Tenants        int64              // tenants with a backlog
 	Turns          []Turn             // of each lane those whose turn comes first, at most a hundred, in order

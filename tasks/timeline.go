@@ -36,6 +36,7 @@ type Bind struct {
 	At     time.Time
 	For    WaitReason // "": nothing
 	Shares float64    // weights of the tenants with a backlog, added up
+	Begun  float64    // seconds of the allowance that all calls begun by then took, from some time on; 0: not known
 }
 
 // Past is what a pool's jobs have waited for, as far back as it is kept.

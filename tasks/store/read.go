@@ -395,7 +395,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var first, held, full *redis.StringSliceCmd
 	var weights *redis.MapStringStringCmd
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage"), p.HMGet(ctx, s.keys.watched(pool), "wk")
+		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage", "begun"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
 		weights, order = p.HGetAll(ctx, s.keys.weights()), p.HMGet(ctx, s.keys.order(pool), "shares", "high", "normal", "low")
 		for i, lane := range lanes {
@@ -414,6 +414,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, AtLimit: map[string]bool{}, WorkedAt: fromMilli(num(eye.Val()[0])),
 		Mean:  cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
 		Stage: float64(num(counts.Val()[3])) / 1e6,
+		Begun: float64(num(counts.Val()[4])) / 1e6,
 	}
 	for name, w := range weights.Val() {
 		if !strings.HasPrefix(name, "\t") {

@@ -20,7 +20,7 @@ var (
 const (
 	// watchEvery is how often a pool is looked at, whoever does.
 	watchEvery = 900 * time.Millisecond
-	// pastMost entries of a pool's past are kept, of about 20 bytes.
+	// pastMost entries of a pool's past are kept, of about 30 bytes.
 	pastMost = 4096
 )
 
@@ -49,7 +49,7 @@ func (s *Store) Bound(ctx context.Context, t tasks.WatchTurn, b tasks.Bind) erro
 		gap = t.Since.Milliseconds()
 	}
 	err := s.run(ctx, pastScript, args{
-		"pool": t.Pool, "cause": waitLetter(b.For), "shares": b.Shares, "at": max(0, milli(b.At)), "gap": gap, "most": pastMost,
+		"pool": t.Pool, "cause": waitLetter(b.For), "shares": b.Shares, "begun": b.Begun, "at": max(0, milli(b.At)), "gap": gap, "most": pastMost,
 	}).Err()
 	if err != nil {
 		return fmt.Errorf("note what pool %s waits for: %w", t.Pool, err)
@@ -74,11 +74,15 @@ func (s *Store) Past(ctx context.Context, pools ...string) (map[string]tasks.Pas
 		past := tasks.Past{Seen: fromMilli(num(eyes[i].Val()[0])), Working: fromMilli(num(eyes[i].Val()[1]))}
 		for _, entry := range lists[i].Val() {
 			f := strings.Fields(entry)
-			if len(f) != 3 {
+			if len(f) != 3 && len(f) != 4 {
 				continue // of a release after this one
 			}
-			shares, _ := strconv.ParseFloat(f[2], 64)
-			past.Binds = append(past.Binds, tasks.Bind{At: fromMilli(atoi(f[0])), For: waitReason(f[1]), Shares: shares})
+			b := tasks.Bind{At: fromMilli(atoi(f[0])), For: waitReason(f[1])}
+			b.Shares, _ = strconv.ParseFloat(f[2], 64)
+			if len(f) == 4 {
+				b.Begun, _ = strconv.ParseFloat(f[3], 64)
+			}
+			past.Binds = append(past.Binds, b)
 		}
 		out[pool] = past
 	}

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -190,7 +191,7 @@ func TestAPoolsPastHasWhatChanges(t *testing.T) {
 		look(tasks.Bind{For: tasks.WaitRequests, Shares: 10})
 	}
 	look(tasks.Bind{For: tasks.WaitRequests, Shares: 10.5})                        // about as many
-	look(tasks.Bind{For: tasks.WaitRequests, Shares: 20})                          // more
+	look(tasks.Bind{For: tasks.WaitRequests, Shares: 20, Begun: 1.5})              // more
 	look(tasks.Bind{For: tasks.WaitPaused, At: w.at.Add(-300 * time.Millisecond)}) // of a moment ago
 	w.at = w.at.Add(time.Minute)                                                   // nobody looks
 	look(tasks.Bind{For: tasks.WaitNoWorker})                                      //
@@ -199,13 +200,45 @@ func TestAPoolsPastHasWhatChanges(t *testing.T) {
 	must(t, err)
 	var got []string
 	for _, b := range past[pool].Binds {
-		got = append(got, fmt.Sprintf("%v %s %v", b.At.Sub(begun), b.For, b.Shares))
+		got = append(got, fmt.Sprintf("%v %s %v %v", b.At.Sub(begun), b.For, b.Shares, b.Begun))
 	}
-	want := []string{"0s requests 10", "4s requests 20", "4.7s paused 0", "5s unknown 0", "1m6s no_worker 0", "1m7s unknown 0"}
+	want := []string{"0s requests 10 0", "4s requests 20 1.5", "4.7s paused 0 0", "5s unknown 0 0", "1m6s no_worker 0 0", "1m7s unknown 0 0"}
 	if strings.Join(got, "; ") != strings.Join(want, "; ") {
 		t.Errorf("past %q, want %q", got, want)
 	}
 	if p := past[pool]; !p.Seen.Equal(p.Working) || p.Seen.IsZero() || len(past["q"].Binds) != 0 || !past["q"].Seen.IsZero() {
 		t.Errorf("seen %v, a worker %v; of another pool %+v", p.Seen, p.Working, past["q"])
 	}
+}
+
+// What a pool's calls took is counted when they begin, as it is expected, and corrected when they
+// end; a job that is given back took nothing.
+func TestWhatAPoolsCallsTookIsCountedAsTheyBegin(t *testing.T) {
+	t.Parallel()
+	w := newTold(t)
+	begun := func(when string, want float64) {
+		t.Helper()
+		l, err := w.Load(t.Context(), pool)
+		must(t, err)
+		if math.Abs(l.Begun-want) > 1e-9 {
+			t.Errorf("%s: %v s have begun, want %v", when, l.Begun, want)
+		}
+	}
+	_, next := create(t, w.Store, job("acme"))
+	begun("one waits", 0)
+	k := w.begin(next[0], tasks.Waited{})
+	begun("nobody knows what it takes", 1)
+	w.over(k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Draw: 250 * time.Millisecond, Attempt: tasks.Attempt{Outcome: tasks.Succeeded}})
+	begun("it took a quarter", 0.25)
+	_, next = create(t, w.Store, job("acme"))
+	k = next[0]
+	w.over(k, tasks.Ending{Status: tasks.StatusRetrying, Delay: time.Second, Draw: tasks.NoDraw})
+	begun("one was given back", 0.25)
+	w.at = w.at.Add(2 * time.Second)
+	swept, err := w.Sweep(t.Context())
+	must(t, err)
+	k = w.begin(swept.Hand[0], tasks.Waited{})
+	begun("it begins", 1.25)
+	w.over(k, tasks.Ending{Status: tasks.StatusFailed, Error: &tasks.JobError{Code: tasks.UpstreamRejected}, Draw: tasks.NoDraw, Attempt: tasks.Attempt{Outcome: tasks.ServerError}})
+	begun("nothing was charged for it", 0.25)
 }

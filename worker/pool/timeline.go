@@ -17,9 +17,10 @@ const notRecorded = "not recorded"
 // course is what a job's timeline is drawn from.
 type course struct {
 	tasks.History
-	end    time.Time     // of the job, or now
-	weight float64       // of its tenant
-	rest   time.Duration // of the pool's whole pace, until what stands before it of its tenant has started; of one that waits
+	end    time.Time // of the job, or now
+	weight float64   // of its tenant
+	one    float64   // seconds of the allowance that a call of late has taken, where that is known
+	rest   float64   // seconds of the pool's allowance that what stands before it of its tenant takes, and itself; of one that waits
 }
 
 // Timeline returns the spans of a tenant's job from its acceptance to its end, or to now,
@@ -35,9 +36,13 @@ func (s *Set) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, er
 	}
 	// A pool that is no longer configured is told of as far as it was noted.
 	if v, err := s.look(ctx, h.Job.Pool, viewFresh); err == nil {
-		c.weight = cmp.Or(v.load.Weights[tenant], 1)
+		if c.weight = cmp.Or(v.load.Weights[tenant], 1); v.load.Begun > 0 {
+			c.one = v.load.Mean
+		}
 		if !h.Job.Status.Final() {
 			c.Pools[h.Job.Pool] = v.known(h.Pools[h.Job.Pool], c.end)
+		} else if past := h.Pools[h.Job.Pool]; v.at.After(c.end) && past.Seen.Add(tasks.Unwatched).After(v.at) {
+			c.Pools[h.Job.Pool] = v.known(past, v.at) // what was served since the last that was noted
 		}
 		if h.Job.Status.Final() || h.Job.Status == tasks.StatusRunning {
 			return c.spans(), nil
@@ -46,7 +51,7 @@ func (s *Set) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, er
 		if err != nil {
 			return nil, err
 		}
-		c.rest = v.rest(place.Own)
+		c.rest = v.rest(tenant, place.Own)
 	}
 	return c.spans(), nil
 }
@@ -54,7 +59,7 @@ func (s *Set) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, er
 // known is a pool's past, with what is known of it now.
 func (v view) known(p tasks.Past, now time.Time) tasks.Past {
 	at := minTime(v.at, now).Truncate(time.Millisecond)
-	b := tasks.Bind{At: at, For: v.binds(now), Shares: v.shares()}
+	b := tasks.Bind{At: at, For: v.binds(now), Shares: v.shares(), Begun: v.load.Begun}
 	if n := len(p.Binds); n > 0 && p.Binds[n-1].At.After(at) {
 		b.At = p.Binds[n-1].At
 	}
@@ -74,7 +79,8 @@ type piece struct {
 	tasks.Span
 	queued bool    // in the backlog: others may have their turns
 	open   bool    // the pool makes calls
-	part   float64 // of the pool's pace that is the tenant's
+	part   float64 // of what the pool served that the tenant had
+	work   float64 // seconds of the allowance that all calls took that began in it
 }
 
 // spans draws the timeline.
@@ -85,6 +91,7 @@ func (c *course) spans() []tasks.Span {
 	for i := 1; i < len(at); i++ {
 		p := c.piece(at[i-1], facts)
 		p.From, p.To = at[i-1], at[i]
+		p.work = c.work(p.From, p.To)
 		pieces = append(pieces, p)
 	}
 	var out []tasks.Span
@@ -280,9 +287,39 @@ func bound(p tasks.Past, at time.Time) tasks.Bind {
 	return p.Binds[i-1]
 }
 
+// work is what the calls took that the job's pool began from a moment to another, in seconds of its allowance:
+// more than the time where it had saved up. Where nobody noted it, it is the time.
+func (c *course) work(from, to time.Time) float64 {
+	past := c.Pools[c.pool(from)]
+	first, known := begun(past, from)
+	last, also := begun(past, to)
+	if !known || !also {
+		return to.Sub(from).Seconds()
+	}
+	return max(0, last-first)
+}
+
+// begun is what all calls of a pool took that began before a moment; between two that were noted it grows
+// evenly.
+func begun(p tasks.Past, at time.Time) (float64, bool) {
+	i := sort.Search(len(p.Binds), func(i int) bool { return p.Binds[i].At.After(at) })
+	if i == 0 || p.Binds[i-1].Begun == 0 {
+		return 0, false
+	}
+	last := p.Binds[i-1]
+	if last.At.Equal(at) {
+		return last.Begun, true
+	}
+	if i == len(p.Binds) || p.Binds[i].Begun < last.Begun {
+		return 0, false
+	}
+	next := p.Binds[i]
+	return last.Begun + (next.Begun-last.Begun)*at.Sub(last.At).Seconds()/next.At.Sub(last.At).Seconds(), true
+}
+
 // shared finds in each stay in the backlog what the turns of others were the reason for:
 // the time after the job would have started, had the pool been its tenant's alone. The jobs
-// before it of its tenant have had the tenant's part of the pool's pace until it was handed
+// before it of its tenant have had the tenant's part of what the pool served until it was handed
 // out. They would have had all of it.
 func (c *course) shared(pieces []piece) (out []piece) {
 	for i := 0; i < len(pieces); {
@@ -295,7 +332,7 @@ func (c *course) shared(pieces []piece) (out []piece) {
 			i++
 			continue
 		}
-		rest := time.Duration(0)
+		rest := c.one // its own call
 		if n == len(pieces) {
 			rest = c.rest
 		}
@@ -306,23 +343,28 @@ func (c *course) shared(pieces []piece) (out []piece) {
 }
 
 // turned is one stay in the backlog, see shared.
-func turned(stay []piece, rest time.Duration) (out []piece) {
+func turned(stay []piece, rest float64) (out []piece) {
 	own := rest
 	for _, p := range stay {
 		if p.open {
-			own += time.Duration(p.part * float64(p.To.Sub(p.From)))
+			own += p.part * p.work
 		}
 	}
 	for _, p := range stay {
+		alone := p.To
+		switch {
+		case own <= 0:
+			alone = p.From
+		case own < p.work:
+			alone = p.From.Add(time.Duration(own / p.work * float64(p.To.Sub(p.From)))).Round(time.Millisecond)
+		}
+		if p.open {
+			own -= p.work
+		}
 		if !p.open || p.What != tasks.SpanWaiting {
-			if p.open {
-				own -= p.To.Sub(p.From)
-			}
 			out = append(out, p)
 			continue
 		}
-		alone := p.From.Add(max(0, own)).Truncate(time.Millisecond)
-		own -= p.To.Sub(p.From)
 		if alone.After(p.From) {
 			before := p
 			before.To = minTime(alone, p.To)

@@ -47,6 +47,14 @@ func binds(end float64, list ...any) tasks.Past {
 	return p
 }
 
+// noted is a past with what had begun by each of its moments.
+func noted(p tasks.Past, begun ...float64) tasks.Past {
+	for i := range begun {
+		p.Binds[i].Begun = begun[i]
+	}
+	return p
+}
+
 // Of every cause there is a job that waits for it, and no second is told of twice or not
 // at all.
 func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
@@ -84,6 +92,8 @@ func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
 		}}), want: "0-1 waiting requests, 1-2 attempt, 2-5 waiting retry, 5-6 waiting requests, 6-16 attempt, 16-18 waiting requests, 18-20 attempt"},
 		{name: "half of the pool is another's", past: binds(99, -9.0, requests, 2.0), job: final(9, tasks.Job{Log: []tasks.Attempt{told(8, 9, 1, gate(0, 0, none))}}),
 			want: "0-4 waiting requests, 4-8 waiting tenant_share, 8-9 attempt"},
+		{name: "what a pool has saved up goes quickly", past: noted(binds(99, -1.0, requests, 2.0, 0.0, requests, 2.0, 4.0, requests, 2.0, 8.0, requests, 2.0), 99, 100, 120, 124),
+			job: final(9, tasks.Job{Log: []tasks.Attempt{told(8, 9, 1, gate(0, 0, none))}}), want: "0-2.4 waiting requests, 2.4-8 waiting tenant_share, 8-9 attempt"},
 		{name: "a pause is nobody's turn", past: binds(99, -9.0, requests, 2.0, 2.0, paused, 2.0, 12.0, requests, 2.0), job: final(19, tasks.Job{Log: []tasks.Attempt{told(18, 19, 1, gate(0, 0, none))}}),
 			want: "0-2 waiting requests, 2-12 waiting paused, 12-14 waiting requests, 14-18 waiting tenant_share, 18-19 attempt"},
 		{name: "it waits yet: its own are before it", past: binds(8, -9.0, requests, 2.0), rest: 10 * time.Second, job: tasks.Job{Status: tasks.StatusQueued}, want: "0-8 waiting requests"},
@@ -111,7 +121,7 @@ func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
 		if end.IsZero() {
 			end = second(8)
 		}
-		co := course{end: end, weight: 1, rest: c.rest}
+		co := course{end: end, weight: 1, rest: c.rest.Seconds()}
 		co.Job, co.Happened, co.Cut = c.job, c.has, c.cut
 		co.Pools = map[string]tasks.Past{"claude": c.past, "first": binds(99, -9.0, paused, 0.0)}
 		spans := co.spans()

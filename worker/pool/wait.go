@@ -332,7 +332,7 @@ func (v view) waitsFor(j tasks.Job, place int64, now time.Time) tasks.WaitReason
 // othersHave reports whether a job of the backlog would have started by now, had the
 // pool been its tenant's alone: as its timeline has it.
 func (v view) othersHave(j tasks.Job, place int64, now time.Time) bool {
-	c := course{end: now.Truncate(time.Millisecond), weight: cmp.Or(v.load.Weights[j.Tenant], 1), rest: v.rest(place)}
+	c := course{end: now.Truncate(time.Millisecond), weight: cmp.Or(v.load.Weights[j.Tenant], 1), rest: v.rest(j.Tenant, place)}
 	c.Job = tasks.Job{CreatedAt: readySince(j), Pool: j.Pool}
 	c.Pools = map[string]tasks.Past{j.Pool: v.known(v.past, c.end)}
 	spans := c.spans()
@@ -349,14 +349,24 @@ func readySince(j tasks.Job) time.Time {
 	return since
 }
 
-// rest is the time in which the job at this place of its tenant's own would start, if the
-// pool were its tenant's alone. Where that is not known, or the job has been handed out,
-// it is long.
-func (v view) rest(place int64) time.Duration {
-	if place <= 0 || v.gate.CallsPerSecond <= 0 {
-		return 365 * 24 * time.Hour
+// rest is how many seconds of the pool's allowance it takes until the job at this place of its tenant's own
+// would start, if the pool were its tenant's alone. Where that is not known, or the job has been handed
+// out, they are many.
+func (v view) rest(tenant string, place int64) float64 {
+	const many = 365 * 24 * 3600
+	switch {
+	case place <= 0 || v.gate.CallsPerSecond <= 0:
+		return many
+	case v.load.Begun == 0:
+		return min(float64(place)/v.gate.CallsPerSecond, many)
 	}
-	return time.Duration(min(float64(place)/v.gate.CallsPerSecond, 365*24*3600) * float64(time.Second))
+	mean := v.load.Mean
+	for _, t := range v.load.Turns {
+		if t.Tenant == tenant {
+			mean = cmp.Or(t.Mean, mean)
+		}
+	}
+	return min(float64(place)*mean, many)
 }
 
 // told notes a forecast that somebody is told, to be scored: of many at a time a sample.

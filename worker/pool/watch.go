@@ -53,7 +53,7 @@ func (s *Set) WatchOnce(ctx context.Context, works bool) error {
 
 // bind is what the pool's jobs wait for, and since when as far as that is known.
 func (v view) bind(now time.Time) tasks.Bind {
-	b := tasks.Bind{For: v.binds(now), Shares: v.shares()}
+	b := tasks.Bind{For: v.binds(now), Shares: v.shares(), Begun: v.load.Begun}
 	switch {
 	case b.For == tasks.WaitPaused:
 		b.At = v.pause.Since

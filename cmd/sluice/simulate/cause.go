@@ -92,25 +92,17 @@ func during(list []stretch, at time.Time) (stretch, bool) {
 	return list[i-1], true
 }
 
-// truth is what a job waited for at a moment; "" where it was free to go.
+// truth is what a job waited for at a moment before its first call; "" where it was free to go. What came
+// later, as a call that failed, counts for nothing.
 func (w *world) truth(j *job, at time.Time) tasks.WaitReason {
-	if _, yes := during(j.off, at); yes {
-		return tasks.WaitRetry
-	}
 	if _, yes := during(w.pauses, at); yes {
 		return tasks.WaitPaused
 	}
 	gate, _ := during(w.bound, at)
-	ready := j.came
-	for _, s := range j.off {
-		if !s.until.After(at) {
-			ready = s.until
-		}
-	}
-	if len(j.off) == 0 && (j.handed.IsZero() || at.Before(j.handed)) {
+	if j.out.IsZero() || at.Before(j.out) {
 		// With the pool to its tenant alone, what was served since would have been its own.
-		before := between(w.own[j.Tenant], ready, j.started.Add(-time.Nanosecond))
-		if before > 0 && between(w.served, ready, at) >= before || before == 0 && between(w.served, ready, at) > 0 {
+		before := between(w.own[j.Tenant], j.came, j.started.Add(-time.Nanosecond))
+		if all := between(w.served, j.came, at); before > 0 && all >= before || before == 0 && all > 0 {
 			return tasks.WaitTenantShare
 		}
 	}

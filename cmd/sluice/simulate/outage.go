@@ -92,7 +92,7 @@ func (w *world) fail(t tasks.Ticket, g limit.Grant) error {
 		}
 		delay := time.Duration(w.random.Float64() * float64(time.Second))
 		if j := w.jobs[t.ID]; j != nil {
-			j.off, j.handed = append(j.off, stretch{w.now, w.now.Add(delay), tasks.WaitRetry}), time.Time{}
+			j.handed = time.Time{}
 		}
 		next, err := w.store.End(ctx, t, tasks.Ending{
 			Status: tasks.StatusRetrying, Delay: delay, Draw: tasks.NoDraw,

@@ -71,8 +71,8 @@ type job struct {
 	guess   int64 // of its input
 	came    time.Time
 	started time.Time
-	handed  time.Time // first
-	off     []stretch // put off, to be tried again
+	handed  time.Time // for the call that comes next, or is under way
+	out     time.Time // handed out for its first call
 	until   time.Time // its deadline; zero: none
 	told    []forecast
 	at      int // its place among those that wait
@@ -259,6 +259,9 @@ func (w *world) hand(ctx context.Context, next []tasks.Ticket) error {
 	for _, t := range next {
 		if j := w.jobs[t.ID]; j != nil && j.handed.IsZero() {
 			j.handed = w.now
+			if j.out.IsZero() {
+				j.out = w.now
+			}
 		}
 		w.at(w.now.Add(time.Millisecond), func(ctx context.Context) error {
 			if _, err := w.store.Take(ctx, t); tasks.Void(err) {

@@ -77,8 +77,9 @@ local function pooled(pool, phase, n, from)
   end
   if load.cost then set = adds(set, 'cost', load.cost, 'guess', load.guess) end
   if load.staged then set = adds(set, 'stage', string.format('%.0f', load.stage)) end
+  if load.begins then set = adds(set, 'begun', string.format('%.0f', load.begun)) end
   if load.more then set = adds(set, '\t' .. load.tenant, load.served) end
-  load.staged, load.more = nil, nil
+  load.staged, load.begins, load.more = nil, nil, nil
   redis.call('HSET', keys.load(pool), unpack(set))
 end
 local function waits(tenant, n)
@@ -90,13 +91,25 @@ local function waits(tenant, n)
   end
 end
 
+-- dueOf is what the call of a job is expected to cost, in µs, or nil where nobody knows what calls cost.
+local function dueOf(j)
+  local load = loadOf(j.p)
+  local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
+  return tonumber(charged) or guess and load.guess and load.guess > 0 and guess * load.cost / load.guess or load.cost
+end
+
+-- begins counts a call that begins among all that a pool has made, and corrects that by more, µs, at its
+-- end. pooled writes it.
+local function begins(pool, more)
+  local load = loadOf(pool)
+  load.begun, load.begins = load.begun + math.ceil(more), true
+end
+
 -- onStage changes what the jobs of a pool between the backlog and the provider are expected to
 -- cost, by one that comes or leaves (sign 1 or -1). Where nobody knows what calls cost, it is
 -- nothing. pooled writes it along, and noteStage where nothing else is counted.
 local function onStage(j, sign)
-  local load = loadOf(j.p)
-  local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
-  local cost = tonumber(charged) or guess and load.guess and load.guess > 0 and guess * load.cost / load.guess or load.cost
+  local load, cost = loadOf(j.p), dueOf(j)
   if not cost then return end
   load.stage, load.staged = math.max(0, load.stage + sign * math.ceil(cost)), true
 end

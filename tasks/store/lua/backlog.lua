@@ -214,6 +214,7 @@ end
 -- it: 0 for one that was not made, nil where nobody knows.
 local function reckon(j, cost)
   if cost and cost > 0 then served(j, cost) end
+  if cost and j.s == 'running' then begins(j.p, cost - (dueOf(j) or 1000000)) end
   local guess, charged = string.match(j.cs or '', '^(%d+) ?(%d*)$')
   if not guess then return end
   if cost and cost > 0 then

@@ -55,9 +55,9 @@ end
 local loads = {}
 local function loadOf(pool, tenant)
   if not loads[pool] then
-    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess', 'stage', '\t' .. (tenant or ''))
+    local h = redis.call('HMGET', keys.load(pool), 'queued', 'running', 'cost', 'guess', 'stage', 'begun', '\t' .. (tenant or ''))
     loads[pool] = { queued = tonumber(h[1]) or 0, running = tonumber(h[2]) or 0, cost = tonumber(h[3]), guess = tonumber(h[4]), stage = tonumber(h[5]) or 0,
-      tenant = tenant, served = h[6] or '' }
+      begun = tonumber(h[6]) or 0, tenant = tenant, served = h[7] or '' }
   end
   return loads[pool]
 end

@@ -140,7 +140,7 @@ function keys.late() return P .. 'late' end -- list: expired jobs that no sweep 
 -- at   when somebody last looked at what its jobs wait for
 -- wk   when one of its workers last said that it is there
 function keys.watched(pool) return P .. 'eye:' .. pool end -- hash: who looks after a pool
-function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's jobs waited for: from when, a letter (see record.go), and the weights of the tenants with a backlog
+function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's jobs waited for: from when, a letter (see record.go), the weights of the tenants with a backlog, and the seconds of the allowance that all calls begun by then took, where that is known
 
 -- Forecasts of when jobs start, and how right they were: forecast.lua alone writes these.
 
@@ -161,6 +161,7 @@ function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts t
 -- cost     what its calls have cost of late, µs of its allowance
 -- guess    what they were expected to cost
 -- stage    what those between the backlog and the provider are expected to cost, µs
+-- begun    what all calls that ever began were expected to cost, or have cost, µs
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs; a tab and tenant -> what that was served of late, see served in backlog.lua
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited

@@ -35,6 +35,7 @@ if j.pl == '0' then
   puts(j, 'pl', 1)
 end
 leave(j)
+begins(j.p, dueOf(j) or 1000000)
 redis.call('ZADD', keys.running(j.p), now + a.lease, j.id)
 local m, n = j.m + 1, tonumber(j.n or 0) + 1
 puts(j, 'm', m, 'n', n, 'cur', m .. ' ' .. now, 'by', a.by)
