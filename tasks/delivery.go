@@ -71,7 +71,7 @@ type Delivery struct {
 	CreatedAt   time.Time
 	DueAt       time.Time // of the next attempt; zero when it waits for nothing
 	DeliveredAt time.Time
-	Reason      string            // why it is exhausted: the outcome, or what became of its endpoint
+	Reason      string            // why it is exhausted: the outcome, or what became of its endpoint; "sealed", also while it is pending: its key is not there
 	Log         []DeliveryAttempt // oldest first; the oldest go when it gets long
 
 	URL    string // the job's own

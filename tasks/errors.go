@@ -80,8 +80,10 @@ func (e *SealError) Error() string { return "what is sealed cannot be used: " + 
 // Unwrap returns the cause.
 func (e *SealError) Unwrap() error { return e.Err }
 
-// Is reports that it is ErrUnavailable.
-func (*SealError) Is(target error) bool { return target == ErrUnavailable }
+// Is reports that it is ErrUnavailable, unless the tenant is being deleted.
+func (e *SealError) Is(target error) bool {
+	return target == ErrUnavailable && !errors.Is(e.Err, ErrLeaving)
+}
 
 // Void reports whether the record itself refuses the caller: the job is final,
 // another worker's, or gone. Only this is a reason to drop an ending; an unknown

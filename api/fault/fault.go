@@ -169,6 +169,24 @@ func ofBodies(err *tasks.BodiesError) *Fault {
 	return f
 }
 
+// ofContent tells of content that is not there, or whose key is not: which, the log says;
+// nil: it is another error.
+func ofContent(err error) *Fault {
+	var (
+		bodies *tasks.BodiesError
+		sealed *tasks.SealError
+	)
+	switch {
+	case errors.As(err, &bodies):
+		return ofBodies(bodies)
+	case errors.As(err, &sealed) && errors.Is(err, tasks.ErrUnavailable):
+		f := Fail(Unavailable, "What is sealed cannot be opened with the keys that this process has. An operator has to see which keys are listed.")
+		f.RetryAfter = DefaultRetryAfter
+		return f
+	}
+	return nil
+}
+
 // Classify returns the kind of an error and what to tell about it.
 func Classify(err error) (Kind, Fault) {
 	table := Kinds()
@@ -176,7 +194,6 @@ func Classify(err error) (Kind, Fault) {
 		f       *Fault
 		quota   *tasks.QuotaError
 		unknown *tasks.UnknownError
-		bodies  *tasks.BodiesError
 	)
 	switch {
 	case errors.As(err, &f):
@@ -191,8 +208,8 @@ func Classify(err error) (Kind, Fault) {
 		f = Fail(OutcomeUnknown, "The store's answer was lost: this may have been done. Look at the object of \"id\" to learn it. A submit or batch that is sent again with the same Idempotency-Key, or with this \"id\", is not taken in twice.")
 		f.RetryAfter, f.ID = comeAgain(), unknown.ID
 	}
-	if f == nil && errors.As(err, &bodies) {
-		f = ofBodies(bodies)
+	if f == nil {
+		f = ofContent(err)
 	}
 	for _, k := range table {
 		if f != nil && k.Code == f.Code {

@@ -1,7 +1,9 @@
 package seal
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -39,8 +41,9 @@ func (e *MissingError) Error() string {
 }
 
 type master struct {
-	name string
-	x    *xaes
+	name  string
+	print string // of its bytes: two keys of one name are told apart by it
+	x     *xaes
 }
 
 // Ring holds the master keys: all of them unwrap, the last wraps. Its methods may be
@@ -75,7 +78,7 @@ func (r *Ring) Set(keys []Master) error {
 		if err != nil {
 			return err
 		}
-		list = append(list, &master{k.Name, x})
+		list = append(list, &master{k.Name, printOf(k), x})
 	}
 	r.keys.Store(&list)
 	return nil
@@ -96,6 +99,25 @@ func (r *Ring) Names() []string {
 	return names
 }
 
+// Known are the names of all, each with a print of its bytes, which tells nothing of them: by
+// these one process says to the others which master keys it has.
+func (r *Ring) Known() []string {
+	var known []string
+	for _, m := range *r.keys.Load() {
+		known = append(known, m.known())
+	}
+	return known
+}
+
+func (m *master) known() string { return m.name + " " + m.print }
+
+// printOf is a keyed hash of nothing that is secret, under a master key.
+func printOf(k Master) string {
+	h := hmac.New(sha256.New, k.Key)
+	_, _ = h.Write([]byte("print of a master key"))
+	return hex.EncodeToString(h.Sum(nil)[:6])
+}
+
 func (r *Ring) find(name string) (*master, error) {
 	for _, m := range *r.keys.Load() {
 		if m.name == name {
@@ -105,14 +127,22 @@ func (r *Ring) find(name string) (*master, error) {
 	return nil, &MissingError{name}
 }
 
-// Make makes a new key for a tenant, and wraps it.
-func (r *Ring) Make(tenant string) (*Key, Wrapped, error) {
+// Make makes a new key for a tenant, and wraps it with the last listed of the master keys that
+// everybody has; where that is none, with the current one. everybody reports whether all
+// processes have one, as Known has it; nil: they do.
+func (r *Ring) Make(tenant string, everybody func(known string) bool) (*Key, Wrapped, error) {
 	var id [idSize]byte
 	secret := make([]byte, masterLen)
 	_, _ = rand.Read(id[:])
 	_, _ = rand.Read(secret)
 	list := *r.keys.Load()
 	m := list[len(list)-1]
+	for i := len(list) - 1; i >= 0 && everybody != nil; i-- {
+		if everybody(list[i].known()) {
+			m = list[i]
+			break
+		}
+	}
 	w := Wrapped{ID: hex.EncodeToString(id[:]), Master: m.name}
 	w.Key = wrap(m, tenant, w.ID, secret)
 	k, err := keyOf(id, secret)

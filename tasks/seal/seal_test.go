@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,11 +88,11 @@ func TestWhatAReleaseSealedOpensForEver(t *testing.T) {
 func TestWhatStandsInAnothersPlaceDoesNotOpen(t *testing.T) {
 	t.Parallel()
 	r := ringOf(t, masterOf("a", 1))
-	mine, wrapped, err := r.Make("acme")
+	mine, wrapped, err := r.Make("acme", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, _, err := r.Make("globex")
+	other, _, err := r.Make("globex", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +154,7 @@ func TestWhatStandsInAnothersPlaceDoesNotOpen(t *testing.T) {
 func TestKeysRotateWithoutSealingAnew(t *testing.T) {
 	t.Parallel()
 	r := ringOf(t, masterOf("old", 1))
-	k, wrapped, err := r.Make("acme")
+	k, wrapped, err := r.Make("acme", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,6 +239,61 @@ func TestTheLocalKeyIsMadeOnceForThisUserAlone(t *testing.T) {
 	}
 	if _, err := Local(dir); err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("of a file that is no key: %v", err)
+	}
+}
+
+// Some file systems have no hard links: the key is made all the same, once, and whoever comes
+// while it is being written waits for it.
+func TestTheLocalKeyIsMadeWithoutHardLinks(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	var got [8]Master
+	var all sync.WaitGroup
+	for i := range got {
+		all.Go(func() {
+			var err error
+			if got[i], err = local(dir, func(string, string) error { return errors.ErrUnsupported }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, m := range got {
+		if !bytes.Equal(m.Key, got[0].Key) || len(m.Key) != masterLen {
+			t.Fatal("two processes have different keys")
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("the folder has %v, %v", files, err)
+	}
+	if again, err := Local(dir); err != nil || !bytes.Equal(again.Key, got[0].Key) {
+		t.Errorf("the next start has another key: %v", err)
+	}
+}
+
+// A tenant's key is wrapped by the last listed master key that all processes have.
+func TestANewKeyIsWrappedByWhatEverybodyHas(t *testing.T) {
+	t.Parallel()
+	r := ringOf(t, masterOf("old", 1), masterOf("new", 2))
+	other := ringOf(t, masterOf("old", 3))
+	for _, c := range []struct {
+		name, want string
+		has        []string
+	}{
+		{"all have both", "new", r.Known()},
+		{"one has the old alone", "old", r.Known()[:1]},
+		{"one has another of that name", "new", other.Known()},
+	} {
+		_, w, err := r.Make("acme", func(known string) bool { return slices.Contains(c.has, known) })
+		if err != nil || w.Master != c.want {
+			t.Errorf("%s: wrapped by %s, %v; want %s", c.name, w.Master, err, c.want)
+		}
+	}
+	for _, known := range r.Known() {
+		if strings.Contains(known, "\x01") || len(known) > 20 {
+			t.Errorf("%q says more than a name and a print", known)
+		}
 	}
 }
 

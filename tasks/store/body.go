@@ -57,7 +57,7 @@ func (s *Store) prompt(ctx context.Context, j *tasks.Job) (field string, value a
 
 // result is a result as the record has it, compressed where prompts are.
 func (s *Store) result(b []byte) []byte {
-	if s.bodies == nil {
+	if s.bodies == nil && !s.vault.seals {
 		return b
 	}
 	return s.codec.smallResult(b)
@@ -66,10 +66,14 @@ func (s *Store) result(b []byte) []byte {
 // Unload puts the large prompts of jobs that are not stored yet into the store of
 // bodies: Request.Lies says where, and Request.Body is nil then. After an error none is
 // there. Create and StageBatch do it by themselves; whoever must not wait for it under
-// their locks does it before, and drops them where it does not come to these.
+// their locks does it before, and drops them where it does not come to these. It also has
+// the keys of their tenants at hand.
 func (s *Store) Unload(ctx context.Context, jobs ...*tasks.Job) error {
 	var big []*tasks.Job
 	for _, j := range jobs {
+		if err := s.vault.ready(ctx, j.Tenant); err != nil {
+			return fmt.Errorf("seal job %s: %w", j.ID, err)
+		}
 		if s.large(len(j.Request.Body)) {
 			big = append(big, j)
 		}
@@ -102,8 +106,8 @@ func (s *Store) Drop(jobs []tasks.Job) {
 }
 
 // body is a body as it lies elsewhere, which is sealed where all is.
-func (s *Store) body(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Body, error) {
-	body, err := s.vault.sealSame(ctx, tenant, body, ofBody, job, string(kind))
+func (s *Store) body(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte, place ...string) (bodies.Body, error) {
+	body, err := s.vault.sealSame(ctx, tenant, body, ofBody, append([]string{job, string(kind)}, place...)...)
 	if err != nil {
 		return bodies.Body{}, err
 	}
@@ -114,8 +118,8 @@ func (s *Store) body(ctx context.Context, tenant, job string, kind bodies.Kind, 
 	return bodies.Body{Name: name, Size: int64(len(body)), From: bytes.NewReader(body)}, nil
 }
 
-func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte) (bodies.Ref, error) {
-	b, err := s.body(ctx, tenant, job, kind, mark, body)
+func (s *Store) put(ctx context.Context, tenant, job string, kind bodies.Kind, mark string, body []byte, place ...string) (bodies.Ref, error) {
+	b, err := s.body(ctx, tenant, job, kind, mark, body, place...)
 	if err != nil {
 		return bodies.Ref{}, err
 	}
@@ -171,7 +175,7 @@ func (s *Store) unloadResult(ctx context.Context, tenant string, t tasks.Ticket,
 // fetch reads the body of a job or file from where a record says that it lies, or, where
 // it is longer than most bytes, at least so many of it, of which only their number says
 // anything; 0 is all.
-func (s *Store) fetch(ctx context.Context, tenant, owner string, kind bodies.Kind, lies string, most int64) ([]byte, error) {
+func (s *Store) fetch(ctx context.Context, tenant, owner string, kind bodies.Kind, lies string, most int64, place ...string) ([]byte, error) {
 	ref, err := bodies.Parse(lies)
 	if err != nil {
 		return nil, err
@@ -186,7 +190,7 @@ func (s *Store) fetch(ctx context.Context, tenant, owner string, kind bodies.Kin
 	if err != nil || seal.Sealed(b) && int64(len(b)) < ref.Size {
 		return b, err
 	}
-	return s.vault.open(ctx, tenant, b, ofBody, owner, string(kind))
+	return s.vault.open(ctx, tenant, b, ofBody, append([]string{owner, string(kind)}, place...)...)
 }
 
 // whole reads a job's result where that lies elsewhere.

@@ -167,7 +167,7 @@ func (s *Store) ReserveKey(ctx context.Context, tenant, key, fingerprint, id str
 	case "leaving":
 		return nil, tasks.ErrLeaving
 	case "replay":
-		return s.first(ctx, tenant, id, reply[1])
+		return s.first(ctx, tenant, reply[2], reply[1])
 	}
 	return nil, nil
 }

@@ -51,6 +51,7 @@ func oneLife(tb testing.TB, s *store.Store, stage func(name string, act func() e
 		return err
 	})
 	k := next[0]
+	k.Tenant = j.Tenant // as a worker has it
 	k.Asks = tasks.Asked{Account: "anthropic", Model: "m", AtMost: 1000, Priced: true}
 	stage("take", func() error { _, err := s.Take(tb.Context(), k); return err })
 	stage("start", func() error { _, _, err := s.Start(tb.Context(), k); return err })

@@ -54,7 +54,8 @@ func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, err
 }
 
 // SettleDeliveries records how attempts ended and hands out further ones. A
-// ticket that is void by now changes nothing.
+// ticket that is void by now changes nothing. What cannot be sealed of an attempt, since the key
+// of its tenant is not there, is left out.
 func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]tasks.DeliveryTicket, error) {
 	return s.settle(ctx, list, DeliveryDepth)
 }
@@ -62,6 +63,9 @@ func (s *Store) SettleDeliveries(ctx context.Context, list []tasks.Settled) ([]t
 // settle is SettleDeliveries, and hands out none where depth is 0.
 func (s *Store) settle(ctx context.Context, list []tasks.Settled, depth int) ([]tasks.DeliveryTicket, error) {
 	rows := make([]any, 0, 9*len(list))
+	if err := s.named(ctx, list); err != nil {
+		return nil, fmt.Errorf("settle %d deliveries: %w", len(list), err)
+	}
 	for i := range list {
 		e := &list[i]
 		line, body, err := s.attempted(ctx, e)
@@ -79,18 +83,42 @@ func (s *Store) settle(ctx context.Context, list []tasks.Settled, depth int) ([]
 	return deliveryTickets(reply), nil
 }
 
+// named has each tell its tenant, which a release before this one has not kept.
+func (s *Store) named(ctx context.Context, list []tasks.Settled) error {
+	for i := range list {
+		if list[i].Tenant != "" || !s.vault.seals {
+			continue
+		}
+		tenant, err := s.holder(ctx, s.keys.delivery(list[i].Ticket.ID))
+		if err != nil && !errors.Is(err, tasks.ErrNotFound) {
+			return err
+		}
+		list[i].Tenant = tenant
+	}
+	return nil
+}
+
 // attempted is the line of the log and the body of an attempt, as the record has them. What
 // the receiver said is the line's last member (unquoted in lua/webhook.lua).
 func (s *Store) attempted(ctx context.Context, e *tasks.Settled) (line string, body []byte, err error) {
 	if body = e.Body; s.large(len(body)) {
 		body = nil // it holds a result that lies elsewhere, and is built again
 	}
-	if body, err = s.vault.seal(ctx, e.Tenant, body, ofDelivery, e.Ticket.ID); err != nil || !e.Counted {
+	a := e.Attempt
+	if e.Tenant == "" && s.vault.seals { // it is gone
+		a.Answer, body = "", nil
+	}
+	body, err = s.vault.seal(ctx, e.Tenant, body, ofDelivery, e.Ticket.ID)
+	if err == nil {
+		a.Answer, err = s.vault.sealText(ctx, e.Tenant, a.Answer, ofReceiver, e.Ticket.ID)
+	}
+	if sealed := (*tasks.SealError)(nil); errors.As(err, &sealed) {
+		a.Answer, body, err = "", nil, nil
+	}
+	if err != nil || !e.Counted {
 		return "", body, err
 	}
-	a := e.Attempt
-	a.Answer, err = s.vault.sealText(ctx, e.Tenant, a.Answer, ofReceiver, e.Ticket.ID)
-	return encode(a), body, err
+	return encode(a), body, nil
 }
 
 // RenewDeliveries says that the attempts at deliveries that OpenDeliveries returned
@@ -121,7 +149,7 @@ func deliveryTickets(v any) []tasks.DeliveryTicket {
 
 // OpenDeliveries takes deliveries and reads what the attempts at them need, in the
 // tickets' order; void tickets, those that another process took, and those whose result
-// cannot be read now are left out.
+// cannot be read now, or which cannot be opened, are left out.
 // Until they are settled, they have to be renewed.
 func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicket) ([]tasks.Sending, error) {
 	lost := encode(tasks.DeliveryAttempt{At: time.Now().UTC().Truncate(time.Millisecond), Outcome: tasks.DeliveryWorkerLost})
@@ -133,6 +161,7 @@ func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicke
 	}
 	var out []tasks.Sending
 	var lies []string
+	var shut []tasks.Settled
 	for i, r := range reply {
 		found := list(r)
 		if len(found) == 0 {
@@ -140,12 +169,34 @@ func (s *Store) OpenDeliveries(ctx context.Context, claims []tasks.DeliveryTicke
 		}
 		object := pairs(found[2])
 		o, err := s.unpackSending(ctx, claims[i].ID, pairs(found[0]), pairs(found[1]), object)
+		if sealed := (*tasks.SealError)(nil); errors.As(err, &sealed) {
+			shut = append(shut, s.shut(claims[i], o.Delivery.CreatedAt))
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		out, lies = append(out, o), append(lies, object["rr"])
 	}
+	if len(shut) > 0 {
+		if _, err := s.settle(ctx, shut, 0); err != nil {
+			return nil, err
+		}
+	}
 	return s.withResults(ctx, out, lies)
+}
+
+// deliverySealed is the reason of a delivery that cannot be opened: it waits for its key.
+const deliverySealed = "sealed"
+
+// shut is what becomes of a delivery that cannot be opened: it waits a little, which is no
+// attempt, and no longer than a receiver may fail.
+func (s *Store) shut(t tasks.DeliveryTicket, created time.Time) tasks.Settled {
+	e := tasks.Settled{Ticket: t, Status: tasks.DeliveryPending, Delay: bodyMissingFor, Reason: deliverySealed}
+	if s.clock().Sub(created) > failureMost {
+		e.Status = tasks.DeliveryExhausted
+	}
+	return e
 }
 
 // resultWithin is how long deliveries wait for the results that they are to bring.
@@ -275,8 +326,8 @@ func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	if d.Status == tasks.DeliveryDelivered {
 		d.DeliveredAt = fromMilli(atoi(h["fin"]))
 	}
-	if d.Status == tasks.DeliveryExhausted {
-		d.Reason = h["why"]
+	if why := h["why"]; d.Status == tasks.DeliveryExhausted || d.Status == tasks.DeliveryPending && why == deliverySealed {
+		d.Reason = why
 	}
 	if b := h["b"]; b != "" {
 		d.Body = []byte(b)

@@ -168,7 +168,7 @@ func (s *Store) departAll(ctx context.Context, l leaver) error {
 			s.still, s.revokeAll, s.endpointsLeave, s.stagedLeave, s.unfoldAll, s.jobsLeave, s.batchesLeave, s.deliveriesLeave, s.documentsLeave, s.contentsLeave, s.namesLeave,
 			// Last of all its key: nothing that it has sealed is left, and nothing is taken in before
 			// every process has forgotten it too.
-			s.still, s.keyLeaves,
+			s.keyLeaves,
 		} {
 			if err := step(ctx, l); err != nil {
 				return err
@@ -184,8 +184,6 @@ func (s *Store) departAll(ctx context.Context, l leaver) error {
 		}
 	}
 }
-
-func (s *Store) keyLeaves(ctx context.Context, l leaver) error { return s.ForgetKey(ctx, l.tenant) }
 
 // open ends the deletion of a tenant, where nothing is left of it.
 func (s *Store) open(ctx context.Context, tenant string, by tasks.Act) (string, error) {

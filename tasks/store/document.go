@@ -150,13 +150,17 @@ var (
 // [tasks.ContentKept]. Its bytes count to the tenant: past what it may have it is a
 // *tasks.QuotaError.
 func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error {
-	sealed, err := s.vault.seal(ctx, tenant, chunk, ofContent, id)
+	place, err := s.nextPlace(ctx, id)
+	if err != nil {
+		return fmt.Errorf("keep a part of document %s: %w", id, err)
+	}
+	sealed, err := s.vault.seal(ctx, tenant, chunk, ofContent, id, place)
 	if err != nil {
 		return fmt.Errorf("keep a part of document %s: %w", id, err)
 	}
 	element, lies := any(sealed), ""
 	if s.bodies != nil {
-		ref, err := s.put(ctx, tenant, ownerOf(id), bodies.File, "", chunk)
+		ref, err := s.put(ctx, tenant, ownerOf(id), bodies.File, "", chunk, place)
 		if err != nil {
 			return fmt.Errorf("put a part of document %s: %w", id, err)
 		}
@@ -175,6 +179,16 @@ func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte,
 		return fmt.Errorf("keep a part of document %s: %w", id, err)
 	}
 	return nil
+}
+
+// nextPlace is where a chunk will lie in a content, to which one caller adds them in turn. It is
+// bound in where the store seals, so that no chunk opens in another's place.
+func (s *Store) nextPlace(ctx context.Context, id string) (string, error) {
+	if !s.vault.seals {
+		return "", nil
+	}
+	n, err := s.rdb.LLen(ctx, s.keys.content(id)).Result()
+	return fmt.Sprint(n), redisError(err)
 }
 
 // ownerOf is a document as the store of bodies knows it.
@@ -212,9 +226,9 @@ func (s *Store) Content(ctx context.Context, id string, chunk int) ([]byte, erro
 	var b []byte
 	held := words(stock.Val())
 	if lies, tenant := held[0] != "", held[1]; lies {
-		b, err = s.fetch(ctx, tenant, ownerOf(id), bodies.File, there.Val(), 0)
+		b, err = s.fetch(ctx, tenant, ownerOf(id), bodies.File, there.Val(), 0, fmt.Sprint(chunk))
 	} else {
-		b, err = s.vault.open(ctx, tenant, []byte(there.Val()), ofContent, id)
+		b, err = s.vault.open(ctx, tenant, []byte(there.Val()), ofContent, id, fmt.Sprint(chunk))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read a part of document %s: %w", id, err)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/store"
 )
 
 // smallHalves are those scripts that move less than a job: see halves.
@@ -108,11 +109,21 @@ var smallHalves = map[string]func(h *half) func(){
 		s := sealing(h.T, h.watched, "a")
 		return func() { _, err := s.Sealed(h.Context(), "acme", "id", []byte("x")); must(h.T, err) }
 	},
+	"seal_drop": func(h *half) func() {
+		s := sealing(h.T, h.watched, "a")
+		_, err := s.Sealed(h.Context(), "acme", "id", []byte("x"))
+		must(h.T, err)
+		return func() { must(h.T, s.ForgetKey(h.Context(), "acme")) }
+	},
+	"seal_known": func(h *half) func() {
+		s := store.New(store.Config{Redis: h.watched, Now: func() time.Time { return h.now }, Seal: ringOf(h.T, "a")})
+		return func() { must(h.T, s.TellKeys(h.Context(), "one")) }
+	},
 	"seal_wrap": func(h *half) func() {
 		_, err := sealing(h.T, h.watched, "a").Sealed(h.Context(), "acme", "id", []byte("x"))
 		must(h.T, err)
 		s := sealing(h.T, h.watched, "a", "b")
-		return func() { _, _, _, err := s.Rotate(h.Context(), ""); must(h.T, err) }
+		return func() { _, _, _, err := s.Rotate(h.Context(), 0); must(h.T, err) }
 	},
 	"key_reserve": func(h *half) func() {
 		return func() { _, err := h.ReserveKey(h.Context(), "acme", "key", "f", "bulk_1"); must(h.T, err) }

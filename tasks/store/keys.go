@@ -75,3 +75,4 @@ func (k keys) documents(kind, tenant string) string { return string(k) + "docs:"
 
 func (k keys) sealKey(tenant string) string { return string(k) + "sk:" + tenant }
 func (k keys) sealKeys() string             { return string(k) + "sks" }
+func (k keys) sealKnown() string            { return string(k) + "skm" }

@@ -317,6 +317,8 @@ func (l *life) live() {
 	l.forecasts()
 	l.limits()
 	s := sealing(l.T, l.rdb, "a")
+	must(l.T, s.TellKeys(l.Context(), "one"))
+	must(l.T, s.ForgetKey(l.Context(), "nobody"))
 	sealed := job("acme")
 	k := submits(l.T, s, sealed)[0]
 	take(l.T, s, k)

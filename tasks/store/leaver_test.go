@@ -46,7 +46,7 @@ func TestADeletionThatIsOverDeletesNothingMore(t *testing.T) {
 	ok(err)
 	for name, step := range map[string]func(context.Context, leaver) error{
 		"tokens": s.revokeAll, "endpoints": s.endpointsLeave, "jobs": s.jobsLeave, "batches": s.batchesLeave, "deliveries": s.deliveriesLeave,
-		"documents": s.documentsLeave, "contents": s.contentsLeave, "names": s.namesLeave, "all": s.departAll,
+		"documents": s.documentsLeave, "contents": s.contentsLeave, "names": s.namesLeave, "key": s.keyLeaves, "all": s.departAll,
 	} {
 		if err := step(ctx, late); err != nil && !errors.Is(err, errOver) {
 			t.Errorf("%s: %v", name, err)

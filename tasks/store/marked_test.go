@@ -77,7 +77,7 @@ func TestMetadataIsFoundWithoutALookAtAllJobs(t *testing.T) {
 }
 
 // What a search by metadata finds is what a look at all jobs finds, whatever happens to
-// them and whichever release does it.
+// them, whichever release does it, and whether it is sealed, or some of it.
 func TestTheIndexOfMetadataFindsWhatALookAtAllFinds(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -93,6 +93,7 @@ func TestTheIndexOfMetadataFindsWhatALookAtAllFinds(t *testing.T) {
 type marked struct {
 	*testing.T
 	*store.Store
+	both         [2]*store.Store // for every second seed one that seals, and one that has its keys and does not
 	rdb          *redis.Client
 	r            *rand.Rand
 	now          time.Time
@@ -103,7 +104,14 @@ type marked struct {
 
 func newMarked(t *testing.T, seed uint64) *marked {
 	w := &marked{T: t, rdb: redistest.New(t), r: rand.New(rand.NewPCG(seed, 1)), now: time.Now().Truncate(time.Second)}
-	w.Store = store.New(store.Config{Redis: w.rdb, ResultTTL: 10 * time.Hour, Depth: map[string]int{pool: 100}, Now: func() time.Time { return w.now }})
+	c := store.Config{Redis: w.rdb, ResultTTL: 10 * time.Hour, Depth: map[string]int{pool: 100}, Now: func() time.Time { return w.now }}
+	if seed%2 == 1 {
+		c.Seal = ringOf(t, "a")
+	}
+	w.both[0] = store.New(c)
+	c.Plain = true
+	w.both[1] = store.New(c)
+	w.Store = w.both[0]
 	return w
 }
 
@@ -131,6 +139,7 @@ func (w *marked) job() tasks.Job {
 func (w *marked) move() {
 	w.Helper()
 	w.now = w.now.Add(time.Duration(1+w.r.IntN(20*60)) * time.Second)
+	w.Store = w.both[w.r.IntN(2)]
 	ctx, id := w.Context(), "job_none"
 	if len(w.ids) > 0 {
 		id = w.ids[w.r.IntN(len(w.ids))]
@@ -164,6 +173,10 @@ func (w *marked) move() {
 			must(w.T, w.rdb.ZRem(ctx, list, id).Err())
 		} else { // it makes one, which it puts into no index
 			j := w.job()
+			if strings.HasPrefix(j.ID, "job_named") { // it takes no names from callers
+				j.ID = idAt(w.now)
+				w.ids[len(w.ids)-1] = j.ID
+			}
 			_, _, err := w.Create(ctx, tasks.Submission{Job: j})
 			must(w.T, err)
 			for _, m := range w.rdb.ZRange(ctx, "sluice:{s}:md:"+j.Tenant, 0, -1).Val() {

@@ -101,7 +101,7 @@ func (s *Store) first(ctx context.Context, tenant, id, answer string) ([]byte, e
 }
 
 // Created is what became of one submission; Err is a *tasks.QuotaError,
-// tasks.ErrKeyReused, ErrKeyBusy or ErrIDTaken.
+// tasks.ErrKeyReused, ErrKeyBusy or ErrIDTaken, or why the key of its tenant is not there.
 type Created struct {
 	tasks.Accepted
 	Err error
@@ -115,6 +115,38 @@ type Created struct {
 // ID, Tenant, Pool and Request must be set. An error means that nothing was stored,
 // unless it is ErrUnknown.
 func (s *Store) Create(ctx context.Context, subs ...tasks.Submission) ([]Created, []tasks.Ticket, error) {
+	refused := map[int]error{}
+	for i := range subs {
+		if err := s.vault.ready(ctx, subs[i].Job.Tenant); err != nil {
+			refused[i] = fmt.Errorf("seal job %s: %w", subs[i].Job.ID, err)
+		}
+	}
+	if len(refused) == 0 {
+		return s.create(ctx, subs)
+	}
+	created, able := make([]Created, len(subs)), make([]tasks.Submission, 0, len(subs))
+	for i, sub := range subs {
+		if err := refused[i]; err != nil {
+			s.discardText(sub.Job.Request.Lies)
+			created[i] = Created{Accepted: tasks.Accepted{Job: sub.Job}, Err: err}
+		} else {
+			able = append(able, sub)
+		}
+	}
+	if len(able) == 0 {
+		return created, nil, nil
+	}
+	made, next, err := s.create(ctx, able)
+	for i := range created {
+		if refused[i] == nil && err == nil {
+			created[i], made = made[0], made[1:]
+		}
+	}
+	return created, next, err
+}
+
+// create is Create of jobs whose tenants' keys are there.
+func (s *Store) create(ctx context.Context, subs []tasks.Submission) ([]Created, []tasks.Ticket, error) {
 	jobs := make([]*tasks.Job, len(subs))
 	for i := range subs {
 		jobs[i] = &subs[i].Job
@@ -291,6 +323,9 @@ func (s *Store) Take(ctx context.Context, t tasks.Ticket) (tasks.Job, error) {
 	if lies := h["br"]; err == nil && lies != "" {
 		j.Request.Body, err = s.fetch(ctx, j.Tenant, j.ID, bodies.Prompt, lies, 0)
 	}
+	if err == nil {
+		err = s.vault.ready(ctx, j.Tenant) // else its answer could not be written
+	}
 	var away *tasks.BodiesError
 	var sealed *tasks.SealError
 	switch {
@@ -415,7 +450,7 @@ func (s *Store) written(ctx context.Context, tenant string, t tasks.Ticket, e *t
 		return w, nil
 	}
 	if e.Leads != "" && e.Status == tasks.StatusSucceeded {
-		copied := e.Result
+		copied := w.result
 		if large {
 			copied = []byte(w.lies)
 		}

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 // ask reads some fields of hashes, or with none named all of them, in one round
@@ -91,7 +93,8 @@ func (s *Store) Tenants(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// each reads fields of jobs in one round trip; those that are gone are left out.
+// each reads fields of jobs in one round trip; those that are gone are left out. Of one that
+// cannot be opened there is what lies in plain, and an Error that says so.
 func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, error) {
 	records, err := s.ask(ctx, s.keys.job, ids, fields...)
 	if err != nil {
@@ -103,12 +106,33 @@ func (s *Store) each(ctx context.Context, ids, fields []string) ([]tasks.Job, er
 			continue
 		}
 		j, err := s.unpack(ctx, ids[i], h)
+		if sealed := (*tasks.SealError)(nil); errors.As(err, &sealed) {
+			j, err = s.unpackShut(ctx, ids[i], h)
+		}
 		if err != nil {
 			return nil, err
 		}
 		jobs = append(jobs, j)
 	}
 	return jobs, nil
+}
+
+// unpackShut reads of a record that cannot be opened what lies in plain.
+func (s *Store) unpackShut(ctx context.Context, id string, h map[string]string) (tasks.Job, error) {
+	var e envelope
+	if err := json.Unmarshal([]byte(h["e"]), &e); err != nil {
+		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
+	}
+	e.Metadata, e.Webhook = nil, ""
+	h["e"] = encode(e)
+	for _, field := range []string{"b", "r", "o"} {
+		if seal.Sealed([]byte(h[field])) {
+			delete(h, field)
+		}
+	}
+	j, err := s.unpack(ctx, id, h)
+	j.Error = &tasks.JobError{Code: tasks.BodyUnavailable, Message: "what this job holds is sealed, and the key that opens it is not there"}
+	return j, err
 }
 
 // Ended returns those of ids whose job is final or gone.
@@ -289,7 +313,7 @@ func (l *search) next(ctx context.Context, n int) ([]string, int, string, error)
 // edge is the id from which on the index of metadata has all jobs that a filter asks for;
 // "": it is of no use. Of a batch it has all or none.
 func (s *Store) edge(ctx context.Context, f *tasks.Filter) (string, error) {
-	if len(f.Metadata) == 0 || s.vault.ring != nil { // sealed jobs are in no index
+	if len(f.Metadata) == 0 {
 		return "", nil
 	}
 	var since *redis.StringCmd

@@ -246,6 +246,9 @@ func (s *Store) show(ctx context.Context, e *envelope, j *tasks.Job) (err error)
 	if e.Metadata[0] != '"' {
 		return json.Unmarshal(e.Metadata, &j.Metadata)
 	}
+	if s.vault.ring == nil {
+		return &tasks.SealError{Err: errNoKeys}
+	}
 	var text string
 	if err := json.Unmarshal(e.Metadata, &text); err != nil {
 		return err

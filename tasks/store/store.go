@@ -125,7 +125,7 @@ type Store struct {
 // New returns a Store.
 func New(c Config) *Store {
 	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, places: c.Places, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
-	s.vault = &vault{ring: c.Seal, seals: c.Seal != nil && !c.Plain, s: s, held: map[string]*heldKey{}, missing: map[string]bool{}}
+	s.vault = &vault{begun: s.clock(), ring: c.Seal, seals: c.Seal != nil && !c.Plain, s: s, held: map[string]*heldKey{}, missing: map[string]time.Time{}}
 	if s.bodies != nil && !s.bodies.InRedis() {
 		s.resultBytes = min(s.resultBytes, s.above)
 	}

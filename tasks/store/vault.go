@@ -12,9 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/seal"
 )
 
@@ -26,30 +25,29 @@ var (
 // What is content, by the purpose that it is sealed for. Behind it stand the tenant and the
 // id of what it is of.
 const (
-	ofPrompt    = "prompt"
-	ofResult    = "result"
-	ofOutcome   = "outcome"      // with an error, which may quote
-	ofCaller    = "caller"       // metadata and custom_id
-	ofURL       = "webhook_url"  // of a job
-	ofText      = "text"         // a piece; behind the id its call and its offset
-	ofEvents    = "events"       // likewise
-	ofAnswer    = "answer"       // kept under a digest
-	ofFirst     = "first answer" // kept under an Idempotency-Key
-	ofKey       = "key"          // an Idempotency-Key
-	ofPrint     = "fingerprint"  // of a request
-	ofBatch     = "batch"        // a fingerprint of one
-	ofCall      = "call"         // a digest of one
-	ofMetadata  = "metadata"     // a pair that is searched for
-	ofHost      = "host"         // of a job's own URL
-	ofDelivery  = "delivery"     // a body
-	ofReceiver  = "receiver"     // what one said
-	ofEndpoint  = "endpoint"     // behind the id the field
-	ofSecrets   = "signing"      // likewise
-	ofDocument  = "document"
-	ofContent   = "content" // of a document
-	ofSpill     = "spill"
-	ofBody      = "body" // elsewhere; behind the id what it is
-	keyFreshFor = 5 * time.Second
+	ofPrompt   = "prompt"
+	ofResult   = "result"
+	ofOutcome  = "outcome"      // with an error, which may quote
+	ofCaller   = "caller"       // metadata and custom_id
+	ofURL      = "webhook_url"  // of a job
+	ofText     = "text"         // a piece; behind the id its call and its offset
+	ofEvents   = "events"       // likewise
+	ofAnswer   = "answer"       // kept under a digest
+	ofFirst    = "first answer" // kept under an Idempotency-Key
+	ofKey      = "key"          // an Idempotency-Key
+	ofPrint    = "fingerprint"  // of a request
+	ofBatch    = "batch"        // a fingerprint of one
+	ofCall     = "call"         // a digest of one
+	ofMetadata = "metadata"     // a pair that is searched for
+	ofHost     = "host"         // of a job's own URL
+	ofDelivery = "delivery"     // a body
+	ofReceiver = "receiver"     // what one said
+	ofEndpoint = "endpoint"     // behind the id the field
+	ofSecrets  = "signing"      // likewise
+	ofDocument = "document"
+	ofContent  = "content" // of a document; behind the id its place
+	ofSpill    = "spill"
+	ofBody     = "body" // elsewhere; behind the id what it is, and of a file its place
 )
 
 // vault seals and opens content, with the key of its tenant. It is the one place where
@@ -58,23 +56,31 @@ type vault struct {
 	ring  *seal.Ring // nil: none
 	seals bool
 	s     *Store // for its Redis
+	begun time.Time
 
 	mu      sync.RWMutex
 	held    map[string]*heldKey
-	missing map[string]bool // master keys that were asked for
+	missing map[string]time.Time // master keys that are not there, and when one was needed last
 }
 
-// heldKey is a tenant's key, as it was asked for at some time.
+// heldKey is a tenant's key that is at hand.
 type heldKey struct {
 	key   *seal.Key
-	asked atomic.Int64 // unix ns
+	asked atomic.Int64 // when Redis was asked, which said that it is there; see now
+	used  atomic.Int64
 }
 
-// fresh reports whether the key need not be asked for again now; of those who ask at once
-// one is told so.
-func (h *heldKey) fresh() bool {
-	at, now := h.asked.Load(), time.Now().UnixNano()
-	return now-at < int64(keyFreshFor) || !h.asked.CompareAndSwap(at, now)
+// now is how many ns the vault is old: a clock that nobody sets.
+func (v *vault) now() int64 { return int64(v.s.clock().Sub(v.begun)) }
+
+// keyFreshFor is how long a key is used of which nobody has said since that it is still there.
+const keyFreshFor = time.Second
+
+// fresh reports whether a key need not be asked for again now. [Store.TendKeys] asks for all
+// that are in use.
+func (h *heldKey) fresh(now int64) bool {
+	h.used.Store(now)
+	return now-h.asked.Load() < int64(keyFreshFor)
 }
 
 // seal returns what stands in the place of a value. Nothing stays nothing.
@@ -99,10 +105,13 @@ func (v *vault) by(ctx context.Context, way func(k *seal.Key, value []byte, purp
 	return way(k, value, purpose(what, tenant, of)...), nil
 }
 
-// open returns the value that seal was given. What is not sealed is returned as it is, and
-// without keys everything is: what a caller or a receiver wrote may look like it.
+// errNoKeys is what a process without keys says of what others have sealed.
+var errNoKeys = errors.New("it is sealed, and seal.keys lists no key")
+
+// open returns the value that seal was given. What is not sealed is returned as it is. So is,
+// without keys, a part of a file, which may look like it: of all else no plain value does.
 func (v *vault) open(ctx context.Context, tenant string, value []byte, what string, of ...string) ([]byte, error) {
-	if v.ring == nil || !seal.Sealed(value) {
+	if !seal.Sealed(value) || v.ring == nil && (what == ofContent || what == ofBody && of[1] == string(bodies.File)) {
 		return value, nil
 	}
 	k, err := v.key(ctx, tenant, false)
@@ -137,10 +146,15 @@ func (v *vault) sealText(ctx context.Context, tenant, value, what string, of ...
 	return sealedText + base64.RawURLEncoding.EncodeToString(b), err
 }
 
+// openText returns the value that sealText was given. Without keys only of a secret, which we
+// have made, it is known that it is sealed: what a caller or a receiver wrote may look like it.
 func (v *vault) openText(ctx context.Context, tenant, value, what string, of ...string) (string, error) {
 	rest, is := strings.CutPrefix(value, sealedText)
-	if v.ring == nil || !is {
+	switch {
+	case !is, v.ring == nil && what != ofSecrets:
 		return value, nil
+	case v.ring == nil:
+		return "", &tasks.SealError{Err: errNoKeys}
 	}
 	b, err := base64.RawURLEncoding.DecodeString(rest)
 	if err != nil || !seal.Sealed(b) {
@@ -201,21 +215,22 @@ func (v *vault) pair(ctx context.Context, tenant, name, value string) (string, e
 // pairSize is how many letters, of six bits each, tell pairs of a tenant apart.
 const pairSize = 12
 
-// has reports whether a tenant's key is there without asking for it.
-func (v *vault) has(tenant string) bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.held[tenant] != nil
-}
+// atHand marks the context of who must not wait for a key: what is not at hand is errNotAtHand.
+type atHand struct{}
 
-// key returns a tenant's key, which is made where there is none and make is set. It is
-// asked for again every five seconds: another process may have deleted it.
+var errNotAtHand = errors.New("the key of a tenant would have to be asked for")
+
+// key returns a tenant's key, which is made where there is none and make is set. It is asked
+// for again when it may have been deleted by another process.
 func (v *vault) key(ctx context.Context, tenant string, make bool) (*seal.Key, error) {
 	v.mu.RLock()
 	h := v.held[tenant]
 	v.mu.RUnlock()
-	if h != nil && h.fresh() {
+	if h != nil && h.fresh(v.now()) {
 		return h.key, nil
+	}
+	if ctx.Value(atHand{}) != nil {
+		return nil, errNotAtHand
 	}
 	k, err := v.ask(ctx, tenant, make)
 	var sealed *tasks.SealError
@@ -225,6 +240,16 @@ func (v *vault) key(ctx context.Context, tenant string, make bool) (*seal.Key, e
 	return k, err
 }
 
+// ready has a tenant's key at hand where the store seals: what is begun for that tenant can be
+// written to its end.
+func (v *vault) ready(ctx context.Context, tenant string) error {
+	if !v.seals {
+		return nil
+	}
+	_, err := v.key(ctx, tenant, true)
+	return err
+}
+
 // keyWithin is how long a key may take to be read or made.
 const keyWithin = 5 * time.Second
 
@@ -232,8 +257,12 @@ const keyWithin = 5 * time.Second
 // sends next has its place there.
 func (v *vault) ask(caller context.Context, tenant string, make bool) (*seal.Key, error) {
 	if v.ring == nil {
-		return nil, &tasks.SealError{Err: errors.New("it is sealed, and seal.keys lists no key")}
+		return nil, &tasks.SealError{Err: errNoKeys}
 	}
+	if caller.Value(atHand{}) != nil {
+		return nil, errNotAtHand
+	}
+	at := v.now() // what was deleted since may be in the answer
 	ctx, cancel := context.WithTimeout(context.Background(), keyWithin)
 	defer cancel()
 	defer context.AfterFunc(caller, cancel)()
@@ -249,26 +278,44 @@ func (v *vault) ask(caller context.Context, tenant string, make bool) (*seal.Key
 		v.mu.Unlock()
 		return nil, &tasks.SealError{Err: errors.New("its tenant's key was deleted, or never was")}
 	case w.ID == "":
-		_, made, err := v.ring.Make(tenant)
-		if err != nil {
-			return nil, err
-		}
-		said, err := v.s.run(ctx, sealKeyScript, args{"tenant": tenant, "id": made.ID, "master": made.Master}, made.Key).StringSlice()
-		if err != nil {
+		if w, err = v.made(ctx, tenant); err != nil {
 			return nil, fmt.Errorf("make the key of a tenant: %w", err)
 		}
-		w = wrappedOf(said)
 	}
-	return v.hold(tenant, w)
+	return v.hold(tenant, w, at)
 }
 
-// hold has a tenant's key at hand.
-func (v *vault) hold(tenant string, w seal.Wrapped) (*seal.Key, error) {
+// made is a new key of a tenant, or the one that another process has made meanwhile. A tenant
+// that is being deleted gets none: it would stay behind.
+func (v *vault) made(ctx context.Context, tenant string) (seal.Wrapped, error) {
+	everybody, err := v.everybody(ctx)
+	if err != nil {
+		return seal.Wrapped{}, err
+	}
+	_, made, err := v.ring.Make(tenant, everybody)
+	if err != nil {
+		return seal.Wrapped{}, err
+	}
+	said, err := v.s.run(ctx, sealKeyScript, args{"tenant": tenant, "id": made.ID, "master": made.Master}, made.Key).StringSlice()
+	if err != nil {
+		return seal.Wrapped{}, err
+	}
+	if said[0] == "leaving" {
+		v.mu.Lock()
+		delete(v.held, tenant)
+		v.mu.Unlock()
+		return seal.Wrapped{}, &tasks.SealError{Err: tasks.ErrLeaving}
+	}
+	return wrappedOf(said), nil
+}
+
+// hold has a tenant's key at hand that was asked for at a time.
+func (v *vault) hold(tenant string, w seal.Wrapped, at int64) (*seal.Key, error) {
 	v.mu.RLock()
 	h := v.held[tenant]
 	v.mu.RUnlock()
 	if h != nil && h.key.ID() == w.ID {
-		h.asked.Store(time.Now().UnixNano())
+		h.asked.Store(max(at, h.asked.Load()))
 		return h.key, nil
 	}
 	k, err := v.ring.Unwrap(tenant, w)
@@ -276,14 +323,15 @@ func (v *vault) hold(tenant string, w seal.Wrapped) (*seal.Key, error) {
 	defer v.mu.Unlock()
 	var missing *seal.MissingError
 	if errors.As(err, &missing) {
-		v.missing[missing.Master] = true
+		v.missing[missing.Master] = v.s.clock()
 	}
 	if err != nil {
 		delete(v.held, tenant)
 		return nil, &tasks.SealError{Key: w.Master, Err: err}
 	}
 	h = &heldKey{key: k}
-	h.asked.Store(time.Now().UnixNano())
+	h.asked.Store(at)
+	h.used.Store(at)
 	v.held[tenant] = h
 	return k, nil
 }
@@ -341,86 +389,6 @@ func (v *vault) openPieces(ctx context.Context, tenant string, b []byte, at int,
 		}
 		plain, size = append(plain, one...), size+pieceHead+n
 	}
-}
-
-// ForgetKey deletes a tenant's key: what it has sealed is opened by nobody any more, in five
-// seconds at the latest in processes that have it at hand. A tenant that goes on gets
-// another key.
-func (s *Store) ForgetKey(ctx context.Context, tenant string) error {
-	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.Del(ctx, s.keys.sealKey(tenant))
-		p.ZRem(ctx, s.keys.sealKeys(), tenant)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("delete the key of a tenant: %w", redisError(err))
-	}
-	s.vault.mu.Lock()
-	delete(s.vault.held, tenant)
-	s.vault.mu.Unlock()
-	return nil
-}
-
-// rotateMost is how many tenants' keys are wrapped anew in one step.
-const rotateMost = 100
-
-// Rotate wraps the keys of the next tenants behind one, "" at first, with the current
-// master key, and returns the last of them, "" when there are no more. done counts those
-// that another one had wrapped; left has, by the master keys that they need, how many could
-// not be wrapped anew.
-func (s *Store) Rotate(ctx context.Context, after string) (last string, done int, left map[string]int, err error) {
-	left = map[string]int{}
-	low := "-"
-	if after != "" {
-		low = "(" + after
-	}
-	tenants, err := s.rdb.ZRangeByLex(ctx, s.keys.sealKeys(), &redis.ZRangeBy{Min: low, Max: "+", Count: rotateMost}).Result()
-	if err != nil {
-		return "", 0, nil, fmt.Errorf("list the tenants' keys: %w", redisError(err))
-	}
-	records, err := s.ask(ctx, s.keys.sealKey, tenants, "id", "m", "w")
-	if err != nil {
-		return "", 0, nil, fmt.Errorf("read the keys of %d tenants: %w", len(tenants), err)
-	}
-	for i, h := range records {
-		was := seal.Wrapped{ID: h["id"], Master: h["m"], Key: []byte(h["w"])}
-		if was.ID == "" {
-			continue // deleted just now
-		}
-		w, changed, err := s.vault.ring.Rewrap(tenants[i], was)
-		switch {
-		case err != nil:
-			left[was.Master]++
-			continue
-		case !changed:
-			continue
-		}
-		if err := s.run(ctx, sealWrapScript, args{"tenant": tenants[i], "id": w.ID, "was": was.Master, "master": w.Master}, w.Key).Err(); err != nil {
-			return "", done, left, fmt.Errorf("wrap the key of a tenant anew: %w", err)
-		}
-		done++
-	}
-	if len(tenants) < rotateMost {
-		return "", done, left, nil
-	}
-	return tenants[len(tenants)-1], done, left, nil
-}
-
-// MissingKeys are the names of master keys that were needed and are not listed.
-func (s *Store) MissingKeys() []string {
-	v := s.vault
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var names []string
-	for name := range v.missing {
-		if slices.Contains(v.ring.Names(), name) {
-			delete(v.missing, name)
-		} else {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // Sealed is what stands on a disk in the place of a value of a tenant; Opened is that value.

@@ -11,8 +11,7 @@ local h = redis.call('HMGET', key, 'n', 't', 'o')
 local begun = tonumber(h[1]) == a.call
 local text = begun and h[2] or ''
 if (begun and tonumber(h[3]) or #text) == a.offset then
-  redis.call('HSET', key, 'n', a.call, 't', text .. ARGV[3])
-  if a.bytes then redis.call('HSET', key, 'o', a.offset + a.bytes) end
+  redis.call('HSET', key, 'n', a.call, 't', text .. ARGV[3], unpack(a.bytes and { 'o', a.offset + a.bytes } or {}))
   redis.call('PEXPIRE', key, a.keep)
   redis.pcall('PUBLISH', keys.note(j.id), 'text')
 elseif not begun then

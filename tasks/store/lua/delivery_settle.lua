@@ -36,6 +36,7 @@ for i = 3, #ARGV, 9 do
     if counted and body ~= '' and not h[7] and (not wh or redis.call('EXISTS', wh) == 1) then put('b', body) end
     if status == 'pending' then
       put('due', now + delay)
+      put('why', counted and '' or outcome)
       redis.call('ZADD', keys.retries(), now + delay, id)
     else
       put('s', status)

@@ -12,15 +12,24 @@ if a.index then
   -- Of several pairs the one that the fewest jobs have.
   local fewest, of
   for name, value in pairs(a.metadata) do
-    local m = mark(name .. '\0' .. value)
-    local many = redis.call('ZLEXCOUNT', keys.marked(a.tenant), '[' .. m, '(' .. m .. '\255')
-    if not fewest or many < fewest then fewest, of = many, m end
+    local either, many = { mark(name .. '\0' .. value) }, 0
+    if a.pairs[name] ~= '' then either[2] = mark(a.pairs[name]) end
+    for _, m in ipairs(either) do many = many + redis.call('ZLEXCOUNT', keys.marked(a.tenant), '[' .. m, '(' .. m .. '\255') end
+    if not fewest or many < fewest then fewest, of = many, either end
   end
-  local from = '(' .. of .. (a.from == '+' and '\255' or string.sub(a.from, 2))
-  local low = '[' .. of .. (a.low == '-' and '' or string.sub(a.low, 2))
-  for i, m in ipairs(redis.call('ZREVRANGEBYLEX', keys.marked(a.tenant), from, low, 'LIMIT', 0, a.n)) do
-    ids[i] = string.sub(m, 9)
-    if redis.call('EXISTS', keys.job(ids[i])) == 0 then redis.call('ZREM', keys.marked(a.tenant), m) end -- another release has deleted it
+  for _, begins in ipairs(of) do
+    local from = '(' .. begins .. (a.from == '+' and '\255' or string.sub(a.from, 2))
+    local low = '[' .. begins .. (a.low == '-' and '' or string.sub(a.low, 2))
+    for _, m in ipairs(redis.call('ZREVRANGEBYLEX', keys.marked(a.tenant), from, low, 'LIMIT', 0, a.n)) do
+      local id = string.sub(m, 9)
+      ids[#ids + 1] = id
+      if redis.call('EXISTS', keys.job(id)) == 0 then redis.call('ZREM', keys.marked(a.tenant), m) end -- another release has deleted it
+    end
+  end
+  -- What is sealed and what is not stand apart there: of both the newest.
+  if of[2] then
+    table.sort(ids, function(x, y) return x > y end)
+    for i = #ids, a.n + 1, -1 do ids[i] = nil end
   end
 elseif a.batch ~= '' then
   local up = a.line < 0 and {} or redis.call('LRANGE', keys.lines(a.batch), math.max(0, a.line - a.n + 1), a.line)

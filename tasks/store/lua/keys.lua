@@ -337,7 +337,8 @@ function keys.poolStates() return P .. 'wpool' end -- hash: pool -> the state th
 -- m   the name of the master key that wraps it
 -- w   the key, wrapped
 function keys.sealKey(tenant) return P .. 'sk:' .. tenant end -- hash: the tenant's key
-function keys.sealKeys() return P .. 'sks' end -- zset: tenants with a key
+function keys.sealKeys() return P .. 'sks' end -- hash: tenant -> the id of its key
+function keys.sealKnown() return P .. 'skm' end -- hash: process -> when it said which master keys it has, a space, and which, as JSON
 
 -- Abuse, see api/abuse.
 

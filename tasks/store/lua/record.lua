@@ -186,9 +186,10 @@ local function mark(text) return string.sub(redis.sha1hex(text), 1, 8) end
 -- marks are what the index of metadata has of a job, for each pair its mark and the job;
 -- nil: the job has no metadata. Who reads the index reads the record as well.
 local function marks(id, envelope)
-  if not envelope or not string.find(envelope, '"md":', 1, true) then return nil end
-  local md, all = cjson.decode(envelope).md, {}
-  for name, value in pairs(type(md) == 'table' and md or {}) do all[#all + 1] = mark(name .. '\0' .. value) .. id end
+  if not envelope or not string.find(envelope, '"md":{', 1, true) and not string.find(envelope, '"mp":[', 1, true) then return nil end
+  local e, all = cjson.decode(envelope), {}
+  for name, value in pairs(type(e.md) == 'table' and e.md or {}) do all[#all + 1] = mark(name .. '\0' .. value) .. id end
+  for _, pair in ipairs(type(e.mp) == 'table' and e.mp or {}) do all[#all + 1] = mark(pair) .. id end -- sealed
   return all[1] and all
 end
 
