@@ -125,7 +125,7 @@ func (a *API) CreateBatch(c echo.Context) error {
 	b := batch{extra: e}
 	var h desk.HandedBatch
 	if b.Faults = f.Faults; len(b.Faults) == 0 {
-		h, err = a.submit(r.Context(), x, said, sum, &b.extra)
+		h, err = a.submit(r.Context(), x, said, sum, &b.extra, f.Bytes)
 		if err != nil && len(b.Faults) == 0 {
 			return err
 		}
@@ -242,15 +242,15 @@ func batchMembers(body []byte) error {
 // errFaulty ends the reading of a file in which something is wrong.
 var errFaulty = errors.New("the file is faulty")
 
-// submit hands the lines of the batch's file in. Of a file that is faulty it sets the
+// submit hands the lines of the batch's file of size bytes in. Of a file that is faulty it sets the
 // faults, beside an error.
-func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum string, e *extra) (desk.HandedBatch, error) {
+func (a *API) submit(ctx context.Context, x desk.Caller, said relay.Said, sum string, e *extra, size int64) (desk.HandedBatch, error) {
 	common := said.Each
 	if common.Deadline.IsZero() {
 		common.Deadline = a.c.Now().Add(window)
 	}
 	read := func(take func(line int, job tasks.Job, size int) error) error {
-		file := &content{next: func(n int) ([]byte, error) { return a.c.Documents.Content(ctx, e.Input, n) }}
+		file := &content{next: a.chunks(ctx, e.Input, size)}
 		err := wire.AllLines(file, a.c.MaxBody, func(line int, raw []byte, _ bool) error {
 			done, err := a.c.Desk.Reading(ctx, x.Tenant, len(raw))
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"log/slog"
@@ -540,11 +541,12 @@ func (a *API) FileContent(c echo.Context) error {
 		}
 		return nil
 	}
-	if _, _, err := a.uploaded(ctx, tenant, id); err != nil {
+	_, f, err := a.uploaded(ctx, tenant, id)
+	if err != nil {
 		return err
 	}
-	for i := 0; ; i++ {
-		chunk, err := a.c.Documents.Content(ctx, id, i)
+	for next := a.chunks(ctx, id, f.Bytes); ; {
+		chunk, err := next()
 		if err != nil {
 			return out.Fail(err)
 		}
@@ -554,23 +556,38 @@ func (a *API) FileContent(c echo.Context) error {
 	}
 }
 
-// content reads a file's chunks one after the other.
+// chunks returns a file's chunks one after the other, and nil behind the last. Content that ends
+// before the bytes that its document tells, or goes on behind them, is an error: some of it was lost.
+func (a *API) chunks(ctx context.Context, id string, size int64) func() ([]byte, error) {
+	i := 0
+	return func() ([]byte, error) {
+		chunk, err := a.c.Documents.Content(ctx, id, i)
+		if err != nil {
+			return nil, err
+		}
+		i, size = i+1, size-int64(len(chunk))
+		if chunk == nil && size > 0 || size < 0 {
+			return nil, fmt.Errorf("the content of %s is not as long as it was when it came", id)
+		}
+		return chunk, nil
+	}
+}
+
+// content reads chunks one after the other.
 type content struct {
-	next func(chunk int) ([]byte, error)
-	n    int
+	next func() ([]byte, error)
 	rest bytes.Reader
 }
 
 func (r *content) Read(p []byte) (int, error) {
 	if r.rest.Len() == 0 {
-		chunk, err := r.next(r.n)
+		chunk, err := r.next()
 		if err != nil {
 			return 0, err
 		}
 		if chunk == nil {
 			return 0, io.EOF
 		}
-		r.n++
 		r.rest.Reset(chunk)
 	}
 	return r.rest.Read(p)
