@@ -4,12 +4,13 @@
 // whole or not there.
 //
 // It promises that what was kept is tried again, at each start and now and then,
-// until the record has it, has moved on, or its time is over. The files hold
-// answers in plain, for this user alone (0600 in a folder of 0700). Nothing of an
-// answer is ever logged.
+// until the record has it, has moved on, or its time is over. The files are for this
+// user alone (0600 in a folder of 0700), and hold answers as Config.Seal makes them.
+// Nothing of an answer is ever logged.
 package spill
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -49,6 +50,20 @@ type item struct {
 	Ticket  *tasks.Ticket  `json:"ticket,omitempty"`
 	Ending  *tasks.Ending  `json:"ending,omitempty"`
 	Settled *tasks.Settled `json:"settled,omitempty"`
+
+	// In place of the above, sealed: an item as JSON, for the tenant and the id that it names.
+	// A release that knows nothing of it leaves the file where it is.
+	Tenant string `json:"tenant,omitempty"`
+	ID     string `json:"id,omitempty"`
+	Sealed []byte `json:"sealed,omitempty"`
+}
+
+// tenant is whose the item is; "": a release before this one has handed it over.
+func (i *item) tenant() string {
+	if i.Settled != nil {
+		return i.Settled.Tenant
+	}
+	return i.Ticket.Tenant
 }
 
 // id names what the item is about.
@@ -82,6 +97,9 @@ type Record interface {
 type Config struct {
 	Dir    string // made if it is not there; several processes may share it
 	Record Record
+	// Seal is what stands in a file for what is about an id of a tenant's, and Open the
+	// reverse; nil: files hold it in plain.
+	Seal, Open func(ctx context.Context, tenant, id string, value []byte) ([]byte, error)
 	// Hand passes on the tickets that a recorded end made room for.
 	Hand func(ctx context.Context, list []tasks.Ticket) error
 	// Ended is told of each end of a job that was recorded; nil: nobody is.
@@ -223,7 +241,7 @@ func (f *Folder) KeepDelivery(s tasks.Settled, why error) error {
 
 // keep writes an item, whose lease is renewed from then on.
 func (f *Folder) keep(i *item) error {
-	b, err := json.Marshal(i)
+	b, err := f.sealed(i)
 	if err != nil {
 		return err
 	}
@@ -249,6 +267,37 @@ func (f *Folder) keep(i *item) error {
 		f.hooks[name] = i.Settled.Ticket
 	}
 	return nil
+}
+
+// sealed is an item as a file has it.
+func (f *Folder) sealed(i *item) ([]byte, error) {
+	b, err := json.Marshal(i)
+	if err != nil || f.c.Seal == nil || i.tenant() == "" {
+		return b, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tryWithin)
+	defer cancel()
+	secret, err := f.c.Seal(ctx, i.tenant(), i.id(), b)
+	if err != nil || bytes.Equal(secret, b) { // nothing is sealed in this process
+		return b, err
+	}
+	return json.Marshal(item{Version: format, Kind: i.Kind, Tenant: i.tenant(), ID: i.id(), Sealed: secret})
+}
+
+// opened reads the item of a file. An error of [tasks.ErrUnavailable] is one of keys.
+func (f *Folder) opened(ctx context.Context, b []byte) (i item, err error) {
+	if err = json.Unmarshal(b, &i); err != nil || i.Sealed == nil {
+		return i, err
+	}
+	if f.c.Open == nil {
+		return i, fmt.Errorf("it is sealed: %w", tasks.ErrUnavailable)
+	}
+	if b, err = f.c.Open(ctx, i.Tenant, i.ID, i.Sealed); err != nil {
+		return i, err
+	}
+	i = item{}
+	err = json.Unmarshal(b, &i)
+	return i, err
 }
 
 // put makes a file that is whole or not there.

@@ -2,6 +2,7 @@ package spill_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -305,5 +306,61 @@ func TestTheFormatOfAFile(t *testing.T) {
 	}
 	if e := r.ended[0]; e.Status != tasks.StatusSucceeded || string(e.Result) != "{}" || e.Usage.OutputTokens != 7 || e.Kept != 2 || e.Attempt.RequestID != "r" || e.Provider != "anthropic" || e.Delay != time.Second {
 		t.Errorf("read %+v", e)
+	}
+}
+
+// What is kept is sealed for its tenant and id, and opened before it is recorded; while its
+// key is missing, it stays where it is.
+func TestWhatIsKeptIsSealed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := &record{say: map[string]error{}, renewed: map[string]int{}}
+	missing := true
+	f, err := spill.Open(spill.Config{
+		Dir: dir, Record: r, TTL: time.Hour, Hand: func(context.Context, []tasks.Ticket) error { return nil },
+		Seal: func(_ context.Context, tenant, id string, value []byte) ([]byte, error) {
+			return []byte(tenant + "/" + id + "/" + base64.StdEncoding.EncodeToString(value)), nil
+		},
+		Open: func(_ context.Context, tenant, id string, value []byte) ([]byte, error) {
+			if missing {
+				return nil, tasks.ErrUnavailable
+			}
+			text, is := strings.CutPrefix(string(value), tenant+"/"+id+"/")
+			if !is {
+				t.Errorf("opened for %s of %s: %s", id, tenant, value)
+			}
+			return base64.StdEncoding.DecodeString(text)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.KeepEnding(tasks.Ticket{ID: "job_1", Tenant: "acme"}, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte("canary")}, errors.New("away")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.KeepDelivery(tasks.Settled{Ticket: tasks.DeliveryTicket{ID: "dlv_1"}, Tenant: "acme", Body: []byte("canary")}, errors.New("away")); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil || strings.Contains(string(b), "canary") || strings.Contains(string(b), base64.StdEncoding.EncodeToString([]byte("canary"))) {
+			t.Errorf("%s, %v", b, err)
+		}
+	}
+	f.Try(t.Context())
+	if len(r.ended)+len(r.settled) > 0 {
+		t.Error("recorded without its key")
+	}
+	missing = false
+	f.Try(t.Context())
+	if len(r.ended) != 1 || string(r.ended[0].Result) != "canary" || len(r.settled) != 1 || string(r.settled[0].Body) != "canary" {
+		t.Errorf("recorded %+v, %+v", r.ended, r.settled)
+	}
+	if n, _ := f.Size(); n != 0 {
+		t.Errorf("%d files are left", n)
 	}
 }

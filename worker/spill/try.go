@@ -2,7 +2,6 @@ package spill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -124,9 +123,15 @@ func (f *Folder) one(ctx context.Context, name string) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return // another process was faster
 	}
+	ctx, cancel := context.WithTimeout(ctx, tryWithin)
+	defer cancel()
 	var i item
 	if err == nil {
-		err = json.Unmarshal(b, &i)
+		i, err = f.opened(ctx, b)
+	}
+	if errors.Is(err, tasks.ErrUnavailable) && !old {
+		f.c.Log.Debug("what is kept in data_dir cannot be opened yet", "error", err)
+		return
 	}
 	if err != nil || !i.sound() {
 		f.unread(name, old)
@@ -137,8 +142,6 @@ func (f *Folder) one(ctx context.Context, name string) {
 		f.leave(name, int64(len(b)), dropped)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tryWithin)
-	defer cancel()
 	switch err := f.record(ctx, &i); {
 	case err == nil:
 		f.c.Log.Info("what redis did not take at first is recorded", "kind", string(i.Kind), "id", i.id())
