@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 	"/cmd/sluice/drain": {"/tasks", "/tasks/estimate", "/api/v1", "/worker/pause", "/worker/pool", jsonLib, "github.com/santhosh-tekuri/jsonschema/v6"},
 	// A simulation is the desk, the record, the gate and the forecasts as they are, without Asynq and providers.
 	"/cmd/sluice/simulate": {"/api/caps", "/api/desk", "/api/fault", "/api/quota", "/tasks", "/tasks/store", "/worker/limit", "/worker/pause", "/worker/pool", redisClient},
-	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/queue", "/worker/egress", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
+	"/cmd/sluice/config":   {"/api/auth", "/tasks", "/tasks/bodies", "/tasks/seal", "/tasks/queue", "/worker/egress", "/worker/pool", redisClient, "github.com/goccy/go-yaml/..."},
 }
 
 // importedBy is who alone may import a part of a program.

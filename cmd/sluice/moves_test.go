@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -210,7 +211,14 @@ func TestAMoveFromTheEmbeddedRedis(t *testing.T) {
 	}
 	moves(t, "move", "DATA="+data, "NEW="+fresh)
 	stopRedis(t, filepath.Join(fresh, "redis.sock"))
-	own := []string{"SLUICE_REDIS__URL=unix://" + fresh + "/redis.sock", "SLUICE_BODIES__URL=file://" + data + "/bodies", "SLUICE_DATA_DIR=" + data}
+	key, err := os.ReadFile(filepath.Join(data, "seal.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []string{
+		"SLUICE_REDIS__URL=unix://" + fresh + "/redis.sock", "SLUICE_BODIES__URL=file://" + data + "/bodies", "SLUICE_DATA_DIR=" + data,
+		`SLUICE_SEAL__KEYS={"local": "` + strings.TrimSpace(string(key)) + `"}`,
+	}
 	m.run(own, "api")
 	m.run(own, "worker")
 	m.check(before, string(tasks.HandedBack))
@@ -228,7 +236,8 @@ func TestComingBackFromABackup(t *testing.T) {
 	moves(t, "backup", "SOCKET="+data+"/redis/redis.sock", "BODIES="+data+"/bodies", "BACKUP="+backup)
 	p.signal(syscall.SIGKILL)
 	p.exits()
-	if err := os.RemoveAll(data); err != nil {
+	// The key that seals is kept elsewhere.
+	if err := errors.Join(os.Rename(data+"/seal.key", back+"/seal.key"), os.RemoveAll(data)); err != nil {
 		t.Fatal(err)
 	}
 	moves(t, "restore", "NEW="+back+"/redis", "BODIES="+back+"/bodies", "BACKUP="+backup)

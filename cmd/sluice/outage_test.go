@@ -185,10 +185,14 @@ func configured(t *testing.T, url, yaml string) *config.Config {
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, faults := config.Load(file, []string{
+	environ := []string{
 		"HOME=" + t.TempDir(), "SLUICE_REDIS__URL=" + url, "SLUICE_AUTH__HMAC_SECRET=" + string(stageSecret),
 		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
-	})
+	}
+	if !strings.Contains(yaml, "seal:") && url != "" {
+		environ = append(environ, "SLUICE_SEAL=off") // else that is a notice
+	}
+	cfg, faults := config.Load(file, environ)
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}
@@ -206,10 +210,16 @@ func outageOn(t *testing.T, redis *redistest.Server, url, yaml string) *stage {
 // outageAt is outageOn with the time that Redis has for the record; nil: its own.
 func outageAt(t *testing.T, redis *redistest.Server, url, yaml string, now func() time.Time) *stage {
 	t.Helper()
+	return outageLogs(t, redis, url, yaml, now, slog.LevelWarn)
+}
+
+// outageLogs is outageAt whose log begins at a level.
+func outageLogs(t *testing.T, redis *redistest.Server, url, yaml string, now func() time.Time, level slog.Level) *stage {
+	t.Helper()
 	url = cmp.Or(url, redis.URL())
 	cfg := configured(t, url, yaml)
 	r := &stage{t: t, redis: redis, said: &heard{}}
-	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.said), &slog.HandlerOptions{Level: level}))
 	var err error
 	if r.s, err = newService(t.Context(), cfg, roles{api: true, worker: true, grace: 100 * time.Millisecond, now: now, keepAlive: 50 * time.Millisecond}, log); err != nil {
 		t.Fatal(err)

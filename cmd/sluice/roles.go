@@ -42,7 +42,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	if cfg.UsesFake() {
 		fmt.Fprintln(env.Stderr, "sluice: "+fakeNotice)
 	}
-	return serveAPI(ctx, cfg, roles{api: true, worker: true, grace: c.Grace}, env.Log, secret, func(url string) {
+	return serveAPI(ctx, cfg, roles{api: true, worker: true, ownKey: true, again: env.Config, grace: c.Grace}, env.Log, secret, func(url string) {
 		fmt.Fprintf(env.Stdout, "API      %s\nconsole  %s/   (sign in with the token)\nmonitor  %s/monitoring\ndocs     %s/docs\n\nexport SLUICE_URL=%s\nexport SLUICE_TOKEN=%s\n",
 			url, url, url, url, url, token)
 	})
@@ -68,7 +68,7 @@ func (c *APICmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	return serveAPI(ctx, cfg, roles{api: true, grace: c.Grace}, env.Log, secret, nil)
+	return serveAPI(ctx, cfg, roles{api: true, again: env.Config, grace: c.Grace}, env.Log, secret, nil)
 }
 
 // apiSecret is what sluice api verifies tokens of our own with: the configured secret, or
@@ -89,7 +89,7 @@ func (c *WorkerCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	return serveWorker(ctx, cfg, c.Grace, env.Log)
+	return serveWorker(ctx, cfg, roles{worker: true, again: env.Config, grace: c.Grace}, env.Log)
 }
 
 // serveAPI runs the API and the console, alone or with a worker in the same
@@ -123,8 +123,8 @@ func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url st
 }
 
 // serveWorker runs a worker.
-func serveWorker(ctx context.Context, cfg *config.Config, grace time.Duration, log *slog.Logger) error {
-	s, err := newService(ctx, cfg, roles{worker: true, grace: grace}, log)
+func serveWorker(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) error {
+	s, err := newService(ctx, cfg, r, log)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 			// So that several runs and a dev server share nothing.
 			own.DataDir = dir
 		}
-		s, err := newService(ctx, &own, roles{worker: true, tell: true, grace: grace}, log)
+		s, err := newService(ctx, &own, roles{worker: true, tell: true, ownKey: true, grace: grace}, log)
 		if err != nil {
 			return nil, err
 		}

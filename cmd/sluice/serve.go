@@ -80,6 +80,7 @@ func (s *service) notes() []string {
 	if s.noSpill != "" {
 		list = append(list, s.noSpill)
 	}
+	list = append(list, s.sealNotices()...)
 	for _, set := range s.keySets() {
 		if set.Down != "" {
 			list = append(list, set.Down)

@@ -76,6 +76,8 @@ type service struct {
 	room      *caps.Room // nil in a process without an API
 	console   *web.Web   // likewise
 
+	sealing sealing
+
 	spill   *spill.Folder  // of answers that Redis does not take; nil: there is none
 	noSpill string         // why there is none, for a worker
 	worker  *worker.Worker // nil in a process without that role
@@ -102,6 +104,10 @@ type roles struct {
 	grace       time.Duration    // for calls and requests in flight at a stop; 0 means 30 s
 	now         func() time.Time // the clock of the record's scripts, for tests; nil: Redis's own
 	keepAlive   time.Duration    // between two writes of a stream, for tests; 0 is the API's own
+	// ownKey has the process seal with the key of its data_dir where none is configured and
+	// Redis is the embedded one. again reads the configuration once more, nil: it stays.
+	ownKey bool
+	again  func() (*config.Config, error)
 }
 
 // newService makes every part and starts none but the embedded Redis and the
@@ -159,7 +165,11 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 	}
 	s.settings = store.NewSettings(s.rdb, prefix)
 	_ = s.settings.Refresh(ctx) // else the configuration's stand until they are read
+	if err := s.openSeal(r); err != nil {
+		return err
+	}
 	s.store = store.New(store.Config{
+		Seal: s.sealing.ring, Plain: s.sealing.plain,
 		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.limitsOf(tenant).Weight },
@@ -289,7 +299,7 @@ func (s *service) openSpill(record telling, deliveries *dispatch.Deliveries) {
 	if s.cfg.DataDir != "" {
 		var err error
 		s.spill, err = spill.Open(spill.Config{
-			Dir: filepath.Join(s.cfg.DataDir, "spill"), Record: ends{record, deliveries}, Hand: s.feeder.Hand, TTL: s.cfg.Results.TTL, Log: s.log, Metrics: s.registry,
+			Dir: filepath.Join(s.cfg.DataDir, "spill"), Record: ends{record, deliveries}, Seal: s.store.Sealed, Open: s.store.Opened, Hand: s.feeder.Hand, TTL: s.cfg.Results.TTL, Log: s.log, Metrics: s.registry,
 			Ended: func(t tasks.Ticket, e tasks.Ending) { s.worker.Ended(t, e) },
 		})
 		if err == nil {
@@ -609,6 +619,10 @@ func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	}
 	if s.spill != nil {
 		base.Go(func() error { return s.spill.Run(ctx) })
+	}
+	base.Go(func() error { return s.store.TendKeys(ctx, whom()) })
+	if s.sealing.ring != nil && s.sealing.again != nil {
+		base.Go(func() error { return s.reseal(ctx) })
 	}
 }
 

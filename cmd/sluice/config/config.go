@@ -34,6 +34,7 @@ import (
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/bodies"
+	"github.com/sluicehq/sluice/tasks/seal"
 	"github.com/sluicehq/sluice/worker/egress"
 	"github.com/sluicehq/sluice/worker/pool"
 )
@@ -71,6 +72,7 @@ type Config struct {
 	Prices         []Price    `key:"prices"` // in the file's order; the first that matches a model is its price; empty: no money is shown
 	Abuse          Abuse      `key:"abuse"`
 	Bodies         Bodies     `key:"bodies"`
+	Seal           Seal       `key:"seal"`
 	DataDir        string     `key:"data_dir"` // empty when there is no home folder and none was given: nothing can be kept
 	Webhooks       Webhooks   `key:"webhooks"`
 
@@ -364,6 +366,25 @@ type Abuse struct {
 	Mode   string        `key:"mode"`   // off, shadow or enforce
 	Window time.Duration `key:"window"` // of volumes
 	Learn  time.Duration `key:"learn"`  // before which a tenant has no past
+}
+
+// Seal says with which keys the content of tenants is sealed. In the file, off alone stands
+// for the whole.
+type Seal struct {
+	Off  bool      `key:"off"`               // what is written lies in plain; Keys open what was sealed
+	Keys []SealKey `key:"keys" secret:"all"` // in the file's order: the last seals, all open; empty: nothing is sealed, but by dev and run
+}
+
+// SealKey is the name of a master key, and its 32 bytes.
+type SealKey [2]string
+
+// Masters are the keys as a ring takes them.
+func (s Seal) Masters() []seal.Master {
+	var out []seal.Master
+	for _, k := range s.Keys {
+		out = append(out, seal.Master{Name: k[0], Key: []byte(k[1])})
+	}
+	return out
 }
 
 // Bodies says where large prompts and results lie.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -87,6 +88,7 @@ abuse: {mode: shadow, window: 60s, learn: 168h}
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
 bodies: {url: "s3://prompts/sluice?region=eu-central-1", above: 16384, access_key: AKIA, secret_key: hunter2-the-third, session_token: hunter2-the-fourth}
+seal: {off: false, keys: {"2026-10": "MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=", "2026-11": "MjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjI="}}
 data_dir: /var/lib/sluice
 webhooks: {allow_http: false, allow_private: false, allow_hosts: [], ca_file: "", headers: {X-Team: hunter2-the-second}, deny_networks: []}
 `
@@ -479,13 +481,13 @@ func TestPrintMasksAndReadsBack(t *testing.T) {
 	if err := c.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{"hunter2", "sk-1", "0123456789abcdef"} {
+	for _, secret := range []string{"hunter2", "sk-1", "0123456789abcdef", "MTEx", "1111", "MjIy", "2222"} {
 		if strings.Contains(b.String(), secret) {
 			t.Errorf("the secret %q is printed:\n%s", secret, b.String())
 		}
 	}
 	// What is printed is a configuration again, but for its secrets.
-	longKey := strings.Repeat("k", 32)
+	longKey := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))
 	again := mustLoad(t, strings.NewReplacer("'********'", longKey, `"********"`, longKey, "********", "p").Replace(b.String()), "HOME=/other")
 	var second strings.Builder
 	if err := again.Print(&second); err != nil {
@@ -646,6 +648,35 @@ func TestPrices(t *testing.T) {
 		}
 		if _, faults := Load(file, []string{"HOME=" + t.TempDir()}); len(faults) != 1 || !strings.Contains(faults.Error(), want) {
 			t.Errorf("%s: %v; want one fault with %s", text, faults, want)
+		}
+	}
+}
+
+func TestTheLastListedKeySeals(t *testing.T) {
+	one, two := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("1", 32))), base64.StdEncoding.EncodeToString([]byte(strings.Repeat("2", 32)))
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(`{"b": "`+two+`", "a": "`+one+`"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*Config{
+		"the file":              mustLoad(t, "seal: {keys: {b: "+two+", a: "+one+"}}\n"),
+		"a file of its own":     mustLoad(t, "", "SLUICE_SEAL__KEYS_FILE="+file),
+		"the environment":       mustLoad(t, "seal: {keys: {c: "+two+"}}\n", `SLUICE_SEAL__KEYS={"b": "`+two+`", "a": "`+one+`"}`),
+		"switched off in plain": mustLoad(t, "seal: {off: true, keys: {b: "+two+", a: "+one+"}}\n"),
+	} {
+		m := c.Seal.Masters()
+		if len(m) != 2 || m[0].Name != "b" || m[1].Name != "a" || string(m[1].Key) != strings.Repeat("1", 32) {
+			t.Errorf("%s: %d keys", name, len(m))
+		}
+	}
+	for _, c := range []*Config{mustLoad(t, "seal: off\n"), mustLoad(t, "seal: false\n"), mustLoad(t, "", "SLUICE_SEAL=off")} {
+		if !c.Seal.Off || len(c.Seal.Keys) > 0 {
+			t.Errorf("off: %+v", c.Seal)
+		}
+	}
+	for _, bad := range []string{"seal: {keys: {a: hunter2}}\n", "seal: {keys: [hunter2]}\n", "seal: {keys: {a: 7}}\n", "seal: hunter2\n", "seal: {keys: {a: aHVudGVyMg==}}\n"} {
+		if _, faults := load(t, bad); len(faults) != 1 || !strings.HasPrefix(faults[0].Key, "seal") || strings.Contains(faults.Error(), "hunter2") || strings.Contains(faults.Error(), "aHVu") {
+			t.Errorf("%q: %v", bad, faults)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 // field finds the field of the struct t whose key is key.
@@ -55,12 +56,15 @@ func (r *reader) decode(n *node, v reflect.Value, key string) {
 			return
 		}
 	}
-	if v.Type() == reflect.TypeFor[time.Duration]() {
+	switch v.Type() {
+	case reflect.TypeFor[time.Duration]():
 		r.duration(n, v, key)
 		return
-	}
-	if v.Type() == reflect.TypeFor[tasks.Money]() {
+	case reflect.TypeFor[tasks.Money]():
 		r.money(n, v, key)
+		return
+	case reflect.TypeFor[[]SealKey]():
+		r.sealKeys(n, v, key)
 		return
 	}
 	switch {
@@ -204,6 +208,10 @@ func (r *reader) money(n *node, v reflect.Value, key string) {
 }
 
 func (r *reader) structure(n *node, v reflect.Value, key string) {
+	if v.Type() == reflect.TypeFor[Seal]() && (n.kind == text && n.value == "off" || n.kind == boolean && n.value == "false") {
+		v.FieldByName("Off").SetBool(true)
+		return
+	}
 	if n.kind != mapping {
 		r.fault(key, n.where, "has to be a mapping of the keys %s", strings.Join(childKeys(v.Type()), ", "))
 		return
@@ -254,6 +262,29 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 		}
 		v.Set(reflect.Append(v, item))
 	}
+}
+
+// sealKeys reads master keys by their names. A fault quotes none of them.
+func (r *reader) sealKeys(n *node, v reflect.Value, key string) {
+	if n.kind != mapping {
+		r.fault(key, n.where, "has to be a mapping of names, each with a key of 32 bytes in base64, as openssl rand -base64 32 makes one")
+		return
+	}
+	var keys []SealKey
+	for _, e := range n.entries {
+		at := join(key, e.key)
+		if e.node.kind != text && e.node.kind != raw {
+			r.fault(at, e.node.where, "has to be text%s", quoteHint(e.node))
+			continue
+		}
+		secret, err := seal.ParseKey(strings.TrimSpace(e.node.value))
+		if err != nil {
+			r.fault(at, e.node.where, "has to be 32 bytes in base64, as openssl rand -base64 32 makes them: it %v", err)
+			continue
+		}
+		keys = append(keys, SealKey{e.key, string(secret)})
+	}
+	v.Set(reflect.ValueOf(keys))
 }
 
 func (r *reader) list(n *node, v reflect.Value, key string) {

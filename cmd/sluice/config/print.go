@@ -102,6 +102,13 @@ func secretly(how string, v reflect.Value) any {
 		}
 		return out
 	}
+	if keys, ok := v.Interface().([]SealKey); ok {
+		out := yaml.MapSlice{}
+		for _, k := range keys {
+			out = append(out, yaml.MapItem{Key: k[0], Value: mask})
+		}
+		return out
+	}
 	switch how {
 	case "all":
 		return mask
