@@ -93,6 +93,12 @@ func TestHostileBodies(t *testing.T) {
 
 		{"no input", `{"model":"claude-x"}`, 400, "Exactly one"},
 		{"two inputs", with(`"messages":[{"role":"user","content":"x"}]`), 400, "Exactly one"},
+		{"two inputs, one empty", `{"model":"claude-x","prompt":"hi","messages":[]}`, 400, "Exactly one"},
+		{"two empty inputs", `{"model":"claude-x","messages":[],"prompt":""}`, 400, "Exactly one"},
+		{"an empty list", `{"model":"claude-x","messages":[]}`, 400, `"messages" must not be empty`},
+		{"an empty text", `{"model":"claude-x","prompt":""}`, 400, `"prompt" must not be empty`},
+		{"a slip of syntax in the second line", "{\n \"model\": \"é\", \"prompt\": 'x'}", 400, "line 2, column 26, byte "},
+		{"a slip of syntax in one line", `{"model":'claude-x'}`, 400, "column 10, byte 9"},
 		{"three inputs", with(`"messages":[{"role":"user","content":"x"}],"request":{"model":"claude-x"}`), 400, "Exactly one"},
 		{"an empty prompt", `{"model":"claude-x","prompt":""}`, 400, `"prompt"`},
 		{"every input null", `{"model":"claude-x","prompt":null,"messages":null,"request":null}`, 400, "Exactly one"},

@@ -43,6 +43,15 @@ func (e *UnknownError) Error() string { return ErrUnknown.Error() + ": " + e.Err
 // was done.
 func (*UnknownError) Is(target error) bool { return target == ErrUnknown }
 
+// ReusedError is ErrKeyReused with the id of the job or batch that the key made.
+type ReusedError struct{ ID string }
+
+// Error is that of ErrKeyReused; the id is for the caller.
+func (*ReusedError) Error() string { return ErrKeyReused.Error() }
+
+// Is reports that it is ErrKeyReused.
+func (*ReusedError) Is(target error) bool { return target == ErrKeyReused }
+
 // BodiesError is an error of the store of large bodies, beside Redis: an
 // ErrUnavailable, or ErrFull where it has no room. It holds nothing of a body.
 type BodiesError struct {

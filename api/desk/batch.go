@@ -164,7 +164,7 @@ func (d *Desk) replayBatch(ctx context.Context, h *HandedBatch, in *intake, b In
 	case prior.Fingerprint == "" && prior.Lines != int64(len(in.lines.seen)):
 		return tasks.ErrIDTaken
 	case prior.Fingerprint != "" && b.Fingerprint() != prior.Fingerprint:
-		return tasks.ErrKeyReused
+		return &tasks.ReusedError{ID: prior.ID}
 	}
 	h.Replayed, h.Answer = true, prior.Answer
 	h.Batch, err = d.c.Batches.Batch(ctx, in.tenant, prior.ID)

@@ -58,6 +58,7 @@ const (
 	RequestTimeout      = "request_timeout"
 	Conflict            = "conflict"
 	KeyBusy             = "idempotency_key_busy"
+	KeyReused           = "idempotency_key_reused"
 	KeysUnavailable     = "keys_unavailable"
 	StoreFull           = "store_full"
 	StillWaiting        = "still_waiting"
@@ -95,7 +96,7 @@ func Kinds() []Kind {
 		{ImpossibleSize, 422, "No allowance can ever hold the request", nil},
 		{ImpossibleSetting, 422, "No tenant can have such a setting", nil},
 		{WebhookURLRefused, 422, "The webhook address is refused", nil},
-		{"idempotency_key_reused", 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
+		{KeyReused, 422, "The Idempotency-Key was used for another request", tasks.ErrKeyReused},
 		{QuotaExceeded, 429, "A quota of the tenant is used up", tasks.ErrBacklogFull},
 		{BudgetExhausted, 429, "The tenant's budget of the day is used up", nil},
 		{AbnormalUsage, 429, "The tenant's usage is out of the ordinary", nil},
@@ -120,14 +121,14 @@ func comeAgain() time.Duration { return DefaultRetryAfter + rand.N(DefaultRetryA
 
 // advice is what to do about failures that nobody says more of.
 var advice = map[string]string{
-	NotFound:                 "The token's tenant has none of this id, or no longer: it may be another tenant's, deleted, or older than results.ttl.",
-	"already_final":          "Nothing was changed; read it for how it ended.",
-	Conflict:                 "Nothing was changed; read it, since its status says what can be done.",
-	KeyBusy:                  "Send it again in a moment; the answer is the first request's.",
-	"idempotency_key_reused": "Send another key for another request, or the first request's body for its answer.",
-	Unavailable:              "Nothing was changed; send it again after Retry-After.",
-	KeysUnavailable:          "Send it again after Retry-After; an operator sees why in /readyz.",
-	StoreFull:                "Nothing was taken in; send it again after Retry-After. Deleting finished jobs makes room.",
+	NotFound:        "The token's tenant has none of this id, or no longer: it may be another tenant's, deleted, or older than results.ttl.",
+	"already_final": "Nothing was changed; read it for how it ended.",
+	Conflict:        "Nothing was changed; read it, since its status says what can be done.",
+	KeyBusy:         "Send it again in a moment; the answer is the first request's.",
+	KeyReused:       "Send another key for another request, or the first request's body for its answer.",
+	Unavailable:     "Nothing was changed; send it again after Retry-After.",
+	KeysUnavailable: "Send it again after Retry-After; an operator sees why in /readyz.",
+	StoreFull:       "Nothing was taken in; send it again after Retry-After. Deleting finished jobs makes room.",
 }
 
 // Fault is an error with an answer.
@@ -187,6 +188,14 @@ func ofContent(err error) *Fault {
 	return nil
 }
 
+// made says what the first request with an Idempotency-Key has made; "": nobody knows.
+func made(err error) string {
+	if reused, ok := errors.AsType[*tasks.ReusedError](err); ok && reused.ID != "" {
+		return ", which made " + reused.ID
+	}
+	return ""
+}
+
 // Classify returns the kind of an error and what to tell about it.
 func Classify(err error) (Kind, Fault) {
 	table := Kinds()
@@ -216,7 +225,7 @@ func Classify(err error) (Kind, Fault) {
 			return k, *f
 		}
 		if f == nil && k.cause != nil && errors.Is(err, k.cause) {
-			told := Fault{Code: k.Code, Detail: strings.TrimSpace(k.Title + ". " + advice[k.Code])}
+			told := Fault{Code: k.Code, Detail: strings.TrimSpace(k.Title + made(err) + ". " + advice[k.Code])}
 			if k.Status == 503 || k.Status == 429 {
 				told.RetryAfter = comeAgain()
 			}

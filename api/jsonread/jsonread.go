@@ -29,6 +29,7 @@ const maxNameShown = 64 // bytes of a member's name that a detail repeats
 type Error struct {
 	Syntax bool // it is not JSON at all; else a value is not what its member takes
 	Detail string
+	at     int64 // the byte of the body, of a syntax error
 }
 
 func (e *Error) Error() string { return e.Detail }
@@ -115,7 +116,23 @@ func Syntax(err error) *Error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return notJSON("The body ends before its JSON value does.")
 	}
-	return notJSON("Syntax error%s, byte %d%s.", where, s.ByteOffset, rule(s.Err))
+	return &Error{Syntax: true, Detail: fmt.Sprintf("Syntax error%s, byte %d%s.", where, s.ByteOffset, rule(s.Err)), at: s.ByteOffset}
+}
+
+// syntax is [Syntax], and tells the line and the column as well, both from 1; of a body of one line the column alone.
+func (r *Reader) syntax(err error) *Error {
+	e := Syntax(err)
+	if e.at < 0 || e.at > int64(len(r.body)) || !strings.Contains(e.Detail, ", byte ") {
+		return e
+	}
+	before := r.body[:e.at]
+	line, begin := 1+bytes.Count(before, []byte{'\n'}), 1+bytes.LastIndexByte(before, '\n')
+	place := fmt.Sprintf(", column %d, byte ", 1+utf8.RuneCount(before[begin:]))
+	if line > 1 {
+		place = fmt.Sprintf(", line %d%s", line, place)
+	}
+	e.Detail = strings.Replace(e.Detail, ", byte ", place, 1)
+	return e
 }
 
 // rules are what is often written in place of JSON, by what the parser says of it.
@@ -197,14 +214,14 @@ func (r *Reader) Kind() jsontext.Kind { return r.d.PeekKind() }
 // Skip consumes the next value.
 func (r *Reader) Skip() error {
 	if err := r.d.SkipValue(); err != nil {
-		return Syntax(err)
+		return r.syntax(err)
 	}
 	return nil
 }
 
 func (r *Reader) token() error {
 	if _, err := r.d.ReadToken(); err != nil {
-		return Syntax(err)
+		return r.syntax(err)
 	}
 	return nil
 }
@@ -212,7 +229,7 @@ func (r *Reader) token() error {
 func (r *Reader) value() (jsontext.Value, error) {
 	v, err := r.d.ReadValue()
 	if err != nil {
-		return nil, Syntax(err)
+		return nil, r.syntax(err)
 	}
 	return v, nil
 }

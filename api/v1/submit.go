@@ -95,6 +95,17 @@ type input struct {
 	requestModel string
 }
 
+// empty names the form that says nothing; "": each says something.
+func (in *input) empty() string {
+	switch {
+	case len(in.prompt) == len(`""`):
+		return "prompt"
+	case in.messages != nil && len(bytes.TrimSpace(in.messages[1:len(in.messages)-1])) == 0:
+		return "messages"
+	}
+	return ""
+}
+
 func (d *decoder) submit(body []byte, now time.Time) (job tasks.Job, err error) {
 	var in input
 	err = d.Object(func(name string) error {
@@ -210,6 +221,9 @@ func (in *input) settle(job *tasks.Job, model string, room []byte) error {
 	if forms != 1 {
 		return fault.Fail(fault.InvalidRequest, `Exactly one of the members "prompt", "messages" and "request" must be given.`)
 	}
+	if empty := in.empty(); empty != "" {
+		return fault.Fail(fault.InvalidRequest, "The member %q must not be empty.", empty)
+	}
 	if in.system != nil && in.messages == nil {
 		return fault.Fail(fault.InvalidRequest, `The member "system" goes with "messages".`)
 	}
@@ -311,11 +325,7 @@ func (d *decoder) prompt(name string) ([]byte, error) {
 	if k := d.Kind(); k != '"' {
 		return nil, d.Wrong(k, name, "a string")
 	}
-	raw, err := d.Raw()
-	if err == nil && len(raw) == 2 {
-		err = fault.Fail(fault.InvalidRequest, "The member %q must not be empty.", name)
-	}
-	return raw, err
+	return d.Raw()
 }
 
 func (d *decoder) priority(name string) (tasks.Priority, error) {
@@ -327,21 +337,15 @@ func (d *decoder) priority(name string) (tasks.Priority, error) {
 	return p, err
 }
 
-// messages consumes a list of at least one object, each with a role and
+// messages consumes a list of objects, each with a role and
 // something to say. The rest is the provider's matter.
 func (d *decoder) messages() ([]byte, error) {
 	if k := d.Kind(); k != '[' {
 		return nil, d.Wrong(k, "messages", "a list of objects")
 	}
-	n := 0
-	list, err := d.List(func(i int) error {
-		n++
+	return d.List(func(i int) error {
 		return d.message("messages[" + strconv.Itoa(i) + "]")
 	})
-	if err == nil && n == 0 {
-		err = fault.Fail(fault.InvalidRequest, `The member "messages" must not be empty.`)
-	}
-	return list, err
 }
 
 func (d *decoder) message(at string) error {

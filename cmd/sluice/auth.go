@@ -19,6 +19,7 @@ type AuthCmd struct {
 // are fetched.
 type AuthCheckCmd struct {
 	Token string `arg:"" help:"The token; - reads it from standard input, where no list of processes shows it."`
+	JSON  bool   `name:"json" help:"Print one JSON object."`
 }
 
 // maxTokenInput bounds what is read of standard input, in bytes.
@@ -51,6 +52,9 @@ func (c *AuthCheckCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	}
 	findings, claims, refused := v.Explain(ctx, raw)
+	if c.JSON {
+		return printJudged(env.Stdout, findings, claims, refused)
+	}
 	for _, f := range findings {
 		mark := "ok   "
 		if !f.Good {
@@ -68,4 +72,40 @@ func (c *AuthCheckCmd) Run(ctx context.Context, env *Env) error {
 	}
 	_, err = fmt.Fprintf(env.Stdout, "accepted: tenant %s, subject %q, scopes %q\n", claims.Tenant, claims.Subject, claims.Scopes)
 	return err
+}
+
+// judged is what auth check says of a token, as JSON.
+type judged struct {
+	Accepted bool      `json:"accepted"`
+	Reason   string    `json:"reason,omitempty"` // why it is refused, in one word
+	Detail   string    `json:"detail,omitempty"` // and in words
+	Tenant   string    `json:"tenant,omitempty"`
+	Subject  string    `json:"subject,omitempty"`
+	Scopes   []string  `json:"scopes,omitempty"`
+	Findings []finding `json:"findings"`
+}
+
+type finding struct {
+	About string `json:"about"`
+	Good  bool   `json:"ok"`
+	Text  string `json:"text"`
+}
+
+// printJudged prints the fate of a token, and fails unless it is accepted.
+func printJudged(out io.Writer, findings []auth.Finding, claims auth.Claims, refused error) error {
+	j := judged{Accepted: refused == nil, Findings: []finding{}}
+	for _, f := range findings {
+		j.Findings = append(j.Findings, finding{f.About, f.Good, f.Text})
+	}
+	r, ok := errors.AsType[*auth.Refusal](refused)
+	switch {
+	case ok:
+		j.Reason, j.Detail = r.Reason, r.Text
+		refused = fmt.Errorf("refused (%s): %s", r.Reason, r.Text)
+	case refused != nil:
+		j.Detail = refused.Error()
+	default:
+		j.Tenant, j.Subject, j.Scopes = claims.Tenant, claims.Subject, claims.Scopes
+	}
+	return errors.Join(printValue(out, j), refused)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -18,27 +20,75 @@ type ConfigCmd struct {
 }
 
 // ConfigCheckCmd validates the configuration.
-type ConfigCheckCmd struct{}
+type ConfigCheckCmd struct {
+	JSON bool `name:"json" help:"Print one JSON object: the configuration, or its faults."`
+}
 
 // Run prints the configuration in force, or fails with all its faults.
-func (ConfigCheckCmd) Run(env *Env) error {
-	c, err := env.Config()
+func (c ConfigCheckCmd) Run(env *Env) error {
+	cfg, notices, err := checked(env)
+	if c.JSON {
+		return errors.Join(printChecked(env.Stdout, cfg, notices, err), err)
+	}
+	for _, notice := range notices {
+		if _, err := fmt.Fprintln(env.Stdout, "# "+notice); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
+	}
+	return cfg.Print(env.Stdout)
+}
+
+// checked reads the configuration, and the files that it names.
+func checked(env *Env) (c *config.Config, notices []string, err error) {
+	if c, err = env.Config(); err != nil {
+		return nil, nil, err
 	}
 	secret, err := apiSecret(c)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if secret == nil && c.Auth.JWKSURL == "" && c.Auth.JWKSFile == "" && len(c.Auth.Issuers) == 0 {
-		_, err = fmt.Fprintln(env.Stdout, "# No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own.")
-	} else {
-		_, err = newVerifier(c.Auth, secret, nil, nil, nil) // reads the files of keys
+		return c, []string{"No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own."}, nil
 	}
+	_, err = newVerifier(c.Auth, secret, nil, nil, nil) // reads the files of keys
+	return c, nil, err
+}
+
+// printChecked prints what was found as one JSON object.
+func printChecked(out io.Writer, c *config.Config, notices []string, err error) error {
+	said := struct {
+		OK      bool            `json:"ok"`
+		Faults  []string        `json:"faults"`
+		Notices []string        `json:"notices"`
+		Config  json.RawMessage `json:"config,omitempty"` // secrets masked
+	}{err == nil, []string{}, append([]string{}, notices...), nil}
+	if faults, ok := errors.AsType[config.Faults](err); ok {
+		for _, f := range faults {
+			said.Faults = append(said.Faults, f.Error())
+		}
+	} else if err != nil {
+		said.Faults = append(said.Faults, err.Error())
+	}
+	if err == nil {
+		plain, err := c.JSON()
+		if err != nil {
+			return err
+		}
+		said.Config = plain
+	}
+	return printValue(out, said)
+}
+
+// printValue prints a value as one line of JSON.
+func printValue(out io.Writer, value any) error {
+	b, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	return c.Print(env.Stdout)
+	return printLine(out, b)
 }
 
 // TokenCmd mints a token.

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -175,7 +177,7 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 		Weight: func(tenant string) int64 { return s.limitsOf(tenant).Weight },
 		Places: func(tenant string) int64 { return s.limitsOf(tenant).RunningJobs }, Lanes: lanes, Now: r.now,
 	})
-	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry})
+	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry, Pools: slices.Sorted(maps.Keys(depth))})
 	s.notices = store.NewNotices(s.rdb, prefix, s.store, s.control)
 	s.ready = newReadiness(s, r)
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {

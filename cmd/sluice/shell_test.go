@@ -111,7 +111,7 @@ func TestHelpAndVersionInEveryForm(t *testing.T) {
 func TestEveryTableHasJSON(t *testing.T) {
 	t.Parallel()
 	already := regexp.MustCompile(`^(submit|get|batch (submit|get|watch|results|cancel)|deliveries redeliver|pools (pause|resume))$`) // print JSON
-	neither := regexp.MustCompile(`^(run|dev|api|worker|token|tokens revoke|auth check|fake|listen|config check|completion|help|version)$`)
+	neither := regexp.MustCompile(`^(run|dev|api|worker|token|tokens revoke|fake|listen|completion|help)$`)
 	parser, err := kong.New(&CLI{}, kong.Name("sluice"), kong.Vars{"version": ""})
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func TestTop(t *testing.T) {
 				_, _ = io.WriteString(w, twoPools)
 			case "/v1/tenants":
 				w.WriteHeader(tenants)
-				_, _ = io.WriteString(w, `{"data":[{"name":"acme","weight":2,"queued_jobs":1000,"usage":{"queued_jobs":120,"tokens_today":{"used":77}}}]}`)
+				_, _ = io.WriteString(w, `{"data":[{"name":"aa","weight":1,"usage":{"queued_jobs":3}},{"name":"acme","weight":2,"queued_jobs":1000,"usage":{"queued_jobs":120,"tokens_today":{"used":77}}}]}`)
 			default:
 				_, _ = io.WriteString(w, `{"data":[{"id":"job_1","model":"m\u001b[2J","pool":"claude","started_at":"2020-01-01T00:00:00Z"}]}`)
 			}
@@ -160,6 +160,7 @@ func TestTop(t *testing.T) {
 	round := `pool claude state=paused queued=120 running=3 oldest=AGE allowance="output tokens 93 %"
 pool gpt state=open queued=0 running=0 oldest=- allowance="-"
 tenant acme queued=120 running=- tokens=77
+tenant aa queued=3 running=- tokens=0
 job job_1 model=m` + "\u241b" + `[2J pool=claude for=AGE
 `
 	want := round + "away 503 unavailable: Redis is away.\n" + round
@@ -216,6 +217,32 @@ func TestListsHaveNoControlCharactersInAPipe(t *testing.T) {
 		code, stdout, stderr := invoke(t, "", api.environ(), strings.Fields(args)...)
 		if code != 0 || strings.ContainsAny(stdout, "\x1b\a\u202e") || !strings.Contains(stdout, "\u241b") {
 			t.Errorf("%s: code %d, stdout %q, stderr %q", args, code, stdout, stderr)
+		}
+	}
+}
+
+// What is checked is one JSON object for a program, whatever comes of it, and the exit code is the same.
+func TestChecksAsJSON(t *testing.T) {
+	t.Parallel()
+	secret := "SLUICE_AUTH__HMAC_SECRET=0123456789abcdef0123456789abcdef"
+	_, token, _ := invoke(t, "", []string{secret}, "token", "--tenant", "acme")
+	for _, row := range []struct {
+		environ string
+		args    []string
+		code    int
+		want    string // a part of it
+	}{
+		{secret, []string{"version", "--json"}, 0, `{"version":"` + version + `",`},
+		{secret, []string{"config", "check", "--json"}, 0, `{"ok":true,"faults":[],"notices":[],"config":{`},
+		{secret, []string{"config", "check", "--json"}, 0, `"hmac_secret":"********"`},
+		{"SLUICE_LOG_LEVEL=info", []string{"config", "check", "--json"}, 0, `"notices":["No key is set`},
+		{"SLUICE_MAX_WAIT=never", []string{"config", "check", "--json"}, 1, `{"ok":false,"faults":["max_wait: `},
+		{secret, []string{"auth", "check", "--json", strings.TrimSpace(token)}, 0, `{"accepted":true,"tenant":"acme","subject":"acme","scopes":["jobs:read","jobs:write"],"findings":[{`},
+		{secret, []string{"auth", "check", "--json", "nonsense"}, 1, `{"accepted":false,"reason":"malformed","detail":`},
+	} {
+		code, stdout, stderr := invoke(t, "", []string{row.environ, "HOME=" + t.TempDir(), "SLUICE_DATA_DIR=" + t.TempDir()}, row.args...)
+		if code != row.code || !json.Valid([]byte(stdout)) || strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, row.want) || (stderr == "") != (code == 0) {
+			t.Errorf("%s %v: code %d, want %d; %s\nwant %s; stderr %q", row.environ, row.args, code, row.code, stdout, row.want, stderr)
 		}
 	}
 }

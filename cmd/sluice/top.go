@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -132,11 +135,34 @@ func (c *client) standing(ctx context.Context) (s standing, err error) {
 	if err := json.Unmarshal(b, &s); err != nil || s.Pools == nil {
 		return s, errors.New("the answer is not the status of a Sluice API")
 	}
-	if err := c.part(ctx, fmt.Sprintf("/v1/tenants?limit=%d", topRows), &s.Tenants); err != nil {
+	if s.Tenants, err = c.busiest(ctx); err != nil {
 		return s, err
 	}
 	s.At = time.Now().UTC().Truncate(time.Millisecond)
 	return s, c.part(ctx, fmt.Sprintf("/v1/jobs?status=running&limit=%d", topRows), &s.Running)
+}
+
+// topPages is how many pages of a hundred tenants are looked through for those with most waiting.
+const topPages = 10
+
+// busiest are the tenants with most jobs waiting, of the first thousand by name; nil: the token
+// may not see them.
+func (c *client) busiest(ctx context.Context) ([]tenantRow, error) {
+	var all []tenantRow
+	after := ""
+	for range topPages {
+		var some []tenantRow
+		if err := c.part(ctx, "/v1/tenants?limit=100"+after, &some); err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+		if len(some) < 100 {
+			break
+		}
+		after = "&after=" + url.QueryEscape(some[len(some)-1].Name)
+	}
+	slices.SortStableFunc(all, func(a, b tenantRow) int { return cmp.Compare(b.Usage.QueuedJobs, a.Usage.QueuedJobs) })
+	return all[:min(len(all), topRows)], nil
 }
 
 // part reads the rows of a list, none where the token may not see it.
@@ -198,7 +224,7 @@ func (s *standing) page(out io.Writer) error {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", p.Name, p.State, p.Queued, p.Running, age(p.Oldest, s.At), p.used(), orDash(p.Reason))
 	}
 	if s.Tenants != nil {
-		fmt.Fprint(w, "\nTENANT (first by name)\tWEIGHT\tQUEUED\tRUNNING\tTOKENS TODAY\n")
+		fmt.Fprint(w, "\nTENANT (most waiting)\tWEIGHT\tQUEUED\tRUNNING\tTOKENS TODAY\n")
 		for _, t := range s.Tenants {
 			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", clean(t.Name), t.Weight, ofCount(t.Usage.QueuedJobs, t.QueuedJobs), t.running(), ofCount(t.Usage.Tokens.Used, t.TokensPerDay))
 		}

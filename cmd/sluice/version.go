@@ -14,11 +14,21 @@ import (
 const version = "0.2.0"
 
 // VersionCmd prints the version.
-type VersionCmd struct{}
+type VersionCmd struct {
+	JSON bool `name:"json" help:"Print one JSON object."`
+}
 
 // Run prints the version, the source's revision where the build recorded it,
 // and the toolchain, on one line.
-func (VersionCmd) Run(env *Env) error {
+func (c VersionCmd) Run(env *Env) error {
+	if c.JSON {
+		return printValue(env.Stdout, struct {
+			Version  string `json:"version"`
+			Revision string `json:"revision"` // "": the build recorded none
+			Go       string `json:"go"`
+			System   string `json:"system"`
+		}{version, strings.TrimSpace(revision()), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+	}
 	_, err := fmt.Fprintln(env.Stdout, versionLine())
 	return err
 }

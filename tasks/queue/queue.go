@@ -120,6 +120,7 @@ type Config struct {
 	Every   time.Duration
 	Log     *slog.Logger          // nil: silent
 	Metrics prometheus.Registerer // nil: none
+	Pools   []string              // whose counts begin at 0
 }
 
 // Feeder hands claimed jobs to Asynq. There is no leader: any number of
@@ -161,7 +162,9 @@ func NewFeeder(c Config) *Feeder {
 	for _, kind := range []string{"worker_lost", "task_lost", "batch_unfolded", "batch_abandoned", "put_back", "batch_ended", "batch_lost", "counts"} {
 		f.mended.WithLabelValues(kind)
 	}
-	f.lost.WithLabelValues(unknownPool)
+	for _, pool := range append([]string{unknownPool}, c.Pools...) {
+		f.lost.WithLabelValues(pool) // born at 0, so that an increase sees the first loss
+	}
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(f.handed, f.mended, f.lost)
 	}

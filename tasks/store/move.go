@@ -201,7 +201,7 @@ func (s *Store) became(ctx context.Context, sub tasks.Submission, o []any) (c Cr
 		c.Replayed, c.Job.ID = true, str(o[1])
 		c.Answer, c.Err = s.first(ctx, sub.Job.Tenant, c.Job.ID, str(o[2]))
 	case "reused":
-		c.Err = tasks.ErrKeyReused
+		c.Err = &tasks.ReusedError{ID: str(o[1])}
 	case "busy":
 		c.Err = tasks.ErrKeyBusy
 	case "taken":

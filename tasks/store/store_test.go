@@ -439,8 +439,9 @@ func TestAKeySubmitsOnce(t *testing.T) {
 	if again, err := submit("acme", "k1", "a"); err != nil || !again.Replayed || again.Job.ID != first.Job.ID || string(again.Answer) != "answer" {
 		t.Errorf("same key, same body: %+v, %v", again, err)
 	}
-	if _, err := submit("acme", "k1", "b"); !errors.Is(err, tasks.ErrKeyReused) {
-		t.Errorf("same key, other body: %v, want ErrKeyReused", err)
+	_, err := submit("acme", "k1", "b")
+	if reused, ok := errors.AsType[*tasks.ReusedError](err); !ok || !errors.Is(err, tasks.ErrKeyReused) || reused.ID != first.Job.ID {
+		t.Errorf("same key, other body: %v, want ErrKeyReused of job %s", err, first.Job.ID)
 	}
 	if other, err := submit("zoe", "k1", "b"); err != nil || other.Replayed {
 		t.Errorf("another tenant's same key: %+v, %v", other, err)

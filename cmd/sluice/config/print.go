@@ -34,6 +34,15 @@ func (c *Config) Print(w io.Writer) error {
 	return err
 }
 
+// JSON is the configuration as Print writes it, in JSON.
+func (c *Config) JSON() ([]byte, error) {
+	b, err := yaml.Marshal(plain(reflect.ValueOf(*c)))
+	if err != nil {
+		return nil, err
+	}
+	return yaml.YAMLToJSON(b)
+}
+
 // plain turns a part of the configuration into values that the YAML library writes.
 func plain(v reflect.Value) any {
 	if d, ok := v.Interface().(time.Duration); ok {

@@ -8,7 +8,7 @@
 --          id that the caller gave, bytes of the body to count or 0, most bytes or 0, field of the body, µs of the pool's allowance that the call is
 --          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
---   tenants with a backlog}, {"replay", id, answer}, {"reused"}, {"busy"}, {"taken"}, {"leaving"} of a tenant that is being deleted, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
+--   tenants with a backlog}, {"replay", id, answer}, {"reused", id}, {"busy"}, {"taken"}, {"leaving"} of a tenant that is being deleted, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
 --   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths, made = {}, {}, {}, {}
 local bounds, jobs, bytesIn, sets, fitting = {}, {}, 0, {}, {}
@@ -60,7 +60,7 @@ local function create(n, i)
     local seen = redis.call('HMGET', kept, 'fp', 'id', 'ans', 'busy')
     if seen[4] then return { 'busy' } end
     if seen[1] then
-      if seen[1] ~= fingerprint then return { 'reused' } end
+      if seen[1] ~= fingerprint then return { 'reused', seen[2] } end
       return { 'replay', seen[2], seen[3] or '' }
     end
   end
