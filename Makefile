@@ -161,6 +161,10 @@ bench-bodies: ## Rates and bytes of Redis with prompts of 20 KiB in a folder, ab
 bench-traces: ## Processor time of submits and calls with traces against without, about a minute
 	go run ./cmd/prove traces $(BENCHFLAGS)
 
+.PHONY: bench-seal
+bench-seal: ## What sealing costs submits and calls, about 2 minutes
+	go run ./cmd/prove seal $(BENCHFLAGS)
+
 .PHONY: bench-backlog
 bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/prove backlog $(BENCHFLAGS)

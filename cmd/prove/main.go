@@ -42,6 +42,7 @@
 //	memory    bytes of Redis a queued job
 //	bodies    submit and drain rates of prompts in a folder, against small ones
 //	traces    processor time of submits and calls with traces against without
+//	seal      submit and drain rates, and processor time, of sealed jobs against plain ones
 //	backlog   submit and drain rates with 200,000 jobs queued
 //	fair      how a pool's allowance is shared among tenants, in virtual time
 //
@@ -98,6 +99,7 @@ type CLI struct {
 	Fair     fair.Command    `cmd:"" help:"Measure how a pool's allowance is shared among tenants, in virtual time."`
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Traces   bench.Traces    `cmd:"" help:"Measure what traces take of the processors."`
+	Seal     bench.Seal      `cmd:"" help:"Measure what sealing costs submits and calls, against plain ones."`
 	Proxies  edge.Command    `cmd:"" help:"Prove that restarts, waits, streams and large bodies go well behind nginx and HAProxy."`
 	Versions kill.Versions   `cmd:"" help:"Prove that the release before and this one work beside each other, and back."`
 	SDKs     sdks.Command    `cmd:"" name:"sdks" help:"Prove that official SDKs work with another base URL and key, whatever is killed."`
