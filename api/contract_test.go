@@ -308,7 +308,7 @@ func TestEveryScopeIsAskedFor(t *testing.T) {
 		}
 		needs := "jobs:read"
 		switch {
-		case strings.HasPrefix(pattern, "/v1/pools"), strings.HasPrefix(pattern, "/v1/tokens"), strings.HasPrefix(pattern, "/v1/tenants"), pattern == "/v1/audit":
+		case strings.HasPrefix(pattern, "/v1/pools"), strings.HasPrefix(pattern, "/v1/tokens"), strings.HasPrefix(pattern, "/v1/tenants"), strings.HasPrefix(pattern, "/v1/abuse"), pattern == "/v1/audit":
 			needs = "admin"
 		case ofWebhooks(pattern):
 			needs = "webhooks:write"

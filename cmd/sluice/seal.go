@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -149,7 +150,9 @@ type SealCmd struct {
 }
 
 // SealRotateCmd wraps every tenant's key anew.
-type SealRotateCmd struct{}
+type SealRotateCmd struct {
+	JSON bool `name:"json" help:"Print what was done as JSON, and whom it waits for on standard error."`
+}
 
 // Help says in which order a master key is changed.
 func (*SealRotateCmd) Help() string {
@@ -157,7 +160,7 @@ func (*SealRotateCmd) Help() string {
 }
 
 // Run ends with an error when a key is left that the old master key alone opens.
-func (*SealRotateCmd) Run(ctx context.Context, env *Env) error {
+func (c *SealRotateCmd) Run(ctx context.Context, env *Env) error {
 	cfg, err := env.Config()
 	if err != nil {
 		return err
@@ -178,21 +181,37 @@ func (*SealRotateCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	}
 	st := store.New(store.Config{Redis: conn.open(4), Prefix: cfg.Redis.Prefix, Seal: ring})
-	done, left, err := 0, []string(nil), everywhere(ctx, st, ring.Current(), env.Stdout)
+	told := env.Stdout
+	if c.JSON {
+		told = env.Stderr
+	}
+	done, left, err := 0, []string(nil), everywhere(ctx, st, ring.Current(), told)
 	if err == nil {
 		done, left, err = rotated(ctx, st)
 	}
 	if err = errors.Join(err, conn.close()); err != nil {
 		return err
 	}
-	fmt.Fprintf(env.Stdout, "%d keys of tenants were wrapped anew with the master key %s\n", done, ring.Current())
+	return c.tell(env.Stdout, done, left, ring)
+}
+
+// tell says what was wrapped, and which master keys are needed no more.
+func (c *SealRotateCmd) tell(out io.Writer, done int, left []string, ring *seal.Ring) error {
+	var err error
+	old := ring.Names()[:len(ring.Names())-1]
 	if len(left) > 0 {
-		return fmt.Errorf("keys of tenants need master keys that are not listed, or not as they were: %s", strings.Join(left, ", "))
+		err = fmt.Errorf("keys of tenants need master keys that are not listed, or not as they were: %s", strings.Join(left, ", "))
+		old = nil
 	}
-	if old := ring.Names()[:len(ring.Names())-1]; len(old) > 0 {
-		fmt.Fprintf(env.Stdout, "no key needs %s any more: it can be dropped from seal.keys; what lies in older backups needs it still\n", strings.Join(old, ", "))
+	if c.JSON {
+		b, broken := json.Marshal(map[string]any{"wrapped": done, "seals": ring.Current(), "not_needed": slices.Concat([]string{}, old)})
+		return errors.Join(err, broken, printJSON(out, b))
 	}
-	return nil
+	fmt.Fprintf(out, "%d keys of tenants were wrapped anew with the master key %s\n", done, ring.Current())
+	if len(old) > 0 {
+		fmt.Fprintf(out, "no key needs %s any more: it can be dropped from seal.keys; what lies in older backups needs it still\n", strings.Join(old, ", "))
+	}
+	return err
 }
 
 // unreadyEvery is how often it is asked whether all processes have a master key.
