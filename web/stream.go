@@ -14,6 +14,7 @@ const (
 	streamEvery = 2 * time.Second  // how often a page's part is shown anew
 	streamWrite = 10 * time.Second // that a reader may take for one
 	streamsMost = 1000             // at once, in this process; the pages of others ask every two seconds
+	streamsEach = 250              // of them, for those who see the same
 )
 
 // streams are the pages that are renewed by server-sent events. Those who see the same
@@ -21,6 +22,7 @@ const (
 type streams struct {
 	mu     sync.Mutex
 	open   int
+	by     map[string]int // by what is seen
 	shows  map[string]*showing
 	closed chan struct{}
 	once   sync.Once
@@ -47,12 +49,13 @@ func wantsEvents(r *http.Request) bool {
 // while nobody can tell who asks, and at the end "over" when it, or the session, is gone. Who
 // asks is asked again before each.
 func (w *Web) stream(rw http.ResponseWriter, r *http.Request, v viewer, part func(http.ResponseWriter, *http.Request, viewer)) {
-	if !w.streams.enter() {
+	who := v.sight()
+	if !w.streams.enter(who) {
 		rw.Header().Set("Retry-After", "10")
 		problem(rw, http.StatusServiceUnavailable, "too many pages are open at once; ask again")
 		return
 	}
-	defer w.streams.leave()
+	defer w.streams.leave(who)
 	out := http.NewResponseController(rw)
 	send := func(event string, data []byte) bool {
 		_ = out.SetWriteDeadline(time.Now().Add(streamWrite)) // not each server has one
@@ -112,17 +115,25 @@ func serverSent(name string, data []byte) []byte {
 }
 
 // enter counts a stream, unless there are as many as there may be.
-func (s *streams) enter() bool {
+func (s *streams) enter(who string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open >= streamsMost {
+	if s.open >= streamsMost || s.by[who] >= streamsEach {
 		return false
 	}
 	s.open++
+	s.by[who]++
 	return true
 }
 
-func (s *streams) leave() { s.mu.Lock(); s.open--; s.mu.Unlock() }
+func (s *streams) leave(who string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	if s.by[who]--; s.by[who] == 0 {
+		delete(s.by, who)
+	}
+}
 
 // sight is what of a viewer decides what is shown.
 func (v viewer) sight() string {

@@ -164,7 +164,7 @@ func New(c Config) (*Web, error) {
 		cfg:    c,
 		secure: public.Scheme == "https",
 		base:   strings.TrimRight(public.EscapedPath(), "/"),
-		every:  cmp.Or(c.every, streamEvery), streams: &streams{shows: map[string]*showing{}, closed: make(chan struct{})},
+		every:  cmp.Or(c.every, streamEvery), streams: &streams{by: map[string]int{}, shows: map[string]*showing{}, closed: make(chan struct{})},
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_console_sign_ins_total",
 			Help: "Attempts to sign in to the console, by result: accepted, invalid (the token), slowed (the address, for many of those), forbidden (its scopes) or unavailable (Redis).",

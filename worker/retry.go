@@ -75,6 +75,8 @@ func decide(a upstream.Answer, s situation) verdict {
 			return verdict{status: tasks.StatusRetrying}
 		case a.Outcome == tasks.ConnectError && a.Cause.Kind == upstream.Egress:
 			return verdict{status: tasks.StatusRetrying, delay: retryBase + time.Duration(s.random*float64(retryBase))}
+		case a.Cause.Kind == upstream.EgressShut:
+			return verdict{status: tasks.StatusRetrying, delay: defaultHold + time.Duration(s.random*float64(defaultHold))}
 		}
 		return another(a, s, tasks.AttemptsExhausted)
 	}

@@ -68,6 +68,7 @@ func TestDecide(t *testing.T) {
 		{"the way failed before the call was sent, and is another's turn", upstream.Answer{Outcome: tasks.ConnectError, Cause: upstream.Cause{Kind: upstream.Egress}}, situation{attempts: 3, max: 3, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, delay: 750 * time.Millisecond}},
 		{"the way broke off what was sent", upstream.Answer{Outcome: tasks.CutOff, Cause: upstream.Cause{Kind: upstream.Egress}}, first, verdict{status: tasks.StatusRetrying, counted: true, delay: 250 * time.Millisecond}},
 		{"no way is open", upstream.Answer{Outcome: tasks.ConnectError, Cause: upstream.Cause{Kind: upstream.EgressShut}}, situation{attempts: 3, max: 3, standing: pool.Paused, guarded: true}, verdict{status: tasks.StatusRetrying}},
+		{"no way is open, and the pool is not paused yet", upstream.Answer{Outcome: tasks.ConnectError, Cause: upstream.Cause{Kind: upstream.EgressShut}}, situation{attempts: 3, max: 3, guarded: true, random: 0.5}, verdict{status: tasks.StatusRetrying, delay: 7500 * time.Millisecond}},
 		{"400", is(tasks.Rejected), first, verdict{status: tasks.StatusFailed, code: tasks.UpstreamRejected}},
 		{"too large", is(tasks.TooLarge), first, verdict{status: tasks.StatusFailed, code: tasks.ResultTooLarge}},
 	} {

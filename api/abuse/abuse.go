@@ -13,12 +13,14 @@
 package abuse
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,6 +80,7 @@ type state struct {
 	version int64
 	used    time.Time
 	passed  float64 // in this window, while it is throttled
+	refused uint32  // submits, that no Conduct counts yet
 	window  int64
 	told    [rules]int64 // when each rule's flag was last counted
 }
@@ -189,6 +192,7 @@ func (w *Watch) Allow(tenant string) error {
 		e.RetryAfter = w.rules.start(s.window + 1).Sub(now)
 	}
 	w.refused.Inc()
+	s.refused++
 	return e
 }
 
@@ -235,8 +239,6 @@ func (w *Watch) Run(ctx context.Context) error {
 // Flush keeps what was seen by now. Where the store does not answer, that is forgotten, and so is
 // what was known: nobody is refused by what is old.
 func (w *Watch) Flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushWithin)
-	defer cancel()
 	now := w.c.Now()
 	w.mu.Lock()
 	seen := w.seen
@@ -245,10 +247,10 @@ func (w *Watch) Flush(ctx context.Context) error {
 		switch {
 		case seen[name] != nil:
 			s.used = now
-		case now.Sub(s.used) > forgetAfter:
-			delete(w.known, name)
 		case s.conduct.Ladder.Rung > Observe:
 			seen[name] = []Act{} // an admin may have released it
+		case now.Sub(s.used) > forgetAfter:
+			delete(w.known, name)
 		}
 	}
 	w.mu.Unlock()
@@ -275,7 +277,7 @@ func (w *Watch) keep(ctx context.Context, names []string, seen map[string][]Act)
 		for i, name := range names {
 			list[i], made[name] = w.next(name, seen[name])
 		}
-		newer, _, err := w.c.Store.SaveConducts(ctx, list)
+		newer, err := w.save(ctx, list)
 		if err != nil {
 			w.mu.Lock()
 			w.known = map[string]*state{}
@@ -293,15 +295,22 @@ func (w *Watch) keep(ctx context.Context, names []string, seen map[string][]Act)
 				continue
 			}
 			if old != nil {
-				s.window, s.passed, s.told = old.window, old.passed, old.told
+				s.window, s.passed, s.refused, s.told = old.window, old.passed, old.refused, old.told
 			}
 			w.known[newer[i].Tenant] = s
 			delete(made, newer[i].Tenant)
-			names = append(names, newer[i].Tenant)
+			if len(seen[newer[i].Tenant]) > 0 {
+				names = append(names, newer[i].Tenant)
+			}
 		}
 		for name, s := range made {
 			if s == nil {
 				continue
+			}
+			if now := w.known[name]; now != nil { // it has gone on meanwhile
+				s.window, s.passed, s.refused = now.window, now.passed, now.refused-s.refused
+			} else {
+				s.refused = 0
 			}
 			w.known[name] = s
 			w.count(s)
@@ -311,24 +320,35 @@ func (w *Watch) keep(ctx context.Context, names []string, seen map[string][]Act)
 	return nil
 }
 
+// save keeps what becomes of some tenants, in one round trip.
+func (w *Watch) save(ctx context.Context, list []tasks.Conduct) ([]tasks.Conduct, error) {
+	ctx, cancel := context.WithTimeout(ctx, flushWithin)
+	defer cancel()
+	newer, _, err := w.c.Store.SaveConducts(ctx, list)
+	return newer, err
+}
+
 // next is what becomes of a tenant by what it did; of one that this process does not know, what
 // is kept of it is asked for first.
 func (w *Watch) next(name string, acts []Act) (tasks.Conduct, *state) {
+	now := w.c.Now()
 	w.mu.Lock()
 	known := w.known[name]
-	w.mu.Unlock()
-	if known == nil {
+	if known == nil || len(acts) == 0 && known.refused == 0 && known.conduct.Window == number(now, w.c.Window) {
+		w.mu.Unlock()
 		return tasks.Conduct{Tenant: name, Version: -1}, nil
 	}
 	s := *known
+	w.mu.Unlock()
+	was := s.version
 	s.version++
-	now := w.c.Now()
+	s.conduct.Refused += s.refused
 	for i := range acts {
 		acts[i].At = now
 		s.conduct.Take(&w.rules, &acts[i])
 	}
 	s.conduct.Close(&w.rules, now)
-	return tasks.Conduct{Tenant: name, Version: known.version, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0}, &s
+	return tasks.Conduct{Tenant: name, Version: was, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0}, &s
 }
 
 // count tells the metrics of new findings.
@@ -379,8 +399,13 @@ func (w *Watch) found(kept *tasks.Conduct) Found {
 	f := Found{Tenant: kept.Tenant, Action: c.Ladder.Rung}
 	for _, flag := range c.Flags {
 		if flag.At > w.c.Now().Add(-toldFor).Unix() && flag.Rule < rules {
+			flag.Action = min(flag.Action, f.Action) // an admin may have released it since
 			f.Flags = append(f.Flags, flag)
 		}
+	}
+	if len(f.Flags) == 0 && f.Action > Observe { // it stands there by what was found before
+		last := slices.MaxFunc(c.Flags[:], func(a, b Flag) int { return cmp.Compare(a.At, b.At) })
+		f.Flags = append(f.Flags, last)
 	}
 	return f
 }

@@ -75,6 +75,7 @@ type Conduct struct {
 	Seen [kinds]distinct // in the hour under way
 	Most [kinds]float32  // in an hour
 
+	Refused uint32  // submits in the window under way
 	Score   float32 // of the last window that had acts, by the model
 	Flags   [keptFlags]Flag
 	FlagAt  uint8
@@ -103,9 +104,9 @@ func (c *Conduct) Take(w *Rules, a *Act) {
 		c.Since, c.Window, c.Version = a.At.Unix(), number(a.At, w.Window), conductVersion
 	}
 	c.Close(w, a.At)
-	c.Now[rate] += a.Jobs
-	c.Now[tokens] += a.Tokens
-	c.Now[cost] += a.Cost
+	c.Now[rate] += max(0, a.Jobs)
+	c.Now[tokens] += max(0, a.Tokens)
+	c.Now[cost] += max(0, a.Cost)
 	c.Submits++
 	for k, h := range [kinds]uint64{addresses: a.Address, users: a.User, credentials: a.Credential, models: a.Model} {
 		if h != 0 {
@@ -163,13 +164,15 @@ func (c *Conduct) Close(w *Rules, t time.Time) {
 	for ; c.Window < last; c.Window++ {
 		at := w.start(c.Window)
 		hour := hourOf(at)
+		c.Now[rate] += float64(c.Refused)
 		for i := range c.Volume {
 			c.Volume[i].close(c.Now[i], hour)
 		}
 		c.Hour.Same = max(c.Hour.Same, c.strangest(&c.Exact))
 		c.model(w)
-		c.Now = [volumes]float64{}
-		c.judge(w, at.Add(w.Window))
+		came := c.Now[rate] > 0
+		c.Now, c.Refused = [volumes]float64{}, 0
+		c.judge(w, at.Add(w.Window), came)
 		c.Submits, c.Alike = c.Submits*fade, c.Alike*fade
 		c.Exact.fade(fade)
 		c.Template.fade(fade)

@@ -110,6 +110,42 @@ func TestLadder(t *testing.T) {
 	}
 }
 
+// After what came has ended a tenant climbs no further, and comes down; while it goes on and is
+// refused, it climbs.
+func TestNobodyClimbsByWhatIsOver(t *testing.T) {
+	t.Parallel()
+	attacked := func() *watched {
+		w := grown(t)
+		for w.c.Ladder.Rung < Refuse {
+			if w.usual(); w.now.Sub(morning) > 10*24*time.Hour {
+				t.Fatal("it is never refused")
+			}
+			for range 200 {
+				w.send("Give me the record of the file", "office")
+			}
+			w.step()
+		}
+		return w
+	}
+	w := attacked()
+	for range 100 {
+		if w.step(); w.c.Ladder.Rung > Refuse {
+			t.Fatal("it climbs on though nothing comes")
+		}
+	}
+	if w.c.Ladder.Rung != Observe {
+		t.Errorf("hours later it is at %s", w.c.Ladder.Rung)
+	}
+	w = attacked()
+	for range 20 {
+		w.c.Refused += 100
+		w.step()
+	}
+	if w.c.Ladder.Rung < Refuse {
+		t.Errorf("it goes on being refused, at %s, for %q", w.c.Ladder.Rung, w.found())
+	}
+}
+
 func TestNothingBeforeLearn(t *testing.T) {
 	t.Parallel()
 	w := &watched{t: t, r: Rules{Window: 10 * time.Minute, Learn: 7 * 24 * time.Hour}, key: NewKey([]byte("secret"), "acme"), now: morning}

@@ -37,8 +37,9 @@ type ladder struct {
 	Raised int64  // Unix seconds of the last alarm's beginning
 }
 
-// judge notes what is found at the end of a window, and moves the tenant on the ladder.
-func (c *Conduct) judge(w *Rules, now time.Time) {
+// judge notes what is found at the end of a window, and moves the tenant on the ladder: not
+// up by a window in which nothing came, whatever stands of those before.
+func (c *Conduct) judge(w *Rules, now time.Time, came bool) {
 	found := c.Signals(w, now)
 	var families [probing + 1]bool
 	independent := 0
@@ -48,7 +49,7 @@ func (c *Conduct) judge(w *Rules, now time.Time) {
 			independent++
 		}
 	}
-	c.climb(w, independent >= 2, now)
+	c.climb(w, came && independent >= 2, now)
 	for _, f := range found {
 		f.Action = Observe
 		if independent >= 2 {

@@ -152,7 +152,7 @@ func (p *printer) between(c byte) {
 }
 
 // quoteMark is the state of a quotation: inside of one words do not count to the template.
-const quoteMark = 1 << 40
+const quoteMark = 1 << 30
 
 func (p *printer) quote(open bool) {
 	if open {

@@ -86,7 +86,10 @@ func (d *Desk) admitted(ctx context.Context, c *comer) (quota.Grant, error) {
 	if err := d.reachable(ctx, c, &c.of.Job); err != nil && !d.known(ctx, c.of) {
 		return quota.Grant{}, err
 	}
-	grant, err := d.admit(ctx, c.tenant)
+	if err := d.usual(c.tenant); err != nil && !d.known(ctx, c.of) {
+		return quota.Grant{}, err
+	}
+	grant, err := d.allow(ctx, c.tenant)
 	if err != nil {
 		return grant, err
 	}
@@ -249,6 +252,11 @@ func (d *Desk) admit(ctx context.Context, tenant string) (quota.Grant, error) {
 	if err := d.usual(tenant); err != nil {
 		return quota.Grant{}, err
 	}
+	return d.allow(ctx, tenant)
+}
+
+// allow is admit, however the tenant behaves.
+func (d *Desk) allow(ctx context.Context, tenant string) (quota.Grant, error) {
 	if d.c.Quota == nil {
 		return quota.Grant{}, nil
 	}

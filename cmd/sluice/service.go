@@ -648,8 +648,9 @@ func (s *service) close() error {
 	if s.bodies != nil {
 		s.bodies.Close()
 	}
-	stopTracer(s.trace, s.log)
-	return errors.Join(err, s.redis.close())
+	err = errors.Join(err, s.redis.close())
+	stopTracer(s.trace, s.log) // it may wait for a collector
+	return err
 }
 
 // newDeliverer makes the part of a worker that sends webhooks.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
+	"time"
 )
 
 // Error is a call that came to nothing by the fault of its way.
@@ -35,20 +36,22 @@ func (w *Ways) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	var connected atomic.Bool
+	began := time.Now()
 	traced := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	resp, err := k.transport.RoundTrip(req.WithContext(traced))
 	if err != nil {
-		return nil, w.failed(req.Context(), k, connected.Load(), err)
+		return nil, w.failed(req.Context(), k, connected.Load(), time.Since(began), err)
 	}
 	w.went(k, answered, nil)
 	resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), ways: w, way: k}
 	return resp, nil
 }
 
-// failed judges a call to which no answer came. Whoever gave it up, or waits no longer for
-// a provider that is connected, says nothing of the way.
-func (w *Ways) failed(ctx context.Context, k *way, connected bool, err error) error {
-	if ended := ctx.Err(); errors.Is(ended, context.Canceled) || ended != nil && connected {
+// failed judges a call to which no answer came. Whoever gave it up, had less time for it than a
+// connection may take, or waits no longer for a provider that is connected, says nothing of
+// the way.
+func (w *Ways) failed(ctx context.Context, k *way, connected bool, took time.Duration, err error) error {
+	if ended := ctx.Err(); errors.Is(ended, context.Canceled) || ended != nil && (connected || took < tunnelWithin) {
 		return err
 	}
 	if left := w.went(k, failed, err); !connected || left {

@@ -222,6 +222,12 @@ func TestAProvidersErrorsAreNotTheWays(t *testing.T) {
 		if _, err := w.RoundTrip(req); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
+		hasty, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		w.list[0].transport.CloseIdleConnections()
+		if _, err := w.RoundTrip(req.WithContext(hasty)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		cancel()
 	}
 	if s := w.State()[0]; s.Success != 1 || s.Left || !s.Used {
 		t.Errorf("%+v", s)

@@ -143,7 +143,9 @@ func New(c Config) (*Ways, error) {
 
 // Close drops the idle connections and ends the trials of ways.
 func (w *Ways) Close() {
-	w.close()
+	w.mu.Lock()
+	w.close() // no trial begins behind it
+	w.mu.Unlock()
 	w.trials.Wait()
 	for _, k := range w.list {
 		k.transport.CloseIdleConnections()
