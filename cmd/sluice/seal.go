@@ -130,10 +130,12 @@ func (s *service) takeUp(was reread) reread {
 		err = s.sealing.ring.Set(keys)
 	}
 	if err != nil {
-		s.log.Error("the keys that seal stay as they were", "error", err)
-	} else {
-		s.log.Info("the keys that seal have changed", "keys", s.sealing.ring.Names(), "seals", s.sealing.ring.Current())
+		if err.Error() != was.faults {
+			s.log.Error("the keys that seal stay as they were", "error", err)
+		}
+		return reread{was.keys, err.Error()}
 	}
+	s.log.Info("the keys that seal have changed", "keys", s.sealing.ring.Names(), "seals", s.sealing.ring.Current())
 	return reread{keys: cfg.Seal.Keys}
 }
 
