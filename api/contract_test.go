@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -332,6 +333,49 @@ func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	job, batch := s.submit(), s.batch(hello)
+	s.strangers(job, batch, writer, other)
+	if j, err := s.world.Job(t.Context(), "acme", job); err != nil || j.Status != tasks.StatusQueued {
+		t.Errorf("another tenant changed the job: %+v %v", j, err)
+	}
+}
+
+// Where each user of a tenant has only what is its own, the job of another is as far away as
+// another tenant's, at every route, and so is what was made while they shared all.
+func TestAnotherUsersObjectIsNotThere(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	shared := s.submit()
+	const ada, bob = "acme/ada:jobs:read,jobs:write", "acme/bob/ada:jobs:read,jobs:write,admin,monitor,content"
+	job := s.call("POST", "/v1/jobs", ada, hello, "Idempotency-Key", "mine").want(t, 202).str(t, "id")
+	batch := s.call("POST", "/v1/batches", ada, hello, "Content-Type", "application/x-ndjson").want(t, 202).str(t, "id")
+	s.strangers(job, batch, ada, bob)
+	s.strangers(job, batch, ada, "other/ada:jobs:read,jobs:write,admin")
+	s.call("GET", "/v1/jobs/"+job, ada, nil).want(t, 200)
+	s.call("GET", "/v1/batches/"+batch, ada, nil).want(t, 200)
+	s.call("GET", "/v1/jobs/"+shared, ada, nil).want(t, 404, "not_found")
+	s.call("GET", "/v1/jobs/"+job, reader, nil).want(t, 200) // a token of a time when they share
+	for path, n := range map[string]int{"/v1/jobs": 2, "/v1/batches": 1} {
+		for token, n := range map[string]int{ada: n, bob: 0} {
+			var got struct{ Data []any }
+			if err := json.Unmarshal(s.call("GET", path, token, nil).want(t, 200).body, &got); err != nil || len(got.Data) != n {
+				t.Errorf("GET %s by %s lists %d, %v; want %d", path, token, len(got.Data), err, n)
+			}
+		}
+	}
+	if id := s.call("POST", "/v1/jobs", bob, hello, "Idempotency-Key", "mine").want(t, 202).str(t, "id"); id == job {
+		t.Error("an Idempotency-Key that another user has used brings that user's job")
+	}
+	for _, token := range []string{ada, bob} {
+		s.call("GET", "/v1/usage?tenant=other", "acme/ada:jobs:read", nil).want(t, 403, "forbidden")
+		s.call("GET", "/v1/usage", token, nil).want(t, 200)
+	}
+}
+
+// strangers asks every route with an id for one that is owner's, as somebody who has every scope
+// and is another.
+func (s *site) strangers(job, batch, owner, stranger string) {
+	t := s.t.(*testing.T)
+	t.Helper()
 	perRoute(t, job, batch, func(method, path, pattern string) {
 		if !strings.Contains(pattern, "{id}") || strings.HasPrefix(pattern, "/v1/tokens/") { // an operator revokes any tenant's
 			return
@@ -345,16 +389,13 @@ func TestAnotherTenantsObjectIsNotThere(t *testing.T) {
 		if method == "PATCH" {
 			body = "{}"
 		}
-		s.call(method, path, other, body).want(t, 404, "not_found")
+		s.call(method, path, stranger, body).want(t, 404, "not_found")
 		for _, id := range []string{"job_none", "batch_none", "x", "job_%00", "job_..%2f..", "job_" + strings.Repeat("a", 80)} {
-			s.call(method, strings.NewReplacer(job, id, batch, id).Replace(path), writer, body).want(t, 404, "not_found")
+			s.call(method, strings.NewReplacer(job, id, batch, id).Replace(path), owner, body).want(t, 404, "not_found")
 		}
 	})
-	if r := s.call("GET", "/v1/jobs?batch="+batch, other, nil).want(t, 200); !bytes.Contains(r.body, []byte(`"data":[]`)) {
-		t.Errorf("another tenant lists %s", r.body)
-	}
-	if j, err := s.world.Job(t.Context(), "acme", job); err != nil || j.Status != tasks.StatusQueued {
-		t.Errorf("another tenant changed the job: %+v %v", j, err)
+	if r := s.call("GET", "/v1/jobs?batch="+batch, stranger, nil).want(t, 200); !bytes.Contains(r.body, []byte(`"data":[]`)) {
+		t.Errorf("a stranger lists %s", r.body)
 	}
 }
 

@@ -47,7 +47,7 @@ type exchange struct {
 // caller is who sent a request that was let through.
 func caller(c echo.Context) desk.Caller {
 	x := exchangeOf(c)
-	return desk.Caller{Tenant: x.caller.Tenant, Subject: x.caller.Subject, Token: x.caller.ID, Address: x.address, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
+	return desk.Caller{Tenant: tasks.Owner(x.caller.Tenant, x.caller.User), Subject: x.caller.Subject, Token: x.caller.ID, Address: x.address, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
 }
 
 // statusClientClosed is only in logs and metrics: nobody is there to read it.
@@ -253,6 +253,8 @@ func (a *API) usage() echo.MiddlewareFunc {
 				return lacking(auth.ScopeAdmin)
 			case !caller.Has(auth.ScopeJobsRead):
 				return lacking(auth.ScopeJobsRead)
+			default:
+				q.Del("tenant") // it is the caller's own, and of that it may be one user alone
 			}
 			return next(c)
 		})

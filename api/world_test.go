@@ -93,12 +93,12 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 		return tasks.Accepted{}, w.fail
 	}
 	if j := w.jobs[s.Job.ID]; j != nil {
-		if j.Tenant != s.Job.Tenant || j.Model != s.Job.Model {
+		if j.Owner() != s.Job.Owner() || j.Model != s.Job.Model {
 			return tasks.Accepted{}, tasks.ErrIDTaken
 		}
 		return tasks.Accepted{Job: *j, Replayed: true}, nil
 	}
-	name := s.Job.Tenant + "|" + s.Key
+	name := s.Job.Owner() + "|" + s.Key
 	if s.Key != "" {
 		if k := w.keys[name]; k != nil {
 			switch {
@@ -169,7 +169,7 @@ func (w *world) find(tenant, id string) (*tasks.Job, error) {
 		return nil, w.fail
 	}
 	j := w.jobs[id]
-	if j == nil || j.Tenant != tenant {
+	if j == nil || !tasks.Owns(tenant, j.Tenant, j.User) {
 		return nil, fmt.Errorf("read job %s: %w", id, tasks.ErrNotFound)
 	}
 	return j, nil
@@ -194,7 +194,7 @@ func (w *world) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
 	var page tasks.Page
 	for i := len(w.order) - 1; i >= 0; i-- {
 		j := w.jobs[w.order[i]]
-		if j == nil || j.Tenant != f.Tenant || f.After != "" && j.ID >= f.After || f.Status != "" && j.Status != f.Status ||
+		if j == nil || !tasks.Owns(f.Tenant, j.Tenant, j.User) || f.After != "" && j.ID >= f.After || f.Status != "" && j.Status != f.Status ||
 			f.Model != "" && j.Model != f.Model || f.Batch != "" && j.Batch != f.Batch || f.Pool != "" && j.Pool != f.Pool ||
 			j.CreatedAt.Before(f.Since) || !f.Until.IsZero() && !j.CreatedAt.Before(f.Until) || !holds(j.Metadata, f.Metadata) {
 			continue
@@ -338,12 +338,12 @@ func (w *world) Retry(_ context.Context, tenant, id string, l tasks.Limits) (tas
 func (w *world) chosen(sel tasks.Selection) (ids []string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if b := w.batches[sel.Batch]; w.fail != nil || sel.Batch != "" && (b == nil || b.Tenant != sel.Tenant) {
+	if b := w.batches[sel.Batch]; w.fail != nil || sel.Batch != "" && (b == nil || !tasks.Owns(sel.Tenant, b.Tenant, b.User)) {
 		return nil, cmp.Or(w.fail, tasks.ErrNotFound)
 	}
 	for _, id := range slices.Backward(w.order) {
 		j := w.jobs[id]
-		if j == nil || j.Tenant != sel.Tenant || len(sel.Models) > 0 && !tasks.MatchModel(sel.Models, j.Model) ||
+		if j == nil || !tasks.Owns(sel.Tenant, j.Tenant, j.User) || len(sel.Models) > 0 && !tasks.MatchModel(sel.Models, j.Model) ||
 			sel.IDs != nil && !slices.Contains(sel.IDs, id) || !slices.Contains(sel.Statuses, j.Status) ||
 			sel.Batch != "" && !slices.Contains(w.lines[sel.Batch], id) ||
 			j.CreatedAt.Before(sel.Since) || !sel.Until.IsZero() && !j.CreatedAt.Before(sel.Until) {
@@ -441,7 +441,8 @@ func (w *world) OpenBatch(_ context.Context, id, tenant, key string) (tasks.Batc
 		w.keys[name] = &keyed{id: id, busy: true}
 		w.batchKey[id] = name
 	}
-	b := &tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress, CreatedAt: time.Now().UTC()}
+	b := &tasks.Batch{ID: id, Status: tasks.BatchInProgress, CreatedAt: time.Now().UTC()}
+	b.Tenant, b.User = tasks.SplitOwner(tenant)
 	w.staged[id] = []tasks.Job{}
 	w.batches[id] = b
 	return *b, nil, nil
@@ -543,7 +544,7 @@ func (w *world) Batch(_ context.Context, tenant, id string) (tasks.Batch, error)
 	if w.fail != nil {
 		return tasks.Batch{}, w.fail
 	}
-	if b := w.batches[id]; b == nil || b.Tenant != tenant || w.staged[id] != nil {
+	if b := w.batches[id]; b == nil || !tasks.Owns(tenant, b.Tenant, b.User) || w.staged[id] != nil {
 		return tasks.Batch{}, tasks.ErrNotFound
 	}
 	return w.count(id), nil
@@ -556,7 +557,7 @@ func (w *world) Batches(_ context.Context, f tasks.BatchFilter) (page tasks.Batc
 		return page, w.fail
 	}
 	for _, id := range slices.Backward(slices.Sorted(maps.Keys(w.batches))) {
-		if b := w.batches[id]; b.Tenant != f.Tenant || w.staged[id] != nil || f.After != "" && id >= f.After {
+		if b := w.batches[id]; !tasks.Owns(f.Tenant, b.Tenant, b.User) || w.staged[id] != nil || f.After != "" && id >= f.After {
 			continue
 		}
 		b := w.count(id)
@@ -600,7 +601,7 @@ func (w *world) BatchResults(ctx context.Context, tenant, id string, from int) (
 func (w *world) CancelBatch(_ context.Context, tenant, id string) (tasks.Batch, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if b := w.batches[id]; b == nil || b.Tenant != tenant {
+	if b := w.batches[id]; b == nil || !tasks.Owns(tenant, b.Tenant, b.User) {
 		return tasks.Batch{}, tasks.ErrNotFound
 	}
 	if w.count(id).Status == tasks.BatchEnded {
@@ -899,7 +900,8 @@ func (w *world) Refund(context.Context, string, quota.Grant) error {
 	return nil
 }
 
-// Verify knows tokens of the form "tenant:scope,scope".
+// Verify knows tokens of the form "tenant:scope,scope", and "tenant/user:scope" of a user
+// that sees only what is its own.
 func (w *world) Verify(_ context.Context, raw string) (auth.Claims, error) {
 	switch raw {
 	case "keys-gone":
@@ -909,7 +911,10 @@ func (w *world) Verify(_ context.Context, raw string) (auth.Claims, error) {
 	}
 	for i := range raw {
 		if raw[i] == ':' {
-			c := auth.Claims{Tenant: raw[:i], Subject: "somebody", ID: "1"}
+			c := auth.Claims{Subject: "somebody", ID: "1"}
+			if c.Tenant, c.User = tasks.SplitOwner(raw[:i]); c.User != "" {
+				c.Subject = c.User
+			}
 			for _, scope := range bytes.Split([]byte(raw[i+1:]), []byte(",")) {
 				c.Scopes = append(c.Scopes, string(scope))
 			}

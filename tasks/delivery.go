@@ -9,6 +9,7 @@ import (
 type Endpoint struct {
 	ID            string // "whe_" and a ULID
 	Tenant        string
+	User          string // as of a Job: it takes events of what is that user's
 	URL           string
 	Events        []string // the events it takes, as in "job.succeeded"
 	IncludeResult bool     // job events carry the result when it fits
@@ -62,6 +63,7 @@ const (
 type Delivery struct {
 	ID          string // "dlv_" and a number that grows with time
 	Tenant      string
+	User        string // as of a Job
 	Endpoint    string // empty: the job's own webhook_url
 	Event       string // the webhook-id: the same at every attempt and for every endpoint
 	Type        string // the event's type
@@ -164,3 +166,9 @@ type DeliveryPage struct {
 	HasMore    bool
 	Next       string
 }
+
+// Owner is whose the endpoint is.
+func (e *Endpoint) Owner() string { return Owner(e.Tenant, e.User) }
+
+// Owner is whose the delivery is.
+func (d *Delivery) Owner() string { return Owner(d.Tenant, d.User) }

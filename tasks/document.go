@@ -25,7 +25,8 @@ type DocumentFilter struct {
 // Document is something of a tenant's that a form of the API keeps in its own way.
 type Document struct {
 	ID      string // sorts by when it was made, among those of its kind
-	Tenant  string
+	Tenant  string // its owner; a user stands beside it when it was read
+	User    string // as of a Job
 	Kind    DocumentKind
 	Body    []byte        // JSON, which its form alone reads
 	Expires time.Duration // from now

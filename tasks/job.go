@@ -24,6 +24,7 @@ import (
 type Job struct {
 	ID       string // "job_" and a ULID
 	Tenant   string
+	User     string // of the tenant, whose it alone is; "": its users are not kept apart
 	Model    string
 	Pool     string
 	Priority Priority
@@ -70,6 +71,9 @@ type Job struct {
 	Usage    *Usage
 	Log      []Attempt // one entry an upstream call, counted or not, oldest first
 }
+
+// Owner is whose the job is.
+func (j *Job) Owner() string { return Owner(j.Tenant, j.User) }
 
 // Born is the time in an id, to the millisecond; zero for what is no prefix,
 // underscore and ULID (github.com/ulid/spec).

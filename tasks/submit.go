@@ -123,6 +123,9 @@ var BatchStatuses = []BatchStatus{BatchInProgress, BatchCanceling, BatchEnded}
 // Valid reports whether s is a status of a batch.
 func (s BatchStatus) Valid() bool { return slices.Contains(BatchStatuses, s) }
 
+// Owner is whose the batch is.
+func (b *Batch) Owner() string { return Owner(b.Tenant, b.User) }
+
 // BatchFilter selects a tenant's batches, newest first. Empty members select all.
 type BatchFilter struct {
 	Tenant       string
@@ -145,6 +148,7 @@ type BatchPage struct {
 type Batch struct {
 	ID        string // "batch_" and a ULID
 	Tenant    string
+	User      string // as of a Job
 	Status    BatchStatus
 	Counts    Counts
 	CreatedAt time.Time

@@ -88,7 +88,7 @@ func tenantOf(r *http.Request, v viewer) string {
 	if t := strings.TrimSpace(r.URL.Query().Get("tenant")); t != "" {
 		return t
 	}
-	return v.Tenant
+	return v.home()
 }
 
 func (w *Web) batchesList(ctx context.Context, r *http.Request, v viewer) (batchesList, int) {
@@ -126,8 +126,8 @@ func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
 	c := b.Counts
 	done := c.Succeeded + c.Failed + c.Canceled + c.Expired
 	view := batchView{
-		Title: string(b.Status) + " – " + b.ID, At: now.UTC().Format("15:04:05 UTC"), ID: b.ID, Path: w.batchPath(b.ID), Tenant: b.Tenant,
-		Status: string(b.Status), Accepted: at(b.CreatedAt, now), CanMove: v.moves(b.Tenant) && b.Status == tasks.BatchInProgress,
+		Title: string(b.Status) + " – " + b.ID, At: now.UTC().Format("15:04:05 UTC"), ID: b.ID, Path: w.batchPath(b.ID), Tenant: b.Owner(),
+		Status: string(b.Status), Accepted: at(b.CreatedAt, now), CanMove: v.moves(b.Owner()) && b.Status == tasks.BatchInProgress,
 		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/batches/" + b.ID + "/results",
 	}
 	if c.Total > 0 {
@@ -152,7 +152,7 @@ func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
 		{tasks.StatusQueued, c.Queued}, {tasks.StatusRunning, c.Running}, {tasks.StatusSucceeded, c.Succeeded},
 		{tasks.StatusFailed, c.Failed}, {tasks.StatusCanceled, c.Canceled}, {tasks.StatusExpired, c.Expired},
 	} {
-		query := jobsFilter{Tenant: b.Tenant, Batch: b.ID, Status: string(n.status)}.query("")
+		query := jobsFilter{Tenant: b.Owner(), Batch: b.ID, Status: string(n.status)}.query("")
 		view.Counts = append(view.Counts, batchCount{string(n.status), grouped(n.count), w.base + jobsRoot + "?" + query})
 	}
 	return view
@@ -193,7 +193,7 @@ func (w *Web) cancelBatch(rw http.ResponseWriter, r *http.Request, v viewer) {
 	if !ok {
 		return
 	}
-	if w.move(rw, r, v, moving{"batch", "cancel", b.Tenant, b.ID, v.moves(b.Tenant), scopeWrite}, byAnybody(w.cfg.Batches.CancelBatch)) {
+	if w.move(rw, r, v, moving{"batch", "cancel", b.Owner(), b.ID, v.moves(b.Owner()), scopeWrite}, byAnybody(w.cfg.Batches.CancelBatch)) {
 		http.Redirect(rw, r, w.batchPath(b.ID), http.StatusSeeOther)
 	}
 }

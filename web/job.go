@@ -134,25 +134,25 @@ func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
 	now := w.cfg.Now()
 	final := j.Status.Final()
 	view := jobView{
-		Title: string(j.Status) + " – " + j.ID, At: now.UTC().Format("15:04:05 UTC"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant,
+		Title: string(j.Status) + " – " + j.ID, At: now.UTC().Format("15:04:05 UTC"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(),
 		Status: string(j.Status), Words: w.ends(ctx, j, now), Facts: facts(j, now), Steps: w.steps(ctx, j, now), Calls: calls(j, now),
-		CanMove: v.moves(j.Tenant), Final: final, CanRetry: final && j.Status != tasks.StatusSucceeded,
+		CanMove: v.moves(j.Owner()), Final: final, CanRetry: final && j.Status != tasks.StatusSucceeded,
 		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/jobs/" + j.ID,
 	}
-	if !v.reads(j.Tenant) {
+	if !v.reads(j.Owner()) {
 		view.Withheld = true
 		if j.Error != nil {
 			view.Error = string(j.Error.Code)
 		}
 		return view
 	}
-	if len(j.Result) > 0 || j.Error != nil && j.Tenant != v.Tenant {
+	if len(j.Result) > 0 || j.Error != nil && !v.own(j.Owner()) {
 		view.Result = view.Path + "/result"
 	}
 	if j.Error != nil {
 		view.Error = string(j.Error.Code)
 	}
-	if j.Tenant != v.Tenant { // what it holds is behind the click that is noted
+	if !v.own(j.Owner()) { // what it holds is behind the click that is noted
 		return view
 	}
 	if j.Error != nil {
@@ -191,7 +191,7 @@ func facts(j *tasks.Job, now time.Time) []fact {
 
 // steps is what each moment of a job was for.
 func (w *Web) steps(ctx context.Context, j *tasks.Job, now time.Time) (out []step) {
-	spans, err := w.cfg.Jobs.Timeline(ctx, j.Tenant, j.ID)
+	spans, err := w.cfg.Jobs.Timeline(ctx, j.Owner(), j.ID)
 	if err != nil && !errors.Is(err, tasks.ErrNotFound) {
 		w.cfg.Log.Error("read a timeline for the console", "error", err)
 	}
@@ -254,17 +254,17 @@ func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 	switch {
 	case !ok:
 		return
-	case !v.reads(j.Tenant):
+	case !v.reads(j.Owner()):
 		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this job holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
 		return
 	}
-	if j.Tenant != v.Tenant {
+	if !v.own(j.Owner()) {
 		if err := w.note(r.Context(), v, "look", j.ID); err != nil {
 			w.refuse(rw, v, "job", "look at", err)
 			return
 		}
 	}
-	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Tenant, Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
+	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(), Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
 	if page.Text == "" {
 		page.Text = string(j.Result)
 	}
@@ -301,7 +301,7 @@ func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, 
 		return false
 	}
 	var err error
-	if m.tenant != v.Tenant {
+	if !v.own(m.tenant) {
 		err = w.note(r.Context(), v, m.action, m.id)
 	}
 	if err == nil {
@@ -327,12 +327,12 @@ func byAnybody(move func(ctx context.Context, tenant, id string) error) mover {
 func (w *Web) moveJob(action string, do mover) func(http.ResponseWriter, *http.Request, viewer) {
 	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		j, ok := w.find(rw, r, v)
-		if !ok || !w.move(rw, r, v, moving{"job", action, j.Tenant, j.ID, v.moves(j.Tenant), scopeWrite}, do) {
+		if !ok || !w.move(rw, r, v, moving{"job", action, j.Owner(), j.ID, v.moves(j.Owner()), scopeWrite}, do) {
 			return
 		}
 		to := w.jobPath(j.ID)
 		if action == "delete" {
-			to = w.base + jobsRoot + "?" + jobsFilter{Tenant: j.Tenant}.query("")
+			to = w.base + jobsRoot + "?" + jobsFilter{Tenant: j.Owner()}.query("")
 		}
 		http.Redirect(rw, r, to, http.StatusSeeOther)
 	}

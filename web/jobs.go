@@ -138,7 +138,7 @@ func (w *Web) jobsFilter(q url.Values, v viewer) jobsFilter {
 		Metadata: get("metadata"), Since: get("since"), Until: get("until"), After: get("after"),
 	}
 	if f.Tenant == "" {
-		f.Tenant = v.Tenant
+		f.Tenant = v.home()
 	}
 	return f
 }
@@ -216,7 +216,7 @@ func (w *Web) jobsListed(ctx context.Context, f jobsFilter, v viewer) (jobsList,
 		list.Fault = "Your token shows the jobs of its own tenant, " + v.Tenant + "."
 		return list, http.StatusForbidden
 	}
-	if f.Metadata != "" && f.Tenant != v.Tenant {
+	if f.Metadata != "" && !v.own(f.Tenant) {
 		list.Fault = "What other tenants wrote beside their jobs is not searched."
 		return list, http.StatusForbidden
 	}

@@ -57,7 +57,7 @@ type jobsSite struct {
 	deaf  error // of the audit
 }
 
-func newJobsSite(t *testing.T) *jobsSite {
+func newJobsSite(t *testing.T, edits ...func(*Config)) *jobsSite {
 	t.Helper()
 	s := &jobsSite{}
 	s.site = newSite(t, func(c *Config) {
@@ -78,17 +78,25 @@ func newJobsSite(t *testing.T) *jobsSite {
 		known["writer"] = Identity{Subject: "will", Tenant: "acme", Scopes: []string{"jobs:write"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["narrow"] = Identity{Subject: "nell", Tenant: "acme", Scopes: []string{"jobs:read", "jobs:write"}, Models: []string{"gpt-*"}, ExpiresAt: known["caller"].ExpiresAt}
 		known["reads-all"] = Identity{Subject: "olga", Tenant: "ops", Scopes: []string{"monitor", "content"}, ExpiresAt: known["caller"].ExpiresAt}
+		for _, edit := range edits {
+			edit(c)
+		}
 	})
 	return s
 }
 
-// job makes a tenant's job, which has ended with that text unless it is "".
+func userOf(owner string) string {
+	_, user := tasks.SplitOwner(owner)
+	return user
+}
+
+// job makes an owner's job, which has ended with that text unless it is "".
 func (s *jobsSite) job(tenant, model, text string) string {
 	s.t.Helper()
 	ctx := s.t.Context()
 	id := store.NewID("job")
 	_, tickets, err := s.store.Create(ctx, tasks.Submission{Job: tasks.Job{
-		ID: id, Tenant: tenant, Pool: "claude", Model: model, Metadata: map[string]string{"note": hostile},
+		ID: id, Tenant: tasks.TenantOf(tenant), User: userOf(tenant), Pool: "claude", Model: model, Metadata: map[string]string{"note": hostile},
 		Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"ask-canary"`), MaxTokens: 16},
 	}})
 	if err != nil {
@@ -172,6 +180,35 @@ func TestRolesOfJobs(t *testing.T) {
 	s.want(s.as("own", "GET", "/monitoring"), 403)
 	s.want(s.as("own", "GET", "/"), 200, "carl", "Jobs")
 	s.want(s.as("own", "POST", "/console/pools/claude/pause"), 403)
+}
+
+// Where users are kept apart a caller has the pages of its own jobs alone; an operator sees states, and what
+// another user's job holds is as another tenant's.
+func TestAUserHasThePagesOfItsOwnJobs(t *testing.T) {
+	s := newJobsSite(t, func(c *Config) { c.SeparateUsers = true })
+	own, others, shared := s.job("acme/carl", "claude-x", "answer-of-carl"), s.job("acme/rita", "claude-x", "answer-of-rita"), s.job("acme", "claude-x", "answer-of-all")
+	s.want(s.as("own", "GET", "/jobs/"+own), 200, "?tenant=acme%2fcarl")
+	s.want(s.as("own", "GET", "/jobs/"+own+"/result"), 200, "answer-of-carl")
+	for _, id := range []string{others, shared} {
+		for _, path := range []string{"/jobs/" + id, "/console/jobs/" + id, "/jobs/" + id + "/result", "/jobs/" + id + "/delete"} {
+			s.want(s.as("own", "GET", path), 404)
+		}
+		for _, act := range []string{"cancel", "retry", "delete"} {
+			s.want(s.as("own", "POST", "/jobs/"+id+"/"+act), 404)
+		}
+	}
+	if a := s.as("own", "GET", "/jobs"); strings.Contains(a.body, others) || strings.Contains(a.body, shared) || !strings.Contains(a.body, own) {
+		t.Errorf("carl's list holds another's job, or not its own:\n%s", a.body)
+	}
+	for _, path := range []string{"/jobs?tenant=acme", "/jobs?tenant=acme/rita", "/batches?tenant=acme", "/webhooks?tenant=acme", "/webhooks?tenant=acme%2Frita"} {
+		s.want(s.as("own", "GET", path), 403)
+	}
+	s.want(s.as("reads-all", "GET", "/jobs?tenant=acme"), 200, own, others, shared)
+	s.want(s.as("look", "GET", "/jobs/"+others+"/result"), 403)
+	s.want(s.as("reads-all", "GET", "/jobs/"+others+"/result"), 200, "answer-of-rita")
+	if s.audit() != "olga look "+others {
+		t.Errorf("noted %q", s.audit())
+	}
 }
 
 // What a job holds is on no page but its answer's, and another tenant's only after the look

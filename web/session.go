@@ -79,7 +79,7 @@ func (w *Web) who(r *http.Request) (viewer, error) {
 			}
 			return viewer{}, errSignedOut
 		}
-		return admit(id)
+		return w.admit(id)
 	default:
 		return viewer{}, errSignedOut
 	}
@@ -110,7 +110,7 @@ func (w *Web) session(r *http.Request) (viewer, error) {
 	} else if revoked {
 		return viewer{}, errSignedOut
 	}
-	return admit(Identity{Subject: v.Subject, Tenant: v.Tenant, Token: v.Token, Scopes: v.Scopes, Models: v.Models, ExpiresAt: v.Expires})
+	return w.admit(Identity{Subject: v.Subject, Tenant: tasks.TenantOf(v.Tenant), Token: v.Token, Scopes: v.Scopes, Models: v.Models, ExpiresAt: v.Expires})
 }
 
 // sessionID is what the request's cookie holds; "" for what is no id of ours.
@@ -223,7 +223,7 @@ func (w *Web) signIn(rw http.ResponseWriter, r *http.Request) {
 		again(http.StatusUnauthorized, "invalid", "This token is not valid, or no longer.")
 		return
 	}
-	v, err := admit(id)
+	v, err := w.admit(id)
 	if err != nil {
 		w.cfg.Log.Info("sign-in refused", "subject", id.Subject, "tenant", id.Tenant, "error", err)
 		again(http.StatusForbidden, "forbidden", "This token has none of the scopes that open the console: jobs:read, monitor or admin.")

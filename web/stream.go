@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -135,9 +136,10 @@ func (s *streams) leave(who string) {
 	}
 }
 
-// sight is what of a viewer decides what is shown.
+// sight is what of a viewer decides what is shown: whose it is, a user's alone where users are
+// kept apart, and its scopes.
 func (v viewer) sight() string {
-	return v.Tenant + "\n" + strings.Join(slices.Sorted(slices.Values(v.Scopes)), " ")
+	return strconv.Quote(v.Tenant) + "\n" + strings.Join(slices.Sorted(slices.Values(v.Scopes)), " ")
 }
 
 // shown is a part as the viewer sees it, made less than the time between two events ago: one

@@ -139,3 +139,23 @@ func TestViewersShareAStream(t *testing.T) {
 		t.Errorf("the state was asked for %d times, want once for monitor and once for admin", n)
 	}
 }
+
+// Where users are kept apart, two of a tenant never see the same, whatever they are called.
+func TestUsersOfATenantShareNoSight(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, subject := range []string{"ada", "bob", "ada\njobs:read", "ada\"", "ada jobs:read", "ada/bob"} {
+		for _, scopes := range [][]string{{"jobs:read"}, {"jobs:read", "monitor"}} {
+			who := strings.Join(scopes, "+") + " " + subject
+			apart := &Web{cfg: Config{SeparateUsers: true}}
+			v, err := apart.admit(Identity{Subject: subject, Tenant: "acme", Scopes: scopes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if other, same := seen[v.sight()]; same {
+				t.Errorf("%q is shown what %q sees", who, other)
+			}
+			seen[v.sight()] = who
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // The scopes that the console knows: to see one's own tenant's jobs, to change those, to
@@ -23,7 +25,7 @@ var errForbidden = errors.New("neither jobs:read nor monitor nor admin")
 // viewer is who looks at a page, for as long as a session is good.
 type viewer struct {
 	Subject string    `json:"sub"`
-	Tenant  string    `json:"tenant"`
+	Tenant  string    `json:"tenant"` // or one user of it: see tasks.Owner
 	Scopes  []string  `json:"scopes"`
 	Models  []string  `json:"models,omitempty"`
 	Token   string    `json:"jti"`
@@ -31,7 +33,10 @@ type viewer struct {
 }
 
 // admit returns the viewer that an identity is, or errForbidden.
-func admit(id Identity) (viewer, error) {
+func (w *Web) admit(id Identity) (viewer, error) {
+	if w.cfg.SeparateUsers {
+		id.Tenant = tasks.Owner(id.Tenant, id.Subject)
+	}
 	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Models: id.Models, Token: id.Token, Expires: id.ExpiresAt}
 	if !v.is(scopeRead) && !v.Operates() {
 		return viewer{}, errForbidden
@@ -61,24 +66,38 @@ func (v viewer) Role() string {
 	return "caller"
 }
 
-// sees reports whether the viewer is shown the states of a tenant's jobs.
-func (v viewer) sees(tenant string) bool {
-	return v.Operates() || tenant == v.Tenant && v.is(scopeRead)
+// own reports whether what is an owner's is the viewer's own.
+func (v viewer) own(owner string) bool {
+	tenant, user := tasks.SplitOwner(owner)
+	return tasks.Owns(v.Tenant, tenant, user)
 }
 
-// moves reports whether the viewer may cancel, retry and delete a tenant's jobs.
-func (v viewer) moves(tenant string) bool {
-	return v.Admin() || tenant == v.Tenant && v.is(scopeWrite) && v.is(scopeRead)
+// home is whose jobs the viewer is shown where an address names nobody.
+func (v viewer) home() string {
+	if v.Operates() {
+		return tasks.TenantOf(v.Tenant)
+	}
+	return v.Tenant
 }
 
-// hooks reports whether the viewer may send a tenant's webhooks again, and is shown their
+// sees reports whether the viewer is shown the states of an owner's jobs.
+func (v viewer) sees(owner string) bool {
+	return v.Operates() || v.own(owner) && v.is(scopeRead)
+}
+
+// moves reports whether the viewer may cancel, retry and delete an owner's jobs.
+func (v viewer) moves(owner string) bool {
+	return v.Admin() || v.own(owner) && v.is(scopeWrite) && v.is(scopeRead)
+}
+
+// hooks reports whether the viewer may send an owner's webhooks again, and is shown their
 // addresses and what receivers answered.
-func (v viewer) hooks(tenant string) bool {
-	return tenant == v.Tenant && v.is(scopeWebhooks) || v.Admin()
+func (v viewer) hooks(owner string) bool {
+	return v.own(owner) && v.is(scopeWebhooks) || v.Admin()
 }
 
-// reads reports whether the viewer is shown what a tenant's jobs hold. Of another tenant's
+// reads reports whether the viewer is shown what an owner's jobs hold. Of another's
 // each look is noted.
-func (v viewer) reads(tenant string) bool {
-	return v.is(scopeRead) && tenant == v.Tenant || v.is(scopeContent) && v.Operates()
+func (v viewer) reads(owner string) bool {
+	return v.is(scopeRead) && v.own(owner) || v.is(scopeContent) && v.Operates()
 }

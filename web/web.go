@@ -68,6 +68,8 @@ type Config struct {
 	Redis asynq.RedisConnOpt
 	// Verifier judges the token of a sign-in or of an Authorization field. Required.
 	Verifier Verifier
+	// SeparateUsers says that each subject of a tenant is shown only what is its own.
+	SeparateUsers bool
 	// PublicURL is the address that browsers use. When it is https, the session
 	// cookie is sent over https only. When it has a path, addresses begin with that, while
 	// requests come without it. Empty means plain http on any name.

@@ -143,7 +143,7 @@ func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webh
 func (w *Web) endpointRow(e *tasks.Endpoint, v viewer, now time.Time) endpointRow {
 	row := endpointRow{
 		ID: e.ID, URL: e.URL, State: "sent to", Events: e.Events, Bad: !e.DisabledAt.IsZero() || !e.FailingSince.IsZero(),
-		Deliveries: w.base + webhooksRoot + "?" + url.Values{"tenant": {e.Tenant}, "endpoint": {e.ID}}.Encode(),
+		Deliveries: w.base + webhooksRoot + "?" + url.Values{"tenant": {e.Owner()}, "endpoint": {e.ID}}.Encode(),
 	}
 	switch {
 	case !e.DisabledAt.IsZero():
@@ -151,10 +151,10 @@ func (w *Web) endpointRow(e *tasks.Endpoint, v viewer, now time.Time) endpointRo
 	case !e.FailingSince.IsZero():
 		row.State = "failing since " + at(e.FailingSince, now).Clock
 	}
-	if !v.hooks(e.Tenant) {
+	if !v.hooks(e.Owner()) {
 		row.URL = hostOf(e.URL)
 	} else if e.DisabledAt.IsZero() {
-		row.Test = w.hookPath(e.Tenant, e.ID, "/test")
+		row.Test = w.hookPath(e.Owner(), e.ID, "/test")
 	}
 	return row
 }
@@ -177,8 +177,8 @@ func (w *Web) hookPath(tenant, id, act string) string {
 func (w *Web) deliveryView(d *tasks.Delivery, v viewer, now time.Time) deliveryView {
 	view := deliveryView{
 		Title: string(d.Status) + " – " + d.ID, At: now.UTC().Format("15:04:05 UTC"),
-		ID: d.ID, Path: w.hookPath(d.Tenant, d.ID, ""), Tenant: d.Tenant, Type: d.Type, Object: d.Object, Of: w.shownAt(d.Object), Endpoint: d.Endpoint,
-		Status: string(d.Status), Made: at(d.CreatedAt, now), Withheld: !v.hooks(d.Tenant),
+		ID: d.ID, Path: w.hookPath(d.Owner(), d.ID, ""), Tenant: d.Owner(), Type: d.Type, Object: d.Object, Of: w.shownAt(d.Object), Endpoint: d.Endpoint,
+		Status: string(d.Status), Made: at(d.CreatedAt, now), Withheld: !v.hooks(d.Owner()),
 	}
 	if view.Endpoint == "" {
 		view.Endpoint = "the job's own webhook_url"
@@ -197,8 +197,8 @@ func (w *Web) deliveryView(d *tasks.Delivery, v viewer, now time.Time) deliveryV
 	default:
 		view.Words = "is on its way, " + tried + " so far"
 	}
-	if v.hooks(d.Tenant) && d.Status != tasks.DeliveryPending {
-		view.Redeliver = w.hookPath(d.Tenant, d.ID, "/redeliver")
+	if v.hooks(d.Owner()) && d.Status != tasks.DeliveryPending {
+		view.Redeliver = w.hookPath(d.Owner(), d.ID, "/redeliver")
 	}
 	for i := range d.Log {
 		a := &d.Log[i]
@@ -233,7 +233,7 @@ func (w *Web) findDelivery(rw http.ResponseWriter, r *http.Request, v viewer) (t
 
 func (w *Web) deliveryPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 	if d, ok := w.findDelivery(rw, r, v); ok {
-		refresh := w.base + "/console/webhooks/" + url.PathEscape(d.ID) + "?" + url.Values{"tenant": {d.Tenant}}.Encode()
+		refresh := w.base + "/console/webhooks/" + url.PathEscape(d.ID) + "?" + url.Values{"tenant": {d.Owner()}}.Encode()
 		w.page(rw, http.StatusOK, "delivery.html", deliveryPage{w.frame(v, "webhooks"), refresh, w.deliveryView(&d, v, w.cfg.Now())})
 	}
 }

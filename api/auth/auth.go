@@ -71,6 +71,9 @@ type Config struct {
 	// Leeway is how far this clock and that of our own issuer may differ. Zero means
 	// 30 s; at most 5 minutes.
 	Leeway time.Duration
+	// SeparateUsers says that each subject of a tenant is a user of its own: see
+	// Claims.User. False: a tenant's callers share what is the tenant's.
+	SeparateUsers bool
 	// Ledger knows which tokens the server keeps and which were revoked. Nil: none of
 	// either; a token whose jti begins with [KeptPrefix] is then refused.
 	Ledger Ledger
@@ -91,6 +94,8 @@ type Verifier struct {
 	refused *prometheus.CounterVec
 	now     func() time.Time
 	seen    seen
+
+	separate bool
 }
 
 // New returns a verifier, or every fault of the configuration at once, each by
@@ -105,7 +110,7 @@ func New(c Config) (*Verifier, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Verifier{rules: map[string]*rules{}, ledger: newLedger(c.Ledger), now: c.Now, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+	v := &Verifier{rules: map[string]*rules{}, ledger: newLedger(c.Ledger), now: c.Now, separate: c.SeparateUsers, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_auth_refused_total",
 		Help: "Tokens refused, by the issuer whose rules they were judged by (none: no configured issuer's) and why.",
 	}, []string{"issuer", "reason"})}
@@ -210,6 +215,9 @@ func (v *Verifier) verify(ctx context.Context, raw string) (Claims, *Refusal) {
 		v.seen.keep(digest, s)
 	}
 	out := s.claims
+	if v.separate {
+		out.User = out.Subject
+	}
 	kept := keptForm(s.rules.own, s.header.alg, out.ID)
 	var err error
 	switch {

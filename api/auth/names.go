@@ -49,6 +49,7 @@ const (
 type Claims struct {
 	Subject   string
 	Tenant    string
+	User      string // the subject, where it sees only what is its own; "": it sees all of its tenant's
 	ID        string // jti; a foreign issuer's token may have none
 	Scopes    []string
 	Models    []string // globs of the models that it may ask; none: all

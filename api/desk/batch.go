@@ -73,7 +73,9 @@ func (h *HandedBatch) Sent(ctx context.Context) {
 
 // Upload counts a batch that is being sent, until release is called; it is to be asked
 // before the first byte is read. A tenant that sends too many already is refused.
-func (d *Desk) Upload(tenant string) (release func(), err error) { return d.c.Caps.Upload(tenant) }
+func (d *Desk) Upload(tenant string) (release func(), err error) {
+	return d.c.Caps.Upload(tasks.TenantOf(tenant))
+}
 
 // Limits are those of a tenant, for whoever keeps something of its that is no submit.
 func (d *Desk) Limits(ctx context.Context, tenant string) (tasks.Limits, error) {
@@ -98,7 +100,7 @@ func (d *Desk) SubmitBatch(ctx context.Context, c Caller, b Incoming) (h HandedB
 	}
 	h.Grant = grant
 	id := cmp.Or(b.ID, d.c.NewID("batch"))
-	span := d.c.Trace.Submit(ctx, id, c.Tenant)
+	span := d.c.Trace.Submit(ctx, id, tasks.TenantOf(c.Tenant))
 	defer func() { ended(span, err, h.Replayed, h.Batch.ID, slices.Sorted(maps.Keys(h.Pools))...) }()
 	g, prior, err := d.c.Batches.OpenBatch(ctx, id, c.Tenant, b.Key)
 	if err != nil {
@@ -329,7 +331,8 @@ func (in *intake) take(ctx context.Context, line int, job tasks.Job, size int) e
 	if err := in.fits(ctx, &job); err != nil {
 		return err
 	}
-	job.ID, job.Tenant, job.Batch = in.desk.c.NewID("job"), in.tenant, in.batch
+	job.ID, job.Batch = in.desk.c.NewID("job"), in.batch
+	job.Tenant, job.User = tasks.SplitOwner(in.tenant)
 	if !in.until.IsZero() && (job.Deadline.IsZero() || job.Deadline.After(in.until)) {
 		job.Deadline = in.until
 	}

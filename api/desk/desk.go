@@ -232,7 +232,7 @@ func (d *Desk) Draining() <-chan struct{} { return d.draining }
 
 // Caller is who asks.
 type Caller struct {
-	Tenant  string
+	Tenant  string // or one user of it: see tasks.Owner
 	Subject string // the token's
 	Token   string // its id
 	Address string // that it was sent from; "": not known

@@ -236,6 +236,7 @@ func freed(o *tasks.Outlook, before int64) (after, each time.Duration) {
 // laterOf is later for so many jobs at once, which have no place in a line: where there is none for
 // them all, they come again when as many have been freed of the lane.
 func (d *Desk) laterOf(ctx context.Context, tenant string, lane tasks.Priority, pools map[string]int, err error) error {
+	tenant = tasks.TenantOf(tenant)
 	var used *tasks.QuotaError
 	if !errors.As(err, &used) || used.Window > 0 {
 		return err

@@ -45,10 +45,10 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if err := d.CheckWebhookURL(job.WebhookURL); err != nil {
 		return h, err
 	}
-	if job.Tenant = c.Tenant; !s.Named {
+	if job.Tenant, job.User = tasks.SplitOwner(c.Tenant); !s.Named {
 		job.ID = d.c.NewID("job")
 	}
-	span := d.c.Trace.Submit(ctx, job.ID, c.Tenant)
+	span := d.c.Trace.Submit(ctx, job.ID, job.Tenant)
 	job.Trace = span.Trace()
 	defer func() { ended(span, err, h.Replayed, h.Job.ID, job.Pool) }()
 	turn := d.comer(ctx, &s)
@@ -214,7 +214,9 @@ func (d *Desk) Lane(tenant string, job *tasks.Job) error {
 	return nil
 }
 
-func (d *Desk) mayHigh(tenant string) bool { return d.c.High == nil || d.c.High(tenant) }
+func (d *Desk) mayHigh(tenant string) bool {
+	return d.c.High == nil || d.c.High(tasks.TenantOf(tenant))
+}
 
 // highest is the highest lane that a tenant may use.
 func (d *Desk) highest(tenant string) tasks.Priority {
@@ -229,14 +231,14 @@ func (d *Desk) highest(tenant string) tasks.Priority {
 // reserving it for a moment, as a batch does.
 func (d *Desk) known(ctx context.Context, s *tasks.Submission) bool {
 	if s.Named {
-		if _, err := d.c.Jobs.Job(ctx, s.Job.Tenant, s.Job.ID); err == nil {
+		if _, err := d.c.Jobs.Job(ctx, s.Job.Owner(), s.Job.ID); err == nil {
 			return true
 		}
 	}
 	if s.Key == "" {
 		return false
 	}
-	b, prior, err := d.c.Batches.OpenBatch(ctx, d.c.NewID("batch"), s.Job.Tenant, s.Key)
+	b, prior, err := d.c.Batches.OpenBatch(ctx, d.c.NewID("batch"), s.Job.Owner(), s.Key)
 	if err != nil || prior != nil {
 		return true // or it cannot be told: then the submit says why
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"runtime"
 	"sync"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // turns let one thing at a time be done for each tenant. The zero value is ready.
@@ -20,6 +22,7 @@ type turn struct {
 // take waits until nothing else is done for a tenant; end is to be called then. Without
 // an error it is the caller's turn.
 func (t *turns) take(ctx context.Context, tenant string) (end func(), err error) {
+	tenant = tasks.TenantOf(tenant)
 	t.mu.Lock()
 	if t.of == nil {
 		t.of = map[string]*turn{}

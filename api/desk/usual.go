@@ -22,7 +22,7 @@ func (d *Desk) usual(tenant string) error {
 	if d.c.Abuse == nil {
 		return nil
 	}
-	err := d.c.Abuse.Allow(tenant)
+	err := d.c.Abuse.Allow(tasks.TenantOf(tenant))
 	var e *abuse.AbnormalError
 	if !errors.As(err, &e) {
 		return err
@@ -47,7 +47,7 @@ func (d *Desk) saw(c *Caller, job *tasks.Job) {
 	}
 	r := &job.Request
 	d.c.Abuse.See(&abuse.Visit{
-		Tenant: c.Tenant, User: c.Subject, Address: c.Address, Credential: c.Token, Models: []string{job.Model},
+		Tenant: tasks.TenantOf(c.Tenant), User: c.Subject, Address: c.Address, Credential: c.Token, Models: []string{job.Model},
 		Jobs: 1, Tokens: r.Tokens(), Cost: int64(job.AtMost), Body: r.Body,
 	})
 }
@@ -58,7 +58,7 @@ func (d *Desk) sawMany(c *Caller, jobs int, tokens int64, cost tasks.Money) {
 		return
 	}
 	d.c.Abuse.See(&abuse.Visit{
-		Tenant: c.Tenant, User: c.Subject, Address: c.Address, Credential: c.Token,
+		Tenant: tasks.TenantOf(c.Tenant), User: c.Subject, Address: c.Address, Credential: c.Token,
 		Jobs: jobs, Tokens: tokens, Cost: int64(cost),
 	})
 }

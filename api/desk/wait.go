@@ -13,7 +13,7 @@ import (
 // Hold counts a request that is held open, until release is called. A tenant
 // that holds too many already is refused, and may come back in a moment.
 func (d *Desk) Hold(tenant string) (release func(), err error) {
-	leave, err := d.c.Caps.Stream(tenant)
+	leave, err := d.c.Caps.Stream(tasks.TenantOf(tenant))
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ type awaited[T any] struct {
 // ownJob takes a job of the tenant's from the notice of its end.
 func ownJob(tenant string) func(last *tasks.Job) *tasks.Job {
 	return func(last *tasks.Job) *tasks.Job {
-		if last == nil || last.Tenant != tenant {
+		if last == nil || !tasks.Owns(tenant, last.Tenant, last.User) {
 			return nil
 		}
 		job := *last

@@ -323,7 +323,7 @@ func (a *API) behind(ctx context.Context, d *tasks.Document) (b batch, err error
 	if b.ID = d.ID; len(b.Faults) > 0 {
 		return b, nil
 	}
-	b.Batch, err = a.c.Batches.Batch(ctx, d.Tenant, d.ID)
+	b.Batch, err = a.c.Batches.Batch(ctx, tasks.Owner(d.Tenant, d.User), d.ID)
 	if errors.Is(err, tasks.ErrNotFound) || err == nil && b.Dialect != a.form.Dialect {
 		return b, gone
 	}

@@ -146,6 +146,7 @@ func (a account) limit(l Limits) int64 {
 // returns a *tasks.QuotaError when it does not suffice, and an error that wraps
 // tasks.ErrUnavailable or ErrFull when Redis does not answer.
 func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error) {
+	tenant = tasks.TenantOf(tenant)
 	limits := q.limits(tenant)
 	grant := Grant{Limits: tasks.Limits{QueuedJobs: limits.QueuedJobs, QueuedBytes: limits.QueuedBytes, TokensPerDay: limits.TokensPerDay, CostPerDay: limits.CostPerDay}}
 	if limits.SubmitsPerMinute <= 0 {
@@ -170,6 +171,7 @@ func (q *Quota) Admit(ctx context.Context, tenant string, n int64) (Grant, error
 // Standing is a tenant's limits, and how its submits of the last minute stand. It takes
 // nothing; its errors are those of Admit.
 func (q *Quota) Standing(ctx context.Context, tenant string) (Limits, Window, error) {
+	tenant = tasks.TenantOf(tenant)
 	limits := q.limits(tenant)
 	w := Window{Name: SubmitsPerMinute, Limit: limits.SubmitsPerMinute, Remaining: limits.SubmitsPerMinute, Span: time.Minute}
 	if w.Limit <= 0 {
@@ -186,6 +188,7 @@ func (q *Quota) Standing(ctx context.Context, tenant string) (Limits, Window, er
 // Refund gives back what a grant took: it was not accepted after all, or repeated
 // what was.
 func (q *Quota) Refund(ctx context.Context, tenant string, g Grant) error {
+	tenant = tasks.TenantOf(tenant)
 	limit := g.of.limit(q.limits(tenant))
 	if limit <= 0 || g.Taken == 0 {
 		return nil
@@ -197,6 +200,7 @@ func (q *Quota) Refund(ctx context.Context, tenant string, g Grant) error {
 // Resend takes up to n resends from the tenant's allowance: one at least, or it
 // returns a *tasks.QuotaError, or an error as Admit has.
 func (q *Quota) Resend(ctx context.Context, tenant string, n int64) (Grant, error) {
+	tenant = tasks.TenantOf(tenant)
 	limit := q.limits(tenant).ResendsPerMinute
 	if limit <= 0 {
 		return Grant{Taken: n}, nil

@@ -55,7 +55,7 @@ func (a *API) act(c echo.Context, action, target, reason string) tasks.Act {
 	if strings.HasPrefix(c.Request().UserAgent(), shellAgent) {
 		via = viaShell
 	}
-	return tasks.Act{At: a.c.Now(), By: x.Subject, Tenant: x.Tenant, Via: via, Action: action, Target: target, Reason: reason}
+	return tasks.Act{At: a.c.Now(), By: x.Subject, Tenant: tasks.TenantOf(x.Tenant), Via: via, Action: action, Target: target, Reason: reason}
 }
 
 // note writes a line of the audit about what was just done. What was done is not undone

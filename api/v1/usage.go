@@ -49,7 +49,7 @@ func (a *API) GetUsage(c echo.Context) error {
 	if q.Has("tenant") {
 		tenant = q.Get("tenant")
 	}
-	if tenant != everybody && !auth.ValidTenant(tenant) {
+	if q.Has("tenant") && tenant != everybody && !auth.ValidTenant(tenant) {
 		return fault.Fail(fault.InvalidRequest, `The query parameter "tenant" must be a tenant's name, or * for all.`)
 	}
 	if q.Get("group") != "" {
@@ -117,7 +117,7 @@ func (a *API) flags(ctx context.Context, tenant string) ([]abuse.Flag, error) {
 	if a.c.Abuse == nil {
 		return nil, nil
 	}
-	found, err := a.c.Abuse.Of(ctx, tenant)
+	found, err := a.c.Abuse.Of(ctx, tasks.TenantOf(tenant))
 	return found.Flags, err
 }
 

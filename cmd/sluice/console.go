@@ -44,7 +44,7 @@ func (c *consoleJobs) Cancel(ctx context.Context, tenant, id string) error {
 // models say nothing of another tenant's jobs.
 func (c *consoleJobs) Retry(ctx context.Context, who web.Actor, tenant, id string) error {
 	caller := apidesk.Caller{Tenant: tenant, Subject: who.Subject}
-	if who.Tenant == tenant {
+	if tasks.TenantOf(who.Tenant) == tasks.TenantOf(tenant) {
 		caller.Models = who.Models
 	}
 	_, _, err := c.desk.Retry(ctx, caller, id)

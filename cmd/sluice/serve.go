@@ -139,7 +139,8 @@ func (s *service) keys() []api.Check {
 func newVerifier(c config.Auth, secret []byte, ledger auth.Ledger, log *slog.Logger, metrics prometheus.Registerer) (*auth.Verifier, error) {
 	return auth.New(auth.Config{
 		Issuer: c.Issuer, Audience: c.Audience, MaxLifetime: c.MaxLifetime,
-		HMACSecret: secret, JWKSFile: c.JWKSFile, JWKSURL: c.JWKSURL, Issuers: c.Foreign(), Ledger: ledger,
+		SeparateUsers: c.Users == config.UsersSeparate,
+		HMACSecret:    secret, JWKSFile: c.JWKSFile, JWKSURL: c.JWKSURL, Issuers: c.Foreign(), Ledger: ledger,
 		Log: log, Metrics: metrics,
 	})
 }
@@ -190,7 +191,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, pools: s.pools, now: s.clock.Now}
 	console, err := web.New(web.Config{
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
-		Redis: lent{s.rdb}, Verifier: identities{verifier}, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
+		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
 		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
 			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject, until), who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)})
 		},

@@ -52,7 +52,7 @@ func (s *service) noted(ctx context.Context, err error, who web.Actor, act tasks
 	if err != nil {
 		return err
 	}
-	act.At, act.By, act.Tenant, act.Via = s.clock.Now(), who.Subject, who.Tenant, who.Via
+	act.At, act.By, act.Tenant, act.Via = s.clock.Now(), who.Subject, tasks.TenantOf(who.Tenant), who.Via
 	return s.store.Note(ctx, act)
 }
 

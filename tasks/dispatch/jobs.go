@@ -234,7 +234,7 @@ func (j *Jobs) Cancel(ctx context.Context, tenant, id string) (tasks.Job, error)
 func (j *Jobs) CancelBatch(ctx context.Context, tenant, id string) (tasks.Batch, error) {
 	b, err := j.Store.CancelBatch(ctx, tenant, id)
 	if err == nil {
-		j.log.Info("batch canceled", "batch", id, "tenant", tenant, "canceled", b.Counts.Canceled)
+		j.log.Info("batch canceled", "batch", id, "tenant", b.Tenant, "canceled", b.Counts.Canceled)
 	}
 	return b, err
 }
@@ -252,7 +252,7 @@ func (j *Jobs) RetryAll(ctx context.Context, sel tasks.Selection, l tasks.Limits
 func (j *Jobs) CancelAll(ctx context.Context, sel tasks.Selection) (tasks.Moved, error) {
 	m, err := j.Store.CancelAll(ctx, sel)
 	if m.Jobs > 0 {
-		j.log.Info("jobs canceled", "tenant", sel.Tenant, "canceled", m.Jobs)
+		j.log.Info("jobs canceled", "tenant", tasks.TenantOf(sel.Tenant), "canceled", m.Jobs)
 	}
 	return m, err
 }

@@ -28,7 +28,8 @@ var (
 // of them as it may; a writer that has been silent for 15 s
 // may lose its key or its id to the next, and its commit is then refused.
 func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Batch, *tasks.PriorBatch, error) {
-	b := tasks.Batch{ID: id, Tenant: tenant, Status: tasks.BatchInProgress}
+	b := tasks.Batch{ID: id, Status: tasks.BatchInProgress}
+	b.Tenant, b.User = tasks.SplitOwner(tenant)
 	name, _, err := s.reservation(ctx, tenant, key, "")
 	if err != nil {
 		return b, nil, fmt.Errorf("open a batch: %w", err)
@@ -36,7 +37,7 @@ func (s *Store) OpenBatch(ctx context.Context, id, tenant, key string) (tasks.Ba
 	var reply []any
 	err = operate(ctx, id, func(ctx context.Context, op string) (err error) {
 		reply, err = s.run(ctx, batchOpenScript, args{
-			"op": op, "batch": id, "tenant": tenant, "key": name, "weight": s.weight(tenant),
+			"op": op, "batch": id, "tenant": tenant, "key": name, "weight": s.weight(b.Tenant),
 			"stale": staleAfter.Milliseconds(), "silent": silentAfter.Milliseconds(), "most": stagedMost,
 		}).Slice()
 		return err
@@ -269,13 +270,13 @@ func (s *Store) Batch(ctx context.Context, tenant, id string) (tasks.Batch, erro
 	if err != nil {
 		return tasks.Batch{}, fmt.Errorf("read batch %s: %w", id, redisError(err))
 	}
-	if h["t"] != tenant || h["whole"] == "" {
+	if !owns(tenant, h) || h["whole"] == "" {
 		return tasks.Batch{}, tasks.ErrNotFound
 	}
 	return s.unpackBatch(id, h), nil
 }
 
-// BatchHolder names the tenant that a batch is of; else tasks.ErrNotFound.
+// BatchHolder names the owner of a batch; else tasks.ErrNotFound.
 func (s *Store) BatchHolder(ctx context.Context, id string) (string, error) {
 	return s.holder(ctx, s.keys.batch(id))
 }
@@ -284,9 +285,9 @@ func (s *Store) BatchHolder(ctx context.Context, id string) (string, error) {
 func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPage, error) {
 	match := s.batchesLike(f)
 	from, low := bounds("batch_", f.After, f.Since, f.Until)
-	through := s.newest(s.keys.batches(f.Tenant), from, low, match)
+	through := s.newest(s.keys.batches(tasks.TenantOf(f.Tenant)), from, low, match)
 	if f.Before != "" {
-		through = s.next(s.keys.batches(f.Tenant), f.Before, match)
+		through = s.next(s.keys.batches(tasks.TenantOf(f.Tenant)), f.Before, match)
 	}
 	ids, more, err := scan(ctx, f.Limit, through)
 	if err != nil {
@@ -298,7 +299,7 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 	}
 	page := tasks.BatchPage{HasMore: more != "", Next: more}
 	for i, h := range records {
-		if h["t"] == f.Tenant {
+		if owns(f.Tenant, h) {
 			page.Batches = append(page.Batches, s.unpackBatch(ids[i], h))
 		}
 	}
@@ -319,14 +320,14 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 // batchesLike picks those of some ids that a filter is for.
 func (s *Store) batchesLike(f tasks.BatchFilter) func(context.Context, []string) ([]string, error) {
 	return func(ctx context.Context, ids []string) ([]string, error) {
-		records, err := s.ask(ctx, s.keys.batch, ids, "t", "ct", "ended", "canceling", "dl")
+		records, err := s.ask(ctx, s.keys.batch, ids, "t", "us", "ct", "ended", "canceling", "dl")
 		if err != nil {
 			return nil, fmt.Errorf("look through %d batches: %w", len(ids), err)
 		}
 		var out []string
 		for i, h := range records {
 			b := s.unpackBatch(ids[i], h)
-			if b.Tenant == f.Tenant && (f.Status == "" || b.Status == f.Status) && (f.Dialect == "" || b.Dialect == f.Dialect) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
+			if owns(f.Tenant, h) && (f.Status == "" || b.Status == f.Status) && (f.Dialect == "" || b.Dialect == f.Dialect) && !b.CreatedAt.Before(f.Since) && (f.Until.IsZero() || b.CreatedAt.Before(f.Until)) {
 				out = append(out, b.ID)
 			}
 		}
@@ -336,7 +337,7 @@ func (s *Store) batchesLike(f tasks.BatchFilter) func(context.Context, []string)
 
 func (s *Store) unpackBatch(id string, h map[string]string) tasks.Batch {
 	b := tasks.Batch{
-		ID: id, Tenant: h["t"], Dialect: h["dl"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
+		ID: id, Tenant: h["t"], User: h["us"], Dialect: h["dl"], Status: tasks.BatchInProgress, CreatedAt: fromMilli(atoi(h["ct"])), EndedAt: fromMilli(atoi(h["ended"])),
 		Counts: tasks.Counts{
 			Total: atoi(h["total"]), Queued: atoi(h["queued"]), Running: atoi(h["running"]), Succeeded: atoi(h["succeeded"]),
 			Failed: atoi(h["failed"]), Canceled: atoi(h["canceled"]), Expired: atoi(h["expired"]),

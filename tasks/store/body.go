@@ -111,7 +111,7 @@ func (s *Store) body(ctx context.Context, tenant, job string, kind bodies.Kind, 
 	if err != nil {
 		return bodies.Body{}, err
 	}
-	name, err := bodies.New(tenant, job, kind, mark)
+	name, err := bodies.New(tasks.TenantOf(tenant), job, kind, mark)
 	if err != nil {
 		return bodies.Body{}, err
 	}

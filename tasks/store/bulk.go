@@ -24,7 +24,7 @@ func (s *Store) RequeueAll(ctx context.Context, sel tasks.Selection, l tasks.Lim
 		if err != nil {
 			return err
 		}
-		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool { return j.Tenant != sel.Tenant || !asksFor(&j, sel.Models) })
+		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool { return !tasks.Owns(sel.Tenant, j.Tenant, j.User) || !asksFor(&j, sel.Models) })
 		if len(jobs) == 0 {
 			return nil
 		}

@@ -17,7 +17,7 @@ var (
 // job: a repeat waits for that of the call before, within [tasks.CallKept]. Where the
 // submit of that was never made, the repeat is to make it, under the same id.
 func (s *Store) OpenCall(ctx context.Context, c tasks.Call) (tasks.Joined, error) {
-	digest, err := s.vault.name(ctx, c.Tenant, ofCall, c.Digest)
+	digest, err := s.callName(ctx, c)
 	if err != nil {
 		return tasks.Joined{}, fmt.Errorf("open a call: %w", err)
 	}
@@ -31,10 +31,15 @@ func (s *Store) OpenCall(ctx context.Context, c tasks.Call) (tasks.Joined, error
 	return tasks.Joined{ID: reply[0], Prior: reply[1] == "1", Again: reply[2] == "1"}, nil
 }
 
+// callName is what stands for what a call asks, among those of its tenant.
+func (s *Store) callName(ctx context.Context, c tasks.Call) (string, error) {
+	return s.vault.name(ctx, c.Tenant, ofCall, ofUser(c.Tenant, c.Digest))
+}
+
 // HoldCall notes what became of a caller of the job c.ID. It is to be said that it waits
 // at least each [tasks.CallerLease].
 func (s *Store) HoldCall(ctx context.Context, c tasks.Call, became tasks.CallerState) error {
-	digest, err := s.vault.name(ctx, c.Tenant, ofCall, c.Digest)
+	digest, err := s.callName(ctx, c)
 	if err != nil {
 		return fmt.Errorf("hold a call: %w", err)
 	}

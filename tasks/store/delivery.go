@@ -319,7 +319,7 @@ func (s *Store) unpackDelivery(ctx context.Context, id string, h map[string]stri
 
 func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 	d := tasks.Delivery{
-		ID: id, Tenant: h["t"], Endpoint: h["w"], Event: h["v"], Type: h["y"], Object: h["o"], Status: tasks.DeliveryStatus(h["s"]),
+		ID: id, Tenant: h["t"], User: h["us"], Endpoint: h["w"], Event: h["v"], Type: h["y"], Object: h["o"], Status: tasks.DeliveryStatus(h["s"]),
 		Attempts: int(atoi(h["n"])), CreatedAt: fromMilli(atoi(h["ct"])), DueAt: fromMilli(atoi(h["due"])),
 		URL: h["u"], Detail: h["x"], Fence: atoi(h["f"]),
 	}
@@ -343,7 +343,7 @@ func unpackDelivery(id string, h map[string]string) (tasks.Delivery, error) {
 }
 
 // told are the fields of a delivery that its owner is shown: all but its body.
-var told = []string{"t", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "fin", "why", "f", "log"}
+var told = []string{"t", "us", "w", "u", "v", "y", "o", "x", "s", "n", "ct", "due", "fin", "why", "f", "log"}
 
 // Delivery returns a tenant's delivery, without its body; another's is ErrNotFound.
 func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error) {
@@ -351,7 +351,7 @@ func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery
 	if err != nil {
 		return tasks.Delivery{}, fmt.Errorf("read delivery %s: %w", id, err)
 	}
-	if records[0]["t"] != tenant {
+	if !owns(tenant, records[0]) {
 		return tasks.Delivery{}, tasks.ErrNotFound
 	}
 	return s.unpackDelivery(ctx, id, records[0])
@@ -359,7 +359,7 @@ func (s *Store) Delivery(ctx context.Context, tenant, id string) (tasks.Delivery
 
 // Deliveries returns one page of a tenant's deliveries, newest first.
 func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error) {
-	index := s.keys.deliveries(f.Tenant)
+	index := s.keys.deliveries(tasks.TenantOf(f.Tenant))
 	if f.Endpoint != "" {
 		if _, err := s.Endpoint(ctx, f.Tenant, f.Endpoint); err != nil {
 			return tasks.DeliveryPage{}, err
@@ -368,7 +368,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 	}
 	from, low := bounds("dlv_", f.After, time.Time{}, time.Time{})
 	ids, more, err := scan(ctx, f.Limit, s.newest(index, from, low, func(ctx context.Context, ids []string) ([]string, error) {
-		return s.deliveriesOf(ctx, f.Status, ids)
+		return s.deliveriesOf(ctx, f, ids)
 	}))
 	if err != nil {
 		return tasks.DeliveryPage{}, err
@@ -396,14 +396,14 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 }
 
 // deliveriesOf returns those of ids that have a status, "" being any.
-func (s *Store) deliveriesOf(ctx context.Context, status tasks.DeliveryStatus, ids []string) ([]string, error) {
-	records, err := s.ask(ctx, s.keys.delivery, ids, "s")
+func (s *Store) deliveriesOf(ctx context.Context, f tasks.DeliveryFilter, ids []string) ([]string, error) {
+	records, err := s.ask(ctx, s.keys.delivery, ids, "t", "us", "s")
 	if err != nil {
 		return nil, fmt.Errorf("look through %d deliveries: %w", len(ids), err)
 	}
 	var out []string
 	for i, h := range records {
-		if h["s"] != "" && (status == "" || h["s"] == string(status)) {
+		if h["s"] != "" && owns(f.Tenant, h) && (f.Status == "" || h["s"] == string(f.Status)) {
 			out = append(out, ids[i])
 		}
 	}

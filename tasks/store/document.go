@@ -43,14 +43,14 @@ func (s *Store) Document(ctx context.Context, tenant, id string) (tasks.Document
 	if err != nil {
 		return tasks.Document{}, fmt.Errorf("read document %s: %w", id, redisError(err))
 	}
-	if h["t"] != tenant {
+	if !owns(tenant, h) {
 		return tasks.Document{}, tasks.ErrNotFound
 	}
 	return s.unpackDocument(ctx, id, h)
 }
 
 func (s *Store) unpackDocument(ctx context.Context, id string, h map[string]string) (tasks.Document, error) {
-	d := tasks.Document{ID: id, Tenant: h["t"], Kind: tasks.DocumentKind(h["k"])}
+	d := tasks.Document{ID: id, Tenant: h["t"], User: h["us"], Kind: tasks.DocumentKind(h["k"])}
 	var err error
 	if d.Body, err = s.vault.open(ctx, d.Tenant, []byte(h["d"]), ofDocument, id); err != nil {
 		return tasks.Document{}, fmt.Errorf("read document %s: %w", id, err)
@@ -60,7 +60,7 @@ func (s *Store) unpackDocument(ctx context.Context, id string, h map[string]stri
 
 // Documents returns the documents that a filter selects, and whether there are more.
 func (s *Store) Documents(ctx context.Context, f tasks.DocumentFilter) (out []tasks.Document, more bool, err error) {
-	index, after := s.keys.documents(string(f.Kind), f.Tenant), f.After
+	index, after := s.keys.documents(string(f.Kind), tasks.TenantOf(f.Tenant)), f.After
 	for {
 		ids, err := s.rdb.ZRangeArgs(ctx, documentsBehind(index, after, f)).Result()
 		if err != nil {
@@ -72,10 +72,11 @@ func (s *Store) Documents(ctx context.Context, f tasks.DocumentFilter) (out []ta
 		}
 		for i, h := range records {
 			switch {
-			case h["t"] != f.Tenant: // it has ended its time
+			case h["t"] == "": // it has ended its time
 				if err := s.rdb.ZRem(ctx, index, ids[i]).Err(); err != nil {
 					return nil, false, fmt.Errorf("list documents: %w", redisError(err))
 				}
+			case !owns(f.Tenant, h):
 			case len(out) == f.Limit:
 				return out, true, nil
 			default:
@@ -129,7 +130,7 @@ func (s *Store) ClaimDocument(ctx context.Context, d tasks.Document) (prior []by
 func (s *Store) DropDocument(ctx context.Context, d tasks.Document) error {
 	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.Del(ctx, s.keys.document(d.ID))
-		p.ZRem(ctx, s.keys.documents(string(d.Kind), d.Tenant), d.ID)
+		p.ZRem(ctx, s.keys.documents(string(d.Kind), tasks.TenantOf(d.Tenant)), d.ID)
 		return nil
 	})
 	if err != nil {
@@ -150,6 +151,7 @@ var (
 // [tasks.ContentKept]. Its bytes count to the tenant: past what it may have it is a
 // *tasks.QuotaError.
 func (s *Store) AddContent(ctx context.Context, tenant, id string, chunk []byte, l tasks.Limits) error {
+	tenant = tasks.TenantOf(tenant)
 	place, err := s.nextPlace(ctx, id)
 	if err != nil {
 		return fmt.Errorf("keep a part of document %s: %w", id, err)

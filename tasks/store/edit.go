@@ -48,7 +48,7 @@ func (s *Store) edit(ctx context.Context, op, tenant, id string, edit func(*task
 		return "", fmt.Errorf("change job %s: %w", id, err)
 	}
 	was := records[0]["e"]
-	if records[0]["t"] != tenant {
+	if !owns(tenant, records[0]) {
 		return "gone", nil
 	}
 	j, err := s.unpack(ctx, id, records[0])

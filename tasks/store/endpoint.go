@@ -140,7 +140,7 @@ func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint
 	if err != nil {
 		return tasks.Endpoint{}, fmt.Errorf("read endpoint %s: %w", id, redisError(err))
 	}
-	if h["t"] != tenant {
+	if !owns(tenant, h) {
 		return tasks.Endpoint{}, tasks.ErrNotFound
 	}
 	return s.unpackEndpoint(ctx, id, h)
@@ -148,7 +148,7 @@ func (s *Store) Endpoint(ctx context.Context, tenant, id string) (tasks.Endpoint
 
 // Endpoints returns all of a tenant's endpoints, newest first.
 func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error) {
-	ids, err := s.rdb.ZRevRangeByLex(ctx, s.keys.endpoints(tenant), &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
+	ids, err := s.rdb.ZRevRangeByLex(ctx, s.keys.endpoints(tasks.TenantOf(tenant)), &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
 	if err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", redisError(err))
 	}
@@ -158,7 +158,7 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	}
 	var out []tasks.Endpoint
 	for i, h := range records {
-		if h["t"] == tenant {
+		if owns(tenant, h) {
 			e, err := s.unpackEndpoint(ctx, ids[i], h)
 			if err != nil {
 				return nil, err
@@ -176,7 +176,7 @@ func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks
 }
 
 func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys, keep bool) (now tasks.SigningKeys, err error) {
-	key := s.keys.secrets(tenant)
+	key := s.keys.secrets(tasks.TenantOf(tenant))
 	if endpoint != "" {
 		key = s.keys.endpoint(endpoint)
 	}
@@ -210,7 +210,7 @@ func (s *Store) setKeys(ctx context.Context, tenant, endpoint string, k tasks.Si
 
 // TenantKeys returns the keys that sign for jobs' own URLs; the first call makes them.
 func (s *Store) TenantKeys(ctx context.Context, tenant string) (tasks.SigningKeys, error) {
-	h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tenant)).Result()
+	h, err := s.rdb.HGetAll(ctx, s.keys.secrets(tasks.TenantOf(tenant))).Result()
 	switch {
 	case err != nil:
 		return tasks.SigningKeys{}, fmt.Errorf("read signing keys: %w", redisError(err))
@@ -276,7 +276,7 @@ func (s *Store) unpackEndpoint(ctx context.Context, id string, h map[string]stri
 		return fail(err)
 	}
 	return tasks.Endpoint{
-		ID: id, Tenant: h["t"], URL: address, Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
+		ID: id, Tenant: h["t"], User: h["us"], URL: address, Events: strings.Split(strings.Trim(h["ev"], ","), ","), IncludeResult: h["ir"] != "", MaxPerSecond: int(atoi(h["mx"])),
 		Signature: h["sg"], OpenAI: h["fm"] != "", CreatedAt: fromMilli(atoi(h["ct"])), DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"],
 		FailingSince: fromMilli(atoi(h["bad"])), Keys: keys, Headers: own, CA: tasks.CA(h["ca"]),
 	}, nil

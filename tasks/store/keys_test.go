@@ -315,6 +315,7 @@ func (l *life) live() {
 	l.audits()
 	l.tokens()
 	l.forecasts()
+	l.users()
 	l.limits()
 	s := sealing(l.T, l.rdb, "a")
 	must(l.T, s.TellKeys(l.Context(), "one"))
@@ -354,6 +355,13 @@ func (l *life) forecasts() {
 	}
 	_, err := l.s.Score(l.Context(), pool, time.Now())
 	must(l.T, err)
+}
+
+// users is one that has one of everything, and that alone.
+func (l *life) users() {
+	l.Helper()
+	(&flat{T: l.T, Store: l.s}).fill(ada)
+	l.look()
 }
 
 // limits is a tenant that may have one job out, and has two.

@@ -34,7 +34,8 @@ const (
 )
 
 // Ledger returns what calls took, by tenant, day, account and model. Lines of a release
-// that counted nothing are missing.
+// that counted nothing are missing. Of a user they are what its own calls took while users
+// were kept apart.
 func (s *Store) Ledger(ctx context.Context, f tasks.LedgerFilter) (lines []tasks.LedgerLine, err error) {
 	since, until := f.Since.UTC().Truncate(day), f.Until.UTC()
 	if ends := s.clock().Add(day); until.After(ends) {
@@ -72,7 +73,12 @@ func ledgerDay(at time.Time) string { return strconv.FormatInt(at.Unix()/int64(d
 func (s *Store) ledgerLines(ctx context.Context, want, lines []tasks.LedgerLine) ([]tasks.LedgerLine, error) {
 	cmds, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range want {
-			p.HGetAll(ctx, s.keys.ledger(ledgerDay(want[i].Day), want[i].Tenant))
+			day := ledgerDay(want[i].Day)
+			if tenant, user := tasks.SplitOwner(want[i].Tenant); user != "" {
+				p.HGetAll(ctx, s.keys.userLedger(day, tenant))
+				continue
+			}
+			p.HGetAll(ctx, s.keys.ledger(day, want[i].Tenant))
 		}
 		return nil
 	})
@@ -83,6 +89,13 @@ func (s *Store) ledgerLines(ctx context.Context, want, lines []tasks.LedgerLine)
 		from := len(lines)
 		for name, sums := range cmd.(*redis.MapStringStringCmd).Val() {
 			line := want[i]
+			if tenant, user := tasks.SplitOwner(line.Tenant); user != "" {
+				rest, own := strings.CutPrefix(name, user+"\n")
+				if !own {
+					continue
+				}
+				line.Tenant, name = tenant, rest
+			}
 			line.Account, line.Model, _ = strings.Cut(name, "\n")
 			if line.Spent, err = ledgerSums(sums); err != nil {
 				return nil, err

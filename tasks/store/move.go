@@ -46,7 +46,7 @@ func (s *Store) submission(ctx context.Context, sub *tasks.Submission) ([]any, e
 	if err != nil {
 		return nil, err
 	}
-	key, print, err := s.reservation(ctx, j.Tenant, sub.Key, sub.Fingerprint)
+	key, print, err := s.reservation(ctx, j.Owner(), sub.Key, sub.Fingerprint)
 	if err != nil {
 		return nil, err
 	}
@@ -58,37 +58,56 @@ func (s *Store) submission(ctx context.Context, sub *tasks.Submission) ([]any, e
 	}, nil
 }
 
-// submissions are the rows of several, the budgets of their tenants, and what stands for the
-// call of each job whose caller waits.
-func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows []any, budgets map[string]tasks.Money, calls map[string]string, err error) {
-	rows, budgets, calls = make([]any, 0, 21*len(subs)), map[string]tasks.Money{}, map[string]string{}
+// others are what few submissions have: by tenants their budgets; by jobs the users whose they
+// alone are, and what stands for the call of one whose caller waits.
+type others struct {
+	budgets      map[string]tasks.Money
+	users, calls map[string]string
+}
+
+// submissions are the rows of several, and what few of them have.
+func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows []any, o others, err error) {
+	rows, o = make([]any, 0, 21*len(subs)), others{map[string]tasks.Money{}, map[string]string{}, map[string]string{}}
 	for i := range subs {
 		row, err := s.submission(ctx, &subs[i])
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, o, err
 		}
 		rows = append(rows, row...)
 		if b := subs[i].Limits.CostPerDay; b > 0 {
-			budgets[subs[i].Job.Tenant] = b
+			o.budgets[subs[i].Job.Tenant] = b
+		}
+		if u := subs[i].Job.User; u != "" {
+			o.users[subs[i].Job.ID] = u
 		}
 		if c := subs[i].Caller; c != nil {
-			if calls[subs[i].Job.ID], err = s.vault.name(ctx, c.Tenant, ofCall, c.Digest); err != nil {
-				return nil, nil, nil, err
+			if o.calls[subs[i].Job.ID], err = s.callName(ctx, *c); err != nil {
+				return nil, o, err
 			}
 		}
 	}
-	return rows, budgets, calls, nil
+	return rows, o, nil
 }
 
 // reservation is an Idempotency-Key and the fingerprint of its request as scripts take them.
 func (s *Store) reservation(ctx context.Context, tenant, key, fingerprint string) (name, print string, err error) {
-	if name, err = s.vault.names(ctx, tenant, ofKey, key); err == nil && key != "" {
+	if name, err = s.vault.names(ctx, tenant, ofKey, ofUser(tenant, key)); err == nil && key != "" {
 		print, err = s.vault.names(ctx, tenant, ofPrint, fingerprint)
 	}
 	if err != nil {
 		return "", "", fmt.Errorf("seal an Idempotency-Key: %w", err)
 	}
 	return name, print, nil
+}
+
+// ofUser is a name that an owner gives, as it stands among those of its tenant: a user's is
+// none of another's.
+func ofUser(owner, name string) string {
+	_, user := tasks.SplitOwner(owner)
+	if user == "" || name == "" {
+		return name
+	}
+	return "\x00" + user + "\x00" + name
 }
 
 // first opens what was answered first to a request with an Idempotency-Key, nil where
@@ -154,7 +173,7 @@ func (s *Store) create(ctx context.Context, subs []tasks.Submission) ([]Created,
 	if err := s.Unload(ctx, jobs...); err != nil {
 		return nil, nil, fmt.Errorf("create %d jobs: %w", len(subs), err)
 	}
-	rows, budgets, calls, err := s.submissions(ctx, subs)
+	rows, few, err := s.submissions(ctx, subs)
 	if err != nil {
 		for _, j := range jobs {
 			s.discardText(j.Request.Lies)
@@ -165,7 +184,7 @@ func (s *Store) create(ctx context.Context, subs []tasks.Submission) ([]Created,
 	again := false
 	err = Sure(ctx, "", func(ctx context.Context) (err error) {
 		reply, err = s.run(ctx, createScript, args{
-			"again": again, "budgets": budgets, "keep": answersKept.Milliseconds(), "calls": calls,
+			"again": again, "budgets": few.budgets, "users": few.users, "keep": answersKept.Milliseconds(), "calls": few.calls,
 			"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "found": tasks.CallKept.Milliseconds(),
 		}, rows...).Slice()
 		again = true
@@ -644,7 +663,7 @@ func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks
 		rows = append(rows, j.ID, s.depthOf(j.Pool), laneShift(j.Priority), l.Reserves(&j.Request), counted(j, l), s.costs(j))
 	}
 	reply, err := s.run(ctx, requeueScript, args{
-		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "budget": l.CostPerDay, "widest": l.QueuedBytes, "weight": s.weight(tenant), "pass": pass,
+		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "budget": l.CostPerDay, "widest": l.QueuedBytes, "weight": s.weight(tasks.TenantOf(tenant)), "pass": pass,
 	}, rows...).Slice()
 	if err != nil {
 		return nil, nil, err

@@ -51,6 +51,9 @@ func (s *Store) ask(ctx context.Context, key func(id string) string, ids []strin
 	return out, nil
 }
 
+// owns reports whether what a record of some fields is about is an owner's.
+func owns(owner string, h map[string]string) bool { return tasks.Owns(owner, h["t"], h["us"]) }
+
 // Job returns a tenant's job, without its prompt. Another tenant's, or one that
 // has outlived its time, is ErrNotFound.
 func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
@@ -58,7 +61,7 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	if err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
-	if records[0]["t"] != tenant {
+	if !owns(tenant, records[0]) {
 		return tasks.Job{}, tasks.ErrNotFound
 	}
 	j, err := s.unpack(ctx, id, records[0])
@@ -68,20 +71,21 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 	return j, err
 }
 
-// Holder names the tenant that a job is of; else tasks.ErrNotFound.
+// Holder names the owner of a job; else tasks.ErrNotFound.
 func (s *Store) Holder(ctx context.Context, id string) (string, error) {
 	return s.holder(ctx, s.keys.job(id))
 }
 
 func (s *Store) holder(ctx context.Context, key string) (string, error) {
-	tenant, err := s.rdb.HGet(ctx, key, "t").Result()
-	if errors.Is(err, redis.Nil) {
-		return "", tasks.ErrNotFound
-	}
+	of, err := s.rdb.HMGet(ctx, key, "t", "us").Result()
 	if err != nil {
 		return "", fmt.Errorf("read whose %s is: %w", key, redisError(err))
 	}
-	return tenant, nil
+	tenant, user := str(of[0]), str(of[1])
+	if tenant == "" {
+		return "", tasks.ErrNotFound
+	}
+	return tasks.Owner(tenant, user), nil
 }
 
 // Tenants names the tenants of which jobs wait or have waited, in no order.

@@ -335,7 +335,7 @@ func firstStatus(j *tasks.Job) (status tasks.Status, due time.Time) {
 // shown are the fields of a record that a caller may be shown, but for its
 // result, r, which is as large as it likes. Its prompt, b, nobody is shown.
 var shown = []string{
-	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by",
+	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by", "us",
 }
 
 // withResult are these and the result, or where it lies.
@@ -365,7 +365,7 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	j := tasks.Job{
-		ID: id, Tenant: h["t"], Model: e.Model, Pool: h["p"], Priority: e.Priority,
+		ID: id, Tenant: h["t"], User: h["us"], Model: e.Model, Pool: h["p"], Priority: e.Priority,
 		Batch: h["c"], Line: e.Line,
 		Status: tasks.Status(h["s"]), Fence: atoi(h["f"]), Version: atoi(h["v"]), Attempts: int(atoi(h["n"])),
 		CreatedAt: fromMilli(atoi(h["ct"])), NotBefore: fromMilli(e.NotBefore), Deadline: fromMilli(atoi(h["dl"])),

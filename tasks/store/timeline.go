@@ -97,7 +97,7 @@ func (s *Store) History(ctx context.Context, tenant, id string) (tasks.History, 
 		return tasks.History{}, fmt.Errorf("read job %s: %w", id, err)
 	}
 	r := records[0]
-	if r["t"] != tenant {
+	if !owns(tenant, r) {
 		return tasks.History{}, tasks.ErrNotFound
 	}
 	h := tasks.History{}

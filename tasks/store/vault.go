@@ -132,7 +132,9 @@ func (v *vault) open(ctx context.Context, tenant string, value []byte, what stri
 	return plain, nil
 }
 
-func purpose(what, tenant string, of []string) []string { return append([]string{what, tenant}, of...) }
+func purpose(what, tenant string, of []string) []string {
+	return append([]string{what, tasks.TenantOf(tenant)}, of...)
+}
 
 // sealedText begins a sealed value that stands in text.
 const sealedText = "sealed:"
@@ -223,6 +225,7 @@ var errNotAtHand = errors.New("the key of a tenant would have to be asked for")
 // key returns a tenant's key, which is made where there is none and make is set. It is asked
 // for again when it may have been deleted by another process.
 func (v *vault) key(ctx context.Context, tenant string, make bool) (*seal.Key, error) {
+	tenant = tasks.TenantOf(tenant)
 	v.mu.RLock()
 	h := v.held[tenant]
 	v.mu.RUnlock()
@@ -262,6 +265,7 @@ func (v *vault) ask(caller context.Context, tenant string, make bool) (*seal.Key
 	if caller.Value(atHand{}) != nil {
 		return nil, errNotAtHand
 	}
+	tenant = tasks.TenantOf(tenant)
 	at := v.now() // what was deleted since may be in the answer
 	ctx, cancel := context.WithTimeout(context.Background(), keyWithin)
 	defer cancel()

@@ -263,6 +263,9 @@ func (v *validator) auth(a Auth) {
 		v.bad("auth.audience", "must not be empty")
 	}
 	v.positive("auth.max_lifetime", a.MaxLifetime)
+	if a.Users != UsersShared && a.Users != UsersSeparate {
+		v.bad("auth.users", "%q is neither %s nor %s", a.Users, UsersShared, UsersSeparate)
+	}
 	if a.HMACSecret != "" && len(a.HMACSecret) < minSecret {
 		v.bad("auth.hmac_secret", "has %d bytes; HS256 needs at least %d (RFC 7518 section 3.2)", len(a.HMACSecret), minSecret)
 	}

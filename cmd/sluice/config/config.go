@@ -111,11 +111,18 @@ type Auth struct {
 	Issuer      string        `key:"issuer"`                   // the iss of every token
 	Audience    string        `key:"audience"`                 // the aud of every token
 	MaxLifetime time.Duration `key:"max_lifetime"`             // the longest time from iat to exp
+	Users       string        `key:"users"`                    // UsersShared or UsersSeparate
 	HMACSecret  string        `key:"hmac_secret" secret:"all"` // empty: the one kept in DataDir, see [Config.Secret]; else at least 32 bytes
 	JWKSURL     string        `key:"jwks_url"`                 // empty: no key set is fetched
 	JWKSFile    string        `key:"jwks_file"`                // empty: no key set is read
 	Issuers     []Issuer      `key:"issuers"`                  // foreign ones, no two of the same iss; empty: none
 }
+
+// The users of a tenant, which the sub of a token names.
+const (
+	UsersShared   = "shared"   // each sees all that is the tenant's
+	UsersSeparate = "separate" // each sees only what is its own
+)
 
 // Issuer is a foreign issuer of tokens; [auth.Issuer] says what each field means.
 type Issuer struct {

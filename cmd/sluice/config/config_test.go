@@ -60,6 +60,7 @@ auth:
   issuer: sluice
   audience: sluice
   max_lifetime: 24h
+  users: shared
   hmac_secret: 0123456789abcdef0123456789abcdef
   issuers:
     - issuer: https://login.example/

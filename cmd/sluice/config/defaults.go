@@ -98,7 +98,7 @@ func defaults(e Environment) *Config {
 			Tenant: TenantCaps{Requests: 1500, Streams: 1000, Uploads: 32},
 		},
 		Redis:   Redis{Prefix: tasks.DefaultPrefix, MaxConnections: 200},
-		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour},
+		Auth:    Auth{Issuer: "sluice", Audience: "sluice", MaxLifetime: 24 * time.Hour, Users: UsersShared},
 		Tenants: []Tenant{defaultTenant()},
 		Results: Results{TTL: 168 * time.Hour, MaxBytes: 8 << 20},
 		Abuse:   Abuse{Mode: "shadow", Window: time.Minute, Learn: 168 * time.Hour},

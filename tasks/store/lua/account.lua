@@ -38,15 +38,23 @@ local function pledge(envelope) return tonumber(string.match(envelope or '', '"r
 -- spent are calls, input tokens, output tokens, those read from the provider's cache and
 -- those written to it, and billionths that it cost and that it may have cost besides.
 local ledgerDays = 400
-local function post(j, spent)
-  local line = lineOf(j)
-  if not line then return end
+local function add(line, spent)
   local sums, told = line.sums, {}
   for i, n in ipairs(spent) do
     sums[i] = (sums[i] or 0) + n
     told[i] = string.format('%.0f', sums[i])
   end
   redis.call('HSET', line.key, line.name, table.concat(told, ' '))
+end
+local function post(j, spent)
+  local line, own = lineOf(j), userLineOf(j)
+  if not line then return end
+  add(line, spent)
+  if own then
+    add(own, spent)
+    if not own.begun then redis.call('PEXPIREAT', own.key, (today + ledgerDays + 1) * 86400000) end
+    own.begun = true
+  end
   if j.q and spent[6] + spent[7] ~= 0 then -- whose own day counts it too
     local day = dayOf(j.t)
     day.paid, day.unbooked = day.paid + spent[6] + spent[7], true
@@ -258,7 +266,7 @@ end
 local function closeAccounts(tenant, pools)
   for _, pool in ipairs(pools) do redis.call('HDEL', keys.load(pool), '\t' .. tenant) end
   local own = { keys.day(tenant) }
-  for day = today - ledgerDays, today + 1 do own[#own + 1] = keys.ledger(day, tenant) end
+  for day = today - ledgerDays, today + 1 do own[#own + 1], own[#own + 2] = keys.ledger(day, tenant), keys.userLedger(day, tenant) end
   redis.call('DEL', unpack(own))
   redis.call('HDEL', keys.waiting(), tenant)
   redis.call('HDEL', keys.bytes(), tenant)

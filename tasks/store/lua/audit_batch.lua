@@ -11,7 +11,7 @@ if not pcall(function()
   each('LLEN', list)
 end) then return { 'well' } end -- of another type: it holds up none of the others
 spare()
-local h = redis.call('HMGET', g, 'whole', 'ended', 'queued', 'running', 'succeeded', 'canceled', 'expired', 'total', 'at')
+local h = redis.call('HMGET', g, 'whole', 'ended', 'queued', 'running', 'succeeded', 'canceled', 'expired', 'total', 'at', 'us')
 if not h[1] then
   if redis.call('PTTL', list) ~= -1 then return { 'well' } end -- it has ended its time
   redis.call('PEXPIRE', list, ttl)
@@ -47,5 +47,5 @@ redis.call('HSET', g, 'queued', 0, 'running', 0, 'failed', math.max(0, total - e
 redis.call('PEXPIRE', g, ttl)
 redis.call('PEXPIRE', list, ttl)
 redis.pcall('PUBLISH', keys.note(a.batch), 'ended')
-tell(a.tenant, 'batch.completed', a.batch, 'evt_b' .. string.sub(a.batch, 7) .. '_' .. string.format('%d', now), nil, '')
+tell(a.tenant, 'batch.completed', a.batch, 'evt_b' .. string.sub(a.batch, 7) .. '_' .. string.format('%d', now), nil, '', nil, h[10])
 return { 'ended' }

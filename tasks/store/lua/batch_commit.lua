@@ -6,7 +6,7 @@
 -- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"broke", money left, ms until midnight UTC, that midnight}, {"gone"}, {"leaving"} when its tenant is being deleted, or {"lost"} when
 -- another writer has taken its key meanwhile.
 local g = keys.batch(a.batch)
-local h = redis.call('HMGET', g, 't', 'i', 'whole', 'q', 'qm')
+local h = redis.call('HMGET', g, 't', 'i', 'whole', 'q', 'qm', 'us')
 if h[3] then return { 'ok', h[1] } end -- accepted already: the same commit, sent again
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
 if closed(h[1]) then return { 'leaving' } end
@@ -14,7 +14,8 @@ if h[2] ~= '' and redis.call('HGET', keys.idempotency(h[1], h[2]), 'busy') ~= a.
 
 -- A repeat finds the batch of the call before, first one whose answer was not sent. The
 -- call before may also come last, when it was held up: then it finds its repeat's.
-local calls, sent = keys.calls(h[1], a.digest), 10000000000000 -- see call_open.lua
+local digest = h[6] and '\0' .. h[6] .. '\0' .. a.digest or a.digest -- a user repeats nobody else's
+local calls, sent = keys.calls(h[1], digest), 10000000000000 -- see call_open.lua
 local function made(from, to, match)
   for _, id in ipairs(a.digest ~= '' and redis.call('ZRANGEBYSCORE', calls, from, to) or {}) do
     local b = redis.call('HMGET', keys.batch(id), 'whole', 'rp')

@@ -5,7 +5,7 @@
 -- Returns  {"ok", lines left, where bodies lie that are of use no more}, {"gone"}, or {"conflict"} while it has not ended.
 local g, list = keys.batch(a.batch), keys.lines(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'ended', 'at', 'i')
-if h[1] ~= a.tenant or not h[2] then return { 'gone' } end
+if foreign(a.tenant, h[1], g) or not h[2] then return { 'gone' } end
 if not h[3] or h[4] then return { 'conflict' } end
 local ikey = h[5] and h[5] ~= '' and keys.idempotency(a.tenant, h[5])
 local mine = ikey and redis.call('HGET', ikey, 'id') == a.batch

@@ -13,7 +13,7 @@ if a.key ~= '' then a.key = reserved(a.tenant, a.key) end
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'whole', 'total', 'w')
 if h[1] and h[4] ~= a.op then -- of another writer
-  if h[1] ~= a.tenant then return { 'taken' } end
+  if foreign(a.tenant, h[1], g) then return { 'taken' } end
   if h[2] then return { 'prior', '', a.batch, '', tonumber(h[3]) } end
   local sweep = redis.call('ZSCORE', keys.staging(), a.batch)
   if sweep and sweep - a.stale + a.silent > now then return { 'busy' } end
@@ -43,6 +43,7 @@ if a.key ~= '' then
 end
 weigh(a.tenant, a.weight)
 redis.call('HSET', g, 't', a.tenant, 'ct', now, 'i', a.key, 'w', a.op)
+if user then redis.call('HSET', g, 'us', user) end
 redis.call('ZADD', keys.staging(), now + a.stale, a.batch)
 redis.call('ZADD', mine, 0, a.batch)
 return { 'new', now }

@@ -6,7 +6,8 @@
 --          JSON of one that fails by itself or "", µs of the pool's allowance that the call is expected to cost or 0
 -- Returns  {"ok"}, {"gone"} when the batch is not being written, {"leaving"} when its tenant is being deleted, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
-local last = redis.call('HGET', keys.batch(a.batch), 'ct') + a.age
+local of = redis.call('HMGET', keys.batch(a.batch), 'ct', 'us')
+local last = of[1] + a.age
 if now >= last then return { 'gone' } end
 if ARGV[4] and closed(ARGV[4]) then return { 'leaving' } end
 local written = not ARGV[3] or redis.call('EXISTS', keys.job(ARGV[3])) == 1
@@ -35,6 +36,7 @@ for i = 3, #ARGV, 14 do
   local key = keys.job(id)
   ids[#ids + 1] = id
   redis.call('HSET', key, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', shift, 'c', a.batch, 'ct', now)
+  if of[2] then redis.call('HSET', key, 'us', of[2]) end
   if fallbacks ~= '0' then redis.call('HSET', key, 'fb', fallbacks) end
   if status == 'scheduled' then redis.call('HSET', key, 'due', due) end
   if deadline ~= '0' then redis.call('HSET', key, 'dl', deadline) end

@@ -17,6 +17,13 @@ if not now then
   now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 end
 
+-- A tenant that a script is sent may be one user of it, for which nobody else's is there (tasks/owner.go).
+local user
+if a.tenant then
+  local tenant, of = string.match(a.tenant, '^([^/]*)/(.*)$')
+  if tenant then a.tenant, user = tenant, of end
+end
+
 -- spare lets a script go on in a full Redis: one that has begun to write is not
 -- stopped in the middle. For moves that jobs need to come to their end, which
 -- makes room; never for what takes more in.

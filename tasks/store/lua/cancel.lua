@@ -13,7 +13,7 @@ if a.batch ~= '' then redis.call('HSETNX', keys.batch(a.batch), 'canceling', now
 local answers = {}
 for i = 3, #ARGV do
   local j = load(ARGV[i])
-  if not j or j.t ~= a.tenant then
+  if not j or foreign(a.tenant, j.t, j.key) then
     answers[#answers + 1] = 'gone'
   elseif final(j.s) then
     answers[#answers + 1] = 'final'

@@ -1,6 +1,6 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
--- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer;
+-- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; users: by the ids of jobs those whose alone they are; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer;
 --          calls: digest of what is asked, perhaps "", by the id of a job whose caller waits for it; lease, gone: see call_open.lua; found: ms that a repeat finds the call}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "" and fingerprint (see reserved), most waiting jobs or 0,
@@ -44,7 +44,7 @@ local function create(n, i)
   if closed(tenant) then return { 'leaving' } end
   local was = redis.call('EXISTS', keys.job(id)) == 1 and load(id)
   if was then
-    if was.t ~= tenant or not alike(redis.call('HGET', was.key, 'e'), envelope) then return { 'taken' } end
+    if was.t ~= tenant or was.us ~= a.users[id] or not alike(redis.call('HGET', was.key, 'e'), envelope) then return { 'taken' } end
     if named == '1' and not a.again then return { 'replay', id, '' } end
     if redis.call('ZSCORE', keys.handed(pool), id) then
       tickets[#tickets + 1] = id
@@ -100,6 +100,7 @@ local function create(n, i)
     puts(j, 'cs', cost)
     expects(j)
   end
+  if a.users[id] then puts(j, 'us', a.users[id]) end
   aside(j, tokens, bytes)
   if ikey ~= '' then puts(j, 'ik', ikey) end
   if deadline ~= '0' then

@@ -5,7 +5,7 @@
 local said = answered()
 if said then return said end
 local j = load(a.id)
-if not j or j.t ~= a.tenant then return { 'gone' } end
+if not j or foreign(a.tenant, j.t, j.key) then return { 'gone' } end
 if not final(j.s) then return { 'conflict' } end
 forget(j.t, j.id, 'deleted')
 redis.pcall('PUBLISH', keys.note(j.id), 'deleted')

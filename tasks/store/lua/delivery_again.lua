@@ -19,7 +19,7 @@ for i = 3, #ARGV do
   local d = keys.delivery(id)
   local h = redis.call('HMGET', d, 't', 's', 'w', 'l', 'gone', 'o')
   local word = 'ok'
-  if h[1] ~= a.tenant then
+  if foreign(a.tenant, h[1], d) then
     word = 'gone'
   elseif h[5] == 'deleted' then
     word = 'deleted'

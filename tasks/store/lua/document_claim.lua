@@ -10,6 +10,7 @@ if there then return { 'there', there } end
 if closed(a.tenant) then return { 'leaving' } end
 sorted(list)
 redis.call('HSET', key, 't', a.tenant, 'k', a.kind, 'd', ARGV[3])
+if user then redis.call('HSET', key, 'us', user) end
 redis.call('PEXPIRE', key, a.keep)
 redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
 redis.call('ZADD', list, now + a.keep, a.id)

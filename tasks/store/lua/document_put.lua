@@ -9,6 +9,7 @@ sorted(keys.contents(), list)
 lasting()
 if closed(a.tenant) then return { 'leaving' } end
 redis.call('HSET', key, 't', a.tenant, 'k', a.kind, 'd', ARGV[3])
+if user then redis.call('HSET', key, 'us', user) end
 redis.call('PEXPIRE', key, a.keep)
 redis.call('PEXPIRE', keys.content(a.id), a.keep)
 redis.call('ZADD', keys.contents(), 'XX', now + a.keep, a.id)

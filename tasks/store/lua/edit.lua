@@ -8,7 +8,7 @@
 local said = answered()
 if said then return said end
 local j = load(a.id)
-if not j or j.t ~= a.tenant then return { 'gone' } end
+if not j or foreign(a.tenant, j.t, j.key) then return { 'gone' } end
 if phase[j.s] ~= 'queued' then return { 'conflict' } end
 local was = redis.call('HGET', j.key, 'e')
 if redis.sha1hex(was) ~= a.was then return { 'changed' } end

@@ -6,7 +6,7 @@
 local said = answered()
 if said then return said end
 local wh, we = keys.endpoint(a.endpoint), keys.sent(a.endpoint)
-if redis.call('HGET', wh, 't') ~= a.tenant then return 'gone' end
+if foreign(a.tenant, redis.call('HGET', wh, 't'), wh) then return 'gone' end
 each('HLEN', keys.hooks(a.tenant), keys.poolHooks())
 sorted(we, keys.endpoints(a.tenant))
 spare()

@@ -11,11 +11,12 @@ each('HLEN', hooks, keys.poolHooks())
 sorted(keys.endpoints(a.tenant), keys.failing())
 if closed(a.tenant) then return 'leaving' end
 local owner = redis.call('HGET', wh, 't')
-if owner and owner ~= a.tenant then return 'gone' end
+if owner and foreign(a.tenant, owner, wh) then return 'gone' end
 if not owner then
   if not a.make then return 'gone' end
   if redis.call('ZCARD', keys.endpoints(a.tenant)) >= a.most then return 'full' end
   redis.call('HSET', wh, 't', a.tenant, 'ct', now)
+  if user then redis.call('HSET', wh, 'us', user) end
   redis.call('ZADD', keys.endpoints(a.tenant), 0, a.endpoint)
 end
 if a.bare then
@@ -30,11 +31,11 @@ elseif a.disabled == '0' then
   redis.call('HDEL', wh, 'dis', 'why', 'bad')
   redis.call('ZREM', keys.failing(), a.endpoint)
 end
-local h = redis.call('HMGET', wh, 'ev', 'dis')
+local h = redis.call('HMGET', wh, 'ev', 'dis', 'us')
 redis.call('HDEL', hooks, a.endpoint)
 redis.call('HDEL', keys.poolHooks(), a.endpoint)
 if not h[2] then
-  redis.call('HSET', hooks, a.endpoint, h[1])
+  redis.call('HSET', hooks, a.endpoint, h[3] and h[1] .. '\n' .. h[3] or h[1]) -- see takerOf
   if string.find(h[1], ',pool.', 1, true) then redis.call('HSET', keys.poolHooks(), a.endpoint, a.tenant) end
 end
 return answer('ok')

@@ -62,7 +62,7 @@ for _, id in ipairs(ids) do
   local key = keys.job(id)
   local j = redis.call('HMGET', key, 's', 'p', 'ct', 't', 'c')
   local created = tonumber(j[3] or 0)
-  if j[1] and (not a.index or j[4] == a.tenant and (a.batch == '' or j[5] == a.batch)) and (not some or a.statuses[j[1]]) and (a.pool == '' or j[2] == a.pool)
+  if j[1] and (not a.index or j[4] == a.tenant and (a.batch == '' or j[5] == a.batch)) and not (user and foreign(a.tenant, j[4], key)) and (not some or a.statuses[j[1]]) and (a.pool == '' or j[2] == a.pool)
     and created >= a.since and (a.till == 0 or created < a.till)
     and (not deep or matches(cjson.decode(redis.call('HGET', key, 'e')))) then
     out[#out + 1] = id

@@ -119,7 +119,7 @@ local function finish(j, to, outcome, used)
   drops(j, 'due', 'k', j.cs and 'cs' or nil)
   settle(j, used)
   local v = become(j, to)
-  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '')
+  tell(j.t, 'job.' .. to, j.id, 'evt_' .. string.sub(j.id, 5) .. '_' .. v, ownURL(j), '', nil, j.us)
   redis.call('PEXPIRE', j.key, ttl + 60000)
   redis.call('ZADD', keys.expiring(), now + ttl, j.t .. '|' .. j.id)
   -- Those that an answer waits for are done with at once, and need no pace; one

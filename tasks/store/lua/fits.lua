@@ -88,21 +88,29 @@ end
 -- it up to date. Callers invent names of models: past some, those of an account share a line.
 local ledgerMost = 200
 local ledgerLines = {}
-local function lineOf(j)
-  local name = string.match(j.ask or '', '^%-?%d+ (.*)$')
-  if not name then return nil end
-  local key = keys.ledger(today, j.t)
+local function lineAt(key, whose, name, most)
+  name = whose .. name
   local id = key .. '\n' .. name
   if not ledgerLines[id] then
     local was, sums = redis.call('HGET', key, name), {}
-    if not was and redis.call('HLEN', key) >= ledgerMost then
-      name = string.match(name, '^[^\n]*') .. '\n*'
+    if not was and redis.call('HLEN', key) >= most then
+      name = whose .. string.match(string.sub(name, #whose + 1), '^[^\n]*') .. '\n*'
       was = redis.call('HGET', key, name)
     end
     for n in string.gmatch(was or '', '%-?%d+') do sums[#sums + 1] = tonumber(n) end
     ledgerLines[id] = { key = key, name = name, begun = was and true, sums = sums }
   end
   return ledgerLines[id]
+end
+local function lineOf(j)
+  local name = string.match(j.ask or '', '^%-?%d+ (.*)$')
+  return name and lineAt(keys.ledger(today, j.t), '', name, ledgerMost)
+end
+
+-- userLineOf is lineOf among those of a tenant's users; nil: the job is no single one's.
+local function userLineOf(j)
+  local name = j.us and string.match(j.ask or '', '^%-?%d+ (.*)$')
+  return name and lineAt(keys.userLedger(today, j.t), j.us .. '\n', name, 10 * ledgerMost)
 end
 
 -- hooksOf is what the endpoints of a tenant take, each endpoint and its events in turn.
@@ -189,6 +197,7 @@ local function fitsEnd(j) -- seldom
   loadOf(j.p, j.t)
   fits(j, keys.expiring(), keys.due(), keys.deadlines(), keys.ledgers())
   lineOf(j)
+  userLineOf(j)
   if j.q then dayOf(j.t) end
   if j.qb then fitsBytes() end
   if j.dl > 0 then redis.call('LLEN', keys.late()) end

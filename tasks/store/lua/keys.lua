@@ -35,6 +35,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- br   where the body lies, in place of b
 -- s    status
 -- t    tenant
+-- us   the user of it whose job it alone is; not there where users are not kept apart
 -- p    pool
 -- c    batch
 -- k    its lane and its order in its tenant's backlog, see apart in backlog.lua, until it is final
@@ -172,6 +173,7 @@ function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodie
 -- mr   billionths set aside
 function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
 function keys.ledger(day, tenant) return P .. 'led:' .. day .. ':' .. tenant end -- hash: account, a line's end and model -> what a tenant's calls of a UTC day took, see account.lua
+function keys.userLedger(day, tenant) return P .. 'ledu:' .. day .. ':' .. tenant end -- hash: user, a line's end, and as in the tenant's -> what that user's calls took
 function keys.ledgers() return P .. 'leds' end -- zset: tenants with a ledger, by its newest day
 
 -- Room in Redis, see room.lua. A colon and a pool follow the letters but u, m, a, l and full.
@@ -191,6 +193,7 @@ function keys.room() return P .. 'room' end -- hash: what Redis has room for
 -- Batches.
 
 -- t    tenant
+-- us   as of a job
 -- ct   created
 -- i    Idempotency-Key
 -- w    the name of its opening
@@ -248,6 +251,7 @@ function keys.control() return P .. 'control' end -- channel: what one process t
 -- delivery has that is handed out.
 
 -- t    tenant
+-- us   as of a job: whose endpoint it goes to, or whose job's own URL
 -- w    endpoint
 -- u    the job's own URL
 -- l    lane
@@ -288,6 +292,7 @@ function keys.retries() return P .. 'wdue' end -- zset: deliveries to be tried a
 function keys.deliveriesExpiring() return P .. 'wgone' end -- zset: deliveries, by when their record ends
 function keys.serial() return P .. 'wseq' end -- string: counts deliveries and events of pools
 -- t    tenant
+-- us   as of a job
 -- u    URL
 -- ev   events
 -- ir   include_result
@@ -307,7 +312,7 @@ function keys.serial() return P .. 'wseq' end -- string: counts deliveries and e
 -- ca   certificates that vouch for its receiver too
 function keys.endpoint(id) return P .. 'wh:' .. id end -- hash: an endpoint
 function keys.endpoints(tenant) return P .. 'whs:' .. tenant end -- zset: the tenant's endpoints, by id
-function keys.hooks(tenant) return P .. 'hooks:' .. tenant end -- hash: enabled endpoint -> its events; no key, no cost
+function keys.hooks(tenant) return P .. 'hooks:' .. tenant end -- hash: enabled endpoint -> its events and, behind a line's end, the user whose it is; no key, no cost
 function keys.poolHooks() return P .. 'whp' end -- hash: enabled endpoint that takes events of pools -> its tenant
 -- k    secret
 -- a    private key
@@ -316,6 +321,7 @@ function keys.poolHooks() return P .. 'whp' end -- hash: enabled endpoint that t
 -- x2   until when those sign too
 function keys.secrets(tenant) return P .. 'wsec:' .. tenant end -- hash: the tenant's own keys
 -- t    tenant
+-- us   as of a job
 -- k    kind
 -- d    body
 function keys.document(id) return P .. 'doc:' .. id end -- hash: what a form of the API keeps in its own way

@@ -8,7 +8,7 @@ if said then return said end
 local key = keys.secrets(a.tenant)
 if a.endpoint ~= '' then
   key = keys.endpoint(a.endpoint)
-  if redis.call('HGET', key, 't') ~= a.tenant then return 'gone' end
+  if foreign(a.tenant, redis.call('HGET', key, 't'), key) then return 'gone' end
 end
 if closed(a.tenant) then return 'leaving' end
 local h = redis.call('HMGET', key, 'k', 'a')

@@ -16,7 +16,7 @@ for i = 1, #hooks, 2 do
   local sound = pcall(fitsEvents, hooks[i + 1])
   local takes = sound and redis.call('HGET', keys.hooks(hooks[i + 1]), hooks[i]) or ''
   if string.find(takes, ',' .. kind .. ',', 1, true) then
-    deliver(hooks[i + 1], hooks[i], '', kind, a.pool, event, ARGV[3])
+    deliver(hooks[i + 1], hooks[i], '', kind, a.pool, event, ARGV[3], takerOf(takes))
   end
 end
 wwake()

@@ -14,17 +14,23 @@ end
 -- nil when there is none.
 local function load(id, ...)
   local key = keys.job(id)
-  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ct', 'by', 'w', 'cs', 'pl', ...)
+  local h = redis.call('HMGET', key, 's', 't', 'p', 'c', 'f', 'k', 'dl', 'm', 'cur', 'fb', 'sh', 'fo', 'q', 'qb', 'br', 'v', 'ct', 'by', 'w', 'cs', 'pl', 'us', ...)
   if not h[1] then return nil end
   local j = {
     id = id, key = key, s = h[1], t = h[2], p = h[3], c = h[4] or nil,
     f = tonumber(h[5] or 0), k = h[6], dl = tonumber(h[7] or 0), m = tonumber(h[8] or 0), cur = h[9],
     fb = h[10] or nil, sh = h[11] or nil, fo = h[12] or nil, q = h[13] or nil, qb = h[14] or nil, br = h[15] or nil,
-    v = tonumber(h[16] or 0), ct = tonumber(h[17] or 0), by = h[18] or nil, w = h[19] or nil, cs = h[20] or nil, pl = h[21] or nil,
+    v = tonumber(h[16] or 0), ct = tonumber(h[17] or 0), by = h[18] or nil, w = h[19] or nil, cs = h[20] or nil, pl = h[21] or nil, us = h[22] or nil,
     ask = string.match(h[18] or '', '^%S+ %-?%d+ %d+ %a (.*)$'),
   }
-  for i = 1, select('#', ...) do j[select(i, ...)] = h[21 + i] end
+  for i = 1, select('#', ...) do j[select(i, ...)] = h[22 + i] end
   return j
+end
+
+-- foreign reports that what lies at a key, and is of a tenant, is none of the caller's: it is
+-- another tenant's or, where the caller is one user of a tenant (begin.lua), another's.
+local function foreign(tenant, of, key)
+  return of ~= tenant or user ~= nil and redis.call('HGET', key, 'us') ~= user
 end
 
 -- sound is load for those who move many jobs: one whose record, or what beside it look
@@ -94,7 +100,7 @@ local function become(j, to)
           redis.call('PEXPIRE', g, ttl)
           redis.call('PEXPIRE', keys.lines(j.c), ttl)
           redis.pcall('PUBLISH', keys.note(j.c), 'ended')
-          tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '')
+          tell(j.t, 'batch.completed', j.c, 'evt_b' .. string.sub(j.c, 7) .. '_' .. string.format('%d', now), nil, '', nil, j.us)
         end
       end
     end

@@ -15,7 +15,7 @@ for i = 3, #ARGV, 6 do
   local j = load(ARGV[i], 'fin', 'p0', 'fi')
   local n = #words + 1
   local tokens, bytes = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
-  if not j or j.t ~= a.tenant then
+  if not j or foreign(a.tenant, j.t, j.key) then
     words[n] = 'gone'
   elseif not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then
     words[n] = 'conflict'

@@ -84,8 +84,8 @@ end
 -- wkept is how long a delivery is kept: as long as results, and a week at least.
 local wkept = math.max(ttl, 604800000)
 
--- deliver writes one delivery and returns its id.
-local function deliver(tenant, endpoint, url, kind, object, event, detail) -- seldom
+-- deliver writes one delivery, of the tenant's or of one user's, and returns its id.
+local function deliver(tenant, endpoint, url, kind, object, event, detail, whose) -- seldom
   local id = string.format('dlv_%013d%06d', now, redis.call('INCR', keys.serial()) % 1000000)
   local lane = endpoint
   if endpoint == '' then lane = tenant .. '|' .. (string.match(url, '^%a+://([^/?#]+)') or '') end
@@ -98,6 +98,7 @@ local function deliver(tenant, endpoint, url, kind, object, event, detail) -- se
     redis.call('HSET', d, 'u', url)
   end
   if detail ~= '' then redis.call('HSET', d, 'x', detail) end
+  if whose then redis.call('HSET', d, 'us', whose) end
   if string.sub(kind, 1, 4) == 'job.' then
     redis.call('RPUSH', keys.tellings(object), id)
     redis.call('PEXPIRE', keys.tellings(object), wkept)
@@ -110,19 +111,23 @@ end
 
 local function wwake() redis.pcall('PUBLISH', keys.control(), 'deliver now') end
 
+-- takerOf is the user whose endpoint takes only what is that user's; nil: the tenant's takes all.
+local function takerOf(events) return string.match(events, '\n(.*)$') end
+
 -- tell writes the deliveries of an event: to the endpoints that take it, but
--- for one, and to the job's own URL, if it has one. Nobody is told of a tenant that is being deleted.
-tell = function(tenant, kind, object, event, url, detail, but)
+-- for one, and to the job's own URL, if it has one. whose is the user whose the object alone is. Nobody is told of a tenant that is being deleted.
+tell = function(tenant, kind, object, event, url, detail, but, whose)
   local hooks, made = hooksOf(tenant), false
   if (url or hooks[1]) and closed(tenant) then return end
   for i = 1, #hooks, 2 do
-    if hooks[i] ~= but and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
-      deliver(tenant, hooks[i], '', kind, object, event, detail)
+    local taker = takerOf(hooks[i + 1])
+    if hooks[i] ~= but and (not taker or taker == whose) and string.find(hooks[i + 1], ',' .. kind .. ',', 1, true) then
+      deliver(tenant, hooks[i], '', kind, object, event, detail, taker)
       made = true
     end
   end
   if url then
-    deliver(tenant, '', url, kind, object, event, detail)
+    deliver(tenant, '', url, kind, object, event, detail, whose)
     made = true
   end
   if made then wwake() end
@@ -275,11 +280,11 @@ end
 -- wdisable ends the sending to an endpoint and tells the tenant's others.
 local function wdisable(endpoint, why)
   local wh = keys.endpoint(endpoint)
-  local h = redis.call('HMGET', wh, 't', 'dis')
+  local h = redis.call('HMGET', wh, 't', 'dis', 'us')
   if not h[1] or h[2] then return end
   redis.call('HSET', wh, 'dis', now, 'why', why)
   redis.call('HDEL', keys.hooks(h[1]), endpoint)
   hooks[h[1]] = nil
   redis.call('HDEL', keys.poolHooks(), endpoint)
-  tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, endpoint)
+  tell(h[1], 'endpoint.disabled', endpoint, 'evt_' .. string.sub(endpoint, 5) .. '_' .. string.format('%d', now), nil, why, endpoint, h[3])
 end
