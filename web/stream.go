@@ -9,13 +9,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 const (
 	streamEvery = 2 * time.Second  // how often a page's part is shown anew
 	streamWrite = 10 * time.Second // that a reader may take for one
 	streamsMost = 1000             // at once, in this process; the pages of others ask every two seconds
-	streamsEach = 250              // of them, for those who see the same
+	streamsEach = 250              // of them, for the viewers of one tenant
 )
 
 // streams are the pages that are renewed by server-sent events. Those who see the same
@@ -23,7 +25,7 @@ const (
 type streams struct {
 	mu     sync.Mutex
 	open   int
-	by     map[string]int // by what is seen
+	by     map[string]int // by the tenant whose viewers they are
 	shows  map[string]*showing
 	closed chan struct{}
 	once   sync.Once
@@ -50,7 +52,7 @@ func wantsEvents(r *http.Request) bool {
 // while nobody can tell who asks, and at the end "over" when it, or the session, is gone. Who
 // asks is asked again before each.
 func (w *Web) stream(rw http.ResponseWriter, r *http.Request, v viewer, part func(http.ResponseWriter, *http.Request, viewer)) {
-	who := v.sight()
+	who := tasks.TenantOf(v.Tenant)
 	if !w.streams.enter(who) {
 		rw.Header().Set("Retry-After", "10")
 		problem(rw, http.StatusServiceUnavailable, "too many pages are open at once; ask again")
