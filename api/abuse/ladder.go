@@ -55,7 +55,7 @@ func (c *Conduct) judge(w *Rules, now time.Time, came bool) {
 		if independent >= 2 {
 			f.Action = c.Ladder.Rung
 		}
-		c.note(w, f)
+		c.note(f)
 	}
 }
 
@@ -85,7 +85,7 @@ func (c *Conduct) climb(w *Rules, alarm bool, now time.Time) {
 }
 
 // note keeps a flag: the newest of each rule, in place of the oldest.
-func (c *Conduct) note(_ *Rules, f Flag) {
+func (c *Conduct) note(f Flag) {
 	at := 0
 	for i := range c.Flags {
 		if c.Flags[i].At != 0 && c.Flags[i].Rule == f.Rule {

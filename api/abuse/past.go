@@ -173,7 +173,7 @@ func bootstrap(peaks []uint16) float64 {
 	if len(have) < 2*24/blockHours {
 		return 0
 	}
-	r := rand.New(rand.NewPCG(1, uint64(len(have)))) //nolint:gosec // no secret: the same history has the same bar
+	r := rand.New(rand.NewPCG(1, uint64(len(have)))) // no secret: the same history has the same bar
 	const draws = 40
 	bars := make([]float64, draws)
 	week := make([]float64, len(have))

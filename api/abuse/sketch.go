@@ -11,7 +11,7 @@ type distinct [64]uint8
 
 func (d *distinct) add(h uint64) {
 	i := h & 63
-	d[i] = max(d[i], uint8(bits.LeadingZeros64(h|63)+1)&0x3f) //nolint:gosec // at most 59
+	d[i] = max(d[i], uint8(bits.LeadingZeros64(h|63)+1)&0x3f) // at most 59
 }
 
 // count is the estimate, by linear counting while registers are empty.

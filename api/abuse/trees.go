@@ -23,7 +23,7 @@ type random interface{ Float64() float64 }
 
 // NewTrees returns a model of points whose features are from 0 to 1.
 func NewTrees(seed uint64, trees, height, window, features int) *Trees {
-	return newTrees(rand.New(rand.NewPCG(seed, seed)), trees, height, window, features) //nolint:gosec // no secret
+	return newTrees(rand.New(rand.NewPCG(seed, seed)), trees, height, window, features) // no secret
 }
 
 func newTrees(r random, trees, height, window, features int) *Trees {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -18,19 +16,7 @@ func TestACallerIsToldWhenTheOutcomeIsNotKnown(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.Before(t, server)
 	cfg := configured(t, proxy.URL(), claude("http://127.0.0.1:1")+"tenants:\n  acme: {submits_per_minute: 0, queued_jobs: 0, tokens_per_day: 0}\n")
-	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.close() })
-	a, err := s.newAPI("http://sluice.test", stageSecret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	front := httptest.NewServer(a.Handler())
-	t.Cleanup(front.Close)
-	r := &stage{t: t, s: s, url: front.URL}
-	r.token = r.mint("acme")
+	r := fronted(t, cfg)
 
 	type answer struct {
 		ID, Code, URL, Priority string

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -19,19 +17,7 @@ func TestEverybodyToldOfAPoolIsToldTheSame(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	cfg := configured(t, server.URL(), claude("http://127.0.0.1:1"))
-	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.close() })
-	a, err := s.newAPI("http://sluice.test", stageSecret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	front := httptest.NewServer(a.Handler())
-	t.Cleanup(front.Close)
-	r := &stage{t: t, s: s, url: front.URL}
-	r.token = r.mint("acme")
+	r := fronted(t, cfg)
 	type told struct {
 		ID, State string
 		For       string `json:"waiting_for"`

@@ -847,3 +847,22 @@ func TestARepeatableRequestIsAnsweredFromMemory(t *testing.T) {
 	ask("0")
 	calls(5, "the deletion of a job that had the answer")
 }
+
+// fronted is a stage of an API alone: nobody works.
+func fronted(t *testing.T, cfg *config.Config) *stage {
+	t.Helper()
+	s, err := newService(t.Context(), cfg, roles{api: true}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.close() })
+	a, err := s.newAPI("http://sluice.test", stageSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewServer(a.Handler())
+	t.Cleanup(front.Close)
+	r := &stage{t: t, s: s, url: front.URL}
+	r.token = r.mint("acme")
+	return r
+}

@@ -150,7 +150,7 @@ func newVerifier(c config.Auth, secret []byte, ledger auth.Ledger, log *slog.Log
 func (s *service) watch(secret []byte) (api.Abuse, error) {
 	c := s.cfg.Abuse
 	if c.Mode == "off" {
-		return nil, nil //nolint:nilnil // an API without one is meant
+		return nil, nil // an API without one is meant
 	}
 	if len(secret) == 0 {
 		secret = []byte(s.cfg.Redis.Prefix + "\x00" + s.cfg.Auth.Issuer + "\x00" + s.cfg.Auth.JWKSURL)

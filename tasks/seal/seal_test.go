@@ -211,22 +211,7 @@ func TestARingRefusesWhatIsNoKeyAndStaysAsItWas(t *testing.T) {
 func TestTheLocalKeyIsMadeOnceForThisUserAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
-	var got [8]Master
-	var all sync.WaitGroup
-	for i := range got {
-		all.Go(func() {
-			var err error
-			if got[i], err = Local(dir); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	for _, m := range got {
-		if !bytes.Equal(m.Key, got[0].Key) || len(m.Key) != masterLen {
-			t.Fatal("two processes have different keys")
-		}
-	}
+	atOnce(t, func() (Master, error) { return Local(dir) })
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 {
 		t.Fatalf("the folder has %v, %v", files, err)
@@ -242,17 +227,15 @@ func TestTheLocalKeyIsMadeOnceForThisUserAlone(t *testing.T) {
 	}
 }
 
-// Some file systems have no hard links: the key is made all the same, once, and whoever comes
-// while it is being written waits for it.
-func TestTheLocalKeyIsMadeWithoutHardLinks(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
+// atOnce has eight processes make the local key, and returns the one that all have.
+func atOnce(t *testing.T, local func() (Master, error)) Master {
+	t.Helper()
 	var got [8]Master
 	var all sync.WaitGroup
 	for i := range got {
 		all.Go(func() {
 			var err error
-			if got[i], err = local(dir, func(string, string) error { return errors.ErrUnsupported }); err != nil {
+			if got[i], err = local(); err != nil {
 				t.Error(err)
 			}
 		})
@@ -263,11 +246,20 @@ func TestTheLocalKeyIsMadeWithoutHardLinks(t *testing.T) {
 			t.Fatal("two processes have different keys")
 		}
 	}
+	return got[0]
+}
+
+// Some file systems have no hard links: the key is made all the same, once, and whoever comes
+// while it is being written waits for it.
+func TestTheLocalKeyIsMadeWithoutHardLinks(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	first := atOnce(t, func() (Master, error) { return local(dir, func(string, string) error { return errors.ErrUnsupported }) })
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 {
 		t.Errorf("the folder has %v, %v", files, err)
 	}
-	if again, err := Local(dir); err != nil || !bytes.Equal(again.Key, got[0].Key) {
+	if again, err := Local(dir); err != nil || !bytes.Equal(again.Key, first.Key) {
 		t.Errorf("the next start has another key: %v", err)
 	}
 }

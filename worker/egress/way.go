@@ -28,6 +28,10 @@ const (
 	maxHead = 64 << 10
 )
 
+// KeepAlive has a connection whose other end is not reached any more show within a minute: a
+// call that waits for its answer there would wait for all of its time.
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}
+
 // Way is one way to a provider, as it is configured.
 type Way struct {
 	// Name is what the way is called in logs, metrics and errors: its address
@@ -98,9 +102,7 @@ func (w Way) User() string {
 func (w Way) dial(ctx context.Context, network, addr string, roots *x509.CertPool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, tunnelWithin)
 	defer cancel()
-	// A connection whose other end is not reached any more shows within a minute: a
-	// call that waits for its answer there would wait for all of its time.
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}}
+	dialer := &net.Dialer{KeepAliveConfig: KeepAlive}
 	switch {
 	case w.proxy == nil:
 		return dialer.DialContext(ctx, network, addr)

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/worker/egress"
 )
 
 // DefaultMaxResultBytes caps a result when Config says nothing.
@@ -138,9 +139,7 @@ func (c *Caller) Provider() Provider {
 // first byte, and the call's context bounds the whole.
 func Transport(roots *x509.CertPool, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
 	if dial == nil {
-		// A connection whose other end is not reached any more shows within a minute: a
-		// call that waits for its answer there would wait for all of its time.
-		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}}).DialContext
+		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: egress.KeepAlive}).DialContext
 	}
 	return &http.Transport{
 		Proxy:                 nil,
