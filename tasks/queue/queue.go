@@ -336,7 +336,9 @@ func (f *Feeder) unfold(ctx context.Context) {
 		}
 		batch := batches[0]
 		batches = batches[1:]
+		begun := time.Now()
 		left, hand, err := f.c.Backlog.Unfold(ctx, batch)
+		took := time.Since(begun)
 		if err == nil {
 			err = f.Hand(ctx, hand)
 		}
@@ -350,6 +352,9 @@ func (f *Feeder) unfold(ctx context.Context) {
 			batches = append(batches, batch)
 		default:
 			f.unfolding.Delete(batch)
+		}
+		if len(batches) > 0 {
+			tasks.GiveWay(ctx, took)
 		}
 	}
 }

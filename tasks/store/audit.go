@@ -23,9 +23,10 @@ var (
 )
 
 const (
-	auditPage  = 250              // jobs or lines in one script
-	auditScan  = 500              // keys in a step, of all that Redis has
-	auditPages = 8                // scripts in one step
+	auditPage  = 50               // jobs or lines in one script
+	auditScan  = 50               // keys in one script, of all that Redis has
+	auditScans = 10               // such scripts in one step
+	auditPages = 40               // other scripts in one step
 	auditMost  = 1000             // jobs that are not final, up to which counts are compared
 	auditRest  = 5 * time.Second  // from a round to the next
 	auditSkew  = 10 * time.Second // how far the clocks that made ids may differ
@@ -67,30 +68,44 @@ func (s *Store) Audit(ctx context.Context) (out tasks.Audited, err error) {
 	if err != nil || !mine {
 		return out, err
 	}
-	if err := s.auditScan(ctx, w, &out); err != nil {
-		return out, err
+	for range auditScans {
+		begun := time.Now()
+		if err := s.auditScan(ctx, w, &out); err != nil {
+			return out, err
+		}
+		tasks.GiveWay(ctx, time.Since(begun))
+		if w.cursor == "0" {
+			break
+		}
 	}
 	for range auditPages {
-		switch {
-		case w.at == len(w.tenants):
-			err = s.auditCounts(ctx, w, &out)
-			w.begun, w.next, out.Round = time.Time{}, s.clock().Add(auditRest), err == nil
-			return out, err
-		case w.from != "":
-			err = s.auditJobs(ctx, w, &out)
-		case len(w.batches) > 0:
-			err = s.auditBatch(ctx, w, &out)
-		case w.more != "":
-			err = s.auditBatches(ctx, w)
-		default:
-			w.at++
-			w.from, w.within = "+", map[string]bool{}
-		}
-		if err != nil {
+		begun := time.Now()
+		if over, err := s.auditStep(ctx, w, &out); over || err != nil {
 			return out, err
 		}
+		tasks.GiveWay(ctx, time.Since(begun))
 	}
 	return out, nil
+}
+
+// auditStep goes on with the round by one script, and reports whether that was its last.
+func (s *Store) auditStep(ctx context.Context, w *audit, out *tasks.Audited) (over bool, err error) {
+	switch {
+	case w.at == len(w.tenants):
+		err = s.auditCounts(ctx, w, out)
+		w.begun, w.next, out.Round = time.Time{}, s.clock().Add(auditRest), err == nil
+		return true, err
+	case w.from != "":
+		err = s.auditJobs(ctx, w, out)
+	case len(w.batches) > 0:
+		err = s.auditBatch(ctx, w, out)
+	case w.more != "":
+		err = s.auditBatches(ctx, w)
+	default:
+		w.at++
+		w.from, w.within = "+", map[string]bool{}
+	}
+	return false, err
 }
 
 // turn reports whether it is this process that does it, and begins a round where none is.

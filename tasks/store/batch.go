@@ -98,7 +98,7 @@ func unseen(err error) error {
 // only the bytes count before it is committed, and past them it is a QuotaError.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
 	for len(jobs) > 0 {
-		some := jobs[:min(unfoldLines, len(jobs))]
+		some := jobs[:min(stageLines, len(jobs))]
 		jobs = jobs[len(some):]
 		list := make([]*tasks.Job, len(some))
 		for i := range some {
@@ -227,7 +227,7 @@ func (s *Store) Unfold(ctx context.Context, id string) (left int64, out []tasks.
 // AbortBatch forgets a batch that was not committed.
 func (s *Store) AbortBatch(ctx context.Context, id string) error {
 	for {
-		reply, err := s.run(ctx, batchAbortScript, args{"batch": id, "most": unfoldLines}).Slice()
+		reply, err := s.run(ctx, batchAbortScript, args{"batch": id, "most": stageLines}).Slice()
 		if err != nil {
 			return fmt.Errorf("abort batch %s: %w", id, err)
 		}
@@ -242,7 +242,7 @@ func (s *Store) AbortBatch(ctx context.Context, id string) error {
 // not. It may be called again after an error.
 func (s *Store) DeleteBatch(ctx context.Context, tenant, id string) error {
 	for {
-		reply, err := s.run(ctx, batchDeleteScript, args{"batch": id, "tenant": tenant, "most": unfoldLines}).Slice()
+		reply, err := s.run(ctx, batchDeleteScript, args{"batch": id, "tenant": tenant, "most": stageLines}).Slice()
 		if err == nil {
 			err = moveError(str(reply[0]))
 		}

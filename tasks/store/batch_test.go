@@ -30,6 +30,17 @@ func stage(t *testing.T, s *store.Store, n int) tasks.Batch {
 	return b
 }
 
+// unfold puts all lines of an accepted batch into the backlogs.
+func unfold(t *testing.T, s *store.Store, id string) {
+	t.Helper()
+	for left := int64(1); left > 0; {
+		var err error
+		if left, _, err = s.Unfold(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestABatchIsInvisibleUntilItIsWhole(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, 3)

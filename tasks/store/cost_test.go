@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"context"
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -82,6 +84,75 @@ func TestALifeCallsFewCommands(t *testing.T) {
 			}
 		})
 	}
+}
+
+// heaviest notes, of all scripts that its client runs, what the one that called most
+// commands called.
+type heaviest struct {
+	tb    testing.TB
+	rdb   *redis.Client // of the same Redis, without the hook
+	most  int
+	which string
+}
+
+func (h *heaviest) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *heaviest) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (h *heaviest) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		_, before := spent(h.tb, h.rdb)
+		err := next(ctx, cmd)
+		_, after := spent(h.tb, h.rdb)
+		calls, which := after-before, fmt.Sprint(cmd.Args())
+		if strings.Contains(which, `"compare":`) {
+			calls -= 1000
+		}
+		if calls > h.most {
+			h.most, h.which = calls, which
+		}
+		return err
+	}
+}
+
+// While a script runs everybody else waits, so what is done for many is done by several:
+// beside 1,000 jobs no script of a batch's life, of a sweep or of an audit calls more than
+// some hundred commands; but all counts are compared with up to 1,000 jobs in one look.
+func TestNoScriptHoldsRedisForLong(t *testing.T) {
+	t.Parallel()
+	d := redistest.Start(t, redistest.Options{}) // which counts nobody else's
+	hook := &heaviest{tb: t, rdb: d.Client()}
+	rdb := d.Client()
+	rdb.AddHook(hook)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 100}, Rates: oneRate})
+	ctx := t.Context()
+	step := func(name string, act func() error) {
+		t.Helper()
+		must(t, act())
+		if hook.most > 450 {
+			t.Errorf("%s: a script called %d commands: %.200s", name, hook.most, hook.which)
+		}
+		hook.most = 0
+	}
+	var b, dropped tasks.Batch
+	step("stage", func() error { b = stage(t, s, 1000); return nil })
+	step("accept", func() error { _, err := s.CommitBatch(ctx, b.ID, tasks.BatchCommit{}); return err })
+	step("unfold", func() error { unfold(t, s, b.ID); return nil })
+	step("sweep", func() error { _, err := s.Sweep(ctx); return err })
+	step("audit", func() error {
+		for over := false; !over; {
+			audited, err := s.Audit(ctx)
+			if over = audited.Round; err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	step("cancel", func() error { _, err := s.CancelBatch(ctx, "acme", b.ID); return err })
+	step("stage another", func() error { dropped = stage(t, s, 300); return nil })
+	step("abort", func() error { return s.AbortBatch(ctx, dropped.ID) })
 }
 
 // What a job's life costs Redis: of each script the median of its microseconds, and the

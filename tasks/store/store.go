@@ -44,11 +44,13 @@ const (
 )
 
 // While a script runs, everybody else waits. So none makes more than some hundred
-// steps, about a millisecond's work: what is more is done by several.
+// steps, about a millisecond's work: what is more is done by several, and what nobody
+// waits for gives way between them ([tasks.GiveWay]).
 const (
 	sweepMost   = 12  // of each kind in one sweep
 	hooksMost   = 200 // likewise of deliveries, which are small and have no dependents
-	unfoldLines = 64  // lines of a batch that one script writes, puts into the backlogs or forgets
+	stageLines  = 64  // lines of a batch that one script writes or forgets
+	unfoldLines = 32  // that one puts into the backlogs
 	cancelLines = 16  // lines of a batch that one script cancels
 )
 

@@ -379,17 +379,17 @@ var halves = map[string]func(h *half) func(){
 	"audit, a job that is lost": func(h *half) func() {
 		h.busy()
 		must(h.T, h.rdb.Del(h.Context(), "sluice:{s}:j:job_3").Err())
-		return h.audit(`"lease":10000,"most":250,"tenant":"acme"`)
+		return h.audit(`"lease":10000,"most":50,"tenant":"acme"`)
 	},
 	"audit, a running job that is lost": func(h *half) func() {
 		h.busy()
 		must(h.T, h.rdb.Del(h.Context(), "sluice:{s}:j:job_line").Err())
-		return h.audit(`"lease":10000,"most":250,"tenant":"acme"`)
+		return h.audit(`"lease":10000,"most":50,"tenant":"acme"`)
 	},
 	"audit, a job that stands in no line": func(h *half) func() {
 		h.busy()
 		must(h.T, h.rdb.Del(h.Context(), "sluice:{s}:out:p", "sluice:{s}:q:p:acme").Err())
-		return h.audit(`"lease":10000,"most":250,"tenant":"acme"`)
+		return h.audit(`"lease":10000,"most":50,"tenant":"acme"`)
 	},
 	"audit, a batch that does not end": func(h *half) func() {
 		h.busy()
