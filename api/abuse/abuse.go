@@ -67,6 +67,7 @@ type Watch struct {
 	rules Rules
 
 	flags   *prometheus.CounterVec
+	alarms  prometheus.Counter
 	refused prometheus.Counter
 
 	mu    sync.Mutex
@@ -83,6 +84,7 @@ type state struct {
 	refused uint32  // submits, that no Conduct counts yet
 	window  int64
 	told    [rules]int64 // when each rule's flag was last counted
+	alarmed int64        // when an alarm was last counted
 }
 
 // New returns a watch, or what Config lacks.
@@ -108,6 +110,9 @@ func New(c Config) (*Watch, error) {
 		flags: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_abuse_flags_total", Help: "Findings about tenants' submits, by rule; one that lasts counts once an hour.",
 		}, []string{"rule"}),
+		alarms: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluice_abuse_alarms_total", Help: "Tenants of which two independent rules tell at once; one that lasts counts once an hour.",
+		}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sluice_abuse_refused_total", Help: "Submits that were refused as abnormal_usage.",
 		}),
@@ -115,7 +120,7 @@ func New(c Config) (*Watch, error) {
 	if c.Registerer == nil {
 		return w, nil
 	}
-	for _, m := range []prometheus.Collector{w.flags, w.refused} {
+	for _, m := range []prometheus.Collector{w.flags, w.alarms, w.refused} {
 		if err := c.Registerer.Register(m); err != nil {
 			return nil, fmt.Errorf("register the metrics of abuse: %w", err)
 		}
@@ -295,7 +300,7 @@ func (w *Watch) keep(ctx context.Context, names []string, seen map[string][]Act)
 				continue
 			}
 			if old != nil {
-				s.window, s.passed, s.refused, s.told = old.window, old.passed, old.refused, old.told
+				s.window, s.passed, s.refused, s.told, s.alarmed = old.window, old.passed, old.refused, old.told, old.alarmed
 			}
 			w.known[newer[i].Tenant] = s
 			delete(made, newer[i].Tenant)
@@ -358,6 +363,10 @@ func (w *Watch) count(s *state) {
 			s.told[f.Rule] = f.At
 			w.flags.WithLabelValues(f.Rule.String()).Inc()
 		}
+	}
+	if l := &s.conduct.Ladder; l.Alarm && s.conduct.Window*int64(w.c.Window/time.Second) > s.alarmed+3600 {
+		s.alarmed = s.conduct.Window * int64(w.c.Window/time.Second)
+		w.alarms.Inc()
 	}
 }
 

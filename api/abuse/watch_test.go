@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -153,5 +156,28 @@ func TestAllow(t *testing.T) {
 	at(Review)
 	if err := w.Release(t.Context(), "acme"); err != nil || allowed() != 20 {
 		t.Errorf("released, it is refused: %v", err)
+	}
+}
+
+// An alarm of two signals is told to the metrics once while it lasts, and one signal alone never.
+func TestAlarmsAreCounted(t *testing.T) {
+	t.Parallel()
+	m := &memory{kept: map[string]tasks.Conduct{}}
+	now := morning
+	w, err := New(Config{Store: m, Secret: []byte("secret"), Registerer: prometheus.NewRegistry(), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []float64{0, 1, 1, 2} {
+		now = now.Add([]time.Duration{0, 30 * time.Second, 20 * time.Minute, time.Hour}[n])
+		c := Conduct{Since: 1, Window: number(now, time.Minute), Version: conductVersion, Ladder: ladder{Alarm: n > 0}}
+		m.kept["acme"] = tasks.Conduct{Tenant: "acme", Version: m.kept["acme"].Version + 1, Data: pack(&c)}
+		w.See(&Visit{Tenant: "acme", Jobs: 1})
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := testutil.ToFloat64(w.alarms); got != want {
+			t.Errorf("at %s: %v alarms are counted, want %v", now.Format(time.TimeOnly), got, want)
+		}
 	}
 }
