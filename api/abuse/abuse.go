@@ -72,6 +72,7 @@ type Watch struct {
 
 	mu    sync.Mutex
 	seen  map[string][]Act  // by tenant, since the last flush
+	keys  map[string]Key    // by tenant; emptied when full
 	known map[string]*state // by tenant, as it was kept last
 }
 
@@ -106,7 +107,7 @@ func New(c Config) (*Watch, error) {
 	}
 	w := &Watch{
 		c: c, rules: Rules{Window: c.Window, Learn: c.Learn, Model: NewModel(1), Enforce: c.Enforce},
-		seen: map[string][]Act{}, known: map[string]*state{},
+		seen: map[string][]Act{}, keys: map[string]Key{}, known: map[string]*state{},
 		flags: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_abuse_flags_total", Help: "Findings about tenants' submits, by rule; one that lasts counts once an hour.",
 		}, []string{"rule"}),
@@ -142,7 +143,7 @@ type Visit struct {
 
 // See notes a submit that was taken in. It does not wait and does not keep the body.
 func (w *Watch) See(v *Visit) {
-	k := NewKey(w.c.Secret, v.Tenant)
+	k := w.key(v.Tenant)
 	a := Act{Jobs: float64(v.Jobs), Tokens: float64(v.Tokens), Cost: float64(v.Cost) / 1000}
 	for _, h := range []struct {
 		name string
@@ -170,6 +171,24 @@ func (w *Watch) See(v *Visit) {
 	default:
 		w.seen[v.Tenant] = append(list, a)
 	}
+}
+
+// key is a tenant's, made once: it takes as long as to read a small prompt.
+func (w *Watch) key(tenant string) Key {
+	w.mu.Lock()
+	k, ok := w.keys[tenant]
+	w.mu.Unlock()
+	if ok {
+		return k
+	}
+	k = NewKey(w.c.Secret, tenant)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.keys) >= mostTenants {
+		clear(w.keys)
+	}
+	w.keys[tenant] = k
+	return k
 }
 
 // Allow refuses a submit of a tenant that is on a rung where that is done, with an

@@ -39,16 +39,16 @@ func NewKey(secret []byte, tenant string) Key {
 
 // Hash is the keyed hash of a name, such as an address or a token's id.
 func (k Key) Hash(name string) uint64 {
-	h := k.seed
+	h, by := k.seed, k.by()
 	for i := range len(name) {
-		h = k.step(h, name[i])
+		h = (h ^ uint64(name[i])) * by
 	}
 	return finish(h ^ k.mix)
 }
 
-// step takes one byte into a hash, and finish spreads it. Neither is cryptographic: the seed
-// is secret, and what comes of it stays inside.
-func (k Key) step(h uint64, c byte) uint64 { return (h ^ uint64(c)) * (k.mix&^0xff | 0x1b3) }
+// by is what a hash is multiplied by with each byte, and finish spreads it. Neither is
+// cryptographic: the seed is secret, and what comes of it stays inside.
+func (k Key) by() uint64 { return k.mix&^0xff | 0x1b3 }
 
 func finish(h uint64) uint64 {
 	h ^= h >> 33
@@ -93,13 +93,17 @@ func (p *printer) read(text []byte) {
 		}
 		word, digits, at, length = p.k.seed, false, false, 0
 	}
-	quoted := false
+	quoted, by := false, p.k.by()
 	for i := 0; i < len(text); i++ {
 		c := text[i]
+		if isLetter(c) { // most are: nothing else is asked of them
+			word = (word ^ uint64(c)) * by
+			length++
+			continue
+		}
 		switch {
 		case isUpper(c):
 			c += 'a' - 'A'
-		case isLetter(c):
 		case isDigit(c):
 			digits = true
 		case c == '@', c == '/' && length > 0:
@@ -120,7 +124,7 @@ func (p *printer) read(text []byte) {
 			p.between(c)
 			continue
 		}
-		word = p.k.step(word, c)
+		word = (word ^ uint64(c)) * by
 		length++
 	}
 	end()

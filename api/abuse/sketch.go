@@ -18,7 +18,7 @@ func (d *distinct) add(h uint64) {
 func (d *distinct) count() float64 {
 	sum, empty := 0.0, 0
 	for _, r := range d {
-		sum += math.Ldexp(1, -int(r))
+		sum += math.Float64frombits((1023 - uint64(r)) << 52) // 2 to the -r
 		if r == 0 {
 			empty++
 		}
