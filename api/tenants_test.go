@@ -70,11 +70,11 @@ func TestTenants(t *testing.T) {
 	if rest := s.call("GET", "/v1/tenants?limit=2&after=bee", admin, nil).want(t, 200); !strings.Contains(string(rest.body), `"has_more":false`) || !strings.Contains(string(rest.body), `"name":"zoe"`) {
 		t.Errorf("the last page is %s", rest.body)
 	}
-	const set = `{"weight":3,"queued_jobs":0,"running_jobs":7,"cost_per_day":12.5,"high_priority":false,"tokens_per_day":null}`
+	const set = `{"weight":3,"queued_jobs":0,"running_jobs":7,"cost_per_day":12.5,"high_priority":false,"tokens_per_day":null,"users":{"queued_jobs":4,"tokens_per_day":null,"cost_per_day":0.5}}`
 	r := s.call("PUT", "/v1/tenants/acme", admin, set, "User-Agent", "sluice-cli/1").want(t, 200)
 	for _, want := range []string{
-		`"weight":3,"submits_per_minute":600,`, `"running_jobs":7,`, `"cost_per_day":12.5,"high_priority":false`,
-		`"set":{"weight":3,"queued_jobs":0,"running_jobs":7,"high_priority":false,"cost_per_day":12.5}`,
+		`"weight":3,"submits_per_minute":600,`, `"running_jobs":7,`, `"cost_per_day":12.5,"high_priority":false,"users":{"submits_per_minute":0,"queued_jobs":4,"tokens_per_day":0,"cost_per_day":0.5}`,
+		`"set":{"weight":3,"queued_jobs":0,"running_jobs":7,"high_priority":false,"cost_per_day":12.5,"users":{"queued_jobs":4,"cost_per_day":0.5}}`,
 	} {
 		if !strings.Contains(string(r.body), want) {
 			t.Errorf("%s has no %s", r.body, want)
@@ -87,6 +87,7 @@ func TestTenants(t *testing.T) {
 	for body, status := range map[string]int{
 		`{"weight":0}`: 422, `{"weight":-1}`: 422, `{"queued_jobs":-1}`: 422, `{"tokens_per_day":1000000000000001}`: 422, `{"cost_per_day":-0.5}`: 422, `{"cost_per_day":0.0000000001}`: 422,
 		`{"weight":1.5}`: 400, `{"weight":"3"}`: 400, `{"weight":1e3}`: 400, `{"queued_jobs":99999999999999999999}`: 400, `{"high_priority":1}`: 400, `{"cost_per_day":"1"}`: 400,
+		`{"users":{"queued_jobs":-1}}`: 422, `{"users":{"cost_per_day":-1}}`: 422, `{"users":1}`: 400, `{"users":[]}`: 400, `{"users":{"weight":1}}`: 400, `{"users":{"queued_jobs":1,"queued_jobs":1}}`: 400, `{"users":null}`: 200, `{"users":{}}`: 200,
 		`{"quota":1}`: 400, `{"weight":1,"weight":2}`: 400, `{} {}`: 400, `[]`: 400, ``: 400,
 	} {
 		if r := s.call("PUT", "/v1/tenants/acme", admin, body); r.StatusCode != status {

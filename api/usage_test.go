@@ -28,15 +28,24 @@ func (w *world) Ledger(_ context.Context, f tasks.LedgerFilter) (lines []tasks.L
 }
 
 // Standing is midday, with some of everything in use.
-func (w *world) Standing(context.Context, string) (tasks.Standing, error) {
-	return tasks.Standing{At: midday, QueuedJobs: 3, QueuedBytes: 4, Day: tasks.DayTokens{Used: 5, Reserved: 6, ResetsIn: 12 * time.Hour}}, w.fail
+func (w *world) Standing(_ context.Context, owner string) (tasks.Standing, error) {
+	now := tasks.Standing{At: midday, QueuedJobs: 3, QueuedBytes: 4, Day: tasks.DayTokens{Used: 5, Reserved: 6, ResetsIn: 12 * time.Hour}}
+	if tasks.TenantOf(owner) != owner {
+		now.UserQueuedJobs, now.Day.UserUsed, now.Day.UserReserved, now.UserPaid = 1, 2, 3, tasks.Unit/2
+	}
+	return now, w.fail
 }
 
 // submitsOf is a tenant with quotas of all kinds but bytes.
 type submitsOf struct{}
 
-func (submitsOf) Standing(context.Context, string) (quota.Limits, quota.Window, error) {
-	return quota.Limits{SubmitsPerMinute: 10, QueuedJobs: 100, TokensPerDay: 1000}, quota.Window{Limit: 10, Remaining: 8, Reset: time.Minute}, nil
+func (submitsOf) Standing(_ context.Context, owner string) (quota.Limits, []quota.Window, error) {
+	limits := quota.Limits{SubmitsPerMinute: 10, QueuedJobs: 100, TokensPerDay: 1000, Users: tasks.UserLimits{SubmitsPerMinute: 3, QueuedJobs: 50, TokensPerDay: 500, CostPerDay: tasks.Unit}}
+	windows := []quota.Window{{Name: quota.SubmitsPerMinute, Limit: 10, Remaining: 8, Reset: time.Minute}}
+	if tasks.TenantOf(owner) != owner {
+		windows = append(windows, quota.Window{Name: "users.submits_per_minute", Limit: 3, Remaining: 3})
+	}
+	return limits, windows, nil
 }
 
 func TestUsage(t *testing.T) {
@@ -48,6 +57,7 @@ func TestUsage(t *testing.T) {
 		formula = `"requests":2,"input_tokens":10,"output_tokens":3,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,` + some
 		cached  = `"requests":1,"input_tokens":5,"output_tokens":0,"cache_read_input_tokens":7,"cache_creation_input_tokens":8,` + zero
 		both    = `"requests":3,"input_tokens":15,"output_tokens":3,"cache_read_input_tokens":7,"cache_creation_input_tokens":8,` + some
+		none    = `"requests":0,"input_tokens":0,"output_tokens":0,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,` + zero
 		others  = `"requests":4,"input_tokens":0,"output_tokens":0,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,` + zero
 	)
 	for _, c := range []struct{ who, query, accept, want string }{
@@ -66,6 +76,12 @@ func TestUsage(t *testing.T) {
 		{admin, "?group=tenant&tenant=other&since=2030-05-17T00:00:00Z&until=2030-06-01T00:00:00Z", "", `{"data":[{"key":"other",` + others + `}]}`},
 		{other, "?group=tenant&since=2030-05-17T00:00:00Z&until=2030-06-01T00:00:00Z", "", `{"data":[{"key":"other",` + others + `}]}`},
 		{other, "?group=model", "", `{"data":[]}`},
+		{"acme/ada:jobs:read", "", "", `{"quotas":[{"name":"submits_per_minute","limit":10,"used":2,"reserved":0,"resets_at":"2030-05-17T12:01:00.000Z"},` +
+			`{"name":"users.submits_per_minute","limit":3,"used":0,"reserved":0,"resets_at":null},{"name":"queued_jobs","limit":100,"used":3,"reserved":0,"resets_at":null},` +
+			`{"name":"tokens_per_day","limit":1000,"used":5,"reserved":6,"resets_at":"2030-05-18T00:00:00.000Z"},` +
+			`{"name":"users.queued_jobs","limit":50,"used":1,"reserved":0,"resets_at":null},` +
+			`{"name":"users.cost_per_day","limit":1,"used":0.5,"reserved":0,"resets_at":"2030-05-18T00:00:00.000Z"},` +
+			`{"name":"users.tokens_per_day","limit":500,"used":2,"reserved":3,"resets_at":"2030-05-18T00:00:00.000Z"}],"today":{` + none + `},"month":{` + none + `},"flags":[]}`},
 	} {
 		r := s.call("GET", "/v1/usage"+c.query, c.who, nil, "Accept", c.accept)
 		if r.StatusCode != 200 || strings.TrimSpace(string(r.body)) != strings.TrimSpace(c.want) {

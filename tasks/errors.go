@@ -141,7 +141,7 @@ func NotNow(err error) error {
 
 // QuotaError says that a tenant has used up an allowance of its own.
 type QuotaError struct {
-	Quota      string        // as in "submits_per_minute"
+	Quota      string        // as in "submits_per_minute"; behind OfUsers one of the user alone
 	Limit      int64         // the allowance
 	Remaining  int64         // what is left of it
 	Window     time.Duration // the span of the allowance; 0 for a backlog
@@ -151,6 +151,12 @@ type QuotaError struct {
 
 // CostPerDay is the name of the quota of money.
 const CostPerDay = "cost_per_day"
+
+// OfUsers begins the name of a quota that each user of a tenant has of its own.
+const OfUsers = "users."
+
+// OfMoney reports whether a quota is one of money.
+func OfMoney(quota string) bool { return strings.TrimPrefix(quota, OfUsers) == CostPerDay }
 
 // Error names the quota, never the tenant.
 func (e *QuotaError) Error() string { return "quota exceeded: " + e.Quota }

@@ -29,11 +29,13 @@ type Limits struct {
 	QueuedBytes  int64 // of the bodies (Job.Bytes) of jobs that have not ended, and of batches on their way in
 	TokensPerDay int64 // used and set aside (Job.Reserved), from midnight to midnight UTC
 	CostPerDay   Money // that calls cost, and may have cost, and set aside (Job.AtMost) for jobs with tokens set aside, likewise
+	// User are those of the user whose alone the work is; zero where it is no single user's.
+	User UserLimits
 }
 
 // Reserves is how many tokens are set aside for a request under these limits.
 func (l Limits) Reserves(r *Request) int64 {
-	if l.TokensPerDay <= 0 && l.CostPerDay <= 0 {
+	if l.TokensPerDay <= 0 && l.CostPerDay <= 0 && l.User.TokensPerDay <= 0 && l.User.CostPerDay <= 0 {
 		return 0
 	}
 	return r.Tokens()
@@ -45,6 +47,8 @@ type DayTokens struct {
 	Used     int64 // by jobs that are final, and by attempts that are over
 	Reserved int64 // set aside for jobs that are not
 	ResetsIn time.Duration
+	// Of these what is one user's own, where the tokens of one were asked for.
+	UserUsed, UserReserved int64
 }
 
 // Accepted is what became of a Submission.

@@ -19,23 +19,46 @@ type TenantSettings struct {
 	TokensPerDay     *int64 `json:"tokens_per_day,omitempty"`
 	CostPerDay       *Money `json:"cost_per_day,omitempty"` // in billionths
 	HighPriority     *bool  `json:"high_priority,omitempty"`
+
+	Users *UserSettings `json:"users,omitempty"`
+}
+
+// UserSettings are what an operator has set of each user of a tenant, as TenantSettings of the tenant.
+type UserSettings struct {
+	SubmitsPerMinute *int64 `json:"submits_per_minute,omitempty"`
+	QueuedJobs       *int64 `json:"queued_jobs,omitempty"`
+	TokensPerDay     *int64 `json:"tokens_per_day,omitempty"`
+	CostPerDay       *Money `json:"cost_per_day,omitempty"` // in billionths
 }
 
 // String is the settings as the audit has them: JSON, in which money is a decimal.
 func (s TenantSettings) String() string {
 	type kept TenantSettings
+	type each UserSettings
+	type users struct {
+		each
+		CostPerDay json.Number `json:"cost_per_day,omitempty"`
+	}
 	said := struct {
 		kept
 		CostPerDay json.Number `json:"cost_per_day,omitempty"`
-	}{kept: kept(s)}
-	if s.CostPerDay != nil {
-		said.CostPerDay = json.Number(s.CostPerDay.String())
+		Users      *users      `json:"users,omitempty"`
+	}{kept: kept(s), CostPerDay: decimal(s.CostPerDay)}
+	if s.Users != nil {
+		said.Users = &users{each(*s.Users), decimal(s.Users.CostPerDay)}
 	}
 	b, err := json.Marshal(said)
 	if err != nil {
 		panic(err) // numbers alone
 	}
 	return string(b)
+}
+
+func decimal(m *Money) json.Number {
+	if m == nil {
+		return ""
+	}
+	return json.Number(m.String())
 }
 
 // TenantLimits are what a tenant may use, 0 being no limit.
@@ -49,14 +72,31 @@ type TenantLimits struct {
 	TokensPerDay     int64
 	CostPerDay       Money
 	HighPriority     bool
+	Users            UserLimits
+}
+
+// UserLimits are what each user of a tenant may use of that, 0 being no limit but the tenant's.
+type UserLimits struct {
+	SubmitsPerMinute int64
+	QueuedJobs       int64
+	TokensPerDay     int64
+	CostPerDay       Money
 }
 
 // Over are the limits of the configuration with what an operator has set in their place.
 func (s TenantSettings) Over(l TenantLimits) TenantLimits {
+	var u UserSettings
+	if s.Users != nil {
+		u = *s.Users
+	}
 	return TenantLimits{
 		Weight: set(s.Weight, l.Weight), SubmitsPerMinute: set(s.SubmitsPerMinute, l.SubmitsPerMinute), ResendsPerMinute: set(s.ResendsPerMinute, l.ResendsPerMinute),
 		QueuedJobs: set(s.QueuedJobs, l.QueuedJobs), QueuedBytes: set(s.QueuedBytes, l.QueuedBytes), RunningJobs: set(s.RunningJobs, l.RunningJobs),
 		TokensPerDay: set(s.TokensPerDay, l.TokensPerDay), CostPerDay: set(s.CostPerDay, l.CostPerDay), HighPriority: set(s.HighPriority, l.HighPriority),
+		Users: UserLimits{
+			SubmitsPerMinute: set(u.SubmitsPerMinute, l.Users.SubmitsPerMinute), QueuedJobs: set(u.QueuedJobs, l.Users.QueuedJobs),
+			TokensPerDay: set(u.TokensPerDay, l.Users.TokensPerDay), CostPerDay: set(u.CostPerDay, l.Users.CostPerDay),
+		},
 	}
 }
 

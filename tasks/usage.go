@@ -14,6 +14,9 @@ type Standing struct {
 	Day         DayTokens
 	Paid        Money // that calls cost, and may have cost, of jobs with tokens set aside
 	Pledged     Money // set aside for such jobs
+	// Of these what is one user's own, where the standing of one was asked for.
+	UserQueuedJobs        int64
+	UserPaid, UserPledged Money
 }
 
 // LedgerFilter selects lines of ledgers.

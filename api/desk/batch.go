@@ -383,15 +383,19 @@ func (in *intake) fits(ctx context.Context, job *tasks.Job) error {
 			return err
 		}
 	}
-	if most := in.limits.QueuedJobs; most > 0 && int64(len(in.lines.seen)) > most {
-		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d jobs, which is all that the quota queued_jobs lets wait: send it in parts.", most)
+	for of, each := range daily(in.limits) {
+		if most := each.QueuedJobs; most > 0 && int64(len(in.lines.seen)) > most {
+			return fault.Fail(fault.ImpossibleSize, "The batch has more than %d jobs, which is all that the quota %squeued_jobs lets wait: send it in parts.", most, of)
+		}
 	}
 	if in.weight += job.Bytes; in.limits.QueuedBytes > 0 && in.weight > in.limits.QueuedBytes {
 		return fault.Fail(fault.ImpossibleSize, "The batch has more than %d bytes, which is all that the quota queued_bytes lets wait: send it in parts.", in.limits.QueuedBytes)
 	}
 	in.reserved += in.limits.Reserves(&job.Request)
-	if most := in.limits.TokensPerDay; most > 0 && in.reserved > most {
-		return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota tokens_per_day is %d: send less of it a day.", in.reserved, most)
+	for of, each := range daily(in.limits) {
+		if most := each.TokensPerDay; most > 0 && in.reserved > most {
+			return fault.Fail(fault.ImpossibleSize, "The batch may take %d tokens up to here, and the quota %stokens_per_day is %d: send less of it a day.", in.reserved, of, most)
+		}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/api/fault"
@@ -201,6 +202,10 @@ func (d *Desk) later(ctx context.Context, t *comer, err error) error {
 	switch {
 	case errors.As(err, &used) && used.Window > time.Minute: // it begins anew at once for all
 		used.RetryAfter += rand.N(min(max(used.RetryAfter/20, time.Second), time.Minute))
+	case errors.As(err, &used) && strings.HasPrefix(used.Quota, tasks.OfUsers): // it stands in no line: nobody else keeps it waiting
+		if o, unread := d.outlook(ctx, t, t.pool); used.Window == 0 && unread == nil {
+			used.RetryAfter, _ = freed(o, behind(o, used, 1))
+		}
 	case errors.As(err, &used):
 		again := quota.Again{After: used.RetryAfter, Mine: t.Mine}
 		if used.Window > 0 {
@@ -233,6 +238,12 @@ func freed(o *tasks.Outlook, before int64) (after, each time.Duration) {
 	return start.Late, each
 }
 
+// behind is behind how many of a tenant's waiting jobs, at most, so many of one user's have started: the others'
+// may all come first.
+func behind(o *tasks.Outlook, used *tasks.QuotaError, many int64) int64 {
+	return max(0, o.Waiting-(used.Limit-used.Remaining)) + many - 1
+}
+
 // laterOf is later for so many jobs at once, which have no place in a line: where there is none for
 // them all, they come again when as many have been freed of the lane.
 func (d *Desk) laterOf(ctx context.Context, tenant string, lane tasks.Priority, pools map[string]int, err error) error {
@@ -248,10 +259,14 @@ func (d *Desk) laterOf(ctx context.Context, tenant string, lane tasks.Priority, 
 			continue
 		}
 		missing := int64(n)
-		if used.Quota == quota.QueuedJobs {
+		if used.Quota != quota.QueuedBytes {
 			missing = max(1, missing-used.Remaining)
 		}
-		if after, _ := freed(&o, min(missing, max(1, o.Waiting))-1); soonest == 0 || after < soonest {
+		before := min(missing, max(1, o.Waiting)) - 1
+		if strings.HasPrefix(used.Quota, tasks.OfUsers) {
+			before = min(behind(&o, used, missing), max(1, o.Waiting)-1)
+		}
+		if after, _ := freed(&o, before); soonest == 0 || after < soonest {
 			soonest = after
 		}
 	}

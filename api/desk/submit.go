@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"strings"
 	"time"
@@ -298,13 +299,15 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 			job.AtMost = max(job.AtMost, price.AtMost(r))
 		}
 	}
-	if most := l.CostPerDay; most > 0 && job.AtMost > most {
-		return fault.Fail(fault.ImpossibleSize, `The job may cost %s %s, and the quota cost_per_day is %s: give a smaller "max_tokens", or less at once.`,
-			job.AtMost, tasks.Currency, most)
-	}
-	if most := l.TokensPerDay; most > 0 && r.Tokens() > most {
-		return fault.Fail(fault.ImpossibleSize, `The job may take %d tokens, %d of them input, and the quota tokens_per_day is %d: give a smaller "max_tokens", or less at once.`,
-			r.Tokens(), r.InputTokens, most)
+	for of, each := range daily(l) {
+		if most := each.CostPerDay; most > 0 && job.AtMost > most {
+			return fault.Fail(fault.ImpossibleSize, `The job may cost %s %s, and the quota %scost_per_day is %s: give a smaller "max_tokens", or less at once.`,
+				job.AtMost, tasks.Currency, of, most)
+		}
+		if most := each.TokensPerDay; most > 0 && r.Tokens() > most {
+			return fault.Fail(fault.ImpossibleSize, `The job may take %d tokens, %d of them input, and the quota %stokens_per_day is %d: give a smaller "max_tokens", or less at once.`,
+				r.Tokens(), r.InputTokens, of, most)
+		}
 	}
 	if most := l.QueuedBytes; most > 0 && job.Bytes > most {
 		return fault.Fail(fault.ImpossibleSize, "The job has %d bytes, and the quota queued_bytes is %d: send less at once.", job.Bytes, most)
@@ -315,17 +318,30 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	return nil
 }
 
-// withTokens adds to a grant what is left of the tenant's tokens after what it
+// daily are the limits of a day, and of what waits, by what their names begin with: the tenant's, and a user's own.
+func daily(l tasks.Limits) iter.Seq2[string, tasks.UserLimits] {
+	return func(yield func(string, tasks.UserLimits) bool) {
+		_ = yield("", tasks.UserLimits{QueuedJobs: l.QueuedJobs, TokensPerDay: l.TokensPerDay, CostPerDay: l.CostPerDay}) && yield(tasks.OfUsers, l.User)
+	}
+}
+
+// withTokens adds to a grant what is left of the tokens of the day, the tenant's and a user's own, after what it
 // has just taken. That these cannot be looked up is no reason to fail.
 func (d *Desk) withTokens(ctx context.Context, tenant string, g quota.Grant) quota.Grant {
-	limit := g.Limits.TokensPerDay
-	if limit <= 0 {
+	limit, own := g.Limits.TokensPerDay, g.Limits.User.TokensPerDay
+	if limit <= 0 && own <= 0 {
 		return g
 	}
-	if day, err := d.c.Jobs.Tokens(ctx, tenant); err == nil {
-		g.Windows = append(g.Windows, quota.Window{
-			Name: quota.TokensPerDay, Limit: limit, Remaining: limit - day.Used - day.Reserved, Span: 24 * time.Hour, Reset: day.ResetsIn,
-		})
+	day, err := d.c.Jobs.Tokens(ctx, tenant)
+	if err != nil {
+		return g
 	}
+	add := func(name string, limit, gone int64) {
+		if limit > 0 {
+			g.Windows = append(g.Windows, quota.Window{Name: name, Limit: limit, Remaining: limit - gone, Span: 24 * time.Hour, Reset: day.ResetsIn})
+		}
+	}
+	add(quota.TokensPerDay, limit, day.Used+day.Reserved)
+	add(tasks.OfUsers+quota.TokensPerDay, own, day.UserUsed+day.UserReserved)
 	return g
 }

@@ -208,9 +208,13 @@ func Classify(err error) (Kind, Fault) {
 	case errors.As(err, &f):
 	case errors.As(err, &quota):
 		f = Fail(QuotaExceeded, "The quota %s of %d is used up.", quota.Quota, quota.Limit)
-		if quota.Quota == tasks.CostPerDay {
-			f = Fail(BudgetExhausted, "What is left of the budget of %s %s a day is less than this may cost. It begins anew at %s.",
-				tasks.Money(quota.Limit*1000), tasks.Currency, quota.ResetsAt.UTC().Format(time.RFC3339))
+		if tasks.OfMoney(quota.Quota) {
+			whose := ""
+			if quota.Quota != tasks.CostPerDay {
+				whose = " that each user has"
+			}
+			f = Fail(BudgetExhausted, "What is left of the budget of %s %s a day%s is less than this may cost. It begins anew at %s.",
+				tasks.Money(quota.Limit*1000), tasks.Currency, whose, quota.ResetsAt.UTC().Format(time.RFC3339))
 		}
 		f.RetryAfter, f.Quota = max(quota.RetryAfter, time.Second), quota
 	case errors.As(err, &unknown):

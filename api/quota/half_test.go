@@ -1,6 +1,7 @@
 package quota_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -11,7 +12,11 @@ import (
 // What Redis refuses of the script leaves the account as it is, or has it changed whole.
 func TestNoScriptMovesByHalves(t *testing.T) {
 	t.Parallel()
-	for name, second := range map[string]int64{"a submit": 0, "another": 1, "after a minute": 61_000} {
+	for name, second := range map[string]int64{"a submit": 0, "another": 1, "after a minute": 61_000, "a user's": 0, "another of a user's": 1, "a user's after a minute": 61_000} {
+		owner := "acme"
+		if strings.Contains(name, "user") {
+			owner = ada
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rdb := redistest.New(t)
@@ -19,10 +24,10 @@ func TestNoScriptMovesByHalves(t *testing.T) {
 			t.Cleanup(func() { _ = watched.Close() })
 			seen := redistest.Watch(watched)
 			c := newClock()
-			q := at(t, watched, c, 10)
+			q := opensUsers(t, watched, c, 10, 10)
 			admit := func(n int64) {
 				t.Helper()
-				if _, err := q.Admit(t.Context(), "acme", n); err != nil {
+				if _, err := q.Admit(t.Context(), owner, n); err != nil {
 					t.Fatal(err)
 				}
 			}

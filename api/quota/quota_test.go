@@ -380,7 +380,7 @@ func TestALookTakesNothing(t *testing.T) {
 	q := open(t, redistest.New(t), quota.Limits{SubmitsPerMinute: 5, QueuedJobs: 7})
 	for i := range 3 {
 		l, w, err := q.Standing(t.Context(), "acme")
-		if err != nil || l.QueuedJobs != 7 || w.Limit != 5 || w.Remaining != int64(5-i) || (w.Reset > 0) != (i > 0) {
+		if err != nil || l.QueuedJobs != 7 || len(w) != 1 || w[0].Limit != 5 || w[0].Remaining != int64(5-i) || (w[0].Reset > 0) != (i > 0) {
 			t.Errorf("after %d submits: %+v, %+v, %v", i, l, w, err)
 		}
 		if _, err := q.Admit(t.Context(), "acme", 1); err != nil {
@@ -388,7 +388,159 @@ func TestALookTakesNothing(t *testing.T) {
 		}
 	}
 	none := open(t, redistest.New(t), quota.Limits{})
-	if _, w, err := none.Standing(t.Context(), "acme"); err != nil || w.Limit != 0 {
+	if _, w, err := none.Standing(t.Context(), "acme"); err != nil || len(w) != 0 {
 		t.Errorf("without a limit: %+v, %v", w, err)
+	}
+}
+
+const (
+	ada = "acme/ada"
+	bob = "acme/bob:log" // whose name is the end of another's key
+)
+
+// opensUsers is a quota of a tenant, and of each of its users.
+func opensUsers(t *testing.T, rdb redis.UniversalClient, c *clock, tenant, user int64) *quota.Quota {
+	t.Helper()
+	q, err := quota.New(quota.Config{Redis: rdb, Now: c.now, Limits: func(string) quota.Limits {
+		return quota.Limits{SubmitsPerMinute: tenant, Users: tasks.UserLimits{SubmitsPerMinute: user}}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+// A user's submits count to it and to its tenant; what is refused by one of both takes of none, what is given back is back in both.
+func TestAUserHasSubmitsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	rdb := redistest.New(t)
+	q := opensUsers(t, rdb, c, 5, 2)
+	grants := map[string]quota.Grant{}
+	for i, row := range []struct {
+		do, owner, refused string
+		tenant, user       int64 // left; -1: the answer does not say
+		again              time.Duration
+	}{
+		{"admit", ada, "", 4, 1, 0},
+		{"later", "", "", 0, 0, 1000 * time.Millisecond},
+		{"admit", ada, "", 3, 0, 0},
+		{"admit", ada, "users.submits_per_minute", 3, 0, 59010 * time.Millisecond},
+		{"admit", bob, "", 2, 1, 0},
+		{"admit", "acme", "", 1, -1, 0},
+		{"admit", bob, "", 0, 0, 0},
+		{"admit", bob, "users.submits_per_minute", 0, 0, 60010 * time.Millisecond}, // the tenant's comes first
+		{"admit", "acme", "submits_per_minute", 0, -1, 59010 * time.Millisecond},
+		{"refund", bob, "", 0, 0, 0},
+		{"look", bob, "", 1, 1, 0},
+		{"admit", ada, "users.submits_per_minute", 1, 0, 59010 * time.Millisecond},
+		{"later", "", "", 0, 0, 59010 * time.Millisecond},
+		{"admit", ada, "", 1, 0, 0}, // when it was told to come
+	} {
+		var windows []quota.Window
+		switch row.do {
+		case "later":
+			c.ms.Add(row.again.Milliseconds())
+			continue
+		case "refund":
+			if err := q.Refund(t.Context(), row.owner, grants[row.owner]); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		case "look":
+			_, w, err := q.Standing(t.Context(), row.owner)
+			if err != nil {
+				t.Fatal(err)
+			}
+			windows = w
+		case "admit":
+			g, err := q.Admit(t.Context(), row.owner, 1)
+			var refused *tasks.QuotaError
+			got, again := "", time.Duration(0)
+			if errors.As(err, &refused) {
+				got, again = refused.Quota, refused.RetryAfter
+			} else if err != nil {
+				t.Fatal(err)
+			} else {
+				grants[row.owner] = g
+			}
+			if got != row.refused || again != row.again {
+				t.Errorf("row %d: refused by %q for %v, want %q for %v", i, got, again, row.refused, row.again)
+			}
+			windows = g.Windows
+		}
+		left := map[string]int64{"users.submits_per_minute": -1}
+		for _, w := range windows {
+			left[w.Name] = w.Remaining
+		}
+		if left["submits_per_minute"] != row.tenant || left["users.submits_per_minute"] != row.user {
+			t.Errorf("row %d: %+v, want %d left of the tenant's and %d of the user's", i, left, row.tenant, row.user)
+		}
+	}
+	for _, key := range rdb.Keys(t.Context(), "*").Val() {
+		if ttl := rdb.PTTL(t.Context(), key).Val(); ttl <= 0 || ttl > 2*time.Minute {
+			t.Errorf("%s lives %v", key, ttl)
+		}
+	}
+}
+
+// Where only users have a limit, their tenant has none.
+func TestUsersAloneMayHaveALimit(t *testing.T) {
+	t.Parallel()
+	q := opensUsers(t, redistest.New(t), newClock(), 0, 1)
+	if g, err := q.Admit(t.Context(), ada, 1); err != nil || len(g.Windows) != 1 || g.Windows[0].Name != "users.submits_per_minute" {
+		t.Errorf("ada: %+v, %v", g, err)
+	}
+	var refused *tasks.QuotaError
+	if _, err := q.Admit(t.Context(), ada, 1); !errors.As(err, &refused) || refused.Quota != "users.submits_per_minute" || refused.Limit != 1 {
+		t.Errorf("ada once more: %v", err)
+	}
+	for _, owner := range []string{bob, "acme"} {
+		if _, err := q.Admit(t.Context(), owner, 1); err != nil {
+			t.Errorf("%s: %v", owner, err)
+		}
+	}
+}
+
+// Whoever asks at once, together or apart, each user and the tenant have what they may, to the submit.
+func TestUsersAtOnceNeverPassTheirLimits(t *testing.T) {
+	t.Parallel()
+	rdb, c := redistest.New(t), newClock()
+	doors := []*quota.Quota{opensUsers(t, rdb, c, 50, 20), opensUsers(t, rdb, c, 50, 20)}
+	var wg sync.WaitGroup
+	taken := map[string]*atomic.Int64{ada: {}, bob: {}, "acme/eve": {}}
+	for i := range 120 {
+		for owner, n := range taken {
+			wg.Go(func() {
+				g, err := doors[i%2].Admit(t.Context(), owner, 1)
+				var refused *tasks.QuotaError
+				switch {
+				case err != nil && !errors.As(err, &refused):
+					t.Error(err)
+				case err == nil && i%7 == 0: // and some are given back meanwhile
+					if err := doors[(i+1)%2].Refund(t.Context(), owner, g); err != nil {
+						t.Error(err)
+					}
+				case err == nil:
+					n.Add(1)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	sum := int64(0)
+	for owner, n := range taken {
+		for { // what was given back late is there for the next
+			if _, err := doors[0].Admit(t.Context(), owner, 1); err != nil {
+				break
+			}
+			n.Add(1)
+		}
+		if sum += n.Load(); n.Load() > 20 {
+			t.Errorf("%s has %d of 20", owner, n.Load())
+		}
+	}
+	if sum != 50 {
+		t.Errorf("%d of 50 were taken", sum)
 	}
 }

@@ -45,7 +45,7 @@ func Problem(h http.Header, k fault.Kind, f fault.Fault, request string) []byte 
 
 // unit is what a quota counts in, where that is not requests or tokens.
 func unit(quota string) string {
-	if quota == tasks.CostPerDay {
+	if tasks.OfMoney(quota) {
 		return `;qu="millionths of ` + tasks.Currency + `"`
 	}
 	return ""

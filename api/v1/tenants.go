@@ -141,10 +141,12 @@ func decodeSettings(body []byte) (set tasks.TenantSettings, err error) {
 	err = r.Object(func(name string) (err error) {
 		number := whole[name]
 		switch {
-		case number == nil && name != "high_priority" && name != tasks.CostPerDay:
+		case number == nil && name != "high_priority" && name != tasks.CostPerDay && name != "users":
 			return jsonread.Unknown(name)
 		case r.Kind() == 'n':
 			return r.Skip()
+		case name == "users":
+			set.Users, err = readUsers(r, name)
 		case number != nil:
 			*number, err = readSetting(r, name)
 		case name == "high_priority":
@@ -162,6 +164,33 @@ func decodeSettings(body []byte) (set tasks.TenantSettings, err error) {
 		return set, wire.Told(err)
 	}
 	return set, nil
+}
+
+// readUsers reads what is to be set of each user of a tenant; an empty one sets nothing.
+func readUsers(r *jsonread.Reader, name string) (*tasks.UserSettings, error) {
+	if k := r.Kind(); k != '{' {
+		return nil, r.Wrong(k, name, "an object")
+	}
+	var u tasks.UserSettings
+	whole := map[string]**int64{"submits_per_minute": &u.SubmitsPerMinute, "queued_jobs": &u.QueuedJobs, "tokens_per_day": &u.TokensPerDay}
+	_, err := r.Members(func(name string) (err error) {
+		number := whole[name]
+		switch {
+		case number == nil && name != tasks.CostPerDay:
+			return jsonread.Unknown(name)
+		case r.Kind() == 'n':
+			return r.Skip()
+		case number != nil:
+			*number, err = readSetting(r, name)
+		default:
+			u.CostPerDay, err = readBudget(r, name)
+		}
+		return err
+	})
+	if err != nil || u == (tasks.UserSettings{}) {
+		return nil, err
+	}
+	return &u, nil
 }
 
 // readSetting reads a whole number, which a tenant may have.
@@ -237,4 +266,10 @@ func writeLimits(o *jsonwrite.Object, l *tasks.TenantLimits) {
 	o.Num("tokens_per_day", l.TokensPerDay)
 	o.Raw("cost_per_day", l.CostPerDay.String())
 	o.Bool("high_priority", l.HighPriority)
+	o.Within("users", func(o *jsonwrite.Object) {
+		o.Num("submits_per_minute", l.Users.SubmitsPerMinute)
+		o.Num("queued_jobs", l.Users.QueuedJobs)
+		o.Num("tokens_per_day", l.Users.TokensPerDay)
+		o.Raw("cost_per_day", l.Users.CostPerDay.String())
+	})
 }

@@ -32,9 +32,9 @@ type Usage interface {
 	Standing(ctx context.Context, tenant string) (tasks.Standing, error)
 }
 
-// Quota knows how a tenant's submits stand.
+// Quota knows how an owner's submits stand, where they are limited.
 type Quota interface {
-	Standing(ctx context.Context, tenant string) (quota.Limits, quota.Window, error)
+	Standing(ctx context.Context, owner string) (quota.Limits, []quota.Window, error)
 }
 
 const everybody = "*" // as a tenant: all of them
@@ -77,7 +77,7 @@ func (a *API) ownUsage(c echo.Context, tenant string) error {
 		return err
 	}
 	var limits quota.Limits
-	var submits quota.Window
+	var submits []quota.Window
 	if a.c.Quota != nil {
 		if limits, submits, err = a.c.Quota.Standing(ctx, tenant); err != nil {
 			return err
@@ -95,6 +95,9 @@ func (a *API) ownUsage(c echo.Context, tenant string) error {
 		return err
 	}
 	states := quotas(&now, limits, submits)
+	if tasks.TenantOf(tenant) != tenant {
+		states = append(states, userQuotas(&now, limits.Users)...)
+	}
 	o := jsonwrite.Object{}
 	o.List("quotas", len(states), func(b []byte, i int) []byte {
 		o := jsonwrite.Object{B: b}
@@ -127,27 +130,46 @@ type quotaState struct {
 	resets                      time.Time // zero: it comes back as jobs end
 }
 
-// quotas are those of a tenant that have a limit.
-func quotas(now *tasks.Standing, l quota.Limits, submits quota.Window) (list []quotaState) {
-	add := func(name string, limit, used, reserved int64, resets time.Time) {
-		if limit > 0 {
-			list = append(list, quotaState{name, strconv.FormatInt(limit, 10), strconv.FormatInt(used, 10), strconv.FormatInt(reserved, 10), resets})
+// quotas are those of a tenant that have a limit, and those of submits of a user.
+func quotas(now *tasks.Standing, l quota.Limits, submits []quota.Window) (list quotaStates) {
+	for _, w := range submits {
+		used, full := w.Limit-w.Remaining, time.Time{}
+		if used > 0 {
+			full = now.At.Add(w.Reset)
 		}
-	}
-	used, full := submits.Limit-submits.Remaining, time.Time{}
-	if used > 0 {
-		full = now.At.Add(submits.Reset)
+		list.add(w.Name, w.Limit, used, 0, full)
 	}
 	midnight := now.At.Add(now.Day.ResetsIn)
-	add(quota.SubmitsPerMinute, submits.Limit, used, 0, full)
-	add(quota.QueuedJobs, l.QueuedJobs, now.QueuedJobs, 0, time.Time{})
-	add(quota.QueuedBytes, l.QueuedBytes, now.QueuedBytes, 0, time.Time{})
-	add(quota.RunningJobs, l.RunningJobs, now.RunningJobs, 0, time.Time{})
-	if l.CostPerDay > 0 {
-		list = append(list, quotaState{tasks.CostPerDay, l.CostPerDay.String(), now.Paid.String(), now.Pledged.String(), midnight})
-	}
-	add(quota.TokensPerDay, l.TokensPerDay, now.Day.Used, now.Day.Reserved, midnight)
+	list.add(quota.QueuedJobs, l.QueuedJobs, now.QueuedJobs, 0, time.Time{})
+	list.add(quota.QueuedBytes, l.QueuedBytes, now.QueuedBytes, 0, time.Time{})
+	list.add(quota.RunningJobs, l.RunningJobs, now.RunningJobs, 0, time.Time{})
+	list.money(tasks.CostPerDay, l.CostPerDay, now.Paid, now.Pledged, midnight)
+	list.add(quota.TokensPerDay, l.TokensPerDay, now.Day.Used, now.Day.Reserved, midnight)
 	return list
+}
+
+// userQuotas are the others of a user's own that have a limit.
+func userQuotas(now *tasks.Standing, l tasks.UserLimits) (list quotaStates) {
+	midnight := now.At.Add(now.Day.ResetsIn)
+	list.add(tasks.OfUsers+quota.QueuedJobs, l.QueuedJobs, now.UserQueuedJobs, 0, time.Time{})
+	list.money(tasks.OfUsers+tasks.CostPerDay, l.CostPerDay, now.UserPaid, now.UserPledged, midnight)
+	list.add(tasks.OfUsers+quota.TokensPerDay, l.TokensPerDay, now.Day.UserUsed, now.Day.UserReserved, midnight)
+	return list
+}
+
+// quotaStates are those of quotas with a limit.
+type quotaStates []quotaState
+
+func (list *quotaStates) add(name string, limit, used, reserved int64, resets time.Time) {
+	if limit > 0 {
+		*list = append(*list, quotaState{name, strconv.FormatInt(limit, 10), strconv.FormatInt(used, 10), strconv.FormatInt(reserved, 10), resets})
+	}
+}
+
+func (list *quotaStates) money(name string, limit, used, reserved tasks.Money, resets time.Time) {
+	if limit > 0 {
+		*list = append(*list, quotaState{name, limit.String(), used.String(), reserved.String(), resets})
+	}
 }
 
 func writeSpent(o *jsonwrite.Object, s *tasks.Spent) {

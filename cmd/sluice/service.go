@@ -182,7 +182,7 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 	s.ready = newReadiness(s, r)
 	s.quota, err = quota.New(quota.Config{Redis: s.rdb, Prefix: prefix + ":quota:", Limits: func(name string) quota.Limits {
 		t := s.limitsOf(name)
-		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay}
+		return quota.Limits{SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes, RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay, Users: t.Users}
 	}})
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ func (s *service) configured(name string) tasks.TenantLimits {
 	return tasks.TenantLimits{
 		Weight: t.Weight, SubmitsPerMinute: t.SubmitsPerMinute, ResendsPerMinute: t.ResendsPerMinute, QueuedJobs: t.QueuedJobs, QueuedBytes: t.QueuedBytes,
 		RunningJobs: t.RunningJobs, TokensPerDay: t.TokensPerDay, CostPerDay: t.CostPerDay, HighPriority: t.HighPriority,
+		Users: tasks.UserLimits(t.Users),
 	}
 }
 
@@ -157,8 +158,14 @@ type TenantsSetCmd struct {
 	TokensPerDay     *int64  `help:"Tokens of a UTC day."`
 	CostPerDay       *string `help:"Money of a UTC day, as in 12.5."`
 	HighPriority     *bool   `help:"Whether it may use the lane high: --high-priority=false takes that away."`
-	JSON             bool    `name:"json" help:"Print what the API answers."`
-	ClientFlags      `embed:""`
+
+	UserSubmitsPerMinute *int64  `help:"Of each of its users, where users are kept apart: submits in any 60 s."`
+	UserQueuedJobs       *int64  `help:"Likewise jobs that wait."`
+	UserTokensPerDay     *int64  `help:"Likewise tokens of a UTC day."`
+	UserCostPerDay       *string `help:"Likewise money of a UTC day."`
+
+	JSON        bool `name:"json" help:"Print what the API answers."`
+	ClientFlags `embed:""`
 }
 
 // Run sets what is named, and says what the tenant may use now.
@@ -172,12 +179,15 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 		Weight: c.Weight, SubmitsPerMinute: c.SubmitsPerMinute, ResendsPerMinute: c.ResendsPerMinute, QueuedJobs: c.QueuedJobs, QueuedBytes: c.QueuedBytes,
 		RunningJobs: c.RunningJobs, TokensPerDay: c.TokensPerDay, HighPriority: c.HighPriority,
 	}
-	if c.CostPerDay != nil {
-		money, err := tasks.ParseMoney(*c.CostPerDay)
-		if err != nil {
-			return wrongUsage{fmt.Errorf("--cost-per-day: %w", err)}
-		}
-		settings.CostPerDay = &money
+	users := tasks.UserSettings{SubmitsPerMinute: c.UserSubmitsPerMinute, QueuedJobs: c.UserQueuedJobs, TokensPerDay: c.UserTokensPerDay}
+	if settings.CostPerDay, err = moneyFlag("--cost-per-day", c.CostPerDay); err != nil {
+		return err
+	}
+	if users.CostPerDay, err = moneyFlag("--user-cost-per-day", c.UserCostPerDay); err != nil {
+		return err
+	}
+	if users != (tasks.UserSettings{}) {
+		settings.Users = &users
 	}
 	b, err := api.call(ctx, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), nil, []byte(settings.String()))
 	if err != nil {
@@ -194,6 +204,18 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 	}
 	_, err = fmt.Fprintf(env.Stderr, "%s: set %s; the rest is as the configuration has it\n", c.Name, said.Set)
 	return err
+}
+
+// moneyFlag is the money that a flag says, nil where it is not given.
+func moneyFlag(name string, text *string) (*tasks.Money, error) {
+	if text == nil {
+		return nil, nil
+	}
+	money, err := tasks.ParseMoney(*text)
+	if err != nil {
+		return nil, wrongUsage{fmt.Errorf("%s: %w", name, err)}
+	}
+	return &money, nil
 }
 
 // TenantsDeleteCmd deletes a tenant.

@@ -189,11 +189,15 @@ func (s *Store) CommitBatch(ctx context.Context, id string, c tasks.BatchCommit)
 	if err != nil {
 		return b, fmt.Errorf("commit batch %s: %w", id, err)
 	}
+	a := args{
+		"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "budget": c.Limits.CostPerDay, "keep": answersKept.Milliseconds(),
+		"digest": digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
+	}
+	if own, some := ownLimits(c.Limits); some {
+		a["own"] = own
+	}
 	err = Sure(ctx, id, func(ctx context.Context) error {
-		reply, err := s.run(ctx, batchCommitScript, args{
-			"batch": id, "lines": c.Lines, "dialect": c.Dialect, "fingerprint": fingerprint, "most": c.Limits.QueuedJobs, "daily": c.Limits.TokensPerDay, "budget": c.Limits.CostPerDay, "keep": answersKept.Milliseconds(),
-			"digest": digest, "again": c.Repeat, "kept": tasks.CallKept.Milliseconds(), "lease": tasks.CallerLease.Milliseconds(),
-		}).Slice()
+		reply, err := s.run(ctx, batchCommitScript, a).Slice()
 		if err != nil {
 			return fmt.Errorf("commit batch %s: %w", id, err)
 		}

@@ -190,6 +190,41 @@ var smallHalves = map[string]func(h *half) func(){
 		h.now = h.now.Add(time.Second)
 		return func() { _, _, err := h.Foretold(h.Context(), pool, []tasks.Forecast{told("job_3")}); must(h.T, err) }
 	},
+	"create, a user's": func(h *half) func() {
+		h.adas("job_1")
+		return func() { h.adas("job_2") }
+	},
+	"start, a user's": func(h *half) func() {
+		k := h.adas("job_1")[0]
+		_, err := h.Take(h.Context(), k)
+		must(h.T, err)
+		return func() { _, _, err := h.Start(h.Context(), k); must(h.T, err) }
+	},
+	"end, a user's": func(h *half) func() {
+		k := h.run(h.adas("job_1")[0])
+		h.adas("job_2")
+		return func() {
+			_, err := h.End(h.Context(), k, tasks.Ending{Status: tasks.StatusSucceeded, Result: []byte(`{}`), Usage: &tasks.Usage{InputTokens: 3}})
+			must(h.T, err)
+		}
+	},
+	"requeue, a user's": func(h *half) func() {
+		h.adas("job_1", "job_2")
+		_, err := h.Cancel(h.Context(), "acme/ada", "job_1")
+		must(h.T, err)
+		return func() { _, _, err := h.Requeue(h.Context(), "acme/ada", "job_1", adasLimits); must(h.T, err) }
+	},
+	"batch_commit, a user's": func(h *half) func() {
+		_, _, err := h.OpenBatch(h.Context(), "batch_1", "acme/ada", "key of the batch")
+		must(h.T, err)
+		j := h.prompt("job_line", "acme")
+		j.User, j.Batch, j.Line = "ada", "batch_1", 1
+		must(h.T, h.StageBatch(h.Context(), "batch_1", []tasks.Job{j}, adasLimits))
+		return func() {
+			_, err := h.CommitBatch(h.Context(), "batch_1", tasks.BatchCommit{Fingerprint: "f", Limits: adasLimits})
+			must(h.T, err)
+		}
+	},
 	"create, of a tenant at its limit": func(h *half) func() {
 		h.submit(h.prompt("job_1", "few"))
 		return func() { h.submit(h.prompt("job_2", "few")) }
@@ -260,4 +295,23 @@ func (h *half) token(id string) {
 func (h *half) set(tenant string, set tasks.TenantSettings) {
 	h.Helper()
 	must(h.T, h.SetTenant(h.Context(), tenant, set, 2, 3, tasks.Act{At: h.now, By: "ada", Action: "set_tenant", Target: tenant}))
+}
+
+var adasLimits = tasks.Limits{QueuedJobs: 100, TokensPerDay: 1000, User: tasks.UserLimits{QueuedJobs: 9, TokensPerDay: 500, CostPerDay: 500}}
+
+// adas are jobs that are one user's alone.
+func (h *half) adas(ids ...string) []tasks.Ticket {
+	h.Helper()
+	var subs []tasks.Submission
+	for _, id := range ids {
+		j := h.prompt(id, "acme")
+		j.User = "ada"
+		subs = append(subs, tasks.Submission{Job: j, Limits: adasLimits})
+	}
+	made, next, err := h.Create(h.Context(), subs...)
+	must(h.T, err)
+	for i := range made {
+		must(h.T, made[i].Err)
+	}
+	return next
 }

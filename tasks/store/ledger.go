@@ -15,17 +15,22 @@ import (
 
 var standingScript = script("standing")
 
-// Standing reports how a tenant's quotas stand that the store holds.
+// Standing reports how an owner's quotas stand that the store holds.
 func (s *Store) Standing(ctx context.Context, tenant string) (tasks.Standing, error) {
 	reply, err := s.run(ctx, standingScript, args{"tenant": tenant}).Slice()
 	if err != nil {
 		return tasks.Standing{}, fmt.Errorf("read how quotas stand: %w", err)
 	}
-	return tasks.Standing{
+	said := tasks.Standing{
 		At: fromMilli(num(reply[0])), QueuedJobs: num(reply[1]), QueuedBytes: num(reply[2]),
 		Day:  tasks.DayTokens{Used: num(reply[3]), Reserved: num(reply[4]), ResetsIn: time.Duration(num(reply[5])) * time.Millisecond},
 		Paid: tasks.Money(atoi(str(reply[6]))), Pledged: tasks.Money(atoi(str(reply[7]))), RunningJobs: num(reply[8]),
-	}, nil
+	}
+	if own := reply[9:]; len(own) > 0 {
+		said.UserQueuedJobs, said.Day.UserUsed, said.Day.UserReserved = atoi(str(own[0])), atoi(str(own[1])), atoi(str(own[2]))
+		said.UserPaid, said.UserPledged = tasks.Money(atoi(str(own[3]))), tasks.Money(atoi(str(own[4])))
+	}
+	return said, nil
 }
 
 const (

@@ -58,16 +58,17 @@ func (s *Store) submission(ctx context.Context, sub *tasks.Submission) ([]any, e
 	}, nil
 }
 
-// others are what few submissions have: by tenants their budgets; by jobs the users whose they
+// others are what few submissions have: by tenants their budgets, and by owners limits of their own; by jobs the users whose they
 // alone are, and what stands for the call of one whose caller waits.
 type others struct {
 	budgets      map[string]tasks.Money
+	own          map[string][3]int64 // by owner, see ownLimits
 	users, calls map[string]string
 }
 
 // submissions are the rows of several, and what few of them have.
 func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows []any, o others, err error) {
-	rows, o = make([]any, 0, 21*len(subs)), others{map[string]tasks.Money{}, map[string]string{}, map[string]string{}}
+	rows, o = make([]any, 0, 21*len(subs)), others{map[string]tasks.Money{}, map[string][3]int64{}, map[string]string{}, map[string]string{}}
 	for i := range subs {
 		row, err := s.submission(ctx, &subs[i])
 		if err != nil {
@@ -79,6 +80,9 @@ func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows 
 		}
 		if u := subs[i].Job.User; u != "" {
 			o.users[subs[i].Job.ID] = u
+			if own, some := ownLimits(subs[i].Limits); some {
+				o.own[subs[i].Job.Owner()] = own
+			}
 		}
 		if c := subs[i].Caller; c != nil {
 			if o.calls[subs[i].Job.ID], err = s.callName(ctx, *c); err != nil {
@@ -87,6 +91,12 @@ func (s *Store) submissions(ctx context.Context, subs []tasks.Submission) (rows 
 		}
 	}
 	return rows, o, nil
+}
+
+// ownLimits are a user's own as scripts take them (admit in account.lua); false: there are none.
+func ownLimits(l tasks.Limits) ([3]int64, bool) {
+	own := [3]int64{l.User.QueuedJobs, l.User.TokensPerDay, int64(l.User.CostPerDay)}
+	return own, own != [3]int64{}
 }
 
 // reservation is an Idempotency-Key and the fingerprint of its request as scripts take them.
@@ -184,7 +194,7 @@ func (s *Store) create(ctx context.Context, subs []tasks.Submission) ([]Created,
 	again := false
 	err = Sure(ctx, "", func(ctx context.Context) (err error) {
 		reply, err = s.run(ctx, createScript, args{
-			"again": again, "budgets": few.budgets, "users": few.users, "keep": answersKept.Milliseconds(), "calls": few.calls,
+			"again": again, "budgets": few.budgets, "users": few.users, "own": few.own, "keep": answersKept.Milliseconds(), "calls": few.calls,
 			"lease": tasks.CallerLease.Milliseconds(), "gone": tasks.CallerGone.Milliseconds(), "found": tasks.CallKept.Milliseconds(),
 		}, rows...).Slice()
 		again = true
@@ -245,9 +255,14 @@ func counted(j *tasks.Job, l tasks.Limits) int64 {
 // refused is a script's refusal to queue work past a tenant's limits, or past the room
 // in Redis; nil: it has not refused.
 func refused(l tasks.Limits, reply []any) error {
-	switch str(reply[0]) {
+	word, own := strings.CutPrefix(str(reply[0]), "user ")
+	of := ""
+	if own {
+		of, l = tasks.OfUsers, tasks.Limits{QueuedJobs: l.User.QueuedJobs, TokensPerDay: l.User.TokensPerDay, CostPerDay: l.User.CostPerDay}
+	}
+	switch word {
 	case "full":
-		return &tasks.QuotaError{Quota: "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+		return &tasks.QuotaError{Quota: of + "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "brim":
 		return tasks.ErrFull
 	case "leaving":
@@ -256,25 +271,29 @@ func refused(l tasks.Limits, reply []any) error {
 		return &tasks.QuotaError{Quota: "queued_bytes", Limit: l.QueuedBytes, Remaining: max(0, l.QueuedBytes-num(reply[1])), RetryAfter: 10 * time.Second}
 	case "spent":
 		return &tasks.QuotaError{
-			Quota: "tokens_per_day", Limit: l.TokensPerDay, Remaining: num(reply[1]), Window: 24 * time.Hour,
+			Quota: of + "tokens_per_day", Limit: l.TokensPerDay, Remaining: num(reply[1]), Window: 24 * time.Hour,
 			RetryAfter: time.Duration(num(reply[2])) * time.Millisecond,
 		}
 	case "broke":
 		return &tasks.QuotaError{
-			Quota: tasks.CostPerDay, Limit: int64(l.CostPerDay) / 1000, Remaining: num(reply[1]) / 1000, Window: 24 * time.Hour,
+			Quota: of + tasks.CostPerDay, Limit: int64(l.CostPerDay) / 1000, Remaining: num(reply[1]) / 1000, Window: 24 * time.Hour,
 			RetryAfter: time.Duration(num(reply[2])) * time.Millisecond, ResetsAt: fromMilli(num(reply[3])),
 		}
 	}
 	return nil
 }
 
-// Tokens reports how a tenant's tokens of the day stand.
+// Tokens reports how an owner's tokens of the day stand.
 func (s *Store) Tokens(ctx context.Context, tenant string) (tasks.DayTokens, error) {
 	reply, err := s.run(ctx, tokensScript, args{"tenant": tenant}).Slice()
 	if err != nil {
 		return tasks.DayTokens{}, fmt.Errorf("read the tokens of a day: %w", err)
 	}
-	return tasks.DayTokens{Used: num(reply[0]), Reserved: num(reply[1]), ResetsIn: time.Duration(num(reply[2])) * time.Millisecond}, nil
+	day := tasks.DayTokens{Used: num(reply[0]), Reserved: num(reply[1]), ResetsIn: time.Duration(num(reply[2])) * time.Millisecond}
+	if len(reply) > 3 {
+		day.UserUsed, day.UserReserved = num(reply[3]), num(reply[4])
+	}
+	return day, nil
 }
 
 // SaveAnswer keeps what was answered to the first request with a key, for as
@@ -662,9 +681,13 @@ func (s *Store) requeueSome(ctx context.Context, op, tenant string, jobs []tasks
 		j := &jobs[i]
 		rows = append(rows, j.ID, s.depthOf(j.Pool), laneShift(j.Priority), l.Reserves(&j.Request), counted(j, l), s.costs(j))
 	}
-	reply, err := s.run(ctx, requeueScript, args{
+	a := args{
 		"op": op, "tenant": tenant, "most": l.QueuedJobs, "daily": l.TokensPerDay, "budget": l.CostPerDay, "widest": l.QueuedBytes, "weight": s.weight(tasks.TenantOf(tenant)), "pass": pass,
-	}, rows...).Slice()
+	}
+	if own, some := ownLimits(l); some {
+		a["own"] = own
+	}
+	reply, err := s.run(ctx, requeueScript, a, rows...).Slice()
 	if err != nil {
 		return nil, nil, err
 	}

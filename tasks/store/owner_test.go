@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -329,5 +330,95 @@ func TestATenantsEndpointTakesItsUsersEvents(t *testing.T) {
 		if n != want {
 			t.Errorf("%s sees %d deliveries to the tenant's endpoint, want %d", owner, n, want)
 		}
+	}
+}
+
+// What a release that knows no users has moved is counted right again by an audit.
+func TestAUsersCountIsMended(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	at := time.Now().Truncate(time.Second)
+	s := store.New(store.Config{Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 2}, Now: func() time.Time { return at }})
+	const counts = "sluice:{s}:tqu:acme"
+	for _, user := range []string{"ada", "ada", "a/b c", "bob"} {
+		j := job("acme")
+		j.User = user
+		_, _, err := s.Create(t.Context(), tasks.Submission{Job: j})
+		must(t, err)
+	}
+	must(t, rdb.HSet(t.Context(), counts, "ada", 7, "gone", 3).Err()) // too many
+	must(t, rdb.HDel(t.Context(), counts, "bob").Err())               // too few
+	want := map[string]string{"ada": "2", "a/b c": "1", "bob": "1"}
+	var got map[string]string
+	for range 3 {
+		_, err := s.Audit(t.Context())
+		must(t, err)
+		at = at.Add(6 * time.Second)
+		got = rdb.HGetAll(t.Context(), counts).Val()
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the counts are %v, want %v", got, want)
+	}
+	// Of another type, they are mended by nobody, and hold up nothing.
+	must(t, rdb.Set(t.Context(), counts, "x", 0).Err())
+	must(t, rdb.HSet(t.Context(), "sluice:{s}:tq", "acme", 9).Err())
+	for range 3 {
+		_, err := s.Audit(t.Context())
+		must(t, err)
+		at = at.Add(6 * time.Second)
+	}
+	if n := rdb.HGet(t.Context(), "sluice:{s}:tq", "acme").Val(); n != "4" {
+		t.Errorf("the tenant has %s jobs that wait, want 4", n)
+	}
+}
+
+// Work that is one user's goes past none of its own limits, and leaves nothing where it is refused; others go on.
+func TestAUsersLimitsStopNobodyElse(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, 100)
+	noMidnight(t, s)
+	limits := tasks.Limits{QueuedJobs: 100, User: tasks.UserLimits{QueuedJobs: 2, TokensPerDay: 100, CostPerDay: 500}}
+	submit := func(user string, tokens int, cost tasks.Money) error {
+		t.Helper()
+		j := limited(tokens - 4)
+		j.User, j.AtMost = user, cost
+		l := limits
+		if user == "" {
+			l.User = tasks.UserLimits{}
+		}
+		made, _, err := s.Create(t.Context(), tasks.Submission{Job: j, Limits: l})
+		must(t, err)
+		return made[0].Err
+	}
+	for i, row := range []struct {
+		user        string
+		tokens      int
+		cost        tasks.Money
+		quota       string
+		limit, left int64
+	}{
+		{"ada", 60, 400, "", 0, 0},
+		{"ada", 60, 10, "users.tokens_per_day", 100, 40},
+		{"ada", 10, 101, "users.cost_per_day", 0, 0},
+		{"bob", 60, 400, "", 0, 0},
+		{"", 600, 4000, "", 0, 0},
+		{"ada", 10, 10, "", 0, 0},
+		{"ada", 10, 10, "users.queued_jobs", 2, 0},
+		{"bob", 10, 10, "", 0, 0},
+	} {
+		err := submit(row.user, row.tokens, row.cost)
+		var refused *tasks.QuotaError
+		if row.quota == "" {
+			if err != nil {
+				t.Errorf("row %d: %v", i, err)
+			}
+			continue
+		}
+		if !errors.As(err, &refused) || refused.Quota != row.quota || refused.Limit != row.limit || refused.Remaining != row.left {
+			t.Errorf("row %d: %+v, want a refusal by %s of %d with %d left", i, err, row.quota, row.limit, row.left)
+		}
+	}
+	if now, err := s.Standing(t.Context(), ada); err != nil || now.UserQueuedJobs != 2 || now.QueuedJobs != 5 || now.Day.UserReserved != 70 || now.UserPledged != 410 {
+		t.Errorf("ada stands at %+v, %v", now, err)
 	}
 }

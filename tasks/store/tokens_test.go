@@ -61,10 +61,42 @@ type ledger struct {
 	order   []string
 	batches []string
 	coming  map[string][]tasks.Job // batches that are being sent
-	used    int64                  // by what has ended, deleted jobs too
-	spent   tasks.Spent            // by calls
-	queued  int64                  // as the store counts them
+	owners  map[string]string      // by batch, its user
+	sums    map[string]*sums       // of the tenant, under "", and of its users
 	did     string
+}
+
+// sums are what a ledger adds up.
+type sums struct {
+	used   int64       // by what has ended, deleted jobs too
+	spent  tasks.Spent // by calls
+	queued int64       // as the store counts them
+}
+
+// count changes what the tenant has, and the user whose alone the work is.
+func (l *ledger) count(user string, change func(*sums)) {
+	change(l.sums[""])
+	if user != "" {
+		change(l.sums[user])
+	}
+}
+
+func (l *ledger) waits(user string, n int64) { l.count(user, func(s *sums) { s.queued += n }) }
+func (l *ledger) uses(user string, n int64)  { l.count(user, func(s *sums) { s.used += n }) }
+func (l *ledger) calls(user string, spent tasks.Spent) {
+	l.count(user, func(s *sums) { s.spent = s.spent.Plus(spent) })
+}
+
+// someone is whose the next work is: a user's, or none's.
+func (l *ledger) someone() string { return []string{"", "ada", "bob"}[l.dice.IntN(3)] }
+
+// own are the limits that bind the work of a user.
+func (l *ledger) own(user string) tasks.Limits {
+	limits := l.limits
+	if user == "" {
+		limits.User = tasks.UserLimits{}
+	}
+	return limits
 }
 
 type entry struct {
@@ -77,19 +109,23 @@ type entry struct {
 	bytes    int64
 	status   tasks.Status
 	batch    string
+	user     string
 }
 
-func (l *ledger) reserved() (sum int64) {
+// reserved is what is set aside for a user; "": for all.
+func (l *ledger) reserved(user string) (sum int64) {
 	for _, e := range l.jobs {
-		sum += e.reserved
+		if user == "" || user == e.user {
+			sum += e.reserved
+		}
 	}
 	return sum
 }
 
-// pledged is the money that is set aside.
-func (l *ledger) pledged() (sum tasks.Money) {
+// pledged is the money that is set aside for a user; "": for all.
+func (l *ledger) pledged(user string) (sum tasks.Money) {
 	for _, e := range l.jobs {
-		if e.reserved > 0 {
+		if e.reserved > 0 && (user == "" || user == e.user) {
 			sum += e.atMost
 		}
 	}
@@ -98,7 +134,7 @@ func (l *ledger) pledged() (sum tasks.Money) {
 
 // unseen notes a call whose end nobody saw.
 func (l *ledger) unseen(e *entry) {
-	l.spent = l.spent.Plus(tasks.Spent{Requests: 1, Cost: tasks.Cost{Maybe: e.atMost}})
+	l.calls(e.user, tasks.Spent{Requests: 1, Cost: tasks.Cost{Maybe: e.atMost}})
 }
 
 // bytes are those of the bodies of what has not ended, and of batches on their way in.
@@ -138,21 +174,41 @@ func (l *ledger) pick(statuses ...tasks.Status) string {
 	return some[l.dice.IntN(len(some))]
 }
 
+// past is the first limit, of the tenant or of a user, that so much work of it goes past.
+func (l *ledger) past(user string, jobs, tokens, bytes int64, money tasks.Money) string {
+	all, own, u := l.sums[""], l.sums[user], l.own(user).User
+	spends := func(s *sums, of string, daily int64, budget tasks.Money) string {
+		gone := s.spent.Amount + s.spent.Maybe + l.pledged(of)
+		switch {
+		case daily > 0 && s.used+l.reserved(of)+tokens > daily:
+			return "tokens_per_day"
+		case budget > 0 && (gone+money > budget || tokens > 0 && gone >= budget):
+			return "cost_per_day"
+		}
+		return ""
+	}
+	switch {
+	case all.queued+jobs > l.limits.QueuedJobs:
+		return "queued_jobs"
+	case l.bytes()+bytes > l.limits.QueuedBytes:
+		return "queued_bytes"
+	case u.QueuedJobs > 0 && own.queued+jobs > u.QueuedJobs:
+		return "users.queued_jobs"
+	}
+	if word := spends(all, "", l.limits.TokensPerDay, l.limits.CostPerDay); word != "" {
+		return word
+	}
+	if word := spends(own, user, u.TokensPerDay, u.CostPerDay); word != "" {
+		return "users." + word
+	}
+	return ""
+}
+
 // asked checks that work of so many jobs, tokens and bytes was taken in, or refused, as
 // the limits say.
-func (l *ledger) asked(err error, jobs, tokens, bytes int64, money tasks.Money) (taken bool) {
+func (l *ledger) asked(user string, err error, jobs, tokens, bytes int64, money tasks.Money) (taken bool) {
 	l.t.Helper()
-	want := ""
-	switch {
-	case l.queued+jobs > l.limits.QueuedJobs:
-		want = "queued_jobs"
-	case l.bytes()+bytes > l.limits.QueuedBytes:
-		want = "queued_bytes"
-	case l.used+l.reserved()+tokens > l.limits.TokensPerDay:
-		want = "tokens_per_day"
-	case l.spent.Amount+l.spent.Maybe+l.pledged()+money > l.limits.CostPerDay, tokens > 0 && l.spent.Amount+l.spent.Maybe+l.pledged() >= l.limits.CostPerDay:
-		want = "cost_per_day"
-	}
+	want := l.past(user, jobs, tokens, bytes, money)
 	got := ""
 	var refused *tasks.QuotaError
 	if errors.As(err, &refused) {
@@ -161,8 +217,8 @@ func (l *ledger) asked(err error, jobs, tokens, bytes int64, money tasks.Money) 
 		l.t.Fatalf("%s: %v", l.did, err)
 	}
 	if got != want {
-		l.t.Fatalf("%s: refused by %q, want %q: %d queued, %d bytes, %d used, %d set aside; %d tokens and %d bytes asked",
-			l.did, got, want, l.queued, l.bytes(), l.used, l.reserved(), tokens, bytes)
+		l.t.Fatalf("%s, of %q: refused by %q, want %q: %+v, its own %+v, %d bytes, %d set aside; %d tokens and %d bytes asked",
+			l.did, user, got, want, l.sums[""], l.sums[user], l.bytes(), l.reserved(""), tokens, bytes)
 	}
 	return err == nil
 }
@@ -171,24 +227,24 @@ func (l *ledger) asked(err error, jobs, tokens, bytes int64, money tasks.Money) 
 func (l *ledger) final(id string, s tasks.Status, used int64) {
 	e := l.jobs[id]
 	if e.status != tasks.StatusRunning {
-		l.queued--
+		l.waits(e.user, -1)
 	}
 	e.status, e.reserved = s, 0
-	l.used += used
+	l.uses(e.user, used)
 }
 
 func (l *ledger) submit() {
 	j := limited(10 + l.dice.IntN(90))
-	j.Bytes = 1 + l.dice.Int64N(60)
+	j.Bytes, j.User = 1+l.dice.Int64N(60), l.someone()
 	if l.dice.IntN(2) == 0 {
 		j.Fallback = []string{"other"}
 	}
 	l.did = fmt.Sprintf("submit %s of %d", j.ID, j.Reserved)
-	made, tickets, err := l.s.Create(l.t.Context(), tasks.Submission{Job: j, Limits: l.limits})
+	made, tickets, err := l.s.Create(l.t.Context(), tasks.Submission{Job: j, Limits: l.own(j.User)})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if l.asked(made[0].Err, 1, j.Reserved, j.Bytes, j.AtMost) {
+	if l.asked(j.User, made[0].Err, 1, j.Reserved, j.Bytes, j.AtMost) {
 		l.add(j, "")
 		l.hand(tickets)
 	}
@@ -196,18 +252,19 @@ func (l *ledger) submit() {
 
 func (l *ledger) add(j tasks.Job, batch string) {
 	l.jobs[j.ID] = &entry{
-		estimate: j.Request.Tokens(), atMost: j.AtMost, reserved: j.Reserved, bytes: j.Bytes, status: tasks.StatusQueued, batch: batch, pool: pool, fallback: len(j.Fallback) > 0,
+		estimate: j.Request.Tokens(), atMost: j.AtMost, reserved: j.Reserved, bytes: j.Bytes, status: tasks.StatusQueued, batch: batch, user: j.User, pool: pool, fallback: len(j.Fallback) > 0,
 	}
 	l.order = append(l.order, j.ID)
-	l.queued++
+	l.waits(j.User, 1)
 }
 
 // open begins a batch, and comes sends lines of one; its end is accept or abort.
 func (l *ledger) open() {
-	b, _, err := l.s.OpenBatch(l.t.Context(), store.NewID("batch"), "acme", "")
+	b, _, err := l.s.OpenBatch(l.t.Context(), store.NewID("batch"), tasks.Owner("acme", l.someone()), "")
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.owners[b.ID] = b.User
 	l.coming[b.ID] = nil
 	l.comes()
 }
@@ -230,12 +287,12 @@ func (l *ledger) comes() {
 	bytes := int64(0)
 	for range 1 + l.dice.IntN(3) {
 		j := limited(10 + l.dice.IntN(40))
-		j.Batch, j.Line, j.Bytes = id, len(l.coming[id])+len(lines)+1, l.dice.Int64N(60)
+		j.Batch, j.Line, j.Bytes, j.User = id, len(l.coming[id])+len(lines)+1, l.dice.Int64N(60), l.owners[id]
 		lines = append(lines, j)
 		bytes += j.Bytes
 	}
 	l.did = fmt.Sprintf("%d bytes of %s come", bytes, id)
-	if l.asked(l.s.StageBatch(l.t.Context(), id, lines, l.limits), math.MinInt32, math.MinInt32, bytes, math.MinInt64/2) {
+	if l.asked("", l.s.StageBatch(l.t.Context(), id, lines, l.limits), math.MinInt32, math.MinInt32, bytes, math.MinInt64/2) {
 		l.coming[id] = append(l.coming[id], lines...)
 	} else {
 		l.abort(id)
@@ -267,8 +324,8 @@ func (l *ledger) accept() {
 		sum, money = sum+j.Reserved, money+j.AtMost
 	}
 	l.did = fmt.Sprintf("batch %s of %d", id, sum)
-	_, err := l.s.CommitBatch(l.t.Context(), id, tasks.BatchCommit{Limits: l.limits})
-	if !l.asked(err, int64(len(lines)), sum, 0, money) {
+	_, err := l.s.CommitBatch(l.t.Context(), id, tasks.BatchCommit{Limits: l.own(l.owners[id])})
+	if !l.asked(l.owners[id], err, int64(len(lines)), sum, 0, money) {
 		l.abort(id)
 		return
 	}
@@ -297,7 +354,7 @@ func (l *ledger) start() {
 	take(l.t, l.s, e.ticket)
 	start(l.t, l.s, e.ticket)
 	e.status = tasks.StatusRunning
-	l.queued--
+	l.waits(e.user, -1)
 }
 
 // end ends an attempt in one of the ways that a call can end in.
@@ -336,7 +393,7 @@ func (l *ledger) end() {
 		if took.Usage != nil {
 			spent.Usage = *usage
 		}
-		l.spent = l.spent.Plus(spent)
+		l.calls(e.user, spent)
 	}
 	tickets, err := l.s.End(l.t.Context(), old, way.ending)
 	if err != nil {
@@ -346,8 +403,8 @@ func (l *ledger) end() {
 		l.final(id, way.ending.Status, way.used)
 	} else {
 		e.status = tasks.StatusRetrying
-		l.queued++
-		l.used += way.used
+		l.waits(e.user, 1)
+		l.uses(e.user, way.used)
 	}
 	l.hand(tickets)
 	if _, err := l.s.End(l.t.Context(), old, way.ending); err == nil {
@@ -396,23 +453,42 @@ func (l *ledger) divert() {
 	l.hand(tickets)
 }
 
+// agrees compares what the store counts for a user, or "" for all, with what its jobs are.
+func (l *ledger) agrees(user string, sum *sums) {
+	l.t.Helper()
+	owner := tasks.Owner("acme", user)
+	tokens, err := l.s.Tokens(l.t.Context(), owner)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	now, err := l.s.Standing(l.t.Context(), owner)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	used, reserved, queued, paid, pledged := tokens.Used, tokens.Reserved, now.QueuedJobs, now.Paid, now.Pledged
+	if user != "" {
+		used, reserved, queued, paid, pledged = tokens.UserUsed, tokens.UserReserved, now.UserQueuedJobs, now.UserPaid, now.UserPledged
+	}
+	if now.Day.Used != tokens.Used || now.Day.UserUsed != tokens.UserUsed || now.Day.UserReserved != tokens.UserReserved {
+		l.t.Fatalf("%s: %q has %+v, and %+v", l.did, user, now.Day, tokens)
+	}
+	if used != sum.used || reserved != l.reserved(user) || queued != sum.queued {
+		l.t.Fatalf("%s: %q has %d used, %d set aside and %d jobs that wait, want %d, %d and %d", l.did, user, used, reserved, queued, sum.used, l.reserved(user), sum.queued)
+	}
+	if paid != sum.spent.Amount+sum.spent.Maybe || pledged != l.pledged(user) {
+		l.t.Fatalf("%s: %q has %s paid and %s pledged; want %s, %s and %s", l.did, user, paid, pledged, sum.spent.Amount, sum.spent.Maybe, l.pledged(user))
+	}
+	lines, err := l.s.Ledger(l.t.Context(), tasks.LedgerFilter{Tenant: owner, Since: now.At, Until: now.At.Add(time.Second)})
+	if err != nil || len(lines) > 1 || len(lines) == 1 && lines[0].Spent != sum.spent {
+		l.t.Fatalf("%s: the ledger of %q has %+v, %v; want %+v", l.did, user, lines, err, sum.spent)
+	}
+}
+
 // agree compares what the store counts with what its jobs are.
 func (l *ledger) agree() {
 	l.t.Helper()
-	got := dayTokens(l.t, l.s)
-	if got.Used != l.used || got.Reserved != l.reserved() {
-		l.t.Fatalf("%s: %d used and %d set aside, want %d and %d", l.did, got.Used, got.Reserved, l.used, l.reserved())
-	}
-	now, err := l.s.Standing(l.t.Context(), "acme")
-	if err != nil || now.Paid != l.spent.Amount+l.spent.Maybe || now.Pledged != l.pledged() {
-		l.t.Fatalf("%s: %s paid and %s pledged, %v; want %s, %s and %s", l.did, now.Paid, now.Pledged, err, l.spent.Amount, l.spent.Maybe, l.pledged())
-	}
-	lines, err := l.s.Ledger(l.t.Context(), tasks.LedgerFilter{Tenant: "acme", Since: now.At, Until: now.At.Add(time.Second)})
-	if err != nil || len(lines) > 1 || len(lines) == 1 && lines[0].Spent != l.spent {
-		l.t.Fatalf("%s: the ledger has %+v, %v; want %+v", l.did, lines, err, l.spent)
-	}
-	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tq", "acme").Int64(); n != l.queued {
-		l.t.Fatalf("%s: %d jobs are counted as queued, want %d", l.did, n, l.queued)
+	for user, sum := range l.sums {
+		l.agrees(user, sum)
 	}
 	if n, _ := l.rdb.HGet(l.t.Context(), "sluice:{s}:tb", "acme").Int64(); n != l.bytes() {
 		l.t.Fatalf("%s: %d bytes are counted, want %d", l.did, n, l.bytes())
@@ -473,16 +549,16 @@ func (l *ledger) retry() {
 	}
 	e := l.jobs[id]
 	l.did = fmt.Sprintf("retry %s of %d", id, e.estimate)
-	_, tickets, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits)
-	if l.asked(err, 1, e.estimate, e.bytes, e.atMost) {
+	_, tickets, err := l.s.Requeue(l.t.Context(), tasks.Owner("acme", e.user), id, l.own(e.user))
+	if l.asked(e.user, err, 1, e.estimate, e.bytes, e.atMost) {
 		if e.pool == fallbackPool { // it begins again with its own model
 			e.pool, e.fallback = pool, true
 		}
 		e.status, e.reserved = tasks.StatusQueued, e.estimate
-		l.queued++
+		l.waits(e.user, 1)
 		l.hand(tickets)
 	}
-	if _, _, err := l.s.Requeue(l.t.Context(), "acme", id, l.limits); err == nil {
+	if _, _, err := l.s.Requeue(l.t.Context(), tasks.Owner("acme", e.user), id, l.own(e.user)); err == nil {
 		l.t.Fatalf("%s: queued twice", l.did)
 	}
 }
@@ -527,7 +603,7 @@ func (l *ledger) lose() {
 	l.sweep()
 	l.unseen(l.jobs[id])
 	l.jobs[id].status = tasks.StatusRetrying
-	l.queued++
+	l.waits(l.jobs[id].user, 1)
 }
 
 func (l *ledger) sweep() {
@@ -570,7 +646,7 @@ func (l losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 var seeds = flag.Uint64("seeds", 3, "move jobs about with this many seeds")
 
-// An account says what was used, what is set aside for what has not ended, and what
+// An account, of the tenant or of one of its users, says what was used, what is set aside for what has not ended, and what
 // waits and runs, whatever happens to the jobs and in whatever order, also where
 // answers are lost; and no door takes more work in than the limits allow.
 func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
@@ -583,11 +659,14 @@ func TestAnAccountIsWhatItsJobsUsedAndWait(t *testing.T) {
 			if seed%3 == 1 {
 				lossy.AddHook(losing{n: new(atomic.Int64)})
 			}
-			s := store.New(store.Config{Redis: lossy, ResultTTL: time.Hour, Depth: map[string]int{pool: 1000, fallbackPool: 1000}})
+			s := store.New(store.Config{Redis: lossy, ResultTTL: time.Hour, Depth: map[string]int{pool: 1000, fallbackPool: 1000},
+				Rates: map[string]tasks.Rates{pool: {Requests: 1e6}, fallbackPool: {Requests: 1e6}}}) // so fast that all is handed out at once
 			noMidnight(t, s)
 			l := &ledger{
 				t: t, s: s, rdb: rdb, dice: rand.New(rand.NewPCG(seed, 1)), jobs: map[string]*entry{}, coming: map[string][]tasks.Job{},
-				limits: tasks.Limits{QueuedJobs: 7, QueuedBytes: 150 + 25*int64(seed), TokensPerDay: 1500 + 500*int64(seed), CostPerDay: 2500 + 1500*tasks.Money(seed)},
+				owners: map[string]string{}, sums: map[string]*sums{"": {}, "ada": {}, "bob": {}},
+				limits: tasks.Limits{QueuedJobs: 7, QueuedBytes: 150 + 25*int64(seed), TokensPerDay: 1500 + 500*int64(seed), CostPerDay: 2500 + 1500*tasks.Money(seed),
+					User: tasks.UserLimits{QueuedJobs: 3, TokensPerDay: 700 + 200*int64(seed), CostPerDay: 1200 + 500*tasks.Money(seed)}},
 			}
 			l.sweep()
 			moves := []func(){l.submit, l.submit, l.open, l.comes, l.accept, l.broken, l.start, l.start, l.end, l.end, l.cancel, l.cancelBatch, l.retry, l.retry, l.expire, l.lose, l.remove, l.divert, l.divert}
@@ -606,7 +685,7 @@ func TestAccountsHaveOneDoor(t *testing.T) {
 	if err != nil || len(scripts) < 30 {
 		t.Fatal(scripts, err)
 	}
-	account := regexp.MustCompile(`keys\.(load|waiting|bytes|day|room|ledger|ledgers)\(`)
+	account := regexp.MustCompile(`keys\.(load|waiting|userWaiting|bytes|day|userDay|room|ledger|userLedger|ledgers)\(`)
 	for _, file := range append(scripts, "move.go", "batch.go", "divert.go") {
 		if file == "lua/account.lua" || file == "lua/keys.lua" || file == "lua/fits.lua" || file == "lua/room.lua" { // which only looks
 			continue

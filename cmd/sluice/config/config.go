@@ -313,6 +313,16 @@ type Tenant struct {
 	// CostPerDay is the money by Prices; 0: no limit.
 	CostPerDay   tasks.Money `key:"cost_per_day"`
 	HighPriority bool        `key:"high_priority"` // it may use the lane high
+	// Users is what each of its users may use of that, where users are kept apart.
+	Users TenantUsers `key:"users"`
+}
+
+// TenantUsers is what each user of a tenant may use; 0: no limit but the tenant's.
+type TenantUsers struct {
+	SubmitsPerMinute int64       `key:"submits_per_minute"`
+	QueuedJobs       int64       `key:"queued_jobs"`
+	TokensPerDay     int64       `key:"tokens_per_day"`
+	CostPerDay       tasks.Money `key:"cost_per_day"`
 }
 
 // Caps are what callers may hold of one API process at once.

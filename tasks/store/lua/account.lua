@@ -1,5 +1,5 @@
--- What pools and tenants have: jobs that wait and run, a tenant's tokens of the day and
--- the bytes of its bodies. These functions alone change it, each in the script that moves the record:
+-- What pools, tenants and their users have: jobs that wait and run, tokens and money of the day and
+-- the bytes of bodies. These functions alone change it, each in the script that moves the record:
 -- nothing can lie between the two. Work comes in by admit, moves by count, and is done
 -- with by settle; what was set aside for it comes back once, whoever ends it.
 
@@ -18,6 +18,12 @@ local function drops(j, ...) j.drop = adds(j.drop, ...) end
 
 local function book(day)
   day.unbooked = nil
+  if day.user then
+    redis.call('HSET', day.key, day.user, string.format('%.0f %.0f %.0f %.0f', day.used, day.reserved, day.paid, day.pledged))
+    if not day.begun then redis.call('PEXPIREAT', day.key, (today + 1) * 86400000) end
+    day.begun = true
+    return
+  end
   local money = {}
   if day.paid ~= 0 or day.pledged ~= 0 then
     day.money = true
@@ -56,8 +62,9 @@ local function post(j, spent)
     own.begun = true
   end
   if j.q and spent[6] + spent[7] ~= 0 then -- whose own day counts it too
-    local day = dayOf(j.t)
-    day.paid, day.unbooked = day.paid + spent[6] + spent[7], true
+    for _, day in ipairs(daysOf(j.t, j.us)) do
+      day.paid, day.unbooked = day.paid + spent[6] + spent[7], true
+    end
   end
   if line.begun then return end
   line.begun = true
@@ -99,6 +106,21 @@ local function waits(tenant, n)
   end
 end
 
+-- userWaits changes how many jobs wait that are one user's alone; user nil: none is.
+local function userWaits(tenant, user, n)
+  if not user then return end
+  local owner = tenant .. '/' .. user
+  local many = math.max(0, userWaitingOf(tenant, user) + n)
+  userWaiting[owner] = many
+  if sums then
+    sums.users[owner] = { tenant, user }
+  elseif many > 0 then
+    redis.call('HSET', keys.userWaiting(tenant), user, many)
+  else
+    redis.call('HDEL', keys.userWaiting(tenant), user)
+  end
+end
+
 -- dueOf is what the call of a job is expected to cost, in µs, or nil where nobody knows what calls cost.
 local function dueOf(j)
   local load = loadOf(j.p)
@@ -127,16 +149,25 @@ local function noteStage(pool)
   load.staged = nil
 end
 
--- counted is what a count has, "waiting" of a tenant, "queued" or "running" of a pool;
--- correct changes one that the records contradict. tenants are all that have a count,
+-- counted is what a count has, "waiting" of a tenant, "user" of one of its users, as tenant/user, "queued" or "running" of
+-- a pool; correct changes one that the records contradict. tenants are all that have a count, usersOf a tenant's users that have one,
 -- and known has a tenant be one of them.
 local function counted(kind, name)
+  if kind == 'user' then return userWaitingOf(string.match(name, '^([^/]*)/(.*)$')) end
   if kind == 'waiting' then return tonumber(redis.call('HGET', keys.waiting(), name) or 0) end
   return tonumber(redis.call('HGET', keys.load(name), kind) or 0)
 end
 local function correct(kind, name, n)
-  if kind == 'waiting' then waits(name, n) else pooled(name, kind, n) end
+  if kind == 'user' then
+    local tenant, user = string.match(name, '^([^/]*)/(.*)$')
+    userWaits(tenant, user, n)
+  elseif kind == 'waiting' then
+    waits(name, n)
+  else
+    pooled(name, kind, n)
+  end
 end
+local function usersOf(tenant) return redis.pcall('HKEYS', keys.userWaiting(tenant)) end
 local function tenants() return redis.call('HKEYS', keys.waiting()) end
 local function known(tenant)
   if redis.call('HEXISTS', keys.waiting(), tenant) == 0 then waits(tenant, 0) end
@@ -162,32 +193,47 @@ local function idle(pool)
   return tonumber(h[1] or 0) <= 0 and tonumber(h[2] or 0) <= 0
 end
 
+-- overspent is a refusal of so many tokens, with so much money, by what a day has left of its limits.
+local function overspent(day, tokens, daily, money, budget)
+  local midnight = (today + 1) * 86400000
+  local left = daily - day.used - day.reserved
+  if daily > 0 and tokens > left then return { 'spent', math.max(0, left), midnight - now } end
+  local rest = budget - day.paid - day.pledged
+  if budget > 0 and (money > rest or rest <= 0) then return { 'broke', math.max(0, rest), midnight - now, midnight } end
+end
+
 -- admit is the one door by which a tenant's work comes to wait: so many jobs, with so
 -- many tokens set aside for them, bodies of so many bytes, and money set aside with the
--- tokens. Past one of its limits, 0 being none, it takes nothing and returns {"full",
+-- tokens. Work that is one user's alone counts to both; own are that user's {most, daily, budget}, or nil.
+-- Past one of the limits, 0 being none, it takes nothing and returns {"full",
 -- waiting}, {"heavy", bytes}, {"spent", tokens left, ms until midnight UTC} or {"broke",
--- money left, ms until midnight UTC, that midnight}.
-local function admit(tenant, jobs, tokens, most, daily, bytes, widest, money, budget)
+-- money left, ms until midnight UTC, that midnight}; of a limit of the user's own the word begins with "user ".
+local unlimited = { 0, 0, 0 }
+local function admit(tenant, user, jobs, tokens, most, daily, bytes, widest, money, budget, own)
   local before = waitingOf(tenant)
   if most > 0 and before + jobs > most then return { 'full', before } end
   local refusal = heavy(tenant, bytes, widest)
   if refusal then return refusal end
+  own = user and own or unlimited
+  local its = user and userWaitingOf(tenant, user) or 0
+  if own[1] > 0 and its + jobs > own[1] then return { 'user full', its } end
   if tokens > 0 then
-    local day = dayOf(tenant)
-    local left = daily - day.used - day.reserved
-    if daily > 0 and tokens > left then
-      return { 'spent', math.max(0, left), (today + 1) * 86400000 - now }
+    money = money or 0
+    local counts = daysOf(tenant, user)
+    refusal = overspent(counts[1], tokens, daily, money, budget or 0)
+    if refusal then return refusal end
+    refusal = counts[2] and overspent(counts[2], tokens, own[2], money, own[3])
+    if refusal then
+      refusal[1] = 'user ' .. refusal[1]
+      return refusal
     end
-    budget = budget or 0
-    local rest = budget - day.paid - day.pledged
-    if budget > 0 and (money > rest or rest <= 0) then
-      local midnight = (today + 1) * 86400000
-      return { 'broke', math.max(0, rest), midnight - now, midnight }
+    for _, day in ipairs(counts) do
+      day.reserved, day.pledged = day.reserved + tokens, day.pledged + money
+      if sums then day.unbooked = true else book(day) end
     end
-    day.reserved, day.pledged = day.reserved + tokens, day.pledged + (money or 0)
-    if sums then day.unbooked = true else book(day) end
   end
   waits(tenant, jobs)
+  userWaits(tenant, user, jobs)
   weighs(tenant, bytes)
 end
 
@@ -197,6 +243,7 @@ local function summed()
   sums = nil
   for pool, phase in pairs(of.pools) do pooled(pool, phase, 0) end
   for tenant, n in pairs(of.tenants) do waits(tenant, n) end
+  for _, owner in pairs(of.users) do userWaits(owner[1], owner[2], 0) end
   for _, day in pairs(days) do
     if day.unbooked then book(day) end
   end
@@ -218,8 +265,10 @@ local function count(j, from, to)
   elseif leaves then
     pooled(j.p, from, -1)
   end
-  if from == 'queued' then waits(j.t, -1) end
-  if from == 'running' and to == 'queued' then waits(j.t, 1) end
+  local more = from == 'queued' and -1 or from == 'running' and to == 'queued' and 1
+  if not more then return end
+  waits(j.t, more)
+  userWaits(j.t, j.us, more)
 end
 
 -- settle counts what a job used in place of what was set aside for it, or all
@@ -239,22 +288,24 @@ local function settle(j, used)
   if used == unknown then used = tokens end
   drops(j, 'q')
   j.q = nil
-  local day = dayOf(j.t)
-  if tonumber(on) == today then
-    day.used, day.reserved = day.used + used, day.reserved - tokens
-    day.pledged = math.max(0, day.pledged - pledge(envelopeOf(j)))
-  else -- the day that it was set aside on has paid for it; what is over that is of today
-    day.used = day.used + math.max(0, used - tokens)
+  for _, day in ipairs(daysOf(j.t, j.us)) do
+    if tonumber(on) == today then
+      day.used, day.reserved = day.used + used, day.reserved - tokens
+      day.pledged = math.max(0, day.pledged - pledge(envelopeOf(j)))
+    else -- the day that it was set aside on has paid for it; what is over that is of today
+      day.used = day.used + math.max(0, used - tokens)
+    end
+    book(day)
   end
-  book(day)
 end
 
 -- charge counts what an attempt used that the job outlives.
 local function charge(j, used)
   if not j.q or used <= 0 then return end
-  local day = dayOf(j.t)
-  day.used = day.used + used
-  book(day)
+  for _, day in ipairs(daysOf(j.t, j.us)) do
+    day.used = day.used + used
+    book(day)
+  end
 end
 
 -- closeAccounts forgets all that a tenant has used, and fitsAccounts looks at what that writes.
@@ -265,7 +316,7 @@ local function fitsAccounts(pools)
 end
 local function closeAccounts(tenant, pools)
   for _, pool in ipairs(pools) do redis.call('HDEL', keys.load(pool), '\t' .. tenant) end
-  local own = { keys.day(tenant) }
+  local own = { keys.day(tenant), keys.userWaiting(tenant), keys.userDay(today - 1, tenant), keys.userDay(today, tenant), keys.userDay(today + 1, tenant) }
   for day = today - ledgerDays, today + 1 do own[#own + 1], own[#own + 2] = keys.ledger(day, tenant), keys.userLedger(day, tenant) end
   redis.call('DEL', unpack(own))
   redis.call('HDEL', keys.waiting(), tenant)

@@ -33,11 +33,12 @@ local function tally(ids)
     if not seen[id] then
       seen[id] = true
       room = room - 1
-      local h = redis.pcall('HMGET', keys.job(id), 's', 't', 'p')
+      local h = redis.pcall('HMGET', keys.job(id), 's', 't', 'p', 'us')
       if h.err then room = -1 end -- of another type: how it is counted is not known
       local p = h[1] and phase[h[1]]
       if p == 'queued' then
         add('waiting ', h[2])
+        if h[4] then add('user ', h[2] .. '/' .. h[4]) end
         add('queued ', h[3])
       elseif p == 'running' then
         add('running ', h[3])
@@ -75,7 +76,18 @@ local function compare(kind, name)
     off[#off + 1], off[#off + 2] = it, by
   end
 end
-for i = 3, 2 + a.tenants do compare('waiting', ARGV[i]) end
+local read = {}
+for i = 3, 2 + a.tenants do
+  local tenant = ARGV[i]
+  compare('waiting', tenant)
+  local users = usersOf(tenant)
+  read[tenant] = not users.err
+  for _, of in ipairs(users) do want['user ' .. tenant .. '/' .. of] = want['user ' .. tenant .. '/' .. of] or 0 end
+end
+for it in pairs(want) do
+  local owner, tenant = string.match(it, '^user (([^/]*)/.*)$')
+  if owner and read[tenant] then compare('user', owner) end
+end
 for pool in pairs(a.depths) do
   compare('queued', pool)
   compare('running', pool)

@@ -1,9 +1,9 @@
 -- Accepts a batch: one write, after which every line of it will run.
 -- KEYS     see begin.lua
--- ARGV[2]  {batch, fingerprint; dialect: of all its pools, or ""; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0;
+-- ARGV[2]  {batch, fingerprint; dialect: of all its pools, or ""; lines: that were written, or 0; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0; own: of its user the same, see admit, or nil;
 --          keep: ms that an Idempotency-Key is remembered; digest: of what is asked, "" for one that repeats none without
 --          a key; again: its caller has sent it before; kept: ms that a repeat finds the first; lease: see call_open.lua}
--- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"broke", money left, ms until midnight UTC, that midnight}, {"gone"}, {"leaving"} when its tenant is being deleted, or {"lost"} when
+-- Returns  {"ok", tenant}, {"repeat", id of the batch that this one repeats, "1" when an answer was sent for it}, {"full", waiting}, {"spent", tokens left, ms until midnight UTC}, {"broke", money left, ms until midnight UTC, that midnight}, of its user's own limits "user full" and so on, {"gone"}, {"leaving"} when its tenant is being deleted, or {"lost"} when
 -- another writer has taken its key meanwhile.
 local g = keys.batch(a.batch)
 local h = redis.call('HMGET', g, 't', 'i', 'whole', 'q', 'qm', 'us')
@@ -40,7 +40,7 @@ local total = redis.call('LLEN', keys.lines(a.batch))
 if a.lines > 0 and total ~= a.lines then return { 'gone' } end -- a commit of a writer that has given up
 sorted(keys.batches(h[1]), keys.unfolding(), keys.staged(h[1]))
 lasting()
-local refusal = admit(h[1], total, tonumber(h[4] or 0), a.most, a.daily, 0, 0, tonumber(h[5] or 0), a.budget) -- its bytes are counted
+local refusal = admit(h[1], h[6] or nil, total, tonumber(h[4] or 0), a.most, a.daily, 0, 0, tonumber(h[5] or 0), a.budget, a.own) -- its bytes are counted
 if refusal then return refusal end
 redis.call('HSET', g, 'total', total, 'queued', total, 'whole', 1, 'at', 0, 'qd', today)
 if a.dialect ~= '' then redis.call('HSET', g, 'dl', a.dialect) end

@@ -1,6 +1,6 @@
 -- Stores jobs, each whole or not at all, and hands out what there is room for.
 -- KEYS     see begin.lua
--- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; users: by the ids of jobs those whose alone they are; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer;
+-- ARGV[2]  {budgets: most money a day, by tenant that has such a limit; users: by the ids of jobs those whose alone they are; own: the limits of users, see admit, by tenant/user, where there are any; keep: ms that an Idempotency-Key is remembered; again: true when it is sent once more after a lost answer;
 --          calls: digest of what is asked, perhaps "", by the id of a job whose caller waits for it; lease, gone: see call_open.lua; found: ms that a repeat finds the call}
 -- ARGV[3]  and on, for each job: id, tenant, pool, depth, shift of order ms, not_before ms or 0,
 --          deadline ms, envelope, body, Idempotency-Key or "" and fingerprint (see reserved), most waiting jobs or 0,
@@ -9,11 +9,11 @@
 --          expected to cost or 0
 -- Returns  {outcomes, tickets}: an outcome a job is {"new", created ms, place in its tenant's backlog or 0,
 --   tenants with a backlog}, {"replay", id, answer}, {"reused", id}, {"busy"}, {"taken"}, {"leaving"} of a tenant that is being deleted, {"away", why}, {"brim"}, {"full", waiting}, {"heavy", bytes},
---   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}; tickets are id, fence, pool in turn.
+--   {"spent", tokens left, ms until midnight UTC} or {"broke", money left, ms until midnight UTC, that midnight}, of a user's own limits "user full" and so on; tickets are id, fence, pool in turn.
 local outcomes, tickets, depths, made = {}, {}, {}, {}
 local bounds, jobs, bytesIn, sets, fitting = {}, {}, 0, {}, {}
 local many = #ARGV > 23
-if many then sums = { pools = {}, tenants = {} } end
+if many then sums = { pools = {}, tenants = {}, users = {} } end
 
 -- alike reports whether two envelopes can be of one submit.
 local function alike(one, other)
@@ -70,26 +70,26 @@ local function create(n, i)
   local sound, why = pcall(function()
     if tokens > 0 or ikey ~= '' or call then lasting() end
     if call == '' then sorted(keys.callers()) elseif call then sorted(keys.callers(), keys.calls(tenant, call)) end
-    local same = tenant .. (all and '\n' or ' ') .. pool
+    local same = tenant .. '/' .. (a.users[id] or '') .. (all and '\n' or ' ') .. pool
     if not fitting[same] then
-      fits({ id = id, p = pool, t = tenant }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
+      fits({ id = id, p = pool, t = tenant, us = a.users[id] }, keys.jobs(tenant), keys.deadlines(), all and keys.marked(tenant) or keys.due(), keys.due())
       fitting[same] = true -- the next one has the same sets
     end
-    if tokens > 0 then dayOf(tenant) end
+    if tokens > 0 then daysOf(tenant, a.users[id]) end
     if bytes > 0 then fitsBytes() end
   end)
   if not sound then return { 'away', type(why) == 'table' and why.err or tostring(why) } end
   local bound, size = expected(envelope), #envelope + #body + overhead
   comes(pool, bound, size, 1)
   local refusal = crowded(bytesIn, bounds, jobs) and { 'brim' }
-    or admit(tenant, 1, tokens, most, tonumber(daily), bytes, tonumber(widest), pledge(envelope), a.budgets[tenant])
+    or admit(tenant, a.users[id], 1, tokens, most, tonumber(daily), bytes, tonumber(widest), pledge(envelope), a.budgets[tenant], a.own[tenant .. '/' .. (a.users[id] or '')])
   if refusal then
     comes(pool, bound, size, -1)
     return refusal
   end
   weigh(tenant, weight)
   local status = tonumber(due) > now and 'scheduled' or 'queued'
-  local j = { id = id, key = keys.job(id), t = tenant, p = pool, s = status, k = orderIn(shift, math.max(now, tonumber(due)), tonumber(deadline)) }
+  local j = { id = id, key = keys.job(id), t = tenant, us = a.users[id], p = pool, s = status, k = orderIn(shift, math.max(now, tonumber(due)), tonumber(deadline)) }
   puts(j, 'e', envelope, field, body, 's', status, 't', tenant, 'p', pool, 'k', j.k, 'ct', now)
   if fallbacks ~= '0' then
     j.fb = fallbacks

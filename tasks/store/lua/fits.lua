@@ -69,6 +69,14 @@ local function waitingOf(tenant)
   return waiting[tenant]
 end
 
+-- userWaitingOf is how many jobs wait that are one user's alone. userWaits in account.lua keeps it up to date.
+local userWaiting = {}
+local function userWaitingOf(tenant, user)
+  local owner = tenant .. '/' .. user
+  userWaiting[owner] = userWaiting[owner] or tonumber(redis.call('HGET', keys.userWaiting(tenant), user) or 0)
+  return userWaiting[owner]
+end
+
 -- dayOf is how a tenant's tokens and money of today stand. book in account.lua keeps it up to date.
 local today, days = math.floor(now / 86400000), {}
 local function dayOf(tenant)
@@ -81,6 +89,19 @@ local function dayOf(tenant)
     }
   end
   return days[tenant]
+end
+
+-- daysOf are the days of all that work counts to: its tenant's and, where it is one user's alone, that user's.
+local function daysOf(tenant, user)
+  if not user then return { dayOf(tenant) } end
+  local owner = tenant .. '/' .. user
+  if not days[owner] then
+    local key = keys.userDay(today, tenant)
+    local was, n = redis.call('HGET', key, user), {}
+    for sum in string.gmatch(was or '', '%-?%d+') do n[#n + 1] = tonumber(sum) end
+    days[owner] = { key = key, user = user, begun = was and true, used = n[1] or 0, reserved = n[2] or 0, paid = n[3] or 0, pledged = n[4] or 0 }
+  end
+  return { dayOf(tenant), days[owner] }
 end
 
 -- lineOf is the line of the ledger that the call under way of a job counts to, as it
@@ -174,6 +195,7 @@ local function fits(j, ...)
     fitsPool(j.p, keys.backlog(j.p, j.t), ...)
   end
   waitingOf(j.t)
+  if j.us then userWaitingOf(j.t, j.us) end
   fitsBatch(j)
 end
 
@@ -198,7 +220,7 @@ local function fitsEnd(j) -- seldom
   fits(j, keys.expiring(), keys.due(), keys.deadlines(), keys.ledgers())
   lineOf(j)
   userLineOf(j)
-  if j.q then dayOf(j.t) end
+  if j.q then daysOf(j.t, j.us) end
   if j.qb then fitsBytes() end
   if j.dl > 0 then redis.call('LLEN', keys.late()) end
   if hooksOf(j.t)[1] or ownURL(j) then -- else nobody is told

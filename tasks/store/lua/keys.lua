@@ -165,6 +165,7 @@ function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts t
 -- begun    what all calls that ever began were expected to cost, or have cost, µs
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs; a tab and tenant -> what that was served of late, see served in backlog.lua
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
+function keys.userWaiting(tenant) return P .. 'tqu:' .. tenant end -- hash: user of a tenant -> waiting jobs that are its alone
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited
 -- d    the UTC day
 -- u    tokens used
@@ -172,6 +173,7 @@ function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodie
 -- mu   billionths that calls cost, and may have cost, of jobs with tokens set aside
 -- mr   billionths set aside
 function keys.day(tenant) return P .. 'day:' .. tenant end -- hash: the tenant's tokens of a day
+function keys.userDay(day, tenant) return P .. 'dayu:' .. day .. ':' .. tenant end -- hash: user of a tenant -> of a UTC day its tokens used and set aside, and billionths likewise, as in the tenant's
 function keys.ledger(day, tenant) return P .. 'led:' .. day .. ':' .. tenant end -- hash: account, a line's end and model -> what a tenant's calls of a UTC day took, see account.lua
 function keys.userLedger(day, tenant) return P .. 'ledu:' .. day .. ':' .. tenant end -- hash: user, a line's end, and as in the tenant's -> what that user's calls took
 function keys.ledgers() return P .. 'leds' end -- zset: tenants with a ledger, by its newest day

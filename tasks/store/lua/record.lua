@@ -82,7 +82,9 @@ end
 local function become(j, to)
   local from, into = phase[j.s], phase[to]
   count(j, from, into)
-  if days[j.t] and days[j.t].unbooked then book(days[j.t]) end -- else settle has
+  for _, of in ipairs({ j.t, j.us and j.t .. '/' .. j.us }) do
+    if days[of] and days[of].unbooked then book(days[of]) end -- else settle has
+  end
   j.v = j.v + 1
   -- Fields go before others come: past 16, Redis doubles what the record takes beside them.
   if j.drop then redis.call('HDEL', j.key, unpack(j.drop)) end

@@ -2,7 +2,7 @@
 -- queued whole or stays as it is; the first that a limit refuses ends it.
 -- KEYS     see begin.lua
 -- ARGV[2]  {op: see operation.lua; tenant; most: waiting jobs, or 0; daily: most tokens a day, or 0; budget: most money a day, or 0;
---          widest: most bytes of bodies, or 0; weight: the tenant's, and its places, see weigh; pass: true to pass over what no limit can ever hold}
+--          own: of its user the limits, see admit, or nil; widest: most bytes of bodies, or 0; weight: the tenant's, and its places, see weigh; pass: true to pass over what no limit can ever hold}
 -- ARGV[3]  and on, for each job, none twice: id, depth of its pool, shift of order ms, tokens to set aside or 0,
 --          bytes of the body to count or 0, what it is expected to cost (JSON: µs of a pool's allowance or 0, by pool)
 -- Returns  {words, refusal, tickets}: for each job that was looked at "ok", "gone", "conflict", or "large" when it
@@ -11,6 +11,11 @@
 local said = answered()
 if said then return said end
 local words, jobs = {}, {}
+local own = a.own or { 0, 0, 0 }
+
+-- beyond reports whether a limit can never hold so much.
+local function beyond(n, most) return most > 0 and n > most end
+
 for i = 3, #ARGV, 6 do
   local j = load(ARGV[i], 'fin', 'p0', 'fi')
   local n = #words + 1
@@ -19,17 +24,17 @@ for i = 3, #ARGV, 6 do
     words[n] = 'gone'
   elseif not final(j.s) or j.s == 'succeeded' or not j.br and redis.call('HEXISTS', j.key, 'b') == 0 then
     words[n] = 'conflict'
-  elseif a.pass and (a.daily > 0 and tokens > a.daily or a.widest > 0 and bytes > a.widest or
-    a.budget > 0 and pledge(redis.call('HGET', j.key, 'e')) > a.budget) then
+  elseif a.pass and (beyond(tokens, a.daily) or beyond(tokens, own[2]) or beyond(bytes, a.widest) or
+    (a.budget > 0 or own[3] > 0) and (beyond(pledge(envelopeOf(j)), a.budget) or beyond(pledge(envelopeOf(j)), own[3]))) then
     words[n] = 'large'
   else
     words[n] = 'ok'
     fitsEnd(j)
     if not jobs[1] then lasting() end
     j.first = j.p0 or j.p -- where it begins again
-    fits({ p = j.first, t = j.t, qb = bytes > 0 })
+    fits({ p = j.first, t = j.t, us = j.us, qb = bytes > 0 })
     if bytes > 0 then fitsBytes() end
-    if tokens > 0 then dayOf(j.t) end
+    if tokens > 0 then daysOf(j.t, j.us) end
     local e = redis.call('HGET', j.key, 'e')
     j.bound = expected(e)
     j.after = tonumber(string.match(e, '"nb":(%d+)') or 0)
@@ -44,7 +49,7 @@ local function requeue(j)
   if closed(j.t) then return { 'leaving' } end
   local bounds, one = { [j.first] = j.bound }, { [j.first] = 1 }
   if crowded(0, bounds, one) then return { 'brim' } end
-  local refusal = admit(j.t, 1, j.tokens, a.most, a.daily, j.bytes, a.widest, pledge(redis.call('HGET', j.key, 'e')), a.budget)
+  local refusal = admit(j.t, j.us, 1, j.tokens, a.most, a.daily, j.bytes, a.widest, pledge(redis.call('HGET', j.key, 'e')), a.budget, a.own)
   if refusal then return refusal end
   aside(j, j.tokens, j.bytes)
   promises(j.first, j.bound, 1)
