@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"/tasks/store":          {"/tasks", "/tasks/bodies", "/tasks/seal", "/tasks/pipeline", redisClient, "github.com/klauspost/compress/zstd", "github.com/oklog/ulid/v2"},
 	"/tasks/queue":          {"/tasks", "/tasks/pipeline", asynqLib, redisClient},
 	"/tasks/seal":           {},
-	"/tasks/trace":          {"/tasks", tracingLib},
+	"/tasks/trace":          {"/tasks", "google.golang.org/protobuf/encoding/protowire"},
 	"/tasks/redisd":         {redisClient, "github.com/alicebob/miniredis/v2/..."},
 	"/tasks/redistest":      {redisClient},
 	"/api":                  {"/tasks", "/tasks/trace", "/api/...", echoLib},
@@ -71,7 +71,6 @@ const (
 	redisClient = "github.com/redis/go-redis/v9/..."
 	asynqLib    = "github.com/hibiken/asynq"
 	echoLib     = "github.com/labstack/echo/v4/..."
-	tracingLib  = "go.opentelemetry.io/otel/..."
 	jsonLib     = "github.com/go-json-experiment/json/..."
 	metricsLib  = "github.com/prometheus/client_golang/prometheus/..."
 )

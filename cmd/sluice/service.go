@@ -150,7 +150,7 @@ func softMemory(container, redis int64) int64 {
 }
 
 func (s *service) build(ctx context.Context, r roles) (err error) {
-	if s.trace, err = newTracer(ctx, s.clock.Now, s.log); err != nil {
+	if s.trace, err = newTracer(ctx, s.clock.Now, s.registry, s.log); err != nil {
 		return err
 	}
 	s.rdb = s.redis.open(64)

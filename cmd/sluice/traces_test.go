@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,18 +21,23 @@ import (
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	spans "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	_ "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
-// taken is a receiver of OTLP/HTTP, which keeps all that it was sent.
+// taken is a receiver of OTLP by both protocols, which keeps all that it was sent.
 type taken struct {
+	collector.UnimplementedTraceServiceServer
 	mu    sync.Mutex
 	raw   []byte
 	spans []*spans.Span
-	from  map[string]bool // service.name
+	from  map[string]bool // protocol, scope, service.name, another attribute, header
 }
 
 func (k *taken) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -42,20 +50,49 @@ func (k *taken) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprint(r.URL.Path, err), http.StatusBadRequest)
 		return
 	}
+	k.keep("http", r.Header.Get("X-Of"), &said)
+	w.Header().Set("Content-Type", "application/x-protobuf")
+}
+
+// Export is the call of gRPC.
+func (k *taken) Export(ctx context.Context, said *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	header, _ := metadata.FromIncomingContext(ctx)
+	k.keep("grpc", strings.Join(header.Get("x-of"), ","), said)
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+func (k *taken) keep(protocol, header string, said *collector.ExportTraceServiceRequest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.raw = append(k.raw, body...)
+	raw, _ := proto.Marshal(said)
+	k.raw = append(k.raw, raw...)
 	for _, of := range said.ResourceSpans {
+		attrs := map[string]string{}
 		for _, a := range of.Resource.Attributes {
-			if a.Key == "service.name" {
-				k.from[a.Value.GetStringValue()] = true
-			}
+			attrs[a.Key] = a.Value.GetStringValue()
 		}
 		for _, scope := range of.ScopeSpans {
+			k.from[strings.Join([]string{protocol, scope.Scope.Name, attrs["service.name"], attrs["deployment.environment.name"], header}, " ")] = true
 			k.spans = append(k.spans, scope.Spans...)
 		}
 	}
-	w.Header().Set("Content-Type", "application/x-protobuf")
+}
+
+// serveGRPC serves the receiver by gRPC, and returns its address.
+func (k *taken) serveGRPC(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	collector.RegisterTraceServiceServer(s, k)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.Serve(l)
+	}()
+	t.Cleanup(func() { s.Stop(); <-served })
+	return "http://" + l.Addr().String()
 }
 
 // of are the spans of a trace by their names, in the order of their begin.
@@ -74,8 +111,9 @@ func (k *taken) of(trace string) map[string][]*spans.Span {
 	return out
 }
 
-// A job's spans are one trace, its caller's, whichever processes make them; those of a
-// batch's jobs are the batch's. None holds what was asked and answered, or a secret.
+// A job's spans are one trace, its caller's, whichever processes make them and by whichever
+// protocol; those of a batch's jobs are the batch's. None holds what was asked and answered,
+// or a secret. A provider that is to be told of a call is told its span.
 func TestOneTraceOverAllProcesses(t *testing.T) {
 	t.Parallel()
 	const (
@@ -88,14 +126,35 @@ func TestOneTraceOverAllProcesses(t *testing.T) {
 	defer receiver.Close()
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
 	defer hook.Close()
+	model, err := fake.New(fake.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 16)
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case told <- r.Header.Get("Traceparent"):
+		default:
+		}
+		model.ServeHTTP(w, r)
+	}))
+	defer provider.Close()
+	config := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `
+providers: {p: {dialect: anthropic, base_url: %q, api_key: key-%s, trace_context: true}}
+pools: {p: {provider: p, models: ["claude-*"]}}
+`, provider.URL, canary), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	environ := []string{
+		"SLUICE_CONFIG=" + config,
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=atexit_sleep_ms=0", "SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0",
 		"SLUICE_REDIS__URL=" + redistest.Start(t, redistest.Options{}).URL(), "SLUICE_AUTH__HMAC_SECRET=" + secret,
 		"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true",
-		"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL, "OTEL_BSP_SCHEDULE_DELAY=20",
+		"OTEL_BSP_SCHEDULE_DELAY=20", "OTEL_EXPORTER_OTLP_HEADERS=x-of=both", "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test",
 	}
-	begin := func(says string, args ...string) (*child, string) {
-		c, err := startChild(t.TempDir(), environ, append([]string{Sluice(t)}, args...)...)
+	begin := func(says string, otel []string, args ...string) (*child, string) {
+		c, err := startChild(t.TempDir(), append(otel, environ...), append([]string{Sluice(t)}, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,8 +165,8 @@ func TestOneTraceOverAllProcesses(t *testing.T) {
 		}
 		return c, m[len(m)-1]
 	}
-	api, address := begin(`"msg":"listening","address":"([^"]+)"`, "api")
-	worker, _ := begin(`"msg":"worker started"`, "worker")
+	api, address := begin(`"msg":"listening","address":"([^"]+)"`, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL}, "api")
+	worker, _ := begin(`"msg":"worker started"`, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + took.serveGRPC(t), "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_COMPRESSION=gzip"}, "worker")
 	token, err := auth.Mint(auth.MintConfig{Secret: []byte(secret), Issuer: "sluice", Audience: "sluice", Subject: "s", Tenant: "acme", Scopes: []string{auth.ScopeJobsWrite, auth.ScopeJobsRead}, TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +193,15 @@ func TestOneTraceOverAllProcesses(t *testing.T) {
 	}
 	job := post("/v1/jobs", "application/json", `{"model":"claude-sonnet-4-5","messages":[{"role":"user","content":"`+canary+`"}],"system":"`+canary+`","metadata":{"a":"`+canary+`"},"webhook_url":"`+hook.URL+"/"+canary+`"}`,
 		"00-"+caller+"-"+above+"-01")
+	if got, want := <-told, "00-"+caller+"-"; !strings.HasPrefix(got, want) {
+		t.Errorf("the provider of the job was told %q; want %s…", got, want)
+	} else {
+		defer func(span string) {
+			if call := took.of(caller)["call"]; len(call) != 1 || span != hex.EncodeToString(call[0].SpanId)+"-01" {
+				t.Errorf("the provider was told of the span %s", span)
+			}
+		}(got[len(want):])
+	}
 	line := `{"model":"claude-sonnet-4-5","prompt":"` + canary + `","custom_id":"` + canary + `%d"}` + "\n"
 	batch := post("/v1/batches", "application/x-ndjson", fmt.Sprintf(line+line, 1, 2), "")
 
@@ -189,8 +257,10 @@ func TestOneTraceOverAllProcesses(t *testing.T) {
 	if bytes.Contains(took.raw, []byte(canary)) {
 		t.Error("a span holds what was asked, answered or is secret")
 	}
-	if !took.from["sluice"] || len(took.from) != 1 {
-		t.Errorf("spans are of the services %v", took.from)
+	for _, protocol := range []string{"http", "grpc"} {
+		if !took.from[protocol+" github.com/sluicehq/sluice sluice test both"] || len(took.from) != 2 {
+			t.Errorf("spans came as %v", took.from)
+		}
 	}
 }
 
@@ -214,16 +284,41 @@ func TestTracesAreAskedForByTheStandardVariables(t *testing.T) {
 		{"OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/json", "", false, "neither http/protobuf nor grpc"},
 		{"OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "", false, ""},
 	} {
-		protocol, on, err := traces(func(name string) string {
-			for _, kv := range strings.Fields(row.environ) {
-				if value, ok := strings.CutPrefix(kv, name+"="); ok {
-					return value
-				}
-			}
-			return ""
-		})
+		protocol, on, err := traces(variables(row.environ))
 		if protocol != row.protocol || on != row.on || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
 			t.Errorf("%q is %q, %t, %v", row.environ, protocol, on, err)
 		}
+	}
+}
+
+// A variable that cannot be meant stops the program and is named; what is not set is left to
+// the default.
+func TestTheQueueOfSpansIsSetByTheStandardVariables(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ environ, want, err string }{
+		{"", "0 0 0s 0s", ""},
+		{"OTEL_BSP_MAX_QUEUE_SIZE=10 OTEL_BSP_MAX_EXPORT_BATCH_SIZE=5 OTEL_BSP_SCHEDULE_DELAY=20 OTEL_BSP_EXPORT_TIMEOUT=3000", "10 5 20ms 3s", ""},
+		{"OTEL_BSP_SCHEDULE_DELAY=5s", "", "OTEL_BSP_SCHEDULE_DELAY"},
+		{"OTEL_BSP_MAX_QUEUE_SIZE=0", "", "OTEL_BSP_MAX_QUEUE_SIZE"},
+		{"OTEL_BSP_EXPORT_TIMEOUT=99999999999", "", "OTEL_BSP_EXPORT_TIMEOUT"},
+		{"OTEL_TRACES_SAMPLER=xray", "", "OTEL_TRACES_SAMPLER"},
+		{"OTEL_TRACES_SAMPLER=traceidratio OTEL_TRACES_SAMPLER_ARG=2", "", "OTEL_TRACES_SAMPLER_ARG"},
+	} {
+		c, err := traceConfig(variables(row.environ))
+		if got := fmt.Sprint(c.Queue, c.Batch, c.Delay, c.Timeout); (err == nil) != (row.err == "") || err == nil && got != row.want || err != nil && !strings.Contains(err.Error(), row.err+":") {
+			t.Errorf("%q is %s, %v", row.environ, got, err)
+		}
+	}
+}
+
+// variables are those of an environment that is written in one line.
+func variables(environ string) func(string) string {
+	return func(name string) string {
+		for _, kv := range strings.Fields(environ) {
+			if value, ok := strings.CutPrefix(kv, name+"="); ok {
+				return value
+			}
+		}
+		return ""
 	}
 }

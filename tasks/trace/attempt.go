@@ -1,10 +1,8 @@
 package trace
 
 import (
+	"encoding/hex"
 	"time"
-
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -16,7 +14,7 @@ type Attempt struct {
 	Pool     string
 	Provider string // its name
 	Dialect  string
-	Call     trace.SpanID // of the span of the call, see [SpanID]
+	Call     [8]byte // of the span of the call, see [SpanID]
 
 	Taken         time.Time
 	Paced, Passed time.Time // came to the gate, and went on
@@ -36,48 +34,52 @@ func (t *Tracer) Attempt(a Attempt) {
 	if t == nil {
 		return
 	}
-	submit, ok := submitOf(a.Job)
+	own, ok := under(a.Job)
 	if !ok {
 		return
 	}
 	now, ours := t.now(), time.Now()
 	at := func(moment time.Time) time.Time { return now.Add(moment.Sub(ours)) }
-	taken := at(a.Taken)
-	internal := trace.SpanKindInternal
-	t.span(submit, trace.SpanID{}, "wait", internal, earlier(ready(a.Job), taken), taken, false,
-		attribute.String("sluice.job", a.Job.ID), attribute.Int64("sluice.queue_ms", a.Job.Lay.Milliseconds()))
+	own.of, own.kind = a.Job, internal
+	wait := own
+	wait.name, wait.to = "wait", at(a.Taken)
+	wait.from = earlier(ready(a.Job), wait.to)
+	t.put(wait, number("sluice.queue_ms", a.Job.Lay.Milliseconds()))
+
 	failed := a.Outcome != "" && a.Outcome != tasks.Succeeded && a.Outcome != tasks.Cached && a.Outcome != tasks.Shared
-	attempt := t.span(submit, trace.SpanID{}, "attempt", trace.SpanKindConsumer, taken, now, failed,
-		ofJob(a.Job, attribute.String("sluice.pool", a.Pool), attribute.String("sluice.outcome", string(a.Outcome)), attribute.Int("sluice.call", a.Number))...)
+	whole := own
+	whole.name, whole.kind, whole.from, whole.to, whole.failed = "attempt", consumer, wait.to, now, failed
+	part := span{trace: own.trace, kind: internal}
+	part.parent = t.put(whole, text("sluice.pool", a.Pool), text("sluice.outcome", string(a.Outcome)), number("sluice.call", int64(a.Number)))
 	if !a.Paced.IsZero() && !a.Passed.IsZero() {
-		var bound []attribute.KeyValue
-		if a.Bound != "" {
-			bound = []attribute.KeyValue{attribute.String("sluice.bound", a.Bound)}
-		}
-		t.span(attempt, trace.SpanID{}, "gate", internal, at(a.Paced), at(a.Passed), false, bound...)
+		gate := part
+		gate.name, gate.from, gate.to = "gate", at(a.Paced), at(a.Passed)
+		t.put(gate, text("sluice.bound", a.Bound))
 	}
 	if !a.Asked.IsZero() {
-		t.span(attempt, a.Call, "call", trace.SpanKindClient, at(a.Asked), at(a.Answered), failed, a.call(failed)...)
+		part.name, part.kind, part.id, part.from, part.to, part.failed = "call", client, a.Call, at(a.Asked), at(a.Answered), failed
+		a.call(t, part)
 	}
 }
 
-// call says what was asked and answered, in the words of OpenTelemetry's conventions for
-// generative AI.
-func (a *Attempt) call(failed bool) []attribute.KeyValue {
-	attrs := []attribute.KeyValue{
-		attribute.String("gen_ai.provider.name", a.Dialect), attribute.String("gen_ai.request.model", a.Job.Asks()),
-		attribute.String("sluice.provider", a.Provider), attribute.Int("http.response.status_code", a.Status),
+// call ends the span of the call, which says what was asked and answered, in the words of
+// OpenTelemetry's conventions for generative AI.
+func (a *Attempt) call(t *Tracer, s span) {
+	room := [8]attr{
+		text("gen_ai.provider.name", a.Dialect), text("gen_ai.request.model", a.Job.Asks()),
+		text("sluice.provider", a.Provider), text("sluice.request_id", a.RequestID),
 	}
-	if a.RequestID != "" {
-		attrs = append(attrs, attribute.String("sluice.request_id", a.RequestID))
+	attrs := room[:4]
+	if a.Status != 0 {
+		attrs = append(attrs, number("http.response.status_code", int64(a.Status)))
 	}
 	if a.Usage != nil {
-		attrs = append(attrs, attribute.Int64("gen_ai.usage.input_tokens", a.Usage.InputTokens), attribute.Int64("gen_ai.usage.output_tokens", a.Usage.OutputTokens))
+		attrs = append(attrs, number("gen_ai.usage.input_tokens", a.Usage.InputTokens), number("gen_ai.usage.output_tokens", a.Usage.OutputTokens))
 	}
-	if failed {
-		attrs = append(attrs, attribute.String("error.type", string(a.Outcome)))
+	if s.failed {
+		attrs = append(attrs, text("error.type", string(a.Outcome)))
 	}
-	return attrs
+	t.put(s, attrs...)
 }
 
 // ready is when a job could last begin to wait for this attempt.
@@ -121,21 +123,26 @@ func (t *Tracer) Delivery(d Delivery) {
 	if t == nil || d.Job == nil {
 		return
 	}
-	submit, ok := submitOf(d.Job)
+	s, ok := under(d.Job)
 	if !ok {
 		return
 	}
-	from := t.now().Add(-time.Since(d.At))
-	t.span(submit, trace.SpanID{}, "delivery", trace.SpanKindClient, from, from.Add(d.Took), !d.Arrived,
-		ofJob(d.Job, attribute.String("sluice.delivery", d.ID), attribute.String("sluice.event", d.Type), attribute.Int("sluice.attempt", d.Number),
-			attribute.String("sluice.outcome", d.Outcome), attribute.Int("http.response.status_code", d.Status))...)
+	s.name, s.kind, s.of, s.failed = "delivery", client, d.Job, !d.Arrived
+	s.from = t.now().Add(-time.Since(d.At))
+	s.to = s.from.Add(d.Took)
+	room := [5]attr{text("sluice.delivery", d.ID), text("sluice.event", d.Type), number("sluice.attempt", int64(d.Number)), text("sluice.outcome", d.Outcome)}
+	attrs := room[:4]
+	if d.Status != 0 {
+		attrs = append(attrs, number("http.response.status_code", int64(d.Status)))
+	}
+	t.put(s, attrs...)
 }
 
 // Parent is the traceparent header of a call of the provider whose span will have that id; "": the job is not traced.
-func Parent(j *tasks.Job, call trace.SpanID) string {
-	submit, ok := submitOf(j)
+func Parent(j *tasks.Job, call [8]byte) string {
+	trace, _, ok := j.Traced()
 	if !ok {
 		return ""
 	}
-	return "00-" + submit.TraceID().String() + "-" + call.String() + "-01"
+	return "00-" + hex.EncodeToString(trace[:]) + "-" + hex.EncodeToString(call[:]) + "-01"
 }

@@ -2,24 +2,29 @@ package trace
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
-
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Request is a caller's request, which may submit something.
+// Request is a caller's request, which may submit something. It is the context of its submits.
 type Request struct {
-	parent context.Context // of its spans
+	context.Context
+	caller parent
 	begun  time.Time
-	id     string
+	id     [16]byte // of the trace of what it has submitted; zero: none
 }
 
 type requestKey struct{}
+
+// Value has the request found by its submits.
+func (r *Request) Value(key any) any {
+	if key == (requestKey{}) {
+		return r
+	}
+	return r.Context.Value(key)
+}
 
 // Request notes a request whose header says that it belongs to a trace of its caller's;
 // traceparent may be "". Who submits with the context that is returned goes on with it.
@@ -27,26 +32,24 @@ func (t *Tracer) Request(ctx context.Context, traceparent string) (context.Conte
 	if t == nil {
 		return ctx, nil
 	}
-	r := &Request{parent: context.Background(), begun: t.now()}
-	if traceparent != "" {
-		r.parent = propagation.TraceContext{}.Extract(r.parent, propagation.MapCarrier{"traceparent": traceparent})
-	}
-	return context.WithValue(ctx, requestKey{}, r), r
+	r := &Request{Context: ctx, caller: parentOf(traceparent), begun: t.now()}
+	return r, r
 }
 
 // TraceID is the trace of what the request has submitted, in hexadecimal digits; "": there is none.
 func (r *Request) TraceID() string {
-	if r == nil {
+	if r == nil || r.id == [16]byte{} {
 		return ""
 	}
-	return r.id
+	return hex.EncodeToString(r.id[:])
 }
 
 // Submit is a submit under way. Nil is one that is not traced.
 type Submit struct {
-	span  trace.Span
-	now   func() time.Time
-	trace string
+	t      *Tracer
+	span   span
+	id     string // of what is submitted
+	tenant string
 }
 
 // Submit begins the span of the submit of a job or a batch, which ends with End.
@@ -56,45 +59,43 @@ func (t *Tracer) Submit(ctx context.Context, id, tenant string) *Submit {
 	}
 	r, _ := ctx.Value(requestKey{}).(*Request)
 	if r == nil {
-		r = &Request{parent: context.Background(), begun: t.now()}
+		r = &Request{begun: t.now()}
 	}
+	s := &Submit{t: t, span: span{name: "submit", kind: server, from: r.begun}, id: id, tenant: tenant}
 	own := tasks.Job{ID: id, Trace: tasks.OwnTrace}
-	is := &ids{}
-	is.trace, is.span, _ = own.Traced()
-	_, span := t.tracer.Start(context.WithValue(r.parent, idsKey{}, is), "submit", trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(r.begun))
-	if !span.SpanContext().IsSampled() {
+	s.span.trace, s.span.id, _ = own.Traced()
+	if r.caller.is {
+		s.span.trace, s.span.parent, s.span.remote = r.caller.trace, r.caller.span, true
+	}
+	if !t.sampler.samples(s.span.trace, r.caller) {
 		return nil
 	}
-	s := &Submit{span: span, now: t.now, trace: tasks.OwnTrace}
-	if of := span.SpanContext().TraceID(); of != is.trace {
-		s.trace = tasks.CallersTrace(of)
-	}
-	r.id = span.SpanContext().TraceID().String()
-	span.SetAttributes(attribute.String("sluice.submitted", id), attribute.String("sluice.tenant", tenant))
+	r.id = s.span.trace
 	return s
 }
 
 // Trace is the Trace of the jobs that are submitted; "": they are not traced.
 func (s *Submit) Trace() string {
-	if s == nil {
+	switch {
+	case s == nil:
 		return ""
+	case s.span.parent == [8]byte{}:
+		return tasks.OwnTrace
 	}
-	return s.trace
+	return tasks.CallersTrace(s.span.trace)
 }
 
 // End ends the span: jobs of these pools were accepted, or the submit was refused with the
 // code, or was the repeat of an earlier one, whose id is given.
 func (s *Submit) End(code, repeats string, pools ...string) {
-	switch {
-	case s == nil:
+	if s == nil {
 		return
-	case code != "":
-		s.span.SetStatus(codes.Error, "")
-		s.span.SetAttributes(attribute.String("error.type", code))
-	case repeats != "":
-		s.span.SetAttributes(attribute.String("sluice.repeats", repeats))
-	default:
-		s.span.SetAttributes(attribute.StringSlice("sluice.pools", pools))
 	}
-	s.span.End(trace.WithTimestamp(s.now()))
+	s.span.to, s.span.failed = s.t.now(), code != ""
+	room := [5]attr{text("sluice.submitted", s.id), text("sluice.tenant", s.tenant), text("error.type", code), text("sluice.repeats", repeats)}
+	attrs := room[:4]
+	if len(pools) > 0 {
+		attrs = append(attrs, texts("sluice.pools", pools))
+	}
+	s.t.put(s.span, attrs...)
 }

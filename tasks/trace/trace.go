@@ -6,124 +6,91 @@
 //
 // It promises that no span holds what a caller or a provider wrote but for ids and the
 // names of models, that all times are of Redis's clock, and that nobody ever waits for
-// who takes the spans: what is not taken in time is dropped. A nil [Tracer] makes no
-// spans and costs nothing.
+// who takes the spans: what is not taken in time is dropped and counted. A span is
+// written as OTLP's bytes when it ends and never exists in another form. A nil [Tracer]
+// makes no spans and costs nothing.
 package trace
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
-	"math/rand/v2"
+	"errors"
+	"log/slog"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/sdk/resource"
-	sdk "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/tasks"
 )
 
 // Config says what a Tracer works with.
 type Config struct {
-	Exporter sdk.SpanExporter // takes the spans in batches
-	Resource *resource.Resource
-	Options  []sdk.BatchSpanProcessorOption
+	// Send gives spans to who takes them: the fields of a message ScopeSpans of OTLP,
+	// which are not Send's after it has returned. Never called twice at once.
+	Send    func(ctx context.Context, spans []byte) error
+	Close   func(ctx context.Context) error // is called after the last Send; nil: nothing is
+	Sampler Sampler
+	Queue   int           // spans at most that wait to be sent; 0: 16384
+	Batch   int           // spans at most that are sent at once; 0: 2048
+	Delay   time.Duration // after which spans are sent that fill no batch; 0: 5 s
+	Timeout time.Duration // of one sending; 0: 30 s
 	// Now is Redis's clock; nil: time.Now.
-	Now func() time.Time
+	Now     func() time.Time
+	Log     *slog.Logger       // nil: nothing is logged
+	Dropped prometheus.Counter // of spans; nil: nobody counts them
 }
 
 // Tracer makes spans. Nil makes none.
 type Tracer struct {
-	provider *sdk.TracerProvider
-	tracer   trace.Tracer
-	now      func() time.Time
+	sampler Sampler
+	now     func() time.Time
+	queue   *queue
+	close   func(ctx context.Context) error
 }
 
-// New returns a Tracer, which runs until Stop. Which traces are sampled, the variable
-// OTEL_TRACES_SAMPLER says.
+// New returns a Tracer, which runs until Stop.
 func New(c Config) *Tracer {
+	c.Queue, c.Batch = cmp.Or(c.Queue, 16384), cmp.Or(c.Batch, 2048)
+	c.Delay, c.Timeout = cmp.Or(c.Delay, 5*time.Second), cmp.Or(c.Timeout, 30*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	provider := sdk.NewTracerProvider(sdk.WithBatcher(c.Exporter, c.Options...), sdk.WithResource(c.Resource), sdk.WithIDGenerator(given{}))
-	return &Tracer{provider: provider, tracer: provider.Tracer("github.com/sluicehq/sluice"), now: c.Now}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Dropped == nil {
+		c.Dropped = prometheus.NewCounter(prometheus.CounterOpts{Name: "dropped"})
+	}
+	if c.Close == nil {
+		c.Close = func(context.Context) error { return nil }
+	}
+	return &Tracer{sampler: c.Sampler, now: c.Now, queue: newQueue(c), close: c.Close}
 }
 
-// Stop gives the spans that have ended to who takes them.
+// Stop gives the spans that have ended to who takes them, and drops what is not taken
+// before ctx ends.
 func (t *Tracer) Stop(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
-	return t.provider.Shutdown(ctx)
+	return errors.Join(t.queue.stop(ctx), t.close(ctx))
 }
 
-// SpanID returns an id for a span that is made later.
-func SpanID() (id trace.SpanID) {
-	for !id.IsValid() {
-		binary.BigEndian.PutUint64(id[:], rand.Uint64())
+// put ends a span, which has the id that is given, or one of its own. It returns the id.
+func (t *Tracer) put(s span, attrs ...attr) [8]byte {
+	if s.id == [8]byte{} {
+		s.id = SpanID()
 	}
-	return id
+	if s.to.Before(s.from) {
+		s.to = s.from // of two clocks that agree to a few milliseconds
+	}
+	t.queue.put(&s, attrs)
+	return s.id
 }
 
-// given generates the ids that a context names, and random ones where it names none.
-type given struct{}
-
-type idsKey struct{}
-
-// ids are those that a span is to have.
-type ids struct {
-	trace trace.TraceID
-	span  trace.SpanID
-}
-
-func (given) NewIDs(ctx context.Context) (id trace.TraceID, span trace.SpanID) {
-	if is, ok := ctx.Value(idsKey{}).(*ids); ok {
-		return is.trace, is.span
-	}
-	for !id.IsValid() {
-		binary.BigEndian.PutUint64(id[:8], rand.Uint64())
-		binary.BigEndian.PutUint64(id[8:], rand.Uint64())
-	}
-	return id, SpanID()
-}
-
-func (given) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID {
-	if is, ok := ctx.Value(idsKey{}).(*ids); ok && is.span.IsValid() {
-		return is.span
-	}
-	return SpanID()
-}
-
-// span makes a span that has ended. It has the id that is given, or one of its own.
-func (t *Tracer) span(parent trace.SpanContext, id trace.SpanID, name string, kind trace.SpanKind, from, to time.Time, failed bool, attrs ...attribute.KeyValue) trace.SpanContext {
-	ctx := trace.ContextWithRemoteSpanContext(context.Background(), parent)
-	if id.IsValid() {
-		ctx = context.WithValue(ctx, idsKey{}, &ids{span: id})
-	}
-	_, s := t.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithTimestamp(from), trace.WithAttributes(attrs...))
-	if failed {
-		s.SetStatus(codes.Error, "")
-	}
-	if to.Before(from) {
-		to = from // of two clocks that agree to a few milliseconds
-	}
-	s.End(trace.WithTimestamp(to))
-	return s.SpanContext()
-}
-
-// submitOf is the span of a job's submit, which all others of the job are under.
-func submitOf(j *tasks.Job) (trace.SpanContext, bool) {
-	id, span, ok := j.Traced()
-	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: id, SpanID: span, TraceFlags: trace.FlagsSampled, Remote: true}), ok
-}
-
-// ofJob says whose span it is.
-func ofJob(j *tasks.Job, more ...attribute.KeyValue) []attribute.KeyValue {
-	attrs := append([]attribute.KeyValue{attribute.String("sluice.job", j.ID), attribute.String("sluice.tenant", j.Tenant)}, more...)
-	if j.Batch != "" {
-		attrs = append(attrs, attribute.String("sluice.batch", j.Batch))
-	}
-	return attrs
+// under is a span under that of the submit of a job; false: the job is not traced.
+func under(j *tasks.Job) (s span, ok bool) {
+	s.trace, s.parent, ok = j.Traced()
+	s.remote = true
+	return s, ok
 }

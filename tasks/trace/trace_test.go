@@ -1,7 +1,10 @@
 package trace_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,43 +12,48 @@ import (
 	"testing"
 	"time"
 
-	sdk "go.opentelemetry.io/otel/sdk/trace"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/trace"
 )
 
-// kept keeps the spans that have ended.
+// kept keeps the spans that have ended, as OpenTelemetry's package reads them.
 type kept struct {
 	mu    sync.Mutex
-	spans []sdk.ReadOnlySpan
+	err   error
+	spans []*otlp.Span
 }
 
-func (k *kept) ExportSpans(_ context.Context, list []sdk.ReadOnlySpan) error {
+func (k *kept) send(_ context.Context, written []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.spans = append(k.spans, list...)
+	var in otlp.ScopeSpans
+	err := proto.Unmarshal(written, &in)
+	if k.err = errors.Join(k.err, err); err == nil && in.Scope != nil {
+		k.err = errors.New("the scope is the sender's to say")
+	}
+	k.spans = append(k.spans, in.Spans...)
 	return nil
 }
-
-func (k *kept) Shutdown(context.Context) error { return nil }
 
 // told are the spans, each as name, parent's name and length, once the tracer is stopped.
 func (k *kept) told(t *testing.T, tr *trace.Tracer) (out []string) {
 	t.Helper()
-	if err := tr.Stop(context.Background()); err != nil {
+	if err := errors.Join(tr.Stop(context.Background()), k.err); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]string{}
 	for _, s := range k.spans {
-		names[s.SpanContext().SpanID().String()] = s.Name()
+		names[string(s.SpanId)] = s.Name
+		if unknown := s.ProtoReflect().GetUnknown(); len(unknown) > 0 || len(s.TraceId) != 16 || len(s.SpanId) != 8 {
+			t.Errorf("the span %s has fields that nobody reads, or no id: %v", s.Name, s)
+		}
 	}
 	for _, s := range k.spans {
-		parent := names[s.Parent().SpanID().String()]
-		if parent == "" {
-			parent = "-"
-		}
-		out = append(out, fmt.Sprintf("%s<%s %s", s.Name(), parent, s.EndTime().Sub(s.StartTime()).Round(time.Second)))
+		parent := cmp.Or(names[string(s.ParentSpanId)], "-")
+		out = append(out, fmt.Sprintf("%s<%s %s", s.Name, parent, time.Duration(s.EndTimeUnixNano-s.StartTimeUnixNano).Round(time.Second)))
 	}
 	slices.Sort(out)
 	return out
@@ -53,7 +61,7 @@ func (k *kept) told(t *testing.T, tr *trace.Tracer) (out []string) {
 
 func tracer() (*kept, *trace.Tracer) {
 	k := &kept{}
-	return k, trace.New(trace.Config{Exporter: k})
+	return k, trace.New(trace.Config{Send: k.send})
 }
 
 const id = "job_01K9XCANARY0000000000000A"
@@ -72,6 +80,13 @@ func TestASubmitGoesOnWithItsCallersTrace(t *testing.T) {
 		{"00-" + theirs + "-" + span + "-00", "-"}, // its caller has not sampled it
 		{"00-" + theirs + "-" + span, ""},
 		{"nonsense", ""},
+		{"00-" + theirs + "-" + span + "-01-more", ""}, // of a version that has no more
+		{"00-" + strings.ToUpper(theirs) + "-" + span + "-01", ""},
+		{"00-" + theirs + "-0000000000000000-01", ""},
+		{"ff-" + theirs + "-" + span + "-01", ""},
+		{"00-" + theirs + "-" + span + "-xx", ""},
+		{"00-" + theirs + "-" + span + "-03", theirs}, // and a flag of a later version
+		{"cc-" + theirs + "-" + span + "-01.", ""},
 		{"00-00000000000000000000000000000000-" + span + "-01", ""},
 		{"cc-" + theirs + "-" + span + "-01-of-a-later-version", theirs},
 	} {
@@ -91,12 +106,12 @@ func TestASubmitGoesOnWithItsCallersTrace(t *testing.T) {
 			t.Errorf("%q: %v", row.parent, spans)
 			continue
 		}
-		got, of := k.spans[0].SpanContext(), job.TraceID()
+		got, of := k.spans[0], job.TraceID()
 		_, submit, _ := job.Traced()
-		if got.TraceID().String() != of || request.TraceID() != of || [8]byte(got.SpanID()) != submit || row.trace != "" && of != row.trace || row.trace == "" && job.Trace != tasks.OwnTrace {
-			t.Errorf("%q: the span is %s of %s; the job says %x of %s (%q), its request %s", row.parent, got.SpanID(), got.TraceID(), submit, of, job.Trace, request.TraceID())
+		if hex.EncodeToString(got.TraceId) != of || request.TraceID() != of || [8]byte(got.SpanId) != submit || row.trace != "" && of != row.trace || row.trace == "" && job.Trace != tasks.OwnTrace {
+			t.Errorf("%q: the span is %s of %s; the job says %x of %s (%q), its request %s", row.parent, hex.EncodeToString(got.SpanId), hex.EncodeToString(got.TraceId), submit, of, job.Trace, request.TraceID())
 		}
-		if under := k.spans[0].Parent().IsValid(); under != (row.trace != "") {
+		if under := hex.EncodeToString(got.ParentSpanId) == span; under != (row.trace != "") {
 			t.Errorf("%q: the submit is under another span: %t", row.parent, under)
 		}
 	}
@@ -139,8 +154,8 @@ func TestTheSpansOfAnAttempt(t *testing.T) {
 			t.Errorf("%s: %s; want %s", row.name, got, row.want)
 		}
 		for _, s := range k.spans {
-			if s.SpanContext().TraceID().String() != row.a.Job.TraceID() {
-				t.Errorf("%s: the span %s is of another trace", row.name, s.Name())
+			if hex.EncodeToString(s.TraceId) != row.a.Job.TraceID() {
+				t.Errorf("%s: the span %s is of another trace", row.name, s.Name)
 			}
 		}
 	}
@@ -156,11 +171,11 @@ func TestTheSpanOfACallHasTheIDThatItsProviderWasTold(t *testing.T) {
 	tr.Delivery(trace.Delivery{})
 	k.told(t, tr)
 	for _, s := range k.spans {
-		if parent := "00-" + s.SpanContext().TraceID().String() + "-" + s.SpanContext().SpanID().String() + "-01"; (parent == trace.Parent(a.Job, a.Call)) != (s.Name() == "call") {
-			t.Errorf("the span %s is %s; its provider was told %s", s.Name(), parent, trace.Parent(a.Job, a.Call))
+		if parent := "00-" + hex.EncodeToString(s.TraceId) + "-" + hex.EncodeToString(s.SpanId) + "-01"; (parent == trace.Parent(a.Job, a.Call)) != (s.Name == "call") {
+			t.Errorf("the span %s is %s; its provider was told %s", s.Name, parent, trace.Parent(a.Job, a.Call))
 		}
-		if failed := s.Status().Code.String() == "Error"; failed != (s.Name() != "wait") {
-			t.Errorf("the span %s failed: %t", s.Name(), failed)
+		if failed := s.Status.GetCode() == otlp.Status_STATUS_CODE_ERROR; failed != (s.Name != "wait") {
+			t.Errorf("the span %s failed: %t", s.Name, failed)
 		}
 	}
 	if len(k.spans) != 4 {

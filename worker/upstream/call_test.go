@@ -397,6 +397,26 @@ func TestWhatIsSent(t *testing.T) {
 	}
 }
 
+// A call carries its place in a trace where its provider may be told of it, and only there.
+func TestTracesOfCallsAreTheProvidersToKnowWhereItSaysSo(t *testing.T) {
+	t.Parallel()
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for _, dialect := range []Dialect{Anthropic, OpenAI} {
+		for _, row := range []struct {
+			told         bool
+			parent, want string
+		}{{true, parent, parent}, {true, "", ""}, {false, parent, ""}} {
+			w := serveBytes(t, fixture(t, string(dialect)+"/text.http"), false)
+			q := ask("hi")
+			q.Traceparent = row.parent
+			newCaller(t, dialect, w.url, func(c *Config) { c.Provider.TraceContext = row.told }).Do(t.Context(), q)
+			if got := strings.Join((<-w.requests).Header.Values("Traceparent"), ","); got != row.want {
+				t.Errorf("%s, %+v: sent with %q", dialect, row, got)
+			}
+		}
+	}
+}
+
 func TestACallThatNeverArrivedIsNotBilled(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
