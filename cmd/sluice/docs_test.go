@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -193,7 +194,7 @@ func TestTheReadmeRuns(t *testing.T) {
 		}
 	}
 	readme := project(t, "README.md")
-	c, ops, environ := startDev(t)
+	c, ops, environ := startDev(t, startedWith(t, readme)...)
 
 	// What dev prints, but for its address and token.
 	said, _ := c.said()
@@ -223,10 +224,69 @@ func TestTheReadmeRuns(t *testing.T) {
 	}
 	for _, want := range []string{
 		`"status":"succeeded"`, "event: done", `"object":"batch"`, "HTTP/1.1 202 Accepted", "HTTP/1.1 200 OK", "Idempotency-Replayed: true",
-		"application/problem+json", "idempotency_key_reused", `"status":"canceled"`, "paused", `"custom_id":"sotu-0001"`, "sluice_backlog_jobs", `"status":"ok"`,
+		"application/problem+json", "idempotency_key_reused", `"status":"canceled"`, "paused", `"custom_id":"sotu-0001"`, "sluice_backlog_jobs", `"status":"ok"`, "job.succeeded",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the README's commands do not show %s:\n%s", want, out)
+		}
+	}
+}
+
+// startedWith are the settings that the README starts dev with to show webhooks.
+func startedWith(t *testing.T, readme string) []string {
+	t.Helper()
+	block := regexp.MustCompile("<!-- dev for webhooks -->\n```sh\n(.*) sluice dev\n```").FindStringSubmatch(readme)
+	if block == nil {
+		t.Fatal("README.md does not say how dev calls this machine's webhooks")
+	}
+	return strings.Fields(block[1])
+}
+
+// Every block of the README that somebody may copy is run or read by a test: one that is
+// new is marked as tested, or said here with the test that runs it.
+func TestEveryBlockOfTheReadmeIsTested(t *testing.T) {
+	t.Parallel()
+	elsewhere := map[string]string{ // its first line, and who tests it
+		"go run ./cmd/sluice run examples/prompts.jsonl -o results.jsonl":                                                           "TestTheFirstScreen and every test of run",
+		"go test -race -p 2 -timeout 5m ./...":                                                                                      "TestTheFirstScreen",
+		"go install ./cmd/sluice          # from a checkout; or: make build":                                                        "Sluice, which builds it, and TestComposeFile",
+		"sha256sum --check --ignore-missing SHA256SUMS                  # macOS: shasum -a 256 --check --ignore-missing SHA256SUMS": "cmd/release",
+		"sluice dev": "TestTheReadmeRuns",
+		"export ANTHROPIC_BASE_URL=$SLUICE_URL/anthropic ANTHROPIC_API_KEY=$SLUICE_TOKEN": "cmd/prove/sdks",
+		"export OPENAI_BASE_URL=$SLUICE_URL/openai/v1 OPENAI_API_KEY=$SLUICE_TOKEN":       "cmd/prove/sdks",
+	}
+	blocks := regexp.MustCompile("(?s)(?:<!-- ([a-z ]+) -->\n)?```([a-z]+)\n(.*?)```").FindAllStringSubmatch(project(t, "README.md"), -1)
+	if len(blocks) < 20 {
+		t.Fatalf("README.md has %d blocks", len(blocks))
+	}
+	for _, b := range blocks {
+		mark, kind, text := b[1], b[2], b[3]
+		first, _, _ := strings.Cut(text, "\n")
+		switch kind {
+		case "sh":
+			if mark == "" && elsewhere[first] == "" {
+				t.Errorf("nobody runs the block that begins with %q", first)
+			}
+		case "yaml":
+			path := filepath.Join(t.TempDir(), "sluice.yaml")
+			for _, text := range append([]string{text}, regexp.MustCompile(`(?m)^# (.*)$`).FindAllString(text, -1)...) {
+				if err := os.WriteFile(path, []byte(strings.TrimPrefix(text, "# ")), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				environ := []string{"HOME=/h", "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"}
+				if strings.Contains(text, "providers:") {
+					environ = append(environ, "SLUICE_PROVIDERS__ANTHROPIC__API_KEY=key-of-ours")
+				}
+				if _, faults := config.Load(path, environ); len(faults) > 0 {
+					t.Errorf("the configuration that begins with %q is refused: %v", first, faults)
+				}
+			}
+		case "json":
+			for line := range strings.Lines(text) {
+				if !json.Valid([]byte(line)) {
+					t.Errorf("%s is no JSON", line)
+				}
+			}
 		}
 	}
 }

@@ -120,7 +120,11 @@ func TestComposeFile(t *testing.T) {
 	if err := yaml.Unmarshal([]byte(text), &file); err != nil {
 		t.Fatal(err)
 	}
-	redis := strings.Join(file.Services["redis"].Command, " ")
+	// As long as .env names no other, and with the one that its example names.
+	redis := strings.ReplaceAll(strings.Join(file.Services["redis"].Command, " "), "${REDIS_MAXMEMORY:-1gb}", "1gb")
+	if !strings.Contains(project(t, ".env.example"), "\nREDIS_MAXMEMORY=1gb\n") {
+		t.Error(".env.example does not name the memory that Redis has by default")
+	}
 	for _, want := range []string{"--appendonly yes", "--appendfsync always", "--maxmemory 1gb", "--maxmemory-policy noeviction"} {
 		if !strings.Contains(redis, want) {
 			t.Errorf("redis runs as %q; want %s", redis, want)
