@@ -1,7 +1,6 @@
 # make alone lists the targets.
 .DEFAULT_GOAL := help
 FUZZTIME ?= 30s
-VULNDB ?= https://vuln.go.dev
 
 .PHONY: help
 help: ## List the targets
@@ -31,7 +30,8 @@ lint: ## Check the format, run go vet and staticcheck, look for code that nothin
 	@unreached=$$(go tool deadcode -test ./...) && test -z "$$unreached" || { echo "deadcode: $$unreached"; exit 1; }
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities in what is reached, or say that their database cannot be had
+vuln: ## Look for known vulnerabilities in what is reached; VULNDB is the address of their database
+	@test -n "$(VULNDB)" || { echo "vuln: say which database to ask: make vuln VULNDB=ADDRESS"; exit 2; }
 	@if curl -fsS -o /dev/null --max-time 10 $(VULNDB)/index/db.json; \
 		then go run golang.org/x/vuln/cmd/govulncheck@latest -db $(VULNDB) ./...; \
 		else echo "vuln: $(VULNDB) cannot be reached: nothing is known about vulnerabilities"; exit 3; fi
@@ -108,7 +108,8 @@ prove-sdk: ## Drive the official SDKs call by call and through kills, after npm 
 prove-clients: ## Generate clients of Go and TypeScript from api/openapi.yaml and take jobs through them, after npm ci in cmd/prove/clients/testdata/npm, about a minute
 	cd cmd/prove/clients && go tool oapi-codegen -generate types,client -package client -o client/client.gen.go ../../../api/openapi.yaml
 	cd cmd/prove/clients/testdata/npm && npx openapi-typescript ../../../../../api/openapi.yaml -o schema.d.ts
-	cd cmd/prove/clients/testdata/npm && npx tsc --strict --target es2022 --module nodenext --moduleResolution nodenext --lib es2023,dom --outDir out life.mts
+	cd cmd/prove/clients/testdata/npm && npx openapi-ts -s
+	cd cmd/prove/clients/testdata/npm && npx tsc --strict --target es2022 --module nodenext --moduleResolution nodenext --lib es2023,dom,dom.iterable --outDir out life.mts hey.mts
 	cd cmd/prove/clients && go run .
 
 .PHONY: prove-console

@@ -1,5 +1,5 @@
-// Command clients proves that api/openapi.yaml makes clients: one of Go by oapi-codegen and one
-// of TypeScript by openapi-typescript, each compiled and taken through the life of a job
+// Command clients proves that api/openapi.yaml makes clients: one of Go by oapi-codegen and two
+// of TypeScript, by openapi-typescript and by hey-api, each compiled and taken through the life of a job
 // against a running sluice dev. It is a module of its own, so that the product does not depend
 // on generators; make prove-clients generates and runs it.
 package main
@@ -47,13 +47,15 @@ func prove(ctx context.Context) (err error) {
 		return fmt.Errorf("the client of oapi-codegen: %w", err)
 	}
 	fmt.Println("oapi-codegen: submitted, read, listed, canceled, retried and deleted; a batch")
-	node := exec.CommandContext(ctx, "node", "out/life.mjs")
-	node.Dir, node.Env = filepath.Join("testdata", "npm"), append(os.Environ(), "SLUICE_URL="+url, "SLUICE_TOKEN="+token)
-	said, err := node.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("the client of openapi-typescript: %w\n%s", err, said)
+	for by, program := range map[string]string{"openapi-typescript": "out/life.mjs", "hey-api": "out/hey.mjs"} {
+		node := exec.CommandContext(ctx, "node", program)
+		node.Dir, node.Env = filepath.Join("testdata", "npm"), append(os.Environ(), "SLUICE_URL="+url, "SLUICE_TOKEN="+token)
+		said, err := node.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("the client of %s: %w\n%s", by, err, said)
+		}
+		fmt.Print(string(said))
 	}
-	fmt.Print(string(said))
 	return nil
 }
 
