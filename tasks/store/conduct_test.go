@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,4 +53,39 @@ func TestConducts(t *testing.T) {
 	if list, err := s.Conducts(ctx, 10); err != nil || len(list) != 0 {
 		t.Errorf("after it was deleted: %+v, %v", list, err)
 	}
+	// A process that has not heard of it keeps nothing of what it knew; nor does any while a deletion is under way.
+	save(tasks.Conduct{Tenant: "acme", Version: 2, Data: raw, Found: true})
+	must(t, s.CloseTenant(ctx, "calm", tasks.Act{At: time.Now(), By: "ada"}))
+	must(t, s.CloseTenant(ctx, "new", tasks.Act{At: time.Now(), By: "ada"}))
+	save(tasks.Conduct{Tenant: "calm", Version: 1, Data: []byte("late"), Found: true}, tasks.Conduct{Tenant: "new", Data: raw, Found: true})
+	if list, err := s.Conducts(ctx, 10); err != nil || len(list) != 0 || rdb.Exists(ctx, "sluice:{s}:ab:acme", "sluice:{s}:ab:new").Val() != 0 {
+		t.Errorf("kept after it was deleted: %+v, %v", list, err)
+	}
 }
+
+// What is kept of a tenant takes at most 4 KiB of Redis, its key and the list of findings included.
+func TestAConductIsSmallInRedis(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := store.New(store.Config{Redis: rdb})
+	ctx := t.Context()
+	tenant := strings.Repeat("t", 64)
+	data := make([]byte, conductSize)
+	for i := range data {
+		data[i] = byte(i*7 + 1)
+	}
+	_, _, err := s.SaveConducts(ctx, []tasks.Conduct{{Tenant: tenant, Data: data, Found: true}})
+	must(t, err)
+	sum := int64(0)
+	for _, key := range rdb.Keys(ctx, "*:ab*").Val() {
+		n, err := rdb.MemoryUsage(ctx, key).Result()
+		must(t, err)
+		sum += n
+	}
+	if sum == 0 || sum > 4<<10 {
+		t.Errorf("a tenant takes %d bytes, want at most 4096", sum)
+	}
+}
+
+// conductSize is more than a Conduct is packed to, which a test of api/abuse compares.
+const conductSize = 3560
