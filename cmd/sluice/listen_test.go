@@ -21,7 +21,7 @@ func TestListenVerifiesAndPrints(t *testing.T) {
 	out, in := io.Pipe()
 	code := make(chan int, 1)
 	go func() {
-		code <- program(ctx, []string{"listen", "--secret", secret.Reveal(), "--listen", "127.0.0.1:0"}, nil, strings.NewReader(""), in, io.Discard)
+		code <- typeIn(ctx, []string{"listen", "--secret", secret.Reveal(), "--listen", "127.0.0.1:0"}, nil, strings.NewReader(""), in, io.Discard)
 		_ = in.Close()
 	}()
 	lines := bufio.NewReader(out)

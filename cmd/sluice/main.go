@@ -98,8 +98,37 @@ func impatient(signals <-chan os.Signal, then time.Time) {
 // end after --help.
 type exit int
 
+// commandLine is the tree of commands and what a command line said of it.
+type commandLine struct {
+	cli    CLI
+	parser *kong.Kong
+}
+
+func newCommandLine() *commandLine {
+	c := &commandLine{}
+	var err error
+	c.parser, err = kong.New(&c.cli,
+		kong.Name("sluice"),
+		kong.Description("Prompt jobs in, drained at exactly the pace that the LLM provider allows."),
+		kong.Exit(func(code int) { panic(exit(code)) }),
+		kong.UsageOnError(),
+		kong.Vars{"version": versionLine()},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // the command tree itself is wrong
+	}
+	return c
+}
+
 // program runs one command and returns the exit code.
-func program(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+func program(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return newCommandLine().run(ctx, args, environ, stdin, stdout, stderr)
+}
+
+// run reads one command and runs it; see program. The tree is not to be used again until
+// what was read into it is forgotten.
+func (c *commandLine) run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	defer func() {
 		switch v := recover().(type) {
 		case nil:
@@ -110,23 +139,9 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 		}
 	}()
 	stdout, stderr = shown(stdout), shown(stderr)
-	var cli CLI
 	env := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Environ: environ, vars: config.NewEnvironment(environ)}
-	parser, err := kong.New(&cli,
-		kong.Name("sluice"),
-		kong.Description("Prompt jobs in, drained at exactly the pace that the LLM provider allows."),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(exit(code)) }),
-		kong.UsageOnError(),
-		kong.Vars{"version": versionLine()},
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(env),
-	)
-	if err != nil {
-		panic(err) // the command tree itself is wrong
-	}
-	parsed, err := parser.Parse(args)
+	c.parser.Stdout, c.parser.Stderr = stdout, stderr
+	parsed, err := c.parser.Parse(args)
 	if err != nil {
 		fmt.Fprintf(stderr, "sluice: %v\n", err)
 		var at *kong.ParseError
@@ -137,19 +152,20 @@ func program(ctx context.Context, args, environ []string, stdin io.Reader, stdou
 		}
 		return 2
 	}
-	env.config = cli.ConfigFile
-	env.levelSet = firstSet(cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"]) != ""
-	if env.Log, err = newLog(stderr, firstSet(cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"], "info")); err != nil {
+	env.config = c.cli.ConfigFile
+	env.levelSet = firstSet(c.cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"]) != ""
+	if env.Log, err = newLog(stderr, firstSet(c.cli.LogLevel, env.vars["SLUICE_LOG_LEVEL"], "info")); err != nil {
 		fmt.Fprintf(stderr, "sluice: %v\n", err)
 		return 2
 	}
-	if err := parsed.Run(); err != nil {
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	if err := parsed.Run(env); err != nil {
 		fmt.Fprintf(stderr, "sluice: %v\n", err)
-		if c, ok := errors.AsType[interface {
+		if coded, ok := errors.AsType[interface {
 			error
 			ExitCode() int
 		}](err); ok {
-			return c.ExitCode()
+			return coded.ExitCode()
 		}
 		return 1
 	}

@@ -104,7 +104,7 @@ func TestCommandsAboutManyJobs(t *testing.T) {
 			server := httptest.NewServer(api)
 			defer server.Close()
 			var out, errs bytes.Buffer
-			code := program(t.Context(), strings.Fields(row.args), []string{"SLUICE_URL=" + server.URL, "SLUICE_TOKEN=t"}, strings.NewReader(""), &out, &errs)
+			code := typeIn(t.Context(), strings.Fields(row.args), []string{"SLUICE_URL=" + server.URL, "SLUICE_TOKEN=t"}, strings.NewReader(""), &out, &errs)
 			for what, m := range map[string][2]string{"asked": {strings.Join(api.asked, " & "), row.asked}, "stdout": {out.String(), row.out}, "stderr": {errs.String(), row.err}} {
 				if !regexp.MustCompile(m[1]).MatchString(m[0]) {
 					t.Errorf("%s is\n%s\nwant %s", what, m[0], m[1])

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -146,11 +147,49 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// idle are the command lines that no test uses now.
+var idle struct {
+	mu    sync.Mutex
+	lines []*commandLine
+}
+
+// typeIn is program with a command line that was used before, if there is one: to build
+// the tree of commands is most of what a short command costs with the race detector.
+func typeIn(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	idle.mu.Lock()
+	var c *commandLine
+	if n := len(idle.lines); n > 0 {
+		c, idle.lines = idle.lines[n-1], idle.lines[:n-1]
+	}
+	idle.mu.Unlock()
+	if c == nil {
+		c = newCommandLine()
+	}
+	defer func() {
+		c.cli = CLI{}
+		_ = kong.Visit(c.parser.Model.Node, func(node kong.Visitable, next kong.Next) error {
+			switch node := node.(type) {
+			case *kong.Node:
+				node.Active = false
+			case *kong.Value:
+				node.Set, node.Active = false, false
+			case *kong.Flag:
+				node.Negated = false
+			}
+			return next(nil)
+		})
+		idle.mu.Lock()
+		defer idle.mu.Unlock()
+		idle.lines = append(idle.lines, c)
+	}()
+	return c.run(ctx, args, environ, stdin, stdout, stderr)
+}
+
 // invoke runs the program in this process.
 func invoke(t *testing.T, stdin string, environ []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = program(t.Context(), args, append([]string{"HOME=" + t.TempDir()}, environ...), strings.NewReader(stdin), &out, &errs)
+	code = typeIn(t.Context(), args, append([]string{"HOME=" + t.TempDir()}, environ...), strings.NewReader(stdin), &out, &errs)
 	return code, out.String(), errs.String()
 }
 

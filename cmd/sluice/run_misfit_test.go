@@ -173,7 +173,7 @@ pools: {p: {provider: p, models: ["m*"]}}
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			said := &watched{want: "is paused: ", found: cancel}
-			code := program(ctx, []string{"run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1"}, d.environ, strings.NewReader(""), io.Discard, said)
+			code := typeIn(ctx, []string{"run", d.path("p.txt"), "-o", d.path("out.jsonl"), "--model", "m1"}, d.environ, strings.NewReader(""), io.Discard, said)
 			if text := said.text.String(); code != 1 || !strings.Contains(text, "pool p is paused: ") || !strings.Contains(text, c.want) || !strings.Contains(text, "its jobs wait") || !strings.Contains(text, "interrupted with") {
 				t.Errorf("code %d; want %q\n%s", code, c.want, text)
 			}

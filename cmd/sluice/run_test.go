@@ -188,7 +188,7 @@ func (d *desk) runs(ctx context.Context, stdin string, args ...string) (code int
 		words = append(words, a)
 	}
 	var out, errs bytes.Buffer
-	code = program(ctx, words, d.environ, strings.NewReader(stdin), &out, &errs)
+	code = typeIn(ctx, words, d.environ, strings.NewReader(stdin), &out, &errs)
 	return code, out.String(), errs.String()
 }
 

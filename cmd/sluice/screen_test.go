@@ -52,7 +52,7 @@ func TestCommandsOnARealTerminal(t *testing.T) {
 	d := newDesk(t)
 	d.write("p.jsonl", `{"model":"m1","prompt":"\u001b]0;owned\u0007\u001b[2Jboo"}`+"\n")
 	said := onTerminal(t, func(tty *os.File) int {
-		return program(t.Context(), []string{"run", d.path("p.jsonl")}, d.environ, strings.NewReader(""), tty, tty)
+		return typeIn(t.Context(), []string{"run", d.path("p.jsonl")}, d.environ, strings.NewReader(""), tty, tty)
 	})
 	if rest := strings.ReplaceAll(said, "\r\x1b[K", ""); strings.Contains(rest, "\x1b") || strings.Contains(rest, "\x07") || !strings.Contains(rest, "boo") {
 		t.Errorf("the terminal was told %q", said)
@@ -92,7 +92,7 @@ func TestATextIsAsItIsInAPipeAndHarmlessOnATerminal(t *testing.T) {
 			}
 			environ := append([]string{"HOME=" + t.TempDir()}, api.environ()...)
 			said := onTerminal(t, func(tty *os.File) int {
-				return program(t.Context(), args, environ, strings.NewReader(""), tty, tty)
+				return typeIn(t.Context(), args, environ, strings.NewReader(""), tty, tty)
 			})
 			if said = strings.ReplaceAll(said, "\r\n", "\n"); !strings.Contains(said, harmless) {
 				t.Errorf("a terminal gets %q", said)

@@ -182,7 +182,7 @@ job job_1 model=m` + "\u241b" + `[2J pool=claude for=AGE
 
 	environ := api(t, 403)
 	said := onTerminal(t, func(tty *os.File) int {
-		return program(t.Context(), []string{"top", "--every", "1ms", "--count", "2"}, environ, strings.NewReader(""), tty, tty)
+		return typeIn(t.Context(), []string{"top", "--every", "1ms", "--count", "2"}, environ, strings.NewReader(""), tty, tty)
 	})
 	screens := strings.Split(said, "\x1b[H")
 	ours := regexp.MustCompile(`\x1b\[(H|J|K|\?7[lh])`)

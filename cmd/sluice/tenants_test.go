@@ -433,7 +433,7 @@ func TestATenantIsDeletedByTheShell(t *testing.T) {
 	r.token = ops
 	r.call("POST", "/v1/tokens", `{"tenant":"acme","name":"kept","scope":"jobs:read","ttl":"1h"}`, &kept)
 	var out, errs strings.Builder
-	code := program(t.Context(), []string{"tenants", "delete", "acme", "--reason", "left us"}, []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + ops}, strings.NewReader(""), &out, &errs)
+	code := typeIn(t.Context(), []string{"tenants", "delete", "acme", "--reason", "left us"}, []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + ops}, strings.NewReader(""), &out, &errs)
 	if code != 0 || !strings.Contains(errs.String(), "acme: deleted 2 jobs") {
 		t.Fatalf("exit %d, %s", code, errs.String())
 	}
