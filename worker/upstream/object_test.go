@@ -71,14 +71,14 @@ func TestAnAnswerWithManyPartsCostsByItsSize(t *testing.T) {
 		}
 		return took
 	}
-	few, lots := many(1250), many(10_000)
+	few, lots := many(750), many(6000)
 	for name := range few {
 		a, b := took(few[name]), took(lots[name])
 		// Eight times the members; a square would be 64 times. A machine that is
 		// busy with something else gets more tries.
 		for tries := 0; b > 20*a && b > 75*time.Millisecond; tries++ {
 			if tries == 8 {
-				t.Errorf("%s: 1,250 took %v, and 10,000 %v", name, a, b)
+				t.Errorf("%s: 750 took %v, and 6,000 %v", name, a, b)
 				break
 			}
 			a, b = max(a, took(few[name])), min(b, took(lots[name]))
