@@ -84,6 +84,10 @@ prove-refusals: ## Measure another tenant's waits beside each kind of refused pr
 prove-accounts: ## Move jobs about by dice and compare the tenant's account after each move, with twelve seeds
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestAnAccountIsWhatItsJobsUsedAndWait ./tasks/store -seeds 12
 
+.PHONY: prove-crowd
+prove-crowd: ## Come at each limit 400 times at once by submits, batches, retries and both dialects, about 10 s; fail unless it holds to the one
+	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestALimitIsExactForACrowd ./cmd/sluice -crowd 80
+
 .PHONY: prove-edits
 prove-edits: ## Edit a file of prompts at random between runs that are interrupted and killed, 14 times, about 20 s
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestEditsAndInterruptionsAtRandom ./cmd/sluice -rounds 14

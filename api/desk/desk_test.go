@@ -501,3 +501,46 @@ func TestAUserComesAgainWhenItsOwnIsFree(t *testing.T) {
 		})
 	}
 }
+
+// payers are those of whom submits were taken.
+type payers struct {
+	purse
+	who []string
+}
+
+func (p *payers) Admit(ctx context.Context, owner string, n int64) (quota.Grant, error) {
+	p.who = append(p.who, owner)
+	return p.purse.Admit(ctx, owner, n)
+}
+
+// Each door asks for the user, whose own allowance counts too, and not for its tenant alone.
+func TestEachDoorTakesOfTheUsersAllowance(t *testing.T) {
+	t.Parallel()
+	st, paid := store{status: tasks.StatusQueued}, payers{}
+	d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: pools{}, Quota: &paid, NewID: func(string) string { return "job_1" }, Caps: room(t, caps.Config{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := desk.Caller{Tenant: "acme/ada"}
+	for name, ask := range map[string]func() error{
+		"submit": func() error {
+			_, err := d.Submit(t.Context(), c, tasks.Submission{Job: tasks.Job{Model: "m"}})
+			return err
+		},
+		"batch": func() error {
+			_, err := d.SubmitBatch(t.Context(), c, desk.Incoming{Read: func(take func(int, tasks.Job, int) error) error { return take(1, tasks.Job{Model: "m"}, 1) }})
+			return err
+		},
+		"retry":  func() error { _, _, err := d.Retry(t.Context(), c, "job_1"); return err },
+		"bulk":   func() error { _, err := d.RetryAll(t.Context(), c, tasks.Selection{}); return err },
+		"upload": func() error { _, err := d.Limits(t.Context(), c.Tenant); return err },
+	} {
+		paid.who = nil
+		if err := ask(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !slices.Equal(paid.who, []string{"acme/ada"}) {
+			t.Errorf("%s: taken of %q", name, paid.who)
+		}
+	}
+}

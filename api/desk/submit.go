@@ -90,7 +90,7 @@ func (d *Desk) admitted(ctx context.Context, c *comer) (quota.Grant, error) {
 	if err := d.usual(c.tenant); err != nil && !d.known(ctx, c.of) {
 		return quota.Grant{}, err
 	}
-	grant, err := d.allow(ctx, c.tenant)
+	grant, err := d.allow(ctx, c.of.Job.Owner())
 	if err != nil {
 		return grant, err
 	}
@@ -98,7 +98,7 @@ func (d *Desk) admitted(ctx context.Context, c *comer) (quota.Grant, error) {
 		err = d.fits(ctx, &c.of.Job, grant.Limits)
 	}
 	if err != nil && !d.known(ctx, c.of) {
-		d.refund(ctx, c.tenant, grant)
+		d.refund(ctx, c.of.Job.Owner(), grant)
 		return grant, err
 	}
 	return grant, nil
