@@ -64,7 +64,7 @@ func TestEndingsFromOutside(t *testing.T) {
 	// A stream of a job that is canceled ends with that.
 	go func() {
 		eventually(t, "it is followed", func() bool {
-			return strings.Contains(string((caller{s, t, ""}).do("GET", "http://"+s.api.ops+"/metrics", "").body), "sluice_http_held_requests 1")
+			return strings.Contains(string((caller{s, t, ""}).do("GET", "http://"+s.api.ops()+"/metrics", "").body), "sluice_http_held_requests 1")
 		})
 		c.do("POST", "/v1/jobs/"+second+"/cancel", "")
 	}()
@@ -92,7 +92,7 @@ func TestEndingsFromOutside(t *testing.T) {
 func TestTwoWorkersShareAMachine(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil)
-	second := start(t, append(s.environ, "SLUICE_OPS_LISTEN="+s.worker.ops), "worker")
+	second := start(t, append(s.environ, "SLUICE_OPS_LISTEN="+s.worker.ops()), "worker")
 	eventually(t, "the second one says where it is", func() bool { return strings.Contains(second.stderr.String(), "ops_listen") })
 	c := s.as(t, "two")
 	var ids []string

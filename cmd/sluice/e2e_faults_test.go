@@ -106,8 +106,8 @@ func TestNothingLeaks(t *testing.T) {
 		look(path, string(r.body))
 	}
 	for _, p := range []*process{s.api, s.worker} {
-		look("metrics", string(anon.do("GET", "http://"+p.ops+"/metrics", "").body))
-		look("cmdline", string(anon.do("GET", "http://"+p.ops+"/debug/pprof/goroutine?debug=2", "").body))
+		look("metrics", string(anon.do("GET", "http://"+p.ops()+"/metrics", "").body))
+		look("cmdline", string(anon.do("GET", "http://"+p.ops()+"/debug/pprof/goroutine?debug=2", "").body))
 	}
 	// A second signal stops at once; two within half a second are one.
 	s.worker.signal(syscall.SIGTERM)
@@ -424,7 +424,7 @@ func TestTheAPIStopsGently(t *testing.T) {
 	polled := make(chan reply, 1)
 	go func() { polled <- c.do("GET", "/v1/jobs/"+id+"?wait=60", "") }()
 	eventually(t, "the poll is held", func() bool {
-		return strings.Contains(string((caller{s, t, ""}).do("GET", "http://"+s.api.ops+"/metrics", "").body), "sluice_http_held_requests 2")
+		return strings.Contains(string((caller{s, t, ""}).do("GET", "http://"+s.api.ops()+"/metrics", "").body), "sluice_http_held_requests 2")
 	})
 	begun := time.Now()
 	s.api.signal(syscall.SIGTERM)

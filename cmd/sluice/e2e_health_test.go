@@ -315,7 +315,7 @@ func (r *relay) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.mu.Lock()
-	r.l = l
+	r.l, r.at = l, l.Addr().String()
 	r.mu.Unlock()
 	r.live.Go(func() {
 		for {
@@ -396,7 +396,7 @@ func (s *system) cutOff(t *testing.T, sick *process, ready func() (status int, b
 
 // readiness asks a process.
 func (s *system) readiness(t *testing.T, client *http.Client, p *process) (int, string) {
-	res, err := client.Get("http://" + p.ops + "/readyz")
+	res, err := client.Get("http://" + p.ops() + "/readyz")
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -413,7 +413,7 @@ func (s *system) readiness(t *testing.T, client *http.Client, p *process) (int, 
 func TestAWorkerBehindADeadProxyLeavesItsJobsToTheOther(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil)
-	proxy := &relay{at: freeAddress(t), to: strings.TrimPrefix(s.provider.URL, "http://")}
+	proxy := &relay{at: "127.0.0.1:0", to: strings.TrimPrefix(s.provider.URL, "http://")}
 	proxy.open(t)
 	t.Cleanup(proxy.shut)
 	sick := start(t, append(s.environ, "SLUICE_PROVIDERS__ANTHROPIC__BASE_URL=http://"+proxy.at), "worker")
@@ -441,7 +441,7 @@ func TestAWorkerWithoutANetworkLeavesItsJobsToTheOther(t *testing.T) {
 	}
 	within("ip", "link", "set", "lo", "up") // its own address answers
 	ready := func() (int, string) {
-		body, code, _ := strings.Cut(within("curl", "-s", "-w", "\t%{http_code}", "http://"+sick.ops+"/readyz"), "\t")
+		body, code, _ := strings.Cut(within("curl", "-s", "-w", "\t%{http_code}", "http://"+sick.ops()+"/readyz"), "\t")
 		status, _ := strconv.Atoi(code)
 		return status, body
 	}

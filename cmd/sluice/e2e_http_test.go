@@ -281,7 +281,7 @@ func testQuota(t *testing.T, s *system) {
 
 func testOperations(t *testing.T, s *system) {
 	anon := caller{s, t, ""}
-	for _, base := range []string{s.url, "http://" + s.api.ops, "http://" + s.worker.ops} {
+	for _, base := range []string{s.url, "http://" + s.api.ops(), "http://" + s.worker.ops()} {
 		for _, path := range []string{"/healthz", "/readyz"} {
 			if r := anon.do("GET", base+path, ""); r.status != 200 {
 				t.Errorf("%s%s: %d %s", base, path, r.status, r.body)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -133,7 +132,6 @@ type process struct {
 	cmd            *exec.Cmd
 	stdout, stderr stream
 	done           chan struct{}
-	ops            string
 }
 
 // start runs the program as a child that is gone when the test ends. With a variable
@@ -150,12 +148,12 @@ func startWith(t *testing.T, attributes *syscall.SysProcAttr, environ []string, 
 	if slices.ContainsFunc(environ, func(kv string) bool { return strings.HasPrefix(kv, "GORACE=") }) {
 		path = main.Raced(t)
 	}
-	p := &process{t: t, done: make(chan struct{}), ops: freeAddress(t)}
+	p := &process{t: t, done: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Env = append([]string{
 		"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "SLUICE_AUTH__HMAC_SECRET=" + secret,
-		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=" + p.ops, "SLUICE_DRAIN_DELAY=0s",
+		"SLUICE_LISTEN=127.0.0.1:0", "SLUICE_OPS_LISTEN=127.0.0.1:0", "SLUICE_DRAIN_DELAY=0s",
 	}, environ...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = &p.stdout, &p.stderr, attributes
 	if err := p.cmd.Start(); err != nil {
@@ -204,15 +202,23 @@ func (p *process) exits() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+// address is where the process says in its log that something of it listens.
+func (p *process) address(what string) (at string) {
+	p.t.Helper()
+	eventually(p.t, "the process says "+what, func() bool {
+		for line := range strings.Lines(p.stderr.String()) {
+			var entry struct{ Msg, Address string }
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == what {
+				at = entry.Address
+			}
+		}
+		return at != ""
+	})
+	return at
 }
+
+// ops is the address of its metrics and health.
+func (p *process) ops() string { return p.address("metrics and health") }
 
 // system is an API and a worker on one Redis.
 type system struct {
@@ -276,16 +282,7 @@ tenants:
 func (s *system) startAPI() {
 	s.t.Helper()
 	s.api = start(s.t, s.environ, "api")
-	eventually(s.t, "the API listens", func() bool {
-		for line := range strings.Lines(s.api.stderr.String()) {
-			var entry struct{ Msg, Address string }
-			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "listening" {
-				s.url = "http://" + entry.Address
-				return true
-			}
-		}
-		return false
-	})
+	s.url = "http://" + s.api.address("listening")
 }
 
 func (s *system) startWorker(args ...string) *process {
@@ -297,7 +294,7 @@ func (s *system) startWorker(args ...string) *process {
 
 // probe asks a process's operations port; 0 when nobody answers.
 func (s *system) probe(p *process, path string) int {
-	res, err := caller{s, s.t, ""}.send(http.MethodGet, "http://"+p.ops+path, "")
+	res, err := caller{s, s.t, ""}.send(http.MethodGet, "http://"+p.ops()+path, "")
 	if err != nil {
 		return 0
 	}

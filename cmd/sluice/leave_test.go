@@ -67,7 +67,7 @@ func TestAnAPIThatStopsIsLeftFirst(t *testing.T) {
 	eventually(t, "submits go through", func() bool { return accepted.Load() > 20 })
 	api.signal(syscall.SIGTERM)
 	eventually(t, "readiness says that it stops", func() bool {
-		res, err := http.Get("http://" + api.ops + "/readyz")
+		res, err := http.Get("http://" + api.ops() + "/readyz")
 		if err != nil {
 			return false
 		}

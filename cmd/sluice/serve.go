@@ -332,6 +332,7 @@ func (s *service) serveOps(ctx context.Context) error {
 		}
 		s.log.Warn("ops_listen cannot be used; metrics and health are at another port", "error", taken, "address", l.Addr().String())
 	}
+	s.log.Info("metrics and health", "address", l.Addr().String())
 	mux := http.NewServeMux()
 	health := api.Operations(s.operations())
 	mux.Handle("/healthz", health)
