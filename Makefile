@@ -178,6 +178,10 @@ bench-backlog: ## Rates with 200,000 jobs queued
 bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, lanes, large prompts, 10,000 tenants; about 3 minutes
 	go run ./cmd/prove fair $(FAIRFLAGS)
 
+.PHONY: bench-abuse
+bench-abuse: ## Measure how much abuse is found, how soon, and what else is taken for it: 5 worlds of 200 tenants for two weeks of virtual time; about 5 minutes
+	go run ./cmd/prove abuse $(ABUSEFLAGS)
+
 TRACE ?= cmd/prove/fair/testdata/servegen.csv
 .PHONY: bench-overload
 bench-overload: ## Measure, in virtual time, who is refused and who expires at 1.5 times the allowance; TRACE names a log

@@ -58,11 +58,11 @@ type Conduct struct {
 	Now    [volumes]float64
 	Volume [volumes]series
 
-	Submits  float32                               // of late
-	Alike    float32                               // of these, nearly the same as one before, of a template that is new
-	Habit    float32                               // the share of those in an hour, usually
-	Hour     struct{ Looked, Alike, Same float32 } // under way: prompts looked at, those like another, the most of one
-	Same     float32                               // the most that one prompt came of late, on other days
+	Submits  float32 // of late
+	Alike    float32 // of these, nearly the same as one before, of a template that is new
+	Habit    float32 // the share of those in an hour, usually
+	Hour     hourly  // under way
+	Same     float32 // the most that one prompt came of late, on other days
 	Exact    top
 	Template top
 	Ring     [ringSize]Shape
@@ -75,6 +75,9 @@ type Conduct struct {
 	Seen [kinds]distinct // in the hour under way
 	Most [kinds]float32  // in an hour
 
+	Fresh top     // submits of late from addresses that are no habit
+	Novel float32 // the most of these on other days
+
 	Refused uint32  // submits in the window under way
 	Score   float32 // of the last window that had acts, by the model
 	Flags   [keptFlags]Flag
@@ -84,8 +87,12 @@ type Conduct struct {
 	Version uint8
 }
 
+// hourly is what an hour has had: prompts looked at and those like another; at most of late, of one
+// prompt and from addresses that are no habit.
+type hourly struct{ Looked, Alike, Same, Fresh float32 }
+
 // conductVersion is of the form above.
-const conductVersion = 1
+const conductVersion = 2
 
 // Rules is what a Conduct is judged by.
 type Rules struct {
@@ -112,6 +119,9 @@ func (c *Conduct) Take(w *Rules, a *Act) {
 		if h != 0 {
 			c.Seen[k].add(h)
 		}
+	}
+	if a.Address != 0 && !c.knows(a.Address) {
+		c.Fresh.add(a.Address)
 	}
 	if a.Print != nil {
 		c.look(a.Print)
@@ -169,6 +179,7 @@ func (c *Conduct) Close(w *Rules, t time.Time) {
 			c.Volume[i].close(c.Now[i], hour)
 		}
 		c.Hour.Same = max(c.Hour.Same, c.strangest(&c.Exact))
+		c.Hour.Fresh = max(c.Hour.Fresh, c.fresh())
 		c.model(w)
 		came := c.Now[rate] > 0
 		c.Now, c.Refused = [volumes]float64{}, 0
@@ -176,6 +187,7 @@ func (c *Conduct) Close(w *Rules, t time.Time) {
 		c.Submits, c.Alike = c.Submits*fade, c.Alike*fade
 		c.Exact.fade(fade)
 		c.Template.fade(fade)
+		c.Fresh.fade(fade)
 		if hourOf(w.start(c.Window+1)) != hour {
 			c.closeHour(w, at, hour)
 		}
@@ -199,6 +211,7 @@ func (c *Conduct) closeHour(w *Rules, at time.Time, hour int) {
 	if calm && (!strange || young || c.Strange >= unlearned) {
 		c.learnContent(young || c.Strange >= unlearned)
 	}
+	c.closeFresh(young, calm)
 	c.closeSame(young, calm)
 	c.closeKinds(young, calm)
 }
@@ -211,8 +224,48 @@ func (c *Conduct) closeSame(young, calm bool) {
 	if c.Hour.Looked >= 5 && calm {
 		c.Habit += (c.Hour.Alike/c.Hour.Looked - c.Habit) / 10
 	}
-	c.Hour = struct{ Looked, Alike, Same float32 }{}
+	c.Hour = hourly{}
 }
+
+// closeFresh learns the addresses that came of late, and how much comes from new ones. What was
+// told of them alone is a habit soon: an application that is put up anew has others.
+func (c *Conduct) closeFresh(young, calm bool) {
+	n := c.Hour.Fresh
+	c.learnAddresses(calm, young || n < c.tooFresh())
+	if calm {
+		c.Novel = max(n, c.Novel*0.999)
+	}
+}
+
+// learnAddresses takes the addresses of late for habit: all of them, or those that came in several
+// hours, which are more while there is an alarm.
+func (c *Conduct) learnAddresses(calm, all bool) {
+	hours := uint8(unlearned)
+	if calm {
+		hours = 3
+	}
+	for i := range c.Fresh {
+		t := &c.Fresh[i]
+		if t.Count == 0 {
+			continue
+		}
+		if t.Hours = min(100, t.Hours+1); all || t.Hours >= hours {
+			c.Known[0].add(t.Hash)
+			*t = tally{}
+		}
+	}
+}
+
+// fresh is how many submits of late came from addresses that are no habit.
+func (c *Conduct) fresh() (n float32) {
+	for i := range c.Fresh {
+		n += c.Fresh[i].Count
+	}
+	return n
+}
+
+// tooFresh is how many of those are too many.
+func (c *Conduct) tooFresh() float32 { return max(leastAlike, 1.5*c.Novel) }
 
 // closeKinds learns how many of each kind an hour has.
 func (c *Conduct) closeKinds(young, calm bool) {

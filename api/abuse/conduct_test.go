@@ -173,3 +173,27 @@ func TestConductIsSmall(t *testing.T) {
 		t.Errorf("a tenant takes %d bytes", n)
 	}
 }
+
+// What comes from where the tenant never was is told, leads to nothing alone, and is a habit after
+// some hours.
+func TestNewAddress(t *testing.T) {
+	t.Parallel()
+	w := grown(t)
+	for n := range 6 * 6 {
+		many := 10
+		if n > 4 {
+			many = 4 // as usual, or its rate would be told as well
+		}
+		for i := range many {
+			w.send("Translate the page "+strings.Repeat(string(rune('a'+i%5)), 3)+" of our handbook number "+w.now.Format("1504")+strings.Repeat("1", i), "elsewhere")
+		}
+		w.step()
+		got := strings.Contains(w.found(), "new_address")
+		if n == 4 && !got || n > 5*6 && got {
+			t.Errorf("after %d windows elsewhere: told %t", n, got)
+		}
+		if w.c.Ladder.Rung != Observe {
+			t.Fatalf("after %d windows elsewhere it is at %s, for %q", n, w.c.Ladder.Rung, w.found())
+		}
+	}
+}

@@ -110,11 +110,15 @@ func (c *Conduct) release(w *Rules, now time.Time) {
 			s.Slack = max(1, s.Slack) * 1.5
 			s.Sum = 0
 		case content:
+		case origin:
+			c.Novel = max(c.Novel, c.fresh())
+			c.Most[addresses] = max(c.Most[addresses], float32(c.Seen[addresses].count()))
 		default:
 			k := f.Rule - Addresses
 			c.Most[k] = max(c.Most[k], float32(c.Seen[k].count()))
 		}
 	}
 	c.learnContent(true)
+	c.learnAddresses(true, true)
 	c.Ladder = ladder{Quiet: 60}
 }

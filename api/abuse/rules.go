@@ -17,10 +17,11 @@ const (
 	Users                   // many users
 	Credentials             // many tokens of ours
 	Models                  // many models probed
+	NewAddress              // addresses that the tenant was never seen at
 	rules
 )
 
-var ruleNames = [rules]string{"identical", "near_duplicates", "sweep", "rate", "tokens", "cost", "addresses", "users", "tokens_used", "models"}
+var ruleNames = [rules]string{"identical", "near_duplicates", "sweep", "rate", "tokens", "cost", "addresses", "users", "tokens_used", "models", "new_address"}
 
 func (r Rule) String() string {
 	if r < rules {
@@ -46,7 +47,7 @@ func (r Rule) family() family {
 		return content
 	case Rate, Tokens, Cost:
 		return volume
-	case Addresses:
+	case Addresses, NewAddress:
 		return origin
 	case Users, Credentials:
 		return identity
@@ -94,6 +95,9 @@ func (c *Conduct) Signals(w *Rules, now time.Time) (found []Flag) {
 		if n := c.Seen[k].count(); n >= float64(c.tooMany(kind(k))) {
 			add(Addresses+Rule(k), time.Hour, n)
 		}
+	}
+	if n := c.fresh(); n >= c.tooFresh() && n/submits >= leastShare {
+		add(NewAddress, halfLife, float64(n))
 	}
 	return found
 }

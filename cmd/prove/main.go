@@ -45,6 +45,7 @@
 //	seal      submit and drain rates, and processor time, of sealed jobs against plain ones
 //	backlog   submit and drain rates with 200,000 jobs queued
 //	fair      how a pool's allowance is shared among tenants, in virtual time
+//	abuse     how much abuse is found, how soon, and what else is taken for it, in virtual time
 //
 // Of each, prove COMMAND --help lists the flags. The exit code is 1 when
 // something could not be measured, and 2 for wrong usage.
@@ -63,6 +64,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluicehq/sluice/cmd/prove/abuse"
 	"github.com/sluicehq/sluice/cmd/prove/bench"
 	"github.com/sluicehq/sluice/cmd/prove/edge"
 	"github.com/sluicehq/sluice/cmd/prove/fair"
@@ -97,6 +99,7 @@ type CLI struct {
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
 	Batches  bench.Batches   `cmd:"" help:"Prove that large batches in the providers' own forms take little memory of the API."`
 	Fair     fair.Command    `cmd:"" help:"Measure how a pool's allowance is shared among tenants, in virtual time."`
+	Abuse    abuse.Command   `cmd:"" help:"Measure how much abuse is found, and what else is taken for it, in virtual time."`
 	Bodies   bench.Bodies    `cmd:"" help:"Measure the submit and drain rates of prompts in a folder, against small ones in Redis."`
 	Traces   bench.Traces    `cmd:"" help:"Measure what traces take of the processors."`
 	Seal     bench.Seal      `cmd:"" help:"Measure what sealing costs submits and calls, against plain ones."`
