@@ -96,9 +96,10 @@ type Selection struct {
 	Tenant   string
 	IDs      []string
 	Statuses []Status // one of these
-	Batch    string
-	// Since and Until are as in Filter.
-	Since, Until time.Time
+	// As in Filter.
+	Model, Pool, Batch string
+	Since, Until       time.Time
+	Metadata           map[string]string
 	// Models are globs of the only models that the caller may ask for; none: all.
 	Models []string
 	Most   int // jobs that are moved; 0: MostMoved

@@ -34,6 +34,7 @@ type Jobs interface {
 	// Timeline is what each moment of a job was for, from its acceptance to its end or to now.
 	Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error)
 	Mover
+	ManyMover
 }
 
 // Mover moves a tenant's job. What the job's state does not allow is tasks.ErrConflict,
@@ -53,6 +54,8 @@ type jobsPage struct {
 	Statuses []tasks.Status
 	Refresh  string // where the list is renewed from
 	Live     jobsList
+
+	RetryAll, CancelAll string // where what the list finds is moved; "": not by the viewer
 }
 
 // jobsFilter is what a form holds, as it was typed.
@@ -107,6 +110,7 @@ func (w *Web) jobsPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 		return
 	}
 	page := jobsPage{frame: w.frame(v, "jobs"), Filter: w.jobsFilter(q, v), Statuses: tasks.Statuses}
+	page.RetryAll, page.CancelAll = w.manyLinks(page.Filter, v)
 	page.Refresh = w.base + "/console/jobs?" + page.Filter.query(page.Filter.After)
 	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
 	defer cancel()

@@ -45,6 +45,17 @@ func (s shelf) Retry(ctx context.Context, who Actor, tenant, id string) error {
 	return err
 }
 
+func (s shelf) RetryAll(ctx context.Context, who Actor, sel tasks.Selection) (m ManyMoved, err error) {
+	sel.Models = who.Models
+	m.Moved, err = s.RequeueAll(ctx, sel, tasks.Limits{}, func([]tasks.Ticket) {})
+	return m, err
+}
+
+func (s shelf) CancelAll(ctx context.Context, _ Actor, sel tasks.Selection) (m ManyMoved, err error) {
+	m.Moved, err = s.Store.CancelAll(ctx, sel)
+	return m, err
+}
+
 // hostile is text that must reach a page as text.
 const hostile = `<script>alert(1)</script>"'&<img src=x onerror=alert(2)>{{.}}`
 

@@ -243,6 +243,10 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("POST /console/pools/{pool}/resume", w.guard(w.resume))                  // admin; a repeat changes nothing
 	if w.cfg.Jobs != nil {
 		mux.Handle("GET /jobs", w.guard(w.jobsPage))                                                     // jobs:read, monitor
+		mux.Handle("GET /jobs/retry", w.guard(w.askMany(w.retryMany())))                                 // jobs:write, admin
+		mux.Handle("POST /jobs/retry", w.guard(w.moveMany(w.retryMany())))                               // jobs:write, admin; a repeat moves what is left
+		mux.Handle("GET /jobs/cancel", w.guard(w.askMany(w.cancelMany())))                               // jobs:write, admin
+		mux.Handle("POST /jobs/cancel", w.guard(w.moveMany(w.cancelMany())))                             // jobs:write, admin; a repeat moves what is left
 		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                                 // jobs:read, monitor
 		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                           // jobs:read; of other tenants content, and it is noted
 		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                                       // jobs:write, admin

@@ -40,15 +40,39 @@ func (c *consoleJobs) Cancel(ctx context.Context, tenant, id string) error {
 	return err
 }
 
-// Retry runs a job again. What a token may ask is its own tenant's matter: an operator's
-// models say nothing of another tenant's jobs.
+// Retry runs a job again.
 func (c *consoleJobs) Retry(ctx context.Context, who web.Actor, tenant, id string) error {
-	caller := apidesk.Caller{Tenant: tenant, Subject: who.Subject}
-	if tasks.TenantOf(who.Tenant) == tasks.TenantOf(tenant) {
+	_, _, err := c.desk.Retry(ctx, callerFor(who, tenant), id)
+	return refused(err)
+}
+
+// RetryAll moves jobs as the API's bulk retry does.
+func (c *consoleJobs) RetryAll(ctx context.Context, who web.Actor, sel tasks.Selection) (web.ManyMoved, error) {
+	return manyMoved(c.desk.RetryAll(ctx, callerFor(who, sel.Tenant), sel))
+}
+
+// CancelAll moves jobs as the API's bulk cancellation does.
+func (c *consoleJobs) CancelAll(ctx context.Context, who web.Actor, sel tasks.Selection) (web.ManyMoved, error) {
+	return manyMoved(c.desk.CancelAll(ctx, callerFor(who, sel.Tenant), sel))
+}
+
+func manyMoved(b apidesk.Bulk, err error) (web.ManyMoved, error) {
+	m := web.ManyMoved{Moved: b.Moved}
+	if b.Stopped != nil {
+		_, told := apifault.Classify(b.Stopped)
+		m.Stopped = told.Detail
+	}
+	return m, refused(err)
+}
+
+// callerFor is who as a caller for an owner's jobs. What a token may ask is its own
+// tenant's matter: an operator's models say nothing of another tenant's jobs.
+func callerFor(who web.Actor, owner string) apidesk.Caller {
+	caller := apidesk.Caller{Tenant: owner, Subject: who.Subject}
+	if tasks.TenantOf(who.Tenant) == tasks.TenantOf(owner) {
 		caller.Models = who.Models
 	}
-	_, _, err := c.desk.Retry(ctx, caller, id)
-	return refused(err)
+	return caller
 }
 
 // refused says in words for the page what the desk refuses; another error stays as it is.

@@ -91,6 +91,19 @@ func (s *Store) CancelAll(ctx context.Context, sel tasks.Selection) (m tasks.Mov
 	return m, err
 }
 
+// Count is what a selection finds now: at most [tasks.MostMoved], and with an error those
+// that were found before it.
+func (s *Store) Count(ctx context.Context, sel tasks.Selection) (m tasks.Moved, err error) {
+	err = s.moveAll(ctx, sel, &m, func(_ context.Context, ids []string) error {
+		m.Jobs += len(ids)
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("count jobs: %w", err)
+	}
+	return m, err
+}
+
 // moveAll has move move what a selection finds, some at a time, and m count it.
 func (s *Store) moveAll(ctx context.Context, sel tasks.Selection, m *tasks.Moved, move func(ctx context.Context, ids []string) error) error {
 	next, err := s.choose(ctx, sel)
@@ -128,7 +141,7 @@ func (s *Store) moveAll(ctx context.Context, sel tasks.Selection, m *tasks.Moved
 // choose looks through what a selection chooses from.
 func (s *Store) choose(ctx context.Context, sel tasks.Selection) (look, error) {
 	if sel.IDs == nil {
-		return s.find(ctx, tasks.Filter{Tenant: sel.Tenant, Batch: sel.Batch, Since: sel.Since, Until: sel.Until}, sel.Statuses)
+		return s.find(ctx, tasks.Filter{Tenant: sel.Tenant, Model: sel.Model, Pool: sel.Pool, Batch: sel.Batch, Since: sel.Since, Until: sel.Until, Metadata: sel.Metadata}, sel.Statuses)
 	}
 	ids := slices.Clone(sel.IDs)
 	slices.Sort(ids)

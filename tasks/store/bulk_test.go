@@ -153,10 +153,16 @@ func TestABulkCancellationEndsWhatItIsFor(t *testing.T) {
 		{"none that runs", tasks.Selection{Tenant: "acme", Statuses: mine[3:]}, tasks.Moved{}},
 		{"ids", tasks.Selection{Tenant: "acme", IDs: append(m.ids[:2:2], m.ids[0], m.won, m.other)}, tasks.Moved{Jobs: 2}},
 		{"a batch", tasks.Selection{Tenant: "acme", Statuses: mine, Batch: m.batch}, tasks.Moved{Jobs: 3}},
-		{"more than a call moves", tasks.Selection{Tenant: "acme", Statuses: mine, Most: 40}, tasks.Moved{Jobs: 40, More: true}},
+		{"a model in another pool", tasks.Selection{Tenant: "acme", Statuses: mine, Model: "rare", Pool: "none"}, tasks.Moved{}},
+		{"no such metadata", tasks.Selection{Tenant: "acme", Statuses: mine, Metadata: map[string]string{"a": "none"}}, tasks.Moved{}},
+		{"a model in its pool", tasks.Selection{Tenant: "acme", Statuses: mine, Model: "rare", Pool: pool}, tasks.Moved{Jobs: 7}},
+		{"more than a call moves", tasks.Selection{Tenant: "acme", Statuses: mine, Most: 33}, tasks.Moved{Jobs: 33, More: true}},
 		{"the rest", tasks.Selection{Tenant: "acme", Statuses: mine}, tasks.Moved{Jobs: 3}},
 		{"nothing is left", tasks.Selection{Tenant: "acme", Statuses: mine}, tasks.Moved{}},
 	} {
+		if n, err := m.s.Count(t.Context(), row.sel); row.sel.IDs == nil && (err != nil || n != row.want) {
+			t.Errorf("%s: counted %+v, %v, want %+v", row.name, n, err, row.want)
+		}
 		got, err := m.s.CancelAll(t.Context(), row.sel)
 		if err != nil || got != row.want {
 			t.Errorf("%s: told %+v, %v, want %+v", row.name, got, err, row.want)
