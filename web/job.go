@@ -37,6 +37,7 @@ type jobView struct {
 	Withheld bool   // the job is another tenant's: what it holds is shown to who has the scope content
 	Result   string // address of the result's page; "": there is none, or not for the viewer
 	Curl     string
+	Prompt   string // address of the prompt's page; "": not for the viewer
 	CanMove  bool
 	Final    bool
 	CanRetry bool
@@ -146,6 +147,7 @@ func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
 		}
 		return view
 	}
+	view.Prompt = view.Path + "/prompt"
 	if len(j.Result) > 0 || j.Error != nil && !v.own(j.Owner()) {
 		view.Result = view.Path + "/result"
 	}
@@ -186,7 +188,19 @@ func facts(j *tasks.Job, now time.Time) []fact {
 			all = append(all, fact{"Cached input tokens", grouped(n)})
 		}
 	}
+	if cost, ok := j.Cost(); ok {
+		all = append(all, fact{"Cost", costWords(cost)})
+	}
 	return slices.DeleteFunc(all, func(f fact) bool { return f.Value == "" })
+}
+
+// costWords says what calls cost, and apart from that what they may have cost besides.
+func costWords(c tasks.Cost) string {
+	words := c.Amount.String() + " " + tasks.Currency
+	if c.Maybe > 0 {
+		words += ", and maybe " + c.Maybe.String() + " more"
+	}
+	return words
 }
 
 // steps is what each moment of a job was for.
@@ -220,6 +234,9 @@ func calls(j *tasks.Job, now time.Time) (out []step) {
 		if a.MaybeBilled {
 			said = append(said, "perhaps billed though nobody saw its end")
 		}
+		if a.Cost != nil {
+			said = append(said, costWords(*a.Cost))
+		}
 		s.Detail = strings.Join(slices.DeleteFunc(said, func(s string) bool { return s == "" }), ", ")
 		out = append(out, s)
 	}
@@ -237,44 +254,58 @@ func seconds(d time.Duration) string {
 	return span(d)
 }
 
-// resultPage is what a job's provider answered.
+// resultPage is what a job's provider answered, or was asked.
 type resultPage struct {
 	frame
+	What     string // "Answer" or "Prompt"
 	ID, Path string
 	Tenant   string
 	Text     string
 	Cut      bool
 	Metadata []fact
 	Finish   string
+	Curl     string // submits the same once more; "": it is too long to be copied
 }
 
-// result shows what a job holds. Another tenant's is noted before anything is shown.
+// mayRead reports whether the viewer may be shown what a job holds, once the look at another
+// tenant's is noted. Who may not is answered.
+func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, j *tasks.Job) bool {
+	if !v.reads(j.Owner()) {
+		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this job holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
+		return false
+	}
+	if v.own(j.Owner()) {
+		return true
+	}
+	err := w.note(r.Context(), v, "look", j.ID)
+	if err != nil {
+		w.refuse(rw, v, "job", "look at", err)
+	}
+	return err == nil
+}
+
+// result shows what a job's provider answered.
 func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 	j, ok := w.find(rw, r, v)
-	switch {
-	case !ok:
-		return
-	case !v.reads(j.Owner()):
-		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this job holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
+	if !ok || !w.mayRead(rw, r, v, &j) {
 		return
 	}
-	if !v.own(j.Owner()) {
-		if err := w.note(r.Context(), v, "look", j.ID); err != nil {
-			w.refuse(rw, v, "job", "look at", err)
-			return
-		}
-	}
-	page := resultPage{frame: w.frame(v, "jobs"), ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(), Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
+	page := resultPage{frame: w.frame(v, "jobs"), What: "Answer", ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(), Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
 	if page.Text == "" {
 		page.Text = string(j.Result)
 	}
 	if page.Text == "" && j.Error != nil {
 		page.Text = string(j.Error.Code) + ": " + j.Error.Message
 	}
-	if len(page.Text) > resultMost {
-		page.Text, page.Cut = strings.ToValidUTF8(page.Text[:resultMost], ""), true
-	}
+	page.cut()
 	w.page(rw, http.StatusOK, "result.html", page)
+}
+
+// cut leaves of a text what a page shows.
+func (p *resultPage) cut() {
+	if len(p.Text) > resultMost {
+		p.Text, p.Cut = strings.ToValidUTF8(p.Text[:resultMost], ""), true
+	}
 }
 
 // note writes into the audit what somebody does with another tenant's job.

@@ -25,6 +25,8 @@ type Jobs interface {
 	// Jobs lists a tenant's jobs, newest first, without prompts and results.
 	Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error)
 	Job(ctx context.Context, tenant, id string) (tasks.Job, error)
+	// Prompt is Job with what was asked, where that is still kept.
+	Prompt(ctx context.Context, tenant, id string) (tasks.Job, error)
 	// Holder names the tenant that a job is of.
 	Holder(ctx context.Context, id string) (tenant string, err error)
 	// Tenants names those who have, or had, something waiting.

@@ -11,7 +11,7 @@
 // that its pages load nothing from anywhere else, and that a session ends at the
 // sign-out, in every process at once, and never outlives the token.
 //
-// It never shows a prompt, never keeps a token, and never closes the
+// It shows a prompt on a page of its own alone, never keeps a token, and never closes the
 // Redis client that it is lent.
 package web
 
@@ -249,6 +249,7 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("POST /jobs/cancel", w.guard(w.moveMany(w.cancelMany())))                             // jobs:write, admin; a repeat moves what is left
 		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                                 // jobs:read, monitor
 		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                           // jobs:read; of other tenants content, and it is noted
+		mux.Handle("GET /jobs/{id}/prompt", w.guard(w.prompt))                                           // jobs:read; of other tenants content, and it is noted
 		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                                       // jobs:write, admin
 		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", byAnybody(w.cfg.Jobs.Delete)))) // jobs:write, admin; a repeat finds no job
 		mux.Handle("POST /jobs/{id}/cancel", w.guard(w.moveJob("cancel", byAnybody(w.cfg.Jobs.Cancel)))) // jobs:write, admin; a repeat is refused

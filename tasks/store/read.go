@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/bodies"
 	"github.com/sluicehq/sluice/tasks/seal"
 )
 
@@ -69,6 +70,29 @@ func (s *Store) Job(ctx context.Context, tenant, id string) (tasks.Job, error) {
 		err = s.whole(ctx, &j, records[0]["rr"], 0)
 	}
 	return j, err
+}
+
+// Prompt returns a tenant's job as [Store.Job] does, with its prompt and without its
+// result. A job that no longer has its prompt has a Request without a body.
+func (s *Store) Prompt(ctx context.Context, tenant, id string) (tasks.Job, error) {
+	records, err := s.ask(ctx, s.keys.job, []string{id}, append([]string{"b", "br"}, shown...)...)
+	if err != nil {
+		return tasks.Job{}, fmt.Errorf("read the prompt of job %s: %w", id, err)
+	}
+	if !owns(tenant, records[0]) {
+		return tasks.Job{}, tasks.ErrNotFound
+	}
+	j, err := s.unpack(ctx, id, records[0])
+	if err == nil {
+		j.Request.Body, err = whole(j.Request.Body)
+	}
+	if lies := records[0]["br"]; err == nil && lies != "" {
+		j.Request.Body, err = s.fetch(ctx, j.Tenant, j.ID, bodies.Prompt, lies, 0)
+	}
+	if err != nil {
+		return tasks.Job{}, fmt.Errorf("read the prompt of job %s: %w", id, err)
+	}
+	return j, nil
 }
 
 // Holder names the owner of a job; else tasks.ErrNotFound.

@@ -333,7 +333,7 @@ func firstStatus(j *tasks.Job) (status tasks.Status, due time.Time) {
 }
 
 // shown are the fields of a record that a caller may be shown, but for its
-// result, r, which is as large as it likes. Its prompt, b, nobody is shown.
+// result, r, which is as large as it likes, and its prompt, b, which [Store.Prompt] alone shows.
 var shown = []string{
 	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by", "us",
 }
