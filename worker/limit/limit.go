@@ -164,6 +164,7 @@ type Gate struct {
 	slotAhead  bool                 // the pump sleeps until a slot's send time
 	bound      string               // what the head of the queue last had to wait for,
 	boundAt    time.Time            // and until when
+	stuck      bool                 // the head of the queue has to wait, and so all behind it
 
 	wakePump, wakeQueue, wakeLedger chan struct{}
 }
@@ -257,6 +258,9 @@ type Need struct {
 	// Within is how long from now the call is of use; zero: however late. A place that comes
 	// later is given back at once, and [Gate.Take] returns a [LateError].
 	Within time.Duration
+	// Waits is called, once at most, when the call cannot be sent at once: it stands behind
+	// others, or has to wait for its own place. It must not block. Nil: nobody is told.
+	Waits func()
 }
 
 // LateError is what [Gate.Take] returns to a call whose place would have come too late

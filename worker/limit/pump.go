@@ -145,6 +145,7 @@ func (g *Gate) pump(ctx context.Context) {
 	for ctx.Err() == nil {
 		ws := g.heads()
 		if len(ws) == 0 {
+			g.rest()
 			select {
 			case <-g.wakeQueue:
 			case <-g.wakePump:
@@ -158,6 +159,7 @@ func (g *Gate) pump(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
+			g.note(true)
 			g.m.acquires.WithLabelValues(g.cfg.Pool, "error").Inc()
 			if failures == 0 {
 				g.log.ErrorContext(ctx, "Redis does not answer; nothing passes the gate", "error", err)
@@ -180,10 +182,21 @@ func (g *Gate) pump(ctx context.Context) {
 			g.log.InfoContext(ctx, "Redis answers again; the gate is open")
 			failures, since = 0, time.Time{}
 		}
+		last := answers[len(answers)-1]
+		g.note(last.status != "ok" || last.wait > 0)
 		for i, a := range answers {
 			g.serve(ctx, ws[i], a)
 		}
 	}
+}
+
+// rest is for a pump with nobody to ask for: nobody has to wait, and no question takes the
+// late places along.
+func (g *Gate) rest() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stuck = false
+	g.returnLateLocked()
 }
 
 // askFor asks for waiters, and notes what a lost answer leaves in doubt.
@@ -324,6 +337,13 @@ func (g *Gate) grant(w *waiter, a answer) {
 // the old one is used up.
 func (g *Gate) handBack(ctx context.Context, w *waiter, a answer) {
 	s := back(a.key, a.epoch)
+	g.mu.Lock()
+	if w.left && g.queue.Len() > 0 && ctx.Err() == nil {
+		g.late = append(g.late, s) // the next question, which follows, takes it along
+		g.mu.Unlock()
+		return
+	}
+	g.mu.Unlock()
 	end, cancel := lastCall(ctx)
 	defer cancel()
 	if err := g.writeSettlement(end, s); err != nil {

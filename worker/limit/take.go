@@ -25,6 +25,7 @@ type waiter struct {
 	doubt bool // asked, and the answer was lost: the reservation may exist
 	left  bool
 	done  bool
+	told  bool // need.Waits has been called
 	grant Grant
 	err   error
 }
@@ -60,7 +61,11 @@ func (g *Gate) take(ctx context.Context, n Need, first bool) (Grant, error) {
 	} else {
 		w.el = g.queue.PushBack(w)
 	}
+	told := g.tellLocked(w)
 	g.mu.Unlock()
+	if told {
+		n.Waits()
+	}
 	wake(g.wakeQueue)
 
 	select {
@@ -84,6 +89,40 @@ func (g *Gate) take(ctx context.Context, n Need, first bool) (Grant, error) {
 		}
 	}
 	return Grant{}, ctx.Err()
+}
+
+// tellLocked reports whether a waiter is to be told now that it has to wait.
+func (g *Gate) tellLocked(w *waiter) bool {
+	if !g.stuck || w.told || w.need.Waits == nil {
+		return false
+	}
+	w.told = true
+	return true
+}
+
+// note notes whether the head of the queue has to wait, and tells those who want to know.
+func (g *Gate) note(stuck bool) {
+	g.mu.Lock()
+	g.stuck = stuck
+	var tell []func()
+	for el := g.queue.Front(); stuck && el != nil; el = el.Next() {
+		if w := el.Value.(*waiter); g.tellLocked(w) {
+			tell = append(tell, w.need.Waits)
+		}
+	}
+	g.mu.Unlock()
+	for _, f := range tell {
+		f()
+	}
+}
+
+// Return gives back a place whose call is not made. It does not wait for Redis, which
+// [Gate.Run] tells.
+func (g *Gate) Return(grant Grant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forgetLocked(grant.key)
+	g.laterLocked(back(grant.key, grant.epoch))
 }
 
 func (g *Gate) newKey(n Need) string {
