@@ -152,7 +152,7 @@ type Rules struct {
 type Config struct {
 	Redis redis.UniversalClient // required
 	Pool  string                // required; no braces
-	Queue Queue                 // required
+	Queue Queue                 // nil: none, as of one account of a pool, which holds its gate alone
 	// Gate is the pool's pace; nil means none, as in a process that only
 	// passes on an operator's word: the workers then hold the gate within a second.
 	Gate Gate
@@ -264,7 +264,6 @@ func New(c Config) (*Breaker, error) {
 		}
 	}
 	bad(c.Redis == nil, "Redis is missing")
-	bad(c.Queue == nil, "Queue is missing")
 	bad(c.Pool == "" || strings.ContainsAny(c.Pool, "{}"), "Pool must be a name without braces")
 	bad(r.Window < time.Second, "Rules.Window must be at least 1 s")
 	bad(r.MinCalls < 1, "Rules.MinCalls must be at least 1")

@@ -602,7 +602,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"Redis", "Queue", "Pool", "Window", "MinCalls", "FailureRatio", "ProbeInterval"} {
+	for _, want := range []string{"Redis", "Pool", "Window", "MinCalls", "FailureRatio", "ProbeInterval"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)
 		}

@@ -317,6 +317,9 @@ func holdReason(s snapshot) string {
 // followQueue reports whether it acted; the state is then to be read again.
 // mine says, and is told, that a pause now found may be one that this call made.
 func (b *Breaker) followQueue(ctx context.Context, s snapshot, mine *bool) (bool, error) {
+	if b.queue == nil {
+		return false, nil
+	}
 	paused, err := b.queue.Paused(ctx, b.pool)
 	switch {
 	case err != nil:
