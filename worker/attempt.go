@@ -36,6 +36,7 @@ type attempt struct {
 	cacheable bool              // its answer may serve later jobs that ask the same
 	leads     bool              // it asks for all that ask the same now
 
+	by      *account    // whose call it is; nil: none has been chosen
 	grant   limit.Grant // of the pace
 	paced   time.Time   // when it came to the gate
 	granted time.Time   // when
@@ -147,7 +148,7 @@ func (a *attempt) take(base context.Context) error {
 	a.ticket.Tenant = a.job.Tenant
 	a.text.of(a.job.Tenant)
 	price, priced := a.w.c.Prices.Of(a.job.Asks())
-	a.ticket.Asks = tasks.Asked{Account: a.p.Provider, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
+	a.ticket.Asks = tasks.Asked{Account: a.p.accounts[0].Name, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
 	return cmp.Or(unread, err)
 }
 
@@ -181,13 +182,10 @@ func (a *attempt) cost() *tasks.Cost {
 
 // held reports whether the job may not be called for now, and for how long.
 func (a *attempt) held(base context.Context) (wait time.Duration, held bool) {
-	switch {
-	case a.p.shut():
+	if a.p.shut() {
 		return 0, true
-	case a.p.Health == nil:
-		return 0, false
 	}
-	if wait = a.p.Health.Held(base, a.job.Asks()); wait == 0 {
+	if wait = a.p.heldFor(base, a.job.Asks()); wait == 0 {
 		return 0, false
 	}
 	if left := a.job.Deadline.Sub(a.w.c.Now()); !a.job.Deadline.IsZero() && left > 0 {
@@ -227,14 +225,11 @@ func (a *attempt) pace(ctx context.Context) (err error) {
 	defer cancel()
 	job := &a.job
 	a.paced = time.Now()
-	a.grant, err = a.p.Gate.Take(ctx, limit.Need{
+	err = a.choose(ctx, limit.Need{
 		ID: job.ID + ":" + strconv.FormatInt(job.Fence, 10), Class: a.question.Class(a.p.Dialect),
 		InputTokens: int64(job.Request.InputTokens), MaxTokens: job.Request.Cap(), Within: a.left(),
 	})
 	a.granted = time.Now()
-	if errors.Is(err, limit.ErrShut) {
-		a.p.closed.Store(time.Now().Add(shutFor).UnixNano())
-	}
 	return err
 }
 
@@ -265,7 +260,7 @@ func (a *attempt) confirm(ctx context.Context) (err error) {
 	defer cancel()
 	late := time.AfterFunc(a.w.c.StartWithin, cancel)
 	defer late.Stop()
-	a.grant, err = a.p.Gate.Confirm(ctx, a.grant)
+	a.grant, err = a.by.Gate.Confirm(ctx, a.grant)
 	return err
 }
 
@@ -326,11 +321,11 @@ func (a *attempt) ask(ctx context.Context) {
 	a.asked = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Question: a.question, Leave: p.gone(), Traceparent: a.parent(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
+	ask := upstream.Ask{Question: a.question, Leave: a.by.gone(), Traceparent: a.parent(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {
-			if err := p.Gate.SettleInput(ctx, a.grant, input, observed(rates, 0)); err != nil {
+			if err := a.by.Gate.SettleInput(ctx, a.grant, input, observed(rates, 0)); err != nil {
 				a.log.Warn("a call's input was not settled early", "pool", p.Name, "error", err)
 			}
 		}
@@ -343,7 +338,7 @@ func (a *attempt) ask(ctx context.Context) {
 			a.told = e.told && !a.job.Request.Background // whoever reads that may begin anew
 		}()
 	}
-	a.answer = p.Caller.Do(ctx, ask)
+	a.answer = a.by.Caller.Do(ctx, ask)
 	a.took = time.Since(a.asked)
 	a.outOfTime = own && a.answer.Outcome != tasks.Succeeded && a.took >= most
 	p.took(a.took)
@@ -375,8 +370,8 @@ func (a *attempt) shrink() {
 func (a *attempt) judge(base context.Context) tasks.Ending {
 	standing := a.report(base)
 	v := decide(a.answer, situation{
-		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, told: a.told, standing: standing, guarded: a.p.Health != nil,
-		spent: a.p.budget.spent(), bare: a.p.bare.saw(a.answer, time.Now().Add(-a.took)), random: rand.Float64(),
+		attempts: a.started.Attempts - a.job.Spent, max: a.p.MaxAttempts, told: a.told, standing: standing, guarded: a.by.Health != nil,
+		spent: a.p.budget.spent(), bare: a.by.bare.saw(a.answer, time.Now().Add(-a.took)), random: rand.Float64(),
 	})
 	if v.status == tasks.StatusRetrying && v.counted {
 		a.p.budget.retry()
@@ -395,10 +390,10 @@ func (a *attempt) report(base context.Context) pool.Standing {
 		a.settle(base, a.actual()) // while the refusal is held, its reservation holds up nobody
 	}
 	// That the job's own deadline cut the call off says nothing about the provider.
-	if a.p.Health == nil || a.outOfTime {
+	if a.by.Health == nil || a.outOfTime {
 		return pool.Open
 	}
-	standing := a.p.Health.Report(base, pool.Call{Job: a.job.ID, Tenant: a.job.Tenant, Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took,
+	standing := a.by.Health.Report(base, pool.Call{Job: a.job.ID, Tenant: a.job.Tenant, Model: a.job.Asks(), Prompt: a.job.Request.Body, Took: a.took,
 		Held: func() { a.settle(base, a.actual()) }}, a.answer)
 	switch {
 	case standing == pool.AtFault:
@@ -412,7 +407,7 @@ func (a *attempt) report(base context.Context) pool.Standing {
 // brake makes the gate wait, or send more slowly, when the provider said so. It
 // comes before the end, so that no other call is sent in between.
 func (a *attempt) brake(base context.Context, v verdict) {
-	gate := a.p.Gate
+	gate := a.by.Gate
 	switch {
 	case v.hold > 0:
 		a.w.m.refused.WithLabelValues(a.p.Name).Inc()
@@ -436,7 +431,7 @@ func (a *attempt) brake(base context.Context, v verdict) {
 func (a *attempt) ending(base context.Context, v verdict) tasks.Ending {
 	answer := &a.answer
 	e := tasks.Ending{
-		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.p.Provider, Draw: a.draw(),
+		Status: v.status, Counted: v.counted, Delay: v.delay, Result: answer.Result, Finish: answer.Finish, Usage: answer.Usage, Provider: a.provider(), Draw: a.draw(),
 		Attempt: tasks.Attempt{
 			Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, MaybeBilled: answer.MaybeBilled,
 			Account: a.ticket.Asks.Account, Usage: answer.Usage, Cost: a.cost(),
@@ -552,7 +547,7 @@ func (a *attempt) settle(base context.Context, cost limit.Actual) {
 	a.settled = true
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(base), 5*time.Second)
 	defer cancel()
-	if err := a.p.Gate.Settle(ctx, a.grant, cost); err != nil {
+	if err := a.by.Gate.Settle(ctx, a.grant, cost); err != nil {
 		a.log.Warn("what a call has cost is not written yet; its reservation stands until then or until it expires", "pool", a.p.Name, "error", err)
 	}
 }
@@ -630,7 +625,7 @@ func (a *attempt) draw() time.Duration {
 	case !used.Known:
 		return 0
 	}
-	requests, input, output := a.p.Gate.Limits()
+	requests, input, output := a.p.limits()
 	return tasks.Rates{Requests: requests, InputTokens: input, OutputTokens: output}.Draw(used.InputTokens, used.OutputTokens)
 }
 

@@ -51,7 +51,7 @@ func (a *attempt) identify(base context.Context) {
 func digest(p *servedPool, j *tasks.Job) string {
 	h := sha256.New()
 	parts := []string{
-		"sluice answer 2" + string(j.Request.Endpoint), j.Owner(), p.Provider, j.Asks(), j.Request.Version, j.Request.Beta,
+		"sluice answer 2" + string(j.Request.Endpoint), j.Owner(), p.providers(), j.Asks(), j.Request.Version, j.Request.Beta,
 		string(j.Request.Kind), strconv.Itoa(j.Request.MaxTokens), string(j.Request.Body),
 	}
 	if o := j.Request.OpenAI; o != (tasks.OpenAIFields{}) {

@@ -20,7 +20,7 @@ func (a *attempt) spans() {
 	}
 	answer := &a.answer
 	a.w.c.Trace.Attempt(trace.Attempt{
-		Job: &a.job, Pool: a.p.Name, Provider: a.p.Provider, Dialect: string(a.p.Dialect), Call: a.span,
+		Job: &a.job, Pool: a.p.Name, Provider: a.provider(), Dialect: string(a.p.Dialect), Call: a.span,
 		Taken: a.taken, Paced: a.paced, Passed: a.granted, Bound: a.grant.Bound, Asked: a.asked, Answered: a.asked.Add(a.took),
 		Number: a.started.Call, Outcome: answer.Outcome, Status: answer.Status, RequestID: answer.RequestID, Usage: answer.Usage,
 	})

@@ -69,6 +69,7 @@ type Gate interface {
 	Confirm(ctx context.Context, g limit.Grant) (limit.Grant, error)
 	SettleInput(ctx context.Context, g limit.Grant, inputTokens int64, seen *limit.Observed) error
 	Settle(ctx context.Context, g limit.Grant, a limit.Actual) error
+	Return(g limit.Grant)
 	SoftRefusal(ctx context.Context) error
 	Hold(ctx context.Context, d time.Duration, reason string) error
 	Ramp(ctx context.Context, d time.Duration, reason string) error
@@ -82,12 +83,15 @@ type Health interface {
 	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
 	// Held is how long the jobs of a model are to wait, for it fails while others do not.
 	Held(ctx context.Context, model string) time.Duration
+	// Paused reports whether no calls are to be made. It is asked of an account alone: the queue
+	// of a pool that is one stands still.
+	Paused(ctx context.Context) bool
 	// Gone returns a channel that is closed while this process cannot reach the
 	// provider and others can: it takes no jobs of the pool and holds none.
 	Gone() <-chan struct{}
 }
 
-// Pool is one upstream allowance and the way to its provider.
+// Pool is one upstream allowance and the way to its provider, or several accounts.
 type Pool struct {
 	Name        string
 	Provider    string           // as the jobs' records name it
@@ -95,6 +99,7 @@ type Pool struct {
 	Caller      Caller
 	Gate        Gate
 	Health      Health        // nil: nobody is told
+	Accounts    []Account     // in place of Provider, Caller, Gate and Health; none: the pool is one account
 	Timeout     time.Duration // of one call; above 0, since the configuration has the default
 	MaxAttempts int           // likewise
 	CacheFor    time.Duration // how long the answer of a repeatable request serves again; 0: never
@@ -161,10 +166,10 @@ type Worker struct {
 // servedPool is a pool, and what this process keeps to serve it.
 type servedPool struct {
 	Pool
-	budget *budget
-	bare   bare
-	mean   atomic.Int64 // how long the last calls took on average, in nanoseconds
-	closed atomic.Int64 // until when the gate is taken for shut, in Unix nanoseconds
+	accounts []*account
+	turns    *pool.Turns // of several accounts; nil: there is one
+	budget   *budget
+	mean     atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
 
 // shutFor is how long nothing is taken from a pool whose gate this process cannot ask.
@@ -174,27 +179,6 @@ const shutFor = 5 * time.Second
 // its answer begins. That costs one more call of Redis; at the end it would be
 // too late.
 const slowCall = 1500 * time.Millisecond
-
-// gone is closed while this process makes no calls of the pool.
-func (p *servedPool) gone() <-chan struct{} {
-	if p.Health == nil {
-		return nil
-	}
-	return p.Health.Gone()
-}
-
-// shut reports whether it is, or the gate.
-func (p *servedPool) shut() bool {
-	if time.Now().UnixNano() < p.closed.Load() {
-		return true
-	}
-	select {
-	case <-p.gone():
-		return true
-	default:
-		return false
-	}
-}
 
 func (p *servedPool) slow() bool { return time.Duration(p.mean.Load()) > slowCall }
 
@@ -237,7 +221,7 @@ func New(c Config) (*Worker, error) {
 }
 
 func (w *Worker) serve(cfg Pool) error {
-	if cfg.Name == "" || cfg.Caller == nil || cfg.Gate == nil || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
+	if list := members(cfg); cfg.Name == "" || !complete(list) || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
 		return errors.New("worker: each pool needs a name, a caller, a gate, a timeout and a number of attempts")
 	}
 	if w.pools[cfg.Name] != nil {
@@ -247,7 +231,8 @@ func (w *Worker) serve(cfg Pool) error {
 	if w.c.Answers == nil {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
-	p := &servedPool{Pool: cfg, budget: newBudget()}
+	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: members(cfg)}
+	p.turns = turns(p.accounts)
 	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
 	w.m.touch(cfg.Name)
@@ -283,8 +268,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx)) // they outlive the calls
 	partsCtx, stopParts := context.WithCancel(partsCtx)
 	defer stopParts()
+	runs := map[Gate]bool{} // an allowance may be shared
 	for _, p := range w.pools {
-		parts.Go(func() error { return p.Gate.Run(partsCtx) })
+		for _, g := range p.gates() {
+			if !runs[g] {
+				runs[g] = true
+				parts.Go(func() error { return g.Run(partsCtx) })
+			}
+		}
 	}
 	parts.Go(func() error { return w.renew(partsCtx) })
 	parts.Go(func() error { return w.pulse.run(partsCtx, w.inHand) })

@@ -2,6 +2,7 @@ package v1
 
 import (
 	"bytes"
+	"cmp"
 	"hash/fnv"
 	"maps"
 	"net/http"
@@ -149,11 +150,14 @@ func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 	o.Within("upstream", func(o *jsonwrite.Object) {
 		o.Optional("provider", provider)
 		var ids []string
+		account := ""
 		for i := range j.Log {
+			account = cmp.Or(j.Log[i].Account, account)
 			if id := j.Log[i].RequestID; id != "" {
 				ids = append(ids, id)
 			}
 		}
+		o.Optional("account", account)
 		o.Strs("request_ids", ids)
 		o.List("attempts", len(j.Log), func(b []byte, i int) []byte {
 			entry, at := jsonwrite.Object{B: b}, &j.Log[i]

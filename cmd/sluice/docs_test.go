@@ -96,6 +96,7 @@ func TestDocumentedConfiguration(t *testing.T) {
 	// What has to be given has no default.
 	c.Providers[0] = config.Provider{Stream: c.Providers[0].Stream, StreamOptions: c.Providers[0].StreamOptions}
 	c.Pools[0].Provider, c.Pools[0].Models = "", nil
+	c.Pools[0].Accounts = []config.Account{{Weight: 1, Limits: c.Pools[0].Limits}} // as one is that gives nothing
 
 	var documented []string
 	for _, row := range table(t, "| key |") {

@@ -31,9 +31,10 @@ type fakeServer struct {
 func startFake(cfg *config.Config, log *slog.Logger) (*fakeServer, error) {
 	var limits config.Limits
 	for _, p := range cfg.Pools {
-		if provider, ok := cfg.ProviderOf(p.Name); ok && provider.Fake {
-			limits = p.Limits
-			break
+		for _, a := range cfg.AccountsOf(p) {
+			if provider, ok := cfg.Named(a.Provider); ok && provider.Fake && limits == (config.Limits{}) {
+				limits = a.Limits
+			}
 		}
 	}
 	provider, err := fake.New(fake.Config{

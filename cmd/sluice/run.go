@@ -73,7 +73,7 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 		Log: log, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	}
 	for _, p := range cfg.Pools {
-		l := p.Limits
+		l := cfg.Allowed(p)
 		provider, _ := cfg.ProviderOf(p.Name)
 		c.Pools = append(c.Pools, drain.Pool{
 			Name: p.Name, Dialect: provider.Dialect, Models: p.Models, MaxAttempts: p.MaxAttempts, Timeout: p.Timeout,
@@ -104,8 +104,12 @@ func drainConfig(cfg *config.Config, grace time.Duration, log *slog.Logger, stdi
 			Run:   func(ctx context.Context, front func(context.Context) error) error { return s.run(ctx, nil, front) },
 			Close: s.close,
 		}
-		for name, h := range s.healths {
-			made.Pauses[name], made.Meters[name] = s.breakers[name], h
+		for name, b := range s.breakers {
+			if all := s.accounts[name]; all != nil {
+				made.Pauses[name], made.Meters[name] = all, all
+			} else {
+				made.Pauses[name], made.Meters[name] = b, s.healths[name]
+			}
 		}
 		return made, nil
 	}

@@ -41,7 +41,7 @@ func (s *service) checks() []api.Check {
 			return nil
 		}},
 		api.Check{Name: "provider", Check: func(context.Context) error {
-			if away := s.away(); len(away) > 0 {
+			if away, _ := s.away(); len(away) > 0 {
 				return api.Down(strings.Join(away, "; "), nil)
 			}
 			return nil
@@ -62,21 +62,34 @@ func (s *service) operations() api.OperationsConfig {
 	}
 }
 
-// away names the pools whose provider this process cannot reach while others can.
-func (s *service) away() []string {
-	var out []string
+// away names the pools and accounts whose provider this process cannot reach while others can,
+// and of these the pools of which it can reach no account.
+func (s *service) away() (down, all []string) {
 	for _, p := range s.cfg.Pools {
-		if why := s.healths[p.Name].Away(); why != "" {
-			out = append(out, fmt.Sprintf("this process cannot reach the provider of pool %s (%s) and others can: it takes none of its jobs until it does; see to its network, its proxy and the provider's base_url here", p.Name, why))
+		var lines []string
+		accounts := s.cfg.AccountsOf(p)
+		for _, a := range accounts {
+			name, what := p.Name, "pool "+p.Name
+			if p.Several() {
+				name += "." + a.ID
+				what = "account " + a.ID + " of " + what
+			}
+			if why := s.healths[name].Away(); why != "" {
+				lines = append(lines, fmt.Sprintf("this process cannot reach the provider of %s (%s) and others can: it takes none of its jobs until it does; see to its network, its proxy and the provider's base_url here", what, why))
+			}
+		}
+		if all = append(all, lines...); len(lines) == len(accounts) {
+			down = append(down, lines...)
 		}
 	}
-	return out
+	return down, all
 }
 
 // notes are what an operator should know although everything works. That the fake
 // provider answers, the console says in its own way.
 func (s *service) notes() []string {
-	list := append(s.ready.notices(), s.away()...)
+	_, away := s.away()
+	list := append(s.ready.notices(), away...)
 	if s.noSpill != "" {
 		list = append(list, s.noSpill)
 	}

@@ -62,8 +62,9 @@ type service struct {
 	settings *store.Settings
 	ready    *readiness
 	clock    clock
-	gates    map[string]*limit.Gate
-	breakers map[string]*pause.Breaker
+	gates    map[string]*limit.Gate    // by allowance
+	breakers map[string]*pause.Breaker // by pool
+	accounts map[string]*pool.Accounts // by pool, of those that have several
 	pools    *pool.Set
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
@@ -89,11 +90,11 @@ type service struct {
 	sides   *sides                  // nil in a process without the API
 	up      atomic.Bool             // every part that should run does
 
-	grace   time.Duration // for requests in flight at a stop
-	delay   time.Duration // of an API, to be left by who sends it requests
-	leaving atomic.Bool   // it is to be left now
-	ended   chan string   // ids of jobs that this process ended; nil: nobody wants them
-	healths map[string]*pool.Health
+	grace   time.Duration           // for requests in flight at a stop
+	delay   time.Duration           // of an API, to be left by who sends it requests
+	leaving atomic.Bool             // it is to be left now
+	ended   chan string             // ids of jobs that this process ended; nil: nobody wants them
+	healths map[string]*pool.Health // by pool, or pool and account
 
 	keepAlive time.Duration // see roles
 	trace     *trace.Tracer // nil: off
@@ -117,7 +118,7 @@ type roles struct {
 func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
 	s := &service{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second), keepAlive: r.keepAlive,
-		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, healths: map[string]*pool.Health{}, ways: map[string]*egress.Ways{},
+		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, accounts: map[string]*pool.Accounts{}, healths: map[string]*pool.Health{}, ways: map[string]*egress.Ways{},
 	}
 	if r.api && !r.worker {
 		s.delay = cfg.DrainDelay
@@ -157,9 +158,10 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 	s.joined = pipeline.Client(s.rdb)
 	depth, rates, lanes := map[string]int{}, map[string]tasks.Rates{}, map[string]store.Shares{}
 	for _, p := range s.cfg.Pools {
-		depth[p.Name] = depthOf(p.Limits)
+		all := s.cfg.Allowed(p)
+		depth[p.Name] = depthOf(all)
 		lanes[p.Name] = store.Shares(p.Lanes)
-		rates[p.Name] = tasks.Rates{Requests: p.Limits.RequestsPerMinute, InputTokens: p.Limits.InputTokensPerMinute, OutputTokens: p.Limits.OutputTokensPerMinute}
+		rates[p.Name] = tasks.Rates{Requests: all.RequestsPerMinute, InputTokens: all.InputTokensPerMinute, OutputTokens: all.OutputTokensPerMinute}
 	}
 	prefix := s.cfg.Redis.Prefix
 	if err := s.openBodies(); err != nil {
@@ -218,17 +220,16 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 // openPools opens the configured pools, as their workers and as who places jobs see them.
 func (s *service) openPools(r roles, depth map[string]int) (workers []worker.Pool, members []pool.Member, err error) {
 	for _, p := range s.cfg.Pools {
-		made, err := s.pool(p, depth[p.Name], r.worker)
+		made, member, err := s.pool(p, depth[p.Name], r.worker)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("pools.%s: %w", p.Name, err)
 		}
 		workers = append(workers, made)
 		provider, _ := s.cfg.ProviderOf(p.Name)
-		spec := pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels}
+		member.Spec = pool.Spec{Name: p.Name, Provider: provider.Name, Dialect: upstream.Dialect(provider.Dialect), Models: p.Models, Fallback: p.FallbackModels}
 		if p.FollowProvider {
-			spec.GuessedInput = p.Limits.InputTokensPerMinute
+			member.GuessedInput = s.cfg.Allowed(p).InputTokensPerMinute
 		}
-		member := pool.Member{Spec: spec, Gate: s.gates[p.Name], Breaker: s.breakers[p.Name]}
 		if r.api {
 			if member.Lister, err = s.lister(p, made); err != nil {
 				return nil, nil, err
@@ -315,72 +316,19 @@ func (s *service) openSpill(record telling, deliveries *dispatch.Deliveries) {
 
 // lister is who lists the models of a pool's provider.
 func (s *service) lister(p config.Pool, made worker.Pool) (pool.Lister, error) {
-	if l, ok := made.Caller.(pool.Lister); ok {
+	caller := made.Caller
+	if len(made.Accounts) > 0 {
+		caller = made.Accounts[0].Caller
+	}
+	if l, ok := caller.(pool.Lister); ok {
 		return l, nil
 	}
-	return s.caller(s.provider(p.Name))
+	return s.caller(s.provider(p), s.cfg.AccountsOf(p)[0].Models)
 }
 
-// pool makes a pool's gate and breaker and, for a worker, the way upstream.
-func (s *service) pool(p config.Pool, depth int, works bool) (worker.Pool, error) {
-	fail := func(err error) (worker.Pool, error) { return worker.Pool{}, fmt.Errorf("pools.%s: %w", p.Name, err) }
-	gate, err := limit.New(limit.Config{
-		Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: p.Name, Timeout: p.Timeout, FollowProvider: p.FollowProvider, Log: s.log, Metrics: s.registry,
-		Limits: limit.Limits{
-			RequestsPerMinute: p.Limits.RequestsPerMinute, InputTokensPerMinute: p.Limits.InputTokensPerMinute,
-			OutputTokensPerMinute: p.Limits.OutputTokensPerMinute, RequestBurst: int(p.Limits.RequestBurst), Concurrency: p.Limits.Concurrency,
-		},
-	})
-	if err != nil {
-		return fail(err)
-	}
-	s.gates[p.Name] = gate
-
-	pc := pause.Config{
-		Sure: func(ctx context.Context, do func(context.Context) error) error {
-			return store.Sure(ctx, p.Name, func(ctx context.Context) error { return tasks.NotNow(do(ctx)) })
-		},
-		Redis: s.joined, Prefix: s.cfg.Redis.Prefix + ":pause:", Pool: p.Name, Queue: pausing{queue.NewPauser(s.rdb, s.cfg.Redis.Prefix), s.store}, Log: s.log, Metrics: s.registry,
-		Rules: pause.Rules{
-			Window: p.Breaker.Window, MinCalls: p.Breaker.MinCalls, FailureRatio: p.Breaker.FailureRatio, ProbeInterval: p.Breaker.ProbeInterval,
-		},
-	}
-	out := worker.Pool{Name: p.Name, Gate: gate, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL, Share: p.ShareInFlight}
-	hc := pool.HealthConfig{Models: p.Models, Log: s.log}
-	if works {
-		provider := s.provider(p.Name)
-		caller, err := s.caller(provider)
-		if err != nil {
-			return worker.Pool{}, err
-		}
-		pc.Gate, pc.Fingerprint, hc.Asker = gate, provider.BaseURL+" "+provider.APIKey, caller
-		out.Caller, out.Provider, out.Dialect = caller, provider.Name, upstream.Dialect(provider.Dialect)
-		out.Concurrency = depth + p.Limits.Concurrency
-		if p.Limits.Concurrency == 0 {
-			out.Concurrency = depth + 256
-		}
-	}
-	hc.Breaker = pc
-	h, err := pool.NewHealth(hc)
-	if err != nil {
-		return fail(err)
-	}
-	s.healths[p.Name], s.breakers[p.Name] = h, h.Breaker()
-	out.Health = h
-	return out, nil
-}
-
-// provider is a pool's provider as this process reaches it.
-func (s *service) provider(pool string) config.Provider {
-	p, _ := s.cfg.ProviderOf(pool)
-	if p.Fake {
-		p.BaseURL, p.APIKey = s.fake.url, fakeKey
-	}
-	return p
-}
-
-// caller makes the way to a provider, which ends with the service.
-func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
+// caller makes the way to a provider, which ends with the service. models are its names of models
+// where they are others than ours.
+func (s *service) caller(provider config.Provider, models map[string]string) (*upstream.Caller, error) {
 	roots, err := provider.Roots()
 	if err != nil {
 		return nil, fmt.Errorf("providers.%s.ca_file: %w", provider.Name, err)
@@ -394,7 +342,7 @@ func (s *service) caller(provider config.Provider) (*upstream.Caller, error) {
 		Provider: upstream.Provider{
 			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
 			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
-			TraceContext: provider.TraceContext,
+			TraceContext: provider.TraceContext, Models: models,
 			Organization: provider.Forwards(tasks.OpenAIOrganization), Project: provider.Forwards(tasks.OpenAIProject),
 		},
 		MaxResultBytes: s.cfg.Results.MaxBytes,
@@ -610,6 +558,9 @@ func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	}
 	for _, h := range s.healths {
 		base.Go(func() error { return h.Run(ctx) })
+	}
+	for name := range s.accounts {
+		base.Go(func() error { return s.breakers[name].Run(ctx) })
 	}
 	base.Go(func() error {
 		return s.pools.Watch(ctx, s.worker != nil, func(err error) {

@@ -54,19 +54,19 @@ func (s *service) newSides(dialect string) (*sides, error) {
 	out := &sides{byPool: map[string]*side{}, lead: s.newID("count")}
 	made := map[string]*side{}
 	for _, p := range s.cfg.Pools {
-		provider := s.provider(p.Name)
+		first, provider := s.cfg.AccountsOf(p)[0], s.provider(p)
 		if provider.Dialect != dialect {
 			continue
 		}
 		one := made[provider.Name]
 		if one == nil {
-			caller, err := s.caller(provider)
+			caller, err := s.caller(provider, first.Models)
 			if err != nil {
 				return nil, err
 			}
 			gate, err := limit.New(limit.Config{
 				Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: provider.Name + ":token_count", Timeout: modelsWait, FollowProvider: true, Log: s.log,
-				Limits: limit.Limits{RequestsPerMinute: p.Limits.RequestsPerMinute, RequestBurst: int(p.Limits.RequestBurst)},
+				Limits: limit.Limits{RequestsPerMinute: first.Limits.RequestsPerMinute, RequestBurst: int(first.Limits.RequestBurst)},
 			})
 			if err != nil {
 				return nil, fmt.Errorf("providers.%s: %w", provider.Name, err)

@@ -138,9 +138,10 @@ func (c *SimulateCmd) limits(cfg *config.Config) (limit.Limits, error) {
 	}
 	for _, p := range cfg.Pools {
 		if c.Pool == "" || p.Name == c.Pool {
+			all := cfg.Allowed(p)
 			return limit.Limits{
-				RequestsPerMinute: p.Limits.RequestsPerMinute, InputTokensPerMinute: p.Limits.InputTokensPerMinute,
-				OutputTokensPerMinute: p.Limits.OutputTokensPerMinute, RequestBurst: int(p.Limits.RequestBurst), Concurrency: p.Limits.Concurrency,
+				RequestsPerMinute: all.RequestsPerMinute, InputTokensPerMinute: all.InputTokensPerMinute,
+				OutputTokensPerMinute: all.OutputTokensPerMinute, RequestBurst: int(all.RequestBurst), Concurrency: all.Concurrency,
 			}, nil
 		}
 	}

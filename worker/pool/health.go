@@ -102,8 +102,9 @@ type HealthConfig struct {
 // many goroutines.
 type Health struct {
 	breaker *pause.Breaker
-	asker   Asker   // nil where no calls are made
-	doubts  *doubts // likewise
+	within  *pause.Breaker // of the pool, of one of several accounts; else nil
+	asker   Asker          // nil where no calls are made
+	doubts  *doubts        // likewise
 	way     way
 	bare    bare
 	alone   alone

@@ -35,11 +35,20 @@ type Gate interface {
 	State(ctx context.Context) (limit.State, error)
 }
 
+// Breaker is a pool's breaker, as it stands, and the operator's hand on it; a [pause.Breaker] is
+// one, and [Accounts].
+type Breaker interface {
+	State(ctx context.Context) (pause.State, error)
+	PauseUntil(ctx context.Context, by, reason string, until time.Time) error
+	Resume(ctx context.Context, by string) error
+	Audit(ctx context.Context, n int) ([]pause.Entry, error)
+}
+
 // Member is one pool of a Set.
 type Member struct {
 	Spec
 	Gate    Gate
-	Breaker *pause.Breaker
+	Breaker Breaker
 	Lister  Lister // of the provider; nil: it cannot be asked here
 
 	listed *listed

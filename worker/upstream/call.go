@@ -44,6 +44,7 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 }
 
 func (c *Caller) do(ctx context.Context, ask Ask) Answer {
+	ask.Question.as(c.provider.Models)
 	body, err := ask.Question.Body(&c.provider)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}

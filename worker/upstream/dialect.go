@@ -59,6 +59,9 @@ type Provider struct {
 	Organization, Project bool
 	// TraceContext has the calls of traced jobs carry their trace in traceparent.
 	TraceContext bool
+	// Models are the provider's names of models, by ours, where they are others. An answer is
+	// not changed.
+	Models map[string]string
 	// Roots vouch for the certificate of BaseURL. Nil: the system's.
 	Roots *x509.CertPool
 }

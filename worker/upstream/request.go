@@ -195,15 +195,27 @@ func (q *Question) rawBody(p *Provider) []byte {
 			return old
 		}})
 	}
-	if q.model != "" {
-		edits = append(edits, edit{"model", func(old jsontext.Value) []byte {
-			if text(old) == q.model {
-				return old
-			}
-			return appendString(nil, q.model)
-		}})
+	return q.raw.splice(append(edits, q.named()...))
+}
+
+// named has a raw request ask the model.
+func (q *Question) named() []edit {
+	if q.model == "" {
+		return nil
 	}
-	return q.raw.splice(edits)
+	return []edit{{"model", func(old jsontext.Value) []byte {
+		if text(old) == q.model {
+			return old
+		}
+		return appendString(nil, q.model)
+	}}}
+}
+
+// as names the model as the provider does.
+func (q *Question) as(models map[string]string) {
+	if theirs, ok := models[cmp.Or(q.model, text(q.raw.value("model")))]; ok {
+		q.model = theirs
+	}
 }
 
 func always(value string) func(jsontext.Value) []byte {

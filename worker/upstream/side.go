@@ -26,11 +26,16 @@ func (c *Caller) Side(ctx context.Context, path string, r *tasks.Request) Answer
 func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	method := http.MethodGet
+	method, body := http.MethodGet, r.Body
 	if r.Body != nil {
 		method = http.MethodPost
+		if q := Read("", tasks.Request{Kind: tasks.Raw, Body: r.Body}); q.fault == nil {
+			if q.as(c.provider.Models); q.model != "" {
+				body = q.raw.splice(q.named())
+			}
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.models, "/models")+path, bytes.NewReader(r.Body))
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.models, "/models")+path, bytes.NewReader(body))
 	if err != nil || !sendable(r) {
 		return Answer{Outcome: tasks.Rejected, Message: "the call cannot be built"}
 	}
@@ -48,12 +53,12 @@ func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer
 		c.refused(&a, resp, cancel)
 		return a
 	}
-	body, err := readBriefly(resp, maxModels, cancel)
-	if err != nil || !isObject(body) {
+	said, err := readBriefly(resp, maxModels, cancel)
+	if err != nil || !isObject(said) {
 		a.Outcome, a.Message = tasks.ServerError, "the address did not answer with a JSON object"
 		return a
 	}
-	a.Outcome, a.Result = tasks.Succeeded, body
+	a.Outcome, a.Result = tasks.Succeeded, said
 	return a
 }
 

@@ -27,6 +27,8 @@ type validator struct {
 	*reader
 	root  *node
 	known int // the number of faults that reading found
+
+	allowances map[string]Account // by name, the last account that gives it
 }
 
 // bad notes a fault of a setting, unless reading it found one.
@@ -363,7 +365,9 @@ func (v *validator) pool(key string, p Pool, c *Config) {
 		v.bad(key, "the name is taken by the queue of webhooks")
 	}
 	v.name(key, p.Name)
-	if _, ok := c.ProviderOf(p.Name); !ok {
+	if len(p.Accounts) > 0 {
+		v.accounts(key, p, c)
+	} else if _, ok := c.ProviderOf(p.Name); !ok {
 		v.noProvider(key+".provider", p.Provider)
 	}
 	v.models(key, p, c)
@@ -377,6 +381,57 @@ func (v *validator) pool(key string, p Pool, c *Config) {
 	v.within(key+".lanes.high", p.Lanes.High, 1, mostShare)
 	v.within(key+".lanes.normal", p.Lanes.Normal, 1, mostShare)
 	v.within(key+".lanes.low", p.Lanes.Low, 1, mostShare)
+}
+
+// accounts checks the accounts of a pool.
+func (v *validator) accounts(key string, p Pool, c *Config) {
+	if p.Provider != "" {
+		v.bad(key+".provider", "a pool has a provider or accounts; leave one of them away")
+	}
+	first, _ := c.Named(p.Accounts[0].Provider)
+	names, keys := map[string]bool{}, map[string]Account{}
+	for i, a := range p.Accounts {
+		at := fmt.Sprintf("%s.accounts[%d]", key, i)
+		provider, ok := c.Named(a.Provider)
+		if !ok {
+			v.noProvider(at+".provider", a.Provider)
+			continue
+		}
+		if provider.Dialect != first.Dialect {
+			v.bad(at+".provider", "speaks %s, and the first account %s: a pool has one dialect", provider.Dialect, first.Dialect)
+		}
+		v.name(at+".name", a.ID)
+		if names[a.ID] {
+			v.bad(at+".name", "another account is named %q; give this one a name of its own", a.ID)
+		}
+		names[a.ID] = true
+		v.within(at+".weight", a.Weight, 1, mostShare)
+		v.limits(at+".limits", a.Limits)
+		if same, ok := keys[provider.BaseURL+" "+provider.APIKey]; ok && (a.Allowance == "" || a.Allowance != same.Allowance) {
+			v.bad(at+".provider", "has the address and key of account %q, and so its allowance: give both the same allowance", same.ID)
+		}
+		keys[provider.BaseURL+" "+provider.APIKey] = a
+		for ours, theirs := range a.Models {
+			if theirs == "" || ours == "" {
+				v.bad(at+".models."+ours, "needs the provider's name of the model")
+			}
+		}
+		if a.Allowance != "" {
+			v.name(at+".allowance", a.Allowance)
+			v.shared(at, a)
+		}
+	}
+}
+
+// shared checks that all accounts that name an allowance have the same limits.
+func (v *validator) shared(at string, a Account) {
+	if v.allowances == nil {
+		v.allowances = map[string]Account{}
+	}
+	other, ok := v.allowances[a.Allowance]
+	if v.allowances[a.Allowance] = a; ok && (other.Limits != a.Limits || other.FollowProvider != a.FollowProvider) {
+		v.bad(at+".limits", "are others than those of account %q, which shares the allowance %s", other.ID, a.Allowance)
+	}
 }
 
 // mostShare keeps a lane from having next to nothing: the order of work counts in microseconds.

@@ -248,7 +248,8 @@ func withCAs(roots *x509.CertPool, file string) (*x509.CertPool, error) {
 // Pool is one upstream allowance.
 type Pool struct {
 	Name        string
-	Provider    string        `key:"provider"` // a provider's name
+	Provider    string        `key:"provider"` // a provider's name; empty where there are accounts
+	Accounts    []Account     `key:"accounts"` // in place of Provider; empty: the pool is one account
 	Models      []string      `key:"models"`   // globs, as path.Match takes them, but "/" is an ordinary character; at least one
 	Limits      Limits        `key:"limits"`
 	Timeout     time.Duration `key:"timeout"`      // of one attempt
@@ -268,6 +269,72 @@ type Pool struct {
 	// a guess then, which the provider's headers may raise as well as lower.
 	// False: headers lower them only, and fill in those that are 0.
 	FollowProvider bool
+}
+
+// Account is one of several accounts of a pool.
+type Account struct {
+	Provider  string `key:"provider"`  // a provider's name
+	ID        string `key:"name"`      // in the list of attempts; never empty but in a fault: the provider's name
+	Weight    int64  `key:"weight"`    // share of what several accounts could send at once
+	Allowance string `key:"allowance"` // a name, which all accounts give that share Limits; empty: they are this account's own
+	Limits    Limits `key:"limits"`    // what nobody gave is the pool's
+	// Models are the provider's names of models where they are others than the callers'.
+	Models map[string]string `key:"models"`
+
+	// FollowProvider is that of [Pool], of these limits.
+	FollowProvider bool
+}
+
+// Several reports whether a pool is more than one account of its own allowance.
+func (p Pool) Several() bool {
+	return len(p.Accounts) > 1 || len(p.Accounts) == 1 && p.Accounts[0].Allowance != ""
+}
+
+// AccountsOf are the accounts of a pool; of one with a provider, that one.
+func (c *Config) AccountsOf(p Pool) []Account {
+	if len(p.Accounts) > 0 {
+		return p.Accounts
+	}
+	return []Account{{Provider: p.Provider, ID: p.Provider, Weight: 1, Limits: p.Limits, FollowProvider: p.FollowProvider}}
+}
+
+// GateOf names the allowance of an account among all allowances. That of the first account has the
+// pool's name, by which earlier releases know what may be a pool's one account.
+func (p Pool) GateOf(a Account) string {
+	switch {
+	case a.Allowance != "":
+		return "@" + a.Allowance
+	case len(p.Accounts) > 0 && p.Accounts[0].ID != a.ID:
+		return p.Name + "." + a.ID
+	}
+	return p.Name
+}
+
+// Allowed is what the allowances of a pool's accounts are together.
+func (c *Config) Allowed(p Pool) Limits {
+	var sum Limits
+	seen := map[string]bool{}
+	for _, a := range c.AccountsOf(p) {
+		gate, l := p.GateOf(a), a.Limits
+		if seen[gate] {
+			continue
+		}
+		add(&sum.RequestsPerMinute, l.RequestsPerMinute, len(seen) == 0)
+		add(&sum.InputTokensPerMinute, l.InputTokensPerMinute, len(seen) == 0)
+		add(&sum.OutputTokensPerMinute, l.OutputTokensPerMinute, len(seen) == 0)
+		sum.RequestBurst, sum.Concurrency = sum.RequestBurst+l.RequestBurst, sum.Concurrency+l.Concurrency
+		seen[gate] = true
+	}
+	return sum
+}
+
+// add adds to a limit, where 0 is none.
+func add(sum *int64, n int64, first bool) {
+	if n == 0 || *sum == 0 && !first {
+		*sum = 0
+		return
+	}
+	*sum += n
 }
 
 // Limits are a pool's allowance. What nobody gave is the provider's entry tier.
@@ -488,17 +555,23 @@ func (c *Config) Pool(model string) (name string, ok bool) {
 	return "", false
 }
 
-// ProviderOf returns the provider of the pool of that name; ok is false when
-// there is no such pool, or no such provider.
+// ProviderOf returns the provider of the pool of that name, of several accounts the first
+// one's; ok is false when there is no such pool, or no such provider.
 func (c *Config) ProviderOf(pool string) (provider Provider, ok bool) {
 	for _, p := range c.Pools {
 		if p.Name != pool {
 			continue
 		}
-		for _, pr := range c.Providers {
-			if pr.Name == p.Provider {
-				return pr, true
-			}
+		return c.Named(c.AccountsOf(p)[0].Provider)
+	}
+	return Provider{}, false
+}
+
+// Named returns the provider of a name, if there is one.
+func (c *Config) Named(provider string) (Provider, bool) {
+	for _, p := range c.Providers {
+		if p.Name == provider {
+			return p, true
 		}
 	}
 	return Provider{}, false

@@ -74,6 +74,7 @@ providers:
 pools:
   claude:
     provider: anthropic
+    accounts: []
     models: ["claude-*"]
     limits: {requests_per_minute: 1000, input_tokens_per_minute: 2000000, output_tokens_per_minute: 400000, request_burst: 10, concurrency: 64}
     timeout: 10m

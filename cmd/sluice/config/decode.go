@@ -295,6 +295,9 @@ func (r *reader) list(n *node, v reflect.Value, key string) {
 	out := reflect.MakeSlice(v.Type(), 0, len(n.items))
 	for i, item := range n.items {
 		e := reflect.New(v.Type().Elem()).Elem()
+		if e.Type() == reflect.TypeFor[Account]() {
+			e.Set(reflect.ValueOf(defaultAccount()))
+		}
 		if item.kind == null {
 			r.fault(key+"["+strconv.Itoa(i)+"]", item.where, "is empty")
 			continue

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,11 @@ func defaultPool() Pool {
 		Breaker:     Breaker{Window: 10 * time.Second, MinCalls: 20, FailureRatio: 0.5, ProbeInterval: 5 * time.Second},
 		Lanes:       Lanes{High: 70, Normal: 25, Low: 5},
 	}
+}
+
+// defaultAccount is an account before any of its settings is read.
+func defaultAccount() Account {
+	return Account{Weight: 1, Limits: Limits{unset, unset, unset, unset, unset}}
 }
 
 // poolFor is the pool of a provider in a configuration that has no pools.
@@ -148,6 +154,11 @@ func (c *Config) complete(r *reader, root *node, e Environment) {
 			dialect = provider.Dialect
 		}
 		p.FollowProvider = p.Limits.fill(entryLimits(dialect))
+		for j := range p.Accounts {
+			a := &p.Accounts[j]
+			a.ID = cmp.Or(a.ID, a.Provider)
+			a.FollowProvider = a.Limits.fill(p.Limits) && p.FollowProvider
+		}
 	}
 }
 
@@ -216,7 +227,7 @@ func (c *Config) wantsFake() bool {
 		}
 	}
 	for _, p := range c.Pools {
-		if p.Provider == fakeProvider {
+		if slices.ContainsFunc(c.AccountsOf(p), func(a Account) bool { return a.Provider == fakeProvider }) {
 			return true
 		}
 	}

@@ -1,0 +1,215 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/pool"
+)
+
+// Account is one of several accounts of a pool.
+type Account struct {
+	Name     string // as the list of attempts has it
+	Provider string // as the jobs' records name it
+	Caller   Caller
+	Gate     Gate   // one and the same of those that share an allowance
+	Health   Health // nil: nobody is told
+	Weight   int64  // its share of what several could send at once; 1 or more
+}
+
+// account is one account, and what this process keeps to use it.
+type account struct {
+	Account
+	bare   bare
+	closed atomic.Int64 // until when the gate is taken for shut, in Unix nanoseconds
+}
+
+// gone is closed while this process makes no calls of the account.
+func (c *account) gone() <-chan struct{} {
+	if c.Health == nil {
+		return nil
+	}
+	return c.Health.Gone()
+}
+
+// shut reports whether it is, or the gate.
+func (c *account) shut() bool {
+	if time.Now().UnixNano() < c.closed.Load() {
+		return true
+	}
+	select {
+	case <-c.gone():
+		return true
+	default:
+		return false
+	}
+}
+
+// noted notes how the gate was asked, and returns that.
+func (c *account) noted(err error) error {
+	if errors.Is(err, limit.ErrShut) {
+		c.closed.Store(time.Now().Add(shutFor).UnixNano())
+	}
+	return err
+}
+
+// open reports whether the account takes calls of a model now.
+func (c *account) open(ctx context.Context, model string) bool {
+	return !c.shut() && (c.Health == nil || !c.Health.Paused(ctx) && c.Health.Held(ctx, model) == 0)
+}
+
+// door is an account's gate, and notes when it cannot be asked.
+type door struct{ *account }
+
+func (d door) Take(ctx context.Context, n limit.Need) (limit.Grant, error) {
+	g, err := d.Gate.Take(ctx, n)
+	return g, d.noted(err)
+}
+
+func (d door) Return(g limit.Grant) { d.Gate.Return(g) }
+
+// members are the accounts of a pool: those that are listed, or the one that it is.
+func members(p Pool) (list []*account) {
+	if len(p.Accounts) == 0 {
+		return []*account{{Account: Account{Name: p.Provider, Provider: p.Provider, Caller: p.Caller, Gate: p.Gate, Health: p.Health, Weight: 1}}}
+	}
+	for _, c := range p.Accounts {
+		list = append(list, &account{Account: c})
+	}
+	return list
+}
+
+// turns chooses among accounts; nil where there is one.
+func turns(list []*account) *pool.Turns {
+	if len(list) < 2 {
+		return nil
+	}
+	var doors []pool.Door
+	var weights []int64
+	for _, c := range list {
+		doors, weights = append(doors, door{c}), append(weights, max(1, c.Weight))
+	}
+	return pool.NewTurns(doors, weights)
+}
+
+// complete reports whether each account can be used.
+func complete(list []*account) bool {
+	for _, c := range list {
+		if c.Caller == nil || c.Gate == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// providers names those of a pool's accounts, for what is the same of all.
+func (p *servedPool) providers() string {
+	names := make([]string, len(p.accounts))
+	for i, c := range p.accounts {
+		names[i] = c.Provider
+	}
+	return strings.Join(names, "+")
+}
+
+// gates are those of a pool's accounts, each once.
+func (p *servedPool) gates() (list []Gate) {
+	seen := map[Gate]bool{}
+	for _, c := range p.accounts {
+		if !seen[c.Gate] {
+			seen[c.Gate] = true
+			list = append(list, c.Gate)
+		}
+	}
+	return list
+}
+
+// limits are what the allowances of all accounts give a minute now; 0: no limit.
+func (p *servedPool) limits() (requests, input, output int64) {
+	add := func(sum *int64, n int64, first bool) {
+		if n == 0 || *sum == 0 && !first {
+			*sum = 0
+			return
+		}
+		*sum += n
+	}
+	for i, g := range p.gates() {
+		r, in, out := g.Limits()
+		add(&requests, r, i == 0)
+		add(&input, in, i == 0)
+		add(&output, out, i == 0)
+	}
+	return requests, input, output
+}
+
+// gone is closed while this process makes no calls of the pool; nil where it is several accounts,
+// which are left one by one.
+func (p *servedPool) gone() <-chan struct{} {
+	if p.turns != nil {
+		return nil
+	}
+	return p.accounts[0].gone()
+}
+
+// shut reports whether this process makes no calls of the pool.
+func (p *servedPool) shut() bool {
+	for _, c := range p.accounts {
+		if !c.shut() {
+			return false
+		}
+	}
+	return true
+}
+
+// heldFor is how long the jobs of a model are to wait, for it fails at every account.
+func (p *servedPool) heldFor(ctx context.Context, model string) (wait time.Duration) {
+	for i, c := range p.accounts {
+		var own time.Duration
+		if c.Health != nil {
+			own = c.Health.Held(ctx, model)
+		}
+		if own == 0 {
+			return 0
+		}
+		if i == 0 || own < wait {
+			wait = own
+		}
+	}
+	return wait
+}
+
+// choose waits until an account can send the job's call, and takes its place there.
+func (a *attempt) choose(ctx context.Context, need limit.Need) (err error) {
+	list, i := a.p.accounts, 0
+	if a.p.turns == nil {
+		a.grant, err = door{list[0]}.Take(ctx, need)
+	} else {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		i, a.grant, err = a.p.turns.Take(ctx, need, func(i int) bool {
+			if a.p.shut() {
+				cancel() // others reach an account, and are to have the job
+			}
+			return list[i].open(ctx, a.job.Asks())
+		})
+	}
+	if err != nil {
+		return err
+	}
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	a.by = list[i]
+	a.ticket.Asks.Account = a.by.Name // the renewal of leases reads the ticket
+	return nil
+}
+
+// provider is whose answer the job has; before one is chosen, that of the first account.
+func (a *attempt) provider() string {
+	if a.by == nil {
+		return a.p.accounts[0].Provider
+	}
+	return a.by.Provider
+}
