@@ -16,6 +16,7 @@ type backlogMetrics struct{ set *Set }
 
 var (
 	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants, those for later too.", []string{"pool"}, nil)
+	lanesDesc   = prometheus.NewDesc("sluice_backlog_tenants", "Tenants with jobs that wait and may run now, by lane: high, normal or low.", []string{"pool", "lane"}, nil)
 	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes.", []string{"pool"}, nil)
 	samplesDesc = prometheus.NewDesc("sluice_forecast_samples", "Forecasts of a start, told in the last hour for 1 s ahead or more, whose job has started.", []string{"pool"}, nil)
 	censorDesc  = prometheus.NewDesc("sluice_forecast_censored", "Forecasts of the last hour whose job was canceled, expired or deleted before it started.", []string{"pool"}, nil)
@@ -29,7 +30,7 @@ var (
 
 // Describe lists the metrics.
 func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backlogDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc, tenantSecondsDesc, tenantLagDesc, jainDesc} {
+	for _, d := range []*prometheus.Desc{backlogDesc, lanesDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc, tenantSecondsDesc, tenantLagDesc, jainDesc} {
 		ch <- d
 	}
 }
@@ -63,6 +64,9 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			}
 			gauge(attendDesc, attended)
 			gauge(wantedDesc, float64(v.workersWanted()))
+			for lane, of := range v.load.Lanes {
+				ch <- prometheus.MustNewConstMetric(lanesDesc, prometheus.GaugeValue, float64(of.Tenants), p.Name, string(lane))
+			}
 		}
 		m.collectShares(ctx, p.Name, ch)
 		e := p.Estimates
