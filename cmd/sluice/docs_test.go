@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -217,7 +218,10 @@ func TestTheReadmeRuns(t *testing.T) {
 	for _, b := range blocks {
 		script.WriteString(strings.ReplaceAll(b[1], "127.0.0.1:9090", ops))
 	}
-	shell := exec.CommandContext(t.Context(), "bash", "-eu", "-c", script.String())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "bash", "-eu", "-c", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+script.String())
+	shell.WaitDelay = 5 * time.Second // for what it has left running
 	shell.Dir, shell.Env = filepath.Join("..", ".."), append(environ, "TMPDIR="+t.TempDir())
 	out, err := shell.CombinedOutput()
 	if err != nil {
@@ -253,8 +257,11 @@ func TestEveryBlockOfTheReadmeIsTested(t *testing.T) {
 		"go install ./cmd/sluice          # from a checkout; or: make build":                                                        "Sluice, which builds it, and TestComposeFile",
 		"sha256sum --check --ignore-missing SHA256SUMS                  # macOS: shasum -a 256 --check --ignore-missing SHA256SUMS": "cmd/release",
 		"sluice dev": "TestTheReadmeRuns",
-		"export ANTHROPIC_BASE_URL=$SLUICE_URL/anthropic ANTHROPIC_API_KEY=$SLUICE_TOKEN": "cmd/prove/sdks",
-		"export OPENAI_BASE_URL=$SLUICE_URL/openai/v1 OPENAI_API_KEY=$SLUICE_TOKEN":       "cmd/prove/sdks",
+		"export ANTHROPIC_BASE_URL=$SLUICE_URL/anthropic ANTHROPIC_API_KEY=$SLUICE_TOKEN":                                                                  "cmd/prove/sdks",
+		"export OPENAI_BASE_URL=$SLUICE_URL/openai/v1 OPENAI_API_KEY=$SLUICE_TOKEN":                                                                        "cmd/prove/sdks",
+		"const anthropic = new Anthropic({ baseURL: url + '/anthropic', apiKey: token });   // npm @anthropic-ai/sdk":                                      "cmd/prove/sdks makes these calls",
+		`client := anthropic.NewClient(option.WithBaseURL(url+"/anthropic"), option.WithAPIKey(token)) // github.com/anthropics/anthropic-sdk-go and …/v2`: "cmd/prove/sdks makes these calls",
+		`client = anthropic.Anthropic(base_url=url + "/anthropic", api_key=token)`:                                                                         "nobody: the README says that it was not tried",
 	}
 	blocks := regexp.MustCompile("(?s)(?:<!-- ([a-z ]+) -->\n)?```([a-z]+)\n(.*?)```").FindAllStringSubmatch(project(t, "README.md"), -1)
 	if len(blocks) < 20 {
@@ -287,6 +294,11 @@ func TestEveryBlockOfTheReadmeIsTested(t *testing.T) {
 				if !json.Valid([]byte(line)) {
 					t.Errorf("%s is no JSON", line)
 				}
+			}
+		case "text":
+		default:
+			if mark == "" && elsewhere[first] == "" {
+				t.Errorf("nobody tests the block of %s that begins with %q", kind, first)
 			}
 		}
 	}

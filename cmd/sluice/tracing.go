@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -110,8 +111,25 @@ func sendTo(out otlptrace.Client, of *resource.Resource) func(context.Context, [
 	return func(ctx context.Context, written []byte) error {
 		in := &spans.ScopeSpans{Scope: scope}
 		in.ProtoReflect().SetUnknown(written)
-		return out.UploadTraces(ctx, []*spans.ResourceSpans{{Resource: process, SchemaUrl: of.SchemaURL(), ScopeSpans: []*spans.ScopeSpans{in}}})
+		return rejected(out.UploadTraces(ctx, []*spans.ResourceSpans{{Resource: process, SchemaUrl: of.SchemaURL(), ScopeSpans: []*spans.ScopeSpans{in}}}))
 	}
+}
+
+// partly is how the clients of OTLP tell that some spans were refused; the type of that
+// error is their own.
+var partly = regexp.MustCompile(`OTLP partial success: (.*) \((\d+) spans rejected\)`)
+
+// rejected is the error of sending spans as a Tracer takes it.
+func rejected(err error) error {
+	if err == nil {
+		return nil
+	}
+	m := partly.FindStringSubmatch(err.Error())
+	if m == nil {
+		return err
+	}
+	n, _ := strconv.Atoi(m[2])
+	return &trace.RejectedError{Spans: n, Message: m[1]}
 }
 
 // instance tells this process from others of its kind.

@@ -28,6 +28,7 @@ const (
 	auditScans = 10               // such scripts in one step
 	auditPages = 40               // other scripts in one step
 	auditMost  = 1000             // jobs that are not final, up to which counts are compared
+	auditStep  = 2 * time.Second  // after which a step begins no further script
 	auditRest  = 5 * time.Second  // from a round to the next
 	auditSkew  = 10 * time.Second // how far the clocks that made ids may differ
 )
@@ -68,19 +69,23 @@ func (s *Store) Audit(ctx context.Context) (out tasks.Audited, err error) {
 	if err != nil || !mine {
 		return out, err
 	}
+	start := time.Now()
 	for range auditScans {
 		begun := time.Now()
 		if err := s.auditScan(ctx, w, &out); err != nil {
 			return out, err
 		}
 		tasks.GiveWay(ctx, time.Since(begun))
-		if w.cursor == "0" {
+		if w.cursor == "0" || time.Since(start) > auditStep/2 {
 			break
 		}
 	}
 	for range auditPages {
+		if time.Since(start) > auditStep { // Redis is slow or far; the turn must not end meanwhile
+			break
+		}
 		begun := time.Now()
-		if over, err := s.auditStep(ctx, w, &out); over || err != nil {
+		if over, err := s.auditNext(ctx, w, &out); over || err != nil {
 			return out, err
 		}
 		tasks.GiveWay(ctx, time.Since(begun))
@@ -88,8 +93,8 @@ func (s *Store) Audit(ctx context.Context) (out tasks.Audited, err error) {
 	return out, nil
 }
 
-// auditStep goes on with the round by one script, and reports whether that was its last.
-func (s *Store) auditStep(ctx context.Context, w *audit, out *tasks.Audited) (over bool, err error) {
+// auditNext goes on with the round by one script, and reports whether that was its last.
+func (s *Store) auditNext(ctx context.Context, w *audit, out *tasks.Audited) (over bool, err error) {
 	switch {
 	case w.at == len(w.tenants):
 		err = s.auditCounts(ctx, w, out)

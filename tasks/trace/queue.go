@@ -108,14 +108,25 @@ func (q *queue) send(all bool) {
 		ctx, cancel := context.WithTimeout(q.ctx, q.c.Timeout)
 		err := q.c.Send(ctx, b.spans)
 		cancel()
-		if err != nil {
-			q.c.Dropped.Add(float64(b.n))
-			q.c.Log.Warn("spans were not taken; they are dropped", slog.Int("spans", b.n), slog.Any("error", err))
-		}
+		q.told(b.n, err)
 		q.mu.Lock()
 		q.waits -= b.n
 		q.spare = b.spans
 		q.mu.Unlock()
+	}
+}
+
+// told counts and logs which of n spans are lost.
+func (q *queue) told(n int, err error) {
+	var some *RejectedError
+	switch {
+	case err == nil:
+	case errors.As(err, &some):
+		q.c.Dropped.Add(float64(some.Spans))
+		q.c.Log.Warn("who takes the spans has something to say of them", slog.Int("refused", some.Spans), slog.String("message", some.Message))
+	default:
+		q.c.Dropped.Add(float64(n))
+		q.c.Log.Warn("spans were not taken; they are dropped", slog.Int("spans", n), slog.Any("error", err))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -26,18 +27,30 @@ import (
 // Config says what a Tracer works with.
 type Config struct {
 	// Send gives spans to who takes them: the fields of a message ScopeSpans of OTLP,
-	// which are not Send's after it has returned. Never called twice at once.
+	// which are not Send's after it has returned. Never called twice at once. What takes
+	// the others and refuses some is told by a [RejectedError].
 	Send    func(ctx context.Context, spans []byte) error
 	Close   func(ctx context.Context) error // is called after the last Send; nil: nothing is
 	Sampler Sampler
 	Queue   int           // spans at most that wait to be sent; 0: 16384
-	Batch   int           // spans at most that are sent at once; 0: 2048
+	Batch   int           // spans at most that are sent at once, a third of Queue at most; 0: 2048
 	Delay   time.Duration // after which spans are sent that fill no batch; 0: 5 s
 	Timeout time.Duration // of one sending; 0: 30 s
 	// Now is Redis's clock; nil: time.Now.
 	Now     func() time.Time
 	Log     *slog.Logger       // nil: nothing is logged
 	Dropped prometheus.Counter // of spans; nil: nobody counts them
+}
+
+// RejectedError is the error of who has taken spans but so many; none, where it only
+// warns.
+type RejectedError struct {
+	Spans   int
+	Message string // of who takes them
+}
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("%d spans were refused: %s", e.Spans, e.Message)
 }
 
 // Tracer makes spans. Nil makes none.
@@ -51,6 +64,7 @@ type Tracer struct {
 // New returns a Tracer, which runs until Stop.
 func New(c Config) *Tracer {
 	c.Queue, c.Batch = cmp.Or(c.Queue, 16384), cmp.Or(c.Batch, 2048)
+	c.Batch = min(c.Batch, max(1, c.Queue/3)) // so that others have room while one is sent
 	c.Delay, c.Timeout = cmp.Or(c.Delay, 5*time.Second), cmp.Or(c.Timeout, 30*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
@@ -201,5 +203,43 @@ func TestNoTracerCostsNothing(t *testing.T) {
 	}
 	if err := tr.Stop(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// A queue smaller than a batch still sends, and what a collector only warns of is not lost.
+func TestASmallQueueSendsAndAWarningLosesNothing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		err   error
+		spans int
+		lost  float64
+	}{
+		{"taken", nil, 99, 0},
+		{"a warning", &trace.RejectedError{Message: "slow down"}, 99, 0},
+		{"one of a batch", fmt.Errorf("collector: %w", &trace.RejectedError{Spans: 1}), 33, 1},
+		{"none of a batch", errors.New("away"), 33, 33},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			sent := make(chan struct{}, 100)
+			dropped := prometheus.NewCounter(prometheus.CounterOpts{Name: "d"})
+			tr := trace.New(trace.Config{Queue: 99, Delay: time.Hour, Dropped: dropped, Send: func(context.Context, []byte) error {
+				sent <- struct{}{}
+				return c.err
+			}})
+			for i := range c.spans {
+				tr.Submit(t.Context(), "job_1", "acme").End("", "")
+				if i%33 == 32 {
+					<-sent // a batch is a third of the queue, however many OTEL_BSP_MAX_EXPORT_BATCH_SIZE would send
+				}
+			}
+			if err := tr.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if got := testutil.ToFloat64(dropped); got != c.lost {
+				t.Errorf("%v spans are counted as dropped, want %v", got, c.lost)
+			}
+		})
 	}
 }
