@@ -146,6 +146,7 @@ type QuotaError struct {
 	Remaining  int64         // what is left of it
 	Window     time.Duration // the span of the allowance; 0 for a backlog
 	RetryAfter time.Duration // when it is worth trying again
+	Others     int64         // of a user's jobs that wait: those of its tenant's that are not its own
 	ResetsAt   time.Time     // of CostPerDay: when it begins anew; Limit and Remaining are in millionths of [Currency]
 }
 

@@ -460,33 +460,38 @@ func TestAChunkIsUnloadedWhileTheOneBeforeIsWritten(t *testing.T) {
 	}
 }
 
-// crowded are pools in which ten jobs of the tenant wait.
-type crowded struct{ pools }
+// crowded are pools in which ten jobs of the tenant wait, and that count who asks.
+type crowded struct {
+	pools
+	asked *int
+}
 
 func (c crowded) Outlook(ctx context.Context, pool, tenant string, lane tasks.Priority) (tasks.Outlook, error) {
 	o, err := c.pools.Outlook(ctx, pool, tenant, lane)
 	o.Waiting = 10
+	*c.asked++
 	return o, err
 }
 
-// A user that has used up a quota of its own comes again when surely one of its own jobs has started, whatever
-// others of its tenant have before it, and stands in nobody's line.
+// A user that has used up a quota of its own comes again when one of its own jobs has started, however many
+// others of its tenant may have before it, and stands in nobody's line.
 func TestAUserComesAgainWhenItsOwnIsFree(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		used  tasks.QuotaError
 		after time.Duration
 	}{
-		"jobs that wait":        {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 3, RetryAfter: 10 * time.Second}, time.Hour + 7*time.Second}, // behind seven of others
+		"jobs that wait":        {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 3, Others: 7, RetryAfter: 10 * time.Second}, time.Hour + 7*time.Second}, // behind seven of others
 		"all are its own":       {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 10, RetryAfter: 10 * time.Second}, time.Hour},
-		"it has jobs elsewhere": {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 30, RetryAfter: 10 * time.Second}, time.Hour},
+		"most are elsewhere":    {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 30, Others: 9, RetryAfter: 10 * time.Second}, time.Hour + 9*time.Second}, // here may be one, the last
+		"others' are elsewhere": {tasks.QuotaError{Quota: "users.queued_jobs", Limit: 3, Others: 500, RetryAfter: 10 * time.Second}, time.Hour + 9*time.Second},
 		"submits":               {tasks.QuotaError{Quota: "users.submits_per_minute", Limit: 3, Window: time.Minute, RetryAfter: 1234 * time.Millisecond}, 1234 * time.Millisecond},
 		"the tenant's":          {tasks.QuotaError{Quota: "queued_jobs", Limit: 10, RetryAfter: 10 * time.Second}, time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			st, paid := store{fails: &row.used}, purse(0)
-			d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: crowded{}, Quota: &paid, NewID: func(string) string { return "job_1" }, Caps: room(t, caps.Config{})})
+			st, paid, asked := store{fails: &row.used}, purse(0), 0
+			d, err := desk.New(desk.Config{Jobs: &st, Batches: &st, Notices: silent{}, Pools: crowded{asked: &asked}, Quota: &paid, NewID: func(string) string { return "job_1" }, Caps: room(t, caps.Config{})})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -497,6 +502,9 @@ func TestAUserComesAgainWhenItsOwnIsFree(t *testing.T) {
 			}
 			if paid != 0 {
 				t.Errorf("%d submits are paid for what was refused", paid)
+			}
+			if row.used.Window > 0 && asked != 0 {
+				t.Errorf("the pool was asked %d times for what its backlog does not change", asked)
 			}
 		})
 	}

@@ -203,7 +203,10 @@ func (d *Desk) later(ctx context.Context, t *comer, err error) error {
 	case errors.As(err, &used) && used.Window > time.Minute: // it begins anew at once for all
 		used.RetryAfter += rand.N(min(max(used.RetryAfter/20, time.Second), time.Minute))
 	case errors.As(err, &used) && strings.HasPrefix(used.Quota, tasks.OfUsers): // it stands in no line: nobody else keeps it waiting
-		if o, unread := d.outlook(ctx, t, t.pool); used.Window == 0 && unread == nil {
+		if used.Window > 0 {
+			break
+		}
+		if o, unread := d.outlook(ctx, t, t.pool); unread == nil {
 			used.RetryAfter, _ = freed(o, behind(o, used, 1))
 		}
 	case errors.As(err, &used):
@@ -239,9 +242,10 @@ func freed(o *tasks.Outlook, before int64) (after, each time.Duration) {
 }
 
 // behind is behind how many of a tenant's waiting jobs, at most, so many of one user's have started: the others'
-// may all come first.
+// may all come first. Where all of its own wait elsewhere that is not known, and it is behind all but one.
 func behind(o *tasks.Outlook, used *tasks.QuotaError, many int64) int64 {
-	return max(0, o.Waiting-(used.Limit-used.Remaining)) + many - 1
+	last := max(0, o.Waiting-1)
+	return min(last, used.Others+many-1)
 }
 
 // laterOf is later for so many jobs at once, which have no place in a line: where there is none for
@@ -264,7 +268,7 @@ func (d *Desk) laterOf(ctx context.Context, tenant string, lane tasks.Priority, 
 		}
 		before := min(missing, max(1, o.Waiting)) - 1
 		if strings.HasPrefix(used.Quota, tasks.OfUsers) {
-			before = min(behind(&o, used, missing), max(1, o.Waiting)-1)
+			before = behind(&o, used, missing)
 		}
 		if after, _ := freed(&o, before); soonest == 0 || after < soonest {
 			soonest = after

@@ -262,7 +262,11 @@ func refused(l tasks.Limits, reply []any) error {
 	}
 	switch word {
 	case "full":
-		return &tasks.QuotaError{Quota: of + "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+		full := &tasks.QuotaError{Quota: of + "queued_jobs", Limit: l.QueuedJobs, Remaining: max(0, l.QueuedJobs-num(reply[1])), RetryAfter: 10 * time.Second}
+		if own {
+			full.Others = max(0, num(reply[2]))
+		}
+		return full
 	case "brim":
 		return tasks.ErrFull
 	case "leaving":

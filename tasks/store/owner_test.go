@@ -396,15 +396,16 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 		cost        tasks.Money
 		quota       string
 		limit, left int64
+		others      int64 // jobs that wait
 	}{
-		{"ada", 60, 400, "", 0, 0},
-		{"ada", 60, 10, "users.tokens_per_day", 100, 40},
-		{"ada", 10, 101, "users.cost_per_day", 0, 0},
-		{"bob", 60, 400, "", 0, 0},
-		{"", 600, 4000, "", 0, 0},
-		{"ada", 10, 10, "", 0, 0},
-		{"ada", 10, 10, "users.queued_jobs", 2, 0},
-		{"bob", 10, 10, "", 0, 0},
+		{"ada", 60, 400, "", 0, 0, 0},
+		{"ada", 60, 10, "users.tokens_per_day", 100, 40, 0},
+		{"ada", 10, 101, "users.cost_per_day", 0, 0, 0},
+		{"bob", 60, 400, "", 0, 0, 0},
+		{"", 600, 4000, "", 0, 0, 0},
+		{"ada", 10, 10, "", 0, 0, 0},
+		{"ada", 10, 10, "users.queued_jobs", 2, 0, 2},
+		{"bob", 10, 10, "", 0, 0, 0},
 	} {
 		err := submit(row.user, row.tokens, row.cost)
 		var refused *tasks.QuotaError
@@ -414,8 +415,8 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 			}
 			continue
 		}
-		if !errors.As(err, &refused) || refused.Quota != row.quota || refused.Limit != row.limit || refused.Remaining != row.left {
-			t.Errorf("row %d: %+v, want a refusal by %s of %d with %d left", i, err, row.quota, row.limit, row.left)
+		if !errors.As(err, &refused) || refused.Quota != row.quota || refused.Limit != row.limit || refused.Remaining != row.left || refused.Others != row.others {
+			t.Errorf("row %d: %+v, want a refusal by %s of %d with %d left and %d of others", i, err, row.quota, row.limit, row.left, row.others)
 		}
 	}
 	if now, err := s.Standing(t.Context(), ada); err != nil || now.UserQueuedJobs != 2 || now.QueuedJobs != 5 || now.Day.UserReserved != 70 || now.UserPledged != 410 {

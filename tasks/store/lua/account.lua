@@ -207,7 +207,8 @@ end
 -- tokens. Work that is one user's alone counts to both; own are that user's {most, daily, budget}, or nil.
 -- Past one of the limits, 0 being none, it takes nothing and returns {"full",
 -- waiting}, {"heavy", bytes}, {"spent", tokens left, ms until midnight UTC} or {"broke",
--- money left, ms until midnight UTC, that midnight}; of a limit of the user's own the word begins with "user ".
+-- money left, ms until midnight UTC, that midnight}; of a limit of the user's own the word begins with "user ", and
+-- {"user full", waiting, waiting of others}.
 local unlimited = { 0, 0, 0 }
 local function admit(tenant, user, jobs, tokens, most, daily, bytes, widest, money, budget, own)
   local before = waitingOf(tenant)
@@ -216,7 +217,7 @@ local function admit(tenant, user, jobs, tokens, most, daily, bytes, widest, mon
   if refusal then return refusal end
   own = user and own or unlimited
   local its = user and userWaitingOf(tenant, user) or 0
-  if own[1] > 0 and its + jobs > own[1] then return { 'user full', its } end
+  if own[1] > 0 and its + jobs > own[1] then return { 'user full', its, before - its } end
   if tokens > 0 then
     money = money or 0
     local counts = daysOf(tenant, user)
