@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strconv"
 
+	apifault "github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 )
 
@@ -70,6 +72,9 @@ func (t tenancy) whole(ctx context.Context, name string, set tasks.TenantSetting
 // SetTenant replaces what was set of a tenant: every process goes by it within a second.
 func (t tenancy) SetTenant(ctx context.Context, name string, set tasks.TenantSettings, act tasks.Act) (tasks.Tenant, error) {
 	l := set.Over(t.configured(name))
+	if l.Users != (tasks.UserLimits{}) && t.cfg.Auth.Users == config.UsersShared {
+		return tasks.Tenant{}, apifault.Fail(apifault.ImpossibleSetting, `The member "users" %s.`, config.LimitsNobody)
+	}
 	if err := t.store.SetTenant(ctx, name, set, l.Weight, l.RunningJobs, act); err != nil {
 		return tasks.Tenant{}, err
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -449,5 +452,27 @@ func TestATenantIsDeletedByTheShell(t *testing.T) {
 	r.token = kept.Token
 	if status, _ := r.status("GET", "/v1/jobs", ""); status != 401 {
 		t.Errorf("the kept token: %d", status)
+	}
+}
+
+// Limits of each user are refused where nobody is told apart, by the file and by the shell in the same words; to say that there is none is not.
+func TestLimitsThatBindNobodyAreRefused(t *testing.T) {
+	t.Parallel()
+	const words = "limits each user, and auth.users is shared: say auth.users: separate, or leave it out"
+	r := outage(t, claude("http://127.0.0.1:9"))
+	ops := r.mint("ops")
+	for flag, want := range map[string]string{"--user-queued-jobs=3": words, "--user-cost-per-day=0.5": words, "--user-submits-per-minute=0": "", "--queued-jobs=3": ""} {
+		var out, errs strings.Builder
+		code := typeIn(t.Context(), []string{"tenants", "set", "acme", flag}, []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + ops}, strings.NewReader(""), &out, &errs)
+		if (code == 0) != (want == "") || !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: exit %d, %s", flag, code, errs.String())
+		}
+	}
+	file := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(file, []byte("tenants: {acme: {users: {queued_jobs: 3}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, faults := config.Load(file, nil); !strings.Contains(fmt.Sprint(faults), words) {
+		t.Errorf("the file's faults are %v", faults)
 	}
 }

@@ -498,8 +498,8 @@ func (v *validator) tenants(c *Config) {
 		v.atLeast(key+".users.submits_per_minute", t.Users.SubmitsPerMinute, 0)
 		v.atLeast(key+".users.queued_jobs", t.Users.QueuedJobs, 0)
 		v.atLeast(key+".users.tokens_per_day", t.Users.TokensPerDay, 0)
-		if t.Users != (TenantUsers{}) && c.Auth.Users != UsersSeparate {
-			v.bad(key+".users", "limits each user, and auth.users is %s: say auth.users: %s, or leave it out", c.Auth.Users, UsersSeparate)
+		if t.Users != (TenantUsers{}) && c.Auth.Users == UsersShared {
+			v.bad(key+".users", LimitsNobody)
 		}
 	}
 }

@@ -124,6 +124,9 @@ const (
 	UsersSeparate = "separate" // each sees only what is its own
 )
 
+// LimitsNobody says of limits of each user that nobody is told apart by.
+const LimitsNobody = "limits each user, and auth.users is " + UsersShared + ": say auth.users: " + UsersSeparate + ", or leave it out"
+
 // Issuer is a foreign issuer of tokens; [auth.Issuer] says what each field means.
 type Issuer struct {
 	Issuer      string              `key:"issuer"`
