@@ -3,6 +3,8 @@ package queue
 import (
 	"cmp"
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -44,11 +46,22 @@ func (f *Feeder) audited(found *tasks.Audited) {
 		f.c.Log.Warn("jobs that stood in no line were put back", "jobs", found.PutBack)
 	}
 	if len(found.Counts) > 0 {
-		f.c.Log.Warn("counts that were off are as the records say", "counts", found.Counts)
+		f.c.Log.Warn("counts that were off are as the records say", "counts", ofTenants(found.Counts))
 	}
 	for kind, n := range map[string]int{"put_back": found.PutBack, "batch_ended": len(found.Batches), "batch_lost": len(found.LostBatches), "counts": len(found.Counts)} {
 		f.mended.WithLabelValues(kind).Add(float64(n))
 	}
+}
+
+// ofTenants is counts without their users, whose names are often addresses of people.
+func ofTenants(counts []string) []string {
+	of := make([]string, len(counts))
+	for i, it := range counts {
+		if of[i] = it; strings.HasPrefix(it, "user ") {
+			of[i], _, _ = strings.Cut(it, "/")
+		}
+	}
+	return slices.Compact(of)
 }
 
 // name counts lost jobs and names every one of them in the log.

@@ -42,3 +42,20 @@ func TestEveryLostJobIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// A count of a user is told by its tenant: the log names no user.
+func TestTheLogOfCountsNamesNoUser(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	f := &Feeder{
+		c:      Config{Log: slog.New(slog.NewJSONHandler(&log, nil))},
+		mended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mended"}, []string{"kind"}),
+	}
+	f.audited(&tasks.Audited{Counts: []string{"waiting acme", "user acme/ada@example.com", "user acme/bob/of the shop", "running claude"}})
+	if !strings.Contains(log.String(), `"counts":["waiting acme","user acme","running claude"]`) {
+		t.Errorf("the log has %s", &log)
+	}
+	if got := testutil.ToFloat64(f.mended.WithLabelValues("counts")); got != 4 {
+		t.Errorf("%v counts are counted, want 4", got)
+	}
+}
