@@ -66,6 +66,10 @@ func (t *comer) who() string {
 		_, _ = io.WriteString(h, text)
 		_, _ = h.Write([]byte{0})
 	}
+	if j.User != "" {
+		add("user")
+		add(j.User)
+	}
 	switch {
 	case t.of.Key != "":
 		add("key")
