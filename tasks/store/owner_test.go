@@ -423,3 +423,27 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 		t.Errorf("ada stands at %+v, %v", now, err)
 	}
 }
+
+// A user's job that a release without users has queued again, and set nothing of the user's aside for, gives the
+// user nothing back when it ends.
+func TestAUserGetsBackNoMoreThanWasSetAside(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, 100)
+	noMidnight(t, s)
+	j := limited(56)
+	j.User = "ada"
+	made, _, err := s.Create(t.Context(), tasks.Submission{Job: j})
+	must(t, err)
+	days := rdb.Keys(t.Context(), "sluice:{s}:dayu:*:acme").Val()
+	if len(days) != 1 {
+		t.Fatalf("days of users: %q", days)
+	}
+	must(t, rdb.HSet(t.Context(), days[0], "ada", "7 0 0 0").Err())
+	_, err = s.Cancel(t.Context(), ada, made[0].Job.ID)
+	must(t, err)
+	now, err := s.Standing(t.Context(), ada)
+	must(t, err)
+	if now.Day.UserUsed != 7 || now.Day.UserReserved != 0 || now.UserPledged != 0 || now.Day.Reserved != 0 {
+		t.Errorf("ada stands at %+v", now)
+	}
+}

@@ -291,7 +291,7 @@ local function settle(j, used)
   j.q = nil
   for _, day in ipairs(daysOf(j.t, j.us)) do
     if tonumber(on) == today then
-      day.used, day.reserved = day.used + used, day.reserved - tokens
+      day.used, day.reserved = day.used + used, math.max(0, day.reserved - tokens)
       day.pledged = math.max(0, day.pledged - pledge(envelopeOf(j)))
     else -- the day that it was set aside on has paid for it; what is over that is of today
       day.used = day.used + math.max(0, used - tokens)
