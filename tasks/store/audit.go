@@ -60,7 +60,7 @@ type audit struct {
 // list is put back, a batch none of whose lines will end ends, and counts are what the records say. Any
 // process may call it, about once a second: one at a time does it, about 2,000 records
 // a step, and rests for 5 s after a round. Counts are compared while at most 1,000 jobs
-// are not final.
+// are not final; past that a user's is not mended, and one whose job was lost has one too many.
 func (s *Store) Audit(ctx context.Context) (out tasks.Audited, err error) {
 	w := &s.audit
 	w.mu.Lock()
