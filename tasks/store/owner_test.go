@@ -377,11 +377,11 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, 100)
 	noMidnight(t, s)
-	limits := tasks.Limits{QueuedJobs: 100, User: tasks.UserLimits{QueuedJobs: 2, TokensPerDay: 100, CostPerDay: 500}}
-	submit := func(user string, tokens int, cost tasks.Money) error {
+	limits := tasks.Limits{QueuedJobs: 100, User: tasks.UserLimits{QueuedJobs: 2, TokensPerDay: 100, CostPerDay: 500_000}}
+	submit := func(user string, tokens int, millionths tasks.Money) error {
 		t.Helper()
 		j := limited(tokens - 4)
-		j.User, j.AtMost = user, cost
+		j.User, j.AtMost = user, 1000*millionths
 		l := limits
 		if user == "" {
 			l.User = tasks.UserLimits{}
@@ -393,14 +393,14 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 	for i, row := range []struct {
 		user        string
 		tokens      int
-		cost        tasks.Money
+		cost        tasks.Money // in millionths, as the refusal has it
 		quota       string
 		limit, left int64
 		others      int64 // jobs that wait
 	}{
 		{"ada", 60, 400, "", 0, 0, 0},
 		{"ada", 60, 10, "users.tokens_per_day", 100, 40, 0},
-		{"ada", 10, 101, "users.cost_per_day", 0, 0, 0},
+		{"ada", 10, 101, "users.cost_per_day", 500, 100, 0},
 		{"bob", 60, 400, "", 0, 0, 0},
 		{"", 600, 4000, "", 0, 0, 0},
 		{"ada", 10, 10, "", 0, 0, 0},
@@ -419,7 +419,7 @@ func TestAUsersLimitsStopNobodyElse(t *testing.T) {
 			t.Errorf("row %d: %+v, want a refusal by %s of %d with %d left and %d of others", i, err, row.quota, row.limit, row.left, row.others)
 		}
 	}
-	if now, err := s.Standing(t.Context(), ada); err != nil || now.UserQueuedJobs != 2 || now.QueuedJobs != 5 || now.Day.UserReserved != 70 || now.UserPledged != 410 {
+	if now, err := s.Standing(t.Context(), ada); err != nil || now.UserQueuedJobs != 2 || now.QueuedJobs != 5 || now.Day.UserReserved != 70 || now.UserPledged != 410_000 {
 		t.Errorf("ada stands at %+v, %v", now, err)
 	}
 }
