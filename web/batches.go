@@ -23,6 +23,9 @@ type Batches interface {
 	BatchHolder(ctx context.Context, id string) (tenant string, err error)
 	// CancelBatch cancels what has not ended. What has ended is tasks.ErrFinal.
 	CancelBatch(ctx context.Context, tenant, id string) error
+	// BatchLines is what of a batch has ended, from an index on, each job a line with its
+	// break as in the API's results, and the index to go on from; 0 at the end.
+	BatchLines(ctx context.Context, tenant, id string, from int) (lines []byte, next int, err error)
 }
 
 type batchesPage struct {
@@ -63,6 +66,9 @@ type batchView struct {
 	Counts   []batchCount
 	Curl     string
 	CanMove  bool
+	Results  string // address of what has ended; "": nothing has, or it is not for the viewer
+	Whole    bool   // all of it has
+	Retry    string // where what failed is run again; "": nothing did, or the viewer may not
 }
 
 // batchCount is how many lines are in a state, and where they are shown.
@@ -130,12 +136,19 @@ func (w *Web) batchView(b *tasks.Batch, v viewer, now time.Time) batchView {
 		Status: string(b.Status), Accepted: at(b.CreatedAt, now), CanMove: v.moves(b.Owner()) && b.Status == tasks.BatchInProgress,
 		Curl: "curl -H \"Authorization: Bearer $SLUICE_TOKEN\" " + w.cfg.PublicURL + "/v1/batches/" + b.ID + "/results",
 	}
+	if done > 0 && v.reads(b.Owner()) {
+		view.Results = view.Path + "/results"
+	}
+	if c.Failed+c.Canceled+c.Expired > 0 {
+		view.Retry, _ = w.manyLinks(jobsFilter{Tenant: b.Owner(), Batch: b.ID}, v)
+	}
 	if c.Total > 0 {
 		view.Percent = int(100 * done / c.Total)
 	}
 	lines := fmt.Sprintf("%s of %s lines have ended", grouped(done), grouped(c.Total))
 	switch {
 	case b.Status == tasks.BatchEnded:
+		view.Whole = true
 		view.Words = "All " + grouped(c.Total) + " lines ended in " + seconds(b.EndedAt.Sub(b.CreatedAt)) + "."
 	case b.Status == tasks.BatchCanceling:
 		view.Words = lines + "; the others are being canceled."

@@ -15,6 +15,14 @@ func (s shelf) CancelBatch(ctx context.Context, tenant, id string) error {
 	return err
 }
 
+func (s shelf) BatchLines(ctx context.Context, tenant, id string, from int) (lines []byte, next int, err error) {
+	jobs, next, err := s.BatchResults(ctx, tenant, id, from)
+	for i := range jobs {
+		lines = append(lines, jobs[i].ID+" "+string(jobs[i].Status)+"\n"...)
+	}
+	return lines, next, err
+}
+
 // batch makes a tenant's batch of so many lines, none of which is worked on.
 func (s *jobsSite) batch(tenant string, lines int) string {
 	s.t.Helper()

@@ -267,19 +267,19 @@ type resultPage struct {
 	Curl     string // submits the same once more; "": it is too long to be copied
 }
 
-// mayRead reports whether the viewer may be shown what a job holds, once the look at another
+// mayRead reports whether the viewer may be shown what an owner's job or batch holds, once the look at another
 // tenant's is noted. Who may not is answered.
-func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, j *tasks.Job) bool {
-	if !v.reads(j.Owner()) {
-		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this job holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
+func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, thing, owner, id string) bool {
+	if !v.reads(owner) {
+		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this " + thing + " holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
 		return false
 	}
-	if v.own(j.Owner()) {
+	if v.own(owner) {
 		return true
 	}
-	err := w.note(r.Context(), v, "look", j.ID)
+	err := w.note(r.Context(), v, "look", id)
 	if err != nil {
-		w.refuse(rw, v, "job", "look at", err)
+		w.refuse(rw, v, thing, "look at", err)
 	}
 	return err == nil
 }
@@ -287,7 +287,7 @@ func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, j *task
 // result shows what a job's provider answered.
 func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
 	j, ok := w.find(rw, r, v)
-	if !ok || !w.mayRead(rw, r, v, &j) {
+	if !ok || !w.mayRead(rw, r, v, "job", j.Owner(), j.ID) {
 		return
 	}
 	page := resultPage{frame: w.frame(v, "jobs"), What: "Answer", ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(), Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}

@@ -23,17 +23,20 @@ func form(a answer) url.Values {
 	return out
 }
 
+// today has a site go by Redis's clock: until is compared with when that accepted a job.
+func today(c *Config) {
+	c.Now = nil
+	known := c.Verifier.(tokens)
+	for name, id := range known {
+		id.ExpiresAt = time.Now().Add(time.Hour)
+		known[name] = id
+	}
+}
+
 // What a list finds is moved together: after a count, by the same filters, and nothing else.
 func TestWhatAListFindsIsMovedTogether(t *testing.T) {
 	t.Parallel()
-	s := newJobsSite(t, func(c *Config) {
-		c.Now = nil // until is compared with when Redis accepted a job
-		known := c.Verifier.(tokens)
-		for name, id := range known {
-			id.ExpiresAt = time.Now().Add(time.Hour)
-			known[name] = id
-		}
-	})
+	s := newJobsSite(t, today)
 	jar := s.signIn("own")
 	a, b, done := s.job("acme", "claude-a", ""), s.job("acme", "claude-b", ""), s.job("acme", "claude-a", "yes")
 	theirs := s.job("globex", "claude-a", "")

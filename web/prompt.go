@@ -13,7 +13,7 @@ import (
 // prompt shows what a job asks. Another tenant's is noted before anything is shown.
 func (w *Web) prompt(rw http.ResponseWriter, r *http.Request, v viewer) {
 	j, ok := w.find(rw, r, v)
-	if !ok || !w.mayRead(rw, r, v, &j) {
+	if !ok || !w.mayRead(rw, r, v, "job", j.Owner(), j.ID) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)

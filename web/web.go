@@ -260,6 +260,7 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	if w.cfg.Batches != nil {
 		mux.Handle("GET /batches", w.guard(w.batchesPage))                             // jobs:read, monitor
 		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))                          // jobs:read, monitor
+		mux.Handle("GET /batches/{id}/results", w.guard(w.batchResults))               // jobs:read; of other tenants content, and it is noted
 		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))                // jobs:write, admin; a repeat is refused
 		mux.Handle("GET /console/batches", w.guard(part(w, "batches", w.batchesList))) // the list's script, every 2 s
 		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment))              // the batch's script, every 2 s

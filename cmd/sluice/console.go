@@ -94,6 +94,15 @@ func (c *consoleJobs) CancelBatch(ctx context.Context, tenant, id string) error 
 	return err
 }
 
+// BatchLines is a part of a batch's results, in the lines that the API answers.
+func (c *consoleJobs) BatchLines(ctx context.Context, tenant, id string, from int) (lines []byte, next int, err error) {
+	jobs, next, err := c.BatchResults(ctx, tenant, id, from)
+	for i := range jobs {
+		lines = append(lines, v1.ResultLine(&jobs[i], "")...)
+	}
+	return lines, next, err
+}
+
 // submit takes a job in as the API would, by the same reader of the same body.
 func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (string, error) {
 	body, err := json.Marshal(struct {
