@@ -289,33 +289,41 @@ func (t *tenant) alike(r *abuse.Rules, minute int, now time.Time) {
 	inDay := minute % day
 	switch t.benign {
 	case nightly:
-		if inDay >= 125 && inDay < 140 {
+		if within(inDay-125, 15) {
 			for i := range 20 {
 				t.submit(r, now, t.text(t.suite, strconv.Itoa(inDay*100+i)), 700, "", 0)
 			}
 		}
 	case storm: // what failed is asked again, and again
-		if since := (minute - week) % (4 * day); since >= 720 && since < 724 {
+		if within((minute-week)%(4*day)-720, 4) {
 			for _, text := range t.recent {
 				t.submit(r, now, text, 500, "", 0)
 			}
 		}
 	case sampler:
-		if at := inDay - 600; at >= 0 && at < 5 && minute/day%2 == 1 {
-			if at == 0 {
-				t.sample = bytes.Clone(t.text(words(t.r, 60), ""))
-			}
-			for range 20 {
-				t.submit(r, now, t.sample, 800, "", 0)
-			}
+		if at := inDay - 600; within(at, 5) && minute/day%2 == 1 {
+			t.sampled(r, at, now)
 		}
 	case suite:
-		if at := inDay - 660 - minute/day*7; at >= 0 && at < 20 && minute/day%2 == 0 {
+		if at := inDay - 660 - minute/day*7; within(at, 20) && minute/day%2 == 0 {
 			for i := range 10 {
 				t.submit(r, now, t.text(t.suite, "case "+strconv.Itoa(at*10+i)), 600, "", 0)
 			}
 		}
 	default:
+	}
+}
+
+// within reports whether a minute is one of the first so many of something.
+func within(at, most int) bool { return at >= 0 && at < most }
+
+// sampled asks one prompt many times, a new one in the first minute.
+func (t *tenant) sampled(r *abuse.Rules, at int, now time.Time) {
+	if at == 0 {
+		t.sample = bytes.Clone(t.text(words(t.r, 60), ""))
+	}
+	for range 20 {
+		t.submit(r, now, t.sample, 800, "", 0)
 	}
 }
 
