@@ -162,6 +162,9 @@ type Config struct {
 	// itself: a path that nobody has is the API's 404. The longest that matches
 	// whole segments wins, and the API's own paths go first.
 	Extra map[string]http.Handler
+	// Lost answers a browser that asks for an address which is neither the API's nor one of
+	// Extra's; nil: it gets the API's 404, as everybody else does.
+	Lost http.Handler
 
 	// Registerer takes the metrics; nil: none are kept.
 	Registerer prometheus.Registerer
@@ -179,6 +182,7 @@ type API struct {
 	caps     *caps.Room
 	trace    *trace.Tracer
 	extra    map[string]http.Handler
+	lost     http.Handler
 	base     string // the path of PublicURL
 	openAPI  []byte
 	origins  []string
@@ -248,7 +252,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, trace: c.Trace, extra: c.Extra, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
+	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, trace: c.Trace, extra: c.Extra, lost: c.Lost, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
 	a.routes(v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
@@ -520,13 +524,22 @@ func ours(path string) bool {
 func (a *API) Handler() http.Handler {
 	return wire.Steady(a.under(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !ours(r.URL.Path) {
-			if h := a.mounted(r.URL.Path); h != nil {
+			h := a.mounted(r.URL.Path)
+			if h == nil && browses(r) {
+				h = a.lost
+			}
+			if h != nil {
 				h.ServeHTTP(w, r)
 				return
 			}
 		}
 		a.echo.ServeHTTP(w, r)
 	})))
+}
+
+// browses reports whether a request is of somebody who wants a page to read.
+func browses(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
 // under takes the path of PublicURL away where a request has it.

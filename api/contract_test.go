@@ -612,9 +612,12 @@ func TestExtraHandlers(t *testing.T) {
 	}
 	s := serve(t, func(c *api.Config) {
 		c.Extra = map[string]http.Handler{"/": page("console"), "/console": page("console"), "/monitoring": page("monitoring"), "/other/": page("other")}
+		c.Lost = page("lost")
 	})
-	get := func(path string) string {
-		res, err := s.client.Get(s.url + path)
+	get := func(path string, accept ...string) string {
+		req := s.request(t.Context(), "GET", path, "", nil)
+		req.Header["Accept"] = accept
+		res, err := s.client.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -633,6 +636,13 @@ func TestExtraHandlers(t *testing.T) {
 	}
 	for _, path := range []string{"/v1/nothing", "/nothing", "/v2/jobs", "/v1x", "/monitoringX", "/healthz/x"} {
 		s.call("GET", path, "", nil).want(t, 404, "route_not_found")
+	}
+	for path, page := range map[string]bool{"/nothing": true, "/monitoringX": true, "/v1/nothing": false, "/openai/v1/nothing": false, "/anthropic/nothing": false} {
+		for _, asks := range []string{"text/html,*/*;q=0.8", "application/json"} {
+			if got := get(path, asks); (got == "lost") != (page && asks != "application/json") {
+				t.Errorf("%s for %s came from %q", path, asks, got)
+			}
+		}
 	}
 	if got := get("/healthz"); !strings.Contains(got, "ok") {
 		t.Errorf("/healthz: %s", got)

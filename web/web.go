@@ -235,6 +235,8 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.HandleFunc("GET /console/favicon.svg", w.asset("favicon.svg", "image/svg+xml")) // every page
 	mux.HandleFunc("GET /console/console.js", w.asset("console.js", "text/javascript")) // the console
 	mux.Handle("GET /{$}", w.guard(w.console))                                          // monitor
+	mux.HandleFunc("GET /console", w.root)                                              // anybody; it leads to /
+	mux.HandleFunc("GET /console/{$}", w.root)                                          // likewise
 	mux.Handle("GET /console/pools", w.guard(w.fragment))                               // the console's script, every 2 s
 	mux.Handle("GET /pools/{pool}", w.guard(w.poolPage))                                // jobs:read, monitor
 	mux.Handle("GET /console/pools/{pool}", w.guard(w.poolFragment))                    // the pool's script, every 2 s
@@ -290,15 +292,15 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("GET /monitoring/", monitoring)        // monitor
 	mux.Handle("POST /monitoring/api/", monitoring)   // admin
 	mux.Handle("DELETE /monitoring/api/", monitoring) // admin
-	return answersOptions(mux)
+	return w.answersOptions(mux)
 }
 
 // answersOptions answers OPTIONS with the methods of a route, as balancers ask, and a
 // method that a route has not with the same list.
-func answersOptions(mux *http.ServeMux) http.Handler {
+func (w *Web) answersOptions(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if tidy := path.Clean(r.URL.Path); tidy != r.URL.Path && tidy+"/" != r.URL.Path {
-			http.NotFound(rw, r) // the mux would redirect, and knows nothing of the path of public_url
+			w.lost(rw, r) // the mux would redirect, and knows nothing of the path of public_url
 			return
 		}
 		if _, pattern := mux.Handler(r); pattern != "" {
@@ -313,15 +315,20 @@ func answersOptions(mux *http.ServeMux) http.Handler {
 		}
 		switch {
 		case allow == http.MethodOptions:
-			mux.ServeHTTP(rw, r) // no such route
+			w.lost(rw, r)
 		case r.Method == http.MethodOptions:
 			rw.Header().Set("Allow", allow)
 			rw.WriteHeader(http.StatusNoContent)
 		default:
 			rw.Header().Set("Allow", allow)
-			problem(rw, http.StatusMethodNotAllowed, "this address takes "+allow)
+			w.stray(rw, r, http.StatusMethodNotAllowed, "This address shows nothing", "It takes "+allow+".")
 		}
 	})
+}
+
+// lost answers for an address that is nobody's.
+func (w *Web) lost(rw http.ResponseWriter, r *http.Request) {
+	w.stray(rw, r, http.StatusNotFound, "There is no such page", "Nothing is at this address.")
 }
 
 // monitoring is asynqmon behind the sign-in: monitor looks, admin changes, and each
@@ -375,7 +382,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 			w.page(rw, http.StatusForbidden, "login.html", loginPage{Fault: fault + ".", Next: "/", Fake: w.cfg.Fake})
 			return
 		}
-		problem(rw, http.StatusForbidden, fault)
+		w.stray(rw, r, http.StatusForbidden, "That was not done", fault+".")
 	}))
 	return secured(origins.Handler(next)), nil
 }
@@ -421,7 +428,7 @@ func (w *Web) guard(next func(http.ResponseWriter, *http.Request, viewer)) http.
 		case unknown(err):
 			w.away(rw, r, err)
 		case errors.Is(err, errForbidden):
-			problem(rw, http.StatusForbidden, "the token needs the scope jobs:read, monitor or admin")
+			w.stray(rw, r, http.StatusForbidden, "Your token shows nothing here", "The token needs the scope jobs:read, monitor or admin.")
 		case navigates(r):
 			to := w.base + "/login"
 			if r.URL.Path != "/" {
@@ -471,6 +478,16 @@ func (w *Web) refused(rw http.ResponseWriter, r *http.Request, v viewer, status 
 	w.page(rw, status, "fault.html", faultPage{w.frame(v, ""), title, text})
 }
 
+// stray is refused for a request whose sender nobody has asked for, and shows a page to a
+// browser that says it wants one.
+func (w *Web) stray(rw http.ResponseWriter, r *http.Request, status int, title, text string) {
+	if !strings.Contains(r.Header.Get("Accept"), "text/html") {
+		problem(rw, status, title+". "+text)
+		return
+	}
+	w.refused(rw, r, viewer{}, status, title, text)
+}
+
 // problem answers with RFC 9457 Problem Details.
 func problem(rw http.ResponseWriter, status int, detail string) {
 	rw.Header().Set("Content-Type", "application/problem+json")
@@ -482,6 +499,11 @@ func problem(rw http.ResponseWriter, status int, detail string) {
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 	}{"about:blank", http.StatusText(status), status, detail})
+}
+
+// root leads to where the console begins.
+func (w *Web) root(rw http.ResponseWriter, r *http.Request) {
+	http.Redirect(rw, r, w.base+"/", http.StatusSeeOther)
 }
 
 // asset serves one embedded file; New has parsed the folder, so it is there.

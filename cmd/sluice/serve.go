@@ -231,7 +231,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Jobs:      s.jobs, Calls: s.jobs, Batches: s.jobs, Notices: s.notices, Partials: s.store, Documents: s.store, Pools: s.pools, PoolControl: s.pools, Quota: s.quota, Returns: s.quota.Returns(), High: func(tenant string) bool { return s.limitsOf(tenant).HighPriority },
 		Verifier: verifier, Follow: verifier.Follow, Tokens: keeper{s.store, verifier}, Audit: s.store, Usage: s.store, Tenants: tenancy{s}, Quotas: s.quota, Abuse: watch, Prices: s.cfg.PriceList(), Mint: minting(s.cfg.Auth, secret),
 		CheckWebhookURL: s.guard.CheckURL, Webhooks: endpoints{s.store, s.quota, s.log},
-		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
+		NewID: s.newID, Now: s.clock.Now, PublicURL: public, Operations: s.operations(), Extra: pages, Lost: console, Caps: s.room, MaxWait: s.cfg.MaxWait, AllowOrigins: s.cfg.CORS.AllowOrigins,
 		Registerer: s.registry, Log: s.log, Trace: s.trace, KeepAlive: s.keepAlive,
 	})
 	if err == nil {
