@@ -83,9 +83,9 @@ func members(p Pool) (list []*account) {
 	return list
 }
 
-// turns chooses among accounts; nil where there is one.
-func turns(list []*account) *pool.Turns {
-	if len(list) < 2 {
+// turns chooses among the accounts that a pool lists, one too; nil where it lists none.
+func turns(p Pool, list []*account) *pool.Turns {
+	if len(p.Accounts) == 0 {
 		return nil
 	}
 	var doors []pool.Door
@@ -145,7 +145,7 @@ func (p *servedPool) limits() (requests, input, output int64) {
 	return requests, input, output
 }
 
-// gone is closed while this process makes no calls of the pool; nil where it is several accounts,
+// gone is closed while this process makes no calls of the pool; nil where it lists accounts,
 // which are left one by one.
 func (p *servedPool) gone() <-chan struct{} {
 	if p.turns != nil {

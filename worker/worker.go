@@ -83,8 +83,8 @@ type Health interface {
 	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
 	// Held is how long the jobs of a model are to wait, for it fails while others do not.
 	Held(ctx context.Context, model string) time.Duration
-	// Paused reports whether no calls are to be made. It is asked of an account alone: the queue
-	// of a pool that is one stands still.
+	// Paused reports whether no calls are to be made. It is asked of listed accounts alone: the
+	// queue of a pool that is one account stands still.
 	Paused(ctx context.Context) bool
 	// Gone returns a channel that is closed while this process cannot reach the
 	// provider and others can: it takes no jobs of the pool and holds none.
@@ -167,7 +167,7 @@ type Worker struct {
 type servedPool struct {
 	Pool
 	accounts []*account
-	turns    *pool.Turns // of several accounts; nil: there is one
+	turns    *pool.Turns // of the accounts that are listed; nil: none is, the pool is one account
 	budget   *budget
 	mean     atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
@@ -232,7 +232,7 @@ func (w *Worker) serve(cfg Pool) error {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
 	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: members(cfg)}
-	p.turns = turns(p.accounts)
+	p.turns = turns(cfg, p.accounts)
 	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
 	w.m.touch(cfg.Name)
