@@ -31,6 +31,8 @@ type Settings struct {
 	rdb     redis.UniversalClient
 	keys    keys
 	mu      sync.RWMutex
+	begun   int64 // reads, in their order
+	latest  int64 // of those, the one that what stands here is at least as new as
 	version string
 	of      map[string]tasks.TenantSettings
 }
@@ -61,17 +63,25 @@ func (s *Settings) Run(ctx context.Context) error {
 	}
 }
 
-// Refresh reads them now, where they have changed.
+// Refresh reads them now, where they have changed. What was set before it began stands when it returns without an
+// error: a slower read that began earlier puts nothing back.
 func (s *Settings) Refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	s.mu.Lock()
+	s.begun++
+	turn := s.begun
+	s.mu.Unlock()
 	version, err := s.rdb.HGet(ctx, s.keys.settings(), versionField).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return fmt.Errorf("read the settings of tenants: %w", redisError(err))
 	}
-	s.mu.RLock()
+	s.mu.Lock()
 	known := version == s.version
-	s.mu.RUnlock()
+	if known {
+		s.latest = max(s.latest, turn)
+	}
+	s.mu.Unlock()
 	if known {
 		return nil
 	}
@@ -87,7 +97,9 @@ func (s *Settings) Refresh(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.version, s.of = all[versionField], of
+	if turn > s.latest {
+		s.latest, s.version, s.of = turn, all[versionField], of
+	}
 	return nil
 }
 

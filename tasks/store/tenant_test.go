@@ -1,9 +1,13 @@
 package store_test
 
 import (
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -77,5 +81,46 @@ func TestTenantsAreListed(t *testing.T) {
 	}
 	if s := strings.Join(got, " "); s != `acme{} mid{} zoe{"weight":2}` {
 		t.Errorf("listed %s", s)
+	}
+}
+
+// late holds the answer of the first HGETALL back.
+type late struct {
+	twice
+	first         *atomic.Bool
+	read, release chan struct{}
+}
+
+func (l late) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "hgetall" && l.first.CompareAndSwap(false, true) {
+			close(l.read)
+			<-l.release
+		}
+		return err
+	}
+}
+
+// A slow read that began before something was set does not put back what stood there.
+func TestASlowReadPutsNoSettingsBack(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, nil)
+	slow := redis.NewClient(l.rdb.Options())
+	defer slow.Close()
+	held := late{first: new(atomic.Bool), read: make(chan struct{}), release: make(chan struct{})}
+	slow.AddHook(held)
+	set := store.NewSettings(slow, "")
+	by := tasks.Act{At: l.now, By: "ada", Action: "set_tenant", Target: "acme"}
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(1))}, 1, 1, by))
+	done := make(chan error)
+	go func() { done <- set.Refresh(t.Context()) }()
+	<-held.read
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3))}, 1, 3, by))
+	must(t, set.Refresh(t.Context()))
+	close(held.release)
+	must(t, <-done)
+	if got := set.Of("acme").String(); got != `{"running_jobs":3}` {
+		t.Errorf("the settings are %s, want those that were set last", got)
 	}
 }
