@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type account struct {
 	Account
 	bare   bare
 	closed atomic.Int64 // until when the gate is taken for shut, in Unix nanoseconds
+	sick   chan string  // a model that it is to try, for jobs wait that it holds back
 }
 
 // gone is closed while this process makes no calls of the account.
@@ -57,9 +59,38 @@ func (c *account) noted(err error) error {
 	return err
 }
 
-// open reports whether the account takes calls of a model now.
-func (c *account) open(ctx context.Context, model string) bool {
-	return !c.shut() && (c.Health == nil || !c.Health.Paused(ctx) && c.Health.Held(ctx, model) == 0)
+// paused reports whether it is, as far as is known.
+func (c *account) paused() bool { return c.Health != nil && c.Health.Shut() }
+
+// holds reports whether it holds a model back, as far as is known.
+func (c *account) holds(model string) bool { return c.Health != nil && c.Health.Sick(model) }
+
+// open reports whether the account takes calls of a model, as far as is known. It asks nobody, so
+// that no account and no model holds up who waits for another.
+func (c *account) open(model string) bool {
+	if c.shut() || c.paused() {
+		return false
+	}
+	if !c.holds(model) {
+		return true
+	}
+	select {
+	case c.sick <- model:
+	default: // it tries one at a time
+	}
+	return false
+}
+
+// try tries the models that are held back, when they are due, until ctx ends.
+func (c *account) try(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case model := <-c.sick:
+			c.Health.Try(ctx, model)
+		}
+	}
 }
 
 // door is an account's gate, and notes when it cannot be asked.
@@ -78,7 +109,7 @@ func members(p Pool) (list []*account) {
 		return []*account{{Account: Account{Name: p.Provider, Provider: p.Provider, Caller: p.Caller, Gate: p.Gate, Health: p.Health, Weight: 1}}}
 	}
 	for _, c := range p.Accounts {
-		list = append(list, &account{Account: c})
+		list = append(list, &account{Account: c, sick: make(chan string, 1)})
 	}
 	return list
 }
@@ -164,22 +195,78 @@ func (p *servedPool) shut() bool {
 	return true
 }
 
-// heldFor is how long the jobs of a model are to wait, for it fails at every account.
-func (p *servedPool) heldFor(ctx context.Context, model string) (wait time.Duration) {
-	for i, c := range p.accounts {
-		var own time.Duration
-		if c.Health != nil {
-			own = c.Health.Held(ctx, model)
+// watch keeps what is known of the listed accounts up to date while jobs want to know, and has
+// them try the models that they hold back, until ctx ends.
+func (p *servedPool) watch(ctx context.Context) error {
+	var tries sync.WaitGroup
+	defer tries.Wait()
+	for _, c := range p.accounts {
+		tries.Go(func() { c.try(ctx) })
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.looks:
 		}
+		for _, c := range p.accounts {
+			if c.Health != nil {
+				c.Health.Paused(ctx)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// look has what is known of the accounts brought up to date soon.
+func (p *servedPool) look() {
+	select {
+	case p.looks <- struct{}{}:
+	default: // it will be
+	}
+}
+
+// sick reports whether no listed account that takes calls takes those of a model, which it holds
+// back; not while none takes any.
+func (p *servedPool) sick(model string) (sick bool) {
+	for _, c := range p.accounts {
+		if c.shut() || c.paused() {
+			continue
+		}
+		if !c.holds(model) {
+			return false
+		}
+		sick = true
+	}
+	return sick
+}
+
+// heldFor is how long the jobs of a model are to wait, for it fails at every account that takes calls.
+func (p *servedPool) heldFor(ctx context.Context, model string) (wait time.Duration) {
+	if p.turns != nil && !p.sick(model) {
+		return 0
+	}
+	for _, c := range p.accounts {
+		if c.Health == nil || p.turns != nil && (c.shut() || c.paused()) {
+			continue
+		}
+		own := c.Health.Held(ctx, model)
 		if own == 0 {
 			return 0
 		}
-		if i == 0 || own < wait {
+		if wait == 0 || own < wait {
 			wait = own
 		}
 	}
 	return wait
 }
+
+// errHeld ends the wait of a job whose model has begun to fail at every account that takes calls.
+var errHeld = errors.New("the job's model is held back")
 
 // choose waits until an account can send the job's call, and takes its place there.
 func (a *attempt) choose(ctx context.Context, need limit.Need) (err error) {
@@ -187,14 +274,7 @@ func (a *attempt) choose(ctx context.Context, need limit.Need) (err error) {
 	if a.p.turns == nil {
 		a.grant, err = door{list[0]}.Take(ctx, need)
 	} else {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		i, a.grant, err = a.p.turns.Take(ctx, need, func(i int) bool {
-			if a.p.shut() {
-				cancel() // others reach an account, and are to have the job
-			}
-			return list[i].open(ctx, a.job.Asks())
-		})
+		i, a.grant, err = a.turn(ctx, need)
 	}
 	if err != nil {
 		return err
@@ -204,6 +284,27 @@ func (a *attempt) choose(ctx context.Context, need limit.Need) (err error) {
 	a.by = list[i]
 	a.ticket.Asks.Account = a.by.Name // the renewal of leases reads the ticket
 	return nil
+}
+
+// turn waits for the listed accounts. It is over when none of them could have the job: others reach
+// one, and are to have it, or its model is held back.
+func (a *attempt) turn(ctx context.Context, need limit.Need) (i int, g limit.Grant, err error) {
+	p, model := a.p, a.job.Asks()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	i, g, err = p.turns.Take(ctx, need, func(i int) bool {
+		p.look()
+		if p.shut() {
+			cancel(nil)
+		} else if p.sick(model) {
+			cancel(errHeld)
+		}
+		return p.accounts[i].open(model)
+	})
+	if err != nil && errors.Is(context.Cause(ctx), errHeld) {
+		return i, g, errHeld
+	}
+	return i, g, err
 }
 
 // provider is whose answer the job has; before one is chosen, that of the first account.

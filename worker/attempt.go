@@ -241,9 +241,16 @@ func (a *attempt) left() time.Duration {
 	return max(0, a.job.Deadline.Sub(a.w.c.Now()))
 }
 
-// unpaced gives a job back that was not let through; nothing is counted. One whose place
+// unpaced gives a job back that was not let through; nothing is counted. One whose model is held
+// back waits elsewhere, and leaves its place to others. One whose place
 // comes after its deadline is put off until then, and so ends now: it has cost nothing yet.
 func (a *attempt) unpaced(base context.Context, err error) {
+	if errors.Is(err, errHeld) {
+		if wait, held := a.held(base); held {
+			a.record(base, tasks.Ending{Status: tasks.StatusRetrying, Delay: wait})
+			return
+		}
+	}
 	var late *limit.LateError
 	if !errors.As(err, &late) {
 		a.handBack(base, "")

@@ -83,9 +83,14 @@ type Health interface {
 	Report(ctx context.Context, c pool.Call, a upstream.Answer) pool.Standing
 	// Held is how long the jobs of a model are to wait, for it fails while others do not.
 	Held(ctx context.Context, model string) time.Duration
-	// Paused reports whether no calls are to be made. It is asked of listed accounts alone: the
-	// queue of a pool that is one account stands still.
+	// Paused finds out whether no calls are to be made. It, and what follows, is asked of listed
+	// accounts alone: the queue of a pool that is one account stands still.
 	Paused(ctx context.Context) bool
+	// Shut is what is known of Paused, and Sick whether a model is held back; they ask nobody.
+	Shut() bool
+	Sick(model string) bool
+	// Try tries a model that is held back, when that is due.
+	Try(ctx context.Context, model string)
 	// Gone returns a channel that is closed while this process cannot reach the
 	// provider and others can: it takes no jobs of the pool and holds none.
 	Gone() <-chan struct{}
@@ -167,10 +172,14 @@ type Worker struct {
 type servedPool struct {
 	Pool
 	accounts []*account
-	turns    *pool.Turns // of the accounts that are listed; nil: none is, the pool is one account
+	turns    *pool.Turns   // of the accounts that are listed; nil: none is, the pool is one account
+	looks    chan struct{} // somebody wants to know how they stand
 	budget   *budget
 	mean     atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
+
+// lookEvery is how often it is found out, at most, how the listed accounts of a pool stand.
+const lookEvery = 250 * time.Millisecond
 
 // shutFor is how long nothing is taken from a pool whose gate this process cannot ask.
 const shutFor = 5 * time.Second
@@ -231,7 +240,7 @@ func (w *Worker) serve(cfg Pool) error {
 	if w.c.Answers == nil {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
-	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: members(cfg)}
+	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: members(cfg), looks: make(chan struct{}, 1)}
 	p.turns = turns(cfg, p.accounts)
 	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
@@ -270,6 +279,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopParts()
 	runs := map[Gate]bool{} // an allowance may be shared
 	for _, p := range w.pools {
+		if p.turns != nil {
+			parts.Go(func() error { return p.watch(partsCtx) })
+		}
 		for _, g := range p.gates() {
 			if !runs[g] {
 				runs[g] = true

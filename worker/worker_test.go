@@ -135,6 +135,9 @@ func (h health) Report(context.Context, pool.Call, upstream.Answer) pool.Standin
 
 func (health) Held(context.Context, string) time.Duration { return 0 }
 func (health) Paused(context.Context) bool                { return false }
+func (health) Shut() bool                                 { return false }
+func (health) Sick(string) bool                           { return false }
+func (health) Try(context.Context, string)                {}
 func (health) Gone() <-chan struct{}                      { return nil }
 
 func start(t *testing.T, p *provider, o options) *system {

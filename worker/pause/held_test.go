@@ -101,3 +101,43 @@ func TestTheFirstJobOfAHeldModelComesWhenItIsTried(t *testing.T) {
 		t.Errorf("%d models are kept in line", len(one.line.end))
 	}
 }
+
+// Jobs that can be sent elsewhere have a model tried, and stand in nobody's way.
+func TestWhoTriesAModelForOthersTakesNoPlaceInTheLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	questions := make(chan chan<- Verdict, 1)
+	b := w.patient(questions)
+	if !b.Shut() {
+		t.Error("calls are made before it is known whether the pool is paused")
+	}
+	if err := b.HoldModel(t.Context(), "bad", "overloaded", 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		b.TryModel(t.Context(), "bad")
+		b.TryModel(t.Context(), "well")
+	}
+	if len(questions) > 0 {
+		t.Error("a model is tried before that is due")
+	}
+	if got, want := w.waits(b, "bad"), 3750*time.Millisecond; got != want {
+		t.Errorf("the first job waits %v, want %v", got, want)
+	}
+	w.pass(3750 * time.Millisecond)
+	w.state(b)
+	done := make(chan struct{})
+	go func() { defer close(done); b.TryModel(t.Context(), "bad") }()
+	answer := <-questions
+	answer <- Verdict{Kind: Good}
+	<-done
+	if b.Sick("bad") || b.Shut() {
+		t.Errorf("a model that is well is held back: %+v", w.state(b))
+	}
+	if err := b.Pause(t.Context(), "ann", "a test"); err != nil {
+		t.Fatal(err)
+	}
+	if w.state(b); !b.Shut() {
+		t.Error("calls are made while the pool is paused")
+	}
+}

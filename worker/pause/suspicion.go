@@ -136,22 +136,32 @@ func (b *Breaker) Worked() bool {
 // then, and the others follow it one after the other, [turn] apart, or are spread over as
 // long again where they are too many for that.
 func (b *Breaker) Held(ctx context.Context, model string) time.Duration {
+	s, err := b.tried(ctx, model)
+	if err != nil {
+		return b.tick
+	}
+	return b.line.wait(s, model, b.tick)
+}
+
+// TryModel tries a model that is held back, when that is due, for jobs that wait elsewhere; it may
+// take as long as a probe.
+func (b *Breaker) TryModel(ctx context.Context, model string) { _, _ = b.tried(ctx, model) }
+
+// tried returns the state after it has tried a model that is held back, if that is due.
+func (b *Breaker) tried(ctx context.Context, model string) (snapshot, error) {
 	s, _, _ := b.cached()
 	if _, held := s.sick()[model]; !held {
-		return 0
+		return s, nil
 	}
 	// The Run of each process has looked within a second; who waits looks again.
 	if _, err := b.State(ctx); err != nil {
-		return b.tick
+		return s, err
 	}
 	s, _, _ = b.cached()
 	if one, held := s.sick()[model]; held && one.Next <= float64(s.now) && b.ask != nil {
-		var err error
-		if s, err = b.try(ctx, model); err != nil {
-			return b.tick
-		}
+		return b.try(ctx, model)
 	}
-	return b.line.wait(s, model, b.tick)
+	return s, nil
 }
 
 // try asks a model that is held back, if no other process does, and returns the state
@@ -222,6 +232,13 @@ func (l *line) wait(s snapshot, model string, least time.Duration) time.Duration
 		return wait + after
 	}
 	return wait + randv2.N(wait)
+}
+
+// Shut reports whether the pool is paused, as far as this process knows, and before it knows anything.
+func (b *Breaker) Shut() bool {
+	b.cache.Lock()
+	defer b.cache.Unlock()
+	return b.cache.at.IsZero() || b.cache.snap.paused()
 }
 
 // Sick reports whether a model is held back, as far as this process knows.

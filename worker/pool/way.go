@@ -169,6 +169,17 @@ func (h *Health) Held(ctx context.Context, model string) time.Duration {
 	return h.breaker.Held(ctx, model)
 }
 
+// Shut is what is known of [Health.Paused]; it asks nobody.
+func (h *Health) Shut() bool {
+	return h.breaker.Shut() || h.within != nil && h.within.Shut()
+}
+
+// Sick reports whether a model is held back, as far as is known; it asks nobody.
+func (h *Health) Sick(model string) bool { return h.breaker.Sick(model) }
+
+// Try tries a model that is held back, when that is due; see [pause.Breaker.TryModel].
+func (h *Health) Try(ctx context.Context, model string) { h.breaker.TryModel(ctx, model) }
+
 // leave takes this process out of the pool.
 func (h *Health) leave(why string) {
 	w := &h.way
