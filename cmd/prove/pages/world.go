@@ -31,6 +31,8 @@ func (w *world) pages() []page {
 		{Name: "job", Path: "/jobs/" + w.done, Picture: true},
 		{Name: "job-failed", Path: "/jobs/" + w.failed, Picture: true},
 		{Name: "job-waits", Path: "/jobs/" + w.waits, Picture: true},
+		{Name: "prompt", Path: "/jobs/" + w.done + "/prompt", refuses: []string{"monitor"}},
+		{Name: "many", Path: "/jobs/cancel?tenant=acme", refuses: []string{"monitor"}},
 		{Name: "batches", Path: "/batches", Picture: true},
 		{Name: "batch", Path: "/batches/" + w.batch, Picture: true},
 		{Name: "webhooks", Path: "/webhooks", Picture: true},
