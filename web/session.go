@@ -12,6 +12,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -317,7 +318,10 @@ func localPath(next string) string {
 	if strings.ContainsAny(next, "\\\r\n") {
 		return "/"
 	}
-	for _, page := range []string{monitoringRoot, jobsRoot, batchesRoot, webhooksRoot, auditRoot, "/new"} {
+	for _, page := range Paths() {
+		if slices.Contains([]string{"/", "/login", "/logout"}, page) {
+			continue // the first leads nowhere else, from the others nobody comes back
+		}
 		if next == page || strings.HasPrefix(next, page+"/") || strings.HasPrefix(next, page+"?") {
 			return next
 		}

@@ -310,6 +310,7 @@ func TestSignIn(t *testing.T) {
 
 	// Where to go next is a page of ours.
 	for next, want := range map[string]string{
+		"/pools/claude?x=1": "/pools/claude?x=1", "/tenants": "/tenants", "/new": "/new", "/login": "/", "/jobsx": "/",
 		"/monitoring/queues/x?status=retry": "/monitoring/queues/x?status=retry", "/monitoring": "/monitoring", "": "/",
 		"//evil.example": "/", "https://evil.example": "/", "/monitoring.evil": "/", `/\evil.example`: "/", `/monitoring/\evil`: "/", "/logout": "/",
 	} {
@@ -326,7 +327,7 @@ func TestSignIn(t *testing.T) {
 	}
 	s.want(s.do(jar, "POST", "/logout", nil), 303)
 	s.want(s.do(jar, "GET", "/", nil), 303)
-	for result, want := range map[string]float64{"accepted": 11, "invalid": 3, "forbidden": 1} {
+	for result, want := range map[string]float64{"accepted": 16, "invalid": 3, "forbidden": 1} {
 		if got := counter(t, s.reg, result); got != want {
 			t.Errorf("%s sign-ins: got %v, want %v", result, got, want)
 		}
