@@ -34,6 +34,8 @@ type Store interface {
 	// SaveConducts keeps what nobody has kept anything newer of, and returns what is newer; a
 	// Version of -1 only reads. now is Redis's clock.
 	SaveConducts(ctx context.Context, list []tasks.Conduct) (newer []tasks.Conduct, now time.Time, err error)
+	// ChangeConduct keeps one likewise, and the act in the audit with it: both or neither.
+	ChangeConduct(ctx context.Context, c tasks.Conduct, act tasks.Act) (newer []tasks.Conduct, err error)
 	// Conducts are those of tenants of which something was found, the newest first.
 	Conducts(ctx context.Context, limit int) ([]tasks.Conduct, error)
 }
@@ -439,11 +441,11 @@ func (w *Watch) found(kept *tasks.Conduct) Found {
 }
 
 // Release is an admin's word that what was found of a tenant is no abuse: it is free at once, and
-// it is its habit from now on. tasks.ErrNotFound: nothing is kept of the tenant.
-func (w *Watch) Release(ctx context.Context, tenant string) error {
-	c := tasks.Conduct{Tenant: tenant, Version: -1}
+// it is its habit from now on. The act is in the audit when that is done, and not when it is not.
+// tasks.ErrNotFound: nothing is kept of the tenant.
+func (w *Watch) Release(ctx context.Context, tenant string, act tasks.Act) error {
+	got, _, err := w.c.Store.SaveConducts(ctx, []tasks.Conduct{{Tenant: tenant, Version: -1}})
 	for range 10 { // the tenant may be faster
-		got, _, err := w.c.Store.SaveConducts(ctx, []tasks.Conduct{c})
 		switch {
 		case err != nil:
 			return err
@@ -457,7 +459,7 @@ func (w *Watch) Release(ctx context.Context, tenant string) error {
 		}
 		s := unpack(got[0].Data)
 		s.release(&w.rules, w.c.Now())
-		c = tasks.Conduct{Tenant: tenant, Version: got[0].Version, Data: pack(&s)}
+		got, err = w.c.Store.ChangeConduct(ctx, tasks.Conduct{Tenant: tenant, Version: got[0].Version, Data: pack(&s)}, act)
 	}
 	return fmt.Errorf("release %s: %w", tenant, tasks.ErrUnavailable)
 }

@@ -19,6 +19,7 @@ import (
 type memory struct {
 	mu   sync.Mutex
 	kept map[string]tasks.Conduct
+	acts []tasks.Act
 	down bool
 }
 
@@ -38,6 +39,14 @@ func (m *memory) SaveConducts(_ context.Context, list []tasks.Conduct) (newer []
 		m.kept[c.Tenant] = c
 	}
 	return newer, now, nil
+}
+
+func (m *memory) ChangeConduct(ctx context.Context, c tasks.Conduct, act tasks.Act) ([]tasks.Conduct, error) {
+	newer, _, err := m.SaveConducts(ctx, []tasks.Conduct{c})
+	if err == nil && len(newer) == 0 {
+		m.acts = append(m.acts, act)
+	}
+	return newer, err
 }
 
 func (m *memory) Conducts(context.Context, int) (list []tasks.Conduct, err error) {
@@ -95,11 +104,14 @@ func TestTwoProcessesWatchOneTenant(t *testing.T) {
 	if strings.Contains(string(data), "canary") || len(data) > 3900 {
 		t.Errorf("%d bytes are kept, with the prompt in them or too many", len(data))
 	}
-	if err := both[0].Release(t.Context(), "acme"); err != nil {
+	if err := both[0].Release(t.Context(), "acme", tasks.Act{By: "ada"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := both[0].Release(t.Context(), "nobody"); !errors.Is(err, tasks.ErrNotFound) {
+	if err := both[0].Release(t.Context(), "nobody", tasks.Act{By: "ada"}); !errors.Is(err, tasks.ErrNotFound) {
 		t.Errorf("release of nobody: %v", err)
+	}
+	if len(m.acts) != 1 || m.acts[0].By != "ada" {
+		t.Errorf("the audit has %+v, want the one release that was done", m.acts)
 	}
 }
 
@@ -154,7 +166,7 @@ func TestAllow(t *testing.T) {
 	m.down = false
 	now = now.Add(time.Minute)
 	at(Review)
-	if err := w.Release(t.Context(), "acme"); err != nil || allowed() != 20 {
+	if err := w.Release(t.Context(), "acme", tasks.Act{}); err != nil || allowed() != 20 {
 		t.Errorf("released, it is refused: %v", err)
 	}
 }

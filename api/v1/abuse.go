@@ -22,8 +22,9 @@ type Abuse interface {
 	Of(ctx context.Context, tenant string) (abuse.Found, error)
 	// All is what was found of every tenant, the newest first.
 	All(ctx context.Context) ([]abuse.Found, error)
-	// Release says that it is no abuse; tasks.ErrNotFound: nothing is kept of the tenant.
-	Release(ctx context.Context, tenant string) error
+	// Release says that it is no abuse, and notes the act in the audit, both or neither;
+	// tasks.ErrNotFound: nothing is kept of the tenant.
+	Release(ctx context.Context, tenant string, act tasks.Act) error
 }
 
 const actRelease = "release_tenant"
@@ -70,14 +71,14 @@ func (a *API) ReleaseTenant(c echo.Context) error {
 		return fault.Fail(fault.InvalidRequest, `The member "until" is not for a release: it stands.`)
 	}
 	ctx := c.Request().Context()
-	if err := a.c.Abuse.Release(ctx, name); err != nil {
-		return err
-	}
-	if err := a.note(c, actRelease, name, reason); err != nil {
+	if err := a.c.Abuse.Release(ctx, name, a.act(c, actRelease, name, reason)); err != nil {
 		return err
 	}
 	now, err := a.c.Abuse.Of(ctx, name)
-	if err != nil {
+	switch {
+	case tasks.Away(err): // how it stands may not be known, but not that nothing was done
+		return &tasks.UnknownError{ID: name, Err: err}
+	case err != nil:
 		return err
 	}
 	o := jsonwrite.Object{}

@@ -20,11 +20,27 @@ const conductFor = 30 * 24 * time.Hour
 // SaveConducts keeps how tenants behave, all in one round trip. Of those that another process
 // has kept since, it keeps nothing and returns what is there; a Version of -1 only reads.
 func (s *Store) SaveConducts(ctx context.Context, list []tasks.Conduct) (newer []tasks.Conduct, now time.Time, err error) {
+	return s.saveConducts(ctx, list, "", "")
+}
+
+// ChangeConduct keeps how a tenant behaves together with the act that made it so: neither is there
+// without the other. Where another process has kept anything since, nothing is done, and it returns what is there.
+func (s *Store) ChangeConduct(ctx context.Context, c tasks.Conduct, act tasks.Act) (newer []tasks.Conduct, err error) {
+	line, old := actLine(act), oldestAct(act)
+	err = Sure(ctx, act.Target, func(ctx context.Context) (err error) {
+		newer, _, err = s.saveConducts(ctx, []tasks.Conduct{c}, line, old)
+		return err
+	})
+	return newer, err
+}
+
+// saveConducts is SaveConducts with a line of the audit; "": none.
+func (s *Store) saveConducts(ctx context.Context, list []tasks.Conduct, line, old string) (newer []tasks.Conduct, now time.Time, err error) {
 	rows := make([]any, 0, 4*len(list))
 	for i := range list {
 		rows = append(rows, list[i].Tenant, list[i].Version, list[i].Data, flag(list[i].Found))
 	}
-	got, err := s.run(ctx, conductSaveScript, args{"keep": conductFor.Milliseconds()}, rows...).Slice()
+	got, err := s.run(ctx, conductSaveScript, args{"keep": conductFor.Milliseconds(), "act": line, "acts": maxActs, "old": old}, rows...).Slice()
 	if err != nil {
 		return nil, now, fmt.Errorf("keep how tenants behave: %w", err)
 	}

@@ -89,3 +89,35 @@ func TestAConductIsSmallInRedis(t *testing.T) {
 
 // conductSize is more than a Conduct is packed to, which a test of api/abuse compares.
 const conductSize = 3560
+
+// What an admin says of a tenant is kept together with its line of the audit, once, though the
+// answer is lost; where another process was faster, neither is.
+func TestAChangedConductIsInTheAudit(t *testing.T) {
+	t.Parallel()
+	l := newLossy(t)
+	ctx := t.Context()
+	act := tasks.Act{At: time.Now(), By: "ada", Action: "release_tenant", Target: "acme", Reason: "a nightly run"}
+	if newer, err := l.s.ChangeConduct(ctx, tasks.Conduct{Tenant: "acme", Version: 7, Data: []byte("late")}, act); err != nil || len(newer) != 1 || newer[0].Version != 0 {
+		t.Errorf("made of what is not there: %+v, %v", newer, err)
+	}
+	acts := func() []tasks.Act {
+		page, err := l.sure.Acts(ctx, "", 10)
+		must(t, err)
+		return page.Acts
+	}
+	if list := acts(); len(list) != 0 {
+		t.Errorf("nothing was done, and the audit has %+v", list)
+	}
+	l.lose(2, nil)
+	if newer, err := l.s.ChangeConduct(ctx, tasks.Conduct{Tenant: "acme", Data: []byte("free")}, act); err != nil || len(newer) != 0 {
+		t.Errorf("changed, with two answers lost: %+v, %v", newer, err)
+	}
+	newer, _, err := l.sure.SaveConducts(ctx, []tasks.Conduct{{Tenant: "acme", Version: -1}})
+	must(t, err)
+	if len(newer) != 1 || newer[0].Version != 1 || string(newer[0].Data) != "free" {
+		t.Errorf("kept is %+v, want it once", newer)
+	}
+	if list := acts(); len(list) != 1 || list[0].By != "ada" || list[0].Reason != act.Reason {
+		t.Errorf("the audit has %+v, want one line", list)
+	}
+}

@@ -146,6 +146,13 @@ var smallHalves = map[string]func(h *half) func(){
 		list := []tasks.Conduct{{Tenant: "acme", Data: []byte("a"), Found: true}, {Tenant: "other", Data: []byte("b")}}
 		return func() { _, _, err := h.SaveConducts(h.Context(), list); must(h.T, err) }
 	},
+	"conduct_save, by an act": func(h *half) func() {
+		c := tasks.Conduct{Tenant: "acme", Data: []byte("a"), Found: true}
+		return func() {
+			_, err := h.ChangeConduct(h.Context(), c, tasks.Act{At: h.now, By: "ada", Action: "release_tenant", Target: "acme"})
+			must(h.T, err)
+		}
+	},
 	"tenant_close": func(h *half) func() {
 		return func() { _ = h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}) }
 	},
