@@ -45,10 +45,14 @@ func (a *Accounts) PauseUntil(ctx context.Context, by, reason string, until time
 	return a.hold.PauseUntil(ctx, by, reason, until)
 }
 
-// Resume is [pause.Breaker.Resume] of the pool, and lets those accounts try again that were refused
-// or spent.
+// Resume is [pause.Breaker.Resume] of the pool and of each account: those that were refused or
+// spent try again, and those that are down are probed at once.
 func (a *Accounts) Resume(ctx context.Context, by string) error {
-	return errors.Join(a.hold.Resume(ctx, by), a.Try(ctx, by))
+	errs := []error{a.hold.Resume(ctx, by)}
+	for _, one := range a.list {
+		errs = append(errs, one.Health.breaker.Resume(ctx, by))
+	}
+	return errors.Join(errs...)
 }
 
 // Try lets the accounts that were refused or spent try again.
