@@ -52,7 +52,8 @@ func (s *service) several(p config.Pool, out *worker.Pool, works bool) (member p
 	hold := s.breaker(p, p.Name)
 	if works {
 		hold.Gate = pool.Unheld{}
-		// An earlier release, or a pool that was one account, may have opened it: now each account has its own.
+		// An earlier release, or a pool that was one account, may have opened it: now each account has
+		// its own. What is left of an outage ends by its next probe, and the rest is cleared by Run.
 		hold.Probe = func(context.Context) (pause.Verdict, error) { return pause.Verdict{Kind: pause.Good}, nil }
 	}
 	if s.breakers[p.Name], err = pause.New(hold); err != nil {

@@ -559,8 +559,8 @@ func (s *service) support(ctx context.Context, base *errgroup.Group) {
 	for _, h := range s.healths {
 		base.Go(func() error { return h.Run(ctx) })
 	}
-	for name := range s.accounts {
-		base.Go(func() error { return s.breakers[name].Run(ctx) })
+	for _, all := range s.accounts {
+		base.Go(func() error { return all.Run(ctx, s.worker != nil) })
 	}
 	base.Go(func() error {
 		return s.pools.Watch(ctx, s.worker != nil, func(err error) {

@@ -40,6 +40,36 @@ func NewAccounts(hold *pause.Breaker, list []Account) *Accounts {
 	return &Accounts{hold: hold, list: list}
 }
 
+// clearEvery is how often a worker clears what its pool's own breaker holds.
+const clearEvery = 10 * time.Second
+
+// Run keeps the pool's own breaker until ctx ends. Where clears is set it also clears what that holds
+// against a key, an account or an address: it was found by an earlier release, or while the pool was
+// one account, and each account now has a breaker of its own. An operator's pause stays.
+func (a *Accounts) Run(ctx context.Context, clears bool) error {
+	if !clears {
+		return a.hold.Run(ctx)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- a.hold.Run(ctx) }()
+	tick := time.NewTicker(clearEvery)
+	defer tick.Stop()
+	for {
+		a.clear(ctx)
+		select {
+		case err := <-ended:
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Accounts) clear(ctx context.Context) {
+	if s, err := a.hold.State(ctx); err == nil && s.PausedBy == pause.ByBreaker {
+		_ = a.hold.Try(ctx, "sluice") // or the next time
+	}
+}
+
 // PauseUntil is [pause.Breaker.PauseUntil] of the pool.
 func (a *Accounts) PauseUntil(ctx context.Context, by, reason string, until time.Time) error {
 	return a.hold.PauseUntil(ctx, by, reason, until)

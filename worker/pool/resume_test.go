@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -62,6 +63,39 @@ func TestAnOperatorsResumeIsForEachAccount(t *testing.T) {
 				if err != nil || s.Paused && (cause != pause.Overload || s.NextProbeAt.After(s.AsOf.Add(time.Second))) {
 					t.Errorf("account %d is %+v, %v; want it open, or probed at once", i, s, err)
 				}
+			}
+		})
+	}
+}
+
+// What it held then is each account's own now, and none of them may be concerned.
+func TestAPoolThatWasOneAccountIsNotPausedForIt(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []pause.Cause{pause.SpendCap, pause.BadAuthority} {
+		t.Run(string(cause), func(t *testing.T) {
+			t.Parallel()
+			all, hold, _ := accounted(t)
+			opened(t, hold, cause)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- all.Run(ctx, true) }()
+			eventually(t, "the pool takes calls", func() bool {
+				s, err := all.State(t.Context())
+				return err == nil && !s.Paused
+			})
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+
+			all, hold, _ = accounted(t)
+			opened(t, hold, cause)
+			if err := hold.Pause(t.Context(), "ann", "a test"); err != nil {
+				t.Fatal(err)
+			}
+			all.clear(t.Context())
+			if s, err := all.State(t.Context()); err != nil || s.PausedBy != pause.ByOperator {
+				t.Errorf("an operator's pause is cleared: %+v, %v", s, err)
 			}
 		})
 	}
