@@ -97,11 +97,13 @@ func (c *account) try(ctx context.Context) {
 type door struct{ *account }
 
 func (d door) Take(ctx context.Context, n limit.Need) (limit.Grant, error) {
-	g, err := d.Gate.Take(ctx, n)
+	g, err := d.account.Gate.Take(ctx, n)
 	return g, d.noted(err)
 }
 
-func (d door) Return(g limit.Grant) { d.Gate.Return(g) }
+func (d door) Return(g limit.Grant) { d.account.Gate.Return(g) }
+
+func (d door) Gate() any { return d.account.Gate }
 
 // members are the accounts of a pool: those that are listed, or the one that it is.
 func members(p Pool) (list []*account) {

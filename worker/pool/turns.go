@@ -13,6 +13,8 @@ import (
 type Door interface {
 	Take(ctx context.Context, n limit.Need) (limit.Grant, error)
 	Return(g limit.Grant)
+	// Gate is one and the same of accounts that share an allowance: a call asks it once at a time.
+	Gate() any
 }
 
 // Turns chooses, for each call, the account of a pool that can send it soonest. Of those that
@@ -33,12 +35,12 @@ func NewTurns(doors []Door, weights []int64) *Turns {
 }
 
 // next picks one of the accounts by their weights: of those who may, the one that is owed most.
-func (t *Turns) next(may func(i int) bool) (pick int, ok bool) {
+func (t *Turns) next(may []bool) (pick int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	pick, all := -1, int64(0)
 	for i, w := range t.weights {
-		if !may(i) {
+		if !may[i] {
 			continue
 		}
 		all += w
@@ -113,7 +115,11 @@ type took struct {
 
 // start has the call ask one account more, if there is one that is open; it reports that.
 func (r *round) start(ctx context.Context) bool {
-	i, ok := r.t.next(func(i int) bool { return !r.at[i].running && r.at[i].err == nil && r.open(i) })
+	may := make([]bool, len(r.at))
+	for i := range may {
+		may[i] = r.at[i].err == nil && !r.asks(r.t.doors[i].Gate()) && r.open(i)
+	}
+	i, ok := r.t.next(may)
 	if !ok {
 		return false
 	}
@@ -134,6 +140,16 @@ func (r *round) start(ctx context.Context) bool {
 		r.took <- took{i, g, err}
 	})
 	return true
+}
+
+// asks reports whether the call is at a gate.
+func (r *round) asks(gate any) bool {
+	for i := range r.at {
+		if r.at[i].running && r.t.doors[i].Gate() == gate {
+			return true
+		}
+	}
+	return false
 }
 
 // over ends an account's turn, and reports whether the call may be sent there: not when the
@@ -179,9 +195,13 @@ func (r *round) failed(ctx context.Context, got took) error {
 	return soonest
 }
 
-// look takes the call away from accounts that have left, and to those that came back.
+// look takes the call away from accounts that have left, and to those that came back, also from
+// where their gates could not be asked.
 func (r *round) look(ctx context.Context) {
 	for i := range r.at {
+		if errors.Is(r.at[i].err, limit.ErrShut) && r.open(i) {
+			r.at[i].err = nil
+		}
 		if r.at[i].running && !r.open(i) {
 			r.at[i].stop()
 		}

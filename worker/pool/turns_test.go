@@ -18,6 +18,7 @@ type turnstile struct {
 	asked    chan struct{} // each Take that has to wait
 	returned atomic.Int64  // places given back
 	left     chan struct{} // each Take that was taken away
+	shut     atomic.Bool   // it could not be asked
 }
 
 func newTurnstile(free bool) *turnstile {
@@ -34,6 +35,9 @@ func (g *turnstile) Take(ctx context.Context, n limit.Need) (limit.Grant, error)
 	g.asked <- struct{}{}
 	select {
 	case err := <-g.places:
+		if errors.Is(err, limit.ErrShut) {
+			g.shut.Store(true)
+		}
 		return limit.Grant{ID: n.ID}, err
 	case <-ctx.Done():
 		g.left <- struct{}{}
@@ -42,6 +46,7 @@ func (g *turnstile) Take(ctx context.Context, n limit.Need) (limit.Grant, error)
 }
 
 func (g *turnstile) Return(limit.Grant) { g.returned.Add(1) }
+func (g *turnstile) Gate() any          { return g }
 
 func always(int) bool { return true }
 
@@ -211,7 +216,7 @@ func TestACallFailsWhereEveryAccountFailsIt(t *testing.T) {
 		"shut here, and well there":     {[2]error{limit.ErrShut, nil}, ""},
 	} {
 		gates := []*turnstile{newTurnstile(false), newTurnstile(false)}
-		done := taking(t.Context(), among([]int64{1, 1}, gates...), always)
+		done := taking(t.Context(), among([]int64{1, 1}, gates...), func(i int) bool { return !gates[i].shut.Load() })
 		came(t, name, gates[0].asked)
 		came(t, name, gates[1].asked)
 		gates[0].places <- c.errs[0]
@@ -245,5 +250,46 @@ func TestWhoLeavesTakesNothing(t *testing.T) {
 	}
 	if len(gates[0].left) != 1 || len(gates[1].left) != 1 {
 		t.Error("an account still has the call")
+	}
+}
+
+// A second place at one gate would only be given back, and others pay for it meanwhile.
+func TestACallWaitsOnceAtAGateThatAccountsShare(t *testing.T) {
+	t.Parallel()
+	shared, own := newTurnstile(false), newTurnstile(false)
+	left := make(chan struct{})
+	done := taking(t.Context(), among([]int64{1, 1, 1}, shared, shared, own), func(i int) bool {
+		select {
+		case <-left:
+			return i > 0
+		default:
+			return true
+		}
+	})
+	came(t, "the shared gate is asked", shared.asked)
+	came(t, "the other gate is asked", own.asked) // after the accounts that share had their turn
+	if len(shared.asked) > 0 {
+		t.Error("a call waits twice at one gate")
+	}
+	close(left)
+	came(t, "the call is taken from the account that left", shared.left)
+	came(t, "and waits for the one that shares its gate", shared.asked)
+	shared.places <- nil
+	if got := came(t, "the call is sent", done); got.by != 1 || got.err != nil {
+		t.Errorf("sent by %+v, want the second account", got)
+	}
+}
+
+func TestAGateThatCouldNotBeAskedIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	gates := []*turnstile{newTurnstile(false), newTurnstile(false)}
+	done := taking(t.Context(), among([]int64{1, 1}, gates...), always)
+	came(t, "asked", gates[0].asked)
+	came(t, "asked", gates[1].asked)
+	gates[0].places <- limit.ErrShut
+	came(t, "it is asked again", gates[0].asked)
+	gates[0].places <- nil
+	if got := came(t, "the call is sent", done); got.by != 0 || got.err != nil {
+		t.Errorf("sent by %+v, want the account that came back", got)
 	}
 }
