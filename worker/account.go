@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -108,7 +109,7 @@ func (d door) Gate() any { return d.account.Gate }
 // members are the accounts of a pool: those that are listed, or the one that it is.
 func members(p Pool) (list []*account) {
 	if len(p.Accounts) == 0 {
-		return []*account{{Account: Account{Name: p.Provider, Provider: p.Provider, Caller: p.Caller, Gate: p.Gate, Health: p.Health, Weight: 1}}}
+		return []*account{{Account: Account{Name: cmp.Or(p.Account, p.Provider), Provider: p.Provider, Caller: p.Caller, Gate: p.Gate, Health: p.Health, Weight: 1}}}
 	}
 	for _, c := range p.Accounts {
 		list = append(list, &account{Account: c, sick: make(chan string, 1)})

@@ -213,3 +213,22 @@ func TestAJobLeavesWhenItsModelIsHeldWhileItWaits(t *testing.T) {
 		t.Errorf("it ends with %v", err)
 	}
 }
+
+// The name of an account is no provider's, also where it is the only one.
+func TestAPoolThatIsOneAccountNamesItsProvider(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pool Pool
+		want [2]string // the account, and the provider
+	}{
+		{Pool{Provider: "a"}, [2]string{"a", "a"}},
+		{Pool{Provider: "a", Account: "eu"}, [2]string{"eu", "a"}},
+		{Pool{Accounts: []Account{{Name: "eu", Provider: "a"}}}, [2]string{"eu", "a"}},
+	} {
+		p := &servedPool{Pool: c.pool, accounts: members(c.pool)}
+		a := &attempt{p: p}
+		if got := [2]string{p.accounts[0].Name, a.provider()}; got != c.want {
+			t.Errorf("account and provider %q, want %q", got, c.want)
+		}
+	}
+}

@@ -100,11 +100,12 @@ type Health interface {
 type Pool struct {
 	Name        string
 	Provider    string           // as the jobs' records name it
+	Account     string           // as the list of attempts has it; "": as the provider
 	Dialect     upstream.Dialect // of the provider
 	Caller      Caller
 	Gate        Gate
 	Health      Health        // nil: nobody is told
-	Accounts    []Account     // in place of Provider, Caller, Gate and Health; none: the pool is one account
+	Accounts    []Account     // in place of Provider, Account, Caller, Gate and Health; none: the pool is one account
 	Timeout     time.Duration // of one call; above 0, since the configuration has the default
 	MaxAttempts int           // likewise
 	CacheFor    time.Duration // how long the answer of a repeatable request serves again; 0: never

@@ -34,7 +34,7 @@ func (s *service) pool(p config.Pool, depth int, works bool) (out worker.Pool, m
 	}
 	s.breakers[p.Name] = made.Health.Breaker()
 	one := made.worker()
-	out.Provider, out.Caller, out.Gate, out.Health = one.Name, one.Caller, one.Gate, one.Health
+	out.Provider, out.Account, out.Caller, out.Gate, out.Health = one.Provider, one.Name, one.Caller, one.Gate, one.Health
 	return out, pool.Member{Gate: made.Gate, Breaker: s.breakers[p.Name]}, nil
 }
 
