@@ -59,8 +59,8 @@ type Provider struct {
 	Organization, Project bool
 	// TraceContext has the calls of traced jobs carry their trace in traceparent.
 	TraceContext bool
-	// Models are the provider's names of models, by ours, where they are others. An answer is
-	// not changed.
+	// Models are the provider's names of models, by ours, where they are others. A list of
+	// models has ours; an answer is not changed.
 	Models map[string]string
 	// Roots vouch for the certificate of BaseURL. Nil: the system's.
 	Roots *x509.CertPool

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync/atomic"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -17,7 +19,7 @@ const maxModels = 1 << 20
 // Models asks for the provider's list of models, the call that costs nothing and
 // shows whether the key is taken. A list makes the Outcome Succeeded and Result
 // its body; whatever else came is classified as in [Caller.Do]. names are the
-// models' ids, as many as the list's first page has.
+// models' ids, as many as the list's first page has, both by our names of them.
 func (c *Caller) Models(ctx context.Context) (a Answer, names []string) {
 	a, names = c.list(ctx)
 	a.clean(c.redact)
@@ -58,8 +60,52 @@ func (c *Caller) list(ctx context.Context) (a Answer, names []string) {
 		return a, nil
 	}
 	for _, m := range list.Data {
-		names = append(names, m.ID)
+		names = append(names, c.provider.ours(m.ID)...)
 	}
-	a.Outcome, a.Result = tasks.Succeeded, body
+	a.Outcome, a.Result = tasks.Succeeded, c.provider.renamed(body)
 	return a, names
+}
+
+// ours are our names of what the provider calls by a name: as it does, where we have none.
+func (p *Provider) ours(theirs string) (names []string) {
+	for ours, name := range p.Models {
+		if name == theirs {
+			names = append(names, ours)
+		}
+	}
+	if names == nil {
+		return []string{theirs}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// renamed is a list of models by our names. What is no list is as it was.
+func (p *Provider) renamed(list []byte) []byte {
+	var whole map[string]json.RawMessage
+	var data []map[string]json.RawMessage
+	if len(p.Models) == 0 || json.Unmarshal(list, &whole) != nil || json.Unmarshal(whole["data"], &data) != nil || data == nil {
+		return list
+	}
+	named := make([]map[string]json.RawMessage, 0, len(data))
+	for _, m := range data {
+		var id string
+		_ = json.Unmarshal(m["id"], &id)
+		for _, name := range p.ours(id) {
+			if name != id {
+				m = maps.Clone(m)
+				m["id"] = appendString(nil, name)
+			}
+			named = append(named, m)
+		}
+	}
+	raw, err := json.Marshal(named)
+	if err != nil {
+		return list
+	}
+	whole["data"] = raw
+	if out, err := json.Marshal(whole); err == nil {
+		return out
+	}
+	return list
 }

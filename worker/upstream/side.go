@@ -58,7 +58,9 @@ func (c *Caller) side(ctx context.Context, path string, r *tasks.Request) Answer
 		a.Outcome, a.Message = tasks.ServerError, "the address did not answer with a JSON object"
 		return a
 	}
-	a.Outcome, a.Result = tasks.Succeeded, said
+	if a.Outcome, a.Result = tasks.Succeeded, said; r.Body == nil {
+		a.Result = c.provider.renamed(said)
+	}
 	return a
 }
 
