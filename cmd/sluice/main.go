@@ -46,6 +46,7 @@ type CLI struct {
 	Token       TokenCmd       `cmd:"" help:"Mint a bearer token."`
 	Tokens      TokensCmd      `cmd:"" help:"Make, list and revoke tokens that the server keeps (scope admin)."`
 	Tenants     TenantsCmd     `cmd:"" help:"List tenants, and set what they may use (scope admin)."`
+	Abuse       AbuseCmd       `cmd:"" help:"List what was found out of the ordinary of tenants, and release them (scope admin)."`
 	Auth        AuthCmd        `cmd:"" help:"Look at tokens."`
 	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
 	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`

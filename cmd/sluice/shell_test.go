@@ -211,6 +211,7 @@ func TestListsHaveNoControlCharactersInAPipe(t *testing.T) {
 		"jobs":            `{"data":[{"id":"job_1","status":"failed","model":"` + evil + `"}]}`,
 		"deliveries list": `{"data":[{"id":"whd_1","reason":"` + evil + `"}]}`,
 		"tokens list":     `{"data":[{"id":"tok_1","name":"` + evil + `","models":["` + evil + `"]}]}`,
+		"abuse":           `{"data":[{"tenant":"acme","rule":"` + evil + `"}]}`,
 		"explain job_1":   `{"id":"job_1","status":"succeeded","data":[{"what":"waiting","detail":"` + evil + `"}]}`,
 	} {
 		api := newFakeAPI(t, func(_ int, _ asked, w http.ResponseWriter) { _, _ = io.WriteString(w, answer) })
