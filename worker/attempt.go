@@ -328,7 +328,7 @@ func (a *attempt) ask(ctx context.Context) {
 	a.asked = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ask := upstream.Ask{Question: a.question, Leave: a.by.gone(), Traceparent: a.parent(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
+	ask := upstream.Ask{Question: a.question, Owner: a.job.Owner(), Leave: a.by.gone(), Traceparent: a.parent(), OnText: func(s string) { a.text.add(ctx, s) }, OnLarge: func() error { return a.swell(ctx) }}
 	if p.slow() {
 		// The gate learns the input and the headers now, not when they are stale.
 		ask.OnStart = func(input int64, rates upstream.Rates) {

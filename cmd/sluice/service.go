@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -337,12 +339,16 @@ func (s *service) caller(provider config.Provider, models map[string]string) (*u
 	if err != nil {
 		return nil, fmt.Errorf("providers.%s.%w", provider.Name, err)
 	}
+	userKey, err := userKey(provider)
+	if err != nil {
+		return nil, fmt.Errorf("providers.%s.user_hash: %w", provider.Name, err)
+	}
 	caller, err := upstream.New(upstream.Config{
 		Client: client,
 		Provider: upstream.Provider{
 			Name: provider.Name, Dialect: upstream.Dialect(provider.Dialect), BaseURL: provider.BaseURL, APIKey: provider.APIKey,
 			NoStream: !provider.Stream, NoStreamOptions: !provider.StreamOptions, TokenLimit: provider.TokenLimit, Roots: roots,
-			TraceContext: provider.TraceContext, Models: models,
+			TraceContext: provider.TraceContext, UserKey: userKey, Models: models,
 			Organization: provider.Forwards(tasks.OpenAIOrganization), Project: provider.Forwards(tasks.OpenAIProject),
 		},
 		MaxResultBytes: s.cfg.Results.MaxBytes,
@@ -351,6 +357,15 @@ func (s *service) caller(provider config.Provider, models map[string]string) (*u
 		s.callers = append(s.callers, caller)
 	}
 	return caller, err
+}
+
+// userKey keys the hash by which a provider is told whom a call is for; nil: it is not told. It is of
+// the provider's own key, the one secret that every worker has: what two providers are told has nothing in common.
+func userKey(p config.Provider) ([]byte, error) {
+	if !p.UserHash {
+		return nil, nil
+	}
+	return hkdf.Key(sha256.New, []byte(p.APIKey), nil, "sluice provider's user", 32)
 }
 
 // client sends to a provider by the ways that are listed for it, which all of its pools

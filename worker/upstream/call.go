@@ -45,6 +45,7 @@ func (c *Caller) Do(ctx context.Context, ask Ask) Answer {
 
 func (c *Caller) do(ctx context.Context, ask Ask) Answer {
 	ask.Question.as(c.provider.Models)
+	ask.Question.user = c.provider.userOf(ask.Owner)
 	body, err := ask.Question.Body(&c.provider)
 	if err != nil {
 		return Answer{Outcome: tasks.Rejected, Message: err.Error()}

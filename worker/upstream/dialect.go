@@ -59,6 +59,9 @@ type Provider struct {
 	Organization, Project bool
 	// TraceContext has the calls of traced jobs carry their trace in traceparent.
 	TraceContext bool
+	// UserKey has a call say by a keyed hash of whom it is made, where its caller names nobody:
+	// Anthropic's metadata.user_id, OpenAI's safety_identifier. Nil: no call does.
+	UserKey []byte
 	// Models are the provider's names of models, by ours, where they are others. A list of
 	// models has ours; an answer is not changed.
 	Models map[string]string

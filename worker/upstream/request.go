@@ -23,6 +23,7 @@ type Question struct {
 	request tasks.Request
 	raw     layout // of a raw request
 	fault   error  // of its JSON
+	user    string // whom the provider is told that it is for; "": nobody
 }
 
 // Read reads a request that asks model; empty keeps a raw request's own.
@@ -105,7 +106,7 @@ func (q *Question) choices() int64 { return max(1, count(q.raw.value("n"))) }
 // Body returns the bytes that are sent to a provider.
 //
 // A raw request keeps every byte it has but for the members that ask for a stream,
-// "background", "model" when another one is asked, and the provider's limit of output tokens
+// "background", the one that says whom it is for where the caller named nobody, "model" when another one is asked, and the provider's limit of output tokens
 // when the job states one beside the request. Each is replaced where it stands,
 // added at the end of its object, or taken out where the provider refuses it.
 // The two other forms are written in the dialect.
@@ -126,7 +127,7 @@ func (q *Question) Body(p *Provider) ([]byte, error) {
 		messages = append(messages, `[{"role":"user","content":`...)
 		messages = append(messages, r.Body...)
 		messages = append(messages, `}]`...)
-		return builtBody(p, q.model, r.MaxTokens, nil, messages), nil
+		return q.builtBody(p, nil, messages), nil
 	case tasks.Messages:
 		var system, messages []byte
 		err := eachMember(r.Body, func(name string, _ jsontext.Value, start, end int) error {
@@ -144,19 +145,19 @@ func (q *Question) Body(p *Provider) ([]byte, error) {
 		if len(messages) == 0 || messages[0] != '[' {
 			return nil, errors.New("the messages are not a JSON array")
 		}
-		return builtBody(p, q.model, r.MaxTokens, system, messages), nil
+		return q.builtBody(p, system, messages), nil
 	default:
 		return nil, fmt.Errorf("a request of unknown kind %q", r.Kind)
 	}
 }
 
-func builtBody(p *Provider, model string, maxTokens int, system, messages []byte) []byte {
-	b := make([]byte, 0, len(system)+len(messages)+len(model)+160)
+func (q *Question) builtBody(p *Provider, system, messages []byte) []byte {
+	b := make([]byte, 0, len(system)+len(messages)+len(q.model)+240)
 	b = append(b, `{"model":`...)
-	b = appendString(b, model)
-	if maxTokens > 0 {
+	b = appendString(b, q.model)
+	if most := q.request.MaxTokens; most > 0 {
 		b = append(append(append(b, `,"`...), p.limitName()...), `":`...)
-		b = strconv.AppendInt(b, int64(maxTokens), 10)
+		b = strconv.AppendInt(b, int64(most), 10)
 	}
 	switch {
 	case isNull(system):
@@ -179,6 +180,9 @@ func builtBody(p *Provider, model string, maxTokens int, system, messages []byte
 	default:
 		b = append(b, `,"stream":true`...)
 	}
+	for _, e := range q.toldUser(p) {
+		b = append(append(appendString(append(b, ','), e.name), ':'), e.change(nil)...)
+	}
 	return append(b, '}')
 }
 
@@ -195,7 +199,7 @@ func (q *Question) rawBody(p *Provider) []byte {
 			return old
 		}})
 	}
-	return q.raw.splice(append(edits, q.named()...))
+	return q.raw.splice(slices.Concat(edits, q.named(), q.toldUser(p)))
 }
 
 // named has a raw request ask the model.
@@ -276,7 +280,7 @@ type place struct {
 // lay finds the members of the object in data. After a fault it has those before it.
 func lay(data []byte) (layout, error) {
 	matter := [...]string{"model", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "thinking", "reasoning_effort",
-		"n", "stream", "stream_options", "include_usage", "background"}
+		"n", "stream", "stream_options", "include_usage", "background", "metadata", "user_id", "safety_identifier", "user"}
 	l := layout{data: data, last: bytes.IndexByte(data, '{') + 1}
 	err := eachMember(data, func(name string, _ jsontext.Value, start, end int) error {
 		if slices.Contains(matter[:], name) {

@@ -172,6 +172,9 @@ func Address(base string, roots *x509.CertPool) (string, *tls.Config, error) {
 // Ask is one question.
 type Ask struct {
 	Question Question
+	// Owner is whose the job is, which the provider is told as a keyed hash where it has a
+	// UserKey; "": it is told nothing.
+	Owner string
 
 	// Leave, if set, is closed when the provider is not reached any more. A call of
 	// which not all has left is given up then, and costs nothing; one that was sent

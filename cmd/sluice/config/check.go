@@ -325,6 +325,9 @@ func (v *validator) providers(c *Config) {
 		if p.APIKey == "" && !loopbackURL(p.BaseURL) {
 			v.bad(key+".api_key", "needed; may also come from %s or %s_FILE", variable(key+".api_key"), variable(key+".api_key"))
 		}
+		if p.UserHash && p.APIKey == "" {
+			v.bad(key+".user_hash", "needs api_key, which keys the hash")
+		}
 		if strings.ContainsFunc(p.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			v.bad(key+".api_key", "holds a space or another character that a header cannot carry")
 		}

@@ -189,6 +189,9 @@ type Provider struct {
 	Egress []string `key:"egress" secret:"proxy"`
 	// TraceContext has the provider told of the trace of each call, in traceparent.
 	TraceContext bool `key:"trace_context"`
+	// UserHash has the provider told whom each call is for, as a hash of tenant and user that
+	// is keyed by APIKey, where the caller names nobody.
+	UserHash bool `key:"user_hash"`
 
 	// Fake is set on the built-in fake provider, whose address is known only
 	// once it listens: BaseURL and APIKey are empty.

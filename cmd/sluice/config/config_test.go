@@ -70,7 +70,7 @@ auth:
       scopes: {"prompts.write": "jobs:write jobs:read"}
       leeway: 60s
 providers:
-  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: "", forward_headers: [], egress: [direct, "http://proxy-1:3128", "socks5://proxy-2:1080"], trace_context: false}
+  anthropic: {dialect: anthropic, base_url: https://api.anthropic.com, api_key: sk-1, stream: true, stream_options: true, token_limit: max_tokens, ca_file: "", forward_headers: [], egress: [direct, "http://proxy-1:3128", "socks5://proxy-2:1080"], trace_context: false, user_hash: false}
 pools:
   claude:
     provider: anthropic

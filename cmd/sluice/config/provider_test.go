@@ -83,6 +83,8 @@ func TestAProvidersSwitches(t *testing.T) {
 		", egress: [direct, \"http://u:canary@p/path\"]":     "providers.local.egress[1]",
 		", egress: [\"http://u:canary@p\", \"http://p:80\"]": "providers.local.egress[1]",
 		", egress: [canary]":                                 "providers.local.egress[0]",
+		", user_hash: true":                                  "providers.local.user_hash",
+		", user_hash: 1, api_key: canary":                    "providers.local.user_hash",
 		", ca_file: 7, token_limit: false":                   "providers.local.ca_file providers.local.token_limit",
 	} {
 		_, faults := load(t, strings.Replace(local, "%", given, 1))
