@@ -47,7 +47,7 @@ type exchange struct {
 // caller is who sent a request that was let through.
 func caller(c echo.Context) desk.Caller {
 	x := exchangeOf(c)
-	return desk.Caller{Tenant: tasks.Owner(x.caller.Tenant, x.caller.User), Subject: x.caller.Subject, Token: x.caller.ID, Address: x.address, Request: x.id, Models: x.caller.Models, Revoked: x.gone}
+	return desk.Caller{Tenant: tasks.Owner(x.caller.Tenant, x.caller.User), Subject: x.caller.Subject, Token: x.caller.ID, Address: x.address, Request: x.id, Models: x.caller.Models, Pools: x.caller.Pools, Revoked: x.gone}
 }
 
 // statusClientClosed is only in logs and metrics: nobody is there to read it.

@@ -343,7 +343,7 @@ func (w *world) chosen(sel tasks.Selection) (ids []string, err error) {
 	}
 	for _, id := range slices.Backward(w.order) {
 		j := w.jobs[id]
-		if j == nil || !tasks.Owns(sel.Tenant, j.Tenant, j.User) || len(sel.Models) > 0 && !tasks.MatchModel(sel.Models, j.Model) ||
+		if j == nil || !tasks.Owns(sel.Tenant, j.Tenant, j.User) || sel.May != nil && !sel.May(j) ||
 			sel.IDs != nil && !slices.Contains(sel.IDs, id) || !slices.Contains(sel.Statuses, j.Status) ||
 			sel.Batch != "" && !slices.Contains(w.lines[sel.Batch], id) ||
 			j.CreatedAt.Before(sel.Since) || !sel.Until.IsZero() && !j.CreatedAt.Before(sel.Until) {
@@ -780,6 +780,13 @@ func (w *world) Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, 
 		{From: from, To: from.Add(1500 * time.Millisecond), What: tasks.SpanWaiting, For: tasks.WaitNoWorker, Detail: "none"},
 		{From: from.Add(1500 * time.Millisecond), To: from.Add(2 * time.Second), What: tasks.SpanHandover},
 	}, nil
+}
+
+// Adopt lends fallback models to jobs for one model.
+func (w *world) Adopt(j *tasks.Job) {
+	if j.Model == "claude-lent" && j.Fallback == nil {
+		j.Fallback = []string{"claude-y", "gpt-x"}
+	}
 }
 
 func (w *world) InputLimit(context.Context, string) int64 { return w.inputLimit }

@@ -100,9 +100,9 @@ type Selection struct {
 	Model, Pool, Batch string
 	Since, Until       time.Time
 	Metadata           map[string]string
-	// Models are globs of the only models that the caller may ask for; none: all.
-	Models []string
-	Most   int // jobs that are moved; 0: MostMoved
+	// May reports whether the caller may have a job run again; nil: any.
+	May  func(*Job) bool
+	Most int // jobs that are moved; 0: MostMoved
 }
 
 // Moved is what became of a Selection.

@@ -14,6 +14,7 @@ type Token struct {
 	Subject string
 	Scopes  []string
 	Models  []string // globs of the models that it may ask; none: all
+	Pools   []string // globs of the pools that it may use; none: all
 	Created time.Time
 	By      string // who made it
 	Expires time.Time
@@ -56,7 +57,7 @@ type ActPage struct {
 	Next string // the id to go on after; "" at the end
 }
 
-// MatchModel reports whether one of these globs names a model. A "/" in a model's
+// MatchModel reports whether one of these globs names a model, or a pool. A "/" in a model's
 // name is an ordinary character here, which [path.Match] does not see it as. A
 // glob that is malformed names none.
 func MatchModel(globs []string, model string) bool {

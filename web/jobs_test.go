@@ -46,7 +46,7 @@ func (s shelf) Retry(ctx context.Context, who Actor, tenant, id string) error {
 }
 
 func (s shelf) RetryAll(ctx context.Context, who Actor, sel tasks.Selection) (m ManyMoved, err error) {
-	sel.Models = who.Models
+	sel.May = func(j *tasks.Job) bool { return len(who.Models) == 0 || tasks.MatchModel(who.Models, j.Model) }
 	m.Moved, err = s.RequeueAll(ctx, sel, tasks.Limits{}, func([]tasks.Ticket) {})
 	return m, err
 }

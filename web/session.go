@@ -111,7 +111,7 @@ func (w *Web) session(r *http.Request) (viewer, error) {
 	} else if revoked {
 		return viewer{}, errSignedOut
 	}
-	return w.admit(Identity{Subject: v.Subject, Tenant: tasks.TenantOf(v.Tenant), Token: v.Token, Scopes: v.Scopes, Models: v.Models, ExpiresAt: v.Expires})
+	return w.admit(Identity{Subject: v.Subject, Tenant: tasks.TenantOf(v.Tenant), Token: v.Token, Scopes: v.Scopes, Models: v.Models, Pools: v.Pools, ExpiresAt: v.Expires})
 }
 
 // sessionID is what the request's cookie holds; "" for what is no id of ours.

@@ -60,7 +60,7 @@ type use struct {
 
 type tokenRow struct {
 	ID, Name, Tenant, Subject, By string
-	Scopes, Models                string
+	Scopes, Models, Pools         string
 	State                         string
 	Revoke                        string // where it is revoked; "": it is, or has ended
 }
@@ -146,7 +146,7 @@ func mebibytes(n int64) string { return grouped((n+1<<20-1)>>20) + " MiB" }
 
 func (w *Web) tokenRow(t *tasks.Token, now time.Time) tokenRow {
 	row := tokenRow{
-		ID: t.ID, Name: t.Name, Tenant: t.Tenant, Subject: t.Subject, By: t.By, Scopes: strings.Join(t.Scopes, " "), Models: strings.Join(t.Models, " "),
+		ID: t.ID, Name: t.Name, Tenant: t.Tenant, Subject: t.Subject, By: t.By, Scopes: strings.Join(t.Scopes, " "), Models: strings.Join(t.Models, " "), Pools: strings.Join(t.Pools, " "),
 		State: "good until " + t.Expires.UTC().Format("2006-01-02 15:04 UTC"),
 	}
 	switch {

@@ -28,6 +28,7 @@ type viewer struct {
 	Tenant  string    `json:"tenant"` // or one user of it: see tasks.Owner
 	Scopes  []string  `json:"scopes"`
 	Models  []string  `json:"models,omitempty"`
+	Pools   []string  `json:"pools,omitempty"`
 	Token   string    `json:"jti"`
 	Expires time.Time `json:"exp"`
 }
@@ -37,7 +38,7 @@ func (w *Web) admit(id Identity) (viewer, error) {
 	if w.cfg.SeparateUsers {
 		id.Tenant = tasks.Owner(id.Tenant, id.Subject)
 	}
-	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Models: id.Models, Token: id.Token, Expires: id.ExpiresAt}
+	v := viewer{Subject: id.Subject, Tenant: id.Tenant, Scopes: id.Scopes, Models: id.Models, Pools: id.Pools, Token: id.Token, Expires: id.ExpiresAt}
 	if !v.is(scopeRead) && !v.Operates() {
 		return viewer{}, errForbidden
 	}
@@ -45,7 +46,7 @@ func (w *Web) admit(id Identity) (viewer, error) {
 }
 
 // via is the viewer as who does something at a place.
-func (v viewer) via(place string) Actor { return Actor{v.Subject, v.Tenant, place, v.Models} }
+func (v viewer) via(place string) Actor { return Actor{v.Subject, v.Tenant, place, v.Models, v.Pools} }
 
 func (v viewer) is(scope string) bool { return slices.Contains(v.Scopes, scope) }
 

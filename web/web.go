@@ -45,6 +45,7 @@ type Identity struct {
 	Token     string // the token's id (jti)
 	Scopes    []string
 	Models    []string // globs of the models that it may ask; none: all
+	Pools     []string // globs of the pools that it may use; none: all
 	ExpiresAt time.Time
 	Unsure    bool // nobody can say whether the token was revoked: nothing may be changed with it
 }
@@ -53,6 +54,7 @@ type Identity struct {
 type Actor struct {
 	Subject, Tenant, Via string
 	Models               []string // globs of the models that its token may ask; none: all
+	Pools                []string // globs of the pools that it may use; none: all
 }
 
 // Verifier judges a token. Its errors are logged, so they must not repeat it.

@@ -59,10 +59,7 @@ func (a *API) CountTokens(c echo.Context) error {
 		return err
 	}
 	x := a.c.Caller(c)
-	if err := x.MayAsk(model); err != nil {
-		return err
-	}
-	pool, err := a.c.Desk.PoolIn(a.form.Dialect, model)
+	pool, err := a.c.Desk.PoolIn(x, a.form.Dialect, model)
 	if err != nil {
 		return err
 	}
@@ -107,7 +104,7 @@ func modelOf(body []byte) (model string, err error) {
 // GetModel is GET /anthropic/v1/models/{id}.
 func (a *API) GetModel(c echo.Context) error {
 	id := c.Param("id")
-	pool, err := a.c.Desk.PoolIn(a.form.Dialect, id)
+	pool, err := a.c.Desk.PoolIn(a.c.Caller(c), a.form.Dialect, id)
 	if err != nil {
 		return err
 	}
@@ -125,8 +122,9 @@ func (a *API) ListModels(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	x := a.c.Caller(c)
 	all := slices.DeleteFunc(slices.Clone(a.c.Provider.Models(c.Request().Context())), func(m Model) bool {
-		return !a.c.Desk.ServesIn(a.form.Dialect, m.ID)
+		return !a.c.Desk.ServesIn(x, a.form.Dialect, m.ID)
 	})
 	from, to, more := 0, min(limit, len(all)), false
 	at := func(id string) int { return slices.IndexFunc(all, func(m Model) bool { return m.ID == id }) }

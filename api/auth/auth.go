@@ -127,7 +127,7 @@ func New(c Config) (*Verifier, error) {
 	}
 	own := rulesOf(Issuer{Issuer: c.Issuer, Audiences: []string{c.Audience}, Leeway: c.Leeway}, c.MaxLifetime)
 	own.own, own.secret, own.maxBytes = true, slices.Clone(c.HMACSecret), maxTokenBytes
-	own.roots = append(own.roots, modelsClaim)
+	own.roots = append(own.roots, modelsClaim, poolsClaim)
 	faults = append(faults, v.add(own, keyPlace{key: "auth.", issuer: c.Issuer, url: c.JWKSURL, file: c.JWKSFile}, c, loads))
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ func (v *Verifier) read(ctx context.Context, raw string) (*signed, *Refusal) {
 	}
 	s.claims = Claims{
 		Subject: claims.sub, Tenant: claims.tenant, ID: claims.jti,
-		Scopes: claims.scopes, Models: claims.models, ExpiresAt: claims.exp,
+		Scopes: claims.scopes, Models: claims.models, Pools: claims.pools, ExpiresAt: claims.exp,
 	}
 	return s, nil
 }

@@ -17,9 +17,10 @@ import (
 const (
 	maxNameBytes = 255 // sub and jti
 	maxScopes    = 64  // of a token of our own
-	maxModels    = 64  // likewise
+	maxGlobs     = 64  // of models, and of pools, that a token is narrowed to
 
 	modelsClaim = "models" // of a token of our own: globs of the models that it may ask
+	poolsClaim  = "pools"  // likewise: globs of the pools that it may use
 )
 
 // claimRules are by what the claims of one issuer's tokens are read.
@@ -34,6 +35,7 @@ type claimRules struct {
 	scope    []string
 	scopes   map[string][]string
 	sub, aud string
+	pools    string // the claim that narrows a foreign issuer's tokens to pools; "": none does
 	require  []requirement
 	roots    []string // the members that are looked into
 }
@@ -57,7 +59,7 @@ type claimSet struct {
 	aud           jwt.ClaimStrings
 	sub, tenant   string
 	scopes        []string
-	models        []string
+	models, pools []string
 	faults        []reason // what a good signature does not mend; told only after it
 }
 
@@ -125,12 +127,15 @@ func (c *claimSet) resolve() {
 	}
 	c.resolveTenant(fault)
 	c.resolveScopes(fault)
-	if r.own && slices.Contains(c.seen, modelsClaim) {
-		var ok bool
-		c.models, ok = textsOf(c.values[modelsClaim], false, false, true)
-		// An empty list would be read as no limit.
-		if !ok || !ValidModels(c.models) || len(c.models) == 0 {
-			fault(reasonClaim, "models is not a list of 1 to 64 names of models, in which * stands for any text")
+	if r.own {
+		c.models = c.globs(modelsClaim, fault)
+		c.pools = c.globs(poolsClaim, fault)
+	} else if r.pools != "" {
+		for _, text := range c.several(r.pools, poolsClaim) {
+			c.pools = append(c.pools, strings.Fields(text)...)
+		}
+		if !ValidGlobs(c.pools) || len(c.pools) == 0 {
+			fault(reasonClaim, "the claim that auth.issuers names for pools has not 1 to 64 names of pools, in which * stands for any text")
 		}
 	}
 	for _, q := range r.require {
@@ -145,6 +150,19 @@ func (c *claimSet) resolve() {
 	if slices.Contains(c.seen, "jti") && !validName(c.jti) {
 		fault(reasonClaim, "jti is empty, too long or has control characters")
 	}
+}
+
+// globs returns what a token of our own is narrowed to by a claim; none: it has no such claim.
+func (c *claimSet) globs(claim string, fault func(code, text string)) []string {
+	if !slices.Contains(c.seen, claim) {
+		return nil
+	}
+	globs, ok := textsOf(c.values[claim], false, false, true)
+	// An empty list would be read as no limit.
+	if !ok || !ValidGlobs(globs) || len(globs) == 0 {
+		fault(reasonClaim, claim+" is not a list of 1 to 64 names of "+claim+", in which * stands for any text")
+	}
+	return globs
 }
 
 func (c *claimSet) resolveTenant(fault func(code, text string)) {
@@ -403,15 +421,15 @@ func splitScopes(s string, to *[]string) bool {
 	return true
 }
 
-// ValidModels reports whether a token may be narrowed to these models: at most 64 names,
-// in which only "*" stands for others.
-func ValidModels(globs []string) bool {
+// ValidGlobs reports whether a token may be narrowed to these models or pools: at most 64
+// names, in which only "*" stands for others.
+func ValidGlobs(globs []string) bool {
 	for _, g := range globs {
 		if !validName(g) || strings.ContainsAny(g, "?[\\") {
 			return false
 		}
 	}
-	return len(globs) <= maxModels
+	return len(globs) <= maxGlobs
 }
 
 // ValidName reports whether a text can be a token's jti or subject: at most 255 bytes,

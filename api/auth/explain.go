@@ -162,6 +162,11 @@ func (e *explanation) claims(r *rules, alg, raw string) {
 		e.list = append(e.list, Finding{"require", met, fmt.Sprintf("claim %s is %q, one of %q is required", q.path, c.shown(q.path), q.values)})
 	}
 	e.scopes(r, &c)
+	for claim, globs := range map[string][]string{modelsClaim: c.models, poolsClaim: c.pools} {
+		if len(globs) > 0 {
+			e.good(claim, "only %q", globs)
+		}
+	}
 }
 
 func (e *explanation) scopes(r *rules, c *claimSet) {

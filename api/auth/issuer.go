@@ -71,6 +71,9 @@ type ClaimNames struct {
 	Scope string
 	Sub   string // who the caller is: one value. Empty means sub
 	Aud   string // whom the token is meant for. Empty means aud
+	// Pools has globs of the pools that the token may use, a list or one text with spaces
+	// between them; a token without it is refused. Empty: a token may use all of them.
+	Pools string
 }
 
 // everybody are issuers from which anybody can have a token for any audience.

@@ -266,7 +266,7 @@ func (l *ledger) record(ctx context.Context, id string, wait time.Duration) (rec
 // fits refuses a token that says other than its record.
 func (r *record) fits(c *Claims) error {
 	if r.Tenant != c.Tenant || r.Subject != c.Subject || !slices.Equal(r.Scopes, c.Scopes) || !slices.Equal(r.Models, c.Models) ||
-		r.Expires.Unix() != c.ExpiresAt.Unix() {
+		!slices.Equal(r.Pools, c.Pools) || r.Expires.Unix() != c.ExpiresAt.Unix() {
 		return reason{reasonRecord, "the server's record of it says something else"}
 	}
 	return nil

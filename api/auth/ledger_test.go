@@ -115,6 +115,7 @@ func TestAKeptTokenIsGoodByItsRecord(t *testing.T) {
 		"another scope":   mintAs(t, "tok_1", func(c *MintConfig) { c.Scopes = []string{ScopeAdmin} }),
 		"another subject": mintAs(t, "tok_1", func(c *MintConfig) { c.Subject = "root" }),
 		"all models":      mintAs(t, "tok_1", func(c *MintConfig) { c.Models = nil }),
+		"a pool":          mintAs(t, "tok_1", func(c *MintConfig) { c.Pools = []string{"claude"} }),
 		"another end":     mintAs(t, "tok_1", func(c *MintConfig) { c.TTL *= 2 }),
 	} {
 		if _, err := v.Verify(t.Context(), forged); reasonOf(err) != reasonRecord {
@@ -311,10 +312,10 @@ func TestALedgerWhoseConnectionGivesUpFirstIsSlow(t *testing.T) {
 	})
 }
 
-// Models of a token are a list that says something, or the token is none.
-func TestTheModelsOfAToken(t *testing.T) {
+// What a token is narrowed to, models or pools, is a list that says something, or the token is none.
+func TestWhatATokenIsNarrowedTo(t *testing.T) {
 	t.Parallel()
-	for models, want := range map[string]string{
+	for globs, want := range map[string]string{
 		`["claude-*","gpt-5"]`: "", `"claude-x"`: "", `[]`: reasonClaim, `null`: reasonClaim, `{}`: reasonClaim, `[""]`: reasonClaim,
 		`["claude-?"]`: reasonClaim, `["[a-z]"]`: reasonClaim, `[1]`: reasonClaim,
 	} {
@@ -322,9 +323,11 @@ func TestTheModelsOfAToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := w.Verify(t.Context(), hs256(goodHead, strings.Replace(goodClaims, `"tenant"`, `"models":`+models+`,"tenant"`, 1)))
-		if reasonOf(err) != want || (want == "") != (len(c.Models) > 0) {
-			t.Errorf("%s: %q, %v; want %q", models, c.Models, err, want)
+		for _, claim := range []string{"models", "pools"} {
+			c, err := w.Verify(t.Context(), hs256(goodHead, strings.Replace(goodClaims, `"tenant"`, `"`+claim+`":`+globs+`,"tenant"`, 1)))
+			if got := map[string][]string{"models": c.Models, "pools": c.Pools}; reasonOf(err) != want || (want == "") != (len(got[claim]) > 0) || len(c.Models) > 0 && len(c.Pools) > 0 {
+				t.Errorf("%s %s: %q, %v; want %q", claim, globs, got, err, want)
+			}
 		}
 	}
 }

@@ -24,8 +24,10 @@ type MintConfig struct {
 	Tenant string
 	// Scopes are what it allows; each one of Scopes(), at least one.
 	Scopes []string
-	// Models are globs of the models that it may ask; see [ValidModels]. None: all.
+	// Models are globs of the models that it may ask; see [ValidGlobs]. None: all.
 	Models []string
+	// Pools are globs of the pools that it may use, likewise. None: all.
+	Pools []string
 	// ID is the token's jti; "" means a random one.
 	ID string
 	// TTL is how long it is valid, in whole seconds. Zero means 1 hour. The
@@ -63,8 +65,11 @@ func Mint(c MintConfig) (string, error) {
 			fault("scope: %q is not one of %s", s, strings.Join(Scopes(), " "))
 		}
 	}
-	if !ValidModels(c.Models) {
-		fault("models: at most %d names of models, in which only * stands for others", maxModels)
+	if !ValidGlobs(c.Models) {
+		fault("models: at most %d names of models, in which only * stands for others", maxGlobs)
+	}
+	if !ValidGlobs(c.Pools) {
+		fault("pools: at most %d names of pools, in which only * stands for others", maxGlobs)
 	}
 	if c.TTL == 0 {
 		c.TTL = time.Hour
@@ -86,6 +91,9 @@ func Mint(c MintConfig) (string, error) {
 	}
 	if len(c.Models) > 0 {
 		claims[modelsClaim] = c.Models
+	}
+	if len(c.Pools) > 0 {
+		claims[poolsClaim] = c.Pools
 	}
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
 	token.Header["typ"] = "at+jwt"

@@ -53,6 +53,7 @@ type Claims struct {
 	ID        string // jti; a foreign issuer's token may have none
 	Scopes    []string
 	Models    []string // globs of the models that it may ask; none: all
+	Pools     []string // globs of the pools that it may use; none: all
 	ExpiresAt time.Time
 	// Unsure is set when nobody could say within the last second whether the token was
 	// revoked: it is good for reading, and for nothing that changes anything.

@@ -34,7 +34,7 @@ func rulesOf(i Issuer, maxLifetime time.Duration) *rules {
 	r := &rules{issuer: i.Issuer, maxBytes: maxForeignBytes, audiences: slices.Clone(i.Audiences), leeway: defaultLeeway, claimRules: claimRules{
 		maxLifetime: maxLifetime,
 		tenantIs:    i.Tenant, tenant: or(i.Claims.Tenant, "tenant"), tenants: maps.Clone(i.Tenants),
-		scope: strings.Fields(or(i.Claims.Scope, "scope")), sub: or(i.Claims.Sub, "sub"), aud: or(i.Claims.Aud, "aud"),
+		scope: strings.Fields(or(i.Claims.Scope, "scope")), sub: or(i.Claims.Sub, "sub"), aud: or(i.Claims.Aud, "aud"), pools: i.Claims.Pools,
 	}}
 	if i.MaxLifetime > 0 {
 		r.maxLifetime = i.MaxLifetime
@@ -57,6 +57,9 @@ func rulesOf(i Issuer, maxLifetime time.Duration) *rules {
 	}
 	if r.scopeIs == nil {
 		paths = append(paths, r.scope...)
+	}
+	if r.pools != "" {
+		paths = append(paths, r.pools)
 	}
 	for _, name := range slices.Sorted(maps.Keys(i.Require)) {
 		r.require = append(r.require, requirement{name, slices.Clone(i.Require[name])})

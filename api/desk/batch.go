@@ -353,11 +353,17 @@ func (in *intake) place(ctx context.Context, job *tasks.Job) error {
 		if err := place(in.lines.Match, in.lines.Served, job); err != nil {
 			return err
 		}
+		if err := d.within(in.lines.Caller, in.lines.Match, job); err != nil {
+			return err
+		}
 		return d.CheckWebhookURL(job.WebhookURL)
 	}
 	if job.Error == nil {
 		err := d.placeIn(in.dialect, job)
 		if err == nil {
+			if refused := d.within(in.lines.Caller, d.in(in.dialect), job); refused != nil {
+				return refused // all of the batch is, as by a model
+			}
 			err = d.fits(ctx, job, in.limits)
 		}
 		var f *fault.Fault
@@ -369,6 +375,11 @@ func (in *intake) place(ctx context.Context, job *tasks.Job) error {
 	pools := d.c.Pools.PoolsIn(in.dialect)
 	if len(pools) == 0 {
 		return fault.Fail(fault.ModelNotFound, "No pool is configured for a provider of this form.")
+	}
+	if at := slices.IndexFunc(pools, func(pool string) bool { return in.lines.Caller.mayUse(pool) == nil }); at >= 0 {
+		pools = pools[at:]
+	} else if err := in.lines.Caller.mayUse(pools[0]); err != nil {
+		return err
 	}
 	job.Pool, job.Fallback = pools[0], nil
 	job.Request.InputTokens, job.Request.OutputTokens, job.Request.MaxTokens = 0, 0, 0 // it takes none

@@ -20,8 +20,8 @@ type Bulk struct {
 }
 
 // RetryAll queues again what of a selection ended without a result, each job as Retry
-// does. As of a batch, all of them are one submit. Jobs for models that the caller's
-// token is not for are passed over. With an error, Bulk says what was done before it.
+// does. As of a batch, all of them are one submit. Jobs for models and in pools that the
+// caller's token is not for are passed over. With an error, Bulk says what was done before it.
 func (d *Desk) RetryAll(ctx context.Context, c Caller, sel tasks.Selection) (b Bulk, err error) {
 	end, err := d.bulks.take(ctx, c.Tenant)
 	if err != nil {
@@ -32,7 +32,9 @@ func (d *Desk) RetryAll(ctx context.Context, c Caller, sel tasks.Selection) (b B
 	if err != nil {
 		return b, err
 	}
-	sel.Tenant, sel.Models = c.Tenant, c.Models
+	if sel.Tenant = c.Tenant; c.narrowed() {
+		sel.May = func(job *tasks.Job) bool { return d.mayRun(&c, job) == nil }
+	}
 	b.Moved, err = d.c.Jobs.RetryAll(ctx, sel, grant.Limits)
 	if b.Jobs == 0 && !errors.Is(err, tasks.ErrUnknown) {
 		d.refund(ctx, c.Tenant, grant)

@@ -82,6 +82,9 @@ func (d *Desk) call(ctx context.Context, c Caller, q Asked) (*Answered, error) {
 	if err := d.placeIn(q.Dialect, &q.Job); err != nil {
 		return nil, err
 	}
+	if err := d.within(&c, d.in(q.Dialect), &q.Job); err != nil {
+		return nil, err
+	}
 	a, again, err := d.openCall(ctx, c, q)
 	if err != nil {
 		return nil, err
@@ -108,11 +111,15 @@ func (d *Desk) Begin(ctx context.Context, c Caller, q Asked) (tasks.Job, error) 
 	return a.Job, nil
 }
 
+// in finds the pool that serves a model in a dialect.
+func (d *Desk) in(dialect string) func(model string) (pool string, ok bool) {
+	return func(model string) (string, bool) { return d.c.Pools.MatchIn(dialect, model) }
+}
+
 // placeIn finds the job's pool among those of one dialect. A model that another one
 // serves is told where.
 func (d *Desk) placeIn(dialect string, job *tasks.Job) error {
-	match := func(model string) (string, bool) { return d.c.Pools.MatchIn(dialect, model) }
-	err := place(match, d.c.Pools.Served, job)
+	err := place(d.in(dialect), d.c.Pools.Served, job)
 	if err == nil {
 		return nil
 	}

@@ -98,6 +98,8 @@ type Pools interface {
 	Match(model string) (pool string, ok bool)
 	// MatchIn is Match among the pools of one dialect, "anthropic" or "openai".
 	MatchIn(dialect, model string) (pool string, ok bool)
+	// Adopt lends a job the fallback models of its pool where it has no list of its own.
+	Adopt(job *tasks.Job)
 	// PoolsIn lists the pools of a dialect.
 	PoolsIn(dialect string) []string
 	// InputLimit is how many input tokens a minute a pool takes; 0: any, or nobody knows.
@@ -239,6 +241,8 @@ type Caller struct {
 	Request string // the request's id, for the log
 	// Models are globs of the models that its token is for; none: all.
 	Models []string
+	// Pools are globs of the pools that its token may use; none: all.
+	Pools []string
 	// Revoked is closed when its token is revoked; nil: never.
 	Revoked <-chan struct{}
 }

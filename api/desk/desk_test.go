@@ -110,6 +110,7 @@ func (silent) WatchEnd(context.Context, string) (<-chan *tasks.Job, func(), erro
 
 type pools struct{}
 
+func (pools) Adopt(*tasks.Job)                         {}
 func (pools) InputLimit(context.Context, string) int64 { return 0 }
 
 func (pools) Served() []string { return []string{"m"} }

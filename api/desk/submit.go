@@ -34,6 +34,9 @@ func (d *Desk) Submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if err := place(d.c.Pools.Match, d.c.Pools.Served, &s.Job); err != nil {
 		return h, err
 	}
+	if err := d.within(&c, d.c.Pools.Match, &s.Job); err != nil {
+		return h, err
+	}
 	return d.submit(ctx, c, s)
 }
 
@@ -108,9 +111,12 @@ func (d *Desk) admitted(ctx context.Context, c *comer) (quota.Grant, error) {
 // what a submit takes, because it costs what one costs.
 func (d *Desk) Retry(ctx context.Context, c Caller, id string) (tasks.Job, quota.Grant, error) {
 	tenant := c.Tenant
-	if len(c.Models) > 0 {
+	if c.narrowed() {
 		job, err := d.c.Jobs.Job(ctx, tenant, id)
-		if err = cmp.Or(err, c.may(&job)); err != nil {
+		if err == nil {
+			err = d.mayRun(&c, &job)
+		}
+		if err != nil {
 			return tasks.Job{}, quota.Grant{}, err
 		}
 	}
@@ -139,24 +145,6 @@ func (d *Desk) Keep(ctx context.Context, tenant, key, id string, answer []byte) 
 	if err := d.c.Jobs.SaveAnswer(ctx, tenant, key, id, answer); err != nil {
 		d.c.Log.LogAttrs(ctx, slog.LevelWarn, "save the answer of an Idempotency-Key", slog.Any("error", err))
 	}
-}
-
-// may refuses a job for a model that the caller's token is not for.
-func (c *Caller) may(job *tasks.Job) error {
-	for _, model := range append([]string{job.Model}, job.Fallback...) {
-		if err := c.MayAsk(model); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// MayAsk refuses a model that the caller's token is not for.
-func (c *Caller) MayAsk(model string) error {
-	if len(c.Models) > 0 && !tasks.MatchModel(c.Models, model) {
-		return fault.Fail(fault.Forbidden, "The token may ask only for these models: %s.", strings.Join(c.Models, ", "))
-	}
-	return nil
 }
 
 // place finds the job's pool. Where there is none, served says what could have been

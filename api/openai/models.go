@@ -2,6 +2,7 @@ package openai
 
 import (
 	"context"
+	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -17,9 +18,12 @@ type Models interface {
 }
 
 // ListModels is GET /openai/v1/models: the providers' own lists, narrowed to what is
-// served here.
+// served here, and to what the caller's token is for.
 func (a *API) ListModels(c echo.Context) error {
-	models := a.c.Models.Models(c.Request().Context(), a.form.Dialect)
+	x := a.c.Caller(c)
+	models := slices.DeleteFunc(slices.Clone(a.c.Models.Models(c.Request().Context(), a.form.Dialect)), func(m tasks.Model) bool {
+		return !a.c.Desk.ServesIn(x, a.form.Dialect, m.ID)
+	})
 	var o jsonwrite.Object
 	o.Str("object", "list")
 	o.List("data", len(models), func(b []byte, i int) []byte { return modelOf(b, &models[i]) })
@@ -30,16 +34,16 @@ func (a *API) ListModels(c echo.Context) error {
 // there as well.
 func (a *API) GetModel(c echo.Context) error {
 	id := c.Param("*")
+	if len(id) > maxWord {
+		return fault.Fail(fault.ModelNotFound, "The model does not exist.")
+	}
+	if _, err := a.c.Desk.PoolIn(a.c.Caller(c), a.form.Dialect, id); err != nil {
+		return err
+	}
 	for _, m := range a.c.Models.Models(c.Request().Context(), a.form.Dialect) {
 		if m.ID == id {
 			return a.write(c, modelOf(nil, &m))
 		}
-	}
-	if len(id) > maxWord {
-		return fault.Fail(fault.ModelNotFound, "The model does not exist.")
-	}
-	if _, err := a.c.Desk.PoolIn(a.form.Dialect, id); err != nil {
-		return err
 	}
 	return a.write(c, modelOf(nil, &tasks.Model{ID: id}))
 }

@@ -84,13 +84,11 @@ func (a *API) CreateToken(c echo.Context) error {
 		return err
 	}
 	x := a.c.Caller(c)
-	for _, m := range t.Models {
-		if len(x.Models) > 0 && !tasks.MatchModel(x.Models, m) {
-			return fault.Fail(fault.Forbidden, "Your own token may ask only for these models, and so may those that it makes: %s.", strings.Join(x.Models, ", "))
-		}
+	if t.Models, err = narrower(t.Models, x.Models, "ask only for these models"); err != nil {
+		return err
 	}
-	if len(t.Models) == 0 {
-		t.Models = x.Models
+	if t.Pools, err = narrower(t.Pools, x.Pools, "use only these pools"); err != nil {
+		return err
 	}
 	if a.c.Mint == nil {
 		return fault.Fail(fault.Conflict, "This server has no secret to sign tokens with, only the public keys of issuers: set auth.hmac_secret, or have the issuer make the token.")
@@ -111,6 +109,20 @@ func (a *API) CreateToken(c echo.Context) error {
 	c.Response().Header().Set("Cache-Control", "no-store")
 	wire.JSON(c.Response(), http.StatusCreated, append(o.End(), '\n'))
 	return nil
+}
+
+// narrower returns what a token is narrowed to whose maker's own is narrowed to most, which
+// it may not pass; none: it is not.
+func narrower(asked, most []string, may string) ([]string, error) {
+	if len(asked) == 0 {
+		return most, nil
+	}
+	for _, glob := range asked {
+		if len(most) > 0 && !tasks.MatchModel(most, glob) {
+			return nil, fault.Fail(fault.Forbidden, "Your own token may %s, and so may those that it makes: %s.", may, strings.Join(most, ", "))
+		}
+	}
+	return asked, nil
 }
 
 // decodeToken reads what a token is to be.
@@ -134,15 +146,9 @@ func decodeToken(body []byte) (t tasks.Token, ttl time.Duration, err error) {
 		case "ttl":
 			ttl, err = readTTL(r, name)
 		case "models":
-			if r.Kind() != '[' {
-				return r.Wrong(r.Kind(), name, "a list of names of models")
-			}
-			t.Models = []string{}
-			_, err = r.List(func(int) error {
-				m, err := r.Text(name)
-				t.Models = append(t.Models, m)
-				return err
-			})
+			t.Models, err = readGlobs(r, name)
+		case "pools":
+			t.Pools, err = readGlobs(r, name)
 		default:
 			return jsonread.Unknown(name)
 		}
@@ -155,6 +161,20 @@ func decodeToken(body []byte) (t tasks.Token, ttl time.Duration, err error) {
 		t.Subject = t.Name
 	}
 	return t, ttl, checkToken(&t, ttl)
+}
+
+// readGlobs reads a list that is not nil.
+func readGlobs(r *jsonread.Reader, name string) (globs []string, err error) {
+	if r.Kind() != '[' {
+		return nil, r.Wrong(r.Kind(), name, "a list of names of "+name)
+	}
+	globs = []string{}
+	_, err = r.List(func(int) error {
+		glob, err := r.Text(name)
+		globs = append(globs, glob)
+		return err
+	})
+	return globs, err
 }
 
 // readTTL reads a time to live: a duration, as in "720h" or "90d", or seconds.
@@ -193,8 +213,11 @@ func checkToken(t *tasks.Token, ttl time.Duration) error {
 		return fault.Fail(fault.InvalidRequest, `The member "scope" must have at least one of these, separated by spaces, and no other: %s.`, strings.Join(auth.Scopes(), " "))
 	case ttl < time.Second || ttl > maxTokenTTL:
 		return fault.Fail(fault.InvalidRequest, `The member "ttl" must be between 1 second and 10 years.`)
-	case t.Models != nil && len(t.Models) == 0 || !auth.ValidModels(t.Models):
-		return fault.Fail(fault.InvalidRequest, `The member "models" must be a list of 1 to 64 names of models, in which only "*" stands for any text; leave it out for all models.`)
+	}
+	for name, globs := range map[string][]string{"models": t.Models, "pools": t.Pools} {
+		if globs != nil && len(globs) == 0 || !auth.ValidGlobs(globs) {
+			return fault.Fail(fault.InvalidRequest, `The member "%[1]s" must be a list of 1 to 64 names of %[1]s, in which only "*" stands for any text; leave it out for all %[1]s.`, name)
+		}
 	}
 	return nil
 }
@@ -207,11 +230,15 @@ func tokenMembers(o *jsonwrite.Object, t *tasks.Token) {
 	o.Str("name", t.Name)
 	o.Str("sub", t.Subject)
 	o.Str("scope", strings.Join(t.Scopes, " "))
-	if len(t.Models) == 0 {
-		o.Null("models")
-	} else {
-		o.Strs("models", t.Models)
+	globs := func(name string, list []string) {
+		if len(list) == 0 {
+			o.Null(name)
+		} else {
+			o.Strs(name, list)
+		}
 	}
+	globs("models", t.Models)
+	globs("pools", t.Pools)
 	o.Time("created_at", t.Created)
 	o.Time("expires_at", t.Expires)
 	o.Str("created_by", t.By)

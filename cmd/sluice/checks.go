@@ -98,6 +98,7 @@ type TokenCmd struct {
 	TTL     time.Duration `name:"ttl" default:"1h" help:"How long it is valid."`
 	Subject string        `help:"Who it is for (default: the tenant)."`
 	Models  []string      `help:"The only models that it may ask; * stands for any text (default: all)."`
+	Pools   []string      `name:"pool" help:"The only pools that it may use; * stands for any text (default: all)."`
 }
 
 // Run prints the token.
@@ -118,7 +119,7 @@ func (c *TokenCmd) Run(env *Env) error {
 	}
 	token, err := auth.Mint(auth.MintConfig{
 		Secret: secret, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience,
-		Subject: firstSet(c.Subject, c.Tenant), Tenant: c.Tenant, Scopes: strings.Fields(c.Scope), Models: c.Models, TTL: c.TTL,
+		Subject: firstSet(c.Subject, c.Tenant), Tenant: c.Tenant, Scopes: strings.Fields(c.Scope), Models: c.Models, Pools: c.Pools, TTL: c.TTL,
 	})
 	if err != nil {
 		return wrongUsage{err}

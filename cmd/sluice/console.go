@@ -66,11 +66,11 @@ func manyMoved(b apidesk.Bulk, err error) (web.ManyMoved, error) {
 }
 
 // callerFor is who as a caller for an owner's jobs. What a token may ask is its own
-// tenant's matter: an operator's models say nothing of another tenant's jobs.
+// tenant's matter: an operator's models and pools say nothing of another tenant's jobs.
 func callerFor(who web.Actor, owner string) apidesk.Caller {
 	caller := apidesk.Caller{Tenant: owner, Subject: who.Subject}
 	if tasks.TenantOf(who.Tenant) == tasks.TenantOf(owner) {
-		caller.Models = who.Models
+		caller.Models, caller.Pools = who.Models, who.Pools
 	}
 	return caller
 }
@@ -118,7 +118,7 @@ func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (
 	job, err := v1.ReadSubmit(body, c.now())
 	var handed apidesk.Handed
 	if err == nil {
-		handed, err = c.desk.Submit(ctx, apidesk.Caller{Tenant: who.Tenant, Subject: who.Subject, Models: who.Models}, tasks.Submission{Job: job})
+		handed, err = c.desk.Submit(ctx, apidesk.Caller{Tenant: who.Tenant, Subject: who.Subject, Models: who.Models, Pools: who.Pools}, tasks.Submission{Job: job})
 	}
 	if err != nil {
 		kind, f := apifault.Classify(err)

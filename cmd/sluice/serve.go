@@ -270,7 +270,7 @@ type identities struct{ v *auth.Verifier }
 // Verify checks a token.
 func (i identities) Verify(ctx context.Context, raw string) (web.Identity, error) {
 	c, err := i.v.Verify(ctx, raw)
-	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, Models: c.Models, ExpiresAt: c.ExpiresAt, Unsure: c.Unsure}, err
+	return web.Identity{Subject: c.Subject, Tenant: c.Tenant, Token: c.ID, Scopes: c.Scopes, Models: c.Models, Pools: c.Pools, ExpiresAt: c.ExpiresAt, Unsure: c.Unsure}, err
 }
 
 // left has each answer close its connection while this process is to be left: a proxy

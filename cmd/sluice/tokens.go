@@ -41,7 +41,7 @@ func minting(c config.Auth, secret []byte) func(tasks.Token) (string, error) {
 	}
 	return func(t tasks.Token) (string, error) {
 		return auth.Mint(auth.MintConfig{
-			Secret: secret, Issuer: c.Issuer, Audience: c.Audience, Subject: t.Subject, Tenant: t.Tenant, Scopes: t.Scopes, Models: t.Models,
+			Secret: secret, Issuer: c.Issuer, Audience: c.Audience, Subject: t.Subject, Tenant: t.Tenant, Scopes: t.Scopes, Models: t.Models, Pools: t.Pools,
 			ID: t.ID, TTL: t.Expires.Sub(t.Created), Now: func() time.Time { return t.Created },
 		})
 	}
@@ -71,6 +71,7 @@ type TokensCreateCmd struct {
 	TTL         string   `name:"ttl" default:"90d" help:"How long it is valid, as in 720h or 90d; at most 10 years."`
 	Subject     string   `name:"sub" help:"Who it is for (default: the name)."`
 	Models      []string `help:"The only models that it may ask; * stands for any text (default: all)."`
+	Pools       []string `name:"pool" help:"The only pools that it may use; * stands for any text (default: all)."`
 	JSON        bool     `name:"json" help:"Print what the API answers."`
 	ClientFlags `embed:""`
 }
@@ -89,7 +90,8 @@ func (c *TokensCreateCmd) Run(ctx context.Context, env *Env) error {
 		TTL     string   `json:"ttl"`
 		Subject string   `json:"sub,omitempty"`
 		Models  []string `json:"models,omitempty"`
-	}{c.Tenant, c.Name, c.Scope, c.TTL, c.Subject, c.Models})
+		Pools   []string `json:"pools,omitempty"`
+	}{c.Tenant, c.Name, c.Scope, c.TTL, c.Subject, c.Models, c.Pools})
 	if err != nil {
 		return err
 	}
@@ -123,7 +125,7 @@ type TokensListCmd struct {
 
 // Run prints a table.
 func (c *TokensListCmd) Run(ctx context.Context, env *Env) error {
-	list := pageOf{path: "/v1/tokens", what: "tokens", head: "ID\tTENANT\tNAME\tSCOPE\tMODELS\tEXPIRES\tREVOKED"}
+	list := pageOf{path: "/v1/tokens", what: "tokens", head: "ID\tTENANT\tNAME\tSCOPE\tMODELS\tPOOLS\tEXPIRES\tREVOKED"}
 	return list.print(ctx, env, &c.ClientFlags, c.Limit, c.After, c.JSON, func(w io.Writer, row json.RawMessage) error {
 		var t struct {
 			ID      string   `json:"id"`
@@ -131,13 +133,14 @@ func (c *TokensListCmd) Run(ctx context.Context, env *Env) error {
 			Name    string   `json:"name"`
 			Scope   string   `json:"scope"`
 			Models  []string `json:"models"`
+			Pools   []string `json:"pools"`
 			Expires string   `json:"expires_at"`
 			Revoked *string  `json:"revoked_at"`
 		}
 		if err := json.Unmarshal(row, &t); err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, clean(strings.Join(t.Models, " ")), t.Expires, orDash(t.Revoked))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Tenant, orDash(&t.Name), t.Scope, clean(strings.Join(t.Models, " ")), clean(strings.Join(t.Pools, " ")), t.Expires, orDash(t.Revoked))
 		return nil
 	})
 }

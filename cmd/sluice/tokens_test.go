@@ -28,6 +28,7 @@ func TestATokenIsRevokedEverywhere(t *testing.T) {
 	on := func(url string, raw string) caller { other := *s; other.url = url; return caller{&other, t, raw} }
 	made := admin.do("POST", "/v1/tokens", `{"tenant":"acme","scope":"jobs:read jobs:write admin","ttl":"3650d","name":"ci","models":["halted-*"]}`).want(t, 201)
 	raw, id := made.str("token"), made.str("id")
+	pooled := admin.do("POST", "/v1/tokens", `{"tenant":"acme","scope":"jobs:read jobs:write","ttl":"1h","name":"ci","pools":["halted","none"]}`).want(t, 201).str("token")
 	for _, at := range []string{first, s.url} {
 		on(at, raw).do("GET", "/v1/jobs", "").want(t, 200)
 	}
@@ -44,6 +45,9 @@ func TestATokenIsRevokedEverywhere(t *testing.T) {
 	} {
 		if r := on(first, raw).do("POST", path, body); r.status != 403 || !strings.Contains(string(r.body), "halted-*") {
 			t.Errorf("another model by %s: %d %s", path, r.status, r.body)
+		}
+		if r := on(first, pooled).do("POST", path, body); r.status != 403 || !strings.Contains(string(r.body), "only these pools: halted, none") {
+			t.Errorf("another pool by %s: %d %s", path, r.status, r.body)
 		}
 	}
 	admin.do("POST", "/v1/pools/halted/pause", `{"reason":"to wait"}`).want(t, 200)

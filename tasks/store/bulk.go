@@ -24,7 +24,9 @@ func (s *Store) RequeueAll(ctx context.Context, sel tasks.Selection, l tasks.Lim
 		if err != nil {
 			return err
 		}
-		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool { return !tasks.Owns(sel.Tenant, j.Tenant, j.User) || !asksFor(&j, sel.Models) })
+		jobs = slices.DeleteFunc(jobs, func(j tasks.Job) bool {
+			return !tasks.Owns(sel.Tenant, j.Tenant, j.User) || sel.May != nil && !sel.May(&j)
+		})
 		if len(jobs) == 0 {
 			return nil
 		}
@@ -57,16 +59,6 @@ func (s *Store) RequeueAll(ctx context.Context, sel tasks.Selection, l tasks.Lim
 		err = fmt.Errorf("requeue many jobs: %w", err)
 	}
 	return m, err
-}
-
-// asksFor reports whether a job asks for nothing but models that globs match; none: any.
-func asksFor(j *tasks.Job, globs []string) bool {
-	for _, model := range append([]string{j.Model}, j.Fallback...) {
-		if len(globs) > 0 && !tasks.MatchModel(globs, model) {
-			return false
-		}
-	}
-	return true
 }
 
 // CancelAll cancels what of a selection has not ended, as [Store.Cancel] does, the

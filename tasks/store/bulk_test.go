@@ -105,7 +105,7 @@ func TestABulkRetryQueuesWhatItIsFor(t *testing.T) {
 		{"before all", tasks.Selection{Tenant: "acme", Statuses: ended, Until: born.Add(-time.Hour)}, tasks.Limits{}, tasks.Moved{}, ""},
 		{"ids, some of them nobody's", tasks.Selection{Tenant: "acme", IDs: some}, tasks.Limits{}, tasks.Moved{Jobs: 3}, ""},
 		{"a batch", tasks.Selection{Tenant: "acme", Statuses: ended, Batch: m.batch}, tasks.Limits{}, tasks.Moved{Jobs: 3}, ""},
-		{"models that the token is for", tasks.Selection{Tenant: "acme", Statuses: ended, Models: []string{"ra*"}}, tasks.Limits{}, tasks.Moved{Jobs: 7}, ""},
+		{"what the token is for", tasks.Selection{Tenant: "acme", Statuses: ended, May: func(j *tasks.Job) bool { return j.Model == "rare" }}, tasks.Limits{}, tasks.Moved{Jobs: 7}, ""},
 		{"full at once", tasks.Selection{Tenant: "acme", Statuses: ended}, tasks.Limits{QueuedJobs: 1}, tasks.Moved{More: true}, "queued_jobs"},
 		{"full on the way", tasks.Selection{Tenant: "acme", Statuses: ended}, tasks.Limits{QueuedJobs: 20}, tasks.Moved{Jobs: 2, More: true}, "queued_jobs"},
 		{"tokens of the day", tasks.Selection{Tenant: "acme", Statuses: ended}, tasks.Limits{TokensPerDay: 100}, tasks.Moved{Jobs: 5, More: true}, "tokens_per_day"},

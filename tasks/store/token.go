@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,8 +35,12 @@ func (s *Store) SaveToken(ctx context.Context, t tasks.Token, act tasks.Act) err
 		t.Models = []string{}
 	}
 	a := args{"token": t.ID, "tenant": t.Tenant, "keep": milli(t.Expires.Add(tokenKept)), "tokens": maxTokens, "act": actLine(act), "acts": maxActs, "old": oldestAct(act)}
+	fields := []any{"t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)}
+	if len(t.Pools) > 0 {
+		fields = append(fields, "p", encode(t.Pools))
+	}
 	return Sure(ctx, t.ID, func(ctx context.Context) error {
-		word, err := s.run(ctx, tokenSaveScript, a, "t", t.Tenant, "nm", t.Name, "sub", t.Subject, "sc", strings.Join(t.Scopes, " "), "m", encode(t.Models), "ct", milli(t.Created), "by", t.By, "exp", milli(t.Expires)).Text()
+		word, err := s.run(ctx, tokenSaveScript, a, fields...).Text()
 		if err != nil {
 			return fmt.Errorf("save token %s: %w", t.ID, err)
 		}
@@ -66,6 +71,11 @@ func unpackToken(id string, h map[string]string) (tasks.Token, error) {
 	// A record whose models cannot be read must not be one for all models.
 	if err := json.Unmarshal([]byte(h["m"]), &t.Models); err != nil {
 		return tasks.Token{}, fmt.Errorf("read token %s: its models: %w", id, err)
+	}
+	if pools, narrowed := h["p"]; narrowed {
+		if err := json.Unmarshal([]byte(pools), &t.Pools); err != nil || len(t.Pools) == 0 {
+			return tasks.Token{}, fmt.Errorf("read token %s: its pools: %w", id, cmp.Or(err, errors.New("there are none")))
+		}
 	}
 	return t, nil
 }

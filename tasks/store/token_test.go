@@ -25,6 +25,9 @@ func TestTokensAreKeptListedAndRevoked(t *testing.T) {
 			ID: store.NewIDAt("tok", tick()), Tenant: "acme", Name: fmt.Sprint("n", i), Subject: "ci", Scopes: []string{"jobs:read", "jobs:write"},
 			Models: []string{"claude-*"}, Created: now, By: "ops", Expires: now.Add(time.Hour),
 		}
+		if i == 4 {
+			tok.Pools = []string{"claude", "gpt-*"} // the others are as a release before keeps them
+		}
 		must(t, s.SaveToken(ctx, tok, tasks.Act{At: tick(), By: "ops", Tenant: "root", Via: "api", Action: "create_token", Target: tok.ID}))
 		made = append([]tasks.Token{tok}, made...)
 	}
@@ -34,6 +37,13 @@ func TestTokensAreKeptListedAndRevoked(t *testing.T) {
 	if _, err := s.Token(ctx, "tok_none"); !errors.Is(err, tasks.ErrNotFound) {
 		t.Errorf("an unknown token: %v", err)
 	}
+	for _, pools := range []string{"", "[]", "null", "claude"} { // it must not be a token for all pools
+		must(t, rdb.HSet(ctx, "sluice:{s}:tok:"+made[0].ID, "p", pools).Err())
+		if got, err := s.Token(ctx, made[0].ID); err == nil {
+			t.Errorf("pools %q: got %+v", pools, got)
+		}
+	}
+	must(t, rdb.HSet(ctx, "sluice:{s}:tok:"+made[0].ID, "p", `["claude","gpt-*"]`).Err())
 	// A record whose time is over leaves no hole in a page.
 	must(t, rdb.Del(ctx, "sluice:{s}:tok:"+made[1].ID).Err())
 	want := append(made[:1:1], made[2:]...)

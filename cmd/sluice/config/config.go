@@ -153,6 +153,7 @@ type ClaimNames struct {
 	Scope  string `key:"scope"`
 	Sub    string `key:"sub"`
 	Aud    string `key:"aud"`
+	Pools  string `key:"pools"` // empty: none narrows a token
 }
 
 // Foreign returns the issuers as [auth.New] takes them.

@@ -17,6 +17,7 @@ function keys.session(name) return P .. 'ses:' .. name end -- string: who is sig
 -- sub  subject
 -- sc   scopes
 -- m    globs of models that it may ask, as JSON
+-- p    globs of pools that it may use, likewise; none: all
 -- ct   created
 -- by   who made it
 -- exp  when it ends
