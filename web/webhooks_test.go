@@ -107,8 +107,9 @@ func TestWebhooksAreShown(t *testing.T) {
 func TestTheAuditIsShown(t *testing.T) {
 	s := newJobsSite(t)
 	s.want(s.as("change", "GET", "/audit"), 200, "Nobody has changed anything")
-	for i := range jobsOnAPage + 1 {
-		act := tasks.Act{At: time.Now(), By: "ada", Tenant: "ops", Via: "console", Action: "cancel", Target: "job_" + strconv.Itoa(i), Reason: hostile}
+	begun := time.Now()
+	for i := range jobsOnAPage + 1 { // a millisecond each: in one, acts stand in any order
+		act := tasks.Act{At: begun.Add(time.Duration(i) * time.Millisecond), By: "ada", Tenant: "ops", Via: "console", Action: "cancel", Target: "job_" + strconv.Itoa(i), Reason: hostile}
 		if err := s.store.Note(t.Context(), act); err != nil {
 			t.Fatal(err)
 		}
