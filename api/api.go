@@ -338,6 +338,8 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	get("/v1/pools", v.ListPools, a.scope(auth.ScopeAdmin))
 	// An operator asks whom a pool's allowance serves. Reading changes nothing.
 	get("/v1/pools/:name/tenants", v.PoolTenants, a.scope(auth.ScopeAdmin))
+	// An operator sees which accounts a pool has and how they stand. Reading changes nothing.
+	get("/v1/pools/:name/accounts", v.PoolAccounts, a.scope(auth.ScopeAdmin))
 	// An operator looks up who paused a pool, and why. Reading changes nothing.
 	get("/v1/pools/:name/audit", v.PoolAudit, a.scope(auth.ScopeAdmin, "limit"))
 	// An operator stops a pool before the next call. A repeat replaces the reason.

@@ -823,6 +823,16 @@ func (w *world) Shares(_ context.Context, pool string) (tasks.Shares, error) {
 	}, nil
 }
 
+func (w *world) Accounts(_ context.Context, pool string) ([]tasks.PoolAccount, error) {
+	if w.Provider(pool) == "" {
+		return nil, tasks.ErrNotFound
+	}
+	return []tasks.PoolAccount{
+		{Name: "eu", Provider: "anthropic-eu", State: tasks.PoolPaused, Reason: "unauthorized", Detail: "d", Weight: 2, Shared: "org", Wait: -1, Calls: 3, Success: 2.0 / 3, Egress: "http://proxy-1:3128"},
+		{Name: "us", Provider: "anthropic", State: tasks.PoolOpen, Weight: 1, Wait: 1500 * time.Millisecond, Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Limit: 60, Used: 0.25}}},
+	}, nil
+}
+
 func (w *world) Waiting(_ context.Context, j tasks.Job) (tasks.Waiting, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -250,6 +250,24 @@ type PoolStatus struct {
 	Estimates        Score
 }
 
+// PoolAccount is how one account of a pool stands.
+type PoolAccount struct {
+	Name             string
+	Provider         string
+	State            PoolState
+	Reason           string
+	Detail           string // of the reason: hosts and targets
+	Since            time.Time
+	ExpectedResumeAt time.Time // a forecast; zero when unknown
+	Weight           int64
+	Shared           string        // the allowance that it shares; "": it is its own
+	Allowance        []Allowance   // of all who share it
+	Success          float64       // share of its latest calls that went well
+	Calls            int64         // of how many; 0: none were seen
+	Wait             time.Duration // until it could send one call more; below 0: nobody can tell
+	Egress           string        // the way in use, without credentials; "": none is listed, or this process does not know
+}
+
 // PoolAct is something that an operator did to a pool.
 type PoolAct struct {
 	At     time.Time

@@ -159,6 +159,43 @@ func (a *API) PoolTenants(c echo.Context) error {
 	return nil
 }
 
+// PoolAccounts is GET /v1/pools/{name}/accounts.
+func (a *API) PoolAccounts(c echo.Context) error {
+	list, err := a.c.Pools.Accounts(c.Request().Context(), c.Param("name"))
+	if err != nil {
+		return err
+	}
+	o := jsonwrite.Object{}
+	o.List("data", len(list), func(b []byte, i int) []byte {
+		one := &list[i]
+		o := jsonwrite.Object{B: b}
+		o.Str("name", one.Name)
+		o.Str("provider", one.Provider)
+		o.Str("state", string(one.State))
+		o.Optional("reason", one.Reason)
+		o.Optional("detail", one.Detail)
+		o.Time("since", one.Since)
+		o.Time("expected_resume_at", one.ExpectedResumeAt)
+		o.Num("weight", one.Weight)
+		o.Optional("shared_allowance", one.Shared)
+		writeAllowance(&o, one.Allowance)
+		if one.Calls == 0 {
+			o.Null("success_rate")
+		} else {
+			number(&o, "success_rate", one.Success, 4)
+		}
+		if one.Wait < 0 {
+			o.Null("wait_seconds")
+		} else {
+			number(&o, "wait_seconds", one.Wait.Seconds(), 3)
+		}
+		o.Optional("egress", one.Egress)
+		return o.End()
+	})
+	wire.JSON(c.Response(), http.StatusOK, append(o.End(), '\n'))
+	return nil
+}
+
 func minuteAndHour(o *jsonwrite.Object, minute, hour float64) {
 	number(o, "minute", minute, 3)
 	number(o, "hour", hour, 3)

@@ -64,6 +64,8 @@ type Pools interface {
 	Status(ctx context.Context) ([]tasks.PoolStatus, error)
 	// Shares returns how tenants share a pool's allowance; tasks.ErrNotFound for an unknown one.
 	Shares(ctx context.Context, pool string) (tasks.Shares, error)
+	// Accounts returns how a pool's accounts stand; tasks.ErrNotFound for an unknown one.
+	Accounts(ctx context.Context, pool string) ([]tasks.PoolAccount, error)
 	// Timeline returns what a tenant's job did from its acceptance to its end, or to now.
 	Timeline(ctx context.Context, tenant, id string) ([]tasks.Span, error)
 }

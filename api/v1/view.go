@@ -293,8 +293,15 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 	o.Optional("waiting_for", string(p.WaitsFor))
 	o.Time("drained_at", p.DrainedAt)
 	o.Time("oldest_queued_at", p.OldestQueuedAt)
+	writeAllowance(&o, p.Allowance)
+	writeScore(&o, &p.Estimates)
+	return o.End()
+}
+
+// writeAllowance writes how much of each dimension is used.
+func writeAllowance(o *jsonwrite.Object, list []tasks.Allowance) {
 	o.Within("allowance", func(o *jsonwrite.Object) {
-		for _, a := range p.Allowance {
+		for _, a := range list {
 			o.Within(string(a.Dimension), func(o *jsonwrite.Object) {
 				o.Num("limit", a.Limit)
 				o.Name("used")
@@ -302,8 +309,6 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 			})
 		}
 	})
-	writeScore(&o, &p.Estimates)
-	return o.End()
 }
 
 // writeScore writes how right the forecasts of a pool have been; null where there were none.

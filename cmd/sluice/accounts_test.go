@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/worker/limit"
 )
 
@@ -62,6 +64,79 @@ func (r *stage) run(n int) map[string]int {
 		}
 	}
 	return made
+}
+
+type accountView struct {
+	Name, Provider, State string
+	Reason, Egress        *string
+	Weight                int64
+	Allowance             map[string]struct{ Limit int64 }
+	Success               *float64 `json:"success_rate"`
+	Wait                  *float64 `json:"wait_seconds"`
+}
+
+// accounts are how a pool's accounts stand, as GET /v1/pools/{name}/accounts says. It holds no secret.
+func (r *stage) accounts(pool string) []accountView {
+	r.t.Helper()
+	var raw json.RawMessage
+	r.call("GET", "/v1/pools/"+pool+"/accounts", "", &raw)
+	if strings.Contains(string(raw), "secret") {
+		r.t.Errorf("a secret in %s", raw)
+	}
+	var page struct{ Data []accountView }
+	if err := json.Unmarshal(raw, &page); err != nil {
+		r.t.Fatalf("%s: %v", raw, err)
+	}
+	return page.Data
+}
+
+func TestOperatorsSeeHowAccountsStand(t *testing.T) {
+	t.Parallel()
+	a, b := newWire(t, recorded(t, "anthropic/text")), newWire(t, recorded(t, "anthropic/401"))
+	yaml := strings.Replace(several("  one: {provider: a, models: [one-*]}\n", a.URL, b.URL), "the-secret-key-a}", `the-secret-key-a, egress: [direct, "http://user:secret@127.0.0.1:9"]}`, 1)
+	r := outage(t, strings.Replace(yaml, "{provider: a}", "{provider: a, weight: 2}", 1))
+	var list []accountView
+	r.until("both are told of", func() bool {
+		r.run(2)
+		list = r.accounts("claude")
+		return len(list) == 2 && list[0].Success != nil && list[1].State == "paused"
+	})
+	first, second := list[0], list[1]
+	if first.Name != "a" || first.Provider != "a" || first.State == "paused" || *first.Success != 1 || first.Allowance["requests"].Limit == 0 || first.Weight != 2 || first.Wait == nil ||
+		first.Egress == nil || *first.Egress != "direct" {
+		t.Errorf("the account that is used: %+v", first)
+	}
+	if second.Name != "b" || second.Provider != "b" || second.Reason == nil || *second.Reason == "" || second.Weight != 1 || second.Wait != nil || second.Egress != nil {
+		t.Errorf("the account that is refused: %+v", second)
+	}
+	if list := r.accounts("one"); len(list) != 1 || list[0].Name != "a" || list[0].State != "open" || list[0].Success != nil {
+		t.Errorf("a pool of one account: %+v", list)
+	}
+	var out poolView
+	r.call("POST", "/v1/pools/claude/pause", `{"reason":"a look"}`, &out)
+	r.until("its pause is that of each account", func() bool {
+		list := r.accounts("claude")
+		return list[0].State == "paused" && list[0].Reason != nil && *list[0].Reason == "a look" && list[0].Wait == nil
+	})
+}
+
+// A process that calls nobody knows the way to a provider only where there is no choice.
+func TestAWayThatNobodyHereUsesIsNotInvented(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		listed []string
+		want   string
+	}{
+		{nil, ""},
+		{[]string{"direct"}, "direct"},
+		{[]string{"http://user:secret@proxy.example"}, "http://proxy.example:80"},
+		{[]string{"direct", "socks5://proxy.example"}, ""},
+	} {
+		s := &service{cfg: &config.Config{Providers: []config.Provider{{Name: "p", Egress: c.listed}}}}
+		if got := s.way("p"); got != c.want {
+			t.Errorf("of %q: %q, want %q", c.listed, got, c.want)
+		}
+	}
 }
 
 func TestAPoolUsesAllOfItsAccounts(t *testing.T) {

@@ -35,7 +35,7 @@ func (s *service) pool(p config.Pool, depth int, works bool) (out worker.Pool, m
 	s.breakers[p.Name] = made.Health.Breaker()
 	one := made.worker()
 	out.Provider, out.Account, out.Caller, out.Gate, out.Health = one.Provider, one.Name, one.Caller, one.Gate, one.Health
-	return out, pool.Member{Gate: made.Gate, Breaker: s.breakers[p.Name]}, nil
+	return out, pool.Member{Gate: made.Gate, Breaker: s.breakers[p.Name], Accounts: []pool.Account{made.Account}}, nil
 }
 
 // several makes the accounts of a pool that has more than one.
@@ -61,7 +61,7 @@ func (s *service) several(p config.Pool, out *worker.Pool, works bool) (member p
 	}
 	all := pool.NewAccounts(s.breakers[p.Name], list)
 	s.accounts[p.Name] = all
-	return pool.Member{Gate: all.Gate(), Breaker: all}, nil
+	return pool.Member{Gate: all.Gate(), Breaker: all, Accounts: list}, nil
 }
 
 // account is an account, and the way to its provider.
@@ -107,7 +107,7 @@ func (s *service) account(p config.Pool, a config.Account, works bool) (made acc
 		return made, err
 	}
 	s.healths[hc.Breaker.Pool] = h
-	made.Account = pool.Account{Name: a.ID, Provider: a.Provider, Weight: a.Weight, Allowance: a.Allowance, Gate: made.gate, Health: h}
+	made.Account = pool.Account{Name: a.ID, Provider: a.Provider, Weight: a.Weight, Allowance: a.Allowance, Gate: made.gate, Health: h, Way: func() string { return s.way(a.Provider) }}
 	return made, nil
 }
 
@@ -163,4 +163,21 @@ func (s *service) reached(name string) config.Provider {
 		p.BaseURL, p.APIKey = s.fake.url, fakeKey
 	}
 	return p
+}
+
+// way names the way in use to a provider, without credentials; "": none is listed, or there are
+// several and this process, which calls nobody, uses none of them.
+func (s *service) way(provider string) string {
+	if ways := s.ways[provider]; ways != nil {
+		for _, w := range ways.State() {
+			if w.Used {
+				return w.Name
+			}
+		}
+	}
+	listed, err := s.reached(provider).Ways()
+	if err != nil || len(listed) != 1 {
+		return ""
+	}
+	return listed[0].Name
 }

@@ -419,24 +419,39 @@ func (b *Breaker) opened(s snapshot) {
 // State returns the pool's state, at most 250 ms old. With an error it is the
 // last one known.
 func (b *Breaker) State(ctx context.Context) (State, error) {
+	s, err := b.latest(ctx)
+	return s.state(), err
+}
+
+// Success returns the share of the latest calls that went well, from 0 to 1, and how many those
+// are: of the last window in which there were any, none from before the breaker last moved.
+// It is as old, and has the errors, of [Breaker.State].
+func (b *Breaker) Success(ctx context.Context) (share float64, calls int64, err error) {
+	s, err := b.latest(ctx)
+	share, calls = s.success()
+	return share, calls, err
+}
+
+// latest is the state, at most 250 ms old; with an error the last one known.
+func (b *Breaker) latest(ctx context.Context) (snapshot, error) {
 	if s, err, ok := b.cached(); ok {
-		return s.state(), err
+		return s, err
 	}
 	select {
 	case b.reading <- struct{}{}:
 		defer func() { <-b.reading }()
 	case <-ctx.Done():
 		s, _, _ := b.cached()
-		return s.state(), ctx.Err()
+		return s, ctx.Err()
 	}
 	if s, err, ok := b.cached(); ok {
-		return s.state(), err
+		return s, err
 	}
 	s, err := b.look(ctx)
 	if err != nil {
 		s, _, _ = b.cached()
 	}
-	return s.state(), err
+	return s, err
 }
 
 func (b *Breaker) cached() (snapshot, error, bool) {

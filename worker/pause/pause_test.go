@@ -3,6 +3,7 @@ package pause
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -638,5 +639,37 @@ func TestAWordThatIsSentTwiceIsOneWord(t *testing.T) {
 	got, err := b.Audit(ctx, 10)
 	if err != nil || len(got) != 2 || got[0].Action != "resume" {
 		t.Errorf("the audit is %v, %v; want a pause and its resume", got, err)
+	}
+}
+
+// What a script counts in parts of a window is added up with as many.
+func TestTheScriptsCountInAsManyBuckets(t *testing.T) {
+	t.Parallel()
+	if want := fmt.Sprintf("local buckets = %d\n", buckets); !strings.Contains(libLua, want) {
+		t.Errorf("lib.lua has no line %q", want)
+	}
+}
+
+func TestSuccessIsTheShareOfTheLatestCalls(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		b     []string
+		share float64
+		calls int64
+	}{
+		"none":                {nil, 0, 0},
+		"cleared":             {[]string{"", ""}, 0, 0},
+		"all well":            {[]string{"100:3:0", "101:2:0"}, 1, 5},
+		"half":                {[]string{"100:1:2", "101:2:1"}, 0.5, 6},
+		"an older window too": {[]string{"100:1:0", "91:0:4", "90:0:9"}, 0.2, 5},
+		"not a count":         {[]string{"x:1:0", "100:1"}, 0, 0},
+	} {
+		s := snapshot{h: map[string]string{}}
+		for i, v := range c.b {
+			s.h["b"+strconv.Itoa(i)] = v
+		}
+		if share, calls := s.success(); share != c.share || calls != c.calls {
+			t.Errorf("%s: %v of %d, want %v of %d", name, share, calls, c.share, c.calls)
+		}
 	}
 }

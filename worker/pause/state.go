@@ -238,6 +238,31 @@ func (s snapshot) sick() map[string]ill {
 	return m
 }
 
+// buckets are the parts of a window, as lib.lua has them; record.lua counts in them.
+const buckets = 10
+
+// success is the share of the calls of the latest window with any that went well, and how many
+// calls those are: 0 since the breaker opened or closed, until the next.
+func (s snapshot) success() (share float64, calls int64) {
+	var newest, well int64
+	var seen [buckets][3]int64 // number, well, ill
+	for i := range seen {
+		var b [3]int64
+		if n, _ := fmt.Sscanf(s.h["b"+strconv.Itoa(i)], "%d:%d:%d", &b[0], &b[1], &b[2]); n == len(b) {
+			seen[i], newest = b, max(newest, b[0])
+		}
+	}
+	for _, b := range seen {
+		if b[0] > newest-buckets {
+			well, calls = well+b[1], calls+b[1]+b[2]
+		}
+	}
+	if calls > 0 {
+		share = float64(well) / float64(calls)
+	}
+	return share, calls
+}
+
 func (s snapshot) known() []string {
 	var sent map[string]float64
 	if text := s.h["known"]; text != "" {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
 )
@@ -22,6 +23,7 @@ type Account struct {
 	Allowance string // shared by all accounts that name it; "": its own
 	Gate      Gate   // one and the same of those that share an allowance
 	Health    *Health
+	Way       func() string // that is in use to its provider, without credentials; nil, or "": nobody here knows, or none is listed
 }
 
 // Accounts are several accounts as one pool: what an operator or Redis's memory does concerns all
@@ -213,6 +215,49 @@ func sooner(a, b time.Time) int {
 	return a.Compare(b)
 }
 
+// Accounts returns how the accounts of a pool stand, in the order of the configuration;
+// tasks.ErrNotFound for an unknown pool.
+func (s *Set) Accounts(ctx context.Context, pool string) ([]tasks.PoolAccount, error) {
+	m, err := s.named(pool)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]tasks.PoolAccount, len(m.Accounts))
+	for i, a := range m.Accounts {
+		if out[i], err = a.stands(ctx, s.now()); err != nil {
+			return nil, tasks.NotNow(err)
+		}
+	}
+	return out, nil
+}
+
+// stands is how an account stands at a time. Who pauses its pool pauses it.
+func (a Account) stands(ctx context.Context, now time.Time) (one tasks.PoolAccount, err error) {
+	v := view{at: now}
+	if v.pause, err = a.Health.state(ctx); err != nil {
+		return one, err
+	}
+	if v.gate, err = a.Gate.State(ctx); err != nil {
+		return one, err
+	}
+	st := v.status(a.Name)
+	one = tasks.PoolAccount{
+		Name: a.Name, Provider: a.Provider, State: st.State, Reason: st.Reason, Detail: st.Detail, Since: st.Since, ExpectedResumeAt: st.ExpectedResumeAt,
+		Weight: max(1, a.Weight), Shared: a.Allowance, Allowance: st.Allowance, Wait: v.gate.Wait(1),
+	}
+	switch {
+	case v.pause.Paused && v.pause.ExpectedResumeAt.IsZero():
+		one.Wait = -1
+	case v.pause.Paused:
+		one.Wait = max(0, v.pause.ExpectedResumeAt.Sub(now))
+	}
+	if a.Way != nil {
+		one.Egress = a.Way()
+	}
+	one.Success, one.Calls, err = a.Health.breaker.Success(ctx)
+	return one, err
+}
+
 // Gate is the allowance of all that are not paused, as [Gate] has it; while all are, that of all.
 func (a *Accounts) Gate() Gate { return sumGate{a} }
 
@@ -243,11 +288,21 @@ func (g sumGate) State(ctx context.Context) (limit.State, error) {
 // Paused reports whether no calls are to be made, as far as is known: the breaker is open, or the
 // pool of which this is an account is paused.
 func (h *Health) Paused(ctx context.Context) bool {
-	s, _ := h.breaker.State(ctx) // the last that is known while Redis is away
-	if !s.Paused && h.within != nil {
-		s, _ = h.within.State(ctx)
-	}
+	s, _ := h.state(ctx) // the last that is known while Redis is away
 	return s.Paused
+}
+
+// state is that of the breaker, or of the pool of which this is an account, where that is paused.
+func (h *Health) state(ctx context.Context) (pause.State, error) {
+	s, err := h.breaker.State(ctx)
+	if s.Paused || h.within == nil {
+		return s, err
+	}
+	all, allErr := h.within.State(ctx)
+	if all.Paused {
+		return all, allErr
+	}
+	return s, errors.Join(err, allErr)
 }
 
 // Unheld is a gate that a breaker does not hold: that of a pool of several accounts, whose jobs

@@ -49,7 +49,9 @@ type Member struct {
 	Spec
 	Gate    Gate
 	Breaker Breaker
-	Lister  Lister // of the provider; nil: it cannot be asked here
+	// Accounts are the pool's, one at least; none: [Set.Accounts] has none.
+	Accounts []Account
+	Lister   Lister // of the provider; nil: it cannot be asked here
 
 	listed *listed
 }
