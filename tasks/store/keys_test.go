@@ -611,7 +611,7 @@ func (l *life) audits() {
 // tokens are kept and revoked.
 func (l *life) tokens() {
 	ctx, now := l.Context(), time.Now()
-	must(l.T, l.s.SaveToken(ctx, tasks.Token{ID: "tok_1", Tenant: "acme", Expires: now.Add(time.Hour)}, tasks.Act{At: now}))
+	must(l.T, l.s.SaveToken(ctx, tasks.Token{ID: "tok_1", Tenant: "acme", Pools: []string{"p"}, Expires: now.Add(time.Hour)}, tasks.Act{At: now}))
 	must(l.T, l.s.RevokeToken(ctx, "tok_1", time.Hour, tasks.Act{At: now}))
 	must(l.T, l.s.Note(ctx, tasks.Act{At: now}))
 	l.look()
