@@ -162,10 +162,14 @@ func (e *explanation) claims(r *rules, alg, raw string) {
 		e.list = append(e.list, Finding{"require", met, fmt.Sprintf("claim %s is %q, one of %q is required", q.path, c.shown(q.path), q.values)})
 	}
 	e.scopes(r, &c)
-	for claim, globs := range map[string][]string{modelsClaim: c.models, poolsClaim: c.pools} {
-		if len(globs) > 0 {
-			e.good(claim, "only %q", globs)
-		}
+	e.narrowed(modelsClaim, c.models)
+	e.narrowed(poolsClaim, c.pools)
+}
+
+// narrowed says to what a claim narrows the token, if it does.
+func (e *explanation) narrowed(claim string, globs []string) {
+	if len(globs) > 0 {
+		e.good(claim, "only %q", globs)
 	}
 }
 

@@ -65,12 +65,13 @@ func Mint(c MintConfig) (string, error) {
 			fault("scope: %q is not one of %s", s, strings.Join(Scopes(), " "))
 		}
 	}
-	if !ValidGlobs(c.Models) {
-		fault("models: at most %d names of models, in which only * stands for others", maxGlobs)
+	narrowed := func(claim string, globs []string) {
+		if !ValidGlobs(globs) {
+			fault("%s: at most %d names of %s, in which only * stands for others", claim, maxGlobs, claim)
+		}
 	}
-	if !ValidGlobs(c.Pools) {
-		fault("pools: at most %d names of pools, in which only * stands for others", maxGlobs)
-	}
+	narrowed(modelsClaim, c.Models)
+	narrowed(poolsClaim, c.Pools)
 	if c.TTL == 0 {
 		c.TTL = time.Hour
 	}
@@ -89,13 +90,16 @@ func Mint(c MintConfig) (string, error) {
 		"iat": iat, "exp": iat + int64(c.TTL/time.Second),
 		"tenant": c.Tenant, "scope": strings.Join(c.Scopes, " "),
 	}
-	if len(c.Models) > 0 {
-		claims[modelsClaim] = c.Models
-	}
-	if len(c.Pools) > 0 {
-		claims[poolsClaim] = c.Pools
-	}
+	narrow(claims, modelsClaim, c.Models)
+	narrow(claims, poolsClaim, c.Pools)
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
 	token.Header["typ"] = "at+jwt"
 	return token.SignedString(c.Secret)
+}
+
+// narrow narrows a token by a claim; no globs: it is for all.
+func narrow(claims jwt.MapClaims, claim string, globs []string) {
+	if len(globs) > 0 {
+		claims[claim] = globs
+	}
 }

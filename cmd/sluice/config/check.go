@@ -322,15 +322,20 @@ func (v *validator) providers(c *Config) {
 				v.bad(key+".base_url", "ends with %s, which each call adds itself: leave it away", path)
 			}
 		}
-		if p.APIKey == "" && !loopbackURL(p.BaseURL) {
-			v.bad(key+".api_key", "needed; may also come from %s or %s_FILE", variable(key+".api_key"), variable(key+".api_key"))
-		}
-		if p.UserHash && p.APIKey == "" {
-			v.bad(key+".user_hash", "needs api_key, which keys the hash")
-		}
-		if strings.ContainsFunc(p.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			v.bad(key+".api_key", "holds a space or another character that a header cannot carry")
-		}
+		v.apiKey(key, p)
+	}
+}
+
+// apiKey checks a provider's key, and what needs it.
+func (v *validator) apiKey(key string, p Provider) {
+	if p.APIKey == "" && !loopbackURL(p.BaseURL) {
+		v.bad(key+".api_key", "needed; may also come from %s or %s_FILE", variable(key+".api_key"), variable(key+".api_key"))
+	}
+	if p.UserHash && p.APIKey == "" {
+		v.bad(key+".user_hash", "needs api_key, which keys the hash")
+	}
+	if strings.ContainsFunc(p.APIKey, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		v.bad(key+".api_key", "holds a space or another character that a header cannot carry")
 	}
 }
 
