@@ -37,7 +37,11 @@ func (w *Ways) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	var connected atomic.Bool
 	began := time.Now()
-	traced := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
+	traced := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		// Also once more, for a kept connection that turned out to be shut.
+		GetConn: func(string) { connected.Store(false) },
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
 	resp, err := k.transport.RoundTrip(req.WithContext(traced))
 	if err != nil {
 		return nil, w.failed(req.Context(), k, connected.Load(), time.Since(began), err)
