@@ -149,10 +149,10 @@ func (p *servedPool) providers() string {
 	return strings.Join(names, "+")
 }
 
-// gates are those of a pool's accounts, each once.
-func (p *servedPool) gates() (list []Gate) {
+// gates are those of accounts, each once.
+func gates(accounts []*account) (list []Gate) {
 	seen := map[Gate]bool{}
-	for _, c := range p.accounts {
+	for _, c := range accounts {
 		if !seen[c.Gate] {
 			seen[c.Gate] = true
 			list = append(list, c.Gate)
@@ -170,7 +170,7 @@ func (p *servedPool) limits() (requests, input, output int64) {
 		}
 		*sum += n
 	}
-	for i, g := range p.gates() {
+	for i, g := range p.gates {
 		r, in, out := g.Limits()
 		add(&requests, r, i == 0)
 		add(&input, in, i == 0)

@@ -173,6 +173,7 @@ type Worker struct {
 type servedPool struct {
 	Pool
 	accounts []*account
+	gates    []Gate        // of the accounts, each once
 	turns    *pool.Turns   // of the accounts that are listed; nil: none is, the pool is one account
 	looks    chan struct{} // somebody wants to know how they stand
 	budget   *budget
@@ -231,7 +232,8 @@ func New(c Config) (*Worker, error) {
 }
 
 func (w *Worker) serve(cfg Pool) error {
-	if list := members(cfg); cfg.Name == "" || !complete(list) || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
+	list := members(cfg)
+	if cfg.Name == "" || !complete(list) || cfg.Timeout <= 0 || cfg.MaxAttempts <= 0 {
 		return errors.New("worker: each pool needs a name, a caller, a gate, a timeout and a number of attempts")
 	}
 	if w.pools[cfg.Name] != nil {
@@ -241,7 +243,7 @@ func (w *Worker) serve(cfg Pool) error {
 	if w.c.Answers == nil {
 		cfg.CacheFor, cfg.Share = 0, false
 	}
-	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: members(cfg), looks: make(chan struct{}, 1)}
+	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: list, gates: gates(list), looks: make(chan struct{}, 1)}
 	p.turns = turns(cfg, p.accounts)
 	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
@@ -283,7 +285,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if p.turns != nil {
 			parts.Go(func() error { return p.watch(partsCtx) })
 		}
-		for _, g := range p.gates() {
+		for _, g := range p.gates {
 			if !runs[g] {
 				runs[g] = true
 				parts.Go(func() error { return g.Run(partsCtx) })
