@@ -189,13 +189,21 @@ func TestAnAccountThatFailsLeavesTheWorkToOthers(t *testing.T) {
 	}
 }
 
+// Whatever an account has left for, and until whenever it said, it is asked for at the interval of probes.
 func TestAnAccountComesBackByItself(t *testing.T) {
 	t.Parallel()
-	a, b := newWire(t, recorded(t, "anthropic/text")), newWire(t, recorded(t, "anthropic/529"))
-	r := outage(t, several("", a.URL, b.URL))
-	r.until("the account has left", func() bool { r.run(4); return strings.Contains(r.pool("claude").Reason, ": b") })
-	b.now(recorded(t, "anthropic/text"))
-	r.until("it is used again", func() bool { return r.run(2)["b"] > 0 })
+	for name, answer := range map[string]string{
+		"down": "anthropic/529", "refused": "anthropic/401", "spent": "anthropic/400-credit", "spent until next month": "anthropic/429-spend",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := newWire(t, recorded(t, "anthropic/text")), newWire(t, recorded(t, answer))
+			r := outage(t, several("", a.URL, b.URL))
+			r.until("the account has left", func() bool { r.run(4); return strings.Contains(r.pool("claude").Reason, ": b") })
+			b.now(recorded(t, "anthropic/text"))
+			r.until("it is used again", func() bool { return r.run(2)["b"] > 0 })
+		})
+	}
 }
 
 func TestThePoolIsPausedOnlyWhileAllAccountsAre(t *testing.T) {

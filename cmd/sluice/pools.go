@@ -92,6 +92,11 @@ func (s *service) account(p config.Pool, a config.Account, works bool) (made acc
 		hc.Breaker = s.breaker(p, p.Name+"."+a.ID)
 		hc.Breaker.Queue = nil // the pool goes on without this account
 	}
+	if len(p.Accounts) > 1 {
+		// One that is refused or spent is probed as often as one that is down. A probe that is refused
+		// costs nothing, and nobody is told that its key works again or its cap was raised.
+		hc.Breaker.Rules.Recheck = p.Breaker.ProbeInterval
+	}
 	if works {
 		provider := s.reached(a.Provider)
 		if made.caller, err = s.caller(provider, a.Models); err != nil {

@@ -1,7 +1,7 @@
 -- ask tells a process whether it is the one to look into a suspicion now, and ends
 -- one that nobody looks into any more.
 -- KEYS     see lib.lua
--- ARGV[2]  {lease (ms), fp, holder, alive, retry_after: 0; interval (ms), rnd, gen, slow (ms), audit_max}
+-- ARGV[2]  {lease (ms), fp, holder, alive, retry_after: 0; interval, recheck (ms), rnd, gen, slow (ms), audit_max}
 -- Returns  the lease's fencing number; 0 when it is not; -1 when the breaker opened, for no
 --          other process has given its opinion
 

@@ -143,19 +143,29 @@ local function wait(ms)
   return math.min(ms, max_backoff)
 end
 
+-- later is how long a refused key or a spend cap waits for its next probe, in ms.
+local function later()
+  if a.recheck > 0 then return a.recheck * (0.5 + 0.5 * a.rnd) end
+  return 300000 + 600000 * a.rnd
+end
+
 -- plan sets when the next probe is due; from is when the last one began.
 local function plan(cause, from, first)
   set('resume_at', 0)
   if not outage(cause) then
-    -- A spend cap at its stated end; else, and for a refused key, now and then.
+    -- A spend cap at its stated end; else, and for a refused key, now and then. With a recheck
+    -- a stated end is not waited for, since whoever raises the cap does not say so.
     local at = cause == 'spend' and a.resume_at or 0
-    if at <= now and a.retry_after > 0 then at = now + a.retry_after end
+    local stated = at > now
+    if not stated and a.retry_after > 0 then at = now + a.retry_after end
     if at > now then
       at = math.min(at, now + 32 * 86400000)
       set('resume_at', at)
-      set('next', at + 1000 * a.rnd)
+      at = at + 1000 * a.rnd
+      if stated and a.recheck > 0 then at = math.min(at, now + math.max(later(), wait(0))) end
+      set('next', at)
     else
-      set('next', now + 300000 + 600000 * a.rnd)
+      set('next', now + later())
     end
   else
     set('next', math.max(now, from + wait(delay(first))))

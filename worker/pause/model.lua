@@ -1,7 +1,7 @@
 -- model asks whether a model that is held back is to be tried, tells how that went, or
 -- holds one back.
 -- KEYS     see lib.lua
--- ARGV[2]  {model; verb: 'try', 'well' or 'bad'; reason; lease, wait (ms), holder, alive, fp, interval (ms),
+-- ARGV[2]  {model; verb: 'try', 'well' or 'bad'; reason; lease, wait (ms), holder, alive, fp, interval, recheck (ms),
 --           rnd, gen, slow (ms), audit_max}
 -- Returns  1 when the caller is to try it, or it is held back no longer; else 0
 

@@ -3,7 +3,7 @@
 -- ARGV[2]  {fence: of the lease; kind: 'good' (the model answers), 'alone' (it does not, and another
 --           does), 'bad' (none does), 'spend', 'unauthorized', or 'ignore' when nothing could be
 --           found out; misfit: 1 when the address does not fit; reason, detail, retry_after (ms),
---           resume_at (ms), fp, holder, alive, interval (ms), rnd, gen, slow (ms), audit_max}
+--           resume_at (ms), fp, holder, alive, interval, recheck (ms), rnd, gen, slow (ms), audit_max}
 -- Returns  0 the lease was lost, 1 nothing stands against the pool, 2 another process is asked as
 --          well, 3 the model is held back, 4 the breaker opened
 

@@ -146,6 +146,9 @@ type Rules struct {
 	// each relapse after the first; a Retry-After of the provider lengthens it.
 	// A spend cap is probed at its stated end, else, as a refused key, each 5 to 15 min.
 	ProbeInterval time.Duration
+	// Recheck is the time between two probes of a spend cap, whenever it is to end, and of a
+	// refused key, less up to half of it; a Retry-After lengthens it. 0 means as said above.
+	Recheck time.Duration
 }
 
 // Config describes a [Breaker].
@@ -269,6 +272,7 @@ func New(c Config) (*Breaker, error) {
 	bad(r.MinCalls < 1, "Rules.MinCalls must be at least 1")
 	bad(!(r.FailureRatio > 0 && r.FailureRatio <= 1), "Rules.FailureRatio must be above 0 and at most 1")
 	bad(r.ProbeInterval < time.Millisecond, "Rules.ProbeInterval must be at least 1 ms")
+	bad(r.Recheck < 0, "Rules.Recheck must not be negative")
 	bad(c.ProbeTimeout < 0, "ProbeTimeout must not be negative")
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("breaker of pool %q: %w", c.Pool, errors.Join(errs...))

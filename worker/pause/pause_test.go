@@ -292,6 +292,67 @@ func TestSpendCap(t *testing.T) {
 	})
 }
 
+// What is asked for again and again is back within 20 s of being well, whatever it was paused for
+// and until when.
+func TestRecheck(t *testing.T) {
+	t.Parallel()
+	cases := []struct {
+		name    string
+		verdict Verdict
+		least   time.Duration // before the first probe
+		ill     bool          // the provider fails as well
+	}{
+		{name: "refused", verdict: Verdict{Kind: Unauthorized}, least: 2500 * time.Millisecond},
+		{name: "spent", verdict: Verdict{Kind: Spend}, least: 2500 * time.Millisecond},
+		{name: "spent until a stated time", verdict: Verdict{Kind: Spend, ResumeAt: time.UnixMilli(1_800_000_000_000).Add(200 * time.Hour)}, least: 2500 * time.Millisecond},
+		{name: "refused, and down later", verdict: Verdict{Kind: Unauthorized}, least: 2500 * time.Millisecond, ill: true},
+	}
+	for _, c := range cases {
+		for _, rnd := range []float64{0, 0.999} {
+			t.Run(fmt.Sprintf("%s, %.0f", c.name, rnd), func(t *testing.T) {
+				w := newWorld(t)
+				w.rnd = rnd
+				config := w.config(w.rdb)
+				config.Rules.Recheck = 5 * time.Second
+				b := w.build(config)
+				w.answers(c.verdict)
+				w.record(b, c.verdict)
+				s := w.state(b)
+				if in := s.NextProbeAt.Sub(w.at); in < c.least || in > 5*time.Second {
+					t.Errorf("first probe in %s, want %s to 5 s", in, c.least)
+				}
+				if !s.ExpectedResumeAt.Equal(c.verdict.ResumeAt) {
+					t.Errorf("expected back at %v, want what was stated, %v", s.ExpectedResumeAt, c.verdict.ResumeAt)
+				}
+				for i := range 600 {
+					if c.ill && i == 100 {
+						w.answers(bad)
+					}
+					w.pass(time.Second)
+					w.step(b)
+				}
+				if w.probes < 100 || w.probes > 300 {
+					t.Errorf("%d probes in 10 minutes, want one each 2.5 to 5 s", w.probes)
+				}
+				w.answers(good)
+				if took := w.until(b, SlowStart, 20*time.Second); took > 7*time.Second {
+					t.Errorf("calls flow after %s, want 5 s and what three probes take", took)
+				}
+			})
+		}
+	}
+	t.Run("a Retry-After is waited out", func(t *testing.T) {
+		w := newWorld(t)
+		config := w.config(w.rdb)
+		config.Rules.Recheck = 5 * time.Second
+		b := w.build(config)
+		w.record(b, Verdict{Kind: Unauthorized, RetryAfter: time.Minute})
+		if in := w.state(b).NextProbeAt.Sub(w.at); in < time.Minute || in > 66*time.Second {
+			t.Errorf("first probe in %s, want the minute that was stated", in)
+		}
+	})
+}
+
 func TestRefusedKey(t *testing.T) {
 	t.Parallel()
 	refused := Verdict{Kind: Unauthorized, Reason: "authentication_error"}

@@ -2,7 +2,7 @@
 -- KEYS     see lib.lua
 -- ARGV[2]  {fence: of the lease; kind: 'good', 'bad', 'spend', 'unauthorized', 'ignore' or
 --           'abandoned' (the prober was told to stop); misfit: 1 when the address does not fit;
---           reason, detail, retry_after (ms), resume_at (ms), fp, interval (ms), rnd, gen, slow (ms), audit_max}
+--           reason, detail, retry_after (ms), resume_at (ms), fp, interval, recheck (ms), rnd, gen, slow (ms), audit_max}
 -- Returns  0 the lease was lost, 1 nothing moved, 2 half open, 3 closed, 4 open again or
 --          for a graver cause
 
@@ -59,7 +59,7 @@ if a.kind == 'bad' then
   end
   -- The provider is ill as well. Its word on the spend cap or the key is still
   -- awaited, at growing intervals.
-  local base = math.min(a.interval * 2 ^ num('tries'), max_backoff)
+  local base = math.min(a.interval * 2 ^ num('tries'), a.recheck > 0 and a.recheck or max_backoff)
   set('next', now + wait(base * (0.5 + 0.5 * a.rnd)))
   return answer(1)
 end

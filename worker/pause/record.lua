@@ -7,7 +7,7 @@
 --           ask: 1 when a suspicion is looked into first, 0 when the breaker trips at once;
 --           misfit: 1 when the address does not fit;
 --           reason, retry_after (ms), resume_at (ms, 0 for none), fp, holder, alive;
---           window (ms), min_calls, ratio, interval (ms), rnd [0,1), gen, slow (ms), audit_max}
+--           window (ms), min_calls, ratio, interval, recheck (ms), rnd [0,1), gen, slow (ms), audit_max}
 -- Returns  1 when the breaker opened or its cause became graver; 2 when the caller raised a
 --          suspicion, and is to look into it; else 0
 

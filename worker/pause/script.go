@@ -72,6 +72,7 @@ func (b *Breaker) rules(a args) args {
 	a["min_calls"] = b.rule.MinCalls
 	a["ratio"] = b.rule.FailureRatio
 	a["interval"] = b.rule.ProbeInterval.Milliseconds()
+	a["recheck"] = b.rule.Recheck.Milliseconds()
 	a["rnd"] = b.rnd()
 	return a
 }
