@@ -26,6 +26,11 @@ type FakeCmd struct {
 	TimePerToken  time.Duration `default:"5ms" help:"Time of each output token."`
 	OutputTokens  float64       `default:"64" help:"Mean length of an answer."`
 	OutputSpread  float64       `default:"0.5" help:"Sigma of its lognormal."`
+	BatchDelay    time.Duration `default:"30s" help:"Mean time that a batch takes."`
+	BatchStuck    float64       `help:"The part of the batches of which half of the requests are never answered."`
+	BatchWindow   time.Duration `default:"24h" help:"After so long the rest of a batch expires."`
+	BatchHidden   time.Duration `help:"For so long a fresh batch is answered with 404."`
+	BatchQueue    int           `help:"Requests of each key in batches that have not ended, at most; 0 is no limit."`
 	Seed          uint64        `help:"Shifts every draw."`
 	RequireKey    string        `placeholder:"KEY" help:"The only key that is let in (default: any)."`
 	Model         []string      `placeholder:"GLOB" help:"The models that exist (default: all)."`
@@ -43,7 +48,9 @@ func (c *FakeCmd) Help() string {
 		fmt.Fprintf(list, "  %-14s %s\n", k.Name, k.Says)
 	}
 	return "A fault is asked for by --fault, by POST /fake/faults, by the header X-Fake-Fault, or in a prompt: [[fault:529]], [[fault:529:2]] for two calls.\n\n" +
-		"Calls are refused, at no charge, by\n\n" + refused.String() + "\nAccepted calls are struck by\n\n" + struck.String()
+		"Calls are refused, at no charge, by\n\n" + refused.String() + "\nAccepted calls are struck by\n\n" + struck.String() +
+		"\nBatches of both dialects are served. With the model batches.create, batches.read, batches.list, batches.results or batches.file a fault strikes these calls:\n" +
+		"\"reset\" of a create loses its answer, \"cut\", \"truncated\" and \"garbage\" spoil a file of results.\n"
 }
 
 // Run serves until ctx ends. Its base URL is the one line on standard output.
@@ -56,6 +63,7 @@ func (c *FakeCmd) Run(ctx context.Context, env *Env) error {
 		RequestsPerMinute: c.RPM, InputTokensPerMinute: c.ITPM, OutputTokensPerMinute: c.OTPM, RequestBurst: c.Burst,
 		MeanLatency: c.Latency, LatencySigma: c.LatencySpread, TimePerToken: c.TimePerToken,
 		MeanOutputTokens: c.OutputTokens, OutputSigma: c.OutputSpread,
+		BatchDelay: c.BatchDelay, BatchStuck: c.BatchStuck, BatchWindow: c.BatchWindow, BatchHidden: c.BatchHidden, BatchQueue: c.BatchQueue,
 		Seed: c.Seed, RequireKey: c.RequireKey, Models: c.Model, Faults: faults,
 	})
 	if err != nil {

@@ -34,6 +34,14 @@ type Config struct {
 	MeanOutputTokens float64
 	OutputSigma      float64
 
+	// BatchDelay is how long a batch takes on average; 0 means none. BatchStuck is the part
+	// of the batches that never answer half of their lines, and BatchWindow how long until what is left of a batch
+	// expires; 0 means 24 h. BatchHidden is how long a fresh batch is answered with 404,
+	// and BatchQueue how many requests a key may have in batches that have not ended; 0 means any number.
+	BatchDelay, BatchWindow, BatchHidden time.Duration
+	BatchStuck                           float64
+	BatchQueue                           int
+
 	// Seed shifts every draw; 0 is a seed like any other.
 	Seed uint64
 	// RequireKey refuses every other key with 401; empty takes any key, and
@@ -48,7 +56,8 @@ type Config struct {
 	MaxPrompts int
 
 	// OnCall, if set, is told of every call to a model as it ends, from the
-	// goroutine that served it.
+	// goroutine that served it; of a batch's line, from whichever finds that it was
+	// answered, which holds the provider meanwhile.
 	OnCall func(Call)
 	// Clock is the provider's time; nil means the real one.
 	Clock Clock
@@ -88,6 +97,8 @@ func (cfg Config) complete() (Config, error) {
 		"InputBurst": cfg.InputBurst, "OutputBurst": cfg.OutputBurst, "MeanLatency": float64(cfg.MeanLatency),
 		"LatencySigma": cfg.LatencySigma, "TimePerToken": float64(cfg.TimePerToken),
 		"MeanOutputTokens": cfg.MeanOutputTokens, "OutputSigma": cfg.OutputSigma, "MaxPrompts": float64(cfg.MaxPrompts),
+		"BatchDelay": float64(cfg.BatchDelay), "BatchWindow": float64(cfg.BatchWindow), "BatchHidden": float64(cfg.BatchHidden),
+		"BatchStuck": cfg.BatchStuck, "BatchQueue": float64(cfg.BatchQueue),
 	} {
 		if v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
 			faults = append(faults, fmt.Errorf("%s is %v", name, v))
@@ -110,6 +121,7 @@ func (cfg Config) complete() (Config, error) {
 	cfg.InputBurst = cmp.Or(cfg.InputBurst, cfg.InputTokensPerMinute)
 	cfg.OutputBurst = cmp.Or(cfg.OutputBurst, cfg.OutputTokensPerMinute)
 	cfg.MeanOutputTokens = cmp.Or(cfg.MeanOutputTokens, 64)
+	cfg.BatchWindow = cmp.Or(cfg.BatchWindow, 24*time.Hour)
 	cfg.MaxPrompts = cmp.Or(cfg.MaxPrompts, 1_000_000)
 	if cfg.Clock == nil {
 		cfg.Clock = realClock{}

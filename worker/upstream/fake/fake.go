@@ -8,6 +8,8 @@
 //	POST /v1/responses               OpenAI, whole
 //	POST /v1/embeddings              OpenAI
 //	GET  /v1/models                  either, told apart by anthropic-version
+//	     /v1/messages/batches        Anthropic: create, read, list, cancel, delete, results
+//	     /v1/files, /v1/batches      OpenAI: upload, content, delete; create, read, list, cancel
 //	GET  /fake/stats                 what happened so far (?detail=1: by prompt)
 //	GET, POST, DELETE /fake/faults   the faults in force; one more; none
 //	POST /fake/reset                 as if just started
@@ -26,8 +28,14 @@
 // first two calls with that prompt. The header X-Fake-Fault does the same for
 // one call.
 //
-// It never stores a prompt or a key, only digests of them; its control paths
-// are open to anybody who can reach it. It never imports its caller's code:
+// A batch is answered later, at no limit: a batch takes about Config.BatchDelay, some
+// batches never answer half of their lines, and what is left after Config.BatchWindow has expired.
+// A fault whose Model is "batches.create", "batches.read", "batches.list", "batches.results" or
+// "batches.file" strikes these calls alone: "reset" of a create is one whose answer is lost,
+// "cut" and "truncated" end a file of results half-way, and "garbage" has lines in it that nobody asked for.
+//
+// It never stores a prompt or a key, only digests of them, but for the requests of
+// batches; its control paths are open to anybody who can reach it. It never imports its caller's code:
 // what it says is no echo of how that is read.
 package fake
 
@@ -54,6 +62,8 @@ type Provider struct {
 	faults   rules
 	dice     *rand.Rand
 	stats    ledger
+	batches  []*batch
+	files    map[string]*uploaded
 }
 
 // New returns a Provider that is ready to serve, or an error that names every
@@ -72,6 +82,7 @@ func New(cfg Config) (*Provider, error) {
 		f.mux.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) { f.serveCall(w, r, OpenAI, path) })
 	}
 	f.mux.HandleFunc("POST /v1/messages/count_tokens", f.serveCount)
+	f.routeBatches()
 	f.mux.HandleFunc("GET /v1/models", f.serveModels)
 	f.mux.HandleFunc("GET /fake/stats", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, f.Stats(r.URL.Query().Get("detail") == "1"))
@@ -111,6 +122,7 @@ func (f *Provider) Reset() {
 		f.faults = append(f.faults, newRule(fault, now))
 	}
 	f.stats = newLedger()
+	f.batches, f.files = nil, map[string]*uploaded{}
 }
 
 // AddFault puts one more fault in force. Faults are tried in the order in
@@ -137,6 +149,7 @@ func (f *Provider) ClearFaults() {
 func (f *Provider) Stats(detail bool) Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.settleBatches(f.cfg.Clock.Now())
 	return f.stats.stats(detail)
 }
 

@@ -43,6 +43,7 @@ type Call struct {
 	Refused      string    // why it was not accepted, such as "requests" or "529"
 	InputTokens  int64     // charged
 	OutputTokens int64     // charged
+	Batch        string    // the id of the batch that it was a line of; "": none
 }
 
 // KeyStats are the totals of one key in one dialect.
