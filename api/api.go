@@ -191,6 +191,7 @@ type API struct {
 	echo     *echo.Echo
 	metrics  *metrics
 	desk     *desk.Desk
+	form     *v1.API
 
 	documents bool // of OpenAI's form are kept
 }
@@ -253,13 +254,14 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{base: strings.TrimRight(public.Path, "/"), openAPI: describe(c.PublicURL), origins: c.AllowOrigins, verifier: c.Verifier, follow: c.Follow, caps: c.Caps, trace: c.Trace, extra: c.Extra, lost: c.Lost, maxBody: c.MaxBody, log: c.Log, echo: echo.New(), metrics: m, desk: d, documents: c.Documents != nil}
-	a.routes(v1.New(v1.Config{
+	a.form = v1.New(v1.Config{
 		Desk: d, Caller: caller, Jobs: c.Jobs, Batches: c.Batches, Pools: c.Pools,
 		Partials: c.Partials, PoolControl: c.PoolControl, Webhooks: c.Webhooks, Tokens: c.Tokens, Audit: c.Audit, Mint: c.Mint,
 		Usage: c.Usage, Tenants: c.Tenants, Quota: c.Quotas, Abuse: c.Abuse,
 		NewID: c.NewID, PublicURL: c.PublicURL, MaxBody: c.MaxBody, MaxBatchBody: c.MaxBatchBody, MaxBatchLines: c.MaxBatchLines, MaxWait: c.MaxWait,
 		Heartbeat: c.Heartbeat, DeltaEvery: c.DeltaEvery, ListenEvery: c.ListenEvery, Log: c.Log, Now: c.Now,
-	}), Operations(c.Operations))
+	})
+	a.routes(a.form, Operations(c.Operations))
 	if c.Calls != nil {
 		a.relays(
 			anthropic.New(anthropic.Config{
@@ -580,6 +582,20 @@ func (a *API) mounted(path string) (found http.Handler) {
 
 // Desk is what its forms share, for another view of the same jobs.
 func (a *API) Desk() *desk.Desk { return a.desk }
+
+// TakeBatch takes a file in as POST /v1/batches takes its body; see [v1.API.TakeBatch].
+func (a *API) TakeBatch(ctx context.Context, u *v1.Upload) (tasks.Batch, error) {
+	tenant := tasks.TenantOf(u.Caller.Tenant)
+	release, err := a.caps.Request(tenant)
+	if err != nil {
+		return tasks.Batch{}, err
+	}
+	defer release()
+	room := a.caps.Body(tenant, a.maxBody)
+	defer room.Give(-1)
+	u.Room = room
+	return a.form.TakeBatch(ctx, u)
+}
 
 // Drain makes held requests answer now: long polls with the job as it stands,
 // event streams by ending, which their readers resume elsewhere. It returns at

@@ -109,7 +109,7 @@ func (w *Web) many(rw http.ResponseWriter, q url.Values, v viewer, m manyMove) (
 	}
 	sel, err := w.selection(f, v, m)
 	if err != nil {
-		w.refuse(rw, v, "job", m.action, &RefusedError{http.StatusBadRequest, err.Error()})
+		w.refuse(rw, v, "job", m.action, &RefusedError{Status: http.StatusBadRequest, Text: err.Error()})
 		return f, sel, false
 	}
 	return f, sel, true
@@ -145,7 +145,7 @@ func (w *Web) moveMany(m manyMove) func(http.ResponseWriter, *http.Request, view
 	return func(rw http.ResponseWriter, r *http.Request, v viewer) {
 		r.Body = http.MaxBytesReader(rw, r.Body, maxLoginBytes)
 		if err := r.ParseForm(); err != nil || r.PostForm.Get("tenant") == "" {
-			w.refuse(rw, v, "job", m.action, &RefusedError{http.StatusBadRequest, "The form does not say whose jobs are meant. Begin again from the list."})
+			w.refuse(rw, v, "job", m.action, &RefusedError{Status: http.StatusBadRequest, Text: "The form does not say whose jobs are meant. Begin again from the list."})
 			return
 		}
 		f, sel, ok := w.many(rw, r.PostForm, v, m)

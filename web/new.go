@@ -25,6 +25,14 @@ type NewJob struct {
 type RefusedError struct {
 	Status int // of HTTP
 	Text   string
+	Lines  []FaultyLine // of a file, that it was refused for
+	More   bool         // there may be others
+}
+
+// FaultyLine is what is wrong with a line of a file. It repeats nothing of the line.
+type FaultyLine struct {
+	Line int
+	Text string
 }
 
 func (e *RefusedError) Error() string { return e.Text }

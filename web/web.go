@@ -103,6 +103,8 @@ type Config struct {
 	Tenants Tenants
 	// Submit takes in what is written into the page that submits. Nil: there is none.
 	Submit Submitter
+	// Upload takes a file in as a batch. Nil: there is no such page.
+	Upload Uploader
 	// Note writes into the audit what somebody does with another tenant's job or batch:
 	// "look", "cancel", "retry" or "delete", or with its webhooks: "test" or "redeliver". It
 	// is called before that is done. Required with Jobs, Batches or Webhooks.
@@ -135,7 +137,8 @@ type Config struct {
 	// Metrics counts sign-ins. Nil means none.
 	Metrics prometheus.Registerer
 
-	every time.Duration // of tests: between two events of a stream
+	every      time.Duration // of tests: between two events of a stream
+	mostUpload int64         // likewise: bytes of a form with a file
 }
 
 // Web serves the console and asynqmon. It starts nothing that would have to be stopped;
@@ -203,6 +206,7 @@ func (c *Config) check() (*url.URL, error) {
 	need(c.Status != nil, "web: Status is required")
 	need(c.Sessions != nil, "web: Sessions is required")
 	need(c.Jobs == nil && c.Batches == nil && c.Webhooks == nil || c.Note != nil, "web: Note is required with Jobs, Batches or Webhooks")
+	need(c.Upload == nil || c.Batches != nil, "web: Batches is required with Upload")
 	need(c.Batches == nil && c.Submit == nil && c.Webhooks == nil || c.Jobs != nil, "web: Jobs is required with Batches, Submit or Webhooks")
 	public, err := url.Parse(c.PublicURL)
 	need(err == nil && (c.PublicURL == "" || public.Host != "" && (public.Scheme == "http" || public.Scheme == "https")),
@@ -261,14 +265,7 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("GET /console/jobs", w.guard(part(w, "jobs", w.jobsList)))                            // the list's script, every 2 s
 		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                                     // the job's script, every 2 s
 	}
-	if w.cfg.Batches != nil {
-		mux.Handle("GET /batches", w.guard(w.batchesPage))                             // jobs:read, monitor
-		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))                          // jobs:read, monitor
-		mux.Handle("GET /batches/{id}/results", w.guard(w.batchResults))               // jobs:read; of other tenants content, and it is noted
-		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))                // jobs:write, admin; a repeat is refused
-		mux.Handle("GET /console/batches", w.guard(part(w, "batches", w.batchesList))) // the list's script, every 2 s
-		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment))              // the batch's script, every 2 s
-	}
+	w.batchRoutes(mux)
 	if w.cfg.Webhooks != nil {
 		mux.Handle("GET /webhooks", w.guard(w.webhooksPage))                                                                // jobs:read, monitor
 		mux.Handle("GET /webhooks/{id}", w.guard(w.deliveryPage))                                                           // jobs:read, monitor; its answers webhooks:write, admin
@@ -295,6 +292,22 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.Handle("POST /monitoring/api/", monitoring)   // admin
 	mux.Handle("DELETE /monitoring/api/", monitoring) // admin
 	return w.answersOptions(mux)
+}
+
+// batchRoutes lists those of batches.
+func (w *Web) batchRoutes(mux *http.ServeMux) {
+	if w.cfg.Batches != nil {
+		mux.Handle("GET /batches", w.guard(w.batchesPage))                             // jobs:read, monitor
+		mux.Handle("GET /batches/{id}", w.guard(w.batchPage))                          // jobs:read, monitor
+		mux.Handle("GET /batches/{id}/results", w.guard(w.batchResults))               // jobs:read; of other tenants content, and it is noted
+		mux.Handle("POST /batches/{id}/cancel", w.guard(w.cancelBatch))                // jobs:write, admin; a repeat is refused
+		mux.Handle("GET /console/batches", w.guard(part(w, "batches", w.batchesList))) // the list's script, every 2 s
+		mux.Handle("GET /console/batches/{id}", w.guard(w.batchFragment))              // the batch's script, every 2 s
+	}
+	if w.cfg.Upload != nil {
+		mux.Handle("GET /batches/new", w.guard(w.uploadForm)) // jobs:read, monitor
+		mux.Handle("POST /batches/new", w.guard(w.upload))    // jobs:write; a repeat of the form finds the same batch
+	}
 }
 
 // answersOptions answers OPTIONS with the methods of a route, as balancers ask, and a

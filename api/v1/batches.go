@@ -51,11 +51,14 @@ func (a *API) SubmitBatch(c echo.Context) error {
 	peeked := bufio.NewReaderSize(body, formBytes)
 	media, id := batchForm(peeked, media)
 	memory := wire.Charged(r)
-	in := &intake{api: a, tenant: x.Tenant, memory: memory, common: common, media: media, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
+	in := &intake{api: a, tenant: x.Tenant, memory: memory, common: common, lines: wire.Lines, id: cmp.Or(c.QueryParam("id"), id), keyed: key != "", sum: newFingerprint(r, "/v1/batches")}
 	if in.id != "" {
 		if err := checkID(in.id, "batch_", a.c.Now()); err != nil {
 			return err
 		}
+	}
+	if media == jsonType {
+		in.lines = readDocument(in.id)
 	}
 	handed, err := a.desk.SubmitBatch(ctx, x, desk.Incoming{
 		ID: in.id, Key: key, Fingerprint: in.sum.String,
@@ -131,26 +134,30 @@ type intake struct {
 	tenant string
 	memory wire.Account  // of what was read
 	common tasks.Request // the headers that go upstream with every job
-	media  string
-	id     string // of the batch, as the caller gave it; "" for none
-	keyed  bool   // there is an Idempotency-Key, so the content is digested
+	lines  lineReader    // of the body's form
+	model  string        // of lines that name none; "": each has to
+	id     string        // of the batch, as the caller gave it; "" for none
+	keyed  bool          // there is an Idempotency-Key, so the content is digested
 	sum    fingerprint
+	faulty *FaultyLines // gathers what is wrong with lines; nil: the first ends the reading
 }
+
+// lineReader calls each with every job of a body and its line.
+type lineReader = func(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error
 
 // read takes in the whole body.
 func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error {
-	read := wire.Lines
-	if in.media == jsonType {
-		read = readDocument(in.id)
-	}
-	err := read(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
-		err := in.job(ctx, line, bytes.Clone(raw), take)
-		var f *fault.Fault
-		if errors.As(err, &f) {
-			return f.OnLine(line)
+	err := in.lines(body, in.api.c.MaxBody, in.api.c.MaxBatchLines, func(line int, raw []byte) error {
+		if in.faulty != nil && len(in.faulty.Lines) > 0 { // nothing is taken any more
+			_, err := in.decode(ctx, bytes.Clone(raw))
+			in.memory.Give(int64(len(raw)))
+			return in.fault(line, err)
 		}
-		return err
+		return in.fault(line, in.job(ctx, line, bytes.Clone(raw), take))
 	})
+	if in.faulty != nil && len(in.faulty.Lines) > 0 && (err == nil || errors.Is(err, errFaulty)) {
+		return in.faulty
+	}
 	var broken *wire.ReadError
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -159,6 +166,26 @@ func (in *intake) read(ctx context.Context, body io.Reader, take takeJob) error 
 		return wire.Fault(broken.Err, in.api.c.MaxBatchBody)
 	}
 	return err
+}
+
+// errFaulty ends the reading of a body of which more lines are faulty than are named.
+var errFaulty = errors.New("too many lines are faulty")
+
+// fault is the error of a line, or nil where what is wrong with lines is gathered and
+// the next is to be read.
+func (in *intake) fault(line int, err error) error {
+	var f *fault.Fault
+	if !errors.As(err, &f) {
+		return err
+	}
+	if in.faulty == nil || f.Code != fault.InvalidRequest && f.Code != fault.InvalidJSON && f.Code != fault.ModelNotFound {
+		return f.OnLine(line)
+	}
+	if in.faulty.More = len(in.faulty.Lines) == mostLineFaults; in.faulty.More {
+		return errFaulty
+	}
+	in.faulty.Lines = append(in.faulty.Lines, LineFault{Line: line, Detail: f.Detail})
+	return nil
 }
 
 // job takes in one line, which it keeps.
@@ -194,7 +221,7 @@ func (in *intake) decode(ctx context.Context, raw []byte) (tasks.Job, error) {
 		return tasks.Job{}, err
 	}
 	defer done()
-	return decodeSubmit(raw, true, in.api.c.Now())
+	return decodeLine(raw, in.model, in.api.c.Now())
 }
 
 // ListBatches is GET /v1/batches.

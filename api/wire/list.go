@@ -20,7 +20,8 @@ type ReadError struct{ Err error }
 func (e *ReadError) Error() string { return "read the body: " + e.Err.Error() }
 func (e *ReadError) Unwrap() error { return e.Err }
 
-func tooManyLines(most int) *fault.Fault {
+// TooManyLines is the fault of a batch of more jobs than it may have.
+func TooManyLines(most int) *fault.Fault {
 	return fault.Fail(fault.BodyTooLarge, "A batch must not have more than %d jobs.", most)
 }
 
@@ -38,7 +39,7 @@ func Lines(body io.Reader, longest int64, most int, each func(line int, raw []by
 			return lineTooLong(line, longest)
 		}
 		if jobs++; jobs > most {
-			return tooManyLines(most).OnLine(line)
+			return TooManyLines(most).OnLine(line)
 		}
 		return each(line, raw)
 	})
@@ -207,7 +208,7 @@ func (d *document) elements(each func(line int, raw []byte) error) error {
 			return lineTooLong(d.line+1, d.Longest)
 		}
 		if d.line++; d.line > d.Most {
-			return tooManyLines(d.Most).OnLine(d.line)
+			return TooManyLines(d.Most).OnLine(d.line)
 		}
 		if err := each(d.line, raw); err != nil {
 			return err

@@ -9,6 +9,7 @@ package wire
 import (
 	"compress/flate"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -36,6 +37,12 @@ func Open(w http.ResponseWriter, r *http.Request, limit int64, types ...string) 
 		return nil, "", err
 	}
 	return charged{body, r.Context(), Charged(r)}, mediaType, nil
+}
+
+// Within is a body that comes otherwise than a request's: reading more than limit bytes
+// fails with ErrTooLong, and what is read is charged.
+func Within(ctx context.Context, body io.Reader, limit int64, a Account) io.Reader {
+	return charged{&capped{r: body, left: limit}, ctx, a}
 }
 
 // open is Open without a charge for what is read.

@@ -24,6 +24,7 @@ type consoleJobs struct {
 	pools *pool.Set
 	now   func() time.Time
 	desk  *apidesk.Desk // set before anything is served
+	take  func(context.Context, *v1.Upload) (tasks.Batch, error)
 }
 
 func (c *consoleJobs) Waiting(ctx context.Context, j *tasks.Job) *tasks.Waiting {

@@ -34,6 +34,7 @@ func (w *world) pages() []page {
 		{Name: "prompt", Path: "/jobs/" + w.done + "/prompt", refuses: []string{"monitor"}},
 		{Name: "many", Path: "/jobs/cancel?tenant=acme", refuses: []string{"monitor"}},
 		{Name: "batches", Path: "/batches", Picture: true},
+		{Name: "upload", Path: "/batches/new", Picture: true},
 		{Name: "batch", Path: "/batches/" + w.batch, Picture: true},
 		{Name: "webhooks", Path: "/webhooks", Picture: true},
 		{Name: "delivery", Path: "/webhooks/" + w.delivery, Picture: true},

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -121,6 +122,42 @@ func kindOf(o Options, name string, b []byte) (lineKind, error) {
 		return "", usagef("%s: --template is for the columns of CSV or TSV, and this seems to be %s; nothing was sent; leave --template out, or name the file .csv or .tsv", nameOf(o.File), k.count(2)[2:])
 	}
 	return k, nil
+}
+
+// Form is what the lines of a file are: of List, Text and Comma one says it, and none that
+// they are JSON lines.
+type Form struct {
+	List, Text bool
+	Comma      rune // of a table
+}
+
+// onPages are the hints to who has a page's form in place of a shell.
+var onPages = map[guise]string{
+	listInText:  "name it .json, or choose that each line is a prompt",
+	linesInText: "name it .jsonl, or choose that each line is a prompt",
+	table:       "say what each row asks, a column's name in braces",
+	compressed:  "name it .gz",
+	unnamed:     "if each line is a prompt, name it .txt or choose so; else make JSON lines of it",
+}
+
+// Recognize says what the lines of a file are, as a run does, by its name without .gz and
+// by how it begins, for who takes it in by a page; or it says why it is none. It never guesses.
+func Recognize(name string, start []byte, template string) (form Form, fault string) {
+	start = bytes.TrimPrefix(start, []byte(bomUTF8))
+	if len(bytes.TrimSpace(start)) == 0 {
+		return form, "The file holds no prompts."
+	}
+	o := Options{Template: template}
+	var k lineKind
+	g := encoded(start)
+	if g == nil {
+		k, g = spoken(o, name, start)
+	}
+	if g != nil {
+		hint := cmp.Or(onPages[*g], g.how(name, name))
+		return form, fmt.Sprintf("The file seems to be %s, which is not taken: %s.", g.what, hint)
+	}
+	return Form{List: k == jsonList, Text: k == plainText, Comma: commas[k]}, ""
 }
 
 // spoken is the kind of a text in UTF-8, or what it is instead.
