@@ -43,6 +43,7 @@ type Load struct {
 	Lanes          map[Priority]Lane  // all three
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
 	AtLimit        map[string]bool    // tenants that have been passed over: as many of their jobs are out, in all pools, as they may have at once
+	Reviewed       map[string]bool    // tenants whose jobs wait for an admin's review
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
 	Mean           float64            // seconds of the allowance that a call of late has cost; 1 while none has ended
 	WorkedAt       time.Time          // when a worker of the pool last said that it is there; zero: none has of late

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // TenantSettings are what an operator has set of a tenant while Sluice runs. What is nil is
@@ -159,5 +160,6 @@ type Conduct struct {
 	Tenant  string
 	Version int64 // of what is kept; 0: nothing is
 	Data    []byte
-	Found   bool // something was found of late
+	Found   bool          // something was found of late
+	Held    time.Duration // for which its jobs wait for a review from now on; 0: they do not
 }

@@ -82,4 +82,9 @@ type History struct {
 	Cut      bool // older moves are not kept any more
 	// Pools are the pasts of the pools that the job has been in.
 	Pools map[string]Past
+	// Reviews are when the tenant's jobs waited for a review, the oldest first; one under way is the last.
+	Reviews []Review
 }
+
+// Review is a time in which a tenant's jobs waited for an admin.
+type Review struct{ From, To time.Time }

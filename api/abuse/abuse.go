@@ -72,6 +72,8 @@ type Watch struct {
 	alarms  prometheus.Counter
 	refused prometheus.Counter
 
+	met bool // those that stand on a rung are known since the start; Flush alone asks
+
 	mu    sync.Mutex
 	seen  map[string][]Act  // by tenant, since the last flush
 	keys  map[string]Key    // by tenant; emptied when full
@@ -202,7 +204,7 @@ func (w *Watch) Allow(tenant string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.known[tenant]
-	if s == nil || s.conduct.Ladder.Rung == Observe {
+	if s == nil || s.conduct.Ladder.Rung == Observe || s.conduct.Ladder.Rung == Review { // of which the latter's jobs wait
 		return nil
 	}
 	now := w.c.Now()
@@ -265,6 +267,12 @@ func (w *Watch) Run(ctx context.Context) error {
 // Flush keeps what was seen by now. Where the store does not answer, that is forgotten, and so is
 // what was known: nobody is refused by what is old.
 func (w *Watch) Flush(ctx context.Context) error {
+	if !w.met {
+		if err := w.meet(ctx); err != nil {
+			return err
+		}
+		w.met = true
+	}
 	now := w.c.Now()
 	w.mu.Lock()
 	seen := w.seen
@@ -290,6 +298,26 @@ func (w *Watch) Flush(ctx context.Context) error {
 		}
 	}
 	return w.keep(ctx, names, seen)
+}
+
+// meet gets to know the tenants that stand on a rung, of which this process may see no submit: of those
+// under review the jobs go on by themselves once that is over, or once nobody enforces it.
+func (w *Watch) meet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushWithin)
+	defer cancel()
+	list, err := w.c.Store.Conducts(ctx, mostTold)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range list {
+		s := &state{conduct: unpack(list[i].Data), version: list[i].Version, used: w.c.Now()}
+		if s.conduct.Ladder.Rung > Observe && w.known[list[i].Tenant] == nil {
+			w.known[list[i].Tenant] = s
+		}
+	}
+	return nil
 }
 
 // keep takes in what some tenants did.
@@ -374,7 +402,7 @@ func (w *Watch) next(name string, acts []Act) (tasks.Conduct, *state) {
 		s.conduct.Take(&w.rules, &acts[i])
 	}
 	s.conduct.Close(&w.rules, now)
-	return tasks.Conduct{Tenant: name, Version: was, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0}, &s
+	return tasks.Conduct{Tenant: name, Version: was, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0, Held: s.conduct.held(&w.rules)}, &s
 }
 
 // count tells the metrics of new findings.

@@ -9,8 +9,8 @@ type Action uint8
 const (
 	Observe  Action = iota // nothing
 	Throttle               // at the tenant's usual pace
-	Refuse                 // not now: 429 abnormal_usage
-	Review                 // its jobs wait for an admin
+	Refuse                 // they are refused: 429 abnormal_usage
+	Review                 // they are taken in, and wait for an admin: waiting.for review
 )
 
 var actionNames = [...]string{"observe", "throttle", "refuse", "review"}
@@ -28,7 +28,11 @@ const (
 	descendAfter = 10 // windows
 )
 
-// ladder is where a tenant stands. From Review only an admin's release leads down.
+// reviewFor is how long after the last alarm jobs go on waiting for a review, as long as a finding is
+// told: what no admin is told any more nobody will release.
+const reviewFor = toldFor
+
+// ladder is where a tenant stands. From Review an admin's release leads down, or reviewFor without an alarm.
 type ladder struct {
 	Rung   Action
 	Alarm  bool   // two independent signals stand
@@ -81,7 +85,18 @@ func (c *Conduct) climb(w *Rules, alarm bool, now time.Time) {
 		if l.Quiet%descendAfter == 0 && l.Rung > Observe && l.Rung < Review {
 			l.Rung--
 		}
+		if l.Rung == Review && c.held(w) == 0 {
+			l.Rung = Observe
+		}
 	}
+}
+
+// held is for how long from now on jobs wait for a review; 0: they do not.
+func (c *Conduct) held(w *Rules) time.Duration {
+	if !w.Enforce || c.Ladder.Rung != Review {
+		return 0
+	}
+	return max(0, reviewFor-time.Duration(c.Ladder.Quiet)*w.Window)
 }
 
 // note keeps a flag: the newest of each rule, in place of the oldest.

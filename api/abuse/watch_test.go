@@ -144,7 +144,7 @@ func TestAllow(t *testing.T) {
 	for _, row := range []struct {
 		rung Action
 		want int
-	}{{Observe, 20}, {Throttle, 5}, {Refuse, 0}, {Review, 0}} {
+	}{{Observe, 20}, {Throttle, 5}, {Refuse, 0}, {Review, 20}, {Refuse, 0}} {
 		now = now.Add(time.Minute)
 		at(row.rung)
 		if got := allowed(); got != row.want {
@@ -152,7 +152,7 @@ func TestAllow(t *testing.T) {
 		}
 	}
 	var e *AbnormalError
-	if err := w.Allow("acme"); !errors.As(err, &e) || e.RetryAfter <= 0 || e.Action != Review {
+	if err := w.Allow("acme"); !errors.As(err, &e) || e.RetryAfter <= 0 || e.Action != Refuse {
 		t.Errorf("refused with %v", err)
 	}
 	if w.Allow("other") != nil {
@@ -165,7 +165,7 @@ func TestAllow(t *testing.T) {
 	}
 	m.down = false
 	now = now.Add(time.Minute)
-	at(Review)
+	at(Refuse)
 	if err := w.Release(t.Context(), "acme", tasks.Act{}); err != nil || allowed() != 20 {
 		t.Errorf("released, it is refused: %v", err)
 	}
@@ -192,4 +192,46 @@ func TestAlarmsAreCounted(t *testing.T) {
 			t.Errorf("at %s: %v alarms are counted, want %v", now.Format(time.TimeOnly), got, want)
 		}
 	}
+}
+
+// A process that sees no submit of a tenant under review goes on with it since its start: its jobs wait
+// on for as long as somebody may still be told of it, or until nobody enforces it.
+func TestAReviewGoesOnAndEnds(t *testing.T) {
+	t.Parallel()
+	now := morning
+	m := &memory{kept: map[string]tasks.Conduct{}}
+	review := func() {
+		c := Conduct{Since: now.Unix(), Window: number(now, time.Minute), Version: conductVersion, Ladder: ladder{Rung: Review}}
+		m.kept["acme"] = tasks.Conduct{Tenant: "acme", Version: m.kept["acme"].Version + 1, Data: pack(&c), Found: true}
+	}
+	open := func(enforce bool) *Watch {
+		w, err := New(Config{Store: m, Secret: []byte("secret"), Enforce: enforce, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	stands := func(w *Watch, after, want time.Duration) {
+		t.Helper()
+		now = now.Add(after)
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.kept["acme"].Held; got != want {
+			t.Errorf("after %s its jobs wait for %s more, want %s", after, got, want)
+		}
+	}
+	review()
+	w := open(true)
+	stands(w, time.Minute, reviewFor-time.Minute)
+	stands(w, time.Hour, reviewFor-61*time.Minute)
+	if w.Allow("acme") != nil {
+		t.Error("under review a submit is refused")
+	}
+	stands(w, reviewFor, 0)
+	if f, err := w.Of(t.Context(), "acme"); err != nil || f.Action != Observe {
+		t.Errorf("then it stands at %s, %v", f.Action, err)
+	}
+	review()
+	stands(open(false), time.Minute, 0)
 }

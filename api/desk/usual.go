@@ -31,11 +31,7 @@ func (d *Desk) usual(tenant string) error {
 	for i := range e.Rules {
 		names[i] = e.Rules[i].Rule.String()
 	}
-	what := "Send it again after Retry-After."
-	if e.Action == abuse.Review {
-		what = "An operator has to look at it: nothing is taken in until then."
-	}
-	f := fault.Fail(fault.AbnormalUsage, "The tenant's usage is out of the ordinary by these rules: %s. GET /v1/usage has their measures. %s", strings.Join(names, ", "), what)
+	f := fault.Fail(fault.AbnormalUsage, "The tenant's usage is out of the ordinary by these rules: %s. GET /v1/usage has their measures. Send it again after Retry-After.", strings.Join(names, ", "))
 	f.RetryAfter = e.RetryAfter
 	return f
 }

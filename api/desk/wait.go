@@ -240,8 +240,11 @@ func (d *Desk) Result(ctx context.Context, c Caller, h *Handed, wait time.Durati
 	return nil
 }
 
+// stands reports whether what a job waits for ends by somebody's word, and so not soon.
+func stands(why tasks.WaitReason) bool { return why == tasks.WaitPaused || why == tasks.WaitReview }
+
 // awaitResult waits until the job is final. It gives up at once when the job's
-// pool is paused, because then it will not be soon.
+// pool is paused or its tenant under review, because then it will not be soon.
 func (d *Desk) awaitResult(ctx context.Context, c Caller, h *Handed, wait time.Duration) error {
 	told := h.Waiting
 	job, err := await(ctx, d, awaited[tasks.Job]{
@@ -257,10 +260,10 @@ func (d *Desk) awaitResult(ctx context.Context, c Caller, h *Handed, wait time.D
 			case j.Status == tasks.StatusRunning:
 				return false
 			case told != nil:
-				return told.For == tasks.WaitPaused
+				return stands(told.For)
 			}
 			w, err := d.c.Pools.Waiting(ctx, *j)
-			return err == nil && w.For == tasks.WaitPaused
+			return err == nil && stands(w.For)
 		},
 		told: ownJob(h.Job.Tenant),
 	})

@@ -158,13 +158,10 @@ func newVerifier(c config.Auth, secret []byte, ledger auth.Ledger, log *slog.Log
 	})
 }
 
-// watch makes what looks at submits; nil where nobody is to. Its hashes are keyed by what all
+// watch makes what looks at submits, and returns nil where nobody is to. Its hashes are keyed by what all
 // processes have in common: the secret that signs tokens, else who issues them.
 func (s *service) watch(secret []byte) (api.Abuse, error) {
 	c := s.cfg.Abuse
-	if c.Mode == "off" {
-		return nil, nil // an API without one is meant
-	}
 	if len(secret) == 0 {
 		secret = []byte(s.cfg.Redis.Prefix + "\x00" + s.cfg.Auth.Issuer + "\x00" + s.cfg.Auth.JWKSURL)
 	}
@@ -172,11 +169,14 @@ func (s *service) watch(secret []byte) (api.Abuse, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.abuse, err = abuse.New(abuse.Config{
-		Store: s.store, Secret: key, Window: c.Window, Learn: c.Learn, Enforce: c.Mode == "enforce",
-		Registerer: s.registry, Log: s.log, Now: s.clock.Now,
-	})
-	return s.abuse, err
+	w := abuse.Config{Store: s.store, Secret: key, Window: c.Window, Learn: c.Learn, Enforce: c.Mode == "enforce", Registerer: s.registry, Log: s.log, Now: s.clock.Now}
+	if c.Mode == "off" {
+		w.Registerer = nil
+	}
+	if s.abuse, err = abuse.New(w); err != nil || c.Mode == "off" {
+		return nil, err // an API without one is meant; what waits for a review all the same goes on
+	}
+	return s.abuse, nil
 }
 
 // newAPI makes the API with the console beside it, for public, the address

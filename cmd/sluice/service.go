@@ -70,7 +70,7 @@ type service struct {
 	pools    *pool.Set
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
-	abuse    *abuse.Watch   // nil: nobody watches
+	abuse    *abuse.Watch   // nil: this process has no API
 	verifier *auth.Verifier // nil in a process without the API
 	secret   bool           // tokens that are signed with one are judged as well
 

@@ -36,9 +36,9 @@ func (s *Store) ChangeConduct(ctx context.Context, c tasks.Conduct, act tasks.Ac
 
 // saveConducts is SaveConducts with a line of the audit; "": none.
 func (s *Store) saveConducts(ctx context.Context, list []tasks.Conduct, line, old string) (newer []tasks.Conduct, now time.Time, err error) {
-	rows := make([]any, 0, 4*len(list))
+	rows := make([]any, 0, 5*len(list))
 	for i := range list {
-		rows = append(rows, list[i].Tenant, list[i].Version, list[i].Data, flag(list[i].Found))
+		rows = append(rows, list[i].Tenant, list[i].Version, list[i].Data, flag(list[i].Found), list[i].Held.Milliseconds())
 	}
 	got, err := s.run(ctx, conductSaveScript, args{"keep": conductFor.Milliseconds(), "act": line, "acts": maxActs, "old": old}, rows...).Slice()
 	if err != nil {

@@ -146,6 +146,17 @@ var smallHalves = map[string]func(h *half) func(){
 		list := []tasks.Conduct{{Tenant: "acme", Data: []byte("a"), Found: true}, {Tenant: "other", Data: []byte("b")}}
 		return func() { _, _, err := h.SaveConducts(h.Context(), list); must(h.T, err) }
 	},
+	"conduct_save, to a review": func(h *half) func() {
+		c := tasks.Conduct{Tenant: "acme", Data: []byte("a"), Held: time.Hour}
+		return func() { _, _, err := h.SaveConducts(h.Context(), []tasks.Conduct{c}); must(h.T, err) }
+	},
+	"conduct_save, out of a review": func(h *half) func() {
+		h.submit(h.prompt("job_1", "acme"))
+		_, _, err := h.SaveConducts(h.Context(), []tasks.Conduct{{Tenant: "acme", Data: []byte("a"), Held: time.Hour}})
+		must(h.T, err)
+		c := tasks.Conduct{Tenant: "acme", Version: 1, Data: []byte("a")}
+		return func() { _, _, err := h.SaveConducts(h.Context(), []tasks.Conduct{c}); must(h.T, err) }
+	},
 	"conduct_save, by an act": func(h *half) func() {
 		c := tasks.Conduct{Tenant: "acme", Data: []byte("a"), Found: true}
 		return func() {

@@ -29,6 +29,7 @@ func (k keys) paid(pool string) string              { return string(k) + "paid:"
 func (k keys) weights() string                      { return string(k) + "weight" }
 func (k keys) settings() string                     { return string(k) + "tset" }
 func (k keys) atLimit() string                      { return string(k) + "fulls" }
+func (k keys) reviews(tenant string) string         { return string(k) + "rvw:" + tenant }
 func (k keys) leaving() string                      { return string(k) + "bye" }
 func (k keys) departure(tenant string) string       { return string(k) + "byes:" + tenant }
 func (k keys) conduct(tenant string) string         { return string(k) + "ab:" + tenant }

@@ -463,13 +463,18 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	}
 	l := tasks.Load{
 		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
-		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, AtLimit: map[string]bool{}, WorkedAt: fromMilli(num(eye.Val()[0])),
+		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, AtLimit: map[string]bool{}, Reviewed: map[string]bool{}, WorkedAt: fromMilli(num(eye.Val()[0])),
 		Mean:  cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
 		Stage: float64(num(counts.Val()[3])) / 1e6,
 		Begun: float64(num(counts.Val()[4])) / 1e6,
 	}
 	for name, w := range weights.Val() {
-		if !strings.HasPrefix(name, "\t") {
+		switch tenant, review := strings.CutPrefix(name, "\t\r"); {
+		case review:
+			if reviewOf(w).To.After(s.clock()) {
+				l.Reviewed[tenant] = true
+			}
+		case !strings.HasPrefix(name, "\t"):
 			l.Weights[name], _ = strconv.ParseFloat(w, 64)
 		}
 	}

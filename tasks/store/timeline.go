@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -111,8 +112,37 @@ func (s *Store) History(ctx context.Context, tenant, id string) (tasks.History, 
 			pools = append(pools, m.Pool)
 		}
 	}
+	if h.Reviews, err = s.reviews(ctx, h.Job.Tenant); err != nil {
+		return h, err
+	}
 	h.Pools, err = s.Past(ctx, pools...)
 	return h, err
+}
+
+// reviews are when a tenant's jobs waited for a review.
+func (s *Store) reviews(ctx context.Context, tenant string) (list []tasks.Review, err error) {
+	var over *redis.StringSliceCmd
+	var now *redis.StringCmd
+	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		over, now = p.LRange(ctx, s.keys.reviews(tenant), 0, -1), p.HGet(ctx, s.keys.weights(), "\t\r"+tenant)
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("read the reviews of %s: %w", tenant, redisError(err))
+	}
+	for _, entry := range over.Val() {
+		list = append(list, reviewOf(entry))
+	}
+	if now.Val() != "" {
+		list = append(list, reviewOf(now.Val()))
+	}
+	return list, nil
+}
+
+// reviewOf reads from when until when, in ms.
+func reviewOf(noted string) tasks.Review {
+	from, to, _ := strings.Cut(noted, " ")
+	return tasks.Review{From: fromMilli(atoi(from)), To: fromMilli(atoi(to))}
 }
 
 // happened reads what the scripts have noted of a job: see moment in record.lua.

@@ -212,6 +212,9 @@ func (c *course) bounds(facts []tasks.Span) []time.Time {
 	for _, a := range c.Job.Log {
 		at = append(at, handed(a))
 	}
+	for _, r := range c.Reviews {
+		at = append(at, r.From, r.To)
+	}
 	for _, p := range c.Pools {
 		for _, b := range p.Binds {
 			at = append(at, b.At)
@@ -241,7 +244,13 @@ func (c *course) piece(at time.Time, facts []tasks.Span) piece {
 			break
 		}
 	}
-	p := waits(b.For)
+	why := b.For
+	for _, r := range c.Reviews {
+		if !at.Before(r.From) && at.Before(r.To) {
+			why = tasks.WaitReview
+		}
+	}
+	p := waits(why)
 	p.queued = true
 	p.part = c.weight / max(c.weight, b.Shares)
 	return p
@@ -265,7 +274,7 @@ func waits(why tasks.WaitReason) piece {
 	case tasks.WaitUnknown:
 		return piece{Span: tasks.Span{What: tasks.SpanWaiting, Detail: notRecorded}}
 	}
-	return piece{Span: tasks.Span{What: tasks.SpanWaiting, For: why, Detail: why.Words().Why}, open: why != tasks.WaitPaused && why != tasks.WaitNoWorker}
+	return piece{Span: tasks.Span{What: tasks.SpanWaiting, For: why, Detail: why.Words().Why}, open: why != tasks.WaitPaused && why != tasks.WaitNoWorker && why != tasks.WaitReview}
 }
 
 // pool is the one that the job was in at a moment.

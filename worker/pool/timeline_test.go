@@ -74,6 +74,7 @@ func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
 		cut  bool
 		past tasks.Past
 		rest time.Duration
+		revs []tasks.Review
 		want string
 	}{
 		{name: "an idle pool", past: binds(9, -9.0, none, 0.0), job: final(3, tasks.Job{Log: []tasks.Attempt{told(1, 3, 1, gate(1, 0.25, none))}}),
@@ -96,6 +97,9 @@ func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
 			job: final(9, tasks.Job{Log: []tasks.Attempt{told(8, 9, 1, gate(0, 0, none))}}), want: "0-2.4 waiting requests, 2.4-8 waiting tenant_share, 8-9 attempt"},
 		{name: "a pause is nobody's turn", past: binds(99, -9.0, requests, 2.0, 2.0, paused, 2.0, 12.0, requests, 2.0), job: final(19, tasks.Job{Log: []tasks.Attempt{told(18, 19, 1, gate(0, 0, none))}}),
 			want: "0-2 waiting requests, 2-12 waiting paused, 12-14 waiting requests, 14-18 waiting tenant_share, 18-19 attempt"},
+		{name: "a review is nobody's turn, and holds up nothing that was handed out", past: binds(99, -9.0, requests, 2.0), revs: []tasks.Review{{From: second(2), To: second(12)}, {From: second(17), To: second(19)}},
+			job: final(19, tasks.Job{Log: []tasks.Attempt{told(18, 19, 1, gate(1, 0, requests))}}), want: "0-2 waiting requests, 2-12 waiting review, 12-13.5 waiting requests, 13.5-17 waiting tenant_share, 17-18 waiting requests, 18-19 attempt"},
+		{name: "under review in a paused pool", past: binds(99, -9.0, paused, 2.0), revs: []tasks.Review{{From: second(2), To: second(99)}}, job: tasks.Job{Status: tasks.StatusQueued}, want: "0-2 waiting paused, 2-8 waiting review"},
 		{name: "it waits yet: its own are before it", past: binds(8, -9.0, requests, 2.0), rest: 10 * time.Second, job: tasks.Job{Status: tasks.StatusQueued}, want: "0-8 waiting requests"},
 		{name: "it waits yet: others had its turn", past: binds(8, -9.0, requests, 2.0), rest: time.Second, job: tasks.Job{Status: tasks.StatusQueued}, want: "0-5 waiting requests, 5-8 waiting tenant_share"},
 		{name: "another pool", past: binds(99, -9.0, requests, 1.0), has: []tasks.Happening{{Kind: tasks.HasDiverted, At: second(3), Pool: "first"}},
@@ -122,7 +126,7 @@ func TestATimelineNamesTheCauseOfEachSecond(t *testing.T) {
 			end = second(8)
 		}
 		co := course{end: end, weight: 1, rest: c.rest.Seconds()}
-		co.Job, co.Happened, co.Cut = c.job, c.has, c.cut
+		co.Job, co.Happened, co.Cut, co.Reviews = c.job, c.has, c.cut, c.revs
 		co.Pools = map[string]tasks.Past{"claude": c.past, "first": binds(99, -9.0, paused, 0.0)}
 		spans := co.spans()
 		if got := shown(spans); got != c.want {
@@ -177,6 +181,10 @@ func TestWhatAJobWaitsForNow(t *testing.T) {
 		{"a worker of the release before this, in a call", view{load: tasks.Load{Running: 1}}, j, 5, "", tasks.WaitRequests},
 		{"another's answer", view{load: worked, gate: busy}, follows, 0, tasks.WaitOutputTokens, tasks.WaitConcurrency},
 		{"its tenant's limit", view{load: tasks.Load{Queued: 5, Handed: 2, Tenants: 2, WorkedAt: worked.WorkedAt, AtLimit: map[string]bool{j.Tenant: true}}, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitRunningJobs},
+		{"a review", view{load: tasks.Load{Handed: 2, WorkedAt: worked.WorkedAt, AtLimit: map[string]bool{j.Tenant: true}, Reviewed: map[string]bool{j.Tenant: true}}, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitReview},
+		{"a review, in a paused pool", view{load: tasks.Load{Reviewed: map[string]bool{j.Tenant: true}}, pause: pause.State{Paused: true}}, j, 5, tasks.WaitPaused, tasks.WaitReview},
+		{"a review, when it is handed out", view{load: tasks.Load{WorkedAt: now, Reviewed: map[string]bool{j.Tenant: true}}, gate: busy}, j, 0, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
+		{"a review of another", view{load: tasks.Load{WorkedAt: now, Reviewed: map[string]bool{"other": true}}, gate: busy}, j, 5, tasks.WaitOutputTokens, tasks.WaitOutputTokens},
 		{"others' turns", view{load: worked, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitTenantShare},
 		{"others' turns, who have no backlog left", view{load: tasks.Load{WorkedAt: now, Tenants: 1}, gate: busy, past: past}, j, 5, tasks.WaitOutputTokens, tasks.WaitTenantShare},
 		{"its own before it", view{load: worked, gate: busy, past: past}, j, 500, tasks.WaitOutputTokens, tasks.WaitOutputTokens},

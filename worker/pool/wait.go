@@ -164,7 +164,7 @@ func (v view) forecast(now time.Time, tenant string, p tasks.Place) forecast {
 	}
 	// What has its place at the gate is in the gate's level already.
 	f.stage = max(0, f.stage-float64(max(0, int64(v.gate.InFlight)-v.load.Running)))
-	out := forecast{known: !v.alone, degraded: v.degraded()}
+	out := forecast{known: !v.alone && (f.handed || !v.load.Reviewed[tenant]), degraded: v.degraded()}
 	if f.shut = v.pause.Paused; f.shut {
 		out.known = out.known && !v.pause.ExpectedResumeAt.IsZero()
 		f.open = max(v.pause.ExpectedResumeAt.Sub(now), time.Second)
@@ -268,7 +268,7 @@ func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Wa
 		until := j.DueAt.Sub(now)
 		f.told, f.late, f.predicted = max(f.told, until), max(f.late, until), 0 // nothing is learned of it
 	}
-	f.known = f.known && w.For != tasks.WaitRunningJobs // when its own jobs end, nobody can tell
+	f.known = f.known && foreseen(w.For)
 	w.Degraded = f.degraded
 	if !f.known {
 		return w, nil
@@ -280,6 +280,12 @@ func (s *Set) waiting(ctx context.Context, j tasks.Job, p tasks.Place) (tasks.Wa
 		})
 	}
 	return w, nil
+}
+
+// foreseen reports whether it can be told when a reason to wait ends: of a tenant's own jobs under way, and
+// of an admin, nobody can.
+func foreseen(why tasks.WaitReason) bool {
+	return why != tasks.WaitRunningJobs && why != tasks.WaitReview
 }
 
 // reason is what a job waits for.
@@ -312,6 +318,8 @@ func (v view) binds(now time.Time) tasks.WaitReason {
 // waitsFor is why a job that could run does not, from its pool and from the order.
 func (v view) waitsFor(j tasks.Job, place int64, now time.Time) tasks.WaitReason {
 	switch why := v.binds(now); {
+	case place > 0 && v.load.Reviewed[j.Tenant]:
+		return tasks.WaitReview // of all that the pool waits for nothing ends that
 	case why == tasks.WaitPaused:
 		return why
 	case j.Followed != "" && place == 0:

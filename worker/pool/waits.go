@@ -31,7 +31,7 @@ func (s *Set) waits(ctx context.Context, p *tasks.PoolStatus, v view) {
 		return
 	}
 	p.WaitsFor = v.stands(v.at)
-	if took, known := v.drains(ready, v.at); known && p.WaitsFor != tasks.WaitRunningJobs {
+	if took, known := v.drains(ready, v.at); known && foreseen(p.WaitsFor) {
 		p.DrainedAt = v.at.Add(took).UTC().Truncate(time.Second)
 	}
 }
@@ -59,15 +59,25 @@ func (v view) stands(now time.Time) tasks.WaitReason {
 	if why := v.binds(now); why != "" {
 		return why
 	}
-	for _, t := range v.load.Turns {
-		if !v.load.AtLimit[t.Tenant] {
-			return tasks.WaitRequests
+	why := tasks.WaitRequests
+	for tenant := range v.load.AtLimit {
+		if why = tasks.WaitReview; !v.load.Reviewed[tenant] {
+			why = tasks.WaitRunningJobs
+			break
 		}
 	}
-	if v.load.Handed == 0 && len(v.load.Turns) > 0 {
-		return tasks.WaitRunningJobs
+	for _, t := range v.load.Turns {
+		switch {
+		case !v.load.AtLimit[t.Tenant] && !v.load.Reviewed[t.Tenant]:
+			return tasks.WaitRequests
+		case why == tasks.WaitRequests:
+			why = tasks.WaitReview
+		}
 	}
-	return tasks.WaitRequests
+	if v.load.Handed > 0 {
+		return tasks.WaitRequests
+	}
+	return why
 }
 
 // drains is how long it takes until the last of so many jobs has started; false: nobody can tell.

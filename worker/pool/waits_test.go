@@ -45,14 +45,33 @@ func TestAPoolWaitsForWhatItsNextJobDoes(t *testing.T) {
 	if p := stands(); p.Queued != 1 || p.Scheduled != 1 || p.WaitsFor != "" || !p.DrainedAt.IsZero() || !p.NextScheduledAt.After(w.at) {
 		t.Errorf("with a job for later: %+v", p)
 	}
-	var last tasks.Job
+	var five []tasks.Job
 	for range 5 {
-		last = made(0)
+		five = append(five, made(0))
 	}
+	last := five[4]
 	p := stands()
 	told, err := w.set.Waiting(t.Context(), last)
 	if err != nil || p.WaitsFor != told.For || p.Queued != 6 || p.Scheduled != 1 || p.DrainedAt.IsZero() {
 		t.Errorf("the job waits for %q, the pool, with %d and %d for later, for %q until %v: %v", told.For, p.Queued, p.Scheduled, p.WaitsFor, p.DrainedAt, err)
+	}
+	if _, _, err := w.SaveConducts(t.Context(), []tasks.Conduct{{Tenant: "acme", Data: []byte("x"), Held: time.Hour}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Sweep(t.Context()); err != nil { // passes it over
+		t.Fatal(err)
+	}
+	for _, j := range five[:4] { // some of which are with a worker, and no review holds them
+		if _, err := w.Cancel(t.Context(), "acme", j.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.at = w.at.Add(time.Second) // nobody looks at what was seen before
+	if told, err := w.set.Waiting(t.Context(), last); err != nil || told.For != tasks.WaitReview || !told.EstimatedStart.IsZero() {
+		t.Errorf("under review the job waits for %q until %v: %v", told.For, told.EstimatedStart, err)
+	}
+	if p := stands(); p.Queued != 2 || p.WaitsFor != tasks.WaitReview || !p.DrainedAt.IsZero() {
+		t.Errorf("with all of it under review the pool waits for %q until %v", p.WaitsFor, p.DrainedAt)
 	}
 	if err := w.set.Pause(t.Context(), "claude", "the bill", "ada", time.Time{}); err != nil {
 		t.Fatal(err)

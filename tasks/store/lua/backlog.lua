@@ -261,10 +261,12 @@ end
 
 -- A tenant may have a limit of how many of its jobs are out at once: handed out, held or
 -- running. Each of them has a place, until it is in nobody's hands (vacate in finish.lua).
--- Nothing here holds up a move of a job: what is of another type limits nobody.
+-- One whose jobs wait for a review has none. Nothing here holds up a move of a job: what is of
+-- another type limits nobody.
 
 -- crammed reports whether a tenant has no place left.
 local function crammed(tenant)
+  if reviewed(tenant) then return true end
   local most = mostOf(tenant)
   if most == 0 then return false end
   local out = redis.pcall('ZCARD', keys.outs(tenant))
@@ -290,6 +292,19 @@ local function passOver(pool, tenant, depth) -- seldom
   if type(noted) ~= 'number' or type(redis.pcall('ZADD', keys.atLimit(), 'NX', now + 1000, tenant)) ~= 'number' then return false end
   redis.pcall('ZADD', keys.due(), 'NX', now + 30000, first)
   return true
+end
+
+-- settled ends the review of a tenant at a moment, if nothing has before, and keeps from when until when it was, for timelines.
+local function settled(tenant, till) -- seldom
+  weightOf(tenant)
+  local from = string.match(reviews[tenant] or '', '^(%d+) ')
+  if not from then return end
+  till = math.min(till, tonumber(string.match(reviews[tenant], '(%d+)$')))
+  redis.pcall('HDEL', keys.weights(), '\t\r' .. tenant)
+  redis.pcall('RPUSH', keys.reviews(tenant), string.format('%s %.0f', from, till))
+  redis.pcall('LTRIM', keys.reviews(tenant), -16, -1)
+  redis.pcall('PEXPIRE', keys.reviews(tenant), 2592000000)
+  reviews[tenant] = false
 end
 
 -- letBack gives a tenant that was passed over its turns back.

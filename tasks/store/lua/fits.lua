@@ -32,12 +32,13 @@ local function lasting()
 end
 
 -- weightOf is a tenant's weight, mostOf how many of its jobs may be out at once, 0 being
--- no limit, and closed whether nothing of it is taken in, for it is being deleted. All are read by one command; of another type, nothing is noted there.
-local weights, mosts, closings = {}, {}, {}
+-- no limit, closed whether nothing of it is taken in, for it is being deleted, and reviewed whether its jobs
+-- wait for an admin's review. All are read by one command; of another type, nothing is noted there.
+local weights, mosts, closings, reviews = {}, {}, {}, {}
 local function weightOf(tenant)
   if not weights[tenant] then
-    local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant, '\t\n' .. tenant)
-    weights[tenant], mosts[tenant], closings[tenant] = h[1] or '1', h.err and '0 r9e15' or h[2] or '0', h[3]
+    local h = redis.pcall('HMGET', keys.weights(), tenant, '\t' .. tenant, '\t\n' .. tenant, '\t\r' .. tenant)
+    weights[tenant], mosts[tenant], closings[tenant], reviews[tenant] = h[1] or '1', h.err and '0 r9e15' or h[2] or '0', h[3], h[4]
   end
   return weights[tenant]
 end
@@ -48,6 +49,11 @@ end
 local function closed(tenant)
   weightOf(tenant)
   return closings[tenant] and now < tonumber(closings[tenant])
+end
+local function reviewed(tenant)
+  weightOf(tenant)
+  local till = string.match(reviews[tenant] or '', '^%d+ (%d+)$')
+  return till and now < tonumber(till)
 end
 
 -- loadOf is how many jobs of a pool wait and run, what its calls cost, and what one tenant was

@@ -114,7 +114,7 @@ function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end --
 function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them and since when they have one, see enroll in backlog.lua
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
-function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has; a tab, a line's end and tenant -> until when nothing of it is taken in, for it is being deleted
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has; a tab, a line's end and tenant -> until when nothing of it is taken in, for it is being deleted; a tab, a carriage return and tenant -> since when and until when its jobs wait for a review
 function keys.settings() return P .. 'tset' end -- hash: tenant -> what an operator has set of it, JSON, see tasks/tenant.go; a tab -> the version of all of them
 function keys.leaving() return P .. 'bye' end -- zset: tenants that are being deleted, by when another process goes on with it
 -- at    when that began
@@ -128,7 +128,8 @@ function keys.leaving() return P .. 'bye' end -- zset: tenants that are being de
 -- over  when all was gone
 function keys.departure(tenant) return P .. 'byes:' .. tenant end -- hash: how far the deletion of a tenant has come
 function keys.outs(tenant) return P .. 'outs:' .. tenant end -- zset: jobs of a tenant with such a limit that are handed out, held or running, by when that was last seen to be so
-function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit has a backlog and no turn, each behind its depth, by since when
+function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit, or under review, has a backlog and no turn, each behind its depth, by since when
+function keys.reviews(tenant) return P .. 'rvw:' .. tenant end -- list: from when until when a tenant's jobs waited for a review, of reviews that are over
 function keys.atLimit() return P .. 'fulls' end -- zset: those tenants, by when to look again
 function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
 function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again

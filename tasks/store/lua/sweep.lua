@@ -118,6 +118,7 @@ for _, tenant in ipairs(upto(keys.atLimit())) do
     if stands then redis.call('ZADD', keys.outs(tenant), now, id) else redis.call('ZREM', keys.outs(tenant), id) end
     if taken then redis.call('HSET', keys.job(id), 'pl', 0) end
   end
+  if not reviewed(tenant) then settled(tenant, now) end -- it may have ended by itself
   if crammed(tenant) then
     -- Of very many, five sweeps a second look at a part.
     redis.call('ZADD', keys.atLimit(), now + math.max(1000, math.ceil(redis.call('ZCARD', keys.atLimit()) * 200 / a.most)), tenant)

@@ -20,7 +20,7 @@ if h[2] and now >= h[2] + a.settle then
   return 'ok'
 end
 if h[2] then return 'ok' end
-local gone = { keys.marked(t), keys.conduct(t), keys.outs(t), keys.passed(t), keys.lanes(t), keys.places(t), keys.hooks(t), keys.secrets(t) }
+local gone = { keys.marked(t), keys.conduct(t), keys.outs(t), keys.passed(t), keys.reviews(t), keys.lanes(t), keys.places(t), keys.hooks(t), keys.secrets(t) }
 redis.call('DEL', unpack(gone))
 closeAccounts(t, a.pools)
 for _, pool in ipairs(a.pools) do
@@ -32,7 +32,7 @@ for _, pool in ipairs(a.pools) do
   redis.pcall('ZREM', keys.ring(pool), t)
   redis.pcall('HDEL', keys.paid(pool), t)
 end
-redis.call('HDEL', keys.weights(), t, '\t' .. t)
+redis.call('HDEL', keys.weights(), t, '\t' .. t, '\t\r' .. t)
 if redis.call('HDEL', keys.settings(), t) == 1 then
   redis.call('HSET', keys.settings(), '\t', string.format('%.0f', math.max(tonumber(redis.call('HGET', keys.settings(), '\t') or 0) + 1, now)))
 end
