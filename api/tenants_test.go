@@ -70,11 +70,11 @@ func TestTenants(t *testing.T) {
 	if rest := s.call("GET", "/v1/tenants?limit=2&after=bee", admin, nil).want(t, 200); !strings.Contains(string(rest.body), `"has_more":false`) || !strings.Contains(string(rest.body), `"name":"zoe"`) {
 		t.Errorf("the last page is %s", rest.body)
 	}
-	const set = `{"weight":3,"queued_jobs":0,"running_jobs":7,"cost_per_day":12.5,"high_priority":false,"tokens_per_day":null,"users":{"queued_jobs":4,"tokens_per_day":null,"cost_per_day":0.5}}`
+	const set = `{"weight":3,"queued_jobs":0,"running_jobs":7,"cost_per_day":12.5,"high_priority":false,"tokens_per_day":null,"users":{"queued_jobs":4,"running_jobs":2,"tokens_per_day":null,"cost_per_day":0.5}}`
 	r := s.call("PUT", "/v1/tenants/acme", admin, set, "User-Agent", "sluice-cli/1").want(t, 200)
 	for _, want := range []string{
-		`"weight":3,"submits_per_minute":600,`, `"running_jobs":7,`, `"cost_per_day":12.5,"high_priority":false,"users":{"submits_per_minute":0,"queued_jobs":4,"tokens_per_day":0,"cost_per_day":0.5}`,
-		`"set":{"weight":3,"queued_jobs":0,"running_jobs":7,"high_priority":false,"cost_per_day":12.5,"users":{"queued_jobs":4,"cost_per_day":0.5}}`,
+		`"weight":3,"submits_per_minute":600,`, `"running_jobs":7,`, `"cost_per_day":12.5,"high_priority":false,"users":{"submits_per_minute":0,"queued_jobs":4,"running_jobs":2,"tokens_per_day":0,"cost_per_day":0.5}`,
+		`"set":{"weight":3,"queued_jobs":0,"running_jobs":7,"high_priority":false,"cost_per_day":12.5,"users":{"queued_jobs":4,"running_jobs":2,"cost_per_day":0.5}}`,
 	} {
 		if !strings.Contains(string(r.body), want) {
 			t.Errorf("%s has no %s", r.body, want)

@@ -32,6 +32,7 @@ func (w *world) Standing(_ context.Context, owner string) (tasks.Standing, error
 	now := tasks.Standing{At: midday, QueuedJobs: 3, QueuedBytes: 4, Day: tasks.DayTokens{Used: 5, Reserved: 6, ResetsIn: 12 * time.Hour}}
 	if tasks.TenantOf(owner) != owner {
 		now.UserQueuedJobs, now.Day.UserUsed, now.Day.UserReserved, now.UserPaid = 1, 2, 3, tasks.Unit/2
+		now.UserRunningJobs = 4
 	}
 	return now, w.fail
 }
@@ -40,7 +41,7 @@ func (w *world) Standing(_ context.Context, owner string) (tasks.Standing, error
 type submitsOf struct{}
 
 func (submitsOf) Standing(_ context.Context, owner string) (quota.Limits, []quota.Window, error) {
-	limits := quota.Limits{SubmitsPerMinute: 10, QueuedJobs: 100, TokensPerDay: 1000, Users: tasks.UserLimits{SubmitsPerMinute: 3, QueuedJobs: 50, TokensPerDay: 500, CostPerDay: tasks.Unit}}
+	limits := quota.Limits{SubmitsPerMinute: 10, QueuedJobs: 100, TokensPerDay: 1000, Users: tasks.UserLimits{SubmitsPerMinute: 3, QueuedJobs: 50, RunningJobs: 5, TokensPerDay: 500, CostPerDay: tasks.Unit}}
 	windows := []quota.Window{{Name: quota.SubmitsPerMinute, Limit: 10, Remaining: 8, Reset: time.Minute}}
 	if tasks.TenantOf(owner) != owner {
 		windows = append(windows, quota.Window{Name: "users.submits_per_minute", Limit: 3, Remaining: 3})
@@ -80,6 +81,7 @@ func TestUsage(t *testing.T) {
 			`{"name":"users.submits_per_minute","limit":3,"used":0,"reserved":0,"resets_at":null},{"name":"queued_jobs","limit":100,"used":3,"reserved":0,"resets_at":null},` +
 			`{"name":"tokens_per_day","limit":1000,"used":5,"reserved":6,"resets_at":"2030-05-18T00:00:00.000Z"},` +
 			`{"name":"users.queued_jobs","limit":50,"used":1,"reserved":0,"resets_at":null},` +
+			`{"name":"users.running_jobs","limit":5,"used":4,"reserved":0,"resets_at":null},` +
 			`{"name":"users.cost_per_day","limit":1,"used":0.5,"reserved":0,"resets_at":"2030-05-18T00:00:00.000Z"},` +
 			`{"name":"users.tokens_per_day","limit":500,"used":2,"reserved":3,"resets_at":"2030-05-18T00:00:00.000Z"}],"today":{` + none + `},"month":{` + none + `},"flags":[]}`},
 	} {

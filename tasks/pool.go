@@ -42,7 +42,7 @@ type Load struct {
 	Turns          []Turn             // of each lane those whose turn comes first, at most a hundred, in order
 	Lanes          map[Priority]Lane  // all three
 	Weights        map[string]float64 // of tenants, where that is not 1, with a backlog or without
-	AtLimit        map[string]bool    // tenants that have been passed over: as many of their jobs are out, in all pools, as they may have at once
+	AtLimit        map[string]bool    // tenants, and users as owners, that have been passed over: as many of their jobs are out, in all pools, as they may have at once
 	Reviewed       map[string]bool    // tenants whose jobs wait for an admin's review
 	OldestQueuedAt time.Time          // of those that may run now; zero when all are for later
 	Mean           float64            // seconds of the allowance that a call of late has cost; 1 while none has ended

@@ -222,7 +222,7 @@ const (
 	WaitOutputTokens WaitReason = "output_tokens"
 	WaitConcurrency  WaitReason = "concurrency"
 	WaitTenantShare  WaitReason = "tenant_share"
-	WaitRunningJobs  WaitReason = "running_jobs" // its tenant has as many out as it may have at once
+	WaitRunningJobs  WaitReason = "running_jobs" // its tenant, or its user, has as many out as it may have at once
 	WaitPaused       WaitReason = "paused"
 	WaitRetry        WaitReason = "retry"
 	WaitReview       WaitReason = "review"

@@ -28,6 +28,7 @@ type TenantSettings struct {
 type UserSettings struct {
 	SubmitsPerMinute *int64 `json:"submits_per_minute,omitempty"`
 	QueuedJobs       *int64 `json:"queued_jobs,omitempty"`
+	RunningJobs      *int64 `json:"running_jobs,omitempty"`
 	TokensPerDay     *int64 `json:"tokens_per_day,omitempty"`
 	CostPerDay       *Money `json:"cost_per_day,omitempty"` // in billionths
 }
@@ -80,9 +81,19 @@ type TenantLimits struct {
 type UserLimits struct {
 	SubmitsPerMinute int64
 	QueuedJobs       int64
+	RunningJobs      int64
 	TokensPerDay     int64
 	CostPerDay       Money
 }
+
+// Places are how many jobs may be out at once, handed out, held or running; 0 is no limit.
+type Places struct {
+	Tenant int64 // of a tenant, in all
+	User   int64 // of each of its users, where users are kept apart
+}
+
+// Places are those of a tenant with these limits.
+func (l *TenantLimits) Places() Places { return Places{l.RunningJobs, l.Users.RunningJobs} }
 
 // Over are the limits of the configuration with what an operator has set in their place.
 func (s TenantSettings) Over(l TenantLimits) TenantLimits {
@@ -95,7 +106,7 @@ func (s TenantSettings) Over(l TenantLimits) TenantLimits {
 		QueuedJobs: set(s.QueuedJobs, l.QueuedJobs), QueuedBytes: set(s.QueuedBytes, l.QueuedBytes), RunningJobs: set(s.RunningJobs, l.RunningJobs),
 		TokensPerDay: set(s.TokensPerDay, l.TokensPerDay), CostPerDay: set(s.CostPerDay, l.CostPerDay), HighPriority: set(s.HighPriority, l.HighPriority),
 		Users: UserLimits{
-			SubmitsPerMinute: set(u.SubmitsPerMinute, l.Users.SubmitsPerMinute), QueuedJobs: set(u.QueuedJobs, l.Users.QueuedJobs),
+			SubmitsPerMinute: set(u.SubmitsPerMinute, l.Users.SubmitsPerMinute), QueuedJobs: set(u.QueuedJobs, l.Users.QueuedJobs), RunningJobs: set(u.RunningJobs, l.Users.RunningJobs),
 			TokensPerDay: set(u.TokensPerDay, l.Users.TokensPerDay), CostPerDay: set(u.CostPerDay, l.Users.CostPerDay),
 		},
 	}

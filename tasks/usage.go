@@ -16,6 +16,7 @@ type Standing struct {
 	Pledged     Money // set aside for such jobs
 	// Of these what is one user's own, where the standing of one was asked for.
 	UserQueuedJobs        int64
+	UserRunningJobs       int64
 	UserPaid, UserPledged Money
 }
 

@@ -52,8 +52,8 @@ var waitWords = map[WaitReason]WaitWords{
 		"It starts in its tenant's turn: other tenants share the pool.",
 	},
 	WaitRunningJobs: {
-		"Running jobs", "one of its tenant's running jobs to end", "its tenant has as many jobs with workers as it may have at once",
-		"It starts when one of its tenant's jobs that are with workers ends: there are as many as running_jobs allows.",
+		"Running jobs", "one of its tenant's running jobs to end", "its tenant, or its user, has as many jobs with workers as it may have at once",
+		"It starts when one of its tenant's jobs that are with workers ends, or of its user's: there are as many as running_jobs or users.running_jobs allows.",
 	},
 	WaitPaused: {
 		"Paused", "its paused pool", "the pool is paused",

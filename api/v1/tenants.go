@@ -172,7 +172,7 @@ func readUsers(r *jsonread.Reader, name string) (*tasks.UserSettings, error) {
 		return nil, r.Wrong(k, name, "an object")
 	}
 	var u tasks.UserSettings
-	whole := map[string]**int64{"submits_per_minute": &u.SubmitsPerMinute, "queued_jobs": &u.QueuedJobs, "tokens_per_day": &u.TokensPerDay}
+	whole := map[string]**int64{"submits_per_minute": &u.SubmitsPerMinute, "queued_jobs": &u.QueuedJobs, "running_jobs": &u.RunningJobs, "tokens_per_day": &u.TokensPerDay}
 	_, err := r.Members(func(name string) (err error) {
 		number := whole[name]
 		switch {
@@ -269,6 +269,7 @@ func writeLimits(o *jsonwrite.Object, l *tasks.TenantLimits) {
 	o.Within("users", func(o *jsonwrite.Object) {
 		o.Num("submits_per_minute", l.Users.SubmitsPerMinute)
 		o.Num("queued_jobs", l.Users.QueuedJobs)
+		o.Num("running_jobs", l.Users.RunningJobs)
 		o.Num("tokens_per_day", l.Users.TokensPerDay)
 		o.Raw("cost_per_day", l.Users.CostPerDay.String())
 	})

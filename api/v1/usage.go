@@ -152,6 +152,7 @@ func quotas(now *tasks.Standing, l quota.Limits, submits []quota.Window) (list q
 func userQuotas(now *tasks.Standing, l tasks.UserLimits) (list quotaStates) {
 	midnight := now.At.Add(now.Day.ResetsIn)
 	list.add(tasks.OfUsers+quota.QueuedJobs, l.QueuedJobs, now.UserQueuedJobs, 0, time.Time{})
+	list.add(tasks.OfUsers+quota.RunningJobs, l.RunningJobs, now.UserRunningJobs, 0, time.Time{})
 	list.money(tasks.OfUsers+tasks.CostPerDay, l.CostPerDay, now.UserPaid, now.UserPledged, midnight)
 	list.add(tasks.OfUsers+quota.TokensPerDay, l.TokensPerDay, now.Day.UserUsed, now.Day.UserReserved, midnight)
 	return list

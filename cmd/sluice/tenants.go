@@ -29,6 +29,12 @@ func (s *service) configured(name string) tasks.TenantLimits {
 	}
 }
 
+// placesOf are how many of a tenant's jobs may be with workers at once.
+func (s *service) placesOf(tenant string) tasks.Places {
+	l := s.limitsOf(tenant)
+	return l.Places()
+}
+
 // tenancy is what operators know and set of tenants.
 type tenancy struct{ *service }
 
@@ -75,7 +81,7 @@ func (t tenancy) SetTenant(ctx context.Context, name string, set tasks.TenantSet
 	if l.Users != (tasks.UserLimits{}) && t.cfg.Auth.Users == config.UsersShared {
 		return tasks.Tenant{}, apifault.Fail(apifault.ImpossibleSetting, `The member "users" %s.`, config.LimitsNobody)
 	}
-	if err := t.store.SetTenant(ctx, name, set, l.Weight, l.RunningJobs, act); err != nil {
+	if err := t.store.SetTenant(ctx, name, set, l.Weight, l.Places(), act); err != nil {
 		return tasks.Tenant{}, err
 	}
 	_ = t.settings.Refresh(ctx) // else it is read within a second
@@ -166,6 +172,7 @@ type TenantsSetCmd struct {
 
 	UserSubmitsPerMinute *int64  `help:"Of each of its users, where users are kept apart: submits in any 60 s."`
 	UserQueuedJobs       *int64  `help:"Likewise jobs that wait."`
+	UserRunningJobs      *int64  `help:"Likewise jobs that are with workers at once."`
 	UserTokensPerDay     *int64  `help:"Likewise tokens of a UTC day."`
 	UserCostPerDay       *string `help:"Likewise money of a UTC day."`
 
@@ -184,7 +191,7 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 		Weight: c.Weight, SubmitsPerMinute: c.SubmitsPerMinute, ResendsPerMinute: c.ResendsPerMinute, QueuedJobs: c.QueuedJobs, QueuedBytes: c.QueuedBytes,
 		RunningJobs: c.RunningJobs, TokensPerDay: c.TokensPerDay, HighPriority: c.HighPriority,
 	}
-	users := tasks.UserSettings{SubmitsPerMinute: c.UserSubmitsPerMinute, QueuedJobs: c.UserQueuedJobs, TokensPerDay: c.UserTokensPerDay}
+	users := tasks.UserSettings{SubmitsPerMinute: c.UserSubmitsPerMinute, QueuedJobs: c.UserQueuedJobs, RunningJobs: c.UserRunningJobs, TokensPerDay: c.UserTokensPerDay}
 	if settings.CostPerDay, err = moneyFlag("--cost-per-day", c.CostPerDay); err != nil {
 		return err
 	}

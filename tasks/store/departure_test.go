@@ -97,7 +97,7 @@ func (e *estate) fill(tenant string) {
 	_, err = e.ClaimDocument(ctx, tasks.Document{ID: "upload-" + tenant, Tenant: tenant, Kind: tasks.UploadDocument, Body: []byte("a"), Expires: time.Hour})
 	must(e.T, err)
 	must(e.T, e.SaveToken(ctx, tasks.Token{ID: "tok_" + tenant, Tenant: tenant, Expires: time.Now().Add(time.Hour)}, byAda))
-	must(e.T, e.SetTenant(ctx, tenant, tasks.TenantSettings{Weight: ptr(int64(3))}, 3, 4, byAda))
+	must(e.T, e.SetTenant(ctx, tenant, tasks.TenantSettings{Weight: ptr(int64(3))}, 3, tasks.Places{Tenant: 4}, byAda))
 	_, err = e.ReserveKey(ctx, tenant, "key of a retry", "f", "bulk_1")
 	must(e.T, err)
 	_, err = e.OpenCall(ctx, tasks.Call{Tenant: tenant, ID: "job_x", Digest: "e"})
@@ -237,7 +237,7 @@ func TestNothingIsTakenInOfATenantThatIsBeingDeleted(t *testing.T) {
 			return e.SaveToken(ctx, tasks.Token{ID: "tok_new", Tenant: "acme", Expires: time.Now().Add(time.Hour)}, byAda)
 		},
 		"a limit": func() error {
-			return e.SetTenant(ctx, "acme", tasks.TenantSettings{Weight: ptr(int64(2))}, 2, 0, byAda)
+			return e.SetTenant(ctx, "acme", tasks.TenantSettings{Weight: ptr(int64(2))}, 2, tasks.Places{Tenant: 0}, byAda)
 		},
 	} {
 		if err := try(); !errors.Is(err, tasks.ErrLeaving) {

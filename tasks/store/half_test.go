@@ -312,7 +312,7 @@ func (h *half) token(id string) {
 
 func (h *half) set(tenant string, set tasks.TenantSettings) {
 	h.Helper()
-	must(h.T, h.SetTenant(h.Context(), tenant, set, 2, 3, tasks.Act{At: h.now, By: "ada", Action: "set_tenant", Target: tenant}))
+	must(h.T, h.SetTenant(h.Context(), tenant, set, 2, tasks.Places{Tenant: 3}, tasks.Act{At: h.now, By: "ada", Action: "set_tenant", Target: tenant}))
 }
 
 var adasLimits = tasks.Limits{QueuedJobs: 100, TokensPerDay: 1000, User: tasks.UserLimits{QueuedJobs: 9, TokensPerDay: 500, CostPerDay: 500}}

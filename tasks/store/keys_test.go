@@ -364,13 +364,14 @@ func (l *life) users() {
 	l.look()
 }
 
-// limits is a tenant that may have one job out, and has two.
+// limits is a tenant that may have one job out, and has two, and a user likewise.
 func (l *life) limits() {
 	l.Helper()
 	for range 2 {
 		_, _ = l.submit(func(s *tasks.Submission) { s.Job.Tenant = "few" })
+		_, _ = l.submit(func(s *tasks.Submission) { s.Job.Tenant, s.Job.User = "each", "ada" })
 	}
-	must(l.T, l.s.SetTenant(l.Context(), "few", tasks.TenantSettings{Weight: new(int64)}, 1, 1, tasks.Act{At: time.Now(), Action: "set_tenant"}))
+	must(l.T, l.s.SetTenant(l.Context(), "few", tasks.TenantSettings{Weight: new(int64)}, 1, tasks.Places{Tenant: 1}, tasks.Act{At: time.Now(), Action: "set_tenant"}))
 	l.look()
 	_, err := sealing(l.T, l.rdb, "a").DeleteTenant(l.Context(), "few", tasks.Act{At: time.Now(), Action: "delete_tenant"})
 	must(l.T, err)

@@ -28,6 +28,7 @@ func (s *Store) Standing(ctx context.Context, tenant string) (tasks.Standing, er
 	}
 	if own := reply[9:]; len(own) > 0 {
 		said.UserQueuedJobs, said.Day.UserUsed, said.Day.UserReserved = atoi(str(own[0])), atoi(str(own[1])), atoi(str(own[2]))
+		said.UserRunningJobs = atoi(str(own[5]))
 		said.UserPaid, said.UserPledged = tasks.Money(atoi(str(own[3]))), tasks.Money(atoi(str(own[4])))
 	}
 	return said, nil

@@ -22,7 +22,7 @@ type placing struct {
 	*store.Store
 	rdb   *redis.Client
 	now   time.Time
-	most  map[string]int64
+	most  map[string]int64 // by tenant, and of each user by tenant and a slash
 	depth map[string]int
 	line  []tasks.Ticket
 	runs  []tasks.Ticket
@@ -38,14 +38,17 @@ func newPlacing(t *testing.T, most map[string]int64) *placing {
 func (l *placing) open() {
 	l.Store = store.New(store.Config{
 		Redis: l.rdb, Now: func() time.Time { return l.now }, ResultTTL: time.Hour, Depth: l.depth,
-		Places: func(tenant string) int64 { return l.most[tenant] },
+		Places: func(tenant string) tasks.Places {
+			return tasks.Places{Tenant: l.most[tenant], User: l.most[tenant+"/"]}
+		},
 	})
 }
 
 func (l *placing) submit(tenant, pool string, n int) (ids []string) {
 	l.Helper()
 	for range n {
-		j := job(tenant)
+		j := job(tasks.TenantOf(tenant))
+		_, j.User = tasks.SplitOwner(tenant)
 		j.Pool, j.Fallback = pool, []string{"m2"}
 		_, next, err := l.Create(l.Context(), tasks.Submission{Job: j})
 		must(l.T, err)
@@ -90,13 +93,14 @@ func (l *placing) second() {
 	}
 }
 
-// out are the jobs of a tenant that are with workers, by the lines of the pools.
+// out are the jobs of a tenant, or of a user as tenant/user, that are with workers, by the lines of the pools.
 func (l *placing) out(tenant string) (ids []string) {
 	l.Helper()
 	for _, p := range []string{pool, "q"} {
 		for _, line := range []string{"out:", "hold:", "run:"} {
 			for _, id := range l.rdb.ZRange(l.Context(), "sluice:{s}:"+line+p, 0, -1).Val() {
-				if l.rdb.HGet(l.Context(), "sluice:{s}:j:"+id, "t").Val() == tenant {
+				of := l.rdb.HMGet(l.Context(), "sluice:{s}:j:"+id, "t", "us").Val()
+				if user, _ := of[1].(string); of[0] == tenant || of[0].(string)+"/"+user == tenant {
 					ids = append(ids, id)
 				}
 			}
@@ -166,6 +170,62 @@ func TestATenantAtItsLimitIsPassedOver(t *testing.T) {
 	}
 }
 
+// A user has no more jobs with workers than each of its tenant's may: its others stand aside, and the
+// tenant's other users pass them in the order of their own; whatever ends a job lets the user's next go in the same move.
+func TestAUserAtItsLimitIsPassedOver(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme/": 2, "acme": 5})
+	l.depth[pool] = 3
+	l.open()
+	ada := l.submit("acme/ada", pool, 60)
+	bob := l.submit("acme/bob", pool, 3)
+	l.take()
+	for range 3 {
+		l.second()
+		l.take()
+	}
+	if got := l.out("acme/ada"); !slices.Equal(got, slices.Sorted(slices.Values(ada[:2]))) {
+		t.Fatalf("out of a user that may have 2 are %v, want its first two", got)
+	}
+	if got := l.out("acme/bob"); !slices.Equal(got, slices.Sorted(slices.Values(bob[:2]))) {
+		t.Fatalf("out of the user behind it are %v, want its first two", got)
+	}
+	load, err := l.Load(t.Context(), pool)
+	must(t, err)
+	if !load.AtLimit["acme/ada"] || load.AtLimit["acme"] {
+		t.Errorf("at their limit: %v", load.AtLimit)
+	}
+	if now, err := l.Standing(t.Context(), "acme/ada"); err != nil || now.UserRunningJobs != 2 || now.RunningJobs != 4 {
+		t.Errorf("%d run of the user and %d of its tenant, %v", now.UserRunningJobs, now.RunningJobs, err)
+	}
+	// One that is canceled while it stands aside leaves, one that is edited stands where it stood.
+	_, err = l.Cancel(t.Context(), "acme/ada", ada[2])
+	must(t, err)
+	for i, want := range ada[3:20] {
+		k := l.runs[slices.IndexFunc(l.runs, func(k tasks.Ticket) bool { return slices.Contains(ada, k.ID) })]
+		l.end(k, won)
+		if len(l.line) != 1 || l.line[0].ID != want {
+			t.Fatalf("ending %d hands out %v, want %s", i, l.line, want)
+		}
+		l.take()
+	}
+	// Where nothing limits it any more, it goes on.
+	delete(l.most, "acme/")
+	delete(l.most, "acme")
+	l.depth[pool] = 300
+	l.open()
+	l.submit("acme/bob", pool, 1)
+	l.second()
+	l.second()
+	l.take()
+	if got := l.out("acme/ada"); len(got) != 60-18 {
+		t.Errorf("%d are out without a limit, want %d", len(got), 60-18)
+	}
+	if left := l.rdb.Keys(t.Context(), "sluice:{s}:aside:*").Val(); len(left) > 0 {
+		t.Errorf("still aside: %v", left)
+	}
+}
+
 // Whatever happens, in whatever order: no tenant is beyond its limit, those that have a place
 // are those that are out, and everything that was accepted ends. Where pools are paused (odd
 // seeds), what was handed out there has no place, but no more of a tenant's run than may.
@@ -175,12 +235,13 @@ func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			dice := rand.New(rand.NewPCG(seed, 17))
-			l := newPlacing(t, map[string]int64{"a": 1, "b": 3})
+			l := newPlacing(t, map[string]int64{"a": 1, "b": 3, "c/": 1, "d/": 1, "d": 2})
 			all := map[string]string{}
-			tenants, pools := []string{"a", "b", "free"}, []string{pool, "q"}
+			tenants, pools := []string{"a", "b", "free", "c/u", "c/v", "d/u", "d/v", "d/w"}, []string{pool, "q"}
+			most := map[string]int64{"a": 1, "b": 3, "c/u": 1, "c/v": 1, "d/u": 1, "d/v": 1, "d/w": 1, "d": 2}
 			check := func(act string) {
 				t.Helper()
-				for tenant, most := range l.most {
+				for tenant, most := range most {
 					if out, has := l.out(tenant), l.placed(tenant); seed%2 == 0 && (int64(len(out)) > most || !slices.Equal(out, has)) {
 						t.Fatalf("seed %d, %s: of %s, which may have %d, %v are out and %v have a place", seed, act, tenant, most, out, has)
 					}
@@ -191,7 +252,7 @@ func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 			}
 			acts := map[string]func(){
 				"submit": func() {
-					tenant := tenants[dice.IntN(3)]
+					tenant := tenants[dice.IntN(len(tenants))]
 					for _, id := range l.submit(tenant, pools[dice.IntN(2)], 1+dice.IntN(4)) {
 						all[id] = tenant
 					}
@@ -223,7 +284,7 @@ func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 				"pause":  func() { must(t, l.SetPaused(t.Context(), pool, seed%2 == 1 && dice.IntN(2) == 0)) },
 			}
 			names := []string{"submit", "submit", "take", "take", "take", "end", "end", "end", "cancel", "worker dies", "second", "pause"}
-			for range 60 {
+			for range 90 {
 				act := names[dice.IntN(len(names))]
 				acts[act]()
 				check(act)
@@ -243,8 +304,10 @@ func TestPlacesAreThoseOfTheJobsThatAreOut(t *testing.T) {
 					t.Errorf("seed %d: job %s of %s is %s, %v", seed, id, tenant, j.Status, err)
 				}
 			}
-			if left := l.rdb.Keys(t.Context(), "sluice:{s}:outs:*").Val(); len(left) > 0 {
-				t.Errorf("places are left: %v", left)
+			for _, of := range []string{"outs", "aside"} {
+				if left := l.rdb.Keys(t.Context(), "sluice:{s}:"+of+":*").Val(); len(left) > 0 {
+					t.Errorf("left: %v", left)
+				}
 			}
 		})
 	}

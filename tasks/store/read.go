@@ -511,7 +511,7 @@ func within(lane tasks.Priority) *redis.ZRangeBy {
 	case tasks.High:
 		return &redis.ZRangeBy{Min: "-inf", Max: "(0", Count: 1}
 	case tasks.Low:
-		return &redis.ZRangeBy{Min: strconv.Itoa(apart), Max: "+inf", Count: 1}
+		return &redis.ZRangeBy{Min: strconv.Itoa(apart), Max: "(" + strconv.Itoa(2*apart), Count: 1}
 	}
 	return &redis.ZRangeBy{Min: "0", Max: "(" + strconv.Itoa(apart), Count: 1}
 }
@@ -592,6 +592,7 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err e
 			p.Lane = tasks.High
 		case k < apart:
 			p.Lane, p.Own = tasks.Normal, p.Own-high.Val()
+		case k >= 2*apart: // aside, behind all of its tenant's that are in line
 		default:
 			p.Lane, p.Own = tasks.Low, p.Own-high.Val()-normal.Val()
 		}

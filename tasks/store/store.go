@@ -79,10 +79,10 @@ type Config struct {
 	// a backlog, a tenant of weight 3 is served three times what a tenant of
 	// weight 1 is. A change counts from the tenant's next submit. Nil: all have 1.
 	Weight func(tenant string) int64
-	// Places is how many of a tenant's jobs may be out at once: handed to workers, held by
+	// Places is how many of a tenant's jobs, and of each of its users, may be out at once: handed to workers, held by
 	// them or running; 0: as many as there is room for. A tenant at its limit is passed over
-	// while its jobs wait, and the others go on. A change counts as that of Weight. Nil: nobody has a limit.
-	Places func(tenant string) int64
+	// while its jobs wait, and the others go on; so is a user within its tenant. A change counts as that of Weight. Nil: nobody has a limit.
+	Places func(tenant string) tasks.Places
 	// NewSecret makes a tenant's first signing secret, in its whsec_ form. Nil:
 	// a tenant that never asked for one has none.
 	NewSecret func() string
@@ -112,7 +112,7 @@ type Store struct {
 	newSecret     func() string
 	now           func() time.Time
 	share         func(tenant string) int64
-	places        func(tenant string) int64
+	places        func(tenant string) tasks.Places
 	bodies        *bodies.Bodies // nil: none
 	above         int64          // bytes of a body that the record has at most
 	codec         codec
@@ -193,17 +193,24 @@ func (s *Store) costs(j *tasks.Job) string {
 
 // weight is a tenant's weight and places, as scripts take them.
 func (s *Store) weight(tenant string) string {
-	weight, places := int64(1), int64(0)
+	weight, places := int64(1), tasks.Places{}
 	if s.share != nil {
-		weight = max(1, s.share(tenant))
+		weight = s.share(tenant)
 	}
 	if s.places != nil {
-		places = max(0, s.places(tenant))
+		places = s.places(tenant)
 	}
-	if weight == 1 && places == 0 {
+	return orderSays(weight, places)
+}
+
+func orderSays(weight int64, places tasks.Places) string {
+	switch {
+	case places.User > 0:
+		return fmt.Sprintf("%d %d %d", max(1, weight), max(0, places.Tenant), places.User)
+	case weight <= 1 && places.Tenant <= 0:
 		return "1 0" // most have it, and each submit asks
 	}
-	return fmt.Sprintf("%d %d", weight, places)
+	return fmt.Sprintf("%d %d", max(1, weight), max(0, places.Tenant))
 }
 
 func milli(t time.Time) int64 {

@@ -132,7 +132,7 @@ func (s *Store) settingsText(ctx context.Context, tenant string) (string, error)
 // before: the order of work goes by it from now on, and every process within a second. weight
 // and places are those that the tenant has then, the configuration's where they are not set. The act's
 // reason is written here.
-func (s *Store) SetTenant(ctx context.Context, tenant string, set tasks.TenantSettings, weight, places int64, act tasks.Act) error {
+func (s *Store) SetTenant(ctx context.Context, tenant string, set tasks.TenantSettings, weight int64, places tasks.Places, act tasks.Act) error {
 	text := encode(set)
 	if text == "{}" {
 		text = ""
@@ -148,7 +148,7 @@ func (s *Store) SetTenant(ctx context.Context, tenant string, set tasks.TenantSe
 		}
 		act.Reason = before.String() + " → " + set.String()
 		a := args{
-			"tenant": tenant, "was": was, "set": text, "weight": fmt.Sprintf("%d %d", max(1, weight), max(0, places)), "settle": settingsSettle.Milliseconds(),
+			"tenant": tenant, "was": was, "set": text, "weight": orderSays(weight, places), "settle": settingsSettle.Milliseconds(),
 			"act": actLine(act), "acts": maxActs, "old": oldestAct(act),
 		}
 		var word string

@@ -25,8 +25,8 @@ func TestWhatAnOperatorSetsOfATenantHolds(t *testing.T) {
 	l.submit("acme", pool, 6)
 	l.take()
 	by := tasks.Act{At: l.now, By: "ada", Action: "set_tenant", Target: "acme"}
-	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, 3, by))
-	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, 3, by)) // a repeat
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, tasks.Places{Tenant: 3}, by))
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3)), CostPerDay: ptr(tasks.Unit / 2)}, 1, tasks.Places{Tenant: 3}, by)) // a repeat
 	must(t, other.Refresh(t.Context()))
 	if got := other.Of("acme"); got.RunningJobs == nil || *got.RunningJobs != 3 || *got.CostPerDay != tasks.Unit/2 || got.Weight != nil {
 		t.Errorf("another process reads %s", got)
@@ -50,7 +50,7 @@ func TestWhatAnOperatorSetsOfATenantHolds(t *testing.T) {
 		t.Errorf("the limit is noted as %q once every process has it", got)
 	}
 	by.At = l.now // acts of one ms stand in no order
-	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{}, 1, 1, by))
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{}, 1, tasks.Places{Tenant: 1}, by))
 	must(t, other.Refresh(t.Context()))
 	if got := other.Of("acme").String(); got != "{}" {
 		t.Errorf("after all was taken back, %s is set", got)
@@ -67,7 +67,7 @@ func TestTenantsAreListed(t *testing.T) {
 	t.Parallel()
 	l := newPlacing(t, map[string]int64{})
 	l.submit("mid", pool, 1)
-	must(t, l.SetTenant(t.Context(), "zoe", tasks.TenantSettings{Weight: ptr(int64(2))}, 2, 0, tasks.Act{At: l.now}))
+	must(t, l.SetTenant(t.Context(), "zoe", tasks.TenantSettings{Weight: ptr(int64(2))}, 2, tasks.Places{Tenant: 0}, tasks.Act{At: l.now}))
 	var got []string
 	for after := ""; ; {
 		page, err := l.KnownTenants(t.Context(), []string{"acme", "mid"}, after, 2)
@@ -112,11 +112,11 @@ func TestASlowReadPutsNoSettingsBack(t *testing.T) {
 	slow.AddHook(held)
 	set := store.NewSettings(slow, "")
 	by := tasks.Act{At: l.now, By: "ada", Action: "set_tenant", Target: "acme"}
-	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(1))}, 1, 1, by))
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(1))}, 1, tasks.Places{Tenant: 1}, by))
 	done := make(chan error)
 	go func() { done <- set.Refresh(t.Context()) }()
 	<-held.read
-	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3))}, 1, 3, by))
+	must(t, l.SetTenant(t.Context(), "acme", tasks.TenantSettings{RunningJobs: ptr(int64(3))}, 1, tasks.Places{Tenant: 3}, by))
 	must(t, set.Refresh(t.Context()))
 	close(held.release)
 	must(t, <-done)

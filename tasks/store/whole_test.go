@@ -112,12 +112,15 @@ func pairs(held string) map[string]string {
 	return out
 }
 
-// places limits everybody, and the tenant "few" to one job at a time.
-func places(tenant string) int64 {
-	if tenant == "few" {
-		return 1
+// places limits everybody, and the tenant "few" to one job at a time, and another's users.
+func places(tenant string) tasks.Places {
+	switch tenant {
+	case "few":
+		return tasks.Places{Tenant: 1}
+	case "each":
+		return tasks.Places{User: 1}
 	}
-	return 100
+	return tasks.Places{Tenant: 100}
 }
 
 // passedBy reports whether a script may go on without a key: it is of one job, tenant,
@@ -134,7 +137,7 @@ func passedBy(key string) bool {
 // limits reports whether a key holds how many jobs a tenant may have out, or has: of another
 // type it limits nobody, and what goes then is another job.
 func limits(key string) bool {
-	return regexp.MustCompile(`:(weight|fulls|full:.*|outs:.*)$`).MatchString(key)
+	return regexp.MustCompile(`:(weight|fulls|full:.*|outs:.*|aside:.*)$`).MatchString(key)
 }
 
 // turns reports whether a key only says whose turn it is.

@@ -326,7 +326,7 @@ func (v view) waitsFor(j tasks.Job, place int64, now time.Time) tasks.WaitReason
 		return tasks.WaitConcurrency // a call that is under way already
 	case why == tasks.WaitNoWorker:
 		return why
-	case place > 0 && v.load.AtLimit[j.Tenant]:
+	case place > 0 && (v.load.AtLimit[j.Tenant] || v.load.AtLimit[j.Owner()]):
 		return tasks.WaitRunningJobs
 	case place > 0 && v.othersHave(j, place, now):
 		return tasks.WaitTenantShare

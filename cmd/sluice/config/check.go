@@ -505,6 +505,7 @@ func (v *validator) tenants(c *Config) {
 		v.atLeast(key+".tokens_per_day", t.TokensPerDay, 0)
 		v.atLeast(key+".users.submits_per_minute", t.Users.SubmitsPerMinute, 0)
 		v.atLeast(key+".users.queued_jobs", t.Users.QueuedJobs, 0)
+		v.atLeast(key+".users.running_jobs", t.Users.RunningJobs, 0)
 		v.atLeast(key+".users.tokens_per_day", t.Users.TokensPerDay, 0)
 		if t.Users != (TenantUsers{}) && c.Auth.Users == UsersShared {
 			v.bad(key+".users", LimitsNobody)

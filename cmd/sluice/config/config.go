@@ -395,6 +395,7 @@ type Tenant struct {
 type TenantUsers struct {
 	SubmitsPerMinute int64       `key:"submits_per_minute"`
 	QueuedJobs       int64       `key:"queued_jobs"`
+	RunningJobs      int64       `key:"running_jobs"`
 	TokensPerDay     int64       `key:"tokens_per_day"`
 	CostPerDay       tasks.Money `key:"cost_per_day"`
 }

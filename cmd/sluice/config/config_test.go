@@ -85,7 +85,7 @@ pools:
     cache: {ttl: 0s}
     share_in_flight: true
 tenants:
-  default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true, users: {submits_per_minute: 0, queued_jobs: 0, tokens_per_day: 0, cost_per_day: 0}}
+  default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true, users: {submits_per_minute: 0, queued_jobs: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0}}
 abuse: {mode: shadow, window: 60s, learn: 168h}
 results: {ttl: 168h, max_bytes: 8388608}
 prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}

@@ -9,11 +9,18 @@ local function noteOf(field, value, least)
   end
 end
 
--- weigh notes a tenant's weight and, behind a space, how many of its jobs may be out at
--- once, as this process has them; what an operator has set just now stays. Most have 1 and
--- 0, which takes no room.
+-- placesIn reads what a process says of a tenant: its weight, and in the form of keys.weights how
+-- many of its jobs may be out at once and how many of each of its users.
+local function placesIn(said)
+  local weight, most, each = string.match(said, '^(%d+) (%d+) ?(%d*)$')
+  return weight, each == '' and most or most .. ' u' .. each
+end
+
+-- weigh notes a tenant's weight and, each behind a space, how many of its jobs may be out at
+-- once, and of each user's, as this process has them; what an operator has set just now stays.
+-- Most have 1 and 0, which takes no room.
 local function weigh(tenant, noted)
-  local weight, most = string.match(noted, '^(%d+) (%d+)$')
+  local weight, most = placesIn(noted)
   weightOf(tenant)
   local set = string.match(mosts[tenant], 'r(.+)$')
   if set and now < tonumber(set) then return end
@@ -24,8 +31,10 @@ end
 
 -- A tenant's backlog has the jobs of a lane side by side: in the order of a job (k), which is
 -- otherwise a time in ms, its lane moves it this far. A release before this one so has the
--- lanes of each tenant one behind the other.
+-- lanes of each tenant one behind the other. What stands aside there, see stepAside, is moved by
+-- out of all lanes.
 local apart = 4398046511104
+local outside = 4 * apart
 
 -- orderIn is a job's order: the lane is what shift moves it by, and within it the nearer
 -- deadline goes first, but a job that has waited for an hour before all of whose deadline
@@ -48,7 +57,7 @@ local function orderOf(pool)
   local all = s1 + s2 + s3
   local high = { name = 'high', turns = keys.turns(pool, 'high'), turn = tonumber(h[2] or 0), time = tonumber(t1), part = s1 / all, shift = -apart, from = '-inf', till = '(0' }
   local normal = { name = 'normal', turns = keys.turns(pool, 'normal'), turn = tonumber(h[3] or 0), time = tonumber(t2), part = s2 / all, shift = 0, from = 0, till = '(' .. apart }
-  local low = { name = 'low', turns = keys.turns(pool, 'low'), turn = tonumber(h[4] or 0), time = tonumber(t3), part = s3 / all, shift = apart, from = apart, till = '+inf' }
+  local low = { name = 'low', turns = keys.turns(pool, 'low'), turn = tonumber(h[4] or 0), time = tonumber(t3), part = s3 / all, shift = apart, from = apart, till = '(' .. 2 * apart }
   orders[pool] = { turn = tonumber(h[1] or 0), high, normal, low, high = high, normal = normal, low = low }
   return orders[pool]
 end
@@ -260,26 +269,41 @@ local function again(j, cost)
 end
 
 -- A tenant may have a limit of how many of its jobs are out at once: handed out, held or
--- running. Each of them has a place, until it is in nobody's hands (vacate in finish.lua).
+-- running, and each of its users another. Each of them has a place, until it is in nobody's hands (vacate in finish.lua).
 -- One whose jobs wait for a review has none. Nothing here holds up a move of a job: what is of
 -- another type limits nobody.
 
--- crammed reports whether a tenant has no place left.
-local function crammed(tenant)
-  if reviewed(tenant) then return true end
-  local most = mostOf(tenant)
-  if most == 0 then return false end
-  local out = redis.pcall('ZCARD', keys.outs(tenant))
-  return type(out) == 'number' and out >= most
+-- placesOf is how many places a tenant, or a user of one, has left, or nil where nothing limits it.
+local function placesOf(owner)
+  local most = mostOf(owner)
+  if most == 0 then return nil end
+  local has = redis.pcall('ZCARD', keys.outs(owner))
+  return type(has) == 'number' and most - has or nil
 end
 
--- occupy gives a job that is handed out its place, and returns what is to be noted of it.
+-- crammed reports whether a tenant, or a user of one, has no place left, and packed whether a job
+-- finds none for its user.
+local function crammed(owner)
+  return not string.find(owner, '/', 1, true) and reviewed(owner) or (placesOf(owner) or 1) <= 0
+end
+local function packed(j) return j.us and crammed(ownerOf(j)) end
+
+-- limited reports whether a job needs a place while it is out.
+local function limited(j) return mostOf(j.t) > 0 or j.us and mostOf(ownerOf(j)) > 0 end
+
+-- occupy gives a job that is handed out its places, and returns what is to be noted of it.
 local function occupy(j)
-  if mostOf(j.t) > 0 then
-    redis.pcall('ZADD', keys.outs(j.t), now, j.id)
-    redis.pcall('ZREM', keys.due(), j.id) -- see passOver
-    return 'pl', 1
-  end
+  if not limited(j) then return end
+  if mostOf(j.t) > 0 then redis.pcall('ZADD', keys.outs(j.t), now, j.id) end
+  if j.us and mostOf(ownerOf(j)) > 0 then redis.pcall('ZADD', keys.outs(ownerOf(j)), now, j.id) end
+  redis.pcall('ZREM', keys.due(), j.id) -- see passOver
+  return 'pl', 1
+end
+
+-- notedAt notes for the next free place that a tenant at its limit, or a user, is passed over in a pool.
+local function notedAt(owner, pool, depth)
+  return type(redis.pcall('ZADD', keys.passed(owner), 'NX', now, depth .. ' ' .. pool)) == 'number'
+    and type(redis.pcall('ZADD', keys.atLimit(), 'NX', now + 1000, owner)) == 'number'
 end
 
 -- passOver reports whether a tenant is passed over: at its limit it has no turn in the
@@ -288,8 +312,7 @@ end
 local function passOver(pool, tenant, depth) -- seldom
   local first = redis.pcall('ZRANGE', keys.backlog(pool, tenant), 0, 0)[1]
   if not first then return false end
-  local noted = redis.pcall('ZADD', keys.passed(tenant), 'NX', now, depth .. ' ' .. pool)
-  if type(noted) ~= 'number' or type(redis.pcall('ZADD', keys.atLimit(), 'NX', now + 1000, tenant)) ~= 'number' then return false end
+  if not notedAt(tenant, pool, depth) then return false end
   redis.pcall('ZADD', keys.due(), 'NX', now + 30000, first)
   return true
 end
@@ -305,6 +328,36 @@ local function settled(tenant, till) -- seldom
   redis.pcall('LTRIM', keys.reviews(tenant), -16, -1)
   redis.pcall('PEXPIRE', keys.reviews(tenant), 2592000000)
   reviews[tenant] = false
+end
+
+-- stepAside has a job that was picked stand aside while its user is at its limit, so that the
+-- tenant's others pass it; false: its user has a place. It stands in the same backlog, so
+-- that whatever takes a job out of that finds it. A release before this one takes it for one
+-- of the lane low, whose turn it is at the end.
+local function stepAside(j, depth) -- seldom
+  if not packed(j) or type(redis.pcall('ZADD', keys.aside(j.p, ownerOf(j)), j.k, j.id)) ~= 'number' then return false end
+  if not notedAt(ownerOf(j), j.p, depth) then return false end
+  redis.call('ZADD', keys.backlog(j.p, j.t), j.k + outside, j.id)
+  return true
+end
+
+-- comeBack puts the first of the jobs that stand aside for a user back into line, one for each
+-- place that it has left, and reports whether one came. With more of them the pool is noted again, behind the user's others.
+local function comeBack(pool, depth, owner) -- seldom
+  local tenant = string.match(owner, '^[^/]*')
+  local set, q, came = keys.aside(pool, owner), keys.backlog(pool, tenant), false
+  for _ = 1, math.min(placesOf(owner) or 500, 500) do
+    local id = redis.pcall('ZPOPMIN', set)[1]
+    if not id then break end
+    local at = tonumber(without('ZSCORE', q, id) or 0)
+    if at >= 2 * apart then -- else it has left by another door
+      redis.call('ZADD', q, at - outside, id)
+      ring({ p = pool, t = tenant, k = at - outside })
+      came = true
+    end
+  end
+  if without('ZCARD', set) ~= 0 then notedAt(owner, pool, depth) end
+  return came
 end
 
 -- letBack gives a tenant that was passed over its turns back.
@@ -440,7 +493,7 @@ end
 -- atOnce reports whether a job that comes is handed out at once: nobody waits, its pool
 -- has room, and its tenant a place. Then it need not stand in the backlog, nor its tenant have a turn.
 local function atOnce(j, depth)
-  return busy(j.p) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t)
+  return busy(j.p) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t) and not packed(j)
 end
 
 -- claim hands out jobs until depth of them are between the backlog and the
@@ -470,7 +523,7 @@ local function claim(pool, depth, tickets)
       if j.dl > 0 and j.dl <= now then
         expire(j)
         steps = steps - 7
-      else
+      elseif not stepAside(j, depth) then
         charged = math.ceil(costOf(j) * share(pool, tenant))
         j.f = j.f + 1
         if j.cs or loadOf(pool).cost then j.cs = string.format('%.0f %.0f', costOf(j), charged) end

@@ -1,28 +1,43 @@
 -- How a job leaves its pool: its end, another pool, and what becomes of those that
 -- follow it.
 
--- letIn gives a tenant that was passed over its turn back in the pool in which that was
--- longest ago, and has it claimed with the script's own.
+-- letIn gives a tenant that was passed over its turn back, or brings a user's jobs back, in the pool in
+-- which that was longest ago, and has it claimed with the script's own.
 local opened = {} -- pool -> its depth
-local function letIn(tenant)
-  while true do
-    local first = redis.pcall('ZPOPMIN', keys.passed(tenant))[1]
-    if not first then return false end
+local function letIn(owner)
+  local user = string.find(owner, '/', 1, true)
+  for _ = 1, without('ZCARD', keys.passed(owner)) or 0 do
+    local first = redis.pcall('ZPOPMIN', keys.passed(owner))[1]
+    if not first then return end
     local depth, pool = string.match(first, '^(%d+) (.*)$')
-    if pool and pcall(fitsPool, pool) and without('ZCARD', keys.backlog(pool, tenant)) ~= 0 then
-      letBack(pool, tenant)
+    local fit, came = pool and pcall(fitsPool, pool), false
+    if fit and user then
+      came = comeBack(pool, depth, owner)
+    elseif fit and without('ZCARD', keys.backlog(pool, owner)) ~= 0 then
+      letBack(pool, owner)
+      came = true
+    end
+    if came then
       opened[pool] = tonumber(depth)
-      return true
+      return
     end
   end
 end
 
--- vacate gives the place of a job back that is in nobody's hands any more.
+-- vacate gives the places of a job back that is in nobody's hands any more.
 local function vacate(j)
   if not j.pl then return end
   j.pl = nil
   drops(j, 'pl')
-  if redis.pcall('ZREM', keys.outs(j.t), j.id) == 1 and not crammed(j.t) then letIn(j.t) end
+  for _, owner in ipairs({ j.t, j.us and ownerOf(j) }) do
+    if redis.pcall('ZREM', keys.outs(owner), j.id) == 1 and not crammed(owner) then letIn(owner) end
+  end
+end
+
+-- outOfLine takes a job out of its tenant's backlog.
+local function outOfLine(j)
+  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+  if j.us then redis.pcall('ZREM', keys.aside(j.p, ownerOf(j)), j.id) end
 end
 
 -- claimOpened is claim of the pools that letIn has opened.
@@ -73,7 +88,7 @@ local function divert(j, to, cost, passed, left) -- seldom
     redis.call('HDEL', j.key, 'fo')
     j.fo = nil
   end
-  redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+  outOfLine(j)
   if manyOf(j.p, laneOf(j), j.t) == 0 then strike(j.p, laneOf(j), j.t) end
   pooled(j.p, 'queued', -1)
   pooled(to, 'queued', 1)
@@ -110,7 +125,7 @@ local function finish(j, to, outcome, used)
   leave(j)
   vacate(j)
   if j.s ~= 'running' then
-    redis.call('ZREM', keys.backlog(j.p, j.t), j.id)
+    outOfLine(j)
     redis.call('ZREM', keys.due(), j.id)
   end
   if j.dl > 0 then redis.call('ZREM', keys.deadlines(), j.id) end

@@ -31,8 +31,8 @@ local function lasting()
   looked['\t'] = true
 end
 
--- weightOf is a tenant's weight, mostOf how many of its jobs may be out at once, 0 being
--- no limit, closed whether nothing of it is taken in, for it is being deleted, and reviewed whether its jobs
+-- weightOf is a tenant's weight, mostOf how many of its jobs, or of each of its users, may be out
+-- at once, 0 being no limit, closed whether nothing of it is taken in, for it is being deleted, and reviewed whether its jobs
 -- wait for an admin's review. All are read by one command; of another type, nothing is noted there.
 local weights, mosts, closings, reviews = {}, {}, {}, {}
 local function weightOf(tenant)
@@ -42,10 +42,12 @@ local function weightOf(tenant)
   end
   return weights[tenant]
 end
-local function mostOf(tenant)
+local function mostOf(owner)
+  local tenant = string.match(owner, '^[^/]*')
   weightOf(tenant)
-  return tonumber(string.match(mosts[tenant], '^%d+') or 0)
+  return tonumber(string.match(mosts[tenant], tenant == owner and '^%d+' or ' u(%d+)') or 0)
 end
+local function ownerOf(j) return j.t .. '/' .. j.us end
 local function closed(tenant)
   weightOf(tenant)
   return closings[tenant] and now < tonumber(closings[tenant])

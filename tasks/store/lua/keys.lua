@@ -100,7 +100,7 @@ function keys.callers() return P .. 'callers' end -- zset: jobs that somebody wa
 
 -- The order of work.
 
-function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by lane and order
+function keys.backlog(pool, tenant) return P .. 'q:' .. pool .. ':' .. tenant end -- zset: a tenant's backlog, by lane and order; behind all lanes what stands aside
 function keys.turns(pool, lane) return P .. 'turns:' .. lane .. ':' .. pool end -- zset: the tenants with jobs of a lane in the backlog, by turn: seconds of the pool's allowance by weight
 
 -- turn     the present turn among the lanes, at which one that comes begins
@@ -114,7 +114,7 @@ function keys.owing(pool, lane) return P .. 'owe:' .. lane .. ':' .. pool end --
 function keys.ring(pool) return P .. 'ring:' .. pool end -- zset: the tenants with a backlog, by the turn that release 0.1.0 gives them and since when they have one, see enroll in backlog.lua
 function keys.paid(pool) return P .. 'paid:' .. pool end -- hash: tenant -> what its calls have cost of late and were expected to, µs each
 function keys.turn(pool) return P .. 'turn:' .. pool end -- string: the present turn of ring, which release 0.1.0 moves
-function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, and behind that " r" and until when an operator's settings stand whatever a process has; a tab, a line's end and tenant -> until when nothing of it is taken in, for it is being deleted; a tab, a carriage return and tenant -> since when and until when its jobs wait for a review
+function keys.weights() return P .. 'weight' end -- hash: tenant -> its weight, where that is not 1; a tab and tenant -> how many of its jobs may be out at once, where they are limited, behind that " u" and how many of each of its users, likewise, and behind that " r" and until when an operator's settings stand whatever a process has; a tab, a line's end and tenant -> until when nothing of it is taken in, for it is being deleted; a tab, a carriage return and tenant -> since when and until when its jobs wait for a review
 function keys.settings() return P .. 'tset' end -- hash: tenant -> what an operator has set of it, JSON, see tasks/tenant.go; a tab -> the version of all of them
 function keys.leaving() return P .. 'bye' end -- zset: tenants that are being deleted, by when another process goes on with it
 -- at    when that began
@@ -127,10 +127,11 @@ function keys.leaving() return P .. 'bye' end -- zset: tenants that are being de
 -- tok   tokens
 -- over  when all was gone
 function keys.departure(tenant) return P .. 'byes:' .. tenant end -- hash: how far the deletion of a tenant has come
-function keys.outs(tenant) return P .. 'outs:' .. tenant end -- zset: jobs of a tenant with such a limit that are handed out, held or running, by when that was last seen to be so
-function keys.passed(tenant) return P .. 'full:' .. tenant end -- zset: pools in which such a tenant at its limit, or under review, has a backlog and no turn, each behind its depth, by since when
+function keys.outs(owner) return P .. 'outs:' .. owner end -- zset: jobs of a tenant, or of tenant/user, with such a limit that are handed out, held or running, by when that was last seen to be so
+function keys.passed(owner) return P .. 'full:' .. owner end -- zset: pools in which such a tenant at its limit, or under review, has a backlog and no turn, or such a user jobs that stand aside, each behind its depth, by since when
+function keys.aside(pool, owner) return P .. 'aside:' .. pool .. ':' .. owner end -- zset: jobs of a user at its limit that stand aside in its tenant's backlog, by order
 function keys.reviews(tenant) return P .. 'rvw:' .. tenant end -- list: from when until when a tenant's jobs waited for a review, of reviews that are over
-function keys.atLimit() return P .. 'fulls' end -- zset: those tenants, by when to look again
+function keys.atLimit() return P .. 'fulls' end -- zset: those tenants and users, by when to look again
 function keys.paused() return P .. 'paused' end -- hash: pool -> 1 while none of its jobs is handed out
 function keys.handed(pool) return P .. 'out:' .. pool end -- zset: handed to Asynq, or taken just now; by when to look again
 function keys.held(pool) return P .. 'hold:' .. pool end -- zset: taken by a worker, waiting for pace; by end of lease

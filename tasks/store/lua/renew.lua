@@ -6,10 +6,10 @@
 spare()
 local lost = {}
 
--- settles gives a job its place that was handed out before its tenant had a limit, or by a
+-- settles gives a job its places that was handed out before its tenant or user had a limit, or by a
 -- release that knows of none. One from which a pause has taken it asks for it when it starts.
 local function settles(j)
-  if mostOf(j.t) > 0 and j.pl ~= '0' then redis.call('HSET', j.key, occupy(j)) end
+  if j.pl ~= '0' and limited(j) then redis.call('HSET', j.key, occupy(j)) end
 end
 
 for i = 3, #ARGV, 2 do

@@ -22,7 +22,8 @@ end
 -- One whose place a pause has taken needs one again: without, it goes back into line, uncounted.
 if j.pl == '0' then
   redis.pcall('ZREM', keys.outs(j.t), j.id)
-  if crammed(j.t) then
+  if j.us then redis.pcall('ZREM', keys.outs(ownerOf(j)), j.id) end
+  if crammed(j.t) or packed(j) then
     leave(j)
     redis.call('HINCRBY', j.key, 'f', 1)
     drops(j, 'pl')
@@ -31,7 +32,7 @@ if j.pl == '0' then
     become(j, j.s)
     return { 'lost' }
   end
-  redis.pcall('ZADD', keys.outs(j.t), now, j.id)
+  occupy(j)
   puts(j, 'pl', 1)
 end
 leave(j)

@@ -102,7 +102,7 @@ for pool, depth in pairs(a.depths) do
   end
 end
 
--- A tenant at its limit is looked at again: a place may have been left without a word, by a
+-- A tenant or user at its limit is looked at again: a place may have been left without a word, by a
 -- release that knows of none, and the limit may be another by now.
 local function standing(id)
   local h = redis.pcall('HMGET', keys.job(id), 's', 'p')
@@ -111,19 +111,20 @@ local function standing(id)
   if without('HEXISTS', keys.paused(), h[2]) == 1 then return false, true end -- it would keep its place for as long as that lasts
   return without('ZSCORE', keys.handed(h[2]), id) or without('ZSCORE', keys.held(h[2]), id)
 end
-for _, tenant in ipairs(upto(keys.atLimit())) do
-  redis.call('ZREM', keys.atLimit(), tenant)
-  for _, id in ipairs(redis.pcall('ZRANGE', keys.outs(tenant), 0, a.most - 1)) do
+for _, owner in ipairs(upto(keys.atLimit())) do
+  redis.call('ZREM', keys.atLimit(), owner)
+  for _, id in ipairs(redis.pcall('ZRANGE', keys.outs(owner), 0, a.most - 1)) do
     local stands, taken = standing(id)
-    if stands then redis.call('ZADD', keys.outs(tenant), now, id) else redis.call('ZREM', keys.outs(tenant), id) end
+    if stands then redis.call('ZADD', keys.outs(owner), now, id) else redis.call('ZREM', keys.outs(owner), id) end
     if taken then redis.call('HSET', keys.job(id), 'pl', 0) end
   end
+  local tenant = string.match(owner, '^[^/]*')
   if not reviewed(tenant) then settled(tenant, now) end -- it may have ended by itself
-  if crammed(tenant) then
+  if crammed(owner) then
     -- Of very many, five sweeps a second look at a part.
-    redis.call('ZADD', keys.atLimit(), now + math.max(1000, math.ceil(redis.call('ZCARD', keys.atLimit()) * 200 / a.most)), tenant)
+    redis.call('ZADD', keys.atLimit(), now + math.max(1000, math.ceil(redis.call('ZCARD', keys.atLimit()) * 200 / a.most)), owner)
   else
-    while letIn(tenant) do end
+    for _ = 1, without('ZCARD', keys.passed(owner)) or 0 do letIn(owner) end
   end
 end
 

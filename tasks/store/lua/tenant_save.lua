@@ -18,8 +18,8 @@ end
 local version = math.max(tonumber(redis.call('HGET', keys.settings(), '\t') or 0) + 1, now)
 redis.call('HSET', keys.settings(), '\t', string.format('%.0f', version))
 -- The order of work has it at once, and until every process knows nobody's submit takes it back.
-local weight, most = string.match(a.weight, '^(%d+) (%d+)$')
+local weight, most = placesIn(a.weight)
 redis.call('HSET', keys.weights(), a.tenant, weight, '\t' .. a.tenant, string.format('%s r%.0f', most, now + a.settle))
-redis.call('ZADD', keys.atLimit(), now, a.tenant) -- whoever sweeps lets it go on
+redis.call('ZADD', keys.atLimit(), now, a.tenant) -- whoever sweeps lets it go on; its users are looked at each second
 noted()
 return 'ok'
