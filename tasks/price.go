@@ -1,12 +1,14 @@
 package tasks
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math"
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Currency is what all amounts are told in.
@@ -65,45 +67,82 @@ func (c Cost) Plus(other Cost) Cost { return Cost{c.Amount + other.Amount, c.May
 
 // Price is what a million tokens of some models cost.
 type Price struct {
-	Models                               string // a glob, see [MatchModel]
+	Models                               string    // a glob, see [MatchModel]
+	From, Until                          time.Time // it holds for calls that begin from From on and before Until; zero: no bound
 	Input, Output, CacheRead, CacheWrite Money
+	CacheWrite1h                         Money // of those written to the cache for an hour; 0: CacheWrite
+	// The factors of the service tiers: Unit is the price itself, half of it half of that.
+	// 0: the price itself.
+	Batch, Flex, Priority Money
 }
 
-// Prices are what models cost; the first that matches a model is its price.
+// Served is how a provider served a call, as its answer says, where its price goes by it.
+type Served struct {
+	Tier Tier
+	Hour int64 // of the tokens written to its cache, those kept for an hour
+}
+
+// Tier is the service tier that an answer says it was served at, in the provider's word.
+type Tier string
+
+// The tiers that have a factor; every other costs the price itself.
+const (
+	TierBatch    Tier = "batch"
+	TierFlex     Tier = "flex"
+	TierPriority Tier = "priority"
+)
+
+// factor is by what the prices of a tier are multiplied.
+func (p *Price) factor(t Tier) Money {
+	return cmp.Or(map[Tier]Money{TierBatch: p.Batch, TierFlex: p.Flex, TierPriority: p.Priority}[t], Unit)
+}
+
+// Prices are what models cost; the first that matches a model and holds is its price.
 type Prices []Price
 
-// Of returns a model's price; false where nobody has said.
-func (ps Prices) Of(model string) (Price, bool) {
+// Of returns a model's price of calls that begin at a time; false where nobody has said.
+func (ps Prices) Of(model string, at time.Time) (Price, bool) {
 	for _, p := range ps {
-		if MatchModel([]string{p.Models}, model) {
+		if !at.Before(p.From) && (p.Until.IsZero() || at.Before(p.Until)) && MatchModel([]string{p.Models}, model) {
 			return p, true
 		}
 	}
 	return Price{}, false
 }
 
-// Of is what these tokens cost, rounded once to the nearest billionth.
-func (p Price) Of(u Usage) Money {
-	const million = 1_000_000
-	sum := big.NewInt(million / 2)
+// Of is what these tokens cost, served so, rounded once to the nearest billionth.
+func (p Price) Of(u Usage, s Served) Money {
+	hour := min(max(0, s.Hour), max(0, u.CacheCreationInputTokens))
+	sum := new(big.Int)
 	for _, part := range [...]struct {
 		tokens int64
 		price  Money
-	}{{u.InputTokens, p.Input}, {u.OutputTokens, p.Output}, {u.CacheReadInputTokens, p.CacheRead}, {u.CacheCreationInputTokens, p.CacheWrite}} {
+	}{
+		{u.InputTokens, p.Input}, {u.OutputTokens, p.Output}, {u.CacheReadInputTokens, p.CacheRead},
+		{u.CacheCreationInputTokens - hour, p.CacheWrite}, {hour, cmp.Or(p.CacheWrite1h, p.CacheWrite)},
+	} {
 		n := big.NewInt(max(0, part.tokens))
 		sum.Add(sum, n.Mul(n, big.NewInt(int64(part.price))))
 	}
-	if sum.Quo(sum, big.NewInt(million)); !sum.IsInt64() {
+	million := big.NewInt(1_000_000 * int64(Unit))
+	sum.Mul(sum, big.NewInt(int64(p.factor(s.Tier))))
+	sum.Add(sum, new(big.Int).Rsh(million, 1))
+	if sum.Quo(sum, million); !sum.IsInt64() {
 		return math.MaxInt64
 	}
 	return Money(sum.Int64())
 }
 
 // AtMost is about the most that one call may cost: its input is estimated and may be
-// written to the provider's cache, and its output is as long as it may be.
+// written to the provider's cache, and its output is as long as it may be. A request that
+// names a service tier may be served at the dearest, or at none.
 func (p Price) AtMost(r *Request) Money {
-	p.Input = max(p.Input, p.CacheWrite)
-	return p.Of(Usage{InputTokens: int64(r.InputTokens), OutputTokens: int64(cmp.Or(r.OutputTokens, r.MaxTokens))})
+	p.Input = max(p.Input, p.CacheWrite, p.CacheWrite1h)
+	var s Served
+	if bytes.Contains(r.Body, []byte(`service_tier`)) && p.Priority > Unit {
+		s.Tier = TierPriority
+	}
+	return p.Of(Usage{InputTokens: int64(r.InputTokens), OutputTokens: int64(cmp.Or(r.OutputTokens, r.MaxTokens))}, s)
 }
 
 // Cost is what the job's calls cost, as far as its log goes back; false where no call

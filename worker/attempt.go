@@ -34,6 +34,8 @@ type attempt struct {
 	question  upstream.Question // its request, read
 	digest    string            // of its request, in a pool that keeps or shares answers
 	cacheable bool              // its answer may serve later jobs that ask the same
+	price     tasks.Price       // of the model that it asks, as the call's day has it
+	priced    bool              // it has one
 	leads     bool              // it asks for all that ask the same now
 
 	by      *account    // whose call it is; nil: none has been chosen
@@ -147,8 +149,8 @@ func (a *attempt) take(base context.Context) error {
 	}
 	a.ticket.Tenant = a.job.Tenant
 	a.text.of(a.job.Tenant)
-	price, priced := a.w.c.Prices.Of(a.job.Asks())
-	a.ticket.Asks = tasks.Asked{Account: a.p.accounts[0].Name, Model: a.job.Asks(), AtMost: price.AtMost(&a.job.Request), Priced: priced}
+	a.price, a.priced = a.w.c.Prices.Of(a.job.Asks(), a.w.c.Now())
+	a.ticket.Asks = tasks.Asked{Account: a.p.accounts[0].Name, Model: a.job.Asks(), AtMost: a.price.AtMost(&a.job.Request), Priced: a.priced}
 	return cmp.Or(unread, err)
 }
 
@@ -165,17 +167,16 @@ func (a *attempt) waited() tasks.Waited {
 // What the provider may have charged and did not count is taken for the most that it
 // may be.
 func (a *attempt) cost() *tasks.Cost {
-	price, priced := a.w.c.Prices.Of(a.job.Asks())
 	answer := &a.answer
 	switch {
-	case !priced:
+	case !a.priced:
 		return nil
 	case answer.Outcome == tasks.Cached, answer.Outcome == tasks.Shared:
 		return &tasks.Cost{}
 	case answer.Usage != nil && !answer.MaybeBilled:
-		return &tasks.Cost{Amount: price.Of(*answer.Usage)}
+		return &tasks.Cost{Amount: a.price.Of(*answer.Usage, answer.Served)}
 	case answer.MaybeBilled, answer.Outcome == tasks.Succeeded:
-		return &tasks.Cost{Maybe: price.AtMost(&a.job.Request)}
+		return &tasks.Cost{Maybe: a.price.AtMost(&a.job.Request)}
 	}
 	return &tasks.Cost{}
 }

@@ -47,7 +47,7 @@ func TestTheCostOfJobsIsTheProvidersBill(t *testing.T) {
 				}
 			}
 			stats := f.Stats(false)
-			bill := price.Of(tasks.Usage{InputTokens: stats.InputTokens, OutputTokens: stats.OutputTokens})
+			bill := price.Of(tasks.Usage{InputTokens: stats.InputTokens, OutputTokens: stats.OutputTokens}, tasks.Served{})
 			if bill < sum.Amount || bill > sum.Amount+sum.Maybe || fault == "" && sum.Maybe > 0 || fault != "" && maybe == 0 {
 				t.Errorf("the bill is %s, the jobs' sum %s and perhaps %s more, of %d jobs", bill, sum.Amount, sum.Maybe, maybe)
 			}

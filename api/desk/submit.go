@@ -283,7 +283,7 @@ func (d *Desk) fits(ctx context.Context, job *tasks.Job, l tasks.Limits) error {
 	r := &job.Request
 	// A fallback may answer in its place, whatever that costs.
 	for _, model := range append([]string{job.Model}, job.Fallback...) {
-		if price, ok := d.c.Prices.Of(model); ok {
+		if price, ok := d.c.Prices.Of(model, d.c.Now()); ok {
 			job.AtMost = max(job.AtMost, price.AtMost(r))
 		}
 	}

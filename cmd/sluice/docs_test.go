@@ -89,7 +89,7 @@ func TestDocumentedCommands(t *testing.T) {
 }
 
 func TestDocumentedConfiguration(t *testing.T) {
-	c, faults := config.Load("", []string{"HOME=/", "ANTHROPIC_API_KEY=k"})
+	c, faults := config.Load("", []string{"HOME=/", "ANTHROPIC_API_KEY=k", `SLUICE_PRICES={"m": {}}`})
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}

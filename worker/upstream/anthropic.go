@@ -331,6 +331,23 @@ func (m *messageStream) counted() (tasks.Usage, int64, bool) {
 	}, m.charged(), m.final
 }
 
+// served reads the tier, and which tokens were written to the cache for an hour.
+// Source: platform.claude.com/docs/en/api/service-tiers.
+func (m *messageStream) served() (s tasks.Served) {
+	if tier := m.usage.get("service_tier"); tier != nil {
+		s.Tier = tasks.Tier(text(tier.raw))
+	}
+	if kept := m.usage.get("cache_creation"); kept != nil && jsontext.Value(kept.raw).Kind() == '{' {
+		_ = eachMember(kept.raw, func(name string, v jsontext.Value, _, _ int) error { // read once already
+			if name == "ephemeral_1h_input_tokens" {
+				s.Hour = count(v)
+			}
+			return nil
+		})
+	}
+	return s
+}
+
 func (m *messageStream) grown() int { return m.size }
 
 func (m *messageStream) instead() *providerError { return m.other }

@@ -240,6 +240,17 @@ func (c *completionStream) counted() (tasks.Usage, int64, bool) {
 	return chatUsage.read(c.usage)
 }
 
+func (c *completionStream) served() tasks.Served {
+	if tier := c.obj.get("service_tier"); tier != nil {
+		return servedAt(tier.raw)
+	}
+	return tasks.Served{}
+}
+
+// servedAt reads OpenAI's word for the service tier of an answer.
+// Source: developers.openai.com/api/docs/guides/flex-processing.
+func servedAt(tier jsontext.Value) tasks.Served { return tasks.Served{Tier: tasks.Tier(text(tier))} }
+
 // usageNames are the members of a usage object of OpenAI's. The count has come with sure.
 type usageNames struct {
 	input           []string

@@ -40,6 +40,8 @@ type assembler interface {
 	grown() int
 	// counted returns the usage, the input charged, and whether both are final.
 	counted() (tasks.Usage, int64, bool)
+	// served returns how the provider says that it serves the call.
+	served() tasks.Served
 	result() ([]byte, error)
 	// instead returns what the provider has said so far in place of an answer, or
 	// nil; it is asked for when no answer came.
@@ -203,7 +205,7 @@ func (c *Caller) readStream(ask Ask, r io.Reader, a *Answer) error {
 		usage, charged, final := asm.counted()
 		a.ChargedInput = charged
 		if final {
-			a.Usage = &usage
+			a.Usage, a.Served = &usage, asm.served()
 		}
 	}()
 	stream := newEvents(r, int(min(c.maxResult, 1<<30))+(64<<10))
@@ -325,13 +327,13 @@ func (c *Caller) readWhole(ask Ask, r io.Reader, a *Answer) error {
 	shape.endpoint = ask.Question.request.Endpoint
 	if c.provider.Dialect == OpenAI {
 		if u, charged, ok := shape.counted(); ok {
-			a.Usage, a.ChargedInput = &u, charged
+			a.Usage, a.ChargedInput, a.Served = &u, charged, servedAt(shape.tier)
 		}
 	} else {
 		m := &messageStream{}
 		if m.count(shape.usage, true) == nil {
 			if u, charged, ok := m.counted(); ok {
-				a.Usage, a.ChargedInput = &u, charged
+				a.Usage, a.ChargedInput, a.Served = &u, charged, m.served()
 			}
 		}
 	}

@@ -79,6 +79,14 @@ func (s *responseStream) counted() (tasks.Usage, int64, bool) {
 	return otherUsage.read(o.usage)
 }
 
+func (s *responseStream) served() tasks.Served {
+	o, err := outlined(s.body)
+	if s.body == nil || err != nil {
+		return tasks.Served{}
+	}
+	return servedAt(o.tier)
+}
+
 func (s *responseStream) result() ([]byte, error) {
 	if s.body == nil {
 		return nil, errMalformed

@@ -19,6 +19,7 @@ type outline struct {
 	content jsontext.Value
 	stop    jsontext.Value
 	usage   jsontext.Value
+	tier    jsontext.Value
 	tells   bool // some member may hold a model's text
 
 	// Of the answers of OpenAI's other endpoints.
@@ -38,22 +39,10 @@ func outlined(body []byte) (o outline, err error) {
 		case "type":
 			o.kind = text(v)
 			o.failed = o.failed || o.kind == "error"
-		case "choices":
-			o.choices = v
-		case "content":
-			o.content = v
-		case "stop_reason":
-			o.stop = v
-		case "usage":
-			o.usage = v
-		case "data":
-			o.data = v
-		case "output":
-			o.output = v
-		case "status":
-			o.status = v
-		case "incomplete_details":
-			o.incomplete = v
+		default:
+			if part := o.part(name); part != nil {
+				*part = v
+			}
 		}
 		switch name {
 		case "choices", "content", "message", "text", "response", "output", "completion", "candidates", "delta", "generated_text", "result", "answer":
@@ -62,6 +51,31 @@ func outlined(body []byte) (o outline, err error) {
 		return nil
 	})
 	return o, err
+}
+
+// part is where the value of a member belongs, or nil.
+func (o *outline) part(name string) *jsontext.Value {
+	switch name {
+	case "choices":
+		return &o.choices
+	case "content":
+		return &o.content
+	case "stop_reason":
+		return &o.stop
+	case "usage":
+		return &o.usage
+	case "service_tier":
+		return &o.tier
+	case "data":
+		return &o.data
+	case "output":
+		return &o.output
+	case "status":
+		return &o.status
+	case "incomplete_details":
+		return &o.incomplete
+	}
+	return nil
 }
 
 // judge is the one rule of what an answer is, for an object that came whole as

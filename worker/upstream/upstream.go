@@ -235,6 +235,8 @@ type Answer struct {
 	// do not overlap in either dialect: input tokens read from a cache are
 	// counted under CacheReadInputTokens alone.
 	Usage *tasks.Usage
+	// Served is how the provider says that it served the call; set with Usage.
+	Served tasks.Served
 	// ChargedInput is how many input tokens count against the provider's limit:
 	// for Anthropic everything but what was read from a cache, for OpenAI the
 	// whole prompt. 0 when the provider did not say.

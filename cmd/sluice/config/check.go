@@ -98,9 +98,7 @@ func (v *validator) config(c *Config) {
 	v.atLeast("results.max_bytes", c.Results.MaxBytes, 1)
 	v.abuse(c.Abuse)
 	v.bodies(c.Bodies)
-	for _, p := range c.Prices {
-		v.price("prices."+p.Name, p)
-	}
+	v.prices(c.Prices)
 	v.webhooks(c.Webhooks)
 }
 
@@ -176,9 +174,49 @@ func (v *validator) doors(c *Config) {
 	v.within("caps.body_bytes", c.Caps.BodyBytes, 2*mostBody, 1<<40)
 }
 
+// prices checks what models cost: those of one name follow each other without a gap.
+func (v *validator) prices(all []Price) {
+	for i, p := range all {
+		key := "prices." + p.Name
+		first := i == 0 || all[i-1].Name != p.Name
+		if first && !isGlob(p.Name) {
+			v.bad(key, "%q is not a pattern of models (*, ? and [a-z] are)", p.Name)
+		}
+		if !first || i+1 < len(all) && all[i+1].Name == p.Name {
+			nth := 0
+			for i-nth > 0 && all[i-nth-1].Name == p.Name {
+				nth++
+			}
+			key += "[" + strconv.Itoa(nth) + "]"
+		}
+		v.price(key, p)
+		if first {
+			continue
+		}
+		switch before := all[i-1]; {
+		case before.Until == "" || p.From == "":
+			v.bad(key, "holds beside the one before it: say the day on which that ends (until) and this begins (from)")
+		case bound(p.From).Before(bound(before.Until)):
+			v.bad(key+".from", "%s is before %s, up to which the price before it holds", p.From, before.Until)
+		case bound(p.From).After(bound(before.Until)):
+			v.bad(key+".from", "leaves a gap without a price from %s to %s", before.Until, p.From)
+		}
+	}
+}
+
 func (v *validator) price(key string, p Price) {
-	if !isGlob(p.Name) {
-		v.bad(key, "%q is not a pattern of models (*, ? and [a-z] are)", p.Name)
+	for name, day := range map[string]string{"from": p.From, "until": p.Until} {
+		if _, err := time.Parse(time.DateOnly, day); err != nil && day != "" {
+			v.bad(key+"."+name, "%q is no day; write it as in 2027-01-01", day)
+		}
+	}
+	if from, until := bound(p.From), bound(p.Until); !from.IsZero() && !until.IsZero() && !from.Before(until) {
+		v.bad(key+".until", "%s is not after %s, from which it holds", p.Until, p.From)
+	}
+	for name, factor := range map[string]tasks.Money{"batch": p.Batch, "flex": p.Flex, "priority": p.Priority} {
+		if factor <= 0 || factor > 100*tasks.Unit {
+			v.bad(key+"."+name, "is %s; it has to be a factor of the price, above 0 and at most 100", factor)
+		}
 	}
 }
 

@@ -522,20 +522,39 @@ func (c *Config) bodiesURL() string {
 	return (&url.URL{Scheme: "file", Path: filepath.Join(dir, "bodies")}).String()
 }
 
-// Price is what a model's tokens cost, in money per million.
+// Price is what a model's tokens cost, in money per million. Of one name several may follow
+// each other, written as a list, each for days of its own.
 type Price struct {
-	Name       string      // a glob, as those of a pool's models
-	Input      tasks.Money `key:"input"`
-	Output     tasks.Money `key:"output"`
-	CacheRead  tasks.Money `key:"cache_read"`  // tokens that the provider found in its cache
-	CacheWrite tasks.Money `key:"cache_write"` // tokens that it put there
+	Name         string      // a glob, as those of a pool's models
+	Input        tasks.Money `key:"input"`
+	Output       tasks.Money `key:"output"`
+	CacheRead    tasks.Money `key:"cache_read"`     // tokens that the provider found in its cache
+	CacheWrite   tasks.Money `key:"cache_write"`    // tokens that it put there
+	CacheWrite1h tasks.Money `key:"cache_write_1h"` // tokens that it put there for an hour; 0: as CacheWrite
+	// Factors of the service tier that the answer names.
+	Batch    tasks.Money `key:"batch"`
+	Flex     tasks.Money `key:"flex"`
+	Priority tasks.Money `key:"priority"`
+	// The first UTC day on which it holds, and the first on which it does no more, as in 2027-01-01; "": no bound.
+	From  string `key:"from"`
+	Until string `key:"until"`
+}
+
+// bound is the midnight of a day of a price; zero: none, or none that can be read, which check says.
+func bound(day string) time.Time {
+	t, _ := time.Parse(time.DateOnly, day)
+	return t
 }
 
 // PriceList is what models cost, as a worker and a run read it.
 func (c *Config) PriceList() tasks.Prices {
 	var list tasks.Prices
 	for _, p := range c.Prices {
-		list = append(list, tasks.Price{Models: p.Name, Input: p.Input, Output: p.Output, CacheRead: p.CacheRead, CacheWrite: p.CacheWrite})
+		list = append(list, tasks.Price{
+			Models: p.Name, From: bound(p.From), Until: bound(p.Until),
+			Input: p.Input, Output: p.Output, CacheRead: p.CacheRead, CacheWrite: p.CacheWrite, CacheWrite1h: p.CacheWrite1h,
+			Batch: p.Batch, Flex: p.Flex, Priority: p.Priority,
+		})
 	}
 	return list
 }

@@ -88,7 +88,7 @@ tenants:
   default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true, users: {submits_per_minute: 0, queued_jobs: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0}}
 abuse: {mode: shadow, window: 60s, learn: 168h}
 results: {ttl: 168h, max_bytes: 8388608}
-prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75}}
+prices: {"claude-sonnet-4.5*": {input: 3.00, output: 15, cache_read: 0.30, cache_write: 3.75, cache_write_1h: 6, batch: 0.5, flex: 0.5, priority: 1.25, from: 2026-10-01, until: 2027-01-01}}
 bodies: {url: "s3://prompts/sluice?region=eu-central-1", above: 16384, access_key: AKIA, secret_key: hunter2-the-third, session_token: hunter2-the-fourth}
 seal: {off: false, keys: {"2026-10": "MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=", "2026-11": "MjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjI="}}
 data_dir: /var/lib/sluice
@@ -625,7 +625,8 @@ func TestAddressesAreAsBrowsersWriteThem(t *testing.T) {
 
 func TestPrices(t *testing.T) {
 	c := mustLoad(t, contractFile)
-	if want := []Price{{"claude-sonnet-4.5*", 3 * tasks.Unit, 15 * tasks.Unit, tasks.Unit * 3 / 10, tasks.Unit * 375 / 100}}; !slices.Equal(c.Prices, want) {
+	const cent = tasks.Unit / 100
+	if want := []Price{{"claude-sonnet-4.5*", 300 * cent, 1500 * cent, 30 * cent, 375 * cent, 600 * cent, 50 * cent, 50 * cent, 125 * cent, "2026-10-01", "2027-01-01"}}; !slices.Equal(c.Prices, want) {
 		t.Errorf("prices %+v; want %+v", c.Prices, want)
 	}
 	var out strings.Builder
@@ -637,12 +638,24 @@ func TestPrices(t *testing.T) {
 		t.Errorf("printed, it is no configuration with that price: %v\n%s", r.faults, &out)
 	}
 	for text, want := range map[string]string{
-		`prices: {m: {input: -1}}`:            "prices.m.input",
-		`prices: {m: {output: .nan}}`:         "prices.m.output",
-		`prices: {m: {output: "3"}}`:          "has to be an amount",
-		`prices: {m: {output: 0.0000000001}}`: "more than nine digits",
-		`prices: {"[": {input: 1}}`:           "is not a pattern of models",
-		`prices: {m: {in: 1}}`:                "prices.m.in",
+		`prices: {m: {input: -1}}`:                                 "prices.m.input",
+		`prices: {m: {output: .nan}}`:                              "prices.m.output",
+		`prices: {m: {output: "3"}}`:                               "has to be an amount",
+		`prices: {m: {output: 0.0000000001}}`:                      "more than nine digits",
+		`prices: {"[": {input: 1}}`:                                "is not a pattern of models",
+		`prices: {m: {in: 1}}`:                                     "prices.m.in",
+		`prices: {m: {batch: 0}}`:                                  "above 0 and at most 100",
+		`prices: {m: {priority: 101}}`:                             "prices.m.priority",
+		`prices: {m: {from: 1.1.2027}}`:                            "write it as in 2027-01-01",
+		`prices: {m: {from: 2027-02-30}}`:                          "prices.m.from",
+		`prices: {m: {from: 2027-01-01, until: 2027-01-01}}`:       "is not after 2027-01-01",
+		`prices: {m: []}`:                                          "is empty",
+		`prices: {m: [{in: 1}]}`:                                   "prices.m[0].in",
+		`prices: {"[": [{until: 2027-01-01}, {from: 2027-01-01}]}`: "is not a pattern of models",
+		`prices: {m: [{input: 1}, {input: 2, from: 2027-01-01}]}`:  "prices.m[1]: holds beside the one before it",
+		`prices: {m: [{until: 2027-01-01}, {input: 2}]}`:           "prices.m[1]: holds beside the one before it",
+		`prices: {m: [{until: 2027-01-02}, {from: 2027-01-01}]}`:   "prices.m[1].from: 2027-01-01 is before 2027-01-02",
+		`prices: {m: [{until: 2027-01-01}, {from: 2027-01-01, until: 2027-02-01}, {from: 2027-02-03}]}`: "prices.m[2].from: leaves a gap without a price from 2027-02-01 to 2027-02-03",
 	} {
 		file := filepath.Join(t.TempDir(), "sluice.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -650,6 +663,50 @@ func TestPrices(t *testing.T) {
 		}
 		if _, faults := Load(file, []string{"HOME=" + t.TempDir()}); len(faults) != 1 || !strings.Contains(faults.Error(), want) {
 			t.Errorf("%s: %v; want one fault with %s", text, faults, want)
+		}
+	}
+}
+
+// A change of price is said beforehand, and holds from its day on.
+func TestPricesThatFollowEachOther(t *testing.T) {
+	text := "prices: {claude-x: [{input: 3, until: 2027-01-01}, {input: 2, from: 2027-01-01, batch: 0.4}], \"*\": {input: 1}}\n"
+	c := mustLoad(t, text)
+	for day, want := range map[string]string{"2026-12-31T23:59:59Z": "3 1.5", "2027-01-01T00:00:00Z": "2 0.8"} {
+		at, err := time.Parse(time.RFC3339, day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := c.PriceList().Of("claude-x", at)
+		million := tasks.Usage{InputTokens: 1_000_000}
+		if got := p.Of(million, tasks.Served{}).String() + " " + p.Of(million, tasks.Served{Tier: tasks.TierBatch}).String(); got != want {
+			t.Errorf("on %s a million tokens cost %s, want %s", day, got, want)
+		}
+	}
+	var out strings.Builder
+	if err := c.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if again := mustLoad(t, out.String()); !slices.Equal(again.Prices, c.Prices) {
+		t.Errorf("printed, it is other prices: %+v\n%s", again.Prices, &out)
+	}
+}
+
+// README's example of prices is read as it stands, and costs what README says.
+func TestThePricesOfREADME(t *testing.T) {
+	page, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(page), "```yaml\nprices:")
+	example, words, _ := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("README has no example of prices")
+	}
+	price, ok := mustLoad(t, "prices:"+example).PriceList().Of("gpt-5", time.Now())
+	for _, tier := range []tasks.Tier{"default", tasks.TierFlex, tasks.TierBatch, tasks.TierPriority} {
+		got := price.Of(tasks.Usage{InputTokens: 1000, OutputTokens: 200}, tasks.Served{Tier: tier}).String()
+		if said, _, _ := strings.Cut(words, "\n\n**"); !ok || !strings.Contains(said, got) {
+			t.Errorf("at %s that costs %s, which README does not say", tier, got)
 		}
 	}
 }

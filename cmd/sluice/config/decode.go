@@ -245,15 +245,11 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 		})
 	}
 	for _, e := range n.entries {
-		item := reflect.New(v.Type().Elem()).Elem()
-		switch key {
-		case "providers":
-			item.Set(reflect.ValueOf(defaultProvider()))
-		case "pools":
-			item.Set(reflect.ValueOf(defaultPool()))
-		case "tenants":
-			item.Set(v.Index(0)) // defaults put it there
+		if key == "prices" && e.node.kind == sequence {
+			r.pricesOf(e, v, join(key, e.key))
+			continue
 		}
+		item := blank(key, v)
 		item.FieldByName("Name").SetString(e.key)
 		r.decode(e.node, item, join(key, e.key))
 		if key == "tenants" && e.key == "default" {
@@ -261,6 +257,35 @@ func (r *reader) names(n *node, v reflect.Value, key string) {
 			continue
 		}
 		v.Set(reflect.Append(v, item))
+	}
+}
+
+// blank is an item of the names of a key before any of its settings is read.
+func blank(key string, list reflect.Value) reflect.Value {
+	item := reflect.New(list.Type().Elem()).Elem()
+	switch key {
+	case "providers":
+		item.Set(reflect.ValueOf(defaultProvider()))
+	case "pools":
+		item.Set(reflect.ValueOf(defaultPool()))
+	case "prices":
+		item.Set(reflect.ValueOf(defaultPrice()))
+	case "tenants":
+		item.Set(list.Index(0)) // defaults put it there
+	}
+	return item
+}
+
+// pricesOf reads the prices of one name that follow each other.
+func (r *reader) pricesOf(e entry, v reflect.Value, key string) {
+	if len(e.node.items) == 0 {
+		r.fault(key, e.node.where, "is empty")
+	}
+	for i, n := range e.node.items {
+		p := defaultPrice()
+		p.Name = e.key
+		r.decode(n, reflect.ValueOf(&p).Elem(), key+"["+strconv.Itoa(i)+"]")
+		v.Set(reflect.Append(v, reflect.ValueOf(p)))
 	}
 }
 

@@ -75,6 +75,12 @@ func defaultAccount() Account {
 	return Account{Weight: 1, Limits: Limits{unset, unset, unset, unset, unset}}
 }
 
+// defaultPrice is a price before any of its settings is read: what providers ask for the
+// tiers that they sell at half price, and for others the price itself.
+func defaultPrice() Price {
+	return Price{Batch: tasks.Unit / 2, Flex: tasks.Unit / 2, Priority: tasks.Unit}
+}
+
 // poolFor is the pool of a provider in a configuration that has no pools.
 func poolFor(p Provider) Pool {
 	pool := defaultPool()

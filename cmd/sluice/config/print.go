@@ -82,7 +82,16 @@ func plainNamed(v reflect.Value) yaml.MapSlice {
 		if p, ok := item.Interface().(Provider); ok && p.Fake {
 			continue
 		}
-		out = append(out, yaml.MapItem{Key: item.FieldByName("Name").String(), Value: plain(item)})
+		name := item.FieldByName("Name").String()
+		if last := len(out) - 1; last >= 0 && out[last].Key == name { // prices that follow each other
+			list, ok := out[last].Value.([]any)
+			if !ok {
+				list = []any{out[last].Value}
+			}
+			out[last].Value = append(list, plain(item))
+			continue
+		}
+		out = append(out, yaml.MapItem{Key: name, Value: plain(item)})
 	}
 	return out
 }

@@ -74,8 +74,8 @@ func tellLoad(c *Config, left []prompt) {
 	for _, model := range slices.Sorted(maps.Keys(byModel)) {
 		l := byModel[model]
 		price := "not known"
-		if p, ok := c.Prices.Of(model); ok {
-			amount := p.Of(tasks.Usage{InputTokens: l.input, OutputTokens: l.output})
+		if p, ok := c.Prices.Of(model, time.Now()); ok {
+			amount := p.Of(tasks.Usage{InputTokens: l.input, OutputTokens: l.output}, tasks.Served{})
 			cost += amount
 			price = money(amount)
 		} else {
