@@ -148,7 +148,7 @@ func (w *Web) jobView(ctx context.Context, j *tasks.Job, v viewer) jobView {
 		return view
 	}
 	view.Prompt = view.Path + "/prompt"
-	if len(j.Result) > 0 || j.Error != nil && !v.own(j.Owner()) {
+	if len(j.Result) > 0 || j.Error != nil && !v.own(j.Owner()) || !final && w.cfg.Follow != nil {
 		view.Result = view.Path + "/result"
 	}
 	if j.Error != nil {
@@ -264,6 +264,8 @@ type resultPage struct {
 	Cut      bool
 	Metadata []fact
 	Finish   string
+	Status   string // of a job whose answer is to come
+	Events   string // address that this comes from; "": it is shown as it is now
 	Curl     string // submits the same once more; "": it is too long to be copied
 }
 
@@ -282,23 +284,6 @@ func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, thing, 
 		w.refuse(rw, v, thing, "look at", err)
 	}
 	return err == nil
-}
-
-// result shows what a job's provider answered.
-func (w *Web) result(rw http.ResponseWriter, r *http.Request, v viewer) {
-	j, ok := w.find(rw, r, v)
-	if !ok || !w.mayRead(rw, r, v, "job", j.Owner(), j.ID) {
-		return
-	}
-	page := resultPage{frame: w.frame(v, "jobs"), What: "Answer", ID: j.ID, Path: w.jobPath(j.ID), Tenant: j.Owner(), Text: tasks.ResultText(j.Result), Metadata: written(&j), Finish: string(j.Finish)}
-	if page.Text == "" {
-		page.Text = string(j.Result)
-	}
-	if page.Text == "" && j.Error != nil {
-		page.Text = string(j.Error.Code) + ": " + j.Error.Message
-	}
-	page.cut()
-	w.page(rw, http.StatusOK, "result.html", page)
 }
 
 // cut leaves of a text what a page shows.

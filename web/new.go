@@ -85,6 +85,8 @@ func (w *Web) submit(rw http.ResponseWriter, r *http.Request, v viewer) {
 	id, err := w.cfg.Submit(r.Context(), v.via("console"), page.Job)
 	var refused *RefusedError
 	switch {
+	case err == nil && w.cfg.Follow != nil && v.is(scopeRead):
+		http.Redirect(rw, r, w.jobPath(id)+"/result", http.StatusSeeOther) // where its answer arrives
 	case err == nil:
 		http.Redirect(rw, r, w.jobPath(id), http.StatusSeeOther)
 	case errors.As(err, &refused):

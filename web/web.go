@@ -105,6 +105,11 @@ type Config struct {
 	Submit Submitter
 	// Upload takes a file in as a batch. Nil: there is no such page.
 	Upload Uploader
+	// Follow sends a job's events, its text among them, until the request ends. It fails before it has
+	// written anything. Nil: an answer is shown once it is there.
+	Follow func(rw http.ResponseWriter, r *http.Request, who Actor, owner, id string) error
+	// Partials is the text that has come so far, for browsers without a script. Required with Follow.
+	Partials Partials
 	// Note writes into the audit what somebody does with another tenant's job or batch:
 	// "look", "cancel", "retry" or "delete", or with its webhooks: "test" or "redeliver". It
 	// is called before that is done. Required with Jobs, Batches or Webhooks.
@@ -206,6 +211,7 @@ func (c *Config) check() (*url.URL, error) {
 	need(c.Status != nil, "web: Status is required")
 	need(c.Sessions != nil, "web: Sessions is required")
 	need(c.Jobs == nil && c.Batches == nil && c.Webhooks == nil || c.Note != nil, "web: Note is required with Jobs, Batches or Webhooks")
+	need(c.Follow == nil || c.Partials != nil, "web: Partials is required with Follow")
 	need(c.Upload == nil || c.Batches != nil, "web: Batches is required with Upload")
 	need(c.Batches == nil && c.Submit == nil && c.Webhooks == nil || c.Jobs != nil, "web: Jobs is required with Batches, Submit or Webhooks")
 	public, err := url.Parse(c.PublicURL)
@@ -240,6 +246,7 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 	mux.HandleFunc("GET /console/style.css", w.asset("style.css", "text/css"))          // every page, also the sign-in
 	mux.HandleFunc("GET /console/favicon.svg", w.asset("favicon.svg", "image/svg+xml")) // every page
 	mux.HandleFunc("GET /console/console.js", w.asset("console.js", "text/javascript")) // the console
+	mux.HandleFunc("GET /console/answer.js", w.asset("answer.js", "text/javascript"))   // the page of an answer that is to come
 	mux.Handle("GET /{$}", w.guard(w.console))                                          // monitor
 	mux.HandleFunc("GET /console", w.root)                                              // anybody; it leads to /
 	mux.HandleFunc("GET /console/{$}", w.root)                                          // likewise
@@ -257,6 +264,7 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("POST /jobs/cancel", w.guard(w.moveMany(w.cancelMany())))                             // jobs:write, admin; a repeat moves what is left
 		mux.Handle("GET /jobs/{id}", w.guard(w.jobPage))                                                 // jobs:read, monitor
 		mux.Handle("GET /jobs/{id}/result", w.guard(w.result))                                           // jobs:read; of other tenants content, and it is noted
+		mux.Handle("GET /jobs/{id}/events", w.guard(w.followJob))                                        // jobs:read of its tenant: the answer's script
 		mux.Handle("GET /jobs/{id}/prompt", w.guard(w.prompt))                                           // jobs:read; of other tenants content, and it is noted
 		mux.Handle("GET /jobs/{id}/delete", w.guard(w.deletePage))                                       // jobs:write, admin
 		mux.Handle("POST /jobs/{id}/delete", w.guard(w.moveJob("delete", byAnybody(w.cfg.Jobs.Delete)))) // jobs:write, admin; a repeat finds no job

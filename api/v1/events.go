@@ -69,29 +69,34 @@ func parseCursor(id string) (at cursor) {
 // id misses nothing and is told nothing twice; one that has seen "done" gets a
 // 204, which stops a browser's reconnecting (HTML, 9.2.3).
 func (a *API) JobEvents(c echo.Context) error {
-	ctx, x := c.Request().Context(), a.c.Caller(c)
 	id, err := objectID(c, "job_")
 	if err != nil {
 		return err
 	}
-	at := parseCursor(c.Request().Header.Get("Last-Event-ID"))
+	return a.Follow(c.Response(), c.Request(), a.c.Caller(c), id)
+}
+
+// Follow is JobEvents for whoever was let through. It fails before it has written anything.
+func (a *API) Follow(w http.ResponseWriter, r *http.Request, x desk.Caller, id string) error {
+	ctx := r.Context()
+	at := parseCursor(r.Header.Get("Last-Event-ID"))
 	job, err := a.c.Jobs.Job(ctx, x.Tenant, id)
 	if err != nil {
 		return err
 	}
 	if at.done && job.Status.Final() && at.seen == job.Version+1 {
-		c.Response().WriteHeader(http.StatusNoContent)
+		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
 	if at.seen > job.Version+1 {
 		at = cursor{} // of another job, or of a record that was lost
 	}
 	at.done = false
-	h := c.Response().Header()
+	h := w.Header()
 	h.Set("Content-Type", eventStreamType)
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
-	if c.Request().Method == http.MethodHead {
-		c.Response().WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
 		return nil
 	}
 	release, err := a.desk.Hold(x.Tenant)
@@ -102,8 +107,8 @@ func (a *API) JobEvents(c echo.Context) error {
 	watch := a.desk.Watch(ctx, x.Tenant, id)
 	defer watch.Stop()
 
-	c.Response().WriteHeader(http.StatusOK)
-	s := &stream{api: a, c: c, control: http.NewResponseController(c.Response()), at: at, watch: watch}
+	w.WriteHeader(http.StatusOK)
+	s := &stream{api: a, w: w, control: http.NewResponseController(w), at: at, watch: watch}
 	s.buf = fmt.Appendf(s.buf, "retry: %d\n\n", reconnectAfter.Milliseconds())
 	if err := s.run(ctx, id); err != nil && ctx.Err() == nil {
 		a.c.Log.LogAttrs(ctx, slog.LevelWarn, "event stream ended", slog.String("request_id", x.Request), slog.Any("error", err))
@@ -114,7 +119,7 @@ func (a *API) JobEvents(c echo.Context) error {
 // stream is one open event stream.
 type stream struct {
 	api     *API
-	c       echo.Context
+	w       http.ResponseWriter
 	control *http.ResponseController
 	at      cursor
 	watch   *desk.Watch
@@ -275,7 +280,7 @@ func (s *stream) flush() error {
 		return nil
 	}
 	_ = s.control.SetWriteDeadline(time.Now().Add(wire.StreamWrite))
-	_, err := s.c.Response().Write(s.buf)
+	_, err := s.w.Write(s.buf)
 	if s.buf = s.buf[:0]; err != nil {
 		return err
 	}

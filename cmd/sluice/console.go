@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"time"
 
+	"github.com/sluicehq/sluice/api"
 	apidesk "github.com/sluicehq/sluice/api/desk"
 	apifault "github.com/sluicehq/sluice/api/fault"
 	v1 "github.com/sluicehq/sluice/api/v1"
@@ -24,7 +26,7 @@ type consoleJobs struct {
 	pools *pool.Set
 	now   func() time.Time
 	desk  *apidesk.Desk // set before anything is served
-	take  func(context.Context, *v1.Upload) (tasks.Batch, error)
+	api   *api.API      // likewise
 }
 
 func (c *consoleJobs) Waiting(ctx context.Context, j *tasks.Job) *tasks.Waiting {
@@ -129,6 +131,12 @@ func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (
 		return "", &web.RefusedError{Status: kind.Status, Text: f.Detail}
 	}
 	return handed.Job.ID, nil
+}
+
+// follow sends a job's events as the API does.
+func (c *consoleJobs) follow(rw http.ResponseWriter, r *http.Request, who web.Actor, owner, id string) error {
+	caller := callerFor(who, owner)
+	return refused(c.api.Follow(rw, r, caller, id))
 }
 
 // note writes into the audit what somebody does in the console.

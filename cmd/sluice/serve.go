@@ -203,7 +203,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	}
 	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, pools: s.pools, now: s.clock.Now}
 	console, err := web.New(web.Config{
-		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Upload: jobs.upload, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
+		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Upload: jobs.upload, Follow: jobs.follow, Partials: s.store, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
 		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
 			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject, until), who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)})
@@ -235,7 +235,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Registerer: s.registry, Log: s.log, Trace: s.trace, KeepAlive: s.keepAlive,
 	})
 	if err == nil {
-		jobs.desk, jobs.take = a.Desk(), a.TakeBatch
+		jobs.desk, jobs.api = a.Desk(), a
 	}
 	return a, err
 }

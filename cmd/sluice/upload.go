@@ -32,7 +32,7 @@ func (c *consoleJobs) upload(ctx context.Context, who web.Actor, n web.NewBatch)
 	if err := open(u, n); err != nil {
 		return "", err
 	}
-	b, err := c.take(ctx, u)
+	b, err := c.api.TakeBatch(ctx, u)
 	var faulty *v1.FaultyLines
 	switch {
 	case err == nil:
