@@ -72,6 +72,10 @@ bench-pace: ## Share of the allowance used, 429s, Redis calls a job
 bench-far: ## Calls a second of one worker at 20 ms from Redis
 	go run ./cmd/prove far $(BENCHFLAGS)
 
+.PHONY: bench-accounts
+bench-accounts: ## Measure the share used of two and of five accounts' allowances, and how one of three leaves and comes back, about 6 minutes
+	go run ./cmd/prove accounts $(BENCHFLAGS)
+
 .PHONY: prove-pace
 prove-pace: ## Simulate a bucket that runs dry and a foreign user of the key, with four seeds each
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run 'TestAFullBucketRunsDry|TestForeignRequestsOnASmallBurst' ./worker/limit -seeds 4

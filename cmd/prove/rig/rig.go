@@ -53,6 +53,8 @@ type Config struct {
 	// Pool is the body of the one pool's configuration but for its provider and
 	// models, in YAML's flow style, such as "limits: {requests_per_minute: 60}".
 	Pool string
+	// Accounts are the pool's in place of the one provider; Fake is the first one's.
+	Accounts []Account
 	// Providers and Pools are further lines of these parts of the configuration, each with
 	// two spaces before it. A second provider is often the stage's own in another dialect.
 	Providers, Pools string
@@ -77,6 +79,15 @@ type Config struct {
 	Worker func(i int) (bin string, env []string)
 }
 
+// Account is one account of the pool, at a provider of its own.
+type Account struct {
+	Name  string
+	Key   string
+	Body  string // of its configuration but for its provider, as Config.Pool has it
+	Fake  fake.Config
+	where *Provider
+}
+
 // Model is a model whose jobs the pool serves, as it does those of every
 // "claude-*".
 const Model = "claude-sonnet-4-5"
@@ -96,13 +107,14 @@ type Stage struct {
 	APIs     []*Proc
 	Workers  []*Proc
 	Provider *Provider
+	Accounts []*Provider // of each account of the configuration, in their order
 	// Addrs are the addresses of the APIs, in their order.
 	Addrs []string
 	Token string
 	Dir   string
 
-	fake *Provider // to be closed; nil: somebody else's
-	far  *far      // the program's way to Redis; nil: none of its own
+	fakes []*Provider // to be closed
+	far   *far        // the program's way to Redis; nil: none of its own
 }
 
 // Stage starts everything and returns when all of it is ready.
@@ -122,11 +134,8 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 	} else if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	if s.Provider = c.Provider; s.Provider == nil {
-		if s.Provider, err = StartProvider(c.Fake); err != nil {
-			return err
-		}
-		s.fake = s.Provider
+	if err := s.startProviders(&c); err != nil {
+		return err
 	}
 	bin = cmp.Or(c.Former, bin)
 	if err := s.configure(c); err != nil {
@@ -144,6 +153,33 @@ func (s *Stage) open(ctx context.Context, bin string, c Config) (err error) {
 		}
 	}
 	return nil
+}
+
+// startProviders starts the provider, and that of each account.
+func (s *Stage) startProviders(c *Config) (err error) {
+	serve := func(cfg fake.Config) (*Provider, error) {
+		p, err := StartProvider(cfg)
+		if err == nil {
+			s.fakes = append(s.fakes, p)
+		}
+		return p, err
+	}
+	for i, a := range c.Accounts {
+		p, err := serve(a.Fake)
+		if err != nil {
+			return err
+		}
+		c.Accounts[i].where, s.Accounts = p, append(s.Accounts, p)
+	}
+	switch {
+	case c.Provider != nil:
+		s.Provider = c.Provider
+	case len(s.Accounts) > 0:
+		s.Provider = s.Accounts[0]
+	default:
+		s.Provider, err = serve(c.Fake)
+	}
+	return err
 }
 
 func (s *Stage) startAPIs(c Config, bin string) error {
@@ -235,17 +271,26 @@ func (s *Stage) configure(c Config) (err error) {
 	if c.Former == "" {
 		c.Settings += "\ndrain_delay: 0s"
 	}
+	by := "provider: provider"
+	if len(c.Accounts) > 0 {
+		var list []string
+		for _, a := range c.Accounts {
+			c.Providers += fmt.Sprintf("  %s: {dialect: anthropic, base_url: \"http://%s\", api_key: %q}\n", a.Name, a.where.Addr, a.Key)
+			list = append(list, fmt.Sprintf("{provider: %s, %s}", a.Name, a.Body))
+		}
+		by = "accounts: [" + strings.Join(list, ", ") + "]"
+	}
 	text := fmt.Sprintf(`redis: {url: %q}
 auth: {hmac_secret: %q}
 providers:
   provider: {dialect: anthropic, base_url: "http://%s", api_key: %q}
 %spools:
-  %s: {provider: provider, models: ["claude-*"], %s}
+  %s: {%s, models: ["claude-*"], %s}
 %stenants:
   default: {submits_per_minute: 0, queued_jobs: 0}
 data_dir: %q
 %s
-`, url, Secret, s.Provider.Addr, Key(-1), c.Providers, Pool, c.Pool, c.Pools, s.Dir, c.Settings)
+`, url, Secret, s.Provider.Addr, Key(-1), c.Providers, Pool, by, c.Pool, c.Pools, s.Dir, c.Settings)
 	if err := os.WriteFile(filepath.Join(s.Dir, configFile), []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -299,8 +344,8 @@ func (s *Stage) Close() error {
 	if s.Redis != nil {
 		errs = append(errs, s.Redis.Kill(), s.RDB.Close())
 	}
-	if s.fake != nil {
-		errs = append(errs, s.fake.Close())
+	for _, p := range s.fakes {
+		errs = append(errs, p.Close())
 	}
 	return errors.Join(errs...)
 }
