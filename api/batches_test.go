@@ -192,9 +192,17 @@ func TestBatchIdempotency(t *testing.T) {
 	if !bytes.Equal(first.body, again.body) || again.Header.Get("Idempotency-Replayed") != "true" || again.Header.Get("Location") != first.Header.Get("Location") {
 		t.Errorf("the first answer was\n%s, its repeat\n%s %v", first.body, again.body, again.Header)
 	}
-	s.call("POST", "/v1/batches", writer, hello, nd...).want(t, 422, "idempotency_key_reused")
+	reused := []reply{
+		s.call("POST", "/v1/batches", writer, hello, nd...),
+		s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k"),
+		s.call("POST", "/v1/jobs/cancel", writer, `{"status":"queued"}`, "Idempotency-Key", "k"),
+	}
+	for _, r := range reused {
+		if r.want(t, 422, "idempotency_key_reused"); !strings.Contains(r.str(t, "detail"), "which made "+first.str(t, "id")+".") {
+			t.Errorf("%s: whose key it is, nobody says: %s", r.Request.URL.Path, r.body)
+		}
+	}
 	s.call("POST", "/v1/batches", writer, "{", nd...).want(t, 400)
-	s.call("POST", "/v1/jobs", writer, hello, "Idempotency-Key", "k").want(t, 422, "idempotency_key_reused")
 	// When the first answer was never recorded, the batch as it stands.
 	s.world.mu.Lock()
 	s.world.keys["acme|k"].answer = nil

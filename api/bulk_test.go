@@ -123,7 +123,9 @@ func TestABulkCallUnderAKeyIsOneCall(t *testing.T) {
 	if string(again.body) != string(first.body) || again.Header.Get("Idempotency-Replayed") != "true" || first.Header.Get("Idempotency-Replayed") != "" {
 		t.Errorf("the first answer is %s, the second %s", first.body, again.body)
 	}
-	cancel(`{"status":"running"}`, "k").want(t, 422, "idempotency_key_reused")
+	if r := cancel(`{"status":"running"}`, "k").want(t, 422, "idempotency_key_reused"); !strings.Contains(r.str(t, "detail"), "which queued again or canceled many jobs") {
+		t.Errorf("whose key it is, nobody says: %s", r.body)
+	}
 	s.call("POST", "/v1/jobs/retry", writer, `{"status":"canceled"}`, "Idempotency-Key", "k").want(t, 422, "idempotency_key_reused")
 	if r := cancel(`{"status":"queued"}`, "k2").want(t, 200); r.json(t)["canceled"] != 1.0 {
 		t.Errorf("another key: %s", r.body)

@@ -105,7 +105,7 @@ func (w *world) Submit(_ context.Context, s tasks.Submission) (tasks.Accepted, e
 			case k.busy:
 				return tasks.Accepted{}, tasks.ErrKeyBusy
 			case k.fingerprint != s.Fingerprint:
-				return tasks.Accepted{}, tasks.ErrKeyReused
+				return tasks.Accepted{}, &tasks.ReusedError{ID: k.id}
 			}
 			a := tasks.Accepted{Replayed: true, Answer: k.answer}
 			if j := w.jobs[k.id]; j != nil {
@@ -392,7 +392,7 @@ func (w *world) ReserveKey(_ context.Context, tenant, key, fingerprint, id strin
 		w.keys[tenant+"|"+key] = &keyed{fingerprint: fingerprint, id: id, busy: true}
 		return nil, w.fail
 	case k.fingerprint != fingerprint:
-		return nil, tasks.ErrKeyReused
+		return nil, &tasks.ReusedError{ID: k.id}
 	case k.answer == nil:
 		return nil, tasks.ErrKeyBusy
 	}

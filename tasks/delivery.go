@@ -148,6 +148,8 @@ type SweptDeliveries struct {
 	Out     int              // handed out
 	Lanes   int              // receivers with something ready
 	Waiting int              // for another try
+
+	Disabled int // endpoints, by their receivers' failures
 }
 
 // DeliveryFilter selects a tenant's deliveries, newest first.

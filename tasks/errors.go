@@ -43,7 +43,11 @@ func (e *UnknownError) Error() string { return ErrUnknown.Error() + ": " + e.Err
 // was done.
 func (*UnknownError) Is(target error) bool { return target == ErrUnknown }
 
-// ReusedError is ErrKeyReused with the id of the job or batch that the key made.
+// BulkID begins the ids of calls that move many jobs.
+const BulkID = "bulk"
+
+// ReusedError is ErrKeyReused with the id of what the key made: a job, a batch, a file,
+// or a call that moved many jobs (see [BulkID]).
 type ReusedError struct{ ID string }
 
 // Error is that of ErrKeyReused; the id is for the caller.

@@ -75,6 +75,7 @@ type Deliverer struct {
 	wake     chan struct{}
 	ended    *prometheus.CounterVec
 	standing *prometheus.GaugeVec
+	disabled prometheus.Gauge
 	refusals refusals
 
 	mu   sync.Mutex
@@ -107,6 +108,9 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		standing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluice_deliveries", Help: "Deliveries handed out or waiting for another try, and receivers with something ready.",
 		}, []string{"state"}),
+		disabled: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluice_webhook_endpoints_disabled", Help: "Webhook endpoints that are disabled since their receivers failed for five days or answered 410.",
+		}),
 	}
 	d.refusals.after = cmp.Or(c.KeepAfter, keepAfter)
 	if d.log == nil {
@@ -116,7 +120,7 @@ func NewDeliverer(c DelivererConfig) (*Deliverer, error) {
 		d.ended.WithLabelValues(string(s))
 	}
 	if c.Metrics != nil {
-		c.Metrics.MustRegister(d.ended, d.standing)
+		c.Metrics.MustRegister(d.ended, d.standing, d.disabled)
 	}
 	d.server = newServer(serverConfig{redis: c.Redis, prefix: c.Prefix, poll: time.Second, grace: deliverGrace, handBack: deliverGrace, log: d.log})
 	d.server.serve(queue.Deliveries, c.Concurrency, nil, d.handle)
@@ -212,6 +216,7 @@ func (d *Deliverer) sweeps(ctx context.Context) {
 			d.standing.WithLabelValues("out").Set(float64(swept.Out))
 			d.standing.WithLabelValues("waiting").Set(float64(swept.Waiting))
 			d.standing.WithLabelValues("lanes").Set(float64(swept.Lanes))
+			d.disabled.Set(float64(swept.Disabled))
 			if swept.NextDue >= 0 {
 				pause = min(pause, swept.NextDue)
 			}

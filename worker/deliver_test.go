@@ -18,6 +18,8 @@ import (
 
 	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/redistest"
@@ -351,7 +353,7 @@ func TestAnEndpointThatIsGoneIsDisabledAndTheOthersAreTold(t *testing.T) {
 	t.Parallel()
 	d, r := newDesk(t), newReceiver(t)
 	gone := d.endpoint(r.URL+"/410", "job.canceled", "endpoint.disabled")
-	d.endpoint(r.URL+"/other", "endpoint.disabled")
+	other := d.endpoint(r.URL+"/other", "endpoint.disabled")
 	d.end("")
 	until(t, "the other endpoint is told", func() bool { return len(r.at("/other")) == 1 })
 	if a := r.at("/other")[0]; a.kind != "endpoint.disabled" || a.object != gone.ID {
@@ -361,15 +363,39 @@ func TestAnEndpointThatIsGoneIsDisabledAndTheOthersAreTold(t *testing.T) {
 	if err != nil || e.DisabledAt.IsZero() || e.DisabledReason != "gone" {
 		t.Fatalf("the endpoint is %+v, %v", e, err)
 	}
+	disabled := func() int {
+		swept, err := d.SweepDeliveries(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return swept.Disabled
+	}
+	if n := disabled(); n != 1 {
+		t.Errorf("%d endpoints count as disabled by failures; want 1", n)
+	}
 	d.end("")
-	no := false
+	no, yes := false, true
 	if _, err := d.ChangeEndpoint(t.Context(), "acme", gone.ID, tasks.EndpointChange{Disabled: &no}); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.server.Client().ZAdd(t.Context(), "sluice:{s}:whd", redis.Z{Member: gone.ID}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "an endpoint that another release enabled counts no more", func() bool { return disabled() == 0 })
 	d.end("")
 	until(t, "it is sent to again", func() bool { return len(r.at("/410")) == 2 })
 	if n := len(d.list(tasks.DeliveryFilter{Endpoint: gone.ID})); n != 2 {
 		t.Errorf("%d deliveries, want 2: none while it was disabled", n)
+	}
+	until(t, "it is disabled again", func() bool { return disabled() == 1 })
+	if err := d.DeleteEndpoint(t.Context(), "acme", gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ChangeEndpoint(t.Context(), "acme", other.ID, tasks.EndpointChange{Disabled: &yes}); err != nil {
+		t.Fatal(err)
+	}
+	if n := disabled(); n != 0 {
+		t.Errorf("%d endpoints count as disabled by failures; want none: one is deleted, its owner disabled the other", n)
 	}
 }
 

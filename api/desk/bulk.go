@@ -88,7 +88,7 @@ func (d *Desk) Once(ctx context.Context, c Caller, key, fingerprint string, do f
 		answer, err = do()
 		return answer, false, err
 	}
-	id := d.c.NewID("bulk")
+	id := d.c.NewID(tasks.BulkID)
 	answer, err = d.c.Jobs.ReserveKey(ctx, c.Tenant, key, fingerprint, id)
 	if err != nil || answer != nil {
 		return answer, answer != nil, err

@@ -190,10 +190,14 @@ func ofContent(err error) *Fault {
 
 // made says what the first request with an Idempotency-Key has made; "": nobody knows.
 func made(err error) string {
-	if reused, ok := errors.AsType[*tasks.ReusedError](err); ok && reused.ID != "" {
-		return ", which made " + reused.ID
+	reused, ok := errors.AsType[*tasks.ReusedError](err)
+	switch {
+	case !ok || reused.ID == "":
+		return ""
+	case strings.HasPrefix(reused.ID, tasks.BulkID+"_"): // nobody can read that one
+		return ", which queued again or canceled many jobs"
 	}
-	return ""
+	return ", which made " + reused.ID
 }
 
 // Classify returns the kind of an error and what to tell about it.

@@ -164,7 +164,7 @@ func (a *API) claim(ctx context.Context, u *upload, key string) (d tasks.Documen
 		return d, err
 	}
 	if first.Sum != mine.Sum {
-		return d, tasks.ErrKeyReused
+		return d, &tasks.ReusedError{ID: first.File}
 	}
 	there, f, err := a.uploaded(ctx, u.tenant, first.File)
 	if err == nil {

@@ -250,7 +250,7 @@ func testOpenAIFiles(t *testing.T, s *system) {
 	if again := c.uploads(t, "{}", key, "u").want(t, 200); again.str("id") != keyed || again.header.Get("Idempotency-Replayed") != "true" {
 		t.Errorf("the same key made %s, want %s", again.body, keyed)
 	}
-	if r := c.uploads(t, "{ }", key, "u"); r.status != 422 || r.header.Get("X-Should-Retry") != "false" {
+	if r := c.uploads(t, "{ }", key, "u"); r.status != 422 || r.header.Get("X-Should-Retry") != "false" || !strings.Contains(string(r.body), "which made "+keyed) {
 		t.Errorf("the key of another file: %d %s", r.status, r.body)
 	}
 	if r := c.uploads(t, "{}", "X-Stainless-Retry-Count", "1").want(t, 200); r.str("id") == keyed {

@@ -153,7 +153,7 @@ const keySilent = time.Minute
 
 // ReserveKey takes an Idempotency-Key for a call that makes no job and no batch, and that
 // id names. answer is what the first call with the key was answered, nil when this is the
-// first; ErrKeyReused and ErrKeyBusy are as of a submit. The answer is kept by
+// first; a ReusedError and ErrKeyBusy are as of a submit. The answer is kept by
 // [Store.SaveAnswer].
 func (s *Store) ReserveKey(ctx context.Context, tenant, key, fingerprint, id string) (answer []byte, err error) {
 	var reply []string
@@ -168,7 +168,7 @@ func (s *Store) ReserveKey(ctx context.Context, tenant, key, fingerprint, id str
 	case "busy":
 		return nil, tasks.ErrKeyBusy
 	case "reused":
-		return nil, tasks.ErrKeyReused
+		return nil, &tasks.ReusedError{ID: reply[1]}
 	case "leaving":
 		return nil, tasks.ErrLeaving
 	case "replay":

@@ -209,6 +209,10 @@ func TestAKeyOfACallThatMakesNothing(t *testing.T) {
 	reserve("the first, sent again", "f", "bulk_1", "", nil)
 	reserve("a repeat meanwhile", "f", "bulk_2", "", tasks.ErrKeyBusy)
 	reserve("another call", "g", "bulk_2", "", tasks.ErrKeyReused)
+	_, err := s.ReserveKey(t.Context(), "acme", "k", "g", "bulk_2")
+	if reused, ok := errors.AsType[*tasks.ReusedError](err); !ok || reused.ID != "bulk_1" {
+		t.Errorf("another call is told %v of whose key it is; want bulk_1", err)
+	}
 	must(t, s.FreeKey(t.Context(), "acme", "k", "bulk_2"))
 	reserve("a repeat, when another gave up", "f", "bulk_2", "", tasks.ErrKeyBusy)
 	must(t, s.FreeKey(t.Context(), "acme", "k", "bulk_1"))

@@ -49,7 +49,7 @@ func (s *Store) SweepDeliveries(ctx context.Context) (tasks.SweptDeliveries, err
 	s.sweeps.CompareAndSwap(n, n+1)
 	return tasks.SweptDeliveries{
 		Hand: deliveryTickets(reply[0]), NextDue: time.Duration(num(reply[1])) * time.Millisecond,
-		Out: int(num(reply[2])), Lanes: int(num(reply[3])), Waiting: int(num(reply[4])),
+		Out: int(num(reply[2])), Lanes: int(num(reply[3])), Waiting: int(num(reply[4])), Disabled: int(num(reply[5])),
 	}, nil
 }
 

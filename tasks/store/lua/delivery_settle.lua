@@ -5,6 +5,7 @@
 --          body when none is kept yet or "", disable "1" or ""
 -- Returns  tickets: id and fence in turn.
 each('GET', keys.claimed(a.claim))
+sorted(keys.disabledHooks())
 for i = 3, #ARGV, 9 do
   local h = redis.call('HMGET', keys.delivery(ARGV[i]), 't', 'w')
   if h[1] then fitsEvents(h[1]) end

@@ -2,8 +2,9 @@
 -- those that have outlived their time, and hands out what there is room for.
 -- KEYS     see begin.lua
 -- ARGV[2]  {depth, lease (ms), claim: see wclaim; most: of each}
--- Returns  {tickets, ms until the next is due or may go, or -1, handed out, ready lanes of as many tenants, waiting for another try}.
-sorted(keys.retries(), keys.resting(), keys.formerLanes(), keys.sending(), keys.deliveriesExpiring(), keys.failing(), keys.senders())
+-- Returns  {tickets, ms until the next is due or may go, or -1, handed out, ready lanes of as many tenants, waiting for another try,
+--          endpoints that failures disabled}.
+sorted(keys.retries(), keys.resting(), keys.formerLanes(), keys.sending(), keys.deliveriesExpiring(), keys.failing(), keys.senders(), keys.disabledHooks())
 each('HLEN', keys.flying())
 each('GET', keys.sendingSwept(), keys.sendingGrace(), keys.claimed(a.claim))
 spare()
@@ -103,4 +104,12 @@ for _, tenant in ipairs(redis.call('ZRANGE', keys.senders(), 0, a.most - 1)) do
   local n = redis.pcall('ZCARD', keys.lanes(tenant))
   if type(n) == 'number' then lanes = lanes + n end
 end
-return { tickets, wait, redis.call('ZCARD', keys.sending()), lanes, redis.call('ZCARD', keys.retries()) }
+-- A release before this one enables or forgets an endpoint without taking it off this list: one a sweep is
+-- looked at, by turns.
+local off = redis.call('ZRANGE', keys.disabledHooks(), 0, 0)[1]
+if off and without('HGET', keys.endpoint(off), 'dis') then
+  redis.call('ZADD', keys.disabledHooks(), now, off)
+elseif off then
+  redis.call('ZREM', keys.disabledHooks(), off)
+end
+return { tickets, wait, redis.call('ZCARD', keys.sending()), lanes, redis.call('ZCARD', keys.retries()), redis.call('ZCARD', keys.disabledHooks()) }

@@ -8,7 +8,7 @@ if said then return said end
 local wh, we = keys.endpoint(a.endpoint), keys.sent(a.endpoint)
 if foreign(a.tenant, redis.call('HGET', wh, 't'), wh) then return 'gone' end
 each('HLEN', keys.hooks(a.tenant), keys.poolHooks())
-sorted(we, keys.endpoints(a.tenant))
+sorted(we, keys.endpoints(a.tenant), keys.disabledHooks())
 spare()
 redis.call('HDEL', keys.hooks(a.tenant), a.endpoint)
 redis.call('HDEL', keys.poolHooks(), a.endpoint)
@@ -23,4 +23,5 @@ if redis.call('EXISTS', we) == 1 then
 end
 redis.call('DEL', wh)
 redis.call('ZREM', keys.endpoints(a.tenant), a.endpoint)
+redis.call('ZREM', keys.disabledHooks(), a.endpoint)
 return answer('ok')

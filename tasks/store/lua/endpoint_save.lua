@@ -8,7 +8,7 @@ local said = answered()
 if said then return said end
 local wh, hooks = keys.endpoint(a.endpoint), keys.hooks(a.tenant)
 each('HLEN', hooks, keys.poolHooks())
-sorted(keys.endpoints(a.tenant), keys.failing())
+sorted(keys.endpoints(a.tenant), keys.failing(), keys.disabledHooks())
 if closed(a.tenant) then return 'leaving' end
 local owner = redis.call('HGET', wh, 't')
 if owner and foreign(a.tenant, owner, wh) then return 'gone' end
@@ -30,6 +30,7 @@ if a.disabled == '1' then
 elseif a.disabled == '0' then
   redis.call('HDEL', wh, 'dis', 'why', 'bad')
   redis.call('ZREM', keys.failing(), a.endpoint)
+  redis.call('ZREM', keys.disabledHooks(), a.endpoint)
 end
 local h = redis.call('HMGET', wh, 'ev', 'dis', 'us')
 redis.call('HDEL', hooks, a.endpoint)

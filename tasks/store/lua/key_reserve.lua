@@ -2,7 +2,7 @@
 -- KEYS     see begin.lua
 -- ARGV[2]  {tenant; key, fingerprint: see reserved; id: names the call; silent: ms after which another may have the key of
 --          one that has not answered; keep: ms; free: true to free it, unless its answer is kept}
--- Returns  {"ok"}, {"busy"}, {"reused"}, {"replay", answer, the id of the call that it was the answer to}, or {"leaving"} of a
+-- Returns  {"ok"}, {"busy"}, {"reused", id}, {"replay", answer, the id of the call that it was the answer to}, or {"leaving"} of a
 --          tenant that is being deleted.
 local key, fingerprint = reserved(a.tenant, a.key, a.fingerprint)
 local ikey = keys.idempotency(a.tenant, key)
@@ -14,7 +14,7 @@ end
 if closed(a.tenant) then return { 'leaving' } end
 if seen[4] then return { 'busy' } end
 if seen[1] and seen[2] ~= a.id then
-  if seen[1] ~= fingerprint then return { 'reused' } end
+  if seen[1] ~= fingerprint then return { 'reused', seen[2] } end
   if seen[3] then return { 'replay', seen[3], seen[2] } end
   if tonumber(seen[5] or 0) + a.silent > now then return { 'busy' } end
 end

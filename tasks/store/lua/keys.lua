@@ -318,6 +318,7 @@ function keys.serial() return P .. 'wseq' end -- string: counts deliveries and e
 function keys.endpoint(id) return P .. 'wh:' .. id end -- hash: an endpoint
 function keys.endpoints(tenant) return P .. 'whs:' .. tenant end -- zset: the tenant's endpoints, by id
 function keys.hooks(tenant) return P .. 'hooks:' .. tenant end -- hash: enabled endpoint -> its events and, behind a line's end, the user whose it is; no key, no cost
+function keys.disabledHooks() return P .. 'whd' end -- zset: endpoints that their receivers' failures disabled, by when each was last looked at
 function keys.poolHooks() return P .. 'whp' end -- hash: enabled endpoint that takes events of pools -> its tenant
 -- k    secret
 -- a    private key

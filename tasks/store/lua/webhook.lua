@@ -283,6 +283,7 @@ local function wdisable(endpoint, why)
   local h = redis.call('HMGET', wh, 't', 'dis', 'us')
   if not h[1] or h[2] then return end
   redis.call('HSET', wh, 'dis', now, 'why', why)
+  redis.call('ZADD', keys.disabledHooks(), now, endpoint)
   redis.call('HDEL', keys.hooks(h[1]), endpoint)
   hooks[h[1]] = nil
   redis.call('HDEL', keys.poolHooks(), endpoint)
