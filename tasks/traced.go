@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -13,22 +12,43 @@ const OwnTrace = "-"
 // CallersTrace is the [Job.Trace] of a job whose caller had begun a trace.
 func CallersTrace(id [16]byte) string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
-// Traced is the trace of the job's spans and the id of the span of its submit, or of its
-// batch's, which is their parent; false: it is not traced. Both are made of the id of what was submitted, so
-// that the record need not keep them.
+// Traced is the trace of the job's spans and the id of the span of its submit, which is
+// their parent; false: it is not traced. Both are made of the job's id, so that the record
+// need not keep them. A job of a batch has a trace of its own, without a submit in it: one
+// of 100,000 lines would be more than anybody can look at. See [Job.TracedBatch].
 func (j *Job) Traced() (trace [16]byte, submit [8]byte, ok bool) {
-	if j.Trace == "" {
+	if j.Batch == "" {
+		return submitted(j.ID, j.Trace)
+	}
+	if _, _, ok = j.TracedBatch(); ok {
+		trace, _, _ = submitted(j.ID, OwnTrace)
+	}
+	return trace, submit, ok
+}
+
+// TracedBatch is the span of the submit of the job's batch, which the job's own trace is
+// linked to; false: it has no batch, or is not traced.
+func (j *Job) TracedBatch() (trace [16]byte, submit [8]byte, ok bool) {
+	if j.Batch == "" {
 		return trace, submit, false
 	}
-	sum := sha256.Sum256([]byte(cmp.Or(j.Batch, j.ID)))
+	return submitted(j.Batch, j.Trace)
+}
+
+// submitted is the span of the submit of a job or a batch, kept being its [Job.Trace].
+func submitted(id, kept string) (trace [16]byte, submit [8]byte, ok bool) {
+	if kept == "" {
+		return trace, submit, false
+	}
+	sum := sha256.Sum256([]byte(id))
 	copy(trace[:], sum[:])
 	copy(submit[:], sum[len(trace):])
-	if j.Trace != OwnTrace {
-		id, err := base64.RawURLEncoding.DecodeString(j.Trace)
-		if err != nil || len(id) != len(trace) {
+	if kept != OwnTrace {
+		theirs, err := base64.RawURLEncoding.DecodeString(kept)
+		if err != nil || len(theirs) != len(trace) {
 			return trace, submit, false // of a release after this one
 		}
-		copy(trace[:], id)
+		copy(trace[:], theirs)
 	}
 	return trace, submit, true
 }

@@ -112,7 +112,7 @@ func (k *taken) of(trace string) map[string][]*spans.Span {
 }
 
 // A job's spans are one trace, its caller's, whichever processes make them and by whichever
-// protocol; those of a batch's jobs are the batch's. None holds what was asked and answered,
+// protocol; each job of a batch has its own, linked to the batch's submit. None holds what was asked and answered,
 // or a secret. A provider that is to be told of a call is told its span.
 func TestOneTraceOverAllProcesses(t *testing.T) {
 	t.Parallel()
@@ -227,17 +227,36 @@ pools: {p: {provider: p, models: ["claude-*"]}}
 		}
 	}
 
-	var whole string
+	var (
+		whole  *spans.Span
+		traces map[string]bool // of the batch's jobs
+	)
 	redistest.Until(t, "the spans of the batch", func() bool {
+		calls := 0
+		whole, traces = nil, map[string]bool{}
 		for _, s := range func() []*spans.Span { took.mu.Lock(); defer took.mu.Unlock(); return slices.Clone(took.spans) }() {
-			if s.Name == "submit" && strings.Contains(s.String(), batch) {
-				whole = hex.EncodeToString(s.TraceId)
+			switch ours := strings.Contains(s.String(), batch); {
+			case ours && s.Name == "submit":
+				whole = s
+			case ours:
+				traces[hex.EncodeToString(s.TraceId)] = true
 			}
 		}
-		return whole != "" && len(took.of(whole)["call"]) == 2
+		for trace := range traces {
+			calls += len(took.of(trace)["call"])
+		}
+		return whole != nil && calls == 2
 	})
-	if many := took.of(whole); whole == caller || len(many["submit"]) != 1 || len(many["submit"][0].ParentSpanId) != 0 || len(many["attempt"]) != 2 {
-		t.Errorf("a batch of two in trace %s: %v", whole, many)
+	if len(whole.ParentSpanId) != 0 || len(traces) != 2 || traces[hex.EncodeToString(whole.TraceId)] || traces[caller] {
+		t.Errorf("a batch of two is submitted in %x, its jobs have the traces %v; want two others", whole.TraceId, traces)
+	}
+	for trace := range traces {
+		for _, name := range []string{"wait", "attempt"} {
+			s := took.of(trace)[name][0]
+			if len(s.ParentSpanId) != 0 || len(s.Links) != 1 || !bytes.Equal(s.Links[0].TraceId, whole.TraceId) || !bytes.Equal(s.Links[0].SpanId, whole.SpanId) {
+				t.Errorf("the span %s of a job of the batch is not the first of its trace and linked to the batch's submit:\n%s", name, s)
+			}
+		}
 	}
 
 	for who, c := range map[string]*child{"api": api, "worker": worker} {
@@ -245,7 +264,7 @@ pools: {p: {provider: p, models: ["claude-*"]}}
 			t.Errorf("%s ended with %d: %v", who, code, err)
 		}
 		said, _ := c.said()
-		if !strings.Contains(said, `"trace_id":"`+caller+`"`) || !strings.Contains(said, `"trace_id":"`+whole+`"`) {
+		if !strings.Contains(said, `"trace_id":"`+caller+`"`) || who == "api" && !strings.Contains(said, fmt.Sprintf(`"trace_id":"%x"`, whole.TraceId)) {
 			t.Errorf("no line of %s has the traces:\n%s", who, said)
 		}
 		if strings.Contains(said, canary) {

@@ -2,7 +2,7 @@
 // each attempt with its time at the gate and its call of the provider, and of each
 // attempt at a webhook. All spans of a job are in one trace, whichever processes make
 // them: its caller's, where that has begun one (https://www.w3.org/TR/trace-context/),
-// and the spans of a batch's jobs in the batch's.
+// and each job of a batch in one of its own, whose spans are linked to the batch's submit.
 //
 // It promises that no span holds what a caller or a provider wrote but for ids and the
 // names of models, that all times are of Redis's clock, and that nobody ever waits for
@@ -102,9 +102,10 @@ func (t *Tracer) put(s span, attrs ...attr) [8]byte {
 	return s.id
 }
 
-// under is a span under that of the submit of a job; false: the job is not traced.
+// under is a span under that of the submit of a job, or first in the trace of a batch's job;
+// false: the job is not traced.
 func under(j *tasks.Job) (s span, ok bool) {
 	s.trace, s.parent, ok = j.Traced()
-	s.remote = true
+	s.remote = s.parent != [8]byte{}
 	return s, ok
 }

@@ -164,6 +164,40 @@ func TestTheSpansOfAnAttempt(t *testing.T) {
 }
 
 // What a provider or a receiver is told of a call is the span that is made of it.
+// A job of a batch has a trace of its own, whose first spans are linked to the batch's submit,
+// also where that is in its caller's trace.
+func TestAJobOfABatchHasATraceOfItsOwn(t *testing.T) {
+	t.Parallel()
+	theirs := [16]byte{1, 2, 3}
+	for _, kept := range []string{tasks.OwnTrace, tasks.CallersTrace(theirs)} {
+		batch := tasks.Job{ID: "batch_01K9XCANARY0000000000000B", Trace: kept}
+		of, submit, _ := batch.Traced()
+		k, tr := tracer()
+		now := time.Now()
+		for _, line := range []string{id, id + "2"} {
+			tr.Attempt(trace.Attempt{
+				Job:   &tasks.Job{ID: line, Batch: batch.ID, Trace: kept, CreatedAt: now},
+				Taken: now, Paced: now, Passed: now, Asked: now, Answered: now, Outcome: tasks.Succeeded,
+			})
+		}
+		k.told(t, tr)
+		traces := map[string]int{}
+		for _, s := range k.spans {
+			traces[string(s.TraceId)]++
+			first := len(s.ParentSpanId) == 0
+			if first != (s.Name == "wait" || s.Name == "attempt") {
+				t.Errorf("%s is the first of its trace: %t", s.Name, first)
+			}
+			if linked := len(s.Links) == 1 && [16]byte(s.Links[0].TraceId) == of && [8]byte(s.Links[0].SpanId) == submit; linked != first {
+				t.Errorf("%s is linked to the submit of its batch: %t", s.Name, linked)
+			}
+		}
+		if len(traces) != 2 || traces[string(of[:])] > 0 {
+			t.Errorf("two jobs are in %d traces, %d spans in the batch's; want two others", len(traces), traces[string(of[:])])
+		}
+	}
+}
+
 func TestTheSpanOfACallHasTheIDThatItsProviderWasTold(t *testing.T) {
 	t.Parallel()
 	k, tr := tracer()

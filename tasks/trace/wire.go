@@ -75,8 +75,13 @@ const (
 	spanFrom       protowire.Number = 7
 	spanTo         protowire.Number = 8
 	spanAttributes protowire.Number = 9
+	spanLinks      protowire.Number = 13
 	spanStatus     protowire.Number = 15
 	spanFlags      protowire.Number = 16
+
+	linkTrace protowire.Number = 1
+	linkSpan  protowire.Number = 2
+	linkFlags protowire.Number = 6
 
 	statusCode protowire.Number = 3
 
@@ -119,6 +124,9 @@ func (s *span) append(b []byte, attrs []attr) []byte {
 	for i := range attrs {
 		in = attrs[i].append(in)
 	}
+	if s.of != nil && s.parent == [8]byte{} {
+		in = appendLink(in, s.of)
+	}
 	if s.failed {
 		in = protowire.AppendTag(in, spanStatus, protowire.BytesType)
 		in = protowire.AppendVarint(in, uint64(protowire.SizeTag(statusCode)+protowire.SizeVarint(codeError)))
@@ -134,6 +142,23 @@ func (s *span) append(b []byte, attrs []attr) []byte {
 
 	b = protowire.AppendTag(b, scopeSpans, protowire.BytesType)
 	return protowire.AppendBytes(b, in)
+}
+
+// appendLink appends a link to the submit of a job's batch, if it has one.
+func appendLink(b []byte, j *tasks.Job) []byte {
+	trace, submit, ok := j.TracedBatch()
+	if !ok {
+		return b
+	}
+	b = protowire.AppendTag(b, spanLinks, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(protowire.SizeTag(linkTrace)+protowire.SizeBytes(len(trace))+
+		protowire.SizeTag(linkSpan)+protowire.SizeBytes(len(submit))+protowire.SizeTag(linkFlags)+protowire.SizeFixed32()))
+	b = protowire.AppendTag(b, linkTrace, protowire.BytesType)
+	b = protowire.AppendBytes(b, trace[:])
+	b = protowire.AppendTag(b, linkSpan, protowire.BytesType)
+	b = protowire.AppendBytes(b, submit[:])
+	b = protowire.AppendTag(b, linkFlags, protowire.Fixed32Type)
+	return protowire.AppendFixed32(b, flagSampled|flagHasRemote|flagIsRemote)
 }
 
 // append appends the attribute as a field of a message Span.

@@ -56,7 +56,9 @@ func TestSpansAreReadAsTheyWereMeant(t *testing.T) {
 		Job: job, Pool: "pool", Provider: "p", Dialect: "openai", Taken: at, Paced: at, Passed: at, Bound: "requests", Asked: at, Answered: at,
 		Number: 2, Outcome: tasks.ServerError, Status: 500, RequestID: "req\xff" + long, Usage: &tasks.Usage{InputTokens: 1 << 40},
 	})
-	tr.Delivery(trace.Delivery{Job: job, ID: "dlv_1", Type: "job.failed", Number: 3, Outcome: "refused", Status: 410, At: at})
+	alone := *job
+	alone.Batch = ""
+	tr.Delivery(trace.Delivery{Job: &alone, ID: "dlv_1", Type: "job.failed", Number: 3, Outcome: "refused", Status: 410, At: at})
 	k.told(t, tr)
 	var said []string
 	for _, s := range k.spans {
@@ -67,11 +69,11 @@ func TestSpansAreReadAsTheyWereMeant(t *testing.T) {
 		"submit SPAN_KIND_SERVER STATUS_CODE_UNSET 0x101 map[sluice.pools:pool LONG sluice.submitted:" + id + " sluice.tenant:acme]",
 		"submit SPAN_KIND_SERVER STATUS_CODE_ERROR 0x101 map[error.type:store_full sluice.submitted:" + id + "B sluice.tenant:acme]",
 		"submit SPAN_KIND_SERVER STATUS_CODE_UNSET 0x101 map[sluice.repeats:" + id + " sluice.submitted:" + id + "C sluice.tenant:acme]",
-		"wait SPAN_KIND_INTERNAL STATUS_CODE_UNSET 0x301 map[" + own + "sluice.queue_ms:1500 sluice.tenant:acme]",
-		"attempt SPAN_KIND_CONSUMER STATUS_CODE_ERROR 0x301 map[sluice.batch:batch_1 sluice.call:2 sluice.job:" + id + " sluice.outcome:server_error sluice.pool:pool sluice.tenant:acme]",
+		"wait SPAN_KIND_INTERNAL STATUS_CODE_UNSET 0x101 map[" + own + "sluice.queue_ms:1500 sluice.tenant:acme]",
+		"attempt SPAN_KIND_CONSUMER STATUS_CODE_ERROR 0x101 map[sluice.batch:batch_1 sluice.call:2 sluice.job:" + id + " sluice.outcome:server_error sluice.pool:pool sluice.tenant:acme]",
 		"gate SPAN_KIND_INTERNAL STATUS_CODE_UNSET 0x101 map[sluice.bound:requests]",
 		"call SPAN_KIND_CLIENT STATUS_CODE_ERROR 0x101 map[error.type:server_error gen_ai.provider.name:openai gen_ai.request.model:m gen_ai.usage.input_tokens:1099511627776 gen_ai.usage.output_tokens:0 http.response.status_code:500 sluice.provider:p sluice.request_id:req\uFFFDLONG]",
-		"delivery SPAN_KIND_CLIENT STATUS_CODE_ERROR 0x301 map[http.response.status_code:410 sluice.attempt:3 sluice.batch:batch_1 sluice.delivery:dlv_1 sluice.event:job.failed sluice.job:" + id + " sluice.outcome:refused sluice.tenant:acme]",
+		"delivery SPAN_KIND_CLIENT STATUS_CODE_ERROR 0x301 map[http.response.status_code:410 sluice.attempt:3 sluice.delivery:dlv_1 sluice.event:job.failed sluice.job:" + id + " sluice.outcome:refused sluice.tenant:acme]",
 	}
 	if got, want := strings.Join(said, "\n"), strings.Join(want, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
