@@ -18,6 +18,9 @@ func (w *world) KnownTenants(_ context.Context, after string, limit int) (tasks.
 
 // SetTenant notes what was set.
 func (w *world) SetTenant(ctx context.Context, name string, set tasks.TenantSettings, act tasks.Act) (tasks.Tenant, error) {
+	if w.denies != nil {
+		return tasks.Tenant{}, w.denies
+	}
 	act.Reason = set.String()
 	err := w.Note(ctx, act)
 	return tasks.Tenant{Name: name, Settings: set, Limits: set.Over(usual)}, err
@@ -27,6 +30,9 @@ func (w *world) SetTenant(ctx context.Context, name string, set tasks.TenantSett
 func (w *world) DeleteTenant(ctx context.Context, name string, act tasks.Act) (tasks.Departure, error) {
 	if name == "away" {
 		return tasks.Departure{}, fmt.Errorf("delete: %w: %w", tasks.ErrUnavailable, context.DeadlineExceeded)
+	}
+	if w.denies != nil {
+		return tasks.Departure{}, w.denies
 	}
 	if err := w.Note(ctx, act); err != nil {
 		return tasks.Departure{}, err

@@ -17,6 +17,9 @@ import (
 func (w *world) SaveToken(_ context.Context, t tasks.Token, act tasks.Act) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.denies != nil {
+		return w.denies
+	}
 	if w.fail == nil {
 		w.kept, w.acts = append([]tasks.Token{t}, w.kept...), append([]tasks.Act{act}, w.acts...)
 	}
@@ -40,6 +43,7 @@ func (w *world) Note(_ context.Context, act tasks.Act) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail == nil {
+		w.acts = slices.DeleteFunc(w.acts, func(other tasks.Act) bool { return act.ID != "" && other.ID == act.ID })
 		w.acts = append([]tasks.Act{act}, w.acts...)
 	}
 	return w.fail

@@ -46,6 +46,8 @@ type world struct {
 	kept []tasks.Token // newest first
 	acts []tasks.Act   // newest first
 
+	denies error // returned by what an admin asks of tenants and tokens, when set
+
 	inputLimit int64 // of each pool, a minute
 }
 

@@ -41,7 +41,7 @@ type Revocations struct {
 
 // Act is a line of the audit: what somebody did to something.
 type Act struct {
-	ID     string // set by whoever keeps it, and sorts by time
+	ID     string // set by whoever keeps it, unless its line is to be written again, and sorts by time
 	At     time.Time
 	By     string // the subject of a token
 	Tenant string // of that token
@@ -49,6 +49,8 @@ type Act struct {
 	Action string // such as "pause", "create_token" or "set_tenant"
 	Target string // the pool's name or the token's id
 	Reason string
+
+	Outcome string // "": it was done; else the code of the error that refused it, or "outcome_unknown"
 }
 
 // ActPage is a page of the audit, newest first.

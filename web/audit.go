@@ -30,6 +30,7 @@ type auditRow struct {
 	At                                moment
 	By, Tenant, Via, Action, Of, Path string // Path is where what it is of is shown; "": nowhere
 	Reason                            string
+	Outcome                           string // how it was refused
 }
 
 func (w *Web) auditPage(rw http.ResponseWriter, r *http.Request, v viewer) {
@@ -66,5 +67,5 @@ func (w *Web) auditList(ctx context.Context, r *http.Request, v viewer) (auditLi
 }
 
 func (w *Web) auditRow(a *tasks.Act, when moment) auditRow {
-	return auditRow{At: when, By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Of: a.Target, Path: w.shownAt(a.Target), Reason: a.Reason}
+	return auditRow{At: when, By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Of: a.Target, Path: w.shownAt(a.Target), Reason: a.Reason, Outcome: a.Outcome}
 }

@@ -87,7 +87,7 @@ func TestJobsAreSubmittedByHand(t *testing.T) {
 	s := &jobsSite{}
 	s.site = newSite(t, func(c *Config) {
 		c.Jobs = shelf{}
-		c.Note = func(context.Context, Actor, string, string) error { return nil }
+		c.Note = func(ctx context.Context, _ Actor, _, _ string, do func(context.Context) error) error { return do(ctx) }
 		c.Submit = func(_ context.Context, who Actor, n NewJob) (string, error) {
 			if got, by = n, who; n.Model == "none" {
 				return "", &RefusedError{Status: 404, Text: "No pool serves this model."}

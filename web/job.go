@@ -273,13 +273,16 @@ type resultPage struct {
 // tenant's is noted. Who may not is answered.
 func (w *Web) mayRead(rw http.ResponseWriter, r *http.Request, v viewer, thing, owner, id string) bool {
 	if !v.reads(owner) {
+		if v.Admin() { // whose looks that are refused are noted too
+			_ = w.note(r.Context(), v, "look", id, func(context.Context) error { return &RefusedError{Status: http.StatusForbidden} })
+		}
 		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "What this " + thing + " holds is not shown to you", "It is another tenant's: that needs the scope content, and each look is noted in the audit."})
 		return false
 	}
 	if v.own(owner) {
 		return true
 	}
-	err := w.note(r.Context(), v, "look", id)
+	err := w.note(r.Context(), v, "look", id, func(context.Context) error { return nil })
 	if err != nil {
 		w.refuse(rw, v, thing, "look at", err)
 	}
@@ -293,11 +296,11 @@ func (p *resultPage) cut() {
 	}
 }
 
-// note writes into the audit what somebody does with another tenant's job.
-func (w *Web) note(ctx context.Context, v viewer, action, job string) error {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+// note does what somebody asks for with another tenant's job once that is in the audit.
+func (w *Web) note(ctx context.Context, v viewer, action, job string, do func(ctx context.Context) error) error {
+	noting, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	return w.cfg.Note(ctx, v.via("console"), action, job)
+	return w.cfg.Note(noting, v.via("console"), action, job, func(context.Context) error { return do(ctx) })
 }
 
 // moving is what somebody does by a button: to which thing, whose that is, and whether
@@ -316,12 +319,12 @@ func (w *Web) move(rw http.ResponseWriter, r *http.Request, v viewer, m moving, 
 		w.page(rw, http.StatusForbidden, "fault.html", faultPage{w.frame(v, "jobs"), "Your token may not change this " + m.thing, "That needs the scope " + m.scope + " of its tenant, or admin."})
 		return false
 	}
+	act := func(ctx context.Context) error { return do(ctx, v.via("console"), m.tenant, m.id) }
 	var err error
-	if !v.own(m.tenant) {
-		err = w.note(r.Context(), v, m.action, m.id)
-	}
-	if err == nil {
-		err = do(r.Context(), v.via("console"), m.tenant, m.id)
+	if v.own(m.tenant) {
+		err = act(r.Context())
+	} else {
+		err = w.note(r.Context(), v, m.action, m.id, act)
 	}
 	if err != nil {
 		w.refuse(rw, v, m.thing, m.action, err)

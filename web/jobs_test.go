@@ -76,11 +76,15 @@ func newJobsSite(t *testing.T, edits ...func(*Config)) *jobsSite {
 		s.store = store.New(store.Config{Redis: rdb, Depth: map[string]int{"claude": 8}})
 		c.Jobs, c.Batches, c.Webhooks, c.Audit = shelf{s.store}, shelf{s.store}, s.store, s.store.Acts
 		c.Tenants = office{s.store}
-		c.Note = func(_ context.Context, who Actor, action, job string) error {
+		c.Note = func(ctx context.Context, who Actor, action, job string, do func(context.Context) error) error {
 			s.mu.Lock()
-			defer s.mu.Unlock()
 			s.noted = append(s.noted, who.Subject+" "+action+" "+job)
-			return s.deaf
+			deaf := s.deaf
+			s.mu.Unlock()
+			if deaf != nil {
+				return deaf
+			}
+			return do(ctx)
 		}
 		known := c.Verifier.(tokens)
 		known["own"] = known["caller"]

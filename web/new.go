@@ -27,6 +27,7 @@ type RefusedError struct {
 	Text   string
 	Lines  []FaultyLine // of a file, that it was refused for
 	More   bool         // there may be others
+	Err    error        // what Text says in words; nil: nothing else
 }
 
 // FaultyLine is what is wrong with a line of a file. It repeats nothing of the line.
@@ -36,6 +37,8 @@ type FaultyLine struct {
 }
 
 func (e *RefusedError) Error() string { return e.Text }
+
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 type newPage struct {
 	frame

@@ -111,9 +111,9 @@ type Config struct {
 	// Partials is the text that has come so far, for browsers without a script. Required with Follow.
 	Partials Partials
 	// Note writes into the audit what somebody does with another tenant's job or batch:
-	// "look", "cancel", "retry" or "delete", or with its webhooks: "test" or "redeliver". It
-	// is called before that is done. Required with Jobs, Batches or Webhooks.
-	Note func(ctx context.Context, who Actor, action, id string) error
+	// "look", "cancel", "retry" or "delete", or with its webhooks: "test" or "redeliver". Then it
+	// calls do, and returns its error, which the line then tells of. Required with Jobs, Batches or Webhooks.
+	Note func(ctx context.Context, who Actor, action, id string, do func(ctx context.Context) error) error
 	// Fake says that the built-in fake provider answers; the console then says so.
 	Fake bool
 	// Notices returns further lines that an operator must see, such as a Redis that

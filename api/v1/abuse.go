@@ -71,7 +71,8 @@ func (a *API) ReleaseTenant(c echo.Context) error {
 		return fault.Fail(fault.InvalidRequest, `The member "until" is not for a release: it stands.`)
 	}
 	ctx := c.Request().Context()
-	if err := a.c.Abuse.Release(ctx, name, a.act(c, actRelease, name, reason)); err != nil {
+	act := a.act(c, actRelease, name, reason)
+	if err := a.refused(c, act, a.c.Abuse.Release(ctx, name, act)); err != nil {
 		return err
 	}
 	now, err := a.c.Abuse.Of(ctx, name)

@@ -1,6 +1,7 @@
 package v1
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -72,10 +73,10 @@ func (a *API) PausePool(c echo.Context) error {
 		return tasks.ErrNotFound
 	}
 	name := c.Param("name")
-	if err := a.c.PoolControl.Pause(c.Request().Context(), name, reason, a.c.Caller(c).Subject, until); err != nil {
-		return err
-	}
-	if err := a.note(c, "pause", name, tasks.PauseReason(reason, until)); err != nil {
+	err = a.audited(c, a.act(c, "pause", name, tasks.PauseReason(reason, until)), func(ctx context.Context) error {
+		return a.c.PoolControl.Pause(ctx, name, reason, a.c.Caller(c).Subject, until)
+	})
+	if err != nil {
 		return err
 	}
 	return a.answerPool(c, name)
@@ -87,10 +88,10 @@ func (a *API) ResumePool(c echo.Context) error {
 		return tasks.ErrNotFound
 	}
 	name := c.Param("name")
-	if err := a.c.PoolControl.Resume(c.Request().Context(), name, a.c.Caller(c).Subject); err != nil {
-		return err
-	}
-	if err := a.note(c, "resume", name, ""); err != nil {
+	err := a.audited(c, a.act(c, "resume", name, ""), func(ctx context.Context) error {
+		return a.c.PoolControl.Resume(ctx, name, a.c.Caller(c).Subject)
+	})
+	if err != nil {
 		return err
 	}
 	return a.answerPool(c, name)

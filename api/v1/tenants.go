@@ -78,9 +78,11 @@ func (a *API) SetTenant(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := a.c.Tenants.SetTenant(c.Request().Context(), name, set, a.act(c, actSetTenant, name, ""))
+	act := a.act(c, actSetTenant, name, "")
+	t, err := a.c.Tenants.SetTenant(c.Request().Context(), name, set, act)
 	if err != nil {
-		return err
+		act.Reason = set.String()
+		return a.refused(c, act, err)
 	}
 	wire.JSON(c.Response(), http.StatusOK, append(appendTenant(nil, &t), '\n'))
 	return nil
@@ -100,9 +102,10 @@ func (a *API) DeleteTenant(c echo.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), deleteWithin)
 	defer cancel()
-	d, err := a.c.Tenants.DeleteTenant(ctx, name, a.act(c, actDelete, name, reason))
+	act := a.act(c, actDelete, name, reason)
+	d, err := a.c.Tenants.DeleteTenant(ctx, name, act)
 	if err != nil && d.Tenant == "" {
-		return err // it has not begun
+		return a.refused(c, act, err) // it has not begun
 	}
 	status := http.StatusOK
 	if !d.Done {

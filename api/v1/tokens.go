@@ -58,57 +58,50 @@ func (a *API) act(c echo.Context, action, target, reason string) tasks.Act {
 	return tasks.Act{At: a.c.Now(), By: x.Subject, Tenant: tasks.TenantOf(x.Tenant), Via: via, Action: action, Target: target, Reason: reason}
 }
 
-// note writes a line of the audit about what was just done. What was done is not undone
-// when that fails: a repeat writes it.
-func (a *API) note(c echo.Context, action, target, reason string) error {
-	if a.c.Audit == nil {
-		return nil
-	}
-	if err := a.c.Audit.Note(c.Request().Context(), a.act(c, action, target, reason)); err != nil {
-		return &tasks.UnknownError{ID: target, Err: err}
-	}
-	return nil
-}
-
 // CreateToken is POST /v1/tokens.
 func (a *API) CreateToken(c echo.Context) error {
+	t, err := a.createToken(c)
+	return a.refused(c, a.act(c, actCreate, t.ID, t.Name), err)
+}
+
+func (a *API) createToken(c echo.Context) (t tasks.Token, err error) {
 	if a.c.Tokens == nil {
-		return tasks.ErrNotFound
+		return t, tasks.ErrNotFound
 	}
 	body, err := wire.Read(c.Response(), c.Request(), maxTokenBody, jsonType)
 	if err != nil {
-		return err
+		return t, err
 	}
 	t, ttl, err := decodeToken(body)
 	if err != nil {
-		return err
+		return t, err
 	}
 	x := a.c.Caller(c)
 	if t.Models, err = narrower(t.Models, x.Models, "ask only for these models"); err != nil {
-		return err
+		return t, err
 	}
 	if t.Pools, err = narrower(t.Pools, x.Pools, "use only these pools"); err != nil {
-		return err
+		return t, err
 	}
 	if a.c.Mint == nil {
-		return fault.Fail(fault.Conflict, "This server has no secret to sign tokens with, only the public keys of issuers: set auth.hmac_secret, or have the issuer make the token.")
+		return t, fault.Fail(fault.Conflict, "This server has no secret to sign tokens with, only the public keys of issuers: set auth.hmac_secret, or have the issuer make the token.")
 	}
 	// exp has whole seconds.
 	t.ID, t.By, t.Created = a.c.NewID(strings.TrimSuffix(tokenIDPrefix, "_")), x.Subject, a.c.Now().UTC().Truncate(time.Second)
 	t.Expires = t.Created.Add(ttl)
 	raw, err := a.c.Mint(t)
 	if err != nil {
-		return fault.Fail(fault.InvalidRequest, "The token cannot be made: %v.", err)
+		return t, fault.Fail(fault.InvalidRequest, "The token cannot be made: %v.", err)
 	}
 	if err := a.c.Tokens.SaveToken(c.Request().Context(), t, a.act(c, actCreate, t.ID, t.Name)); err != nil {
-		return err
+		return t, err
 	}
 	o := jsonwrite.Object{}
 	tokenMembers(&o, &t)
 	o.Str("token", raw)
 	c.Response().Header().Set("Cache-Control", "no-store")
 	wire.JSON(c.Response(), http.StatusCreated, append(o.End(), '\n'))
-	return nil
+	return t, nil
 }
 
 // narrower returns what a token is narrowed to whose maker's own is narrowed to most, which
@@ -286,7 +279,8 @@ func (a *API) RevokeToken(c echo.Context) error {
 	case !utf8.ValidString(reason) || utf8.RuneCountInString(reason) > tasks.MaxReason:
 		return fault.Fail(fault.InvalidRequest, `The query parameter "reason" must be at most %d characters long.`, tasks.MaxReason)
 	}
-	if err := a.c.Tokens.RevokeToken(c.Request().Context(), id, a.act(c, actRevoke, id, reason)); err != nil {
+	act := a.act(c, actRevoke, id, reason)
+	if err := a.refused(c, act, a.c.Tokens.RevokeToken(c.Request().Context(), id, act)); err != nil {
 		return err
 	}
 	c.Response().WriteHeader(http.StatusNoContent)
@@ -328,6 +322,7 @@ func appendAct(b []byte, act *tasks.Act) []byte {
 	o.Str("action", act.Action)
 	o.Str("target", act.Target)
 	o.Optional("reason", act.Reason)
+	o.Optional("outcome", act.Outcome)
 	return o.End()
 }
 

@@ -85,7 +85,7 @@ func refused(err error) error {
 		return err
 	}
 	kind, told := apifault.Classify(err)
-	return &web.RefusedError{Status: kind.Status, Text: told.Detail}
+	return &web.RefusedError{Status: kind.Status, Text: told.Detail, Err: err}
 }
 
 func (c *consoleJobs) Delete(ctx context.Context, tenant, id string) error {
@@ -139,7 +139,14 @@ func (c *consoleJobs) follow(rw http.ResponseWriter, r *http.Request, who web.Ac
 	return refused(c.api.Follow(rw, r, caller, id))
 }
 
-// note writes into the audit what somebody does in the console.
-func (s *service) note(ctx context.Context, who web.Actor, action, target string) error {
-	return s.noted(ctx, nil, who, tasks.Act{Action: action, Target: target})
+// note does what somebody asks for in the console once that is in the audit.
+func (s *service) note(ctx context.Context, who web.Actor, action, target string, do func(ctx context.Context) error) error {
+	return s.audited(ctx, who, tasks.Act{Action: action, Target: target}, func(ctx context.Context) error {
+		err := do(ctx)
+		var r *web.RefusedError
+		if errors.As(err, &r) && r.Err == nil && r.Status == http.StatusForbidden {
+			return apifault.Fail(apifault.Forbidden, "The token does not allow this.") // so that the line says so
+		}
+		return err
+	})
 }

@@ -206,10 +206,12 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Upload: jobs.upload, Follow: jobs.follow, Partials: s.store, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
 		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
-			return s.noted(ctx, s.pools.Pause(ctx, pool, reason, who.Subject, until), who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)})
+			return s.audited(ctx, who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)}, func(ctx context.Context) error {
+				return s.pools.Pause(ctx, pool, reason, who.Subject, until)
+			})
 		},
 		Resume: func(ctx context.Context, pool string, who web.Actor) error {
-			return s.noted(ctx, s.pools.Resume(ctx, pool, who.Subject), who, tasks.Act{Action: "resume", Target: pool})
+			return s.audited(ctx, who, tasks.Act{Action: "resume", Target: pool}, func(ctx context.Context) error { return s.pools.Resume(ctx, pool, who.Subject) })
 		},
 		PoolOf: s.poolOf, Ours: func(name string) bool { return queue.Own(s.cfg.Redis.Prefix, name) }, Revoked: verifier.Revoked,
 		Fake: s.cfg.UsesFake(), Notices: s.notes, Version: version, Sessions: s.store, SessionKey: key, Failed: s.room.Failed, HTTPS: s.room.HTTPS, Now: s.clock.Now, Log: s.log, Metrics: s.registry,

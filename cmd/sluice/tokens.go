@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/api/auth"
+	v1 "github.com/sluicehq/sluice/api/v1"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/store"
@@ -47,13 +48,11 @@ func minting(c config.Auth, secret []byte) func(tasks.Token) (string, error) {
 	}
 }
 
-// noted has what somebody has done by the console or asynqmon in the audit.
-func (s *service) noted(ctx context.Context, err error, who web.Actor, act tasks.Act) error {
-	if err != nil {
-		return err
-	}
+// audited does what somebody asks for by the console or asynqmon once that is in the audit.
+func (s *service) audited(ctx context.Context, who web.Actor, act tasks.Act, do func(ctx context.Context) error) error {
 	act.At, act.By, act.Tenant, act.Via = s.clock.Now(), who.Subject, tasks.TenantOf(who.Tenant), who.Via
-	return s.store.Note(ctx, act)
+	act.ID = store.NewIDAt("act", act.At)
+	return v1.Audited(ctx, s.store, act, do)
 }
 
 // TokensCmd holds the commands about tokens that the server keeps.

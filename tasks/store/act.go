@@ -30,11 +30,16 @@ type act struct {
 	Target string `json:"target"`
 	Reason string `json:"reason"`
 	At     int64  `json:"at"`
+
+	Outcome string `json:"outcome,omitempty"`
 }
 
-// actLine is an act with a new id: the lines sort by time.
+// actLine is an act with its id, or a new one: the lines sort by time.
 func actLine(a tasks.Act) string {
-	return NewIDAt("act", a.At) + " " + encode(act{a.By, a.Tenant, a.Via, a.Action, a.Target, a.Reason, a.At.UnixMilli()})
+	if a.ID == "" {
+		a.ID = NewIDAt("act", a.At)
+	}
+	return a.ID + " " + encode(act{a.By, a.Tenant, a.Via, a.Action, a.Target, a.Reason, a.At.UnixMilli(), a.Outcome})
 }
 
 // unpackAct reads a line of the audit as it is kept, behind its id.
@@ -43,14 +48,14 @@ func unpackAct(id, text string) (tasks.Act, error) {
 	if err := json.Unmarshal([]byte(text), &a); err != nil {
 		return tasks.Act{}, fmt.Errorf("read the audit: line %s: %w", id, err)
 	}
-	return tasks.Act{ID: id, At: fromMilli(a.At), By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Target: a.Target, Reason: a.Reason}, nil
+	return tasks.Act{ID: id, At: fromMilli(a.At), By: a.By, Tenant: a.Tenant, Via: a.Via, Action: a.Action, Target: a.Target, Reason: a.Reason, Outcome: a.Outcome}, nil
 }
 
-// Note writes a line of the audit. Lines are kept for 90 days, at most 100,000 of them.
+// Note writes a line of the audit, in the place of one with the same id. Lines are kept for 90 days, at most 100,000 of them.
 func (s *Store) Note(ctx context.Context, a tasks.Act) error {
 	line, old := actLine(a), oldestAct(a)
 	return Sure(ctx, a.Target, func(ctx context.Context) error {
-		word, err := s.run(ctx, actNoteScript, args{"act": line, "acts": maxActs, "old": old}).Text()
+		word, err := s.run(ctx, actNoteScript, args{"act": line, "acts": maxActs, "old": old, "id": a.ID}).Text()
 		if err != nil {
 			return fmt.Errorf("write the audit: %w", err)
 		}

@@ -93,7 +93,9 @@ var smallHalves = map[string]func(h *half) func(){
 		return func() { _, err := h.Redeliver(h.Context(), "acme", k.ID); must(h.T, err) }
 	},
 	"act_note": func(h *half) func() {
-		return func() { must(h.T, h.Note(h.Context(), tasks.Act{At: h.now, By: "ada", Action: "pause", Target: pool})) }
+		return func() {
+			must(h.T, h.Note(h.Context(), tasks.Act{ID: store.NewIDAt("act", h.now), At: h.now, By: "ada", Action: "pause", Target: pool}))
+		}
 	},
 	"content_add": func(h *half) func() {
 		must(h.T, h.AddContent(h.Context(), "acme", "file-1", []byte("a"), tasks.Limits{}))

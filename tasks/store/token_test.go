@@ -101,6 +101,16 @@ func TestTokensAreKeptListedAndRevoked(t *testing.T) {
 	if len(acts) != 8 || acts[0] != "pause claude" || acts[1] != "revoke_token minted offline" || acts[2] != "revoke_token "+made[0].ID || acts[7] != "create_token "+made[4].ID {
 		t.Errorf("the audit: %q", acts)
 	}
+	// A line is written again under its id, as one that was refused.
+	twice := tasks.Act{ID: store.NewIDAt("act", tick()), At: tick(), Action: "pause", Target: "gone"}
+	must(t, s.Note(ctx, twice))
+	twice.Outcome = "not_found"
+	must(t, s.Note(ctx, twice))
+	again, err := s.Acts(ctx, "", 2)
+	must(t, err)
+	if again.Acts[0].ID != twice.ID || again.Acts[0].Outcome != "not_found" || again.Acts[1].Target == "gone" {
+		t.Errorf("written again: %+v", again.Acts)
+	}
 	must(t, s.Note(ctx, tasks.Act{At: tick().Add(91 * 24 * time.Hour), Action: "resume", Target: "claude"}))
 	if page, err := s.Acts(ctx, "", 10); err != nil || len(page.Acts) != 1 || page.Acts[0].Action != "resume" {
 		t.Errorf("91 days later the audit has %+v, %v", page, err)
