@@ -580,8 +580,8 @@ func TestPools(t *testing.T) {
 	}
 	s.call("GET", "/v1/pools/claude/tenants", writer, nil).want(t, 403, "forbidden")
 	if r := s.call("GET", "/v1/pools/claude/accounts", admin, nil).want(t, 200); string(r.body) != `{"data":[`+
-		`{"name":"eu","provider":"anthropic-eu","state":"paused","reason":"unauthorized","detail":"d","since":null,"expected_resume_at":null,"weight":2,"shared_allowance":"org","allowance":{},"success_rate":0.6667,"wait_seconds":null,"egress":"http://proxy-1:3128"},`+
-		`{"name":"us","provider":"anthropic","state":"open","reason":null,"detail":null,"since":null,"expected_resume_at":null,"weight":1,"shared_allowance":null,"allowance":{"requests":{"limit":60,"used":0.2500}},"success_rate":null,"wait_seconds":1.500,"egress":null}]}`+"\n" {
+		`{"name":"eu","provider":"anthropic-eu","state":"paused","reason":"unauthorized","detail":"d","since":null,"expected_resume_at":null,"weight":2,"shared_allowance":"org","organization":null,"shares_allowance_of":null,"allowance":{},"success_rate":0.6667,"wait_seconds":null,"egress":"http://proxy-1:3128"},`+
+		`{"name":"us","provider":"anthropic","state":"open","reason":null,"detail":null,"since":null,"expected_resume_at":null,"weight":1,"shared_allowance":null,"organization":null,"shares_allowance_of":null,"allowance":{"requests":{"limit":60,"used":0.2500}},"success_rate":null,"wait_seconds":1.500,"egress":null}]}`+"\n" {
 		t.Errorf("accounts: %s", r.body)
 	}
 	s.call("GET", "/v1/pools/claude/accounts", writer, nil).want(t, 403, "forbidden")

@@ -261,6 +261,8 @@ type PoolAccount struct {
 	ExpectedResumeAt time.Time // a forecast; zero when unknown
 	Weight           int64
 	Shared           string        // the allowance that it shares; "": it is its own
+	Organization     string        // whose key it has, as its provider says; "": it does not, or made no call yet
+	SharedWith       string        // the account of the same organisation whose allowance it has; "": it has what is configured
 	Allowance        []Allowance   // of all who share it
 	Success          float64       // share of its latest calls that went well
 	Calls            int64         // of how many; 0: none were seen

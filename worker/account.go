@@ -104,7 +104,15 @@ func (d door) Take(ctx context.Context, n limit.Need) (limit.Grant, error) {
 
 func (d door) Return(g limit.Grant) { d.account.Gate.Return(g) }
 
-func (d door) Gate() any { return d.account.Gate }
+func (d door) Gate() any { return allowance(d.account.Gate) }
+
+// allowance is one and the same of gates that let calls through together.
+func allowance(g Gate) any {
+	if a, ok := g.(*pool.Allowance); ok {
+		return a.Gate()
+	}
+	return g
+}
 
 // members are the accounts of a pool: those that are listed, or the one that it is.
 func members(p Pool) (list []*account) {
@@ -170,7 +178,13 @@ func (p *servedPool) limits() (requests, input, output int64) {
 		}
 		*sum += n
 	}
+	seen := map[any]bool{}
 	for i, g := range p.gates {
+		if at := allowance(g); seen[at] {
+			continue
+		} else {
+			seen[at] = true
+		}
 		r, in, out := g.Limits()
 		add(&requests, r, i == 0)
 		add(&input, in, i == 0)

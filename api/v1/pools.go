@@ -179,6 +179,8 @@ func (a *API) PoolAccounts(c echo.Context) error {
 		o.Time("expected_resume_at", one.ExpectedResumeAt)
 		o.Num("weight", one.Weight)
 		o.Optional("shared_allowance", one.Shared)
+		o.Optional("organization", one.Organization)
+		o.Optional("shares_allowance_of", one.SharedWith)
 		writeAllowance(&o, one.Allowance)
 		if one.Calls == 0 {
 			o.Null("success_rate")

@@ -69,6 +69,8 @@ func (r *stage) run(n int) map[string]int {
 type accountView struct {
 	Name, Provider, State string
 	Reason, Egress        *string
+	Organization          *string
+	SharesOf              *string `json:"shares_allowance_of"`
 	Weight                int64
 	Allowance             map[string]struct{ Limit int64 }
 	Success               *float64 `json:"success_rate"`
@@ -286,6 +288,30 @@ func TestAccountsThatShareAnAllowanceHaveOneGate(t *testing.T) {
 	}
 	if p := r.pool("claude"); p.State == "paused" {
 		t.Errorf("pool %+v", p)
+	}
+}
+
+// Two accounts whose answers name one organisation share the lower of their allowances, and API and metrics say so.
+func TestAccountsOfOneOrganisationAreMerged(t *testing.T) {
+	t.Parallel()
+	said := recorded(t, "anthropic/text") // it names one
+	a, b := newWire(t, said), newWire(t, said)
+	yaml := strings.Replace(several("", a.URL, b.URL), "{provider: b}", "{provider: b, limits: {requests_per_minute: 3000}}", 1)
+	r := outage(t, yaml)
+	var list []accountView
+	r.until("they share an allowance", func() bool {
+		r.run(2)
+		list = r.accounts("claude")
+		return list[0].SharesOf != nil
+	})
+	if *list[0].SharesOf != "b" || list[1].SharesOf != nil || *list[0].Organization != *list[1].Organization || list[0].Allowance["requests"] != list[1].Allowance["requests"] {
+		t.Errorf("accounts %+v", list)
+	}
+	if made := r.run(6); made["a"] == 0 || made["b"] == 0 {
+		t.Errorf("calls by account: %v, want some each", made)
+	}
+	if got := r.gauge("sluice_account_merged"); got != 1 {
+		t.Errorf("%v accounts are told to have another's allowance, want a alone", got)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *service) several(p config.Pool, out *worker.Pool, works bool) (member p
 	if s.breakers[p.Name], err = pause.New(hold); err != nil {
 		return member, err
 	}
-	all := pool.NewAccounts(s.breakers[p.Name], list)
+	all := pool.NewAccounts(p.Name, s.breakers[p.Name], list, s.log)
 	s.accounts[p.Name] = all
 	return pool.Member{Gate: all.Gate(), Breaker: all, Accounts: list}, nil
 }
@@ -67,7 +67,7 @@ func (s *service) several(p config.Pool, out *worker.Pool, works bool) (member p
 // account is an account, and the way to its provider.
 type account struct {
 	pool.Account
-	gate   *limit.Gate
+	gate   worker.Gate
 	caller *upstream.Caller // nil in a process that makes no calls
 }
 
@@ -84,13 +84,19 @@ func (a account) worker() worker.Account {
 // That of a pool that is one account has gate and breaker by the pool's name, as earlier releases
 // have it.
 func (s *service) account(p config.Pool, a config.Account, works bool) (made account, err error) {
-	if made.gate, err = s.gate(p, a); err != nil {
+	gate, err := s.gate(p, a)
+	if err != nil {
 		return made, err
 	}
+	made.Account = pool.Account{Name: a.ID, Provider: a.Provider, Weight: a.Weight, Allowance: a.Allowance, Gate: gate, Way: func() string { return s.way(a.Provider) }}
+	made.gate = gate
 	hc := pool.HealthConfig{Models: p.Models, Log: s.log, Breaker: s.breaker(p, p.Name)}
+	var hand *pool.Hand
 	if p.Several() {
 		hc.Breaker = s.breaker(p, p.Name+"."+a.ID)
 		hc.Breaker.Queue = nil // the pool goes on without this account
+		made.Pace = s.allowance(gate)
+		made.Gate, made.gate, hand = made.Pace, made.Pace, s.hands.On(made.Pace)
 	}
 	if len(p.Accounts) > 1 {
 		// One that is refused or spent is probed as often as one that is down. A probe that is refused
@@ -102,18 +108,27 @@ func (s *service) account(p config.Pool, a config.Account, works bool) (made acc
 		if made.caller, err = s.caller(provider, a.Models); err != nil {
 			return made, err
 		}
-		hc.Asker, hc.Breaker.Fingerprint, hc.Breaker.Gate = made.caller, provider.BaseURL+" "+provider.APIKey, made.gate
-		if a.Allowance != "" {
-			hc.Breaker.Gate = pool.Unheld{}
+		hc.Asker, hc.Breaker.Fingerprint, hc.Breaker.Gate = made.caller, provider.BaseURL+" "+provider.APIKey, gate
+		if hand != nil {
+			hc.Breaker.Gate = hand
 		}
 	}
-	h, err := pool.NewHealth(hc)
-	if err != nil {
+	if made.Health, err = pool.NewHealth(hc); err != nil {
 		return made, err
 	}
-	s.healths[hc.Breaker.Pool] = h
-	made.Account = pool.Account{Name: a.ID, Provider: a.Provider, Weight: a.Weight, Allowance: a.Allowance, Gate: made.gate, Health: h, Way: func() string { return s.way(a.Provider) }}
+	if hand != nil {
+		hand.Health = made.Health
+	}
+	s.healths[hc.Breaker.Pool] = made.Health
 	return made, nil
+}
+
+// allowance is a gate as the accounts have it that it may be shared by.
+func (s *service) allowance(gate *limit.Gate) *pool.Allowance {
+	if s.shared[gate] == nil {
+		s.shared[gate] = pool.NewAllowance(gate)
+	}
+	return s.shared[gate]
 }
 
 // gate makes the gate of an account's allowance, or returns that of those who share it.

@@ -64,9 +64,11 @@ type service struct {
 	settings *store.Settings
 	ready    *readiness
 	clock    clock
-	gates    map[string]*limit.Gate    // by allowance
-	breakers map[string]*pause.Breaker // by pool
-	accounts map[string]*pool.Accounts // by pool, of those that have several
+	gates    map[string]*limit.Gate          // by allowance
+	shared   map[*limit.Gate]*pool.Allowance // of accounts of pools that have several
+	hands    pool.Hands                      // of the breakers of those accounts
+	breakers map[string]*pause.Breaker       // by pool
+	accounts map[string]*pool.Accounts       // by pool, of those that have several
 	pools    *pool.Set
 	jobs     *dispatch.Jobs
 	quota    *quota.Quota
@@ -120,7 +122,7 @@ type roles struct {
 func newService(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger) (*service, error) {
 	s := &service{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), grace: cmp.Or(r.grace, 30*time.Second), keepAlive: r.keepAlive,
-		gates: map[string]*limit.Gate{}, breakers: map[string]*pause.Breaker{}, accounts: map[string]*pool.Accounts{}, healths: map[string]*pool.Health{}, ways: map[string]*egress.Ways{},
+		gates: map[string]*limit.Gate{}, shared: map[*limit.Gate]*pool.Allowance{}, breakers: map[string]*pause.Breaker{}, accounts: map[string]*pool.Accounts{}, healths: map[string]*pool.Health{}, ways: map[string]*egress.Ways{},
 	}
 	if r.api && !r.worker {
 		s.delay = cfg.DrainDelay
@@ -212,7 +214,7 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 	s.jobs = dispatch.NewJobs(dispatch.Config{
 		Store: s.store, Feeder: s.feeder, Placer: s.pools, OneServer: !s.redis.cluster(), Shut: s.ready.shut, Log: s.log, Metrics: s.registry,
 	})
-	s.registry.MustRegister(s.pools.Metrics(), pool.Cut(s.healths), egress.Metrics(s.ways))
+	s.registry.MustRegister(s.pools.Metrics(), s.pools.Standings(), pool.Cut(s.healths), egress.Metrics(s.ways))
 	if !r.worker {
 		return nil
 	}

@@ -241,6 +241,9 @@ func (g *Gate) Limits() (requests, input, output int64) {
 	return l[0], l[1], l[2]
 }
 
+// Configured is the allowance as it was given to [New].
+func (g *Gate) Configured() Limits { return g.cfg.Limits }
+
 // Need is what a call asks [Gate.Take] for.
 type Need struct {
 	// ID says whose call it is, to an operator who reads the reservations. It
@@ -282,12 +285,16 @@ type Grant struct {
 	// hold alone.
 	Bound string
 
+	gate  *Gate
 	key   string
 	epoch int64
 	need  Need
 	due   time.Time     // when it may be sent, at the earliest
 	slack time.Duration // how much later it may be; below 0: for ever
 }
+
+// Gate is where the place was taken, and is to be settled; nil of the zero Grant.
+func (g Grant) Gate() *Gate { return g.gate }
 
 // Actual is what a call used, for [Gate.Settle].
 type Actual struct {

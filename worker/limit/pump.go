@@ -325,7 +325,7 @@ func (g *Gate) grant(w *waiter, a answer) {
 	}
 	g.queue.Remove(w.el)
 	now := g.clock.now()
-	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, key: a.key, epoch: a.epoch, need: w.need, due: a.asked.Add(a.wait), slack: a.slack, Bound: g.boundLocked(w, a)}
+	w.grant = Grant{ID: w.need.ID, Class: w.need.Class, gate: g, key: a.key, epoch: a.epoch, need: w.need, due: a.asked.Add(a.wait), slack: a.slack, Bound: g.boundLocked(w, a)}
 	g.unsent[a.key] = w.grant
 	w.done = true
 	g.unsettled[a.key] = now.Add(g.cfg.Timeout + 30*time.Second)

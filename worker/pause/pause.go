@@ -127,6 +127,7 @@ type Verdict struct {
 	// not the provider's or not as configured.
 	Alone, Misfit bool
 	Detail        string // for operators alone: hosts and targets
+	Organization  string // whose key it was, as the answer said; "": it did not
 }
 
 // Rules say when the breaker trips and how it probes.
@@ -227,6 +228,7 @@ type Breaker struct {
 		youngest time.Time // when the latest of them was sent
 		flushed  time.Time
 		models   map[string]goods
+		org      string // whose key the latest of them was made with, where it said so
 	}
 	waiting chan struct{} // successes wait to be counted
 	moved   chan struct{} // the state moved: Run looks at once
@@ -331,6 +333,7 @@ func (b *Breaker) Record(ctx context.Context, v Verdict) error {
 			b.goods.youngest = sent
 		}
 		b.goods.n++
+		b.goods.org = cmp.Or(v.Organization, b.goods.org)
 		if v.Model != "" {
 			m := b.goods.models[v.Model]
 			m.n++
@@ -365,9 +368,10 @@ func (b *Breaker) tell(ctx context.Context, v Verdict, raise bool) error {
 	for name, m := range b.goods.models {
 		models = append(models, [3]any{name, m.n, time.Since(m.youngest).Milliseconds()})
 	}
-	b.goods.n, b.goods.flushed, b.goods.models = 0, time.Now(), nil
+	org := cmp.Or(v.Organization, b.goods.org)
+	b.goods.n, b.goods.flushed, b.goods.models, b.goods.org = 0, time.Now(), nil, ""
 	b.goods.Unlock()
-	a := args{"goods": n, "models": models, "good_age": int64(0), "kind": "", "age": max(0, v.Took).Milliseconds(), "ask": flag(b.ask != nil), "raise": flag(raise)}
+	a := args{"goods": n, "models": models, "good_age": int64(0), "kind": "", "age": max(0, v.Took).Milliseconds(), "ask": flag(b.ask != nil), "raise": flag(raise), "org": org}
 	if n > 0 {
 		a["good_age"] = age.Milliseconds()
 	}

@@ -5,7 +5,7 @@
 --           kind: 'bad', 'spend', 'unauthorized' or ''; age: ms since that call was sent; model;
 --           job: that it was made for; raise: 1 when this failure is enough for a suspicion;
 --           ask: 1 when a suspicion is looked into first, 0 when the breaker trips at once;
---           misfit: 1 when the address does not fit;
+--           misfit: 1 when the address does not fit; org: whose key it was, '' when nobody said;
 --           reason, retry_after (ms), resume_at (ms, 0 for none), fp, holder, alive;
 --           window (ms), min_calls, ratio, interval, recheck (ms), rnd [0,1), gen, slow (ms), audit_max}
 -- Returns  1 when the breaker opened or its cause became graver; 2 when the caller raised a
@@ -102,6 +102,8 @@ local function well(model, n, age)
   if count > known_most then known[oldest] = nil end
   keep('known', known)
 end
+
+if (a.org or '') ~= '' then set('org', a.org) end
 
 if a.goods > 0 then
   if state() == 'closed' then succeeded(h, a.goods, a.good_age) end

@@ -123,6 +123,24 @@ func (b *Breaker) Known() []string {
 	return s.known()
 }
 
+// Organization is whose key the calls are made with, as the provider has said of the latest of
+// them to any process; "": it has not, or nobody here knows. It asks nobody.
+func (b *Breaker) Organization() string {
+	s, _, _ := b.cached()
+	return s.h["org"]
+}
+
+// Pace is the share of the allowance at which calls are let through, as far as is known: 0 to 1, and 0 while
+// nothing is. It asks nobody.
+func (b *Breaker) Pace() float64 {
+	b.cache.Lock()
+	defer b.cache.Unlock()
+	if b.cache.at.IsZero() {
+		return 0
+	}
+	return b.cache.snap.pace()
+}
+
 // Worked reports whether a call has ever succeeded with this key and address, as far
 // as this process knows.
 func (b *Breaker) Worked() bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -20,44 +21,58 @@ type Account struct {
 	Name      string
 	Provider  string
 	Weight    int64
-	Allowance string // shared by all accounts that name it; "": its own
-	Gate      Gate   // one and the same of those that share an allowance
+	Allowance string     // shared by all accounts that name it; "": its own
+	Gate      Gate       // one and the same of those that share an allowance
+	Pace      *Allowance // the same, where it may be found to be another account's too; nil: it may not
 	Health    *Health
 	Way       func() string // that is in use to its provider, without credentials; nil, or "": nobody here knows, or none is listed
+
+	all *Accounts // of the pool, where it has several
 }
 
 // Accounts are several accounts as one pool: what an operator or Redis's memory does concerns all
 // of them, what a provider does one. The pool is paused while all are, and its allowance is that of
 // those which are not.
 type Accounts struct {
+	name string         // the pool's
 	hold *pause.Breaker // of the pool: it is told of no call
 	list []Account
+	log  *slog.Logger
 }
 
-// NewAccounts returns the accounts of a pool, one at least, whose own breaker is hold.
-func NewAccounts(hold *pause.Breaker, list []Account) *Accounts {
-	for _, one := range list {
-		one.Health.within = hold
+// NewAccounts returns the accounts of a pool by its name, one at least, whose own breaker is hold. Log nil means none.
+func NewAccounts(name string, hold *pause.Breaker, list []Account, log *slog.Logger) *Accounts {
+	a := &Accounts{name: name, hold: hold, list: list, log: log}
+	for i := range list {
+		list[i].Health.within, list[i].all = hold, a
 	}
-	return &Accounts{hold: hold, list: list}
+	if log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	return a
 }
 
-// clearEvery is how often a worker clears what its pool's own breaker holds.
-const clearEvery = 10 * time.Second
+const (
+	clearEvery = 10 * time.Second // how often a worker clears what its pool's own breaker holds
+	mergeEvery = time.Second      // how often is seen which accounts are of one organisation
+)
 
-// Run keeps the pool's own breaker until ctx ends. Where clears is set it also clears what that holds
+// Run keeps the pool's own breaker until ctx ends, and has accounts of one organisation share an allowance.
+// Where clears is set it also clears what the breaker holds
 // against a key, an account or an address: it was found by an earlier release, or while the pool was
 // one account, and each account now has a breaker of its own. An operator's pause stays.
 func (a *Accounts) Run(ctx context.Context, clears bool) error {
-	if !clears {
-		return a.hold.Run(ctx)
-	}
 	ended := make(chan error, 1)
 	go func() { ended <- a.hold.Run(ctx) }()
-	tick := time.NewTicker(clearEvery)
+	tick := time.NewTicker(mergeEvery)
 	defer tick.Stop()
+	var cleared time.Time
 	for {
-		a.clear(ctx)
+		a.merge()
+		if clears && time.Since(cleared) >= clearEvery {
+			a.clear(ctx)
+			cleared = time.Now()
+		}
 		select {
 		case err := <-ended:
 			return err
@@ -243,7 +258,7 @@ func (a Account) stands(ctx context.Context, now time.Time) (one tasks.PoolAccou
 	st := v.status(a.Name)
 	one = tasks.PoolAccount{
 		Name: a.Name, Provider: a.Provider, State: st.State, Reason: st.Reason, Detail: st.Detail, Since: st.Since, ExpectedResumeAt: st.ExpectedResumeAt,
-		Weight: max(1, a.Weight), Shared: a.Allowance, Allowance: st.Allowance, Wait: v.gate.Wait(1),
+		Weight: max(1, a.Weight), Shared: a.Allowance, SharedWith: a.shares(), Organization: a.Health.breaker.Organization(), Allowance: st.Allowance, Wait: v.gate.Wait(1),
 	}
 	switch {
 	case v.pause.Paused && v.pause.ExpectedResumeAt.IsZero():
@@ -272,10 +287,11 @@ func (g sumGate) State(ctx context.Context) (limit.State, error) {
 	var states []limit.State
 	seen := map[Gate]bool{}
 	for i, one := range g.a.list {
-		if paused[i].Paused && !every || seen[one.Gate] {
+		at := one.at()
+		if paused[i].Paused && !every || seen[at] {
 			continue
 		}
-		seen[one.Gate] = true
+		seen[at] = true
 		s, err := one.Gate.State(ctx)
 		if err != nil {
 			return limit.State{}, err
@@ -305,8 +321,16 @@ func (h *Health) state(ctx context.Context) (pause.State, error) {
 	return s, errors.Join(err, allErr)
 }
 
+// at is the gate that lets its calls through.
+func (a Account) at() Gate {
+	if a.Pace != nil {
+		return a.Pace.Gate()
+	}
+	return a.Gate
+}
+
 // Unheld is a gate that a breaker does not hold: that of a pool of several accounts, whose jobs
-// ask [Health.Paused], or that of one account while others share its allowance and go on.
+// ask [Health.Paused].
 type Unheld struct{}
 
 // Hold does nothing.

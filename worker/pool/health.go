@@ -245,7 +245,7 @@ func (h *Health) settle(ctx context.Context, c Call, a upstream.Answer) Standing
 	f := h.doubts.settle(ctx, c, a, func(took time.Duration) bool { return h.pausedSince(ctx, took) })
 	switch f.of {
 	case theRequest:
-		h.record(ctx, pause.Verdict{Kind: pause.Good}, c.Took) // the provider is up, and the key is well
+		h.record(ctx, pause.Verdict{Kind: pause.Good, Organization: a.Organization}, c.Took) // the provider is up, and the key is well
 		return AtFault
 	case theKey:
 		v := pause.Verdict{Kind: pause.Unauthorized, Reason: string(tasks.Unauthorized), RetryAfter: f.answer.RetryAfter, ResumeAt: f.answer.ResumeAt}
@@ -285,7 +285,7 @@ func (h *Health) pausedSince(ctx context.Context, took time.Duration) bool {
 // judge says what an answer means to the breaker: the outcomes by which a
 // provider shows that it is down or out of credit.
 func judge(a upstream.Answer) pause.Verdict {
-	v := pause.Verdict{Reason: string(a.Outcome), RetryAfter: a.RetryAfter, ResumeAt: a.ResumeAt}
+	v := pause.Verdict{Reason: string(a.Outcome), RetryAfter: a.RetryAfter, ResumeAt: a.ResumeAt, Organization: a.Organization}
 	if a.Cause.Kind == upstream.Egress {
 		return v // it is left, and another way is used
 	}
@@ -418,7 +418,7 @@ func (h *Health) ping(ctx context.Context, model string) upstream.Answer {
 	h.doubts.answered(model, a.Outcome, time.Since(sent))
 	h.way.answered(a, time.Since(sent))
 	if a.Outcome == tasks.Succeeded {
-		h.record(ctx, pause.Verdict{Kind: pause.Good, Model: model}, time.Since(sent))
+		h.record(ctx, pause.Verdict{Kind: pause.Good, Model: model, Organization: a.Organization}, time.Since(sent))
 	}
 	if a.Outcome == tasks.CallCanceled && ctx.Err() != nil {
 		a.Outcome = tasks.Timeout // of the probe

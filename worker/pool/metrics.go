@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Metrics returns the gauges of what waits and runs, and of how right forecasts were, read at each scrape. Every
@@ -94,6 +96,56 @@ func (v view) workersWanted() int {
 		calls = max(calls, min(v.gate.CallsPerSecond*v.gate.Latency.Seconds(), calls+float64(v.load.Queued)))
 	}
 	return max(1, int(math.Ceil(calls/workerCalls)))
+}
+
+// Standings returns the metrics of the accounts of pools that have several. All but the calls are Redis's.
+func (s *Set) Standings() prometheus.Collector { return accountMetrics{s} }
+
+type accountMetrics struct{ set *Set }
+
+var (
+	accountPausedDesc = prometheus.NewDesc("sluice_account_paused", "1 while an account of a pool that has several takes no calls, 0 otherwise.", []string{"pool", "account"}, nil)
+	accountMergedDesc = prometheus.NewDesc("sluice_account_merged", "1 while an account has the allowance of another of its organisation, found out by their answers, 0 otherwise.", []string{"pool", "account"}, nil)
+	accountUsedDesc   = prometheus.NewDesc("sluice_account_allowance_used_ratio", "Share of the account's allowance used of late, by all who share it, 0 to 1, by dimension.", []string{"pool", "account", "dimension"}, nil)
+	accountCallsDesc  = prometheus.NewDesc("sluice_account_calls_total", "Calls of jobs that this process has made of an account of a pool that has several.", []string{"pool", "account"}, nil)
+)
+
+// Describe lists the metrics.
+func (accountMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{accountPausedDesc, accountMergedDesc, accountUsedDesc, accountCallsDesc} {
+		ch <- d
+	}
+}
+
+// Collect reads them; a Redis that is away leaves them out.
+func (m accountMetrics) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for _, p := range m.set.members {
+		for _, a := range p.Accounts {
+			if a.all == nil {
+				continue // the pool's own metrics are its account's
+			}
+			one, err := a.stands(ctx, m.set.now())
+			if err != nil {
+				continue
+			}
+			gauge := func(d *prometheus.Desc, on bool) {
+				v := 0.0
+				if on {
+					v = 1
+				}
+				ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, p.Name, a.Name)
+			}
+			gauge(accountPausedDesc, one.State == tasks.PoolPaused)
+			gauge(accountMergedDesc, one.SharedWith != "")
+			for _, u := range one.Allowance {
+				ch <- prometheus.MustNewConstMetric(accountUsedDesc, prometheus.GaugeValue, u.Used, p.Name, a.Name, string(u.Dimension))
+			}
+			calls, _, _ := a.Health.Used()
+			ch <- prometheus.MustNewConstMetric(accountCallsDesc, prometheus.CounterValue, float64(calls), p.Name, a.Name)
+		}
+	}
 }
 
 // Cut returns a gauge for each pool of whether this process is cut off from its

@@ -25,7 +25,7 @@ func accounted(t *testing.T) (all *Accounts, hold *pause.Breaker, own []*pause.B
 		}
 		list, own = append(list, Account{Name: name, Provider: name, Health: h}), append(own, h.Breaker())
 	}
-	return NewAccounts(hold, list), hold, own
+	return NewAccounts("claude", hold, list, nil), hold, own
 }
 
 // opens are the verdicts that open a breaker, one for each cause but a misfit.

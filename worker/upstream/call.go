@@ -152,6 +152,8 @@ func (c *Caller) begin(resp *http.Response) Answer {
 		Rates:       parseRates(resp.Header, now),
 		HeadersAt:   now,
 		ShouldRetry: parseShouldRetry(resp.Header),
+
+		Organization: organization(resp.Header),
 	}
 	a.RetryAfter, a.HasRetryAfter = parseRetryAfter(resp.Header, now)
 	return a

@@ -36,6 +36,17 @@ type Rates struct {
 	Project  Rate // OpenAI's token limit of the key's project
 }
 
+// organization is whose key a call was made with, in the words of either dialect. A header of
+// which nobody could make a name says nothing.
+func organization(h http.Header) string {
+	for _, name := range []string{"Anthropic-Organization-Id", "Openai-Organization"} {
+		if v := strings.TrimSpace(h.Get(name)); v != "" && len(v) <= 100 && strings.IndexFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) < 0 {
+			return v
+		}
+	}
+	return ""
+}
+
 // maxWait clamps a stated wait: nobody means more than a day by it.
 const maxWait = 24 * time.Hour
 

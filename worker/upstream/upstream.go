@@ -256,6 +256,9 @@ type Answer struct {
 	Rates     Rates
 	HeadersAt time.Time
 
+	// Organization is whose key it was, as the answer says; "": it does not.
+	Organization string
+
 	// Refusal is the body that came with a status outside 2xx, when it is JSON and has
 	// at most 16 KiB; as in Result, our key is not in it.
 	Refusal json.RawMessage

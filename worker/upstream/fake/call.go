@@ -213,10 +213,10 @@ func (x *exchange) refuse(w http.ResponseWriter, e refusal, message string, wait
 func (x *exchange) describe(h http.Header) {
 	if x.call.Dialect == Anthropic {
 		h["Request-Id"] = []string{x.call.RequestID}
-		h["Anthropic-Organization-Id"] = []string{"00000000-0000-4000-8000-000000000000"}
+		h["Anthropic-Organization-Id"] = []string{"00000000-0000-4000-8000-" + x.call.Key}
 	} else {
 		h["X-Request-Id"] = []string{x.call.RequestID}
-		h["Openai-Organization"] = []string{"org-fake"}
+		h["Openai-Organization"] = []string{"org-" + x.call.Key}
 	}
 	if x.acct != nil {
 		x.f.mu.Lock()
