@@ -597,10 +597,8 @@ func (a *API) TakeBatch(ctx context.Context, u *v1.Upload) (tasks.Batch, error) 
 	return a.form.TakeBatch(ctx, u)
 }
 
-// Follow sends a job's events to whoever may see them; see [v1.API.Follow].
-func (a *API) Follow(w http.ResponseWriter, r *http.Request, x desk.Caller, id string) error {
-	return a.form.Follow(w, r, x, id)
-}
+// V1 is our own form, for another view of the same: the console.
+func (a *API) V1() *v1.API { return a.form }
 
 // Drain makes held requests answer now: long polls with the job as it stands,
 // event streams by ending, which their readers resume elsewhere. It returns at

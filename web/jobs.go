@@ -90,6 +90,7 @@ type frame struct {
 	Jobs    bool // there are pages of jobs
 	Batches bool // and of batches
 	New     bool // and one to submit
+	Usage   bool // and one of what was used
 	Upload  bool // and one to submit a batch, that the viewer may
 	Hooks   bool // pages of webhooks
 	Tenancy bool // one of the tenants, that the viewer may see
@@ -101,7 +102,7 @@ func (f frame) List() string { return strings.ToUpper(f.Here[:1]) + f.Here[1:] }
 
 func (w *Web) frame(v viewer, here string) frame {
 	return frame{
-		Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, New: w.cfg.Submit != nil && v.is(scopeWrite), Upload: w.cfg.Upload != nil && v.is(scopeWrite),
+		Viewer: v, Here: here, Version: w.cfg.Version, Jobs: w.cfg.Jobs != nil, Batches: w.cfg.Batches != nil, Usage: w.cfg.Usage != nil, New: w.cfg.Submit != nil && v.is(scopeWrite), Upload: w.cfg.Upload != nil && v.is(scopeWrite),
 		Hooks: w.cfg.Webhooks != nil, Tenancy: w.cfg.Tenants != nil && v.Operates(), Audit: w.cfg.Audit != nil && v.Admin(),
 	}
 }

@@ -105,6 +105,8 @@ type Config struct {
 	Submit Submitter
 	// Upload takes a file in as a batch. Nil: there is no such page.
 	Upload Uploader
+	// Usage is asked by the page of what calls took. Nil: there is none.
+	Usage Usage
 	// Follow sends a job's events, its text among them, until the request ends. It fails before it has
 	// written anything. Nil: an answer is shown once it is there.
 	Follow func(rw http.ResponseWriter, r *http.Request, who Actor, owner, id string) error
@@ -274,6 +276,9 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("GET /console/jobs/{id}", w.guard(w.jobFragment))                                     // the job's script, every 2 s
 	}
 	w.batchRoutes(mux)
+	if w.cfg.Usage != nil {
+		mux.Handle("GET /usage", w.guard(w.usagePage)) // jobs:read of one's own, monitor
+	}
 	if w.cfg.Webhooks != nil {
 		mux.Handle("GET /webhooks", w.guard(w.webhooksPage))                                                                // jobs:read, monitor
 		mux.Handle("GET /webhooks/{id}", w.guard(w.deliveryPage))                                                           // jobs:read, monitor; its answers webhooks:write, admin
@@ -413,7 +418,7 @@ func (w *Web) ownOrigin(public *url.URL, next http.Handler) (http.Handler, error
 // Paths returns what of the address space belongs to this handler: each with
 // what is under it, but "/" by itself.
 func Paths() []string {
-	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/pools", "/tenants", "/audit", "/new"}
+	return []string{"/", "/login", "/logout", "/console", "/monitoring", "/jobs", "/batches", "/webhooks", "/pools", "/tenants", "/audit", "/usage", "/new"}
 }
 
 func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.ServeHTTP(rw, r) }

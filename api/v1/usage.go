@@ -190,16 +190,36 @@ var grouped = map[string]func(*tasks.LedgerLine) string{
 	"day":     func(l *tasks.LedgerLine) string { return l.Day.Format(time.DateOnly) },
 }
 
-// group is what was used of one key.
-type group struct {
-	key string
+// UsageGroup is what was used of one key: a model, a tenant, an account or a day.
+type UsageGroup struct {
+	Key string
 	tasks.Spent
+}
+
+// UsageBy is what was used by model, tenant, account or day, for each of these that is asked
+// for, in the order of the keys. Tenant "" is all of them.
+func (a *API) UsageBy(ctx context.Context, f tasks.LedgerFilter, by ...string) ([][]UsageGroup, error) {
+	lines, err := a.c.Usage.Ledger(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	groups := make([][]UsageGroup, len(by))
+	for i, name := range by {
+		groups[i] = groupLines(lines, grouped[name])
+	}
+	return groups, nil
+}
+
+// UsageSince is when usage is counted from where nobody says so: this month.
+func (a *API) UsageSince() time.Time {
+	now := a.c.Now().UTC()
+	return time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
 }
 
 // groupedUsage tells what was used by model, tenant, account or day.
 func (a *API) groupedUsage(c echo.Context, tenant string, q url.Values) error {
-	key := grouped[q.Get("group")]
-	if key == nil {
+	by := q.Get("group")
+	if grouped[by] == nil {
 		return fault.Fail(fault.InvalidRequest, `The query parameter "group" must be model, tenant, account or day.`)
 	}
 	since, until, err := queryTimes(q)
@@ -212,8 +232,7 @@ func (a *API) groupedUsage(c echo.Context, tenant string, q url.Values) error {
 	if since.IsZero() {
 		since = time.Date(until.UTC().Year(), until.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
 		if !q.Has("until") {
-			now := a.c.Now().UTC()
-			since = time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+			since = a.UsageSince()
 		}
 	}
 	if !since.Before(until) {
@@ -223,18 +242,18 @@ func (a *API) groupedUsage(c echo.Context, tenant string, q url.Values) error {
 	if tenant == everybody {
 		f.Tenant = ""
 	}
-	lines, err := a.c.Usage.Ledger(c.Request().Context(), f)
+	all, err := a.UsageBy(c.Request().Context(), f, by)
 	if err != nil {
 		return err
 	}
-	groups := groupLines(lines, key)
+	groups := all[0]
 	if wants(c.Request().Header.Get("Accept"), csvType) {
-		return answerCSV(c, groups)
+		return c.Blob(http.StatusOK, csvType+"; charset=utf-8", UsageCSV(groups))
 	}
 	o := jsonwrite.Object{}
 	o.List("data", len(groups), func(b []byte, i int) []byte {
 		o := jsonwrite.Object{B: b}
-		o.Str("key", groups[i].key)
+		o.Str("key", groups[i].Key)
 		writeSpent(&o, &groups[i].Spent)
 		return o.End()
 	})
@@ -243,17 +262,17 @@ func (a *API) groupedUsage(c echo.Context, tenant string, q url.Values) error {
 }
 
 // groupLines adds lines up by their keys, in the keys' order.
-func groupLines(lines []tasks.LedgerLine, key func(*tasks.LedgerLine) string) []group {
+func groupLines(lines []tasks.LedgerLine, key func(*tasks.LedgerLine) string) []UsageGroup {
 	sums := map[string]tasks.Spent{}
 	for i := range lines {
 		k := key(&lines[i])
 		sums[k] = sums[k].Plus(lines[i].Spent)
 	}
-	groups := make([]group, 0, len(sums))
+	groups := make([]UsageGroup, 0, len(sums))
 	for k, s := range sums {
-		groups = append(groups, group{k, s})
+		groups = append(groups, UsageGroup{k, s})
 	}
-	slices.SortFunc(groups, func(a, b group) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(groups, func(a, b UsageGroup) int { return cmp.Compare(a.Key, b.Key) })
 	return groups
 }
 
@@ -276,22 +295,22 @@ func wants(accept, media string) (asked bool) {
 	return asked
 }
 
-// answerCSV answers with a table. A name that a spreadsheet would take for a formula
+// UsageCSV is usage as a table. A name that a spreadsheet would take for a formula
 // gets a quotation mark before it.
-func answerCSV(c echo.Context, groups []group) error {
+func UsageCSV(groups []UsageGroup) []byte {
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)
 	_ = w.Write([]string{"key", "requests", "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "amount", "currency", "maybe"})
 	for i := range groups {
 		g := &groups[i]
-		row := []string{plainCell(g.key)}
+		row := []string{plainCell(g.Key)}
 		for _, n := range []int64{g.Requests, g.InputTokens, g.OutputTokens, g.CacheReadInputTokens, g.CacheCreationInputTokens} {
 			row = append(row, strconv.FormatInt(n, 10))
 		}
 		_ = w.Write(append(row, g.Amount.String(), tasks.Currency, g.Maybe.String()))
 	}
 	w.Flush() // to a buffer, which takes all
-	return c.Blob(http.StatusOK, csvType+"; charset=utf-8", b.Bytes())
+	return b.Bytes()
 }
 
 // plainCell is a text that no spreadsheet reads as a formula.

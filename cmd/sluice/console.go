@@ -136,7 +136,31 @@ func (c *consoleJobs) submit(ctx context.Context, who web.Actor, n web.NewJob) (
 // follow sends a job's events as the API does.
 func (c *consoleJobs) follow(rw http.ResponseWriter, r *http.Request, who web.Actor, owner, id string) error {
 	caller := callerFor(who, owner)
-	return refused(c.api.Follow(rw, r, caller, id))
+	return refused(c.api.V1().Follow(rw, r, caller, id))
+}
+
+// Usage is what a tenant's calls took, or all of them, by model, day and tenant, as GET /v1/usage has it.
+func (c *consoleJobs) Usage(ctx context.Context, f tasks.LedgerFilter, by ...string) ([][]web.UsageRow, error) {
+	if f.Since.IsZero() {
+		f.Since = c.api.V1().UsageSince()
+	}
+	groups, err := c.api.V1().UsageBy(ctx, f, by...)
+	rows := make([][]web.UsageRow, len(groups))
+	for i := range groups {
+		for _, g := range groups[i] {
+			rows[i] = append(rows[i], web.UsageRow(g))
+		}
+	}
+	return rows, err
+}
+
+// UsageCSV is one of these as a table.
+func (c *consoleJobs) UsageCSV(rows []web.UsageRow) []byte {
+	groups := make([]v1.UsageGroup, len(rows))
+	for i := range rows {
+		groups[i] = v1.UsageGroup(rows[i])
+	}
+	return v1.UsageCSV(groups)
 }
 
 // note does what somebody asks for in the console once that is in the audit.

@@ -39,6 +39,7 @@ func (w *world) pages() []page {
 		{Name: "webhooks", Path: "/webhooks", Picture: true},
 		{Name: "delivery", Path: "/webhooks/" + w.delivery, Picture: true},
 		{Name: "new", Path: "/new", Picture: true},
+		{Name: "usage", Path: "/usage?tenant=acme", Picture: true},
 		{Name: "tenants", Path: "/tenants", Picture: true, refuses: []string{"caller"}},
 		{Name: "audit", Path: "/audit", Picture: true, refuses: []string{"monitor", "caller"}},
 		{Name: "docs", Path: "/docs"},
