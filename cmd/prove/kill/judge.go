@@ -66,6 +66,7 @@ func (e *evidence) judge() *report {
 	e.judgeIDs(r)
 	e.judgeEnds(r)
 	e.judgeCalls(r)
+	e.judgeLedger(r)
 	planned := e.plan.WorkerKills + e.plan.APIKills + e.plan.RedisKills + e.plan.Freezes
 	e.judgeEvents(r)
 	r.row(len(e.kills) == planned, "kills made (workers, APIs, Redis), and workers stopped",

@@ -5,7 +5,8 @@
 // while a random worker, an API and Redis are killed with kill -9 again and
 // again. Workers are also stopped (SIGSTOP) for longer than their lease and let
 // go on, so that they come back with late results. Then the jobs' records are
-// held against what the provider has seen.
+// held against what the provider has seen, and what they and the ledger say that their
+// calls cost against its bill.
 package kill
 
 import (
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
@@ -93,6 +95,7 @@ type evidence struct {
 	kills   []kill
 	inbox   *inbox // nil: nobody is told
 	paces   []pace
+	ledger  *tasks.Cost       // what it says that all calls cost; nil: nothing has a price
 	want    map[string]string // the text that a prompt has to be answered with
 	retries int64
 	took    time.Duration
@@ -105,7 +108,8 @@ func prove(ctx context.Context, plan Command, lab *rig.Lab, progress io.Writer) 
 	asked := fake.Config{MeanLatency: plan.Latency, LatencySigma: 0.5, MeanOutputTokens: 24, OutputSigma: 0.5}
 	s, err := lab.Stage(ctx, rig.Config{
 		Name: "stage", APIs: apis, Workers: workers, Fake: asked,
-		Pool: fmt.Sprintf("limits: {requests_per_minute: %.0f, request_burst: 10, concurrency: 64}, timeout: 30s", plan.Rate*60),
+		Pool:     fmt.Sprintf("limits: {requests_per_minute: %.0f, request_burst: 10, concurrency: 64}, timeout: 30s", plan.Rate*60),
+		Settings: priced(),
 	})
 	if err != nil {
 		return nil, err
@@ -146,7 +150,7 @@ func (e *evidence) run(ctx context.Context, s *rig.Stage, progress io.Writer) er
 		return err
 	}
 	e.retries = c.Retries.Load()
-	return e.read(ctx, c)
+	return errors.Join(e.read(ctx, c), e.readLedger(ctx, c))
 }
 
 // settle is how long after the last end the records are read again.

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicehq/sluice/cmd/prove/rig"
+	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/upstream/fake"
 )
 
@@ -20,13 +21,17 @@ func sound() *evidence {
 	done := func(id, text string, marks ...bool) rig.Job {
 		j := rig.Job{ID: id, Status: "succeeded", Text: text, Result: []byte(`{}`), FinishedAt: "x"}
 		for _, m := range marks {
-			j.Upstream.Attempts = append(j.Upstream.Attempts, rig.Attempt{MaybeBilled: m})
+			cost := rig.Cost{Amount: "0.003", Maybe: "0"}
+			if m {
+				cost = rig.Cost{Amount: "0", Maybe: "0.01"}
+			}
+			j.Upstream.Attempts = append(j.Upstream.Attempts, rig.Attempt{MaybeBilled: m, Cost: cost})
 		}
 		return j
 	}
 	seen := func(prompt, key string, at time.Duration, completed bool) rig.Call {
 		return rig.Call{Call: fake.Call{
-			Key: key, Prompt: rig.PromptDigest(prompt), At: t0.Add(at), Accepted: true, Completed: completed,
+			Key: key, Prompt: rig.PromptDigest(prompt), At: t0.Add(at), Accepted: true, Completed: completed, InputTokens: 1000,
 		}, End: t0.Add(at + 100*time.Millisecond)}
 	}
 	one, two := done("job_1", "1", false), done("job_2", "2", true, false)
@@ -37,8 +42,9 @@ func sound() *evidence {
 		calls: []rig.Call{
 			seen("a", "w1", 0, true), seen("b", "w2", time.Second, false), seen("b", "w1", 12*time.Second, true),
 		},
-		kills: []kill{{name: "worker-2", worker: "w2", at: t0.Add(1050 * time.Millisecond), gone: t0.Add(1060 * time.Millisecond)}},
-		want:  map[string]string{"a": "1", "b": "2"},
+		kills:  []kill{{name: "worker-2", worker: "w2", at: t0.Add(1050 * time.Millisecond), gone: t0.Add(1060 * time.Millisecond)}},
+		want:   map[string]string{"a": "1", "b": "2"},
+		ledger: &tasks.Cost{Amount: tasks.Unit * 6 / 1000, Maybe: tasks.Unit / 100},
 	}
 }
 
@@ -77,6 +83,11 @@ func TestTheJudgeSeesEachBreach(t *testing.T) {
 			e.calls = append(e.calls, extra)
 		},
 		"kills": func(e *evidence) { e.plan.WorkerKills = 2 },
+		// The bill is above all that was said, or below what is certain.
+		"the provider's bill, by its own count, USD":           func(e *evidence) { e.calls[1].OutputTokens = 1000 },
+		"the ledger, and perhaps besides, USD":                 func(e *evidence) { e.ledger.Maybe-- },
+		"receipt":                                              func(e *evidence) { e.jobs[0].last.Upstream.Attempts[0].Cost.Amount = "1e3" },
+		"of it, bill and receipts apart, nothing being killed": func(e *evidence) { e.kills = nil },
 	} {
 		e := sound()
 		spoil(e)

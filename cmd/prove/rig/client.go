@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluicehq/sluice/tasks"
 )
 
 // Client is a careful caller of the API: what fails because something is away
@@ -124,6 +126,24 @@ type Job struct {
 // Attempt is a line of a job's log of its calls.
 type Attempt struct {
 	MaybeBilled bool `json:"maybe_billed"`
+	Cost        Cost `json:"cost"`
+}
+
+// Cost is what calls cost, and what they may have cost besides; zero where nobody says.
+type Cost struct {
+	Amount json.Number `json:"amount"`
+	Maybe  json.Number `json:"maybe"`
+}
+
+// Money is the cost, digit by digit.
+func (c Cost) Money() (sum tasks.Cost, err error) {
+	if c == (Cost{}) {
+		return sum, nil
+	}
+	if sum.Amount, err = tasks.ParseMoney(c.Amount.String()); err == nil {
+		sum.Maybe, err = tasks.ParseMoney(c.Maybe.String())
+	}
+	return sum, err
 }
 
 // Final reports whether the job has ended.
