@@ -51,6 +51,7 @@ type CLI struct {
 	Fake        FakeCmd        `cmd:"" help:"Run the fake provider alone: strict token buckets, both dialects, faults on demand."`
 	Listen      ListenCmd      `cmd:"" help:"Receive webhooks for development: verify and print a line for each."`
 	Simulate    SimulateCmd    `cmd:"" help:"Replay a log of arrivals through the real scheduler in virtual time: shares, waits, forecasts."`
+	Reconcile   ReconcileCmd   `cmd:"" help:"Compare what jobs' calls cost with a provider's report, request by request."`
 	Seal        SealCmd        `cmd:"" help:"Look after the keys that seal what lies at rest."`
 	Config      ConfigCmd      `cmd:"" help:"Look at the configuration."`
 	Completion  CompletionCmd  `cmd:"" help:"Print what has a shell complete commands and flags."`
