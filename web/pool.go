@@ -24,6 +24,8 @@ type Pools interface {
 	Shares(ctx context.Context, pool string) (tasks.Shares, error)
 	// Past is what a pool's jobs have waited for, the oldest first.
 	Past(ctx context.Context, pool string) (tasks.Past, error)
+	// Accounts are how a pool's accounts stand, in the order of the configuration.
+	Accounts(ctx context.Context, pool string) ([]tasks.PoolAccount, error)
 	// Audit is what operators did to a pool, the newest first, at most n.
 	Audit(ctx context.Context, pool string, n int) ([]tasks.PoolAct, error)
 }
@@ -41,6 +43,7 @@ type poolLive struct {
 	Fault     string
 	Pool      poolView
 	Figures   []fact
+	Accounts  []accountRow // none: the pool is one account, and nothing is to be told of its way
 	Tenants   []shareRow
 	Others    string
 	Fair      string
@@ -53,6 +56,12 @@ type shareRow struct {
 	Tenant, Jobs                                 string // Jobs is where those in the pool are listed; "": not to the viewer
 	Weight, Share, Minute, Hour, Queued, Running string
 	Lag, Since                                   string
+}
+
+// accountRow is how one of a pool's accounts stands.
+type accountRow struct {
+	Name, Provider, State, Reason, Back string
+	Used, Shares, Answered, Way, Weight string
 }
 
 // poolPage shows a pool, and what is told of everybody's jobs in it to who operates.
@@ -100,8 +109,14 @@ func (w *Web) poolShared(ctx context.Context, live *poolLive, name string, now t
 	shares, err := w.cfg.Pools.Shares(ctx, name)
 	past, errPast := w.cfg.Pools.Past(ctx, name)
 	acts, errActs := w.cfg.Pools.Audit(ctx, name, poolActs)
-	if err := errors.Join(err, errPast, errActs); err != nil {
+	accounts, errAccounts := w.cfg.Pools.Accounts(ctx, name)
+	if err := errors.Join(err, errPast, errActs, errAccounts); err != nil {
 		return err
+	}
+	if len(accounts) > 1 || len(accounts) == 1 && accounts[0].Egress != "" {
+		for i := range accounts {
+			live.Accounts = append(live.Accounts, viewAccount(&accounts[i], now))
+		}
 	}
 	for i := range shares.Tenants[:min(len(shares.Tenants), jobsOnAPage)] {
 		live.Tenants = append(live.Tenants, w.shareRow(&shares.Tenants[i], name, now))
@@ -117,6 +132,38 @@ func (w *Web) poolShared(ctx context.Context, live *poolLive, name string, now t
 		live.Acts = append(live.Acts, auditRow{At: at(acts[i].At, now), By: acts[i].By, Action: acts[i].Action, Reason: tasks.PauseReason(acts[i].Reason, acts[i].Until)})
 	}
 	return nil
+}
+
+func viewAccount(a *tasks.PoolAccount, now time.Time) accountRow {
+	row := accountRow{
+		Name: a.Name, Provider: a.Provider, State: string(a.State), Reason: a.Reason, Way: a.Egress, Weight: grouped(a.Weight), Answered: "no calls yet",
+	}
+	if a.State == tasks.PoolPaused && !a.ExpectedResumeAt.IsZero() {
+		row.Back = "expected back at " + at(a.ExpectedResumeAt, now).Clock
+	}
+	if d, ok := fullest(a.Allowance); ok {
+		row.Used = fmt.Sprintf("%.0f %% of %s", 100*d.Used, d.Dimension.Words().Name)
+	}
+	switch {
+	case a.SharedWith != "":
+		row.Shares = "has that of " + a.SharedWith + ", of the same organisation"
+	case a.Shared != "":
+		row.Shares = "shared: " + a.Shared
+	}
+	if a.Calls > 0 {
+		row.Answered = fmt.Sprintf("%.0f %%", 100*a.Success)
+	}
+	return row
+}
+
+// fullest is the dimension of an allowance that is used most.
+func fullest(list []tasks.Allowance) (most tasks.Allowance, ok bool) {
+	for _, d := range list {
+		if !ok || d.Used > most.Used {
+			most, ok = d, true
+		}
+	}
+	return most, ok
 }
 
 func (w *Web) shareRow(t *tasks.TenantShare, pool string, now time.Time) shareRow {

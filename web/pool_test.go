@@ -15,11 +15,15 @@ type desk struct {
 	shares tasks.Shares
 	past   tasks.Past
 	acts   []tasks.PoolAct
+	list   []tasks.PoolAccount
 	fault  error
 }
 
-func (d desk) Shares(context.Context, string) (tasks.Shares, error)        { return d.shares, d.fault }
-func (d desk) Past(context.Context, string) (tasks.Past, error)            { return d.past, d.fault }
+func (d desk) Shares(context.Context, string) (tasks.Shares, error) { return d.shares, d.fault }
+func (d desk) Past(context.Context, string) (tasks.Past, error)     { return d.past, d.fault }
+func (d desk) Accounts(context.Context, string) ([]tasks.PoolAccount, error) {
+	return d.list, d.fault
+}
 func (d desk) Audit(context.Context, string, int) ([]tasks.PoolAct, error) { return d.acts, d.fault }
 
 // A pool's page says what waits, for what and until when; to who operates also whose it is,
@@ -32,13 +36,17 @@ func TestAPoolsPage(t *testing.T) {
 		}},
 		acts: []tasks.PoolAct{{At: noon.Add(-time.Hour), Action: "pause", By: "ada", Reason: "the invoice " + hostile}},
 	}
+	d.list = []tasks.PoolAccount{
+		{Name: "eu" + hostile, Provider: "anthropic-eu", State: tasks.PoolPaused, Reason: "unauthorized", Weight: 2, SharedWith: "us", Egress: "http://proxy-1:3128"},
+		{Name: "us", Provider: "anthropic", State: tasks.PoolOpen, Weight: 1, Calls: 3, Success: 0.5, Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Used: 0.1}, {Dimension: tasks.WaitInputTokens, Used: 0.25}}},
+	}
 	s := newSite(t, func(c *Config) {
 		c.Pools = d
 		known := c.Verifier.(tokens)
 		known["own"] = known["caller"]
 	})
 	s.set(somePools()...)
-	all := []string{"acme&lt;script", "75 %", "4\u202f321", "1.50 s behind", "0.970", "2 more had less", "the invoice &lt;script", "ada", "<td>Paused</td><td>20 min 0 s</td>", "<td>Input tokens</td><td>30 min 0 s</td>"}
+	all := []string{"eu&lt;script", "paused: unauthorized", "has that of us, of the same organisation", "http://proxy-1:3128", "no calls yet", "<td>50 %</td>", "25 % of ", "acme&lt;script", "75 %", "4\u202f321", "1.50 s behind", "0.970", "2 more had less", "the invoice &lt;script", "ada", "<td>Paused</td><td>20 min 0 s</td>", "<td>Input tokens</td><td>30 min 0 s</td>"}
 	for token, sees := range map[string]bool{"look": true, "change": true, "own": false} {
 		for _, path := range []string{"/pools/gpt", "/console/pools/gpt"} {
 			a := s.do(nil, "GET", path, nil, "Authorization", "Bearer "+token)
