@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -274,7 +275,24 @@ func New(c Config) (*API, error) {
 			}),
 		)
 	}
+	a.cors()
 	return a, nil
+}
+
+// cors lets pages of the allowed origins use every method that some route has.
+func (a *API) cors() {
+	if len(a.origins) == 0 {
+		return
+	}
+	var methods []string
+	for _, r := range a.echo.Routes() {
+		methods = append(methods, r.Method)
+	}
+	slices.Sort(methods)
+	a.echo.Use(asked, middleware.CORSWithConfig(middleware.CORSConfig{
+		AllowOrigins: a.origins, AllowMethods: slices.Compact(methods),
+		AllowHeaders: corsRequest, ExposeHeaders: corsAnswer, MaxAge: 600,
+	}))
 }
 
 // routes lists every route. Each names the scope that it asks for, "" being any
@@ -286,12 +304,6 @@ func (a *API) routes(v *v1.API, operations http.Handler) {
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.HTTPErrorHandler = a.answerError
 	e.Use(a.exchange)
-	if len(a.origins) > 0 {
-		e.Use(asked, middleware.CORSWithConfig(middleware.CORSConfig{
-			AllowOrigins: a.origins, AllowMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
-			AllowHeaders: corsRequest, ExposeHeaders: corsAnswer, MaxAge: 600,
-		}))
-	}
 	get := a.get
 
 	// A caller submits one job. A repeat makes a second job, unless it carries

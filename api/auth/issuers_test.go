@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -222,6 +223,32 @@ func TestTokensOfEveryIssuerAsTheyAre(t *testing.T) {
 	}
 	if _, err := w.verifier.Verify(t.Context(), hs256(goodHead, goodClaims)); err != nil {
 		t.Errorf("a token of our own: %v", err)
+	}
+}
+
+// A foreign token is narrowed to the pools of the claim that its issuer's block names, a list or a
+// text with spaces; one without it, or with what names no pool, is none.
+func TestAForeignTokenIsNarrowedToPools(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	config := w.shapes[1].config
+	config.Issuer, config.Discovery, config.Claims.Pools = w.url+w.shapes[1].path, true, "sluice.pools"
+	v, err := New(Config{Issuer: testIssuer, Audience: testAudience, HMACSecret: testSecret(), Issuers: []Issuer{config}, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for claim, want := range map[string][]string{
+		`{"pools":["claude","gpt-*"]}`: {"claude", "gpt-*"}, `{"pools":"claude gpt-*"}`: {"claude", "gpt-*"}, `{"pools":"claude"}`: {"claude"},
+		`{"pools":[]}`: nil, `{"pools":""}`: nil, `{"pools":["[a-z]"]}`: nil, `{}`: nil, "": nil,
+	} {
+		sub := w.subject(1)
+		if claim != "" {
+			sub.claims["sluice"] = claim
+		}
+		got, err := v.Verify(t.Context(), sub.good())
+		if (err == nil) != (want != nil) || !slices.Equal(got.Pools, want) {
+			t.Errorf("%s: narrowed to %q, %v; want %q", claim, got.Pools, err, want)
+		}
 	}
 }
 

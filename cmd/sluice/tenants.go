@@ -250,7 +250,7 @@ func (c *TenantsDeleteCmd) Run(ctx context.Context, env *Env) error {
 		path += "?reason=" + url.QueryEscape(c.Reason)
 	}
 	for {
-		b, err := api.call(ctx, http.MethodDelete, path, nil, nil)
+		b, err := again(ctx, true, func() ([]byte, error) { return api.call(ctx, http.MethodDelete, path, nil, nil) })
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -452,6 +453,26 @@ func TestATenantIsDeletedByTheShell(t *testing.T) {
 	r.token = kept.Token
 	if status, _ := r.status("GET", "/v1/jobs", ""); status != 401 {
 		t.Errorf("the kept token: %d", status)
+	}
+}
+
+// An API that cannot answer just now is asked again: what is being deleted goes on.
+func TestADeletionWaitsFor503Out(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) < 3 {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = rw.Write([]byte(`{"status":503,"code":"unavailable"}`))
+			return
+		}
+		_, _ = rw.Write([]byte(`{"deleted":true,"jobs":3}`))
+	}))
+	t.Cleanup(api.Close)
+	var out, errs strings.Builder
+	code := typeIn(t.Context(), []string{"tenants", "delete", "acme"}, []string{"SLUICE_URL=" + api.URL, "SLUICE_TOKEN=x"}, strings.NewReader(""), &out, &errs)
+	if code != 0 || calls.Load() != 3 || !strings.Contains(errs.String(), "acme: deleted 3 jobs") {
+		t.Errorf("exit %d after %d calls, %s", code, calls.Load(), errs.String())
 	}
 }
 

@@ -89,3 +89,16 @@ func TestABatchOnItsWayHasAnAgeAndATenantSomeOfThem(t *testing.T) {
 		t.Errorf("the 65th again: %v", err)
 	}
 }
+
+// Lines of one tenant do not get into a batch of another, which is not there for it.
+func TestABatchTakesNoOthersLines(t *testing.T) {
+	t.Parallel()
+	s := store.New(store.Config{Redis: redistest.New(t)})
+	b, _, err := s.OpenBatch(t.Context(), store.NewID("batch"), "acme", "")
+	must(t, err)
+	j := job("zoe")
+	j.Batch = b.ID
+	if err := s.StageBatch(t.Context(), b.ID, []tasks.Job{j}, tasks.Limits{}); !errors.Is(err, tasks.ErrNotFound) {
+		t.Errorf("another tenant's line: %v", err)
+	}
+}

@@ -6,7 +6,8 @@
 --          JSON of one that fails by itself or "", µs of the pool's allowance that the call is expected to cost or 0
 -- Returns  {"ok"}, {"gone"} when the batch is not being written, {"leaving"} when its tenant is being deleted, {"brim"} or {"heavy", bytes}. The same lines sent again, after a lost answer, stay as they are.
 if not redis.call('ZSCORE', keys.staging(), a.batch) then return { 'gone' } end
-local of = redis.call('HMGET', keys.batch(a.batch), 'ct', 'us')
+local of = redis.call('HMGET', keys.batch(a.batch), 'ct', 'us', 't')
+if ARGV[4] and of[3] ~= ARGV[4] then return { 'gone' } end -- another tenant's
 local last = of[1] + a.age
 if now >= last then return { 'gone' } end
 if ARGV[4] and closed(ARGV[4]) then return { 'leaving' } end
