@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,12 +23,13 @@ type Table struct {
 	csv      *csv.Reader
 	template rowTemplate
 	from     int64 // where the next row begins
+	longest  int64 // bytes of a prompt at most; 0: no limit
 }
 
 // Row is what a row of a table asks.
 type Row struct {
-	Line       int // on which it begins
-	Prompt     string
+	Line       int    // on which it begins
+	Bytes      int64  // of its prompt
 	CustomID   string // "" where the table names none
 	Start, End int64  // of it in the table
 	cells      []string
@@ -83,9 +85,16 @@ func (t *Table) fill(row *Row) (detail string) {
 	if len(row.cells) != len(columns) {
 		return fmt.Sprintf("The row has %d fields, and the header has %d.", len(row.cells), len(columns))
 	}
-	row.Prompt = t.template.fill(row.cells)
-	if strings.TrimSpace(row.Prompt) == "" {
+	empty := true
+	for piece := range t.template.pieces(row.cells) {
+		row.Bytes += int64(len(piece))
+		empty = empty && strings.TrimSpace(piece) == ""
+	}
+	if empty {
 		return "The prompt is empty."
+	}
+	if t.longest > 0 && row.Bytes > t.longest {
+		return fmt.Sprintf("The prompt that the template makes of the row must not be longer than %d bytes.", t.longest)
 	}
 	if i := slices.Index(columns, customIDColumn); i >= 0 {
 		row.CustomID = row.cells[i]
@@ -94,6 +103,16 @@ func (t *Table) fill(row *Row) (detail string) {
 		return fmt.Sprintf("The \"custom_id\" must be at most %d characters long.", maxCustomID)
 	}
 	return ""
+}
+
+// Prompt is what the template makes of a row. It may be much longer than the row: Bytes says how long.
+func (t *Table) Prompt(row *Row) string {
+	var b strings.Builder
+	b.Grow(int(row.Bytes))
+	for piece := range t.template.pieces(row.cells) {
+		b.WriteString(piece)
+	}
+	return b.String()
 }
 
 // Rest are a row's columns that the template does not use, as a JSON object.
@@ -128,45 +147,69 @@ var (
 // newTemplate reads a template for a table with these columns.
 func newTemplate(text, called string, columns []string) (t rowTemplate, err error) {
 	t.columns = columns
+	places := make(map[string]int, len(columns))
+	for i, name := range columns {
+		places[name] = i
+	}
 	from := 0
 	for _, at := range inBraces.FindAllStringSubmatchIndex(text, -1) {
 		name := strings.TrimSpace(text[at[2]:at[3]])
-		i := slices.Index(columns, name)
-		if i < 0 && columnName.MatchString(name) {
-			return t, fmt.Errorf("%s: there is no column %q; the columns are %s", called, name, strings.Join(columns, ", "))
+		i, ok := places[name]
+		if !ok && columnName.MatchString(name) {
+			return t, fmt.Errorf("%s: there is no column %q; the columns are %s", called, name, someOf(columns))
 		}
-		if i >= 0 { // other braces are text
+		if ok { // other braces are text
 			t.parts, t.fields = append(t.parts, text[from:at[0]]), append(t.fields, i)
 			from = at[1]
 		}
 	}
 	t.parts = append(t.parts, text[from:])
 	if len(t.fields) == 0 {
-		return t, fmt.Errorf("%s names no column, so that all rows would ask the same; put one in braces; the columns are %s", called, strings.Join(columns, ", "))
+		return t, fmt.Errorf("%s names no column, so that all rows would ask the same; put one in braces; the columns are %s", called, someOf(columns))
 	}
 	return t, nil
 }
 
-// fill is the prompt of a row. What stands in a field is not looked at for braces.
-func (t *rowTemplate) fill(row []string) string {
-	var b strings.Builder
-	for i, f := range t.fields {
-		b.WriteString(t.parts[i])
-		b.WriteString(row[f])
+// someOf names columns for an error: who sent a table without a header finds its first row there.
+func someOf(columns []string) string {
+	const most, longest = 20, 40
+	var names []string
+	for _, name := range columns[:min(len(columns), most)] {
+		if r := []rune(name); len(r) > longest {
+			name = string(r[:longest]) + "…"
+		}
+		names = append(names, name)
 	}
-	return b.String() + t.parts[len(t.fields)]
+	if more := len(columns) - most; more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+// pieces are what the prompt of a row is made of. What stands in a field is not looked at for braces.
+func (t *rowTemplate) pieces(row []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i, f := range t.fields {
+			if !yield(t.parts[i]) || !yield(row[f]) {
+				return
+			}
+		}
+		yield(t.parts[len(t.fields)])
+	}
 }
 
 // checkHeader makes sure that each column has a name of its own.
 func checkHeader(header []string) error {
+	seen := make(map[string]bool, len(header))
 	for i, name := range header {
 		header[i] = strings.TrimSpace(name)
-		if header[i] == "" {
+		switch name = header[i]; {
+		case name == "":
 			return fmt.Errorf("column %d of the header has no name", i+1)
+		case seen[name]:
+			return fmt.Errorf("the header has two columns %q", name)
 		}
-		if slices.Contains(header[:i], header[i]) {
-			return fmt.Errorf("the header has two columns %q", header[i])
-		}
+		seen[name] = true
 	}
 	return nil
 }

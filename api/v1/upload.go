@@ -1,6 +1,8 @@
 package v1
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -18,6 +20,7 @@ import (
 
 const (
 	mostRow        = 4 << 20 // bytes of a row of a table: a field in quotation marks may never end
+	mostColumns    = 1000    // of a table: each field of a row takes more memory than it is long
 	mostLineFaults = 20      // that an upload names
 )
 
@@ -61,6 +64,7 @@ func (a *API) TakeBatch(ctx context.Context, u *Upload) (tasks.Batch, error) {
 	in := &intake{
 		api: a, tenant: u.Caller.Tenant, memory: u.Room, model: u.Model, keyed: u.Key != "", sum: fingerprint{sum: sha256.New()}, lines: wire.Lines, faulty: &FaultyLines{},
 	}
+	_, _ = io.WriteString(in.sum.sum, u.Model+"\n") // the lines do not tell it
 	f := file{u, ctx, in}
 	switch {
 	case u.List:
@@ -87,21 +91,23 @@ type file struct {
 }
 
 // text reads a file each of whose lines is a prompt.
-func (f file) text(body io.Reader, _ int64, most int, each func(line int, raw []byte) error) error {
-	return wire.Lines(body, mostRow, most, func(line int, raw []byte) error {
-		return f.row(line, int64(len(raw)), "", string(raw), each)
+func (f file) text(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	return wire.Lines(body, min(mostRow, longest), most, func(line int, raw []byte) error {
+		return f.row(line, int64(len(raw)), longest, "", string(raw), each)
 	})
 }
 
 // table reads the rows of a table.
-func (f file) table(body io.Reader, _ int64, most int, each func(line int, raw []byte) error) error {
-	m := &rowMeter{r: wire.Unmarked(body), left: mostRow}
+func (f file) table(body io.Reader, longest int64, most int, each func(line int, raw []byte) error) error {
+	m := &rowMeter{r: bufio.NewReader(wire.Unmarked(body)), comma: byte(f.Comma)}
+	m.next()
 	t, err := OpenTable(m, f.Comma, f.Template, "The template")
 	if err != nil {
 		return cmp.Or(m.err, error(fault.Fail(fault.InvalidRequest, "The table: %s.", err)))
 	}
+	t.longest = min(mostRow, longest)
 	for n := 1; ; n++ {
-		m.left = mostRow
+		m.next()
 		row, err := t.Next()
 		var faulty *LineFault
 		switch {
@@ -110,11 +116,14 @@ func (f file) table(body io.Reader, _ int64, most int, each func(line int, raw [
 		case errors.Is(err, io.EOF):
 			return nil
 		case errors.As(err, &faulty):
+			f.Room.Give(row.End - row.Start)
 			err = f.in.fault(faulty.Line, fault.Fail(fault.InvalidRequest, "%s", faulty.Detail))
 		case err == nil && n > most:
 			err = wire.TooManyLines(most).OnLine(row.Line)
 		case err == nil:
-			err = f.row(row.Line, row.End-row.Start, row.CustomID, row.Prompt, each)
+			if err = f.Room.Take(f.ctx, row.Bytes); err == nil {
+				err = f.row(row.Line, row.End-row.Start+row.Bytes, longest, row.CustomID, t.Prompt(&row), each)
+			}
 		}
 		if err != nil {
 			return err
@@ -122,27 +131,57 @@ func (f file) table(body io.Reader, _ int64, most int, each func(line int, raw [
 	}
 }
 
-// rowMeter stops a row that never ends, and remembers why reading failed.
+// rowMeter stops a row that never ends or has more fields than a table may have columns, and
+// remembers why reading failed. It never reads ahead of the line that it gives: what is counted is the row's.
 type rowMeter struct {
-	r    io.Reader
-	left int
-	err  error
+	r      *bufio.Reader
+	comma  byte
+	left   int  // bytes of the row
+	fields int  // of the row, less one
+	quoted bool // within quotation marks
+	err    error
 }
 
+// next begins a row.
+func (m *rowMeter) next() { m.left, m.fields, m.quoted = mostRow, 0, false }
+
 func (m *rowMeter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
+	_, err := m.r.Peek(1)
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			m.err = &wire.ReadError{Err: err}
+		}
+		return 0, err
+	}
+	line, _ := m.r.Peek(min(len(p), m.r.Buffered())) // what is there can be looked at
+	if end := bytes.IndexByte(line, '\n'); end >= 0 {
+		line = line[:end+1]
+	}
+	n := copy(p, line)
+	_, _ = m.r.Discard(n)
+	for _, b := range p[:n] {
+		switch {
+		case b == '"':
+			m.quoted = !m.quoted
+		case b == m.comma && !m.quoted:
+			m.fields++
+		}
+	}
 	switch m.left -= n; {
 	case m.left < 0:
 		m.err = fault.Fail(fault.BodyTooLarge, "A row of a table must not be longer than %d bytes: send longer prompts as JSON lines.", mostRow)
-		return 0, m.err
-	case err != nil && !errors.Is(err, io.EOF):
-		m.err = &wire.ReadError{Err: err}
+	case m.fields >= mostColumns:
+		m.err = fault.Fail(fault.InvalidRequest, "A row of a table must not have more than %d fields.", mostColumns)
 	}
-	return n, err
+	if m.err != nil {
+		return 0, m.err
+	}
+	return n, nil
 }
 
 // row hands a row over as a line of a batch, whose memory is counted in the place of the row's.
-func (f file) row(line int, bytes int64, custom, prompt string, each func(line int, raw []byte) error) error {
+func (f file) row(line int, bytes, longest int64, custom, prompt string, each func(line int, raw []byte) error) error {
+	f.Room.Give(bytes)
 	if !utf8.ValidString(prompt) || !utf8.ValidString(custom) {
 		return f.in.fault(line, fault.Fail(fault.InvalidRequest, "It is no text in UTF-8."))
 	}
@@ -155,7 +194,9 @@ func (f file) row(line int, bytes int64, custom, prompt string, each func(line i
 		o.Num("max_tokens", int64(f.MaxTokens))
 	}
 	raw := o.End()
-	f.Room.Give(bytes)
+	if int64(len(raw)) > longest {
+		return wire.LineTooLong(line, longest)
+	}
 	if err := f.Room.Take(f.ctx, int64(len(raw))); err != nil {
 		return err
 	}

@@ -25,7 +25,8 @@ func TooManyLines(most int) *fault.Fault {
 	return fault.Fail(fault.BodyTooLarge, "A batch must not have more than %d jobs.", most)
 }
 
-func lineTooLong(line int, most int64) *fault.Fault {
+// LineTooLong is the fault of a line of more bytes than a job may have.
+func LineTooLong(line int, most int64) *fault.Fault {
 	return fault.Fail(fault.BodyTooLarge, "A job must not be longer than %d bytes.", most).OnLine(line)
 }
 
@@ -36,7 +37,7 @@ func Lines(body io.Reader, longest int64, most int, each func(line int, raw []by
 	jobs := 0
 	return AllLines(body, longest, func(line int, raw []byte, whole bool) error {
 		if !whole {
-			return lineTooLong(line, longest)
+			return LineTooLong(line, longest)
 		}
 		if jobs++; jobs > most {
 			return TooManyLines(most).OnLine(line)
@@ -205,7 +206,7 @@ func (d *document) elements(each func(line int, raw []byte) error) error {
 			return d.broken(err)
 		}
 		if int64(len(raw)) > d.Longest {
-			return lineTooLong(d.line+1, d.Longest)
+			return LineTooLong(d.line+1, d.Longest)
 		}
 		if d.line++; d.line > d.Most {
 			return TooManyLines(d.Most).OnLine(d.line)
@@ -229,7 +230,7 @@ func (d *document) token() error {
 // broken says why the parser could not go on.
 func (d *document) broken(err error) error {
 	if errors.Is(err, ErrTooLong) && d.meter.left < 0 {
-		return lineTooLong(d.line+1, d.Longest)
+		return LineTooLong(d.line+1, d.Longest)
 	}
 	if d.meter.err != nil {
 		return &ReadError{d.meter.err}

@@ -31,7 +31,7 @@ func readTable(c *Config, o Options, comma rune, text []byte) (all []prompt, fs 
 		if err != nil {
 			return nil, nil, err
 		}
-		p := c.textPrompt(o, row.Line, row.Prompt)
+		p := c.textPrompt(o, row.Line, t.Prompt(&row))
 		p.columns = t.Rest(&row)
 		if row.CustomID != "" {
 			p.CustomID = row.CustomID
