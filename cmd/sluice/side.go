@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/api/anthropic"
 	faults "github.com/sluicehq/sluice/api/fault"
+	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pool"
@@ -32,10 +33,16 @@ const (
 
 // sides asks the providers of one dialect for what is no job, from the API's process.
 type sides struct {
-	list   []*side // in the order of the pools
-	byPool map[string]*side
+	list   []*side            // in the order of the pools
+	byPool map[string][]place // of each account
 	serial atomic.Uint64
 	lead   string // of the names of waits, which no other process has
+}
+
+// place is where an account of a pool is asked.
+type place struct {
+	*side
+	shut func() bool // it takes no calls, as far as is known; nil: nobody knows
 }
 
 // side is one provider.
@@ -51,33 +58,59 @@ type side struct {
 
 // newSides makes the way to each provider of a dialect.
 func (s *service) newSides(dialect string) (*sides, error) {
-	out := &sides{byPool: map[string]*side{}, lead: s.newID("count")}
+	out := &sides{byPool: map[string][]place{}, lead: s.newID("count")}
 	made := map[string]*side{}
 	for _, p := range s.cfg.Pools {
-		first, provider := s.cfg.AccountsOf(p)[0], s.provider(p)
-		if provider.Dialect != dialect {
+		if s.provider(p).Dialect != dialect {
 			continue
 		}
-		one := made[provider.Name]
-		if one == nil {
-			caller, err := s.caller(provider, first.Models)
-			if err != nil {
-				return nil, err
+		for _, a := range s.cfg.AccountsOf(p) {
+			one := made[a.Provider]
+			if one == nil {
+				var err error
+				if one, err = s.side(a); err != nil {
+					return nil, err
+				}
+				made[a.Provider], out.list = one, append(out.list, one)
 			}
-			gate, err := limit.New(limit.Config{
-				Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: provider.Name + ":token_count", Timeout: modelsWait, FollowProvider: true, Log: s.log,
-				Limits: limit.Limits{RequestsPerMinute: first.Limits.RequestsPerMinute, RequestBurst: int(first.Limits.RequestBurst)},
-			})
-			if err != nil {
-				return nil, fmt.Errorf("providers.%s: %w", provider.Name, err)
+			one.globs = append(one.globs, p.Models...)
+			at := place{side: one}
+			if h := s.healths[p.Name+"."+a.ID]; p.Several() && h != nil {
+				at.shut = h.Shut
 			}
-			one = &side{caller: caller, gate: gate}
-			made[provider.Name], out.list = one, append(out.list, one)
+			out.byPool[p.Name] = append(out.byPool[p.Name], at)
 		}
-		one.globs = append(one.globs, p.Models...)
-		out.byPool[p.Name] = one
 	}
 	return out, nil
+}
+
+// side makes the way to an account's provider.
+func (s *service) side(a config.Account) (*side, error) {
+	caller, err := s.caller(s.reached(a.Provider), a.Models)
+	if err != nil {
+		return nil, err
+	}
+	gate, err := limit.New(limit.Config{
+		Redis: s.joined, Prefix: s.cfg.Redis.Prefix, Pool: a.Provider + ":token_count", Timeout: modelsWait, FollowProvider: true, Log: s.log,
+		Limits: limit.Limits{RequestsPerMinute: a.Limits.RequestsPerMinute, RequestBurst: int(a.Limits.RequestBurst)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("providers.%s: %w", a.Provider, err)
+	}
+	return &side{caller: caller, gate: gate}, nil
+}
+
+// places are the accounts of a pool in the order in which they are asked: those that take calls first.
+func (s *sides) places(pool string) []place {
+	list := slices.Clone(s.byPool[pool])
+	shut := func(p place) int {
+		if p.shut != nil && p.shut() {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(list, func(a, b place) int { return shut(a) - shut(b) })
+	return list
 }
 
 // Models lists what the pools serve.
@@ -95,10 +128,11 @@ func (s *sides) Models(ctx context.Context) []anthropic.Model {
 
 // Model is one model of a pool's provider.
 func (s *sides) Model(ctx context.Context, pool, id string) (anthropic.Model, error) {
-	one := s.byPool[pool]
-	if one == nil {
+	places := s.places(pool)
+	if len(places) == 0 {
 		return anthropic.Model{}, tasks.ErrNotFound
 	}
+	one := places[0]
 	list := one.list(ctx)
 	if i := slices.IndexFunc(list, func(m anthropic.Model) bool { return m.ID == id }); i >= 0 {
 		return list[i], nil
@@ -157,14 +191,15 @@ func (s *side) named() []anthropic.Model {
 	return list
 }
 
-// CountTokens asks a pool's provider, in its own pace.
+// CountTokens asks a pool's provider, in its own pace; of several accounts one that takes calls,
+// and the next one where that is refused.
 func (s *sides) CountTokens(ctx context.Context, pool string, r tasks.Request) (status int, body []byte, err error) {
-	one := s.byPool[pool]
-	if one == nil {
+	places := s.places(pool)
+	if len(places) == 0 {
 		return 0, nil, tasks.ErrNotFound
 	}
 	for try := 1; ; {
-		a, err := one.counted(ctx, s.lead+":"+strconv.FormatUint(s.serial.Add(1), 10), &r)
+		a, err := s.counted(ctx, &places, &r)
 		switch {
 		case err != nil:
 			return 0, nil, err
@@ -187,6 +222,18 @@ func (s *sides) CountTokens(ctx context.Context, pool string, r tasks.Request) (
 			f.RetryAfter = faults.DefaultRetryAfter
 			return 0, nil, f
 		}
+	}
+}
+
+// counted asks the places in turn until one of them does not turn the count away, and drops those that do.
+func (s *sides) counted(ctx context.Context, places *[]place, r *tasks.Request) (a upstream.Answer, err error) {
+	for {
+		a, err = (*places)[0].counted(ctx, s.lead+":"+strconv.FormatUint(s.serial.Add(1), 10), r)
+		away := a.Outcome == tasks.Unauthorized || a.Outcome == tasks.SpendLimited || passes(a.Outcome)
+		if err != nil || !away || len(*places) == 1 {
+			return a, err
+		}
+		*places = (*places)[1:]
 	}
 }
 

@@ -36,7 +36,7 @@ func oneSide(t *testing.T, answer http.HandlerFunc, globs ...string) *sides {
 	go func() { done <- gate.Run(ctx) }()
 	t.Cleanup(func() { stop(); <-done })
 	one := &side{caller: caller, gate: gate, globs: globs}
-	return &sides{list: []*side{one}, byPool: map[string]*side{"pool": one}, lead: "count_1"}
+	return &sides{list: []*side{one}, byPool: map[string][]place{"pool": {{side: one}}}, lead: "count_1"}
 }
 
 // A provider that has no list is answered for with the names that are configured.
@@ -98,5 +98,30 @@ func TestACountOfTokensWaits(t *testing.T) {
 	defer cancel()
 	if _, _, err := ask(ctx, `{"never":1}`); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("beyond its patience: %v", err)
+	}
+}
+
+// Tokens are counted by an account that takes calls, and by the next one where that is refused.
+func TestACountOfTokensGoesToAnAccountThatIsOpen(t *testing.T) {
+	t.Parallel()
+	var shut atomic.Bool
+	var refused atomic.Int64
+	first := oneSide(t, func(w http.ResponseWriter, _ *http.Request) {
+		refused.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, `{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}`)
+	})
+	second := oneSide(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"input_tokens":7}`)
+	})
+	first.byPool["pool"] = []place{{first.list[0], shut.Load}, {second.list[0], nil}}
+	for want := range int64(2) {
+		shut.Store(want == 0)
+		status, said, err := first.CountTokens(t.Context(), "pool", tasks.Request{Kind: tasks.Raw, Body: []byte(`{}`)})
+		if err != nil || status != 200 || string(said) != `{"input_tokens":7}` || refused.Load() != want {
+			t.Errorf("%d %s, %v, and the account that is refused was asked %d times, want %d", status, said, err, refused.Load(), want)
+		}
 	}
 }
