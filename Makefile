@@ -183,7 +183,7 @@ bench-fair: ## Measure how a pool's allowance is shared among tenants: real size
 	go run ./cmd/prove fair $(FAIRFLAGS)
 
 .PHONY: bench-abuse
-bench-abuse: ## Measure how much abuse is found, how soon, and what else is taken for it: 5 worlds of 200 tenants for two weeks of virtual time; about 5 minutes
+bench-abuse: ## Measure how much abuse is found, how soon, and what else is taken for it: 5 worlds of 200 tenants for two weeks of virtual time (4 min on two cores)
 	go run ./cmd/prove abuse $(ABUSEFLAGS)
 
 TRACE ?= cmd/prove/fair/testdata/servegen.csv

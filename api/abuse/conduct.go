@@ -49,6 +49,13 @@ const (
 	keptFlags  = 6
 )
 
+// justFade is what a window leaves of counts of what comes just now, and justPart what these are of counts of
+// late at least, where what is counted comes evenly.
+const (
+	justFade = 0.7071 // by half in two windows: what is over is soon told no more
+	justPart = 0.04
+)
+
 // Conduct is how a tenant behaves: its habits, the windows under way, and what was found. It is
 // of one size, whatever the tenant does, and holds nothing that can be read. Its methods are
 // deterministic, so that acts may be replayed onto a newer Conduct.
@@ -78,8 +85,10 @@ type Conduct struct {
 	Fresh top     // submits of late from addresses that are no habit
 	Novel float32 // the most of these on other days
 
-	Refused uint32  // submits in the window under way
-	Score   float32 // of the last window that had acts, by the model
+	Just    [families]float32 // submits just now with something new of what the rules of a family look at
+	Sent    float32           // submits just now
+	Refused uint32            // submits in the window under way
+	Score   float32           // of the last window that had acts, by the model
 	Flags   [keptFlags]Flag
 	FlagAt  uint8
 	Muted   [rules]int64 // Unix seconds until which a rule says nothing, for an admin has said that it is wrong
@@ -92,7 +101,7 @@ type Conduct struct {
 type hourly struct{ Looked, Alike, Same, Fresh float32 }
 
 // conductVersion is of the form above.
-const conductVersion = 2
+const conductVersion = 3
 
 // Rules is what a Conduct is judged by.
 type Rules struct {
@@ -115,13 +124,15 @@ func (c *Conduct) Take(w *Rules, a *Act) {
 	c.Now[tokens] += max(0, a.Tokens)
 	c.Now[cost] += max(0, a.Cost)
 	c.Submits++
+	c.Sent++
 	for k, h := range [kinds]uint64{addresses: a.Address, users: a.User, credentials: a.Credential, models: a.Model} {
-		if h != 0 {
-			c.Seen[k].add(h)
+		if h != 0 && c.Seen[k].add(h) {
+			c.Just[(Addresses+Rule(k)).family()]++
 		}
 	}
 	if a.Address != 0 && !c.knows(a.Address) {
 		c.Fresh.add(a.Address)
+		c.Just[origin]++
 	}
 	if a.Print != nil {
 		c.look(a.Print)
@@ -131,14 +142,20 @@ func (c *Conduct) Take(w *Rules, a *Act) {
 // look compares a prompt with those of late.
 func (c *Conduct) look(p *Print) {
 	if c.Exact.add(p.Exact) {
+		if !c.knows(p.Exact) {
+			c.Just[content]++
+		}
 		return // it is counted as the same, not as alike
 	}
 	strange := !c.knows(p.Template)
-	c.Template.add(p.Template)
+	if c.Template.add(p.Template) && strange {
+		c.Just[content]++
+	}
 	c.Hour.Looked++
 	if strange && !p.nearAny(&c.Usual) && p.nearAny(&c.Ring) {
 		c.Alike++
 		c.Hour.Alike++
+		c.Just[content]++
 	}
 	c.Ring[c.RingAt%ringSize] = Shape{p.Min, p.Length}
 	c.RingAt++
@@ -175,8 +192,11 @@ func (c *Conduct) Close(w *Rules, t time.Time) {
 		at := w.start(c.Window)
 		hour := hourOf(at)
 		c.Now[rate] += float64(c.Refused)
+		c.age()
 		for i := range c.Volume {
-			c.Volume[i].close(c.Now[i], hour)
+			if c.Volume[i].close(c.Now[i], hour) {
+				c.Just[volume]++
+			}
 		}
 		c.Hour.Same = max(c.Hour.Same, c.strangest(&c.Exact))
 		c.Hour.Fresh = max(c.Hour.Fresh, c.fresh())
@@ -194,6 +214,31 @@ func (c *Conduct) Close(w *Rules, t time.Time) {
 	}
 }
 
+// age has what came just now fade. What is refused is taken for more of the same.
+func (c *Conduct) age() {
+	if c.Refused > 0 {
+		return
+	}
+	for i := range c.Just {
+		c.Just[i] *= justFade
+	}
+	c.Sent *= justFade
+}
+
+// goesOn reports whether what a rule tells of comes just now: of prompts and addresses so much that it could
+// have come to what is told.
+func (c *Conduct) goesOn(r Rule) bool {
+	n := c.Just[r.family()]
+	switch r.family() {
+	case content:
+		return n >= leastAlike*justPart && n >= leastShare*c.Sent
+	case origin:
+		return n >= c.tooFresh()*justPart && n >= leastShare*c.Sent
+	default:
+		return n >= 0.1
+	}
+}
+
 // closeHour ends an hour. What was abnormal in it is no habit.
 func (c *Conduct) closeHour(w *Rules, at time.Time, hour int) {
 	young := at.Sub(time.Unix(c.Since, 0)) < w.Learn
@@ -202,7 +247,7 @@ func (c *Conduct) closeHour(w *Rules, at time.Time, hour int) {
 		c.Volume[i].closeHour(hour, calm)
 	}
 	strange := false
-	for _, f := range c.Signals(w, at) {
+	for _, f := range c.lately(w, at) {
 		strange = strange || f.Rule.family() == content
 	}
 	if c.Strange++; !strange {

@@ -45,11 +45,11 @@ type ladder struct {
 // up by a window in which nothing came, whatever stands of those before.
 func (c *Conduct) judge(w *Rules, now time.Time, came bool) {
 	found := c.Signals(w, now)
-	var families [probing + 1]bool
+	var seen [families]bool
 	independent := 0
 	for _, f := range found {
-		if !families[f.Rule.family()] {
-			families[f.Rule.family()] = true
+		if !seen[f.Rule.family()] {
+			seen[f.Rule.family()] = true
 			independent++
 		}
 	}
@@ -117,7 +117,7 @@ func (c *Conduct) note(f Flag) {
 // release is an admin's word that what stands now is no abuse: the tenant is down again, and
 // what was found is its habit.
 func (c *Conduct) release(w *Rules, now time.Time) {
-	for _, f := range c.Signals(w, now) {
+	for _, f := range c.lately(w, now) {
 		c.Muted[f.Rule] = now.Add(24 * time.Hour).Unix()
 		switch f.Rule.family() {
 		case volume:

@@ -105,14 +105,14 @@ func (s *series) surprise(hour int) float64 {
 	return 0
 }
 
-// close takes a window's figure in.
-func (s *series) close(x float64, hour int) {
+// close takes a window's figure in, and reports whether it was above what is usual.
+func (s *series) close(x float64, hour int) (above bool) {
 	log := math.Log1p(x)
 	s.Mean.Logs, s.Mean.N = s.Mean.Logs+float32(log), s.Mean.N+1
 	s.Mean.High = max(s.Mean.High, float32(log))
 	usual, ok := s.usual(hour)
 	if !ok {
-		return
+		return false
 	}
 	d := log - usual
 	if log <= float64(s.Mean.Usual) {
@@ -122,10 +122,11 @@ func (s *series) close(x float64, hour int) {
 	sum := float64(s.Sum) + min(d, mostStep) - (0.1 + float64(s.Spread))
 	most := math.MaxFloat64
 	if s.Bar > 0 {
-		most = 1.5 * s.bar() // what is over is soon told as over
+		most = 1.15 * s.bar() // what is over is soon told as over
 	}
 	s.Sum = float32(max(0, min(sum, most)))
 	s.Peak = max(s.Peak, s.Sum)
+	return d > 0.1+float64(s.Spread)
 }
 
 // closeHour ends an hour; learn says whether it counts as the tenant's habit.

@@ -1,6 +1,10 @@
 package abuse
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // Rule is what was found by.
 type Rule uint8
@@ -39,6 +43,7 @@ const (
 	origin
 	identity
 	probing
+	families
 )
 
 func (r Rule) family() family {
@@ -66,8 +71,18 @@ type Flag struct {
 	Action  Action
 }
 
-// Signals are what the rules find now.
-func (c *Conduct) Signals(w *Rules, now time.Time) (found []Flag) {
+// String is a finding in a few words: what, how much and in what time.
+func (f Flag) String() string {
+	return fmt.Sprintf("%s %.4g in %s", f.Rule, f.Measure, time.Duration(f.Window)*time.Second)
+}
+
+// Signals are what the rules find now, as far as something of it has come in the last windows.
+func (c *Conduct) Signals(w *Rules, now time.Time) []Flag {
+	return slices.DeleteFunc(c.lately(w, now), func(f Flag) bool { return !c.goesOn(f.Rule) })
+}
+
+// lately is what the rules find in what came of late, be it over or not.
+func (c *Conduct) lately(w *Rules, now time.Time) (found []Flag) {
 	add := func(r Rule, window time.Duration, measure float64) {
 		if now.Unix() >= c.Muted[r] {
 			found = append(found, Flag{At: now.Unix(), Rule: r, Window: int32(window.Seconds()), Measure: float32(measure), Score: c.Score})

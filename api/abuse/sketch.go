@@ -9,9 +9,11 @@ import (
 // and exact nearly while few are counted.
 type distinct [64]uint8
 
-func (d *distinct) add(h uint64) {
-	i := h & 63
-	d[i] = max(d[i], uint8(bits.LeadingZeros64(h|63)+1)&0x3f) // at most 59
+// add counts a hash, and reports whether that changed anything: of one that was there it does not.
+func (d *distinct) add(h uint64) bool {
+	i, was := h&63, d[h&63]
+	d[i] = max(was, uint8(bits.LeadingZeros64(h|63)+1)&0x3f) // at most 59
+	return d[i] != was
 }
 
 // count is the estimate, by linear counting while registers are empty.

@@ -83,7 +83,10 @@ func (c *Command) measure(ctx context.Context, seed uint64, until int) (*result,
 // score above which the model is asked whether it would have told.
 const modelAbove = 0.9
 
-const episode = 60 // minutes in which something is told once
+const (
+	episode = 60 // minutes in which something is told once, though it lasts
+	tail    = 10 // minutes after an attack in which what is told is still of the attack
+)
 
 // tell notes what is told in a minute.
 func (t *tenant) tell(r *abuse.Rules, minute int) {
@@ -100,16 +103,16 @@ func (t *tenant) tell(r *abuse.Rules, minute int) {
 	for i, yes := range told {
 		switch {
 		case !yes:
-		case t.begin > 0 && minute >= t.begin && minute < t.end+episode:
+		case t.begin > 0 && minute >= t.begin && minute < t.end+tail:
 			if t.caught[i] == 0 && minute < t.end {
 				t.caught[i] = minute
 			}
-			t.told[i] = minute // what goes on when the attack is over is no other alarm
-		default:
-			if t.told[i] == 0 || minute-t.told[i] > episode {
-				t.falses[i]++
-			}
+		case t.told[i] == 0 || minute-t.told[i] >= episode:
+			t.falses[i]++
 			t.told[i] = minute
+			if i == alarm && t.begin > 0 && minute >= t.end && minute < t.end+2*60 {
+				t.after++
+			}
 		}
 	}
 }
@@ -124,7 +127,7 @@ type result struct {
 func (r *result) of(way int) (caught, attacked, falses int, times []int) {
 	for _, t := range r.tenants {
 		falses += t.falses[way]
-		if t.begin == 0 {
+		if t.begin == 0 || t.attack == insider {
 			continue
 		}
 		attacked++
@@ -139,15 +142,18 @@ func (r *result) of(way int) (caught, attacked, falses int, times []int) {
 
 func (r *result) String() string {
 	var b strings.Builder
-	weeks := float64(len(r.tenants))
+	weeks, after := float64(len(r.tenants)), 0
+	for _, t := range r.tenants {
+		after += t.after
+	}
 	caught, attacked, falses, times := r.of(alarm)
-	fmt.Fprintf(&b, "seeds %d: alarms of two signals: recall %.1f %% (bar 95 %%) of %d attacks; %.2f false alarms per tenant per 10 weeks (bar 1)\n",
-		r.seeds, 100*float64(caught)/float64(max(1, attacked)), attacked, 10*float64(falses)/weeks)
+	fmt.Fprintf(&b, "seeds %d: alarms of two signals: recall %.1f %% (bar 95 %%) of %d attacks; %.2f false alarms per tenant per 10 weeks (bar 1); %d of %d were what went on for longer than %d min after an attack\n",
+		r.seeds, 100*float64(caught)/float64(max(1, attacked)), attacked, 10*float64(falses)/weeks, after, falses, tail)
 	if len(times) > 0 {
 		fmt.Fprintf(&b, "time to detect: p50 %d min, p90 %d min, longest %d min\n", times[len(times)/2], times[len(times)*9/10], times[len(times)-1])
 	}
 	fmt.Fprintf(&b, "\n%-48s %8s %8s %10s\n", "attack", "attacks", "found", "p50 min")
-	for a := range attacks {
+	for a := range insider + 1 {
 		n, found := 0, []int{}
 		for _, t := range r.tenants {
 			if t.begin > 0 && t.attack == a {

@@ -92,9 +92,10 @@ const (
 	bypass
 	twoCities
 	attacks
+	insider = attacks // is none of those that the bar is about
 )
 
-var attackNames = [attacks]string{"identical burst", "near-duplicates, a fifth of the words changed", "templated sweep", "slow drip", "many addresses on one key", "max-token exhaustion", "policy-bypass search", "key shared by two cities"}
+var attackNames = [attacks + 1]string{"identical burst", "near-duplicates, a fifth of the words changed", "templated sweep", "slow drip", "many addresses on one key", "max-token exhaustion", "policy-bypass search", "key shared by two cities", "insider, who drifts slowly (beside the bar)"}
 
 // tenant is one tenant of the world, with what it does.
 type tenant struct {
@@ -120,8 +121,9 @@ type tenant struct {
 	suite      []string
 	sample     []byte
 	caught     [ways]int // minute in which it was told during the attack; 0: not
-	told       [ways]int // minute in which it was told last
+	told       [ways]int // minute in which it was told last and counted as false
 	falses     [ways]int
+	after      int // of the false alarms: those soon after an attack
 }
 
 // The ways in which something is told: an alarm of two signals, each rule, the model.
@@ -185,6 +187,10 @@ func newTenant(r *rand.Rand, n int, all [][]arrival) *tenant {
 		if t.attack == drip || t.attack == twoCities || t.attack == shared {
 			t.end = t.begin + 6*60
 		}
+		t.seed = words(r, 60)
+	}
+	if n%16 == 15 {
+		t.attack, t.begin, t.end = insider, week+day, 2*week-day
 		t.seed = words(r, 60)
 	}
 	return t
@@ -329,6 +335,10 @@ func (t *tenant) sampled(r *abuse.Rules, at int, now time.Time) {
 
 // abused is one minute of an attack with the tenant's key.
 func (t *tenant) abused(r *abuse.Rules, minute int, now time.Time) {
+	if t.attack == insider {
+		t.drift(r, minute, now)
+		return
+	}
 	n := int(max(5, t.perMin*(2+2*t.r.Float64())))
 	for i := range n {
 		id := strconv.Itoa(minute*100 + i)
@@ -358,6 +368,16 @@ func (t *tenant) abused(r *abuse.Rules, minute int, now time.Time) {
 			text, who = t.text(words(t.r, 40), ""), "other"+strconv.Itoa(t.r.IntN(8))
 		}
 		t.submit(r, now, text, tokens, who, model)
+	}
+}
+
+// drift is one minute of somebody who is allowed in, at the usual place and hours: what is asked for beside the
+// work is one more template, and grows over five days to as much as the work.
+func (t *tenant) drift(r *abuse.Rules, minute int, now time.Time) {
+	share := float64(minute-t.begin) / float64(t.end-t.begin)
+	if t.r.Float64() < min(1, share*t.perMin*t.intensity(minute)) {
+		own := append(t.seed[:20:20], words(t.r, 10+t.r.IntN(30))...)
+		t.submit(r, now, t.text(own, ""), 800, "", 0)
 	}
 }
 
