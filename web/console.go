@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/sluicehq/sluice/tasks"
 )
@@ -366,8 +364,7 @@ func (w *Web) pause(rw http.ResponseWriter, r *http.Request, v viewer) {
 	}
 	form.For = r.PostForm.Get("for")
 	form.Reason = strings.TrimSpace(r.PostForm.Get("reason"))
-	if form.Reason == "" || utf8.RuneCountInString(form.Reason) > tasks.MaxReason || !utf8.ValidString(form.Reason) ||
-		strings.IndexFunc(form.Reason, func(c rune) bool { return !unicode.IsPrint(c) }) >= 0 {
+	if !reasonable(form.Reason) {
 		form.Fault = fmt.Sprintf("Say why, in one line of at most %d characters: whoever looks next needs to know.", tasks.MaxReason)
 		w.page(rw, http.StatusUnprocessableEntity, "pause.html", form)
 		return

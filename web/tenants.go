@@ -45,10 +45,17 @@ type tenantsList struct {
 type tenantRow struct {
 	Name, Jobs      string // Jobs is where its jobs are listed
 	Weight          string
-	High, Set       bool // it may use the lane high; somebody has set something of it
+	Flag            *flag // nil: nothing was found of it
+	High, Set       bool  // it may use the lane high; somebody has set something of it
 	Queued, Running use
 	Bytes           use
 	Tokens, Cost    use // of today
+}
+
+// flag is the mark of a tenant of which something was found.
+type flag struct {
+	Action, Found string
+	Release       string // where it is released; "": the viewer may not
 }
 
 // use is what is used of a limit.
@@ -93,8 +100,16 @@ func (w *Web) tenantsList(ctx context.Context, r *http.Request, v viewer) (tenan
 		list.Fault = "The tenants cannot be read just now. Nothing is lost by that; the page goes on trying."
 		return list, http.StatusServiceUnavailable
 	}
+	flags := w.flags(ctx)
 	for i := range page.Tenants {
-		list.Rows = append(list.Rows, w.tenantRow(&page.Tenants[i]))
+		row := w.tenantRow(&page.Tenants[i])
+		if f, ok := flags[row.Name]; ok {
+			row.Flag = &flag{Action: f.Action, Found: strings.Join(f.Found, ", ")}
+			if v.Admin() {
+				row.Flag.Release = w.releasePath(row.Name)
+			}
+		}
+		list.Rows = append(list.Rows, row)
 	}
 	for i := range tokens.Tokens {
 		list.Tokens = append(list.Tokens, w.tokenRow(&tokens.Tokens[i], now))

@@ -102,3 +102,44 @@ func TestBothListsOfThePageGoOn(t *testing.T) {
 		}
 	}
 }
+
+// A tenant of which something was found is marked for who operates; an admin releases it, and the audit has why.
+func TestAFlaggedTenantIsMarkedAndReleased(t *testing.T) {
+	var released []tasks.Act
+	away := false
+	s := newJobsSite(t, func(c *Config) {
+		c.Flagged = func(context.Context) ([]Flagged, error) {
+			if away {
+				return nil, tasks.ErrUnavailable
+			}
+			return []Flagged{{Tenant: "acme", Action: "review", Found: []string{"sweep 20 in 30m0s", "rate 1.2 in 1m0s"}}}, nil
+		}
+		c.Release = func(_ context.Context, tenant string, act tasks.Act) error {
+			if tenant != "acme" {
+				return tasks.ErrNotFound
+			}
+			released = append(released, act)
+			return nil
+		}
+	})
+	for _, tenant := range []string{"acme", "globex"} {
+		s.job(tenant, "claude-x", "")
+	}
+	const mark, button = "review <small>for sweep 20 in 30m0s, rate 1.2 in 1m0s</small>", `href="/tenants/acme/release"`
+	for token, may := range map[string]bool{"look": false, "change": true} {
+		if a := s.as(token, "GET", "/tenants"); strings.Count(a.body, mark) != 1 || strings.Contains(a.body, button) != may {
+			t.Errorf("%s sees %s", token, a.body)
+		}
+	}
+	s.want(s.as("look", "GET", "/tenants/acme/release"), 403, "scope admin")
+	s.want(s.as("look", "POST", "/tenants/acme/release"), 403, "scope admin")
+	s.want(s.as("change", "GET", "/tenants/acme/release"), 200, "Release tenant acme", `name="reason"`)
+	s.want(s.as("change", "POST", "/tenants/acme/release"), 422, "Say why")
+	s.want(s.do(nil, "POST", "/tenants/other/release", url.Values{"reason": {"x"}}, "Authorization", "Bearer change"), 404)
+	s.want(s.do(nil, "POST", "/tenants/acme/release", url.Values{"reason": {"a nightly run"}}, "Authorization", "Bearer change"), 303)
+	if len(released) != 1 || released[0].Reason != "a nightly run" || released[0].Action != "release_tenant" || released[0].Target != "acme" || released[0].Via != "console" {
+		t.Errorf("released with %+v", released)
+	}
+	away = true
+	s.want(s.as("change", "GET", "/tenants"), 200, "globex")
+}

@@ -101,6 +101,10 @@ type Config struct {
 	Audit func(ctx context.Context, after string, limit int) (tasks.ActPage, error)
 	// Tenants is asked by the page of the tenants. Nil: there is none.
 	Tenants Tenants
+	// Flagged lists the tenants of which something out of the ordinary was found, and Release frees one, with the
+	// line of the audit; of whom nothing is kept it is tasks.ErrNotFound. Nil, both of them: nobody watches.
+	Flagged func(ctx context.Context) ([]Flagged, error)
+	Release func(ctx context.Context, tenant string, act tasks.Act) error
 	// Submit takes in what is written into the page that submits. Nil: there is none.
 	Submit Submitter
 	// Upload takes a file in as a batch. Nil: there is no such page.
@@ -292,8 +296,12 @@ func (w *Web) routes(monitoring http.Handler) http.Handler {
 		mux.Handle("GET /console/audit", w.guard(part(w, "audit", w.auditList))) // the list's script, every 2 s
 	}
 	if w.cfg.Tenants != nil {
-		mux.Handle("GET /tenants", w.guard(w.tenantsPage))                             // monitor; the tokens admin
-		mux.Handle("POST /tenants/tokens/{id}/revoke", w.guard(w.revokeToken))         // admin; a repeat changes nothing
+		mux.Handle("GET /tenants", w.guard(w.tenantsPage))                     // monitor; the tokens admin
+		mux.Handle("POST /tenants/tokens/{id}/revoke", w.guard(w.revokeToken)) // admin; a repeat changes nothing
+		if w.cfg.Release != nil {
+			mux.Handle("GET /tenants/{tenant}/release", w.guard(w.releaseForm)) // admin
+			mux.Handle("POST /tenants/{tenant}/release", w.guard(w.release))    // admin; a repeat changes nothing
+		}
 		mux.Handle("GET /console/tenants", w.guard(part(w, "tenants", w.tenantsList))) // the list's script, every 2 s
 	}
 	if w.cfg.Submit != nil {

@@ -179,6 +179,24 @@ func (s *service) watch(secret []byte) (api.Abuse, error) {
 	return s.abuse, nil
 }
 
+// flags is what the console asks of whoever watches; nil where nobody does.
+func flags(watch api.Abuse) (flagged func(context.Context) ([]web.Flagged, error), release func(context.Context, string, tasks.Act) error) {
+	if watch == nil {
+		return nil, nil
+	}
+	return func(ctx context.Context) (list []web.Flagged, err error) {
+		all, err := watch.All(ctx)
+		for i := range all {
+			f := web.Flagged{Tenant: all[i].Tenant, Action: all[i].Action.String()}
+			for _, flag := range all[i].Flags {
+				f.Found = append(f.Found, flag.String())
+			}
+			list = append(list, f)
+		}
+		return list, err
+	}, watch.Release
+}
+
 // newAPI makes the API with the console beside it, for public, the address
 // that links begin with. Tokens are verified with secret unless it is nil.
 func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
@@ -202,7 +220,9 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 		return nil, err
 	}
 	jobs := &consoleJobs{Store: s.store, jobs: s.jobs, pools: s.pools, now: s.clock.Now}
+	flagged, release := flags(watch)
 	console, err := web.New(web.Config{
+		Flagged: flagged, Release: release,
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Upload: jobs.upload, Follow: jobs.follow, Partials: s.store, Usage: jobs, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
 		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
 		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
