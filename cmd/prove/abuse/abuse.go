@@ -108,12 +108,17 @@ func (t *tenant) tell(r *abuse.Rules, minute int) {
 				t.caught[i] = minute
 			}
 		case t.told[i] == 0 || minute-t.told[i] >= episode:
-			t.falses[i]++
-			t.told[i] = minute
-			if i == alarm && t.begin > 0 && minute >= t.end && minute < t.end+2*60 {
-				t.after++
-			}
+			t.wrong(i, minute)
 		}
+	}
+}
+
+// wrong counts what was told of no attack.
+func (t *tenant) wrong(way, minute int) {
+	t.falses[way]++
+	t.told[way] = minute
+	if way == alarm && t.begin > 0 && minute >= t.end && minute < t.end+2*60 {
+		t.after++
 	}
 }
 
