@@ -451,3 +451,174 @@ func TestAPausedPoolHoldsNoPlaces(t *testing.T) {
 		}
 	}
 }
+
+// Users at their limit, however many of their jobs are first in line, hold up their own tenant alone: the next
+// tenants go in the same sweep, and where the tenants of such users are many, in the one after it.
+func TestAUserAtItsLimitHoldsUpNoOtherTenant(t *testing.T) {
+	t.Parallel()
+	for sweeps, c := range map[int]struct{ tenants, each int }{1: {1, 200}, 2: {14, 24}} {
+		most := map[string]int64{}
+		for n := range c.tenants {
+			most[fmt.Sprintf("a%02d/", n)] = 1
+		}
+		l := newPlacing(t, most)
+		l.depth[pool] = 30
+		l.open()
+		must(t, l.SetPaused(t.Context(), pool, true))
+		for n := range c.tenants {
+			l.submit(fmt.Sprintf("a%02d/ada", n), pool, c.each)
+		}
+		l.submit("zoe", pool, 3)
+		must(t, l.rdb.HSet(t.Context(), "sluice:{s}:n:"+pool, "cost", 1000, "guess", 1000).Err()) // µs: so many may be handed out at once
+		must(t, l.SetPaused(t.Context(), pool, false))
+		for range sweeps {
+			l.second()
+		}
+		l.take()
+		if got := l.out("zoe"); len(got) != 3 {
+			t.Errorf("behind %d tenants %d of 3 are out after %d sweeps", c.tenants, len(got), sweeps)
+		}
+		for range 5 {
+			l.second()
+		}
+		if l.take(); len(l.runs) != c.tenants+3 {
+			t.Errorf("%d are out, want %d", len(l.runs), c.tenants+3)
+		}
+	}
+}
+
+// asides is how many jobs stand aside.
+func (l *placing) asides() (n int) {
+	l.Helper()
+	for _, key := range l.rdb.Keys(l.Context(), "sluice:{s}:aside:*").Val() {
+		n += int(l.rdb.ZCard(l.Context(), key).Val())
+	}
+	return n
+}
+
+// standAside has so many users stand aside with so many jobs each, of a tenant whose users may have one at a time.
+func standAside(t *testing.T, users, each int) *placing {
+	l := newPlacing(t, map[string]int64{"acme/": 1})
+	must(t, l.SetPaused(t.Context(), pool, true))
+	for n := range users {
+		l.submit(fmt.Sprintf("acme/u%d", n), pool, each)
+	}
+	must(t, l.SetPaused(t.Context(), pool, false))
+	for range 20 {
+		l.second()
+	}
+	if l.take(); l.asides() != users*(each-1) {
+		t.Fatalf("%d stand aside of %d users with %d each", l.asides(), users, each)
+	}
+	return l
+}
+
+// Where the limit goes of users of whom very many jobs stand aside, no sweep is long: each brings some
+// back, and the next comes at once.
+func TestVeryManyThatStandAsideComeBackInParts(t *testing.T) {
+	t.Parallel()
+	const users, each = 3, 140
+	l := standAside(t, users, each)
+	must(t, l.rdb.HDel(t.Context(), "sluice:{s}:weight", "\tacme").Err())
+	l.now = l.now.Add(2 * time.Second)
+	for before := l.asides(); before > 0; {
+		swept, err := l.Sweep(t.Context())
+		must(t, err)
+		left := l.asides()
+		if moved := before - left; moved > 200 || moved <= 0 || left > 0 && swept.NextDue != 0 {
+			t.Fatalf("a sweep brings back %d of %d, and the next comes in %v", moved, before, swept.NextDue)
+		}
+		before = left
+	}
+}
+
+// A limit that an operator sets is a user's at once, also where so many are at their limit that each is
+// looked at seldom.
+func TestUsersGoOnOnceTheirLimitIsRaised(t *testing.T) {
+	t.Parallel()
+	l := standAside(t, 3, 3)
+	ctx := t.Context()
+	for n := range 3 {
+		must(t, l.rdb.ZAdd(ctx, "sluice:{s}:fulls", redis.Z{Score: float64(l.now.Add(80 * time.Second).UnixMilli()), Member: fmt.Sprintf("acme/u%d", n)}).Err())
+	}
+	must(t, l.SetTenant(ctx, "acme", tasks.TenantSettings{RunningJobs: new(int64)}, 1, tasks.Places{User: 2}, tasks.Act{At: l.now, By: "ada", Action: "set_tenant", Target: "acme"}))
+	l.second()
+	if l.take(); len(l.runs) != 6 {
+		t.Errorf("a second after the limit was raised from 1 to 2 of each of 3 users, %d are out", len(l.runs))
+	}
+}
+
+// A job that leaves those aside by another door, as by an edit, costs its user no turn.
+func TestAnEditedJobStandsAsideNoMore(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme/": 1})
+	ada := l.submit("acme/ada", pool, 4)
+	l.take()
+	_, err := l.Edit(t.Context(), "acme/ada", ada[2], func(j *tasks.Job) error { j.Priority = tasks.High; return nil })
+	must(t, err)
+	for _, want := range []string{ada[2], ada[1], ada[3]} {
+		l.end(l.runs[0], won)
+		if len(l.line) != 1 || l.line[0].ID != want {
+			t.Fatalf("an end hands out %v, want %s of %v", l.line, want, ada)
+		}
+		l.take()
+	}
+}
+
+// A tenant's free place goes to a pool where one of its jobs is in line, not to one where all stand aside.
+func TestAPlaceGoesWhereAJobIsInLine(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, map[string]int64{"acme": 2, "acme/": 1})
+	l.submit("acme/ada", pool, 2)
+	bob := l.submit("acme/bob", pool, 1)
+	cyd := l.submit("acme/cyd", pool, 1)
+	l.now = l.now.Add(time.Millisecond)
+	dan := l.submit("acme/dan", "q", 1)
+	l.take()
+	_, err := l.Cancel(t.Context(), "acme/cyd", cyd[0])
+	must(t, err)
+	l.end(l.runs[slices.IndexFunc(l.runs, func(k tasks.Ticket) bool { return k.ID == bob[0] })], won)
+	if len(l.line) != 1 || l.line[0].ID != dan[0] {
+		t.Errorf("an end hands out %v, want %v", l.line, dan)
+	}
+}
+
+// What says who stands aside may be lost: an audit brings them back.
+func TestAnAuditBringsBackWhatStandsAside(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []string{"aside:p:acme/ada", "full:acme/ada", "fulls"} {
+		l := newPlacing(t, map[string]int64{"acme/": 1})
+		ada := l.submit("acme/ada", pool, 2)
+		l.take()
+		must(t, l.rdb.Del(t.Context(), "sluice:{s}:"+lost).Err())
+		if lost == "fulls" { // nor does its end tell, as of a release that knows no places
+			must(t, l.rdb.HDel(t.Context(), "sluice:{s}:j:"+l.runs[0].ID, "pl").Err())
+		}
+		_, err := l.Audit(t.Context())
+		must(t, err)
+		l.end(l.runs[0], won)
+		for range 2 {
+			l.second()
+		}
+		if l.take(); len(l.out("acme/ada")) != 1 {
+			t.Errorf("without %s, the job behind %s waits for ever", lost, ada[0])
+		}
+	}
+}
+
+// What is noted of a tenant's users at their limit goes with it.
+func TestUsersAtTheirLimitGoWithTheirTenant(t *testing.T) {
+	t.Parallel()
+	l := standAside(t, 1, 3)
+	ctx := t.Context()
+	for _, key := range []string{"outs:acme/gone", "full:acme/gone", "aside:p:acme/gone"} { // as if a job had ended without a word
+		must(t, l.rdb.ZAdd(ctx, "sluice:{s}:"+key, redis.Z{Score: 1, Member: "job_gone"}).Err())
+	}
+	must(t, l.rdb.ZAdd(ctx, "sluice:{s}:fulls", redis.Z{Score: 9e12, Member: "acme/gone"}, redis.Z{Score: 9e12, Member: "acmes/ada"}).Err())
+	_, err := l.DeleteTenant(ctx, "acme", tasks.Act{At: l.now, By: "ada"})
+	must(t, err)
+	left := l.rdb.Keys(ctx, "sluice:{s}:*acme/*").Val()
+	if fulls := l.rdb.ZRange(ctx, "sluice:{s}:fulls", 0, -1).Val(); len(left) > 0 || !slices.Equal(fulls, []string{"acmes/ada"}) {
+		t.Errorf("left of a tenant that was deleted: %v, and at their limit %v", left, fulls)
+	}
+}

@@ -106,3 +106,23 @@ func TestAReviewGoesWithItsTenant(t *testing.T) {
 		t.Error("a review of a tenant that was deleted is left")
 	}
 }
+
+// A review that has ended by itself is over, also where no sweep has come before the next begins.
+func TestAReviewBehindAnotherIsItsOwn(t *testing.T) {
+	t.Parallel()
+	l := newPlacing(t, nil)
+	acme := l.submit("acme", pool, 1)
+	first := l.now
+	l.hold("acme", time.Minute)
+	l.now = l.now.Add(time.Hour)
+	second := l.now
+	l.hold("acme", time.Minute)
+	l.now = l.now.Add(time.Second)
+	l.hold("acme", 0)
+	h, err := l.History(t.Context(), "acme", acme[0])
+	must(t, err)
+	if len(h.Reviews) != 2 || !h.Reviews[0].From.Equal(first) || !h.Reviews[0].To.Equal(first.Add(time.Minute)) ||
+		!h.Reviews[1].From.Equal(second) || !h.Reviews[1].To.Equal(l.now) {
+		t.Errorf("reviews %v", h.Reviews)
+	}
+}

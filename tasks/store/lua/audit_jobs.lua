@@ -80,13 +80,24 @@ local function follows(j)
   return first and not final(first.s)
 end
 
+-- asides puts a job that stands aside back into line, if its user does not know of it, and sees that the user is looked at.
+local function asides(j)
+  if not without('ZSCORE', keys.aside(j.p, ownerOf(j)), j.id) then
+    backlog(j)
+    back = back + 1
+  elseif a.depths[j.p] then
+    notedAt(ownerOf(j), j.p, string.format('%.0f', a.depths[j.p]))
+  end
+end
+
 -- place puts a job that is not final where it belongs, if it stands nowhere.
 local function place(j)
+  local at = j.s ~= 'running' and waitsIn(keys.backlog(j.p, j.t), j.id)
   if j.s == 'running' then
     if waitsIn(keys.running(j.p), j.id) then return end
     redis.call('ZADD', keys.running(j.p), now + a.lease, j.id)
-  elseif waitsIn(keys.backlog(j.p, j.t), j.id) then
-    ring(j)
+  elseif at then
+    if j.us and tonumber(at) >= 2 * apart then asides(j) else ring(j) end
     return
   elseif waitsIn(keys.handed(j.p), j.id) or waitsIn(keys.held(j.p), j.id) or waitsIn(keys.running(j.p), j.id)
     or waitsIn(keys.due(), j.id) or follows(j) then

@@ -250,16 +250,24 @@ local function reckon(j, cost)
   end
 end
 
+-- noneAside takes a job off those that stand aside for its user.
+local function noneAside(j)
+  if j.us and mostOf(ownerOf(j)) > 0 then redis.pcall('ZREM', keys.aside(j.p, ownerOf(j)), j.id) end
+end
+
 -- backlog puts a job where the next pick finds it.
 local function backlog(j)
   redis.call('ZADD', keys.backlog(j.p, j.t), j.k, j.id)
+  noneAside(j)
   if j.fb then redis.call('ZADD', keys.fallbacks(j.p), j.k, j.id) end
   ring(j)
 end
 
 -- replaced moves a job to its order in the backlog, if it stands there.
 local function replaced(j)
-  if redis.call('ZADD', keys.backlog(j.p, j.t), 'XX', 'CH', j.k, j.id) == 1 then ring(j) end
+  if redis.call('ZADD', keys.backlog(j.p, j.t), 'XX', 'CH', j.k, j.id) == 0 then return end
+  noneAside(j)
+  ring(j)
 end
 
 -- again is reckon for a job whose call is over and that is to have another.
@@ -343,29 +351,49 @@ end
 
 -- comeBack puts the first of the jobs that stand aside for a user back into line, one for each
 -- place that it has left, and reports whether one came. With more of them the pool is noted again, behind the user's others.
+-- One script brings back so many, comings, and a sweep then goes on at once.
+local comings = 200
 local function comeBack(pool, depth, owner) -- seldom
   local tenant = string.match(owner, '^[^/]*')
   local set, q, came = keys.aside(pool, owner), keys.backlog(pool, tenant), false
-  for _ = 1, math.min(placesOf(owner) or 500, 500) do
+  local places = placesOf(owner) or comings
+  while places > 0 and comings > 0 do
     local id = redis.pcall('ZPOPMIN', set)[1]
     if not id then break end
+    comings = comings - 1
     local at = tonumber(without('ZSCORE', q, id) or 0)
     if at >= 2 * apart then -- else it has left by another door
       redis.call('ZADD', q, at - outside, id)
       ring({ p = pool, t = tenant, k = at - outside })
-      came = true
+      places, came = places - 1, true
     end
   end
-  if without('ZCARD', set) ~= 0 then notedAt(owner, pool, depth) end
+  if (without('ZCARD', set) or 0) ~= 0 then notedAt(owner, pool, depth) end
+  if comings <= 0 then redis.pcall('ZADD', keys.atLimit(), now, owner) end
   return came
 end
 
--- letBack gives a tenant that was passed over its turns back.
+-- usersAtLimit are the users of a tenant that are noted as at their limit, of the five thousand whose turn to
+-- be looked at is last.
+local function usersAtLimit(tenant) -- seldom
+  local users = {}
+  for _, owner in ipairs(redis.call('ZREVRANGE', keys.atLimit(), 0, 4999)) do
+    if string.sub(owner, 1, #tenant + 1) == tenant .. '/' then users[#users + 1] = owner end
+  end
+  return users
+end
+
+-- letBack gives a tenant that was passed over its turns back, and reports whether it has a job in line.
 local function letBack(pool, tenant)
+  local rang = false
   for _, lane in ipairs(orderOf(pool)) do
     local first = redis.pcall('ZRANGEBYSCORE', keys.backlog(pool, tenant), lane.from, lane.till, 'WITHSCORES', 'LIMIT', 0, 1)
-    if first[2] then ring({ p = pool, t = tenant, k = first[2] }) end
+    if first[2] then
+      ring({ p = pool, t = tenant, k = first[2] })
+      rang = true
+    end
   end
+  return rang
 end
 
 -- turnOf is the lane whose turn it is, with the tenant that goes first in it, or nil.
@@ -378,7 +406,7 @@ local function turnOf(pool)
   end
   o.turn = math.max(o.turn, first and first.turn or 0)
   for _, lane in ipairs(o) do
-    if not lane.head[1] then lane.turn = math.max(lane.turn, o.turn) end -- idling saves nothing up
+    if not lane.head[1] and not lane.rests then lane.turn = math.max(lane.turn, o.turn) end -- idling saves nothing up
   end
   return first
 end
@@ -496,6 +524,29 @@ local function atOnce(j, depth)
   return busy(j.p) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t) and not packed(j)
 end
 
+-- A tenant of which eight jobs have stepped aside rests in the lane: it has no turn, so that the next tenants are
+-- served by the same claim.
+local function rest(lane, tenant, turn) -- seldom
+  redis.call('ZREM', lane.turns, tenant)
+  lane.head, lane.rests = nil, lane.rests or {}
+  lane.rests[tenant] = turn
+end
+
+-- wake gives those that rest their turns back, and reports whether there is one. Where a claim ends before
+-- all have had their turn, they come behind the first that has not.
+local function wake(pool, behind)
+  local any = false
+  for _, lane in ipairs(orderOf(pool)) do
+    local least = lane.rests and behind and tonumber(redis.call('ZRANGE', lane.turns, 0, 0, 'WITHSCORES')[2])
+    for tenant, turn in pairs(lane.rests or {}) do
+      redis.call('ZADD', lane.turns, least and math.max(turn, least + 0.000001) or turn, tenant)
+      lane.head, any = nil, true
+    end
+    lane.rests = nil
+  end
+  return any
+end
+
 -- claim hands out jobs until depth of them are between the backlog and the
 -- provider, few at a time, so that nobody waits for it long. It appends id, fence and
 -- pool of each to tickets, and returns true when there may be more to hand out.
@@ -506,12 +557,15 @@ local function claim(pool, depth, tickets)
     return
   end
   heads(pool, lanes)
-  local many, steps, id = between(pool, depth), 96, nil
-  local picked = false
+  local many, steps = between(pool, depth), 96
+  local picked, asides = false, {}
   while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
-    local lane, tenant, turn, more
-    id, lane, tenant, turn, more = pick(pool, depth)
+    local id, lane, tenant, turn, more = pick(pool, depth)
+    if not id and wake(pool) then
+      asides = {}
+      id, lane, tenant, turn, more = pick(pool, depth)
+    end
     if not id then break end
     picked = true
     local j, bad = sound(id, fitsOut)
@@ -523,7 +577,9 @@ local function claim(pool, depth, tickets)
       if j.dl > 0 and j.dl <= now then
         expire(j)
         steps = steps - 7
-      elseif not stepAside(j, depth) then
+      elseif stepAside(j, depth) then
+        asides[tenant] = (asides[tenant] or 0) + 1
+      else
         charged = math.ceil(costOf(j) * share(pool, tenant))
         j.f = j.f + 1
         if j.cs or loadOf(pool).cost then j.cs = string.format('%.0f %.0f', costOf(j), charged) end
@@ -535,7 +591,9 @@ local function claim(pool, depth, tickets)
       missed(id, 'queued', pool)
     end
     spend(pool, lane, tenant, turn, charged, more)
+    if more and charged == 0 and (asides[tenant] or 0) >= 8 then rest(lane, tenant, turn) end
   end
+  wake(pool, steps <= 0)
   if picked then noteOrder(pool) end
   noteStage(pool)
   return steps <= 0 and vacant(pool, depth, many)

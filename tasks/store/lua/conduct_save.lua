@@ -8,6 +8,7 @@ local out, is = { now }, {}
 
 -- holds has a tenant's jobs wait for a review so many ms more, or go on.
 local function holds(tenant, ms)
+  if not reviewed(tenant) then settled(tenant, now) end -- it may have ended by itself
   if ms > 0 then
     local from = string.match(reviews[tenant] or '', '^(%d+) ') or string.format('%.0f', now)
     redis.call('HSET', keys.weights(), '\t\r' .. tenant, string.format('%s %.0f', from, now + ms))

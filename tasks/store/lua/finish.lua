@@ -7,15 +7,20 @@ local opened = {} -- pool -> its depth
 local function letIn(owner)
   local user = string.find(owner, '/', 1, true)
   for _ = 1, without('ZCARD', keys.passed(owner)) or 0 do
+    if comings <= 0 then
+      redis.pcall('ZADD', keys.atLimit(), now, owner)
+      return
+    end
     local first = redis.pcall('ZPOPMIN', keys.passed(owner))[1]
     if not first then return end
     local depth, pool = string.match(first, '^(%d+) (.*)$')
     local fit, came = pool and pcall(fitsPool, pool), false
     if fit and user then
       came = comeBack(pool, depth, owner)
-    elseif fit and without('ZCARD', keys.backlog(pool, owner)) ~= 0 then
-      letBack(pool, owner)
-      came = true
+    elseif fit then
+      came = letBack(pool, owner)
+    elseif pool then
+      notedAt(owner, pool, depth)
     end
     if came then
       opened[pool] = tonumber(depth)

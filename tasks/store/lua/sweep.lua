@@ -127,6 +127,7 @@ for _, owner in ipairs(upto(keys.atLimit())) do
     for _ = 1, without('ZCARD', keys.passed(owner)) or 0 do letIn(owner) end
   end
 end
+more = more or comings <= 0
 
 for pool, depth in pairs(a.depths) do
   noteShares(pool, a.shares[pool])

@@ -36,6 +36,11 @@ redis.call('HDEL', keys.weights(), t, '\t' .. t, '\t\r' .. t)
 if redis.call('HDEL', keys.settings(), t) == 1 then
   redis.call('HSET', keys.settings(), '\t', string.format('%.0f', math.max(tonumber(redis.call('HGET', keys.settings(), '\t') or 0) + 1, now)))
 end
+for _, owner in ipairs(usersAtLimit(t)) do
+  redis.call('DEL', keys.outs(owner), keys.passed(owner))
+  for _, pool in ipairs(a.pools) do redis.call('DEL', keys.aside(pool, owner)) end
+  redis.call('ZREM', keys.atLimit(), owner)
+end
 redis.call('ZREM', keys.atLimit(), t)
 redis.call('ZREM', keys.senders(), t)
 redis.call('ZREM', keys.conducts(), t)

@@ -20,6 +20,7 @@ redis.call('HSET', keys.settings(), '\t', string.format('%.0f', version))
 -- The order of work has it at once, and until every process knows nobody's submit takes it back.
 local weight, most = placesIn(a.weight)
 redis.call('HSET', keys.weights(), a.tenant, weight, '\t' .. a.tenant, string.format('%s r%.0f', most, now + a.settle))
-redis.call('ZADD', keys.atLimit(), now, a.tenant) -- whoever sweeps lets it go on; its users are looked at each second
+redis.call('ZADD', keys.atLimit(), now, a.tenant) -- whoever sweeps lets it go on, and its users
+for _, owner in ipairs(usersAtLimit(a.tenant)) do redis.call('ZADD', keys.atLimit(), now, owner) end
 noted()
 return 'ok'
