@@ -160,15 +160,13 @@ func (r *Ring) Unwrap(tenant string, w Wrapped) (*Key, error) {
 }
 
 // Rewrap wraps a tenant's key with the current master key, and reports whether another
-// one had wrapped it.
+// one had wrapped it. That the current one has is tried with the key itself: one of the
+// same name may be another by now.
 func (r *Ring) Rewrap(tenant string, w Wrapped) (Wrapped, bool, error) {
 	list := *r.keys.Load()
 	m := list[len(list)-1]
-	if w.Master == m.name {
-		return w, false, nil
-	}
 	secret, _, err := r.secret(tenant, w)
-	if err != nil {
+	if err != nil || w.Master == m.name {
 		return w, false, err
 	}
 	return Wrapped{ID: w.ID, Master: m.name, Key: wrap(m, tenant, w.ID, secret)}, true, nil

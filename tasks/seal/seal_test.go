@@ -169,6 +169,12 @@ func TestKeysRotateWithoutSealingAnew(t *testing.T) {
 	if _, changed, err := r.Rewrap("acme", anew); changed || err != nil {
 		t.Errorf("once more: %v, %v", changed, err)
 	}
+	if err := r.Set([]Master{masterOf("new", 3)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Rewrap("acme", anew); !errors.Is(err, ErrOpen) {
+		t.Errorf("with another key of that name: %v", err)
+	}
 	if err := r.Set([]Master{masterOf("new", 2)}); err != nil {
 		t.Fatal(err)
 	}

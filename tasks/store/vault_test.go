@@ -437,11 +437,19 @@ func TestMasterKeysRotateWhileEverythingRuns(t *testing.T) {
 	}
 	lost := sealing(t, rdb, "other")
 	var sealed *tasks.SealError
-	if _, err := lost.Job(ctx, "acme", j.ID); !errors.As(err, &sealed) || sealed.Key != "new" || !slices.Equal(lost.MissingKeys(), []string{"new"}) {
+	_, err := lost.Job(ctx, "acme", j.ID)
+	if !errors.As(err, &sealed) || sealed.Key != "new" || !slices.Equal(lost.MissingKeys(), []string{"new"}) {
 		t.Errorf("without either: %v, missing %v", err, lost.MissingKeys())
 	}
-	if _, _, left, err := lost.Rotate(ctx, 0); err != nil || left["new"] == 0 {
-		t.Errorf("rotated without the key: %v, %v", left, err)
+	wanting := 0
+	for next, more := uint64(0), true; more; more = next != 0 {
+		var left map[string]int
+		next, _, left, err = lost.Rotate(ctx, next)
+		must(t, err)
+		wanting += left["new"]
+	}
+	if wanting == 0 {
+		t.Error("rotated without the key")
 	}
 	if b, err := s.Opened(ctx, "t7", "id", []byte(ids[7])); err != nil || string(b) != "x" {
 		t.Errorf("what was sealed before: %s, %v", b, err)
