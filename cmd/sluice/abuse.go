@@ -22,17 +22,9 @@ type AbuseListCmd struct {
 
 // Run prints a table.
 func (c *AbuseListCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodGet, "/v1/abuse", nil, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodGet, "/v1/abuse", nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var found struct {
 		Data []struct {
@@ -72,17 +64,9 @@ func (c *AbuseReleaseCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	api, err := c.client(env)
-	if err != nil {
+	_, err = c.ask(ctx, env, http.MethodPost, "/v1/abuse/"+url.PathEscape(c.Tenant)+"/release", body, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodPost, "/v1/abuse/"+url.PathEscape(c.Tenant)+"/release", nil, body)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	_, err = fmt.Fprintf(env.Stderr, "%s is released; what was found of it is its habit from now on\n", c.Tenant)
 	return err

@@ -199,13 +199,8 @@ func (c *BatchListCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	t := newRows(env.Stdout, c.JSON, "ID\tSTATUS\tCREATED\tTOTAL\tWAIT\tRUN\tSUCCEEDED\tFAILED\tCANCELED\tEXPIRED")
-	return api.list(ctx, env, "/v1/batches", q, c.Limit, t, func(raw []byte) error {
+	return c.list(ctx, env, "/v1/batches", q, c.Limit, t, func(raw []byte) error {
 		var g batch
 		if err := json.Unmarshal(raw, &g); err != nil {
 			return err
@@ -229,16 +224,8 @@ func (c OfBatch) path(rest string) string { return "/v1/batches/" + url.PathEsca
 
 // print prints what the API answers about a batch.
 func (c OfBatch) print(ctx context.Context, env *Env, method, rest string) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, method, c.path(rest), nil, nil)
-	if err != nil {
-		return err
-	}
-	return printJSON(env.Stdout, b)
+	_, err := c.ask(ctx, env, method, c.path(rest), nil, true)
+	return err
 }
 
 // BatchGetCmd prints a batch.

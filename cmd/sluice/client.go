@@ -262,6 +262,21 @@ func (j *job) failure() error {
 // print writes the job: one line, or laid out for a reader at a terminal.
 func (j *job) print(w io.Writer) error { return printJSON(w, j.raw) }
 
+// ask makes the one call of a command and returns the answer, which it prints as JSON where
+// that is asked for.
+func (f ClientFlags) ask(ctx context.Context, env *Env, method, path string, body []byte, asJSON bool) ([]byte, error) {
+	api, err := f.client(env)
+	if err != nil {
+		return nil, err
+	}
+	defer api.close()
+	b, err := api.call(ctx, method, path, nil, body)
+	if err == nil && asJSON {
+		err = printJSON(env.Stdout, b)
+	}
+	return b, err
+}
+
 func printJSON(w io.Writer, b []byte) error {
 	var out bytes.Buffer
 	var err error

@@ -231,17 +231,9 @@ type PoolsListCmd struct {
 
 // Run prints a table.
 func (c *PoolsListCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodGet, "/v1/status", nil, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodGet, "/v1/status", nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var status struct {
 		Pools []struct {
@@ -338,17 +330,9 @@ type PoolsAuditCmd struct {
 
 // Run prints a table.
 func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/audit?limit="+strconv.Itoa(c.Limit), nil, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/audit?limit="+strconv.Itoa(c.Limit), nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var audit struct {
 		Data []struct {
@@ -371,14 +355,6 @@ func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
 }
 
 func operate(ctx context.Context, env *Env, f ClientFlags, pool, verb string, body []byte) error {
-	api, err := f.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodPost, "/v1/pools/"+url.PathEscape(pool)+"/"+verb, nil, body)
-	if err != nil {
-		return err
-	}
-	return printJSON(env.Stdout, b)
+	_, err := f.ask(ctx, env, http.MethodPost, "/v1/pools/"+url.PathEscape(pool)+"/"+verb, body, true)
+	return err
 }

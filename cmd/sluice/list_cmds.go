@@ -73,13 +73,8 @@ func (c *JobsCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	t := newRows(env.Stdout, c.JSON, "ID\tSTATUS\tMODEL\tPOOL\tCREATED\tFOR\tERROR")
-	return api.list(ctx, env, "/v1/jobs", q, c.Limit, t, func(raw []byte) error {
+	return c.list(ctx, env, "/v1/jobs", q, c.Limit, t, func(raw []byte) error {
 		var j struct {
 			ID, Status, Model, Pool string
 			CreatedAt               string `json:"created_at"`
@@ -133,14 +128,19 @@ func (t *rows) row(cells ...string) error {
 func clean(text string) string { return orDash(&text) }
 
 // list prints the rows of a list, page by page, limit at most; 0 is all of them.
-func (c *client) list(ctx context.Context, env *Env, path string, q url.Values, limit int, t *rows, show func(raw []byte) error) error {
+func (f ClientFlags) list(ctx context.Context, env *Env, path string, q url.Values, limit int, t *rows, show func(raw []byte) error) error {
+	api, err := f.client(env)
+	if err != nil {
+		return err
+	}
+	defer api.close()
 	for n := 0; ; {
 		size := 100
 		if limit > 0 {
 			size = min(size, limit-n)
 		}
 		q.Set("limit", strconv.Itoa(size))
-		b, err := c.call(ctx, http.MethodGet, path+"?"+q.Encode(), nil, nil)
+		b, err := api.call(ctx, http.MethodGet, path+"?"+q.Encode(), nil, nil)
 		if err != nil {
 			return err
 		}
@@ -205,11 +205,6 @@ type DeliveriesListCmd struct {
 
 // Run prints a table, or a line of JSON a delivery.
 func (c *DeliveriesListCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	path, q := "/v1/deliveries", url.Values{}
 	if c.Endpoint != "" {
 		path = "/v1/webhook-endpoints/" + url.PathEscape(c.Endpoint) + "/deliveries"
@@ -218,7 +213,7 @@ func (c *DeliveriesListCmd) Run(ctx context.Context, env *Env) error {
 		q.Set("status", c.Status)
 	}
 	t := newRows(env.Stdout, c.JSON, "ID\tSTATUS\tTYPE\tABOUT\tENDPOINT\tATTEMPTS\tCREATED\tREASON")
-	return api.list(ctx, env, path, q, c.Limit, t, func(raw []byte) error {
+	return c.list(ctx, env, path, q, c.Limit, t, func(raw []byte) error {
 		var d struct {
 			ID, Status, Type, About string
 			Endpoint, Reason        *string

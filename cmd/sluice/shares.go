@@ -24,17 +24,9 @@ type servedSeconds struct {
 
 // Run prints a table, and Jain's index below it.
 func (c *PoolsTenantsCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/tenants", nil, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	defer api.close()
-	b, err := api.call(ctx, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/tenants", nil, nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var said struct {
 		Data []struct {

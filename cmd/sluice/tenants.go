@@ -182,16 +182,12 @@ type TenantsSetCmd struct {
 
 // Run sets what is named, and says what the tenant may use now.
 func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	settings := tasks.TenantSettings{
 		Weight: c.Weight, SubmitsPerMinute: c.SubmitsPerMinute, ResendsPerMinute: c.ResendsPerMinute, QueuedJobs: c.QueuedJobs, QueuedBytes: c.QueuedBytes,
 		RunningJobs: c.RunningJobs, TokensPerDay: c.TokensPerDay, HighPriority: c.HighPriority,
 	}
 	users := tasks.UserSettings{SubmitsPerMinute: c.UserSubmitsPerMinute, QueuedJobs: c.UserQueuedJobs, RunningJobs: c.UserRunningJobs, TokensPerDay: c.UserTokensPerDay}
+	var err error
 	if settings.CostPerDay, err = moneyFlag("--cost-per-day", c.CostPerDay); err != nil {
 		return err
 	}
@@ -201,12 +197,9 @@ func (c *TenantsSetCmd) Run(ctx context.Context, env *Env) error {
 	if users != (tasks.UserSettings{}) {
 		settings.Users = &users
 	}
-	b, err := api.call(ctx, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), nil, []byte(settings.String()))
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodPut, "/v1/tenants/"+url.PathEscape(c.Name), []byte(settings.String()), c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var said struct {
 		Set json.RawMessage `json:"set"`

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -77,11 +78,6 @@ type TokensCreateCmd struct {
 
 // Run prints the token alone, and its id on stderr.
 func (c *TokensCreateCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	body, err := json.Marshal(struct {
 		Tenant  string   `json:"tenant"`
 		Name    string   `json:"name"`
@@ -94,12 +90,9 @@ func (c *TokensCreateCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	b, err := api.call(ctx, http.MethodPost, "/v1/tokens", nil, body)
-	if err != nil {
+	b, err := c.ask(ctx, env, http.MethodPost, "/v1/tokens", body, c.JSON)
+	if err != nil || c.JSON {
 		return err
-	}
-	if c.JSON {
-		return printJSON(env.Stdout, b)
 	}
 	var made struct {
 		ID      string `json:"id"`
@@ -107,7 +100,7 @@ func (c *TokensCreateCmd) Run(ctx context.Context, env *Env) error {
 		Expires string `json:"expires_at"`
 	}
 	if err := json.Unmarshal(b, &made); err != nil || made.Token == "" {
-		return fmt.Errorf("the answer is not a token of an API: %w", err)
+		return errors.New("the answer is not a token: is this the address of a Sluice API?")
 	}
 	fmt.Fprintf(env.Stderr, "%s is good until %s; it is shown only now\n", made.ID, made.Expires)
 	_, err = fmt.Fprintln(env.Stdout, made.Token)
@@ -149,21 +142,13 @@ type pageOf struct{ path, what, head string }
 
 // print prints what the API answers, or a table of which row writes each line.
 func (l pageOf) print(ctx context.Context, env *Env, f *ClientFlags, limit int, after string, asJSON bool, row func(w io.Writer, row json.RawMessage) error) error {
-	api, err := f.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	q := url.Values{"limit": {strconv.Itoa(limit)}}
 	if after != "" {
 		q.Set("after", after)
 	}
-	b, err := api.call(ctx, http.MethodGet, l.path+"?"+q.Encode(), nil, nil)
-	if err != nil {
+	b, err := f.ask(ctx, env, http.MethodGet, l.path+"?"+q.Encode(), nil, asJSON)
+	if err != nil || asJSON {
 		return err
-	}
-	if asJSON {
-		return printJSON(env.Stdout, b)
 	}
 	var page struct {
 		Data []json.RawMessage `json:"data"`
@@ -197,18 +182,13 @@ type TokensRevokeCmd struct {
 
 // Run revokes the token.
 func (c *TokensRevokeCmd) Run(ctx context.Context, env *Env) error {
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
 	path := "/v1/tokens/" + url.PathEscape(c.ID)
 	if c.Reason != "" {
 		path += "?" + url.Values{"reason": {c.Reason}}.Encode()
 	}
-	if _, err := api.call(ctx, http.MethodDelete, path, nil, nil); err != nil {
+	if _, err := c.ask(ctx, env, http.MethodDelete, path, nil, false); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(env.Stderr, "%s is revoked\n", c.ID)
+	_, err := fmt.Fprintf(env.Stderr, "%s is revoked\n", c.ID)
 	return err
 }
