@@ -57,6 +57,7 @@ type Job struct {
 	Passed     int       // how many of Fallback the job has gone to or passed over
 	Spent      int       // of Attempts, those used up before it went to the last of them
 	Followed   string    // digest of the request whose answer it waits for, or has waited for; "": none
+	Bundle     string    // that it is in, or was; "": it has been in none
 	Losses     int       // calls lost with their worker, see AloneFrom; known to who takes it
 	Since      time.Time // when something else than an attempt last had it wait anew; zero: nothing has
 	Trace      string    // see [Job.Traced]; "": it is not traced
@@ -203,6 +204,9 @@ type Request struct {
 	// Version and Beta are the caller's anthropic-version and anthropic-beta headers.
 	Version string
 	Beta    string
+	// Patient says that its caller has time: a deadline is none of its, and a provider's
+	// batch may answer it within a day.
+	Patient bool
 	// OpenAI is what the caller's header has for a provider of OpenAI's dialect.
 	OpenAI OpenAIFields
 }
@@ -314,8 +318,9 @@ type Attempt struct {
 	Outcome   Outcome   `json:"outcome"`
 	Status    int       `json:"status"` // HTTP status; 0 when none arrived
 	RequestID string    `json:"request_id"`
-	Model     string    `json:"model,omitempty"`   // set when another model than the job's was asked
-	Account   string    `json:"account,omitempty"` // who was asked: the provider's name
+	Model     string    `json:"model,omitempty"`        // set when another model than the job's was asked
+	Account   string    `json:"account,omitempty"`      // who was asked: the provider's name
+	Batch     string    `json:"native_batch,omitempty"` // the provider's id of the batch that it was a line of; "": it was a call of its own
 	Usage     *Usage    `json:"usage,omitempty"`
 	Cost      *Cost     `json:"cost,omitempty"` // nil: its model has no price, or it has not ended
 	// MaybeBilled is true when the provider may have charged for a call whose answer never arrived.
@@ -351,5 +356,6 @@ const (
 	Cached       Outcome = "cached"        // no call: the same request of the same tenant was answered before
 	Shared       Outcome = "shared"        // no call: the same request of the same tenant was under way, and this is its answer
 	HandedBack   Outcome = "handed_back"   // cut off by a shutdown
+	Spilled      Outcome = "spilled"       // the batch that it was a line of brought no answer in time; it goes to the ordinary lane
 	WorkerLost   Outcome = "worker_lost"   // the worker died during the call
 )

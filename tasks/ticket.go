@@ -13,6 +13,8 @@ type Ticket struct {
 	Tenant string `json:",omitempty"`
 	Alone  bool   // its worker runs nothing beside it; shown at the start
 	Asks   Asked  // of the call that the worker is about to make; shown at the start
+	// Into has the job go into a bundle in place of a call; shown at the start. Nil: a call is made.
+	Into *Joining `json:"-"`
 	// Waited is what its worker knows of the wait; shown at the start.
 	Waited Waited
 }

@@ -84,6 +84,8 @@ type History struct {
 	Pools map[string]Past
 	// Reviews are when the tenant's jobs waited for a review, the oldest first; one under way is the last.
 	Reviews []Review
+	// Bundle is the one that the job is, or was, in while it runs; nil: none.
+	Bundle *InBundle
 }
 
 // Review is a time in which a tenant's jobs waited for an admin.

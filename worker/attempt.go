@@ -78,7 +78,7 @@ func (a *attempt) run(base context.Context) error {
 	defer a.shrink()
 
 	a.identify(base)
-	if a.recall(base) || a.follow(base) {
+	if a.recall(base) || a.withOthers(base) {
 		return nil
 	}
 	if wait, held := a.held(base); held {

@@ -28,6 +28,7 @@ import (
 	"github.com/sluicehq/sluice/tasks/queue"
 	"github.com/sluicehq/sluice/tasks/trace"
 	"github.com/sluicehq/sluice/worker/limit"
+	"github.com/sluicehq/sluice/worker/native"
 	"github.com/sluicehq/sluice/worker/pool"
 	"github.com/sluicehq/sluice/worker/upstream"
 )
@@ -110,6 +111,7 @@ type Pool struct {
 	MaxAttempts int           // likewise
 	CacheFor    time.Duration // how long the answer of a repeatable request serves again; 0: never
 	Share       bool          // requests of a tenant that are the same and under way at once share one call
+	Native      *native.Rules // which jobs go to the provider's own batch API; nil: none
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
 }
 
@@ -124,6 +126,8 @@ type Config struct {
 	Pools  []Pool
 	// Answers keeps and shares answers for the pools that want it; nil: no pool does.
 	Answers Answers
+	// Bundles keeps what goes to the batch APIs of providers; nil: no pool uses one.
+	Bundles Bundles
 	// Detour returns the next fallback model that can answer a job whose attempts
 	// are exhausted; false: none. Nil: no job has any.
 	Detour func(ctx context.Context, j tasks.Job) (tasks.Detour, bool)
@@ -177,6 +181,7 @@ type servedPool struct {
 	turns    *pool.Turns   // of the accounts that are listed; nil: none is, the pool is one account
 	looks    chan struct{} // somebody wants to know how they stand
 	budget   *budget
+	native   *native.Lane // the way through batches; nil: there is none
 	mean     atomic.Int64 // how long the last calls took on average, in nanoseconds
 }
 
@@ -245,6 +250,7 @@ func (w *Worker) serve(cfg Pool) error {
 	}
 	p := &servedPool{Pool: cfg, budget: newBudget(), accounts: list, gates: gates(list), looks: make(chan struct{}, 1)}
 	p.turns = turns(cfg, p.accounts)
+	p.native = w.lane(p)
 	w.server.serve(cfg.Name, cfg.Concurrency, func() bool { return p.shut() || w.room.closed() }, w.handler(p))
 	w.pools[cfg.Name] = p
 	w.m.touch(cfg.Name)
@@ -284,6 +290,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	for _, p := range w.pools {
 		if p.turns != nil {
 			parts.Go(func() error { return p.watch(partsCtx) })
+		}
+		if p.native != nil {
+			parts.Go(func() error { return p.native.Run(partsCtx) })
 		}
 		for _, g := range p.gates {
 			if !runs[g] {

@@ -88,8 +88,11 @@ func (s *sdk) own(what, value string, job *tasks.Job) error {
 			return fault.Fail(fault.InvalidRequest, `The sluice-dedup header must be "on" or "off".`)
 		}
 	case "Priority":
+		if job.Request.Patient = value == "batch"; job.Request.Patient {
+			value = string(tasks.Low)
+		}
 		if job.Priority = tasks.Priority(value); !job.Priority.Valid() {
-			return fault.Fail(fault.InvalidRequest, `The sluice-priority header must be "high", "normal" or "low".`)
+			return fault.Fail(fault.InvalidRequest, `The sluice-priority header must be "high", "normal", "low" or "batch".`)
 		}
 	case "Deadline":
 		at, ok := jsonread.Time(value)

@@ -169,6 +169,9 @@ func (a *API) writeUpstream(o *jsonwrite.Object, j *tasks.Job) {
 			entry.Optional("request_id", at.RequestID)
 			entry.Optional("model", at.Model)
 			entry.Bool("maybe_billed", at.MaybeBilled)
+			if at.Batch != "" {
+				entry.Str("native_batch", at.Batch)
+			}
 			entry.Optional("account", at.Account)
 			writeUsage(&entry, at.Usage)
 			writeCost(&entry, at.Cost)

@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"/worker/pause":         {redisClient},
 	"/worker/pool":          {"/tasks", "/worker/limit", "/worker/pause", "/worker/upstream"},
 	"/worker/spill":         {"/tasks"},
+	"/worker/native":        {"/tasks", "/worker/upstream", "golang.org/x/sync/errgroup"},
 	"/worker/egress":        {"golang.org/x/net/proxy"},
 	"/worker/upstream":      {"/tasks", "/tasks/estimate", "/worker/egress", jsonLib},
 	"/worker/upstream/fake": {},

@@ -271,7 +271,7 @@ func (s *service) newWorkers(pools []worker.Pool) error {
 	}
 	var err error
 	s.worker, err = worker.New(worker.Config{
-		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: pools, Answers: s.store, Detour: s.jobs.Exhausted,
+		Redis: s.redis.open(32), Prefix: s.cfg.Redis.Prefix, Record: record, Spill: keeps, Leases: s.store, Texts: s.store, Feeder: s.feeder, Pools: pools, Answers: s.store, Bundles: s.store, Detour: s.jobs.Exhausted,
 		Prices: s.cfg.PriceList(),
 		Trace:  s.trace, RenewEvery: store.RenewEvery, Grace: s.grace, Now: s.clock.Now, Log: s.log, Metrics: s.registry,
 	})

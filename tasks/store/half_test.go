@@ -262,6 +262,26 @@ var smallHalves = map[string]func(h *half) func(){
 		must(h.T, h.rdb.HDel(h.Context(), "sluice:{s}:j:job_1", "pl").Err())
 		return func() { _, err := h.Renew(h.Context(), []tasks.Ticket{k}); must(h.T, err) }
 	},
+	"start, into a bundle": func(h *half) func() {
+		h.submit(h.prompt("job_1", "few"))
+		j := h.prompt("job_2", "acme")
+		k := into(h.submit(j)[0], "a", "nb_1", h.now.Add(time.Hour))
+		_, err := h.Take(h.Context(), k)
+		must(h.T, err)
+		return func() { _, _, err := h.Start(h.Context(), k); must(h.T, err) }
+	},
+	"bundle_claim": func(h *half) func() {
+		h.inBundle()
+		return func() { _, _, err := h.ClaimBundle(h.Context(), pool, time.Minute); must(h.T, err) }
+	},
+	"bundle_save": func(h *half) func() {
+		b := h.inBundle()
+		return func() { b.State = tasks.BundleSent; must(h.T, h.SaveBundle(h.Context(), b, time.Minute)) }
+	},
+	"bundle_save, done": func(h *half) func() {
+		b := h.inBundle()
+		return func() { must(h.T, h.DropBundle(h.Context(), b)) }
+	},
 	"paused": func(h *half) func() {
 		return func() { must(h.T, h.SetPaused(h.Context(), pool, true)) }
 	},
@@ -305,6 +325,21 @@ func (h *half) leaving(only string) func() {
 	h.now = h.now.Add(11 * time.Second)
 	h.only = only
 	return func() { must(h.T, h.GoOnDeleting(h.Context())) }
+}
+
+// inBundle is a bundle that a worker has taken up, and that is due again.
+func (h *half) inBundle() tasks.Bundle {
+	h.Helper()
+	k := into(h.submit(h.prompt("job_1", "acme"))[0], "a", "nb_1", h.now.Add(time.Hour))
+	_, err := h.Take(h.Context(), k)
+	must(h.T, err)
+	_, _, err = h.Start(h.Context(), k)
+	must(h.T, err)
+	h.now = h.now.Add(2 * time.Minute)
+	b, _, err := h.ClaimBundle(h.Context(), pool, time.Minute)
+	must(h.T, err)
+	h.now = h.now.Add(2 * time.Minute)
+	return b
 }
 
 func (h *half) token(id string) {

@@ -48,6 +48,7 @@ func (k keys) batch(id string) string               { return string(k) + "g:" + 
 func (k keys) batches(tenant string) string         { return string(k) + "gs:" + tenant }
 func (k keys) staged(tenant string) string          { return string(k) + "gst:" + tenant }
 func (k keys) lines(batch string) string            { return string(k) + "gl:" + batch }
+func (k keys) bundle(id string) string              { return string(k) + "nb:" + id }
 func (k keys) note(id string) string                { return string(k) + "note:" + id }
 func (k keys) control() string                      { return string(k) + "control" }
 func (k keys) delivery(id string) string            { return string(k) + "d:" + id }

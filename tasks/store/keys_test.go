@@ -295,6 +295,7 @@ func (l *life) live() {
 	l.endpoints()
 	l.aJob()
 	l.losses()
+	l.bundles()
 	l.documents()
 	l.sharing()
 	l.detour()
@@ -452,6 +453,22 @@ func (l *life) losses() {
 		tickets = swept.Hand
 		l.look()
 	}
+}
+
+// bundles is one that is gathered, and one that is sent.
+func (l *life) bundles() {
+	l.Helper()
+	for range 3 {
+		_, tickets := l.submit(func(*tasks.Submission) {})
+		k := into(tickets[0], "kind", store.NewID("nb"), time.Now().Add(time.Hour))
+		take(l.T, l.s, k)
+		start(l.T, l.s, k)
+		l.look()
+	}
+	b, _, err := l.s.ClaimBundle(l.Context(), pool, time.Minute)
+	must(l.T, err)
+	must(l.T, l.s.SaveBundle(l.Context(), b, 0))
+	l.look()
 }
 
 func (l *life) aJob() {

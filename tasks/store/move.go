@@ -400,7 +400,7 @@ func spent(c *tasks.Attempt) []int64 {
 	switch c.Outcome {
 	case tasks.Cached, tasks.Shared, "":
 		return nil
-	case tasks.HandedBack:
+	case tasks.HandedBack, tasks.Spilled:
 		if !c.MaybeBilled {
 			return nil
 		}
@@ -419,9 +419,13 @@ func spent(c *tasks.Attempt) []int64 {
 // Start records that a call is about to be made. The tickets are for jobs that
 // there is room for now.
 func (s *Store) Start(ctx context.Context, t tasks.Ticket) (tasks.Started, []tasks.Ticket, error) {
-	reply, err := s.move(ctx, "start job "+t.ID, startScript, args{
+	a := args{
 		"id": t.ID, "fence": t.Fence, "lease": Lease.Milliseconds(), "depth": s.depthOf(t.Pool), "alone": t.Alone, "by": rand.Text()[:12] + " " + waiting(t.Waited) + asks(t.Asks),
-	})
+	}
+	if t.Into != nil {
+		a["lease"], a["bundle"] = t.Into.Lease.Milliseconds(), joining(t.Into)
+	}
+	reply, err := s.move(ctx, "start job "+t.ID, startScript, a)
 	if err != nil {
 		return tasks.Started{}, nil, err
 	}
@@ -525,7 +529,7 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	}
 	call := details{
 		Outcome: e.Attempt.Outcome, Status: e.Attempt.Status, RequestID: e.Attempt.RequestID,
-		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled, Account: e.Attempt.Account, Usage: (*usage)(e.Attempt.Usage),
+		Model: e.Attempt.Model, MaybeBilled: e.Attempt.MaybeBilled, Account: e.Attempt.Account, Batch: e.Attempt.Batch, Usage: (*usage)(e.Attempt.Usage),
 	}
 	if c := e.Attempt.Cost; c != nil {
 		call.Cost = []tasks.Money{c.Amount, c.Maybe}

@@ -38,6 +38,7 @@ type envelope struct {
 	Endpoint  tasks.Path      `json:"ep,omitempty"`
 	Stream    bool            `json:"s,omitempty"`
 	Behind    bool            `json:"bg,omitempty"`
+	Patient   bool            `json:"pt,omitempty"`
 	AtMost    tasks.Money     `json:"rm,omitempty"` // account.lua reads it
 	Trace     string          `json:"tr,omitempty"`
 
@@ -94,6 +95,7 @@ type details struct {
 	RequestID   string        `json:"request_id,omitempty"`
 	Model       string        `json:"model,omitempty"`
 	Account     string        `json:"account,omitempty"`
+	Batch       string        `json:"batch,omitempty"`
 	Usage       *usage        `json:"usage,omitempty"`
 	Cost        []tasks.Money `json:"cost,omitempty"` // what it cost, and what it may have cost besides
 	MaybeBilled bool          `json:"maybe_billed,omitempty"`
@@ -156,7 +158,7 @@ type brought struct {
 
 // brief are the details in fewer bytes; false: all of them are needed.
 func (d *details) brief(o outcome) (brought, bool) {
-	if d.Outcome != tasks.Succeeded || d.Status != http.StatusOK || d.Model != "" || d.MaybeBilled ||
+	if d.Outcome != tasks.Succeeded || d.Status != http.StatusOK || d.Model != "" || d.Batch != "" || d.MaybeBilled ||
 		len(o.Whole) == 0 || d.Account != o.By || d.Usage == nil || *d.Usage != *o.full().Usage {
 		return brought{}, false
 	}
@@ -297,7 +299,7 @@ func (s *Store) pack(ctx context.Context, j *tasks.Job) (string, error) {
 		NotBefore: milli(j.NotBefore), Endpoint: j.Request.Endpoint,
 		Kind: j.Request.Kind, MaxTokens: j.Request.MaxTokens, Output: j.Request.OutputTokens, Open: j.Request.Open, Input: j.Request.InputTokens,
 		Version: j.Request.Version, Beta: j.Request.Beta,
-		Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background,
+		Fallback: j.Fallback, Bytes: j.Bytes, Stream: j.Request.Stream, Behind: j.Request.Background, Patient: j.Request.Patient,
 		Result: s.mostResult(&j.Request), AtMost: j.AtMost, OpenAI: j.Request.OpenAI, Trace: j.Trace,
 	}
 	if e.Priority == tasks.Normal {
@@ -335,7 +337,7 @@ func firstStatus(j *tasks.Job) (status tasks.Status, due time.Time) {
 // shown are the fields of a record that a caller may be shown, but for its
 // result, r, which is as large as it likes, and its prompt, b, which [Store.Prompt] alone shows.
 var shown = []string{
-	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by", "us",
+	"e", "t", "p", "c", "s", "f", "v", "n", "ct", "dl", "due", "st", "fin", "exp", "fi", "nb", "fo", "q", "o", "log", "cur", "w", "by", "us", "bu",
 }
 
 // withResult are these and the result, or where it lies.
@@ -373,10 +375,10 @@ func (s *Store) unpack(ctx context.Context, id string, h map[string]string) (tas
 		FinishedAt: fromMilli(atoi(h["fin"])), ExpiresAt: fromMilli(atoi(h["exp"])),
 		Request: tasks.Request{
 			Kind: cmp.Or(e.Kind, tasks.Text), Endpoint: e.Endpoint, Body: []byte(h["b"]), MaxTokens: e.MaxTokens, OutputTokens: e.Output, Open: e.Open, InputTokens: e.Input,
-			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, OpenAI: e.OpenAI,
+			Version: e.Version, Beta: e.Beta, Stream: e.Stream, Background: e.Behind, Patient: e.Patient, OpenAI: e.OpenAI,
 		},
 		Bytes: e.Bytes, AtMost: e.AtMost, Trace: e.Trace,
-		Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Losses: int(atoi(h["lw"])),
+		Fallback: e.Fallback, Passed: int(atoi(h["fi"])), Spent: int(atoi(h["nb"])), Followed: h["fo"], Bundle: h["bu"], Losses: int(atoi(h["lw"])),
 	}
 	if err := s.show(ctx, &e, &j); err != nil {
 		return tasks.Job{}, fmt.Errorf("read job %s: %w", id, err)
@@ -436,7 +438,7 @@ func attempts(h map[string]string, o outcome) (all []tasks.Attempt, err error) {
 		one := tasks.Attempt{
 			N: int(atoi(part[0])), StartedAt: fromMilli(atoi(part[1])), EndedAt: fromMilli(atoi(part[2])),
 			Outcome: d.Outcome, Status: d.Status, RequestID: d.RequestID, Model: d.Model, MaybeBilled: d.MaybeBilled,
-			Account: d.Account, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
+			Account: d.Account, Batch: d.Batch, Usage: (*tasks.Usage)(d.Usage), Cost: d.cost(),
 			Delay: time.Duration(d.Delay) * time.Millisecond, LostAt: fromMilli(d.Lost),
 		}
 		one.Waited, one.Told = waited(d.Waited)

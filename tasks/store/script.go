@@ -35,7 +35,7 @@ func assembled(name string) string {
 // chapters are what scripts have in common, in an order in which each finds what it
 // needs above itself, but for what begin.lua names.
 var chapters = sync.OnceValue(func() (all []part) {
-	for _, name := range []string{"operation", "fits", "room", "account", "record", "webhook", "backlog", "finish"} {
+	for _, name := range []string{"operation", "fits", "room", "account", "record", "webhook", "backlog", "finish", "bundle"} {
 		all = append(all, parts(spelled(name))...)
 	}
 	return all

@@ -115,7 +115,9 @@ func (s *Store) History(ctx context.Context, tenant, id string) (tasks.History, 
 	if h.Reviews, err = s.reviews(ctx, h.Job.Tenant); err != nil {
 		return h, err
 	}
-	h.Pools, err = s.Past(ctx, pools...)
+	if h.Pools, err = s.Past(ctx, pools...); err == nil && h.Job.Status == tasks.StatusRunning {
+		h.Bundle, err = s.inBundle(ctx, h.Job.Bundle)
+	}
 	return h, err
 }
 

@@ -49,7 +49,7 @@ func TestNoScriptMovesByHalves(t *testing.T) {
 }
 
 // chapters are files that are only parts of scripts.
-var chapters = strings.Fields("keys begin fits room account record webhook backlog finish operation")
+var chapters = strings.Fields("keys begin fits room account record webhook backlog finish bundle operation")
 
 // readsOnly reports whether a script writes nothing, or nothing that counts: try.lua tries
 // commands, and beat.lua notes anew each second how Redis stands.

@@ -113,7 +113,7 @@ func (c *course) facts() (facts []tasks.Span) {
 		facts = append(facts, tasks.Span{From: from, To: to, What: what, For: why, Detail: detail})
 	}
 	for i, a := range j.Log {
-		add(a.StartedAt, c.over(i), tasks.SpanAttempt, "", fmt.Sprintf("call %d: %s", a.N, a.Outcome))
+		add(a.StartedAt, c.over(i), tasks.SpanAttempt, "", fmt.Sprintf("call %d: %s%s", a.N, a.Outcome, c.batched(a)))
 	}
 	for _, h := range c.Happened {
 		if h.Kind == tasks.HasAgain && !h.From.IsZero() {
@@ -159,6 +159,27 @@ func (c *course) forgotten() (facts []tasks.Span) {
 		facts = append(facts, tasks.Span{From: j.CreatedAt, To: first, What: tasks.SpanWaiting, Detail: notRecorded + ": what is older is not kept"})
 	}
 	return facts
+}
+
+// batched says which of the provider's batches a call is a line of; "": none.
+func (c *course) batched(a tasks.Attempt) string {
+	in := c.Bundle
+	switch {
+	case a.Batch != "":
+		return ", in the provider's batch " + a.Batch
+	case a.Outcome != tasks.Running || in == nil || in.Spill.IsZero():
+		return ""
+	}
+	where := "gathered for a batch of the provider"
+	switch in.State {
+	case tasks.BundleSending:
+		where = "being sent in a batch of the provider"
+	case tasks.BundleSent:
+		where = "in the provider's batch " + in.Batch
+	case tasks.BundleCanceling:
+		where = "in the provider's batch " + in.Batch + ", which is being ended"
+	}
+	return ", " + where + "; without an answer it goes to the ordinary lane at " + in.Spill.Format(time.RFC3339)
 }
 
 // over is when a call of the log was over, or its start where nobody knows.

@@ -424,6 +424,7 @@ func (v *validator) pool(key string, p Pool, c *Config) {
 	}
 	v.atLeast(key+".max_attempts", int64(p.MaxAttempts), 1)
 	v.breaker(key+".breaker", p.Breaker)
+	v.batches(key+".batches", p.Batches)
 	v.within(key+".lanes.high", p.Lanes.High, 1, mostShare)
 	v.within(key+".lanes.normal", p.Lanes.Normal, 1, mostShare)
 	v.within(key+".lanes.low", p.Lanes.Low, 1, mostShare)
@@ -517,6 +518,18 @@ func (v *validator) limits(key string, l Limits) {
 	v.atLeast(key+".output_tokens_per_minute", l.OutputTokensPerMinute, 0)
 	v.within(key+".request_burst", l.RequestBurst, 1, math.MaxInt32)
 	v.within(key+".concurrency", int64(l.Concurrency), 1, 10_000)
+}
+
+func (v *validator) batches(key string, b Batches) {
+	v.positive(key+".min_room", b.MinRoom)
+	v.within(key+".max_jobs", b.MaxJobs, 1, 50_000)
+	v.within(key+".max_bytes", b.MaxBytes, 1<<10, 200<<20)
+	v.positive(key+".max_age", b.MaxAge)
+	v.positive(key+".poll_interval", b.PollInterval)
+	v.positive(key+".spill_before", b.SpillBefore)
+	if b.SpillBefore >= b.MinRoom {
+		v.bad(key+".spill_before", "is %v; it has to be below min_room, %v, or no batch has any time", b.SpillBefore, b.MinRoom)
+	}
 }
 
 func (v *validator) breaker(key string, b Breaker) {

@@ -271,6 +271,9 @@ type Pool struct {
 	// ShareInFlight lets identical requests of one tenant that are under way at
 	// the same time share one call upstream. False: each has its own.
 	ShareInFlight bool `key:"share_in_flight"`
+	// NativeBatch lets jobs that have time go to the provider's own batch API. False: none does.
+	NativeBatch bool    `key:"native_batch"`
+	Batches     Batches `key:"batches"`
 
 	// FollowProvider is set when none of the rates in Limits was given: they are
 	// a guess then, which the provider's headers may raise as well as lower.
@@ -357,6 +360,16 @@ type Limits struct {
 // request of the same tenant again.
 type Cache struct {
 	TTL time.Duration `key:"ttl"` // 0: never
+}
+
+// Batches say which jobs go to a provider's own batch API, and when.
+type Batches struct {
+	MinRoom      time.Duration `key:"min_room"`      // from a job's turn to its deadline, at least
+	MaxJobs      int64         `key:"max_jobs"`      // of a batch
+	MaxBytes     int64         `key:"max_bytes"`     // of its requests
+	MaxAge       time.Duration `key:"max_age"`       // how long one is gathered
+	PollInterval time.Duration `key:"poll_interval"` // between looks at one, at first
+	SpillBefore  time.Duration `key:"spill_before"`  // a job is back in the ordinary lane so long before its deadline
 }
 
 // Breaker says when a pool is paused because its provider fails.

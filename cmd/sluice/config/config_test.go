@@ -84,6 +84,8 @@ pools:
     fallback_models: [claude-haiku-4-5]
     cache: {ttl: 0s}
     share_in_flight: true
+    native_batch: true
+    batches: {min_room: 1h, max_jobs: 2000, max_bytes: 33554432, max_age: 1m, poll_interval: 1m, spill_before: 30m}
 tenants:
   default: {weight: 1, submits_per_minute: 600, resends_per_minute: 600, queued_jobs: 100000, queued_bytes: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0, high_priority: true, users: {submits_per_minute: 0, queued_jobs: 0, running_jobs: 0, tokens_per_day: 0, cost_per_day: 0}}
 abuse: {mode: shadow, window: 60s, learn: 168h}

@@ -67,6 +67,7 @@ func defaultPool() Pool {
 		MaxAttempts: 5,
 		Breaker:     Breaker{Window: 10 * time.Second, MinCalls: 20, FailureRatio: 0.5, ProbeInterval: 5 * time.Second},
 		Lanes:       Lanes{High: 70, Normal: 25, Low: 5},
+		Batches:     Batches{MinRoom: time.Hour, MaxJobs: 2000, MaxBytes: 32 << 20, MaxAge: time.Minute, PollInterval: time.Minute, SpillBefore: 30 * time.Minute},
 	}
 }
 

@@ -57,6 +57,7 @@ function keys.acts() return P .. 'acts' end -- zset: what operators did, an id a
 -- o    outcome, as JSON: error, usage, provider, finish
 -- r    result
 -- rr   where the result lies, in place of r
+-- bu   the bundle that it is in, or was
 -- fb   fallback models left
 -- fi   fallback models gone to
 -- nb   attempts used before the last of them
@@ -229,6 +230,25 @@ function keys.unfolding() return P .. 'unfold' end -- zset: batches being put in
 -- Operations.
 
 function keys.operation(op) return P .. 'op:' .. op end -- string: what an operation of a caller has answered, as JSON
+
+-- Bundles, of jobs that go to a provider's own batch API together.
+
+-- k    what its members have in common
+-- ac   the account whose batch it is
+-- s    state
+-- f    fence
+-- ct   created
+-- n    jobs that joined
+-- by   bytes of their lines
+-- sp   when what has no answer goes back to the ordinary lane
+-- at   when it was last about to be sent
+-- ln   lines of that
+-- bt   the provider's id of the batch
+-- fi   the provider's id of the file
+function keys.bundle(id) return P .. 'nb:' .. id end -- hash: a bundle
+function keys.members(bundle) return P .. 'nbm:' .. bundle end -- hash: job -> its fence and its tenant
+function keys.bundles(pool) return P .. 'nbs:' .. pool end -- zset: a pool's bundles, by when a worker is to take each up
+function keys.gathering(pool) return P .. 'nbg:' .. pool end -- hash: kind -> the bundle that jobs of it join
 
 -- The sweep.
 

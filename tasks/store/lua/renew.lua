@@ -19,7 +19,7 @@ for i = 3, #ARGV, 2 do
   elseif not j or final(j.s) or j.f ~= tonumber(ARGV[i + 1]) then
     lost[#lost + 1] = ARGV[i]
   elseif j.s == 'running' then
-    redis.call('ZADD', keys.running(j.p), 'XX', now + a.lease, j.id)
+    redis.call('ZADD', keys.running(j.p), 'XX', 'GT', now + a.lease, j.id) -- one that has just gone into a bundle has a longer one
     settles(j)
   else
     redis.call('ZREM', keys.handed(j.p), j.id)

@@ -1,6 +1,6 @@
 -- An attempt begins: the call is in the record before it is made.
 -- KEYS     see begin.lua
--- ARGV[2]  {id, fence, lease (ms), depth; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again; behind the
+-- ARGV[2]  {id, fence, lease (ms), depth; bundle: what it joins instead of being called for, see bundle.lua, or nil; alone: its worker runs nothing beside it; by: names this start, sent again after a lost answer it is answered again; behind the
 --          name, a blank and what was waited for, see waiting in record.go, and behind that the call, see keys.job}
 -- Returns  {"ok", number of the call, attempts, started ms, wanted, tickets} where wanted is "1" when a
 -- reader wants the text as it comes, or {"final"}, {"lost"}, {"gone"} or {"expired"}.
@@ -35,6 +35,7 @@ if j.pl == '0' then
   occupy(j)
   puts(j, 'pl', 1)
 end
+if a.bundle then fitsBundle(j) end
 leave(j)
 begins(j.p, dueOf(j) or 1000000)
 redis.call('ZADD', keys.running(j.p), now + a.lease, j.id)
@@ -43,7 +44,9 @@ puts(j, 'm', m, 'n', n, 'cur', m .. ' ' .. now, 'by', a.by)
 if not j.st then puts(j, 'st', now) end
 if a.alone then puts(j, 'al', 1) end
 if j.due or j.sp or j.al then drops(j, 'due', 'sp', not a.alone and 'al' or nil) end
+if a.bundle then joins(j) end
 become(j, 'running')
 local tickets = {}
 claim(j.p, a.depth, tickets)
+if a.bundle then claimOpened(tickets) end
 return { 'ok', m, n, now, wanted, tickets }
