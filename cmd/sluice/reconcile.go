@@ -94,12 +94,7 @@ func (c *ReconcileCmd) receipts(ctx context.Context, env *Env, each func(receipt
 			q.Set(name, at.Format(time.RFC3339Nano))
 		}
 	}
-	api, err := c.client(env)
-	if err != nil {
-		return err
-	}
-	defer api.close()
-	return api.list(ctx, env, "/v1/jobs", q, 0, newRows(io.Discard, false, ""), show)
+	return c.list(ctx, env, "/v1/jobs", q, 0, newRows(io.Discard, false, ""), show)
 }
 
 // lines shows each line of a file that is not empty.
