@@ -301,7 +301,7 @@ func (w *Watch) Flush(ctx context.Context) error {
 }
 
 // meet gets to know the tenants that stand on a rung, of which this process may see no submit: of those
-// under review the jobs go on by themselves once that is over, or once nobody enforces it.
+// under review the jobs wait on, and go on by themselves once nobody enforces it.
 func (w *Watch) meet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushWithin)
 	defer cancel()
@@ -402,7 +402,7 @@ func (w *Watch) next(name string, acts []Act) (tasks.Conduct, *state) {
 		s.conduct.Take(&w.rules, &acts[i])
 	}
 	s.conduct.Close(&w.rules, now)
-	return tasks.Conduct{Tenant: name, Version: was, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0, Held: s.conduct.held(&w.rules)}, &s
+	return tasks.Conduct{Tenant: name, Version: was, Data: pack(&s.conduct), Found: len(s.conduct.standing(now)) > 0 || s.conduct.Ladder.Rung == Review, Held: s.conduct.held(&w.rules)}, &s
 }
 
 // count tells the metrics of new findings.

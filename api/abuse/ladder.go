@@ -28,11 +28,11 @@ const (
 	descendAfter = 10 // windows
 )
 
-// reviewFor is how long after the last alarm jobs go on waiting for a review, as long as a finding is
-// told: what no admin is told any more nobody will release.
-const reviewFor = toldFor
+// reviewFor is how long jobs go on waiting for a review once no process is left that knows of it; those that
+// do say so again and again.
+const reviewFor = 30 * 24 * time.Hour
 
-// ladder is where a tenant stands. From Review an admin's release leads down, or reviewFor without an alarm.
+// ladder is where a tenant stands. From Review an admin's release alone leads down.
 type ladder struct {
 	Rung   Action
 	Alarm  bool   // two independent signals stand
@@ -85,9 +85,6 @@ func (c *Conduct) climb(w *Rules, alarm bool, now time.Time) {
 		if l.Quiet%descendAfter == 0 && l.Rung > Observe && l.Rung < Review {
 			l.Rung--
 		}
-		if l.Rung == Review && c.held(w) == 0 {
-			l.Rung = Observe
-		}
 	}
 }
 
@@ -96,7 +93,7 @@ func (c *Conduct) held(w *Rules) time.Duration {
 	if !w.Enforce || c.Ladder.Rung != Review {
 		return 0
 	}
-	return max(0, reviewFor-time.Duration(c.Ladder.Quiet)*w.Window)
+	return reviewFor
 }
 
 // note keeps a flag: the newest of each rule, in place of the oldest.

@@ -195,7 +195,7 @@ func TestAlarmsAreCounted(t *testing.T) {
 }
 
 // A process that sees no submit of a tenant under review goes on with it since its start: its jobs wait
-// on for as long as somebody may still be told of it, or until nobody enforces it.
+// on until an admin releases it, or until nobody enforces it.
 func TestAReviewGoesOnAndEnds(t *testing.T) {
 	t.Parallel()
 	now := morning
@@ -223,14 +223,16 @@ func TestAReviewGoesOnAndEnds(t *testing.T) {
 	}
 	review()
 	w := open(true)
-	stands(w, time.Minute, reviewFor-time.Minute)
-	stands(w, time.Hour, reviewFor-61*time.Minute)
+	stands(w, time.Minute, reviewFor)
+	stands(w, 29*24*time.Hour, reviewFor)
 	if w.Allow("acme") != nil {
 		t.Error("under review a submit is refused")
 	}
-	stands(w, reviewFor, 0)
-	if f, err := w.Of(t.Context(), "acme"); err != nil || f.Action != Observe {
-		t.Errorf("then it stands at %s, %v", f.Action, err)
+	if f, err := w.Of(t.Context(), "acme"); err != nil || f.Action != Review {
+		t.Errorf("a month later it stands at %s, %v", f.Action, err)
+	}
+	if told, err := w.All(t.Context()); err != nil || len(told) != 1 {
+		t.Errorf("admins are told of %d, %v", len(told), err)
 	}
 	review()
 	stands(open(false), time.Minute, 0)

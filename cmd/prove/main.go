@@ -34,7 +34,7 @@
 //
 //	outage    an outage, a shared key, lost state, killed workers, a skewed clock
 //	pace      share of the allowance used, 429s, gate and Redis calls a job
-//	accounts  pools of several accounts: share of all allowances used, one that leaves and
+//	accounts   pools of several accounts: share of all allowances used, one that leaves and
 //	          comes back
 //	far       calls a second of one worker that is far from Redis
 //	submit    submits a second against a bare Echo + JWT + Asynq handler
