@@ -115,6 +115,7 @@ type Place struct {
 	Own  int64    // among its tenant's own in the backlog of the lane, 1 being next; 0 once it is handed out, or not there yet
 	// Ahead is how many of those that are handed out go before it, where it is so itself; -1: nobody knows.
 	Ahead   int64
+	Aside   bool  // its user is at its limit, and its tenant's others pass it
 	Tenants int64 // that share the pool's turns
 }
 

@@ -592,7 +592,8 @@ func (s *Store) Position(ctx context.Context, j tasks.Job) (p tasks.Place, err e
 			p.Lane = tasks.High
 		case k < apart:
 			p.Lane, p.Own = tasks.Normal, p.Own-high.Val()
-		case k >= 2*apart: // aside, behind all of its tenant's that are in line
+		case k >= 2*apart: // behind all of its tenant's that are in line
+			p.Aside = true
 		default:
 			p.Lane, p.Own = tasks.Low, p.Own-high.Val()-normal.Val()
 		}

@@ -296,7 +296,11 @@ func (v view) reason(j tasks.Job, p tasks.Place, now time.Time) tasks.WaitReason
 	case j.DueAt.After(now):
 		return tasks.WaitNotBefore
 	}
-	return v.waitsFor(j, p.Own, now)
+	why := v.waitsFor(j, p.Own, now)
+	if p.Aside && why != tasks.WaitReview && why != tasks.WaitPaused && why != tasks.WaitNoWorker {
+		return tasks.WaitRunningJobs // a load does not name every user at its limit
+	}
+	return why
 }
 
 // binds is what the pool's jobs wait for now; "" for nothing. It is the one place that

@@ -60,7 +60,8 @@ func (v view) stands(now time.Time) tasks.WaitReason {
 		return why
 	}
 	why := tasks.WaitRequests
-	for tenant := range v.load.AtLimit {
+	for owner := range v.load.AtLimit {
+		tenant, _ := tasks.SplitOwner(owner)
 		if why = tasks.WaitReview; !v.load.Reviewed[tenant] {
 			why = tasks.WaitRunningJobs
 			break

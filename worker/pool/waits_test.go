@@ -8,6 +8,26 @@ import (
 	"github.com/sluicehq/sluice/tasks/store"
 )
 
+// Where a tenant is under review, its users at their limit wait for that as well; a job that stands aside
+// waits for its user's others, also where the load does not name the user.
+func TestUsersAtTheirLimitWaitForWhatHoldsThem(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	v := view{load: tasks.Load{WorkedAt: now, AtLimit: map[string]bool{"acme/ada": true, "acme": true}, Reviewed: map[string]bool{"acme": true}}}
+	if why := v.stands(now); why != tasks.WaitReview {
+		t.Errorf("under review a pool waits for %q", why)
+	}
+	v.load.AtLimit, v.load.Reviewed = nil, nil
+	j := tasks.Job{Tenant: "acme", User: "ada", Status: tasks.StatusQueued}
+	if why := v.reason(j, tasks.Place{Own: 9, Aside: true}, now); why != tasks.WaitRunningJobs {
+		t.Errorf("aside, a job waits for %q", why)
+	}
+	v.load.Reviewed = map[string]bool{"acme": true}
+	if why := v.reason(j, tasks.Place{Own: 9, Aside: true}, now); why != tasks.WaitReview {
+		t.Errorf("aside and under review, it waits for %q", why)
+	}
+}
+
 // What a pool is said to wait for is what its next job is, and its jobs for later are none of
 // those that the allowance holds back.
 func TestAPoolWaitsForWhatItsNextJobDoes(t *testing.T) {
