@@ -406,7 +406,7 @@ local function turnOf(pool)
   end
   o.turn = math.max(o.turn, first and first.turn or 0)
   for _, lane in ipairs(o) do
-    if not lane.head[1] and not lane.rests then lane.turn = math.max(lane.turn, o.turn) end -- idling saves nothing up
+    if not lane.head[1] then lane.turn = math.max(lane.turn, o.turn) end -- idling saves nothing up
   end
   return first
 end
@@ -524,29 +524,6 @@ local function atOnce(j, depth)
   return busy(j.p) == 0 and redis.call('ZCARD', keys.backlog(j.p, j.t)) == 0 and vacant(j.p, depth, between(j.p, depth)) and not crammed(j.t) and not packed(j)
 end
 
--- A tenant of which eight jobs have stepped aside rests in the lane: it has no turn, so that the next tenants are
--- served by the same claim.
-local function rest(lane, tenant, turn) -- seldom
-  redis.call('ZREM', lane.turns, tenant)
-  lane.head, lane.rests = nil, lane.rests or {}
-  lane.rests[tenant] = turn
-end
-
--- wake gives those that rest their turns back, and reports whether there is one. Where a claim ends before
--- all have had their turn, they come behind the first that has not.
-local function wake(pool, behind)
-  local any = false
-  for _, lane in ipairs(orderOf(pool)) do
-    local least = lane.rests and behind and tonumber(redis.call('ZRANGE', lane.turns, 0, 0, 'WITHSCORES')[2])
-    for tenant, turn in pairs(lane.rests or {}) do
-      redis.call('ZADD', lane.turns, least and math.max(turn, least + 0.000001) or turn, tenant)
-      lane.head, any = nil, true
-    end
-    lane.rests = nil
-  end
-  return any
-end
-
 -- claim hands out jobs until depth of them are between the backlog and the
 -- provider, few at a time, so that nobody waits for it long. It appends id, fence and
 -- pool of each to tickets, and returns true when there may be more to hand out.
@@ -562,10 +539,6 @@ local function claim(pool, depth, tickets)
   while steps > 0 and vacant(pool, depth, many) do
     steps = steps - 1
     local id, lane, tenant, turn, more = pick(pool, depth)
-    if not id and wake(pool) then
-      asides = {}
-      id, lane, tenant, turn, more = pick(pool, depth)
-    end
     if not id then break end
     picked = true
     local j, bad = sound(id, fitsOut)
@@ -578,7 +551,9 @@ local function claim(pool, depth, tickets)
         expire(j)
         steps = steps - 7
       elseif stepAside(j, depth) then
+        -- Each eighth takes its tenant's turn as a job does: the next tenants are served by the same claim.
         asides[tenant] = (asides[tenant] or 0) + 1
+        if asides[tenant] % 8 == 0 then charged = math.ceil(costOf(j) * share(pool, tenant)) end
       else
         charged = math.ceil(costOf(j) * share(pool, tenant))
         j.f = j.f + 1
@@ -591,9 +566,7 @@ local function claim(pool, depth, tickets)
       missed(id, 'queued', pool)
     end
     spend(pool, lane, tenant, turn, charged, more)
-    if more and charged == 0 and (asides[tenant] or 0) >= 8 then rest(lane, tenant, turn) end
   end
-  wake(pool, steps <= 0)
   if picked then noteOrder(pool) end
   noteStage(pool)
   return steps <= 0 and vacant(pool, depth, many)
