@@ -27,11 +27,11 @@ func TestAPromptIsBehindAClick(t *testing.T) {
 	}
 	s.want(s.as("own", "GET", "/jobs/"+theirs+"/prompt"), 404)
 	s.want(s.as("own", "GET", "/jobs/"+id+"/prompt"), 200, "Prompt of", `id="curl"`, "/v1/jobs -d &#39;{", "&lt;script&gt;")
-	if s.audit() != "" {
+	if s.audit() != "ada look "+id { // an admin's look that is refused
 		t.Errorf("noted %q", s.audit())
 	}
 	s.want(s.as("reads-all", "GET", "/jobs/"+theirs+"/prompt"), 200, "ask-canary", "in the audit")
-	if s.audit() != "olga look "+theirs {
+	if s.audit() != "ada look "+id+"; olga look "+theirs {
 		t.Errorf("noted %q", s.audit())
 	}
 	s.want(s.as("own", "GET", "/jobs/"+s.job("acme", "claude-x", "yes")+"/prompt"), 200, "no longer kept")

@@ -57,7 +57,7 @@ func TestACallerIsToldWhenTheOutcomeIsNotKnown(t *testing.T) {
 		{"PATCH", "/v1/webhook-endpoints/" + changed, `{"url":"https://example.com/other"}`, changed, "/v1/webhook-endpoints/%s", func(_ int, a answer) bool { return a.URL == "https://example.com/other" }},
 		{"POST", "/v1/webhook-endpoints/" + rotated + "/rotate-secret", "", rotated, "/v1/webhook-endpoints/%s", func(status int, _ answer) bool { return status == 200 }},
 		{"DELETE", "/v1/webhook-endpoints/" + gone, "", gone, "/v1/webhook-endpoints/%s", func(status int, _ answer) bool { return status == 404 }},
-		{"POST", "/v1/pools/claude/pause", `{"reason":"x"}`, "claude", "/v1/pools/%s/audit", func(_ int, a answer) bool { return len(a.Data) == 1 && a.Data[0].Action == "pause" }},
+		{"POST", "/v1/pools/claude/pause", `{"reason":"x"}`, "claude", "/v1/pools/%s/audit", func(status int, a answer) bool { return status == 200 && len(a.Data) == 0 }}, // whether its line is in the audit is not known: it was not done
 	}
 	proxy.Lose(func(command, reply string) bool {
 		return strings.Contains(command, "\r\neval") && !strings.HasPrefix(reply, "-")

@@ -139,7 +139,7 @@ var pathRule = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
 func publicPath(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {
-	case "v1", "healthz", "readyz", "openapi.yaml", "docs", "login", "logout", "console", "monitoring", "jobs", "batches", "new", "webhooks", "pools", "tenants", "audit", "anthropic", "openai":
+	case "v1", "healthz", "readyz", "openapi.yaml", "docs", "login", "logout", "console", "monitoring", "jobs", "batches", "new", "webhooks", "pools", "tenants", "audit", "usage", "anthropic", "openai":
 		return false
 	}
 	return pathRule.MatchString(path)
