@@ -12,7 +12,7 @@ build: ## Build the program, static, into ./bin
 
 .PHONY: test
 test: ## Run every test with the race detector; what is not installed is skipped
-	GORACE=atexit_sleep_ms=0 go test -race -p 2 -timeout 5m ./...
+	GORACE=atexit_sleep_ms=0 go test -race -p 2 -timeout 8m ./...
 
 .PHONY: prove-races
 prove-races: ## Run the tests of the program once more with the race detector in every process that they start, about 2 minutes

@@ -253,7 +253,7 @@ func TestEveryBlockOfTheReadmeIsTested(t *testing.T) {
 	t.Parallel()
 	elsewhere := map[string]string{ // its first line, and who tests it
 		"go run ./cmd/sluice run examples/prompts.jsonl -o results.jsonl":                                                           "TestTheFirstScreen and every test of run",
-		"go test -race -p 2 -timeout 5m ./...":                                                                                      "TestTheFirstScreen",
+		"go test -race -p 2 -timeout 8m ./...":                                                                                      "TestTheFirstScreen",
 		"go install ./cmd/sluice          # from a checkout; or: make build":                                                        "Sluice, which builds it, and TestComposeFile",
 		"sha256sum --check --ignore-missing SHA256SUMS                  # macOS: shasum -a 256 --check --ignore-missing SHA256SUMS": "cmd/release",
 		"sluice dev": "TestTheReadmeRuns",
