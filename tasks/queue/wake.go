@@ -20,6 +20,7 @@ import (
 type Waker struct {
 	rdb  redis.UniversalClient
 	poll time.Duration
+	now  func() time.Time
 
 	mu     sync.Mutex
 	queues map[string]*asked
@@ -56,7 +57,7 @@ func NewWaker(rdb redis.UniversalClient, poll time.Duration) *Waker {
 	if poll == 0 {
 		poll = 500 * time.Millisecond
 	}
-	return &Waker{rdb: rdb, poll: poll, queues: map[string]*asked{}, moved: make(chan struct{}, 1), closed: make(chan struct{})}
+	return &Waker{rdb: rdb, poll: poll, now: time.Now, queues: map[string]*asked{}, moved: make(chan struct{}, 1), closed: make(chan struct{})}
 }
 
 // Serve says that a server works at a queue, with room for so many tasks at
@@ -288,7 +289,7 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		var found []any
 		var err error
-		began := time.Now()
+		began := w.now()
 		if a.many == 1 {
 			if err = next(ctx, cmd); err == nil {
 				found = []any{asks.Val()}
@@ -298,7 +299,7 @@ func (w *Waker) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		// A Redis that cannot answer is not asked more often than an empty queue;
 		// an unknown script is sent whole by the very next command.
-		w.after(queue, a, found, time.Since(began), redis.HasErrorPrefix(err, "NOSCRIPT"))
+		w.after(queue, a, found, w.now().Sub(began), redis.HasErrorPrefix(err, "NOSCRIPT"))
 		return err
 	}
 }
