@@ -27,7 +27,7 @@ type Pickup struct {
 
 // Run submits one at a time, then watches the processes idle.
 func (p *Pickup) Run(ctx context.Context, lab *rig.Lab) error {
-	s := setup{name: "pickup", aof: p.fsync("everysec"), limits: wide(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
+	s := setup{name: "pickup", aof: p.fsync("everysec"), limits: roomy(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
 	return p.measure(ctx, func(ctx context.Context) error {
 		return p.with(ctx, lab, s, func(st *stack) error {
 			if p.Against == "" {

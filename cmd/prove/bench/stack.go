@@ -23,6 +23,10 @@ type limits struct {
 // wide is an allowance that never binds here: 100,000 requests a second.
 func wide() limits { return limits{requests: 6_000_000, burst: 100_000, concurrency: 64} }
 
+// roomy is the largest that a provider publishes, of which single calls use little. The
+// places of a wide one may be 20 us late, and are then asked for anew.
+func roomy() limits { return limits{requests: 30_000, burst: 500, concurrency: 64} }
+
 // idle is an allowance for a stack without workers.
 func idle() limits { return limits{requests: 6000, burst: 10, concurrency: 64} }
 

@@ -20,7 +20,7 @@ type Sync struct {
 // Run asks directly, submits and waits, calls in the provider's form, and writes to Redis,
 // in turns.
 func (s *Sync) Run(ctx context.Context, lab *rig.Lab) error {
-	t := setup{name: "sync", aof: s.fsync("always"), limits: wide(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
+	t := setup{name: "sync", aof: s.fsync("always"), limits: roomy(), workers: 1, fake: fake.Config{MeanOutputTokens: 8}}
 	return s.measure(ctx, func(ctx context.Context) error {
 		return s.with(ctx, lab, t, func(st *stack) error { return s.turns(ctx, st) })
 	})
