@@ -335,7 +335,7 @@ func TestAWorkersDataDirOutlivesItsContainer(t *testing.T) {
 func TestTheComposeFileHasOnePlaceForBodies(t *testing.T) {
 	t.Parallel()
 	compose := project(t, "docker-compose.yml")
-	place := regexp.MustCompile(`(?m)^    SLUICE_BODIES__URL: \$\{SLUICE_BODIES__URL:-file://(/\w+)/bodies\}$`).FindStringSubmatch(compose)
+	place := regexp.MustCompile(`(?m)^  SLUICE_BODIES__URL: \$\{SLUICE_BODIES__URL:-file://(/\w+)/bodies\}$`).FindStringSubmatch(compose)
 	if place == nil {
 		t.Fatal("no bodies.url in docker-compose.yml")
 	}

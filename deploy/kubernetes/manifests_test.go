@@ -189,6 +189,9 @@ func TestPodsAreBounded(t *testing.T) {
 			if v.ConfigMap != nil && !slices.ContainsFunc(maps, func(m *corev1.ConfigMap) bool { return m.Name == v.ConfigMap.Name }) {
 				t.Errorf("%s mounts the ConfigMap %s, which is not here", w.name, v.ConfigMap.Name)
 			}
+			if v.Secret != nil && w.name == "sluice-worker" && (len(v.Secret.Items) == 0 || slices.ContainsFunc(v.Secret.Items, func(i corev1.KeyToPath) bool { return i.Key == "hmac_secret" })) {
+				t.Errorf("%s has what signs tokens: %+v", w.name, v.Secret.Items)
+			}
 		}
 		for _, v := range w.claims {
 			volumes[v.Name] = true

@@ -15,7 +15,8 @@ import (
 // RedisTarget is how to reach a Redis.
 type RedisTarget struct {
 	redis.UniversalOptions
-	Kind RedisKind
+	Kind         RedisKind
+	PasswordFile string // of the address; empty: it names none
 }
 
 // RedisKind says how many servers there are, and how the one to ask is found.
@@ -62,18 +63,21 @@ func (r Redis) Target() (RedisTarget, error) {
 	} else if err := r.secure(t.TLSConfig); err != nil {
 		return t, err
 	}
-	if r.PasswordFile == "" {
+	if t.PasswordFile == "" && r.PasswordFile == "" {
 		return t, nil
 	}
-	if t.Password != "" {
-		return t, Fault{Key: "redis.password_file", Text: "redis.url holds a password too; only one can be meant"}
+	file, key := r.PasswordFile, "redis.password_file"
+	if file == "" {
+		file, key = t.PasswordFile, "redis.url"
+	} else if t.Password != "" || t.PasswordFile != "" {
+		return t, Fault{Key: key, Text: "redis.url holds a password too, or the name of its file; only one can be meant"}
 	}
-	if _, err := r.password(); err != nil {
-		return t, Fault{Key: "redis.password_file", Text: err.Error()}
+	if _, err := readPassword(file); err != nil {
+		return t, Fault{Key: key, Text: err.Error()}
 	}
 	user := t.Username
 	t.CredentialsProviderContext = func(context.Context) (string, string, error) {
-		password, err := r.password()
+		password, err := readPassword(file)
 		return user, password, err
 	}
 	return t, nil
@@ -114,16 +118,16 @@ func (r Redis) secure(c *tls.Config) error {
 	return nil
 }
 
-// password reads the password's file, as each new connection does: a password is
+// readPassword reads the password's file, as each new connection does: a password is
 // changed while we run.
-func (r Redis) password() (string, error) {
-	b, err := os.ReadFile(r.PasswordFile)
+func readPassword(file string) (string, error) {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
 	password := strings.TrimRight(string(b), "\r\n")
 	if password == "" {
-		return "", fmt.Errorf("%s is empty", r.PasswordFile)
+		return "", fmt.Errorf("%s is empty", file)
 	}
 	return password, nil
 }

@@ -46,6 +46,9 @@ func TestParseRedis(t *testing.T) {
 		"redis://h?pool_size=10":                      "redis.max_connections",
 		"redis://h?ssl=true":                          "rediss://",
 		"redis://h?password=hunter2":                  "before the host",
+		"redis://u@h?password_file=/run/p":            "[h:6379] u  0",
+		"redis://u:p@h?password_file=/run/p":          "names a file for it too",
+		"redis://h?password_file=p":                   "begins with a slash",
 		"redis://h?client_name=x":                     "leave it out",
 		"redis://h?timeout=5":                         "dial_timeout",
 		"redis://h?protocol=4":                        "neither 2 nor 3",
@@ -96,7 +99,7 @@ func TestParseRedis(t *testing.T) {
 	}
 	for _, s := range []string{
 		"redis://u:hunter2@h:x", "redis://u:a/hunter2@h", "redis://u:hunter2/a@h", "redis://:a@h/0?hunter2=1@real", "redis+sentinel://a/m?sentinel_password=a&hunter2", "redis://u:a?hunter2@h", "redis://u:a?protocol=hunter2@h",
-		"hunter2", "hunter2://h", "redis://h?read_timeout=hunter2",
+		"hunter2", "hunter2://h", "redis://h?read_timeout=hunter2", "redis://u:a?password_file=/hunter2@h",
 	} {
 		if _, err := ParseRedis(s); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v; want an error without the password", s, err)
@@ -129,19 +132,23 @@ func TestFilesOfRedis(t *testing.T) {
 	}
 	full, empty := file("password", "hunter2\n"), file("empty", "\n")
 	for config, want := range map[string]string{
-		"url: redis://h, password_file: " + full:                      "",
-		"url: redis://h, password_file: " + empty:                     "redis.password_file",
-		"url: redis://h, password_file: /nosuch":                      "redis.password_file",
-		"url: \"redis://:p@h\", password_file: " + full:               "redis.password_file",
-		"password_file: " + full:                                      "redis.password_file",
-		"ca_file: /nosuch, cert_file: /nosuch, key_file: /nosuch":     "redis.ca_file redis.cert_file redis.key_file",
-		"url: redis://h, ca_file: /nosuch":                            "redis.ca_file",
-		"url: rediss://h, ca_file: " + full:                           "redis.ca_file",
-		"url: rediss://h, cert_file: /nosuch":                         "redis.key_file",
-		"url: rediss://h, key_file: /nosuch":                          "redis.cert_file",
-		"url: rediss://h, cert_file: " + full + ", key_file: " + full: "redis.cert_file",
-		"url: \"redis+cluster://h?tls=true\", ca_file: /nosuch":       "redis.ca_file",
-		"url: \"redis+sentinel://h/m\", ca_file: /nosuch":             "redis.ca_file",
+		"url: redis://h, password_file: " + full:                                "",
+		"url: redis://h, password_file: " + empty:                               "redis.password_file",
+		"url: redis://h, password_file: /nosuch":                                "redis.password_file",
+		"url: \"redis://:p@h\", password_file: " + full:                         "redis.password_file",
+		"password_file: " + full:                                                "redis.password_file",
+		"url: \"redis://h?password_file=" + full + "\"":                         "",
+		"url: \"redis://h?password_file=/nosuch\"":                              "redis.url",
+		"url: \"redis://h?password_file=" + empty + "\"":                        "redis.url",
+		"url: \"redis://h?password_file=" + full + "\", password_file: " + full: "redis.password_file",
+		"ca_file: /nosuch, cert_file: /nosuch, key_file: /nosuch":               "redis.ca_file redis.cert_file redis.key_file",
+		"url: redis://h, ca_file: /nosuch":                                      "redis.ca_file",
+		"url: rediss://h, ca_file: " + full:                                     "redis.ca_file",
+		"url: rediss://h, cert_file: /nosuch":                                   "redis.key_file",
+		"url: rediss://h, key_file: /nosuch":                                    "redis.cert_file",
+		"url: rediss://h, cert_file: " + full + ", key_file: " + full:           "redis.cert_file",
+		"url: \"redis+cluster://h?tls=true\", ca_file: /nosuch":                 "redis.ca_file",
+		"url: \"redis+sentinel://h/m\", ca_file: /nosuch":                       "redis.ca_file",
 	} {
 		_, faults := load(t, "redis: {"+config+"}")
 		var keys []string

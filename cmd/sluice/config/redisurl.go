@@ -25,8 +25,8 @@ import (
 //
 // valkey stands for redis everywhere. A query may hold protocol (2 or 3),
 // dial_timeout, read_timeout and write_timeout (5s; a bare number is seconds); db,
-// but for a cluster; tls=true for Sentinel and for a cluster; sentinel_username and
-// sentinel_password. An error never quotes the address, which may hold a password.
+// but for a cluster; password_file in place of a password; tls=true for Sentinel and
+// for a cluster; sentinel_username and sentinel_password. An error never quotes the address, which may hold a password.
 func ParseRedis(s string) (RedisTarget, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
@@ -231,6 +231,8 @@ func (a *redisAddress) parameters(t *RedisTarget) error {
 			if *waits[name], err = redisWait(value); err != nil {
 				err = fmt.Errorf("its %s %w", name, err)
 			}
+		case name == "password_file":
+			err = t.passwordIn(value)
 		case name == "tls" && t.Kind != SingleRedis:
 			err = t.speakTLS(value)
 		case name == "sentinel_username" && t.Kind == SentinelRedis:
@@ -255,6 +257,18 @@ func redisProtocol(value string) (int, error) {
 		return 3, nil
 	}
 	return 0, errors.New("its protocol is neither 2 nor 3")
+}
+
+// passwordIn notes which file has the password. What is no path may be a part of a password.
+func (t *RedisTarget) passwordIn(file string) error {
+	if !strings.HasPrefix(file, "/") || strings.Contains(file, "@") {
+		return errors.New("its password_file has to be a path that begins with a slash, without an @")
+	}
+	if t.Password != "" {
+		return errors.New("holds a password, and names a file for it too")
+	}
+	t.PasswordFile = file
+	return nil
 }
 
 // speakTLS reads the parameter tls. Without a server's name the library takes the one
@@ -300,9 +314,9 @@ func (a *redisAddress) strangeParameter(name string) string {
 			"ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "skip_verify", "insecure", "insecure_skip_verify", "tls_insecure",
 			"rejectUnauthorized", "tlsInsecure", "cert_reqs", "ca_certs",
 		},
-		"TLS is asked for by rediss://":                                             {"ssl", "tls"},
-		"connections are redis.max_connections":                                     {"pool_size", "max_connections", "max_active_conns", "max_idle_conns", "min_idle_conns", "pool_timeout", "connection_limit"},
-		"user and password stand before the host, as in redis://user:password@host": {"user", "username", "auth", "password"},
+		"TLS is asked for by rediss://":         {"ssl", "tls"},
+		"connections are redis.max_connections": {"pool_size", "max_connections", "max_active_conns", "max_idle_conns", "min_idle_conns", "pool_timeout", "connection_limit"},
+		"user and password stand before the host, as in redis://user:password@host, or the password in the file that password_file names": {"user", "username", "auth", "password"},
 		"leave it out": {"client_name", "family", "max_retries", "health_check_interval", "socket_keepalive", "retry_on_timeout", "decode_responses", "encoding", "idle_timeout", "max_retry_backoff", "min_retry_backoff", "pool_fifo", "conn_max_idle_time", "conn_max_lifetime"},
 		"the names are dial_timeout, read_timeout and write_timeout": {"timeout", "socket_timeout", "socket_connect_timeout", "connect_timeout", "connectTimeout", "commandTimeout"},
 	} {
@@ -310,5 +324,5 @@ func (a *redisAddress) strangeParameter(name string) string {
 			return "its query holds " + name + ", which is not taken: " + words
 		}
 	}
-	return "its query holds " + a.called(name) + ", which is not known; known are db, protocol, dial_timeout, read_timeout, write_timeout, tls, sentinel_username and sentinel_password, where they fit"
+	return "its query holds " + a.called(name) + ", which is not known; known are db, protocol, dial_timeout, read_timeout, write_timeout, password_file, tls, sentinel_username and sentinel_password, where they fit"
 }
