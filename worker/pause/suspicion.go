@@ -124,21 +124,13 @@ func (b *Breaker) Known() []string {
 }
 
 // Organization is whose key the calls are made with, as the provider has said of the latest of
-// them to any process; "": it has not, or nobody here knows. It asks nobody.
-func (b *Breaker) Organization() string {
+// them to any process; "": it has not, or nobody here knows. It asks only where nothing is known yet.
+func (b *Breaker) Organization(ctx context.Context) string {
 	s, _, _ := b.cached()
-	return s.h["org"]
-}
-
-// Pace is the share of the allowance at which calls are let through, as far as is known: 0 to 1, and 0 while
-// nothing is. It asks nobody.
-func (b *Breaker) Pace() float64 {
-	b.cache.Lock()
-	defer b.cache.Unlock()
-	if b.cache.at.IsZero() {
-		return 0
+	if s.h == nil {
+		s, _ = b.latest(ctx) // else it is asked again
 	}
-	return b.cache.snap.pace()
+	return s.h["org"]
 }
 
 // Worked reports whether a call has ever succeeded with this key and address, as far

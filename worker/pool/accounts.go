@@ -68,7 +68,7 @@ func (a *Accounts) Run(ctx context.Context, clears bool) error {
 	defer tick.Stop()
 	var cleared time.Time
 	for {
-		a.merge()
+		a.merge(ctx)
 		if clears && time.Since(cleared) >= clearEvery {
 			a.clear(ctx)
 			cleared = time.Now()
@@ -258,7 +258,7 @@ func (a Account) stands(ctx context.Context, now time.Time) (one tasks.PoolAccou
 	st := v.status(a.Name)
 	one = tasks.PoolAccount{
 		Name: a.Name, Provider: a.Provider, State: st.State, Reason: st.Reason, Detail: st.Detail, Since: st.Since, ExpectedResumeAt: st.ExpectedResumeAt,
-		Weight: max(1, a.Weight), Shared: a.Allowance, SharedWith: a.shares(), Organization: a.Health.breaker.Organization(), Allowance: st.Allowance, Wait: v.gate.Wait(1),
+		Weight: max(1, a.Weight), Shared: a.Allowance, SharedWith: a.shares(), Organization: a.Health.breaker.Organization(ctx), Allowance: st.Allowance, Wait: v.gate.Wait(1),
 	}
 	switch {
 	case v.pause.Paused && v.pause.ExpectedResumeAt.IsZero():

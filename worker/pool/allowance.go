@@ -74,7 +74,7 @@ func (a *Allowance) Take(ctx context.Context, n limit.Need) (limit.Grant, error)
 		g, err := at.Take(wait, n)
 		stop()
 		<-over
-		if a.Gate() == at || err != nil && ctx.Err() != nil {
+		if _, now := a.where(); now == moved || err != nil && ctx.Err() != nil {
 			return g, err
 		}
 		if err == nil {
@@ -149,48 +149,55 @@ func (h *Hands) On(a *Allowance) *Hand {
 	return one
 }
 
-// others is the highest pace of another account that has the same allowance, as far as is known; 0: none takes calls.
-func (h *Hand) others() (pace float64) {
+// others is the highest pace of another account that has the same allowance; 0: none takes calls. A process that
+// starts, or whose look at another is a second old, would stop or slow down for everybody what others go on with: it asks.
+func (h *Hand) others(ctx context.Context) (pace float64, err error) {
 	at := h.allowance.Gate()
 	for _, one := range h.all.list {
-		if one != h && one.allowance.Gate() == at {
-			pace = max(pace, one.Health.breaker.Pace())
+		if one == h || one.allowance.Gate() != at {
+			continue
 		}
+		s, err := one.Health.breaker.State(ctx)
+		if err != nil {
+			return 0, err
+		}
+		pace = max(pace, s.Pace)
 	}
-	return pace
+	return pace, nil
 }
 
 // Hold is [limit.Gate.Hold], where nobody else goes on.
 func (h *Hand) Hold(ctx context.Context, d time.Duration, reason string) error {
-	if h.others() > 0 {
-		return nil
+	others, err := h.others(ctx)
+	if err != nil || others > 0 {
+		return err
 	}
 	return h.allowance.Hold(ctx, d, reason)
 }
 
 // Resume is [limit.Gate.Resume], at no less than the pace at which others go on.
 func (h *Hand) Resume(ctx context.Context, pace float64) error {
-	others := h.others()
-	if others >= 1 {
-		return nil
+	others, err := h.others(ctx)
+	if err != nil || others >= 1 {
+		return err
 	}
 	return h.allowance.Resume(ctx, max(pace, others))
 }
 
 // merge has the accounts that are found to be of one organisation share one allowance: that which one
 // of them names, or else the lowest of them. Who names an allowance keeps it.
-func (a *Accounts) merge() {
-	kin := map[string][]int{}
+func (a *Accounts) merge(ctx context.Context) {
+	kin, orgs := map[string][]int{}, make([]string, len(a.list))
 	for i, one := range a.list {
-		if org := one.Health.breaker.Organization(); org != "" {
-			kin[org] = append(kin[org], i)
+		if orgs[i] = one.Health.breaker.Organization(ctx); orgs[i] != "" {
+			kin[orgs[i]] = append(kin[orgs[i]], i)
 		}
 	}
 	for i, one := range a.list {
 		if one.Allowance != "" || one.Pace == nil {
 			continue
 		}
-		org, to := one.Health.breaker.Organization(), i
+		org, to := orgs[i], i
 		if org != "" {
 			to = slices.MinFunc(kin[org], a.before)
 		}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/tasks/redistest"
 	"github.com/sluicehq/sluice/worker/limit"
 	"github.com/sluicehq/sluice/worker/pause"
@@ -13,7 +15,13 @@ import (
 // kinPool is a pool of accounts a, b … with these limits a minute, whose gates run.
 func kinPool(t *testing.T, minutes ...int64) *Accounts {
 	t.Helper()
-	rdb := redistest.New(t)
+	a, _ := kinPoolOn(t, redistest.New(t), minutes...)
+	return a
+}
+
+// kinPoolOn is kinPool as one more process has it, with its breakers' hands.
+func kinPoolOn(t *testing.T, rdb redis.UniversalClient, minutes ...int64) (*Accounts, *Hands) {
+	t.Helper()
 	hold, err := pause.New(pause.Config{Redis: rdb, Pool: "p"})
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +52,7 @@ func kinPool(t *testing.T, minutes ...int64) *Accounts {
 			<-ended
 		}
 	})
-	return NewAccounts("p", hold, list, nil)
+	return NewAccounts("p", hold, list, nil), &hands
 }
 
 // said has accounts found to be of these organisations.
@@ -59,7 +67,7 @@ func (a *Accounts) said(t *testing.T, orgs ...string) {
 			t.Fatal(err)
 		}
 	}
-	a.merge()
+	a.merge(t.Context())
 }
 
 func (a *Accounts) sharing() (list [3]string) {
@@ -156,5 +164,58 @@ func TestASharedAllowanceStopsWithTheLastAccount(t *testing.T) {
 	}
 	if s, err := gate.State(t.Context()); err != nil || s.HeldFor > 0 || s.Pace >= 1 {
 		t.Errorf("the gate is %+v, %v; want it open at a part of its pace", s, err)
+	}
+}
+
+// A process that starts has heard nothing yet: it asks before it stops what others go on with, and who shares it.
+func TestAProcessThatStartsLeavesASharedAllowanceAlone(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	a, _ := kinPoolOn(t, rdb, 60, 60)
+	a.said(t, "x", "x")
+	opened(t, a.list[1].Health.breaker, pause.BadAuthority)
+
+	late, hands := kinPoolOn(t, rdb, 60, 60)
+	late.merge(t.Context())
+	if got := late.sharing(); got != [3]string{"", "a"} {
+		t.Errorf("share those of %q, want the second that of the first", got)
+	}
+	late, hands = kinPoolOn(t, rdb, 60, 60)
+	late.list[1].Pace.move(late.list[0].Pace.own)
+	for what, act := range map[string]func() error{
+		"held":             func() error { return hands.list[1].Hold(t.Context(), time.Minute, "refused") },
+		"let go at a part": func() error { return hands.list[1].Resume(t.Context(), 0.1) },
+	} {
+		if err := act(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := a.list[0].Pace.State(t.Context()); err != nil || s.HeldFor > 0 || s.Pace < 1 {
+			t.Errorf("what the other account goes on with is %s: %+v, %v", what, s, err)
+		}
+	}
+}
+
+// Who waits while it is found that an account has another's allowance, and again that it has not, has its place all the same.
+func TestWhoWaitsHasItsPlaceWhereTheAllowanceComesBack(t *testing.T) {
+	t.Parallel()
+	a := kinPool(t, 1, 200)
+	one := a.list[1].Pace
+	if _, err := one.Take(t.Context(), limit.Need{ID: "first"}); err != nil {
+		t.Fatal(err)
+	}
+	waits, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := one.Take(t.Context(), limit.Need{ID: "second", Waits: func() { close(waits) }})
+		ended <- err
+	}()
+	select {
+	case <-waits:
+		one.move(a.list[0].Pace.own)
+		one.move(one.own)
+		if err := <-ended; err != nil {
+			t.Errorf("its call ended with %v", err)
+		}
+	case err := <-ended:
+		t.Logf("it did not wait: %v", err)
 	}
 }
