@@ -546,6 +546,10 @@ func TestPools(t *testing.T) {
 	if v["status"] != "ok" || len(v["pools"].([]any)) != 2 {
 		t.Errorf("status is %v", v)
 	}
+	const wrong = "map[calls_failed:map[ramp_limited:2 rate_limited:3 timeout:1] jobs_diverted:map[] jobs_failed:map[upstream_rejected:4] refused:5]"
+	if got := fmt.Sprint(v["pools"].([]any)[1].(map[string]any)["last_hour"]); got != wrong {
+		t.Errorf("what went wrong is %s, want %s", got, wrong)
+	}
 	r := s.call("POST", "/v1/pools/claude/pause", admin, `{"reason":"key rotation"}`).want(t, 200)
 	if v := r.json(t); v["state"] != "paused" || v["reason"] != "key rotation" || v["paused_by"] != "operator" || v["since"] == nil {
 		t.Errorf("paused: %s", r.body)

@@ -803,7 +803,9 @@ func (w *world) Status(context.Context) ([]tasks.PoolStatus, error) {
 	}
 	pools := []tasks.PoolStatus{
 		{Name: "claude", State: tasks.PoolOpen, Allowance: []tasks.Allowance{{Dimension: tasks.WaitRequests, Limit: 1000, Used: 0.25}, {Dimension: tasks.WaitConcurrency, Limit: 64, Used: 1.2}}},
-		{Name: "gpt", State: tasks.PoolOpen},
+		{Name: "gpt", State: tasks.PoolOpen, Mishaps: tasks.Mishaps{
+			Calls: []tasks.Mishap{{Cause: "rate_limited", Count: 3, Last: "job_1"}, {Cause: "ramp_limited", Count: 2}, {Cause: "timeout", Count: 1}}, Jobs: []tasks.Mishap{{Cause: "upstream_rejected", Count: 4}},
+		}},
 	}
 	for i := range pools {
 		if reason, ok := w.paused[pools[i].Name]; ok {

@@ -102,6 +102,31 @@ type TenantShare struct {
 	Since time.Time
 }
 
+// Mishaps is what went wrong in a pool in the last hour, each kind by its cause, the most frequent first. It is counted
+// by five minutes: the oldest five are counted whole or not at all.
+type Mishaps struct {
+	Calls    []Mishap // calls that brought no answer, by their [Outcome]
+	Jobs     []Mishap // jobs that failed or expired, by the [ErrorCode]
+	Diverted []Mishap // jobs that left for a fallback, by the pool that they went to
+}
+
+// Mishap is one cause of them.
+type Mishap struct {
+	Cause string
+	Count int64
+	Last  string // the last job that it happened to
+}
+
+// Refused is how many calls the provider refused for their pace, by a 429.
+func (m *Mishaps) Refused() (n int64) {
+	for _, c := range m.Calls {
+		if Outcome(c.Cause) == RateLimited || Outcome(c.Cause) == RampLimited {
+			n += c.Count
+		}
+	}
+	return n
+}
+
 // Later is how many of a pool's jobs wait for their not_before: at least so many, where
 // there are thousands. First is when the first of them may run.
 type Later struct {

@@ -248,6 +248,7 @@ type PoolStatus struct {
 	OldestQueuedAt   time.Time  // of those that may run now; zero when none may
 	Allowance        []Allowance
 	Estimates        Score
+	Mishaps          Mishaps
 }
 
 // PoolAccount is how one account of a pool stands.

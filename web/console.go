@@ -52,6 +52,7 @@ type poolView struct {
 	Oldest   string
 	Waits    string
 	Next     string
+	LastHour string // what went wrong in it
 	Drained  string // when the last that waits is expected to start; "": none waits
 	Bars     []bar
 	CanPause bool
@@ -151,7 +152,7 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		Name: p.Name, Page: w.base + poolsRoot + "/" + url.PathEscape(p.Name), Path: w.poolPath(p.Name), State: string(p.State), Drained: drained(&p, now),
 		Since: at(p.Since, now), Reason: p.Reason, PausedBy: p.PausedBy, Resume: at(p.ExpectedResumeAt, now),
 		Queued: grouped(p.Queued - p.Scheduled), Running: grouped(p.Running), Oldest: "–",
-		Waits: waits(p), Next: next(p, now),
+		Waits: waits(p), Next: next(p, now), LastHour: lastHour(&p.Mishaps),
 		CanPause: v.Admin() && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
 		CanLift:  v.Admin() && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
 	}

@@ -47,6 +47,7 @@ type poolLive struct {
 	Tenants   []shareRow
 	Others    string
 	Fair      string
+	Mishaps   []mishapRow
 	Waited    []step
 	Acts      []auditRow
 }
@@ -90,7 +91,7 @@ func (w *Web) poolLive(rw http.ResponseWriter, r *http.Request, v viewer) (live 
 		return live, 0, false
 	}
 	if err == nil {
-		live.Pool, live.Figures = w.viewPool(pools[i], v, now), figures(&pools[i], now)
+		live.Pool, live.Figures, live.Mishaps = w.viewPool(pools[i], v, now), figures(&pools[i], now), w.mishapRows(&pools[i].Mishaps, v)
 		live.Title = string(pools[i].State) + " – " + name
 		if v.Operates() && w.cfg.Pools != nil {
 			err = w.poolShared(ctx, &live, name, now)

@@ -298,7 +298,25 @@ func appendPool(b []byte, p *tasks.PoolStatus, detail bool) []byte {
 	o.Time("oldest_queued_at", p.OldestQueuedAt)
 	writeAllowance(&o, p.Allowance)
 	writeScore(&o, &p.Estimates)
+	writeMishaps(&o, &p.Mishaps)
 	return o.End()
+}
+
+// writeMishaps writes what went wrong in a pool in the last hour.
+func writeMishaps(o *jsonwrite.Object, m *tasks.Mishaps) {
+	o.Within("last_hour", func(o *jsonwrite.Object) {
+		o.Num("refused", m.Refused())
+		for _, kind := range []struct {
+			name string
+			list []tasks.Mishap
+		}{{"calls_failed", m.Calls}, {"jobs_failed", m.Jobs}, {"jobs_diverted", m.Diverted}} {
+			o.Within(kind.name, func(o *jsonwrite.Object) {
+				for _, one := range kind.list {
+					o.Num(one.Cause, one.Count)
+				}
+			})
+		}
+	})
 }
 
 // writeAllowance writes how much of each dimension is used.

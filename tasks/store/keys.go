@@ -40,6 +40,7 @@ func (k keys) running(pool string) string           { return string(k) + "run:" 
 func (k keys) fallbacks(pool string) string         { return string(k) + "fall:" + pool }
 func (k keys) foretold(pool string) string          { return string(k) + "fts:" + pool }
 func (k keys) load(pool string) string              { return string(k) + "n:" + pool }
+func (k keys) mishaps(pool string) string           { return string(k) + "mis:" + pool }
 func (k keys) waiting() string                      { return string(k) + "tq" }
 func (k keys) due() string                          { return string(k) + "due" }
 func (k keys) watched(pool string) string           { return string(k) + "eye:" + pool }

@@ -542,7 +542,10 @@ func (s *Store) end(ctx context.Context, t tasks.Ticket, e *tasks.Ending, depth 
 	a := args{
 		"id": t.ID, "fence": t.Fence, "what": what, "delay": e.Delay.Milliseconds(), "depth": depth, "field": field,
 		"to": detour.Pool, "passed": detour.Passed, "left": detour.Left, "used": used(e), "kept": e.Kept, "pieces": s.pieces(e, w.lies), "ask": strings.TrimPrefix(asks(t.Asks), " "),
-		"toll": s.cost(detour.Pool, detour.Input, detour.Output), "cost": took(e),
+		"toll": s.cost(detour.Pool, detour.Input, detour.Output), "cost": took(e), "code": "",
+	}
+	if e.Error != nil {
+		a["code"] = e.Error.Code
 	}
 	if sums := spent(&e.Attempt); sums != nil {
 		a["spent"] = sums

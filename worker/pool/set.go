@@ -78,6 +78,8 @@ type Record interface {
 	Score(ctx context.Context, pool string, now time.Time) (tasks.Score, error)
 	// Later is how many jobs are for later, by pool.
 	Later(ctx context.Context) (map[string]tasks.Later, error)
+	// Mishaps is what went wrong in pools in the hour before now.
+	Mishaps(ctx context.Context, now time.Time, pools ...string) (map[string]tasks.Mishaps, error)
 	// Shares is how tenants share a pool's allowance.
 	Shares(ctx context.Context, pool string, now time.Time) (tasks.Shares, error)
 }
@@ -216,6 +218,10 @@ func (s *Set) Provider(pool string) string {
 // Status reports every pool, in the order of the configuration.
 func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 	out := make([]tasks.PoolStatus, 0, len(s.members))
+	mishaps, err := s.record.Mishaps(ctx, s.now(), s.Names()...)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range s.members {
 		v, err := s.look(ctx, m.Name, 0)
 		if err != nil {
@@ -223,6 +229,7 @@ func (s *Set) Status(ctx context.Context) ([]tasks.PoolStatus, error) {
 		}
 		p := v.status(m.Name)
 		p.Estimates = s.score(ctx, m.Name, v.at)
+		p.Mishaps = mishaps[m.Name]
 		s.waits(ctx, &p, v)
 		out = append(out, p)
 	}

@@ -72,6 +72,18 @@ local function post(j, spent)
   redis.call('ZADD', keys.ledgers(), today, j.t)
 end
 
+-- mishap counts what went wrong in a pool, by five minutes of the last hour: kind is c for a call that brought no
+-- answer, by its outcome, j for a job that failed or expired, by the code of its error, d for one that left for a
+-- fallback, by the pool that it went to. Nothing depends on it: where another type stands, nothing is counted.
+local function mishap(pool, kind, cause, id) -- seldom
+  local key, at = keys.mishaps(pool), now - now % 300000
+  local field = string.format('%s%d %s', kind, at / 300000 % 12, cause)
+  local was, n = string.match(without('HGET', key, field) or '', '^(%d+) (%d+)')
+  n = was == string.format('%.0f', at) and n + 1 or 1
+  redis.pcall('HSET', key, field, string.format('%.0f %d %s', at, n, id))
+  redis.pcall('PEXPIRE', key, 3600000)
+end
+
 -- A script that takes several jobs in has sums: what each of them changes is noted there, and
 -- written once for all by summed. Else it is nil, and all is written at once.
 local sums

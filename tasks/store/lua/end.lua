@@ -5,7 +5,7 @@
 --          left: after it; toll: µs of its allowance that the job is expected to cost there, or 0;
 --          cost: what the call has cost so, -1 when nobody knows; used: tokens that the call used, -1 when nobody knows; kept: the number of the call whose
 --          end lay on a disk meanwhile, or 0; field: r, or rr where the result
---          is where it lies; pieces: its bytes where that is in Redis, or 0; spent: for the ledger, see post in account.lua, or nil; ask: of the call, as keys.job has it behind the name of its start; ended: what its line of the log has for now, or nil}
+--          is where it lies; pieces: its bytes where that is in Redis, or 0; spent: for the ledger, see post in account.lua, or nil; code: of its error, "" for none; ask: of the call, as keys.job has it behind the name of its start; ended: what its line of the log has for now, or nil}
 -- ARGV[3]  outcome as JSON, or "" to leave the one before, ARGV[4] details of the call as JSON, ARGV[5] result,
 -- ARGV[6]  a copy of it for those that wait for the same answer, where that is another text
 -- Returns  {"ok", tickets, where a body lies that is of use no more, or ""}, {"final"}, {"lost"} or {"gone"}.
@@ -52,6 +52,7 @@ if a.what == 'succeeded' or a.what == 'failed' then
     drops(j, 'b', 'br') -- the prompt has served; only a job that failed may be asked again
   end
   finish(j, a.what, outcome, used)
+  if a.what == 'failed' then mishap(j.p, 'j', a.code, j.id) end
 else
   leave(j)
   vacate(j)

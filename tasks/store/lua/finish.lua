@@ -112,6 +112,7 @@ local function divert(j, to, cost, passed, left) -- seldom
   end
   redis.call('HINCRBY', j.key, 'f', 1)
   moment(j, 'd', now, j.p)
+  mishap(j.p, 'd', to, j.id)
   j.p, j.cs = to, nil
   if tonumber(cost) > 0 then
     j.cs = cost
@@ -154,4 +155,5 @@ expire = function(j, called, used) -- seldom
   local billed = called and 'true' or 'false'
   local why = j.dl > now and 'the job cannot go before its deadline any more' or 'the deadline passed before the job was done'
   finish(j, 'expired', '{"error":{"code":"deadline_exceeded","message":"' .. why .. '","maybe_billed":' .. billed .. '}}', called and used or 0)
+  mishap(j.p, 'j', 'deadline_exceeded', j.id)
 end

@@ -168,6 +168,7 @@ function keys.foretold(pool) return P .. 'fts:' .. pool end -- list: forecasts t
 -- stage    what those between the backlog and the provider are expected to cost, µs
 -- begun    what all calls that ever began were expected to cost, or have cost, µs
 function keys.load(pool) return P .. 'n:' .. pool end -- hash: a pool's jobs; a tab and tenant -> what that was served of late, see served in backlog.lua
+function keys.mishaps(pool) return P .. 'mis:' .. pool end -- hash: a letter, which five minutes of an hour, a space and a cause -> when those began, how often that went wrong in them, and the last job that it did to; see mishap in account.lua
 function keys.waiting() return P .. 'tq' end -- hash: tenant -> waiting jobs
 function keys.userWaiting(tenant) return P .. 'tqu:' .. tenant end -- hash: user of a tenant -> waiting jobs that are its alone
 function keys.bytes() return P .. 'tb' end -- hash: tenant -> bytes of the bodies of what has not ended, where they are limited

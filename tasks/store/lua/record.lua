@@ -155,6 +155,9 @@ local function deferred(j, due)
   moment(j, 'h', due, string.format('%.0f', from))
 end
 
+-- calm are the outcomes of calls that brought an answer, or that Sluice itself cut off.
+local calm = { succeeded = true, cached = true, shared = true, canceled = true, handed_back = true, spilled = true }
+
 -- close ends the call under way in the job's log, for become to write: n, started, ended,
 -- details. ended is 0 when nobody knows, "-" when that is the job's end. extra are members more of the details, as JSON,
 -- and with them stands what the call's start said of the wait before it. The oldest lines
@@ -162,6 +165,8 @@ end
 local function close(j, ended, details, extra, spent)
   if not j.cur then return end
   if spent then post(j, spent) end
+  local outcome = string.match(details, '"outcome":"([%w_]+)"')
+  if outcome and not calm[outcome] then mishap(j.p, 'c', outcome, j.id) end
   local waited = string.match(j.by or '', '^%S+ (%-?%d+ %d+ %a)')
   if waited then extra = '"w":"' .. waited .. '",' .. (extra or '') end
   if extra then details = '{' .. extra .. string.sub(details, 2) end

@@ -89,6 +89,7 @@ for pool, depth in pairs(a.depths) do
           if ends then
             for _, v in ipairs({ id, j.t, j.p, tonumber(redis.call('HGET', j.key, 'n') or 0) }) do often[#often + 1] = v end
             finish(j, 'failed', '{"error":{"code":"worker_lost_too_often","message":"the worker died during the call each time, also when it made no other","maybe_billed":true}}', unknown)
+            mishap(j.p, 'j', 'worker_lost_too_often', id)
           elseif j.dl > 0 and j.dl <= now then
             expire(j, called, unknown)
           else
