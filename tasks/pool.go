@@ -127,6 +127,14 @@ func (m *Mishaps) Refused() (n int64) {
 	return n
 }
 
+// Process is one of those that serve the API or make calls.
+type Process struct {
+	Name    string
+	Version string
+	Works   bool // it makes calls of pools
+	Seen    time.Time
+}
+
 // Later is how many of a pool's jobs wait for their not_before: at least so many, where
 // there are thousands. First is when the first of them may run.
 type Later struct {

@@ -33,6 +33,7 @@ type fragmentPage struct {
 	Running string
 	Oldest  string
 	Pools   []poolView
+	System  []fact // on what it runs, for who operates
 }
 
 // poolView answers, for one pool: what waits, for what, since when, what next.
@@ -40,7 +41,8 @@ type poolView struct {
 	Name     string
 	Page     string // where it is shown alone
 	Path     string // of its forms
-	Jobs     string // where its waiting jobs are listed; "": nowhere
+	Jobs     string // where its waiting jobs are found; "": nowhere
+	Runs     string // likewise those that run
 	State    string
 	Since    moment
 	Reason   string
@@ -101,7 +103,11 @@ func (w *Web) live(ctx context.Context, v viewer) (fragmentPage, int) {
 		w.cfg.Log.Error("read status for the console", "error", err)
 		return unread(now), http.StatusServiceUnavailable
 	}
-	return w.view(pools, v, now), http.StatusOK
+	page := w.view(pools, v, now)
+	if v.Operates() {
+		page.System = w.system(ctx, now)
+	}
+	return page, http.StatusOK
 }
 
 // unread is what is shown while the status cannot be read.
@@ -156,8 +162,13 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		CanPause: v.Admin() && w.cfg.Pause != nil && !(p.State == tasks.PoolPaused && p.PausedBy == "operator"),
 		CanLift:  v.Admin() && w.cfg.Resume != nil && p.State == tasks.PoolPaused,
 	}
-	if w.cfg.Jobs != nil {
-		view.Jobs = w.base + jobsRoot + "?" + url.Values{"status": {string(tasks.StatusQueued)}, "pool": {p.Name}}.Encode()
+	switch {
+	case w.cfg.Jobs == nil:
+	case v.Operates() && w.cfg.Pools != nil: // by tenant
+		view.Jobs = view.Page + "#shares"
+		view.Runs = view.Jobs
+	default:
+		view.Jobs, view.Runs = w.jobsOf("", p.Name, tasks.StatusQueued), w.jobsOf("", p.Name, tasks.StatusRunning)
 	}
 	if v.Admin() {
 		view.Detail = p.Detail
@@ -181,6 +192,11 @@ func (w *Web) viewPool(p tasks.PoolStatus, v viewer, now time.Time) poolView {
 		view.Bars = append(view.Bars, b)
 	}
 	return view
+}
+
+// jobsOf is where jobs of a pool are listed: a tenant's, or the viewer's, with a status or with any.
+func (w *Web) jobsOf(tenant, pool string, status tasks.Status) string {
+	return w.base + jobsRoot + "?" + jobsFilter{Tenant: tenant, Pool: pool, Status: string(status)}.query("")
 }
 
 // poolPath is where the forms of a pool are.

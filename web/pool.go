@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
@@ -55,6 +54,7 @@ type poolLive struct {
 // shareRow is what a tenant has of a pool.
 type shareRow struct {
 	Tenant, Jobs                                 string // Jobs is where those in the pool are listed; "": not to the viewer
+	Waits, Runs                                  string // likewise those that wait, and that run
 	Weight, Share, Minute, Hour, Queued, Running string
 	Lag, Since                                   string
 }
@@ -173,7 +173,7 @@ func (w *Web) shareRow(t *tasks.TenantShare, pool string, now time.Time) shareRo
 		Queued: grouped(t.Queued), Running: grouped(t.Running), Since: at(t.Since, now).Away,
 	}
 	if w.cfg.Jobs != nil {
-		row.Jobs = w.base + jobsRoot + "?" + url.Values{"tenant": {t.Tenant}, "pool": {pool}}.Encode()
+		row.Jobs, row.Waits, row.Runs = w.jobsOf(t.Tenant, pool, ""), w.jobsOf(t.Tenant, pool, tasks.StatusQueued), w.jobsOf(t.Tenant, pool, tasks.StatusRunning)
 	}
 	switch {
 	case t.Lag >= 0.05:

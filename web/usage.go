@@ -61,6 +61,9 @@ func (w *Web) usagePage(rw http.ResponseWriter, r *http.Request, v viewer) {
 	defer cancel()
 	q := r.URL.Query()
 	page := usagePage{frame: w.frame(v, "usage"), Tenant: tenantOf(r, v), Since: strings.TrimSpace(q.Get("since")), Until: strings.TrimSpace(q.Get("until"))}
+	if v.Operates() && q.Get("tenant") == "" {
+		page.Tenant = everybody
+	}
 	f, by, status, fault := w.usageFilter(&page, q, v)
 	if fault == "" && v.Operates() && w.cfg.Jobs != nil {
 		page.Tenants = append([]string{everybody}, w.tenants(ctx, strings.TrimPrefix(page.Tenant, everybody))...)

@@ -38,6 +38,7 @@ func TestUsageIsShown(t *testing.T) {
 		{"own", "?tenant=*", 403, "its own tenant", ""},
 		{"writer", "", 403, "jobs:read", ""},
 		{"look", "?tenant=*&since=2026-11-02&until=2026-11-03", 200, "By tenant", " 02 00:00-03 23:59 by [model day tenant]"},
+		{"look", "", 200, "By tenant", " 01 00:00-21 12:00 by [model day tenant]"},
 		{"look", "?tenant=globex&csv=day", 200, "key,", "globex 01 00:00-21 12:00 by [day]"},
 		{"own", "?csv=account", 400, "no such table", ""},
 		{"own", "?since=then", 400, "Write times", ""},

@@ -88,6 +88,11 @@ type Config struct {
 	// Nil hides the button.
 	Pause  func(ctx context.Context, pool, reason string, until time.Time, who Actor) error // until is zero for an operator's resume
 	Resume func(ctx context.Context, pool string, who Actor) error
+	// Processes lists the processes that are there, for who operates. Nil: nobody is told.
+	Processes func(ctx context.Context) ([]tasks.Process, error)
+	// Memory is what Redis has in use of most bytes, and what it is expected to take besides for results of accepted jobs; most is 0
+	// where nothing limits it, or it does not say. Nil: nobody is told.
+	Memory func() (used, promised, most int64)
 	// Pools is asked by the page of a pool for what it tells of everybody's jobs. Nil: nothing.
 	Pools Pools
 	// Jobs is asked by the pages of jobs. Nil: there are none.

@@ -22,6 +22,8 @@ const (
 // more of a *tasks.QuotaError.
 type Webhooks interface {
 	Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint, error)
+	// FailingEndpoints lists endpoints of every tenant to which the last attempt failed, or that are disabled for that.
+	FailingEndpoints(ctx context.Context, most int) ([]tasks.Endpoint, error)
 	// Deliveries lists a tenant's deliveries, newest first.
 	Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.DeliveryPage, error)
 	Delivery(ctx context.Context, tenant, id string) (tasks.Delivery, error)
@@ -47,12 +49,14 @@ type webhooksList struct {
 	At        string
 	Fault     string
 	Endpoints []endpointRow
+	Failing   []endpointRow // of every tenant
 	Rows      []deliveryView
 	Next      string
 }
 
 type endpointRow struct {
 	ID, URL, State string
+	Tenant         string
 	Events         []string
 	Bad            bool
 	Deliveries     string // where its deliveries are listed
@@ -118,6 +122,10 @@ func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webh
 	if err == nil {
 		page, err = w.cfg.Webhooks.Deliveries(ctx, f)
 	}
+	var failing []tasks.Endpoint
+	if err == nil && v.Operates() {
+		failing, err = w.cfg.Webhooks.FailingEndpoints(ctx, jobsOnAPage)
+	}
 	switch {
 	case errors.Is(err, tasks.ErrNotFound):
 		list.Fault = "There is no such endpoint."
@@ -126,6 +134,9 @@ func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webh
 		w.cfg.Log.Error("list deliveries for the console", "error", err)
 		list.Fault = "The webhooks cannot be read just now. Nothing is lost by that; the page goes on trying."
 		return list, http.StatusServiceUnavailable
+	}
+	for i := range failing {
+		list.Failing = append(list.Failing, w.endpointRow(&failing[i], v, now))
 	}
 	for i := range endpoints {
 		list.Endpoints = append(list.Endpoints, w.endpointRow(&endpoints[i], v, now))
@@ -142,7 +153,7 @@ func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webh
 
 func (w *Web) endpointRow(e *tasks.Endpoint, v viewer, now time.Time) endpointRow {
 	row := endpointRow{
-		ID: e.ID, URL: e.URL, State: "sent to", Events: e.Events, Bad: !e.DisabledAt.IsZero() || !e.FailingSince.IsZero(),
+		ID: e.ID, Tenant: e.Owner(), URL: e.URL, State: "sent to", Events: e.Events, Bad: !e.DisabledAt.IsZero() || !e.FailingSince.IsZero(),
 		Deliveries: w.base + webhooksRoot + "?" + url.Values{"tenant": {e.Owner()}, "endpoint": {e.ID}}.Encode(),
 	}
 	switch {

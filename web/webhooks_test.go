@@ -13,6 +13,15 @@ import (
 // endpoint makes a tenant's endpoint with a delivery, which has arrived, and returns both.
 func (s *jobsSite) endpoint(tenant string) (endpoint, delivery string) {
 	s.t.Helper()
+	return s.endpointThat(tenant, tasks.Settled{
+		Status: tasks.DeliveryDelivered, Counted: true,
+		Attempt: tasks.DeliveryAttempt{At: time.Now(), Outcome: "delivered", Status: 204, Latency: 15 * time.Millisecond, Answer: "answer-canary" + hostile},
+	})
+}
+
+// endpointThat makes one whose delivery ends so.
+func (s *jobsSite) endpointThat(tenant string, ends tasks.Settled) (endpoint, delivery string) {
+	s.t.Helper()
 	ctx := s.t.Context()
 	e, err := s.store.CreateEndpoint(ctx, tasks.Endpoint{
 		ID: store.NewID("whe"), Tenant: tenant, URL: "https://in." + tenant + ".example/path-canary", Events: []string{"job.failed"}, Signature: "v1",
@@ -34,11 +43,8 @@ func (s *jobsSite) endpoint(tenant string) (endpoint, delivery string) {
 	if err != nil || len(open) != 1 {
 		s.t.Fatalf("%+v: %v", open, err)
 	}
-	_, err = s.store.SettleDeliveries(ctx, []tasks.Settled{{
-		Ticket: tasks.DeliveryTicket{ID: open[0].Delivery.ID, Fence: open[0].Delivery.Fence}, Status: tasks.DeliveryDelivered, Counted: true,
-		Attempt: tasks.DeliveryAttempt{At: time.Now(), Outcome: "delivered", Status: 204, Latency: 15 * time.Millisecond, Answer: "answer-canary" + hostile},
-	}})
-	if err != nil {
+	ends.Ticket = tasks.DeliveryTicket{ID: open[0].Delivery.ID, Fence: open[0].Delivery.Fence}
+	if _, err = s.store.SettleDeliveries(ctx, []tasks.Settled{ends}); err != nil {
 		s.t.Fatal(err)
 	}
 	return e.ID, page.Deliveries[0].ID

@@ -104,6 +104,13 @@ func newReadiness(s *service, r roles) *readiness {
 	return a
 }
 
+// memory is how Redis's memory stood at the last beat.
+func (r *readiness) memory() (used, promised, most int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.room.Used, r.room.Promised, r.room.Most
+}
+
 // outcome is how something that is done each second went.
 type outcome struct {
 	at  time.Time // of the last success

@@ -224,7 +224,7 @@ func (s *service) newAPI(public string, secret []byte) (*api.API, error) {
 	console, err := web.New(web.Config{
 		Flagged: flagged, Release: release,
 		Jobs: jobs, Batches: jobs, Submit: jobs.submit, Upload: jobs.upload, Follow: jobs.follow, Partials: s.store, Usage: jobs, Note: s.note, Webhooks: endpoints{s.store, s.quota, s.log}, Audit: s.store.Acts, Tenants: overseen{tenancy{s}, keeper{s.store, verifier}},
-		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools,
+		Redis: lent{s.rdb}, Verifier: identities{verifier}, SeparateUsers: s.cfg.Auth.Users == config.UsersSeparate, PublicURL: public, Status: s.pools.Status, Pools: s.pools, Processes: s.store.Processes, Memory: s.ready.memory,
 		Pause: func(ctx context.Context, pool, reason string, until time.Time, who web.Actor) error {
 			return s.audited(ctx, who, tasks.Act{Action: "pause", Target: pool, Reason: tasks.PauseReason(reason, until)}, func(ctx context.Context) error {
 				return s.pools.Pause(ctx, pool, reason, who.Subject, until)

@@ -181,7 +181,7 @@ func (s *service) build(ctx context.Context, r roles) (err error) {
 		Bodies: s.bodies, Above: s.cfg.BodiesAbove(),
 		Redis: pipeline.Kept(s.rdb, &s.kept), Prefix: prefix, ResultTTL: s.cfg.Results.TTL, ResultBytes: s.cfg.Results.MaxBytes, Depth: depth, Rates: rates, NewSecret: newSecret,
 		Weight: func(tenant string) int64 { return s.limitsOf(tenant).Weight },
-		Places: s.placesOf, Lanes: lanes, Now: r.now,
+		Places: s.placesOf, Lanes: lanes, Process: version + " " + whom(), Now: r.now,
 	})
 	s.feeder = queue.NewFeeder(queue.Config{Redis: s.rdb, Backlog: s.store, Prefix: prefix, Kick: s.kick, Tell: s.tell(r), Log: s.log, Metrics: s.registry, Pools: slices.Sorted(maps.Keys(depth))})
 	s.notices = store.NewNotices(s.rdb, prefix, s.store, s.control)

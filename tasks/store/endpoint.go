@@ -169,6 +169,46 @@ func (s *Store) Endpoints(ctx context.Context, tenant string) ([]tasks.Endpoint,
 	return out, nil
 }
 
+// FailingEndpoints returns the endpoints, whosever they are, to which the last attempt failed, or that are disabled for
+// such failures: at most so many of each, those looked at last before others. An address that cannot be opened here is "",
+// and what else an endpoint has is left out.
+func (s *Store) FailingEndpoints(ctx context.Context, most int) (out []tasks.Endpoint, err error) {
+	var lists [2]*redis.StringSliceCmd
+	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range []string{s.keys.disabledHooks(), s.keys.failing()} {
+			lists[i] = p.ZRevRange(ctx, key, 0, int64(most)-1)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list failing endpoints: %w", redisError(err))
+	}
+	var ids []string
+	for _, id := range slices.Concat(lists[0].Val(), lists[1].Val()) {
+		if strings.HasPrefix(id, "whe_") && !slices.Contains(ids, id) { // others are the hosts of jobs' own addresses
+			ids = append(ids, id)
+		}
+	}
+	records, err := s.ask(ctx, s.keys.endpoint, ids)
+	if err != nil {
+		return nil, fmt.Errorf("list failing endpoints: %w", err)
+	}
+	for i, h := range records {
+		if h["t"] == "" || h["dis"] == "" && h["bad"] == "" {
+			continue // it was deleted, or has healed since
+		}
+		e := tasks.Endpoint{
+			ID: ids[i], Tenant: h["t"], User: h["us"], DisabledAt: fromMilli(atoi(h["dis"])), DisabledReason: h["why"], FailingSince: fromMilli(atoi(h["bad"])),
+			Events: strings.Split(strings.Trim(h["ev"], ","), ","),
+		}
+		if address, err := s.vault.openText(ctx, h["t"], h["u"], ofEndpoint, ids[i], "u"); err == nil {
+			e.URL = address
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
 // RotateKeys replaces an endpoint's keys, or with no endpoint the tenant's own, and
 // returns them as they are then. The old ones sign too for 24 h.
 func (s *Store) RotateKeys(ctx context.Context, tenant, endpoint string, k tasks.SigningKeys) (tasks.SigningKeys, error) {

@@ -44,6 +44,7 @@ func (k keys) mishaps(pool string) string           { return string(k) + "mis:" 
 func (k keys) waiting() string                      { return string(k) + "tq" }
 func (k keys) due() string                          { return string(k) + "due" }
 func (k keys) watched(pool string) string           { return string(k) + "eye:" + pool }
+func (k keys) processes() string                    { return string(k) + "procs" }
 func (k keys) past(pool string) string              { return string(k) + "past:" + pool }
 func (k keys) batch(id string) string               { return string(k) + "g:" + id }
 func (k keys) batches(tenant string) string         { return string(k) + "gs:" + tenant }
@@ -57,6 +58,8 @@ func (k keys) deliveries(tenant string) string      { return string(k) + "wt:" +
 func (k keys) sent(endpoint string) string          { return string(k) + "we:" + endpoint }
 func (k keys) endpoint(id string) string            { return string(k) + "wh:" + id }
 func (k keys) endpoints(tenant string) string       { return string(k) + "whs:" + tenant }
+func (k keys) failing() string                      { return string(k) + "wbad" }
+func (k keys) disabledHooks() string                { return string(k) + "whd" }
 func (k keys) secrets(tenant string) string         { return string(k) + "wsec:" + tenant }
 func (k keys) bodiesSwept() string                  { return string(k) + "bodies" }
 func (k keys) pieces(body string) string            { return string(k) + "body:" + body }

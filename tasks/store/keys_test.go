@@ -186,7 +186,7 @@ func TestRedisSeesTheKeysThatAreNamedAndNoOther(t *testing.T) {
 	must(t, err)
 	t.Cleanup(elsewhere.Close)
 	l := &life{T: t, rdb: rdb, all: all, fields: map[string]map[string]bool{}, s: store.New(store.Config{
-		Bodies: elsewhere, Above: above,
+		Bodies: elsewhere, Above: above, Process: "0.2.0 one",
 		Redis: rdb, ResultTTL: time.Hour, Depth: map[string]int{pool: 8, "q": 8}, Rates: oneRate,
 		Weight: func(string) int64 { return 2 }, Places: places, NewSecret: func() string { return "whsec_1" }, Lanes: map[string]store.Shares{pool: {High: 3, Normal: 2, Low: 1}},
 	})}

@@ -96,6 +96,8 @@ type Config struct {
 	// open what was sealed, and all that is written lie in plain.
 	Seal  *seal.Ring
 	Plain bool
+	// Process is the version of this process, a space, and its name, under which Watch has it listed; "": nowhere.
+	Process string
 	// Now is the clock, for tests and simulations; nil: Redis's own.
 	Now func() time.Time
 }
@@ -118,6 +120,7 @@ type Store struct {
 	codec         codec
 	secret        []byte       // of this process, for names of bodies
 	name          string       // of this process, to whom a delivery is handed
+	process       string       // its version and its name, as operators are shown it
 	sweeps        atomic.Int64 // of deliveries that were answered
 	audit         audit
 	contentsSwept atomic.Int64 // the minute in which contents were last swept
@@ -126,7 +129,7 @@ type Store struct {
 
 // New returns a Store.
 func New(c Config) *Store {
-	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, places: c.Places, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by")}
+	s := &Store{rdb: pipeline.Client(c.Redis), keys: newKeys(c.Prefix), ttl: c.ResultTTL, resultBytes: cmp.Or(c.ResultBytes, 8<<20), depth: c.Depth, lanes: c.Lanes, rates: c.Rates, newSecret: c.NewSecret, share: c.Weight, places: c.Places, now: c.Now, bodies: c.Bodies, above: c.Above, codec: newCodec(), secret: []byte(rand.Text()), name: NewID("by"), process: c.Process}
 	s.vault = &vault{begun: s.clock(), ring: c.Seal, seals: c.Seal != nil && !c.Plain, s: s, held: map[string]*heldKey{}, missing: map[string]time.Time{}}
 	if s.bodies != nil && !s.bodies.InRedis() {
 		s.resultBytes = min(s.resultBytes, s.above)

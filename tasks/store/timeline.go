@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ const (
 // pools. It returns those that nobody has looked at for about a second: [Store.Bound] is to
 // be told what their jobs wait for.
 func (s *Store) Watch(ctx context.Context, works bool, pools ...string) ([]tasks.WatchTurn, error) {
-	reply, err := s.run(ctx, watchScript, args{"works": works, "every": watchEvery.Milliseconds()}, anys(pools)...).Slice()
+	reply, err := s.run(ctx, watchScript, args{"works": works, "every": watchEvery.Milliseconds(), "me": s.process}, anys(pools)...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("look after %d pools: %w", len(pools), err)
 	}
@@ -38,6 +39,22 @@ func (s *Store) Watch(ctx context.Context, works bool, pools ...string) ([]tasks
 		turns = append(turns, tasks.WatchTurn{Pool: str(reply[i]), Since: time.Duration(num(reply[i+1])) * time.Millisecond})
 	}
 	return turns, nil
+}
+
+// Processes returns who looks after pools, or did so less than a minute ago, by their names.
+func (s *Store) Processes(ctx context.Context) ([]tasks.Process, error) {
+	list, err := s.rdb.ZRangeWithScores(ctx, s.keys.processes(), 0, -1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read which processes are there: %w", redisError(err))
+	}
+	out := make([]tasks.Process, 0, len(list))
+	for _, z := range list {
+		if said := strings.SplitN(str(z.Member), " ", 3); len(said) == 3 {
+			out = append(out, tasks.Process{Works: said[0] == "1", Version: said[1], Name: said[2], Seen: fromMilli(int64(z.Score))})
+		}
+	}
+	slices.SortFunc(out, func(a, b tasks.Process) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
 }
 
 // Bound notes what a pool's jobs wait for from a moment on, by Redis's clock; zero is

@@ -68,7 +68,7 @@ func tryHalves(t *testing.T, c func(h *half) func()) string {
 	h.watched = watched
 	h.Store = store.New(store.Config{
 		Redis: watched, Now: func() time.Time { return h.now }, Depth: map[string]int{pool: 2, "q": 2}, Rates: oneRate, ResultTTL: time.Hour,
-		Weight: func(string) int64 { return 2 }, Places: places, NewSecret: func() string { return "whsec_1" },
+		Weight: func(string) int64 { return 2 }, Places: places, NewSecret: func() string { return "whsec_1" }, Process: "0.2.0 one",
 	})
 	act := c(h)
 	before := redistest.Read(t, rdb)
@@ -140,9 +140,9 @@ func limits(key string) bool {
 	return regexp.MustCompile(`:(weight|fulls|full:.*|outs:.*|aside:.*)$`).MatchString(key)
 }
 
-// turns reports whether a key only says whose turn it is.
+// turns reports whether a key only says whose turn it is, or who is there.
 func turns(key string) bool {
-	return regexp.MustCompile(`:(ring|turn|turns|order|owe|paid):`).MatchString(key)
+	return regexp.MustCompile(`:(ring|turn|turns|order|owe|paid|eye):|:procs$`).MatchString(key)
 }
 
 // counted reports whether a key holds a count, or the job that the script is for.

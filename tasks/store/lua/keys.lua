@@ -145,6 +145,7 @@ function keys.late() return P .. 'late' end -- list: expired jobs that no sweep 
 -- at   when somebody last looked at what its jobs wait for
 -- wk   when one of its workers last said that it is there
 function keys.watched(pool) return P .. 'eye:' .. pool end -- hash: who looks after a pool
+function keys.processes() return P .. 'procs' end -- zset: who looks after pools: 1 when it makes calls, else 0, its version and its name, by when it last said that it is there
 function keys.past(pool) return P .. 'past:' .. pool end -- list: what a pool's jobs waited for: from when, a letter (see record.go), the weights of the tenants with a backlog, and the seconds of the allowance that all calls begun by then took, where that is known
 
 -- Forecasts of when jobs start, and how right they were: forecast.lua alone writes these.

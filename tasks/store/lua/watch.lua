@@ -1,10 +1,14 @@
 -- A process looks after pools, perhaps as their worker.
 -- KEYS     see begin.lua
--- ARGV[2]  {works: the process makes calls of these pools; every: ms}
+-- ARGV[2]  {works: the process makes calls of these pools; every: ms; me: its version and name, "" to be listed nowhere}
 -- ARGV[3]  and on: pools
 -- Returns  of each pool that nobody has looked at for that long, and which the caller is to look at now: its
 --          name and ms since somebody did, -1 when nobody has.
 spare()
+if a.me ~= '' then
+  redis.pcall('ZADD', keys.processes(), now, (a.works and '1 ' or '0 ') .. a.me)
+  redis.pcall('ZREMRANGEBYSCORE', keys.processes(), '-inf', now - 60000)
+end
 local turns = {}
 for i = 3, #ARGV do
   local eye = keys.watched(ARGV[i])
