@@ -159,10 +159,11 @@ type DeliveryFilter struct {
 	Status   DeliveryStatus
 	Limit    int
 	After    string
+	Patience time.Duration // as in Filter
 }
 
 // DeliveryPage is one page of deliveries, without their bodies. With HasMore
-// there is at least one.
+// there is at least one, but for DeliveryFilter.Patience.
 type DeliveryPage struct {
 	Deliveries []Delivery
 	HasMore    bool

@@ -77,10 +77,13 @@ type Filter struct {
 	Metadata     map[string]string // pairs that it has, among others
 	Limit        int               // 1 to 100
 	After        string            // the id of the last job of the page before
+	// Patience is how long is looked for what a page has. Then it is given as it is, even with none: Next goes on behind what was
+	// looked at. 0: until there is a job, or nothing is left.
+	Patience time.Duration
 }
 
 // Page is one page of jobs. Next is the Filter.After of the next page. With
-// HasMore there is at least one job.
+// HasMore there is at least one job, but for Filter.Patience.
 type Page struct {
 	Jobs    []Job
 	HasMore bool
@@ -135,11 +138,12 @@ func (b *Batch) Owner() string { return Owner(b.Tenant, b.User) }
 type BatchFilter struct {
 	Tenant       string
 	Status       BatchStatus
-	Dialect      string    // as in Batch
-	Since, Until time.Time // as in Filter
-	Limit        int       // 1 to 1000
-	After        string    // the id of the last batch of the page before
-	Before       string    // or that of the first of the page behind it: the page is of what is newer
+	Dialect      string        // as in Batch
+	Since, Until time.Time     // as in Filter
+	Limit        int           // 1 to 1000
+	After        string        // the id of the last batch of the page before
+	Before       string        // or that of the first of the page behind it: the page is of what is newer
+	Patience     time.Duration // as in Filter
 }
 
 // BatchPage is one page of batches; see Page.

@@ -100,7 +100,7 @@ func tenantOf(r *http.Request, v viewer) string {
 func (w *Web) batchesList(ctx context.Context, r *http.Request, v viewer) (batchesList, int) {
 	now, q := w.cfg.Now(), r.URL.Query()
 	list := batchesList{Title: "Batches – Sluice", At: now.UTC().Format("15:04:05 UTC")}
-	f := tasks.BatchFilter{Tenant: tenantOf(r, v), Status: tasks.BatchStatus(q.Get("status")), Limit: jobsOnAPage, After: q.Get("after")}
+	f := tasks.BatchFilter{Tenant: tenantOf(r, v), Status: tasks.BatchStatus(q.Get("status")), Limit: jobsOnAPage, After: q.Get("after"), Patience: patience}
 	switch {
 	case !v.sees(f.Tenant):
 		list.Fault = "Your token shows the batches of its own tenant, " + v.Tenant + "."

@@ -17,7 +17,8 @@ import (
 const (
 	jobsRoot    = "/jobs"
 	jobsOnAPage = 50
-	resultMost  = 256 << 10 // bytes of a text that a page shows
+	patience    = 50 * time.Millisecond // that a list looks for what it shows: behind a million jobs a rare filter leads on instead
+	resultMost  = 256 << 10             // bytes of a text that a page shows
 )
 
 // Jobs is what the pages of jobs ask. What a tenant does not have is tasks.ErrNotFound.
@@ -172,7 +173,7 @@ func (e errFilter) Error() string { return string(e) }
 
 // filter reads what was typed.
 func (f jobsFilter) filter() (tasks.Filter, error) {
-	out := tasks.Filter{Tenant: f.Tenant, Status: tasks.Status(f.Status), Model: f.Model, Pool: f.Pool, Batch: f.Batch, After: f.After, Limit: jobsOnAPage}
+	out := tasks.Filter{Tenant: f.Tenant, Status: tasks.Status(f.Status), Model: f.Model, Pool: f.Pool, Batch: f.Batch, After: f.After, Limit: jobsOnAPage, Patience: patience}
 	for name, text := range map[string]string{"tenant": f.Tenant, "model": f.Model, "pool": f.Pool, "batch": f.Batch, "metadata": f.Metadata, "after": f.After} {
 		if len(text) > 512 || !utf8.ValidString(text) {
 			return out, errFilter("What stands in " + name + " is too long, or no text.")

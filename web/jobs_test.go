@@ -371,3 +371,20 @@ func TestAJobsLifeIsTold(t *testing.T) {
 		}
 	}
 }
+
+// distant is a shelf on which nothing is found in time.
+type distant struct{ shelf }
+
+func (distant) Jobs(_ context.Context, f tasks.Filter) (tasks.Page, error) {
+	return tasks.Page{HasMore: f.Patience > 0, Next: "job_0"}, nil
+}
+
+// A filter that few of very many jobs pass has the list say how it goes on, and not that there are none.
+func TestAListThatIsNotAtItsEndLeadsOn(t *testing.T) {
+	s := newJobsSite(t, func(c *Config) { c.Jobs = distant{c.Jobs.(shelf)} })
+	a := s.as("own", "GET", "/jobs?status=failed")
+	s.want(a, 200, "None of the newest is like that", `href="/jobs?after=job_0&amp;status=failed&amp;tenant=acme" id="next">Older`)
+	if strings.Contains(a.body, "No jobs here") {
+		t.Error("it says that there are none")
+	}
+}

@@ -31,10 +31,18 @@ type streams struct {
 	once   sync.Once
 }
 
+// A part is made anew after so many times what it took: so each takes at most a fiftieth of whom it asks, while that is
+// no longer than the second of these.
+const (
+	costly    = 50
+	oldestNew = 10 * time.Second
+)
+
 // showing is a part of a page as some viewers see it.
 type showing struct {
 	made   chan struct{} // closed once it is
 	at     time.Time
+	good   time.Duration // from then on
 	status int
 	body   []byte
 }
@@ -144,13 +152,13 @@ func (v viewer) sight() string {
 	return strconv.Quote(v.Tenant) + "\n" + strings.Join(slices.Sorted(slices.Values(v.Scopes)), " ")
 }
 
-// shown is a part as the viewer sees it, made less than the time between two events ago: one
-// makes it, and who sees the same takes it.
+// shown is a part as the viewer sees it, made less than the time between two events ago, or than fifty times what that
+// took: one makes it, and who sees the same takes it.
 func (w *Web) shown(r *http.Request, v viewer, part func(http.ResponseWriter, *http.Request, viewer)) (*showing, error) {
 	key, all := r.URL.RequestURI()+"\n"+v.sight(), w.streams
 	all.mu.Lock()
 	s := all.shows[key]
-	if s != nil && (s.at.IsZero() || time.Since(s.at) < w.every) {
+	if s != nil && (s.at.IsZero() || time.Since(s.at) < s.good) {
 		all.mu.Unlock()
 		select {
 		case <-s.made:
@@ -160,16 +168,20 @@ func (w *Web) shown(r *http.Request, v viewer, part func(http.ResponseWriter, *h
 		}
 	}
 	for old, o := range all.shows {
-		if !o.at.IsZero() && time.Since(o.at) > w.every { // nobody sees it
+		if !o.at.IsZero() && time.Since(o.at) > o.good { // nobody sees it
 			delete(all.shows, old)
 		}
 	}
+	begun := time.Now()
 	s = &showing{made: make(chan struct{}), status: http.StatusInternalServerError}
 	all.shows[key] = s
 	all.mu.Unlock()
 	defer func() {
 		all.mu.Lock()
-		s.at = time.Now()
+		s.at, s.good = time.Now(), w.every
+		if s.status == http.StatusOK {
+			s.good = max(w.every, min(costly*s.at.Sub(begun), oldestNew))
+		}
 		all.mu.Unlock()
 		close(s.made)
 	}()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
@@ -137,6 +138,45 @@ func TestViewersShareAStream(t *testing.T) {
 	all.Wait()
 	if n := asked.Load(); n != 2 {
 		t.Errorf("the state was asked for %d times, want once for monitor and once for admin", n)
+	}
+}
+
+// A part that took long is shown as it was for a while, so that many that look at it do not keep Redis busy; what could not be
+// read is asked for again as soon as ever.
+func TestACostlyPartIsMadeSeldom(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		takes, fresh time.Duration
+		status       int
+	}{
+		{time.Millisecond, 2 * time.Second, http.StatusOK},
+		{100 * time.Millisecond, 5 * time.Second, http.StatusOK},
+		{3 * time.Second, 10 * time.Second, http.StatusOK},
+		{3 * time.Second, 2 * time.Second, http.StatusServiceUnavailable},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &Web{every: 2 * time.Second, streams: &streams{by: map[string]int{}, shows: map[string]*showing{}}}
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "/console/jobs", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made := 0
+			look := func(after time.Duration) int {
+				<-time.After(after)
+				_, err := w.shown(r, viewer{}, func(rw http.ResponseWriter, _ *http.Request, _ viewer) {
+					made++
+					<-time.After(row.takes)
+					rw.WriteHeader(row.status)
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return made
+			}
+			if a, b, c := look(0), look(row.fresh-time.Millisecond), look(time.Millisecond); a != 1 || b != 1 || c != 2 {
+				t.Errorf("%+v: made %d times at first, %d before that time, %d after it", row, a, b, c)
+			}
+		})
 	}
 }
 

@@ -105,7 +105,7 @@ func (w *Web) webhooksPage(rw http.ResponseWriter, r *http.Request, v viewer) {
 func (w *Web) webhooksList(ctx context.Context, r *http.Request, v viewer) (webhooksList, int) {
 	now, q := w.cfg.Now(), r.URL.Query()
 	list := webhooksList{Title: "Webhooks – Sluice", At: now.UTC().Format("15:04:05 UTC")}
-	f := tasks.DeliveryFilter{Tenant: tenantOf(r, v), Endpoint: q.Get("endpoint"), Status: tasks.DeliveryStatus(q.Get("status")), Limit: jobsOnAPage, After: q.Get("after")}
+	f := tasks.DeliveryFilter{Tenant: tenantOf(r, v), Endpoint: q.Get("endpoint"), Status: tasks.DeliveryStatus(q.Get("status")), Limit: jobsOnAPage, After: q.Get("after"), Patience: patience}
 	switch {
 	case !v.sees(f.Tenant):
 		list.Fault = "Your token shows the webhooks of its own tenant, " + v.Tenant + "."

@@ -293,7 +293,7 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 	if f.Before != "" {
 		through = s.next(s.keys.batches(tasks.TenantOf(f.Tenant)), f.Before, match)
 	}
-	ids, more, err := scan(ctx, f.Limit, through)
+	ids, more, err := scan(ctx, f.Limit, f.Patience, through)
 	if err != nil {
 		return tasks.BatchPage{}, err
 	}
@@ -307,7 +307,7 @@ func (s *Store) Batches(ctx context.Context, f tasks.BatchFilter) (tasks.BatchPa
 			page.Batches = append(page.Batches, s.unpackBatch(ids[i], h))
 		}
 	}
-	if page.HasMore && len(page.Batches) == 0 { // all of it has ended its time just now
+	if page.HasMore && len(ids) > 0 && len(page.Batches) == 0 { // all of it has ended its time just now
 		if f.Before != "" {
 			f.Before = more
 		} else {

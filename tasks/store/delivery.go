@@ -367,7 +367,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 		index = s.keys.sent(f.Endpoint)
 	}
 	from, low := bounds("dlv_", f.After, time.Time{}, time.Time{})
-	ids, more, err := scan(ctx, f.Limit, s.newest(index, from, low, func(ctx context.Context, ids []string) ([]string, error) {
+	ids, more, err := scan(ctx, f.Limit, f.Patience, s.newest(index, from, low, func(ctx context.Context, ids []string) ([]string, error) {
 		return s.deliveriesOf(ctx, f, ids)
 	}))
 	if err != nil {
@@ -388,7 +388,7 @@ func (s *Store) Deliveries(ctx context.Context, f tasks.DeliveryFilter) (tasks.D
 		}
 		page.Deliveries = append(page.Deliveries, d)
 	}
-	if page.HasMore && len(page.Deliveries) == 0 { // all of it has ended its time just now
+	if page.HasMore && len(ids) > 0 && len(page.Deliveries) == 0 { // all of it has ended its time just now
 		f.After = more
 		return s.Deliveries(ctx, f)
 	}

@@ -440,3 +440,41 @@ func TestSendersReadNoMoreOfAResultThanAnEventCarries(t *testing.T) {
 		t.Errorf("Redis sends %d bytes for a result of 5 MiB, %v", got, err)
 	}
 }
+
+// A page that may not be looked for any longer is given as it is, with where to go on, and page by page all is found.
+func TestAPageIsGivenWhenPatienceEnds(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, 1)
+	var jobs []tasks.Job
+	for range 40 {
+		jobs = append(jobs, job("acme"))
+	}
+	submits(t, s, jobs...)
+	oldest := jobs[0].ID
+	_, err := s.Cancel(t.Context(), "acme", oldest)
+	must(t, err)
+	f := tasks.Filter{Tenant: "acme", Status: tasks.StatusCanceled, Limit: 2, Patience: 1}
+	var found []string
+	pages := 0
+	for more := true; more; pages++ {
+		page, err := s.Jobs(t.Context(), f)
+		must(t, err)
+		if more = page.HasMore; more && (page.Next == "" || page.Next == f.After) {
+			t.Fatalf("page %d goes on behind %q", pages, page.Next)
+		}
+		for _, j := range page.Jobs {
+			found = append(found, j.ID)
+		}
+		f.After = page.Next
+	}
+	if pages < 10 || !slices.Equal(found, []string{oldest}) {
+		t.Errorf("%d pages have %v, want some, and %s", pages, found, oldest)
+	}
+	f.After, f.Patience = "", 0
+	if page, err := s.Jobs(t.Context(), f); err != nil || len(page.Jobs) != 1 || page.HasMore {
+		t.Errorf("with patience: %+v, %v", page, err)
+	}
+	if page, err := s.Batches(t.Context(), tasks.BatchFilter{Tenant: "acme", Limit: 2, Patience: 1}); err != nil || page.HasMore {
+		t.Errorf("of no batches: %+v, %v", page, err)
+	}
+}

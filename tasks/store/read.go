@@ -200,9 +200,9 @@ const (
 // through, how many there were, and the last of them.
 type look func(ctx context.Context, n int) (found []string, looked int, last string, err error)
 
-// scan collects ids for a page. more is the page's last or the last that was looked
-// at, where the next page goes on, "" when nothing is left.
-func scan(ctx context.Context, limit int, next look) (ids []string, more string, err error) {
+// scan collects ids for a page, as long as patience lasts where that is above 0. more is the page's last or the
+// last that was looked at, where the next page goes on, "" when nothing is left.
+func scan(ctx context.Context, limit int, patience time.Duration, next look) (ids []string, more string, err error) {
 	begun := time.Now()
 	for n := limit + 1; ; n = min(2*n, scanMost) {
 		found, looked, last, err := next(ctx, n)
@@ -215,7 +215,7 @@ func scan(ctx context.Context, limit int, next look) (ids []string, more string,
 			return ids[:limit], ids[limit-1], nil
 		case looked < n:
 			return ids, "", nil
-		case len(ids) > 0 && time.Since(begun) > scanPatience:
+		case len(ids) > 0 && time.Since(begun) > scanPatience, patience > 0 && time.Since(begun) >= patience:
 			return ids, last, nil
 		}
 	}
@@ -231,7 +231,7 @@ func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
 	if err != nil {
 		return tasks.Page{}, err
 	}
-	ids, more, err := scan(ctx, f.Limit, next)
+	ids, more, err := scan(ctx, f.Limit, f.Patience, next)
 	if err != nil {
 		return tasks.Page{}, err
 	}
@@ -239,7 +239,7 @@ func (s *Store) Jobs(ctx context.Context, f tasks.Filter) (tasks.Page, error) {
 	if page.Jobs, err = s.each(ctx, ids, shown); err != nil {
 		return tasks.Page{}, err
 	}
-	if page.HasMore && len(page.Jobs) == 0 { // all of it was deleted just now
+	if page.HasMore && len(ids) > 0 && len(page.Jobs) == 0 { // all of it was deleted just now
 		f.After = more
 		return s.Jobs(ctx, f)
 	}
