@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicehq/sluice/tasks"
 	"github.com/sluicehq/sluice/tasks/redistest"
+	"github.com/sluicehq/sluice/tasks/store"
 )
 
 // API, console, metrics and the shell, which asks the API, say the same of a pool and of its jobs
@@ -61,6 +62,71 @@ func TestEverybodyToldOfAPoolIsToldTheSame(t *testing.T) {
 		}
 		if n := r.gauge("sluice_backlog_jobs"); n != float64(p.Queued) {
 			t.Errorf("the metric counts %v, the API %d", n, p.Queued)
+		}
+	}
+}
+
+// What calls took and cost, and what went wrong, is the same in the API and on the console's pages.
+func TestUsageAndMishapsAreToldAlike(t *testing.T) {
+	t.Parallel()
+	r := fronted(t, configured(t, redistest.Start(t, redistest.Options{}).URL(), claude("http://127.0.0.1:1")))
+	for _, e := range []tasks.Ending{
+		{Status: tasks.StatusSucceeded, Result: []byte(`{"content":[]}`), Usage: &tasks.Usage{InputTokens: 1234, OutputTokens: 56}, Attempt: tasks.Attempt{
+			Outcome: tasks.Succeeded, Status: 200, Usage: &tasks.Usage{InputTokens: 1234, OutputTokens: 56}, Cost: &tasks.Cost{Amount: 7_000_000, Maybe: 1_000_000},
+		}},
+		{Status: tasks.StatusRetrying, Counted: true, Delay: time.Hour, Attempt: tasks.Attempt{Outcome: tasks.RateLimited, Status: 429}},
+		{Status: tasks.StatusFailed, Counted: true, Error: &tasks.JobError{Code: tasks.UpstreamRejected, Message: "no"}, Attempt: tasks.Attempt{Outcome: tasks.Rejected, Status: 400}},
+	} {
+		_, tickets, err := r.s.store.Create(t.Context(), tasks.Submission{Job: tasks.Job{
+			ID: store.NewID("job"), Tenant: "acme", Pool: "claude", Model: "claude-x", Request: tasks.Request{Kind: tasks.Text, Body: []byte(`"hi"`), MaxTokens: 16},
+		}})
+		if err != nil || len(tickets) != 1 {
+			t.Fatal(tickets, err)
+		}
+		k := tickets[0]
+		k.Asks = tasks.Asked{Account: "anthropic", Model: "claude-x"}
+		if _, err = r.s.store.Take(t.Context(), k); err == nil {
+			_, _, err = r.s.store.Start(t.Context(), k)
+		}
+		if err == nil {
+			_, err = r.s.store.End(t.Context(), k, e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var usage struct {
+		Data []struct {
+			Key      string
+			Requests int64
+			In       int64 `json:"input_tokens"`
+			Out      int64 `json:"output_tokens"`
+			Cost     struct {
+				Amount, Maybe any
+				Currency      string
+			}
+		}
+	}
+	r.call("GET", "/v1/usage?group=model", "", &usage)
+	u := usage.Data[0]
+	grouped := strings.Replace(fmt.Sprint(u.In), "1", "1\u202f", 1)
+	row := fmt.Sprintf(`<th scope="row">%s</th><td>%d</td><td>%s</td><td>%d</td><td>0</td><td>%v %s</td><td>%v</td>`, u.Key, u.Requests, grouped, u.Out, u.Cost.Amount, u.Cost.Currency, u.Cost.Maybe)
+	if page := r.stream("/usage?tenant=acme"); u.Requests != 3 || u.In != 1234 || !has(page, row) {
+		t.Errorf("the API says %+v; want 3 calls of 1234 tokens, and %s in\n%s", u, row, page)
+	}
+	var status struct {
+		Pools []struct {
+			Hour struct {
+				Refused int64
+			} `json:"last_hour"`
+		}
+	}
+	r.call("GET", "/v1/status", "", &status)
+	refused := status.Pools[0].Hour.Refused
+	words := fmt.Sprintf("In the last hour %d of its calls was refused with 429; 1 other call failed: rejected; 1 job failed: upstream_rejected.", refused)
+	for _, path := range []string{"/", "/console/pools", "/pools/claude"} {
+		if page := r.stream(path); refused != 1 || !has(page, words) {
+			t.Errorf("%s: the API counts %d; want 1, and %q in\n%s", path, refused, words, page)
 		}
 	}
 }
