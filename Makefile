@@ -89,7 +89,7 @@ prove-accounts: ## Move jobs about by dice and compare the tenant's account afte
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestAnAccountIsWhatItsJobsUsedAndWait ./tasks/store -seeds 12
 
 .PHONY: prove-crowd
-prove-crowd: ## Come at each limit 400 times at once by submits, batches, retries and both dialects, about 10 s; fail unless it holds to the one
+prove-crowd: ## Come at each limit 400 times at once by submits, batches, retries and both dialects, also by calls that wait, about 20 s; fail unless it holds to the one
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run TestALimitIsExactForACrowd ./cmd/sluice -crowd 80
 
 .PHONY: prove-edits
