@@ -18,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/api/auth"
 	"github.com/sluicehq/sluice/cmd/sluice/config"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
@@ -495,5 +496,45 @@ func TestLimitsThatBindNobodyAreRefused(t *testing.T) {
 	}
 	if _, faults := config.Load(file, nil); !strings.Contains(fmt.Sprint(faults), words) {
 		t.Errorf("the file's faults are %v", faults)
+	}
+}
+
+// A batch of a token that is narrowed to pools, refused at its last line, leaves nothing of what was staged
+// before, and takes nothing of a quota.
+func TestABatchForAnotherPoolIsRefusedAtItsLastLine(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, recorded(t, "anthropic/text"))
+	r := outage(t, claude(w.URL)+"  other: {provider: anthropic, models: [\"other-*\"]}\n")
+	narrow, err := auth.Mint(auth.MintConfig{
+		Secret: stageSecret, Issuer: "sluice", Audience: "sluice", Subject: "ann", Tenant: "acme", Scopes: []string{auth.ScopeJobsRead, auth.ScopeJobsWrite}, Pools: []string{"claude"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.token = narrow
+	lines := strings.Repeat(`{"model":"claude-x","prompt":"Canary9c1"}`+"\n", 450) + `{"model":"other-x","prompt":"Canary9c1"}`
+	var said struct{ Code, Detail string }
+	if res := r.call("POST", "/v1/batches", lines, &said, "Content-Type", "application/x-ndjson"); res.StatusCode != http.StatusForbidden || !strings.Contains(said.Detail, "451") {
+		t.Errorf("the batch: %s, %+v", res.Status, said)
+	}
+	for _, text := range []string{"Canary9c1", "batch_", "job_"} {
+		for _, key := range redistest.Holding(t, r.redis.Client(), text) {
+			t.Errorf("%s holds %s", key, text)
+		}
+	}
+	var usage struct {
+		Quotas []struct {
+			Name string
+			Used int64
+		}
+	}
+	r.call("GET", "/v1/usage", "", &usage)
+	for _, q := range usage.Quotas {
+		if q.Used != 0 {
+			t.Errorf("of the quota %s %d are used", q.Name, q.Used)
+		}
+	}
+	if len(usage.Quotas) == 0 {
+		t.Error("there is no quota")
 	}
 }
