@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -389,6 +390,12 @@ func TestABrokenUploadLeavesNothing(t *testing.T) {
 	s.call("POST", "/v1/batches", writer, hello, "Content-Type", "application/x-ndjson", "Idempotency-Key", "k").want(t, 202)
 }
 
+// ruled is a rule that an address breaks, as whoever judges addresses tells it.
+type ruled string
+
+func (r ruled) Error() string { return "refused" }
+func (r ruled) Words() string { return string(r) }
+
 func TestWebhookURLsAreAskedAbout(t *testing.T) {
 	t.Parallel()
 	var asked []string
@@ -398,6 +405,9 @@ func TestWebhookURLsAreAskedAbout(t *testing.T) {
 			if strings.Contains(url, "internal") {
 				return errors.New("internal.example is 10.0.0.3")
 			}
+			if strings.HasPrefix(url, "http://b.") {
+				return fmt.Errorf("checked: %w", ruled("it has to be https"))
+			}
 			return nil
 		}
 	})
@@ -405,6 +415,10 @@ func TestWebhookURLsAreAskedAbout(t *testing.T) {
 	r := s.call("POST", "/v1/jobs", writer, with(`"webhook_url":"https://internal.example/"`)).want(t, 422, "webhook_url_refused")
 	if bytes.Contains(r.body, []byte("10.0.0.3")) {
 		t.Errorf("the answer tells what a name means inside: %s", r.body)
+	}
+	// A rule's own words are for everybody.
+	if got, want := s.call("POST", "/v1/jobs", writer, with(`"webhook_url":"http://b.example/"`)).want(t, 422, "webhook_url_refused").str(t, "detail"), `The address in "webhook_url" must not be called: it has to be https.`; got != want {
+		t.Errorf("told %q, want %q", got, want)
 	}
 	asked = nil
 	line := with(`"webhook_url":"https://a.example/"`)

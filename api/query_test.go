@@ -88,6 +88,9 @@ func TestARefusalSaysWhatToDoNext(t *testing.T) {
 			}
 		}
 	}
+	if detail := s.call("POST", "/v1/batches", writer, hello+"\n"+hello, "Content-Type", "application/json").want(t, 400, "invalid_request").str(t, "detail"); !strings.Contains(detail, "as application/x-ndjson") {
+		t.Errorf("lines sent as one document are refused with %q", detail)
+	}
 	r := s.call("POST", "/v1/batches", writer, `{"custom_id":1,"model":"claude-x","prompt":"hi"}`, "Content-Type", "application/x-ndjson").want(t, 400, "invalid_request")
 	if detail := r.str(t, "detail"); !strings.Contains(detail, `Line 1: The member "custom_id" must be a string`) {
 		t.Errorf("a custom_id that is a number is refused with %q", detail)

@@ -356,7 +356,7 @@ func (in *intake) place(ctx context.Context, job *tasks.Job) error {
 		if err := d.within(in.lines.Caller, in.lines.Match, job); err != nil {
 			return err
 		}
-		return d.CheckWebhookURL(job.WebhookURL)
+		return d.CheckWebhookURL("webhook_url", job.WebhookURL)
 	}
 	if job.Error == nil {
 		err := d.placeIn(in.dialect, job)

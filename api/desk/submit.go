@@ -46,7 +46,7 @@ func (d *Desk) submit(ctx context.Context, c Caller, s tasks.Submission) (h Hand
 	if err := d.Lane(c.Tenant, job); err != nil {
 		return h, err
 	}
-	if err := d.CheckWebhookURL(job.WebhookURL); err != nil {
+	if err := d.CheckWebhookURL("webhook_url", job.WebhookURL); err != nil {
 		return h, err
 	}
 	if job.Tenant, job.User = tasks.SplitOwner(c.Tenant); !s.Named {
@@ -177,20 +177,28 @@ func place(match func(model string) (pool string, ok bool), served func() []stri
 // mostGlobs is how many globs of models an error names.
 const mostGlobs = 50
 
-// CheckWebhookURL asks whoever knows the network's rules; "" passes.
-func (d *Desk) CheckWebhookURL(url string) error {
+// CheckWebhookURL asks whoever knows the network's rules about the address of a member; ""
+// passes.
+func (d *Desk) CheckWebhookURL(member, url string) error {
 	if url == "" {
 		return nil
 	}
 	if d.c.CheckWebhookURL == nil {
 		if !strings.HasPrefix(strings.ToLower(url), "https:") {
-			return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an https address.`)
+			return fault.Fail(fault.WebhookURLRefused, "The member %q must be an https address.", member)
 		}
 		return nil
 	}
 	if err := d.c.CheckWebhookURL(url); err != nil {
-		// The reason could tell what a name means inside our network.
-		return fault.Fail(fault.WebhookURLRefused, `The address in "webhook_url" must not be called.`)
+		// Another reason than a rule's own words could tell what a name means inside our network.
+		why := ""
+		if rule, ok := errors.AsType[interface {
+			error
+			Words() string
+		}](err); ok {
+			why = ": " + rule.Words()
+		}
+		return fault.Fail(fault.WebhookURLRefused, "The address in %q must not be called%s.", member, why)
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func complete(job *tasks.Job, now time.Time) error {
 		job.Priority = tasks.Normal
 	}
 	if job.WebhookURL != "" {
-		if err := checkURL(job.WebhookURL); err != nil {
+		if err := checkURL("webhook_url", job.WebhookURL); err != nil {
 			return err
 		}
 	}
@@ -300,10 +300,10 @@ func checkTimes(job *tasks.Job, now time.Time) error {
 }
 
 // checkURL refuses what no webhook can be sent to, whatever the configuration.
-func checkURL(raw string) error {
+func checkURL(member, raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !header.Visible(raw) {
-		return fault.Fail(fault.WebhookURLRefused, `The member "webhook_url" must be an absolute https address without user information and fragment.`)
+		return fault.Fail(fault.WebhookURLRefused, "The member %q must be an absolute https address without user information and fragment.", member)
 	}
 	return nil
 }

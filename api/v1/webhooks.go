@@ -170,15 +170,10 @@ func (a *API) checkEndpointURL(url string) error {
 	if len(url) > maxURL {
 		return fault.Fail(fault.WebhookURLRefused, `The member "url" is too long.`)
 	}
-	err := checkURL(url)
-	if err == nil {
-		err = a.desk.CheckWebhookURL(url)
+	if err := checkURL("url", url); err != nil {
+		return err
 	}
-	var f *fault.Fault
-	if errors.As(err, &f) && f.Code == fault.WebhookURLRefused {
-		return fault.Fail(fault.WebhookURLRefused, `The address in "url" must not be called, or is no absolute https address without user information and fragment.`)
-	}
-	return err
+	return a.desk.CheckWebhookURL("url", url)
 }
 
 // hooks returns the store of webhooks and the caller's tenant. A path's id has to

@@ -28,7 +28,7 @@ func Matches(h http.Header, etag string) bool {
 	for _, field := range h["If-None-Match"] {
 		for tag := range strings.SplitSeq(field, ",") {
 			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-			if tag == etag || tag == "*" {
+			if tag == etag || tag == "*" || strings.Replace(tag, `-gzip"`, `"`, 1) == etag { // Apache's compression marks them so
 				return true
 			}
 		}

@@ -160,7 +160,7 @@ func (d *document) jobs(each func(line int, raw []byte) error) error {
 			}
 			continue
 		default:
-			return Told(jsonread.Unknown(name))
+			return d.unknown(name)
 		}
 		if k := d.PeekKind(); k != '[' && k != 0 {
 			return d.form()
@@ -170,6 +170,15 @@ func (d *document) jobs(each func(line int, raw []byte) error) error {
 		}
 	}
 	return d.token()
+}
+
+// unknown is the fault of a member that no list of jobs has. One before the list, where that may
+// stand alone, is most likely a line's.
+func (d *document) unknown(name string) error {
+	if d.Bare && !d.listed {
+		return fault.Fail(fault.InvalidRequest, `The member %s is unknown: send lines of JSON as application/x-ndjson, and a JSON document as {"jobs":[…]}.`, jsonread.Clip(name))
+	}
+	return Told(jsonread.Unknown(name))
 }
 
 // known reads the batch's id, which was looked for before the rest was read.

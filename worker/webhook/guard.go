@@ -43,6 +43,32 @@ const (
 // Error returns the rule's name.
 func (r Rule) Error() string { return "URL refused: " + string(r) }
 
+// Words say what to do about a refused URL. They hold no part of it, and nothing of what a
+// name means inside: for whoever asks, the URL was judged by its text alone.
+func (r Rule) Words() string {
+	switch r {
+	case RuleTooLong:
+		return "it may have 2048 bytes at most"
+	case RuleScheme:
+		return "it has to be https; plain http is the operator's to allow (webhooks.allow_http)"
+	case RuleUserinfo:
+		return "leave its name and password out; an endpoint may have a header Authorization instead"
+	case RuleFragment:
+		return "leave out the # and what follows it"
+	case RuleHostMissing:
+		return "it names no host"
+	case RuleHostNotASCII:
+		return "write its host in the xn-- form"
+	case RuleHostMalformed, RuleHostNumeric, RuleZone, RuleTrailingDot:
+		return "write its host as a name of letters and digits, or as a plain address without a zone or a full stop behind it"
+	case RuleSingleLabel, RuleInternalName, RuleOwnHost, RuleAddress:
+		return "its host is no public one; others are the operator's to allow (webhooks.allow_hosts, webhooks.allow_private)"
+	case RulePort:
+		return "leave its port out; another than the scheme's own is the operator's to allow (webhooks.allow_hosts, webhooks.allow_private)"
+	}
+	return "write an absolute https address of printable ASCII without spaces"
+}
+
 // GuardConfig says where webhooks may go. The zero value is the strict rule:
 // public addresses, https, port 443.
 type GuardConfig struct {

@@ -283,6 +283,32 @@ func TestCorpusThroughSender(t *testing.T) {
 	}
 }
 
+// What to do about a refused URL holds no part of it, and names a setting where an operator may
+// allow it.
+func TestARuleSaysWhatToDo(t *testing.T) {
+	strict, err := webhook.NewGuard(webhook.GuardConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, want := range map[string]string{
+		"http://hook.example/x":                             "webhooks.allow_http",
+		"https://hook.example:8443/x":                       "webhooks.allow_private",
+		"https://10.0.0.3/x":                                "webhooks.allow_hosts",
+		"https://localhost/x":                               "webhooks.allow_hosts",
+		"https://u:p@hook.example/x":                        "a header Authorization",
+		"https://hook.example/x#y":                          "leave out the #",
+		"https://hook.example/" + strings.Repeat("x", 3000): "2048 bytes",
+		"https://höok.example/":                             "xn--",
+		"https://0x7f.1/":                                   "a plain address",
+		"hook":                                              "absolute https address",
+	} {
+		var rule webhook.Rule
+		if err := strict.CheckURL(url); !errors.As(err, &rule) || !strings.Contains(rule.Words(), want) || strings.Contains(rule.Words(), "hook.") {
+			t.Errorf("%s: %v, %q; want %q", url, err, rule.Words(), want)
+		}
+	}
+}
+
 func TestGuardLoosened(t *testing.T) {
 	names := map[string][]netip.Addr{
 		"receiver":          {netip.MustParseAddr("172.18.0.3")},
