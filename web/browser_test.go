@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -39,6 +40,16 @@ func TestBrowser(t *testing.T) {
 		t.Error("somebody who may only look is shown hosts")
 	}
 	b.shows(signedIn("change")+"/", "data-title=", "provider answers &lt;529&gt;", `<p class="detail">to &lt;gw-7.inside:8443&gt;`)
+	// What was known stays on the page, greyed and with its time, while the state cannot be read.
+	breaks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/console/pools" {
+			s.fail(errors.New("redis is silent"))
+		}
+		r.Header.Set("Authorization", "Bearer look")
+		s.Config.Handler.ServeHTTP(w, r)
+	}))
+	defer breaks.Close()
+	b.shows(breaks.URL+"/", "for the provider to recover", "cannot be read just now", "what stands below is old", `class="old"`)
 }
 
 // A browser that signs in by the form is known on every page, and after it has signed

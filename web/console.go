@@ -269,15 +269,24 @@ func next(p tasks.PoolStatus, now time.Time) string {
 	case p.State == tasks.PoolPaused && p.PausedBy == "memory":
 		return "It goes on by itself when there is room in Redis: when results have expired or were deleted, or maxmemory is raised."
 	case p.State == tasks.PoolPaused && expected != "":
-		return "The breaker tries the provider again, expected " + expected + ", and resumes the pool when that works."
+		return tries(p, now) + ", expected " + expected + "."
 	case p.State == tasks.PoolPaused:
-		return "The breaker tries the provider again and resumes the pool when that works."
+		return tries(p, now) + "."
 	case p.State == tasks.PoolDegraded && expected != "":
 		return "Full pace is expected " + expected + "."
 	case p.State == tasks.PoolDegraded:
 		return "The pace rises step by step to the full allowance."
 	}
 	return goes(p, now)
+}
+
+// tries says when the breaker tries a paused pool's provider next.
+func tries(p tasks.PoolStatus, now time.Time) string {
+	when := ""
+	if p.NextProbeAt.After(now) {
+		when = " at " + at(p.NextProbeAt, now).Clock
+	}
+	return "The breaker tries the provider again" + when + ", and resumes the pool when that works"
 }
 
 // goes says when the jobs of a pool start that runs as it should.

@@ -724,11 +724,12 @@ func TestWords(t *testing.T) {
 		}
 	}
 	for want, p := range map[string]tasks.PoolStatus{
-		"1 job is for later. The first may start at 13:00:00 UTC.":                                                       {Queued: 1, Scheduled: 1},
-		"2 jobs are for later. The first may start at 13:00:00 UTC.":                                                     {Queued: 2, Scheduled: 2},
-		"1 job waits for calls under way to end. 2 jobs are for later. It runs as the allowance permits.":                {Queued: 3, Scheduled: 2, WaitsFor: tasks.WaitConcurrency},
-		"2 jobs wait for the provider's allowance of requests. They run as the allowance permits.":                       {Queued: 2, WaitsFor: tasks.WaitRequests},
-		"2 jobs wait for an operator to resume the pool. It stays paused until an operator resumes it; nothing is lost.": {Queued: 2, State: tasks.PoolPaused, PausedBy: "operator", WaitsFor: tasks.WaitPaused},
+		"1 job is for later. The first may start at 13:00:00 UTC.":                                                                                                              {Queued: 1, Scheduled: 1},
+		"2 jobs are for later. The first may start at 13:00:00 UTC.":                                                                                                            {Queued: 2, Scheduled: 2},
+		"1 job waits for calls under way to end. 2 jobs are for later. It runs as the allowance permits.":                                                                       {Queued: 3, Scheduled: 2, WaitsFor: tasks.WaitConcurrency},
+		"2 jobs wait for the provider's allowance of requests. They run as the allowance permits.":                                                                              {Queued: 2, WaitsFor: tasks.WaitRequests},
+		"2 jobs wait for an operator to resume the pool. It stays paused until an operator resumes it; nothing is lost.":                                                        {Queued: 2, State: tasks.PoolPaused, PausedBy: "operator", WaitsFor: tasks.WaitPaused},
+		"1 job waits for the provider to recover. The breaker tries the provider again at 12:00:05 UTC, and resumes the pool when that works, expected 12:00:30 UTC (in 30 s).": {Queued: 1, State: tasks.PoolPaused, PausedBy: "breaker", NextProbeAt: noon.Add(5 * time.Second), ExpectedResumeAt: noon.Add(30 * time.Second)},
 	} {
 		p.NextScheduledAt = noon.Add(time.Hour)
 		if got := waits(p) + " " + next(p, noon); got != want {

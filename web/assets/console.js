@@ -6,6 +6,7 @@ const script = document.currentScript.src; // tells where the console is
 
 const live = document.getElementById("live");
 const stale = document.getElementById("stale");
+const staleWhy = document.getElementById("stale-why");
 const staleAt = document.getElementById("stale-at");
 let answeredAt = live.firstElementChild.dataset.at;
 let stream; // of events
@@ -21,6 +22,13 @@ function show(html) {
     old();
     return;
   }
+  const came = document.createElement("template");
+  came.innerHTML = html;
+  const fault = came.content.querySelector(".fault");
+  if (fault && !live.querySelector(".fault")) { // what is known stays, and says of when it is
+    old(fault.textContent + " ");
+    return;
+  }
   const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
   live.innerHTML = html;
   if (focused) {
@@ -29,12 +37,15 @@ function show(html) {
   document.title = live.firstElementChild.dataset.title;
   answeredAt = live.firstElementChild.dataset.at;
   stale.hidden = true;
+  live.classList.remove("old");
 }
 
-function old() {
-  if (stale.hidden) {
+function old(why = "") {
+  if (stale.hidden || staleWhy.textContent !== why) {
+    staleWhy.textContent = why;
     staleAt.textContent = answeredAt;
     stale.hidden = false;
+    live.classList.add("old");
     document.title = "No answer – Sluice";
   }
 }
@@ -65,7 +76,7 @@ function listen() {
     held = e.data;
     settle();
   });
-  stream.addEventListener("away", old);
+  stream.addEventListener("away", () => old());
   stream.addEventListener("over", () => {
     stream.close();
     renew(); // tells why

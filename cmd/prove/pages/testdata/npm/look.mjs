@@ -12,6 +12,32 @@ const asked = JSON.parse(readFileSync(0, 'utf8'));
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core'), 'utf8');
 const own = new URL(asked.base).origin;
 
+// docs tells what does not work of the description of the API: its search, a command for each
+// call, and the way back.
+async function docs(page) {
+  const faults = [];
+  const shown = () => page.locator('section.call:visible').count();
+  const all = await shown();
+  await page.fill('#find', 'signing-secret');
+  const found = await shown();
+  if (found === 0 || found > all / 4 || (await page.locator('nav li:visible').count()) !== found) {
+    faults.push(`the search shows ${found} of ${all} calls`);
+  }
+  await page.fill('#find', '');
+  if ((await shown()) !== all || all < 30) {
+    faults.push(`${await shown()} of ${all} calls are shown after a search`);
+  }
+  const commands = await page.locator('section.call > pre:first-of-type').allTextContents();
+  if (commands.length !== all || commands.some((c) => !c.startsWith('curl -s'))) {
+    faults.push(`${commands.length} commands for ${all} calls`);
+  }
+  const back = await page.locator('main a').first().evaluate((a) => a.href);
+  if (back !== asked.base + '/') {
+    faults.push(`the way back leads to ${back}`);
+  }
+  return faults;
+}
+
 const browser = await chromium.launch({ executablePath: asked.chromium, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] });
 for (const view of asked.views) {
   const context = await browser.newContext({ colorScheme: view.theme, viewport: { width: view.width, height: 900 } });
@@ -36,6 +62,9 @@ for (const view of asked.views) {
       seen.bytes = Math.max(seen.bytes, bytes);
     }
     seen.sideways = await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);
+    if (p.name === 'docs') {
+      seen.errors.push(...await docs(page));
+    }
     if (!p.foreign) {
       await page.evaluate(axe);
       const found = await page.evaluate(async () => (await globalThis.axe.run()).violations.filter((v) => v.impact === 'serious' || v.impact === 'critical'));
