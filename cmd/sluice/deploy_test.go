@@ -194,6 +194,19 @@ func TestDashboardAlertsAndRunbookNameMetricsThatExist(t *testing.T) {
 		found = scrape(t, ops)
 		return found["sluice_gate_level"] != nil && found["sluice_attempt_seconds_bucket"] != nil && found["sluice_tenant_tokens_total"] != nil
 	})
+	// What one pool, one account, no proxy and no trouble have no sample of is known by README, which
+	// is compared with what the program registers.
+	for _, row := range table(t, "| metric |") {
+		name := strings.Trim(row[0], "`")
+		if found[name] != nil || found[name+"_count"] != nil {
+			continue
+		}
+		found[name] = map[string]bool{}
+		for l := range strings.SplitSeq(row[1], ", ") {
+			found[name][l] = true
+		}
+		found[name+"_bucket"] = found[name]
+	}
 	label := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"`)
 	var all []string
 	for _, p := range panels(t) {
@@ -225,6 +238,38 @@ func TestDashboardAlertsAndRunbookNameMetricsThatExist(t *testing.T) {
 	}
 }
 
+// Each metric is on a panel, or the runbook says why it is on none.
+func TestEachMetricIsOnAPanelOrTheRunbookSaysWhyNot(t *testing.T) {
+	t.Parallel()
+	shown, excused := map[string]bool{}, map[string]bool{}
+	for _, p := range panels(t) {
+		for _, target := range p.Targets {
+			for _, name := range regexp.MustCompile(`sluice_\w+`).FindAllString(target.Expr, -1) {
+				shown[strings.TrimSuffix(name, "_bucket")] = true
+			}
+		}
+	}
+	_, list, ok := strings.Cut(project(t, "docs/runbook.md"), "\n## Metrics without a panel\n")
+	if !ok {
+		t.Fatal("docs/runbook.md has no such list")
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\* ([^:]+): ").FindAllStringSubmatch(list, -1) {
+		for name := range strings.SplitSeq(m[1], ", ") {
+			excused[strings.Trim(name, "`")] = true
+		}
+	}
+	for _, row := range table(t, "| metric |") {
+		name := strings.Trim(row[0], "`")
+		if shown[name] == excused[name] {
+			t.Errorf("%s: on a panel: %v, in the runbook's list of those on none: %v", name, shown[name], excused[name])
+		}
+		delete(excused, name)
+	}
+	for name := range excused {
+		t.Errorf("docs/runbook.md excuses %s, which is no metric", name)
+	}
+}
+
 // A panel has one unit, that of everything it draws: nobody reads tokens and requests off one
 // axis.
 func TestEachPanelHasOneUnit(t *testing.T) {
@@ -235,7 +280,7 @@ func TestEachPanelHasOneUnit(t *testing.T) {
 			return "s"
 		case strings.Contains(expr, "_bytes"):
 			return "bytes"
-		case strings.Contains(expr, "_ratio"), strings.Contains(expr, "429"):
+		case strings.Contains(expr, "_ratio"), strings.Contains(expr, "_coverage"), strings.Contains(expr, "429"):
 			return "percentunit"
 		case strings.Contains(expr, ") / sum"):
 			return "none"
@@ -356,7 +401,20 @@ func TestAlertsByPromtool(t *testing.T) {
 		}
 		t.Skip("promtool is not on PATH (Debian: prometheus)")
 	}
-	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "alerts_test.yml"}} {
+	// The panels' expressions as rules, with what Grafana puts into them.
+	var asked strings.Builder
+	asked.WriteString("groups:\n  - name: panels\n    rules:\n")
+	for i, p := range panels(t) {
+		for j, target := range p.Targets {
+			expr := strings.NewReplacer("$__rate_interval", "5m", "$pool", ".+").Replace(target.Expr)
+			fmt.Fprintf(&asked, "      - {record: \"panel:%d:%d\", expr: %q}\n", i, j, expr)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "panels.yml")
+	if err := os.WriteFile(file, []byte(asked.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "alerts_test.yml"}, {"check", "rules", file}} {
 		cmd := exec.CommandContext(t.Context(), promtool, args...)
 		cmd.Dir = filepath.Join("..", "..", "deploy")
 		if out, err := cmd.CombinedOutput(); err != nil {
