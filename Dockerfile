@@ -4,7 +4,8 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o /out/sluice ./cmd/sluice \
+ARG REVISION=
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.builtFrom=$REVISION" -o /out/sluice ./cmd/sluice \
  && mkdir /out/data
 
 # Nothing but the program and the certificates of the web. There is no Redis in

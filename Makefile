@@ -197,7 +197,7 @@ bench-outage: ## Measure an outage, a shared key, lost state, killed workers and
 
 .PHONY: image
 image: ## Build the container image
-	docker build -t sluice .
+	docker build --build-arg REVISION=$$(git rev-parse HEAD) -t sluice .
 
 .PHONY: pin-images
 pin-images: ## Write the digest of each image's tag behind it, in docker-compose.yml and Dockerfile; needs docker and the registries

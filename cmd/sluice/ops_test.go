@@ -39,7 +39,10 @@ type composed struct {
 	Deploy struct {
 		Replicas int `yaml:"replicas"`
 	} `yaml:"deploy"`
-	Build   string   `yaml:"build"`
+	Build struct {
+		Context string            `yaml:"context"`
+		Args    map[string]string `yaml:"args"`
+	} `yaml:"build"`
 	Volumes []string `yaml:"volumes"`
 	EnvFile []struct {
 		Path     string `yaml:"path"`
@@ -181,8 +184,11 @@ func TestComposeCanBeConfigured(t *testing.T) {
 	}
 	var built []string
 	for name, s := range file.Services {
-		if s.Build != "" {
+		if s.Build.Context != "" {
 			built = append(built, name)
+			if _, ok := s.Build.Args["REVISION"]; !ok || !strings.Contains(project(t, "Dockerfile"), "\nARG REVISION=\n") {
+				t.Errorf("%s is built with %v, without its revision", name, s.Build.Args)
+			}
 		}
 		if s.Logging.Driver != "json-file" || s.Logging.Options["max-size"] == "" || s.Logging.Options["max-file"] == "" {
 			t.Errorf("the log of %s is not rotated: %+v", name, s.Logging)

@@ -46,12 +46,19 @@ func buildInfo() prometheus.Collector {
 	return g
 }
 
+// builtFrom is the source's revision as who builds it says, where the build does not see it: an
+// image is built of the files alone. It is set by the linker.
+var builtFrom string
+
 func revision() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
 	}
 	var rev, dirty string
+	if builtFrom != "" {
+		rev = " " + builtFrom[:min(12, len(builtFrom))]
+	}
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
