@@ -12,6 +12,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -77,6 +78,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 func source(ctx context.Context) (version string, at time.Time, err error) {
 	line, err := exec.CommandContext(ctx, "go", "run", "./cmd/sluice", "version").Output()
 	if err != nil {
+		if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+			err = fmt.Errorf("%w\n%s", err, failed.Stderr)
+		}
 		return "", at, fmt.Errorf("ask for the version: %w", err)
 	}
 	fields := strings.Fields(string(line))

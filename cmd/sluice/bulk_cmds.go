@@ -20,7 +20,7 @@ type ManyFlags struct {
 	Status string   `help:"All with this status that match."`
 	Since  string   `placeholder:"TIME" help:"All accepted at this time (2030-01-31T12:00:00Z) or later; 24h is a day ago."`
 	Until  string   `placeholder:"TIME" help:"All accepted before this time."`
-	JSON   bool     `name:"json" help:"Print what the API answers, a line each 10,000 jobs."`
+	JSON   bool     `name:"json" help:"Print what the API answers: of one job a line, of many a line each 10,000 jobs."`
 }
 
 // body is what asks for them.
@@ -65,7 +65,7 @@ func (f ManyFlags) move(ctx context.Context, env *Env, c ClientFlags, verb, did 
 		if err != nil {
 			return err
 		}
-		return printJSON(env.Stdout, b)
+		return OneLine{f.JSON}.print(env.Stdout, b)
 	}
 	n, err := api.moveAll(ctx, env, "/v1/jobs/"+verb, body, f.JSON, did)
 	if err == nil && n < len(f.ID) {
@@ -153,6 +153,7 @@ type BatchCmd struct {
 type BatchSubmitCmd struct {
 	File           string `arg:"" help:"Lines of JSON as POST /v1/batches takes them; - is standard input."`
 	IdempotencyKey string `placeholder:"KEY" help:"The same key and file is the same batch."`
+	OneLine        `embed:""`
 	ClientFlags    `embed:""`
 }
 
@@ -173,7 +174,7 @@ func (c *BatchSubmitCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	return printJSON(env.Stdout, b)
+	return c.print(env.Stdout, b)
 }
 
 // BatchListCmd lists batches.
@@ -222,30 +223,26 @@ type OfBatch struct {
 
 func (c OfBatch) path(rest string) string { return "/v1/batches/" + url.PathEscape(c.ID) + rest }
 
-// print prints what the API answers about a batch.
-func (c OfBatch) print(ctx context.Context, env *Env, method, rest string) error {
-	_, err := c.ask(ctx, env, method, c.path(rest), nil, true)
-	return err
-}
-
 // BatchGetCmd prints a batch.
 type BatchGetCmd struct {
+	OneLine `embed:""`
 	OfBatch `embed:""`
 }
 
 // Run prints the batch as it stands.
 func (c *BatchGetCmd) Run(ctx context.Context, env *Env) error {
-	return c.print(ctx, env, http.MethodGet, "")
+	return c.show(ctx, env, http.MethodGet, c.path(""), nil, c.OneLine)
 }
 
 // BatchCancelCmd cancels a batch.
 type BatchCancelCmd struct {
+	OneLine `embed:""`
 	OfBatch `embed:""`
 }
 
 // Run cancels the batch and prints it.
 func (c *BatchCancelCmd) Run(ctx context.Context, env *Env) error {
-	return c.print(ctx, env, http.MethodPost, "/cancel")
+	return c.show(ctx, env, http.MethodPost, c.path("/cancel"), nil, c.OneLine)
 }
 
 // BatchRetryCmd queues what did not succeed of a batch again.
@@ -267,6 +264,7 @@ func (c *BatchRetryCmd) Run(ctx context.Context, env *Env) error {
 
 // BatchWatchCmd waits for a batch.
 type BatchWatchCmd struct {
+	OneLine `embed:""`
 	OfBatch `embed:""`
 }
 
@@ -296,7 +294,7 @@ func (c *BatchWatchCmd) Run(ctx context.Context, env *Env) error {
 		if g.Status != "ended" {
 			continue
 		}
-		if err := printJSON(env.Stdout, b); err != nil {
+		if err := c.print(env.Stdout, b); err != nil {
 			return err
 		}
 		if bad := n.Total - n.Succeeded; bad > 0 {
@@ -309,6 +307,7 @@ func (c *BatchWatchCmd) Run(ctx context.Context, env *Env) error {
 // BatchResultsCmd prints the results of a batch.
 type BatchResultsCmd struct {
 	Out     string `short:"o" placeholder:"FILE" help:"Write them to this file, which must not be there yet."`
+	JSON    bool   `name:"json" help:"Lines of JSON, as they are anyway."`
 	OfBatch `embed:""`
 }
 

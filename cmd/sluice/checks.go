@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,12 +22,13 @@ type ConfigCmd struct {
 
 // ConfigCheckCmd validates the configuration.
 type ConfigCheckCmd struct {
-	JSON bool `name:"json" help:"Print one JSON object: the configuration, or its faults."`
+	Role string `enum:"api,worker,dev" default:"dev" help:"For which process: api needs a key to verify tokens with; worker and dev do not."`
+	JSON bool   `name:"json" help:"Print one JSON object: the configuration, or its faults."`
 }
 
 // Run prints the configuration in force, or fails with all its faults.
 func (c ConfigCheckCmd) Run(env *Env) error {
-	cfg, notices, err := checked(env)
+	cfg, notices, err := checked(env, c.Role)
 	if c.JSON {
 		return errors.Join(printChecked(env.Stdout, cfg, notices, err), err)
 	}
@@ -41,8 +43,10 @@ func (c ConfigCheckCmd) Run(env *Env) error {
 	return cfg.Print(env.Stdout)
 }
 
-// checked reads the configuration, and the files that it names.
-func checked(env *Env) (c *config.Config, notices []string, err error) {
+var errNoKeys = errors.New("auth.hmac_secret, auth.jwks_file, auth.jwks_url or auth.issuers: one is needed to verify tokens with; sluice dev makes a secret of its own")
+
+// checked reads the configuration for a role, and the files that it names.
+func checked(env *Env, role string) (c *config.Config, notices []string, err error) {
 	if c, err = env.Config(); err != nil {
 		return nil, nil, err
 	}
@@ -51,10 +55,13 @@ func checked(env *Env) (c *config.Config, notices []string, err error) {
 		return nil, nil, err
 	}
 	if secret == nil && c.Auth.JWKSURL == "" && c.Auth.JWKSFile == "" && len(c.Auth.Issuers) == 0 {
-		return c, []string{"No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own."}, nil
+		if role == "api" {
+			return c, c.Notices(), errNoKeys
+		}
+		return c, append(c.Notices(), "No key is set to verify tokens with: sluice api would not start; sluice dev makes a secret of its own."), nil
 	}
 	_, err = newVerifier(c.Auth, secret, nil, nil, nil) // reads the files of keys
-	return c, nil, err
+	return c, c.Notices(), err
 }
 
 // printChecked prints what was found as one JSON object.
@@ -99,6 +106,7 @@ type TokenCmd struct {
 	Subject string        `help:"Who it is for (default: the tenant)."`
 	Models  []string      `help:"The only models that it may ask; * stands for any text (default: all)."`
 	Pools   []string      `name:"pool" help:"The only pools that it may use; * stands for any text (default: all)."`
+	JSON    bool          `name:"json" help:"Print one JSON object: the token, its id (jti), and when it ends."`
 }
 
 // Run prints the token.
@@ -124,8 +132,28 @@ func (c *TokenCmd) Run(env *Env) error {
 	if err != nil {
 		return wrongUsage{err}
 	}
+	if c.JSON {
+		return printMinted(env.Stdout, token)
+	}
 	_, err = fmt.Fprintln(env.Stdout, token)
 	return err
+}
+
+// printMinted prints a token of our own with what it says of itself.
+func printMinted(out io.Writer, token string) error {
+	var claims struct {
+		ID      string `json:"jti"`
+		Expires int64  `json:"exp"`
+	}
+	b, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err = errors.Join(err, json.Unmarshal(b, &claims)); err != nil {
+		return fmt.Errorf("read the token: %w", err)
+	}
+	return printValue(out, struct {
+		ID      string    `json:"id"`
+		Token   string    `json:"token"`
+		Expires time.Time `json:"expires_at"`
+	}{claims.ID, token, time.Unix(claims.Expires, 0).UTC()})
 }
 
 // HealthcheckCmd asks a running process whether it is ready, for a container

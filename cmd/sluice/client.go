@@ -218,6 +218,7 @@ func (c *client) problem(res *http.Response) error {
 type job struct {
 	ID     string  `json:"id"`
 	Status string  `json:"status"`
+	Pool   string  `json:"pool"`
 	Text   *string `json:"text"`
 	Error  *struct {
 		Code    string `json:"code"`
@@ -259,11 +260,30 @@ func (j *job) failure() error {
 	return fmt.Errorf("%s %s", j.ID, j.Status)
 }
 
-// print writes the job: one line, or laid out for a reader at a terminal.
-func (j *job) print(w io.Writer) error { return printJSON(w, j.raw) }
+// OneLine is of commands that print JSON anyway.
+type OneLine struct {
+	JSON bool `name:"json" help:"Print one line, at a terminal too."`
+}
 
-// ask makes the one call of a command and returns the answer, which it prints as JSON where
-// that is asked for.
+// print writes JSON: one line, or laid out for a reader at a terminal.
+func (o OneLine) print(w io.Writer, b []byte) error {
+	if o.JSON || !terminal(w) {
+		return printLine(w, b)
+	}
+	return printLaidOut(w, b)
+}
+
+// show makes the one call of a command and prints the answer.
+func (f ClientFlags) show(ctx context.Context, env *Env, method, path string, body []byte, as OneLine) error {
+	b, err := f.ask(ctx, env, method, path, body, false)
+	if err != nil {
+		return err
+	}
+	return as.print(env.Stdout, b)
+}
+
+// ask makes the one call of a command and returns the answer, which it prints as a line of JSON
+// where that is asked for.
 func (f ClientFlags) ask(ctx context.Context, env *Env, method, path string, body []byte, asJSON bool) ([]byte, error) {
 	api, err := f.client(env)
 	if err != nil {
@@ -272,24 +292,18 @@ func (f ClientFlags) ask(ctx context.Context, env *Env, method, path string, bod
 	defer api.close()
 	b, err := api.call(ctx, method, path, nil, body)
 	if err == nil && asJSON {
-		err = printJSON(env.Stdout, b)
+		err = printLine(env.Stdout, b)
 	}
 	return b, err
 }
 
-func printJSON(w io.Writer, b []byte) error {
+func printLaidOut(w io.Writer, b []byte) error {
 	var out bytes.Buffer
-	var err error
-	if terminal(w) {
-		err = json.Indent(&out, b, "", "  ")
-	} else {
-		err = json.Compact(&out, b)
-	}
-	if err != nil {
+	if err := json.Indent(&out, b, "", "  "); err != nil {
 		return fmt.Errorf("the answer is not JSON: %w", err)
 	}
 	out.WriteByte('\n')
-	_, err = w.Write(out.Bytes())
+	_, err := w.Write(out.Bytes())
 	return err
 }
 

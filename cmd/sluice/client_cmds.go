@@ -85,7 +85,7 @@ func (c *SubmitCmd) Run(ctx context.Context, env *Env) error {
 	if c.Text {
 		return j.printText(env.Stdout)
 	}
-	if err := j.print(env.Stdout); err != nil {
+	if err := (OneLine{}).print(env.Stdout, j.raw); err != nil {
 		return err
 	}
 	if wait > 0 {
@@ -189,7 +189,8 @@ func inputOf(env *Env, name string) ([]byte, error) {
 type GetCmd struct {
 	ID          string `arg:"" help:"The job's id."`
 	Wait        Wait   `placeholder:"SECONDS" help:"How long to wait for the job to end."`
-	Text        bool   `help:"Print the text alone; exit 1 when there is none."`
+	Text        bool   `xor:"form" help:"Print the text alone; exit 1 when there is none."`
+	JSON        bool   `name:"json" xor:"form" help:"Print one line, at a terminal too."`
 	ClientFlags `embed:""`
 }
 
@@ -211,7 +212,7 @@ func (c *GetCmd) Run(ctx context.Context, env *Env) error {
 	if c.Text {
 		return j.printText(env.Stdout)
 	}
-	return j.print(env.Stdout)
+	return OneLine{c.JSON}.print(env.Stdout, j.raw)
 }
 
 // PoolsCmd holds the commands about pools.
@@ -235,25 +236,12 @@ func (c *PoolsListCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil || c.JSON {
 		return err
 	}
-	var status struct {
-		Pools []struct {
-			Name     string  `json:"name"`
-			State    string  `json:"state"`
-			PausedBy *string `json:"paused_by"`
-			Reason   *string `json:"reason"`
-			Queued   int64   `json:"queued"`
-			Running  int64   `json:"running"`
-			Oldest   *string `json:"oldest_queued_at"`
-		} `json:"pools"`
-	}
+	var status struct{ Pools []poolRow }
 	if err := json.Unmarshal(b, &status); err != nil {
 		return fmt.Errorf("the answer is not the status of an API: %w", err)
 	}
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "POOL\tSTATE\tBY\tQUEUED\tRUNNING\tOLDEST\tREASON")
-	for _, p := range status.Pools {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", p.Name, p.State, orDash(p.PausedBy), p.Queued, p.Running, orDash(p.Oldest), orDash(p.Reason))
-	}
+	poolTable(w, status.Pools, time.Now())
 	return w.Flush()
 }
 
@@ -274,6 +262,7 @@ type PoolsPauseCmd struct {
 	Name        string `arg:"" help:"The pool's name."`
 	Reason      string `help:"Why, for whoever looks at the console."`
 	Until       string `help:"When the pause ends by itself: a time (2030-01-31T12:00:00Z) or how long from now (90m, 2h). Without it an operator has to resume the pool." placeholder:"TIME"`
+	OneLine     `embed:""`
 	ClientFlags `embed:""`
 }
 
@@ -290,7 +279,7 @@ func (c *PoolsPauseCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	return operate(ctx, env, c.ClientFlags, c.Name, "pause", body)
+	return c.show(ctx, env, http.MethodPost, poolPath(c.Name, "pause"), body, c.OneLine)
 }
 
 // moment reads a time of RFC 3339, or how far from now it lies; nil for "".
@@ -312,12 +301,13 @@ func moment(text string, now time.Time) (*time.Time, error) {
 // PoolsResumeCmd resumes a pool.
 type PoolsResumeCmd struct {
 	Name        string `arg:"" help:"The pool's name."`
+	OneLine     `embed:""`
 	ClientFlags `embed:""`
 }
 
 // Run resumes the pool and prints it.
 func (c *PoolsResumeCmd) Run(ctx context.Context, env *Env) error {
-	return operate(ctx, env, c.ClientFlags, c.Name, "resume", nil)
+	return c.show(ctx, env, http.MethodPost, poolPath(c.Name, "resume"), nil, c.OneLine)
 }
 
 // PoolsAuditCmd lists what operators did to a pool.
@@ -330,7 +320,7 @@ type PoolsAuditCmd struct {
 
 // Run prints a table.
 func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
-	b, err := c.ask(ctx, env, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/audit?limit="+strconv.Itoa(c.Limit), nil, c.JSON)
+	b, err := c.ask(ctx, env, http.MethodGet, poolPath(c.Name, "audit")+"?limit="+strconv.Itoa(c.Limit), nil, c.JSON)
 	if err != nil || c.JSON {
 		return err
 	}
@@ -354,7 +344,4 @@ func (c *PoolsAuditCmd) Run(ctx context.Context, env *Env) error {
 	return w.Flush()
 }
 
-func operate(ctx context.Context, env *Env, f ClientFlags, pool, verb string, body []byte) error {
-	_, err := f.ask(ctx, env, http.MethodPost, "/v1/pools/"+url.PathEscape(pool)+"/"+verb, body, true)
-	return err
-}
+func poolPath(pool, rest string) string { return "/v1/pools/" + url.PathEscape(pool) + "/" + rest }

@@ -97,6 +97,7 @@ type ListenCmd struct {
 	Secret []string `required:"" placeholder:"whsec_…" help:"What deliveries are signed with; more than one during a rotation. A whpk_… key verifies v1a."`
 	Listen string   `default:"127.0.0.1:8090" help:"Address."`
 	Status int      `default:"204" help:"Answer to what verifies; another than 2xx shows how Sluice tries again."`
+	JSON   bool     `name:"json" help:"Print each delivery as one line of JSON; the first line is the URL all the same."`
 }
 
 // Run prints a line for each delivery until ctx ends. Its URL is the first line.
@@ -116,12 +117,21 @@ func (c *ListenCmd) Run(ctx context.Context, env *Env) error {
 	if c.Status < 200 || c.Status > 599 {
 		return wrongUsage{errors.New("--status: it has to be an HTTP status from 200 to 599")}
 	}
-	receiver, err := webhook.NewReceiver(webhook.ReceiverConfig{Keys: keys, Out: env.Stdout, Status: c.Status})
+	receiver, err := webhook.NewReceiver(webhook.ReceiverConfig{Keys: keys, Out: env.Stdout, JSON: c.JSON, Status: c.Status})
 	if err != nil {
 		return wrongUsage{err}
 	}
 	server := &http.Server{Handler: receiver, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}
 	return serveAlone(ctx, env, c.Listen, server, nil)
+}
+
+// listenOn listens at an address, which a setting or a flag names.
+func listenOn(setting, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: another address is named by %s; port 0 is any that is free", err, setting)
+	}
+	return l, nil
 }
 
 // aloneGrace is what calls in flight get when a server for development is stopped.
@@ -130,7 +140,7 @@ const aloneGrace = 2 * time.Second
 // serveAlone serves until ctx ends; then stop, if set, lets go of what is held.
 // The base URL is the one line on standard output.
 func serveAlone(ctx context.Context, env *Env, address string, server *http.Server, stop func()) error {
-	l, err := net.Listen("tcp", address)
+	l, err := listenOn("--listen", address)
 	if err != nil {
 		return err
 	}

@@ -176,6 +176,9 @@ func testWebhooks(t *testing.T, s *system) {
 	}
 	// What must not be called is refused when it is saved.
 	for _, bad := range []string{"ftp://example.com/", "https://user:pass@example.com/", "http://169.254.169.254/latest", "https://"} {
-		other.do("POST", "/v1/webhook-endpoints", `{"url":"`+bad+`","events":["job.succeeded"]}`).want(t, 422)
+		r := other.do("POST", "/v1/webhook-endpoints", `{"url":"`+bad+`","events":["job.succeeded"]}`).want(t, 422)
+		if detail := r.str("detail"); strings.Contains(bad, "169") && !strings.Contains(detail, "the operator's to allow (webhooks.allow_hosts, webhooks.allow_private)") {
+			t.Errorf("%s is refused with %q", bad, detail)
+		}
 	}
 }

@@ -44,7 +44,7 @@ func (c *ExplainCmd) Run(ctx context.Context, env *Env) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(env.Stdout, b)
+		return printLine(env.Stdout, b)
 	}
 	var timeline struct {
 		Data []span `json:"data"`

@@ -230,6 +230,7 @@ func (c *DeliveriesListCmd) Run(ctx context.Context, env *Env) error {
 // DeliveriesRedeliverCmd sends deliveries again.
 type DeliveriesRedeliverCmd struct {
 	ID          []string `arg:"" help:"The deliveries' ids."`
+	OneLine     `embed:""`
 	ClientFlags `embed:""`
 }
 
@@ -245,7 +246,7 @@ func (c *DeliveriesRedeliverCmd) Run(ctx context.Context, env *Env) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", clean(id), err)
 		}
-		if err := printJSON(env.Stdout, b); err != nil {
+		if err := c.print(env.Stdout, b); err != nil {
 			return err
 		}
 	}

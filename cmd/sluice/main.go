@@ -96,6 +96,9 @@ func impatient(signals <-chan os.Signal, then time.Time) {
 	}
 }
 
+// errInterrupted is what a command fails of that a signal has ended.
+var errInterrupted = errors.New("interrupted")
+
 // exit is thrown through the command line library, which has no other way to
 // end after --help.
 type exit int
@@ -162,6 +165,9 @@ func (c *commandLine) run(ctx context.Context, args, environ []string, stdin io.
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(env); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = errInterrupted
+		}
 		fmt.Fprintf(stderr, "sluice: %v\n", err)
 		if coded, ok := errors.AsType[interface {
 			error

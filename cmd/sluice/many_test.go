@@ -92,6 +92,9 @@ func TestCommandsAboutManyJobs(t *testing.T) {
 		{"deliveries --status exhausted", page(dlv, ""), `GET /v1/deliveries\?limit=20&status=exhausted`, 0, `\ndlv_1 +exhausted +job.failed +job_1 +- +10 +x +timeout\x{fffd}1m\n$`, `^$`},
 		{"deliveries list --endpoint whe_1 --json", page(dlv, ""), `GET /v1/webhook-endpoints/whe_1/deliveries\?limit=20`, 0, `^{"id":"dlv_1".*}\n$`, `^$`},
 		{"deliveries redeliver dlv_1 dlv_2", dlv, `POST /v1/deliveries/dlv_1/redeliver`, 1, `^{"id":"dlv_1"`, `dlv_2: 404`},
+		{"tokens revoke tok_1 --reason lost --json", `{}`, `DELETE /v1/tokens/tok_1\?reason=lost`, 0, `^{"id":"tok_1","revoked":true}\n$`, `^$`},
+		{"tokens revoke tok_1", `{}`, `DELETE /v1/tokens/tok_1$`, 0, `^$`, `^tok_1 is revoked\n$`},
+		{"get job_1 --text --json", "", `^$`, 2, `^$`, `--text and --json can't be used together`},
 		{"pools pause p --until 2026-01-01T00:00:00Z --reason why", `{"name":"p"}`, `POST /v1/pools/p/pause {"reason":"why","until":"2026-01-01T00:00:00Z"}`, 0, `^{"name":"p"}`, `^$`},
 		{"pools pause p --until soon", "", `^$`, 2, `^$`, `--until: "soon" is neither`},
 	} {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,45 @@ func TestEverybodyToldOfAPoolIsToldTheSame(t *testing.T) {
 		}
 		if n := r.gauge("sluice_backlog_jobs"); n != float64(p.Queued) {
 			t.Errorf("the metric counts %v, the API %d", n, p.Queued)
+		}
+		environ := []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + r.token}
+		for args, want := range map[string]string{
+			"pools":         `(?m)^claude +` + p.State + ` .* 11 +2 +0 +\S+ +` + string(why) + ` `,
+			"top --count 1": ` pool claude state=` + p.State + ` queued=11 later=2 running=0 oldest=\S+ for=` + string(why) + ` allowance="\w`,
+		} {
+			if code, stdout, stderr := invoke(t, "", environ, strings.Fields(args)...); code != 0 || !regexp.MustCompile(want).MatchString(stdout) {
+				t.Errorf("sluice %s: code %d, %s; want %s; stderr %q", args, code, stdout, want, stderr)
+			}
+		}
+	}
+	shellReads(t, r, last.ID)
+}
+
+// shellReads has each command of the shell that reads an answer read one of the API itself: an
+// answer of a test's own may be of another form.
+func shellReads(t *testing.T, r *stage, job string) {
+	t.Helper()
+	var made struct{ ID string }
+	r.call("POST", "/v1/batches", `{"jobs":[`+hello+`]}`, &made)
+	r.call("POST", "/v1/tokens", `{"tenant":"acme","scope":"jobs:read","ttl":"1h","name":"the shell"}`, &struct{}{})
+	for args, want := range map[string]string{
+		"jobs":                     `(?m)^` + job + ` +queued +\S+ +claude +\S+Z +paused +-$`,
+		"jobs --json":              `(?m)^{"id":"` + job + `",`,
+		"get " + job:               `^{"id":"` + job + `",`,
+		"explain " + job:           `(?m)^\S+ \S+ +[0-9.]+ +waiting `,
+		"batch list":               `(?m)^` + made.ID + ` +in_progress +\S+Z +1 +1 +0 +0 +0 +0 +0$`,
+		"batch get " + made.ID:     `^{"id":"` + made.ID + `",`,
+		"deliveries":               `^ID +STATUS `,
+		"pools tenants claude":     `(?m)^acme +1 .* \d+ +0$`,
+		"pools audit claude":       `(?m)^\S+Z +pause +ann +- +the bill$`,
+		"tenants":                  `(?m)^acme +1 +600 +14/100000 `,
+		"tokens":                   `(?m)^tok_\S+ +acme +the shell +jobs:read +- +- +\S+Z +-$`,
+		"abuse":                    `^TENANT +RULE `,
+		"batch results " + made.ID: `^$`,
+	} {
+		environ := []string{"SLUICE_URL=" + r.url, "SLUICE_TOKEN=" + r.token}
+		if code, stdout, stderr := invoke(t, "", environ, strings.Fields(args)...); code != 0 || stderr != "" || !regexp.MustCompile(want).MatchString(stdout) {
+			t.Errorf("sluice %s: code %d, %s; want %s; stderr %q", args, code, stdout, want, stderr)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -252,6 +253,12 @@ func TestTheFakesHelpListsEveryFault(t *testing.T) {
 		if !strings.Contains(help, " "+k.Name+" "+strings.Join(strings.Fields(k.Says), " ")) {
 			t.Errorf("the help does not say that %s is %q", k.Name, k.Says)
 		}
+	}
+}
+
+func TestAFaultThatThereIsNotNamesThoseThatThereAre(t *testing.T) {
+	if code, _, stderr := invoke(t, "", nil, "fake", "--fault", "bogus"); code != 2 || !strings.Contains(stderr, `there is no fault "bogus", only `) || !strings.Contains(stderr, "529") || !strings.Contains(stderr, "hang") {
+		t.Errorf("code %d, %q", code, stderr)
 	}
 }
 
@@ -536,18 +543,20 @@ func TestPools(t *testing.T) {
 		}
 		if r.method == http.MethodGet {
 			_, _ = io.WriteString(w, `{"status":"degraded","pools":[
-				{"name":"claude","state":"paused","since":null,"reason":"credit\nused up","paused_by":"operator","queued":12,"running":0,"oldest_queued_at":"2026-01-01T00:00:00Z"},
-				{"name":"gpt","state":"open","reason":null,"paused_by":null,"queued":0,"running":3,"oldest_queued_at":null}]}`)
+				{"name":"claude","state":"paused","since":null,"reason":"credit\nused up","paused_by":"operator","queued":12,"scheduled":2,"running":0,"waiting_for":"paused","oldest_queued_at":"2020-01-01T00:00:00Z"},
+				{"name":"gpt","state":"open","reason":null,"paused_by":null,"queued":1,"scheduled":0,"running":3,"waiting_for":"requests","oldest_queued_at":null,"drained_at":"2020-01-01T00:00:00Z","allowance":{"requests":{"limit":50,"used":0.5}}}]}`)
 			return
 		}
 		_, _ = io.WriteString(w, `{"name":"claude"}`)
 	})
-	want := "POOL    STATE   BY        QUEUED  RUNNING  OLDEST                REASON\n" +
-		"claude  paused  operator  12      0        2026-01-01T00:00:00Z  credit used up\n" +
-		"gpt     open    -         0       3        -                     -\n"
+	want := "POOL STATE BY QUEUED LATER RUNNING OLDEST FOR ALLOWANCE NEXT REASON\n" +
+		"claude paused operator 10 2 0 AGE paused - - credit used up\n" +
+		"gpt open - 1 0 3 - requests requests 50 % drained in 0s -\n"
+	ages, spaces := regexp.MustCompile(`\d+h\d+m\d+s`), regexp.MustCompile(` +`)
 	for _, args := range [][]string{{"pools"}, {"pools", "list"}} {
-		if code, stdout, stderr := invoke(t, "", api.environ(), args...); code != 0 || stdout != want {
-			t.Errorf("%q: code %d, stderr %q, stdout\n%s\nwant\n%s", args, code, stderr, stdout, want)
+		code, stdout, stderr := invoke(t, "", api.environ(), args...)
+		if got := spaces.ReplaceAllString(ages.ReplaceAllString(stdout, "AGE"), " "); code != 0 || got != want {
+			t.Errorf("%q: code %d, stderr %q, stdout\n%s\nwant\n%s", args, code, stderr, got, want)
 		}
 	}
 	if code, stdout, _ := invoke(t, "", api.environ(), "pools", "list", "--json"); code != 0 || !json.Valid([]byte(stdout)) || strings.Count(stdout, "\n") != 1 {
@@ -648,6 +657,62 @@ func TestWatch(t *testing.T) {
 				t.Errorf("Last-Event-ID %q; want %q", lasts, c.lasts)
 			}
 		})
+	}
+}
+
+// Who waits for a paused pool is told who paused it and why; and that a signal ended the command.
+func TestWatchOfAPausedPool(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	api := newFakeAPI(t, func(_ int, r asked, w http.ResponseWriter) {
+		if r.uri == "/v1/status" {
+			_, _ = io.WriteString(w, twoPools)
+			return
+		}
+		send(w, "id: 1\nevent: status\ndata: "+`{"id":"job_1","status":"queued","pool":"claude","waiting":{"for":"paused","position":3}}`)
+		<-ctx.Done()
+	})
+	said := make(writes, 8)
+	code := make(chan int, 1)
+	go func() {
+		code <- typeIn(ctx, []string{"watch", "job_1"}, api.environ(), strings.NewReader(""), io.Discard, said)
+	}()
+	if got, want := <-said, "job_1: queued, waiting for its paused pool, position 3: claude is paused by operator (the \u241b[31mbill), back any moment\n"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	stop()
+	if got := <-said; got != "sluice: interrupted\n" {
+		t.Errorf("told %q at the end", got)
+	}
+	if got := <-code; got != 1 {
+		t.Errorf("exit code %d, want 1", got)
+	}
+}
+
+// writes are a stream that is read write by write.
+type writes chan string
+
+func (l writes) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// A port that somebody has is named with the setting that chooses another.
+func TestATakenPortNamesItsSetting(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	taken := l.Addr().String()
+	for want, args := range map[string][]string{
+		"--listen":               {"fake", "--listen", taken},
+		"listen (SLUICE_LISTEN)": {"api"},
+	} {
+		environ := []string{"SLUICE_LISTEN=" + taken, "SLUICE_AUTH__HMAC_SECRET=" + strings.Repeat("s", 32), "SLUICE_REDIS__URL=redis://127.0.0.1:1", "SLUICE_OPS_LISTEN=127.0.0.1:0"}
+		if code, _, stderr := invoke(t, "", environ, args...); code != 1 || !strings.Contains(stderr, "address already in use: another address is named by "+want) {
+			t.Errorf("%q: code %d, %q", args, code, stderr)
+		}
 	}
 }
 

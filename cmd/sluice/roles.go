@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/sluicehq/sluice/api"
@@ -42,7 +41,11 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	if cfg.UsesFake() {
 		fmt.Fprintln(env.Stderr, "sluice: "+fakeNotice)
 	}
-	return serveAPI(ctx, cfg, roles{api: true, worker: true, ownKey: true, again: env.Config, grace: c.Grace}, env.Log, secret, func(url string) {
+	log := env.Log
+	if terminal(env.Stderr) { // where a line a request would push the token out of sight
+		log = env.forReader()
+	}
+	return serveAPI(ctx, cfg, roles{api: true, worker: true, ownKey: true, again: env.Config, grace: c.Grace}, log, secret, func(url string) {
 		fmt.Fprintf(env.Stdout, "API      %s\nconsole  %s/   (sign in with the token)\nmonitor  %s/monitoring\ndocs     %s/docs\n\nexport SLUICE_URL=%s\nexport SLUICE_TOKEN=%s\n",
 			url, url, url, url, url, token)
 	})
@@ -104,9 +107,9 @@ func serveAPI(ctx context.Context, cfg *config.Config, r roles, log *slog.Logger
 }
 
 func (s *service) serveAPI(ctx context.Context, secret []byte, ready func(url string)) error {
-	l, err := net.Listen("tcp", s.cfg.Listen)
+	l, err := listenOn("listen (SLUICE_LISTEN)", s.cfg.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
 	public := s.cfg.PublicFor(l.Addr())
 	a, err := s.newAPI(public, secret)

@@ -47,12 +47,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 	if c.Samples != nil && *c.Samples < 1 {
 		return wrongUsage{errors.New("--samples has to be at least 1")}
 	}
-	log := env.Log
-	if !env.levelSet {
-		if log, err = newLog(env.Stderr, "warn"); err != nil {
-			return err
-		}
-	}
+	log := env.forReader()
 	o := drain.Options{
 		File: c.File, Out: c.Out, Text: c.Text, Template: c.Template, Model: c.Model, MaxTokens: c.MaxTokens,
 		DryRun: c.DryRun, SkipInvalid: c.SkipInvalid, Ordered: c.Ordered, Format: c.Format, Schema: c.Schema, Fresh: c.Fresh, NoProgress: c.NoProgress,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -54,7 +55,7 @@ func TestCommandsOnARealTerminal(t *testing.T) {
 	said := onTerminal(t, func(tty *os.File) int {
 		return typeIn(t.Context(), []string{"run", d.path("p.jsonl")}, d.environ, strings.NewReader(""), tty, tty)
 	})
-	if rest := strings.ReplaceAll(said, "\r\x1b[K", ""); strings.Contains(rest, "\x1b") || strings.Contains(rest, "\x07") || !strings.Contains(rest, "boo") {
+	if rest := strings.NewReplacer("\r\x1b[K", "", "\x1b[?7l", "", "\x1b[?7h", "").Replace(said); strings.Contains(rest, "\x1b") || strings.Contains(rest, "\x07") || !strings.Contains(rest, "boo") || !strings.Contains(rest, "] 100 %  1/1 ") {
 		t.Errorf("the terminal was told %q", said)
 	}
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -101,6 +102,30 @@ func TestATextIsAsItIsInAPipeAndHarmlessOnATerminal(t *testing.T) {
 				t.Errorf("--help does not say so:\n%s", help)
 			}
 		})
+	}
+}
+
+// A log is one line a record: at a terminal in words, else with spans in seconds; what is not
+// known is left out.
+func TestTheLogIsLegible(t *testing.T) {
+	t.Parallel()
+	told := []any{"delay", 1500 * time.Millisecond, "at", time.Time{}, "pool", "gpt"}
+	var plain, asJSON bytes.Buffer
+	log := slog.New(newNotes(&plain)).With("part", "breaker")
+	log.Info("not told")
+	log.Warn("it waits", told...)
+	log.WithGroup("g").Error("it fails", "msg", "b")
+	slog.New(newNotes(&plain)).Warn("alone")
+	if got, want := plain.String(), "sluice: it waits (part=breaker delay_seconds=1.5 pool=gpt)\nsluice: it fails (part=breaker g.msg=b)\nsluice: alone\n"; got != want {
+		t.Errorf("a terminal is told\n%swant\n%s", got, want)
+	}
+	lines, err := newLog(&asJSON, "info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines.Info("it waits", told...)
+	if got := asJSON.String(); !strings.HasSuffix(got, `"level":"INFO","msg":"it waits","delay_seconds":1.5,"pool":"gpt"}`+"\n") || !strings.HasPrefix(got, `{"time":"2`) {
+		t.Errorf("a program is told %s", got)
 	}
 }
 

@@ -207,7 +207,7 @@ func (c *SealRotateCmd) tell(out io.Writer, done int, left []string, ring *seal.
 	}
 	if c.JSON {
 		b, broken := json.Marshal(map[string]any{"wrapped": done, "seals": ring.Current(), "not_needed": slices.Concat([]string{}, old)})
-		return errors.Join(err, broken, printJSON(out, b))
+		return errors.Join(err, broken, printLine(out, b))
 	}
 	fmt.Fprintf(out, "%d keys of tenants were wrapped anew with the master key %s\n", done, ring.Current())
 	if len(old) > 0 {

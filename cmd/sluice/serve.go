@@ -362,10 +362,10 @@ func (s *service) serveOps(ctx context.Context) error {
 			return fmt.Errorf("ops_listen: %w", err)
 		}
 		taken := err
-		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
-			return fmt.Errorf("ops_listen: %w", err)
+		if l, err = listenOn("ops_listen (SLUICE_OPS_LISTEN)", net.JoinHostPort(host, "0")); err != nil {
+			return err
 		}
-		s.log.Warn("ops_listen cannot be used; metrics and health are at another port", "error", taken, "address", l.Addr().String())
+		s.log.Warn("ops_listen (SLUICE_OPS_LISTEN) cannot be used, perhaps since Prometheus has the same port; metrics and health are at another one", "error", taken, "address", l.Addr().String())
 	}
 	s.log.Info("metrics and health", "address", l.Addr().String())
 	mux := http.NewServeMux()

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"text/tabwriter"
 )
 
@@ -24,7 +23,7 @@ type servedSeconds struct {
 
 // Run prints a table, and Jain's index below it.
 func (c *PoolsTenantsCmd) Run(ctx context.Context, env *Env) error {
-	b, err := c.ask(ctx, env, http.MethodGet, "/v1/pools/"+url.PathEscape(c.Name)+"/tenants", nil, c.JSON)
+	b, err := c.ask(ctx, env, http.MethodGet, poolPath(c.Name, "tenants"), nil, c.JSON)
 	if err != nil || c.JSON {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestComplete(t *testing.T) {
 		"batch ":                "cancel get list results retry submit watch",
 		"batch su":              "submit",
 		"batch submit --idem":   "--idempotency-key",
-		"pools pause --":        "--config --help --log-level --reason --token-file --until --url --version",
+		"pools pause --":        "--config --help --json --log-level --reason --token-file --until --url --version",
 		"completion ":           "bash fish zsh",
 		"--config x completion": "completion",
 		"--config=x jobs --st":  "--status",
@@ -107,11 +107,12 @@ func TestHelpAndVersionInEveryForm(t *testing.T) {
 	}
 }
 
-// Every command that lists or tells something for people has the same for programs.
-func TestEveryTableHasJSON(t *testing.T) {
+// Every command that prints a result prints it as JSON for programs, by the same flag.
+func TestEveryResultHasJSON(t *testing.T) {
 	t.Parallel()
-	already := regexp.MustCompile(`^(submit|get|batch (submit|get|watch|results|cancel)|deliveries redeliver|pools (pause|resume))$`) // print JSON
-	neither := regexp.MustCompile(`^(run|dev|api|worker|token|tokens revoke|fake|listen|completion|help)$`)
+	// The results of run are lines of JSON, submit's --json is the body that it sends (and its job is
+	// JSON), servers tell what they do in the log, and the rest is no result.
+	neither := regexp.MustCompile(`^(run|submit|dev|api|worker|fake|completion|help)$`)
 	parser, err := kong.New(&CLI{}, kong.Name("sluice"), kong.Vars{"version": ""})
 	if err != nil {
 		t.Fatal(err)
@@ -119,14 +120,39 @@ func TestEveryTableHasJSON(t *testing.T) {
 	for _, leaf := range parser.Model.Leaves(true) {
 		path := strings.TrimPrefix(strings.Split(leaf.FullPath(), " <")[0], "sluice ")
 		flag := flagOf(leaf, "--json")
-		if has := flag != nil && flag.IsBool(); has == (already.MatchString(path) || neither.MatchString(path)) {
+		if has := flag != nil && flag.IsBool(); has == neither.MatchString(path) {
 			t.Errorf("%s has --json: %v", path, has)
 		}
 	}
 }
 
-const twoPools = `{"status":"ok","pools":[{"name":"claude","state":"paused","paused_by":"operator","reason":"the \u001b[31mbill","queued":120,"running":3,"oldest_queued_at":"2020-01-01T00:00:00Z",
-	"allowance":[{"dimension":"requests","limit":50,"used":0.1},{"dimension":"output_tokens","limit":50,"used":0.93}]},{"name":"gpt","state":"open","queued":0,"running":0}]}`
+// What is JSON anyway is laid out for a reader at a terminal, and one line for a program at one.
+func TestJSONAtATerminal(t *testing.T) {
+	t.Parallel()
+	api := newFakeAPI(t, func(_ int, _ asked, w http.ResponseWriter) {
+		_, _ = io.WriteString(w, `{"id":"x_1", "status":"ended"}`)
+	})
+	for _, args := range []string{"get x_1", "batch get x_1", "batch watch x_1", "cancel x_1", "deliveries redeliver x_1", "pools resume p", "submit -m m hi"} {
+		at := func(more ...string) string {
+			return strings.ReplaceAll(onTerminal(t, func(tty *os.File) int {
+				return typeIn(t.Context(), append(strings.Fields(args), more...), api.environ(), strings.NewReader(""), tty, io.Discard)
+			}), "\r\n", "\n")
+		}
+		if got, want := at(), "{\n  \"id\": \"x_1\",\n  \"status\": \"ended\"\n}\n"; got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+		if strings.HasPrefix(args, "submit") {
+			continue // whose --json is the body
+		}
+		if got, want := at("--json"), `{"id":"x_1","status":"ended"}`+"\n"; got != want {
+			t.Errorf("%s --json: %q, want %q", args, got, want)
+		}
+	}
+}
+
+const twoPools = `{"status":"ok","pools":[{"name":"claude","state":"paused","paused_by":"operator","reason":"the \u001b[31mbill","expected_resume_at":"2020-01-01T00:00:00Z",
+	"queued":120,"scheduled":20,"running":3,"waiting_for":"paused","oldest_queued_at":"2020-01-01T00:00:00Z","drained_at":null,
+	"allowance":{"requests":{"limit":50,"used":0.1},"output_tokens":{"limit":50,"used":0.93}}},{"name":"gpt","state":"open","queued":0,"running":0,"allowance":{}}]}`
 
 // top tells the same to a pipe, to a program and to a terminal, and only the terminal is told
 // how to show it; what a token may not see is left out, and an API that is away for a while is
@@ -157,8 +183,8 @@ func TestTop(t *testing.T) {
 	moment := regexp.MustCompile(`(?m)^\S+Z `)
 	ages := regexp.MustCompile(`\d+h\d+m\d+s`)
 	code, got, stderr := invoke(t, "", api(t, 200), "top", "--every", "1ms", "--count", "3")
-	round := `pool claude state=paused queued=120 running=3 oldest=AGE allowance="output tokens 93 %"
-pool gpt state=open queued=0 running=0 oldest=- allowance="-"
+	round := `pool claude state=paused queued=100 later=20 running=3 oldest=AGE for=paused allowance="output tokens 93 %" next="back any moment"
+pool gpt state=open queued=0 later=0 running=0 oldest=- for=- allowance="-" next="-"
 tenant acme queued=120 running=- tokens=77
 tenant aa queued=3 running=- tokens=0
 job job_1 model=m` + "\u241b" + `[2J pool=claude for=AGE

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -141,14 +142,14 @@ func (w *watcher) connection(ctx context.Context) (done bool, err error) {
 		if e.id != "" {
 			w.last = e.id
 		}
-		if done, err := w.take(e); done || err != nil {
+		if done, err := w.take(ctx, e); done || err != nil {
 			return done, err
 		}
 	}
 }
 
 // take prints one event.
-func (w *watcher) take(e event) (done bool, err error) {
+func (w *watcher) take(ctx context.Context, e event) (done bool, err error) {
 	if w.json {
 		var line bytes.Buffer
 		if err := json.Compact(&line, e.data); err != nil {
@@ -165,7 +166,7 @@ func (w *watcher) take(e event) (done bool, err error) {
 			return false, err
 		}
 		w.job = j
-		w.say(j)
+		w.say(ctx, j)
 	case "delta":
 		return false, w.delta(e.data)
 	case "done":
@@ -175,7 +176,7 @@ func (w *watcher) take(e event) (done bool, err error) {
 }
 
 // say tells of a change on standard error.
-func (w *watcher) say(j *job) {
+func (w *watcher) say(ctx context.Context, j *job) {
 	s := j.Status
 	if j.Waiting != nil && j.Waiting.For != nil {
 		s += ", waiting for " + tasks.WaitReason(*j.Waiting.For).Words().For
@@ -187,8 +188,33 @@ func (w *watcher) say(j *job) {
 		return
 	}
 	w.said = s
+	if j.Waiting != nil && j.Waiting.For != nil && *j.Waiting.For == string(tasks.WaitPaused) {
+		s += w.pause(ctx, j.Pool)
+	}
 	w.endLine()
 	fmt.Fprintf(w.env.Stderr, "%s: %s\n", j.ID, s)
+}
+
+// pause says who has paused a pool and why, and when it goes on; "": that cannot be told.
+func (w *watcher) pause(ctx context.Context, pool string) string {
+	b, err := w.api.call(ctx, http.MethodGet, "/v1/status", nil, nil)
+	var status struct{ Pools []poolRow }
+	if err != nil || json.Unmarshal(b, &status) != nil {
+		return ""
+	}
+	i := slices.IndexFunc(status.Pools, func(p poolRow) bool { return p.Name == pool && p.State == "paused" })
+	if i < 0 {
+		return ""
+	}
+	p := &status.Pools[i]
+	s := ": " + clean(pool) + " is paused by " + orDash(p.PausedBy)
+	if p.Reason != nil {
+		s += " (" + orDash(p.Reason) + ")"
+	}
+	if next := p.next(time.Now()); next != "-" {
+		s += ", " + next
+	}
+	return s
 }
 
 // endLine keeps what is said apart from the text on a screen that shows both.

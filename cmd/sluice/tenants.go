@@ -256,7 +256,7 @@ func (c *TenantsDeleteCmd) Run(ctx context.Context, env *Env) error {
 			return fmt.Errorf("the answer is not of a deletion: %w", err)
 		}
 		if c.JSON && said.Deleted {
-			return printJSON(env.Stdout, b)
+			return printLine(env.Stdout, b)
 		}
 		word := "deleted"
 		if !said.Deleted {

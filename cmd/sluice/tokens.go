@@ -177,6 +177,7 @@ func (l pageOf) print(ctx context.Context, env *Env, f *ClientFlags, limit int, 
 type TokensRevokeCmd struct {
 	ID          string `arg:"" help:"The token's id: its jti, also of one that sluice token made."`
 	Reason      string `help:"Why, for the audit."`
+	JSON        bool   `name:"json" help:"Print one JSON object: its id, and that it is revoked."`
 	ClientFlags `embed:""`
 }
 
@@ -188,6 +189,12 @@ func (c *TokensRevokeCmd) Run(ctx context.Context, env *Env) error {
 	}
 	if _, err := c.ask(ctx, env, http.MethodDelete, path, nil, false); err != nil {
 		return err
+	}
+	if c.JSON { // the API answers nothing
+		return printValue(env.Stdout, struct {
+			ID      string `json:"id"`
+			Revoked bool   `json:"revoked"`
+		}{c.ID, true})
 	}
 	_, err := fmt.Fprintf(env.Stderr, "%s is revoked\n", c.ID)
 	return err

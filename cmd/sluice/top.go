@@ -100,23 +100,9 @@ func (c *TopCmd) show(env *Env, s *standing) error {
 type standing struct {
 	At      time.Time   `json:"at"`
 	Away    string      `json:"error,omitempty"` // why it could not be asked since
-	Pools   []topPool   `json:"pools"`
+	Pools   []poolRow   `json:"pools"`
 	Tenants []tenantRow `json:"tenants"`
 	Running []topJob    `json:"running"`
-}
-
-type topPool struct {
-	Name      string     `json:"name"`
-	State     string     `json:"state"`
-	PausedBy  *string    `json:"paused_by"`
-	Reason    *string    `json:"reason"`
-	Queued    int64      `json:"queued"`
-	Running   int64      `json:"running"`
-	Oldest    *time.Time `json:"oldest_queued_at"`
-	Allowance []struct {
-		Dimension string  `json:"dimension"`
-		Used      float64 `json:"used"`
-	} `json:"allowance"`
 }
 
 type topJob struct {
@@ -184,25 +170,6 @@ func (c *client) part(ctx context.Context, path string, rows any) error {
 	return nil
 }
 
-// used is the allowance's dimension of which most is used.
-func (p *topPool) used() string {
-	most, name := -1.0, "-"
-	for _, a := range p.Allowance {
-		if a.Used > most {
-			most, name = a.Used, fmt.Sprintf("%s %.0f %%", strings.ReplaceAll(a.Dimension, "_", " "), 100*a.Used)
-		}
-	}
-	return name
-}
-
-// age is how long ago something was, in whole seconds.
-func age(at *time.Time, now time.Time) string {
-	if at == nil {
-		return "-"
-	}
-	return max(0, now.Sub(*at)).Truncate(time.Second).String()
-}
-
 // running is how many of a tenant's jobs are handed out, which is counted under a limit alone.
 func (t *tenantRow) running() string {
 	if t.RunningJobs == 0 {
@@ -218,11 +185,8 @@ func (s *standing) page(out io.Writer) error {
 		head += "  (since then: " + clean(s.Away) + ")"
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\n\nPOOL\tSTATE\tQUEUED\tRUNNING\tOLDEST\tALLOWANCE\tREASON\n", head)
-	for i := range s.Pools {
-		p := &s.Pools[i]
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", p.Name, p.State, p.Queued, p.Running, age(p.Oldest, s.At), p.used(), orDash(p.Reason))
-	}
+	fmt.Fprintf(w, "%s\n\n", head)
+	poolTable(w, s.Pools, s.At)
 	if s.Tenants != nil {
 		fmt.Fprint(w, "\nTENANT (most waiting)\tWEIGHT\tQUEUED\tRUNNING\tTOKENS TODAY\n")
 		for _, t := range s.Tenants {
@@ -248,7 +212,8 @@ func (s *standing) lines(out io.Writer) error {
 	var b bytes.Buffer
 	for i := range s.Pools {
 		p := &s.Pools[i]
-		fmt.Fprintf(&b, "%s pool %s state=%s queued=%d running=%d oldest=%s allowance=%q\n", at, p.Name, p.State, p.Queued, p.Running, age(p.Oldest, s.At), p.used())
+		fmt.Fprintf(&b, "%s pool %s state=%s queued=%d later=%d running=%d oldest=%s for=%s allowance=%q next=%q\n",
+			at, p.Name, p.State, p.Queued-p.Scheduled, p.Scheduled, p.Running, age(p.Oldest, s.At), orDash(p.For), p.used(), p.next(s.At))
 	}
 	for _, t := range s.Tenants {
 		fmt.Fprintf(&b, "%s tenant %s queued=%d running=%s tokens=%d\n", at, clean(t.Name), t.Usage.QueuedJobs, t.running(), t.Usage.Tokens.Used)

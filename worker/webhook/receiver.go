@@ -16,6 +16,8 @@ type ReceiverConfig struct {
 	Keys []VerifyKey
 	// Out takes one line a request. Nil: nothing is printed.
 	Out io.Writer
+	// JSON has each line an object: at, verdict, reason, id, type, about and bytes. False: words.
+	JSON bool
 	// Status answers what verifies. Zero: 204. Another one lets the owner of a
 	// receiver see what a sender makes of it.
 	Status int
@@ -41,6 +43,7 @@ type Receiver struct {
 
 	mu   sync.Mutex
 	out  io.Writer
+	json bool
 	seen map[string]bool
 	ring [1024]string // the ids in seen, oldest at next
 	next int
@@ -49,7 +52,7 @@ type Receiver struct {
 // NewReceiver returns a receiver, or an error when no key can verify anything.
 func NewReceiver(cfg ReceiverConfig) (*Receiver, error) {
 	r := &Receiver{
-		keys: cfg.Keys, out: cfg.Out, status: cfg.Status, maxBytes: cfg.MaxBytes, now: cfg.Now,
+		keys: cfg.Keys, out: cfg.Out, status: cfg.Status, maxBytes: cfg.MaxBytes, now: cfg.Now, json: cfg.JSON,
 		seen: map[string]bool{},
 	}
 	usable := 0
@@ -81,7 +84,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		w.WriteHeader(http.StatusMethodNotAllowed)
-		r.print("refused", "not a POST", 0)
+		r.print(received{Verdict: "refused", Reason: "not a POST"})
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, r.maxBytes))
@@ -89,16 +92,16 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	switch {
 	case errors.As(err, &tooLarge):
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
-		r.print("refused", "too large", len(body))
+		r.print(received{Verdict: "refused", Reason: "too large", Bytes: len(body)})
 		return
 	case err != nil:
 		w.WriteHeader(http.StatusBadRequest)
-		r.print("refused", "broken off", len(body))
+		r.print(received{Verdict: "refused", Reason: "broken off", Bytes: len(body)})
 		return
 	}
 	if err := Verify(req.Header, body, r.now(), r.keys...); err != nil {
 		w.WriteHeader(http.StatusUnauthorized)
-		r.print("refused", err.Error(), len(body))
+		r.print(received{Verdict: "refused", Reason: err.Error(), Bytes: len(body)})
 		return
 	}
 	id := req.Header.Get(HeaderID)
@@ -116,7 +119,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		event.Type, event.Data.ID = "", ""
 	}
 	w.WriteHeader(r.status)
-	r.print(verdict, fmt.Sprintf("%s %s %s", id, plain(event.Type), plain(event.Data.ID)), len(body))
+	r.print(received{Verdict: verdict, ID: id, Type: plain(event.Type), About: plain(event.Data.ID), Bytes: len(body)})
 }
 
 // repeated reports whether id was among the last that verified, and notes it.
@@ -133,10 +136,30 @@ func (r *Receiver) repeated(id string) bool {
 	return false
 }
 
-func (r *Receiver) print(verdict, what string, size int) {
+// received is what is told of a request.
+type received struct {
+	At      string `json:"at"`
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason,omitempty"` // of a refusal
+	ID      string `json:"id,omitempty"`     // the webhook-id
+	Type    string `json:"type,omitempty"`
+	About   string `json:"about,omitempty"` // its data.id
+	Bytes   int    `json:"bytes"`
+}
+
+func (r *Receiver) print(d received) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	fmt.Fprintf(r.out, "%s %s %s %d bytes\n", stamp(r.now()), verdict, what, size)
+	d.At = stamp(r.now())
+	if r.json {
+		_ = json.NewEncoder(r.out).Encode(d) // who reads it may have gone
+		return
+	}
+	what := d.Reason
+	if what == "" {
+		what = d.ID + " " + d.Type + " " + d.About
+	}
+	fmt.Fprintf(r.out, "%s %s %s %d bytes\n", d.At, d.Verdict, what, d.Bytes)
 }
 
 // plain is s when it is a short name, and "-" for anything that should not reach

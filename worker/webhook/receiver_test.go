@@ -56,6 +56,18 @@ func TestReceiver(t *testing.T) {
 			t.Errorf("%s: printed %q, want %q", c.name, got, want)
 		}
 	}
+	lines, err := webhook.NewReceiver(webhook.ReceiverConfig{Keys: []webhook.VerifyKey{key}, Out: &out, JSON: true, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	lines.ServeHTTP(httptest.NewRecorder(), post("msg_1", good, key))
+	lines.ServeHTTP(httptest.NewRecorder(), post("msg_2", good, webhook.NewSecret()))
+	want := `{"at":"2021-02-25T15:02:10.000Z","verdict":"verified","id":"msg_1","type":"job.succeeded","about":"job_1","bytes":66}` + "\n" +
+		`{"at":"2021-02-25T15:02:10.000Z","verdict":"refused","reason":"no signature matches","bytes":66}` + "\n"
+	if out.String() != want {
+		t.Errorf("as JSON it printed\n%swant\n%s", &out, want)
+	}
 	if _, err := webhook.NewReceiver(webhook.ReceiverConfig{Keys: []webhook.VerifyKey{webhook.Secret{}, nil}}); err == nil {
 		t.Error("a receiver without a usable key")
 	}

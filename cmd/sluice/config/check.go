@@ -414,7 +414,7 @@ func (v *validator) pool(key string, p Pool, c *Config) {
 	if len(p.Accounts) > 0 {
 		v.accounts(key, p, c)
 	} else if _, ok := c.ProviderOf(p.Name); !ok {
-		v.noProvider(key+".provider", p.Provider)
+		v.noProvider(key+".provider", p.Provider, c)
 	}
 	v.models(key, p, c)
 	v.limits(key+".limits", p.Limits)
@@ -441,7 +441,7 @@ func (v *validator) accounts(key string, p Pool, c *Config) {
 		at := fmt.Sprintf("%s.accounts[%d]", key, i)
 		provider, ok := c.Named(a.Provider)
 		if !ok {
-			v.noProvider(at+".provider", a.Provider)
+			v.noProvider(at+".provider", a.Provider, c)
 			continue
 		}
 		if provider.Dialect != first.Dialect {
@@ -485,14 +485,19 @@ func (v *validator) shared(at string, a Account) {
 const mostShare = 1000
 
 // noProvider says what to do about the name of a provider that does not exist.
-func (v *validator) noProvider(key, name string) {
+func (v *validator) noProvider(key, name string, c *Config) {
 	switch name {
 	case "":
 		v.bad(key, "needed")
 	case "anthropic", "openai":
 		v.bad(key, "there is no provider %q; configure providers.%s or set %s_API_KEY", name, name, strings.ToUpper(name))
 	default:
-		v.bad(key, "there is no provider %q", name)
+		names := []string{"fake"}
+		for _, p := range c.Providers {
+			names = append(names, p.Name)
+		}
+		slices.Sort(names)
+		v.bad(key, "there is no provider %q, only %s", name, strings.Join(slices.Compact(names), ", "))
 	}
 }
 

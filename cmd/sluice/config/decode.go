@@ -98,14 +98,14 @@ func (r *reader) scalar(n *node, v reflect.Value, key string) {
 	case reflect.Int, reflect.Int64:
 		i, ok := whole(n)
 		if !ok {
-			r.fault(key, n.where, "has to be a whole number")
+			r.fault(key, n.where, "has to be a whole number, and is %q; 2000000 may be written as 2e6", n.value)
 			return
 		}
 		v.SetInt(i)
 	case reflect.Float64:
 		f, ok := number(n)
 		if !ok {
-			r.fault(key, n.where, "has to be a number")
+			r.fault(key, n.where, "has to be a number, and is %q", n.value)
 			return
 		}
 		v.SetFloat(f)

@@ -164,6 +164,7 @@ func (r *runner) work(ctx context.Context, before []pastJob, prior settled) erro
 	}
 	r.sayDone()
 	err = r.s.Run(ctx, func(ctx context.Context) error { return r.drain(ctx, left) })
+	r.last(time.Now())
 	r.sayFailures()
 	seconds := time.Since(r.begun).Seconds()
 	r.summary(seconds, useOf(r.c.Pools, r.s.Meters, seconds))

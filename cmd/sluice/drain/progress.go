@@ -85,7 +85,8 @@ func (p *progress) paint(now time.Time) {
 	case p.quiet:
 	case p.bar != nil:
 		full := barWidth * p.done() / p.total
-		fmt.Fprintf(p.bar, "\r\033[K[%s%s] %s", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), p.far(now))
+		// A terminal that is narrower cuts it off, and breaks no line.
+		fmt.Fprintf(p.bar, "\r\033[K\033[?7l[%s%s] %d %%  %s\033[?7h", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), 100*p.done()/p.total, p.far(now))
 		p.shown = true
 	case now.Sub(p.told) >= lineEvery:
 		p.told = now
@@ -113,6 +114,16 @@ func (p *progress) spent() string {
 		}
 	}
 	return s
+}
+
+// last leaves the bar on the screen as it stands at the end of a run.
+func (p *progress) last(now time.Time) {
+	if p.quiet || p.bar == nil || p.done() < p.total {
+		return
+	}
+	p.paint(now)
+	fmt.Fprintln(p.bar)
+	p.shown = false
 }
 
 func (p *progress) clear() {

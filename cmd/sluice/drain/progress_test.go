@@ -45,12 +45,23 @@ func TestProgressWithoutATerminalIsALineEachTenSeconds(t *testing.T) {
 	p.start(begun)
 	p.count(&tasks.Job{Status: tasks.StatusSucceeded}, nil)
 	p.paint(begun.Add(time.Second))
-	if got := terminal.String(); !strings.HasPrefix(got, "\r\033[K[===============               ] 1/2  0 failed  1.0/s  1s left") {
+	if got := terminal.String(); !strings.HasPrefix(got, "\r\033[K\033[?7l[===============               ] 50 %  1/2  0 failed  1.0/s  1s left") {
 		t.Errorf("the bar is %q", got)
 	}
 	p.say("something")
 	if !strings.HasSuffix(terminal.String(), "\r\033[K") || said.String() != "something\n" {
 		t.Errorf("%q, %q", terminal.String(), said.String())
+	}
+	// A run that is interrupted has no last bar; one that is done is left at 100 %.
+	terminal.Reset()
+	if p.last(begun.Add(2 * time.Second)); terminal.Len() > 0 {
+		t.Errorf("half done, it ends with %q", terminal.String())
+	}
+	p.count(&tasks.Job{Status: tasks.StatusSucceeded}, nil)
+	p.last(begun.Add(2 * time.Second))
+	p.say("all done")
+	if got := terminal.String(); !strings.HasPrefix(got, "\r\033[K\033[?7l[==============================] 100 %  2/2  0 failed  1.0/s  0s left  ") || !strings.HasSuffix(got, "\033[?7h\n") {
+		t.Errorf("done, it ends with %q", got)
 	}
 }
 

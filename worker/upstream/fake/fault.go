@@ -46,7 +46,11 @@ func Kinds() []Kind {
 func (f Fault) check() error {
 	_, refuses := refusals[f.Kind]
 	if !refuses && !slices.ContainsFunc(strikes(), func(s strike) bool { return s.kind == f.Kind }) {
-		return fmt.Errorf("there is no fault %q", f.Kind)
+		names := make([]string, 0, len(refusals))
+		for _, k := range Kinds() {
+			names = append(names, k.Name)
+		}
+		return fmt.Errorf("there is no fault %q, only %s", f.Kind, strings.Join(names, ", "))
 	}
 	if f.Probability < 0 || f.Probability > 1 || f.Count < 0 || f.Duration < 0 || f.RetryAfter < 0 || f.Delay < 0 {
 		return fmt.Errorf("fault %q: a number is out of range", f.Kind)
