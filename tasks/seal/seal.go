@@ -8,8 +8,8 @@
 // values, except where somebody has the wrapped key and the master key as well.
 //
 // It promises that
-//   - what is sealed tells its length and its tenant's key, and nothing else: the same
-//     value sealed twice looks different;
+//   - what is sealed tells its length, its tenant's key, and what else one process sealed about
+//     then, and nothing more: the same value sealed twice looks different;
 //   - [Key.Open] returns what was sealed for just that purpose (of that tenant, job and
 //     field), or an error: a value that was changed, cut or put in another's place never
 //     opens;
@@ -35,7 +35,7 @@ import (
 //	0xFF          which begins no UTF-8, and so no JSON: what is not sealed is told from it
 //	0x01          the version of all that follows
 //	8 bytes       the id of the key
-//	24 bytes      the nonce, random
+//	24 bytes      the nonce, random (values that are sealed in a row may begin alike, see xaes.go)
 //	the rest      XAES-256-GCM of the value, with its tag of 16 bytes
 //
 // The additional data are the first ten bytes and then each part of what the value is
@@ -95,9 +95,8 @@ func (k *Key) ID() string { return hex.EncodeToString(k.id[:]) }
 // Seal returns a value sealed for a purpose: what it is, whose and of what, as in "result",
 // the tenant and the id of the job. The same parts in the same order open it.
 func (k *Key) Seal(value []byte, purpose ...string) []byte {
-	var nonce [nonceSize]byte
-	_, _ = rand.Read(nonce[:]) // it never fails (crypto/rand)
-	return k.sealWith(nonce[:], value, purpose)
+	out := k.head(len(value))
+	return k.value.sealNext(out, value, additional(out, purpose))
 }
 
 // SealSame is [Key.Seal] with a nonce that follows from the value and its purpose (HMAC): the
@@ -106,15 +105,14 @@ func (k *Key) SealSame(value []byte, purpose ...string) []byte {
 	h := hmac.New(sha256.New, k.names)
 	_, _ = h.Write(additional([]byte{mark, byte(len(purpose))}, purpose)) // no name begins so: it begins with a length
 	_, _ = h.Write(value)
-	return k.sealWith(h.Sum(nil)[:nonceSize], value, purpose)
+	nonce := h.Sum(nil)[:nonceSize]
+	out := k.head(len(value))
+	return k.value.seal(append(out, nonce...), nonce, value, additional(out, purpose))
 }
 
-func (k *Key) sealWith(nonce, value []byte, purpose []string) []byte {
-	out := make([]byte, headSize, Overhead+len(value))
-	out[0], out[1] = mark, version
-	copy(out[2:], k.id[:])
-	data := additional(out, purpose)
-	return k.value.seal(append(out, nonce...), nonce, value, data)
+// head begins a sealed value of so many bytes, for which there is room behind it.
+func (k *Key) head(size int) []byte {
+	return append(append(make([]byte, 0, Overhead+size), mark, version), k.id[:]...)
 }
 
 // Open returns what was sealed for a purpose. A value of another key is a [*ForeignError],
@@ -143,7 +141,9 @@ func (k *Key) Name(parts ...string) string {
 }
 
 // Sealed reports whether a value looks sealed. No text does, and no JSON.
-func Sealed(value []byte) bool { return len(value) > 1 && value[0] == mark && value[1] == version }
+func Sealed[T []byte | string](value T) bool {
+	return len(value) > 1 && value[0] == mark && value[1] == version
+}
 
 // additional writes parts behind what stands first, so that no two lists of parts are alike.
 func additional(first []byte, parts []string) []byte {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,6 +149,42 @@ func TestWhatStandsInAnothersPlaceDoesNotOpen(t *testing.T) {
 		if got := bytes.Equal(mine.SealSame([]byte(c.value), "result", "acme", c.id), same); got != c.want {
 			t.Errorf("%s of %s looks the same: %v, want %v", c.value, c.id, got, c.want)
 		}
+	}
+}
+
+// Values that are sealed one after another share a derived key, so many of them, and no nonce;
+// whoever else has the tenant's key opens them.
+func TestARunOfValuesHasNoNonceTwice(t *testing.T) {
+	t.Parallel()
+	const sealers, each = 4, runLength
+	mine, others := goldenKey(t), goldenKey(t)
+	var all [sealers][each][]byte
+	var wait sync.WaitGroup
+	for i := range all {
+		wait.Go(func() {
+			for n := range each {
+				all[i][n] = mine.Seal([]byte("x"), "prompt")
+			}
+		})
+	}
+	wait.Wait()
+	nonces, runs := map[string]bool{}, map[string]int{}
+	for i := range all {
+		for _, sealed := range all[i] {
+			nonce := string(sealed[headSize : headSize+nonceSize])
+			nonces[nonce] = true
+			runs[nonce[:halfSize]]++
+			if got, err := others.Open(sealed, "prompt"); err != nil || string(got) != "x" {
+				t.Fatalf("opened %q, %v", got, err)
+			}
+		}
+	}
+	if len(nonces) != sealers*each {
+		t.Errorf("%d values have %d nonces", sealers*each, len(nonces))
+	}
+	longest := slices.Max(slices.Collect(maps.Values(runs)))
+	if most := 2 * sealers * sealers; longest > runLength || len(runs) > most { // each end of a run may find all sealers
+		t.Errorf("%d runs, at most %d were to be; the longest has %d values, at most %d", len(runs), most, longest, runLength)
 	}
 }
 
@@ -323,13 +360,29 @@ func FuzzSeal(f *testing.F) {
 	})
 }
 
+// What a prompt of 1 KiB costs, alone and in a row.
 func BenchmarkSeal(b *testing.B) {
 	k := goldenKey(b)
 	value := make([]byte, 1024)
-	for b.Loop() {
-		sealed := k.Seal(value, "prompt", "acme", "job_1")
-		if _, err := k.Open(sealed, "prompt", "acme", "job_1"); err != nil {
-			b.Fatal(err)
+	b.Run("seal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			k.Seal(value, "prompt", "acme", "job_1")
 		}
-	}
+	})
+	b.Run("open", func(b *testing.B) {
+		b.ReportAllocs()
+		sealed := k.Seal(value, "prompt", "acme", "job_1")
+		for b.Loop() {
+			if _, err := k.Open(sealed, "prompt", "acme", "job_1"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("same", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			k.SealSame(value, "prompt", "acme", "job_1")
+		}
+	})
 }
