@@ -275,7 +275,7 @@ func (s *Store) unpackSending(ctx context.Context, id string, delivery, signer, 
 		b := s.unpackBatch(d.Object, object)
 		o.Batch = &b
 	default:
-		if r := object["r"]; s.spare() > 0 && len(r) > eventResult+s.spare() && seal.Sealed([]byte(r)) {
+		if r := object["r"]; s.spare() > 0 && len(r) > eventResult+s.spare() && seal.Sealed(r) {
 			object["r"] = strings.Repeat("0", len(r)) // it is cut off, and longer than an event carries
 		}
 		j, err := s.unpack(ctx, d.Object, object)

@@ -628,6 +628,7 @@ func (s *Store) Renew(ctx context.Context, held []tasks.Ticket) ([]string, error
 	if len(held) == 0 {
 		return nil, nil
 	}
+	s.vault.needs(held)
 	rows := make([]any, 0, 2*len(held))
 	for _, t := range held {
 		rows = append(rows, t.ID, t.Fence)

@@ -153,9 +153,9 @@ func (s *Store) unpackShut(ctx context.Context, id string, h map[string]string) 
 	}
 	e.Metadata, e.Webhook = nil, ""
 	h["e"] = encode(e)
-	for _, field := range []string{"b", "r", "o"} {
-		if seal.Sealed([]byte(h[field])) {
-			delete(h, field)
+	for _, f := range sealedFields {
+		if seal.Sealed(h[f.field]) {
+			delete(h, f.field)
 		}
 	}
 	j, err := s.unpack(ctx, id, h)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/tasks"
+	"github.com/sluicehq/sluice/tasks/seal"
 )
 
 // envelope is what never changes about a job, as it is stored: short names,
@@ -343,16 +344,20 @@ var shown = []string{
 // withResult are these and the result, or where it lies.
 var withResult = append([]string{"r", "rr"}, shown...)
 
+// sealedFields are those of a record that are sealed whole, with what they are.
+var sealedFields = [...]struct{ field, what string }{{"b", ofPrompt}, {"r", ofResult}, {"o", ofOutcome}}
+
 // unseal opens what a record, or some fields of it, has sealed, in its place.
 func (s *Store) unseal(ctx context.Context, id string, h map[string]string) error {
-	for field, what := range map[string]string{"b": ofPrompt, "r": ofResult, "o": ofOutcome} {
-		if sealed := h[field]; sealed != "" {
-			plain, err := s.vault.open(ctx, h["t"], []byte(sealed), what, id)
-			if err != nil {
-				return fmt.Errorf("read job %s: %w", id, err)
-			}
-			h[field] = string(plain)
+	for _, f := range sealedFields {
+		if !seal.Sealed(h[f.field]) {
+			continue
 		}
+		plain, err := s.vault.open(ctx, h["t"], []byte(h[f.field]), f.what, id)
+		if err != nil {
+			return fmt.Errorf("read job %s: %w", id, err)
+		}
+		h[f.field] = string(plain)
 	}
 	return nil
 }

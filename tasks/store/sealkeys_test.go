@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -197,6 +198,34 @@ func TestAKeyIsUsedForASecond(t *testing.T) {
 	var sealed *tasks.SealError
 	if got, err := s.Opened(ctx, "acme", "id", b); !errors.As(err, &sealed) {
 		t.Errorf("a second later it opens %q, %v", got, err)
+	}
+}
+
+// The key of a job that a worker has in hand is at hand for as long as the call takes: its answer
+// can be sealed for the disk when Redis is away at its end.
+func TestAKeyIsAtHandForAsLongAsACallTakes(t *testing.T) {
+	t.Parallel()
+	server, now := redistest.Start(t, redistest.Options{}), time.Now()
+	s := store.New(store.Config{Redis: server.Client(), Depth: map[string]int{pool: 8}, Now: func() time.Time { return now }, Seal: ringOf(t, "a")})
+	k := submits(t, s, job("acme"))[0]
+	take(t, s, k)
+	k.Tenant = "acme"
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		now = now.Add(6 * time.Minute)
+		_, err := s.Renew(t.Context(), []tasks.Ticket{k})
+		must(t, err)
+		must(t, s.TendKeys(over, "one")) // once
+	}
+	server.Kill()
+	if _, err := s.Sealed(t.Context(), "acme", k.ID, []byte("answer")); err != nil {
+		t.Error(err)
+	}
+	now = now.Add(11 * time.Minute)
+	must(t, s.TendKeys(over, "one"))
+	if _, err := s.Sealed(t.Context(), "acme", k.ID, []byte("answer")); err == nil {
+		t.Error("a key that nobody needs stays at hand")
 	}
 }
 
@@ -422,6 +451,36 @@ func TestSealingCostsNoCommand(t *testing.T) {
 		if n > plain[name] {
 			t.Errorf("%s takes %d commands sealed, %d in plain", name, n, plain[name])
 		}
+	}
+}
+
+// A process that lists keys and seals nothing does not ask for one at each Idempotency-Key.
+func TestKeysThatSealNothingCostNoCommand(t *testing.T) {
+	t.Parallel()
+	rdb, now := redistest.Start(t, redistest.Options{}).Client(), time.Now()
+	c := store.Config{Redis: rdb, Now: func() time.Time { return now }, Seal: ringOf(t, "a")}
+	reads := func() (n int) {
+		for _, m := range stat.FindAllStringSubmatch(rdb.Info(t.Context(), "commandstats").Val(), -1) {
+			if m[1] == "hmget" {
+				n, _ = strconv.Atoi(m[2])
+			}
+		}
+		return n
+	}
+	cost := func(plain bool) (n int) {
+		c.Plain = plain
+		s := store.New(c)
+		for range 3 { // the first loads the script, and makes the key
+			before := reads()
+			_, _, err := s.Create(t.Context(), tasks.Submission{Job: job("acme"), Key: store.NewID("key"), Fingerprint: "print"})
+			must(t, err)
+			n = reads() - before
+		}
+		return n
+	}
+	off := cost(true)
+	if on := cost(false); off != on {
+		t.Errorf("%d reads where nothing is sealed, %d where all is", off, on)
 	}
 }
 

@@ -133,7 +133,7 @@ func (v *vault) open(ctx context.Context, tenant string, value []byte, what stri
 }
 
 func purpose(what, tenant string, of []string) []string {
-	return append([]string{what, tasks.TenantOf(tenant)}, of...)
+	return append(append(make([]string, 0, 2+len(of)), what, tasks.TenantOf(tenant)), of...)
 }
 
 // sealedText begins a sealed value that stands in text.
@@ -179,16 +179,18 @@ func (v *vault) name(ctx context.Context, tenant, what, value string) (string, e
 }
 
 // names is name for what may have been written before sealing was switched, on or off: the
-// other name follows behind a line's end (reserved in lua/operation.lua).
+// other name follows behind a line's end (reserved in lua/operation.lua). The key is made also
+// where nothing is sealed: one that is not there would be asked for each time, since another
+// process may make it just now.
 func (v *vault) names(ctx context.Context, tenant, what, value string) (string, error) {
 	if v.ring == nil || value == "" {
 		return value, nil
 	}
-	k, err := v.key(ctx, tenant, v.seals)
+	k, err := v.key(ctx, tenant, true)
 	var sealed *tasks.SealError
 	switch {
-	case !v.seals && errors.As(err, &sealed):
-		return value, nil // nothing of this tenant was ever sealed
+	case !v.seals && (errors.As(err, &sealed) || errors.Is(err, tasks.ErrFull)):
+		return value, nil // nothing of this tenant was ever sealed, or nobody here can tell
 	case err != nil:
 		return "", err
 	case v.seals:
@@ -251,6 +253,21 @@ func (v *vault) ready(ctx context.Context, tenant string) error {
 	}
 	_, err := v.key(ctx, tenant, true)
 	return err
+}
+
+// needs notes that the keys of some jobs' tenants will be needed, however long their calls
+// take: else what an answer is sealed with, for the disk while Redis is away, might not be at hand.
+func (v *vault) needs(held []tasks.Ticket) {
+	if !v.seals {
+		return
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, t := range held {
+		if h := v.held[tasks.TenantOf(t.Tenant)]; h != nil {
+			h.used.Store(v.now())
+		}
+	}
 }
 
 // keyWithin is how long a key may take to be read or made.
