@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -97,56 +98,70 @@ func unseen(err error) error {
 // an error some may be written, and the batch is to be aborted; of the tenant's limits
 // only the bytes count before it is committed, and past them it is a QuotaError.
 func (s *Store) StageBatch(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
-	for len(jobs) > 0 {
-		some := jobs[:min(stageLines, len(jobs))]
+	most := func(jobs []tasks.Job) []tasks.Job { return jobs[:min(stageLines, len(jobs))] }
+	some := most(jobs)
+	rows, err := s.lines(ctx, some, l)
+	for err == nil && len(some) > 0 {
 		jobs = jobs[len(some):]
-		list := make([]*tasks.Job, len(some))
-		for i := range some {
-			list[i] = &some[i]
+		var (
+			next   = most(jobs)
+			ahead  sync.WaitGroup
+			made   []any
+			failed error
+		)
+		ahead.Go(func() { made, failed = s.lines(ctx, next, l) }) // while Redis writes those before
+		err = s.stage(ctx, id, some, rows, l)
+		ahead.Wait()
+		if some, rows = next, made; err == nil {
+			err = failed
 		}
-		err := s.Unload(ctx, list...)
-		if err != nil {
-			s.Drop(some) // one that was unloaded before
-			err = fmt.Errorf("write batch %s: %w", id, err)
-		} else {
-			err = s.stage(ctx, id, some, l)
-		}
-		if err != nil {
-			s.Drop(jobs)
-			return err
-		}
+	}
+	if err != nil {
+		s.Drop(jobs)
+		return fmt.Errorf("write batch %s: %w", id, err)
 	}
 	return nil
 }
 
-// stage writes as many lines as fit one script.
-func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, l tasks.Limits) error {
+// lines are lines of a batch as the script takes them, as many as fit one.
+func (s *Store) lines(ctx context.Context, jobs []tasks.Job, l tasks.Limits) ([]any, error) {
+	list := make([]*tasks.Job, len(jobs))
+	for i := range jobs {
+		list[i] = &jobs[i]
+	}
+	if err := s.Unload(ctx, list...); err != nil {
+		return nil, err
+	}
 	rows := make([]any, 0, 14*len(jobs))
 	for i := range jobs {
 		row, err := s.line(ctx, &jobs[i], l)
 		if err != nil {
-			s.Drop(jobs)
-			return fmt.Errorf("write batch %s: %w", id, err)
+			return nil, err
 		}
 		rows = append(rows, row...)
 	}
+	return rows, nil
+}
+
+// stage writes lines of a batch. After an error of which it is known that none was written,
+// their prompts are dropped.
+func (s *Store) stage(ctx context.Context, id string, jobs []tasks.Job, rows []any, l tasks.Limits) error {
 	var reply []any
 	err := Sure(ctx, id, func(ctx context.Context) (err error) {
 		reply, err = s.run(ctx, batchStageScript, args{"batch": id, "stale": staleAfter.Milliseconds(), "age": stagedFor.Milliseconds(), "widest": l.QueuedBytes}, rows...).Slice()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("write batch %s: %w", id, unseen(err))
+		return unseen(err)
 	}
 	err = refused(l, reply)
 	if str(reply[0]) == "gone" {
-		err = fmt.Errorf("write batch %s: %w", id, tasks.ErrNotFound)
+		err = tasks.ErrNotFound
 	}
-	if err != nil { // none was written
+	if err != nil {
 		s.Drop(jobs)
-		return fmt.Errorf("write batch %s: %w", id, err)
 	}
-	return nil
+	return err
 }
 
 // line is a line of a batch as the script takes it.
