@@ -26,7 +26,7 @@ type ReconcileCmd struct {
 
 // Help says what a report has to have.
 func (*ReconcileCmd) Help() string {
-	return "A row is a request: request_id (or id), input_tokens or prompt_tokens, output_tokens or completion_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost (or amount, cost_usd); of these the id is needed. Exit 0 when nothing differs but what calls whose end nobody saw may explain, else 1."
+	return "A row is a request: request_id (or id), input_tokens or prompt_tokens, output_tokens or completion_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost (or amount, cost_usd) in USD; of these the id is needed, and what is missing is not compared. Exit 0 when nothing differs but what calls that have no request id, or may have been charged, explain, else 1."
 }
 
 // Run compares, and ends with an error when something differs.
@@ -120,6 +120,7 @@ func lines(name string, show func(raw []byte) error) error {
 // counted are the tokens and the money of a request.
 type counted struct {
 	Input  int64        `json:"input_tokens"` // also those of caches
+	Cached int64        `json:"cached"`       // of Input
 	Output int64        `json:"output_tokens"`
 	Cost   *tasks.Money `json:"cost"` // nil: nobody says
 }
@@ -127,24 +128,32 @@ type counted struct {
 // receipt is a call of a job that was charged, or may have been.
 type receipt struct {
 	ID, Job string
-	Maybe   *tasks.Money // what it may have cost; nil: it was charged
+	Maybe   *tasks.Money // what it may have cost besides; nil: it was charged, and how much is known
 	counted
+}
+
+// call is an attempt of a job, as the API shows it.
+type call struct {
+	RequestID   string `json:"request_id"`
+	Outcome     tasks.Outcome
+	MaybeBilled bool `json:"maybe_billed"`
+	Usage       *tasks.Usage
+	Cost        *struct{ Amount, Maybe json.Number }
+}
+
+// uncounted reports whether it was charged, and nobody knows how much.
+func (a *call) uncounted() bool { return a.Usage == nil && a.Outcome == tasks.Succeeded }
+
+// free reports whether it was certainly not charged: refused, under way, or another call's answer.
+func (a *call) free() bool {
+	return a.Usage == nil && !a.MaybeBilled && !a.uncounted() || a.Outcome == tasks.Cached || a.Outcome == tasks.Shared
 }
 
 // receiptsOf tells the receipts of a job, as the API shows it.
 func receiptsOf(raw []byte, each func(receipt) error) error {
 	var j struct {
 		ID       string
-		Upstream *struct {
-			Attempts []struct {
-				RequestID   string `json:"request_id"`
-				Outcome     tasks.Outcome
-				EndedAt     *string `json:"ended_at"`
-				MaybeBilled bool    `json:"maybe_billed"`
-				Usage       *tasks.Usage
-				Cost        *struct{ Amount, Maybe json.Number }
-			}
-		}
+		Upstream *struct{ Attempts []call }
 	}
 	if err := json.Unmarshal(raw, &j); err != nil || j.ID == "" {
 		return errors.Join(errors.New("it is no job"), err)
@@ -152,31 +161,42 @@ func receiptsOf(raw []byte, each func(receipt) error) error {
 	if j.Upstream == nil {
 		return nil
 	}
-	for _, a := range j.Upstream.Attempts {
-		r := receipt{ID: a.RequestID, Job: j.ID}
-		if a.Usage == nil && !a.MaybeBilled || a.Outcome == tasks.Cached || a.Outcome == tasks.Shared {
-			continue // refused, under way, or another call's answer
+	for i := range j.Upstream.Attempts {
+		a := &j.Upstream.Attempts[i]
+		if a.free() {
+			continue
 		}
-		if a.Usage != nil {
-			r.Input, r.Output = a.Usage.Tokens()-a.Usage.OutputTokens, a.Usage.OutputTokens
+		r, err := a.receipt(j.ID)
+		if err == nil {
+			err = each(r)
 		}
-		var maybe tasks.Money
-		if a.Cost != nil {
-			amount, err := tasks.ParseMoney(a.Cost.Amount.String())
-			if err == nil {
-				maybe, err = tasks.ParseMoney(a.Cost.Maybe.String())
-			}
-			if err != nil {
-				return fmt.Errorf("what job %s cost: %w", j.ID, err)
-			}
-			r.Cost = &amount
-		}
-		if a.MaybeBilled {
-			r.Maybe = &maybe
-		}
-		if err := each(r); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// receipt is what a call of a job was charged.
+func (a *call) receipt(job string) (receipt, error) {
+	r := receipt{ID: a.RequestID, Job: job}
+	if a.Usage != nil {
+		r.Input, r.Output = a.Usage.Tokens()-a.Usage.OutputTokens, a.Usage.OutputTokens
+		r.Cached = r.Input - a.Usage.InputTokens
+	}
+	var maybe tasks.Money
+	if a.Cost != nil {
+		amount, err := tasks.ParseMoney(a.Cost.Amount.String())
+		if err == nil {
+			maybe, err = tasks.ParseMoney(a.Cost.Maybe.String())
+		}
+		if err != nil {
+			return r, fmt.Errorf("what job %s cost: %w", job, err)
+		}
+		r.Cost = &amount
+	}
+	if a.MaybeBilled || a.uncounted() {
+		r.Maybe = &maybe
+	}
+	return r, nil
 }

@@ -109,13 +109,17 @@ type totals struct {
 	Cost       int64 `json:"cost"`
 	// Calls of ours that may have been charged: those that the report has, those that it has
 	// not, and those that have no request id, since nobody saw their answer begin.
-	MaybeFound   int64       `json:"maybe_found"`
-	MaybeMissing int64       `json:"maybe_missing"`
-	MaybeUnnamed int64       `json:"maybe_unnamed"`
-	MaybeAtMost  json.Number `json:"maybe_unnamed_at_most"`
-	Explained    bool        `json:"explained"` // what only they have may be what has no request id
+	MaybeFound    int64       `json:"maybe_found"`
+	MaybeMissing  int64       `json:"maybe_missing"`
+	MaybeUnnamed  int64       `json:"maybe_unnamed"`
+	MaybeAtMost   json.Number `json:"maybe_unnamed_at_most"`
+	MaybeUnpriced bool        `json:"maybe_unnamed_unpriced"` // of some of these nobody knows the price
+	// Calls of ours that were charged and have no request id either: not every provider gives one.
+	Unnamed     int64       `json:"unnamed"`
+	UnnamedCost json.Number `json:"unnamed_cost"`
+	Explained   bool        `json:"explained"` // what only they have may be what has no request id
 
-	unnamedMost, strange tasks.Money
+	unnamedMost, unnamedSum, strange tasks.Money
 }
 
 // inAll is what one of the two comes to.
@@ -137,10 +141,16 @@ func (s *inAll) add(c counted) {
 
 func (t *totals) unnamed(r receipt) {
 	t.Ours.add(r.counted)
-	t.MaybeUnnamed++
-	if r.Maybe != nil {
-		t.unnamedMost += *r.Maybe
+	t.MaybeUnpriced = t.MaybeUnpriced || r.Cost == nil
+	if r.Cost != nil {
+		t.unnamedSum += *r.Cost
 	}
+	if r.Maybe == nil {
+		t.Unnamed++
+		return
+	}
+	t.MaybeUnnamed++
+	t.unnamedMost += *r.Maybe
 }
 
 // difference is a line of the output.
@@ -162,7 +172,11 @@ const roundedOff = tasks.Unit / 1_000_000
 // one id are one request.
 func (t *totals) compare(list *rows, ours []receipt, theirs []bill) error {
 	d, maybe := t.gather(ours, theirs)
-	if d.What = t.judge(&d, maybe, slices.ContainsFunc(theirs, func(b bill) bool { return b.Counts })); d.What == "" {
+	var has columns
+	for i := range theirs {
+		has.and(theirs[i].Has)
+	}
+	if d.What = t.judge(&d, maybe, has); d.What == "" {
 		return nil
 	}
 	if list.json {
@@ -190,8 +204,9 @@ func (t *totals) gather(ours []receipt, theirs []bill) (d difference, maybe bool
 	return d, maybe
 }
 
-// judge counts a request by how it compares, and returns what differs; "": nothing.
-func (t *totals) judge(d *difference, maybe, counts bool) (what string) {
+// judge counts a request by how it compares, and returns what differs; "": nothing. Tokens of
+// which the report has no column are not compared.
+func (t *totals) judge(d *difference, maybe bool, has columns) (what string) {
 	ours, theirs := d.Ours, d.Theirs
 	switch {
 	case ours == nil:
@@ -206,7 +221,7 @@ func (t *totals) judge(d *difference, maybe, counts bool) (what string) {
 	case theirs == nil:
 		t.OnlyOurs++
 		return "only_ours"
-	case counts && (ours.Input != theirs.Input || ours.Output != theirs.Output):
+	case !has.same(&ours.counted, &theirs.counted):
 		t.Tokens++
 		return "tokens"
 	case ours.Cost != nil && theirs.Cost != nil && max(*ours.Cost-*theirs.Cost, *theirs.Cost-*ours.Cost) > roundedOff:
@@ -222,7 +237,7 @@ func (c *told) plus(o counted) *told {
 	if c == nil {
 		return &told{o}
 	}
-	sum := told{counted{Input: c.Input + o.Input, Output: c.Output + o.Output, Cost: c.Cost}}
+	sum := told{counted{Input: c.Input + o.Input, Cached: c.Cached + o.Cached, Output: c.Output + o.Output, Cost: c.Cost}}
 	if o.Cost != nil {
 		all := *o.Cost
 		if c.Cost != nil {
@@ -261,8 +276,9 @@ var errDiffers = errors.New("the report and the jobs' calls differ")
 
 // tell prints the totals. It is an error that something differs which nothing explains.
 func (t *totals) tell(out io.Writer, asJSON bool) error {
-	t.Ours.Cost, t.Theirs.Cost, t.MaybeAtMost = json.Number(t.Ours.sum.String()), json.Number(t.Theirs.sum.String()), json.Number(t.unnamedMost.String())
-	t.Explained = t.OnlyTheirs <= t.MaybeUnnamed && t.strange <= t.unnamedMost
+	t.Ours.Cost, t.Theirs.Cost = json.Number(t.Ours.sum.String()), json.Number(t.Theirs.sum.String())
+	t.MaybeAtMost, t.UnnamedCost = json.Number(t.unnamedMost.String()), json.Number(t.unnamedSum.String())
+	t.Explained = t.OnlyTheirs <= t.MaybeUnnamed+t.Unnamed && (t.MaybeUnpriced || t.strange <= t.unnamedMost+t.unnamedSum)
 	var err error
 	if t.OnlyOurs+t.Tokens+t.Cost > 0 || !t.Explained {
 		err = errDiffers
@@ -276,6 +292,12 @@ func (t *totals) tell(out io.Writer, asJSON bool) error {
 	fmt.Fprintf(out, "the same: %d; only ours: %d; only theirs: %d; other tokens: %d; other cost: %d\n", t.Same, t.OnlyOurs, t.OnlyTheirs, t.Tokens, t.Cost)
 	if all := t.MaybeFound + t.MaybeMissing + t.MaybeUnnamed; all > 0 {
 		fmt.Fprintf(out, "of ours may have been charged: %d; charged by the report: %d, not in it: %d, with no request id: %d, at most %s %s\n", all, t.MaybeFound, t.MaybeMissing, t.MaybeUnnamed, t.MaybeAtMost, tasks.Currency)
+	}
+	if t.Unnamed > 0 {
+		fmt.Fprintf(out, "of ours were charged, with no request id: %d, %s %s\n", t.Unnamed, t.UnnamedCost, tasks.Currency)
+	}
+	if t.MaybeUnpriced {
+		fmt.Fprintln(out, "some have no request id, of which nobody knows the price")
 	}
 	if t.OnlyTheirs > 0 && t.Explained {
 		fmt.Fprintln(out, "what is only theirs may be those with no request id")

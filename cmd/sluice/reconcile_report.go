@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"math/big"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +23,25 @@ const reportLine = 16 << 20
 
 // bill is a row of a provider's report.
 type bill struct {
-	ID     string
-	Counts bool // it says how many tokens
+	ID  string
+	Has columns
 	counted
+}
+
+// columns are what a row says of tokens.
+type columns struct {
+	Input, Output bool
+	Whole         bool // the input is with that of caches; else it may be without
+}
+
+func (c *columns) and(o columns) {
+	c.Input, c.Output, c.Whole = c.Input || o.Input, c.Output || o.Output, c.Whole || o.Whole
+}
+
+// same reports whether ours are theirs, as far as these say.
+func (c *columns) same(ours, theirs *counted) bool {
+	input := ours.Input == theirs.Input || !c.Whole && ours.Input-ours.Cached == theirs.Input
+	return (!c.Input || input) && (!c.Output || ours.Output == theirs.Output)
 }
 
 // What the columns of a report are called. OpenAI counts cached tokens among those of the
@@ -34,6 +52,7 @@ var (
 	outputNames = []string{"completion_tokens", "output_tokens", "usage_output_tokens"}
 	cacheNames  = []string{"cache_read_input_tokens", "cache_creation_input_tokens"}
 	costNames   = []string{"cost", "cost_usd", "amount", "amount_usd"}
+	moneyNames  = []string{"currency", "cost_currency", "amount_currency"}
 )
 
 // column is a name as it is looked for.
@@ -107,7 +126,8 @@ func readJSONReport(r io.Reader, each func(bill) error) error {
 		cells := map[string]string{}
 		for _, members := range []map[string]json.RawMessage{row, usage} {
 			for name, raw := range members {
-				if s := strings.Trim(string(raw), `"`); s != "null" {
+				if s := string(raw); s != "null" {
+					_ = json.Unmarshal(raw, &s) // what is no string counts as it stands
 					cells[column(name)] = s
 				}
 			}
@@ -133,32 +153,54 @@ func tellRow(cells map[string]string, line int, each func(bill) error) error {
 	if _, b.ID = first(idNames); b.ID == "" {
 		return fmt.Errorf("line %d has no request id (%s)", line, strings.Join(idNames, ", "))
 	}
-	count := func(names []string, sum *int64) error {
-		name, text := first(names)
-		if text == "" {
-			return nil
-		}
-		n, err := strconv.ParseInt(text, 10, 64)
+	count := func(name string, sum *int64) error {
+		text := cells[name]
+		n, err := strconv.ParseInt(cmp.Or(text, "0"), 10, 64)
 		if err != nil || n < 0 {
 			return fmt.Errorf("line %d: %s is %q, no number of tokens", line, name, text)
 		}
-		*sum, b.Counts = *sum+n, true
+		*sum += n
 		return nil
 	}
-	err := errors.Join(count(inputNames, &b.Input), count(outputNames, &b.Output))
+	input, in := first(inputNames)
+	output, out := first(outputNames)
+	err := errors.Join(count(input, &b.Input), count(output, &b.Output))
 	for _, name := range cacheNames {
-		err = errors.Join(err, count([]string{name}, &b.Input))
+		b.Has.Whole = b.Has.Whole || cells[name] != ""
+		err = errors.Join(err, count(name, &b.Cached))
+	}
+	b.Input += b.Cached
+	b.Has.Input, b.Has.Output, b.Has.Whole = in != "", out != "", b.Has.Whole || input == "prompt_tokens"
+	if name, text := first(moneyNames); text != "" && !strings.EqualFold(text, tasks.Currency) {
+		err = errors.Join(err, fmt.Errorf("line %d: %s is %q, and what jobs cost is told in %s: change the report into that, or leave its money out", line, name, text, tasks.Currency))
 	}
 	if name, text := first(costNames); text != "" {
-		f, bad := strconv.ParseFloat(strings.TrimPrefix(text, "$"), 64)
-		if bad != nil || !(f >= 0 && f < 1e9) {
+		cost, ok := amount(strings.TrimPrefix(text, "$"))
+		if !ok {
 			err = errors.Join(err, fmt.Errorf("line %d: %s is %q, no amount", line, name, text))
 		}
-		cost := tasks.Money(math.Round(f * float64(tasks.Unit)))
 		b.Cost = &cost
 	}
 	if err != nil {
 		return err
 	}
 	return each(b)
+}
+
+// decimal is an amount as providers write it: with more digits than ours, or as JSON does.
+var decimal = regexp.MustCompile(`^([0-9]{1,9}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][-+]?[0-9]{1,2})?$`)
+
+// amount reads one, rounded to the nearest billionth; false: it is none, or above what anybody is charged.
+func amount(text string) (tasks.Money, bool) {
+	if !decimal.MatchString(text) {
+		return 0, false
+	}
+	r, ok := new(big.Rat).SetString(text)
+	if !ok {
+		return 0, false
+	}
+	r.Mul(r, new(big.Rat).SetInt64(int64(tasks.Unit)))
+	n, ok := new(big.Int).SetString(r.FloatString(0), 10)
+	most := big.NewInt(1e9 * int64(tasks.Unit))
+	return tasks.Money(n.Int64()), ok && n.Cmp(most) < 0
 }

@@ -57,6 +57,14 @@ func TestAReportIsReconciledRequestByRequest(t *testing.T) {
 		"other tokens": {head + strings.Replace(same, "r3,10,5,4", "r3,10,5,5", 1), 1, []string{"tokens  r3", "15 + 4", "15 + 5"}},
 		"other cost":   {head + strings.Replace(same, "r1,10,5,4,0.001", "r1,10,5,4,0.002", 1), 1, []string{"cost  r1", "0.001", "0.002"}},
 		"in two rows":  {head + strings.Replace(same, "r1,10,5,4,0.001", "r1,10,0,0,0.0005\nr1,0,5,4,0.0005", 1), 0, []string{"the same: 3", "theirs: 4 requests"}},
+		"input alone":  {"request_id,input_tokens\nr1,10\nr3,15\nr4,10\nr5,10\n", 0, []string{"the same: 3"}},
+		"other input":  {"request_id,input_tokens\nr1,10\nr3,14\nr4,10\nr5,10\n", 1, []string{"tokens  r3"}},
+		"whole prompt": {"request_id,prompt_tokens\nr1,10\nr3,15\nr4,10\nr5,15\n", 1, []string{"tokens  r1", "other tokens: 1"}},
+		"output alone": {"request_id,output_tokens\nr1,4\nr3,4\nr4,1\nr5,5\n", 1, []string{"tokens  r5", "other tokens: 1"}},
+		"escapes":      {`{"id":"\u00721"}` + "\n" + `{"id":"r3"}` + "\n" + `{"id":"r5"}` + "\n", 0, []string{"the same: 3"}},
+		"dollars":      {"request_id,amount,currency\nr1,1e-3,usd\nr3,$.001,USD\nr5,1.,\n", 0, []string{"the same: 3"}},
+		"other money":  {"request_id,amount,currency\nr1,0.001,EUR\n", 2, []string{`line 2: currency is "EUR"`}},
+		"too much":     {head + "r1,10,5,4,1e999999999\n", 2, []string{`line 2: cost is "1e999999999"`}},
 		"by day":       {"date,input_tokens\n2026-11-01,5\n", 2, []string{"no column of request ids"}},
 		"no amount":    {head + "r1,10,5,4,many\n", 2, []string{`line 2: cost is "many"`}},
 		"no number":    {head + "r1,-1,5,4,0\n", 2, []string{"line 2: input_tokens"}},
@@ -74,6 +82,34 @@ func TestAReportIsReconciledRequestByRequest(t *testing.T) {
 			}
 			if code != tc.code || t.Failed() {
 				t.Errorf("exit %d, want %d:\n%s", code, tc.code, &out)
+			}
+		})
+	}
+}
+
+// Calls that have no request id, of which nobody counted tokens, or that have no price, are told no more surely than they are known.
+func TestWhatIsNotSureOfACallIsNotReconciledAsIfItWere(t *testing.T) {
+	t.Parallel()
+	const usage = `{"input_tokens":10,"output_tokens":4}`
+	for name, tc := range map[string]struct {
+		attempt, report string
+		code            int
+		want            string
+	}{
+		"nobody counted it":    {fakeAttempt("r1", "succeeded", false, "null", `{"amount":0,"maybe":0.02}`), `{"id":"r1","input_tokens":9,"cost":0.01}`, 0, "charged by the report: 1"},
+		"nobody saw its price": {fakeAttempt("", "worker_lost", true, "null", "null"), `{"id":"r9","cost":0.01}`, 0, "of which nobody knows the price"},
+		"it was charged":       {fakeAttempt("", "succeeded", false, usage, `{"amount":0.01,"maybe":0}`), `{"id":"r9","cost":0.01}`, 0, "charged, with no request id: 1, 0.01 USD"},
+		"it was cheaper":       {fakeAttempt("", "succeeded", false, usage, `{"amount":0.01,"maybe":0}`), `{"id":"r9","cost":0.02}`, 1, "only theirs: 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "jobs.jsonl")
+			if err := os.WriteFile(file, []byte(`{"id":"job_1","upstream":{"attempts":[`+tc.attempt+"]}}\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			code := program(t.Context(), []string{"reconcile", "-", "--jobs", file}, []string{"HOME=/"}, strings.NewReader(tc.report), &out, &out)
+			if code != tc.code || !strings.Contains(out.String(), tc.want) {
+				t.Errorf("exit %d, want %d and %q:\n%s", code, tc.code, tc.want, &out)
 			}
 		})
 	}
