@@ -104,6 +104,10 @@ prove-poison: ## Kill the worker at each call of one job, about 70 s; fail when 
 prove-hostile: ## Attack as one tenant and watch as another, about 70 s; fail when that one is slowed past the bars
 	go run ./cmd/prove hostile
 
+.PHONY: prove-leave
+prove-leave: ## Delete a tenant of 100,000 jobs and kill the API that does it on the way, about 3 minutes; fail when another tenant is slowed or anything is left
+	go run ./cmd/prove hostile --leave 100000 --slow
+
 .PHONY: prove-proxies
 prove-proxies: ## Restart APIs behind nginx and HAProxy 20 times under 5,000 POSTs, about 90 s; fail when one is lost
 	go run ./cmd/prove proxies

@@ -57,7 +57,7 @@ func TestTheCommandsAreDocumented(t *testing.T) {
 
 func TestWrongUsageEndsWith2(t *testing.T) {
 	for _, args := range []string{
-		"", "nothing", "kill --jobs 5", "kill --rate 0", "kill more", "outage --minute 1s", "outage --only rain", "hooks fast", "hostile --only rain", "room --memory 1", "abuse --tenants 3", "room --answer 0", "hostile --rounds 0", "pace --only gold", "submit --aof never", "memory --bin /nowhere",
+		"", "nothing", "kill --jobs 5", "kill --rate 0", "kill more", "outage --minute 1s", "outage --only rain", "hooks fast", "hostile --only rain", "room --memory 1", "abuse --tenants 3", "room --answer 0", "hostile --rounds 0", "hostile --leave 100", "pace --only gold", "submit --aof never", "memory --bin /nowhere",
 	} {
 		if got := program(context.Background(), strings.Fields(args)); got != 2 {
 			t.Errorf("prove %s ends with %d, want 2", args, got)

@@ -26,7 +26,7 @@ var (
 // What one script deletes of a tenant, and when another process goes on whose deletion has
 // made no step for so long.
 const (
-	leavingJobs     = 24
+	leavingJobs     = 10
 	leavingLines    = 2000 // of the list of a batch, which are ids
 	leavingKeys     = 500  // that are looked at
 	leavingPatience = 10 * time.Second

@@ -278,7 +278,7 @@ func (f *foe) drained(ctx context.Context) error {
 		}
 	}
 	return rig.Until(ctx, time.Minute, "nothing of the attack is under way", func(ctx context.Context) (bool, error) {
-		n, err := f.stage.RDB.ZCard(ctx, "sluice:unfold").Result()
+		n, err := f.stage.RDB.ZCard(ctx, "sluice:{s}:unfold").Result()
 		return n == 0, err
 	})
 }

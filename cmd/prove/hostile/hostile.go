@@ -12,6 +12,9 @@
 //   - hooks: webhooks to 200 receivers that hang;
 //   - tokens: requests with bad tokens.
 //
+// With --leave the other tenant is deleted in place of attacking, by an API that is killed
+// on the way: that slows nobody either, goes on by itself, and leaves nothing.
+//
 // An attack has a rate, so that the attacker, which shares the processors with what it
 // attacks, is not what the other waits for. The proof judges: a bar that is missed is
 // an error.
@@ -42,6 +45,7 @@ type Command struct {
 	Rounds int           `default:"1" help:"How often each attack is watched; the figures are medians."`
 	Span   time.Duration `default:"3s" help:"How long an idle system and an attack are watched in a round; a webhook may come later."`
 	Slow   bool          `help:"Tell what held Redis for more than 5 ms during the attacks."`
+	Leave  int           `help:"In place of attacks delete a tenant of so many jobs, from 4,000 on, whose API is killed on the way."`
 }
 
 // The bars.
@@ -59,11 +63,17 @@ func (c *Command) Validate() error {
 	if c.Rounds < 1 || c.Span < time.Second || c.Span > 8*time.Second {
 		return errors.New("at least one round and a span of 1s to 8s are needed")
 	}
+	if c.Leave != 0 && c.Leave < 2*leavingEnded {
+		return errors.New("a tenant that is deleted has at least 4,000 jobs")
+	}
 	return nil
 }
 
 // Run makes each attack on processes of its own.
 func (c *Command) Run(ctx context.Context, lab *rig.Lab) error {
+	if c.Leave > 0 {
+		return c.leave(ctx, lab)
+	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "attack\tsubmit p50, p99 idle\tattacked\tp99 times\twebhook p50, longest\tAPI's memory\tfailed\tattacker's requests\t")
 	met := true
@@ -100,39 +110,46 @@ func load() string {
 	return first
 }
 
-// watch plays one attack, and writes its line.
-func (c *Command) watch(ctx context.Context, lab *rig.Lab, a attack, t *tabwriter.Writer) (met bool, err error) {
-	env := []string{"SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true"}
+// stage starts what an attack is on, and who takes part.
+func (c *Command) stage(ctx context.Context, lab *rig.Lab, a attack, apis int, env ...string) (stage *rig.Stage, v *victim, f *foe, err error) {
+	env = append(env, "SLUICE_WEBHOOKS__ALLOW_HTTP=true", "SLUICE_WEBHOOKS__ALLOW_PRIVATE=true")
 	switch a.lie {
 	case "redis:":
 		env = append(env, "SLUICE_BODIES__URL="+a.lie)
 	case "file:":
 		dir, err := os.MkdirTemp(lab.Dir, "bodies")
 		if err != nil {
-			return false, err
+			return nil, nil, nil, err
 		}
 		env = append(env, "SLUICE_BODIES__URL="+a.lie+"//"+dir)
 	}
-	stage, err := lab.Stage(ctx, rig.Config{
-		Name: a.name, APIs: 1, Workers: 1, OneKey: true, Env: env, Flags: []string{"--log-level", "warn"},
+	stage, err = lab.Stage(ctx, rig.Config{
+		Name: a.name, APIs: apis, Workers: 1, OneKey: true, Env: env, Flags: []string{"--log-level", "warn"},
 		Pool: "limits: {requests_per_minute: 12000, input_tokens_per_minute: 0, output_tokens_per_minute: 0, request_burst: 200, concurrency: 64}",
 		Fake: fake.Config{RequireKey: rig.Key(-1), MeanLatency: 20 * time.Millisecond, MeanOutputTokens: 16},
 		// What takes at least 5 ms is kept.
 		RedisArgs: []string{"--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0", "--latency-monitor-threshold", "5", "--slowlog-log-slower-than", "5000", "--slowlog-max-len", "100000"},
 	})
 	if err != nil {
+		return nil, nil, nil, err
+	}
+	if v, err = newVictim(stage); err == nil {
+		f, err = newFoe(stage)
+	}
+	if err != nil {
+		err = errors.Join(err, stage.Close())
+	}
+	return stage, v, f, err
+}
+
+// watch plays one attack, and writes its line.
+func (c *Command) watch(ctx context.Context, lab *rig.Lab, a attack, t *tabwriter.Writer) (met bool, err error) {
+	stage, victim, foe, err := c.stage(ctx, lab, a, 1)
+	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, stage.Close()) }()
-	victim, err := newVictim(stage)
-	if err != nil {
-		return false, err
-	}
 	defer victim.close()
-	foe, err := newFoe(stage)
-	if err != nil {
-		return false, err
-	}
 	defer foe.close()
 	if err := a.prepare(foe, ctx); err != nil {
 		return false, fmt.Errorf("prepare: %w", err)
@@ -234,6 +251,7 @@ func slow(ctx context.Context, rdb *redis.Client, attack string) error {
 	type kind struct {
 		n    int
 		most time.Duration
+		with string // the last argument of the longest
 	}
 	kinds := map[string]kind{}
 	for _, e := range log {
@@ -242,10 +260,13 @@ func slow(ctx context.Context, rdb *redis.Client, attack string) error {
 			name += " " + e.Args[1][:min(8, len(e.Args[1]))]
 		}
 		k := kinds[name]
-		kinds[name] = kind{k.n + 1, max(k.most, e.Duration)}
+		if k.n++; e.Duration > k.most {
+			k.most, k.with = e.Duration, e.Args[len(e.Args)-1]
+		}
+		kinds[name] = k
 	}
 	for name, k := range kinds {
-		fmt.Printf("%s: %d times above 5 ms, %s at most: %s\n", attack, k.n, milli(k.most), name)
+		fmt.Printf("%s: %d times above 5 ms, %s at most: %s %.60q\n", attack, k.n, milli(k.most), name, k.with)
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type seen struct {
 	p50, p99   time.Duration // of submits, from when one was due to its answer
 	told, last time.Duration // from a submit to its webhook: the median and the longest
 	failed     int           // submits that were not accepted
+	all        []time.Duration
 }
 
 func newVictim(s *rig.Stage) (*victim, error) {
@@ -108,6 +109,7 @@ func (v *victim) submits(ctx context.Context, span time.Duration) (s seen, err e
 		hooks = append(hooks, d)
 	}
 	v.mu.Unlock()
+	s.all = took
 	s.p50, s.p99, s.told, s.last = rank(took, 50), rank(took, 99), rank(hooks, 50), rank(hooks, 100)
 	return s, ctx.Err()
 }
