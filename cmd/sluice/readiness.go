@@ -136,7 +136,7 @@ func (o *outcome) stale() error {
 
 // Run asks each second until ctx ends.
 func (r *readiness) Run(ctx context.Context) error {
-	tick := time.NewTicker(beatEvery)
+	tick, begun := time.NewTicker(beatEvery), time.Now()
 	defer tick.Stop()
 	for {
 		select {
@@ -144,19 +144,23 @@ func (r *readiness) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			r.ask(ctx)
-			r.tellParts(ctx)
+			r.tellParts(ctx, begun)
 		}
 	}
 }
 
 // tellParts logs each part when it goes down, and when it works again: whoever asks
-// /readyz meanwhile, and however often, changes nothing in the log.
-func (r *readiness) tellParts(ctx context.Context) {
+// /readyz meanwhile, and however often, changes nothing in the log. One that has not
+// worked yet is given a start's time for it.
+func (r *readiness) tellParts(ctx context.Context, begun time.Time) {
 	for _, part := range r.parts() {
 		err := part.Check(ctx)
-		switch was := r.down[part.Name]; {
+		was, known := r.down[part.Name]
+		switch {
 		case ctx.Err() != nil:
 			return // the process stops
+		case err != nil && !known && time.Since(begun) <= beatFresh:
+			continue
 		case err != nil && !was:
 			r.log.Warn("part is down", "part", part.Name, "error", err)
 		case err == nil && was:

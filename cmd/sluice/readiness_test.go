@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -8,9 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sluicehq/sluice/api"
 	"github.com/sluicehq/sluice/tasks/redistest"
 )
 
@@ -45,6 +50,35 @@ func (z readyz) notices() string { return strings.Join(z.Notice, "; ") }
 func durably(t *testing.T) *redistest.Server {
 	t.Helper()
 	return redistest.Start(t, redistest.Options{AOF: "always", Args: []string{"--maxmemory", "100mb"}})
+}
+
+// A part that has not answered yet is no news while a process starts, and is some later; one that
+// has worked is news at once.
+func TestAPartThatStartsIsNotDown(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	var down error
+	r := &readiness{
+		log: slog.New(newNotes(&said)), down: map[string]bool{},
+		parts: func() []api.Check {
+			return []api.Check{{Name: "gates", Check: func(context.Context) error { return down }}}
+		},
+	}
+	told := func(what string, begun time.Time, err error, want string) {
+		t.Helper()
+		said.Reset()
+		down = err
+		if r.tellParts(t.Context(), begun); said.String() != want {
+			t.Errorf("%s: told %q, want %q", what, said.String(), want)
+		}
+	}
+	const news = "sluice: part is down (part=gates error=\"not yet\")\n"
+	now, long := time.Now(), time.Now().Add(-time.Hour)
+	told("at the start", now, errors.New("not yet"), "")
+	told("for long", long, errors.New("not yet"), news)
+	told("again", long, errors.New("not yet"), "")
+	told("well", now, nil, "")
+	told("after it worked", now, errors.New("not yet"), news)
 }
 
 // Whatever keeps a process from its work makes it unready, in words; when that is
