@@ -139,8 +139,12 @@ func (p Price) Of(u Usage, s Served) Money {
 func (p Price) AtMost(r *Request) Money {
 	p.Input = max(p.Input, p.CacheWrite, p.CacheWrite1h)
 	var s Served
-	if bytes.Contains(r.Body, []byte(`service_tier`)) && p.Priority > Unit {
-		s.Tier = TierPriority
+	if bytes.Contains(r.Body, []byte(`service_tier`)) {
+		for _, t := range []Tier{TierBatch, TierFlex, TierPriority} {
+			if p.factor(t) > p.factor(s.Tier) {
+				s.Tier = t
+			}
+		}
 	}
 	return p.Of(Usage{InputTokens: int64(r.InputTokens), OutputTokens: int64(cmp.Or(r.OutputTokens, r.MaxTokens))}, s)
 }

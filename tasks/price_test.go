@@ -111,4 +111,8 @@ func TestThePriceOfACall(t *testing.T) {
 			t.Errorf("%s costs %s at most, want %s", body, got, want)
 		}
 	}
+	dear := Price{Input: Unit, Flex: 3 * Unit, Priority: 2 * Unit}
+	if got := dear.AtMost(&Request{Body: []byte(`{"service_tier":"flex"}`), InputTokens: 1_000_000}); got != 3*Unit {
+		t.Errorf("where flex is dearest, a request costs %s at most, want 3", got)
+	}
 }

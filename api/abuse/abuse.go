@@ -269,6 +269,9 @@ func (w *Watch) Run(ctx context.Context) error {
 func (w *Watch) Flush(ctx context.Context) error {
 	if !w.met {
 		if err := w.meet(ctx); err != nil {
+			w.mu.Lock()
+			clear(w.seen)
+			w.mu.Unlock()
 			return err
 		}
 		w.met = true

@@ -52,6 +52,9 @@ func (m *memory) ChangeConduct(ctx context.Context, c tasks.Conduct, act tasks.A
 func (m *memory) Conducts(context.Context, int) (list []tasks.Conduct, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.down {
+		return nil, tasks.ErrUnavailable
+	}
 	for _, c := range m.kept {
 		if c.Found {
 			list = append(list, c)
@@ -112,6 +115,27 @@ func TestTwoProcessesWatchOneTenant(t *testing.T) {
 	}
 	if len(m.acts) != 1 || m.acts[0].By != "ada" {
 		t.Errorf("the audit has %+v, want the one release that was done", m.acts)
+	}
+}
+
+// What came while the store did not answer is forgotten, also before a process has heard of it: it is not judged
+// later as if it had come in one window.
+func TestWhatCameBeforeTheStoreAnsweredIsForgotten(t *testing.T) {
+	t.Parallel()
+	m := &memory{kept: map[string]tasks.Conduct{}, down: true}
+	w, err := New(Config{Store: m, Secret: []byte("secret"), Now: func() time.Time { return morning }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		w.See(&Visit{Tenant: "acme", Jobs: 1})
+		if err := w.Flush(t.Context()); err == nil {
+			t.Fatal("the store is away, and nothing failed")
+		}
+	}
+	m.down = false
+	if err := w.Flush(t.Context()); err != nil || len(m.kept) > 0 {
+		t.Errorf("%v; kept of %d tenants, want none", err, len(m.kept))
 	}
 }
 
