@@ -5,12 +5,14 @@ import "time"
 // Bundle is jobs that go to a provider's own batch API together. Its record names jobs,
 // and has nothing of what they ask.
 type Bundle struct {
-	ID      string // "nb_" and a ULID; the provider is told it where it keeps such a name
-	Pool    string
-	Account string // whose batch it is
-	Kind    string // what its members have in common
-	State   BundleState
-	Fence   int64 // grows each time a worker takes it up; a holder of an older one has lost it
+	ID       string // "nb_" and a ULID; the provider is told it where it keeps such a name
+	Pool     string
+	Account  string // whose batch it is
+	Kind     string // what its members have in common
+	Model    string // that all of them ask, at this endpoint
+	Endpoint Path
+	State    BundleState
+	Fence    int64 // grows each time a worker takes it up; a holder of an older one has lost it
 
 	GatheredAt time.Time // when it was begun
 	SentAt     time.Time // when it was last about to be sent; zero: not yet
@@ -19,6 +21,7 @@ type Bundle struct {
 	Spill time.Time
 	Batch string // the provider's id of the batch; "": none is known
 	File  string // the provider's id of the file that was uploaded for it, where there is one
+	Sends int    // how often a batch of it was asked for
 
 	Members []Ticket // all that ever joined; which of them are still in it, their own records say
 }
@@ -39,6 +42,8 @@ const (
 type Joining struct {
 	Kind                string        // of the bundle
 	Account             string        // likewise
+	Model               string        // likewise
+	Endpoint            Path          // likewise
 	Bundle              string        // the id of a new one, should none of the kind be gathered
 	Bytes               int64         // of its line
 	Spill               time.Time     // when it goes back to the ordinary lane without an answer

@@ -35,6 +35,7 @@ func PauseReason(reason string, until time.Time) string {
 type Load struct {
 	Queued         int64 // all that wait, scheduled and retrying ones too
 	Running        int64
+	Bundled        int64              // of the running, about those in batches of the provider, or gathered for one
 	Handed         int64              // of the queued, those already handed to Asynq or held by a worker
 	Begun          float64            // seconds of the allowance that all calls ever begun took, as far as that is known by now
 	Stage          float64            // seconds of the allowance that these are expected to cost; 0: nobody knows
@@ -48,6 +49,9 @@ type Load struct {
 	Mean           float64            // seconds of the allowance that a call of late has cost; 1 while none has ended
 	WorkedAt       time.Time          // when a worker of the pool last said that it is there; zero: none has of late
 }
+
+// Calls is how many calls are under way. A job in a bundle is running, and no worker calls for it.
+func (l Load) Calls() int64 { return max(0, l.Running-l.Bundled) }
 
 // Lane is how a lane of a pool stands: of those with a backlog the one with the lowest turn goes next, and
 // each job moves its lane on by the job's cost over the lane's share.

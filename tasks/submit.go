@@ -247,6 +247,7 @@ type PoolStatus struct {
 	Scheduled        int64     // of those, jobs whose not_before lies ahead; at least so many
 	NextScheduledAt  time.Time // when the first of these may run; zero when there is none
 	Running          int64
+	Bundled          int64      // of the running, about those in batches of the provider, or gathered for one
 	WaitsFor         WaitReason // what those wait for that may run now; "" when none waits
 	DrainedAt        time.Time  // when the last of those is expected to start; zero when none waits, or nobody can tell
 	OldestQueuedAt   time.Time  // of those that may run now; zero when none may

@@ -39,6 +39,10 @@ func (w *Worker) lane(p *servedPool) *native.Lane {
 			w.log.Info("a line of a batch ended", "job", t.ID, "tenant", t.Tenant, "pool", p.Name, "batch", e.Attempt.Batch, "outcome", string(e.Attempt.Outcome), "maybe_billed", e.Attempt.MaybeBilled)
 		},
 	}
+	for _, o := range native.Outcomes() {
+		w.m.bundles.WithLabelValues(p.Name, string(o))
+	}
+	c.Over = func(o native.Outcome) { w.m.bundles.WithLabelValues(p.Name, string(o)).Inc() }
 	for _, a := range p.accounts {
 		api, ok := a.Caller.(native.API)
 		if !ok {

@@ -10,10 +10,10 @@ import (
 
 // metrics are the worker's own; the gate counts its calls itself.
 type metrics struct {
-	attempts, refused, tokens, results, failures, answers, stale, unknown, ofTenant *prometheus.CounterVec
-	wait, run                                                                       *prometheus.HistogramVec
-	inflight                                                                        *prometheus.GaugeVec
-	roster                                                                          *tasks.Roster
+	attempts, refused, tokens, results, failures, answers, stale, unknown, ofTenant, bundles *prometheus.CounterVec
+	wait, run                                                                                *prometheus.HistogramVec
+	inflight                                                                                 *prometheus.GaugeVec
+	roster                                                                                   *tasks.Roster
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -35,13 +35,14 @@ func newMetrics(r prometheus.Registerer) metrics {
 		stale:    counter("sluice_tasks_stale_total", "Tasks acknowledged unrun: their job was final or handed to somebody else.", "pool"),
 		unknown:  counter("sluice_ends_unknown_total", "Ends of attempts whose job Redis does not know: it has lost data, or the job was canceled and deleted.", "pool"),
 		ofTenant: counter("sluice_tenant_tokens_total", "Tokens as the provider counted them, by tenant (the first 100 of a process, the rest as (others)).", "tenant", "kind"),
+		bundles:  counter("sluice_bundles_total", "Bundles for batches of the provider that this process was done with, by outcome: read, late, refused, unknown or empty.", "pool", "outcome"),
 		roster:   new(tasks.Roster),
 		wait:     histogram("sluice_job_wait_seconds", "From acceptance, or not_before, to the start of an attempt."),
 		run:      histogram("sluice_attempt_seconds", "From the start of an attempt to its end."),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_calls_in_flight", Help: "Upstream calls under way in this process."}, []string{"pool"}),
 	}
 	if r != nil {
-		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.failures, m.ofTenant, m.answers, m.stale, m.unknown, m.wait, m.run, m.inflight)
+		r.MustRegister(m.attempts, m.refused, m.tokens, m.results, m.failures, m.ofTenant, m.answers, m.stale, m.unknown, m.bundles, m.wait, m.run, m.inflight)
 	}
 	return m
 }

@@ -111,7 +111,7 @@ type Pool struct {
 	MaxAttempts int           // likewise
 	CacheFor    time.Duration // how long the answer of a repeatable request serves again; 0: never
 	Share       bool          // requests of a tenant that are the same and under way at once share one call
-	Native      *native.Rules // which jobs go to the provider's own batch API; nil: none
+	Native      *native.Rules // which jobs go to the provider's own batch API; nil: none, and none is there
 	Concurrency int           // jobs held by this process at once, waiting ones too; 0 means 64
 }
 

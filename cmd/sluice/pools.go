@@ -19,10 +19,9 @@ import (
 // pool makes the gates and breakers of a pool's accounts and, for a worker, the ways upstream.
 func (s *service) pool(p config.Pool, depth int, works bool) (out worker.Pool, member pool.Member, err error) {
 	out = worker.Pool{Name: p.Name, Timeout: p.Timeout, MaxAttempts: p.MaxAttempts, CacheFor: p.Cache.TTL, Share: p.ShareInFlight}
-	if b := p.Batches; p.NativeBatch {
-		out.Native = &native.Rules{
-			MinRoom: b.MinRoom, MaxJobs: b.MaxJobs, MaxBytes: b.MaxBytes, MaxAge: b.MaxAge, Poll: b.PollInterval, SpillBefore: b.SpillBefore,
-		}
+	b := p.Batches
+	out.Native = &native.Rules{
+		Closed: !p.NativeBatch, MinRoom: b.MinRoom, MaxJobs: b.MaxJobs, MaxBytes: b.MaxBytes, MaxAge: b.MaxAge, Poll: b.PollInterval, SpillBefore: b.SpillBefore,
 	}
 	if works {
 		out.Dialect = upstream.Dialect(s.provider(p).Dialect)

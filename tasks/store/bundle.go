@@ -18,7 +18,7 @@ var (
 // joining is what the script of a start takes of a job that goes into a bundle; nil: it does not.
 func joining(j *tasks.Joining) any {
 	return args{
-		"id": j.Bundle, "kind": j.Kind, "account": j.Account, "bytes": j.Bytes, "spill": milli(j.Spill),
+		"id": j.Bundle, "kind": j.Kind, "account": j.Account, "model": j.Model, "endpoint": string(j.Endpoint), "bytes": j.Bytes, "spill": milli(j.Spill),
 		"mostJobs": j.MostJobs, "mostBytes": j.MostBytes, "mostAge": j.MostAge.Milliseconds(),
 	}
 }
@@ -35,8 +35,8 @@ func (s *Store) ClaimBundle(ctx context.Context, pool string, lease time.Duratio
 	}
 	h := pairs(reply[2])
 	b = tasks.Bundle{
-		ID: str(reply[1]), Pool: pool, Account: h["ac"], Kind: h["k"], State: tasks.BundleState(h["s"]), Fence: atoi(h["f"]),
-		GatheredAt: fromMilli(atoi(h["ct"])), SentAt: fromMilli(atoi(h["at"])), Spill: fromMilli(atoi(h["sp"])), Batch: h["bt"], File: h["fi"], Lines: int(atoi(h["ln"])),
+		ID: str(reply[1]), Pool: pool, Account: h["ac"], Kind: h["k"], Model: h["md"], Endpoint: tasks.Path(h["ep"]), State: tasks.BundleState(h["s"]), Fence: atoi(h["f"]),
+		GatheredAt: fromMilli(atoi(h["ct"])), SentAt: fromMilli(atoi(h["at"])), Spill: fromMilli(atoi(h["sp"])), Batch: h["bt"], File: h["fi"], Lines: int(atoi(h["ln"])), Sends: int(atoi(h["sn"])),
 	}
 	for id, value := range pairs(reply[3]) {
 		fence, tenant, _ := strings.Cut(value, " ")
@@ -49,7 +49,7 @@ func (s *Store) ClaimBundle(ctx context.Context, pool string, lease time.Duratio
 // it up meanwhile.
 func (s *Store) SaveBundle(ctx context.Context, b tasks.Bundle, next time.Duration) error {
 	_, err := s.move(ctx, "note how far bundle "+b.ID+" has come", bundleSaveScript, args{"id": b.ID, "pool": b.Pool, "fence": b.Fence, "next": max(0, next.Milliseconds())},
-		"s", string(b.State), "at", milli(b.SentAt), "bt", b.Batch, "fi", b.File, "ln", b.Lines)
+		"s", string(b.State), "at", milli(b.SentAt), "bt", b.Batch, "fi", b.File, "ln", b.Lines, "sn", b.Sends)
 	return err
 }
 

@@ -147,6 +147,14 @@ func TestABundleThatAllHaveLeftGivesItsMembersBack(t *testing.T) {
 	list := b.bundled("few", "a", "nb_1", 2)
 	_, err := b.s.Renew(t.Context(), list) // by the worker that has just started them
 	must(t, err)
+	now, err := b.s.Standing(t.Context(), "few")
+	if must(t, err); now.RunningJobs != 0 {
+		t.Errorf("%d places of the tenant are taken", now.RunningJobs)
+	}
+	load, err := b.s.Load(t.Context(), pool)
+	if must(t, err); load.Running != 2 || load.Bundled != 2 || load.Calls() != 0 {
+		t.Errorf("the load is %+v", load)
+	}
 	for range 20 {
 		b.now = b.now.Add(time.Second)
 		_, err := b.s.Sweep(t.Context())

@@ -441,7 +441,7 @@ func (s *Store) lastLine(ctx context.Context, batch, after string) (int, error) 
 // backlogs of the first hundred tenants.
 func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	var counts, eye, order *redis.SliceCmd
-	var out, hold, ring *redis.IntCmd
+	var out, hold, ring, bundled *redis.IntCmd
 	var sizes [len(lanes)]*redis.IntCmd
 	var tenants [len(lanes)]*redis.ZSliceCmd
 	var first, held, full *redis.StringSliceCmd
@@ -449,6 +449,8 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		counts, eye = p.HMGet(ctx, s.keys.load(pool), "queued", "running", "cost", "stage", "begun"), p.HMGet(ctx, s.keys.watched(pool), "wk")
 		out, hold, ring = p.ZCard(ctx, s.keys.handed(pool)), p.ZCard(ctx, s.keys.held(pool)), p.ZCard(ctx, s.keys.ring(pool))
+		// The lease of a call is short, and that of a job in a bundle lasts until shortly before its deadline.
+		bundled = p.ZCount(ctx, s.keys.running(pool), strconv.FormatInt(s.clock().Add(4*Lease).UnixMilli(), 10), "+inf")
 		weights, order = p.HGetAll(ctx, s.keys.weights()), p.HMGet(ctx, s.keys.order(pool), "shares", "high", "normal", "low")
 		for i, lane := range lanes {
 			turns := s.keys.turns(pool, string(lane))
@@ -462,7 +464,7 @@ func (s *Store) Load(ctx context.Context, pool string) (tasks.Load, error) {
 		return tasks.Load{}, fmt.Errorf("read the load of %s: %w", pool, redisError(err))
 	}
 	l := tasks.Load{
-		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])),
+		Queued: max(0, num(counts.Val()[0])), Running: max(0, num(counts.Val()[1])), Bundled: bundled.Val(),
 		Handed: out.Val() + hold.Val(), Tenants: ring.Val(), Weights: map[string]float64{}, AtLimit: map[string]bool{}, Reviewed: map[string]bool{}, WorkedAt: fromMilli(num(eye.Val()[0])),
 		Mean:  cmp.Or(float64(num(counts.Val()[2]))/1e6, 1),
 		Stage: float64(num(counts.Val()[3])) / 1e6,

@@ -33,7 +33,8 @@ import (
 
 // Rules say which jobs go into bundles, and when a bundle goes where.
 type Rules struct {
-	MinRoom     time.Duration // from a job's turn to its deadline, at least
+	Closed      bool          // none goes into one any more: what is under way is gone on with
+	MinRoom     time.Duration // from a job's turn to its deadline, at least; MaxAge less is taken for as much
 	MaxJobs     int64         // of a bundle
 	MaxBytes    int64         // of its lines
 	MaxAge      time.Duration // how long it is gathered
@@ -82,9 +83,26 @@ type Config struct {
 	Prices   tasks.Prices
 	// Ended is told of each line that is recorded, and of what else there is room for now.
 	Ended func(ctx context.Context, t tasks.Ticket, e tasks.Ending, next []tasks.Ticket)
-	Now   func() time.Time // of Redis
-	Log   *slog.Logger
+	// Over is told of each bundle with which this process is done; nil: nobody is.
+	Over func(Outcome)
+	Now  func() time.Time // of Redis
+	Log  *slog.Logger
 }
+
+// Outcome is how a bundle was done with.
+type Outcome string
+
+// The outcomes. Of all but Read no answer came.
+const (
+	Read    Outcome = "read"    // its batch ended, and what it brought is recorded
+	Late    Outcome = "late"    // its batch did not end in time, or there was no time for one
+	Refused Outcome = "refused" // the provider takes no batch of it, or failed it as a whole
+	Unknown Outcome = "unknown" // whether its batch was made, or how it stands, is not known
+	Empty   Outcome = "empty"   // all of its jobs have left it
+)
+
+// Outcomes are all of them.
+func Outcomes() []Outcome { return []Outcome{Read, Late, Refused, Unknown, Empty} }
 
 // Lane is a pool's way through batches.
 type Lane struct{ Config }
@@ -113,9 +131,11 @@ func (l *Lane) Joins(j *tasks.Job) (in tasks.Joining, ok bool) {
 		until = j.Deadline
 	}
 	left := until.Sub(now)
+	// A deadline of just that room has a little less of it when the job has its turn.
+	least := max(l.Rules.MinRoom-l.Rules.MaxAge, (l.Rules.MinRoom+l.Rules.SpillBefore)/2)
 	switch {
-	case j.Bundle != "" || j.Losses > 0 || j.Attempts > 0 || j.Request.Stream,
-		j.Deadline.IsZero() && !j.Request.Patient, left < l.Rules.MinRoom:
+	case l.Rules.Closed, j.Bundle != "" || j.Losses > 0 || j.Attempts > 0 || j.Request.Stream,
+		j.Deadline.IsZero() && !j.Request.Patient, left < least:
 		return in, false
 	}
 	bytes := int64(len(j.Request.Body)) + 512
@@ -130,12 +150,12 @@ func (l *Lane) Joins(j *tasks.Job) (in tasks.Joining, ok bool) {
 		}
 	}
 	// Those of a bundle have like time, so that the nearest deadline does not end much of the others'.
-	like := min(bits.Len64(uint64(left/l.Rules.MinRoom)), 5)
+	like := min(bits.Len64(uint64(left/least)), 5)
 	r := &j.Request
 	kind := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q %d", account, j.Asks(), r.Endpoint, r.Version, r.Beta, r.OpenAI, like))
 	spill := until.Add(-l.Rules.SpillBefore)
 	return tasks.Joining{
-		Kind: hex.EncodeToString(kind[:8]), Account: account, Bytes: bytes, Spill: spill,
+		Kind: hex.EncodeToString(kind[:8]), Account: account, Model: j.Asks(), Endpoint: r.Endpoint, Bytes: bytes, Spill: spill,
 		Lease: spill.Sub(now) + l.Rules.SpillBefore*3/4, MostJobs: l.Rules.MaxJobs, MostBytes: l.Rules.MaxBytes, MostAge: l.Rules.MaxAge,
 	}, true
 }
@@ -143,7 +163,8 @@ func (l *Lane) Joins(j *tasks.Job) (in tasks.Joining, ok bool) {
 // atOnce is how many bundles of a pool a process works on.
 const atOnce = 4
 
-// Run works on the pool's bundles until ctx ends. What is under way then, another worker goes on with.
+// Run works on the pool's bundles until ctx ends. What is under way then, another worker goes on with. Where
+// no job goes into one any more, it looks for none after the last.
 func (l *Lane) Run(ctx context.Context) error {
 	work := errgroup.Group{}
 	room := make(chan struct{}, atOnce)
@@ -165,6 +186,10 @@ func (l *Lane) Run(ctx context.Context) error {
 		<-room
 		if err != nil && ctx.Err() == nil {
 			l.Log.Warn("no bundle can be taken up", "pool", l.Pool, "error", err)
+		}
+		if err == nil && wait < 0 && l.Rules.Closed {
+			<-ctx.Done()
+			break
 		}
 		if wait <= 0 || wait > time.Second {
 			wait = time.Second
@@ -193,8 +218,13 @@ func (l *Lane) work(ctx context.Context, b *tasks.Bundle) {
 	next, err := h.step(ctx)
 	switch {
 	case err != nil:
+	case next == done && h.unwritten != nil:
+		l.Log.Warn("what came of a job in a bundle cannot be recorded yet", "pool", l.Pool, "bundle", b.ID, "error", h.unwritten)
+		err = l.Records.SaveBundle(ctx, *b, max(l.lease(), h.until(5*l.Rules.Poll)))
 	case next == done:
-		err = l.Records.DropBundle(ctx, *b)
+		if err = l.Records.DropBundle(ctx, *b); err == nil && l.Over != nil {
+			l.Over(cmp.Or(h.outcome, Empty))
+		}
 	default:
 		err = l.Records.SaveBundle(ctx, *b, next)
 	}
@@ -208,7 +238,16 @@ type hold struct {
 	*Lane
 	b     *tasks.Bundle
 	saved time.Time // when its lease last began
+
+	twice     bool    // what its batch has may have been paid for in another of it as well
+	outcome   Outcome // once it is done with; "": nothing was left to do
+	unwritten error   // of a member whose end could not be recorded; nil: there was none
+	inARow    int     // such members, the last ones
 }
+
+// patience is how many members in a row may fail to be recorded until the record is taken to be away: what is
+// wrong with one of them holds up none of the others.
+const patience = 3
 
 // save notes how far the bundle has come, and begins its lease anew.
 func (h *hold) save(ctx context.Context) error {
@@ -237,7 +276,7 @@ func (h *hold) step(ctx context.Context) (time.Duration, error) {
 	account := h.account()
 	switch {
 	case account == nil:
-		return done, h.spillAll(ctx, in, h.b.State != tasks.BundleClosed, "its account is configured no more")
+		return done, h.spillAll(ctx, in, Unknown, h.b.State != tasks.BundleClosed, "its account is configured no more")
 	case h.b.State == tasks.BundleClosed && len(in) == 0:
 		return done, nil
 	case h.b.State == tasks.BundleClosed:
@@ -279,7 +318,7 @@ func (h *hold) until(d time.Duration) time.Duration {
 // send has the provider make a batch of those that are still in the bundle.
 func (h *hold) send(ctx context.Context, account *Account, in []tasks.Ticket) (time.Duration, error) {
 	if !h.Now().Before(h.b.Spill) {
-		return done, h.spillAll(ctx, in, false, "there was no time left for a batch")
+		return done, h.spillAll(ctx, in, Late, false, "there was no time left for a batch")
 	}
 	if !account.Open() {
 		return h.until(h.Rules.Poll), nil
@@ -288,7 +327,7 @@ func (h *hold) send(ctx context.Context, account *Account, in []tasks.Ticket) (t
 	if err != nil || len(lines) == 0 {
 		return done, err
 	}
-	h.b.State, h.b.SentAt, h.b.Lines = tasks.BundleSending, h.Now(), len(lines)
+	h.b.State, h.b.SentAt, h.b.Lines, h.b.Sends = tasks.BundleSending, h.Now(), len(lines), h.b.Sends+1
 	if err := h.save(ctx); err != nil {
 		return 0, err
 	}
@@ -310,7 +349,7 @@ func (h *hold) send(ctx context.Context, account *Account, in []tasks.Ticket) (t
 	h.b.State = tasks.BundleClosed
 	h.Log.Warn("no batch was made", "pool", h.Pool, "bundle", h.b.ID, "upstream_status", a.Status, "outcome", string(a.Outcome))
 	if a.Outcome == tasks.Rejected {
-		return done, h.spillAll(ctx, in, false, "the provider takes no batch of it")
+		return done, h.spillAll(ctx, in, Refused, false, "the provider takes no batch of it")
 	}
 	return h.until(max(a.RetryAfter, h.Rules.Poll)), nil
 }
@@ -319,13 +358,11 @@ func (h *hold) send(ctx context.Context, account *Account, in []tasks.Ticket) (t
 func (h *hold) lines(ctx context.Context, account *Account, in []tasks.Ticket) (lines [][]byte, head *tasks.Request, err error) {
 	for _, t := range in {
 		j, err := h.Records.Bundled(ctx, t)
-		var away *tasks.BodiesError
-		var sealed *tasks.SealError
 		var line []byte
 		switch {
 		case errors.Is(err, tasks.ErrLost):
 			continue
-		case errors.As(err, &away), errors.As(err, &sealed):
+		case unreadable(err):
 		case err != nil:
 			return nil, nil, err
 		default:
@@ -350,6 +387,9 @@ func (h *hold) lines(ctx context.Context, account *Account, in []tasks.Ticket) (
 	return lines, head, nil
 }
 
+// fresh is for how many polls a batch may be made and not be shown.
+const fresh = 10
+
 // known reports whether the provider shows a batch under the name that it was made with.
 func (h *hold) known() bool { return h.Dialect == upstream.OpenAI }
 
@@ -363,21 +403,21 @@ func (h *hold) find(ctx context.Context, account *Account, in []tasks.Ticket) (t
 	over := h.over()
 	within, cancel := h.call(ctx)
 	defer cancel()
-	list, a := account.API.RecentBatches(within, h.b.SentAt.Add(-skew))
+	list, a := account.API.RecentBatches(within, h.b.GatheredAt.Add(-skew))
 	if a.Outcome != tasks.Succeeded {
 		if over {
-			return done, h.spillAll(ctx, in, true, "whether its batch was made is not known")
+			return done, h.spillAll(ctx, in, Unknown, true, "whether its batch was made is not known")
 		}
 		return h.until(h.Rules.Poll), nil
 	}
 	var ours []upstream.Batch
 	for _, b := range list {
-		if h.known() && b.Name == h.b.ID || !h.known() && b.Lines == h.b.Lines && b.CreatedAt.Before(h.b.SentAt.Add(h.lease()+skew)) {
+		if h.ours(&b) {
 			ours = append(ours, b)
 		}
 	}
 	switch {
-	case len(ours) == 0 && h.Now().Sub(h.b.SentAt) < h.Rules.Poll && !over:
+	case len(ours) == 0 && h.Now().Sub(h.b.SentAt) < fresh*h.Rules.Poll && !over:
 		return h.until(h.Rules.Poll), nil // a fresh one may not be shown yet
 	case len(ours) == 0:
 		h.b.State = tasks.BundleClosed
@@ -392,9 +432,46 @@ func (h *hold) find(ctx context.Context, account *Account, in []tasks.Ticket) (t
 	return h.try(ctx, account, in, ours, over)
 }
 
+// ours reports whether a batch that was made since the bundle was gathered may be of it.
+func (h *hold) ours(b *upstream.Batch) bool {
+	if h.known() {
+		return b.Name == h.b.ID || b.File != "" && b.File == h.b.File
+	}
+	return b.Lines == h.b.Lines && b.CreatedAt.Before(h.b.SentAt.Add(h.lease()+skew))
+}
+
+// twin reports whether the provider may have another batch of the bundle.
+func (h *hold) twin(ctx context.Context, account *Account, got *upstream.Batch) bool {
+	if h.b.Sends < 2 {
+		return false
+	}
+	if got.CreatedAt.Before(h.b.SentAt.Add(-skew)) && h.Now().Sub(h.b.SentAt) < fresh*h.Rules.Poll {
+		return true // the later one may not be shown yet
+	}
+	within, cancel := h.call(ctx)
+	defer cancel()
+	list, a := account.API.RecentBatches(within, h.b.GatheredAt.Add(-skew))
+	if a.Outcome != tasks.Succeeded {
+		return true
+	}
+	for _, b := range list {
+		if b.ID == got.ID || !h.ours(&b) {
+			continue
+		}
+		if h.known() || !b.Ended {
+			return true
+		}
+		if _, mine, whole, err := h.record(ctx, account, nil, b); mine || !whole || err != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // try reads the results of batches that may be the bundle's.
 func (h *hold) try(ctx context.Context, account *Account, in []tasks.Ticket, ours []upstream.Batch, over bool) (time.Duration, error) {
 	ended := true
+	h.twice = h.b.Sends > 1
 	for _, b := range ours {
 		if !b.Ended {
 			ended = false
@@ -405,14 +482,14 @@ func (h *hold) try(ctx context.Context, account *Account, in []tasks.Ticket, our
 		case err != nil:
 			return 0, err
 		case mine && whole:
-			account.API.ForgetBatch(ctx, b)
-			return done, h.spillAll(ctx, left, true, "its batch has no line of it")
+			h.forget(ctx, account, b)
+			return done, h.spillAll(ctx, left, Read, true, "its batch has no line of it")
 		}
 		in, ended = left, ended && whole
 	}
 	switch {
 	case over:
-		return done, h.spillAll(ctx, in, true, "whether its batch was made is not known")
+		return done, h.spillAll(ctx, in, Unknown, true, "whether its batch was made is not known")
 	case ended:
 		h.b.State = tasks.BundleClosed // none of them is its
 		return 0, nil
@@ -428,16 +505,17 @@ func (h *hold) look(ctx context.Context, account *Account, in []tasks.Ticket) (t
 	age, over := h.Now().Sub(h.b.SentAt), h.over()
 	poll := h.until(min(max(age/4, h.Rules.Poll), 5*h.Rules.Poll))
 	switch {
-	case a.Outcome != tasks.Succeeded && (over || a.Status == 404 && age > 10*h.Rules.Poll):
-		return done, h.spillAll(ctx, in, true, "its batch cannot be read")
+	case a.Outcome != tasks.Succeeded && (over || a.Status == 404 && age > fresh*h.Rules.Poll):
+		account.API.CancelBatch(within, h.b.Batch) // should it be there after all
+		return done, h.spillAll(ctx, in, Unknown, true, "its batch cannot be read")
 	case a.Outcome != tasks.Succeeded:
 		return poll, nil // a fresh one may not be found yet
 	case got.Ended:
 		return h.ended(ctx, account, in, got)
-	case len(in) == 0 || over:
+	case over:
 		account.API.CancelBatch(within, h.b.Batch)
-		return done, h.spillAll(ctx, in, true, "its batch did not end in time")
-	case !h.Now().Before(h.b.Spill) && h.b.State == tasks.BundleSent:
+		return done, h.spillAll(ctx, in, Late, true, "its batch did not end in time")
+	case (len(in) == 0 || !h.Now().Before(h.b.Spill)) && h.b.State == tasks.BundleSent:
 		if _, a := account.API.CancelBatch(within, h.b.Batch); a.Outcome == tasks.Succeeded {
 			h.b.State = tasks.BundleCanceling
 		}
@@ -452,10 +530,11 @@ func (h *hold) over() bool { return !h.Now().Before(h.last(h.b)) }
 // ended records what a batch has brought that has ended, and gives back the rest.
 func (h *hold) ended(ctx context.Context, account *Account, in []tasks.Ticket, got upstream.Batch) (time.Duration, error) {
 	if got.Failed {
-		account.API.ForgetBatch(ctx, got)
+		h.forget(ctx, account, got)
 		h.Log.Warn("the provider failed a batch as a whole", "pool", h.Pool, "bundle", h.b.ID, "batch", h.b.Batch)
-		return done, h.spillAll(ctx, in, false, "the provider failed its batch as a whole")
+		return done, h.spillAll(ctx, in, Refused, false, "the provider failed its batch as a whole")
 	}
+	h.twice = h.twin(ctx, account, &got)
 	left, _, whole, err := h.record(ctx, account, in, got)
 	switch {
 	case err != nil:
@@ -464,9 +543,18 @@ func (h *hold) ended(ctx context.Context, account *Account, in []tasks.Ticket, g
 		return h.until(h.Rules.Poll), nil
 	}
 	if whole {
-		account.API.ForgetBatch(ctx, got)
+		h.forget(ctx, account, got)
 	}
-	return done, h.spillAll(ctx, left, true, "its batch has no line of it")
+	return done, h.spillAll(ctx, left, Read, true, "its batch has no line of it")
+}
+
+// forget deletes what the provider still has of a batch, unless some of it is still to be recorded.
+func (h *hold) forget(ctx context.Context, account *Account, b upstream.Batch) {
+	if h.unwritten == nil {
+		within, cancel := h.call(ctx)
+		defer cancel()
+		account.API.ForgetBatch(within, b)
+	}
 }
 
 // record records the lines of a batch that has ended. left are the members of which it has
@@ -479,22 +567,19 @@ func (h *hold) record(ctx context.Context, account *Account, in []tasks.Ticket, 
 	for _, t := range in {
 		of[lineID(t)] = t
 	}
-	var about tasks.Job
-	for _, t := range in {
-		if about, err = h.Records.Bundled(ctx, t); err == nil {
-			break
-		} else if !errors.Is(err, tasks.ErrLost) {
-			return nil, false, false, err
-		}
-	}
-	a := account.API.BatchResults(ctx, b, about.Request.Endpoint, func(r upstream.LineResult) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	silence := time.AfterFunc(h.callWithin(), stop)
+	defer silence.Stop()
+	a := account.API.BatchResults(reading, b, h.b.Endpoint, func(r upstream.LineResult) error {
+		silence.Stop()
+		defer silence.Reset(h.callWithin())
 		mine = mine || all[r.ID]
-		t, ok := of[r.ID]
-		if !ok {
-			return nil
+		if t, ok := of[r.ID]; ok {
+			delete(of, r.ID)
+			err = h.line(ctx, account, t, b.ID, r.Answer)
 		}
-		delete(of, r.ID)
-		if err = h.line(ctx, account, t, about.Asks(), b.ID, r.Answer); err == nil {
+		if err == nil {
 			err = h.keep(ctx)
 		}
 		return err
@@ -511,19 +596,48 @@ func (h *hold) record(ctx context.Context, account *Account, in []tasks.Ticket, 
 	return left, mine, a.Outcome == tasks.Succeeded, nil
 }
 
+// unreadable reports whether an error is of one job's prompt alone: where it lies, or its key.
+func unreadable(err error) bool {
+	var away *tasks.BodiesError
+	var sealed *tasks.SealError
+	return errors.As(err, &away) || errors.As(err, &sealed)
+}
+
 // line records what a batch has brought of one member.
-func (h *hold) line(ctx context.Context, account *Account, t tasks.Ticket, model, batch string, a upstream.Answer) error {
-	if a.Outcome != tasks.Succeeded {
-		return h.spill(ctx, t, a)
-	}
+func (h *hold) line(ctx context.Context, account *Account, t tasks.Ticket, batch string, a upstream.Answer) error {
 	e := tasks.Ending{
 		Status: tasks.StatusSucceeded, Result: a.Result, Finish: a.Finish, Usage: a.Usage, Provider: account.Provider,
-		Attempt: tasks.Attempt{Outcome: tasks.Succeeded, Status: a.Status, RequestID: a.RequestID, Account: account.Name, Batch: batch, Usage: a.Usage},
+		Attempt: tasks.Attempt{Outcome: a.Outcome, Status: a.Status, RequestID: a.RequestID, Account: account.Name, Batch: batch, Usage: a.Usage, MaybeBilled: a.MaybeBilled || h.twice},
 	}
-	if price, ok := h.Price(model, h.b.SentAt); ok && a.Usage != nil {
-		e.Attempt.Cost = &tasks.Cost{Amount: price.Of(*a.Usage, tasks.Served{Tier: tasks.TierBatch})}
+	switch a.Outcome {
+	case tasks.Succeeded:
+	case tasks.TooLarge: // as it is in the ordinary lane, at twice the price
+		e.Status, e.Error = tasks.StatusFailed, &tasks.JobError{Code: tasks.ResultTooLarge, Message: a.Message, UpstreamStatus: a.Status, MaybeBilled: a.MaybeBilled}
+	default:
+		a.MaybeBilled = a.MaybeBilled || h.twice
+		return h.spill(ctx, t, a)
+	}
+	if price, ok := h.Price(h.b.Model, h.b.SentAt); ok {
+		e.Attempt.Cost = h.cost(ctx, t, price, &e.Attempt)
 	}
 	return h.end(ctx, t, e)
+}
+
+// cost is what a line has cost, and may have cost besides; nil: nobody can tell.
+func (h *hold) cost(ctx context.Context, t tasks.Ticket, price tasks.Price, of *tasks.Attempt) *tasks.Cost {
+	var c tasks.Cost
+	if of.Usage != nil {
+		c.Amount = price.Of(*of.Usage, tasks.Served{Tier: tasks.TierBatch})
+	}
+	if of.MaybeBilled {
+		if j, err := h.Records.Bundled(ctx, t); err == nil {
+			c.Maybe = h.AtMost(price, &j.Request)
+		}
+	}
+	if c == (tasks.Cost{}) {
+		return nil
+	}
+	return &c
 }
 
 // Price is a model's for lines of a batch that is made then: half of its price, unless that says its own factor.
@@ -539,8 +653,9 @@ func (l *Lane) AtMost(p tasks.Price, r *tasks.Request) tasks.Money {
 	return most/tasks.Unit*p.Batch + most%tasks.Unit*p.Batch/tasks.Unit // in one step it may not fit
 }
 
-// spillAll gives members back to the ordinary lane.
-func (h *hold) spillAll(ctx context.Context, list []tasks.Ticket, maybe bool, why string) error {
+// spillAll gives members back to the ordinary lane, as the last of a bundle.
+func (h *hold) spillAll(ctx context.Context, list []tasks.Ticket, as Outcome, maybe bool, why string) error {
+	h.outcome = as
 	if len(list) > 0 {
 		h.Log.Info("jobs of a bundle go to the ordinary lane", "pool", h.Pool, "bundle", h.b.ID, "batch", h.b.Batch, "jobs", len(list), "maybe_billed", maybe, "why", why)
 	}
@@ -567,21 +682,28 @@ func (h *hold) spill(ctx context.Context, t tasks.Ticket, a upstream.Answer) err
 		if errors.Is(err, tasks.ErrLost) {
 			return nil
 		}
-		if price, ok := h.Price(j.Asks(), h.b.SentAt); ok && err == nil {
+		if price, ok := h.Price(h.b.Model, h.b.SentAt); ok && err == nil {
 			e.Attempt.Cost = &tasks.Cost{Maybe: h.AtMost(price, &j.Request)}
 		}
 	}
 	return h.end(ctx, t, e)
 }
 
-// end records an ending. A job that has moved on meanwhile stays as it is.
+// end records an ending. A job that has moved on meanwhile stays as it is, and one whose record cannot be
+// written is tried again by the bundle's next worker.
 func (h *hold) end(ctx context.Context, t tasks.Ticket, e tasks.Ending) error {
 	next, err := h.Records.End(ctx, t, e)
-	if err == nil {
+	switch {
+	case err == nil:
 		h.Ended(ctx, t, e, next)
+	case tasks.Void(err):
+	default:
+		h.unwritten = err
+		if h.inARow++; h.inARow < patience && ctx.Err() == nil {
+			return nil
+		}
+		return err
 	}
-	if tasks.Void(err) {
-		return nil
-	}
-	return err
+	h.inARow = 0
+	return nil
 }

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -54,6 +56,7 @@ type world struct {
 	fake    *fake.Provider
 	api     *upstream.Caller
 	d       upstream.Dialect
+	url     string // of the provider
 	jobs    []string
 	prompts map[string][]byte
 	spills  []tasks.Ticket // for the ordinary lane
@@ -70,7 +73,7 @@ func newWorld(t testing.TB, rdb *redis.Client, d upstream.Dialect, cfg fake.Conf
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(f)
-	w.fake = f
+	w.fake, w.url = f, server.URL
 	w.api, err = upstream.New(upstream.Config{Provider: upstream.Provider{Name: "one", Dialect: d, BaseURL: server.URL, APIKey: "key"}, Now: w.clock.Now})
 	if err != nil {
 		t.Fatal(err)
@@ -180,12 +183,15 @@ func (w *world) done() (batched int) {
 		}
 		listed := int32(0)
 		for _, a := range j.Log {
-			if a.Outcome == tasks.Succeeded || a.MaybeBilled {
+			if a.Outcome == tasks.Succeeded {
+				listed++
+			}
+			if a.MaybeBilled {
 				listed++
 			}
 			if a.Outcome == tasks.Succeeded && a.Batch != "" {
 				batched++
-				if want := (2*tasks.Money(a.Usage.InputTokens) + 4*tasks.Money(a.Usage.OutputTokens)) * 1000 / 2; a.Cost == nil || a.Cost.Amount != want {
+				if want := (2*tasks.Money(a.Usage.InputTokens) + 4*tasks.Money(a.Usage.OutputTokens)) * 1000 / 2; a.Cost == nil || a.Cost.Amount != want || a.Cost.Maybe > 0 != a.MaybeBilled {
 					w.Errorf("a line of a batch cost %v, want %v", a.Cost, want)
 				}
 			}
@@ -411,6 +417,9 @@ func TestCanceledJobsLeaveTheirBundle(t *testing.T) {
 		if s := w.fake.Stats(false); s.Accepted > 3 {
 			t.Errorf("%d lines were paid for, want at most 3", s.Accepted)
 		}
+		if _, files := w.fake.Batches(); files != 0 {
+			t.Errorf("%d files with what they asked are left at the provider", files)
+		}
 	})
 }
 
@@ -425,7 +434,8 @@ func TestWhoGoesIntoABundle(t *testing.T) {
 		want   bool
 	}{
 		"room":            {func(*tasks.Job) {}, true},
-		"no room":         {func(j *tasks.Job) { j.Deadline = c.now.Add(59 * time.Minute) }, false},
+		"just the room":   {func(j *tasks.Job) { j.Deadline = c.now.Add(time.Hour - time.Second) }, true},
+		"no room":         {func(j *tasks.Job) { j.Deadline = c.now.Add(58 * time.Minute) }, false},
 		"no deadline":     {func(j *tasks.Job) { j.Deadline = time.Time{} }, false},
 		"priority batch":  {func(j *tasks.Job) { j.Deadline, j.Request.Patient = time.Time{}, true }, true},
 		"batch, no room":  {func(j *tasks.Job) { j.Deadline, j.Request.Patient = c.now.Add(time.Minute), true }, false},
@@ -449,4 +459,232 @@ func TestWhoGoesIntoABundle(t *testing.T) {
 	if second, _ := l.Joins(&base); second.Account != "two" || second.Kind == first.Kind {
 		t.Errorf("got %+v after %+v", second, first)
 	}
+}
+
+// hindered is a worker for whom some acts go wrong in one way.
+type hindered struct {
+	Records
+	API
+	unwritten string                                    // the job whose end cannot be recorded
+	nameless  bool                                      // the provider keeps no names of batches
+	results   func(ctx context.Context) upstream.Answer // in place of the results; nil: they come
+	ended     chan error                                // of the contexts in which a batch was forgotten; nil: it is forgotten
+}
+
+func (h *hindered) End(ctx context.Context, t tasks.Ticket, e tasks.Ending) ([]tasks.Ticket, error) {
+	if t.ID == h.unwritten {
+		return nil, &tasks.SealError{Err: errDead}
+	}
+	return h.Records.End(ctx, t, e)
+}
+
+func (h *hindered) RecentBatches(ctx context.Context, since time.Time) ([]upstream.Batch, upstream.Answer) {
+	list, a := h.API.RecentBatches(ctx, since)
+	for i := range list {
+		if h.nameless {
+			list[i].Name = ""
+		}
+	}
+	return list, a
+}
+
+func (h *hindered) BatchResults(ctx context.Context, b upstream.Batch, e tasks.Path, each func(upstream.LineResult) error) upstream.Answer {
+	if h.results != nil {
+		return h.results(ctx)
+	}
+	return h.API.BatchResults(context.WithoutCancel(ctx), b, e, each) // the machine may be slow
+}
+
+func (h *hindered) ReadBatch(ctx context.Context, id string) (upstream.Batch, upstream.Answer) {
+	return h.API.ReadBatch(context.WithoutCancel(ctx), id)
+}
+
+func (h *hindered) ForgetBatch(ctx context.Context, b upstream.Batch) {
+	if h.ended == nil {
+		h.API.ForgetBatch(ctx, b)
+		return
+	}
+	<-ctx.Done()
+	h.ended <- ctx.Err()
+}
+
+// What cannot be recorded of one job keeps no other from its answer, and is recorded later, from the same batch.
+func TestOneJobThatCannotBeRecordedHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, fake.Config{BatchDelay: 5 * time.Minute}, func(t *testing.T, w *world) {
+		h := &hindered{Records: w.s, API: w.api}
+		l := w.lane(h, h)
+		w.submit(l, 4, 4*time.Hour, "ask")
+		all := w.jobs
+		h.unwritten = all[1]
+		w.pass(l, time.Hour)
+		w.jobs = append(slices.Clone(all[:1]), all[2:]...)
+		if got := w.done(); got != 3 {
+			t.Errorf("%d came in batches beside it, want 3", got)
+		}
+		h.unwritten = ""
+		w.jobs = all
+		w.pass(l, 10*time.Minute)
+		if got := w.done(); got != 4 {
+			t.Errorf("%d came in batches in the end, want 4", got)
+		}
+	})
+}
+
+// A batch whose making was not answered may be shown late: it is not made again meanwhile.
+func TestABatchThatIsShownLateIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, fake.Config{BatchDelay: 5 * time.Minute, BatchHidden: 7 * time.Minute}, func(t *testing.T, w *world) {
+		if err := w.fake.AddFault(fake.Fault{Kind: "reset", Model: batchesCreate, Count: 1}); err != nil {
+			t.Fatal(err)
+		}
+		l := w.lane(w.s, w.api)
+		w.submit(l, 4, 3*time.Hour, "ask")
+		w.pass(l, time.Hour)
+		if got := w.done(); got != 4 {
+			t.Errorf("%d came in batches, want 4", got)
+		}
+		if made, _ := w.fake.Batches(); made != 1 {
+			t.Errorf("%d batches were made", made)
+		}
+	})
+}
+
+const batchesCreate = "batches.create"
+
+// Where a second batch was made nevertheless, each job says that it was perhaps paid for twice.
+func TestTwinsOfABatchAreListed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, redistest.New(t), upstream.OpenAI, fake.Config{BatchDelay: 2 * time.Minute, BatchHidden: 15 * time.Minute})
+	if err := w.fake.AddFault(fake.Fault{Kind: "reset", Model: batchesCreate, Count: 2}); err != nil {
+		t.Fatal(err)
+	}
+	l := w.lane(w.s, w.api)
+	w.submit(l, 4, 4*time.Hour, "ask")
+	w.pass(l, 2*time.Hour)
+	if made, _ := w.fake.Batches(); made != 2 {
+		t.Fatalf("%d batches were made, and the test is about two", made)
+	}
+	if got := w.done(); got != 4 {
+		t.Errorf("%d came in batches, want 4", got)
+	}
+}
+
+// A server that keeps no names of batches is told apart by the file that was uploaded.
+func TestABatchIsFoundByItsFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, redistest.New(t), upstream.OpenAI, fake.Config{BatchDelay: 5 * time.Minute})
+	if err := w.fake.AddFault(fake.Fault{Kind: "reset", Model: batchesCreate, Count: 1}); err != nil {
+		t.Fatal(err)
+	}
+	h := &hindered{Records: w.s, API: w.api, nameless: true}
+	l := w.lane(h, h)
+	w.submit(l, 4, 3*time.Hour, "ask")
+	w.pass(l, time.Hour)
+	if made, _ := w.fake.Batches(); made != 1 || w.done() != 4 {
+		t.Errorf("%d batches were made", made)
+	}
+}
+
+// A provider that falls silent in an answer holds no worker: what it does not say in time is asked again.
+func TestASilentProviderHoldsNoWorker(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, redistest.New(t), upstream.Anthropic, fake.Config{})
+	h := &hindered{Records: w.s, API: w.api, ended: make(chan error, 1), results: func(ctx context.Context) upstream.Answer {
+		<-ctx.Done()
+		return upstream.Answer{Outcome: tasks.CutOff}
+	}}
+	slow := w.lane(h, h)
+	slow.Rules.SpillBefore = 6 * time.Second // a call may take 0.2 s
+	l := w.lane(w.s, w.api)
+	w.submit(l, 4, 4*time.Hour, "ask")
+	step := func(want tasks.BundleState) tasks.Bundle {
+		t.Helper()
+		b, _, err := w.s.ClaimBundle(t.Context(), poolName, time.Minute)
+		if err != nil || b.State != want {
+			t.Fatalf("took up %+v, %v, and want one that is %s", b, err, want)
+		}
+		return b
+	}
+	sent := step(tasks.BundleClosed)
+	l.work(t.Context(), &sent)
+	_ = w.clock.Sleep(t.Context(), time.Minute)
+	cut := step(tasks.BundleSent)
+	slow.work(t.Context(), &cut)
+	h.results = nil
+	_ = w.clock.Sleep(t.Context(), time.Minute)
+	kept := step(tasks.BundleSent)
+	slow.work(t.Context(), &kept)
+	if err := <-h.ended; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("its deletion ended with %v", err)
+	}
+	if got := w.done(); got != 4 {
+		t.Errorf("%d came in batches, want 4", got)
+	}
+}
+
+// An answer that is larger than a result may be fails its job, as it would in the ordinary lane: it is not asked for again.
+func TestAnAnswerThatIsTooLargeIsNotPaidForAgain(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, fake.Config{BatchDelay: time.Minute}, func(t *testing.T, w *world) {
+		small, err := upstream.New(upstream.Config{Provider: upstream.Provider{Name: "one", Dialect: w.d, BaseURL: w.url, APIKey: "key"}, Now: w.clock.Now, MaxResultBytes: 64})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(small.Close)
+		l := w.lane(w.s, small)
+		w.submit(l, 4, 3*time.Hour, "ask")
+		w.pass(l, time.Hour)
+		for _, id := range w.jobs {
+			j, err := w.s.Job(t.Context(), "acme", id)
+			if err != nil || j.Status != tasks.StatusFailed || j.Error.Code != tasks.ResultTooLarge || !j.Log[0].MaybeBilled || j.Log[0].Cost == nil {
+				t.Errorf("%s is %s with %+v, log %+v, %v", id, j.Status, j.Error, j.Log, err)
+			}
+		}
+		if w.alone > 0 {
+			t.Errorf("%d were called for besides", w.alone)
+		}
+	})
+}
+
+// Where native_batch was switched off, what is under way is brought to its end, and nobody looks for more.
+func TestALaneThatIsClosedEndsWhatItHas(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, fake.Config{BatchDelay: 5 * time.Minute}, func(t *testing.T, w *world) {
+		w.submit(w.lane(w.s, w.api), 4, 3*time.Hour, "ask")
+		l := w.lane(w.s, w.api)
+		l.Rules.Closed = true
+		w.submit(l, 1, 3*time.Hour, "ask")
+		w.pass(l, time.Hour)
+		if got := w.done(); got != 4 || w.alone != 1 {
+			t.Errorf("%d came in batches and %d in the ordinary lane, want 4 and 1", got, w.alone)
+		}
+	})
+}
+
+// idleRecords has no bundle.
+type idleRecords struct {
+	Records
+	claims int
+}
+
+func (r *idleRecords) ClaimBundle(context.Context, string, time.Duration) (tasks.Bundle, time.Duration, error) {
+	r.claims++
+	return tasks.Bundle{}, -1, nil
+}
+
+func TestAClosedLaneLooksOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for closed, want := range map[bool]int{true: 1, false: 60} {
+			r := &idleRecords{}
+			l := New(Config{Pool: poolName, Rules: Rules{Closed: closed}, Records: r, Log: slog.New(slog.DiscardHandler)})
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute-time.Millisecond)
+			err := l.Run(ctx)
+			stop()
+			if err != nil || r.claims != want {
+				t.Errorf("closed %t: it looked %d times, %v, want %d", closed, r.claims, err, want)
+			}
+		}
+	})
 }

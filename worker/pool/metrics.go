@@ -19,20 +19,21 @@ type backlogMetrics struct{ set *Set }
 var (
 	backlogDesc = prometheus.NewDesc("sluice_backlog_jobs", "Jobs that wait, of all tenants, those for later too.", []string{"pool"}, nil)
 	lanesDesc   = prometheus.NewDesc("sluice_backlog_tenants", "Tenants with jobs that wait and may run now, by lane: high, normal or low.", []string{"pool", "lane"}, nil)
-	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes.", []string{"pool"}, nil)
+	runningDesc = prometheus.NewDesc("sluice_running_jobs", "Jobs whose call is under way, in all processes; without those in batches of the provider.", []string{"pool"}, nil)
 	samplesDesc = prometheus.NewDesc("sluice_forecast_samples", "Forecasts of a start, told in the last hour for 1 s ahead or more, whose job has started.", []string{"pool"}, nil)
 	censorDesc  = prometheus.NewDesc("sluice_forecast_censored", "Forecasts of the last hour whose job was canceled, expired or deleted before it started.", []string{"pool"}, nil)
 	ratioDesc   = prometheus.NewDesc("sluice_forecast_ratio", "Actual wait over the forecast of it, of the last hour: quantiles 0.1, 0.5 and 0.9.", []string{"pool", "quantile"}, nil)
 	coverDesc   = prometheus.NewDesc("sluice_forecast_coverage", "Share of the jobs that started by when nine of ten were told to; of the last hour.", []string{"pool"}, nil)
 	allowedDesc = prometheus.NewDesc("sluice_allowance_used_ratio", "Share of the pool's allowance used of late, 0 to 1, by dimension: requests, input_tokens, output_tokens or concurrency.", []string{"pool", "dimension"}, nil)
 	attendDesc  = prometheus.NewDesc("sluice_pool_attended", "1 while a worker takes the pool's jobs, 0 when none has said so for 5 s.", []string{"pool"}, nil)
+	bundledDesc = prometheus.NewDesc("sluice_bundled_jobs", "Jobs that are in batches of the provider or are gathered for one, about, in all processes.", []string{"pool"}, nil)
 	wantedDesc  = prometheus.NewDesc("sluice_workers_wanted", "Worker processes that the pool's pace now needs, each taken to hold 256 calls; at least 1.", []string{"pool"}, nil)
 	oldestDesc  = prometheus.NewDesc("sluice_backlog_oldest_seconds", "Age of the oldest job that waits and may run now; 0 when there is none.", []string{"pool"}, nil)
 )
 
 // Describe lists the metrics.
 func (backlogMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backlogDesc, lanesDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, samplesDesc, censorDesc, ratioDesc, coverDesc, tenantSecondsDesc, tenantLagDesc, jainDesc} {
+	for _, d := range []*prometheus.Desc{backlogDesc, lanesDesc, runningDesc, oldestDesc, allowedDesc, attendDesc, wantedDesc, bundledDesc, samplesDesc, censorDesc, ratioDesc, coverDesc, tenantSecondsDesc, tenantLagDesc, jainDesc} {
 		ch <- d
 	}
 }
@@ -50,7 +51,8 @@ func (m backlogMetrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, p.Name)
 		}
 		gauge(backlogDesc, float64(p.Queued))
-		gauge(runningDesc, float64(p.Running))
+		gauge(runningDesc, float64(max(0, p.Running-p.Bundled)))
+		gauge(bundledDesc, float64(p.Bundled))
 		oldest := 0.0
 		if !p.OldestQueuedAt.IsZero() && p.Queued > 0 {
 			oldest = m.set.now().Sub(p.OldestQueuedAt).Seconds()
@@ -91,7 +93,7 @@ const workerCalls = 256
 // jobs wait, as many as start while one lasts, and never fewer than run already. One is there
 // for webhooks and probes, whatever waits.
 func (v view) workersWanted() int {
-	calls := float64(v.load.Running)
+	calls := float64(v.load.Calls())
 	if v.load.Queued > 0 && !v.load.OldestQueuedAt.IsZero() && !v.pause.Paused {
 		calls = max(calls, min(v.gate.CallsPerSecond*v.gate.Latency.Seconds(), calls+float64(v.load.Queued)))
 	}

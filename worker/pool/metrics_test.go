@@ -33,6 +33,7 @@ func TestWorkersWantedFollowThePace(t *testing.T) {
 		{"a backlog at 100 calls a second of 10 s", view{load: backlog(9000, 0), gate: pace(100, 10*time.Second)}, 4},
 		{"a small backlog at that pace", view{load: backlog(10, 20), gate: pace(100, 10*time.Second)}, 1},
 		{"what runs already", view{load: backlog(0, 600)}, 3},
+		{"jobs in batches of the provider", view{load: tasks.Load{Running: 9000, Bundled: 9000}}, 1},
 		{"jobs for later alone", view{load: tasks.Load{Queued: 9000}, gate: pace(100, 10*time.Second)}, 1},
 		{"paused", view{load: backlog(9000, 0), gate: pace(100, 10*time.Second), pause: pause.State{Paused: true}}, 1},
 	} {

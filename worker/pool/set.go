@@ -281,7 +281,7 @@ func (s *Set) Barred(ctx context.Context, pool string) tasks.Outcome {
 func (v view) status(name string) tasks.PoolStatus {
 	s := tasks.PoolStatus{
 		Name: name, State: tasks.PoolOpen, Since: v.pause.Since, Reason: v.pause.Reason, Detail: v.pause.Detail, PausedBy: v.pause.PausedBy,
-		ExpectedResumeAt: v.pause.ExpectedResumeAt, NextProbeAt: v.pause.NextProbeAt, Queued: v.load.Queued, Running: v.load.Running, OldestQueuedAt: v.load.OldestQueuedAt,
+		ExpectedResumeAt: v.pause.ExpectedResumeAt, NextProbeAt: v.pause.NextProbeAt, Queued: v.load.Queued, Running: v.load.Running, Bundled: v.load.Bundled, OldestQueuedAt: v.load.OldestQueuedAt,
 	}
 	switch {
 	case v.pause.Paused:

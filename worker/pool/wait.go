@@ -80,7 +80,7 @@ const workerGone = 5 * time.Second
 // unattended reports whether nobody takes what is handed out: there is no worker. A release
 // before this one says that there is at the gate alone.
 func (v view) unattended(now time.Time) bool {
-	return now.Sub(v.load.WorkedAt) > workerGone && !v.gate.Served && v.load.Running == 0
+	return now.Sub(v.load.WorkedAt) > workerGone && !v.gate.Served && v.load.Calls() == 0
 }
 
 // degraded reports whether the pool does not run as it should, or is not attended.
@@ -163,7 +163,7 @@ func (v view) forecast(now time.Time, tenant string, p tasks.Place) forecast {
 		f.stage = float64(p.Ahead)
 	}
 	// What has its place at the gate is in the gate's level already.
-	f.stage = max(0, f.stage-float64(max(0, int64(v.gate.InFlight)-v.load.Running)))
+	f.stage = max(0, f.stage-float64(max(0, int64(v.gate.InFlight)-v.load.Calls())))
 	out := forecast{known: !v.alone && (f.handed || !v.load.Reviewed[tenant]), degraded: v.degraded()}
 	if f.shut = v.pause.Paused; f.shut {
 		out.known = out.known && !v.pause.ExpectedResumeAt.IsZero()

@@ -83,7 +83,7 @@ func (v view) stands(now time.Time) tasks.WaitReason {
 
 // drains is how long it takes until the last of so many jobs has started; false: nobody can tell.
 func (v view) drains(jobs int64, now time.Time) (took time.Duration, known bool) {
-	n := float64(jobs) - max(0, float64(int64(v.gate.InFlight)-v.load.Running)) // these have their place at the gate
+	n := float64(jobs) - max(0, float64(int64(v.gate.InFlight)-v.load.Calls())) // these have their place at the gate
 	switch {
 	case v.alone, v.pause.Paused && v.pause.ExpectedResumeAt.IsZero():
 		return 0, false

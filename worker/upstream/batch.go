@@ -25,15 +25,15 @@ type Batch struct {
 	Name      string // as [Caller.CreateBatch] was told it, where the provider keeps one
 	CreatedAt time.Time
 	Lines     int
-	Ended     bool // no line is answered any more
-	Failed    bool // as a whole: no line ever was
+	Ended     bool   // no line is answered any more
+	Failed    bool   // as a whole: no line ever was
+	File      string // that was uploaded for it; "": none was, or the provider does not say
 
 	files []string // of results
-	input string   // the file that was uploaded for it
 }
 
 // LineResult is what became of one line of a batch. Of one that brought no answer
-// Answer.Outcome is tasks.Spilled; Answer.MaybeBilled says whether it may cost.
+// Answer.Outcome is tasks.Spilled, or tasks.TooLarge; Answer.MaybeBilled says whether it may cost.
 type LineResult struct {
 	ID string
 	Answer
@@ -136,17 +136,18 @@ func (c *Caller) ForgetBatch(ctx context.Context, b Batch) {
 		c.about(ctx, http.MethodDelete, c.batches()+"/"+url.PathEscape(b.ID), "", none, nil)
 		return
 	}
-	for _, file := range append(b.files, b.input) {
+	for _, file := range append(b.files, b.File) {
 		if file != "" {
 			c.about(ctx, http.MethodDelete, strings.TrimSuffix(c.batches(), "/batches")+"/files/"+url.PathEscape(file), "", none, nil)
 		}
 	}
 }
 
-// RecentBatches lists the batches that were made since then, the newest first, at most a few hundred.
+// RecentBatches lists all batches that were made since then, the newest first. Of very many, it is an
+// error of the provider: which there are is then not known.
 func (c *Caller) RecentBatches(ctx context.Context, since time.Time) (list []Batch, a Answer) {
 	after := ""
-	for range 5 {
+	for range 50 {
 		page := c.batches() + "?limit=100"
 		if after != "" && c.provider.Dialect == OpenAI {
 			page += "&after=" + url.QueryEscape(after)
@@ -166,7 +167,10 @@ func (c *Caller) RecentBatches(ctx context.Context, since time.Time) (list []Bat
 		}
 		for _, v := range got.Data {
 			b, ok := c.readBatch(v)
-			if !ok || b.CreatedAt.Before(since) {
+			if !ok {
+				return nil, Answer{Outcome: tasks.ServerError, Message: "the list of batches cannot be read"}
+			}
+			if b.CreatedAt.Before(since) {
 				return list, a
 			}
 			list, after = append(list, b), b.ID
@@ -175,7 +179,7 @@ func (c *Caller) RecentBatches(ctx context.Context, since time.Time) (list []Bat
 			return list, a
 		}
 	}
-	return list, Answer{Outcome: tasks.Succeeded}
+	return nil, Answer{Outcome: tasks.ServerError, Message: "there are too many batches to list"}
 }
 
 func (c *Caller) oneBatch(ctx context.Context, method, path, media string, r *tasks.Request, body []byte) (Batch, Answer) {
@@ -218,7 +222,7 @@ func (c *Caller) readBatch(said []byte) (b Batch, ok bool) {
 	if json.Unmarshal(said, &in) != nil || in.ID == "" || in.Status == "" {
 		return b, false
 	}
-	b = Batch{ID: in.ID, Name: in.Metadata["sluice_bundle"], CreatedAt: time.Unix(in.Created, 0).UTC(), Lines: in.Counts.Total, input: in.Input}
+	b = Batch{ID: in.ID, Name: in.Metadata["sluice_bundle"], CreatedAt: time.Unix(in.Created, 0).UTC(), Lines: in.Counts.Total, File: in.Input}
 	switch in.Status {
 	case "failed":
 		b.Failed, b.Ended = true, true
@@ -366,7 +370,7 @@ func lineID(line []byte) string {
 // lineResult reads a line of results; false: it is none.
 func (c *Caller) lineResult(line []byte, whole bool, e tasks.Path) (r LineResult, ok bool) {
 	if !whole {
-		return LineResult{ID: lineID(line), Answer: Answer{Outcome: tasks.Spilled, MaybeBilled: true, Message: "the answer is larger than a result may be"}}, true
+		return LineResult{ID: lineID(line), Answer: Answer{Outcome: tasks.TooLarge, MaybeBilled: true, Message: tooLargeMessage}}, true
 	}
 	var in struct {
 		CustomID string `json:"custom_id"`
@@ -404,13 +408,16 @@ func (c *Caller) lineResult(line []byte, whole bool, e tasks.Path) (r LineResult
 		return r, true
 	}
 	ask := Ask{Question: Question{request: tasks.Request{Endpoint: e}}}
-	if err := c.readWhole(ask, bytes.NewReader(body), &r.Answer); err != nil {
+	switch err := c.readWhole(ask, bytes.NewReader(body), &r.Answer); {
+	case errors.Is(err, errTooLarge):
+		r.Outcome, r.Message, r.MaybeBilled = tasks.TooLarge, tooLargeMessage, true
+	case err != nil:
 		r.Outcome, r.Message, r.MaybeBilled, r.Result = tasks.Spilled, "the batch brought what is no answer of the dialect", true, nil
 		var said *providerError
 		if !errors.As(err, &said) && !errors.Is(err, errMalformed) {
 			r.Message = fmt.Sprintf("%s: %v", r.Message, err)
 		}
-	} else {
+	default:
 		r.Outcome, r.Message = tasks.Succeeded, ""
 	}
 	r.clean(c.redact)

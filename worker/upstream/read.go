@@ -107,7 +107,7 @@ func unread(ctx context.Context, resp *http.Response, a *Answer, err error) {
 	var strange *strangerError
 	switch {
 	case errors.Is(err, errTooLarge):
-		a.Outcome, a.Message = tasks.TooLarge, "the answer is larger than a result may be"
+		a.Outcome, a.Message = tasks.TooLarge, tooLargeMessage
 	case cutShort(ctx, a):
 	case errors.As(err, &strange):
 		a.Outcome = tasks.ServerError

@@ -12,6 +12,8 @@ var (
 	errTooLarge  = errors.New("more than a result may be")
 )
 
+const tooLargeMessage = "the answer is larger than a result may be"
+
 // events reads server-sent events, as the WHATWG HTML standard defines them
 // (section 9.2.6, "Interpreting an event stream"), with one leniency: an event
 // that a clean end of the stream leaves without its blank line is delivered.

@@ -18,10 +18,16 @@ local function joins(j) -- seldom
   local b = a.bundle
   local full = b.n >= b.mostJobs or b.bytes >= b.mostBytes
   redis.call('HSET', keys.bundle(b.id), 'n', b.n, 'by', string.format('%.0f', b.bytes), 'sp', string.format('%.0f', b.spill),
-    'k', b.kind, 'ac', b.account, 's', full and 'closed' or 'gathering', 'ct', b.begun)
+    'k', b.kind, 'ac', b.account, 'md', b.model, 'ep', b.endpoint, 's', full and 'closed' or 'gathering', 'ct', b.begun)
   redis.call('HSET', keys.members(b.id), j.id, j.f .. ' ' .. j.t)
   redis.call('ZADD', keys.bundles(j.p), full and now or math.min(b.begun + b.mostAge, b.spill), b.id)
   if full then redis.call('HDEL', keys.gathering(j.p), b.kind) else redis.call('HSET', keys.gathering(j.p), b.kind, b.id) end
   puts(j, 'bu', b.id)
   vacate(j)
+end
+
+-- bundled reports whether a job is in its bundle, and not in the ordinary lane after it.
+local function bundled(j)
+  local id = redis.call('HGET', j.key, 'bu')
+  return id and j.s == 'running' and redis.pcall('HGET', keys.members(id), j.id) == j.f .. ' ' .. j.t
 end

@@ -237,6 +237,8 @@ function keys.operation(op) return P .. 'op:' .. op end -- string: what an opera
 
 -- k    what its members have in common
 -- ac   the account whose batch it is
+-- md   the model that all of them ask
+-- ep   the endpoint likewise
 -- s    state
 -- f    fence
 -- ct   created
@@ -247,6 +249,7 @@ function keys.operation(op) return P .. 'op:' .. op end -- string: what an opera
 -- ln   lines of that
 -- bt   the provider's id of the batch
 -- fi   the provider's id of the file
+-- sn   how often a batch was asked for
 function keys.bundle(id) return P .. 'nb:' .. id end -- hash: a bundle
 function keys.members(bundle) return P .. 'nbm:' .. bundle end -- hash: job -> its fence and its tenant
 function keys.bundles(pool) return P .. 'nbs:' .. pool end -- zset: a pool's bundles, by when a worker is to take each up

@@ -7,9 +7,10 @@ spare()
 local lost = {}
 
 -- settles gives a job its places that was handed out before its tenant or user had a limit, or by a
--- release that knows of none. One from which a pause has taken it asks for it when it starts.
+-- release that knows of none. One from which a pause has taken it asks for it when it starts, and one that has
+-- just gone into a bundle has left it: those are for calls.
 local function settles(j)
-  if j.pl ~= '0' and limited(j) then redis.call('HSET', j.key, occupy(j)) end
+  if j.pl ~= '0' and limited(j) and not bundled(j) then redis.call('HSET', j.key, occupy(j)) end
 end
 
 for i = 3, #ARGV, 2 do

@@ -387,13 +387,14 @@ func (f *Provider) listBatches(x *exchange, w http.ResponseWriter, r *http.Reque
 		x.refuse(w, refusals["400"], "limit: out of range", 0)
 		return
 	}
+	now := f.cfg.Clock.Now()
 	f.mu.Lock()
-	f.settleBatches(f.cfg.Clock.Now())
+	f.settleBatches(now)
 	page, more, began := []json.RawMessage{}, false, after == ""
 	first, last := "", ""
 	for _, b := range slices.Backward(f.batches) {
 		switch {
-		case b.owner != x.owner() || b.deleted:
+		case b.owner != x.owner() || b.deleted || now.Before(b.at.Add(f.cfg.BatchHidden)):
 		case !began:
 			began = b.id == after
 		case len(page) == limit:

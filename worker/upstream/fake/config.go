@@ -36,7 +36,7 @@ type Config struct {
 
 	// BatchDelay is how long a batch takes on average; 0 means none. BatchStuck is the part
 	// of the batches that never answer half of their lines, and BatchWindow how long until what is left of a batch
-	// expires; 0 means 24 h. BatchHidden is how long a fresh batch is answered with 404,
+	// expires; 0 means 24 h. BatchHidden is how long a fresh batch is answered with 404 and is in no list,
 	// and BatchQueue how many requests a key may have in batches that have not ended; 0 means any number.
 	BatchDelay, BatchWindow, BatchHidden time.Duration
 	BatchStuck                           float64
