@@ -182,6 +182,10 @@ bench-seal: ## What sealing costs submits and calls, about 2 minutes
 bench-backlog: ## Rates with 200,000 jobs queued
 	go run ./cmd/prove backlog $(BENCHFLAGS)
 
+.PHONY: bench-lists
+bench-lists: ## Time the console's pages behind 50,000 jobs, and 200 live views; about 2 minutes; BENCHFLAGS='--jobs 1000000 --timeout 30m' for more
+	go run ./cmd/prove lists $(BENCHFLAGS)
+
 .PHONY: bench-fair
 bench-fair: ## Measure how a pool's allowance is shared among tenants: real sizes, weights, a flood, lanes, large prompts, 10,000 tenants; about 3 minutes
 	go run ./cmd/prove fair $(FAIRFLAGS)

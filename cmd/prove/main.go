@@ -46,6 +46,7 @@
 //	traces    processor time of submits and calls with traces against without
 //	seal      submit and drain rates, and processor time, of sealed jobs against plain ones
 //	backlog   submit and drain rates with 200,000 jobs queued
+//	lists     how long the console's pages take behind very many jobs, and what views cost
 //	fair      how a pool's allowance is shared among tenants, in virtual time
 //	abuse     how much abuse is found, how soon, and what else is taken for it, in virtual time
 //
@@ -100,6 +101,7 @@ type CLI struct {
 	Streams  bench.Streams   `cmd:"" help:"Compare streams with what the provider sent, and measure how far behind they are."`
 	Memory   bench.Memory    `cmd:"" help:"Measure the bytes of Redis a queued job."`
 	Backlog  bench.Backlog   `cmd:"" help:"Measure the submit and drain rates with 200,000 jobs queued."`
+	Lists    bench.Lists     `cmd:"" help:"Measure the console's pages behind very many jobs, and what open views cost."`
 	Batches  bench.Batches   `cmd:"" help:"Prove that large batches in the providers' own forms take little memory of the API."`
 	Fair     fair.Command    `cmd:"" help:"Measure how a pool's allowance is shared among tenants, in virtual time."`
 	Abuse    abuse.Command   `cmd:"" help:"Measure how much abuse is found, and what else is taken for it, in virtual time."`
