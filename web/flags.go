@@ -77,8 +77,7 @@ func (w *Web) release(rw http.ResponseWriter, r *http.Request, v viewer) {
 	}
 	err := tasks.ErrNotFound
 	if len(name) <= idMost {
-		who := v.via("console")
-		err = w.cfg.Release(r.Context(), name, tasks.Act{At: w.cfg.Now(), By: who.Subject, Tenant: who.Tenant, Via: who.Via, Action: "release_tenant", Target: name, Reason: form.Reason})
+		err = w.cfg.Release(r.Context(), name, v.act(w.cfg.Now(), "release_tenant", name, form.Reason))
 	}
 	if err != nil {
 		w.refuse(rw, v, "tenant", "release", err)

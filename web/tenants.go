@@ -184,8 +184,7 @@ func (w *Web) revokeToken(rw http.ResponseWriter, r *http.Request, v viewer) {
 	}
 	err := tasks.ErrNotFound
 	if len(id) <= idMost {
-		who := v.via("console")
-		err = w.cfg.Tenants.RevokeToken(r.Context(), id, tasks.Act{At: w.cfg.Now(), By: who.Subject, Tenant: who.Tenant, Via: who.Via, Action: "revoke_token", Target: id})
+		err = w.cfg.Tenants.RevokeToken(r.Context(), id, v.act(w.cfg.Now(), "revoke_token", id, ""))
 	}
 	if err != nil {
 		w.refuse(rw, v, "token", "revoke", err)

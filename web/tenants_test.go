@@ -108,6 +108,7 @@ func TestAFlaggedTenantIsMarkedAndReleased(t *testing.T) {
 	var released []tasks.Act
 	away := false
 	s := newJobsSite(t, func(c *Config) {
+		c.SeparateUsers = true
 		c.Flagged = func(context.Context) ([]Flagged, error) {
 			if away {
 				return nil, tasks.ErrUnavailable
@@ -137,7 +138,7 @@ func TestAFlaggedTenantIsMarkedAndReleased(t *testing.T) {
 	s.want(s.as("change", "POST", "/tenants/acme/release"), 422, "Say why")
 	s.want(s.do(nil, "POST", "/tenants/other/release", url.Values{"reason": {"x"}}, "Authorization", "Bearer change"), 404)
 	s.want(s.do(nil, "POST", "/tenants/acme/release", url.Values{"reason": {"a nightly run"}}, "Authorization", "Bearer change"), 303)
-	if len(released) != 1 || released[0].Reason != "a nightly run" || released[0].Action != "release_tenant" || released[0].Target != "acme" || released[0].Via != "console" {
+	if len(released) != 1 || released[0].Reason != "a nightly run" || released[0].Action != "release_tenant" || released[0].Target != "acme" || released[0].Via != "console" || strings.Contains(released[0].Tenant, "/") {
 		t.Errorf("released with %+v", released)
 	}
 	away = true

@@ -48,6 +48,11 @@ func (w *Web) admit(id Identity) (viewer, error) {
 // via is the viewer as who does something at a place.
 func (v viewer) via(place string) Actor { return Actor{v.Subject, v.Tenant, place, v.Models, v.Pools} }
 
+// act is a line of the audit about what the viewer does: of its token's tenant, also where users are kept apart.
+func (v viewer) act(at time.Time, action, target, reason string) tasks.Act {
+	return tasks.Act{At: at, By: v.Subject, Tenant: tasks.TenantOf(v.Tenant), Via: "console", Action: action, Target: target, Reason: reason}
+}
+
 func (v viewer) is(scope string) bool { return slices.Contains(v.Scopes, scope) }
 
 // Admin reports whether the viewer changes pools and everybody's jobs.
