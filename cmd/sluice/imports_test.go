@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"/tasks/estimate":       {"/tasks", jsonLib},
 	"/tasks/gather":         {},
 	"/tasks/pipeline":       {redisClient},
-	"/tasks/store":          {"/tasks", "/tasks/bodies", "/tasks/seal", "/tasks/pipeline", redisClient, "github.com/klauspost/compress/zstd", "github.com/oklog/ulid/v2"},
+	"/tasks/store":          {"/tasks", "/tasks/bodies", "/tasks/seal", "/tasks/pipeline", redisClient, "github.com/klauspost/compress/s2", "github.com/klauspost/compress/zstd", "github.com/oklog/ulid/v2"},
 	"/tasks/queue":          {"/tasks", "/tasks/pipeline", asynqLib, redisClient},
 	"/tasks/seal":           {},
 	"/tasks/trace":          {"/tasks", "google.golang.org/protobuf/encoding/protowire"},

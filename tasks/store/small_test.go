@@ -85,7 +85,7 @@ func TestACompressedPromptThatIsDamagedIsNoPrompt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, damaged := range []string{"\x28\xb5\x2f\xfd", "\x28\xb5\x2f\xfdxxxxxxxxxxxxx"} {
+	for _, damaged := range []string{"\x28\xb5\x2f\xfd", "\x28\xb5\x2f\xfdxxxxxxxxxxxxx", "\xfe\x01", "\xfe\x01\x05xxxxxx", "\xfe\x01\xff\xff\xff\xff\x0fxxxx"} {
 		if err := h.rdb.HSet(t.Context(), "sluice:{s}:j:"+one.ID, "b", damaged).Err(); err != nil {
 			t.Fatal(err)
 		}
