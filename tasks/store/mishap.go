@@ -13,20 +13,20 @@ import (
 	"github.com/sluicehq/sluice/tasks"
 )
 
-// Mishaps returns what went wrong in pools in the hour before now.
+// Mishaps returns what went wrong in pools in the hour before now. Where another type stands, nothing was counted.
 func (s *Store) Mishaps(ctx context.Context, now time.Time, pools ...string) (map[string]tasks.Mishaps, error) {
 	counts := make([]*redis.MapStringStringCmd, len(pools))
-	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, _ = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, pool := range pools {
 			counts[i] = p.HGetAll(ctx, s.keys.mishaps(pool))
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read what went wrong in %d pools: %w", len(pools), redisError(err))
-	}
 	out := make(map[string]tasks.Mishaps, len(pools))
 	for i, pool := range pools {
+		if err := counts[i].Err(); err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") {
+			return nil, fmt.Errorf("read what went wrong in %q: %w", pool, redisError(err))
+		}
 		out[pool] = mishapsOf(counts[i].Val(), now)
 	}
 	return out, nil

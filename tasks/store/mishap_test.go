@@ -76,5 +76,8 @@ func TestMishapsAreCountedForAnHour(t *testing.T) {
 		now = now.Add(5 * time.Minute)
 		again = ends(refused)
 		want("an hour after the second", tasks.Mishaps{Calls: []tasks.Mishap{{Cause: "rate_limited", Count: 1, Last: again}}})
+		must(t, c.Redis.Set(t.Context(), "sluice:{s}:mis:"+pool, "x", 0).Err())
+		ends(refused)
+		want("where another type stands", tasks.Mishaps{})
 	}
 }
