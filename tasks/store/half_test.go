@@ -169,7 +169,7 @@ var smallHalves = map[string]func(h *half) func(){
 	"tenant_close": func(h *half) func() {
 		return func() { _ = h.CloseTenant(h.Context(), "acme", tasks.Act{At: h.now, By: "ada"}) }
 	},
-	"tenant_jobs":       func(h *half) func() { return h.leaving(`"most":24,`) },
+	"tenant_jobs":       func(h *half) func() { return h.leaving(`"most":10,`) },
 	"tenant_batches":    func(h *half) func() { return h.leaving(`"most":2000,`) },
 	"tenant_deliveries": func(h *half) func() { return h.leaving(`"most":100,"patience"`) },
 	"tenant_names":      func(h *half) func() { return h.leaving(`"cursor":"0","most":500,`) },
