@@ -233,7 +233,7 @@ func everywhere(ctx context.Context, st *store.Store, name string, out io.Writer
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("nothing was wrapped anew: %d processes have not read the master key %s: %w", len(list), name, ctx.Err())
+			return fmt.Errorf("nothing was wrapped anew: %d processes have not read the master key %s", len(list), name)
 		case <-time.After(unreadyEvery):
 		}
 	}

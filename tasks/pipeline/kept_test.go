@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -41,8 +42,14 @@ func TestAScriptIsAnsweredWhenAReplicaHasIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	on.Store(true)
-	seen.take()
-	if n, err := add.Run(ctx, kept, []string{"n"}, 1).Int(); err != nil || n != 2 || of.Get(ctx, "n").Val() != "2" {
+	runs, n := 1, 0
+	redistest.Until(t, "the replica confirms, which on a busy machine may take longer than it is given", func() bool {
+		runs++
+		seen.take()
+		n, err = add.Run(ctx, kept, []string{"n"}, 1).Int()
+		return !errors.Is(err, pipeline.ErrAlone)
+	})
+	if err != nil || n != runs || of.Get(ctx, "n").Val() != strconv.Itoa(runs) {
 		t.Errorf("with a replica: %d, %v, and it has %q", n, err, of.Get(ctx, "n").Val())
 	}
 	if got := seen.take(); len(got) != 1 || len(got[0]) != 2 || got[0][0] != "evalsha n" {
@@ -69,7 +76,7 @@ func TestAScriptIsAnsweredWhenAReplicaHasIt(t *testing.T) {
 	if trial == nil || !trial.Doubt() {
 		t.Error("a script that ran, and may be forgotten, is in doubt")
 	}
-	if n := primary.Get(ctx, "n").Val(); n != "4" {
+	if n := primary.Get(ctx, "n").Val(); n != strconv.Itoa(runs+2) {
 		t.Errorf("n is %s: each script runs once", n)
 	}
 
