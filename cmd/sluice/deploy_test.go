@@ -253,7 +253,7 @@ func TestEachMetricIsOnAPanelOrTheRunbookSaysWhyNot(t *testing.T) {
 	if !ok {
 		t.Fatal("docs/runbook.md has no such list")
 	}
-	for _, m := range regexp.MustCompile("(?m)^\\* ([^:]+): ").FindAllStringSubmatch(list, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\* ([^:]+): `).FindAllStringSubmatch(list, -1) {
 		for name := range strings.SplitSeq(m[1], ", ") {
 			excused[strings.Trim(name, "`")] = true
 		}
