@@ -76,6 +76,10 @@ bench-far: ## Calls a second of one worker at 20 ms from Redis
 bench-accounts: ## Measure the share used of two and of five accounts' allowances, and how one of three leaves and comes back, about 6 minutes
 	go run ./cmd/prove accounts $(BENCHFLAGS)
 
+.PHONY: bench-native
+bench-native: ## Replay a part of Mooncake's trace with deadlines of 1, 6 and 24 h, a minute for an hour, against batches of the providers, about 3 minutes
+	go run ./cmd/prove native $(BENCHFLAGS)
+
 .PHONY: prove-pace
 prove-pace: ## Simulate a bucket that runs dry and a foreign user of the key, with four seeds each
 	GORACE=atexit_sleep_ms=0 go test -race -count 1 -run 'TestAFullBucketRunsDry|TestForeignRequestsOnASmallBurst' ./worker/limit -seeds 4

@@ -36,6 +36,8 @@
 //	pace      share of the allowance used, 429s, gate and Redis calls a job
 //	accounts   pools of several accounts: share of all allowances used, one that leaves and
 //	          comes back
+//	native    what the providers' own batches save on jobs that have time, deadlines met, and
+//	          what is paid for in both lanes
 //	far       calls a second of one worker that is far from Redis
 //	submit    submits a second against a bare Echo + JWT + Asynq handler
 //	pickup    from a submit to the provider while idle, and what idling costs
@@ -91,6 +93,7 @@ type CLI struct {
 	Outage   outage.Command  `cmd:"" help:"Measure an outage, a shared key, lost state, killed workers, a skewed clock."`
 	Pace     bench.Pace      `cmd:"" help:"Measure the share of the allowance used, 429s, gate and Redis calls a job."`
 	Accounts bench.Accounts  `cmd:"" help:"Measure pools of several accounts: what they use, and one that leaves and comes back."`
+	Native   bench.Native    `cmd:"" help:"Measure what the providers' own batches save, the deadlines met, and what is paid for twice."`
 	Poison   kill.Poison     `cmd:"" help:"Prove that a job that its workers die of ends, and takes nobody with it."`
 	Nodes    kill.Nodes      `cmd:"" help:"Prove that nothing is lost when primaries of Sentinel and of a cluster fail."`
 	Far      bench.Far       `cmd:"" help:"Measure the calls a second of one worker that is far from Redis."`

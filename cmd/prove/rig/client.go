@@ -125,8 +125,10 @@ type Job struct {
 
 // Attempt is a line of a job's log of its calls.
 type Attempt struct {
-	MaybeBilled bool `json:"maybe_billed"`
-	Cost        Cost `json:"cost"`
+	Outcome     string `json:"outcome"`
+	NativeBatch string `json:"native_batch"`
+	MaybeBilled bool   `json:"maybe_billed"`
+	Cost        Cost   `json:"cost"`
 }
 
 // Cost is what calls cost, and what they may have cost besides; zero where nobody says.
