@@ -91,14 +91,7 @@ func (p *pack) dial(user string) *redis.Client {
 // a role's user may do no more than Sluice does; and a password that is changed is taken up by who runs.
 func TestWhatTheComposeFileStartsServes(t *testing.T) {
 	t.Parallel()
-	for _, tool := range []string{"redis-server", "redis-cli"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	main.Needs(t, "redis-server", "redis-cli")
 	dir, err := os.MkdirTemp("", "pack") // a socket's path has to be short
 	if err != nil {
 		t.Fatal(err)

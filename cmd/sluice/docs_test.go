@@ -183,11 +183,10 @@ func TestDocumentedMetrics(t *testing.T) {
 	compare(t, "the metric", documented, metrics)
 }
 
-// TestTheReadmeRuns does what the README tells a reader to do with a running
-// dev: every block marked as tested, in order, in one shell.
-func TestTheReadmeRuns(t *testing.T) {
-	t.Parallel()
-	for _, tool := range []string{"bash", "curl"} {
+// Needs skips a test whose tools are not on PATH; in CI it fails.
+func Needs(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") != "" {
 				t.Fatalf("%s is not on PATH", tool)
@@ -195,6 +194,13 @@ func TestTheReadmeRuns(t *testing.T) {
 			t.Skipf("%s is not on PATH", tool)
 		}
 	}
+}
+
+// TestTheReadmeRuns does what the README tells a reader to do with a running
+// dev: every block marked as tested, in order, in one shell.
+func TestTheReadmeRuns(t *testing.T) {
+	t.Parallel()
+	Needs(t, "bash", "curl")
 	readme := project(t, "README.md")
 	c, ops, environ := startDev(t, startedWith(t, readme)...)
 

@@ -20,20 +20,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/api/auth"
+	main "github.com/sluicehq/sluice/cmd/sluice"
 	"github.com/sluicehq/sluice/tasks"
 )
 
 // moves runs a block of docs/moves.md as it is.
 func moves(t *testing.T, block string, environ ...string) {
 	t.Helper()
-	for _, tool := range []string{"sh", "redis-server", "redis-cli"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is not on PATH", tool)
-			}
-			t.Skipf("%s is not on PATH", tool)
-		}
-	}
+	main.Needs(t, "sh", "redis-server", "redis-cli")
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "moves.md"))
 	if err != nil {
 		t.Fatal(err)
